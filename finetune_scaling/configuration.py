@@ -1,0 +1,167 @@
+"""From config mappings to frozen dataclasses: every field known, every type checked, every mistake named.
+
+Config files build ml_collections ConfigDicts; each part of the code takes its own block of them as a frozen dataclass,
+which is hashable and so can key a cache of compiled functions.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import ml_collections
+
+from finetune_scaling.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Builds the dataclass `kind` from `mapping`; nested dataclasses, tuples and unions are followed.
+
+    Raises ConfigError that names the field (`where.field`) if one is unknown, missing or of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in mapping:
+        if name not in fields:
+            raise ConfigError(f"{where}.{name} is not a field of {where}{suggestion(name, fields)}")
+    types_ = typing.get_type_hints(kind)
+    values = {name: _convert(types_[name], value, f"{where}.{name}") for name, value in mapping.items()}
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    if missing:
+        raise ConfigError(f"{where}.{missing[0]} is missing; give {where} a value for it")
+    return kind(**values)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(map(str, known))}"
+
+
+def choose(table: Mapping[str, T], name: str, where: str) -> T:
+    """Looks `name` up in a table of choices; ConfigError with the nearest name where it is unknown."""
+    if name not in table:
+        raise ConfigError(f"{where} = {name!r} is unknown{suggestion(name, table)}")
+    return table[name]
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON-like data: dicts, lists and scalars only."""
+    if isinstance(value, ml_collections.FieldReference):
+        return plain(value.get())
+    if isinstance(value, ml_collections.ConfigDict):
+        return {key: plain(value[key]) for key in value}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two configs say the same, whatever their containers."""
+    return canonical(left) == canonical(right)
+
+
+def canonical(value: Any) -> str:
+    """One text for equal configs: sorted JSON."""
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
+
+
+def difference(left: Any, right: Any) -> list[str]:
+    """The dotted names of the fields in which two configs differ."""
+    flat_left, flat_right = _flatten(plain(left)), _flatten(plain(right))
+    missing = object()
+    return sorted(
+        k for k in flat_left.keys() | flat_right.keys() if flat_left.get(k, missing) != flat_right.get(k, missing)
+    )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, entry in value.items()
+        for name, leaf in _flatten(entry, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return plain(value)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where} = {value!r} is unknown{suggestion(value, map(str, arguments))}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
+    if origin in (dict, Mapping) or kind is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return _convert_mapping(arguments, value, where)
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            return value
+        if not isinstance(value, Mapping | ml_collections.ConfigDict):
+            raise ConfigError(f"{where} must be a group of fields, not {value!r}")
+        return build(kind, value, where)  # type: ignore[arg-type]
+    return _convert_scalar(kind, value, where)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _convert(option, value, where)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"{where} must be a list, not {value!r}")
+    values = list(value)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_convert(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(values))
+    if len(values) != len(arguments):
+        raise ConfigError(f"{where} must have {len(arguments)} entries, not {len(values)}")
+    return tuple(
+        _convert(kind, entry, f"{where}[{i}]") for i, (kind, entry) in enumerate(zip(arguments, values, strict=True))
+    )
+
+
+def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict:
+    if not isinstance(value, Mapping | ml_collections.ConfigDict):
+        raise ConfigError(f"{where} must be a group of fields, not {value!r}")
+    kind = arguments[1] if arguments else Any
+    return {str(key): _convert(kind, value[key], f"{where}.{key}") for key in value}
+
+
+def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e6 is how people write a million steps
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(
+            f"{where} = {value!r} has the wrong type: expected {kind.__name__}, got {type(value).__name__}"
+        )
+    return value
