@@ -1,0 +1,110 @@
+"""The decoder: scanned blocks between an embedding table and a head."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from finetune_scaling.models.attention import Attention, LayerCache, Layout, visible
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm, rotary_angles
+
+Array = jax.Array
+
+
+class Cache(NamedTuple):
+    """What decoding keeps of the tokens seen so far.
+
+    layers: keys and values, each [layers, B, S, kv_heads, head_dim]; layout: of the S slots, [B, S];
+    end: int32 scalar, slots in use (the same for every row: shorter rows have padding slots).
+    """
+
+    layers: LayerCache
+    layout: Layout
+    end: Array
+
+
+class Block(nn.Module):
+    """x + attention(norm x) + feed_forward(norm x), or the two in turn where the block is sequential."""
+
+    config: ModelConfig
+    adapter: DenseAdapter | None = None
+
+    @nn.compact
+    def __call__(self, x, cache, angles, mask, end):  # carry [B, L, D], one layer's cache, the rest shared by all
+        attention = Attention(self.config, self.adapter, name="attention")
+        feed_forward = FeedForward(self.config, self.adapter, name="feed_forward")
+        normed = Norm(self.config, name="norm")(x)
+        mixed, cache = attention(normed, angles, mask, cache, end)
+        if self.config.block == "parallel":
+            return x + mixed + feed_forward(normed), cache
+        x = x + mixed
+        return x + feed_forward(Norm(self.config, name="feed_forward_norm")(x)), cache
+
+
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims}
+
+
+class Decoder(nn.Module):
+    """Embeddings in, hidden states out; embedding and head are methods of their own, so a soft prompt fits between."""
+
+    config: ModelConfig
+    adapter: DenseAdapter | None = None
+
+    def setup(self) -> None:
+        config = self.config
+        self.embedding = self.param(
+            "embedding", nn.initializers.normal(config.embedding_std), (config.vocab_size, config.model_dim)
+        )
+        self.layers = _scanned_block(config)(config, self.adapter)
+        self.final_norm = Norm(config)
+        if not config.tied_head:
+            self.head = self.param(
+                "head", nn.initializers.normal(config.model_dim**-0.5), (config.model_dim, config.vocab_size)
+            )
+
+    def embed(self, tokens: Array) -> Array:
+        """[B, L] -> [B, L, D] in the compute dtype."""
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.compute_dtype)
+
+    def __call__(self, embeddings: Array, layout: Layout, cache: Cache | None = None) -> tuple[Array, Cache | None]:
+        """[B, L, D] -> hidden states [B, L, D] and, where a cache is given, the cache with these tokens added."""
+        angles = rotary_angles(layout.positions, self.config) if self.config.positions == "rope" else None
+        if cache is None:
+            hidden, _ = self.layers(embeddings, None, angles, visible(layout, layout), 0)
+            return self.final_norm(hidden), None
+        slots = _write_layout(cache, layout)
+        hidden, layers = self.layers(embeddings, cache.layers, angles, visible(layout, slots), cache.end)
+        return self.final_norm(hidden), Cache(layers, slots, cache.end + embeddings.shape[1])
+
+    def unembed(self, hidden: Array) -> Array:
+        """[..., D] -> float32 logits [..., V]."""
+        config = self.config
+        kernel = self.embedding.T if config.tied_head else self.head
+        if config.scale_logits:
+            hidden = hidden * config.model_dim**-0.5
+        return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+def _scanned_block(config: ModelConfig) -> type[nn.Module]:
+    block: type[nn.Module] = Block
+    if config.remat != "none":
+        block = nn.remat(Block, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+        length=config.layers,
+        unroll=config.scan_unroll,
+    )
+
+
+def _write_layout(cache: Cache, layout: Layout) -> Layout:
+    return Layout(
+        *(
+            jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), cache.end, axis=1)
+            for slots, new in zip(cache.layout, layout, strict=True)
+        )
+    )

@@ -1,0 +1,104 @@
+"""The decoder's parts: dense layers that an adapter may extend, norms, rotary positions, feed-forward."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from finetune_scaling.models.config import ModelConfig
+
+Array = jax.Array
+MakeParameter = Callable[..., Array]  # (name, initializer, shape, dtype) -> Array, born in the layer's own scope
+
+
+class DenseAdapter(Protocol):
+    """Something that changes a dense layer's output with parameters of its own (LoRA, for one). Must be hashable."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the dense layers it extends, among DENSE_LAYERS."""
+
+    def __call__(self, parameter: MakeParameter, x: Array, y: Array) -> Array:
+        """Returns the new output [..., F] of a layer with input x [..., D] and plain output y [..., F]."""
+
+
+DENSE_LAYERS = ("query", "key", "value", "attention_out", "gate", "up", "down")
+
+_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class Dense(nn.Module):
+    """y = x W without a bias; an adapter that names this layer adds to y."""
+
+    features: int
+    dtype: Any
+    adapter: DenseAdapter | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [..., D] -> [..., F]
+        kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features), jnp.float32)
+        y = x @ kernel.astype(self.dtype)
+        if self.adapter is not None and self.name in self.adapter.targets:
+            y = self.adapter(self.param, x, y)
+        return y
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang & Sennrich, 2019) or LayerNorm over the last axis, computed in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        y = x.astype(jnp.float32)
+        if self.config.norm == "layernorm":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.norm_epsilon) * scale
+        if self.config.norm == "layernorm":
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return y.astype(x.dtype)
+
+
+def rotary_angles(positions: Array, config: ModelConfig) -> tuple[Array, Array]:
+    """Cosines and sines [B, L, 1, head_dim / 2] of RoPE (Su et al., 2021) for positions [B, L]."""
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
+    """Turns the pairs (x_i, x_{i + head_dim/2}) of x [B, L, heads, head_dim], the layout of Llama's weights."""
+    cosine, sine = angles
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return turned.astype(x.dtype)
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "swiglu": nn.silu,
+    "geglu": lambda x: nn.gelu(x, approximate=True),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "relu": nn.relu,
+}
+
+
+class FeedForward(nn.Module):
+    """Gated (SwiGLU, GeGLU; Shazeer, 2020) or plain feed-forward layer."""
+
+    config: ModelConfig
+    adapter: DenseAdapter | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, L, D]
+        config, activation = self.config, _ACTIVATIONS[self.config.activation]
+        up = Dense(config.ffn_dim, x.dtype, self.adapter, name="up")(x)
+        if config.gated:
+            gate = Dense(config.ffn_dim, x.dtype, self.adapter, name="gate")(x)
+            hidden = activation(gate) * up
+        else:
+            hidden = activation(up)
+        return Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)
