@@ -1,0 +1,46 @@
+"""Putting a method on a base: the full tree of parameters, divided by the method's rule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.partition import Tree, graft, partition
+
+
+def attach(
+    config: ModelConfig, tuning: Tuning, rng: jax.Array, base: Params | None = None, common_tokens: Sequence[int] = ()
+) -> tuple[Tree, Tree]:
+    """Trainable (float32) and frozen (compute dtype) parameters of a method on `base`, or on a new model where None.
+
+    Parameters that the base lacks (adapters, prompts) are born here; the base's own leaves are taken as they are.
+    common_tokens: token ids from the commonest on, for methods that start from embeddings.
+    """
+    model_rng, new_rng = jax.random.split(rng)
+    model = LanguageModel(config, tuning.adapter)
+    params = jax.jit(model.init)(model_rng) if base is None else graft(_init_missing(model, model_rng, base), base)
+    if tuning.new_params is not None:
+        params = graft(params, tuning.new_params(new_rng, params, jnp.asarray(common_tokens, jnp.int32)))
+    trainable, frozen = partition(params, tuning.trainable)
+    return cast(trainable, jnp.float32), cast(frozen, config.compute_dtype)
+
+
+def cast(tree: Tree, dtype: Any) -> Tree:
+    """A tree in another dtype; leaves that have it already are not copied."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def _init_missing(model: LanguageModel, rng: jax.Array, base: Params) -> Params:
+    """Initialises only what `base` lacks: the rest of the initialisation is dead code that XLA drops."""
+
+    def missing(params: Any, existing: Any) -> Any:
+        if not isinstance(params, dict):
+            return params if existing is None else None
+        existing = existing or {}
+        return {name: missing(value, existing.get(name)) for name, value in params.items()}
+
+    return jax.jit(lambda key: missing(model.init(key), base))(rng)

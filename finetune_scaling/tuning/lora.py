@@ -1,0 +1,67 @@
+"""Low-rank adaptation (Hu et al., 2021): W x + (alpha / rank) B A x, with B = 0 at the start."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.language_model import Params
+from finetune_scaling.models.layers import DENSE_LAYERS, MakeParameter
+from finetune_scaling.tuning.method import Defaults, Method, Tuning
+
+Array = jax.Array
+
+_a_init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraOptions:
+    """rank and alpha of every adapter, and the dense layers that get one (attention and feed-forward by default)."""
+
+    rank: int = 4
+    alpha: float | None = None  # None: alpha = rank, so that the adapter's output is not scaled
+    targets: tuple[str, ...] = DENSE_LAYERS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"method.rank = {self.rank} must be at least 1")
+        unknown = [name for name in self.targets if name not in DENSE_LAYERS]
+        if unknown or not self.targets:
+            raise ConfigError(f"method.targets = {list(self.targets)} must name some of {', '.join(DENSE_LAYERS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraAdapter:
+    """The adapter of a dense layer: float32 factors lora_a [D, rank] and lora_b [rank, F]; scale is never a leaf."""
+
+    rank: int
+    scale: float
+    targets: tuple[str, ...]
+
+    def __call__(self, parameter: MakeParameter, x: Array, y: Array) -> Array:
+        a = parameter("lora_a", _a_init, (x.shape[-1], self.rank), jnp.float32)
+        b = parameter("lora_b", jax.nn.initializers.zeros, (self.rank, y.shape[-1]), jnp.float32)
+        return y + ((x @ a.astype(x.dtype)) @ b.astype(x.dtype)) * self.scale
+
+
+def build(options: LoraOptions) -> Tuning:
+    alpha = options.rank if options.alpha is None else options.alpha
+    return Tuning(
+        name="lora",
+        trainable=r".*/lora_[ab]",
+        size=options.rank,
+        adapter=LoraAdapter(options.rank, alpha / options.rank, options.targets),
+    )
+
+
+def merge(params: Params, adapter: LoraAdapter) -> Params:
+    """The plain parameters of the tuned model: every kernel becomes W + scale * A B, and the factors are gone."""
+    if "lora_a" in params:
+        delta = jnp.einsum("...dr,...rf->...df", params["lora_a"], params["lora_b"]) * adapter.scale
+        kernel = params["kernel"]
+        return {"kernel": (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)}
+    return {name: merge(value, adapter) if isinstance(value, dict) else value for name, value in params.items()}
+
+
+METHOD = Method("lora", LoraOptions, build, Defaults(learning_rate=1e-2, batch_size=16), size_field="rank")

@@ -1,0 +1,90 @@
+"""One rule divides the parameters: it decides gradient, optimizer state, dtype, checkpoint content and counts.
+
+A tree is split into two of the same structure with None where a leaf belongs to the other; JAX sees no leaf there.
+Masking the optimizer instead would form gradients of frozen leaves the day somebody logs their norm.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+
+from finetune_scaling.errors import ConfigError
+
+Tree = Any
+
+
+def path_name(path: tuple) -> str:
+    """A leaf's name as rules see it: 'layers/attention/query/kernel'."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def partition(params: Tree, rule: str) -> tuple[Tree, Tree]:
+    """Splits `params` into (trainable, frozen): leaves whose whole name matches the regular expression train.
+
+    Raises ConfigError where the rule matches nothing.
+    """
+    pattern = re.compile(rule)
+
+    def trains(path: tuple) -> bool:
+        return pattern.fullmatch(path_name(path)) is not None
+
+    trainable = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if trains(path) else None, params)
+    frozen = jax.tree_util.tree_map_with_path(lambda path, leaf: None if trains(path) else leaf, params)
+    if not jax.tree.leaves(trainable):
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        raise ConfigError(f"the trainable rule {rule!r} matches no parameter; there are: {', '.join(names)}")
+    return trainable, frozen
+
+
+def combine(trainable: Tree, frozen: Tree) -> Tree:
+    """The inverse of partition: one tree with every leaf."""
+    return jax.tree.map(
+        lambda left, right: right if left is None else left, trainable, frozen, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def graft(params: Tree, additions: Tree) -> Tree:
+    """`params` with the leaves of `additions` added or put in place of its own; None leaves add nothing."""
+    if not isinstance(additions, dict):
+        return params if additions is None else additions
+    merged = dict(params) if isinstance(params, dict) else {}
+    for name, value in additions.items():
+        if value is not None:
+            merged[name] = graft(merged.get(name), value)
+    return merged
+
+
+def size(tree: Tree) -> int:
+    """Number of parameters in a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """One leaf in the table of what trains."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trains: bool
+
+
+def table(trainable: Tree, frozen: Tree) -> list[TableRow]:
+    """Every leaf with its part, in name order."""
+    rows = [
+        TableRow(path_name(path), tuple(leaf.shape), str(leaf.dtype), trains)
+        for tree, trains in ((trainable, True), (frozen, False))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    return sorted(rows, key=lambda row: row.name)
+
+
+def format_table(rows: list[TableRow]) -> str:
+    """The table as text for the log: name, shape, dtype, whether it trains."""
+    width = max(len(row.name) for row in rows)
+    return "\n".join(
+        f"  {row.name:<{width}}  {row.dtype:<9} {'trains' if row.trains else 'frozen'}  {list(row.shape)}"
+        for row in rows
+    )
