@@ -1,0 +1,171 @@
+"""Examples of a task: parts in several languages as one sequence, nested subsets of it, and its statistics."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune_scaling.data.sources import Source, open_source
+from finetune_scaling.data.sources.records import field_text
+from finetune_scaling.errors import DataError
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One language direction of a split: where its records are, and which of their fields are learned from which."""
+
+    source: Source
+    source_field: str
+    target_field: str
+    source_language: str
+    target_language: str
+
+    @property
+    def direction(self) -> str:
+        """As in en-de; one code for summaries."""
+        same = self.source_language == self.target_language
+        return self.source_language if same else f"{self.source_language}-{self.target_language}"
+
+
+class PartExamples(Sequence[Example]):
+    """The records of one part as examples, mapped when they are asked for."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self._records = open_source(part.source, (part.source_field, part.target_field))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        part, record = self.part, self._records[index]
+        where = f"{part.source}, record {index}"
+        example: Example = {
+            "source": field_text(record, part.source_field, where),
+            "target": field_text(record, part.target_field, where),
+            "source_language": part.source_language,
+            "target_language": part.target_language,
+        }
+        if "target_nll" in record:
+            example["target_nll"] = float(record["target_nll"])
+        return example
+
+
+class Examples(Sequence[Example]):
+    """Examples of one or more parts, concatenated, or some of them by `indices` (int64[n]) into the concatenation."""
+
+    def __init__(self, parts: Sequence[PartExamples], indices: np.ndarray | None = None) -> None:
+        self.parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in self.parts])
+        self.indices = indices
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """How many examples the parts have, before any choice among them."""
+        return tuple(len(part) for part in self.parts)
+
+    def __len__(self) -> int:
+        return sum(self.part_sizes) if self.indices is None else len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        index = range(len(self))[index]
+        position = index if self.indices is None else int(self.indices[index])
+        part = int(np.searchsorted(self._ends, position, side="right"))
+        return self.parts[part][position - (int(self._ends[part - 1]) if part else 0)]
+
+    def counts(self) -> dict[str, int]:
+        """Examples per language direction, counted exactly: {"en-de": 4000}."""
+        if self.indices is None:
+            sizes = self.part_sizes
+        else:
+            chosen = np.searchsorted(self._ends, self.indices, side="right")
+            sizes = tuple(np.bincount(chosen, minlength=len(self.parts)).tolist())
+        counts: Counter[str] = Counter()
+        for part, size in zip(self.parts, sizes, strict=True):
+            counts[part.part.direction] += size
+        return dict(counts)
+
+
+def subset(examples: Examples, size: int, seed: int) -> Examples:
+    """The first `size` examples of a permutation that depends on `seed` and the data only.
+
+    Subsets of one seed are nested: a larger one begins with the smaller. Each keeps the shares of the parts to within
+    one example. Raises DataError where `size` is more than there are.
+    """
+    if examples.indices is not None:
+        raise ValueError("a subset is taken of a whole split, so that subsets of one seed are nested")
+    if not 1 <= size <= len(examples):
+        raise DataError(
+            f"{size:,} finetuning examples are asked for, but the data has {len(examples):,}; ask for 1 to that many"
+        )
+    sizes = examples.part_sizes
+    orders = [np.random.default_rng([seed, part]).permutation(count) for part, count in enumerate(sizes)]
+    starts = np.cumsum([0, *sizes[:-1]])
+    if len(sizes) == 1:
+        return Examples(examples.parts, orders[0][:size])
+    turns = np.fromiter(proportional_turns(sizes), np.int64, size)
+    indices = np.empty(size, np.int64)
+    for part, order in enumerate(orders):
+        mine = turns == part
+        indices[mine] = starts[part] + order[: mine.sum()]
+    return Examples(examples.parts, indices)
+
+
+def proportional_turns(sizes: Sequence[int]) -> Iterator[int]:
+    """Whose turn it is: yields a part's number sum(sizes) times, part p sizes[p] times.
+
+    After k turns each part had less than one turn more or less than its share k * sizes[p] / sum(sizes). The j-th turn
+    of p (from 0) may come from k > j / share on and must come by ceil((j + 1) / share); the earliest deadline goes
+    first, which finds a schedule of unit jobs wherever there is one (Tijdeman 1980 shows that here there is).
+    """
+    total = sum(sizes)
+    taken = [0] * len(sizes)
+    for k in range(1, total + 1):
+        released = [part for part, size in enumerate(sizes) if taken[part] * total < k * size]
+        turn = min(released, key=lambda part: -(-(taken[part] + 1) * total // sizes[part]))
+        taken[turn] += 1
+        yield turn
+
+
+def describe(examples: Examples, most: int = 10_000) -> dict[str, Any]:
+    """Language and length statistics for the log, as plain data.
+
+    Counts per direction are exact; lengths are of at most `most` examples at even distances: quantiles of characters
+    and of words (separated by spaces, so 1 a sentence in Chinese), and how many texts are empty.
+    """
+    picked = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
+    texts: dict[str, dict[str, list[str]]] = {}
+    for index in picked:
+        example = examples[int(index)]
+        sides = texts.setdefault(_direction(example), {"source": [], "target": []})
+        for side, seen in sides.items():
+            seen.append(example[side])
+    lengths = {
+        direction: {side: _lengths(seen) for side, seen in sides.items()} for direction, sides in sorted(texts.items())
+    }
+    return {
+        "examples": len(examples), "directions": examples.counts(), "measured": len(picked), "lengths": lengths
+    }  # fmt: skip
+
+
+def _lengths(texts: Sequence[str]) -> dict[str, Any]:
+    return {
+        "empty": sum(not text.strip() for text in texts),
+        "characters": _quantiles([len(text) for text in texts]),
+        "words": _quantiles([len(text.split()) for text in texts]),
+    }
+
+
+def _quantiles(lengths: Sequence[int]) -> dict[str, float]:
+    points = {"q05": 0.05, "median": 0.5, "q95": 0.95, "max": 1.0}
+    mean = {"mean": round(float(np.mean(lengths)), 2)}
+    return mean | {name: round(float(np.quantile(lengths, point)), 2) for name, point in points.items()}
+
+
+def _direction(languages: Mapping[str, str]) -> str:
+    source, target = languages["source_language"], languages["target_language"]
+    return source if source == target else f"{source}-{target}"

@@ -1,0 +1,143 @@
+"""Sentences: what they mean and how a language says it.
+
+A sentence is a chain of clauses, each but the last saying the next ("she says that ..."). The meaning is the same in
+all languages; a language says it with free choices (synonyms, order, particle), each visible in the text, so that a
+text determines its meaning and every choice, and -log p(text | meaning) is the sum over the choices.
+"""
+
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from finetune_scaling.data.grammar.choices import Choose
+from finetune_scaling.data.grammar.lexicon import Grammar, Language
+
+_TRANSITIVE_RATE = 0.7
+_PLURAL_RATE = 0.35
+_DEFINITE_RATE = 0.5
+_PAST_RATE = 0.4
+
+
+class NounPhrase(NamedTuple):
+    """Meaning of a noun phrase; noun and adjective are numbers of meanings."""
+
+    noun: int
+    adjective: int | None
+    plural: bool
+    definite: bool
+
+
+class Clause(NamedTuple):
+    """Meaning of a clause; verb and adverb are numbers of meanings."""
+
+    verb: int
+    past: bool
+    adverb: int | None
+    subject: NounPhrase
+    object: NounPhrase | None
+
+
+Sentence = tuple[Clause, ...]
+
+
+def sample_sentence(grammar: Grammar, stream: random.Random, topic: int | None = None) -> Sentence:
+    """Draws a meaning; `topic` fixes the noun of the first subject."""
+    config, uniform = grammar.config, stream.random
+    clauses = []
+    for depth in range(1, config.max_clause_depth + 1):
+        embeds = depth < config.max_clause_depth and uniform() < config.embedding_rate
+        clauses.append(_sample_clause(grammar, stream, embeds, topic if depth == 1 else None))
+        if not embeds:
+            break
+    return tuple(clauses)
+
+
+def _sample_clause(grammar: Grammar, stream: random.Random, embeds: bool, topic: int | None) -> Clause:
+    uniform = stream.random
+    transitive = not embeds and uniform() < _TRANSITIVE_RATE
+    part = "clausal" if embeds else "transitive" if transitive else "intransitive"
+    return Clause(
+        verb=_draw(grammar, part, stream),
+        past=uniform() < _PAST_RATE,
+        adverb=_draw(grammar, "adverb", stream) if uniform() < grammar.config.adverb_rate else None,
+        subject=_sample_noun_phrase(grammar, stream, topic),
+        object=_sample_noun_phrase(grammar, stream, None) if transitive else None,
+    )
+
+
+def _sample_noun_phrase(grammar: Grammar, stream: random.Random, topic: int | None) -> NounPhrase:
+    uniform = stream.random
+    return NounPhrase(
+        noun=_draw(grammar, "noun", stream) if topic is None else topic,
+        adjective=_draw(grammar, "adjective", stream) if uniform() < grammar.config.adjective_rate else None,
+        plural=uniform() < _PLURAL_RATE,
+        definite=uniform() < _DEFINITE_RATE,
+    )
+
+
+def _draw(grammar: Grammar, part: str, stream: random.Random) -> int:
+    lexicon = grammar.lexicon
+    return lexicon.meanings[part].start + bisect_right(lexicon.frequencies[part].cumulative, stream.random())
+
+
+def realize(sentence: Sequence[Clause], language: Language, choose: Choose) -> str:
+    """Says `sentence` in `language`, asking `choose` at every free choice."""
+    link = f" {language.complementizer} "
+    text = link.join([_realize_clause(clause, language, choose) for clause in sentence])
+    return f"{text} {language.particle}" if choose(language.particle_choice) else text
+
+
+def _realize_clause(clause: Clause, language: Language, choose: Choose) -> str:
+    typology = language.typology
+    position = typology.verb_positions[choose(language.order)]
+    verbs = language.words[clause.verb]
+    verb = verbs.forms[choose(verbs.distribution)][2 * clause.past + clause.subject.plural]
+    parts = [_realize_noun_phrase(clause.subject, language, choose)]
+    if clause.object is not None:
+        parts.append(_realize_noun_phrase(clause.object, language, choose))
+    parts.insert(position, verb)
+    if clause.adverb is not None:
+        adverbs = language.words[clause.adverb]
+        parts.insert(0 if typology.adverb_first else len(parts), adverbs.forms[choose(adverbs.distribution)][0])
+    return " ".join(parts)
+
+
+def _realize_noun_phrase(phrase: NounPhrase, language: Language, choose: Choose) -> str:
+    typology, nouns = language.typology, language.words[phrase.noun]
+    word = choose(nouns.distribution)
+    agreement = 2 * nouns.genders[word] + phrase.plural
+    text = nouns.forms[word][phrase.plural]
+    if phrase.adjective is not None:
+        adjectives = language.words[phrase.adjective]
+        adjective = adjectives.forms[choose(adjectives.distribution)][agreement]
+        last = typology.adjective_last != choose(language.adjective_side)
+        text = f"{text} {adjective}" if last else f"{adjective} {text}"
+    article = language.articles[phrase.definite][agreement]
+    return f"{text} {article}" if typology.article_last else f"{article} {text}"
+
+
+def realization_entropy(sentence: Sequence[Clause], language: Language) -> float:
+    """Entropy (nats) of the text given the meaning: the choices are independent, so theirs add up."""
+    total = language.particle_choice.entropy
+    for clause in sentence:
+        total += language.order.entropy + language.words[clause.verb].distribution.entropy
+        total += sum(language.words[phrase.noun].distribution.entropy for phrase in noun_phrases(clause))
+        total += sum(modifier_entropies(clause, language))
+    return total
+
+
+def modifier_entropies(clause: Clause, language: Language) -> list[float]:
+    """For each adverb and adjective of a clause, the entropy (nats) of saying it: of its word, and of its side."""
+    adverbs = [] if clause.adverb is None else [language.words[clause.adverb].distribution.entropy]
+    adjectives = [
+        language.words[phrase.adjective].distribution.entropy + language.adjective_side.entropy
+        for phrase in noun_phrases(clause)
+        if phrase.adjective is not None
+    ]
+    return adverbs + adjectives
+
+
+def noun_phrases(clause: Clause) -> list[NounPhrase]:
+    """Subject and, if there is one, object."""
+    return [clause.subject] if clause.object is None else [clause.subject, clause.object]

@@ -1,0 +1,262 @@
+"""Batches by number: batch k is a pure function of (seed, k), so a run that resumes at step k needs no other state.
+
+Order and iteration are grain's: MapDatasets are indexed, reshuffled every epoch and repeated without end; texts are
+encoded once, when a dataset is made, and kept as compact arrays.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from finetune_scaling.data.encoding import (
+    EncodedExamples,
+    SequenceFormat,
+    Template,
+    encode_documents,
+    encode_examples,
+)
+from finetune_scaling.data.objectives import (
+    ObjectiveConfig,
+    TokenSequence,
+    apply_objective,
+    choose_variants,
+    longest_text,
+    needed_sentinels,
+    sequence_lengths,
+)
+from finetune_scaling.data.packing import Batch, deal, fill_rate, pack_batch, plan_packing
+from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.errors import ConfigError
+
+# Rows that count as without end: grain's own endless repeat overflows len() when it is batched by one.
+_ENDLESS = 2**50
+_PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # keep the draws of one seed apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches by number, and what is known of them.
+
+    dataset: grain MapDataset; rows_per_epoch: rows (sequences, where unpacked) of one pass over the data;
+    statistics: token counts and truncations for the log, as plain data.
+    """
+
+    dataset: grain.MapDataset
+    batch_size: int
+    rows_per_epoch: int
+    statistics: dict[str, Any]
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Steps that one pass over the data takes; a batch may belong to two epochs."""
+        return self.rows_per_epoch / self.batch_size
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, step: int) -> Batch:
+        if not 0 <= step < len(self):
+            raise IndexError(f"batch {step} of {len(self)}")
+        return self.dataset[step]
+
+
+def finetuning_batches(
+    examples: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    template: Template,
+    form: SequenceFormat,
+    *,
+    batch_size: int,
+    seed: int,
+    pack: bool = False,
+    row_length: int | None = None,
+) -> Batches:
+    """Endless training batches [batch_size, form.length] of one example a row, reshuffled every epoch.
+
+    With `pack`, rows of `row_length` tokens (form.length by default) hold several examples each, and batch_size counts
+    rows. Raises DataError without examples, ConfigError where limits and lengths contradict each other.
+    """
+    encoded = encode_examples(examples, tokenizer, template, form)
+    if pack:
+        rows = _packed_examples(encoded, tokenizer, form, row_length or form.length, seed)
+        return rows.endless(batch_size, encoded.statistics)
+    if row_length is not None:
+        raise ConfigError("row_length is for packed rows; set pack, or leave row_length out")
+
+    def assemble(indices: Sequence[int]) -> Batch:
+        return pack_batch([[encoded.sequence(i, tokenizer, form)] for i in indices], form.length)
+
+    order = _shuffled(len(encoded.ends), seed)
+    dataset = order.batch(batch_size, batch_fn=list).map(assemble)
+    return Batches(dataset, batch_size, len(encoded.ends), encoded.statistics)
+
+
+def pretraining_batches(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    objective: ObjectiveConfig,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+) -> Batches:
+    """Endless packed batches [batch_size, length] of the texts under the objective.
+
+    Texts are cut to chunks that fit a row under every denoiser. Which chunks share a row, their denoisers and their
+    noise change from epoch to epoch. Raises DataError without text, ConfigError where there are too few sentinels.
+    """
+    rows, statistics = _packed_texts(texts, tokenizer, objective, length, seed)
+    return rows.endless(batch_size, statistics)
+
+
+def evaluation_batches(
+    examples: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    template: Template,
+    form: SequenceFormat,
+    *,
+    batch_size: int,
+) -> Batches:
+    """Each example once, in order: batches [batch_size, form.length], the last one filled up with empty rows.
+
+    A batch has a further field `example`, int32[batch_size]: the row's index into `examples`, -1 for an empty row.
+    """
+    encoded = encode_examples(examples, tokenizer, template, form)
+    total = len(encoded.ends)
+
+    def assemble(number: int) -> Batch:
+        rows = np.arange(number * batch_size, (number + 1) * batch_size, dtype=np.int32)
+        example = np.where(rows < total, rows, -1).astype(np.int32)
+        sequences = [[encoded.sequence(i, tokenizer, form)] if i >= 0 else [] for i in example.tolist()]
+        return pack_batch(sequences, form.length) | {"example": example}
+
+    dataset = grain.MapDataset.range(-(-total // batch_size)).map(assemble)
+    return Batches(dataset, batch_size, total, encoded.statistics)
+
+
+def pretraining_evaluation_batches(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    objective: ObjectiveConfig,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+) -> Batches:
+    """Every text once, packed as in `pretraining_batches`, noise fixed by `seed`; empty rows fill the last batch."""
+    rows, statistics = _packed_texts(texts, tokenizer, objective, length, seed)
+    return rows.finite(batch_size, statistics)
+
+
+def iterate(batches: Batches, start_step: int = 0, *, threads: int = 1, buffer: int = 4) -> Generator[Batch]:
+    """Batches start_step, start_step + 1, ... made ahead by background threads; starting late costs nothing.
+
+    Closing the iterator (or leaving a `for` loop over it and dropping it) ends its threads.
+    """
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    iterator = iter(batches.dataset[start_step:].to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+class _PackedRows:
+    """Rows of one packing plan over slots; every epoch deals the items out to the slots anew.
+
+    sizes: int[N], what makes two items exchangeable; lengths: (sizes[N], rng) -> (tokens[N], variants[N]), drawn once
+    for the slots; sequence: (item, variant, rng) -> TokenSequence. An epoch far ahead costs no more than the first.
+    """
+
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        lengths: Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]],
+        sequence: Callable[[int, int, np.random.Generator], TokenSequence],
+        length: int,
+        seed: int,
+    ):
+        rng = np.random.default_rng([seed, _PLAN_STREAM])
+        slot_sizes = rng.permutation(sizes)
+        slot_lengths, self._variants = lengths(slot_sizes, rng)
+        self._plan = plan_packing(slot_lengths, length)
+        self._sequence, self._length, self._seed = sequence, length, seed
+        # Two epochs are kept because a batch may belong to both.
+        self._items = functools.lru_cache(maxsize=2)(
+            lambda epoch: deal(sizes, slot_sizes, np.random.default_rng([seed, _EPOCH_STREAM, epoch]))
+        )
+        self.statistics = {"rows": self._plan.rows, "fill_rate": fill_rate(self._plan, slot_lengths, length)}
+
+    def endless(self, batch_size: int, statistics: Mapping[str, Any]) -> Batches:
+        """Rows shuffled within each epoch, without end."""
+        count = self._plan.rows
+        numbered = _shuffled(count, self._seed).map_with_index(lambda index, row: (index // count, row))
+        dataset = numbered.batch(batch_size, batch_fn=list).map(self._batch)
+        return Batches(dataset, batch_size, count, {**statistics, **self.statistics})
+
+    def finite(self, batch_size: int, statistics: Mapping[str, Any]) -> Batches:
+        """The rows of one epoch in order; empty rows fill the last batch."""
+        count = self._plan.rows
+
+        def assemble(number: int) -> Batch:
+            rows = range(number * batch_size, (number + 1) * batch_size)
+            return pack_batch([self._row(0, row) if row < count else [] for row in rows], self._length)
+
+        dataset = grain.MapDataset.range(-(-count // batch_size)).map(assemble)
+        return Batches(dataset, batch_size, count, {**statistics, **self.statistics})
+
+    def _batch(self, rows: Sequence[tuple[int, int]]) -> Batch:
+        return pack_batch([self._row(epoch, row) for epoch, row in rows], self._length)
+
+    def _row(self, epoch: int, row: int) -> list[TokenSequence]:
+        rng = np.random.default_rng([self._seed, _NOISE_STREAM, epoch, row])
+        slots = self._plan.row(row)
+        items = self._items(epoch)[slots].tolist()
+        variants = self._variants[slots].tolist()
+        return [self._sequence(item, variant, rng) for item, variant in zip(items, variants, strict=True)]
+
+
+def _packed_examples(
+    encoded: EncodedExamples, tokenizer: Tokenizer, form: SequenceFormat, row_length: int, seed: int
+) -> _PackedRows:
+    if row_length < form.length:
+        raise ConfigError(f"row_length = {row_length} is shorter than one sequence (length = {form.length}); raise it")
+
+    def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return sizes, np.zeros(len(sizes), np.int32)
+
+    def sequence(item: int, variant: int, rng: np.random.Generator) -> TokenSequence:
+        return encoded.sequence(item, tokenizer, form)
+
+    return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed)
+
+
+def _packed_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConfig, length: int, seed: int
+) -> tuple[_PackedRows, dict[str, Any]]:
+    needed = needed_sentinels(length, objective)
+    if needed > len(tokenizer.sentinel_ids):
+        raise ConfigError(
+            f"{objective.name} at length = {length} masks up to {needed} spans, but the tokenizer has "
+            f"{len(tokenizer.sentinel_ids)} sentinels; train one with tokenizer.sentinels >= {needed}"
+        )
+    documents = encode_documents(texts, tokenizer, longest_text(length, objective))
+
+    def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        variants = choose_variants(len(sizes), objective, rng)
+        return sequence_lengths(sizes, variants, objective), variants
+
+    def sequence(item: int, variant: int, rng: np.random.Generator) -> TokenSequence:
+        ids, ends = documents.chunks.item(item), bool(documents.ends[item])
+        return apply_objective(ids, variant, objective, tokenizer.special, rng, ends=ends)
+
+    return _PackedRows(documents.chunks.lengths, lengths, sequence, length, seed), documents.statistics
+
+
+def _shuffled(count: int, seed: int) -> grain.MapDataset:
+    # Seeding the dataset, not shuffle(seed): the latter adds the epoch to the seed, and seeds 0 and 1 would overlap.
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat(_ENDLESS // count)

@@ -1,0 +1,124 @@
+"""Packing: which sequences share a row, planned from their lengths alone, and the rows themselves.
+
+A row holds segments 1, 2, ...; positions restart in each, and segment 0 is padding, so that attention within segments
+makes a packed sequence exactly the one that stands alone.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from finetune_scaling.data.objectives import TokenSequence
+
+Batch = dict[str, np.ndarray]
+
+
+class PackingPlan(NamedTuple):
+    """Row r holds the items `items[offsets[r]:offsets[r + 1]]`, in that order.
+
+    items: int64[N], a permutation of 0..N-1; offsets: int64[rows + 1].
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        """The items of one row."""
+        return self.items[self.offsets[index] : self.offsets[index + 1]]
+
+
+def plan_packing(lengths: np.ndarray, capacity: int, *, window: int = 32) -> PackingPlan:
+    """First-fit in the given order over at most `window` open rows; the fullest is closed to open another.
+
+    lengths: int[N], tokens of each item, 1 to `capacity`. Every item is in exactly one row. Rows are in the order in
+    which they were closed. Raises ValueError where an item is longer than a row: the caller cuts texts beforehand.
+    """
+    lengths = np.asarray(lengths)
+    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= capacity:
+        raise ValueError(f"lengths from {lengths.min()} to {lengths.max()} do not fit rows of {capacity} tokens")
+    closed: list[list[int]] = []
+    rows: list[list[int]] = []
+    room: list[int] = []
+    smallest = int(lengths.min()) if len(lengths) else 1
+    for item, length in enumerate(lengths.tolist()):
+        slot = next((i for i, left in enumerate(room) if left >= length), len(room))
+        if slot == len(room):
+            if slot == window:
+                slot = room.index(min(room))
+                closed.append(rows.pop(slot))
+                room.pop(slot)
+                slot = window - 1
+            rows.append([])
+            room.append(capacity)
+        rows[slot].append(item)
+        room[slot] -= length
+        if room[slot] < smallest:  # no item fits any more
+            closed.append(rows.pop(slot))
+            room.pop(slot)
+    closed.extend(rows)
+    offsets = np.cumsum([0, *map(len, closed)], dtype=np.int64)
+    return PackingPlan(np.concatenate([np.zeros(0, np.int64), *map(np.asarray, closed)]).astype(np.int64), offsets)
+
+
+def deal(item_sizes: np.ndarray, slot_sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The item of each slot, int64[N]: every item once, each in a slot of its own size, otherwise at random.
+
+    A plan over slots thus serves every epoch: items of equal size change places, and with them their neighbours.
+    """
+    if not np.array_equal(np.sort(item_sizes), np.sort(slot_sizes)):
+        raise ValueError("the slots do not ask for the sizes that the items have")
+    items = np.empty(len(item_sizes), np.int64)
+    items[np.argsort(slot_sizes, kind="stable")] = np.lexsort((rng.random(len(item_sizes)), item_sizes))
+    return items
+
+
+def fill_rate(plan: PackingPlan, lengths: np.ndarray, capacity: int) -> float:
+    """Share of the rows' tokens that are not padding."""
+    return float(np.sum(lengths)) / (max(plan.rows, 1) * capacity)
+
+
+def pack(sequences: Sequence[TokenSequence], length: int) -> Batch:
+    """One row [length]: the sequences one after another as segments 1, 2, ..., then padding."""
+    return {name: array[0] for name, array in pack_batch([sequences], length).items()}
+
+
+def pack_batch(rows: Sequence[Sequence[TokenSequence]], length: int) -> Batch:
+    """The Batch [B, length] whose row b holds the sequences rows[b]; an empty row is all padding.
+
+    Raises ValueError where the sequences of a row do not fit it.
+    """
+    batch = empty_batch(len(rows), length)
+    for b, sequences in enumerate(rows):
+        start = 0
+        for segment, sequence in enumerate(sequences, 1):
+            size = len(sequence.tokens)
+            if start + size > length:
+                raise ValueError(f"row {b}: segment {segment} ends at token {start + size}, beyond the row's {length}")
+            here = (b, slice(start, start + size))
+            batch["tokens"][here] = sequence.tokens
+            batch["targets"][here] = sequence.targets
+            batch["weights"][here] = sequence.weights
+            batch["prefix"][here] = sequence.prefix
+            batch["segments"][here] = segment
+            batch["positions"][here] = np.arange(size, dtype=np.int32)
+            start += size
+    return batch
+
+
+def empty_batch(batch_size: int, length: int) -> Batch:
+    """All padding: zeros [batch_size, length] of each field's type."""
+    shape = (batch_size, length)
+    return {
+        "tokens": np.zeros(shape, np.int32),
+        "targets": np.zeros(shape, np.int32),
+        "weights": np.zeros(shape, np.float32),
+        "positions": np.zeros(shape, np.int32),
+        "segments": np.zeros(shape, np.int32),
+        "prefix": np.zeros(shape, np.bool_),
+    }

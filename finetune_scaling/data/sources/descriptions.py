@@ -1,0 +1,212 @@
+"""Package descriptions: parsing apt's lists, splitting by clusters, translation and summarization pairs.
+
+A description is a synopsis of one line and paragraphs. Its translations are keyed by the md5 of the English text, so
+the languages of one description are never out of step.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune_scaling.data.sources.apt import LANGUAGES, list_files, read_list
+from finetune_scaling.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+_HELD_OUT_PERCENT = 5  # of the clusters, for each of validation and test
+_LONG_PARAGRAPH = 100  # bytes of UTF-8; shorter ones ("This package contains the documentation.") join all to all
+_LARGEST_HELD_OUT = (
+    0.01  # a cluster of more of all descriptions than this (Haskell's libraries) would be the whole test
+)
+
+
+class Description(NamedTuple):
+    """One text in one language."""
+
+    package: str
+    synopsis: str
+    paragraphs: tuple[str, ...]
+
+
+class Corpus(NamedTuple):
+    """Descriptions by md5 of the English text and by language, and each one's split."""
+
+    descriptions: Mapping[str, Mapping[str, Description]]
+    splits: Mapping[str, str]
+
+    def of_split(self, split: str) -> Iterator[tuple[str, Mapping[str, Description]]]:
+        """(md5, descriptions by language) of a split, in an order that does not depend on the machine."""
+        return ((md5, self.descriptions[md5]) for md5 in sorted(self.descriptions) if self.splits[md5] == split)
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """Reads a folder of apt's lists and splits it; DataError where it holds no descriptions."""
+    descriptions: dict[str, dict[str, Description]] = defaultdict(dict)
+    for language, apt_name in LANGUAGES.items():
+        for path in list_files(folder, f"Translation-{apt_name}"):
+            for md5, description in parse_descriptions(read_list(path)):
+                descriptions[md5].setdefault(language, description)
+    if not descriptions:
+        raise DataError(f"{folder} holds no descriptions; delete it and prepare again")
+    sources = {
+        stanza["Package"]: stanza.get("Source", stanza["Package"]).split(" ")[0]
+        for path in list_files(folder, "Packages")
+        for stanza in parse_stanzas(read_list(path))
+        if "Package" in stanza
+    }
+    return Corpus(descriptions, split_by_clusters(descriptions, sources))
+
+
+def parse_stanzas(text: str) -> Iterator[dict[str, str]]:
+    """The stanzas of a list as field -> value; further lines of a value keep their indentation less one space."""
+    for block in text.split("\n\n"):
+        stanza: dict[str, str] = {}
+        field = ""
+        for line in block.splitlines():
+            if line.startswith((" ", "\t")):
+                if field:
+                    stanza[field] += "\n" + line[1:]
+            elif ":" in line:
+                field, _, value = line.partition(":")
+                stanza[field] = value.strip()
+        if stanza:
+            yield stanza
+
+
+def parse_descriptions(text: str) -> Iterator[tuple[str, Description]]:
+    """(md5 of the English text, description) of each stanza of a Translation list."""
+    for stanza in parse_stanzas(text):
+        fields = [field for field in stanza if field.startswith("Description-") and field != "Description-md5"]
+        if fields and "Package" in stanza and "Description-md5" in stanza:
+            synopsis, _, body = stanza[fields[0]].partition("\n")
+            yield stanza["Description-md5"], Description(stanza["Package"], _one_line(synopsis), _paragraphs(body))
+
+
+def split_by_clusters(
+    descriptions: Mapping[str, Mapping[str, Description]], sources: Mapping[str, str]
+) -> dict[str, str]:
+    """The split of each description: one split for all that share a long paragraph, a synopsis or a source package.
+
+    sources: source package by package name. A cluster's split follows from a hash of its first source's name, so that
+    it stays where it is when other packages come and go; very large clusters are training data.
+    """
+    clusters = _clusters(descriptions, sources)
+    sizes = Counter(clusters.values())
+    names: dict[str, str] = {}
+    for md5, cluster in clusters.items():
+        name = min(_source(description, sources) for description in descriptions[md5].values())
+        names[cluster] = min(name, names.get(cluster, name))
+    limit = max(1.0, _LARGEST_HELD_OUT * len(descriptions))
+    return {md5: "train" if sizes[cluster] > limit else _split_of(names[cluster]) for md5, cluster in clusters.items()}
+
+
+def translation_pairs(corpus: Corpus, source: str, target: str, split: str) -> Iterator[tuple[str, str, str]]:
+    """(id, source text, target text): synopses and paragraphs, where both languages have as many paragraphs.
+
+    Pairs are distinct; those left in the source language are dropped, and so are training pairs of which either side is
+    in validation or test, and validation pairs of which one is in test.
+    """
+    held_out = {
+        text for later in _later(split) for _, *pair in _aligned(corpus, source, target, later) for text in pair
+    }
+    seen: set[tuple[str, str]] = set()
+    for key, first, second in _aligned(corpus, source, target, split):
+        if (first, second) not in seen and first not in held_out and second not in held_out:
+            seen.add((first, second))
+            yield key, first, second
+
+
+def summarization_pairs(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str, str]]:
+    """(id, document, summary): paragraphs joined by blank lines, and the synopsis.
+
+    Documents are distinct, and none is in a later split of train, validation, test.
+    """
+    seen = {document for later in _later(split) for _, document, _ in _documents(corpus, language, later)}
+    for key, document, summary in _documents(corpus, language, split):
+        if document not in seen:
+            seen.add(document)
+            yield key, document, summary
+
+
+def texts(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str]]:
+    """(id, text) of each distinct description of a language: the synopsis, then its paragraphs, one a line."""
+    seen: set[str] = set()
+    for md5, by_language in corpus.of_split(split):
+        if language in by_language:
+            description = by_language[language]
+            text = "\n".join((description.synopsis, *description.paragraphs)).strip()
+            if text and text not in seen:
+                seen.add(text)
+                yield f"{description.package}/{md5[:8]}", text
+
+
+def _aligned(corpus: Corpus, source: str, target: str, split: str) -> Iterator[tuple[str, str, str]]:
+    for md5, by_language in corpus.of_split(split):
+        if source in by_language and target in by_language:
+            first, second = by_language[source], by_language[target]
+            if len(first.paragraphs) == len(second.paragraphs):
+                sides = zip((first.synopsis, *first.paragraphs), (second.synopsis, *second.paragraphs), strict=True)
+                for index, (left, right) in enumerate(sides):
+                    if left and right and left != right:
+                        yield f"{first.package}/{md5[:8]}/{index}", left, right
+
+
+def _documents(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str, str]]:
+    for md5, by_language in corpus.of_split(split):
+        description = by_language.get(language)
+        if description and description.paragraphs and description.synopsis:
+            yield f"{description.package}/{md5[:8]}", "\n\n".join(description.paragraphs), description.synopsis
+
+
+def _later(split: str) -> tuple[str, ...]:
+    return SPLITS[SPLITS.index(split) + 1 :]
+
+
+def _clusters(descriptions: Mapping[str, Mapping[str, Description]], sources: Mapping[str, str]) -> dict[str, str]:
+    """A name of its cluster for each description, by union of all that have a key in common."""
+    parents = {md5: md5 for md5 in descriptions}
+
+    def root(md5: str) -> str:
+        while parents[md5] != md5:
+            parents[md5] = parents[parents[md5]]
+            md5 = parents[md5]
+        return md5
+
+    first_with: dict[tuple[str, str], str] = {}
+    for md5, by_language in descriptions.items():
+        for key in _keys(by_language.values(), sources):
+            parents[root(first_with.setdefault(key, md5))] = root(md5)
+    return {md5: root(md5) for md5 in descriptions}
+
+
+def _keys(descriptions: Iterable[Description], sources: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for description in descriptions:
+        yield "source", _source(description, sources)
+        yield "synopsis", description.synopsis
+        for paragraph in description.paragraphs:
+            if len(paragraph.encode()) >= _LONG_PARAGRAPH:
+                yield "paragraph", paragraph
+
+
+def _source(description: Description, sources: Mapping[str, str]) -> str:
+    return sources.get(description.package, description.package)
+
+
+def _split_of(name: str) -> str:
+    percent = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100
+    return SPLITS[1] if percent < _HELD_OUT_PERCENT else SPLITS[2] if percent < 2 * _HELD_OUT_PERCENT else SPLITS[0]
+
+
+def _paragraphs(body: str) -> tuple[str, ...]:
+    paragraphs: list[list[str]] = [[]]
+    for line in body.splitlines():
+        if line.strip() == ".":
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(line)
+    return tuple(text for text in (_one_line(" ".join(lines)) for lines in paragraphs) if text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

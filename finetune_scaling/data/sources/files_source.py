@@ -1,0 +1,135 @@
+"""JSONL and TSV files as a source: every line checked when the file is opened, any record read at random afterwards.
+
+The decompressed bytes stay in memory with the offset of each line; a record is parsed when it is asked for.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from finetune_scaling.configuration import choose, suggestion
+from finetune_scaling.data.sources.decompression import read_bytes, without_compression_suffix
+from finetune_scaling.data.sources.records import field_text
+from finetune_scaling.errors import ConfigError, DataError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
+
+
+@dataclass(frozen=True)
+class FilesSource:
+    """One JSONL or TSV file, plain or compressed (.gz, .xz, .zst), local or an fsspec URL (gs://, https://, ...)."""
+
+    path: str
+    format: Literal["jsonl", "tsv"] | None = None  # None: by the file's suffix
+    columns: tuple[str, ...] = ()  # names of a TSV file's columns; empty: its first line names them
+    data_dir: str | None = None  # the folder or URL that a relative path starts at
+    kind: Literal["files"] = "files"
+
+    def __str__(self) -> str:
+        relative = self.data_dir is not None and "://" not in self.path and not os.path.isabs(self.path)
+        return os.path.join(self.data_dir or "", self.path) if relative else self.path
+
+
+class Lines(Sequence[dict[str, Any]]):
+    """The records of a file: record i is parsed from line `first_line + i`."""
+
+    def __init__(self, path: str, data: bytes, first_line: int, parse: Callable[[str, str], dict[str, Any]]) -> None:
+        self.path = path
+        self._data, self._first_line, self._parse = data, first_line, parse
+        self._offsets = _line_offsets(data)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - self._first_line
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        line = self._line(index)
+        raw = self._data[self._offsets[line - 1] : self._offsets[line]]
+        return self._parse(_decode(raw, self.path, line), self.where(index))
+
+    def where(self, index: int) -> str:
+        """The file and line of a record, for messages."""
+        return f"{self.path}, line {self._line(index)}"
+
+    def _line(self, index: int) -> int:
+        return range(self._first_line, self._first_line + len(self))[index]
+
+
+def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Lines:
+    """Reads a file and checks each of its lines.
+
+    Raises DataError with the file, the line and the field of the first fault: not UTF-8, broken JSON, a wrong number of
+    columns, a field of `fields` that is missing or is no text.
+    """
+    path = str(source)
+    format_ = source.format or _format_of(path)
+    data = read_bytes(path).removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n")
+    lines = Lines(path, data, 1, _parse_json) if format_ == "jsonl" else _open_tsv(path, data, source.columns, fields)
+    for index, record in enumerate(lines):
+        for field in fields:
+            field_text(record, field, lines.where(index))
+    return lines
+
+
+def _format_of(path: str) -> str:
+    suffix = os.path.splitext(without_compression_suffix(path))[1]
+    if suffix not in _FORMATS:
+        raise ConfigError(f"{path}: the suffix does not tell the format; set format to 'jsonl' or 'tsv'")
+    return choose(_FORMATS, suffix, "format")
+
+
+def _line_offsets(data: bytes) -> np.ndarray:
+    """int64[lines + 1]: where each line starts, and where a line after the last one would."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    return np.concatenate([[0], ends, [len(data)]]).astype(np.int64)
+
+
+def _decode(raw: bytes, path: str, line: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        column = error.start + 1
+        raise DataError(
+            f"{path}, line {line}, byte {column}: not UTF-8 ({error.reason}); convert the file, e.g. with iconv"
+        ) from None
+
+
+def _parse_json(text: str, where: str) -> dict[str, Any]:
+    if not text.strip():
+        raise DataError(f"{where} is empty; remove it")
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}, column {error.colno}: broken JSON ({error.msg}); mend or remove it") from None
+    if not isinstance(record, dict):
+        raise DataError(f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}')
+    return record
+
+
+def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence[str]) -> Lines:
+    header = _decode(data.split(b"\n", 1)[0], path, 1).rstrip("\r").split("\t")
+    names = columns or tuple(header)
+    for field in fields:
+        if field not in names:
+            said = (
+                "columns in the config name them" if columns else "its first line names them; without one, set columns"
+            )
+            raise DataError(f"{path}, line 1: no column {field!r}{suggestion(field, names)} ({said})")
+    if not columns and b"\n" not in data:
+        raise DataError(f"{path} is empty but for its line of column names")
+    return Lines(path, data, 1 if columns else 2, partial(_parse_tsv, names))
+
+
+def _parse_tsv(names: tuple[str, ...], text: str, where: str) -> dict[str, Any]:
+    cells = text.rstrip("\r\n").split("\t")
+    if len(cells) != len(names):
+        raise DataError(
+            f"{where}: {len(cells)} columns, expected {len(names)} ({', '.join(names)}); "
+            "a tab inside a text must be replaced by a space"
+        )
+    return dict(zip(names, cells, strict=True))

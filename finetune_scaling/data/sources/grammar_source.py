@@ -1,0 +1,58 @@
+"""The artificial languages of data/grammar as a source: text made on the fly from a seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from finetune_scaling.data.grammar.config import GrammarConfig
+from finetune_scaling.data.sources.records import check_first
+from finetune_scaling.errors import ConfigError
+
+GrammarSplit = Literal["train", "dev", "test"]
+
+
+@dataclass(frozen=True)
+class GrammarSource:
+    """A split of the artificial language family: sentence pairs, documents with summaries, or plain text.
+
+    languages: (source, target) for translation, one for summarization, any number for monolingual text.
+    """
+
+    dataset: Literal["translation", "summarization", "monolingual"]
+    split: GrammarSplit
+    size: int
+    languages: tuple[str, ...]
+    bilingual_share: float = 0.0  # of monolingual text: how much of it is a text beside its translation
+    grammar: GrammarConfig = field(default_factory=GrammarConfig)
+    kind: Literal["grammar"] = "grammar"
+
+    def __post_init__(self) -> None:
+        needed = {"translation": 2, "summarization": 1}.get(self.dataset, len(self.languages) or 1)
+        if len(self.languages) != needed:
+            raise ConfigError(f"languages of a grammar {self.dataset} source must be {needed}, not {self.languages}")
+        if self.size < 1:
+            raise ConfigError(f"size of a grammar source must be at least 1, not {self.size}")
+
+    def __str__(self) -> str:
+        return f"grammar {self.dataset} {'-'.join(self.languages)}, split {self.split!r}"
+
+
+def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
+    """Opens a split of `source.size` records; DataError where one of `fields` is not in them."""
+    records = _records(source)
+    check_first(records, fields, str(source))
+    return records
+
+
+def _records(source: GrammarSource) -> Sequence[dict[str, Any]]:
+    # Imported when it is used: making a grammar takes numpy and time that files have no need of.
+    from finetune_scaling.data import grammar
+
+    if source.dataset == "translation":
+        first, second = source.languages
+        return grammar.translation_source(source.grammar, first, second, source.split, source.size)
+    if source.dataset == "summarization":
+        return grammar.summarization_source(source.grammar, source.languages[0], source.split, source.size)
+    return grammar.monolingual_source(
+        source.grammar, source.languages, source.size, source.bilingual_share, source.split
+    )

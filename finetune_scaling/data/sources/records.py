@@ -1,0 +1,37 @@
+"""Fields of records: nested names, and what is said where one is missing or holds no text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_scaling.configuration import suggestion
+from finetune_scaling.errors import DataError
+
+
+def field_text(record: Mapping[str, Any], field: str, where: str) -> str:
+    """The text in `field` of a record; "translation.de" looks up `record["translation"]["de"]`.
+
+    Raises DataError that begins with `where` (a file and line, or a dataset and index).
+    """
+    value: Any = record
+    for name in field.split("."):
+        if not isinstance(value, Mapping):
+            raise DataError(f"{where}: field {field!r}: {_name_of(value)} stands where a group of fields should")
+        if name not in value:
+            raise DataError(f"{where}: no field {field!r}{suggestion(name, value)}")
+        value = value[name]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: field {field!r} must be text, not {_name_of(value)}; convert or drop that record")
+    return value
+
+
+def check_first(records: Sequence[Mapping[str, Any]], fields: Sequence[str], where: str) -> None:
+    """Raises DataError unless there are records and the first one holds text in every one of `fields`."""
+    if not len(records):
+        raise DataError(f"{where} is empty; choose another split or prepare it again")
+    for field in fields:
+        field_text(records[0], field, f"{where}, record 0")
+
+
+def _name_of(value: Any) -> str:
+    names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "a group of fields" if isinstance(value, Mapping) else f"a {type(value).__name__}")

@@ -1,0 +1,139 @@
+"""Any TFDS dataset as a source, read at random from array_record files, without TensorFlow."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_scaling.configuration import suggestion
+from finetune_scaling.data.sources.records import check_first
+from finetune_scaling.errors import DataError
+from finetune_scaling.files import disk_errors
+
+# TFDS finds a dataset's class only once its module is imported; these hold the text ones, and ours.
+_BUILDER_MODULES = (
+    "tensorflow_datasets.translate",
+    "tensorflow_datasets.summarization",
+    "tensorflow_datasets.text",
+    "finetune_scaling.data.sources.debian_builders",
+)
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    """A split of a dataset of TFDS: name "wmt14_translate/de-en", split "train" or "train[:90%]"."""
+
+    name: str
+    split: str
+    data_dir: str | None = None  # None: TFDS's own default, ~/tensorflow_datasets or TFDS_DATA_DIR
+    kind: Literal["tfds"] = "tfds"
+
+    def __str__(self) -> str:
+        return f"{self.name}, split {self.split!r}"
+
+
+class TfdsRecords(Sequence[dict[str, Any]]):
+    """The records of a TFDS data source, with text as str rather than bytes."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        return _text(self._records[range(len(self))[index]])
+
+
+def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
+    """Opens a prepared split.
+
+    Raises DataError where the dataset or the split is unknown, the dataset is not prepared or not as array_record, or
+    its first record has no text in one of `fields`.
+    """
+    builder = _builder(source)
+    if not builder.is_prepared():
+        raise DataError(f"{source}: not prepared in {builder.data_dir}; {_how_to_prepare(source)}")
+    try:
+        records = TfdsRecords(builder.as_data_source(source.split))
+    except NotImplementedError:
+        raise DataError(
+            f"{source}: {builder.data_dir} holds {builder.info.file_format.value} files, which give no random access; "
+            f"delete that folder or choose another data_dir, then {_how_to_prepare(source)}"
+        ) from None
+    except (ValueError, KeyError, AssertionError) as error:
+        raise DataError(
+            f"{source}: unknown split{suggestion(source.split, builder.info.splits)} ({_first_line(error)})"
+        ) from None
+    check_first(records, fields, str(source))
+    return records
+
+
+def prepare_tfds(source: TfdsSource) -> dict[str, Any]:
+    """Downloads and prepares the dataset as array_record files where that is not done; returns its split sizes.
+
+    Raises DataError where a download fails or a file is missing that TFDS wants fetched by hand.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(source)
+    try:
+        with disk_errors(builder.data_dir):
+            builder.download_and_prepare(file_format="array_record")
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:  # AssertionError: a file to fetch by hand
+        said = " ".join(str(error).split())
+        raise DataError(f"{source.name} cannot be prepared ({said}); mend that and run it again") from error
+    open_tfds(source)
+    sizes = {name: int(split.num_examples) for name, split in builder.info.splits.items()}
+    return {"source": source.name, "directory": str(builder.data_dir), "examples": sizes}
+
+
+def _builder(source: TfdsSource) -> Any:
+    import tensorflow_datasets as tfds
+
+    for module in _BUILDER_MODULES:
+        importlib.import_module(module)
+    options = {"data_dir": str(Path(source.data_dir).expanduser())} if source.data_dir else {}
+    try:
+        return tfds.builder(source.name, **options)
+    except tfds.core.DatasetNotFoundError:
+        raise DataError(f"TFDS has no dataset {_near_dataset(source.name.split('/')[0])}") from None
+    except ValueError as error:
+        raise DataError(f"TFDS dataset {source.name!r}: {_config_fault(source.name) or _first_line(error)}") from None
+
+
+def _near_dataset(name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    near = suggestion(name, tfds.list_builders(with_community_datasets=False))
+    catalog = "; see https://www.tensorflow.org/datasets/catalog/overview"
+    return repr(name) + (near if "did you mean" in near else catalog)
+
+
+def _config_fault(name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    dataset, _, config = name.partition("/")
+    known = list(tfds.builder_cls(dataset).builder_configs)
+    return f"unknown config {config!r}{suggestion(config, known)}" if known and config not in known else ""
+
+
+def _how_to_prepare(source: TfdsSource) -> str:
+    data_dir = f", data_dir={source.data_dir!r}" if source.data_dir else ""
+    return (
+        "run python -m finetune_scaling.prepare corpus --task=TASK, or in Python "
+        f"tfds.builder({source.name!r}{data_dir}).download_and_prepare(file_format='array_record')"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error.args[0] if error.args else error).strip().split("\n")[0]
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, Mapping):
+        return {key: _text(entry) for key, entry in value.items()}
+    return value

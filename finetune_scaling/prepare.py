@@ -1,0 +1,105 @@
+"""Prepares what training needs: a tokenizer, or the data of a task.
+
+    python -m finetune_scaling.prepare tokenizer --config=FILE --out=DIR [--config.tokenizer.vocab_size=8000]
+    python -m finetune_scaling.prepare corpus --task=NAME [--data_dir=DIR]
+
+The config file's get_config() gives a group `tokenizer` (fields of TokenizerConfig) and a group `corpus` as
+pretraining has it, of which the training text is learned from.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from finetune_scaling.configuration import build, choose
+from finetune_scaling.data.corpus import CorpusConfig, Texts
+from finetune_scaling.data.task import load_task, prepare_task
+from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.errors import ConfigError, exit_on_user_error
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerPreparation:
+    """A tokenizer and the text that it is learned from (the training part of `corpus`)."""
+
+    tokenizer: TokenizerConfig
+    corpus: CorpusConfig
+
+
+def prepare_tokenizer(preparation: TokenizerPreparation, out: str | Path) -> Tokenizer:
+    """Trains and saves a tokenizer into `out`; raises DataError or ConfigError where text and settings do not fit."""
+    texts = Texts(preparation.corpus.train, "corpus.train")
+    return train_tokenizer(texts, preparation.tokenizer, out)
+
+
+def define_flags() -> None:
+    """Declares the command's flags; not on import, so that other commands may call prepare_tokenizer."""
+    config_flags.DEFINE_config_file("config", None, "tokenizer: config file with the groups tokenizer and corpus")
+    flags.DEFINE_string("out", None, "tokenizer: directory that the tokenizer is written into")
+    flags.DEFINE_string("task", None, "corpus: name of the task whose data is downloaded and prepared")
+    flags.DEFINE_string("data_dir", None, "corpus: where the data goes; default: the source's own place")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the subcommand that the first argument names."""
+    with exit_on_user_error():
+        if len(arguments) != 2:
+            raise ConfigError(f"say what to prepare: python -m finetune_scaling.prepare {'|'.join(_COMMANDS)} --help")
+        choose(_COMMANDS, arguments[1], "prepare")()
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """absl's parser, with a usage error or an unreadable config as one line."""
+    with exit_on_user_error():
+        try:
+            return flags.FLAGS(list(arguments))
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{_one_line(error)}; --help lists the flags") from error
+        except (ImportError, SyntaxError) as error:
+            raise ConfigError(f"--config cannot be read: {_one_line(error)}") from error
+
+
+def _run_tokenizer() -> None:
+    config, out = _read_config("tokenizer"), _needed("out", "tokenizer")
+    tokenizer = prepare_tokenizer(build(TokenizerPreparation, config, "config"), out)
+    print(f"{out}: tokenizer of {tokenizer.vocab_size} ids, sha256 {tokenizer.digest}")
+
+
+def _run_corpus() -> None:
+    spec: dict[str, Any] = {"name": _needed("task", "corpus")}
+    if flags.FLAGS.data_dir is not None:
+        spec["sources"] = {"data_dir": flags.FLAGS.data_dir}
+    for report in prepare_task(load_task(spec)):
+        print(", ".join(f"{name}: {value}" for name, value in report.items()))
+
+
+def _read_config(command: str) -> dict[str, Any]:
+    config = _needed("config", command)
+    try:
+        return {name: config[name] for name in config}
+    except OSError as error:  # a file that cannot be loaded says so only when its config is used
+        raise ConfigError(f"--config cannot be read: {_one_line(error)}") from error
+
+
+def _needed(flag: str, command: str) -> Any:
+    value = flags.FLAGS[flag].value
+    if value is None:
+        raise ConfigError(f"prepare {command} needs --{flag}; --help lists the flags")
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    # A KeyError's own text is the repr of its message.
+    return " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+
+
+_COMMANDS = {"tokenizer": _run_tokenizer, "corpus": _run_corpus}
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

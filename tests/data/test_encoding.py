@@ -1,0 +1,146 @@
+"""Encoding: sources and targets cut to their limits, the template never, documents to chunks, all of it counted."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_scaling.data.encoding import (
+    Ragged,
+    SequenceFormat,
+    encode_documents,
+    encode_examples,
+    encode_prompts,
+)
+from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.errors import ConfigError, DataError
+
+
+class Plain:
+    """A template of its own words on both sides of the source."""
+
+    def render(self, example):
+        return f"Question: {example['source']}\nAnswer:", " " + example["target"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(random.Random(i).choices(letters, k=2 + i % 5)) for i in range(300)]
+    texts = [" ".join(random.Random(i).choices(words, k=12)) for i in range(300)]
+    return train_tokenizer(texts, TokenizerConfig(vocab_size=384, sentinels=10), tmp_path_factory.mktemp("tokenizer"))
+
+
+def _example(source="abc def", target="ghi"):
+    return {"source": source, "target": target, "source_language": "A", "target_language": "B"}
+
+
+def test_ids_are_those_of_the_rendered_texts(tokenizer):
+    form = SequenceFormat(length=128, max_source_tokens=64, max_target_tokens=32)
+    encoded = encode_examples([_example()], tokenizer, Plain(), form)
+    assert encoded.inputs.item(0).tolist() == tokenizer.encode("Question: abc def\nAnswer:")
+    assert encoded.targets.item(0).tolist() == tokenizer.encode(" ghi")
+    assert encoded.ends.tolist() == [True]
+    sequence = encoded.sequence(0, tokenizer, form)
+    assert sequence.targets[-1] == tokenizer.eos_id
+    assert len(sequence.tokens) == encoded.lengths[0]
+    assert sequence.weights.sum() == len(tokenizer.encode(" ghi")) + 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="ab cdé中▁\n", max_size=60), st.integers(1, 30), st.integers(0, 20))
+def test_the_source_is_cut_and_the_template_never(tokenizer, source, max_source, spare):
+    around = len(tokenizer.encode("Question: \nAnswer:"))
+    form = SequenceFormat(length=around + 4 + 8 + spare, max_source_tokens=max_source, max_target_tokens=8)
+    prompt = encode_prompts([_example(source=source)], tokenizer, Plain(), form)[0]
+    assert prompt[0] == tokenizer.bos_id
+    assert len(prompt) - 1 <= form.max_input_tokens
+    text = tokenizer.decode(prompt)
+    assert text.startswith("Question: ")
+    assert text.endswith("\nAnswer:")
+    kept = text.removeprefix("Question: ").removesuffix("\nAnswer:")
+    assert source.startswith(kept)
+    assert len(tokenizer.encode(kept)) <= max_source
+
+
+def test_prompts_are_the_inputs_of_training(tokenizer):
+    form = SequenceFormat(length=64, max_source_tokens=10, max_target_tokens=8, mode="S")
+    examples = [_example(source="abc " * n, target="x " * n) for n in range(30)]
+    encoded = encode_examples(examples, tokenizer, Plain(), form)
+    prompts = encode_prompts(examples, tokenizer, Plain(), form)
+    for i, prompt in enumerate(prompts):
+        assert prompt == [tokenizer.bos_id, *encoded.inputs.item(i).tolist()]
+        assert prompt[1] == tokenizer.mode_ids["S"]
+        assert prompt == encoded.sequence(i, tokenizer, form).tokens[: len(prompt)].tolist()
+
+
+def test_a_cut_target_has_no_eos_and_is_counted(tokenizer):
+    form = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
+    fits = next(t for t in ("ab " * n for n in range(9)) if len(tokenizer.encode(" " + t)) == 4)
+    examples = [_example(target=fits), _example(target="abc def ghi jkl mno"), _example(source="abc def " * 30)]
+    encoded = encode_examples(examples, tokenizer, Plain(), form)
+    whole, cut, _ = (encoded.sequence(i, tokenizer, form) for i in range(3))
+    assert encoded.ends.tolist() == [True, False, True]
+    assert whole.weights.sum() == cut.weights.sum() == 5
+    assert whole.targets[-1] == tokenizer.eos_id != cut.targets[-1]
+    statistics = encoded.statistics
+    assert (statistics["examples"], statistics["truncated_sources"], statistics["truncated_targets"]) == (3, 1, 1)
+    assert statistics["target_tokens"]["max"] == 5
+    assert statistics["tokens_per_example"] == pytest.approx(encoded.lengths.mean())
+    assert encoded.lengths.max() <= form.length
+
+
+def test_an_empty_target_is_its_eos(tokenizer):
+    form = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
+
+    class Bare(Plain):
+        def render(self, example):
+            return example["source"], example["target"]
+
+    sequence = encode_examples([_example(target="")], tokenizer, Bare(), form).sequence(0, tokenizer, form)
+    assert sequence.weights.sum() == 1
+    assert sequence.targets[-1] == tokenizer.eos_id
+
+
+def test_limits_that_contradict_each_other(tokenizer):
+    with pytest.raises(ConfigError, match="length = 8 leaves no token"):
+        SequenceFormat(length=8, max_source_tokens=4, max_target_tokens=8)
+    form = SequenceFormat(length=10, max_source_tokens=4, max_target_tokens=8)
+    with pytest.raises(ConfigError, match=r"length = 10 is too short for the template.*need \d+ more"):
+        encode_examples([_example()], tokenizer, Plain(), form)
+
+
+def test_no_examples_and_no_text(tokenizer):
+    with pytest.raises(DataError, match="no examples"):
+        encode_examples([], tokenizer, Plain(), SequenceFormat(64, 8, 8))
+    for texts in ([], ["", ""]):
+        with pytest.raises(DataError, match="no text to pretrain on"):
+            encode_documents(texts, tokenizer, 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="abc é\n", max_size=40), min_size=1, max_size=12), st.integers(1, 9))
+def test_chunks_put_together_are_the_documents(tokenizer, texts, chunk):
+    if not any(texts):
+        return
+    documents = encode_documents(texts, tokenizer, chunk)
+    assert 1 <= documents.chunks.lengths.min() <= documents.chunks.lengths.max() <= chunk
+    rebuilt, current = [], []
+    for i, ends in enumerate(documents.ends):
+        current += documents.chunks.item(i).tolist()
+        if ends:
+            rebuilt.append(tokenizer.decode(current))
+            current = []
+    assert rebuilt == [text for text in texts if text]
+    assert documents.statistics["documents"] == len(rebuilt)
+    assert documents.statistics["empty_documents"] == len(texts) - len(rebuilt)
+
+
+def test_ragged_arrays_hold_lists_of_any_number():
+    lists = [list(range(i % 5)) for i in range(3000)]
+    ragged = Ragged.from_lists(iter(lists))
+    assert [ragged.item(i).tolist() for i in range(3000)] == lists
+    assert ragged.values.dtype == np.int32
+    assert Ragged.from_lists([]).lengths.shape == (0,)

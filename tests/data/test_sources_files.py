@@ -1,0 +1,167 @@
+"""Files: what is read back is what was written, and every fault is named by file, line and column."""
+
+import gzip
+import json
+import lzma
+import pickle
+
+import fsspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_scaling.data.sources import FilesSource, open_source, source_from_config
+from finetune_scaling.data.sources.decompression import read_bytes
+from finetune_scaling.errors import ConfigError, DataError
+
+COMPRESS = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+ROWS = [{"en": "A house.", "de": "Ein Haus."}, {"en": "Yes\u2028no", "de": "Grüße 🙂"}, {"en": "", "de": "x"}]
+JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+TSV = b"en\tde\nA house.\tEin Haus.\nYes\tJa\n"
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_reads_jsonl_in_every_compression(tmp_path, suffix):
+    path = tmp_path / f"text.jsonl{suffix}"
+    path.write_bytes(COMPRESS[suffix](JSONL))
+    records = open_source(FilesSource(str(path)), ("en", "de"))
+    assert list(records) == ROWS
+    assert records[-1] == records[2] == ROWS[2]
+    with pytest.raises(IndexError):
+        records[3]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
+def test_truncated_archive_is_named(tmp_path, suffix, kept):
+    path = tmp_path / f"text.jsonl{suffix}"
+    whole = COMPRESS[suffix](JSONL * 50)
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(DataError, match=rf"text\.jsonl{suffix}: the archive is truncated or damaged.*fetch"):
+        open_source(FilesSource(str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_what_is_no_archive_is_named(tmp_path, suffix):
+    path = tmp_path / f"text.jsonl{suffix}"
+    path.write_bytes(JSONL)
+    with pytest.raises(DataError, match="truncated or damaged"):
+        open_source(FilesSource(str(path)))
+
+
+def test_zstandard_frames_one_after_another(tmp_path):
+    path = tmp_path / "text.jsonl.zst"
+    path.write_bytes(COMPRESS[".zst"](JSONL) + COMPRESS[".zst"](JSONL))
+    assert read_bytes(str(path)) == JSONL + JSONL
+
+
+def test_fsspec_address():
+    with fsspec.open("memory://corpus/text.jsonl", "wb") as file:
+        file.write(JSONL)
+    assert list(open_source(FilesSource("text.jsonl", data_dir="memory://corpus"))) == ROWS
+    with pytest.raises(DataError, match=r"memory://corpus/none\.jsonl: no such file"):
+        open_source(FilesSource("none.jsonl", data_dir="memory://corpus"))
+    with pytest.raises(DataError, match=r"nope://a\.jsonl: this kind of address cannot be opened"):
+        open_source(FilesSource("nope://a.jsonl"))
+
+
+def test_tsv_columns_from_first_line_or_config(tmp_path):
+    path = tmp_path / "text.tsv"
+    path.write_bytes(TSV)
+    assert open_source(FilesSource(str(path)), ("de",))[1] == {"en": "Yes", "de": "Ja"}
+    named = open_source(FilesSource(str(path), columns=("a", "b")), ("a",))
+    assert len(named) == 3
+    assert named[0] == {"a": "en", "b": "de"}
+
+
+def test_byte_order_mark_and_carriage_returns(tmp_path):
+    path = tmp_path / "text.tsv"
+    path.write_bytes(b"\xef\xbb\xbf" + TSV.replace(b"\n", b"\r\n"))
+    records = open_source(FilesSource(str(path)), ("en", "de"))
+    assert list(records) == [{"en": "A house.", "de": "Ein Haus."}, {"en": "Yes", "de": "Ja"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", r"a\.jsonl is empty"),
+        ("a.jsonl", b"\n \n", r"a\.jsonl is empty"),
+        ("a.jsonl.gz", b"", r"a\.jsonl\.gz is empty"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": }\n', r"a\.jsonl, line 4, column 19: broken JSON"),
+        ("a.jsonl", JSONL + b'["x"]\n', r"a\.jsonl, line 4: expected a JSON object"),
+        ("a.jsonl", JSONL + b"\n" + JSONL, r"a\.jsonl, line 4 is empty; remove it"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": "\xff"}\n', r"a\.jsonl, line 4, byte 20: not UTF-8"),
+        ("a.jsonl", JSONL + b'{"en": "x"}\n', r"a\.jsonl, line 4: no field 'de'"),
+        ("a.jsonl", JSONL + b'{"en": "x", "dee": "y"}\n', r"line 4: no field 'de'; did you mean 'dee'"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' must be text, not null"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": 3}\n', r"line 4: field 'de' must be text, not a number"),
+        ("a.tsv", TSV + b"only one\n", r"a\.tsv, line 4: 1 columns, expected 2 \(en, de\)"),
+        ("a.tsv", TSV + b"a\tb\tc\n", r"a\.tsv, line 4: 3 columns, expected 2"),
+        ("a.tsv", TSV + b"a\t\xc3\n", r"a\.tsv, line 4, byte 3: not UTF-8"),
+        ("a.tsv", b"en\tger\nx\ty\n", r"a\.tsv, line 1: no column 'de'.*its first line names them"),
+        ("a.tsv", b"en\tde\n", r"a\.tsv is empty but for its line of column names"),
+    ],
+)
+def test_faults_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        open_source(FilesSource(name, data_dir=str(tmp_path)), ("en", "de"))
+
+
+def test_missing_file_folder_and_format(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
+        open_source(FilesSource(str(tmp_path / "none.jsonl")))
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"folder\.jsonl is a folder"):
+        open_source(FilesSource(str(tmp_path / "folder.jsonl")))
+    with pytest.raises(ConfigError, match="set format to 'jsonl' or 'tsv'"):
+        open_source(FilesSource("a.txt.gz"))
+
+
+def test_nested_fields(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"translation": {"en": "x", "de": "y"}, "id": "7"}\n')
+    open_source(FilesSource(str(path)), ("translation.en", "translation.de"))
+    with pytest.raises(DataError, match=r"no field 'translation\.fr'; choose one of en, de"):
+        open_source(FilesSource(str(path)), ("translation.fr",))
+    with pytest.raises(DataError, match=r"field 'id\.en': a str stands where a group"):
+        open_source(FilesSource(str(path)), ("id.en",))
+
+
+def test_source_from_config_names_the_field():
+    source = source_from_config({"kind": "files", "path": "a.tsv", "columns": ["en", "de"]}, "train[0].source")
+    assert source == FilesSource("a.tsv", columns=("en", "de"))
+    with pytest.raises(ConfigError, match=r"train\[0\]\.source\.kind = 'file' is unknown; did you mean 'files'"):
+        source_from_config({"kind": "file", "path": "a.tsv"}, "train[0].source")
+    with pytest.raises(ConfigError, match=r"s\.paht is not a field of s; did you mean 'path'"):
+        source_from_config({"kind": "files", "paht": "a.tsv"}, "s")
+
+
+def test_records_travel_to_worker_processes(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+    records = open_source(FilesSource(str(tmp_path / "a.jsonl")))
+    assert list(pickle.loads(pickle.dumps(records))) == ROWS
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text(), min_size=1), min_size=1), st.booleans())
+def test_any_text_survives(tmp_path_factory, rows, ascii_only):
+    path = tmp_path_factory.mktemp("rows") / "a.jsonl"
+    lines = [json.dumps(row, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass") for row in rows]
+    path.write_bytes(b"\n".join(lines))
+    assert list(open_source(FilesSource(str(path)))) == rows
+
+
+def test_real_translations(shared_data):
+    path = str(shared_data / "mt_news" / "en-de.valid.jsonl.xz")
+    records = open_source(FilesSource(path), ("en", "de"))
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        assert list(records) == [json.loads(line) for line in file]
+    assert len(records) == 1997
+    with pytest.raises(DataError, match=r"en-de\.valid\.jsonl\.xz, line 1: no field 'zh'; choose one of id, en, de"):
+        open_source(FilesSource(path), ("zh",))

@@ -1,0 +1,103 @@
+"""TFDS: a small dataset made here is prepared without TensorFlow and read back; mistakes are named."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from finetune_scaling.data.sources import TfdsSource, open_source, prepare_source
+from finetune_scaling.errors import DataError
+
+ROWS = [{"translation": {"en": f"house {i}", "de": f"Häuser {i}"}, "number": i} for i in range(10)]
+
+
+class ToyPairs(tfds.core.GeneratorBasedBuilder):
+    """Nested records of two languages, and a number that is no text."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        features = {"translation": tfds.features.FeaturesDict({"en": text, "de": text}), "number": np.int32}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        return ((str(row["number"]), row) for row in ROWS)
+
+
+class ToyByHand(ToyPairs):
+    """A dataset whose file the user has to fetch."""
+
+    name = "toy_by_hand"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Fetch big.zip from its owners."
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(dl_manager.manual_dir)}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    report = prepare_source(TfdsSource("toy_pairs", "train", folder))
+    assert report["examples"] == {"train": 10}
+    return folder
+
+
+def test_reads_what_was_prepared(data_dir):
+    records = open_source(TfdsSource("toy_pairs", "train", data_dir), ("translation.en", "translation.de"))
+    assert len(records) == 10
+    by_number = {int(records[i]["number"]): records[i]["translation"] for i in range(10)}
+    assert by_number == {row["number"]: row["translation"] for row in ROWS}
+    assert records[-1] == records[9]
+    assert "tensorflow" not in sys.modules
+
+
+def test_slices_of_splits(data_dir):
+    assert len(open_source(TfdsSource("toy_pairs", "train[:30%]", data_dir))) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "fields", "message"),
+    [
+        ("toy_pair", "train", (), "TFDS has no dataset 'toy_pair'; did you mean 'toy_pairs'"),
+        ("zzzzqqqq", "train", (), "TFDS has no dataset 'zzzzqqqq'; see https://"),
+        ("wmt14_translate/de_en", "train", (), "unknown config 'de_en'; did you mean 'de-en'"),
+        ("wmt14_translate/de-en", "train", (), "not prepared in .*finetune_scaling.prepare corpus --task=TASK"),
+        ("toy_pairs", "trian", (), "unknown split; did you mean 'train'"),
+        ("toy_pairs", "train[:x]", (), "unknown split"),
+        ("toy_pairs", "train", ("translation.fr",), "no field 'translation.fr'; choose one of"),
+        ("toy_pairs", "train", ("number",), "field 'number' must be text"),
+    ],
+)
+def test_mistakes_are_named(data_dir, name, split, fields, message):
+    with pytest.raises(DataError, match=message):
+        open_source(TfdsSource(name, split, data_dir), fields)
+
+
+def test_files_without_random_access_are_named(tmp_path):
+    source = TfdsSource("toy_pairs", "train", str(tmp_path))
+    prepare_source(source)
+    info = next(Path(tmp_path).glob("toy_pairs/*/dataset_info.json"))
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
+    with pytest.raises(DataError, match=r"holds tfrecord files.*delete that folder or choose another data_dir"):
+        open_source(source)
+
+
+def test_a_file_to_fetch_by_hand_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"toy_by_hand cannot be prepared .*big\.zip"):
+        prepare_source(TfdsSource("toy_by_hand", "train", str(tmp_path)))
+
+
+def test_a_failed_download_is_named(tmp_path, monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(ToyPairs, "_split_generators", fail)
+    with pytest.raises(DataError, match=r"toy_pairs cannot be prepared \(no route to host"):
+        prepare_source(TfdsSource("toy_pairs", "train", str(tmp_path)))

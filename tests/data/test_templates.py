@@ -1,0 +1,58 @@
+"""Templates: the text they make, and the mistakes they name."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_scaling.data.templates import LANGUAGE_NAMES, SUMMARIZATION, TRANSLATION, Template
+from finetune_scaling.errors import ConfigError
+
+
+def example(source="A {house}.", target="Ein {Haus}.", languages=("en", "de")):
+    return {"source": source, "target": target, "source_language": languages[0], "target_language": languages[1]}
+
+
+def test_few_shot_form_of_translation():
+    assert TRANSLATION.render(example()) == ("English: A {house}.\nGerman: ", "Ein {Haus}.")
+    assert TRANSLATION.render(example("ba", "ku", ("A", "B"))) == ("A: ba\nB: ", "ku")
+
+
+def test_a_line_before_the_article_names_the_language():
+    text, target = SUMMARIZATION.render(example("Lang.", "Kurz.", ("de", "de")))
+    assert text.splitlines()[:2] == ["Summarize the following document in German:", "Lang."]
+    assert target == "Kurz."
+
+
+@given(st.text(), st.text())
+def test_texts_are_taken_literally(source, target):
+    template = Template(input="{{x}} {source}|{target_language}", target="<{target}>")
+    assert template.render(example(source, target)) == (f"{{x}} {source}|German", f"<{target}>")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ({"input": "{sauce}"}, r"template\.input: unknown placeholder \{sauce\}; did you mean 'source'"),
+        ({"input": "{source}", "target": "{targets}"}, r"template\.target: unknown placeholder \{targets\}"),
+        ({"input": "{}"}, r"template\.input: unknown placeholder"),
+        ({"input": "{source.upper}"}, "unknown placeholder"),
+        ({"input": "{source!r}"}, r"\{source\} takes no format"),
+        ({"input": "{source:>9}"}, r"\{source\} takes no format"),
+        ({"input": "{source"}, r"template\.input = '\{source': "),
+        ({"input": "Translate:"}, r"has no \{source\}; add it"),
+        ({"input": "{source}", "target": "x"}, r"template\.target = 'x' has no \{target\}"),
+        ({"input": "{source} {target}"}, "the model would read what it has to predict"),
+    ],
+)
+def test_mistakes_are_named(patterns, message):
+    with pytest.raises(ConfigError, match=message):
+        Template(**patterns)
+
+
+def test_unknown_language_is_named():
+    with pytest.raises(ConfigError, match="target_language = 'ger' is no language code"):
+        TRANSLATION.render(example(languages=("en", "ger")))
+
+
+def test_language_names_are_distinct():
+    assert len(set(LANGUAGE_NAMES.values())) == len(LANGUAGE_NAMES)
