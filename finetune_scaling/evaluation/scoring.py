@@ -1,0 +1,153 @@
+"""Scores of one tuned model on examples: loss of every target, and what it writes, against the references."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
+from finetune_scaling.data.loader import Batches, evaluation_batches
+from finetune_scaling.data.task import Task
+from finetune_scaling.decoding.greedy import generate, make_greedy
+from finetune_scaling.evaluation.text_metrics import Scores, score
+from finetune_scaling.training.step import make_evaluation_step
+from finetune_scaling.training.tuned import TunedModel
+from finetune_scaling.tuning.partition import Tree
+
+Example = Mapping[str, Any]
+
+
+class Losses(NamedTuple):
+    """Per example: loss summed over its target tokens in nats, float64[N], and their number, int64[N]."""
+
+    sums: np.ndarray
+    tokens: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Log-perplexity in nats a token, every token counted once."""
+        return float(self.sums.sum() / max(1, self.tokens.sum()))
+
+
+def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = None) -> Losses:
+    """Loss of every row of finite `batches`, in order, with other trainable parameters where given."""
+    step = make_evaluation_step(model.config, model.tuning)
+    trainable = model.trainable if trainable is None else trainable
+    rows = [step(trainable, model.frozen, _on_device(batches[k])) for k in range(len(batches))]
+    sums, tokens = (np.concatenate([np.asarray(row[i]) for row in rows]) for i in (0, 1))
+    return Losses(sums.astype(np.float64), tokens.astype(np.int64))
+
+
+def example_losses(
+    model: TunedModel, task: Task, form: SequenceFormat, examples: Sequence[Example], batch_size: int
+) -> Losses:
+    """Loss of every example's target."""
+    batches = evaluation_batches(examples, model.tokenizer, task.template, form, batch_size=batch_size)
+    losses = row_losses(model, batches)
+    return Losses(losses.sums[: len(examples)], losses.tokens[: len(examples)])
+
+
+def hypotheses(
+    model: TunedModel, task: Task, form: SequenceFormat, examples: Sequence[Example], batch_size: int
+) -> list[str]:
+    """What the model writes for every example, greedily; a newline within it is written as a space."""
+    tokenizer = model.tokenizer
+    decode = make_greedy(
+        model.config,
+        model.tuning,
+        form.max_target_tokens,
+        tokenizer.eos_id,
+        tokenizer.pad_id,
+        form.bidirectional_input,
+    )
+    prompts = encode_prompts(examples, tokenizer, task.template, form)
+    tokens = generate(decode, model.trainable, model.frozen, prompts, batch_size=batch_size, eos_id=tokenizer.eos_id)
+    return [" ".join(tokenizer.decode(ids).split("\n")).strip() for ids in tokens]
+
+
+def score_split(
+    model: TunedModel,
+    task: Task,
+    form: SequenceFormat,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    generate_examples: int | None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Scores examples. Returns a summary and one record per example.
+
+    Summary: loss (nats a token), tokens, examples, entropy (true nats a token, where the data knows it) and, for the
+    first `generate_examples` (None: all), metrics. Records: source, reference, loss, tokens, hypothesis.
+    """
+    losses = example_losses(model, task, form, examples, batch_size)
+    count = len(examples) if generate_examples is None else min(generate_examples, len(examples))
+    decoded = [examples[i] for i in range(count)]
+    texts = hypotheses(model, task, form, decoded, batch_size) if count else []
+    summary: dict[str, Any] = {
+        "loss": losses.mean,
+        "tokens": int(losses.tokens.sum()),
+        "examples": len(examples),
+        **_entropy(examples, losses),
+        "generated": count,
+        "metrics": text_scores(decoded, texts) if count else {},
+    }
+    return summary, [_record(examples[i], losses, i, texts) for i in range(len(examples))]
+
+
+def text_scores(examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+    """Metrics of texts against the examples' references; several target languages are averaged by their numbers."""
+    by_language: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        by_language.setdefault(example["target_language"], []).append(index)
+    parts = [
+        (len(rows), score([texts[i] for i in rows], [[examples[i]["target"]] for i in rows], language))
+        for language, rows in by_language.items()
+    ]
+    if len(parts) == 1:
+        return parts[0][1]
+    return {name: _weighted(name, parts) for name in parts[0][1]}
+
+
+def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:
+    """What costs nothing: a translation's source copied, a document's first sentence."""
+    if task.kind == "translation":
+        return [example["source"] for example in examples]
+    return [_first_sentence(example["source"]) for example in examples]
+
+
+def _first_sentence(text: str) -> str:
+    ends = [place for mark in (". ", "。", "\n") if (place := text.find(mark)) >= 0]
+    return text[: min(ends) + 1].strip() if ends else text
+
+
+def _weighted(name: str, parts: Sequence[tuple[int, Scores]]) -> dict[str, Any]:
+    total = sum(count for count, _ in parts)
+    return {
+        "score": math.fsum(count * scores[name]["score"] for count, scores in parts) / total,
+        "signature": " + ".join(dict.fromkeys(scores[name]["signature"] for _, scores in parts)),
+    }
+
+
+def _entropy(examples: Sequence[Example], losses: Losses) -> dict[str, float]:
+    floors = [example.get("target_nll") for example in (examples[i] for i in range(len(examples)))]
+    if any(floor is None for floor in floors):
+        return {}
+    return {"entropy": math.fsum(floors) / max(1, int(losses.tokens.sum()))}  # type: ignore[arg-type]
+
+
+def _record(example: Example, losses: Losses, index: int, texts: Sequence[str]) -> dict[str, Any]:
+    record = {
+        "index": index,
+        "loss_sum": float(losses.sums[index]),
+        "tokens": int(losses.tokens[index]),
+        "source": example["source"],
+        "reference": example["target"],
+    }
+    return record | ({"hypothesis": texts[index]} if index < len(texts) else {})
+
+
+def _on_device(batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the model reads of a batch."""
+    return {name: jnp.asarray(value) for name, value in batch.items() if name != "example"}

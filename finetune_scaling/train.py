@@ -1,0 +1,29 @@
+"""Pretrains or finetunes one model: python -m finetune_scaling.train --config=configs/... --workdir=DIR
+
+Every field of the config can be changed on the command line: --config.schedule.learning_rate=1e-2
+"""
+
+import json
+
+from absl import flags
+from ml_collections import config_flags
+
+from finetune_scaling import command, configuration
+from finetune_scaling.training.run import run
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Path of a config file, with :argument where it takes one."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run; what is in it already is gone on with.")
+
+
+def main() -> None:
+    """Runs the config and prints the main figures of the result as one JSON line."""
+    record = run(configuration.plain(_CONFIG.value), _WORKDIR.value)
+    shown = ("loss", "dev_loss", "steps", "best_step", "stopped_by", "flops", "seconds", "metrics")
+    print(json.dumps({name: record[name] for name in shown if name in record}))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    command.run(main)

@@ -1,0 +1,1 @@
+"""One run: optimizer, step, checkpoints, loop and record."""

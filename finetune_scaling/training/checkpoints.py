@@ -1,0 +1,211 @@
+"""Checkpoints of one run: what trains, the optimizer's state, and how far the run has come; nothing that is frozen.
+
+Orbax writes them in the background and atomically. Each is checked against a digest of its arrays when it is read; a
+damaged one is set aside, and the newest good one taken instead.
+"""
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.files import disk_errors
+from finetune_scaling.training.step import State
+from finetune_scaling.tuning.partition import path_name
+
+DIRECTORY = "checkpoints"
+log = logging.getLogger(__name__)
+
+Facts = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back."""
+
+    step: int
+    state: State
+    facts: Facts
+
+
+class Checkpoints:
+    """The checkpoints of a run directory: the newest, the best (by the fact "best_step"), and those at `keep_steps`."""
+
+    def __init__(self, run: Path, keep_steps: Collection[int] = ()):
+        self.directory = Path(run) / DIRECTORY
+        self._best = _KeepBest()
+        keep = [policies.LatestN(n=1), policies.CustomSteps(steps=sorted(keep_steps)), self._best]
+        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
+        with disk_errors(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
+
+    def save(self, step: int, state: State, facts: Facts) -> None:
+        """Saves in the background; the arrays may be donated at once afterwards."""
+        if step in self._manager.all_steps():
+            return
+        self._best.step = facts.get("best_step")
+        tree = _named(state)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(tree),
+            facts=ocp.args.JsonSave({**facts, "step": step, "arrays_sha256": digest(tree)}),
+        )
+        with disk_errors(self.directory):
+            self._manager.save(step, args=items)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; WorkdirError where it did not fit there."""
+        with disk_errors(self.directory):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of the background threads."""
+        self.wait()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def restore_newest(self, target: State) -> Restored | None:
+        """The newest good checkpoint in the shape of `target`, or None where there is none at all.
+
+        Damaged newer ones are reported and set aside. Raises CheckpointError where all of them are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(step, target)
+            except CheckpointError as error:
+                log.warning("%s; trying an older one", error)
+                self._set_aside(step)
+        if steps:
+            raise CheckpointError(
+                f"{self.directory}: none of the checkpoints {steps} is whole; they are kept as damaged.STEP. "
+                "Start the run anew in an empty directory, or put a good copy back"
+            )
+        return None
+
+    def restore(self, step: int, target: State) -> Restored:
+        """The checkpoint of one step. Raises CheckpointError where it is missing, damaged or of another shape."""
+        where = self.directory / str(step)
+        if step not in self._manager.all_steps():
+            raise CheckpointError(f"{where}: no checkpoint of step {step}; there are {self.steps()}")
+        tree, facts = read(where, _named(target))
+        self._best.step = facts.get("best_step")
+        return Restored(step, _unnamed(tree, target), facts)
+
+    def _set_aside(self, step: int) -> None:
+        source = self.directory / str(step)
+        for number in range(1000):
+            name = self.directory / (f"damaged.{step}" + (f".{number}" if number else ""))
+            if not name.exists():
+                source.rename(name)
+                break
+        self._manager.reload()
+
+
+class _KeepBest(policies.PreservationPolicy):
+    """Keeps the checkpoint of the best evaluation so far, whose step the run names at each save."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints, *, context):
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
+def read(where: Path, target: dict[str, Any] | None = None) -> tuple[dict[str, Any], Facts]:
+    """Reads the arrays of a checkpoint by name, as `target` says (dtype, sharding) or as they are, and the facts.
+
+    Raises CheckpointError where it is damaged, or where `target` has other names or shapes.
+    """
+    try:
+        stored = _read_facts(where)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            known = dict(reader.metadata(where / "state").item_metadata.tree)
+            if target is None:
+                target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in known.items()}
+            _check_shapes(where, known, target)
+            tree = reader.restore(where / "state", args=ocp.args.StandardRestore(_abstract(target)))
+    except CheckpointError:
+        raise
+    except Exception as error:  # tensorstore, zlib, JSON: whatever a damaged file makes its reader say
+        raise CheckpointError(f"{where}: damaged or half-written ({type(error).__name__})") from error
+    if digest(tree) != stored["arrays_sha256"]:
+        raise CheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
+    return tree, stored
+
+
+def read_trainable(where: Path) -> tuple[dict[str, Any], Facts]:
+    """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts."""
+    tree, facts = read(where)
+    return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the names, shapes, dtypes and bytes of all leaves, in name order."""
+    total = hashlib.sha256()
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    for name in sorted(leaves):
+        array = np.asarray(leaves[name])
+        total.update(f"{name} {array.shape} {array.dtype};".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+_SEPARATOR = "."  # Orbax takes a slash in a name for a folder
+_TRAINABLE = "trainable" + _SEPARATOR
+
+
+def _named(state: State) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {path_name(path).replace("/", _SEPARATOR): leaf for path, leaf in leaves}
+
+
+def _unnamed(tree: dict[str, Any], target: State) -> State:
+    structure = jax.tree.structure(target)
+    return jax.tree.unflatten(structure, [tree[name] for name in _named(target)])
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *folders, last = name.removeprefix(_TRAINABLE).split(_SEPARATOR)
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = leaf
+    return tree
+
+
+def _read_facts(where: Path) -> Facts:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return reader.restore(where / "facts")
+
+
+def _abstract(target: dict[str, Any]) -> dict[str, Any]:
+    return {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in target.items()}
+
+
+def _check_shapes(where: Path, known: dict[str, Any], target: dict[str, Any]) -> None:
+    for name in sorted(known.keys() | target.keys()):
+        if name not in known or name not in target:
+            lacks = "lacks" if name not in known else "has a further"
+            raise CheckpointError(f"{where}: belongs to another model or method: it {lacks} {name}")
+        if tuple(known[name].shape) != tuple(target[name].shape):
+            raise CheckpointError(
+                f"{where}: belongs to another model: {name} is {list(known[name].shape)} there and "
+                f"{list(target[name].shape)} in the config"
+            )
+
+
+def checkpoint_steps(run: Path) -> Iterator[int]:
+    """Steps that have a checkpoint in a run directory that may be in use, newest first."""
+    folder = Path(run) / DIRECTORY
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    yield from sorted((int(name) for name in names if name.isdigit()), reverse=True)

@@ -1,0 +1,45 @@
+"""What a run ran on and with."""
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import finetune_scaling
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu", "numpy")
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Versions, devices, and the git commit of the code where it stands in a checkout."""
+    devices = jax.devices()
+    return {
+        "finetune_scaling": finetune_scaling.__version__,
+        "git_commit": _git_commit(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": {"count": len(devices), "kind": devices[0].device_kind, "platform": devices[0].platform},
+        "processes": jax.process_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout, with + where files differ from it; None outside a checkout or without git."""
+    folder = Path(finetune_scaling.__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()

@@ -1,0 +1,205 @@
+"""The config of one run, pretraining or finetuning, as a frozen dataclass: what every field of a config file means."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from finetune_scaling import configuration
+from finetune_scaling.data.corpus import CorpusConfig
+from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
+from finetune_scaling.tuning.method import Method
+from finetune_scaling.tuning.registry import METHODS
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """Independent seeds: which examples (data), initial parameters, and the order of batches."""
+
+    data: int = 0
+    parameters: int = 0
+    order: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+    """The pretrained run that finetuning starts from; step: which of its checkpoints (None: the last one)."""
+
+    run: str
+    step: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+    """size: sequences a step (rows, where packed); None takes the method's. accumulation: parts, one after another."""
+
+    size: int | None = None
+    accumulation: int = 1
+    pack: bool = False
+    row_length: int | None = None  # of packed finetuning rows; None: one sequence's length
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (self.size < 1 or self.size % self.accumulation):
+            raise ConfigError(
+                f"batch.size = {self.size} must be a positive multiple of accumulation {self.accumulation}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """length: tokens of a row, prompt apart. The rest is for finetuning; None takes the task's limits."""
+
+    length: int
+    max_source_tokens: int | None = None
+    max_target_tokens: int | None = None
+    bidirectional_input: bool = False
+    mode: Literal["", "R", "X", "S"] = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitsConfig:
+    """When training ends: at the earliest of these.
+
+    max_tokens: positions computed (pretraining), batch x length a step.
+    patience: evaluations without a better dev loss.
+    tolerance: where dev loss still fell by more than this (nats a token) between the last two evaluations before
+    another limit, the run was stopped by its budget and not by its optimum, and its record says so.
+    """
+
+    max_steps: int | None = None
+    max_epochs: float | None = None
+    max_tokens: int | None = None
+    patience: int | None = None
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_epochs is None and self.max_tokens is None:
+            raise ConfigError("limits: give max_steps, max_epochs or max_tokens")
+
+    def ending(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
+        """The step at which training ends at the latest, and the name of the limit that ends it."""
+        limits = {
+            "max_steps": self.max_steps,
+            "max_epochs": None if self.max_epochs is None else math.ceil(self.max_epochs * steps_per_epoch),
+            "max_tokens": None if self.max_tokens is None else round(self.max_tokens / tokens_per_step),
+        }
+        name, steps = min(((n, s) for n, s in limits.items() if s is not None), key=lambda limit: limit[1])
+        return max(1, steps), name
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured, and when.
+
+    every_steps, or times: dev loss so often, in steps or in all. Example numbers of None mean all there are.
+    generate_examples: test segments decoded greedily at the end; 0 for none.
+    """
+
+    every_steps: int | None = None
+    times: int = 10
+    batch_size: int = 32
+    dev_examples: int | None = None
+    test_examples: int | None = None
+    generate_examples: int | None = 0
+
+    def interval(self, total_steps: int) -> int:
+        """Steps between two evaluations."""
+        return self.every_steps or max(1, math.ceil(total_steps / self.times))
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """every_steps: how often the newest state is saved, beside every better one; keep_tokens: token counts kept."""
+
+    every_steps: int = 1000
+    keep_tokens: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """every_steps: training loss in the metrics so often; writers: tensorboard, wandb, beside metrics.jsonl."""
+
+    every_steps: int = 50
+    writers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One run: pretraining where `corpus` is given, finetuning where `task` is.
+
+    model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
+    schedule.learning_rate and batch.size may be left out: the method has defaults.
+    """
+
+    sequence: SequenceConfig
+    limits: LimitsConfig
+    tokenizer: str
+    name: str = ""
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
+    corpus: CorpusConfig | None = None
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    task: Mapping[str, Any] | None = None
+    base: BaseConfig | None = None
+    finetune_examples: int | None = None
+    seeds: Seeds = Seeds()
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    def __post_init__(self) -> None:
+        if (self.corpus is None) == (self.task is None):
+            raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
+        if self.corpus is not None and self.base is not None:
+            raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
+        if self.base is None and not self.model:
+            raise ConfigError("model is missing; name a rung of the ladder, or give a base to finetune")
+        if self.finetune_examples is not None and self.finetune_examples < 1:
+            raise ConfigError(f"finetune_examples = {self.finetune_examples} must be at least 1")
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether this is a pretraining run."""
+        return self.corpus is not None
+
+    @property
+    def method_declaration(self) -> Method:
+        """The method that `method.name` names."""
+        return configuration.choose(METHODS, self.method.get("name", ""), "method.name")
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences a step, the method's default where the config says none."""
+        return self.batch.size or self.method_declaration.defaults.batch_size
+
+    @property
+    def schedule_config(self) -> ScheduleConfig:
+        """The schedule, with the method's learning rate where the config says none."""
+        default = {"learning_rate": self.method_declaration.defaults.learning_rate}
+        return configuration.build(ScheduleConfig, {**default, **self.schedule}, "schedule")
+
+    def sequence_format(self, max_source_tokens: int, max_target_tokens: int) -> SequenceFormat:
+        """The form of this run's finetuning sequences, with the task's limits where the config says none."""
+        sequence = self.sequence
+        return SequenceFormat(
+            length=sequence.length,
+            max_source_tokens=sequence.max_source_tokens or max_source_tokens,
+            max_target_tokens=sequence.max_target_tokens or max_target_tokens,
+            bidirectional_input=sequence.bidirectional_input,
+            mode=sequence.mode,
+        )
+
+
+def read_experiment(config: Mapping[str, Any]) -> Experiment:
+    """The experiment of a config. Raises ConfigError that names the first wrong field."""
+    experiment = configuration.build(Experiment, config, "config")
+    if experiment.batch_size % experiment.batch.accumulation:
+        raise ConfigError(f"batch.accumulation must divide the batch of {experiment.batch_size} sequences")
+    experiment.schedule_config  # noqa: B018 - its fields are checked now, before anything heavy starts
+    return experiment

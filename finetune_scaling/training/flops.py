@@ -1,0 +1,33 @@
+"""Analytic floating-point operations: XLA's own count sees a scanned layer once.
+
+Convention: a multiply-add is two operations; every computed position counts, padding and soft prompt included;
+attention scores count half, since they are causal. A frozen weight needs the gradient of its input, not its own.
+"""
+
+import re
+
+from finetune_scaling.models.config import ModelConfig, count_parameters
+from finetune_scaling.tuning.method import Tuning
+
+
+def forward_flops_per_token(config: ModelConfig, length: int) -> float:
+    """Of one position of a sequence of `length`: 2 per weight that multiplies it, head included, and attention."""
+    matmul = count_parameters(config).non_embedding + config.vocab_size * config.model_dim
+    attention = 2 * 2 * config.layers * config.heads * config.head_dim * length / 2
+    return 2.0 * matmul + attention
+
+
+def training_flops_per_token(config: ModelConfig, tuning: Tuning, length: int) -> float:
+    """Forward and backward of one position: 3 forwards for full tuning, 2 where the weights are frozen."""
+    return forward_flops_per_token(config, length) * (3 if trains_weights(tuning) else 2)
+
+
+def training_flops(config: ModelConfig, tuning: Tuning, steps: int, batch_size: int, length: int) -> float:
+    """Of a whole training run; `length` is a row's, the soft prompt comes on top."""
+    length = length + tuning.prefix_length
+    return steps * batch_size * length * training_flops_per_token(config, tuning, length)
+
+
+def trains_weights(tuning: Tuning) -> bool:
+    """Whether the model's own kernels train."""
+    return re.fullmatch(tuning.trainable, "layers/feed_forward/up/kernel") is not None

@@ -1,0 +1,122 @@
+"""What a run reads: its batches, task and held-out data, opened and checked before any parameter exists."""
+
+import functools
+import json
+import logging
+from typing import NamedTuple
+
+from finetune_scaling import configuration
+from finetune_scaling.data.corpus import Texts
+from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.examples import Examples, describe, subset
+from finetune_scaling.data.loader import (
+    Batches,
+    evaluation_batches,
+    finetuning_batches,
+    pretraining_batches,
+    pretraining_evaluation_batches,
+)
+from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.training.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+_DEV_SEED = 0  # noise of pretraining's held-out text: the same for every run, so that losses compare
+
+
+class Data(NamedTuple):
+    """Batches to train on and to choose the best checkpoint by; the task and its form where there is one."""
+
+    train: Batches
+    dev: Batches
+    task: Task | None = None
+    form: SequenceFormat | None = None
+
+
+def prepare_data(experiment: Experiment) -> Data:
+    """Opens and checks all that the run reads, before any parameter exists."""
+    tokenizer = load_tokenizer(experiment.tokenizer)
+    return _pretraining_data(experiment, tokenizer) if experiment.pretrains else _finetuning_data(experiment, tokenizer)
+
+
+def finetuning_examples(experiment: Experiment) -> Examples:
+    """The run's training examples: a prefix of the permutation of its data seed."""
+    examples = _split(configuration.canonical(experiment.task), "train")
+    return subset(examples, experiment.finetune_examples or len(examples), experiment.seeds.data)
+
+
+def _pretraining_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
+    assert experiment.corpus is not None
+    corpus, sequence = experiment.corpus, experiment.sequence
+    batches = pretraining_batches(
+        Texts(corpus.train, "corpus.train"),
+        tokenizer,
+        experiment.objective,
+        batch_size=experiment.batch_size,
+        length=sequence.length,
+        seed=experiment.seeds.order,
+    )
+    dev = pretraining_evaluation_batches(
+        Texts(corpus.dev, "corpus.dev"),
+        tokenizer,
+        experiment.objective,
+        batch_size=experiment.evaluation.batch_size,
+        length=sequence.length,
+        seed=_DEV_SEED,
+    )
+    log.info("pretraining text: %s", json.dumps(batches.statistics))
+    return Data(batches, dev)
+
+
+def _finetuning_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
+    key = configuration.canonical(experiment.task)
+    task = _task(key)
+    form = experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+    examples = finetuning_examples(experiment)
+    log.info("training examples: %s", json.dumps(describe(examples, most=1000), ensure_ascii=False))
+    train = finetuning_batches(
+        examples,
+        tokenizer,
+        task.template,
+        form,
+        batch_size=experiment.batch_size,
+        seed=experiment.seeds.order,
+        pack=experiment.batch.pack,
+        row_length=experiment.batch.row_length,
+    )
+    log.info("tokens: %s", json.dumps(train.statistics))
+    evaluation = experiment.evaluation
+    dev = _dev_batches(key, experiment.tokenizer, form, evaluation.dev_examples, evaluation.batch_size)
+    return Data(train, dev, task, form)
+
+
+def test_examples(experiment: Experiment, name: str, count: int | None) -> Examples:
+    """`count` examples (None: all) of a test set of the run's task."""
+    return first(_split(configuration.canonical(experiment.task), name), count)
+
+
+def first(examples: Examples, count: int | None) -> Examples:
+    """A fixed choice of `count` held-out examples (None: all), in the shares of their languages."""
+    if count is None or count >= len(examples):
+        return examples
+    return subset(examples, count, seed=0)
+
+
+# Runs of one study share tasks and their held-out data: opened, rendered and encoded once in a process.
+
+
+@functools.lru_cache(maxsize=8)
+def _task(key: str) -> Task:
+    return load_task(json.loads(key))
+
+
+@functools.lru_cache(maxsize=32)
+def _split(key: str, split: str) -> Examples:
+    return _task(key).examples(split)
+
+
+@functools.lru_cache(maxsize=8)
+def _dev_batches(key: str, tokenizer: str, form: SequenceFormat, examples: int | None, batch_size: int) -> Batches:
+    dev = first(_split(key, "dev"), examples)
+    return evaluation_batches(dev, load_tokenizer(tokenizer), _task(key).template, form, batch_size=batch_size)

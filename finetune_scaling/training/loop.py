@@ -1,0 +1,195 @@
+"""The training loop: steps, dev loss, the best checkpoint, early stopping, and a resume that is exact to the bit."""
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from finetune_scaling.data.loader import Batches, iterate
+from finetune_scaling.errors import Preempted, TrainingError
+from finetune_scaling.training.checkpoints import Checkpoints, Facts
+from finetune_scaling.training.metrics import Metrics, Progress
+from finetune_scaling.training.optimizers import ScheduleConfig, learning_rate
+from finetune_scaling.training.step import State, StepMetrics, TrainStep
+from finetune_scaling.tuning.partition import Tree
+
+DevLoss = Callable[[Tree], float]  # trainable parameters -> nats a token
+
+
+@dataclasses.dataclass
+class Position:
+    """How far a run has come; saved with every checkpoint."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_loss: float = math.inf
+    losses: list[float] = dataclasses.field(default_factory=list)  # of every dev evaluation so far
+    steps_evaluated: list[int] = dataclasses.field(default_factory=list)
+    target_tokens: int = 0  # that the loss was taken of
+    stopped_by: str | None = None
+
+    def add_evaluation(self, step: int, loss: float) -> bool:
+        """Notes a dev loss; returns whether it is the best so far."""
+        self.losses.append(loss)
+        self.steps_evaluated.append(step)
+        if loss < self.best_loss:
+            self.best_step, self.best_loss = step, loss
+            return True
+        return False
+
+    @property
+    def evaluations_since_best(self) -> int:
+        """Dev evaluations after the best one."""
+        return sum(step > (self.best_step or 0) for step in self.steps_evaluated)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The numbers that steer a loop. limit: which limit ends it at total_steps (max_steps, max_epochs, max_tokens)."""
+
+    total_steps: int
+    limit: str
+    evaluate_every: int
+    log_every: int
+    save_every: int
+    keep_steps: frozenset[int]
+    schedule: ScheduleConfig
+    patience: int | None
+    tolerance: float
+
+
+class Pending(NamedTuple):
+    """The numbers of a step that are still on the device."""
+
+    step: int
+    rate: float
+    metrics: StepMetrics
+
+
+@dataclasses.dataclass
+class Loop:
+    """Everything that one run's loop works with. facts: constant facts to save with each checkpoint."""
+
+    title: str
+    plan: Plan
+    step: TrainStep
+    batches: Batches
+    frozen: Tree
+    dev_loss: DevLoss
+    checkpoints: Checkpoints
+    metrics: Metrics
+    facts: Facts
+
+    def run(self, state: State, position: Position) -> tuple[State, Position]:
+        """Trains from `position` to the end.
+
+        Raises TrainingError on a loss that is not finite, Preempted, with everything saved, on SIGTERM.
+        """
+        if position.stopped_by:
+            return state, position
+        pending: list[Pending] = []
+        progress = Progress(self.title, position.step, self.plan.total_steps)
+        batches = iterate(self.batches, position.step)
+        with _termination_notice() as terminated, closing(batches):
+            while not position.stopped_by:
+                rate = learning_rate(self.plan.schedule, position.step, self.plan.total_steps)
+                state, numbers = self.step(state, self.frozen, next(batches), jnp.float32(rate))
+                position.step += 1
+                pending.append(Pending(position.step, rate, numbers))
+                self._report_if_due(pending, position, progress)
+                if self._is_due(position.step, self.plan.evaluate_every):
+                    self._evaluate(state, position)
+                    position.stopped_by = self._reason_to_stop(position)
+                self._save_if_due(state, position, pending)
+                if terminated.is_set() and not position.stopped_by:
+                    self._save_and_leave(state, position, pending)
+        progress.close()
+        self.checkpoints.wait()
+        return state, position
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.plan.total_steps
+
+    def _report_if_due(self, pending: list[Pending], position: Position, progress: Progress) -> None:
+        if self._is_due(position.step, self.plan.log_every) or self._is_due(position.step, self.plan.evaluate_every):
+            loss = self._flush(pending, position)
+            progress.update(position.step, loss=loss, dev=position.losses[-1] if position.losses else math.nan)
+
+    def _flush(self, pending: list[Pending], position: Position) -> float:
+        """Fetches and writes the numbers of the steps since the last time; the device is waited for only here."""
+        numbers = jax.device_get([entry.metrics for entry in pending])
+        for entry, values in zip(pending, numbers, strict=True):
+            _check_finite(float(values.loss_sum), entry.step, entry.rate)
+        tokens = float(sum(values.tokens for values in numbers))
+        loss = float(sum(values.loss_sum for values in numbers)) / max(tokens, 1.0)
+        position.target_tokens += int(tokens)
+        norm, rate = float(numbers[-1].gradient_norm), pending[-1].rate
+        self.metrics.write(position.step, loss=loss, learning_rate=rate, gradient_norm=norm, time=round(time.time(), 3))
+        pending.clear()
+        return loss
+
+    def _evaluate(self, state: State, position: Position) -> None:
+        loss = self.dev_loss(state.trainable)
+        _check_finite(loss, position.step, 0.0, "dev ")
+        position.add_evaluation(position.step, loss)
+        self.metrics.write(position.step, dev_loss=loss)
+
+    def _reason_to_stop(self, position: Position) -> str | None:
+        plan = self.plan
+        if plan.patience is not None and position.evaluations_since_best >= plan.patience:
+            return "patience"
+        if position.step < plan.total_steps:
+            return None
+        still_falling = len(position.losses) > 1 and position.losses[-2] - position.losses[-1] > plan.tolerance
+        return "budget" if still_falling else plan.limit
+
+    def _save_if_due(self, state: State, position: Position, pending: list[Pending]) -> None:
+        step, plan = position.step, self.plan
+        better = position.best_step == step
+        if better or position.stopped_by or step in plan.keep_steps or step % plan.save_every == 0:
+            self._save(state, position, pending)
+
+    def _save(self, state: State, position: Position, pending: list[Pending]) -> None:
+        if pending:
+            self._flush(pending, position)  # no state of a loss that is not finite is ever saved
+        facts = {**self.facts, "position": dataclasses.asdict(position), "best_step": position.best_step}
+        self.checkpoints.save(position.step, state, facts)
+
+    def _save_and_leave(self, state: State, position: Position, pending: list[Pending]) -> None:
+        self._save(state, position, pending)
+        self.checkpoints.wait()
+        raise Preempted(f"saved step {position.step} of {self.title}; the same command goes on from there")
+
+
+def position_from(facts: Facts) -> Position:
+    """The position that a checkpoint was saved with."""
+    return Position(**facts["position"])
+
+
+def _check_finite(loss: float, step: int, rate: float, kind: str = "") -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the {kind}loss is {loss} at step {step} (learning rate {rate:.3g}): lower schedule.learning_rate, add "
+            "schedule.warmup_steps or lower optimizer.clip_norm, and start in another --workdir"
+        )
+
+
+@contextmanager
+def _termination_notice() -> Iterator[threading.Event]:
+    """Sets the event on SIGTERM instead of dying; only a process's main thread may ask for that."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before: Any = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,92 @@
+"""Optimizers and learning-rate schedules.
+
+The learning rate enters the compiled step as a number, never as a schedule inside it: runs that differ in rate, length
+or shape of the schedule share one program.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import optax
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adafactor (Shazeer & Stern, 2018) as in arXiv 2402.17193, or AdamW (Loshchilov & Hutter, 2019).
+
+    parameter_scale (Adafactor): multiply each update by the root mean square of its parameter, at least 1e-3;
+    a scanned stack of layers counts as one parameter. clip_norm: limit of the gradient's global norm.
+    """
+
+    name: Literal["adafactor", "adamw"] = "adafactor"
+    parameter_scale: bool = True
+    clip_norm: float | None = 1.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Gradients -> updates for a learning rate of one; the step multiplies them by the rate."""
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    if config.name == "adafactor":
+        rule = optax.adafactor(learning_rate=None, multiply_by_parameter_scale=config.parameter_scale)
+    else:
+        rule = optax.chain(optax.scale_by_adam(b1=config.b1, b2=config.b2), optax.scale(-1.0))
+    return optax.chain(clip, rule, optax.add_decayed_weights(-config.weight_decay))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps: linear warm-up to learning_rate, then `name` down to final_fraction of it.
+
+    wsd (warm-up, stable, decay) stays level and decays linearly over the last decay_fraction of the steps.
+    """
+
+    learning_rate: float
+    name: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+    decay_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigError(f"schedule.learning_rate = {self.learning_rate} must be positive")
+
+
+def _cosine(progress: float, config: ScheduleConfig) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _linear(progress: float, config: ScheduleConfig) -> float:
+    return 1 - progress
+
+
+def _constant(progress: float, config: ScheduleConfig) -> float:
+    return 1.0
+
+
+def _wsd(progress: float, config: ScheduleConfig) -> float:
+    return min(1.0, (1 - progress) / config.decay_fraction) if config.decay_fraction else 1.0
+
+
+_SHAPES: dict[str, Callable[[float, ScheduleConfig], float]] = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "constant": _constant,
+    "wsd": _wsd,
+}
+
+
+def learning_rate(config: ScheduleConfig, step: int, total_steps: int) -> float:
+    """The rate of step `step` (counted from 0) of `total_steps`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    shape = configuration.choose(_SHAPES, config.name, "schedule.name")(min(progress, 1.0), config)
+    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * shape)

@@ -1,0 +1,109 @@
+"""A run's directory: one config, one process at a time, and a result that is there only when all is done."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import InUseError, WorkdirError
+from finetune_scaling.files import disk_errors, read_json, write_atomically, write_json_atomically
+
+CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "result.json",
+    ".lock",
+)
+
+_LOCATIONS = (
+    "base.run",
+    "tokenizer",
+)  # directories may move; digests in the checkpoints tell whether they are the same
+
+
+class RunDirectory:
+    """Files of one run. config.json says whose run it is; result.json, written last, that it is finished."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result record, or None while the run is not finished."""
+        return read_json(self.path / RESULT) if (self.path / RESULT).exists() else None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config that the run was started with. Raises WorkdirError where this is no run."""
+        if not (self.path / CONFIG).exists():
+            raise WorkdirError(f"{self.path}: not the directory of a run (it has no {CONFIG})")
+        return read_json(self.path / CONFIG)
+
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Records `config` as this directory's. Raises WorkdirError, naming the fields, where it is another's."""
+        path = self.path / CONFIG
+        if path.exists():
+            differing = [name for name in configuration.difference(read_json(path), config) if name not in _LOCATIONS]
+            if differing:
+                raise WorkdirError(
+                    f"{self.path}: holds a run of another config (they differ in {', '.join(differing[:8])}); "
+                    "choose another --workdir, or delete this one"
+                )
+            write_json_atomically(path, configuration.plain(config))
+        elif any((self.path / name).exists() for name in (METRICS, RESULT)):
+            raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}; choose another --workdir")
+        else:
+            write_json_atomically(path, configuration.plain(config))
+
+    def write_result(self, record: Mapping[str, Any]) -> None:
+        """Finishes the run."""
+        write_json_atomically(self.path / RESULT, configuration.plain(record))
+
+    def write_environment(self, facts: Mapping[str, Any]) -> None:
+        """Records versions and devices."""
+        write_json_atomically(self.path / ENVIRONMENT, configuration.plain(facts))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        path = self.path / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return list(_whole_records(lines))
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drops metrics of steps after `step`: a resumed run writes them again."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        write_atomically(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
+@contextlib.contextmanager
+def exclusive(directory: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
+    """Holds a directory for this process; the system lets go of it when the process dies, however it does.
+
+    Raises InUseError where another process holds it, unless `wait`, which then waits for its end.
+    """
+    directory = Path(directory)
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise InUseError(f"{directory}: another process is working here; let it end, or choose another") from None
+        yield
+    finally:
+        os.close(descriptor)

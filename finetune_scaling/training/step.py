@@ -1,0 +1,114 @@
+"""Compiled steps: one for training, one for evaluation, cached by what shapes them.
+
+`frozen` is a plain argument: not differentiated, not donated, not returned. Runs that share model, method and optimizer
+share one program, whatever their data, seed, learning rate and number of steps.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
+from finetune_scaling.training.optimizers import OptimizerConfig, make_optimizer
+from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.partition import Tree, combine
+
+Array = jax.Array
+
+
+class State(NamedTuple):
+    """What training changes: trainable parameters and the optimizer's state over them."""
+
+    trainable: Tree
+    optimizer: Any
+
+
+class StepMetrics(NamedTuple):
+    """Of one step: loss summed over target tokens (nats), their number (tokens), and the gradient's global norm."""
+
+    loss_sum: Array
+    tokens: Array
+    gradient_norm: Array
+
+
+TrainStep = Callable[[State, Tree, Any, Array], tuple[State, StepMetrics]]
+
+
+def init_state(trainable: Tree, optimizer: OptimizerConfig) -> State:
+    """The state at step 0. The leaves are copied, since training donates them and they may be the base's own."""
+    return State(jax.tree.map(jnp.copy, trainable), make_optimizer(optimizer).init(trainable))
+
+
+@functools.cache
+def make_train_step(
+    config: ModelConfig, tuning: Tuning, optimizer: OptimizerConfig, accumulation: int = 1
+) -> TrainStep:
+    """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); batches are [B, L] arrays.
+
+    accumulation: parts into which the batch is divided, one after the other, before the one update.
+    """
+    model = LanguageModel(config, tuning.adapter)
+    transformation = make_optimizer(optimizer)
+
+    def losses(trainable: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
+        return loss_sum_and_count(model, tuning, combine(trainable, frozen), batch)
+
+    gradient = jax.value_and_grad(losses, has_aux=True)
+
+    def step(state: State, frozen: Tree, batch: Batch, learning_rate: Array) -> tuple[State, StepMetrics]:
+        (loss_sum, count), summed = _accumulate(gradient, state.trainable, frozen, batch, accumulation)
+        mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1.0), summed)
+        updates, optimizer_state = transformation.update(mean, state.optimizer, state.trainable)
+        updates = jax.tree.map(lambda leaf: leaf * learning_rate, updates)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(trainable, optimizer_state), StepMetrics(loss_sum, count, optax.global_norm(mean))
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _accumulate(gradient: Callable, trainable: Tree, frozen: Tree, batch: Batch, parts: int) -> Any:
+    """Sums losses, counts and gradients over `parts` equal pieces of the batch."""
+    if parts == 1:
+        return gradient(trainable, frozen, batch)
+    pieces = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+
+    def add(total: Any, piece: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(trainable, frozen, piece)), None
+
+    shapes = jax.eval_shape(gradient, trainable, frozen, jax.tree.map(lambda leaf: leaf[0], pieces))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, pieces)[0]
+
+
+@functools.cache
+def make_evaluation_step(config: ModelConfig, tuning: Tuning) -> Callable[[Tree, Tree, Batch], tuple[Array, Array]]:
+    """Builds step(trainable, frozen, batch) -> (loss sums [B] in nats, target counts [B]) per row."""
+    model = LanguageModel(config, tuning.adapter)
+
+    def step(trainable: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
+        losses = token_losses(model, tuning, combine(trainable, frozen), batch)
+        return losses.sum(axis=1), batch["weights"].sum(axis=1)
+
+    return jax.jit(step)
+
+
+def compiled_programs() -> int:
+    """Number of programs that XLA compiled or loaded from its cache in this process so far."""
+    return _compilations[0]
+
+
+_compilations = [0]
+
+
+def _count_compilation(event: str, duration_secs: float, **_: str | int) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compilations[0] += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compilation)

@@ -1,0 +1,174 @@
+"""A base with a method on it, ready to train or to be scored: from a config, or from a finished run."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from finetune_scaling import configuration
+from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.ladder import model_config
+from finetune_scaling.models.language_model import Params
+from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps, read_trainable
+from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.partition import Tree
+from finetune_scaling.tuning.registry import METHODS
+
+
+class Base(NamedTuple):
+    """A pretrained model. facts: those of its checkpoint (step, tokens, digests of weights and tokenizer)."""
+
+    config: ModelConfig
+    params: Params
+    facts: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedModel:
+    """Model, method and parameters, trainable and frozen apart, with the tokenizer that they were made for.
+
+    base_facts: facts of the base's checkpoint; empty where there is no base.
+    """
+
+    config: ModelConfig
+    tuning: Tuning
+    trainable: Tree
+    frozen: Tree
+    tokenizer: Tokenizer
+    base_facts: Mapping[str, Any]
+
+
+def start(experiment: Experiment) -> TunedModel:
+    """The model of an experiment before its first step.
+
+    Raises CheckpointError where base, tokenizer and config do not belong together, ConfigError where soft prompt and
+    sequence are longer than the model's context.
+    """
+    tokenizer = load_tokenizer(experiment.tokenizer)
+    tuning = configure(METHODS, experiment.method)
+    base = None if experiment.base is None else load_base(experiment.base.run, experiment.base.step)
+    config = model_config(experiment.model, tokenizer.vocab_size) if base is None else _changed(base, experiment.model)
+    if base is not None:
+        _check_tokenizer(base, tokenizer, experiment)
+    _check_length(config, tuning, experiment.sequence.length)
+    rng = jax.random.key(experiment.seeds.parameters)
+    common = common_tokens(tokenizer)
+    trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common)
+    return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts)
+
+
+def load_run(directory: str | Path, step: int | None = None) -> tuple[TunedModel, Experiment]:
+    """The model of a trained run at `step`, its best one by default, and the run's experiment.
+
+    Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
+    """
+    directory = Path(directory)
+    experiment = read_experiment(RunDirectory(directory).config)
+    model = start(experiment)
+    trained, facts = read_trainable(_checkpoint(directory, step, best=True))
+    _check_belongs(directory, facts, model)
+    return dataclasses.replace(model, trainable=_like(trained, model.trainable, directory)), experiment
+
+
+def load_base(directory: str | Path, step: int | None = None) -> Base:
+    """A pretrained run's model at `step`, its last one by default. The two newest bases are kept in memory."""
+    where = _checkpoint(Path(directory), step, best=False)
+    return _read_base(where, where.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_base(where: Path, changed: int) -> Base:
+    params, facts = read_trainable(where)
+    return Base(configuration.build(ModelConfig, facts["model"], f"{where}: model"), jax.device_put(params), facts)
+
+
+def common_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Ids of ordinary text pieces, the commonest first: SentencePiece numbers its pieces by score."""
+    special = {tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.unk_id}
+    special |= {*tokenizer.mode_ids.values(), *tokenizer.sentinel_ids}
+    ordinary = [i for i in range(tokenizer.vocab_size) if i not in special and tokenizer.decode([i]).strip("\ufffd")]
+    return ordinary or [tokenizer.unk_id]
+
+
+def _checkpoint(run: Path, step: int | None, *, best: bool) -> Path:
+    """The folder of a run's checkpoint at `step`; without one, of the best or the newest."""
+    steps = list(checkpoint_steps(run))
+    if step is None and best:
+        record = RunDirectory(run).result
+        step = record["best_step"] if record else None
+    if step is None and steps:
+        step = steps[0]
+    if step not in steps:
+        there = f"there are {sorted(steps)}" if steps else "there is none; train the run first"
+        raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {there}")
+    return run / DIRECTORY / str(step)
+
+
+def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
+    """The base's model with what may change while finetuning: dtype, rematerialisation, context length."""
+    if not changes:
+        return base.config
+    fields = configuration.plain(base.config)
+    config = model_config({**fields, **changes})
+    differing = [
+        n for n in configuration.difference(fields, config) if n not in ("compute_dtype", "remat", "max_length")
+    ]
+    if differing:
+        raise CheckpointError(
+            f"model.{differing[0]} differs from the base's, whose checkpoint has another shape; leave model out, or "
+            "name another base"
+        )
+    return config
+
+
+def _check_tokenizer(base: Base, tokenizer: Tokenizer, experiment: Experiment) -> None:
+    if base.facts["tokenizer_sha256"] != tokenizer.digest:
+        raise CheckpointError(
+            f"the base {experiment.base.run if experiment.base else ''} was pretrained with another tokenizer than "
+            f"{experiment.tokenizer}; give the base's own (digest {base.facts['tokenizer_sha256'][:12]}...)"
+        )
+
+
+def _check_length(config: ModelConfig, tuning: Tuning, length: int) -> None:
+    total = length + tuning.prefix_length
+    if total > config.max_length:
+        raise ConfigError(
+            f"sequence.length = {length} and a soft prompt of {tuning.prefix_length} make {total} tokens, more than "
+            f"the model's context, max_length = {config.max_length}; shorten one of them"
+        )
+
+
+def _check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) -> None:
+    for name, now in (
+        ("tokenizer_sha256", model.tokenizer.digest),
+        ("base_sha256", model.base_facts.get("arrays_sha256")),
+    ):
+        if facts.get(name) != now:
+            kind = name.removesuffix("_sha256")
+            raise CheckpointError(
+                f"{directory}: was trained on another {kind} (digest {str(facts.get(name))[:12]}...) than the one that "
+                f"is there now ({str(now)[:12]}...); put the right {kind} back"
+            )
+
+
+def _like(trained: Params, trainable: Tree, directory: Path) -> Tree:
+    """`trained`, which holds no None, in the structure of `trainable`."""
+
+    def pick(target: Any, tree: Any) -> Any:
+        if isinstance(target, dict):
+            return {name: pick(value, (tree or {}).get(name)) for name, value in target.items()}
+        if target is None:
+            return None
+        if tree is None or tree.shape != target.shape:
+            raise CheckpointError(f"{directory}: its checkpoint has another shape than its config says")
+        return jax.device_put(tree)
+
+    return pick(trainable, trained)

@@ -1,0 +1,167 @@
+"""Corpus scores against sacrebleu called directly, and every mistake in counts."""
+
+import json
+import lzma
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.evaluation import text_metrics
+from finetune_scaling.evaluation.rouge import mean_rouge
+from finetune_scaling.evaluation.text_metrics import METRICS, score, score_files
+
+LEXICAL = ["bleu", "chrf", "ter"]
+
+
+def worsened(text, seed):
+    """The text with a few characters lost and two words exchanged: an imperfect translation."""
+    generator = random.Random(seed)
+    words = "".join(char for char in text if generator.random() > 0.05).split()
+    if len(words) > 3:
+        place = generator.randrange(len(words) - 1)
+        words[place], words[place + 1] = words[place + 1], words[place]
+    return " ".join(words)
+
+
+def sacrebleu_metrics(language):
+    asian = language == "zh"
+    return {
+        "bleu": BLEU(tokenize="zh" if asian else "13a"),
+        "chrf": CHRF(),
+        "ter": TER(normalized=asian, asian_support=asian),
+    }
+
+
+@pytest.mark.parametrize("language", ["de", "zh"])
+def test_real_translations_score_as_with_sacrebleu(shared_data, language):
+    with lzma.open(shared_data / "mt_news" / f"en-{language}.test.jsonl.xz", "rt", encoding="utf-8") as file:
+        references = [json.loads(line)[language] for line in file][:200]
+    hypotheses = [worsened(text, seed) for seed, text in enumerate(references)]
+    ours = score(hypotheses, [[text] for text in references], language, metrics=LEXICAL)
+    for name, metric in sacrebleu_metrics(language).items():
+        expected = metric.corpus_score(hypotheses, [references]).score
+        assert ours[name] == {"score": expected, "signature": str(metric.get_signature())}
+        assert 0 < expected < 100
+
+
+def test_several_references_become_sacrebleus_streams():
+    hypotheses = ["the cat sat on the mat", "a dog"]
+    references = [["the cat sat on a mat", "a cat sat there"], ["the dog", "a small dog"]]
+    streams = [["the cat sat on a mat", "the dog"], ["a cat sat there", "a small dog"]]
+    ours = score(hypotheses, references, "en")
+    for name, metric in sacrebleu_metrics("en").items():
+        assert ours[name]["score"] == metric.corpus_score(hypotheses, streams).score
+        assert ours[name]["signature"].startswith("nrefs:2|")
+    assert ours["rouge1"]["signature"].startswith("nrefs:2|")
+
+
+def test_segments_may_have_unequally_many_references():
+    scores = score(["a b c d e", "x y"], [["a b c d e", "q"], ["x y"]], "A")
+    assert all(value["signature"].startswith("nrefs:var|") for value in scores.values())
+    assert {name: value["score"] for name, value in scores.items()} == pytest.approx(
+        {name: 0 if name == "ter" else 100 for name in METRICS}
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), [("zh", "这个软件包提供运行时库。"), ("de", "Die Größe der Datei ist 3 MB.")]
+)
+def test_identical_texts_are_perfect_in_every_metric(language, text):
+    scores = score([text], [[text]], language)
+    assert set(scores) == {"bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
+    assert scores["ter"]["score"] == 0
+    assert all(value["score"] == pytest.approx(100) for name, value in scores.items() if name != "ter")
+
+
+def test_one_wrong_chinese_character_does_not_make_the_whole_sentence_wrong():
+    ours = score(["我喜欢吃苹果"], [["我喜欢吃苹梨"]], "zh", metrics=["ter"])["ter"]
+    assert ours["score"] == pytest.approx(100 / 6)
+    assert TER().corpus_score(["我喜欢吃苹果"], [["我喜欢吃苹梨"]]).score == 100
+
+
+def test_empty_hypotheses_stay_in_the_corpus():
+    references = [["the cat sat on the mat"], ["the dog ran away today"]]
+    half = score([references[0][0], ""], references, "en")
+    assert half["rouge1"]["score"] == 50
+    assert 0 < half["bleu"]["score"] < 100
+    nothing = score(["", ""], references, "en")
+    assert {name: value["score"] for name, value in nothing.items()} == {
+        name: 100 * (name == "ter") for name in METRICS
+    }
+
+
+def test_japanese_without_mecab_is_scored_by_characters_and_says_so(monkeypatch):
+    monkeypatch.setattr(text_metrics, "_has_mecab", lambda: False)
+    assert "|tok:char|" in score(["これは本です"], [["これは本だ"]], "ja", metrics=["bleu"])["bleu"]["signature"]
+    monkeypatch.setattr(text_metrics, "_has_mecab", lambda: True)
+    assert text_metrics.bleu_tokenizer("ja") == "ja-mecab"
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer"), [("zh_CN", "zh"), ("de", "13a"), ("en", "13a"), ("A", "13a"), ("fr", "13a")]
+)
+def test_bleu_tokenizer_follows_the_language(language, tokenizer):
+    assert text_metrics.bleu_tokenizer(language) == tokenizer
+
+
+@given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), min_size=1, max_size=5))
+def test_any_text_has_a_score_in_every_metric(pairs):
+    hypotheses, references = [pair[0] for pair in pairs], [[pair[1]] for pair in pairs]
+    scores = score(hypotheses, references, "zh")
+    assert all(value["score"] >= 0 for value in scores.values())
+    assert all(value["score"] <= 100 + 1e-9 for name, value in scores.items() if name != "ter")
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "sources", "message"),
+    [
+        ([], [], None, "no segments"),
+        (["a", "b"], [["a"]], None, "2 hypotheses, but references for 1"),
+        (["a"], [["a"]], ["x", "y"], "1 hypotheses, but 2 sources"),
+        (["a", "b"], [["a"], []], None, r"references\[1\] is \[\]"),
+        (["a", "b"], ["a", "b"], None, r"references\[0\] is 'a'"),
+    ],
+)
+def test_wrong_counts_are_named(hypotheses, references, sources, message):
+    with pytest.raises(DataError, match=message):
+        score(hypotheses, references, "en", sources)
+
+
+def test_unknown_metrics_and_languages_are_named():
+    with pytest.raises(ConfigError, match="'blue' is unknown; did you mean 'bleu'"):
+        score(["a"], [["a"]], "en", metrics=["blue"])
+    with pytest.raises(DataError, match="'German' is not a language code"):
+        score(["a"], [["a"]], "German")
+
+
+def write(path, *segments):
+    path.write_bytes("".join(f"{segment}\n" for segment in segments).encode())
+    return path
+
+
+def test_files_score_as_their_segments_do(tmp_path):
+    hypotheses = write(tmp_path / "hyp.txt", "das\u2028Haus", "", "ein Baum steht hier")
+    first = write(tmp_path / "ref0.txt", "das Haus", "leer", "ein Baum stand da")
+    second = write(tmp_path / "ref1.txt", "ein Haus", "nichts", "hier steht ein Baum")
+    sources = write(tmp_path / "src.txt", "the house", "empty", "a tree stands here")
+    ours = score_files(hypotheses, [first, second], sources, "de")
+    references = [["das Haus", "ein Haus"], ["leer", "nichts"], ["ein Baum stand da", "hier steht ein Baum"]]
+    assert ours == {"metrics": score(["das\u2028Haus", "", "ein Baum steht hier"], references, "de")}
+    assert ours["metrics"]["rouge1"]["score"] == mean_rouge(
+        "rouge1", ["das Haus", "", "ein Baum steht hier"], references, "de"
+    )
+    assert json.loads(json.dumps(ours)) == ours
+
+
+def test_files_of_unequal_length_and_missing_references_are_named(tmp_path):
+    hypotheses, references = write(tmp_path / "hyp.txt", "a", "b"), write(tmp_path / "ref.txt", "a")
+    with pytest.raises(DataError, match=r"ref\.txt: 1 segments, but .*hyp\.txt has 2"):
+        score_files(hypotheses, [references], None, "en")
+    with pytest.raises(DataError, match=r"src\.txt"):
+        score_files(hypotheses, [hypotheses], tmp_path / "src.txt", "en")
+    with pytest.raises(DataError, match="name at least one"):
+        score_files(hypotheses, [], None, "en")
