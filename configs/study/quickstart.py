@@ -1,0 +1,99 @@
+"""A whole study in a few minutes on two CPU cores: artificial languages whose entropy is known, three sizes of model.
+
+Translation from language A into B. Held out from the fits: the largest number of examples of every method.
+"""
+
+from ml_collections import ConfigDict
+
+LANGUAGE = {"seed": 0, "lexicon_size": 40, "synonyms": 2}
+LENGTH = 48
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "quickstart",
+            "seeds": (0,),
+            "families": {"grammar": family()},
+            "tasks": {"translation": task()},
+            "notes": ("Artificial languages; the entropy of a target given its source is known.",),
+        }
+    )
+
+
+def family() -> dict:
+    return {
+        "tokenizer": {"vocab_size": 256, "byte_fallback": False, "sentinels": 16, "max_sentences": 5000},
+        "model": {"compute_dtype": "float32", "max_length": 128},
+        "sizes": ("30k", "100k", "300k"),
+        "factor_size": "100k",
+        "tokens": (32 * LENGTH * 250, 32 * LENGTH * 500, 32 * LENGTH * 1000),
+        "pretrain": {
+            "corpus": {"train": [text("train", 20_000)], "dev": [text("dev", 300)]},
+            "objective": {"name": "ul2"},
+            "sequence": {"length": LENGTH},
+            "batch": {"size": 32},
+            "schedule": {"learning_rate": 0.02, "warmup_steps": 20, "final_fraction": 0.1},
+            "evaluation": {"times": 4},
+            "logging": {"every_steps": 100},
+        },
+    }
+
+
+def text(split: str, size: int) -> dict:
+    source = {"kind": "grammar", "dataset": "monolingual", "split": split, "size": size, "languages": ("A", "B")}
+    return {"source": {**source, "bilingual_share": 0.3, "grammar": LANGUAGE}, "field": "text"}
+
+
+def pairs(split: str, size: int) -> list[dict]:
+    source = {"kind": "grammar", "dataset": "translation", "split": split, "size": size, "languages": ("A", "B")}
+    part = {"source": {**source, "grammar": LANGUAGE}, "source_field": "source", "target_field": "target"}
+    return [{**part, "source_language": "A", "target_language": "B"}]
+
+
+def task() -> dict:
+    return {
+        "family": "grammar",
+        "task": {
+            "name": "grammar",
+            "kind": "translation",
+            "train": pairs("train", 8000),
+            "dev": pairs("dev", 200),
+            "test": {"test": pairs("test", 300)},
+        },
+        "finetune": {
+            "sequence": {
+                "length": LENGTH,
+                "max_source_tokens": 20,
+                "max_target_tokens": 24,
+                "bidirectional_input": True,
+                "mode": "S",
+            },
+            "batch": {"size": 16},
+            "limits": {"max_steps": 400, "max_epochs": 30, "patience": 3},
+            "evaluation": {"times": 6, "generate_examples": 200, "batch_size": 100},
+            "logging": {"every_steps": 100},
+        },
+        "methods": {
+            "full": {
+                "finetune_examples": (250, 500, 1000, 2000, 4000),
+                "held_out_examples": (4000,),
+                "factors": ("model",),
+                "config": {"schedule": {"learning_rate": 0.005}},
+            },
+            "prompt": {
+                "finetune_examples": (250, 500, 1000, 2000, 4000),
+                "held_out_examples": (4000,),
+                "factors": ("model",),
+                "pet_size": 10,
+                "config": {"schedule": {"learning_rate": 0.3}},
+            },
+            "lora": {
+                "finetune_examples": (250, 500, 1000, 2000, 4000),
+                "held_out_examples": (4000,),
+                "factors": ("model",),
+                "pet_size": 4,
+                "config": {"schedule": {"learning_rate": 0.05}},
+            },
+        },
+    }

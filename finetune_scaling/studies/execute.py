@@ -1,0 +1,146 @@
+"""Running a study: tokenizers, bases, then every finetuning run that nobody has done yet; resumable at any moment."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import InUseError, UserError, WorkdirError
+from finetune_scaling.files import disk_errors, read_json, write_json_atomically
+from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
+from finetune_scaling.studies.grid import Run, StudyConfig, runs
+from finetune_scaling.training.run import run as train
+from finetune_scaling.training.run_directory import CONFIG, RESULT, exclusive
+from finetune_scaling.training.step import compiled_programs
+
+log = logging.getLogger(__name__)
+
+FAILURE = "failure.json"
+State = Literal["done", "failed", "started", "waiting"]
+
+
+@dataclasses.dataclass
+class Tally:
+    """What one process did."""
+
+    done: int = 0
+    failed: int = 0
+    elsewhere: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+    def text(self) -> str:
+        rate = f", {self.steps / self.seconds:.1f} steps/s" if self.seconds else ""
+        return f"{self.done} runs trained{rate}, {self.failed} failed, {compiled_programs()} programs compiled"
+
+
+def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index: int = 0, of: int = 1) -> Tally:
+    """Trains this process's share of the runs: every `of`-th one from `index` on.
+
+    Processes may share a study's directory without talking: what one of them works on is locked, what is done is
+    skipped, and whoever needs a base that is being pretrained waits for it. A run that fails is recorded and left; the
+    next call tries it again.
+    """
+    claim(workdir, config)
+    tally = Tally()
+    mine = runs(study)[index::of]
+    began = time.monotonic()
+    for number, run in enumerate(mine):
+        directory = workdir / run.directory
+        if state(directory) != "done":
+            log.info(
+                "run %d of %d, %s: %s", number + 1, len(mine), _left(began, tally, len(mine) - number), run.directory
+            )
+            _attempt(study, workdir, run, tally)
+    return tally
+
+
+def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Records whose directory this is. Raises WorkdirError where it holds another study."""
+    with disk_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with exclusive(workdir, wait=True):
+        path = workdir / CONFIG
+        if not path.exists():
+            write_json_atomically(path, configuration.plain(config))
+        elif differing := configuration.difference(read_json(path), config):
+            raise WorkdirError(
+                f"{workdir}: holds a study of another config (they differ in {', '.join(differing[:8])}); choose "
+                "another --workdir, or delete this one"
+            )
+
+
+def state(directory: Path) -> State:
+    """How far a run is."""
+    if (directory / RESULT).exists():
+        return "done"
+    if (directory / FAILURE).exists():
+        return "failed"
+    return "started" if (directory / CONFIG).exists() else "waiting"
+
+
+def ensure_tokenizer(study: StudyConfig, workdir: Path, family: str) -> None:
+    """Trains a family's tokenizer if it has none yet."""
+    settings, path = study.families[family].tokenizer, Path(tokenizer_path(study, workdir, family))
+    if isinstance(settings, str):
+        return
+    with exclusive(path, wait=True):
+        if not (path / "tokenizer.model").exists():
+            log.info("training the tokenizer of %s", family)
+            corpus = configuration.plain(study.families[family].pretrain)["corpus"]
+            preparation = {"tokenizer": settings, "corpus": corpus}
+            prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, f"families.{family}"), path)
+
+
+def ensure_base(study: StudyConfig, workdir: Path, family: str, size: str) -> None:
+    """Pretrains a base if nobody has; waits where another process is at it."""
+    directory = base_directory(workdir, family, size)
+    ensure_tokenizer(study, workdir, family)
+    with exclusive(directory.with_name(f"{size}.turn"), wait=True):
+        if not (directory / RESULT).exists():
+            log.info("pretraining %s %s", family, size)
+            train(pretraining_config(study, workdir, family, size), directory)
+
+
+def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally) -> None:
+    """Trains one run; a failure is written down beside it and counted."""
+    directory = workdir / run.directory
+    try:
+        ensure_base(study, workdir, run.setting.family, run.setting.size)
+        record = train(finetuning_config(study, workdir, run), directory)
+    except InUseError:
+        log.info("%s: another process is at it", run.directory)
+        tally.elsewhere += 1
+        return
+    except WorkdirError:
+        raise  # a full disk or a read-only directory would fail every run alike
+    except Exception as error:
+        _record_failure(directory, error)
+        tally.failed += 1
+        return
+    with contextlib.suppress(FileNotFoundError):
+        (directory / FAILURE).unlink()
+    tally.done += 1
+    tally.steps += record["steps"]
+    tally.seconds += record["seconds"]
+
+
+def _record_failure(directory: Path, error: Exception) -> None:
+    log.error("%s failed: %s", directory, error)
+    trace = [] if isinstance(error, UserError) else traceback.format_exception(error)
+    write_json_atomically(
+        directory / FAILURE, {"error": str(error), "kind": type(error).__name__, "traceback": "".join(trace)}
+    )
+
+
+def _left(began: float, tally: Tally, remaining: int) -> str:
+    if not tally.done:
+        return "time left unknown"
+    minutes = (time.monotonic() - began) / tally.done * remaining / 60
+    return f"about {minutes:.0f} min left"

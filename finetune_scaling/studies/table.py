@@ -1,0 +1,135 @@
+"""From result records to the table of points, and to the list of runs that --list prints."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_scaling import configuration
+from finetune_scaling.data.task import load_task
+from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
+from finetune_scaling.files import write_atomically, write_json_atomically
+from finetune_scaling.models.config import count_parameters
+from finetune_scaling.studies.configs import expected_flops, family_model, finetuning_config
+from finetune_scaling.studies.execute import state
+from finetune_scaling.studies.grid import Run, StudyConfig, held_out, runs, x_of
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.inputs import test_examples
+from finetune_scaling.training.run_directory import RunDirectory
+
+POINTS, FACTS = "points.csv", "study.json"
+
+_COLUMNS = (
+    *("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out"),
+    *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),
+    *("model", "trainable_parameters", "steps", "best_step", "dev_loss", "entropy"),
+)
+
+
+def write_points(study: StudyConfig, workdir: Path) -> int:
+    """Writes points.csv: a row for every finished run and every factor that it serves. Returns the number of runs."""
+    rows = []
+    finished = 0
+    for run in runs(study):
+        record = RunDirectory(workdir / run.directory).result
+        if record is not None:
+            finished += 1
+            rows.extend(_rows(study, run, record))
+    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_COLUMNS, *metrics], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(workdir / POINTS, text.getvalue())
+    return finished
+
+
+def write_facts(study: StudyConfig, workdir: Path) -> dict[str, Any]:
+    """Writes study.json for the report: the study's name, notes, and what costs nothing scores on each task."""
+    facts = {
+        "name": study.name,
+        "notes": list(study.notes),
+        "baselines": {name: _baseline(study, workdir, name) for name in study.tasks},
+    }
+    write_json_atomically(workdir / FACTS, facts)
+    return facts
+
+
+def listing(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
+    """One object a run, scalars only, as --list --json prints them; seconds are expected from finished runs alike."""
+    rows = [_list_row(study, workdir, run) for run in runs(study)]
+    rates: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["seconds"]:
+            rates.setdefault((row["method"], row["model"]), []).append(row["seconds"] / row["flops"])
+    for row in rows:
+        alike = rates.get((row["method"], row["model"]))
+        if row["seconds"] is None and alike:
+            row["expected_seconds"] = round(statistics.median(alike) * row["flops"], 1)
+    return rows
+
+
+def _rows(study: StudyConfig, run: Run, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    setting = run.setting
+    shared = {
+        **{name: record.get(name) for name in _COLUMNS if name in record},
+        "task": setting.task,
+        "method": setting.method,
+        "finetune_examples": setting.finetune_examples,
+        "seed": run.seed,
+        "held_out": int(held_out(study, setting)),
+        "model": setting.size,
+        **record.get("metrics", {}),
+    }
+    return [
+        {**shared, "factor": factor, "x": x_of(setting, factor, record["parameters"])} for factor in setting.factors
+    ]
+
+
+def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
+    setting = run.setting
+    model = family_model(study.families[setting.family], setting.size)
+    directory = workdir / run.directory
+    record = RunDirectory(directory).result
+    experiment = read_experiment(finetuning_config(study, workdir, run))
+    factor = setting.factors[0]
+    return {
+        "task": setting.task,
+        "method": setting.method,
+        "factor": factor,
+        "x": x_of(setting, factor, count_parameters(model).total),
+        "finetune_examples": setting.finetune_examples,
+        "seed": run.seed,
+        "held_out": held_out(study, setting),
+        "state": state(directory),
+        "flops": record["flops"] if record else expected_flops(experiment, model, setting.finetune_examples),
+        "model": setting.size,
+        "pretrain_tokens": setting.tokens,
+        "pet_size": setting.pet_size,
+        "learning_rate": experiment.schedule_config.learning_rate,
+        "batch_size": experiment.batch_size,
+        "max_steps": experiment.limits.max_steps,
+        "base": f"{setting.family}/{setting.size}",
+        "directory": run.directory,
+        "seconds": record["seconds"] if record else None,
+        "expected_seconds": None,
+    }
+
+
+def _baseline(study: StudyConfig, workdir: Path, task_name: str) -> dict[str, float]:
+    """Metrics of the copied source or first sentence, on the segments that the runs generated."""
+    grid = study.tasks[task_name]
+    task = load_task(configuration.plain(grid.task))
+    some_run = next(run for run in runs(study) if run.setting.task == task_name)
+    experiment = read_experiment(finetuning_config(study, workdir, some_run))
+    scores: dict[str, list[float]] = {}
+    for name in task.test:
+        examples = test_examples(experiment, name, experiment.evaluation.test_examples)
+        wanted = experiment.evaluation.generate_examples
+        chosen = [examples[i] for i in range(len(examples) if wanted is None else min(wanted, len(examples)))]
+        if chosen:
+            for metric, entry in text_scores(chosen, baseline_texts(task, chosen)).items():
+                scores.setdefault(metric, []).append(entry["score"])
+    return {metric: statistics.fmean(values) for metric, values in scores.items()}
