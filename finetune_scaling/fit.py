@@ -1,0 +1,136 @@
+"""Fits scaling laws to a table of points: `python -m finetune_scaling.fit --points=points.csv --out=DIR`.
+
+Writes fit.json, tables/*.csv, plots/*.png and *.svg and report.html. With --law=NAME it fits that one law to a CSV
+whose columns are the law's factors and loss.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from finetune_scaling.errors import ConfigError, DataError, WorkdirError, exit_on_user_error
+from finetune_scaling.files import read_json
+from finetune_scaling.scaling.analysis import Analysis, analyse
+from finetune_scaling.scaling.figures import all_plots
+from finetune_scaling.scaling.fitting import HUBER_DELTA, FitSettings
+from finetune_scaling.scaling.laws import LAWS, Residual, law_named
+from finetune_scaling.scaling.one_law import fit_one_law
+from finetune_scaling.scaling.plots import save
+from finetune_scaling.scaling.points import METHODS, read_points
+from finetune_scaling.scaling.report import write_report
+from finetune_scaling.scaling.tables import write_tables
+from finetune_scaling.scaling.words import summary
+
+
+def fit_study(
+    points: str | Path,
+    out: str | Path,
+    *,
+    huber_delta: float = HUBER_DELTA,
+    residual: Residual | None = None,
+    size: str = "total",
+    methods: Sequence[str] = METHODS,
+    facts: dict[str, Any] | None = None,
+    progress: Callable[[str], None] = print,
+) -> Analysis:
+    """Fits all laws to a points file and writes fit.json, tables, plots and report.html below `out`.
+
+    methods: names that the column method may hold; facts: a study's name, baselines {task: {metric: value}} and notes
+    for the report, read from study.json beside the points where not given. Raises DataError on a table that cannot be
+    fitted.
+    """
+    points, out = Path(points), Path(out)
+    started = time.perf_counter()
+    say = _timed(progress, started)
+    table = read_points(points, size, methods)
+    say(
+        f"{points}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by budget"
+    )
+    facts = _facts(points) if facts is None else facts
+    analysis = analyse(table, FitSettings(huber_delta, residual), size, facts, say)
+    write_tables(analysis, out)
+    plots = list(all_plots(analysis))
+    for plot in plots:
+        save(plot, out / "plots")
+    say(f"{len(plots)} plots")
+    command = f"python -m finetune_scaling.fit --points={points} --out={out}{_options(huber_delta, residual, size)}"
+    report = write_report(analysis, plots, out, command)
+    say(f"report: {report}")
+    return analysis
+
+
+def define_flags() -> None:
+    """Declares the command's flags; not on import, so that other commands may call fit_study."""
+    flags.DEFINE_string("points", None, "CSV of points (points.csv of a study, or a table of yours)", required=True)
+    flags.DEFINE_string("out", None, "directory for fit.json, tables, plots and report.html", required=True)
+    flags.DEFINE_string("law", None, f"fit this law alone to a CSV of its factors and loss: {', '.join(LAWS)}")
+    flags.DEFINE_float("huber_delta", HUBER_DELTA, "where the Huber loss turns from square to straight")
+    flags.DEFINE_enum("residual", None, ["log", "linear"], "residual to fit; default: the law's own")
+    flags.DEFINE_enum("size", "total", ["total", "non_embedding"], "which parameters count as model size")
+
+
+def main(_: Sequence[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    with exit_on_user_error():
+        if not values.huber_delta > 0:
+            raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero; the paper uses {HUBER_DELTA}")
+        settings = FitSettings(values.huber_delta, values.residual)
+        if values.law is not None:
+            fit_one_law(law_named(values.law), Path(values.points), Path(values.out), settings, print)
+            return
+        analysis = fit_study(
+            values.points, values.out, huber_delta=values.huber_delta, residual=values.residual, size=values.size
+        )
+        for heading, lines in summary(analysis):
+            print(heading, *lines, sep="\n  ")
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """absl's parser, with dashes in flag names as good as underscores and a usage error as one line."""
+    with exit_on_user_error():
+        try:
+            rest = flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
+        except flags.Error as error:
+            raise ConfigError(f"{error}; --help lists the flags") from None
+        if rest[1:]:
+            raise ConfigError(f"{rest[1]!r} is not a flag; flags are written --name=value (--help lists them)")
+    return rest
+
+
+def _with_underscores(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+
+
+def _facts(points: Path) -> dict[str, Any]:
+    """What study.json beside the points says; nothing where there is none."""
+    path = points.parent / "study.json"
+    if not path.exists():
+        return {}
+    try:
+        facts = read_json(path)
+    except WorkdirError as error:
+        raise DataError(str(error)) from None
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: must hold one JSON object with name, baselines and notes; correct or delete it")
+    return facts
+
+
+def _options(huber_delta: float, residual: str | None, size: str) -> str:
+    """Options other than the defaults, as typed."""
+    given = {"huber-delta": huber_delta if huber_delta != HUBER_DELTA else None, "residual": residual}
+    given["size"] = size if size != "total" else None
+    return "".join(f" --{name}={value}" for name, value in given.items() if value is not None)
+
+
+def _timed(progress: Callable[[str], None], started: float) -> Callable[[str], None]:
+    return lambda text: progress(f"[{time.perf_counter() - started:5.1f} s] {text}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,217 @@
+"""From a table of points to everything that the report says: laws, errors, critical sizes, best methods and claims."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.scaling.claims import Claim, check_claims
+from finetune_scaling.scaling.critical import CriticalSize, critical_sizes
+from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit, padded_size
+from finetune_scaling.scaling.laws import ADDITIVE, MULTIPLICATIVE, SINGLE, Layout, predict
+from finetune_scaling.scaling.points import FACTORS, METHODS, PointsTable
+from finetune_scaling.scaling.stages import Skipped, StagedFit, fit_staged
+
+JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
+LOWER_IS_BETTER = ("ter",)
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SingleFit:
+    """L = A / D^beta + E at one factor value of one task and method."""
+
+    task: str
+    method: str
+    factor: str
+    x: float
+    parameters: dict[str, float]
+    objective: float
+    fitted_error: float
+    held_out_error: float | None
+    points: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All results of one points file; fits: (task, method, law) -> fit."""
+
+    table: PointsTable
+    settings: FitSettings
+    size: str
+    fits: dict[tuple[str, str, str], StagedFit]
+    singles: list[SingleFit]
+    skipped: list[Skipped]
+    critical: list[CriticalSize]
+    claims: list[Claim]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods present, the paper's first and in its order."""
+        return ordered(self.table.settings["method"].unique(), METHODS)
+
+    def of(self, task: str, law: str) -> dict[str, StagedFit]:
+        """method -> fit, of one task and law."""
+        return {m: self.fits[task, m, law] for m in self.methods if (task, m, law) in self.fits}
+
+    def of_law(self, law: str) -> list[StagedFit]:
+        """All fits of a law."""
+        return [fit for (_, _, name), fit in self.fits.items() if name == law]
+
+    def rows(self, task: str, method: str | None = None, factor: str | None = None) -> pd.DataFrame:
+        """Settings of a task, and of a method and a factor where given."""
+        rows = self.table.settings
+        for column, value in (("task", task), ("method", method), ("factor", factor)):
+            rows = rows if value is None else rows[rows[column] == value]
+        return rows
+
+
+def ordered(values: Any, order: tuple[str, ...]) -> tuple[str, ...]:
+    """Values without repeats, those of `order` first and in its order."""
+    present = list(dict.fromkeys(values))
+    return tuple([v for v in order if v in present] + [v for v in present if v not in order])
+
+
+def analyse(
+    table: PointsTable,
+    settings: FitSettings,
+    size: str = "total",
+    facts: Mapping[str, Any] | None = None,
+    progress: Progress = print,
+) -> Analysis:
+    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted."""
+    rows = table.settings
+    pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
+    fits, skipped = _fit_joint(table, settings, pad_to, progress)
+    if not fits:
+        reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
+        raise DataError(f"{table.path}: too few points to fit any law ({reasons}); add settings")
+    singles = [s for task, method in _pairs(table) for s in _fit_single(table, task, method, settings, pad_to)]
+    progress(f"single laws: {len(singles)} fitted")
+    methods = ordered(rows["method"].unique(), METHODS)
+    critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
+    progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
+    claims = check_claims(fits, rows, table.tasks, methods)
+    return Analysis(table, settings, size, fits, singles, skipped, critical, claims, facts or {})
+
+
+def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
+    """Per method of a task, the setting with the best score (its first metric's, or else the least loss)."""
+    rows = analysis.rows(task)
+    metrics = [m for m in analysis.table.metrics if rows[m].notna().any()]
+    if not metrics:
+        return rows.loc[rows.groupby("method")["loss"].idxmin()]
+    scores = rows[metrics[0]] * (-1 if metrics[0].lower() in LOWER_IS_BETTER else 1)
+    return rows.loc[scores.dropna().groupby(rows["method"]).idxmax()]
+
+
+def correlations(analysis: Analysis) -> list[dict[str, Any]]:
+    """Pearson's r of loss with every metric, per task, method and factor with three settings or more."""
+    found = []
+    for (task, method, factor), rows in analysis.table.settings.groupby(["task", "method", "factor"], sort=False):
+        for metric in analysis.table.metrics:
+            pair = rows[["loss", metric]].dropna()
+            if len(pair) >= 3 and pair.std().min() > 0:
+                r = float(np.corrcoef(pair["loss"], pair[metric])[0, 1])
+                found.append(
+                    {"task": task, "method": method, "factor": factor, "metric": metric, "r": r, "points": len(pair)}
+                )
+    return found
+
+
+def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:
+    """Where two methods or more were measured: per model size and number of examples, the one with the least loss.
+
+    Columns x, finetune_examples, method, loss, runner_up, gap (runner-up's loss minus the best).
+    """
+    rows = analysis.rows(task, factor="model")
+    found = []
+    for (x, examples), cell in rows.groupby(["x", "finetune_examples"]):
+        cell = cell.sort_values("loss")
+        if len(cell) > 1:
+            best, second = cell.iloc[0], cell.iloc[1]
+            found.append((x, examples, best["method"], best["loss"], second["method"], second["loss"] - best["loss"]))
+    return pd.DataFrame(found, columns=["x", "finetune_examples", "method", "loss", "runner_up", "gap"])
+
+
+def _pairs(table: PointsTable) -> Iterator[tuple[str, str]]:
+    for task in table.tasks:
+        methods = table.settings.loc[table.settings["task"] == task, "method"].unique()
+        yield from ((task, method) for method in ordered(methods, METHODS))
+
+
+def _fit_joint(
+    table: PointsTable, settings: FitSettings, pad_to: int, progress: Progress
+) -> tuple[dict[tuple[str, str, str], StagedFit], list[Skipped]]:
+    fits, skipped = {}, []
+    for law in JOINT_LAWS:
+        for task, method in _pairs(table):
+            rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
+            staged, remarks = fit_staged(law, rows, settings, pad_to)
+            skipped += remarks
+            if staged is not None:
+                fits[task, method, law.name] = staged
+                progress(f"{law.name}, {task}, {method}: objective {staged.objective['stage_2']:.4g}")
+    return fits, skipped
+
+
+def _fit_single(table: PointsTable, task: str, method: str, settings: FitSettings, pad_to: int) -> list[SingleFit]:
+    """The single law at every factor value that has as many points to fit as the law has parameters."""
+    rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
+    rows = rows[rows["factor"].isin(FACTORS)]
+    fitted = rows[~rows["held_out"]]
+    groups = [key for key, part in fitted.groupby(["factor", "x"]) if len(part) >= len(SINGLE.parameters)]
+    if not groups:
+        return []
+    layout, count = Layout(SINGLE), len(fitted)
+    log_d = np.log(fitted["finetune_examples"].to_numpy(float))
+    points = FitPoints({"D": log_d}, fitted["loss"].to_numpy(float), np.zeros(count, int)).padded(pad_to)
+    weights = np.array([((fitted["factor"] == f) & (fitted["x"] == x)).to_numpy(float) for f, x in groups])
+    weights = np.pad(weights, ((0, 0), (0, pad_to - count)))
+    free = np.ones(len(layout.names), bool)
+    vectors, objectives = fit(layout, points, weights, layout.starts(), free, settings)
+    return [
+        _single(rows[(rows["factor"] == f) & (rows["x"] == x)], layout.to_natural(v), float(o))
+        for (f, x), v, o in zip(groups, vectors, objectives, strict=True)
+    ]
+
+
+def _single(rows: pd.DataFrame, parameters: dict[str, float], objective: float) -> SingleFit:
+    deviation = np.abs(predict(SINGLE, parameters, {"D": rows["finetune_examples"]}) - rows["loss"].to_numpy(float))
+    held_out = rows["held_out"].to_numpy(bool)
+    first = rows.iloc[0]
+    return SingleFit(
+        task=first["task"],
+        method=first["method"],
+        factor=first["factor"],
+        x=float(first["x"]),
+        parameters=parameters,
+        objective=objective,
+        fitted_error=float(deviation[~held_out].mean()),
+        held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,
+        points=int((~held_out).sum()),
+    )
+
+
+def _critical_of(
+    table: PointsTable, fits: Mapping[tuple[str, str, str], StagedFit], task: str, methods: tuple[str, ...]
+) -> Iterator[CriticalSize]:
+    """All pairs of methods over model and pretraining size; PET sizes of two methods are no common scale."""
+    rows = table.settings[table.settings["task"] == task]
+    for law in JOINT_LAWS:
+        own = {m: fits[task, m, law.name] for m in methods if (task, m, law.name) in fits}
+        for factor in ("model", "pretrain"):
+            part = rows[rows["factor"] == factor]
+            for pair in combinations([m for m in own if factor in own[m].factors], 2):
+                sizes = [part[part["method"] == m] for m in pair]
+                shared = sorted(set(sizes[0]["x"]) & set(sizes[1]["x"]))
+                measured = {
+                    m: (float(s["finetune_examples"].min()), float(s["finetune_examples"].max()))
+                    for m, s in zip(pair, sizes, strict=True)
+                }
+                yield from critical_sizes(own, pair, factor, shared, measured)

@@ -1,0 +1,223 @@
+"""The machine-readable twins of the report: fit.json and one CSV a table."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.files import write_atomically, write_json_atomically
+from finetune_scaling.scaling.analysis import Analysis, best_runs, correlations, measured_best
+from finetune_scaling.scaling.claims import Claim
+from finetune_scaling.scaling.critical import SEARCH_RANGE, CriticalSize
+from finetune_scaling.scaling.points import FACTORS
+from finetune_scaling.scaling.stages import StagedFit
+
+
+def fit_record(analysis: Analysis) -> dict[str, Any]:
+    """Everything as one JSON value; intervals that no method here supports yet are null."""
+    table, settings = analysis.table, analysis.settings
+    return {
+        "fits": [_joint_record(analysis, fit) for fit in analysis.fits.values()],
+        "single_fits": [asdict(single) for single in analysis.singles],
+        "skipped": [asdict(remark) for remark in analysis.skipped],
+        "critical_sizes": [_critical_record(size) for size in analysis.critical],
+        "claims": [_claim_record(claim) for claim in analysis.claims],
+        "correlations": correlations(analysis),
+        "data": {
+            "points": str(table.path),
+            "runs": len(table.runs),
+            "settings": len(table.settings),
+            "fitted_settings": int((~table.settings["held_out"]).sum()),
+            "held_out_settings": int(table.settings["held_out"].sum()),
+            "stopped_by_budget": table.stopped_by_budget,
+            "repeated": table.repeated,
+            "ignored_columns": list(table.ignored),
+        },
+        "settings": {
+            "huber_delta": settings.huber_delta,
+            "residual": settings.residual or "the law's own",
+            "size": analysis.size,
+        },
+    }
+
+
+def parameter_record(fit: StagedFit, name: str) -> dict[str, Any]:
+    """One parameter: value, interval (null until one with checked coverage is computed), leave-out standard error."""
+    spread = fit.spread(name)
+    is_log = name.partition("_")[0] in ("A", "B", "E")
+    return {
+        "value": finite(fit.parameters[name]),
+        "low": None,
+        "high": None,
+        "identified": fit.is_identified(name),
+        "standard_error": finite(spread.standard_error),
+        "of_logarithm": is_log,
+        "why": spread.reason,
+    }
+
+
+def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """Name -> table, as they are written and shown."""
+    found = {
+        "laws": laws_table(analysis),
+        "single_laws": pd.DataFrame([_flat_single(asdict(s)) for s in analysis.singles]),
+        "errors": errors_table(analysis),
+        "critical_sizes": critical_table(analysis),
+        "claims": claims_table(analysis),
+        "best_measured": pd.concat([measured_best(analysis, t).assign(task=t) for t in analysis.table.tasks]),
+        "best_runs": pd.concat([best_runs(analysis, task) for task in analysis.table.tasks]),
+        "correlations": pd.DataFrame(correlations(analysis)),
+        "points": predictions_table(analysis),
+    }
+    return {name: table for name, table in found.items() if len(table)}
+
+
+def write_tables(analysis: Analysis, out: Path) -> None:
+    """Writes fit.json and tables/*.csv below `out`."""
+    write_json_atomically(out / "fit.json", fit_record(analysis))
+    for name, table in tables(analysis).items():
+        write_atomically(out / "tables" / f"{name}.csv", table.to_csv(index=False))
+
+
+def laws_table(analysis: Analysis) -> pd.DataFrame:
+    """One row a parameter: task, method, law, parameter, value, standard error, whether identified."""
+    rows = []
+    for fit in analysis.fits.values():
+        key = {"task": fit.task, "method": fit.method, "law": fit.law.name}
+        rows += [{**key, "parameter": name, **parameter_record(fit, name)} for name in fit.parameters]
+    return pd.DataFrame(rows)
+
+
+def errors_table(analysis: Analysis) -> pd.DataFrame:
+    """Mean absolute deviation per task, method, factor and law, on fitted and on held-out points, in nats per token."""
+    rows = []
+    for fit in analysis.fits.values():
+        for factor in fit.factors:
+            errors = {f"{kind}_error": fit.errors[kind].get(factor) for kind in ("fitted", "held_out")}
+            rows.append({"task": fit.task, "method": fit.method, "factor": factor, "law": fit.law.name, **errors})
+    return pd.DataFrame(rows)
+
+
+def critical_table(analysis: Analysis) -> pd.DataFrame:
+    """One row a crossing, or one that says there is none."""
+    rows = []
+    for size in analysis.critical:
+        key = {"task": size.task, "law": size.law, "factor": size.factor, "x": size.x}
+        key |= {"first": size.methods[0], "second": size.methods[1], "crossings": len(size.roots)}
+        form = {"H": finite(size.closed_form.H), "gamma": size.closed_form.gamma} if size.closed_form else {}
+        for record in [_root_record(root) for root in size.roots] or [{"better_everywhere": size.better_everywhere}]:
+            rows.append({**key, **record, **form})
+    return pd.DataFrame(rows)
+
+
+def claims_table(analysis: Analysis) -> pd.DataFrame:
+    """One row a cell of a claim."""
+    return pd.DataFrame(
+        [{"claim": c.name, "claim_verdict": c.verdict, **asdict(cell)} for c in analysis.claims for cell in c.cells]
+    )
+
+
+def predictions_table(analysis: Analysis) -> pd.DataFrame:
+    """The settings with every joint law's prediction."""
+    table = analysis.table.settings.copy()
+    for law in dict.fromkeys(law for _, _, law in analysis.fits):
+        table[f"predicted_{law}"] = np.nan
+    for (task, method, law), fit in analysis.fits.items():
+        for factor in fit.factors:
+            rows = (table["task"] == task) & (table["method"] == method) & (table["factor"] == factor)
+            x, examples = (table.loc[rows, c].to_numpy(float) for c in ("x", "finetune_examples"))
+            table.loc[rows, f"predicted_{law}"] = fit.predict(factor, x, examples)
+    return table
+
+
+def entropy_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Fitted E beside the true entropy per target token, where the points carry it."""
+    settings = analysis.table.settings
+    if "entropy" not in settings or settings["entropy"].isna().all():
+        return []
+    floors = settings.groupby("task")["entropy"].mean()
+    return [
+        {
+            "task": f.task,
+            "method": f.method,
+            "law": f.law.name,
+            "E": f.parameters["E"],
+            "entropy": float(floors[f.task]),
+        }
+        for f in analysis.fits.values()
+        if np.isfinite(floors[f.task])
+    ]
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where it is no finite one (JSON has no infinity)."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _joint_record(analysis: Analysis, fit: StagedFit) -> dict[str, Any]:
+    return {
+        "task": fit.task,
+        "method": fit.method,
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "parameters": {name: parameter_record(fit, name) for name in fit.parameters},
+        "objective": fit.objective["stage_2"],
+        "objective_stage_1": fit.objective["stage_1"],
+        "stage_1_factors": list(fit.stage_1),
+        "points": fit.points,
+        "residual": analysis.settings.residual_of(fit.law),
+        "errors": fit.errors,
+    }
+
+
+def _critical_record(size: CriticalSize) -> dict[str, Any]:
+    form = size.closed_form
+    return {
+        "task": size.task,
+        "law": size.law,
+        "factor": size.factor,
+        "x": size.x,
+        "methods": list(size.methods),
+        "crossings": len(size.roots),
+        "roots": [_root_record(root) for root in size.roots],
+        "better_everywhere": size.better_everywhere,
+        "search_range": list(SEARCH_RANGE),
+        "closed_form": form and {"H": finite(form.H), "gamma": form.gamma, "examples": finite(form.at(size.x))},
+    }
+
+
+def _root_record(root: Any) -> dict[str, Any]:
+    return {
+        "finetune_examples": root.examples,
+        "low": None,
+        "high": None,
+        "leave_out_low": root.low,
+        "leave_out_high": root.high,
+        "better_below": root.below,
+        "better_above": root.above,
+        "inside_measured_range": not root.extrapolated,
+        "extrapolated_methods": " ".join(root.extrapolated),
+    }
+
+
+def _claim_record(claim: Claim) -> dict[str, Any]:
+    return {
+        "name": claim.name,
+        "sentence": claim.sentence,
+        "verdict": claim.verdict,
+        "tally": claim.tally,
+        "cells": [asdict(cell) for cell in claim.cells],
+    }
+
+
+def _flat_single(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k != "parameters"} | record["parameters"]
+
+
+def present_factors(analysis: Analysis, task: str) -> list[str]:
+    """Factors of the laws for which a task has points."""
+    have = set(analysis.rows(task)["factor"])
+    return [factor for factor in FACTORS if factor in have]

@@ -1,0 +1,77 @@
+"""Verdicts: holds, does not hold, cannot be told, by the stated rule."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from finetune_scaling.scaling.analysis import Analysis
+from finetune_scaling.scaling.claims import FAILS, HOLDS, UNTOLD, Cell, Claim, check_claims, judge
+from finetune_scaling.scaling.jackknife import Spread
+
+
+@pytest.mark.parametrize(
+    ("difference", "spread", "verdict"),
+    [
+        (0.2, Spread(0.05, 10.0), HOLDS),
+        (-0.2, Spread(0.05, 10.0), FAILS),
+        (0.05, Spread(0.05, 10.0), UNTOLD),
+        (0.2, Spread(0.05, 1.0), UNTOLD),
+        (0.2, Spread(None, None, "2 values"), UNTOLD),
+    ],
+)
+def test_the_rule(difference: float, spread: Spread, verdict: str) -> None:
+    assert judge("somewhere", difference, spread).verdict == verdict
+
+
+def claim_of(*verdicts: str) -> Claim:
+    return Claim("c", "sentence", tuple(Cell("w", None, None, v, "") for v in verdicts))
+
+
+def test_a_claim_is_as_its_cells() -> None:
+    assert claim_of(HOLDS, HOLDS).verdict == HOLDS
+    assert claim_of(HOLDS, UNTOLD).verdict == UNTOLD
+    assert claim_of(HOLDS, UNTOLD, FAILS).verdict == FAILS
+    assert claim_of().verdict == UNTOLD
+    assert claim_of(HOLDS, UNTOLD, HOLDS).tally == "holds in 2, cannot be told in 1 of 3 cells"
+    assert claim_of(HOLDS, HOLDS).tally == "in all 2 cells"
+
+
+def test_the_papers_findings_hold_on_its_own_laws(noisy: Analysis) -> None:
+    assert {claim.name: claim.verdict for claim in noisy.claims} == {
+        "model_over_pretrain": HOLDS,
+        "pet_size_is_flat": HOLDS,
+        "beta_order": HOLDS,
+        "pet_prefers_model_and_pretraining": HOLDS,
+        "multiplicative_predicts_better": HOLDS,
+    }
+
+
+def test_they_do_not_hold_where_methods_are_swapped(noisy: Analysis) -> None:
+    swap = {"full": "prompt", "prompt": "full", "lora": "lora"}
+    fits = {(t, swap[m], law): replace(fit, method=swap[m]) for (t, m, law), fit in noisy.fits.items()}
+    claims = {c.name: c for c in check_claims(fits, noisy.table.settings, noisy.table.tasks, noisy.methods)}
+    assert claims["beta_order"].verdict == FAILS
+    absent = next(c for c in claims["pet_size_is_flat"].cells if "prompt" in c.where)
+    assert absent.verdict == UNTOLD
+    assert absent.why == "no points to fit for the factor pet"
+
+
+def test_few_points_tell_nothing_and_say_why(few: Analysis) -> None:
+    assert {claim.verdict for claim in few.claims} == {UNTOLD}
+    reasons = {cell.why for claim in few.claims for cell in claim.cells}
+    assert "no points to fit for the factor pretrain" in reasons
+    assert "no law could be fitted to prompt" in reasons
+    assert "0 held-out points to compare on; at least 3 are needed" in reasons
+
+
+def test_noise_as_large_as_the_difference_cannot_be_told(noisy: Analysis) -> None:
+    random = np.random.default_rng(0)
+    shaken = {
+        key: replace(fit, refits=fit.vector + random.normal(0, 0.3, fit.refits.shape))
+        for key, fit in noisy.fits.items()
+    }
+    claims = check_claims(shaken, noisy.table.settings, noisy.table.tasks, noisy.methods)
+    alphas = next(c for c in claims if c.name == "model_over_pretrain")
+    assert alphas.verdict == UNTOLD
+    assert "is within its 90 % margin" in alphas.cells[0].why

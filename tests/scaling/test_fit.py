@@ -1,0 +1,180 @@
+"""The whole command: what it writes, what the report holds, and how it takes its flags."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.fit import fit_study
+from finetune_scaling.scaling import planted
+
+TASK = 'wmt <script>alert("x")</script> & co'
+
+
+def small_rows() -> list[dict]:
+    """Three sizes, two token counts and two PET sizes with metrics, entropy and a column of no use."""
+    found = []
+    for row in planted.rows(noise=0.003):
+        values = {"model": planted.SIZES[:4], "pretrain": planted.TOKENS[:3], "pet": (50, 100, 150, 4, 8, 16)}
+        if row["x"] in values[row["factor"]] and row["finetune_examples"] in planted.EXAMPLES[row["method"]][::2]:
+            held_out = int(row["held_out"] or row["x"] == planted.SIZES[3])
+            extra = {"bleu": 60 - 20 * row["loss"], "entropy": 0.6, "stopped_by": "patience", "remark": "<i>"}
+            found.append({**row, "task": TASK, "held_out": held_out, **extra})
+    found[-1]["stopped_by"] = "budget"
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    planted.write(folder / "points.csv", small_rows())
+    facts = {"name": "a <b>bold</b> study", "baselines": {TASK: {"bleu": 3.25}}, "notes": ["Made & planted."]}
+    (folder / "study.json").write_text(json.dumps(facts))
+    fit_study(folder / "points.csv", folder / "report", progress=lambda _: None)
+    return folder / "report"
+
+
+def test_fit_json_has_the_agreed_form(study: Path) -> None:
+    record = json.loads((study / "fit.json").read_text())
+    assert {"fits", "critical_sizes", "claims", "skipped", "data", "settings"} <= set(record)
+    assert {(f["method"], f["law"]) for f in record["fits"]} == {
+        (m, law) for m in ("full", "prompt", "lora") for law in ("multiplicative", "additive")
+    }
+    for fit in record["fits"]:
+        assert fit["objective"] > 0
+        assert set(fit["errors"]) == {"fitted", "held_out"}
+        assert set(fit["errors"]["fitted"]) == set(fit["points"])
+        assert {"E", "beta", "A_model", "alpha_model", "A_pretrain", "alpha_pretrain"} <= set(fit["parameters"])
+        for parameter in fit["parameters"].values():
+            assert {"value", "low", "high", "identified"} <= set(parameter)
+            assert parameter["low"] is None
+            assert isinstance(parameter["identified"], bool)
+    assert record["data"]["stopped_by_budget"] == 1
+    assert record["data"]["ignored_columns"] == ["remark"]
+    assert {c["verdict"] for c in record["claims"]} <= {"holds", "does not hold", "cannot be told"}
+    assert "NaN" not in (study / "fit.json").read_text()
+
+
+def test_every_figure_is_png_and_svg_and_every_table_csv(study: Path) -> None:
+    plots = {p.stem for p in (study / "plots").glob("*.png")}
+    assert plots == {p.stem for p in (study / "plots").glob("*.svg")}
+    for law in ("multiplicative", "additive", "single"):
+        for factor in ("model", "pretrain", "pet"):
+            assert f"study-{law}-{factor}" in plots
+    assert {"study-methods", "study-best-model", "study-residuals", "study-metrics", "exponents"} <= plots
+    for name in (
+        "laws",
+        "errors",
+        "critical_sizes",
+        "claims",
+        "best_measured",
+        "correlations",
+        "points",
+        "single_laws",
+    ):
+        with open(study / "tables" / f"{name}.csv", newline="") as file:
+            assert list(csv.DictReader(file)), name
+
+
+class Page(HTMLParser):
+    """Collects tags, addresses, ids and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("href", "src", "xlink:href")]
+        self.ids += [v or "" for k, v in attrs if k == "id"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_page_that_fetches_nothing(study: Path) -> None:
+    text = (study / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert "://" not in text
+    assert not {"script", "link", "iframe", "b", "i", "object"} & set(page.tags)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+    used = {address[1:] for address in page.addresses if address.startswith("#")}
+    used |= set(re.findall(r"url\(#([^)]+)\)", text))
+    assert used <= set(page.ids)
+    assert TASK in page.text
+    assert "a <b>bold</b> study" in page.text
+
+
+def test_the_report_says_what_matters(study: Path) -> None:
+    page = Page()
+    page.feed((study / "report.html").read_text())
+    for piece in (
+        "Least measured loss at 1.22B parameters",
+        "alpha model",
+        "multiplicative against additive law",
+        "1 runs were stopped by their budget",
+        "copying the source scores 3.25",
+        "the true entropy is 0.6 nats per token",
+        "Made & planted.",
+        "python -m finetune_scaling.fit --points=",
+        "critical finetuning sizes",
+        "Pearson r with loss",
+    ):
+        assert piece in page.text, piece
+
+
+def test_too_few_points_are_an_error_not_a_number(tmp_path: Path) -> None:
+    rows = [row for row in planted.rows(methods=("full",)) if row["x"] == planted.SIZES[0]]
+    planted.write(tmp_path / "points.csv", rows)
+    with pytest.raises(DataError, match=r"too few points to fit any law .*one value of x"):
+        fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
+
+
+def test_broken_facts_are_named(tmp_path: Path) -> None:
+    planted.write(tmp_path / "points.csv", small_rows())
+    (tmp_path / "study.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"study.json: must hold one JSON object"):
+        fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "finetune_scaling.fit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_fits_one_law(tmp_path: Path) -> None:
+    lines = [f"{d},{2 / d**0.3 + 0.5}" for d in (10, 30, 100, 300, 1000)]
+    (tmp_path / "points.csv").write_text("\n".join(["D,loss", *lines]))
+    arguments = (f"--points={tmp_path}/points.csv", f"--out={tmp_path}/out", "--law=single", "--residual=log")
+    done = run(*arguments, "--huber-delta=0.01")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out/fit.json").read_text())["fits"][0]
+    assert (record["huber_delta"], record["residual"]) == (0.01, "log")
+    assert "objective" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--out=x",), "points"),
+        (("--points=none.csv", "--out=x", "--law=cubic"), "--law=cubic is not a law"),
+        (("--points=none.csv", "--out=x", "--huber_delta=0"), "must be above zero"),
+        (("--points=none.csv", "--out=x", "--sizes=total"), "sizes"),
+    ],
+)
+def test_usage_errors_are_one_line_and_code_2(arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,143 @@
+"""The fitter against scipy, and on its own properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from finetune_scaling.scaling import laws
+from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit, padded_size, refit
+
+DELTA = 1e-3
+
+
+def reference_objective(law: laws.Law, vector: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
+    """Huber loss written out again, in NumPy."""
+    predicted = laws.predict(law, laws.Layout(law).to_natural(vector), factors)
+    gap = np.abs(np.log(predicted / loss) if residual == "log" else predicted - loss)
+    return float(np.where(gap <= DELTA, gap**2 / 2, DELTA * (gap - DELTA / 2)).sum())
+
+
+def problem(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
+    """Points of a random law of this form with noise and a few outliers."""
+    random = np.random.default_rng(seed)
+    ranges = {"N": (7, 10), "X": (5, 10), "D": (2, 7)}
+    factors = {name: 10 ** random.uniform(*ranges[name], 40) for name in law.factors}
+    exponent_of = {"N": "alpha", "X": "alpha", "D": "beta"}
+    truth = {"E": random.uniform(0.3, 1.8), "beta": random.uniform(0.05, 0.5), "alpha": random.uniform(0.05, 0.5)}
+    spans = {name: float(np.median(values)) ** truth[exponent_of[name]] for name, values in factors.items()}
+    truth["B"] = random.uniform(0.3, 1.5) * spans["D"]
+    own = spans.values() if law.name in ("single", "multiplicative") else [spans[law.factors[0]]]
+    truth["A"] = random.uniform(0.3, 1.5) * float(np.prod(list(own)))
+    loss = laws.predict(law, truth, factors) * np.exp(random.normal(0, 0.01, 40))
+    loss[:3] *= 1.2
+    return factors, loss
+
+
+def to_points(factors: dict, loss: np.ndarray) -> FitPoints:
+    return FitPoints({name: np.log(values) for name, values in factors.items()}, loss, np.zeros(len(loss), int))
+
+
+def scipys_best(
+    law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str
+) -> tuple[float, np.ndarray]:
+    """Least objective of L-BFGS-B with analytic gradients over the starts."""
+    # The log terms of these laws are linear in the parameters: their values at unit vectors are the design matrix.
+    names = [p.name for p in law.parameters]
+    logs = {name: np.log(values) for name, values in factors.items()}
+    units = [law.log_terms(dict(zip(names, unit, strict=True)), logs) for unit in np.eye(len(names))]
+    designs = [np.stack([np.broadcast_to(u[t], loss.shape) for u in units], axis=1) for t in range(len(units[0]))]
+
+    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        terms = [np.exp(np.minimum(design @ vector, 300)) for design in designs]
+        total = sum(terms)
+        slopes = sum(term[:, None] * design for term, design in zip(terms, designs, strict=True))
+        gap = np.log(total / loss) if residual == "log" else total - loss
+        slopes = slopes / total[:, None] if residual == "log" else slopes
+        clipped = np.clip(gap, -DELTA, DELTA)
+        return float((clipped * (gap - clipped / 2)).sum()), clipped @ slopes
+
+    runs = [minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000}) for start in starts]
+    best = min(runs, key=lambda run: run.fun)
+    return float(best.fun), best.x
+
+
+RESIDUALS: dict[str, laws.Residual] = {
+    "single": "log",
+    "additive": "log",
+    "multiplicative": "linear",
+    "chinchilla": "log",
+}
+
+
+@pytest.mark.parametrize("name", laws.LAWS)
+def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
+    law, residual = laws.LAWS[name], RESIDUALS[name]
+    layout = laws.Layout(law)
+    free, ones = np.ones(len(layout.names), bool), np.ones((1, 40))
+    for seed in range(4):
+        factors, loss = problem(law, seed)
+        starts = np.random.default_rng(seed).permutation(layout.starts())[:24]
+        vectors, values = fit(layout, to_points(factors, loss), ones, starts, free, FitSettings(DELTA, residual))
+        expected = reference_objective(law, vectors[0], factors, loss, residual)
+        assert values[0] == pytest.approx(expected, rel=1e-9)
+        best, _ = scipys_best(law, starts, factors, loss, residual)
+        assert values[0] <= best * (1 + 1e-6), f"seed {seed}"
+
+
+def test_exact_points_give_back_the_law() -> None:
+    factors, _ = problem(laws.MULTIPLICATIVE, 0)
+    truth = {"E": 0.62, "beta": 0.081, "A": 2.1e3, "alpha": 0.36}
+    layout = laws.Layout(laws.MULTIPLICATIVE)
+    points = to_points(factors, laws.predict(laws.MULTIPLICATIVE, truth, factors))
+    vectors, _ = fit(layout, points, np.ones((1, 40)), layout.starts(), np.ones(4, bool), FitSettings())
+    assert layout.to_natural(vectors[0]) == {name: pytest.approx(value, rel=1e-3) for name, value in truth.items()}
+
+
+def test_weight_zero_is_absence_and_frozen_entries_stay() -> None:
+    factors, loss = problem(laws.MULTIPLICATIVE, 1)
+    layout = laws.Layout(laws.MULTIPLICATIVE)
+    free = np.array([True, False, True, True])
+    starts = layout.starts({"beta": 0.1})
+    part = {name: values[:30] for name, values in factors.items()}
+    weights = (np.arange(40) < 30).astype(float)[None]
+    alone, _ = fit(layout, to_points(part, loss[:30]), np.ones((1, 30)), starts, free, FitSettings())
+    masked, _ = fit(layout, to_points(factors, loss), weights, starts, free, FitSettings())
+    np.testing.assert_allclose(masked, alone, rtol=1e-9)
+    assert masked[0, 1] == 0.1
+
+
+def test_rows_of_weights_are_problems_of_their_own() -> None:
+    factors, loss = problem(laws.SINGLE, 2)
+    layout, points = laws.Layout(laws.SINGLE), to_points(factors, loss)
+    weights = (np.random.default_rng(0).random((3, 40)) < 0.7).astype(float)
+    together, values = fit(layout, points, weights, layout.starts(), np.ones(3, bool), FitSettings())
+    for row, vector, value in zip(weights, together, values, strict=True):
+        alone, single = fit(layout, points, row[None], layout.starts(), np.ones(3, bool), FitSettings())
+        assert value == pytest.approx(single[0], rel=1e-9)
+        assert vector == pytest.approx(alone[0], rel=1e-5)
+
+
+def test_a_refit_of_the_optimum_stays_there() -> None:
+    factors, loss = problem(laws.MULTIPLICATIVE, 3)
+    layout, points, free = laws.Layout(laws.MULTIPLICATIVE), to_points(factors, loss), np.ones(4, bool)
+    vectors, values = fit(layout, points, np.ones((1, 40)), layout.starts(), free, FitSettings())
+    again, same = refit(layout, points, np.ones((1, 40)), vectors, free, FitSettings())
+    np.testing.assert_allclose(again, vectors, rtol=1e-6)
+    assert same[0] <= values[0] * (1 + 1e-12)
+
+
+def test_the_rest_of_the_process_keeps_float32() -> None:
+    factors, loss = problem(laws.SINGLE, 0)
+    layout = laws.Layout(laws.SINGLE)
+    vectors, _ = fit(
+        layout, to_points(factors, loss), np.ones((1, 40)), layout.starts(), np.ones(3, bool), FitSettings()
+    )
+    assert vectors.dtype == np.float64
+    assert jnp.asarray(1.0).dtype == jnp.float32
+    assert not jax.config.jax_enable_x64
+
+
+def test_few_sizes_are_compiled_for() -> None:
+    assert [padded_size(n) for n in (1, 64, 65, 128, 130, 600)] == [64, 64, 128, 128, 256, 1024]

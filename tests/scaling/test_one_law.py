@@ -1,0 +1,57 @@
+"""One law fitted to a CSV of its factors: the published optimum, the files it writes, bad columns."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.scaling.fitting import FitSettings
+from finetune_scaling.scaling.laws import CHINCHILLA, SINGLE
+from finetune_scaling.scaling.one_law import fit_one_law
+
+
+def test_chinchilla_with_standard_errors_like_the_published_ones(shared_data: Path, tmp_path: Path) -> None:
+    with open(shared_data / "scaling/chinchilla/svg_extracted_data.csv", newline="") as file:
+        rows = [(float(r["Model Size"]), float(r["Training FLOP"]), float(r["loss"])) for r in csv.DictReader(file)]
+    rows = sorted(rows, key=lambda r: r[2])[:-5]
+    lines = [f"{n},{flop / (6 * n)},{loss}" for n, flop, loss in rows]
+    (tmp_path / "points.csv").write_text("\n".join(["N,D,loss", *lines]))
+    fit_one_law(CHINCHILLA, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
+    record = json.loads((tmp_path / "fit.json").read_text())["fits"][0]
+    assert record["objective"] == pytest.approx(1.018274e-3, rel=5e-7)
+    expected = {"A": 477.8, "B": 2143, "E": 1.8172, "alpha": 0.3473, "beta": 0.3672}
+    for name, value in expected.items():
+        assert record["parameters"][name]["value"] == pytest.approx(value, rel=3e-4)
+    # Besiroglu et al. 2024 bootstrap: E .03, alpha .02, beta .02.
+    for name, published in (("alpha", 0.02), ("beta", 0.02)):
+        assert published / 2 < record["parameters"][name]["standard_error"] < published * 2
+
+
+def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
+    d = np.geomspace(10, 1e4, 8)
+    loss = 2 / d**0.3 + 0.5
+    loss[-1] += 0.25
+    lines = [f"{x},{y},{int(x == d[-1])}" for x, y in zip(d, loss, strict=True)]
+    (tmp_path / "points.csv").write_text("\n".join(["D,loss,held_out", *lines]))
+    record = fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
+    assert record["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
+    assert record["errors"]["held_out"]["all"] == pytest.approx(0.25, rel=1e-3)
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("D,los\n1,2\n", "column 'loss' is missing; did you mean 'los'"),
+        ("D,loss\n10,1\n0,2\n", "line 3, column 'D' is 0"),
+        ("D,loss\n10,1\n20,.9\n", "2 rows to fit, the single law has 3 parameters"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "points.csv").write_text(text)
+    with pytest.raises(DataError) as error:
+        fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings())
+    assert message in str(error.value)
