@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: finds Python, makes .venv and keeps the installed package up to date.
+# Needs the package index only when setup.py or the constraints have changed since the last installation.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="$ROOT/.venv"
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+# 3.11 comes first because most runs of the tests are on it. PYTHON=/path/to/python chooses another.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3 python; do
+    if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+    [[ "$candidate" != "${PYTHON:-}" ]] || fail "PYTHON=$PYTHON is not Python 3.11 or newer with the venv module"
+  done
+  fail "no Python 3.11 or newer with the venv module was found; install one (on Debian and Ubuntu: apt-get install python3-venv) or name it: PYTHON=/path/to/python3.11 bash $0"
+}
+
+make_venv() {
+  "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
+  local python
+  python="$(find_python)"
+  echo "making $VENV with $("$python" --version)"
+  "$python" -m venv --clear "$VENV"
+}
+
+# The file of exact versions for the Python of .venv; versions after 3.12 share its set.
+constraints_file() {
+  "$VENV/bin/python" -c 'import sys; print(f"'"$ROOT"'/constraints/python3.{min(sys.version_info[1], 12)}.txt")'
+}
+
+# One line that changes whenever something has to be installed anew.
+installation_key() {
+  "$VENV/bin/python" - "$ROOT" "$ROOT/setup.py" "$ROOT/pyproject.toml" "$1" <<'PYTHON'
+import hashlib, pathlib, sys
+
+root, *files = sys.argv[1:]
+contents = b"\0".join(pathlib.Path(file).read_bytes() for file in files)
+print(sys.version_info[:2], hashlib.sha256(root.encode() + contents).hexdigest())
+PYTHON
+}
+
+# install base | install test: the package alone, or with what its tests need.
+install() {
+  local wanted="$1" target="$ROOT" key constraints
+  make_venv
+  constraints="$(constraints_file)"
+  key="$(installation_key "$constraints")"
+  [[ "$(cat "$VENV/installed-$wanted" 2>/dev/null)" == "$key" ]] && return
+  [[ "$wanted" == base ]] || target="${ROOT}[$wanted]"
+  echo "installing into $VENV: $wanted (some minutes the first time)"
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$target" ||
+    fail "the installation failed (see above); with the package index in reach, run the same command again"
+  echo "$key" >"$VENV/installed-base"
+  echo "$key" >"$VENV/installed-$wanted"
+}

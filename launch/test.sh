@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Sets everything up, lints, checks types and runs the tests: bash launch/test.sh [pytest arguments]
+# Every check runs even where one before it failed; pytest's summary is the last line on stdout.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+failed=()
+check() {
+  local name="$1"
+  shift
+  echo "== $name"
+  "$VENV/bin/python" -m "$@" || failed+=("$name")
+}
+
+run_tests() {
+  local workers
+  workers="$("$VENV/bin/python" -c 'import os; print(min(len(os.sched_getaffinity(0)), 8))')"
+  # One worker a core, each with one thread: XLA (NPROC), BLAS and torch would otherwise start one a core in every worker.
+  export NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+  # libtpu is among what the tests need, and makes jax look for a TPU.
+  export JAX_PLATFORMS=cpu
+  check tests pytest --quiet --numprocesses="$workers" --dist=loadfile "$@"
+}
+
+install test
+cd "$ROOT"
+check lint ruff check
+check format ruff format --check
+check types mypy
+run_tests "$@"
+
+if ((${#failed[@]})); then
+  echo "failed: ${failed[*]}" >&2
+  exit 1
+fi

@@ -1,0 +1,82 @@
+"""Package metadata: what is installed, between which tested versions, and why each is needed.
+
+The lower bound of what the package and its tests need is the oldest version that the tests were run with, the upper one
+stops before the first series that they were not run with; constraints/ names the one exact set that launch/ installs.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+PYTHON_3_11 = 'python_version < "3.12"'
+PYTHON_3_12 = 'python_version >= "3.12"'
+
+REQUIREMENTS = [
+    f"jax>=0.10.1,<0.11; {PYTHON_3_11}",  # models, training and fits; 0.10 is the last series for Python 3.11
+    f"jax>=0.11.2,<0.12; {PYTHON_3_12}",
+    "flax>=0.12.6,<0.13",  # linen modules inside models/
+    "optax>=0.2.6,<0.3",  # Adafactor, AdamW, schedules, L-BFGS
+    "orbax-checkpoint>=0.12.4,<0.13",  # checkpoints, also sharded and remote
+    "grain>=0.2.15,<0.3",  # MapDataset: batch k is a function of (seed, k)
+    "array_record>=0.8.3,<0.9",  # random access to prepared datasets
+    "tensorflow-datasets>=4.9.10,<4.10",  # public datasets and our Debian builders, without TensorFlow
+    "importlib_resources>=6.5,<8",  # tensorflow-datasets imports it and does not declare it
+    "etils[epath]>=1.13,<2",  # paths that may be gs:// URLs
+    "fsspec>=2025.10,<2027",  # remote JSONL and TSV files
+    "zstandard>=0.23,<0.26",  # .zst text files
+    "sentencepiece>=0.2.2,<0.3",  # training and running the tokenizer
+    "sacrebleu>=2.5.1,<2.7",  # BLEU, chrF and TER with signatures
+    "rouge-score>=0.1.2,<0.2",  # ROUGE
+    "ml-collections>=1.0,<2",  # ConfigDict and the --config flag
+    "absl-py>=2.3,<3",  # command-line flags
+    "numpy>=2.2,<2.5",  # batches and tables of numbers
+    "pandas>=2.3,<3.2",  # tables of points
+    "scipy>=1.16,<1.18",  # critical sizes by bracketed roots, quantiles of the claims; the fits' independent reference
+    "matplotlib>=3.10,<3.12",  # plots of the report
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],  # CUDA 12 wheels run on the drivers of CUDA 12 and of CUDA 13
+    "test": [
+        "pytest>=9.0,<10",
+        "pytest-xdist>=3.8,<4",  # two workers where two cores are
+        "hypothesis>=6.140,<7",  # tests of properties
+        "ruff>=0.17,<0.18",  # lint and format: each series formats differently
+        "mypy>=2.4,<2.5",
+        "nltk>=3.9.1,<4",  # its Cistem is the reference of ours
+        "transformers>=5.20,<6",  # reference logits of the public model families
+        "torch>=2.13,<2.14",  # runs that reference; the CPU build is enough
+        "safetensors>=0.8,<0.9",  # the files of public checkpoints
+        f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax names its own
+        f"libtpu>=0.0.48,<0.0.49; {PYTHON_3_12}",
+    ],
+    "beam": ["apache-beam>=2.70,<3"],  # preparing large TFDS datasets in parallel
+    "notebooks": ["jupyter>=1.1,<2", "nbclient>=0.10,<0.12", "ipykernel>=7.0,<8"],
+    "logging": ["tensorboardX>=2.6.4,<3", "wandb>=0.28,<0.32"],  # event files without TensorFlow; W&B
+}
+
+
+def version() -> str:
+    """The one version string, read from the package without importing it."""
+    text = (ROOT / "finetune_scaling" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError("finetune_scaling/__init__.py has no __version__")
+    return found.group(1)
+
+
+setup(
+    name="finetune-scaling",
+    version=version(),
+    description="How LLM finetuning scales with model, pretraining data, tuned parameters and examples, in JAX",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["finetune_scaling", "finetune_scaling.*"]),
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+)
