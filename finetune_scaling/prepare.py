@@ -2,22 +2,25 @@
 
     python -m finetune_scaling.prepare tokenizer --config=FILE --out=DIR [--config.tokenizer.vocab_size=8000]
     python -m finetune_scaling.prepare corpus --task=NAME [--data_dir=DIR]
+    python -m finetune_scaling.prepare corpus --config=FILE
 
-The config file's get_config() gives a group `tokenizer` (fields of TokenizerConfig) and a group `corpus` as
-pretraining has it, of which the training text is learned from.
+A tokenizer's config file has a group `tokenizer` (fields of TokenizerConfig) and a group `corpus` as pretraining has
+it, of which the training text is learned from. The last form prepares every dataset that a config names, of a run or of
+a whole study.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from finetune_scaling.configuration import build, choose
+from finetune_scaling.configuration import build, choose, plain
 from finetune_scaling.data.corpus import CorpusConfig, Texts
-from finetune_scaling.data.task import load_task, prepare_task
+from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
+from finetune_scaling.data.task import load_task, prepare_task, task_names
 from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, exit_on_user_error
 
@@ -69,12 +72,36 @@ def _run_tokenizer() -> None:
     print(f"{out}: tokenizer of {tokenizer.vocab_size} ids, sha256 {tokenizer.digest}")
 
 
+def prepare_config(config: Any) -> Iterator[dict[str, Any]]:
+    """Prepares every source and every named task anywhere in a config; yields what each holds, for the log."""
+    if isinstance(config, Mapping):
+        if config.get("kind") in SOURCE_KINDS:
+            yield prepare_source(source_from_config(config, "source"))
+            return
+        if config.get("name") in task_names():
+            yield from prepare_task(load_task(config))
+            return
+        config = list(config.values())
+    if isinstance(config, list):
+        for entry in config:
+            yield from prepare_config(entry)
+
+
 def _run_corpus() -> None:
+    if flags.FLAGS["config"].value is not None:
+        reports = prepare_config(plain(_needed("config", "corpus")))
+        for line in dict.fromkeys(_report_line(report) for report in reports):
+            print(line, flush=True)
+        return
     spec: dict[str, Any] = {"name": _needed("task", "corpus")}
     if flags.FLAGS.data_dir is not None:
         spec["sources"] = {"data_dir": flags.FLAGS.data_dir}
     for report in prepare_task(load_task(spec)):
-        print(", ".join(f"{name}: {value}" for name, value in report.items()))
+        print(_report_line(report))
+
+
+def _report_line(report: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in report.items())
 
 
 def _read_config(command: str) -> dict[str, Any]:

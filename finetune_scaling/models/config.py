@@ -32,7 +32,6 @@ class ModelConfig:
     embedding_std: float = 1.0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "full", "dots"] = "none"
-    scan_unroll: int = 1
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:

@@ -97,7 +97,6 @@ def _scanned_block(config: ModelConfig) -> type[nn.Module]:
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         length=config.layers,
-        unroll=config.scan_unroll,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import InUseError, UserError, WorkdirError
+from finetune_scaling.errors import InUseError, Preempted, UserError, WorkdirError
 from finetune_scaling.files import disk_errors, read_json, write_json_atomically
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
@@ -118,7 +118,7 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally) -> None:
         log.info("%s: another process is at it", run.directory)
         tally.elsewhere += 1
         return
-    except WorkdirError:
+    except (WorkdirError, Preempted):
         raise  # a full disk or a read-only directory would fail every run alike
     except Exception as error:
         _record_failure(directory, error)

@@ -69,10 +69,15 @@ def _pretraining_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
     return Data(batches, dev)
 
 
+def prepared_task(experiment: Experiment) -> tuple[Task, SequenceFormat]:
+    """The task of a finetuning run, and the form of its sequences."""
+    task = _task(configuration.canonical(experiment.task))
+    return task, experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+
+
 def _finetuning_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
     key = configuration.canonical(experiment.task)
-    task = _task(key)
-    form = experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+    task, form = prepared_task(experiment)
     examples = finetuning_examples(experiment)
     log.info("training examples: %s", json.dumps(describe(examples, most=1000), ensure_ascii=False))
     train = finetuning_batches(

@@ -49,16 +49,16 @@ class GrammarConfig:
     """
 
     seed: int = 0
-    lexicon_size: int = 64
-    zipf_exponent: float = 1.0
+    lexicon_size: int = 40
+    zipf_exponent: float = 1.2
     synonyms: int = 2
     ambiguity: float = 0.25
     genders: int = 2
-    adjective_rate: float = 0.3
-    adverb_rate: float = 0.25
+    adjective_rate: float = 0.2
+    adverb_rate: float = 0.2
     reordering_rate: float = 0.1
     particle_rate: float = 0.15
-    embedding_rate: float = 0.15
+    embedding_rate: float = 0.1
     max_clause_depth: int = 2
     document_sentences: int = 3
     drop_rate: float = 0.5
@@ -81,6 +81,7 @@ class GrammarConfig:
 
 HARD = GrammarConfig(
     lexicon_size=600,
+    zipf_exponent=1.0,
     synonyms=3,
     ambiguity=0.5,
     genders=3,

@@ -148,9 +148,10 @@ def _pretraining_record(
 
 
 def _is_pretraining_text(text: str, sentences: Sequence[str], split: str) -> bool:
-    """Whether a text is of the split, and none of its sentences, or the text, a held-out source of a task."""
-    if len(sentences) == 1:
-        return split_of(text) == split
+    """Whether a text is of the split, and none of its sentences a held-out source of a task.
+
+    The text itself, with its stops, hashes apart from a lone sentence of it.
+    """
     return split_of(text) == split and all(split_of(sentence) == "train" for sentence in sentences)
 
 

@@ -35,6 +35,8 @@ _KINDS: dict[str, tuple[type, Any]] = {
     "grammar": (GrammarSource, open_grammar),
 }
 
+SOURCE_KINDS = tuple(_KINDS)
+
 
 def source_from_config(mapping: Mapping[str, Any], where: str) -> Source:
     """Builds the source that `mapping["kind"]` names (files, tfds, debian, grammar); ConfigError for a wrong field."""

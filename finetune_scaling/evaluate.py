@@ -1,0 +1,82 @@
+"""Scores a run, or plain files.
+
+    python -m finetune_scaling.evaluate --workdir=RUN --out=FILE.json [--split=test --step=N --generate=200]
+    python -m finetune_scaling.evaluate --hypotheses=FILE --references=FILE[,FILE] --target-language=de --out=FILE.json
+
+Files hold one segment a line. A run's hypotheses and losses are written beside the scores, one JSON object an example.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from finetune_scaling import command
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.evaluation.scoring import score_split
+from finetune_scaling.evaluation.text_metrics import score_files
+from finetune_scaling.files import write_json_atomically
+from finetune_scaling.training.inputs import prepared_task, test_examples
+from finetune_scaling.training.run import EVALUATION, pooled, write_rows
+from finetune_scaling.training.tuned import load_run
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the finished run to score.")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/SPLIT.json.")
+_SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one.")
+_EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
+_GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
+_HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one segment a line.")
+_REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment a line.")
+_SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
+_LANGUAGE = flags.DEFINE_string("target_language", "", "Language code of the hypotheses: de, zh, ...")
+
+
+def main() -> None:
+    """Scores what the flags name and prints the main figures as one JSON line."""
+    if bool(_WORKDIR.value) == bool(_HYPOTHESES.value):
+        raise ConfigError("give --workdir to score a run, or --hypotheses and --references to score files")
+    scores = _score_run(Path(_WORKDIR.value)) if _WORKDIR.value else _score_files()
+    metrics = {name: entry["score"] if isinstance(entry, dict) else entry for name, entry in scores["metrics"].items()}
+    print(json.dumps({**{name: scores[name] for name in ("loss", "entropy") if name in scores}, "metrics": metrics}))
+
+
+def _score_files() -> dict[str, Any]:
+    for flag in (_REFERENCES, _LANGUAGE, _OUT):
+        if not flag.value:
+            raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring files needs it")
+    scores = score_files(_HYPOTHESES.value, _REFERENCES.value, _SOURCES.value, _LANGUAGE.value)
+    write_json_atomically(_OUT.value, scores)
+    return scores
+
+
+def _score_run(run: Path) -> dict[str, Any]:
+    model, experiment = load_run(run, _STEP.value)
+    if experiment.pretrains:
+        raise ConfigError(f"{run}: a pretraining run has no task; finetune it, or read its dev losses in metrics.jsonl")
+    task, form = prepared_task(experiment)
+    splits = _SPLIT.value or list(task.test)
+    if not splits:
+        raise DataError(f"task {task.name} has no test set; name a split, e.g. --split=dev")
+    out = Path(_OUT.value) if _OUT.value else run / EVALUATION / f"{'+'.join(splits)}.json"
+    scores = {}
+    for split in splits:
+        scores[split], rows = score_split(
+            model,
+            task,
+            form,
+            test_examples(experiment, split, _EXAMPLES.value),
+            batch_size=experiment.evaluation.batch_size,
+            generate_examples=_GENERATE.value,
+        )
+        write_rows(out.with_name(f"{out.stem}.{split}.jsonl"), rows)
+    result = {**pooled(scores), "splits": scores}
+    if len(splits) == 1:
+        result["metrics"] = scores[splits[0]]["metrics"]
+    write_json_atomically(out, result)
+    return result
+
+
+if __name__ == "__main__":
+    command.run(main)
