@@ -3,35 +3,55 @@
 import ctypes
 import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 
-from finetune_scaling.errors import EXIT_USAGE, exit_on_user_error
+from finetune_scaling import configuration
+from finetune_scaling.errors import ConfigError, exit_on_user_error
 
 CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
 
 
-def run(main: Callable[[], Any]) -> None:
-    """Runs a command whose flags are absl's; what it returns is ignored.
+def run(main: Callable[..., Any], subcommands: Collection[str] = ()) -> None:
+    """Runs a command whose flags are absl's; where it has subcommands, `main` is given the chosen one's name.
 
     Usage errors exit with 2, errors that a user can mend with their own code, all without a traceback.
     """
 
     def start(arguments: Sequence[str]) -> None:
-        if len(arguments) > 1:
-            print(f"error: unexpected argument {arguments[1]!r}; options begin with --", file=sys.stderr)
-            sys.exit(EXIT_USAGE)
-        set_up()
-        with exit_on_user_error():
-            main()
+        given = arguments[1:]
+        if subcommands and len(given) != 1:
+            raise ConfigError(f"say what to do, one of: {', '.join(subcommands)}; --help lists the flags")
+        if given and not subcommands:
+            raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
+        main(*given)
 
-    with exit_on_user_error():  # config files run while flags are parsed
+    set_up()
+    with exit_on_user_error():
         app.run(start, flags_parser=_parse_flags)
+
+
+def required(flag: flags.FlagHolder[Any] | flags.Flag) -> Any:
+    """A flag's value; ConfigError where it was not given."""
+    if flag.value in (None, ""):
+        raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; --help tells what it is")
+    return flag.value
+
+
+def read_config(flag: flags.FlagHolder[Any] | flags.Flag) -> dict[str, Any]:
+    """The config that a --config flag names, overrides applied, as plain data; ConfigError where it cannot be read."""
+    config = required(flag)
+    try:
+        return configuration.plain({name: config[name] for name in config})
+    except OSError as error:  # a file that cannot be loaded says so only when its config is used
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(
+            f"--config cannot be read: {reason}; name a file such as configs/study/quickstart.py"
+        ) from None
 
 
 def set_up() -> None:
@@ -71,14 +91,14 @@ def keep_freed_memory() -> None:
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
-    """absl's parser; an unknown or wrong flag is one line and exit code 2."""
-    from absl import flags
-
+    """absl's parser; a wrong flag, or a config file that cannot be read, is a ConfigError of one line."""
     try:
         return flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
-    except (flags.Error, AttributeError, TypeError, ValueError, KeyError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError, OSError) as error:
+        # A KeyError's own text is the repr of its message.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        kind = "" if isinstance(error, flags.Error | KeyError) else "--config: "
+        raise ConfigError(f"{kind}{' '.join(str(text).split())}; --help lists the flags") from error
 
 
 def _with_underscores(argument: str) -> str:

@@ -6,6 +6,7 @@ which is hashable and so can key a cache of compiled functions.
 
 import dataclasses
 import difflib
+import functools
 import json
 import types
 import typing
@@ -28,7 +29,7 @@ def build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
     for name in mapping:
         if name not in fields:
             raise ConfigError(f"{where}.{name} is not a field of {where}{suggestion(name, fields)}")
-    types_ = typing.get_type_hints(kind)
+    types_ = _type_hints(kind)  # type: ignore[arg-type]
     values = {name: _convert(types_[name], value, f"{where}.{name}") for name, value in mapping.items()}
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
@@ -92,6 +93,11 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         for key, entry in value.items()
         for name, leaf in _flatten(entry, f"{prefix}.{key}" if prefix else str(key)).items()
     }
+
+
+@functools.cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)  # evaluated anew at each call, which the thousands of runs of a study feel
 
 
 def _is_required(field: dataclasses.Field) -> bool:

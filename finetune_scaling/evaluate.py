@@ -43,10 +43,10 @@ def main() -> None:
 
 
 def _score_files() -> dict[str, Any]:
-    for flag in (_REFERENCES, _LANGUAGE, _OUT):
+    for flag in (_LANGUAGE, _OUT):
         if not flag.value:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring files needs it")
-    scores = score_files(_HYPOTHESES.value, _REFERENCES.value, _SOURCES.value, _LANGUAGE.value)
+    scores = score_files(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
     write_json_atomically(_OUT.value, scores)
     return scores
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from finetune_scaling.errors import ConfigError, DataError, WorkdirError, exit_on_user_error
+from finetune_scaling import command
+from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import read_json
 from finetune_scaling.scaling.analysis import Analysis, analyse
 from finetune_scaling.scaling.figures import all_plots
@@ -72,38 +73,20 @@ def define_flags() -> None:
     flags.DEFINE_enum("size", "total", ["total", "non_embedding"], "which parameters count as model size")
 
 
-def main(_: Sequence[str]) -> None:
+def main() -> None:
     """Runs the command line."""
     values = flags.FLAGS
-    with exit_on_user_error():
-        if not values.huber_delta > 0:
-            raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero; the paper uses {HUBER_DELTA}")
-        settings = FitSettings(values.huber_delta, values.residual)
-        if values.law is not None:
-            fit_one_law(law_named(values.law), Path(values.points), Path(values.out), settings, print)
-            return
-        analysis = fit_study(
-            values.points, values.out, huber_delta=values.huber_delta, residual=values.residual, size=values.size
-        )
-        for heading, lines in summary(analysis):
-            print(heading, *lines, sep="\n  ")
-
-
-def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """absl's parser, with dashes in flag names as good as underscores and a usage error as one line."""
-    with exit_on_user_error():
-        try:
-            rest = flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
-        except flags.Error as error:
-            raise ConfigError(f"{error}; --help lists the flags") from None
-        if rest[1:]:
-            raise ConfigError(f"{rest[1]!r} is not a flag; flags are written --name=value (--help lists them)")
-    return rest
-
-
-def _with_underscores(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+    if not values.huber_delta > 0:
+        raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero; the paper uses {HUBER_DELTA}")
+    settings = FitSettings(values.huber_delta, values.residual)
+    if values.law is not None:
+        fit_one_law(law_named(values.law), Path(values.points), Path(values.out), settings, print)
+        return
+    analysis = fit_study(
+        values.points, values.out, huber_delta=values.huber_delta, residual=values.residual, size=values.size
+    )
+    for heading, lines in summary(analysis):
+        print(heading, *lines, sep="\n  ")
 
 
 def _facts(points: Path) -> dict[str, Any]:
@@ -133,4 +116,4 @@ def _timed(progress: Callable[[str], None], started: float) -> Callable[[str], N
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

@@ -10,19 +10,20 @@ a whole study.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from finetune_scaling.configuration import build, choose, plain
+from finetune_scaling import command
+from finetune_scaling.configuration import build, choose
 from finetune_scaling.data.corpus import CorpusConfig, Texts
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
 from finetune_scaling.data.task import load_task, prepare_task, task_names
 from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from finetune_scaling.errors import ConfigError, exit_on_user_error
+from finetune_scaling.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,27 +48,13 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "corpus: where the data goes; default: the source's own place")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs the subcommand that the first argument names."""
-    with exit_on_user_error():
-        if len(arguments) != 2:
-            raise ConfigError(f"say what to prepare: python -m finetune_scaling.prepare {'|'.join(_COMMANDS)} --help")
-        choose(_COMMANDS, arguments[1], "prepare")()
-
-
-def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """absl's parser, with a usage error or an unreadable config as one line."""
-    with exit_on_user_error():
-        try:
-            return flags.FLAGS(list(arguments))
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{_one_line(error)}; --help lists the flags") from error
-        except (ImportError, SyntaxError) as error:
-            raise ConfigError(f"--config cannot be read: {_one_line(error)}") from error
+def main(what: str) -> None:
+    """Runs the subcommand: tokenizer or corpus."""
+    choose(_COMMANDS, what, "prepare")()
 
 
 def _run_tokenizer() -> None:
-    config, out = _read_config("tokenizer"), _needed("out", "tokenizer")
+    config, out = command.read_config(flags.FLAGS["config"]), _needed("out", "tokenizer")
     tokenizer = prepare_tokenizer(build(TokenizerPreparation, config, "config"), out)
     print(f"{out}: tokenizer of {tokenizer.vocab_size} ids, sha256 {tokenizer.digest}")
 
@@ -89,7 +76,7 @@ def prepare_config(config: Any) -> Iterator[dict[str, Any]]:
 
 def _run_corpus() -> None:
     if flags.FLAGS["config"].value is not None:
-        reports = prepare_config(plain(_needed("config", "corpus")))
+        reports = prepare_config(command.read_config(flags.FLAGS["config"]))
         for line in dict.fromkeys(_report_line(report) for report in reports):
             print(line, flush=True)
         return
@@ -104,14 +91,6 @@ def _report_line(report: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in report.items())
 
 
-def _read_config(command: str) -> dict[str, Any]:
-    config = _needed("config", command)
-    try:
-        return {name: config[name] for name in config}
-    except OSError as error:  # a file that cannot be loaded says so only when its config is used
-        raise ConfigError(f"--config cannot be read: {_one_line(error)}") from error
-
-
 def _needed(flag: str, command: str) -> Any:
     value = flags.FLAGS[flag].value
     if value is None:
@@ -119,14 +98,9 @@ def _needed(flag: str, command: str) -> Any:
     return value
 
 
-def _one_line(error: Exception) -> str:
-    # A KeyError's own text is the repr of its message.
-    return " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
-
-
 _COMMANDS = {"tokenizer": _run_tokenizer, "corpus": _run_corpus}
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    command.run(main, subcommands=_COMMANDS)

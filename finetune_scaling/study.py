@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from finetune_scaling import command, configuration
+from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.fit import fit_study
 from finetune_scaling.studies.configs import pretraining_flops
@@ -34,15 +34,16 @@ _JSON = flags.DEFINE_boolean("json", False, "With --list: a JSON array on stdout
 
 def main() -> None:
     """Lists a study, or runs this process's share of it and, when all is done, fits its laws and writes the report."""
-    config, workdir = configuration.plain(_CONFIG.value), Path(_WORKDIR.value)
+    config, workdir = command.read_config(_CONFIG), Path(_WORKDIR.value)
     study = read_study(config)
     if _LIST.value:
         print_listing(study, workdir)
         return
-    if not _WORKDIR.value:
-        raise ConfigError("--workdir is missing; name the directory of the study")
+    command.required(_WORKDIR)
     if _INDEX.value >= _OF.value:
         raise ConfigError(f"--index={_INDEX.value} must be below --of={_OF.value}; shares are counted from 0")
+    for module in ("run", "inputs"):  # tables and statistics of every single run would bury the study's progress
+        logging.getLogger(f"finetune_scaling.training.{module}").setLevel(logging.WARNING)
     tally = execute(study, config, workdir, _INDEX.value, _OF.value)
     finish(study, workdir, tally)
 
@@ -95,5 +96,4 @@ def _list_line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
     command.run(main)

@@ -8,7 +8,7 @@ import json
 from absl import flags
 from ml_collections import config_flags
 
-from finetune_scaling import command, configuration
+from finetune_scaling import command
 from finetune_scaling.training.run import run
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -19,11 +19,10 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run; what is in 
 
 def main() -> None:
     """Runs the config and prints the main figures of the result as one JSON line."""
-    record = run(configuration.plain(_CONFIG.value), _WORKDIR.value)
+    record = run(command.read_config(_CONFIG), command.required(_WORKDIR))
     shown = ("loss", "dev_loss", "steps", "best_step", "stopped_by", "flops", "seconds", "metrics")
     print(json.dumps({name: record[name] for name in shown if name in record}))
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
     command.run(main)

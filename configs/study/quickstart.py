@@ -36,7 +36,7 @@ def family() -> dict:
         "model": {"compute_dtype": "float32", "max_length": 128},
         "sizes": ("30k", "100k", "300k"),
         "factor_size": "100k",
-        "tokens": (32 * LENGTH * 250, 32 * LENGTH * 500, 32 * LENGTH * 1000),
+        "tokens": (32 * LENGTH * 600,),
         "pretrain": {
             "corpus": {"train": [text("train", 20_000)], "dev": [text("dev", 300)]},
             "objective": {"name": "ul2", "denoisers": DENOISERS},
@@ -68,7 +68,7 @@ def task() -> dict:
             "kind": "translation",
             "template": {"input": "{source} =", "target": " {target}"},
             "train": pairs("train", 8000),
-            "dev": pairs("dev", 200),
+            "dev": pairs("dev", 150),
             "test": {"test": pairs("test", 300)},
         },
         "finetune": {
@@ -80,8 +80,8 @@ def task() -> dict:
                 "mode": "S",
             },
             "batch": {"size": 16},
-            "limits": {"max_steps": 300, "max_epochs": 30, "patience": 3},
-            "evaluation": {"times": 5, "generate_examples": 200, "batch_size": 100},
+            "limits": {"max_steps": 200, "max_epochs": 30, "patience": 3},
+            "evaluation": {"times": 4, "generate_examples": 150, "batch_size": 75},
             "logging": {"every_steps": 100},
         },
         "methods": {

@@ -42,7 +42,13 @@ TrainStep = Callable[[State, Tree, Any, Array], tuple[State, StepMetrics]]
 
 def init_state(trainable: Tree, optimizer: OptimizerConfig) -> State:
     """The state at step 0. The leaves are copied, since training donates them and they may be the base's own."""
-    return State(jax.tree.map(jnp.copy, trainable), make_optimizer(optimizer).init(trainable))
+    return _make_init(optimizer)(trainable)
+
+
+@functools.cache
+def _make_init(optimizer: OptimizerConfig) -> Callable[[Tree], State]:
+    # One program: made leaf by leaf, the optimizer's zeros would be a small compilation each.
+    return jax.jit(lambda tree: State(jax.tree.map(jnp.copy, tree), make_optimizer(optimizer).init(tree)))
 
 
 @functools.cache
