@@ -9,6 +9,9 @@ from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError, exit_on_user_error
@@ -28,9 +31,9 @@ def run(main: Callable[..., Any], subcommands: Collection[str] = ()) -> None:
             raise ConfigError(f"say what to do, one of: {', '.join(subcommands)}; --help lists the flags")
         if given and not subcommands:
             raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
+        set_up()  # here, since absl resets logging before it calls
         main(*given)
 
-    set_up()
     with exit_on_user_error():
         app.run(start, flags_parser=_parse_flags)
 
@@ -95,10 +98,43 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError, OSError) as error:
+        check_overrides(arguments)
         # A KeyError's own text is the repr of its message.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         kind = "" if isinstance(error, flags.Error | KeyError) else "--config: "
         raise ConfigError(f"{kind}{' '.join(str(text).split())}; --help lists the flags") from error
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raises ConfigError for the first --config.group.field=... whose field the config does not have."""
+    named = [argument for argument in arguments if argument.startswith("--config=")]
+    try:
+        config = ConfigFileFlagParser("config").parse(named[-1].partition("=")[2]) if named else None
+    except Exception:  # a file that cannot be read is not a matter of overrides: the caller tells it
+        return
+    if not isinstance(config, ConfigDict):
+        return
+    for argument in arguments:
+        if argument.startswith("--config."):
+            _find(config, argument.partition("=")[0].removeprefix("--config."))
+
+
+def _find(config: ConfigDict, name: str) -> None:
+    """Follows a dotted name through a config; ConfigError at the first part that is not there, or not filled."""
+    group: Any = config
+    where = "config"
+    try:
+        parts = config_path.split(name)
+    except ValueError:
+        raise ConfigError(f"--config.{name} is not the name of a field; write --config.group.field=value") from None
+    for part in parts:
+        if not isinstance(group, ConfigDict):
+            return  # an entry of a list: the parser's own message says what is wrong
+        if part not in group:
+            raise ConfigError(f"--{where}.{part}: {where} has no such field{configuration.suggestion(part, group)}")
+        if group[part] is None and group.get_type(part) is type(None):
+            raise ConfigError(f"--{where}.{part} is empty in this config; fill it in the config file")
+        group, where = group[part], f"{where}.{part}"
 
 
 def _with_underscores(argument: str) -> str:

@@ -66,6 +66,12 @@ def plain(value: Any) -> Any:
     return value
 
 
+def given(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """`mapping` as plain data without its None fields and empty groups: placeholders that nobody filled."""
+    values = {key: given(value) if isinstance(value, Mapping) else value for key, value in plain(mapping).items()}
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
 def same(left: Any, right: Any) -> bool:
     """Whether two configs say the same, whatever their containers."""
     return canonical(left) == canonical(right)
@@ -162,6 +168,8 @@ def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict
 
 
 def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
+    if value is None:
+        raise ConfigError(f"{where} is missing; give it a value")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():

@@ -85,8 +85,13 @@ def main() -> None:
     analysis = fit_study(
         values.points, values.out, huber_delta=values.huber_delta, residual=values.residual, size=values.size
     )
+    print_summary(analysis)
+
+
+def print_summary(analysis: Analysis) -> None:
+    """Prints the report's summary: its headings, and under each its sentences."""
     for heading, lines in summary(analysis):
-        print(heading, *lines, sep="\n  ")
+        print(heading, *lines, sep="\n  ", flush=True)
 
 
 def _facts(points: Path) -> dict[str, Any]:

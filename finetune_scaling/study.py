@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
-from finetune_scaling.fit import fit_study
+from finetune_scaling.fit import fit_study, print_summary
 from finetune_scaling.studies.configs import pretraining_flops
 from finetune_scaling.studies.execute import Tally, execute
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
@@ -56,7 +56,7 @@ def finish(study: StudyConfig, workdir: Path, tally: Tally) -> None:
         print(f"{finished} of {total} runs finished; this process: {tally.text()}", flush=True)
         if finished == total:
             write_facts(study, workdir)
-            fit_study(workdir / POINTS, workdir / "report", size=study.size, progress=log.info)
+            print_summary(fit_study(workdir / POINTS, workdir / "report", size=study.size, progress=log.info))
             print(f"report: {(workdir / 'report' / 'report.html').resolve()}", flush=True)
     if tally.failed:
         print(f"error: {tally.failed} runs failed; see failure.json in their directories", file=sys.stderr)

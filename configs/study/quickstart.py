@@ -6,8 +6,8 @@ Translation from language A into B. Held out from the fits: the largest number o
 from ml_collections import ConfigDict
 
 LANGUAGE = {"seed": 0, "lexicon_size": 40}
-LENGTH = 48
-EXAMPLES = (125, 250, 500, 1000, 4000)
+LENGTH = 40
+EXAMPLES = (250, 500, 1000, 2000, 4000)
 HELD_OUT = (4000,)
 
 # Mostly prefix LM, the form of the task: a minute of pretraining does not stretch to an even mixture.
@@ -43,7 +43,7 @@ def family() -> dict:
             "sequence": {"length": LENGTH},
             "batch": {"size": 32},
             "schedule": {"learning_rate": 0.02, "warmup_steps": 20, "final_fraction": 0.1},
-            "evaluation": {"times": 4},
+            "evaluation": {"times": 2},
             "logging": {"every_steps": 100},
         },
     }
@@ -68,20 +68,20 @@ def task() -> dict:
             "kind": "translation",
             "template": {"input": "{source} =", "target": " {target}"},
             "train": pairs("train", 8000),
-            "dev": pairs("dev", 150),
+            "dev": pairs("dev", 100),
             "test": {"test": pairs("test", 300)},
         },
         "finetune": {
             "sequence": {
                 "length": LENGTH,
-                "max_source_tokens": 20,
-                "max_target_tokens": 24,
+                "max_source_tokens": 18,
+                "max_target_tokens": 20,
                 "bidirectional_input": True,
                 "mode": "S",
             },
             "batch": {"size": 16},
-            "limits": {"max_steps": 200, "max_epochs": 30, "patience": 3},
-            "evaluation": {"times": 4, "generate_examples": 150, "batch_size": 75},
+            "limits": {"max_steps": 180, "max_epochs": 30, "patience": 3},
+            "evaluation": {"times": 5, "generate_examples": 100, "batch_size": 100},
             "logging": {"every_steps": 100},
         },
         "methods": {
@@ -89,7 +89,7 @@ def task() -> dict:
                 "finetune_examples": EXAMPLES,
                 "held_out_examples": HELD_OUT,
                 "factors": ("model",),
-                "config": {"schedule": {"learning_rate": 0.005}},
+                "config": {"schedule": {"learning_rate": 0.004}},
             },
             "prompt": {
                 "finetune_examples": EXAMPLES,

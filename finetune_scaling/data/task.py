@@ -80,11 +80,12 @@ class Task:
 def load_task(spec: str | Mapping[str, Any]) -> Task:
     """The task of a name, of a named task with changes, or of a mapping that says all of it.
 
-    Changes replace fields; groups of fields are merged, lists replaced. `sources` holds fields that are set on every
-    source of the task that has such a field: {"name": "grammar_translation", "sources": {"grammar": {"genders": 3}}}.
+    Changes replace fields; groups of fields are merged, lists replaced, and None changes nothing. `sources` holds
+    fields that are set on every source of the task that has such a field:
+    {"name": "grammar_translation", "sources": {"grammar": {"genders": 3}}}.
     Raises ConfigError that names the field, with the nearest known name.
     """
-    mapping = {"name": spec} if isinstance(spec, str) else configuration.plain(spec)
+    mapping = {"name": spec} if isinstance(spec, str) else configuration.given(spec)
     name = mapping.get("name", "")
     registry = task_names()
     if name in registry:

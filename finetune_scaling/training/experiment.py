@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ml_collections import ConfigDict
+
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusConfig
 from finetune_scaling.data.encoding import SequenceFormat
@@ -198,8 +200,14 @@ class Experiment:
 
 def read_experiment(config: Mapping[str, Any]) -> Experiment:
     """The experiment of a config. Raises ConfigError that names the first wrong field."""
+    config = {name: configuration.given(block) if _is_open(name, block) else block for name, block in config.items()}
     experiment = configuration.build(Experiment, config, "config")
     if experiment.batch_size % experiment.batch.accumulation:
         raise ConfigError(f"batch.accumulation must divide the batch of {experiment.batch_size} sequences")
     experiment.schedule_config  # noqa: B018 - its fields are checked now, before anything heavy starts
     return experiment
+
+
+def _is_open(name: str, block: Any) -> bool:
+    """Whether a block's fields are defined elsewhere; None in it means not given."""
+    return name in ("model", "method", "task", "schedule") and isinstance(block, Mapping | ConfigDict)

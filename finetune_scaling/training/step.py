@@ -41,8 +41,11 @@ TrainStep = Callable[[State, Tree, Any, Array], tuple[State, StepMetrics]]
 
 
 def init_state(trainable: Tree, optimizer: OptimizerConfig) -> State:
-    """The state at step 0. The leaves are copied, since training donates them and they may be the base's own."""
-    return _make_init(optimizer)(trainable)
+    """The state at step 0. The leaves are copied, since training donates them and they may be the base's own.
+
+    They are committed to their device, as a restored state is: JAX would compile a step twice for a mixture.
+    """
+    return jax.device_put(_make_init(optimizer)(trainable), jax.devices()[0])
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Putting a method on a base: the full tree of parameters, divided by the method's rule."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.tuning.method import Tuning
-from finetune_scaling.tuning.partition import Tree, graft, partition
+from finetune_scaling.tuning.partition import Tree, graft, partition, path_name
 
 
 def attach(
@@ -22,7 +23,7 @@ def attach(
     """
     model_rng, new_rng = jax.random.split(rng)
     model = LanguageModel(config, tuning.adapter)
-    params = jax.jit(model.init)(model_rng) if base is None else graft(_init_missing(model, model_rng, base), base)
+    params = graft(_init_missing(model, model_rng, base or {}), base or {})
     if tuning.new_params is not None:
         params = graft(params, tuning.new_params(new_rng, params, jnp.asarray(common_tokens, jnp.int32)))
     trainable, frozen = partition(params, tuning.trainable)
@@ -35,12 +36,18 @@ def cast(tree: Tree, dtype: Any) -> Tree:
 
 
 def _init_missing(model: LanguageModel, rng: jax.Array, base: Params) -> Params:
-    """Initialises only what `base` lacks: the rest of the initialisation is dead code that XLA drops."""
+    """Initialises only what `base` lacks; None where it has a leaf."""
+    present = frozenset(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(base))
+    return _make_init(model, present)(rng)
 
-    def missing(params: Any, existing: Any) -> Any:
-        if not isinstance(params, dict):
-            return params if existing is None else None
-        existing = existing or {}
-        return {name: missing(value, existing.get(name)) for name, value in params.items()}
 
-    return jax.jit(lambda key: missing(model.init(key), base))(rng)
+@functools.cache
+def _make_init(model: LanguageModel, present: frozenset[str]) -> Callable[[jax.Array], Params]:
+    """One program for all runs of a method on a base: what is `present` is dead code that XLA drops."""
+
+    def init(rng: jax.Array) -> Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: None if path_name(path) in present else leaf, model.init(rng)
+        )
+
+    return jax.jit(init)

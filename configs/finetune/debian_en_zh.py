@@ -1,0 +1,24 @@
+"""Finetunes on English to Chinese package descriptions.
+
+Argument: size of the base and method, as in debian_en_zh.py:800k,lora.
+"""
+
+from ml_collections import ConfigDict
+
+from finetune_scaling.training.config_template import short_finetuning_template, size_and_method
+
+
+def get_config(argument: str = "800k,lora") -> ConfigDict:
+    size, method = size_and_method(argument)
+    config = short_finetuning_template("debian_en_zh", method)
+    config.name = f"debian_en_zh {size} {method}"
+    config.base.run = f"runs/pretrain/debian/{size}"
+    config.tokenizer = "runs/tokenizers/debian"
+    config.finetune_examples = 4000
+    config.sequence.length = 224
+    config.sequence.max_source_tokens = 80
+    config.sequence.max_target_tokens = 112
+    config.sequence.bidirectional_input = True  # as the base was pretrained
+    config.sequence.mode = "S"
+    config.limits.max_steps = 800
+    return config

@@ -1,0 +1,37 @@
+"""Finetunes on JSONL files of your own; copy this file and change the task.
+
+Argument: size of the base and method, as in jsonl.py:800k,lora. --config.task.sources.data_dir=DIR names the folder of
+train.jsonl, dev.jsonl and test.jsonl. Each of their lines is an object such as {"en": "a house", "de": "ein Haus"}.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from finetune_scaling.data.task import jsonl_task
+from finetune_scaling.training.config_template import short_finetuning_template, size_and_method
+
+
+def get_config(argument: str = "800k,lora") -> ConfigDict:
+    size, method = size_and_method(argument)
+    config = short_finetuning_template("jsonl", method)
+    config.name = f"jsonl {size} {method}"
+    config.task = jsonl_task(
+        name="jsonl",
+        kind="translation",  # or summarization, with equal languages
+        languages=("en", "de"),
+        fields=("en", "de"),
+        train="train.jsonl",  # plain, .gz, .xz or .zst; .tsv as well; local or a URL
+        dev="dev.jsonl",
+        test={"test": "test.jsonl"},
+        template={"input": "{source_language}: {source}\n{target_language}: ", "target": "{target}"},
+        sources={"data_dir": placeholder(str)},
+    )
+    config.base.run = f"runs/pretrain/debian/{size}"
+    config.tokenizer = "runs/tokenizers/debian"
+    config.sequence.length = 192
+    config.sequence.max_source_tokens = 80
+    config.sequence.max_target_tokens = 80
+    config.sequence.bidirectional_input = True  # as the base was pretrained
+    config.sequence.mode = "S"
+    config.limits.max_steps = 800
+    return config

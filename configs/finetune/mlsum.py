@@ -1,0 +1,25 @@
+"""Finetunes on MLSum, summaries in four languages.
+
+Argument: size of the base and method, as in mlsum.py:1b,lora. Learning rate and batch size are the
+method's own. --config.finetune_examples=N takes N examples.
+"""
+
+from ml_collections import ConfigDict
+
+from finetune_scaling.training.config_template import finetuning_template, size_and_method
+
+
+def get_config(argument: str = "1b,lora") -> ConfigDict:
+    size, method = size_and_method(argument)
+    config = finetuning_template("mlsum", method)
+    config.name = f"mlsum {size} {method}"
+    config.base.run = f"runs/pretrain/en_de/{size}"
+    config.tokenizer = "runs/tokenizers/en_de"
+    config.sequence.length = 800  # 512 + 256 tokens and the template's own
+    config.sequence.bidirectional_input = True  # as the base was pretrained
+    config.sequence.mode = "S"
+    config.limits.max_steps = 200_000
+    config.limits.max_epochs = 100
+    config.evaluation.times = 20
+    config.evaluation.generate_examples = None  # all
+    return config

@@ -1,0 +1,84 @@
+"""Which keys a query sees, against the rule written out pair by pair, and attention against plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_scaling.models.attention import PADDING, SOFT_PROMPT, Layout, attend, visible
+from finetune_scaling.tuning.method import prepend
+
+LENGTH = 9
+
+
+def sees(query: tuple[int, int, bool], key: tuple[int, int, bool]) -> bool:
+    """The rule for one pair of (position, segment, prefix)."""
+    if key[1] == PADDING:
+        return False
+    if key[1] == SOFT_PROMPT and query[1] != SOFT_PROMPT:
+        return key[0] <= query[0]
+    return key[1] == query[1] and (key[0] <= query[0] or key[2])
+
+
+tokens = st.tuples(st.integers(0, 5), st.integers(-1, 2), st.booleans()).map(
+    lambda token: (token[0], token[1], token[2] and token[1] > 0)  # only text can be the input of a prefix LM
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(tokens, min_size=LENGTH, max_size=LENGTH))
+def test_visibility_is_the_rule_for_every_pair(row):
+    positions, segments, prefix = (np.array([column]) for column in zip(*row, strict=True))
+    layout = Layout(positions, segments, prefix)
+    expected = [[sees(query, key) for key in row] for query in row]
+    np.testing.assert_array_equal(np.asarray(visible(layout, layout))[0], expected)
+
+
+def test_a_packed_row_with_a_prompt_looks_as_drawn():
+    """Two prompt tokens; a prefix LM with an input of two; a causal text of two; one token of padding."""
+    packed = Layout(
+        positions=jnp.array([[0, 1, 2, 0, 1, 0]]),
+        segments=jnp.array([[1, 1, 1, 2, 2, 0]]),
+        prefix=jnp.array([[True, True, False, False, False, False]]),
+    )
+    _, layout = prepend(jnp.zeros((2, 4)), jnp.zeros((1, 6, 4)), packed)
+    drawing = """
+        x.......
+        xx......
+        xxxx....
+        xxxx....
+        xxxxx...
+        xx...x..
+        xx...xx.
+        xx......
+    """
+    expected = [[mark == "x" for mark in line] for line in drawing.split()]
+    np.testing.assert_array_equal(np.asarray(visible(layout, layout))[0], expected)
+
+
+def softmax_attention(query, keys, values, mask):
+    """One head at a time: query [L, H], keys and values [S, H], mask [L, S]."""
+    scores = np.where(mask, query @ keys.T / np.sqrt(query.shape[1]), -np.inf)
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True) @ values
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_every_head_attends_to_the_keys_of_its_group(kv_heads):
+    rng = np.random.default_rng(kv_heads)
+    query = rng.normal(size=(2, 5, 4, 6))
+    keys, values = rng.normal(size=(2, 2, 7, kv_heads, 6))
+    mask = rng.random((2, 5, 7)) < 0.6
+    mask[:, :, 0] = True
+    mixed = jax.jit(attend)(*(jnp.asarray(array, jnp.float32) for array in (query, keys, values)), mask)
+    for row, head in np.ndindex(2, 4):
+        group = head // (4 // kv_heads)
+        expected = softmax_attention(query[row, :, head], keys[row, :, group], values[row, :, group], mask[row])
+        np.testing.assert_allclose(mixed[row, :, head], expected, atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_stays_finite():
+    ones = jnp.ones((1, 3, 2, 4))
+    assert jnp.isfinite(attend(ones, ones, ones, jnp.zeros((1, 3, 3), bool))).all()

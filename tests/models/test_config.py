@@ -1,0 +1,110 @@
+"""Parameter counts: the paper's sizes exactly, the small ladder, and the closed form against built shapes."""
+
+import dataclasses
+import itertools
+
+import jax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import ModelConfig, ParameterCount, count_parameters
+from finetune_scaling.models.ladder import LADDER, model_config, paper_model
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.tuning.partition import size
+
+PAPER = {  # at a vocabulary of 128,000
+    "1b": 1_218_480_128,
+    "2b": 2_188_956_160,
+    "4b": 3_601_935_360,
+    "8b": 8_107_724_800,
+    "16b": 15_440_491_520,
+}
+SMALL = {  # without embeddings
+    "30k": 30_816,
+    "100k": 101_568,
+    "300k": 297_344,
+    "800k": 811_680,
+    "2m": 2_377_088,
+    "6m": 6_490_560,
+    "20m": 20_648_640,
+    "60m": 59_777_536,
+}
+
+
+def built(config: ModelConfig) -> ParameterCount:
+    """Counts of the shapes that the model's own initialisation has."""
+    shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
+    tables = {name: leaf for name, leaf in shapes.items() if name in ("embedding", "head")}
+    return ParameterCount(size(shapes), size(shapes) - size(tables))
+
+
+@pytest.mark.parametrize(("name", "total"), PAPER.items())
+def test_paper_sizes_have_exactly_the_derived_parameters(name, total):
+    config = paper_model(name)
+    assert built(config).total == total
+    assert built(config) == count_parameters(config)
+    assert config.head_dim == 256
+    assert config.kv_heads == 1
+
+
+@pytest.mark.parametrize(("name", "non_embedding"), SMALL.items())
+def test_small_sizes_have_the_parameters_that_the_ladder_says(name, non_embedding):
+    config = model_config({"name": name}, vocab_size=1000)
+    assert built(config) == ParameterCount(non_embedding + 1000 * config.model_dim, non_embedding)
+
+
+def test_the_small_ladder_is_geometric():
+    assert [*SMALL, *PAPER] == list(LADDER)
+    ratios = [larger / smaller for smaller, larger in itertools.pairwise(SMALL.values())]
+    assert all(2.6 < ratio < 3.4 for ratio in ratios)
+
+
+@st.composite
+def configs(draw) -> ModelConfig:
+    kv_heads, groups = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return ModelConfig(
+        vocab_size=draw(st.integers(1, 300)),
+        layers=draw(st.integers(1, 5)),
+        model_dim=draw(st.integers(1, 40)),
+        heads=kv_heads * groups,
+        kv_heads=kv_heads,
+        head_dim=2 * draw(st.integers(1, 8)),
+        ffn_dim=draw(st.integers(1, 60)),
+        block=draw(st.sampled_from(["parallel", "sequential"])),
+        norm=draw(st.sampled_from(["rmsnorm", "layernorm"])),
+        activation=draw(st.sampled_from(["swiglu", "geglu", "gelu", "relu"])),
+        positions=draw(st.sampled_from(["rope", "none"])),
+        tied_head=draw(st.booleans()),
+        remat=draw(st.sampled_from(["none", "full", "dots"])),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs())
+def test_closed_form_counts_what_is_built(config):
+    assert count_parameters(config) == built(config)
+
+
+def test_a_rung_may_be_changed_field_by_field():
+    config = model_config({"name": "30k", "layers": 5, "tied_head": False}, vocab_size=300)
+    assert config == dataclasses.replace(model_config({"name": "30k"}, 300), layers=5, tied_head=False)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"name": "30K"}, r"model\.name = '30K' is unknown; did you mean '30k'"),
+        ({"name": "30k", "layer": 3}, r"model\.layer is not a field of model; did you mean 'layers'"),
+        ({"name": "30k", "layers": "three"}, r"model\.layers = 'three' has the wrong type"),
+        ({"name": "30k", "kv_heads": 3}, r"model\.heads = 2 must be a multiple of model\.kv_heads = 3"),
+        ({"name": "30k", "head_dim": 15}, r"model\.head_dim = 15 must be even"),
+        ({"name": "30k", "ffn_dim": 0}, r"model\.ffn_dim = 0 must be at least 1"),
+        ({"name": "30k", "block": "paralel"}, r"model\.block = 'paralel' is unknown; did you mean 'parallel'"),
+        ({"layers": 2}, r"model\.model_dim is missing"),
+    ],
+)
+def test_mistakes_are_named(block, message):
+    with pytest.raises(ConfigError, match=message):
+        model_config(block, vocab_size=300)

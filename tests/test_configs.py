@@ -1,0 +1,247 @@
+"""Every shipped config builds, belongs to its neighbours, and can be changed on the command line field by field."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, FieldReference, config_flags
+
+from finetune_scaling.command import check_overrides
+from finetune_scaling.configuration import build, plain
+from finetune_scaling.data.objectives import needed_sentinels
+from finetune_scaling.data.task import load_task
+from finetune_scaling.data.tokenizer import TokenizerConfig
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.ladder import model_config
+from finetune_scaling.prepare import TokenizerPreparation
+from finetune_scaling.studies.configs import finetuning_config, pretraining_config
+from finetune_scaling.studies.grid import read_study, runs
+from finetune_scaling.training.config_template import experiment_template, group
+from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.registry import METHODS
+
+ROOT = Path(__file__).parent.parent
+FINETUNE = sorted((ROOT / "configs" / "finetune").glob("*.py"))
+PRETRAIN = sorted((ROOT / "configs" / "pretrain").glob("*.py"))
+STUDY = sorted((ROOT / "configs" / "study").glob("*.py"))
+PAIRS = {"bilingual": ("en_de,", "en_zh,")}  # what comes before the size in a pretraining config's argument
+PAPER_TASKS = {"wmt14_en_de", "wmt19_en_zh", "mlsum"}
+
+
+def get_config(path: Path, *argument: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*argument)
+
+
+def name(path: Path) -> str:
+    return path.stem
+
+
+def pretraining_of(base: str) -> tuple[Experiment, str]:
+    """The shipped pretraining whose base a finetuning config names by default, and its config's argument but the size.
+
+    runs/pretrain/debian/800k is made by debian.py:800k, runs/pretrain/en_de/1b by bilingual.py:en_de,1b.
+    """
+    folder, size = base.removeprefix("runs/pretrain/").split("/")
+    shipped = {path.stem: (path, "") for path in PRETRAIN}
+    path, front = shipped.get(folder, (ROOT / "configs/pretrain/bilingual.py", f"{folder},"))
+    return read_experiment(plain(get_config(path, f"{front}{size}"))), f"{front}{size}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("path", FINETUNE, ids=name)
+def test_finetuning_configs_fit_their_task_and_base(path, method):
+    size = "4b" if path.stem in PAPER_TASKS else "300k"
+    experiment = read_experiment(plain(get_config(path, f"{size},{method}")))
+    assert experiment.method["name"] == method
+
+    task = load_task(experiment.task)
+    form = experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+    assert form.max_input_tokens >= form.max_source_tokens, "the sequence has no room for the source and a template"
+
+    pretraining, _ = pretraining_of(experiment.base.run)
+    assert pretraining.model["name"] == size
+    assert pretraining.tokenizer == experiment.tokenizer
+    context = model_config(pretraining.model, 1000).max_length
+    assert experiment.sequence.length + configure(METHODS, experiment.method).prefix_length <= context
+    assert experiment.sequence.bidirectional_input == pretraining.objective.bidirectional_input
+
+
+@pytest.mark.parametrize(("method", "rate", "batch"), [("full", 1e-3, 128), ("prompt", 0.3, 16), ("lora", 1e-2, 16)])
+@pytest.mark.parametrize("task", sorted(PAPER_TASKS))
+def test_the_papers_tasks_have_the_papers_settings(task, method, rate, batch):
+    experiment = read_experiment(plain(get_config(ROOT / f"configs/finetune/{task}.py", f"1b,{method}")))
+    assert (experiment.schedule_config.learning_rate, experiment.batch_size) == (rate, batch)
+    assert experiment.optimizer.name == "adafactor"
+    assert experiment.optimizer.parameter_scale
+    long = task == "wmt19_en_zh" and method == "full"
+    assert experiment.limits.max_steps == (300_000 if long else 200_000)
+    limits = load_task(experiment.task)
+    assert (limits.max_source_tokens, limits.max_target_tokens) == (512 if task == "mlsum" else 256, 256)
+
+
+@pytest.mark.parametrize("path", PRETRAIN, ids=name)
+def test_pretraining_configs_and_their_tokenizers_belong_together(path):
+    for front in PAIRS.get(path.stem, ("",)):
+        experiment = read_experiment(plain(get_config(path, f"{front}2m")))
+        preparation = build(TokenizerPreparation, plain(get_config(path, f"{front}tokenizer")), "config")
+        assert preparation.corpus == experiment.corpus
+        assert preparation.tokenizer.sentinels >= needed_sentinels(experiment.sequence.length, experiment.objective)
+        model = model_config(experiment.model, preparation.tokenizer.vocab_size)
+        assert experiment.sequence.length <= model.max_length
+
+
+@pytest.mark.parametrize("path", FINETUNE + PRETRAIN + STUDY, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_has_an_argument_of_its_own(path):
+    assert plain(get_config(path))
+
+
+@pytest.mark.parametrize("path", STUDY, ids=name)
+def test_study_configs_build_every_kind_of_run(path, tmp_path):
+    study = read_study(plain(get_config(path)))
+    for family_name, family in study.families.items():
+        experiment = read_experiment(pretraining_config(study, tmp_path, family_name, family.sizes[0]))
+        tokenizer = build(TokenizerConfig, family.tokenizer, "tokenizer")
+        assert tokenizer.sentinels >= needed_sentinels(experiment.sequence.length, experiment.objective)
+    kinds = {(run.setting.task, run.setting.method, run.setting.pet_size): run for run in runs(study)}
+    for run in kinds.values():
+        family = study.families[run.setting.family]
+        experiment = read_experiment(finetuning_config(study, tmp_path, run))
+        task = load_task(experiment.task)
+        experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+        model = model_config({**family.model, "name": run.setting.size}, 1000)
+        prompt = configure(METHODS, experiment.method).prefix_length
+        assert experiment.sequence.length + prompt <= model.max_length, run.directory
+
+
+@pytest.mark.parametrize(
+    ("config", "argument", "message"),
+    [
+        ("finetune/wmt14_en_de", "1b,lorra", "did you mean 'lora'"),
+        ("finetune/wmt14_en_de", "1bb,lora", "did you mean '1b'"),
+        ("finetune/wmt14_en_de", "1b", "SIZE,METHOD"),
+        ("finetune/jsonl", "300k,lora,4", "SIZE,METHOD"),
+        ("pretrain/grammar", "101k", "did you mean '100k'"),
+        ("pretrain/bilingual", "en_fr,1b", "en_de or en_zh"),
+        ("pretrain/bilingual", "1b", "en_de or en_zh"),
+    ],
+)
+def test_a_wrong_argument_is_named(config, argument, message):
+    with pytest.raises(ConfigError, match=message):
+        get_config(ROOT / f"configs/{config}.py", argument)
+
+
+MINIMAL = {
+    "tokenizer": "t",
+    "sequence": {"length": 8},
+    "limits": {"max_steps": 1},
+    "task": {"name": "grammar_translation"},
+    "base": {"run": "r"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unchanged_template_says_what_the_defaults_say(method):
+    config = experiment_template(method)
+    with config.unlocked():
+        config.update(MINIMAL)
+    written, expected = read_experiment(plain(config)), read_experiment({**MINIMAL, "method": {"name": method}})
+    assert configure(METHODS, written.method) == configure(METHODS, expected.method)
+    assert plain(written) | {"method": None} == plain(expected) | {
+        "method": None,
+        "schedule": plain(written)["schedule"],
+    }
+    assert written.schedule_config == expected.schedule_config
+
+
+def test_a_template_has_every_field_with_a_type():
+    template = experiment_template("lora")
+    assert set(template) == set(Experiment.__dataclass_fields__)
+    for path, value in leaves(template):
+        assert value is not None or path in ("corpus", "task", "base"), f"{path} could not be set on the command line"
+
+
+def leaves(config: ConfigDict, where: str = ""):
+    """Dotted names, and values or, for placeholders, their types."""
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{where}{key}.")
+        else:
+            kind = config.get_type(key)
+            yield f"{where}{key}", kind if value is None and kind is not type(None) else value
+
+
+def test_groups_keep_the_types_of_what_may_be_none():
+    assert group(TokenizerConfig).get_type("vocab_size") is int
+    assert isinstance(group(TokenizerConfig).get_ref("vocab_size"), FieldReference)
+
+
+def test_overrides_of_any_depth_reach_the_experiment(monkeypatch):
+    config = "configs/finetune/wmt14_en_de.py:1b,lora"
+    overrides = {
+        "method.rank": "16",
+        "method.alpha": "32",
+        "method.targets": "('query','value')",
+        "schedule.learning_rate": "3e-3",
+        "batch.size": "64",
+        "task.sources.data_dir": "/data",
+        "task.template.input": "{source}=",
+        "model.remat": "full",
+        "finetune_examples": "1000",
+        "base.run": "elsewhere",
+        "tokenizer": "another",
+        "logging.writers": "('tensorboard',)",
+        "limits.patience": "5",
+    }
+    arguments = ["test", f"--config={ROOT / config}", *(f"--config.{key}={value}" for key, value in overrides.items())]
+    monkeypatch.setattr(sys, "argv", arguments)
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    values(arguments)
+    experiment = read_experiment(plain(holder.value))
+
+    tuning = configure(METHODS, experiment.method)
+    assert (tuning.size, tuning.adapter.scale, tuning.adapter.targets) == (16, 2.0, ("query", "value"))
+    assert experiment.schedule_config.learning_rate == 3e-3
+    assert experiment.batch_size == 64
+    task = load_task(experiment.task)
+    assert task.train[0].source.data_dir == "/data"
+    assert task.template.render({"source": "x", "target": "y", "source_language": "en", "target_language": "de"}) == (
+        "x=",
+        "y",
+    )
+    assert experiment.model == {"remat": "full"}
+    assert (experiment.finetune_examples, experiment.limits.patience) == (1000, 5)
+    assert (experiment.base.run, experiment.tokenizer) == ("elsewhere", "another")
+    assert experiment.logging.writers == ("tensorboard",)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedul.name=linear", "--config.schedul: config has no such field; did you mean 'schedule'"),
+        ("batch.sise=2", "--config.batch.sise: config.batch has no such field; did you mean 'size'"),
+        ("corpus.train=x", "--config.corpus is empty in this config"),
+    ],
+)
+def test_a_wrong_override_is_named_with_the_nearest_field(override, message):
+    with pytest.raises(ConfigError, match=message):
+        check_overrides(["train", f"--config={ROOT}/configs/finetune/mlsum.py:2b,full", f"--config.{override}"])
+
+
+def test_a_wrong_override_ends_the_command_with_one_line_and_2(tmp_path):
+    wrong = ["--config=configs/finetune/mlsum.py", "--config.schedule.learning_rat=1", f"--workdir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "finetune_scaling.train", *wrong]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.strip() == (
+        "error: --config.schedule.learning_rat: config.schedule has no such field; did you mean 'learning_rate'?"
+    )
+    assert not (tmp_path / "run").exists()

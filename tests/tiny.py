@@ -1,0 +1,119 @@
+"""Configs of runs and of a study that take seconds: `--config=tests/tiny.py:WHAT`, WHAT being pretrain, a method's
+name, or study.
+
+Paths (tokenizer, base.run) are left for the command line or the test to fill in.
+"""
+
+from ml_collections import ConfigDict
+
+GRAMMAR = {"seed": 0, "lexicon_size": 40}
+LENGTH = 32
+MODEL = {"layers": 1, "compute_dtype": "float32", "max_length": 64}
+TOKENIZER = {"vocab_size": 256, "byte_fallback": False, "sentinels": 16, "max_sentences": 1000}
+PET = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2}}
+
+
+def get_config(what: str) -> ConfigDict:
+    return ConfigDict(study() if what == "study" else pretrain() if what == "pretrain" else finetune(what))
+
+
+def pretrain() -> dict:
+    return {
+        "name": "base",
+        "model": {**MODEL, "name": "30k"},
+        "tokenizer": "",
+        "corpus": corpus(),
+        "objective": {"name": "causal"},
+        "sequence": {"length": LENGTH},
+        "batch": {"size": 8},
+        "limits": {"max_steps": 20},
+        "checkpoint": {"every_steps": 1000, "keep_tokens": (10 * 8 * LENGTH,)},
+        "schedule": {"learning_rate": 0.02},
+        "evaluation": {"times": 2},
+        "logging": {"every_steps": 5},
+    }
+
+
+def finetune(method: str) -> dict:
+    return {
+        "name": method,
+        "tokenizer": "",
+        "base": {"run": ""},
+        "task": task(),
+        "method": {"name": method, **PET[method]},
+        "finetune_examples": 40,
+        "sequence": sequence(),
+        "batch": {"size": 8},
+        "limits": {"max_steps": 12},
+        "checkpoint": {"every_steps": 3},
+        "schedule": {"learning_rate": 0.01},
+        "evaluation": {"every_steps": 4, "batch_size": 20, "generate_examples": 0},
+        "logging": {"every_steps": 2},
+    }
+
+
+def study() -> dict:
+    """2 sizes x 3 methods x 3 numbers of examples, and 2 token counts and 2 PET sizes at one size."""
+    grid = {"finetune_examples": (10, 20, 40), "held_out_examples": (40,)}
+    pet = {"held_out_examples": (40,), "finetune_examples": (10, 20, 40)}
+    shared = finetune("full")
+    return {
+        "name": "tiny",
+        "seeds": (0,),
+        "families": {
+            "grammar": {
+                "tokenizer": TOKENIZER,
+                "model": MODEL,
+                "sizes": ("30k", "100k"),
+                "factor_size": "30k",
+                "tokens": (10 * 8 * LENGTH, 20 * 8 * LENGTH),
+                "pretrain": {name: pretrain()[name] for name in _PRETRAINING},
+            }
+        },
+        "tasks": {
+            "translation": {
+                "family": "grammar",
+                "task": task(),
+                "finetune": {name: shared[name] for name in _FINETUNING},
+                "methods": {
+                    "full": {**grid, "factors": ("model", "pretrain")},
+                    "prompt": {**pet, "pet_size": 3, "factors": ("model",)},
+                    "lora": {**pet, "pet_size": 2, "pet_sizes": (1, 2), "factors": ("model", "pet")},
+                },
+            }
+        },
+    }
+
+
+_PRETRAINING = ("corpus", "objective", "sequence", "batch", "schedule", "evaluation", "logging")
+_FINETUNING = ("sequence", "batch", "limits", "schedule", "evaluation", "logging")
+
+
+def corpus() -> dict:
+    return {"train": [text("train", 400)], "dev": [text("dev", 30)]}
+
+
+def text(split: str, size: int) -> dict:
+    source = {"kind": "grammar", "dataset": "monolingual", "split": split, "size": size, "languages": ("A", "B")}
+    return {"source": {**source, "bilingual_share": 0.5, "grammar": GRAMMAR}, "field": "text"}
+
+
+def task() -> dict:
+    return {
+        "name": "tiny",
+        "kind": "translation",
+        "template": {"input": "{source} =", "target": " {target}"},
+        "train": pairs("train", 60),
+        "dev": pairs("dev", 20),
+        "test": {"test": pairs("test", 20)},
+    }
+
+
+def pairs(split: str, size: int) -> list[dict]:
+    source = {"kind": "grammar", "dataset": "translation", "split": split, "size": size, "languages": ("A", "B")}
+    part = {"source": {**source, "grammar": GRAMMAR}, "source_field": "source", "target_field": "target"}
+    return [{**part, "source_language": "A", "target_language": "B"}]
+
+
+def sequence() -> dict:
+    return {"length": LENGTH, "max_source_tokens": 12, "max_target_tokens": 12, "bidirectional_input": True}

@@ -1,0 +1,50 @@
+"""LoRA: W x + (alpha / rank) B A x, and the merged model that computes the same without an adapter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finetune_scaling.models.attention import Layout
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.tuning.lora import LoraAdapter, LoraOptions, build, merge
+from finetune_scaling.tuning.partition import combine
+
+
+def test_the_adapter_is_the_formula():
+    rng = np.random.default_rng(0)
+    arrays = {"lora_a": rng.normal(size=(6, 2)), "lora_b": rng.normal(size=(2, 5))}
+    x, y = rng.normal(size=(3, 6)), rng.normal(size=(3, 5))
+    parameter = lambda name, *_: jnp.asarray(arrays[name], jnp.float32)  # noqa: E731
+    ours = LoraAdapter(rank=2, scale=4.0, targets=("up",))(parameter, jnp.float32(x), jnp.float32(y))
+    expected = y + 4.0 * x @ arrays["lora_a"] @ arrays["lora_b"]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (16.0, 2.0), (4.0, 0.5)])
+def test_scale_is_alpha_over_rank(alpha, scale):
+    tuning = build(LoraOptions(rank=8, alpha=alpha))
+    assert tuning.adapter.scale == scale
+    assert tuning.size == 8
+
+
+@pytest.mark.parametrize("targets", [("query", "down"), ("key", "value", "attention_out", "gate", "up")])
+def test_merged_is_unmerged_and_not_the_base(tiny_config, tiny_base, tuned, targets):
+    tuning, trainable, frozen = tuned("lora", rank=3, alpha=6.0, targets=targets)
+    params = combine(trainable, frozen)
+    merged = merge(params, tuning.adapter)
+    assert jax.tree.structure(merged) == jax.tree.structure(tiny_base)
+    tokens = np.random.default_rng(0).integers(tiny_config.vocab_size, size=(2, 9))
+    positions = jnp.broadcast_to(jnp.arange(9), tokens.shape)
+    layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+
+    def hidden(params, adapter=None):
+        model = LanguageModel(tiny_config, adapter)
+        return jax.jit(lambda params: model.forward(params, model.embed(params, tokens), layout)[0])(params)
+
+    with_adapter, without, base = hidden(params, tuning.adapter), hidden(merged), hidden(tiny_base)
+    np.testing.assert_allclose(without, with_adapter, atol=1e-4)
+    assert jnp.abs(with_adapter - base).max() > 0.1
+    changed = jax.tree.map(lambda left, right: bool((left != right).any()), merged, tiny_base)
+    layers = {**changed["layers"]["attention"], **changed["layers"]["feed_forward"]}
+    assert {name for name, leaf in layers.items() if leaf["kernel"]} == set(targets)
