@@ -28,9 +28,9 @@ def get_config(argument: str = "800k,lora") -> ConfigDict:
     )
     config.base.run = f"runs/pretrain/debian/{size}"
     config.tokenizer = "runs/tokenizers/debian"
-    config.sequence.length = 192
-    config.sequence.max_source_tokens = 80
-    config.sequence.max_target_tokens = 80
+    config.sequence.length = 256
+    config.sequence.max_source_tokens = 112
+    config.sequence.max_target_tokens = 128
     config.sequence.bidirectional_input = True  # as the base was pretrained
     config.sequence.mode = "S"
     config.limits.max_steps = 800

@@ -4,8 +4,11 @@ Orbax writes them in the background and atomically. Each is checked against a di
 damaged one is set aside, and the newest good one taken instead.
 """
 
+import contextlib
 import hashlib
 import logging
+import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +29,10 @@ log = logging.getLogger(__name__)
 Facts = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's files are not what was written."""
+
+
 class Restored(NamedTuple):
     """A checkpoint read back."""
 
@@ -42,7 +49,7 @@ class Checkpoints:
         self._best = _KeepBest()
         keep = [policies.LatestN(n=1), policies.CustomSteps(steps=sorted(keep_steps)), self._best]
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
-        with disk_errors(self.directory):
+        with _disk_errors(self.directory):
             self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
 
     def save(self, step: int, state: State, facts: Facts) -> None:
@@ -55,12 +62,12 @@ class Checkpoints:
             state=ocp.args.StandardSave(tree),
             facts=ocp.args.JsonSave({**facts, "step": step, "arrays_sha256": digest(tree)}),
         )
-        with disk_errors(self.directory):
+        with _disk_errors(self.directory):
             self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Returns when everything is on disk; WorkdirError where it did not fit there."""
-        with disk_errors(self.directory):
+        with _disk_errors(self.directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -75,13 +82,14 @@ class Checkpoints:
     def restore_newest(self, target: State) -> Restored | None:
         """The newest good checkpoint in the shape of `target`, or None where there is none at all.
 
-        Damaged newer ones are reported and set aside. Raises CheckpointError where all of them are damaged.
+        Damaged newer ones are reported and set aside. Raises CheckpointError where all of them are damaged, or where
+        one belongs to another model or method.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 return self.restore(step, target)
-            except CheckpointError as error:
+            except DamagedCheckpointError as error:
                 log.warning("%s; trying an older one", error)
                 self._set_aside(step)
         if steps:
@@ -110,6 +118,19 @@ class Checkpoints:
         self._manager.reload()
 
 
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """As files.disk_errors, and for TensorStore too, whose ValueErrors tell the system's code in their text."""
+    with disk_errors(path):
+        try:
+            yield
+        except ValueError as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
 class _KeepBest(policies.PreservationPolicy):
     """Keeps the checkpoint of the best evaluation so far, whose step the run names at each save."""
 
@@ -124,6 +145,7 @@ def read(where: Path, target: dict[str, Any] | None = None) -> tuple[dict[str, A
 
     Raises CheckpointError where it is damaged, or where `target` has other names or shapes.
     """
+    where = Path(where).resolve()  # Orbax finds no metadata below a relative path
     try:
         stored = _read_facts(where)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
@@ -135,9 +157,9 @@ def read(where: Path, target: dict[str, Any] | None = None) -> tuple[dict[str, A
     except CheckpointError:
         raise
     except Exception as error:  # tensorstore, zlib, JSON: whatever a damaged file makes its reader say
-        raise CheckpointError(f"{where}: damaged or half-written ({type(error).__name__})") from error
+        raise DamagedCheckpointError(f"{where}: damaged or half-written ({type(error).__name__})") from error
     if digest(tree) != stored["arrays_sha256"]:
-        raise CheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
+        raise DamagedCheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
     return tree, stored
 
 

@@ -17,7 +17,7 @@ from finetune_scaling.errors import Preempted, TrainingError
 from finetune_scaling.training.checkpoints import Checkpoints, Facts
 from finetune_scaling.training.metrics import Metrics, Progress
 from finetune_scaling.training.optimizers import ScheduleConfig, learning_rate
-from finetune_scaling.training.step import State, StepMetrics, TrainStep
+from finetune_scaling.training.step import State, StepMetrics, TrainStep, all_finite
 from finetune_scaling.tuning.partition import Tree
 
 DevLoss = Callable[[Tree], float]  # trainable parameters -> nats a token
@@ -33,6 +33,8 @@ class Position:
     losses: list[float] = dataclasses.field(default_factory=list)  # of every dev evaluation so far
     steps_evaluated: list[int] = dataclasses.field(default_factory=list)
     target_tokens: int = 0  # that the loss was taken of
+    unreported_loss: float = 0.0  # summed over the steps since training loss was last written
+    unreported_tokens: float = 0.0
     stopped_by: str | None = None
 
     def add_evaluation(self, step: int, loss: float) -> bool:
@@ -105,11 +107,11 @@ class Loop:
                 pending.append(Pending(position.step, rate, numbers))
                 self._report_if_due(pending, position, progress)
                 if self._is_due(position.step, self.plan.evaluate_every):
-                    self._evaluate(state, position)
+                    self._evaluate(state, position, rate)
                     position.stopped_by = self._reason_to_stop(position)
-                self._save_if_due(state, position, pending)
+                self._save_if_due(state, position, pending, rate)
                 if terminated.is_set() and not position.stopped_by:
-                    self._save_and_leave(state, position, pending)
+                    self._save_and_leave(state, position, pending, rate)
         progress.close()
         self.checkpoints.wait()
         return state, position
@@ -119,25 +121,26 @@ class Loop:
 
     def _report_if_due(self, pending: list[Pending], position: Position, progress: Progress) -> None:
         if self._is_due(position.step, self.plan.log_every) or self._is_due(position.step, self.plan.evaluate_every):
-            loss = self._flush(pending, position)
+            rate, norm = pending[-1].rate, float(pending[-1].metrics.gradient_norm)
+            self._collect(pending, position)
+            loss = position.unreported_loss / max(position.unreported_tokens, 1.0)
+            position.unreported_loss = position.unreported_tokens = 0.0
+            now = round(time.time(), 3)
+            self.metrics.write(position.step, loss=loss, learning_rate=rate, gradient_norm=norm, time=now)
             progress.update(position.step, loss=loss, dev=position.losses[-1] if position.losses else math.nan)
 
-    def _flush(self, pending: list[Pending], position: Position) -> float:
-        """Fetches and writes the numbers of the steps since the last time; the device is waited for only here."""
-        numbers = jax.device_get([entry.metrics for entry in pending])
-        for entry, values in zip(pending, numbers, strict=True):
+    def _collect(self, pending: list[Pending], position: Position) -> None:
+        """Adds up the steps since the last time; the device is waited for only here."""
+        for entry, values in zip(pending, jax.device_get([entry.metrics for entry in pending]), strict=True):
             _check_finite(float(values.loss_sum), entry.step, entry.rate)
-        tokens = float(sum(values.tokens for values in numbers))
-        loss = float(sum(values.loss_sum for values in numbers)) / max(tokens, 1.0)
-        position.target_tokens += int(tokens)
-        norm, rate = float(numbers[-1].gradient_norm), pending[-1].rate
-        self.metrics.write(position.step, loss=loss, learning_rate=rate, gradient_norm=norm, time=round(time.time(), 3))
+            position.unreported_loss += float(values.loss_sum)
+            position.unreported_tokens += float(values.tokens)
+            position.target_tokens += int(values.tokens)
         pending.clear()
-        return loss
 
-    def _evaluate(self, state: State, position: Position) -> None:
+    def _evaluate(self, state: State, position: Position, rate: float) -> None:
         loss = self.dev_loss(state.trainable)
-        _check_finite(loss, position.step, 0.0, "dev ")
+        _check_finite(loss, position.step, rate, "dev ")
         position.add_evaluation(position.step, loss)
         self.metrics.write(position.step, dev_loss=loss)
 
@@ -150,20 +153,22 @@ class Loop:
         still_falling = len(position.losses) > 1 and position.losses[-2] - position.losses[-1] > plan.tolerance
         return "budget" if still_falling else plan.limit
 
-    def _save_if_due(self, state: State, position: Position, pending: list[Pending]) -> None:
+    def _save_if_due(self, state: State, position: Position, pending: list[Pending], rate: float) -> None:
         step, plan = position.step, self.plan
         better = position.best_step == step
         if better or position.stopped_by or step in plan.keep_steps or step % plan.save_every == 0:
-            self._save(state, position, pending)
+            self._save(state, position, pending, rate)
 
-    def _save(self, state: State, position: Position, pending: list[Pending]) -> None:
-        if pending:
-            self._flush(pending, position)  # no state of a loss that is not finite is ever saved
+    def _save(self, state: State, position: Position, pending: list[Pending], rate: float) -> None:
+        """Saves in the background; raises TrainingError rather than save numbers that are not finite."""
+        self._collect(pending, position)
+        if not all_finite(state):  # the step's loss was, but it is taken before the step's update
+            raise _not_finite("a parameter is not finite after", position.step, rate)
         facts = {**self.facts, "position": dataclasses.asdict(position), "best_step": position.best_step}
         self.checkpoints.save(position.step, state, facts)
 
-    def _save_and_leave(self, state: State, position: Position, pending: list[Pending]) -> None:
-        self._save(state, position, pending)
+    def _save_and_leave(self, state: State, position: Position, pending: list[Pending], rate: float) -> None:
+        self._save(state, position, pending, rate)
         self.checkpoints.wait()
         raise Preempted(f"saved step {position.step} of {self.title}; the same command goes on from there")
 
@@ -175,10 +180,14 @@ def position_from(facts: Facts) -> Position:
 
 def _check_finite(loss: float, step: int, rate: float, kind: str = "") -> None:
     if not math.isfinite(loss):
-        raise TrainingError(
-            f"the {kind}loss is {loss} at step {step} (learning rate {rate:.3g}): lower schedule.learning_rate, add "
-            "schedule.warmup_steps or lower optimizer.clip_norm, and start in another --workdir"
-        )
+        raise _not_finite(f"the {kind}loss is {loss} at", step, rate)
+
+
+def _not_finite(what: str, step: int, rate: float) -> TrainingError:
+    return TrainingError(
+        f"{what} step {step} (learning rate {rate:.3g}): lower schedule.learning_rate, add schedule.warmup_steps or "
+        "lower optimizer.clip_norm, and start in another --workdir"
+    )
 
 
 @contextmanager

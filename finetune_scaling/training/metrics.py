@@ -38,7 +38,8 @@ class JsonLines:
             print(json.dumps({"step": step, **values}), file=self._file, flush=True)
 
     def close(self) -> None:
-        self._file.close()
+        with disk_errors(self._path):
+            self._file.close()
 
 
 class TensorBoard:

@@ -5,12 +5,13 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.data.loader import Batches
-from finetune_scaling.errors import ConfigError
+from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.evaluation.scoring import row_losses, score_split
 from finetune_scaling.files import write_atomically
 from finetune_scaling.models.config import count_parameters
@@ -22,8 +23,8 @@ from finetune_scaling.training.inputs import Data, prepare_data, test_examples
 from finetune_scaling.training.loop import Loop, Plan, Position, position_from
 from finetune_scaling.training.metrics import Metrics
 from finetune_scaling.training.run_directory import RunDirectory, exclusive
-from finetune_scaling.training.step import init_state, make_train_step
-from finetune_scaling.training.tuned import TunedModel, start
+from finetune_scaling.training.step import State, init_state, make_train_step
+from finetune_scaling.training.tuned import TunedModel, check_belongs, start
 from finetune_scaling.tuning.partition import format_table, size, table
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def _train(
     checkpoints = Checkpoints(directory.path, plan.keep_steps)
     state, position = init_state(model.trainable, experiment.optimizer), Position()
     if (restored := checkpoints.restore_newest(state)) is not None:
+        check_belongs(directory.path, restored.facts, model)
         state, position = restored.state, position_from(restored.facts)
         log.info("going on from step %d", position.step)
     directory.rewind_metrics(position.step)
@@ -78,14 +80,21 @@ def _train(
         metrics=metrics,
         facts=_facts(experiment, model),
     )
-    try:
+    with closing(checkpoints), closing(metrics):
         state, position = loop.run(state, position)
         if not experiment.pretrains and position.best_step not in (None, position.step):
-            state = checkpoints.restore(position.best_step, state).state
-    finally:
-        metrics.close()
-        checkpoints.close()
+            state = _best_state(checkpoints, position.best_step, state)
     return dataclasses.replace(model, trainable=state.trainable), position
+
+
+def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
+    try:
+        return checkpoints.restore(step, target).state
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; it is the best one, which is to be scored: put a good copy back, or start the run anew in "
+            "another --workdir"
+        ) from error
 
 
 def make_plan(experiment: Experiment, batches: Batches) -> Plan:

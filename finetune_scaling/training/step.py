@@ -107,6 +107,12 @@ def make_evaluation_step(config: ModelConfig, tuning: Tuning) -> Callable[[Tree,
     return jax.jit(step)
 
 
+@jax.jit
+def all_finite(tree: Tree) -> Array:
+    """Whether no number in a tree is infinite or NaN, a boolean scalar."""
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+
+
 def compiled_programs() -> int:
     """Number of programs that XLA compiled or loaded from its cache in this process so far."""
     return _compilations[0]

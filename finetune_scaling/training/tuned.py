@@ -74,8 +74,22 @@ def load_run(directory: str | Path, step: int | None = None) -> tuple[TunedModel
     experiment = read_experiment(RunDirectory(directory).config)
     model = start(experiment)
     trained, facts = read_trainable(_checkpoint(directory, step, best=True))
-    _check_belongs(directory, facts, model)
+    check_belongs(directory, facts, model)
     return dataclasses.replace(model, trainable=_like(trained, model.trainable, directory)), experiment
+
+
+def check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) -> None:
+    """Raises CheckpointError where a checkpoint with these facts was trained on another base or tokenizer."""
+    for name, now in (
+        ("tokenizer_sha256", model.tokenizer.digest),
+        ("base_sha256", model.base_facts.get("arrays_sha256")),
+    ):
+        if facts.get(name) != now:
+            kind = name.removesuffix("_sha256")
+            raise CheckpointError(
+                f"{directory}: was trained on another {kind} (digest {str(facts.get(name))[:12]}...) than the one that "
+                f"is there now ({str(now)[:12]}...); put the right {kind} back"
+            )
 
 
 def load_base(directory: str | Path, step: int | None = None) -> Base:
@@ -144,19 +158,6 @@ def _check_length(config: ModelConfig, tuning: Tuning, length: int) -> None:
             f"sequence.length = {length} and a soft prompt of {tuning.prefix_length} make {total} tokens, more than "
             f"the model's context, max_length = {config.max_length}; shorten one of them"
         )
-
-
-def _check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) -> None:
-    for name, now in (
-        ("tokenizer_sha256", model.tokenizer.digest),
-        ("base_sha256", model.base_facts.get("arrays_sha256")),
-    ):
-        if facts.get(name) != now:
-            kind = name.removesuffix("_sha256")
-            raise CheckpointError(
-                f"{directory}: was trained on another {kind} (digest {str(facts.get(name))[:12]}...) than the one that "
-                f"is there now ({str(now)[:12]}...); put the right {kind} back"
-            )
 
 
 def _like(trained: Params, trainable: Tree, directory: Path) -> Tree:

@@ -122,7 +122,7 @@ def _config_fault(name: str) -> str:
 def _how_to_prepare(source: TfdsSource) -> str:
     data_dir = f", data_dir={source.data_dir!r}" if source.data_dir else ""
     return (
-        "run python -m finetune_scaling.prepare corpus --task=TASK, or in Python "
+        "run python -m finetune_scaling.prepare corpus --config=FILE with the config that names it, or in Python "
         f"tfds.builder({source.name!r}{data_dir}).download_and_prepare(file_format='array_record')"
     )
 
