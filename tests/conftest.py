@@ -1,7 +1,8 @@
-"""What all tests share: where the real data is, and a tiny decoder with methods on it."""
+"""What all tests share: where the real data is, a tiny decoder with methods on it, and runs that take a second."""
 
 import functools
 import os
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finetune_scaling import command, configuration
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.studies.configs import merge
+from finetune_scaling.training.run import run as train
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.partition import Tree, path_name
@@ -48,21 +53,28 @@ def tiny_config() -> ModelConfig:
         head_dim=8,
         ffn_dim=40,
         max_length=64,
+        embedding_std=0.1,  # with larger ones a random model only repeats its last token
         compute_dtype="float32",
     )
 
 
 @pytest.fixture(scope="session")
 def random_params() -> Callable[[ModelConfig], Params]:
-    """random_params(config): parameters drawn without compiling anything, norms and biases random too."""
+    """random_params(config): parameters drawn without compiling anything, norms and biases random too.
+
+    Kernels are larger than at initialisation, so that what a model writes depends on all that it sees.
+    """
 
     def draw(config: ModelConfig) -> Params:
         rng = np.random.default_rng(0)
 
         def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
-            fan_in = shape.shape[-2] if path_name(path).endswith(("kernel", "head")) else 1
-            mean = 1.0 if path_name(path).endswith("scale") else 0.0
-            return jnp.asarray(mean + rng.normal(size=shape.shape) * fan_in**-0.5 * (0.1 if mean else 1), jnp.float32)
+            noise, name = rng.normal(size=shape.shape), path_name(path)
+            if name == "embedding":
+                return jnp.asarray(noise * config.embedding_std, jnp.float32)
+            if name.endswith(("kernel", "head")):
+                return jnp.asarray(2 * noise * shape.shape[-2] ** -0.5, jnp.float32)
+            return jnp.asarray(name.endswith("scale") + 0.1 * noise, jnp.float32)
 
         return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(LanguageModel(config).init, jax.random.key(0)))
 
@@ -84,7 +96,50 @@ def tuned(tiny_config: ModelConfig, tiny_base: Params) -> Callable[..., TunedDec
         tuning = configure(METHODS, {"name": name, **options})
         trainable, frozen = attach(tiny_config, tuning, jax.random.key(1), tiny_base, range(8, tiny_config.vocab_size))
         rng = np.random.default_rng(2)
-        move = lambda leaf: leaf + noise * rng.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+        move = lambda leaf: jnp.asarray(np.asarray(leaf) + noise * rng.normal(size=leaf.shape), jnp.float32)  # noqa: E731
         return TunedDecoder(tuning, jax.tree.map(move, trainable) if noise else trainable, frozen)
 
     return make
+
+
+class TinyRuns(NamedTuple):
+    """Runs that take a second: a tokenizer and a pretrained base, which nobody may write into, and tests/tiny.py."""
+
+    tokenizer: Path
+    base: Path
+    get_config: Callable[[str], Any]
+
+    def config(self, what: str, **changes: Any) -> dict[str, Any]:
+        """The config of tests/tiny.py with its paths filled in; groups of `changes` are merged into it."""
+        config = configuration.plain(self.get_config(what))
+        paths = {"tokenizer": str(self.tokenizer)} | ({"base": {"run": str(self.base)}} if "base" in config else {})
+        return merge(merge(config, {} if what == "study" else paths), changes)
+
+    def flags(self, what: str, workdir: Path) -> list[str]:
+        """The same config for a command line."""
+        flags = [f"--config={Path(__file__).with_name('tiny.py')}:{what}", f"--workdir={workdir}"]
+        if what != "study":
+            flags.append(f"--config.tokenizer={self.tokenizer}")
+        return flags if what in ("study", "pretrain") else [*flags, f"--config.base.run={self.base}"]
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """XLA's persistent cache of this session, for all its processes: programs are compiled once."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla"
+    os.environ[command.CACHE_VARIABLE] = str(cache)
+    command.enable_compilation_cache()
+    return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> TinyRuns:
+    """See TinyRuns."""
+    module = runpy.run_path(str(Path(__file__).with_name("tiny.py")))
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny = TinyRuns(folder / "tokenizer", folder / "base", module["get_config"])
+    preparation = {"tokenizer": module["TOKENIZER"], "corpus": module["corpus"]()}
+    prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, "tiny"), tiny.tokenizer)
+    train(tiny.config("pretrain"), tiny.base)
+    return tiny

@@ -68,7 +68,7 @@ def test_slices_of_splits(data_dir):
         ("toy_pair", "train", (), "TFDS has no dataset 'toy_pair'; did you mean 'toy_pairs'"),
         ("zzzzqqqq", "train", (), "TFDS has no dataset 'zzzzqqqq'; see https://"),
         ("wmt14_translate/de_en", "train", (), "unknown config 'de_en'; did you mean 'de-en'"),
-        ("wmt14_translate/de-en", "train", (), "not prepared in .*finetune_scaling.prepare corpus --task=TASK"),
+        ("wmt14_translate/de-en", "train", (), "not prepared in .*finetune_scaling.prepare corpus --config=FILE"),
         ("toy_pairs", "trian", (), "unknown split; did you mean 'train'"),
         ("toy_pairs", "train[:x]", (), "unknown split"),
         ("toy_pairs", "train", ("translation.fr",), "no field 'translation.fr'; choose one of"),

@@ -1,6 +1,7 @@
 """The whole decoder against a plain NumPy one; what it may not see; compute dtype and rematerialisation."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -22,6 +23,7 @@ def rows(prefix: int = 0) -> Layout:
     return Layout(positions, jnp.ones_like(positions), positions < prefix)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def logits(config: ModelConfig, params, tokens, layout: Layout):
     model = LanguageModel(config)
     return model.unembed(params, model.forward(params, model.embed(params, tokens), layout)[0])
@@ -110,23 +112,22 @@ OTHER_FORM = {
 
 @pytest.mark.parametrize(
     "fields",
-    [{"kv_heads": 1}, {"norm_epsilon": 0.1, "rope_theta": 50.0}, OTHER_FORM, {"activation": "relu", "kv_heads": 4}],
-    ids=["multi-query", "grouped", "sequential", "relu"],
+    [{"kv_heads": 1}, {"activation": "relu", "norm_epsilon": 0.1, "rope_theta": 50.0}, OTHER_FORM],
+    ids=["multi-query", "grouped-query", "sequential"],
 )
 def test_logits_are_those_of_a_plain_decoder(tiny_config, random_params, fields):
     config = dataclasses.replace(tiny_config, **fields)
     params, tokens = random_params(config), random_tokens(config)
-    ours = jax.jit(logits, static_argnums=0)(config, params, tokens, rows())
+    ours = logits(config, params, tokens, rows())
     expected = [Reference(config, params).logits(np.asarray(row)) for row in tokens]
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 def test_a_token_is_seen_by_later_ones_and_within_the_input_part_by_all(tiny_config, tiny_base):
-    compute = jax.jit(logits, static_argnums=0)
     tokens = random_tokens(tiny_config)
     for prefix, changed, first_affected in [(0, 6, 6), (4, 6, 6), (4, 3, 0), (4, 0, 0)]:
         other = tokens.at[:, changed].set((tokens[:, changed] + 1) % tiny_config.vocab_size)
-        before, after = (compute(tiny_config, tiny_base, batch, rows(prefix)) for batch in (tokens, other))
+        before, after = (logits(tiny_config, tiny_base, batch, rows(prefix)) for batch in (tokens, other))
         differs = np.asarray((before != after).any(axis=-1))
         np.testing.assert_array_equal(differs, np.arange(LENGTH)[None].repeat(BATCH, 0) >= first_affected)
 
@@ -140,7 +141,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(tiny_co
     embeddings = model.embed(tiny_base, tokens)
     hidden = jax.eval_shape(lambda *inputs: model.forward(*inputs)[0], tiny_base, embeddings, rows())
     assert embeddings.dtype == hidden.dtype == jnp.bfloat16
-    exact, rounded = (jax.jit(logits, static_argnums=0)(c, tiny_base, tokens, rows()) for c in (tiny_config, half))
+    exact, rounded = (logits(config, tiny_base, tokens, rows()) for config in (tiny_config, half))
     assert rounded.dtype == jnp.float32
     assert not jnp.array_equal(exact, rounded)
     assert jnp.abs(exact - rounded).max() < 0.03 * jnp.abs(exact).max()

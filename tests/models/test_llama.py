@@ -22,7 +22,7 @@ def llama_form(heads: int, kv_heads: int) -> ModelConfig:
         model_dim=24,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=6,
+        head_dim=8,  # heads x head_dim need not be model_dim
         ffn_dim=40,
         block="sequential",
         tied_head=False,
@@ -80,7 +80,7 @@ def parameters_of(llama: LlamaForCausalLM, layers: int):
     }
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1), (6, 2)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
 def test_logits_equal_hugging_faces(heads, kv_heads):
     config = llama_form(heads, kv_heads)
     llama = random_llama(config)

@@ -1,5 +1,7 @@
 """LoRA: W x + (alpha / rank) B A x, and the merged model that computes the same without an adapter."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,11 @@ def test_scale_is_alpha_over_rank(alpha, scale):
     assert tuning.size == 8
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def hidden(model, params, tokens, layout):
+    return model.forward(params, model.embed(params, tokens), layout)[0]
+
+
 @pytest.mark.parametrize("targets", [("query", "down"), ("key", "value", "attention_out", "gate", "up")])
 def test_merged_is_unmerged_and_not_the_base(tiny_config, tiny_base, tuned, targets):
     tuning, trainable, frozen = tuned("lora", rank=3, alpha=6.0, targets=targets)
@@ -38,11 +45,9 @@ def test_merged_is_unmerged_and_not_the_base(tiny_config, tiny_base, tuned, targ
     positions = jnp.broadcast_to(jnp.arange(9), tokens.shape)
     layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
 
-    def hidden(params, adapter=None):
-        model = LanguageModel(tiny_config, adapter)
-        return jax.jit(lambda params: model.forward(params, model.embed(params, tokens), layout)[0])(params)
-
-    with_adapter, without, base = hidden(params, tuning.adapter), hidden(merged), hidden(tiny_base)
+    plain = LanguageModel(tiny_config)
+    with_adapter = hidden(LanguageModel(tiny_config, tuning.adapter), params, tokens, layout)
+    without, base = hidden(plain, merged, tokens, layout), hidden(plain, tiny_base, tokens, layout)
     np.testing.assert_allclose(without, with_adapter, atol=1e-4)
     assert jnp.abs(with_adapter - base).max() > 0.1
     changed = jax.tree.map(lambda left, right: bool((left != right).any()), merged, tiny_base)

@@ -1,0 +1,176 @@
+"""What README and docs/ tell people to type and to open is there: commands, flags, configs, files, code, columns."""
+
+import ast
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from finetune_scaling import errors
+from finetune_scaling.command import check_overrides
+from finetune_scaling.configuration import plain
+from finetune_scaling.data.sources import SOURCE_KINDS, source_from_config
+from finetune_scaling.data.task import load_task, task_names
+from finetune_scaling.models.ladder import model_config
+from finetune_scaling.studies.grid import FACTORS, read_study
+from finetune_scaling.studies.table import _COLUMNS
+from finetune_scaling.training.experiment import LimitsConfig, read_experiment
+from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.partition import table
+from finetune_scaling.tuning.registry import METHODS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+INVENTED = {"finetune_scaling/tuning/norms.py"}  # the example of a fourth method
+TOP_LEVEL = ("configs/", "finetune_scaling/", "launch/", "benchmarks/", "docs/", "tests/")
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) for every command line that the pages show, indented or in backticks."""
+    pattern = re.compile(r"(?:python (?:-m )?|bash )[a-z_]+[./][^`\n]*")
+    found = []
+    for page in PAGES:
+        for text in pattern.findall(page.read_text(encoding="utf-8")):
+            found.append((page.name, text.split("   #")[0].split(" # ")[0].strip()))
+    return found
+
+
+PYTHON = [(page, command) for page, command in commands() if command.startswith("python")]
+
+
+def arguments_of(command: str) -> list[str]:
+    return [word for word in shlex.split(command) if word.startswith("--")]
+
+
+def known_flags(script: Path) -> set[str]:
+    """Names that a script gives to absl's DEFINE_... or argparse's add_argument."""
+    names = {"help"}
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+            first = node.args[0]
+            defines = node.func.attr.startswith("DEFINE_") or node.func.attr == "add_argument"
+            if defines and isinstance(first, ast.Constant):
+                names.add(str(first.value).removeprefix("--"))
+    return names
+
+
+def get_config(name: str) -> ConfigDict:
+    path, _, argument = name.partition(":")
+    spec = importlib.util.spec_from_file_location("config", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*([argument] if argument else []))
+
+
+def test_there_are_commands_to_check():
+    shown = {command.split()[2].partition(".")[2] for _, command in PYTHON if command.startswith("python -m")}
+    assert {"train", "evaluate", "study", "fit", "prepare"} <= shown
+
+
+@pytest.mark.parametrize(("page", "command"), PYTHON)
+def test_commands_and_their_flags_exist(page, command):
+    words = shlex.split(command)
+    module = words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
+    if "NAME" in module:
+        return
+    script = ROOT / module
+    assert script.is_file(), f"{page}: {command}"
+    for argument in arguments_of(command):
+        flag = argument[2:].partition("=")[0].replace("-", "_").partition(".")[0]
+        assert flag in {name.replace("-", "_") for name in known_flags(script)}, f"{page}: {command}: --{flag}"
+
+
+@pytest.mark.parametrize(("page", "command"), [entry for entry in PYTHON if "--config=configs/" in entry[1]])
+def test_configs_of_commands_build_with_their_overrides(page, command):
+    arguments = arguments_of(command)
+    name = next(argument for argument in arguments if argument.startswith("--config=")).partition("=")[2]
+    config = plain(get_config(name))
+    if "families" in config:
+        read_study(config)
+    elif "limits" in config:
+        read_experiment(config)
+    else:
+        assert "tokenizer" in config, f"{page}: {command}"
+    check_overrides([argument.replace("--config=", f"--config={ROOT}/") for argument in arguments])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_overrides_that_are_mentioned_name_fields(page):
+    configs = ["configs/finetune/wmt14_en_de.py:1b,lora", "configs/study/paper.py"]
+    for override in re.findall(r"`(--config\.[^`]+)`", page.read_text(encoding="utf-8")):
+        if override.startswith("--config.group."):
+            continue
+        config = configs["seeds=" in override]
+        check_overrides([f"--config={ROOT / config}", override])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for shown in re.findall(r"`([^`\s]+)`", text):
+        path = shown.partition(":")[0]
+        if path.startswith(TOP_LEVEL) and path not in INVENTED:
+            assert (ROOT / path).exists(), f"{page.name} mentions {shown}"
+    for script in re.findall(r"bash (launch/\S+\.sh)", text):
+        assert (ROOT / script).is_file(), f"{page.name}: {script}"
+
+
+def code_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_task_of_the_data_page_is_one():
+    scope: dict = {}
+    exec("".join(code_blocks("data.md")), scope)
+    task = load_task(scope["task"])
+    assert list(task.splits()) == ["train", "dev", "test2020", "test2021"]
+    assert (task.max_source_tokens, task.train[0].direction) == (128, "en-de")
+
+
+def test_the_method_of_the_methods_page_works():
+    scope: dict = {"__name__": "norms"}
+    exec("".join(code_blocks("methods.md")), scope)
+    tuning = configure({"norms": scope["METHOD"]}, {"name": "norms"})
+    model = model_config({"name": "30k", "block": "sequential"}, 256)
+    rows = table(*jax.eval_shape(lambda key: attach(model, tuning, key), jax.random.key(0)))
+    trained = {row.name for row in rows if row.trains}
+    assert trained == {"final_norm/scale", "layers/norm/scale", "layers/feed_forward_norm/scale"}
+
+
+def test_the_data_page_names_every_source_and_task():
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    for name in [*SOURCE_KINDS, *task_names()]:
+        assert f"`{name}`" in text
+    for example in re.findall(r"`(\{\"kind\": .*?\})`", text):
+        source_from_config(ast.literal_eval(example), "docs/data.md")
+
+
+def test_the_methods_page_tells_the_defaults():
+    text = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    rows = {row.split("|")[1].strip(" `"): [cell.strip() for cell in row.split("|")] for row in text.splitlines()
+            if row.startswith("| `")}  # fmt: skip
+    assert rows.keys() == METHODS.keys()
+    for name, method in METHODS.items():
+        assert (float(rows[name][-3]), int(rows[name][-2])) == (
+            method.defaults.learning_rate,
+            method.defaults.batch_size,
+        )
+
+
+def test_the_reference_tells_every_column_exit_code_and_limit():
+    text = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+    for column in (*_COLUMNS, *FACTORS):
+        assert f"`{column}`" in text, column
+    for code in (errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PREEMPTED, errors.EXIT_INTERRUPTED):
+        assert f"| {code} |" in text
+    for limit in ("patience", "max_steps", "max_epochs", "max_tokens"):
+        assert limit in LimitsConfig.__dataclass_fields__
+        assert f"`{limit}`" in text
