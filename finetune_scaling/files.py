@@ -59,7 +59,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Names the path and the mend where writing fails for want of space or permission."""
+    """Names the path and the mend where writing fails for want of space, permission or a directory."""
     try:
         yield
     except OSError as error:
@@ -67,6 +67,10 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
             raise WorkdirError(f"{path}: the disk is full; free some space and run the same command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise WorkdirError(f"{path}: cannot be written ({error.strerror}); give a directory of yours") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise WorkdirError(
+                f"{path}: a file stands where a directory must be, or the other way round; choose another path"
+            ) from error
         raise
 
 

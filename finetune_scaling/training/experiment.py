@@ -12,8 +12,9 @@ from finetune_scaling.data.corpus import CorpusConfig
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.ladder import model_config
 from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
-from finetune_scaling.tuning.method import Method
+from finetune_scaling.tuning.method import Method, configure
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -204,7 +205,11 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
     experiment = configuration.build(Experiment, config, "config")
     if experiment.batch_size % experiment.batch.accumulation:
         raise ConfigError(f"batch.accumulation must divide the batch of {experiment.batch_size} sequences")
-    experiment.schedule_config  # noqa: B018 - its fields are checked now, before anything heavy starts
+    # The fields of open blocks are checked now, before anything heavy starts.
+    experiment.schedule_config  # noqa: B018
+    configure(METHODS, experiment.method)
+    if experiment.base is None:
+        model_config(experiment.model, vocab_size=1)
     return experiment
 
 

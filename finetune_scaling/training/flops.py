@@ -1,7 +1,8 @@
 """Analytic floating-point operations: XLA's own count sees a scanned layer once.
 
 Convention: a multiply-add is two operations; every computed position counts, padding and soft prompt included;
-attention scores count half, since they are causal. A frozen weight needs the gradient of its input, not its own.
+attention scores count half, since they are causal. A frozen weight needs the gradient of its input, not its own;
+attention multiplies two activations, and so needs the gradients of both whatever trains.
 """
 
 import re
@@ -12,14 +13,20 @@ from finetune_scaling.tuning.method import Tuning
 
 def forward_flops_per_token(config: ModelConfig, length: int) -> float:
     """Of one position of a sequence of `length`: 2 per weight that multiplies it, head included, and attention."""
-    matmul = count_parameters(config).non_embedding + config.vocab_size * config.model_dim
-    attention = 2 * 2 * config.layers * config.heads * config.head_dim * length / 2
-    return 2.0 * matmul + attention
+    return _weight_flops(config) + _attention_flops(config, length)
 
 
 def training_flops_per_token(config: ModelConfig, tuning: Tuning, length: int) -> float:
-    """Forward and backward of one position: 3 forwards for full tuning, 2 where the weights are frozen."""
-    return forward_flops_per_token(config, length) * (3 if trains_weights(tuning) else 2)
+    """Forward and backward of one position: 3 forwards of its weights, or 2 where they are frozen, 3 of attention."""
+    return _weight_flops(config) * (3 if trains_weights(tuning) else 2) + 3 * _attention_flops(config, length)
+
+
+def _weight_flops(config: ModelConfig) -> float:
+    return 2.0 * (count_parameters(config).non_embedding + config.vocab_size * config.model_dim)
+
+
+def _attention_flops(config: ModelConfig, length: int) -> float:
+    return 2 * 2 * config.layers * config.heads * config.head_dim * length / 2
 
 
 def training_flops(config: ModelConfig, tuning: Tuning, steps: int, batch_size: int, length: int) -> float:

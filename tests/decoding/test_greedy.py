@@ -1,6 +1,7 @@
 """Greedy decoding with a cache: what the full forward pass would choose, for a batch as for each prompt alone."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine, partition
 from finetune_scaling.tuning.registry import METHODS
 
-EOS, PAD, NEW, WIDTH = 1, 0, 12, 16
+EOS, PAD, NEW, WIDTH, BATCH = 1, 0, 12, 16, 5
 LENGTHS = (3, 9, 1, 6, 5)
 FULL, PROMPT, LORA = {"name": "full"}, {"name": "prompt", "length": 4}, {"name": "lora", "rank": 3}
 PROMPTS = [np.random.default_rng(seed).integers(4, 61, size=length).tolist() for seed, length in enumerate(LENGTHS)]
@@ -24,7 +25,7 @@ PROMPTS = [np.random.default_rng(seed).integers(4, 61, size=length).tolist() for
 each_method = pytest.mark.parametrize("block", [PROMPT, LORA], ids=["prompt", "lora"])
 
 
-def decoded(config, method, prompts, *, batch_size=len(LENGTHS), multiple=WIDTH, eos_id=EOS, bidirectional=True):
+def decoded(config, method, prompts, *, batch_size=BATCH, multiple=WIDTH, eos_id=EOS, bidirectional=True):
     tuning, trainable, frozen = method
     decode = make_greedy(config, tuning, NEW, eos_id, PAD, bidirectional)
     return generate(decode, trainable, frozen, prompts, batch_size=batch_size, eos_id=eos_id, multiple=multiple)
@@ -82,7 +83,7 @@ def test_order_and_batching_do_not_matter(tiny_config, tuned):
     """Two batches, of which the last is filled up with empty rows, and the prompts in another order."""
     method = tuned(**LORA)
     together = decoded(tiny_config, method, PROMPTS)
-    assert decoded(tiny_config, method, PROMPTS[::-1], batch_size=len(LENGTHS)) == together[::-1]
+    assert decoded(tiny_config, method, PROMPTS[::-1], batch_size=BATCH) == together[::-1]
     assert decoded(tiny_config, method, [*PROMPTS, PROMPTS[0]]) == [*together, together[0]]
     assert decoded(tiny_config, method, []) == []
 
@@ -136,7 +137,7 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
         cache = model.empty_cache(2, tuning.prefix_length + 12)
         edges = np.cumsum([0, tuning.prefix_length + 5, 1, 3])
         pieces = []
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in itertools.pairwise(edges):
             piece = jax.tree.map(lambda leaf, part=slice(start, end): leaf[:, part], (embeddings, layout))
             hidden, cache = model.forward(params, *piece, cache)
             pieces.append(hidden)

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, whatever happened to the files in between, or an error that says so."""
+"""Checkpoints: what comes back is what was saved, whatever happened to the files in between, or it is said."""
 
 import json
 import logging
@@ -17,7 +17,6 @@ import pytest
 from finetune_scaling.errors import CheckpointError, WorkdirError
 from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps, digest, read, read_trainable
 from finetune_scaling.training.step import State
-
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, of broken files
 
@@ -60,10 +59,8 @@ def test_what_is_restored_is_what_was_saved(run):
         restored = checkpoints.restore(step, state(0))
         assert restored.step == step
         assert equal(restored.state, state(step))
-        assert restored.facts == {
-            **{"best_step": 1, "text": "ü", "step": step},
-            "arrays_sha256": restored.facts["arrays_sha256"],
-        }
+        assert len(restored.facts.pop("arrays_sha256")) == 64
+        assert restored.facts == {"best_step": 1, "text": "ü", "step": step}
     assert checkpoints.restore_newest(state(0)).step == 3
     assert list(checkpoint_steps(run)) == [3, 2, 1]
     checkpoints.close()

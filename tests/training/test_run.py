@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -146,9 +145,10 @@ def test_a_finished_run_is_returned_and_not_rerun(tiny_runs, monkeypatch, tmp_pa
 
 
 def test_killed_while_scoring_only_the_scores_are_made_again(tiny_runs, undisturbed, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(run_module, "score_split", lambda *_, **__: kill())
-        run(tiny_runs.config("full"), tmp_path)
+        with pytest.raises(Killed):
+            run(tiny_runs.config("full"), tmp_path)
     assert RunDirectory(tmp_path).result is None
     monkeypatch.setattr(loop, "learning_rate", lambda *_: pytest.fail("a step was trained again"))
     run(tiny_runs.config("full"), tmp_path)
@@ -259,7 +259,3 @@ def _script_dev_losses(monkeypatch, losses: list[float]) -> None:
 
 def _bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def copy_run(source: Path, target: Path) -> Path:
-    return Path(shutil.copytree(source, target))

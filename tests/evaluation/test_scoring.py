@@ -1,0 +1,147 @@
+"""Scores of a model on examples: losses example by example, hypotheses, and sums over languages."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
+from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation import scoring
+from finetune_scaling.evaluation.text_metrics import score
+from finetune_scaling.models.attention import Layout
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.inputs import prepared_task
+from finetune_scaling.training.run import pooled
+from finetune_scaling.training.tuned import TunedModel, start
+from finetune_scaling.tuning.partition import combine
+
+
+@pytest.fixture(scope="module")
+def base(tiny_runs) -> tuple[TunedModel, Task, SequenceFormat, list[dict[str, Any]]]:
+    """The tiny base as it is, its task, and 7 of its test examples."""
+    experiment = read_experiment(tiny_runs.config("full"))
+    task, form = prepared_task(experiment)
+    examples = task.examples("test")
+    return start(experiment), task, form, [examples[i] for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def log_probabilities(base) -> Callable[[list[int], int], np.ndarray]:
+    """ids [n] -> log p(next) [length, V] by one plain forward pass; the first `bidirectional` ids see each other."""
+    tuned, _, form, _ = base
+    model = LanguageModel(tuned.config)
+    params = combine(tuned.trainable, tuned.frozen)
+
+    @jax.jit
+    def forward(ids: jax.Array, real: jax.Array, prefix: jax.Array) -> jax.Array:
+        layout = Layout(jnp.arange(ids.size, dtype=jnp.int32)[None], real.astype(jnp.int32)[None], prefix[None])
+        hidden, _ = model.forward(params, model.embed(params, ids[None]), layout)
+        return jax.nn.log_softmax(model.unembed(params, hidden)[0])
+
+    def compute(ids: list[int], bidirectional: int) -> np.ndarray:
+        places = np.arange(form.length)
+        padded = np.pad(np.array(ids, np.int32), (0, form.length - len(ids)))
+        return np.asarray(forward(padded, places < len(ids), places < bidirectional))
+
+    return compute
+
+
+def test_losses_are_those_of_each_target_given_its_input(base, log_probabilities):
+    tuned, task, form, examples = base
+    losses = scoring.example_losses(tuned, task, form, examples, batch_size=7)
+    prompts = encode_prompts(examples, tuned.tokenizer, task.template, form)
+    for example, prompt, total, count in zip(examples, prompts, losses.sums, losses.tokens, strict=True):
+        target = tuned.tokenizer.encode(task.template.render(example)[1])
+        target = [*target, tuned.tokenizer.eos_id] if len(target) < form.max_target_tokens else target
+        target = target[: form.max_target_tokens]
+        table = log_probabilities([*prompt, *target[:-1]], bidirectional=len(prompt))
+        expected = -sum(table[len(prompt) - 1 + place, token] for place, token in enumerate(target))
+        assert count == len(target)
+        assert total == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [3, 7])
+def test_the_batch_does_not_matter(base, batch_size):
+    tuned, task, form, examples = base
+    losses = scoring.example_losses(tuned, task, form, examples, batch_size)
+    alone = [scoring.example_losses(tuned, task, form, [example], batch_size) for example in examples]
+    np.testing.assert_allclose(losses.sums, [one.sums[0] for one in alone], rtol=1e-6)
+    assert losses.tokens.tolist() == [one.tokens[0] for one in alone]
+    assert losses.mean == pytest.approx(losses.sums.sum() / losses.tokens.sum())
+
+
+def test_a_split_has_a_summary_and_a_record_for_each_example(base):
+    tuned, task, form, examples = base
+    summary, rows = scoring.score_split(tuned, task, form, examples, batch_size=7, generate_examples=2)
+    assert (summary["examples"], summary["generated"], len(rows)) == (7, 2, 7)
+    assert summary["tokens"] == sum(row["tokens"] for row in rows)
+    assert summary["loss"] == pytest.approx(sum(row["loss_sum"] for row in rows) / summary["tokens"])
+    assert summary["entropy"] == pytest.approx(math.fsum(e["target_nll"] for e in examples) / summary["tokens"])
+    assert [(row["source"], row["reference"]) for row in rows] == [(e["source"], e["target"]) for e in examples]
+    texts = [row["hypothesis"] for row in rows if "hypothesis" in row]
+    assert summary["metrics"] == scoring.text_scores(examples[:2], texts)
+    without, rows = scoring.score_split(tuned, task, form, examples, batch_size=7, generate_examples=0)
+    assert without == {**summary, "generated": 0, "metrics": {}}
+    assert not any("hypothesis" in row for row in rows)
+
+
+def test_an_entropy_is_told_only_where_every_example_has_one(base):
+    tuned, task, form, examples = base
+    unknown = [{name: value for name, value in examples[0].items() if name != "target_nll"}, *examples[1:]]
+    summary, _ = scoring.score_split(tuned, task, form, unknown, batch_size=7, generate_examples=0)
+    assert "entropy" not in summary
+
+
+def test_a_hypothesis_is_one_line(base, monkeypatch):
+    tuned, task, form, examples = base
+    line = [*tuned.tokenizer.encode("a\nb "), tuned.tokenizer.eos_id]
+    monkeypatch.setattr(scoring, "generate", lambda *_, **__: [line, []])
+    assert scoring.hypotheses(tuned, task, form, examples[:2], 2) == ["a b", ""]
+
+
+def test_languages_are_scored_apart_and_weighed_by_their_examples():
+    german = [{"target": "Das ist ein Haus am See .", "target_language": "de"}] * 3
+    chinese = [{"target": "这 是 一 座 湖 边 的 房 子 。", "target_language": "zh"}]
+    mixed = [german[0], chinese[0], german[1], german[2]]
+    texts = ["Das ist ein Haus .", "这 是 房 子 。", "Das Haus am See .", "Das ist ein Haus am See ."]
+    found = scoring.text_scores(mixed, texts)
+    apart = {
+        "de": score([texts[0], texts[2], texts[3]], [[e["target"]] for e in german], "de"),
+        "zh": score([texts[1]], [[chinese[0]["target"]]], "zh"),
+    }
+    for name, entry in found.items():
+        expected = (3 * apart["de"][name]["score"] + apart["zh"][name]["score"]) / 4
+        assert entry["score"] == pytest.approx(expected)
+    assert "tok:13a" in found["bleu"]["signature"]
+    assert "tok:zh" in found["bleu"]["signature"]
+    assert scoring.text_scores(german, texts[:3]) == score(texts[:3], [[e["target"]] for e in german], "de")
+
+
+def test_what_costs_nothing(tiny_runs):
+    translation = load_task(tiny_runs.config("full")["task"])
+    assert scoring.baseline_texts(translation, [{"source": "a b. c"}]) == ["a b. c"]
+    summarization = load_task({"name": "grammar_summarization"})
+    documents = [{"source": text} for text in ("One. Two. Three", "一。二。", "first\nsecond", "no end")]
+    assert scoring.baseline_texts(summarization, documents) == ["One.", "一。", "first", "no end"]
+
+
+def test_several_test_sets_as_one():
+    metrics = [{"bleu": {"score": 10.0, "signature": "s"}}, {"bleu": {"score": 20.0, "signature": "s"}}]
+    tests = {
+        "2020": {"loss": 1.0, "tokens": 100, "entropy": 0.5, "metrics": metrics[0]},
+        "2021": {"loss": 2.0, "tokens": 300, "entropy": 0.7, "metrics": metrics[1]},
+    }
+    assert pooled(tests)["loss"] == pytest.approx(1.75)
+    assert pooled(tests)["entropy"] == pytest.approx(0.65)
+    assert pooled(tests)["metrics"] == {"bleu": 15.0}
+    del tests["2020"]["entropy"]
+    assert "entropy" not in pooled(tests)
+    with pytest.raises(ConfigError, match="has no test set"):
+        pooled({})

@@ -1,0 +1,164 @@
+"""Mappings become frozen dataclasses or an error that names the field; what is built says what it was built from."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from finetune_scaling import configuration
+from finetune_scaling.configuration import build, choose
+from finetune_scaling.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    count: int
+    kind: Literal["small", "large"] = "small"
+    flag: bool = False
+    inner: Inner = Inner()
+    several: tuple[Inner, ...] = ()
+    pair: tuple[int, str] = (1, "x")
+    limit: int | None = None
+    mixed: int | str = 0
+    by_name: Mapping[str, Inner] = dataclasses.field(default_factory=dict)
+    free: Any = None
+
+
+def test_groups_tuples_unions_and_mappings_are_followed():
+    mapping = {
+        "count": 3,
+        "kind": "large",
+        "flag": True,
+        "inner": {"rate": 2, "names": ["a", "b"]},
+        "several": [{}, {"rate": 1.5}],
+        "pair": [4, "y"],
+        "limit": 7,
+        "mixed": "text",
+        "by_name": {"x": {"names": ("c",)}},
+        "free": {"a": (1, 2)},
+    }
+    expected = Outer(
+        count=3,
+        kind="large",
+        flag=True,
+        inner=Inner(2.0, ("a", "b")),
+        several=(Inner(), Inner(1.5)),
+        pair=(4, "y"),
+        limit=7,
+        mixed="text",
+        by_name={"x": Inner(names=("c",))},
+        free={"a": [1, 2]},
+    )
+    assert build(Outer, mapping, "config") == expected
+    assert build(Outer, ConfigDict(mapping), "config") == expected
+    assert isinstance(build(Outer, mapping, "config").inner.rate, float)
+
+
+def test_what_is_left_out_has_its_default_and_none_is_none():
+    assert build(Outer, {"count": 1}, "config") == Outer(1)
+    assert build(Outer, {"count": 1, "limit": None}, "config") == Outer(1)
+
+
+def test_whole_numbers_are_taken_however_they_are_written():
+    assert build(Outer, {"count": 1e6}, "config") == Outer(1_000_000)
+    assert isinstance(build(Outer, {"count": 1e6}, "config").count, int)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({}, "config.count is missing; give config a value for it"),
+        ({"count": None}, "config.count is missing; give it a value"),
+        ({"count": 1, "cuont": 2}, "config.cuont is not a field of config; did you mean 'count'?"),
+        ({"count": 1, "zzz": 2}, "config.zzz is not a field of config; choose one of count, kind, flag"),
+        ({"count": "3"}, "config.count = '3' has the wrong type: expected int, got str"),
+        ({"count": 1.5}, "config.count = 1.5 has the wrong type: expected int, got float"),
+        ({"count": True}, "config.count = True has the wrong type: expected int, got bool"),
+        ({"count": 1, "flag": 1}, "config.flag = 1 has the wrong type: expected bool, got int"),
+        ({"count": 1, "kind": "smal"}, "config.kind = 'smal' is unknown; did you mean 'small'?"),
+        ({"count": 1, "inner": 3}, "config.inner must be a group of fields, not 3"),
+        ({"count": 1, "inner": {"rate": "x"}}, "config.inner.rate = 'x' has the wrong type: expected float, got str"),
+        ({"count": 1, "inner": {"rat": 1}}, "config.inner.rat is not a field of config.inner; did you mean 'rate'?"),
+        ({"count": 1, "inner": {"names": "ab"}}, "config.inner.names must be a list, not 'ab'"),
+        ({"count": 1, "inner": {"names": [1]}}, "config.inner.names[0] = 1 has the wrong type: expected str, got int"),
+        ({"count": 1, "several": [{}, {"rate": None}]}, "config.several[1].rate is missing; give it a value"),
+        ({"count": 1, "pair": [1]}, "config.pair must have 2 entries, not 1"),
+        ({"count": 1, "limit": "x"}, "config.limit = 'x' has the wrong type: expected int, got str"),
+        ({"count": 1, "by_name": {"x": {"y": 1}}}, "config.by_name.x.y is not a field of config.by_name.x"),
+        ({"count": 1, "by_name": [1]}, "config.by_name must be a group of fields, not [1]"),
+    ],
+)
+def test_the_first_wrong_field_is_named(mapping, message):
+    with pytest.raises(ConfigError) as error:
+        build(Outer, mapping, "config")
+    assert str(error.value).startswith(message)
+
+
+inners = st.builds(Inner, st.floats(allow_nan=False), st.lists(st.text(max_size=3), max_size=3).map(tuple))
+outers = st.builds(
+    Outer,
+    count=st.integers(),
+    kind=st.sampled_from(["small", "large"]),
+    flag=st.booleans(),
+    inner=inners,
+    several=st.lists(inners, max_size=3).map(tuple),
+    pair=st.tuples(st.integers(), st.text(max_size=3)),
+    limit=st.none() | st.integers(),
+    mixed=st.integers() | st.text(max_size=3),
+    by_name=st.dictionaries(st.sampled_from("abc"), inners),
+)
+
+
+@given(outers)
+def test_plain_data_builds_the_same_again_also_by_way_of_json(config):
+    assert build(Outer, configuration.plain(config), "config") == config
+    assert build(Outer, json.loads(json.dumps(configuration.plain(config))), "config") == config
+    assert configuration.same(config, ConfigDict(configuration.plain(config)))
+
+
+@given(outers, outers)
+def test_difference_is_empty_for_equal_configs_alone(left, right):
+    assert configuration.difference(left, left) == []
+    assert bool(configuration.difference(left, right)) == (not configuration.same(left, right))
+
+
+def test_difference_names_dotted_fields():
+    left = {"a": 1, "b": {"c": 2, "d": [1]}, "e": {}}
+    right = {"a": 1, "b": {"c": 3, "d": [1, 2]}, "f": None}
+    assert configuration.difference(left, right) == ["b.c", "b.d", "e", "f"]
+
+
+def test_canonical_text_does_not_depend_on_order_or_container():
+    assert configuration.canonical({"b": (1, 2), "a": "ä"}) == '{"a": "ä", "b": [1, 2]}'
+    assert configuration.canonical(ConfigDict({"a": "ä", "b": [1, 2]})) == '{"a": "ä", "b": [1, 2]}'
+
+
+def test_references_within_a_config_are_followed():
+    config = ConfigDict({"size": 3})
+    config.twice = config.get_ref("size") * 2
+    assert configuration.plain(config) == {"size": 3, "twice": 6}
+
+
+def test_given_leaves_out_what_nobody_filled():
+    mapping = ConfigDict({"a": None, "b": {"c": None}, "d": {"e": 0, "f": None}, "g": False, "h": []})
+    assert configuration.given(mapping) == {"d": {"e": 0}, "g": False, "h": []}
+
+
+def test_a_choice_is_the_tables_or_an_error_with_the_nearest():
+    table = {"full": 1, "lora": 2}
+    assert choose(table, "lora", "method.name") == 2
+    with pytest.raises(ConfigError, match=r"^method\.name = 'loar' is unknown; did you mean 'lora'\?$"):
+        choose(table, "loar", "method.name")
+    with pytest.raises(ConfigError, match=r"^method\.name = 'x' is unknown; choose one of full, lora$"):
+        choose(table, "x", "method.name")

@@ -1,0 +1,107 @@
+"""The evaluate command: a run's scores with the hypotheses beside them, and plain files of segments."""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sacrebleu
+
+from finetune_scaling.training.run import run
+from finetune_scaling.training.run_directory import RunDirectory
+
+METRICS = {"bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
+
+
+def evaluate(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "finetune_scaling.evaluate", *flags]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_runs, tmp_path_factory) -> Path:
+    """A finished run that decoded 5 of its 20 test segments."""
+    directory = tmp_path_factory.mktemp("trained")
+    run(tiny_runs.config("prompt", evaluation={"generate_examples": 5}), directory)
+    return directory
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
+    out = tmp_path / "scores.json"
+    done = evaluate(f"--workdir={trained}", f"--out={out}", "--generate=5")
+    assert (done.returncode, done.stderr) == (0, "")
+    scores, record = json.loads(out.read_text()), RunDirectory(trained).result
+    assert scores["metrics"].keys() == METRICS
+    assert all(entry.keys() == {"score", "signature"} for entry in scores["metrics"].values())
+    assert {"loss": scores["loss"], "entropy": scores["entropy"]} == {k: record[k] for k in ("loss", "entropy")}
+    assert scores["splits"]["test"] == record["tests"]["test"]
+    assert json.loads(done.stdout)["metrics"] == {n: entry["score"] for n, entry in scores["metrics"].items()}
+
+    beside = (tmp_path / "scores.test.jsonl").read_text()
+    assert beside == (trained / "evaluation" / "test.jsonl").read_text()
+    rows = [json.loads(line) for line in beside.splitlines()]
+    assert [row["index"] for row in rows] == list(range(20))
+    assert ["hypothesis" in row for row in rows] == [True] * 5 + [False] * 15
+    bleu = sacrebleu.corpus_bleu([row["hypothesis"] for row in rows[:5]], [[row["reference"] for row in rows[:5]]])
+    assert scores["metrics"]["bleu"]["score"] == bleu.score
+
+
+@pytest.mark.slow
+def test_another_split_some_examples_and_another_checkpoint(trained):
+    done = evaluate(f"--workdir={trained}", "--split=dev", "--examples=7", "--generate=0", "--step=12")
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = json.loads((trained / "evaluation" / "dev.json").read_text())
+    assert (scores["splits"]["dev"]["examples"], scores["splits"]["dev"]["generated"]) == (7, 0)
+    assert len((trained / "evaluation" / "dev.dev.jsonl").read_text().splitlines()) == 7
+    assert json.loads(done.stdout)["metrics"] == {}
+
+
+def test_plain_files(tmp_path):
+    hypotheses = write(tmp_path / "hyp", "Das ist ein Test .", "", "noch ein Satz")
+    first = write(tmp_path / "ref1", "Das ist ein Test .", "Leer ist auch etwas", "noch ein ganzer Satz")
+    second = write(tmp_path / "ref2", "Dies ist ein Test .", "Auch das", "noch ein Satz hier")
+    out = tmp_path / "new" / "scores.json"
+    done = evaluate(
+        f"--hypotheses={hypotheses}", f"--references={first},{second}", "--target-language=de", f"--out={out}"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = json.loads(out.read_text())["metrics"]
+    assert scores.keys() == METRICS
+    texts = [Path(path).read_text().split("\n")[:-1] for path in (hypotheses, first, second)]
+    assert scores["bleu"]["score"] == sacrebleu.corpus_bleu(texts[0], texts[1:]).score
+    assert "nrefs:2" in scores["bleu"]["signature"]
+    assert 0 < scores["rougeL"]["score"] < 100  # the empty hypothesis counts as one that says nothing
+    assert json.loads(done.stdout)["metrics"]["ter"] == scores["ter"]["score"]
+
+
+def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path):
+    one, two = write(tmp_path / "one", "a"), write(tmp_path / "two", "a", "b")
+    broken = Path(shutil.copytree(trained, tmp_path / "broken"))
+    for step in ("4", "8", "12"):
+        shutil.rmtree(broken / "checkpoints" / step, ignore_errors=True)
+    files = ["--target-language=de", f"--out={tmp_path / 'out.json'}"]
+    mistakes = [
+        ([], "give --workdir to score a run, or --hypotheses"),
+        ([f"--hypotheses={one}", f"--references={two}", *files], "two"),
+        ([f"--hypotheses={one}", f"--references={one}", "--target-language=de"], "--out is missing"),
+        ([f"--workdir={tmp_path}"], "not the directory of a run"),
+        ([f"--workdir={tiny_runs.base}"], "a pretraining run has no task"),
+        ([f"--workdir={trained}", "--split=tset"], "tset"),
+        ([f"--workdir={broken}"], "no checkpoint"),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda mistake: evaluate(*mistake[0]), mistakes))
+    for (flags, expected), done in zip(mistakes, results, strict=True):
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), (flags, done.stderr)
+        assert done.stderr.startswith("error: ")
+        assert expected in done.stderr, (flags, done.stderr)
+    assert not (tmp_path / "out.json").exists()

@@ -1,0 +1,134 @@
+"""A file is the old one or the new one, whatever ends the writer; full and forbidden disks are named."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from finetune_scaling.errors import WorkdirError
+from finetune_scaling.files import disk_errors, read_json, sha256, write_atomically, write_json_atomically
+
+
+def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "deep" / "down" / "value.json"
+    for value in ({"text": "größe 大"}, [1, None, 2.5]):
+        write_json_atomically(path, value)
+        assert read_json(path) == value
+    assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]
+    write_atomically(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+
+
+def test_text_that_is_not_ascii_stays_readable(tmp_path):
+    write_json_atomically(tmp_path / "value.json", {"text": "größe 大"})
+    assert "größe 大" in (tmp_path / "value.json").read_text(encoding="utf-8")
+
+
+def test_others_may_read_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("failure", "kind", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), WorkdirError, "the disk is full; free some space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), WorkdirError, "the disk is full; free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), WorkdirError, r"cannot be written \(Read-only file system\)"),
+        (OSError(errno.EIO, "Input/output error"), OSError, "Input/output error"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, function, failure, kind, message):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(kind, match=message) as error:
+        write_atomically(path, "new")
+    if kind is WorkdirError:
+        assert str(path) in str(error.value)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import sys
+from finetune_scaling.files import write_json_atomically
+while True:
+    for number in range(10):
+        write_json_atomically(sys.argv[1], [number] * 50_000)
+"""
+
+
+def test_a_file_is_whole_whenever_its_writer_is_killed(tmp_path):
+    path = tmp_path / "value.json"
+    wait = random.Random(0)
+    for _ in range(4):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
+        deadline = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(wait.uniform(0.05, 0.3))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        value = json.loads(path.read_text())
+        assert len(value) == 50_000
+        assert len(set(value)) == 1
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1,\n "b": }', b"", b'{"a": 1', b'{"a": "\xff"}'])
+def test_json_that_is_broken_is_named_with_the_mend(tmp_path, content):
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    with pytest.raises(WorkdirError, match=r"value\.json: not valid JSON \(.*\); delete it"):
+        read_json(path)
+
+
+def test_the_line_of_the_break_is_in_the_message(tmp_path):
+    (tmp_path / "value.json").write_text('{"a": 1,\n "b": }')
+    with pytest.raises(WorkdirError, match="line 2"):
+        read_json(tmp_path / "value.json")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(WorkdirError, match=r"nothing\.json: no such file"):
+        read_json(tmp_path / "nothing.json")
+
+
+def test_files_and_directories_that_change_places_are_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "x", tmp_path / "file" / "x" / "y", tmp_path / "folder"):
+        with pytest.raises(WorkdirError, match="a file stands where a directory must be"):
+            write_atomically(path, "x")
+
+
+def test_disk_errors_names_where_and_lets_others_pass():
+    with (
+        pytest.raises(WorkdirError, match=r"^/some/where: cannot be written \(Permission denied\)"),
+        disk_errors("/some/where"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(ValueError, match="other"), disk_errors("/some/where"):
+        raise ValueError("other")
+
+
+def test_sha256_is_the_published_one(tmp_path):
+    """The digest of "abc" in FIPS 180-2, appendix B.1."""
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,107 @@
+"""Where numbers go: lines of JSON, further writers by name, progress for terminals and for logs."""
+
+import importlib.util
+import json
+import logging
+import sys
+
+import pytest
+
+from finetune_scaling.errors import ConfigError, WorkdirError
+from finetune_scaling.training.metrics import Metrics, Progress
+
+
+def test_every_write_is_a_line_at_once(tmp_path):
+    metrics = Metrics(tmp_path)
+    metrics.write(1, loss=0.1 + 0.2, learning_rate=1e-3)
+    metrics.write(2, dev_loss=1.0)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # not closed yet: a kill loses nothing
+    assert [json.loads(line) for line in lines] == [
+        {"step": 1, "loss": 0.1 + 0.2, "learning_rate": 1e-3},
+        {"step": 2, "dev_loss": 1.0},
+    ]
+    metrics.close()
+
+
+def test_lines_are_added_to_those_of_an_earlier_process(tmp_path):
+    for step in (1, 2):
+        metrics = Metrics(tmp_path)
+        metrics.write(step, loss=1.0)
+        metrics.close()
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_a_full_disk_is_named_while_writing_and_while_closing(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    metrics = Metrics(tmp_path)
+    with pytest.raises(WorkdirError, match=r"metrics.jsonl: the disk is full"):
+        metrics.write(1, loss=1.0)
+    with pytest.raises(WorkdirError, match=r"metrics.jsonl: the disk is full"):
+        metrics.close()
+
+
+def test_an_unknown_writer_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"logging.writers = 'tensorbord' is unknown; did you mean 'tensorboard'"):
+        Metrics(tmp_path, ["tensorbord"])
+
+
+@pytest.mark.parametrize(("name", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_writer_that_is_not_installed_says_how_to_get_it(name, module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"asks for {name}, which is not installed: pip install .*\[logging\]"):
+        Metrics(tmp_path, [name])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="needs the extra [logging]")
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    metrics = Metrics(tmp_path, ["tensorboard"])
+    metrics.write(3, loss=1.5)
+    metrics.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1.5}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("finetune_scaling.training.metrics.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_a_plain_line_now_and_then(clock, caplog):
+    with caplog.at_level(logging.INFO, logger="finetune_scaling"):
+        progress = Progress("toy", start=100, total=400, every_seconds=30)
+        for second in range(1, 61):
+            clock[0] = float(second)
+            progress.update(100 + 2 * second, loss=1.23456)
+        progress.close()
+    assert [record.message for record in caplog.records] == [
+        "toy: step 160/400, 2.0 steps/s, 0:02:00 left, loss 1.235",
+        "toy: step 220/400, 2.0 steps/s, 0:01:30 left, loss 1.235",
+    ]
+
+
+def test_a_terminal_gets_one_line_that_is_rewritten_and_cleared(clock, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = Progress("toy", start=0, total=10)
+    clock[0] = 1.0
+    progress.update(1, loss=2.0)
+    progress.update(2, loss=2.0)  # too soon after the last
+    clock[0] = 2.0
+    progress.update(4, loss=2.0)
+    progress.close()
+    written = capsys.readouterr().err
+    assert "\n" not in written
+    assert written.split("\r")[1:3] == [
+        "toy: step 1/10, 1.0 steps/s, 0:00:09 left, loss 2",
+        "toy: step 4/10, 2.0 steps/s, 0:00:03 left, loss 2",
+    ]
+    assert written.endswith(" \r")
+
+
+def test_no_step_yet_has_no_end_in_sight(clock, caplog):
+    with caplog.at_level(logging.INFO, logger="finetune_scaling"):
+        progress = Progress("toy", start=5, total=10)
+        clock[0] = 31.0
+        progress.update(5)
+    assert "0.0 steps/s, ? left" in caplog.text

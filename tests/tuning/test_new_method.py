@@ -1,0 +1,89 @@
+"""A fourth method is one declaration: it trains, checkpoints, decodes and is recorded without a line elsewhere.
+
+IA3 (Liu et al., 2022) multiplies keys, values and the feed-forward layer's up projection by learned vectors; here the
+norms' scales train with them, so that leaves of the base and new ones are in one rule.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from finetune_scaling.evaluation.scoring import example_losses
+from finetune_scaling.training import inputs
+from finetune_scaling.training.checkpoints import read_trainable
+from finetune_scaling.training.run import run
+from finetune_scaling.training.tuned import load_base, load_run
+from finetune_scaling.tuning.method import Defaults, Method, Tuning
+from finetune_scaling.tuning.partition import combine, path_name
+from finetune_scaling.tuning.registry import METHODS
+
+
+@dataclasses.dataclass(frozen=True)
+class Ia3Options:
+    """start: every element of the vectors, at first."""
+
+    start: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Ia3Adapter:
+    start: float
+    targets: ClassVar[tuple[str, ...]] = ("key", "value", "up")
+
+    def __call__(self, parameter, x, y):
+        return y * parameter("ia3", jax.nn.initializers.constant(self.start), y.shape[-1:], jnp.float32).astype(y.dtype)
+
+
+def build(options: Ia3Options) -> Tuning:
+    return Tuning(name="ia3", trainable=r".*/ia3|.*norm/scale", adapter=Ia3Adapter(options.start))
+
+
+IA3 = Method("ia3", Ia3Options, build, Defaults(learning_rate=0.05, batch_size=8))
+TRAINED = {
+    "final_norm/scale",
+    "layers/norm/scale",
+    "layers/attention/key/ia3",
+    "layers/attention/value/ia3",
+    "layers/feed_forward/up/ia3",
+}
+
+
+def leaves(tree) -> dict[str, np.ndarray]:
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, "ia3", IA3)
+    config = tiny_runs.config("full", name="ia3", method={"name": "ia3"}, evaluation={"generate_examples": 5})
+    config["schedule"] = {}  # the method's own learning rate
+    record = run(config, tmp_path)
+
+    base = load_base(tiny_runs.base)
+    c = base.config
+    assert record["method"] == "ia3"
+    assert record["learning_rate"] == 0.05
+    expected = c.layers * (c.model_dim + 2 * c.kv_heads * c.head_dim + c.ffn_dim) + c.model_dim
+    assert record["trainable_parameters"] == expected
+    first, *_, last = record["dev_losses"].values()
+    assert last < first
+
+    saved = leaves(read_trainable(tmp_path / "checkpoints" / str(record["best_step"]))[0])
+    assert saved.keys() == TRAINED
+    assert all((leaf != 1).any() for name, leaf in saved.items() if name.endswith("ia3"))
+
+    model, experiment = load_run(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, saved, leaves(model.trainable))
+    kept, before = leaves(model.frozen), leaves(base.params)
+    assert kept.keys() == before.keys() - TRAINED
+    jax.tree.map(np.testing.assert_array_equal, kept, {name: before[name] for name in kept})
+    assert leaves(combine(model.trainable, model.frozen)).keys() == before.keys() | TRAINED
+
+    rows = [line for line in (tmp_path / "evaluation" / "test.jsonl").read_text().splitlines() if "hypothesis" in line]
+    assert len(rows) == 5
+    assert "bleu" in record["metrics"]
+    examples = inputs.test_examples(experiment, "test", None)
+    losses = example_losses(model, *inputs.prepared_task(experiment), examples, batch_size=20)
+    assert losses.mean == record["loss"]
