@@ -23,6 +23,9 @@ from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.partition import Tree, path_name
 from finetune_scaling.tuning.registry import METHODS
 
+# Compilation is most of what these tests cost, and their models are too small for optimised code to pay.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

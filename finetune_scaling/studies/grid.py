@@ -145,12 +145,12 @@ def read_study(config: Mapping[str, Any]) -> StudyConfig:
 
 def settings(study: StudyConfig) -> list[Setting]:
     """Every setting once, in an order that keeps equal bases and methods together."""
-    cells: dict[Setting, list[str]] = {}
+    cells: dict[Setting, dict[str, None]] = {}  # with the factors that each serves, in the order of FACTORS
     for task_name, task in study.tasks.items():
         for method, grid in task.methods.items():
-            for factor in grid.factors:
+            for factor in (factor for factor in FACTORS if factor in grid.factors):
                 for cell in _cells(study, task_name, method, factor):
-                    cells.setdefault(cell, []).append(factor)
+                    cells.setdefault(cell, {})[factor] = None
     found = [dataclasses.replace(cell, factors=tuple(factors)) for cell, factors in cells.items()]
     rank = {size: place for place, size in enumerate(LADDER)}
     methods = {method: place for place, method in enumerate(METHODS)}

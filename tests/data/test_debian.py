@@ -175,7 +175,7 @@ def test_very_large_clusters_are_training_data():
 def test_datasets_end_to_end(lists, tmp_path):
     data_dir = str(tmp_path / "data")
     source = DebianSource("translation/en-de", "train", data_dir)
-    with pytest.raises(DataError, match=r"not prepared in .*finetune_scaling\.prepare corpus --task="):
+    with pytest.raises(DataError, match=r"not prepared in .*finetune_scaling\.prepare corpus --config="):
         open_source(source)
     sizes = prepare_source(source)["examples"]
     assert sum(sizes.values()) == 800
