@@ -53,7 +53,7 @@ def finetune(method: str) -> dict:
 
 
 def study() -> dict:
-    """2 sizes x 3 methods x 3 numbers of examples, and 2 token counts and 2 prompt lengths at one size: 24 runs."""
+    """2 sizes with full tuning and LoRA; at one of them 2 token counts with full tuning, 2 prompt lengths: 21 runs."""
     examples = {"finetune_examples": (10, 20, 40), "held_out_examples": (40,)}
     shared = finetune("full")
     return {
@@ -76,7 +76,7 @@ def study() -> dict:
                 "finetune": {name: shared[name] for name in _FINETUNING} | _SHORT,
                 "methods": {
                     "full": {**examples, "factors": ("model", "pretrain")},
-                    "prompt": {**examples, "pet_size": 3, "pet_sizes": (2, 3), "factors": ("model", "pet")},
+                    "prompt": {**examples, "pet_size": 3, "pet_sizes": (2, 3), "factors": ("pet",)},
                     "lora": {**examples, "pet_size": 2, "factors": ("model",)},
                 },
             }

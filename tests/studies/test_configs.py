@@ -1,0 +1,111 @@
+"""The configs of a study's runs: what of the study ends up in which field."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_scaling.studies import configs, grid
+from finetune_scaling.studies.grid import read_study
+from finetune_scaling.training.experiment import read_experiment
+
+WORKDIR = Path("study")
+
+
+@pytest.fixture(scope="module")
+def study(tiny_runs):
+    return read_study(tiny_runs.config("study", seeds=(0, 3)))
+
+
+def test_a_base_is_pretrained_once_and_keeps_every_token_count(study):
+    config = configs.pretraining_config(study, WORKDIR, "grammar", "100k")
+    experiment = read_experiment(config)
+    assert experiment.pretrains
+    assert experiment.model["name"] == "100k"
+    assert experiment.limits.max_tokens == max(study.families["grammar"].tokens)
+    assert experiment.checkpoint.keep_tokens == study.families["grammar"].tokens
+    assert experiment.tokenizer == "study/tokenizers/grammar"
+    assert configs.base_directory(WORKDIR, "grammar", "100k") == Path("study/bases/grammar/100k")
+    steps = [
+        configs.pretraining_step(study, WORKDIR, "grammar", "30k", tokens)
+        for tokens in experiment.checkpoint.keep_tokens
+    ]
+    assert steps == [10, 20]
+
+
+def test_every_run_has_a_config_of_its_cell(study):
+    for run in grid.runs(study):
+        setting = run.setting
+        experiment = read_experiment(configs.finetuning_config(study, WORKDIR, run))
+        assert experiment.finetune_examples == setting.finetune_examples
+        assert experiment.base.run == f"study/bases/grammar/{setting.size}"
+        assert experiment.base.step == {2560: 10, 5120: 20}[setting.tokens]
+        assert (experiment.seeds.data, experiment.seeds.parameters, experiment.seeds.order) == (run.seed,) * 3
+        field = {"full": None, "prompt": "length", "lora": "rank"}[setting.method]
+        assert experiment.method == {"name": setting.method} | ({field: setting.pet_size} if field else {})
+        assert experiment.limits.max_steps == 8
+        assert experiment.tokenizer == "study/tokenizers/grammar"
+
+
+def test_a_methods_fields_override_the_tasks_and_the_cell_overrides_both(tiny_runs):
+    own = {"schedule": {"learning_rate": 0.5}, "finetune_examples": 7, "method": {"frequent": 9}}
+    config = tiny_runs.config(
+        "study",
+        tasks={"translation": {"finetune": {"schedule": {"warmup_steps": 2}}, "methods": {"prompt": {"config": own}}}},
+    )
+    study = read_study(config)
+    run = next(run for run in grid.runs(study) if run.setting.method == "prompt")
+    experiment = read_experiment(configs.finetuning_config(study, WORKDIR, run))
+    assert experiment.schedule_config.learning_rate == 0.5
+    assert experiment.schedule_config.warmup_steps == 2
+    assert experiment.finetune_examples == run.setting.finetune_examples
+    assert experiment.method == {"name": "prompt", "length": run.setting.pet_size, "frequent": 9}
+
+
+def test_a_size_is_known_before_there_is_a_tokenizer(study):
+    model = configs.family_model(study.families["grammar"], "100k")
+    assert (model.vocab_size, model.layers, model.model_dim) == (256, 1, 48)
+
+
+def test_expected_flops_grow_with_what_is_computed(study):
+    model = configs.family_model(study.families["grammar"], "30k")
+    by_method = {}
+    for run in grid.runs(study):
+        if (run.setting.size, run.setting.tokens, run.setting.finetune_examples) == ("30k", 5120, 20):
+            experiment = read_experiment(configs.finetuning_config(study, WORKDIR, run))
+            by_method[run.setting.method, run.setting.pet_size] = configs.expected_flops(experiment, model, 20)
+    # Frozen weights need no gradient of their own: 2 forwards' worth instead of 3, which attention needs either way.
+    assert 1.4 < by_method["full", None] / by_method["lora", 2] <= 1.5
+    assert by_method["lora", 2] < by_method["prompt", 2] < by_method["prompt", 3]
+    assert configs.pretraining_flops(study, WORKDIR, "grammar", "100k") > 0
+
+
+FIELDS = st.recursive(
+    st.integers() | st.text(max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+GROUPS = st.dictionaries(st.sampled_from("abc"), FIELDS, max_size=3)
+
+
+@given(GROUPS, GROUPS, GROUPS)
+def test_merging_is_associative_and_what_comes_later_wins(first, second, third):
+    merge = configs.merge
+    assert merge(merge(first, second), third) == merge(first, merge(second, third)) or _mixes(first, second, third)
+    assert merge(first, {}) == first == merge({}, first)
+    assert merge(first, first) == first
+    for name, value in second.items():
+        if not (isinstance(value, dict) and isinstance(first.get(name), dict)):
+            assert merge(first, second)[name] == value
+
+
+def _mixes(*groups: dict) -> bool:
+    """Whether a name is a group in one and a value in another: then it matters who is asked first."""
+    names = set().union(*groups)
+    for name in names:
+        values = [group[name] for group in groups if name in group]
+        inner = [value for value in values if isinstance(value, dict)]
+        if 0 < len(inner) < len(values) or (inner and _mixes(*inner)):
+            return True
+    return False

@@ -1,0 +1,174 @@
+"""Running a study in one process: what is shared, what is skipped, what fails alone, and what ends everything."""
+
+import csv
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_scaling.errors import Preempted, WorkdirError
+from finetune_scaling.studies import execute as execute_module
+from finetune_scaling.studies import table
+from finetune_scaling.studies.execute import claim, execute, state
+from finetune_scaling.studies.grid import read_study, runs
+from finetune_scaling.training.run_directory import RunDirectory, exclusive
+from finetune_scaling.training.step import compiled_programs
+
+
+def small(tiny_runs, examples=(10, 20), methods=("full", "lora"), **changes: Any) -> dict[str, Any]:
+    """The tiny study at one size and without its further factors."""
+    config = tiny_runs.config("study", families={"grammar": {"sizes": ["30k"]}}, **changes)
+    grids = config["tasks"]["translation"]["methods"]
+    own = {"finetune_examples": list(examples), "held_out_examples": [], "factors": ["model"]}
+    config["tasks"]["translation"]["methods"] = {name: {**grids[name], **own} for name in methods}
+    return config
+
+
+@pytest.fixture(scope="module")
+def done(tiny_runs, tmp_path_factory) -> Path:
+    """A finished small study that nobody may write into."""
+    workdir = tmp_path_factory.mktemp("done")
+    config = small(tiny_runs)
+    tally = execute(read_study(config), config, workdir)
+    assert (tally.done, tally.failed, tally.elsewhere) == (4, 0, 0)
+    assert tally.text().startswith("4 runs trained, ") or "steps/s" in tally.text()
+    return workdir
+
+
+@pytest.fixture
+def begun(done, tmp_path) -> Path:
+    """A new study's directory with the tokenizer and the base of `done`."""
+    for part in ("tokenizers", "bases"):
+        shutil.copytree(done / part, tmp_path / part)
+    return tmp_path
+
+
+def test_what_is_done_is_not_done_again(tiny_runs, done, monkeypatch):
+    monkeypatch.setattr(execute_module, "train", lambda *_: pytest.fail("something was trained again"))
+    config = small(tiny_runs)
+    assert execute(read_study(config), config, done) == execute_module.Tally()
+
+
+def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
+    assert [path.name for path in (done / "bases" / "grammar").iterdir() if path.name != "30k.turn"] == ["30k"]
+    base = RunDirectory(done / "bases" / "grammar" / "30k").result
+    assert base["tokens_seen"] == 5120
+    records = [RunDirectory(done / run.directory).result for run in runs(read_study(small(tiny_runs)))]
+    assert {record["pretrain_tokens"] for record in records} == {5120}
+    assert len({record["base_sha256"] for record in records}) == 1
+    assert {record["tokenizer_sha256"] for record in records} == {base["tokenizer_sha256"]}
+    assert [record["finetune_examples"] for record in records] == [10, 20, 10, 20]
+
+
+def test_more_examples_and_seeds_compile_nothing_more(tiny_runs, done, begun):
+    before = compiled_programs()
+    config = small(tiny_runs, examples=(10, 15, 30, 60), seeds=[0, 1])
+    assert execute(read_study(config), config, begun).done == 16
+    assert compiled_programs() == before
+    # The same cell in another study is the same run.
+    name = "runs/translation/lora/30k_t5120_p2_d10_s0"
+    left, right = (RunDirectory(folder / name).result for folder in (done, begun))
+    assert {**left, "seconds": 0} == {**right, "seconds": 0}
+
+
+def test_a_run_that_fails_is_written_down_and_the_others_go_on(tiny_runs, begun, caplog):
+    config = small(tiny_runs, examples=(10, 61), methods=("full",))
+    study = read_study(config)
+    with caplog.at_level(logging.ERROR, logger="finetune_scaling"):
+        tally = execute(study, config, begun)
+    assert (tally.done, tally.failed) == (1, 1)
+    good, bad = (begun / run.directory for run in runs(study))
+    assert (state(good), state(bad)) == ("done", "failed")
+    failure = json.loads((bad / "failure.json").read_text())
+    assert failure["kind"] == "DataError"
+    assert failure["error"].startswith("61 finetuning examples are asked for, but the data has 60")
+    assert "61 finetuning examples" in caplog.text
+    assert [row["state"] for row in table.listing(study, begun)] == ["done", "failed"]
+    assert table.write_points(study, begun) == 1
+    assert execute(study, config, begun).failed == 1  # tried again each time, since the cause may be mended
+
+
+def test_a_bug_is_written_down_with_its_traceback_and_forgotten_when_mended(tiny_runs, begun, monkeypatch):
+    config = small(tiny_runs, examples=(10,), methods=("full",))
+    study = read_study(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(execute_module, "finetuning_config", lambda *_: 1 / 0)
+        assert execute(study, config, begun).failed == 1
+    directory = begun / runs(study)[0].directory
+    assert "ZeroDivisionError" in json.loads((directory / "failure.json").read_text())["traceback"]
+    assert execute(study, config, begun).done == 1
+    assert not (directory / "failure.json").exists()
+
+
+@pytest.mark.parametrize("error", [WorkdirError("the disk is full"), Preempted("saved")])
+def test_what_would_fail_every_run_alike_ends_the_study(error, tiny_runs, begun, monkeypatch):
+    config = small(tiny_runs)
+
+    def train(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(execute_module, "train", train)
+    with pytest.raises(type(error)):
+        execute(read_study(config), config, begun)
+    assert not list(begun.rglob("failure.json"))
+
+
+def test_what_another_process_works_on_is_left_to_it(tiny_runs, begun):
+    config = small(tiny_runs, examples=(10,))
+    study = read_study(config)
+    first, second = (begun / run.directory for run in runs(study))
+    with exclusive(first):
+        tally = execute(study, config, begun)
+    assert (tally.done, tally.elsewhere, tally.failed) == (1, 1, 0)
+    assert (state(first), state(second)) == ("waiting", "done")
+
+
+def test_the_directory_of_another_study_is_refused(tiny_runs, done):
+    config = small(tiny_runs, seeds=[5])
+    with pytest.raises(WorkdirError, match=r"holds a study of another config \(they differ in seeds\)"):
+        claim(done, config)
+    claim(done, small(tiny_runs))
+
+
+def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):
+    study = read_study(small(tiny_runs))
+    assert table.write_points(study, done) == 4
+    text = (done / "points.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert list(rows[0])[:8] == [
+        *("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out"),
+    ]
+    for run, row in zip(runs(study), rows, strict=True):
+        record = RunDirectory(done / run.directory).result
+        assert float(row["loss"]) == record["loss"]  # to the last bit
+        assert (row["method"], row["factor"], row["held_out"]) == (run.setting.method, "model", "0")
+        assert int(row["x"]) == int(row["parameters"]) == record["parameters"]
+        assert row["pet_size"] == ("" if run.setting.pet_size is None else str(run.setting.pet_size))
+        assert float(row["flops"]) == record["flops"]
+        assert row["stopped_by"] == "max_steps"
+    assert "seconds" not in rows[0]  # a table of the same study is the same to the byte
+    table.write_points(study, done)
+    assert (done / "points.csv").read_text() == text
+
+
+def test_a_listing_tells_states_costs_and_expected_times(tiny_runs, done):
+    config = small(tiny_runs, examples=(10, 20, 40), methods=("full",))
+    rows = table.listing(read_study(config), done)
+    assert [row["state"] for row in rows] == ["done", "done", "waiting"]
+    assert all(isinstance(value, str | int | float | bool | None) for row in rows for value in row.values())
+    assert rows[0]["seconds"] > 0
+    assert rows[2]["seconds"] is None
+    assert rows[2]["expected_seconds"] > 0
+    assert rows[0]["flops"] == rows[2]["flops"]  # all three end at max_steps
+
+
+def test_baselines_cost_nothing_and_are_scored_on_what_the_runs_generate(tiny_runs, done):
+    config = small(tiny_runs)
+    config["tasks"]["translation"]["finetune"]["evaluation"]["generate_examples"] = 5
+    facts = table.write_facts(read_study(config), done)
+    assert facts == json.loads((done / "study.json").read_text())
+    assert facts["name"] == "tiny"
+    assert {"bleu", "chrf"} <= facts["baselines"]["translation"].keys()

@@ -1,0 +1,175 @@
+"""The grid: every cell once, the factors that it serves, and what is held out."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.ladder import LADDER
+from finetune_scaling.studies import grid
+from finetune_scaling.studies.configs import merge
+from finetune_scaling.studies.grid import FACTORS, Setting, StudyConfig, read_study
+
+
+def study(sizes=("30k", "100k"), factor_size="30k", tokens=(10, 20), seeds=(0,), methods=None, **family: Any) -> dict:
+    return {
+        "name": "s",
+        "seeds": seeds,
+        "families": {
+            "f": {
+                "tokenizer": "path",
+                "pretrain": {},
+                "sizes": sizes,
+                "tokens": tokens,
+                "factor_size": factor_size,
+                **family,
+            }
+        },
+        "tasks": {
+            "t": {
+                "family": "f",
+                "task": {},
+                "finetune": {},
+                "methods": {"full": {"finetune_examples": (1, 2)}} if methods is None else methods,
+            }
+        },
+    }
+
+
+SUBSETS = st.lists(st.sampled_from([1, 2, 4, 8, 16]), min_size=1, max_size=4, unique=True).map(tuple)
+
+
+@st.composite
+def studies(draw) -> StudyConfig:
+    sizes = tuple(draw(st.lists(st.sampled_from(list(LADDER)[:5]), min_size=1, max_size=3, unique=True)))
+    tokens = tuple(sorted(draw(SUBSETS)))
+    methods: dict[str, dict[str, Any]] = {}
+    for name in draw(st.lists(st.sampled_from(["full", "prompt", "lora"]), min_size=1, unique=True)):
+        examples = draw(SUBSETS)
+        factors = tuple(draw(st.lists(st.sampled_from(FACTORS), min_size=1, unique=True)))
+        methods[name] = {"finetune_examples": examples, "held_out_examples": examples[-1:], "factors": factors}
+        if name != "full":
+            pets = draw(SUBSETS)
+            methods[name] |= {"pet_size": pets[0], "pet_sizes": pets, "held_out_pet_sizes": pets[1:2]}
+    return read_study(
+        study(
+            sizes,
+            draw(st.sampled_from(sizes)),
+            tokens,
+            tuple(draw(SUBSETS)),
+            methods,
+            held_out_sizes=sizes[1:2],
+            held_out_tokens=tokens[:-1][-1:],
+        )
+    )
+
+
+def expected_cells(config: StudyConfig, factor: str) -> set[Setting]:
+    """The factor's cells as a plain product, without what it shares with other factors."""
+    family, cells = config.families["f"], set()
+    for method, spec in config.tasks["t"].methods.items():
+        if factor not in spec.factors or (factor == "pet" and method == "full"):
+            continue
+        sizes = family.sizes if factor == "model" else [family.factor_size]
+        tokens = family.tokens if factor == "pretrain" else [max(family.tokens)]
+        pets = spec.pet_sizes if factor == "pet" else [spec.pet_size]
+        for size, token, pet, count in itertools.product(sizes, tokens, pets, spec.finetune_examples):
+            cells.add(Setting("t", "f", method, size, token, pet, count, ()))
+    return cells
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_a_study_is_the_union_of_its_factors_each_cell_once(config):
+    settings_ = grid.settings(config)
+    bare = [dataclasses.replace(setting, factors=()) for setting in settings_]
+    assert len(set(bare)) == len(bare)
+    for factor in FACTORS:
+        serving = {cell for cell, setting in zip(bare, settings_, strict=True) if factor in setting.factors}
+        assert serving == expected_cells(config, factor)
+    for setting in settings_:
+        assert setting.factors == tuple(factor for factor in FACTORS if factor in setting.factors)
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_runs_have_directories_of_their_own_and_keep_bases_together(config):
+    runs = grid.runs(config)
+    assert len(runs) == len(grid.settings(config)) * len(config.seeds)
+    assert len({run.directory for run in runs}) == len(runs)
+    bases = [run.setting.size for run in runs]
+    assert len(list(itertools.groupby(bases))) == len(set(bases))
+    assert grid.runs(config) == runs
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies(), st.integers(1, 7))
+def test_shares_are_disjoint_and_together_all_runs(config, of):
+    runs = grid.runs(config)
+    shares = [runs[index::of] for index in range(of)]
+    assert sorted(run.directory for share in shares for run in share) == sorted(run.directory for run in runs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(studies())
+def test_a_setting_is_held_out_where_its_x_or_its_examples_are(config):
+    family = config.families["f"]
+    for setting in grid.settings(config):
+        spec = config.tasks["t"].methods[setting.method]
+        expected = (
+            setting.size in family.held_out_sizes
+            or setting.tokens in family.held_out_tokens
+            or (setting.pet_size is not None and setting.pet_size in spec.held_out_pet_sizes)
+            or setting.finetune_examples in spec.held_out_examples
+        )
+        assert grid.held_out(config, setting) == expected
+
+
+def test_the_cell_that_several_factors_share_is_listed_under_the_first():
+    lora = {"finetune_examples": (5,), "pet_size": 2, "pet_sizes": (1, 2)}
+    found = grid.settings(read_study(study(methods={"lora": lora})))
+    assert {(s.size, s.tokens, s.pet_size): s.factors for s in found} == {
+        ("30k", 20, 2): ("model", "pretrain", "pet"),
+        ("100k", 20, 2): ("model",),
+        ("30k", 10, 2): ("pretrain",),
+        ("30k", 20, 1): ("pet",),
+    }
+
+
+def test_x_is_the_raw_count_of_the_factor():
+    lora = {"finetune_examples": (5,), "pet_size": 2}
+    setting = grid.settings(read_study(study(methods={"lora": lora})))[0]
+    assert [grid.x_of(setting, factor, 12345) for factor in FACTORS] == [12345, setting.tokens, 2]
+    full = grid.settings(read_study(study()))[0]
+    with pytest.raises(ValueError, match="full has no pet size"):
+        grid.x_of(full, "pet", 12345)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"families": {"f": {"sizes": ("30k", "31k")}}}, "families.sizes = '31k' is unknown; did you mean '30k'"),
+        ({"families": {"f": {"factor_size": "2m"}}}, "factor_size = '2m' is not among its sizes"),
+        ({"families": {"f": {"tokens": (20, 10)}}}, "families.tokens = .* must rise"),
+        ({"families": {"f": {"tokens": ()}}}, "families.tokens = .* must rise"),
+        ({"families": {"f": {"held_out_sizes": ("2m",)}}}, "families.held_out_sizes: '2m' is not among"),
+        ({"families": {"f": {"held_out_tokens": (11,)}}}, "families.held_out_tokens: 11 is not among"),
+        ({"families": {"f": {"size": 1}}}, "config.families.f.size is not a field"),
+        ({"tasks": {"t": {"family": "g"}}}, "tasks.t.family = 'g' is unknown"),
+        ({"tasks": {"t": {"methods": {"lorra": {"finetune_examples": (1,)}}}}}, "methods = 'lorra' is unknown"),
+        ({"tasks": {"t": {"methods": {"lora": {"finetune_examples": (1,)}}}}}, "methods.lora needs pet_size"),
+        ({"tasks": {"t": {"methods": {"full": {"pet_size": 1}}}}}, "methods.full has no pet_size"),
+        ({"tasks": {"t": {"methods": {"full": {"factors": ("modell",)}}}}}, "methods.factors: 'modell' is not among"),
+        ({"tasks": {"t": {"methods": {"full": {"held_out_examples": (3,)}}}}}, "held_out_examples: 3 is not among"),
+        ({"seeds": (1, 1)}, "seeds = .* must be different"),
+        ({"seeds": ()}, "seeds = .* at least one"),
+        ({"seed": (1,)}, "config.seed is not a field of config; did you mean 'seeds'"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read_study(merge(study(), changes))
