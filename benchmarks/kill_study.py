@@ -1,86 +1,136 @@
-"""Kills a study with SIGKILL at random moments and compares its points with those of the study left alone.
+"""Kills a study at random moments and asks for the same points: python benchmarks/kill_study.py --kills=10
 
-    python benchmarks/kill_study.py --kills=10 --out=DIR [--config=benchmarks/small_study.py] [--seed=0]
-
-Prints one JSON object; exits with 1 where the two points.csv differ in a single byte.
+Runs a study undisturbed, then the same study in another directory, killed by SIGKILL and restarted until it is done,
+and compares their points.csv byte for byte. Prints a JSON summary; exits with 1 where the tables differ.
 """
 
-import argparse
+import hashlib
 import json
 import random
-import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from finetune_scaling import command
+from finetune_scaling.errors import EXIT_FAILED, TrainingError
+
+_TINY_STUDY = Path(__file__).parents[1] / "tests" / "tiny.py"
+
+_CONFIG = flags.DEFINE_string("config", f"{_TINY_STUDY}:study", "Config of the study to kill.")
+_KILLS = flags.DEFINE_integer("kills", 10, "How often it is killed.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where both studies go; default: a directory that is deleted afterwards.")
+
+POLL_SECONDS = 0.005
+
+
+class Undisturbed(NamedTuple):
+    """A study run at one go: how long it took, until its directory was claimed and in all, and its number of runs."""
+
+    start_seconds: float
+    seconds: float
+    runs: int
 
 
 def main() -> None:
-    """Runs the campaign that the arguments ask for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default=str(Path(__file__).with_name("small_study.py")), help="the study")
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, required=True, help="directory for the two studies; emptied first")
-    arguments = parser.parse_args()
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    arguments.out.mkdir(parents=True)
+    """Runs both studies and prints the summary."""
+    if _WORKDIR.value:
+        summary = compare(_CONFIG.value, Path(_WORKDIR.value), _KILLS.value, _SEED.value)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            summary = compare(_CONFIG.value, Path(folder), _KILLS.value, _SEED.value)
+    print(json.dumps(summary, indent=2))
+    if not summary["identical"]:
+        sys.exit(EXIT_FAILED)
 
+
+def compare(config: str, folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Both studies below `folder`; the summary as plain data."""
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    facts = run_undisturbed(config, undisturbed)
     began = time.monotonic()
-    finish(arguments.config, arguments.out / "alone")
-    seconds = time.monotonic() - began
-    killed, restarts = kill_and_finish(arguments, seconds)
-    points = [(arguments.out / name / "points.csv").read_bytes() for name in ("alone", "killed")]
-    equal = points[0] == points[1]
-    rows = points[0].count(b"\n") - 1
-    print(json.dumps({"equal": equal, "rows": rows, "kills": killed, "starts": restarts, "alone_s": round(seconds, 1)}))
-    sys.exit(not equal)
+    deaths = run_killed(config, killed, facts, moments(facts, kills, random.Random(seed)))
+    digests = [hashlib.sha256((study / "points.csv").read_bytes()).hexdigest() for study in (undisturbed, killed)]
+    return {
+        "config": config,
+        "seed": seed,
+        "runs": facts.runs,
+        "kills": len(deaths),
+        "deaths": deaths,
+        "identical": digests[0] == digests[1],
+        "points_sha256": digests,
+        "undisturbed_seconds": round(facts.seconds, 1),
+        "killed_seconds": round(time.monotonic() - began, 1),
+    }
 
 
-def kill_and_finish(arguments: argparse.Namespace, seconds: float) -> tuple[list[float], int]:
-    """Starts the study again and again, each time killing it at a random moment, then lets it end.
-
-    Returns the moments of the kills, in seconds after each start's first line, and the number of starts.
-    """
-    moments = random.Random(arguments.seed)
-    killed: list[float] = []
-    starts = 0
-    while len(killed) < arguments.kills:
-        if (arguments.out / "killed" / "points.csv").exists():
-            raise SystemExit(f"the study ended after {len(killed)} kills; give a longer one or fewer kills")
-        # Short enough that the kills fit into one study, whose restarts find their programs compiled.
-        moment = moments.uniform(0, seconds / 3 / arguments.kills)
-        starts += 1
-        if kill_after(arguments, moment):
-            killed.append(round(moment, 2))
-    finish(arguments.config, arguments.out / "killed")
-    return killed, starts + 1
+def run_undisturbed(config: str, workdir: Path) -> Undisturbed:
+    """Runs the study once; raises TrainingError where it fails."""
+    began = time.monotonic()
+    process = start(config, workdir)
+    wait_for(process, (workdir / "config.json").exists)
+    started = time.monotonic() - began
+    finish(process)
+    return Undisturbed(started, time.monotonic() - began, finished_runs(workdir))
 
 
-def kill_after(arguments: argparse.Namespace, moment: float) -> bool:
-    """Starts the study and kills it `moment` seconds after its first line; whether it was still running then."""
-    process = subprocess.Popen(command(arguments.config, arguments.out / "killed"), stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    process.stderr.readline()
-    try:
-        process.communicate(timeout=moment)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+def moments(facts: Undisturbed, kills: int, rng: random.Random) -> list[tuple[int, float]]:
+    """When to kill: from so many finished runs on, and so many seconds after that or after the process's start."""
+    each = facts.seconds / facts.runs
+    finished = sorted(rng.randrange(max(1, facts.runs - 2)) for _ in range(kills))
+    return [(count, rng.uniform(0, facts.start_seconds + 2 * each)) for count in finished]
 
 
-def finish(config: str, workdir: Path) -> None:
-    """Runs a study to its end; CalledProcessError where it fails."""
-    subprocess.run(command(config, workdir), check=True, stdout=subprocess.DEVNULL)
+def run_killed(
+    config: str, workdir: Path, facts: Undisturbed, plan: list[tuple[int, float]]
+) -> list[dict[str, float | int]]:
+    """Runs the study with a kill at every moment of `plan`, then to its end; tells where each kill struck."""
+    deaths: list[dict[str, float | int]] = []
+    for count, delay in plan:
+        began = time.monotonic()
+        process = start(config, workdir)
+        wait_for(process, lambda count=count: finished_runs(workdir) >= count)  # type: ignore[misc]
+        until = time.monotonic() + delay
+        wait_for(process, lambda until=until: time.monotonic() >= until)  # type: ignore[misc]
+        if process.poll() is not None:
+            finish(process)
+            break
+        process.kill()
+        process.communicate()
+        deaths.append({"after_seconds": round(time.monotonic() - began, 2), "finished_runs": finished_runs(workdir)})
+    finish(start(config, workdir))
+    return deaths
 
 
-def command(config: str, workdir: Path) -> list[str]:
-    """The study command."""
-    return [sys.executable, "-m", "finetune_scaling.study", f"--config={config}", f"--workdir={workdir}"]
+def start(config: str, workdir: Path) -> subprocess.Popen:
+    """Starts the study command."""
+    arguments = [sys.executable, "-m", "finetune_scaling.study", f"--config={config}", f"--workdir={workdir}"]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Waits for the command's end; raises TrainingError with its last words where it failed."""
+    _, errors = process.communicate()
+    if process.returncode:
+        raise TrainingError(f"the study ended with {process.returncode}: {errors.strip().splitlines()[-1:]}")
+
+
+def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+    """Returns when something happened or the process ended."""
+    while process.poll() is None and not happened():
+        time.sleep(POLL_SECONDS)
+
+
+def finished_runs(workdir: Path) -> int:
+    """How many finetuning runs have their result."""
+    return sum(1 for _ in workdir.glob("runs/*/*/*/result.json"))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

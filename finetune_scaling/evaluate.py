@@ -14,11 +14,10 @@ from absl import flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.evaluation.scoring import score_split
+from finetune_scaling.evaluation.scoring import EVALUATION, pooled, score_split, write_rows
 from finetune_scaling.evaluation.text_metrics import score_files
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.training.inputs import prepared_task, test_examples
-from finetune_scaling.training.run import EVALUATION, pooled, write_rows
 from finetune_scaling.training.tuned import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the finished run to score.")

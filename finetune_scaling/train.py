@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from finetune_scaling import command
-from finetune_scaling.training.run import run
+from finetune_scaling.runs.run import run
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Path of a config file, with :argument where it takes one."

@@ -16,8 +16,8 @@ from finetune_scaling import command, configuration
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.runs.run import run as train
 from finetune_scaling.studies.configs import merge
-from finetune_scaling.training.run import run as train
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.partition import Tree, path_name

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sacrebleu
 
-from finetune_scaling.training.run import run
+from finetune_scaling.runs.run import run
 from finetune_scaling.training.run_directory import RunDirectory
 
 METRICS = {"bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}

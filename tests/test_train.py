@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from finetune_scaling.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
-from finetune_scaling.training.run import run
+from finetune_scaling.runs.run import run
 from finetune_scaling.training.run_directory import RunDirectory
 
 STEPS = 120

@@ -10,7 +10,8 @@ GRAMMAR = {"seed": 0, "lexicon_size": 40}
 LENGTH = 32
 MODEL = {"layers": 1, "compute_dtype": "float32", "max_length": 64}
 TOKENIZER = {"vocab_size": 256, "byte_fallback": False, "sentinels": 16, "max_sentences": 1000}
-PET = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2}}
+TARGETS = ("query", "down")  # fewer adapters compile sooner
+PET = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2, "targets": TARGETS}}
 
 
 def get_config(what: str) -> ConfigDict:
@@ -77,7 +78,12 @@ def study() -> dict:
                 "methods": {
                     "full": {**examples, "factors": ("model", "pretrain")},
                     "prompt": {**examples, "pet_size": 3, "pet_sizes": (2, 3), "factors": ("pet",)},
-                    "lora": {**examples, "pet_size": 2, "factors": ("model",)},
+                    "lora": {
+                        **examples,
+                        "pet_size": 2,
+                        "factors": ("model",),
+                        "config": {"method": {"targets": TARGETS}},
+                    },
                 },
             }
         },

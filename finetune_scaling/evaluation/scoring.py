@@ -1,7 +1,9 @@
 """Scores of one tuned model on examples: loss of every target, and what it writes, against the references."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,12 +13,15 @@ from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.loader import Batches, evaluation_batches
 from finetune_scaling.data.task import Task
 from finetune_scaling.decoding.greedy import generate, make_greedy
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.text_metrics import Scores, score
+from finetune_scaling.files import write_atomically
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.training.tuned import TunedModel
 from finetune_scaling.tuning.partition import Tree
 
 Example = Mapping[str, Any]
+EVALUATION = "evaluation"  # folder of a run that holds what was scored, example by example
 
 
 class Losses(NamedTuple):
@@ -94,6 +99,26 @@ def score_split(
         "metrics": text_scores(decoded, texts) if count else {},
     }
     return summary, [_record(examples[i], losses, i, texts) for i in range(len(examples))]
+
+
+def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Several test sets as one: loss and entropy by tokens, metrics averaged over the sets, as papers print them."""
+    if not tests:
+        raise ConfigError("the task has no test set; add one under task.test")
+    tokens = sum(test["tokens"] for test in tests.values())
+    result: dict[str, Any] = {
+        name: sum(test[name] * test["tokens"] for test in tests.values()) / tokens
+        for name in ("loss", "entropy")
+        if all(name in test for test in tests.values())
+    }
+    scored = [test["metrics"] for test in tests.values() if test["metrics"]]
+    names = scored[0] if scored else ()
+    return result | {"metrics": {name: sum(part[name]["score"] for part in scored) / len(scored) for name in names}}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes per-example records as JSONL."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def text_scores(examples: Sequence[Example], texts: Sequence[str]) -> Scores:

@@ -13,9 +13,9 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, Preempted, UserError, WorkdirError
 from finetune_scaling.files import disk_errors, read_json, write_json_atomically
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.runs.run import run as train
 from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
-from finetune_scaling.training.run import run as train
 from finetune_scaling.training.run_directory import CONFIG, RESULT, exclusive
 from finetune_scaling.training.step import compiled_programs
 

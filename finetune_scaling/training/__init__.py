@@ -1,1 +1,1 @@
-"""One run: optimizer, step, checkpoints, loop and record."""
+"""How a model is trained: optimizer, step, loop, checkpoints."""

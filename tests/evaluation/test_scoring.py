@@ -13,12 +13,12 @@ from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import scoring
+from finetune_scaling.evaluation.scoring import pooled
 from finetune_scaling.evaluation.text_metrics import score
 from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import prepared_task
-from finetune_scaling.training.run import pooled
 from finetune_scaling.training.tuned import TunedModel, start
 from finetune_scaling.tuning.partition import combine
 

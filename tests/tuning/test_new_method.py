@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.evaluation.scoring import example_losses
+from finetune_scaling.runs.run import run
 from finetune_scaling.training import inputs
 from finetune_scaling.training.checkpoints import read_trainable
-from finetune_scaling.training.run import run
 from finetune_scaling.training.tuned import load_base, load_run
 from finetune_scaling.tuning.method import Defaults, Method, Tuning
 from finetune_scaling.tuning.partition import combine, path_name

@@ -22,8 +22,8 @@ from finetune_scaling.errors import (
     WorkdirError,
 )
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.runs.run import run
 from finetune_scaling.training.checkpoints import checkpoint_steps, read
-from finetune_scaling.training.run import run
 from finetune_scaling.training.run_directory import RunDirectory, exclusive
 from finetune_scaling.training.step import all_finite
 from finetune_scaling.training.tuned import load_run

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from finetune_scaling import errors
+from finetune_scaling.runs import run as run_module
+from finetune_scaling.runs.run import run
 from finetune_scaling.training import loop, optimizers
-from finetune_scaling.training import run as run_module
 from finetune_scaling.training.checkpoints import checkpoint_steps, digest, read
-from finetune_scaling.training.run import run
 from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.training.step import compiled_programs
 from finetune_scaling.training.tuned import load_base, load_run

@@ -1,0 +1,175 @@
+"""The study command end to end: from a config to the report; killed, restarted, shared, and listed."""
+
+import csv
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from finetune_scaling.studies.grid import read_study, runs
+from finetune_scaling.training.run_directory import RunDirectory
+
+CONFIG = f"--config={Path(__file__).with_name('tiny.py')}:study"
+QUICKSTART = f"--config={Path(__file__).parents[1] / 'configs' / 'study' / 'quickstart.py'}"
+REQUIRED = ["task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out"]
+CONDITION = ["parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops"]
+LISTED = {"task", "method", "factor", "x", "finetune_examples", "seed", "held_out", "state", "flops"}
+
+
+def study(*flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "finetune_scaling.study", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen) -> tuple[int, str, str]:
+    printed, errors = process.communicate(timeout=300)
+    return process.returncode, printed, errors
+
+
+def changed(folder: Path, change: str) -> str:
+    """The flag for a config file that differs from the tiny study by a line of Python."""
+    path, what = CONFIG.removeprefix("--config=").split(":")
+    file = folder / "config.py"
+    file.write_text(
+        f"import runpy\n\n\ndef get_config():\n    config = runpy.run_path({path!r})['get_config']({what!r})\n"
+        f"    {change}\n    return config\n"
+    )
+    return f"--config={file}"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared_cache, tmp_path_factory) -> tuple[Path, str]:
+    """The tiny study, run at one go by the command, and what it printed. Nobody may write into it."""
+    workdir = tmp_path_factory.mktemp("study")
+    code, printed, errors = result(study(CONFIG, f"--workdir={workdir}"))
+    assert code == 0, errors
+    return workdir, printed
+
+
+@pytest.mark.slow
+def test_one_command_from_a_config_to_the_report(undisturbed):
+    workdir, printed = undisturbed
+    assert "21 of 21 runs finished; this process: 21 runs trained" in printed
+    assert "programs compiled" in printed
+    assert f"report: {workdir / 'report' / 'report.html'}" in printed
+    assert json.loads((workdir / "report" / "fit.json").read_text())["fits"]
+    assert "<html" in (workdir / "report" / "report.html").read_text()
+    assert not list(workdir.rglob("failure.json"))
+
+    rows = list(csv.DictReader((workdir / "points.csv").read_text().splitlines()))
+    assert list(rows[0])[: len(REQUIRED)] == REQUIRED
+    assert {*CONDITION, "stopped_by", "entropy"} <= rows[0].keys()
+    expected = {("full", "model"): 6, ("full", "pretrain"): 6, ("lora", "model"): 6, ("prompt", "pet"): 6}
+    assert Counter((row["method"], row["factor"]) for row in rows) == expected
+    assert {row["x"] for row in rows if row["factor"] == "pretrain"} == {"2560", "5120"}
+    assert {row["x"] for row in rows if row["factor"] == "pet"} == {"2", "3"}
+    assert {row["x"] for row in rows if row["factor"] == "model"} == {row["parameters"] for row in rows}
+    assert all((row["held_out"] == "1") == (row["finetune_examples"] == "40") for row in rows)
+    assert all(0 < float(row["entropy"]) < float(row["loss"]) < 6 for row in rows)
+
+
+@pytest.mark.slow
+def test_two_processes_started_at_once_do_every_run_once(undisturbed, tmp_path):
+    one_size = changed(tmp_path, "config.families.grammar.sizes = ('30k',)")
+    workdir = tmp_path / "study"
+    both = [study(one_size, f"--workdir={workdir}", f"--index={index}", "--of=2") for index in (0, 1)]
+    outcomes = [result(process) for process in both]
+    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    counts = [re.search(r"(\d+) of 15 runs finished; this process: (\d+) runs trained", out) for _, out, _ in outcomes]
+    assert [int(match[2]) for match in counts] == [8, 7]
+    assert max(int(match[1]) for match in counts) == 15
+    assert sum(errors.count("pretraining grammar 30k") for _, _, errors in outcomes) == 1
+    assert (workdir / "report" / "report.html").exists()
+    expected = (undisturbed[0] / "points.csv").read_text().splitlines()
+    assert (workdir / "points.csv").read_text().splitlines() == [line for line in expected if ",100k," not in line]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_a_study_ends_with_the_same_points(undisturbed, tmp_path):
+    done, _ = undisturbed
+    workdir = Path(shutil.copytree(done, tmp_path / "study"))
+    study_runs = runs(read_study(json.loads((done / "config.json").read_text())))
+    forgotten = [run for run in study_runs if run.setting.size == "30k"][::2]
+    for run in forgotten:
+        shutil.rmtree(workdir / run.directory)
+    shutil.rmtree(workdir / "bases" / "grammar" / "30k")
+    (workdir / "points.csv").unlink()
+    rng = random.Random(0)
+    for wanted in (1, 4):
+        process = study(CONFIG, f"--workdir={workdir}")
+        wait_for_results(workdir, len(study_runs) - len(forgotten) + wanted, process)
+        time.sleep(rng.uniform(0, 1))
+        process.kill()
+        process.communicate()
+    code, printed, errors = result(study(CONFIG, f"--workdir={workdir}"))
+    assert (code, "21 of 21 runs finished" in printed) == (0, True), errors
+    assert (workdir / "points.csv").read_bytes() == (done / "points.csv").read_bytes()
+    for run in study_runs:
+        records = [RunDirectory(folder / run.directory).result for folder in (done, workdir)]
+        assert {**records[0], "seconds": 0} == {**records[1], "seconds": 0}
+
+
+def wait_for_results(workdir: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while len(list(workdir.glob("runs/*/*/*/result.json"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_one_failing_run_makes_the_exit_code_1_and_leaves_the_points_of_the_others(undisturbed, tmp_path):
+    done, _ = undisturbed
+    workdir = tmp_path / "study"
+    for part in ("tokenizers", "bases", "runs"):
+        shutil.copytree(done / part, workdir / part)
+    config = changed(tmp_path, "config.tasks.translation.methods.full.finetune_examples = (10, 20, 40, 61)")
+    code, printed, errors = result(study(config, f"--workdir={workdir}"))
+    assert code == 1
+    assert "21 of 24 runs finished; this process: 0 runs trained, 3 failed" in printed
+    assert "error: 3 runs failed; see failure.json in their directories" in errors
+    assert len(list(workdir.rglob("failure.json"))) == 3
+    assert (workdir / "points.csv").read_bytes() == (done / "points.csv").read_bytes()
+    assert not (workdir / "report").exists()
+
+
+def test_listing_as_json_is_json_alone(undisturbed):
+    code, printed, errors = result(study(CONFIG, f"--workdir={undisturbed[0]}", "--list", "--json"))
+    assert (code, errors) == (0, "")
+    rows = json.loads(printed)
+    assert len(rows) == 21
+    assert all(row.keys() >= LISTED for row in rows)
+    assert all(isinstance(value, str | int | float | bool | None) for row in rows for value in row.values())
+    assert {row["state"] for row in rows} == {"done"}
+    assert Counter(row["factor"] for row in rows) == {"model": 12, "pretrain": 3, "pet": 6}
+
+
+def test_a_listing_runs_nothing_and_tells_what_it_would_cost(tmp_path):
+    code, printed, errors = result(study(QUICKSTART, f"--workdir={tmp_path / 'none'}", "--list"))
+    assert (code, errors) == (0, "")
+    *lines, total = printed.splitlines()
+    assert all(line.startswith("waiting ") and "FLOPs" in line for line in lines)
+    assert total.startswith(f"{len(lines)} runs (")
+    assert "to pretrain 3 bases" in total
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([CONFIG, "--workdir=x", "--index=2", "--of=2"], "--index=2 must be below --of=2"),
+        ([CONFIG, "--workdir=x", "--config.families.grammar.factor_size=2m"], "factor_size = '2m' is not among"),
+    ],
+)
+def test_mistakes_are_one_line_each_and_exit_with_2(flags, expected):
+    code, printed, errors = result(study(*flags))
+    assert (code, printed, errors.count("\n")) == (2, "", 1), errors
+    assert errors.startswith("error: ")
+    assert expected in errors
