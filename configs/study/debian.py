@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 PRETRAINING_LENGTH = 128
 TOKENS_PER_STEP = 32 * PRETRAINING_LENGTH
-EXAMPLES = (250, 750, 2000, 4000)
-HELD_OUT = (4000,)
+EXAMPLES = (250, 750, 2000, 5000)
+HELD_OUT = (5000,)
 
 # Optimizers of short runs: the paper's rates with parameter scaling move LoRA's zero-initialised factor too little in a
 # few hundred steps.
@@ -72,9 +72,9 @@ def finetune(source_tokens: int, target_tokens: int) -> dict:
             "mode": "S",
         },
         "batch": {"size": 16},
-        "limits": {"max_steps": 250, "max_epochs": 20, "patience": 3},
+        "limits": {"max_steps": 320, "max_epochs": 20, "patience": 3},
         "evaluation": {
-            "times": 5,
+            "times": 8,
             "dev_examples": 256,
             "test_examples": 512,
             "generate_examples": 100,
@@ -121,7 +121,7 @@ def summarization() -> dict:
         fields = {"source_field": "document", "target_field": "summary"}
         return [{"source": source, **fields, "source_language": "de", "target_language": "de"}]
 
-    method = {"finetune_examples": (250, 750, 2000, 4000), "held_out_examples": HELD_OUT, "factors": ("model",)}
+    method = {"finetune_examples": (250, 1000, 5000), "held_out_examples": HELD_OUT, "factors": ("model",)}
     return {
         "family": "en_de",
         "task": {

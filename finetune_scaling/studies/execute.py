@@ -44,21 +44,29 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
     """Trains this process's share of the runs: every `of`-th one from `index` on.
 
     Processes may share a study's directory without talking: what one of them works on is locked, what is done is
-    skipped, and whoever needs a base that is being pretrained waits for it. A run that fails is recorded and left; the
-    next call tries it again.
+    skipped, and a run whose base another one is pretraining comes last. A run that fails is recorded and left; the next
+    call tries it again.
     """
     claim(workdir, config)
     tally = Tally()
-    mine = runs(study)[index::of]
+    mine = [run for run in runs(study)[index::of] if state(workdir / run.directory) != "done"]
+    later = []
     began = time.monotonic()
     for number, run in enumerate(mine):
-        directory = workdir / run.directory
-        if state(directory) != "done":
-            log.info(
-                "run %d of %d, %s: %s", number + 1, len(mine), _left(began, tally, len(mine) - number), run.directory
-            )
-            _attempt(study, workdir, run, tally)
+        log.info("run %d of %d, %s: %s", number + 1, len(mine), _left(began, tally, len(mine) - number), run.directory)
+        try:
+            _attempt(study, workdir, run, tally, wait=False)
+        except _BaseInUse:
+            log.info("another process pretrains its base: put off")
+            later.append(run)
+    for number, run in enumerate(later):
+        log.info("put off, %d of %d: %s", number + 1, len(later), run.directory)
+        _attempt(study, workdir, run, tally, wait=True)
     return tally
+
+
+class _BaseInUse(Exception):
+    """Another process is pretraining the base."""
 
 
 def claim(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -98,27 +106,30 @@ def ensure_tokenizer(study: StudyConfig, workdir: Path, family: str) -> None:
             prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, f"families.{family}"), path)
 
 
-def ensure_base(study: StudyConfig, workdir: Path, family: str, size: str) -> None:
-    """Pretrains a base if nobody has; waits where another process is at it."""
+def ensure_base(study: StudyConfig, workdir: Path, family: str, size: str, *, wait: bool = True) -> None:
+    """Pretrains a base if nobody has. Where another process is at it, waits for that, or raises InUseError."""
     directory = base_directory(workdir, family, size)
     ensure_tokenizer(study, workdir, family)
-    with exclusive(directory.with_name(f"{size}.turn"), wait=True):
+    with exclusive(directory.with_name(f"{size}.turn"), wait=wait):
         if not (directory / RESULT).exists():
             log.info("pretraining %s %s", family, size)
             train(pretraining_config(study, workdir, family, size), directory)
 
 
-def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally) -> None:
-    """Trains one run; a failure is written down beside it and counted."""
+def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait: bool) -> None:
+    """Trains one run; a failure is written down beside it and counted. Raises _BaseInUse unless told to wait."""
     directory = workdir / run.directory
     try:
-        ensure_base(study, workdir, run.setting.family, run.setting.size)
+        try:
+            ensure_base(study, workdir, run.setting.family, run.setting.size, wait=wait)
+        except InUseError as error:
+            raise _BaseInUse from error
         record = train(finetuning_config(study, workdir, run), directory)
     except InUseError:
         log.info("%s: another process is at it", run.directory)
         tally.elsewhere += 1
         return
-    except (WorkdirError, Preempted):
+    except (WorkdirError, Preempted, _BaseInUse):
         raise  # a full disk or a read-only directory would fail every run alike
     except Exception as error:
         _record_failure(directory, error)

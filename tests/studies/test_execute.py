@@ -126,6 +126,29 @@ def test_what_another_process_works_on_is_left_to_it(tiny_runs, begun):
     assert (state(first), state(second)) == ("waiting", "done")
 
 
+def test_a_run_whose_base_another_process_pretrains_comes_last(tiny_runs, begun, monkeypatch):
+    config = small(tiny_runs, examples=(10,))
+    config["families"]["grammar"]["sizes"] = ["30k", "100k"]
+    study = read_study(config)
+    turn = exclusive(begun / "bases" / "grammar" / "30k.turn")
+    trained = []
+
+    def train(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+        trained.append(str(Path(directory).relative_to(begun)))
+        if (
+            len(trained) == 4
+        ):  # both runs of 100k, each after its base, which leaves no record here: the other process ends
+            turn.__exit__(None, None, None)
+        return {"steps": 1, "seconds": 1.0}
+
+    monkeypatch.setattr(execute_module, "train", train)
+    turn.__enter__()
+    tally = execute(study, config, begun)
+    sizes = ["100k" if "100k" in name else "30k" for name in trained]
+    assert (tally.done, tally.elsewhere, tally.failed) == (4, 0, 0)
+    assert sizes == ["100k"] * 4 + ["30k"] * 2
+
+
 def test_the_directory_of_another_study_is_refused(tiny_runs, done):
     config = small(tiny_runs, seeds=[5])
     with pytest.raises(WorkdirError, match=r"holds a study of another config \(they differ in seeds\)"):
