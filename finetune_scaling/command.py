@@ -1,6 +1,5 @@
 """What every command does first: logging, the compilation cache, and errors without tracebacks."""
 
-import ctypes
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -15,8 +14,11 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError, exit_on_user_error
+from finetune_scaling.memory import keep_freed_memory
 
 CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
+
+keep_freed_memory()  # on import, which is the first thing that a command does: later it is too late
 
 
 def run(main: Callable[..., Any], subcommands: Collection[str] = ()) -> None:
@@ -63,7 +65,6 @@ def set_up() -> None:
     logging.getLogger("finetune_scaling").setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.ERROR)
     enable_compilation_cache()
-    keep_freed_memory()
 
 
 def enable_compilation_cache() -> None:
@@ -78,19 +79,6 @@ def enable_compilation_cache() -> None:
     if directory and not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def keep_freed_memory() -> None:
-    """Lets glibc keep what XLA frees, for CPUs: large temporaries would otherwise go back to the system after each step
-    and be faulted in anew, page by page, in the next (30,000 faults a step of a 300K model). Other C libraries are left
-    alone.
-    """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
-        return
-    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # mallopt's names for them, from malloc.h
-    for parameter, value in ((mmap_max, 0), (arena_max, 1), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
-        library.mallopt(parameter, value)
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
