@@ -26,6 +26,7 @@ X_NAMES = {
 }
 # Up to this margin of a logarithm, e^±m is 1 ± m to a few percent, and ± reads better than a factor.
 LINEAR_MARGIN = 0.2
+WIDEST_FACTOR = 10.0  # a margin beyond it says only that the value is unknown
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
@@ -54,7 +55,8 @@ def parameter_text(fit: StagedFit, name: str) -> str:
     if name.startswith(("A", "B", "E")) and margin < LINEAR_MARGIN:
         return f"{value:.3g} ± {value * margin:.2g}"
     if name.startswith(("A", "B", "E")):
-        return f"{value:.3g} (×/÷ {np.exp(min(margin, 50)):.2g})"
+        factor = f"{np.exp(margin):.2g}" if margin < np.log(WIDEST_FACTOR) else f"> {WIDEST_FACTOR:.0f}"
+        return f"{value:.3g} (×/÷ {factor})"
     return f"{value:.3g} ± {margin:.2g}"
 
 
