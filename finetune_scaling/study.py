@@ -16,10 +16,10 @@ from ml_collections import config_flags
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.fit import fit_study, print_summary
-from finetune_scaling.studies.configs import pretraining_flops
-from finetune_scaling.studies.execute import Tally, execute
+from finetune_scaling.studies.check import check_runs
+from finetune_scaling.studies.execute import Tally, execute, waiting
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
-from finetune_scaling.studies.table import POINTS, listing, write_facts, write_points
+from finetune_scaling.studies.table import POINTS, base_listing, listing, write_facts, write_points
 from finetune_scaling.training.run_directory import exclusive
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,25 @@ def main() -> None:
     """Lists a study, or runs this process's share of it and, when all is done, fits its laws and writes the report."""
     config, workdir = command.read_config(_CONFIG), Path(_WORKDIR.value)
     study = read_study(config)
+    _check_flags()
     if _LIST.value:
         print_listing(study, workdir)
         return
     command.required(_WORKDIR)
-    if _INDEX.value >= _OF.value:
-        raise ConfigError(f"--index={_INDEX.value} must be below --of={_OF.value}; shares are counted from 0")
-    for module in ("run", "inputs"):  # tables and statistics of every single run would bury the study's progress
-        logging.getLogger(f"finetune_scaling.training.{module}").setLevel(logging.WARNING)
+    for module in ("runs.run", "training.inputs"):  # every single run's tables would bury the study's progress
+        logging.getLogger(f"finetune_scaling.{module}").setLevel(logging.WARNING)
+    check_runs(study, workdir, waiting(study, workdir))
     tally = execute(study, config, workdir, _INDEX.value, _OF.value)
     finish(study, workdir, tally)
+
+
+def _check_flags() -> None:
+    if _INDEX.value >= _OF.value:
+        raise ConfigError(f"--index={_INDEX.value} must be below --of={_OF.value}; shares are counted from 0")
+    if _JSON.value and not _LIST.value:
+        raise ConfigError("--json is for --list; a study's results are in its points.csv and report/fit.json")
+    if _LIST.value and _OF.value > 1:
+        raise ConfigError("--list shows all runs of a study; leave --index and --of out")
 
 
 def finish(study: StudyConfig, workdir: Path, tally: Tally) -> None:
@@ -56,7 +65,8 @@ def finish(study: StudyConfig, workdir: Path, tally: Tally) -> None:
         print(f"{finished} of {total} runs finished; this process: {tally.text()}", flush=True)
         if finished == total:
             write_facts(study, workdir)
-            print_summary(fit_study(workdir / POINTS, workdir / "report", size=study.size, progress=log.info))
+            fitted = fit_study(workdir / POINTS, workdir / "report", size=study.size, progress=log.info)
+            print_summary(fitted)
             print(f"report: {(workdir / 'report' / 'report.html').resolve()}", flush=True)
     if tally.failed:
         print(f"error: {tally.failed} runs failed; see failure.json in their directories", file=sys.stderr)
@@ -73,14 +83,14 @@ def print_listing(study: StudyConfig, workdir: Path) -> None:
         return
     for row in rows:
         print(_list_line(row))
-    used = dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study))
-    pretraining = sum(pretraining_flops(study, workdir, family, size) for family, size in used)
-    waiting = [row for row in rows if row["state"] != "done"]
-    known = sum(row["expected_seconds"] or 0.0 for row in waiting)
+    bases = base_listing(study, workdir)
+    to_do = [row for row in rows if row["state"] != "done"]
+    known = sum(row["expected_seconds"] or 0.0 for row in (*to_do, *bases))
     print(
         f"{len(rows)} runs ({len(rows) // len(study.seeds)} settings x {len(study.seeds)} seeds), "
-        f"{len(waiting)} to do; "
-        f"{sum(row['flops'] for row in rows):.3g} FLOPs to finetune, {pretraining:.3g} to pretrain {len(used)} bases; "
+        f"{len(to_do)} to do; "
+        f"{sum(row['flops'] for row in rows):.3g} FLOPs to finetune, "
+        f"{sum(row['flops'] for row in bases):.3g} to pretrain {len(bases)} bases; "
         + (f"about {known / 60:.0f} min to go" if known else "time is told once some runs are done")
     )
 

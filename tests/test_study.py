@@ -125,19 +125,44 @@ def wait_for_results(workdir: Path, count: int, process: subprocess.Popen) -> No
 
 
 @pytest.mark.slow
-def test_one_failing_run_makes_the_exit_code_1_and_leaves_the_points_of_the_others(undisturbed, tmp_path):
+def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(undisturbed, tmp_path):
     done, _ = undisturbed
-    workdir = tmp_path / "study"
-    for part in ("tokenizers", "bases", "runs"):
-        shutil.copytree(done / part, workdir / part)
-    config = changed(tmp_path, "config.tasks.translation.methods.full.finetune_examples = (10, 20, 40, 61)")
-    code, printed, errors = result(study(config, f"--workdir={workdir}"))
-    assert code == 1
-    assert "21 of 24 runs finished; this process: 0 runs trained, 3 failed" in printed
+    workdir = Path(shutil.copytree(done, tmp_path / "study"))
+    shutil.rmtree(workdir / "report")
+    early = list(workdir.glob("runs/translation/full/*_t2560_*"))
+    for folder in (*early, *workdir.glob("bases/grammar/*/checkpoints/10")):
+        shutil.rmtree(folder)
+    code, printed, errors = result(study(CONFIG, f"--workdir={workdir}"))
+    assert (code, len(early)) == (1, 3)
+    assert "18 of 21 runs finished; this process: 0 runs trained, 3 failed" in printed
     assert "error: 3 runs failed; see failure.json in their directories" in errors
     assert len(list(workdir.rglob("failure.json"))) == 3
-    assert (workdir / "points.csv").read_bytes() == (done / "points.csv").read_bytes()
+    expected = (done / "points.csv").read_text().splitlines()
+    assert (workdir / "points.csv").read_text().splitlines() == [line for line in expected if ",2560," not in line]
     assert not (workdir / "report").exists()
+
+
+@pytest.mark.slow
+def test_a_moved_study_is_still_evaluated_and_listed(undisturbed, tmp_path):
+    done = Path(shutil.copytree(undisturbed[0], tmp_path / "first"))
+    for record in done.glob("runs/**/config.json"):  # as if the study had been trained elsewhere
+        record.write_text(record.read_text().replace(str(undisturbed[0]), "/elsewhere/study"))
+    directory = next(done.glob("runs/translation/lora/30k_*_d10_*"))
+    out = tmp_path / "scores.json"
+    command = [sys.executable, "-m", "finetune_scaling.evaluate", f"--workdir={directory}", f"--out={out}"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads(out.read_text())["loss"] == RunDirectory(directory).result["loss"]
+    code, printed, errors = result(study(CONFIG, f"--workdir={done}"))
+    assert (code, "21 of 21 runs finished; this process: 0 runs trained" in printed) == (0, True), errors
+
+
+@pytest.mark.slow
+def test_a_mistake_is_named_before_anything_is_trained_and_can_be_mended_in_place(tmp_path):
+    wrong = changed(tmp_path, "config.tasks.translation.methods.full.finetune_examples = (10, 40, 61)")
+    code, printed, errors = result(study(wrong, f"--workdir={tmp_path / 'study'}"))
+    assert (code, printed) == (2, "")
+    assert "methods.full: 61 finetuning examples are asked for, but the data has 60" in errors
+    assert not list((tmp_path / "study").rglob("*"))
 
 
 def test_listing_as_json_is_json_alone(undisturbed):
@@ -165,6 +190,8 @@ def test_a_listing_runs_nothing_and_tells_what_it_would_cost(tmp_path):
     ("flags", "expected"),
     [
         ([CONFIG, "--workdir=x", "--index=2", "--of=2"], "--index=2 must be below --of=2"),
+        ([CONFIG, "--workdir=x", "--json"], "--json is for --list"),
+        ([CONFIG, "--list", "--index=0", "--of=2"], "leave --index and --of out"),
         ([CONFIG, "--workdir=x", "--config.families.grammar.factor_size=2m"], "factor_size = '2m' is not among"),
     ],
 )

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, Preempted, UserError, WorkdirError
-from finetune_scaling.files import disk_errors, read_json, write_json_atomically
+from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.runs.run import run as train
 from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
-from finetune_scaling.training.run_directory import CONFIG, RESULT, exclusive
+from finetune_scaling.training.run_directory import CONFIG, RESULT, RunDirectory, exclusive
 from finetune_scaling.training.step import compiled_programs
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Tally:
     elsewhere: int = 0
     steps: int = 0
     seconds: float = 0.0
+    broken_bases: dict[tuple[str, str], Exception] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         rate = f", {self.steps / self.seconds:.1f} steps/s" if self.seconds else ""
@@ -47,9 +48,9 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
     skipped, and a run whose base another one is pretraining comes last. A run that fails is recorded and left; the next
     call tries it again.
     """
-    claim(workdir, config)
+    claim(study, config, workdir)
     tally = Tally()
-    mine = [run for run in runs(study)[index::of] if state(workdir / run.directory) != "done"]
+    mine = waiting(study, workdir, index, of)
     later = []
     began = time.monotonic()
     for number, run in enumerate(mine):
@@ -61,27 +62,38 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
             later.append(run)
     for number, run in enumerate(later):
         log.info("put off, %d of %d: %s", number + 1, len(later), run.directory)
-        _attempt(study, workdir, run, tally, wait=True)
+        try:
+            _attempt(study, workdir, run, tally, wait=True)
+        except _BaseInUse:  # pretrained by a command of its own, outside this study
+            log.info("%s: another process pretrains its base", run.directory)
+            tally.elsewhere += 1
     return tally
+
+
+def waiting(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[Run]:
+    """A share's runs that are not done."""
+    return [run for run in runs(study)[index::of] if state(workdir / run.directory) != "done"]
 
 
 class _BaseInUse(Exception):
     """Another process is pretraining the base."""
 
 
-def claim(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Records whose directory this is. Raises WorkdirError where it holds another study."""
+def claim(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
+    """Records the config as this directory's. A study may grow: what was trained in it so far must stay what it is.
+
+    Raises WorkdirError that names the run and the fields where a base or a run of the study was trained otherwise.
+    """
     with disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with exclusive(workdir, wait=True):
-        path = workdir / CONFIG
-        if not path.exists():
-            write_json_atomically(path, configuration.plain(config))
-        elif differing := configuration.difference(read_json(path), config):
-            raise WorkdirError(
-                f"{workdir}: holds a study of another config (they differ in {', '.join(differing[:8])}); choose "
-                "another --workdir, or delete this one"
-            )
+        for family, size in dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study)):
+            directory = RunDirectory(base_directory(workdir, family, size))
+            directory.check(pretraining_config(study, workdir, family, size))
+        for run in runs(study):
+            if (workdir / run.directory).exists():
+                RunDirectory(workdir / run.directory).check(finetuning_config(study, workdir, run))
+        write_json_atomically(workdir / CONFIG, configuration.plain(config))
 
 
 def state(directory: Path) -> State:
@@ -120,10 +132,7 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait:
     """Trains one run; a failure is written down beside it and counted. Raises _BaseInUse unless told to wait."""
     directory = workdir / run.directory
     try:
-        try:
-            ensure_base(study, workdir, run.setting.family, run.setting.size, wait=wait)
-        except InUseError as error:
-            raise _BaseInUse from error
+        _prepare_base(study, workdir, run, tally, wait=wait)
         record = train(finetuning_config(study, workdir, run), directory)
     except InUseError:
         log.info("%s: another process is at it", run.directory)
@@ -140,6 +149,22 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait:
     tally.done += 1
     tally.steps += record["steps"]
     tally.seconds += record["seconds"]
+
+
+def _prepare_base(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait: bool) -> None:
+    """Pretrains the run's base if need be. A base that failed is not tried again for each of its runs."""
+    base = (run.setting.family, run.setting.size)
+    if base in tally.broken_bases:
+        raise tally.broken_bases[base]
+    try:
+        ensure_base(study, workdir, *base, wait=wait)
+    except InUseError as error:
+        raise _BaseInUse from error
+    except (WorkdirError, Preempted):
+        raise
+    except Exception as error:
+        tally.broken_bases[base] = error
+        raise
 
 
 def _record_failure(directory: Path, error: Exception) -> None:

@@ -7,7 +7,7 @@ examples. The cells where all three are at their defaults serve every factor and
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from finetune_scaling import configuration
 from finetune_scaling.configuration import choose
@@ -100,7 +100,7 @@ class StudyConfig:
     families: Mapping[str, FamilyConfig]
     tasks: Mapping[str, TaskGrid]
     seeds: tuple[int, ...] = (0,)
-    size: str = "total"
+    size: Literal["total", "non_embedding"] = "total"
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -12,7 +12,13 @@ from finetune_scaling.data.task import load_task
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import write_atomically, write_json_atomically
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.studies.configs import expected_flops, family_model, finetuning_config
+from finetune_scaling.studies.configs import (
+    base_directory,
+    expected_flops,
+    family_model,
+    finetuning_config,
+    pretraining_flops,
+)
 from finetune_scaling.studies.execute import state
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, runs, x_of
 from finetune_scaling.training.experiment import read_experiment
@@ -58,16 +64,34 @@ def write_facts(study: StudyConfig, workdir: Path) -> dict[str, Any]:
 
 
 def listing(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
-    """One object a run, scalars only, as --list --json prints them; seconds are expected from finished runs alike."""
+    """One object a run, scalars only, as --list --json prints them.
+
+    expected_seconds: of a run that is not done, from the finished runs of its method and model, or else of any.
+    """
     rows = [_list_row(study, workdir, run) for run in runs(study)]
     rates: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if row["seconds"]:
             rates.setdefault((row["method"], row["model"]), []).append(row["seconds"] / row["flops"])
+    every = [rate for alike in rates.values() for rate in alike]
     for row in rows:
-        alike = rates.get((row["method"], row["model"]))
-        if row["seconds"] is None and alike:
+        if row["seconds"] is None and every:
+            alike = rates.get((row["method"], row["model"]), every)
             row["expected_seconds"] = round(statistics.median(alike) * row["flops"], 1)
+    return rows
+
+
+def base_listing(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
+    """One object a base that the runs need: its FLOPs, and its seconds, expected where it is not done (or None)."""
+    rows: list[dict[str, Any]] = []
+    for family, size in dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study)):
+        record = RunDirectory(base_directory(workdir, family, size)).result
+        flops = record["flops"] if record else pretraining_flops(study, workdir, family, size)
+        rows.append({"base": f"{family}/{size}", "flops": flops, "seconds": record["seconds"] if record else None})
+    rates = [row["seconds"] / row["flops"] for row in rows if row["seconds"]]
+    for row in rows:
+        known = row["seconds"] is None and rates
+        row["expected_seconds"] = round(statistics.median(rates) * row["flops"], 1) if known else None
     return rows
 
 

@@ -5,6 +5,7 @@ damaged one is set aside, and the newest good one taken instead.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from finetune_scaling.errors import CheckpointError
+from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
 from finetune_scaling.files import disk_errors
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import path_name
@@ -125,10 +126,10 @@ def _disk_errors(path: Path) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
-            code = re.search(r"os_error_code='(\d+)'", str(error))
+            code = _os_error_code(error)
             if code is None:
                 raise
-            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+            raise OSError(code, os.strerror(code)) from error
 
 
 class _KeepBest(policies.PreservationPolicy):
@@ -143,10 +144,11 @@ class _KeepBest(policies.PreservationPolicy):
 def read(where: Path, target: dict[str, Any] | None = None) -> tuple[dict[str, Any], Facts]:
     """Reads the arrays of a checkpoint by name, as `target` says (dtype, sharding) or as they are, and the facts.
 
-    Raises CheckpointError where it is damaged, or where `target` has other names or shapes.
+    Raises CheckpointError where it is damaged, or where `target` has other names or shapes; WorkdirError where it
+    cannot be read just now, whole as it may be.
     """
     where = Path(where).resolve()  # Orbax finds no metadata below a relative path
-    try:
+    with _damage(where):
         stored = _read_facts(where)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             known = dict(reader.metadata(where / "state").item_metadata.tree)
@@ -154,19 +156,85 @@ def read(where: Path, target: dict[str, Any] | None = None) -> tuple[dict[str, A
                 target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in known.items()}
             _check_shapes(where, known, target)
             tree = reader.restore(where / "state", args=ocp.args.StandardRestore(_abstract(target)))
-    except CheckpointError:
-        raise
-    except Exception as error:  # tensorstore, zlib, JSON: whatever a damaged file makes its reader say
-        raise DamagedCheckpointError(f"{where}: damaged or half-written ({type(error).__name__})") from error
     if digest(tree) != stored["arrays_sha256"]:
         raise DamagedCheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
     return tree, stored
+
+
+def read_facts(where: Path) -> Facts:
+    """The facts of a checkpoint alone; raises as `read` does."""
+    where = Path(where).resolve()
+    with _damage(where):
+        return _read_facts(where)
 
 
 def read_trainable(where: Path) -> tuple[dict[str, Any], Facts]:
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts."""
     tree, facts = read(where)
     return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
+
+
+@contextlib.contextmanager
+def _damage(where: Path) -> Iterator[None]:
+    """Turns what a reader says of a damaged file into DamagedCheckpointError, and of a file that may be whole not."""
+    try:
+        yield
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last: the device's memory is full
+        raise
+    except Exception as error:  # tensorstore, zlib, JSON: whatever a damaged file makes its reader say
+        _check_readable(where, error)
+        raise DamagedCheckpointError(f"{where}: damaged or half-written ({type(error).__name__})") from error
+
+
+# What the system says where files are missing or others than were written.
+_OF_DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+def _check_readable(where: Path, error: BaseException) -> None:
+    """Raises WorkdirError where the system failed and not the files, MemoryError where memory ran out.
+
+    Readers tell it in an error's cause, TensorStore in its text only, and Orbax takes a folder that it may not list for
+    an empty one: so all files are read once more, plainly.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            raise cause
+        number = cause.errno if isinstance(cause, OSError) else _os_error_code(cause)
+        if number not in _OF_DAMAGE:
+            raise _unreadable(where, number) from error
+        cause = cause.__cause__ or cause.__context__
+    try:
+        _read_all(where)
+    except OSError as failure:
+        if failure.errno not in _OF_DAMAGE:
+            raise _unreadable(failure.filename or where, failure.errno) from error
+
+
+def _unreadable(path: str | Path, number: int | None) -> WorkdirError:
+    return WorkdirError(
+        f"{path}: cannot be read ({os.strerror(number or 0)}); nothing was moved or changed: mend that and run the "
+        "same command again"
+    )
+
+
+def _os_error_code(error: BaseException) -> int | None:
+    """The system's code in the text of an error of TensorStore's."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(code[1]) if code else None
+
+
+def _read_all(folder: Path) -> None:
+    """Reads all files below a folder, for nothing but the OSError where one cannot be read."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=fail):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as file:
+                while file.read(1 << 20):
+                    pass
 
 
 def digest(tree: Any) -> str:

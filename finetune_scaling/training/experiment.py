@@ -18,6 +18,14 @@ from finetune_scaling.tuning.method import Method, configure
 from finetune_scaling.tuning.registry import METHODS
 
 
+def _check_counts(block: Any, where: str, names: tuple[str, ...], least: int = 1) -> None:
+    """Raises ConfigError where one of these numbers of a block is given and below `least`."""
+    for name in names:
+        value = getattr(block, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{where}.{name} = {value} must be at least {least}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Seeds:
     """Independent seeds: which examples (data), initial parameters, and the order of batches."""
@@ -45,6 +53,7 @@ class BatchConfig:
     row_length: int | None = None  # of packed finetuning rows; None: one sequence's length
 
     def __post_init__(self) -> None:
+        _check_counts(self, "batch", ("accumulation", "row_length"))
         if self.size is not None and (self.size < 1 or self.size % self.accumulation):
             raise ConfigError(
                 f"batch.size = {self.size} must be a positive multiple of accumulation {self.accumulation}"
@@ -60,6 +69,9 @@ class SequenceConfig:
     max_target_tokens: int | None = None
     bidirectional_input: bool = False
     mode: Literal["", "R", "X", "S"] = ""
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "sequence", ("length", "max_source_tokens", "max_target_tokens"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +93,9 @@ class LimitsConfig:
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None and self.max_tokens is None:
             raise ConfigError("limits: give max_steps, max_epochs or max_tokens")
+        _check_counts(self, "limits", ("max_steps", "max_tokens", "patience"))
+        if self.max_epochs is not None and not self.max_epochs > 0:
+            raise ConfigError(f"limits.max_epochs = {self.max_epochs} must be above 0")
 
     def ending(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
         """The step at which training ends at the latest, and the name of the limit that ends it."""
@@ -108,6 +123,10 @@ class EvaluationConfig:
     test_examples: int | None = None
     generate_examples: int | None = 0
 
+    def __post_init__(self) -> None:
+        _check_counts(self, "evaluation", ("every_steps", "times", "batch_size", "dev_examples", "test_examples"))
+        _check_counts(self, "evaluation", ("generate_examples",), least=0)
+
     def interval(self, total_steps: int) -> int:
         """Steps between two evaluations."""
         return self.every_steps or max(1, math.ceil(total_steps / self.times))
@@ -120,6 +139,9 @@ class CheckpointConfig:
     every_steps: int = 1000
     keep_tokens: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_counts(self, "checkpoint", ("every_steps",))
+
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig:
@@ -127,6 +149,9 @@ class LoggingConfig:
 
     every_steps: int = 50
     writers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "logging", ("every_steps",))
 
 
 @dataclasses.dataclass(frozen=True)

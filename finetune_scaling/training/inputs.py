@@ -18,6 +18,7 @@ from finetune_scaling.data.loader import (
 )
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.errors import DataError
 from finetune_scaling.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,15 @@ def prepared_task(experiment: Experiment) -> tuple[Task, SequenceFormat]:
     """The task of a finetuning run, and the form of its sequences."""
     task = _task(configuration.canonical(experiment.task))
     return task, experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+
+
+def check_task(experiment: Experiment) -> None:
+    """Opens every split of a finetuning run. Raises DataError where one is faulty or has too few examples."""
+    task, _ = prepared_task(experiment)
+    finetuning_examples(experiment)
+    for name in task.splits():
+        if not _split(configuration.canonical(experiment.task), name):
+            raise DataError(f"task {task.name}: its split {name} has no examples; give it another source")
 
 
 def _finetuning_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:

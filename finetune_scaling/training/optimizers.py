@@ -30,6 +30,14 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
 
+    def __post_init__(self) -> None:
+        if self.name == "adafactor" and (self.b1, self.b2) != (0.9, 0.999):
+            raise ConfigError("optimizer.b1 and b2 are AdamW's; leave them out, or set optimizer.name to adamw")
+        if self.name == "adamw" and not self.parameter_scale:
+            raise ConfigError(
+                "optimizer.parameter_scale is Adafactor's; leave it out, or set optimizer.name to adafactor"
+            )
+
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Gradients -> updates for a learning rate of one; the step multiplies them by the rate."""

@@ -46,23 +46,22 @@ class RunDirectory:
         return read_json(self.path / CONFIG)
 
     def claim(self, config: Mapping[str, Any]) -> None:
-        """Records `config` as this directory's. Raises WorkdirError, naming the fields, where it is another's.
+        """Records `config` as this directory's; one with which nothing was trained yet gives way to it. See `check`."""
+        self.check(config)
+        write_json_atomically(self.path / CONFIG, configuration.plain(config))
 
-        A config with which nothing was trained yet, perhaps because of a mistake in it, gives way.
-        """
-        path = self.path / CONFIG
-        trained = any((self.path / name).exists() for name in (METRICS, RESULT))
-        if trained and not path.exists():
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raises WorkdirError, naming the fields, where something was trained here with another config."""
+        if not any((self.path / name).exists() for name in (METRICS, RESULT)):
+            return
+        if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}; choose another --workdir")
-        if trained and (differing := self._differing(config)):
+        differing = [name for name in configuration.difference(self.config, config) if name not in _LOCATIONS]
+        if differing:
             raise WorkdirError(
                 f"{self.path}: holds a run of another config (they differ in {', '.join(differing[:8])}); "
                 "choose another --workdir, or delete this one"
             )
-        write_json_atomically(path, configuration.plain(config))
-
-    def _differing(self, config: Mapping[str, Any]) -> list[str]:
-        return [name for name in configuration.difference(self.config, config) if name not in _LOCATIONS]
 
     def write_result(self, record: Mapping[str, Any]) -> None:
         """Finishes the run."""

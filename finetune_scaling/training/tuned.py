@@ -1,8 +1,9 @@
 """A base with a method on it, ready to train or to be scored: from a config, or from a finished run."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,13 @@ from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
-from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps, read_trainable
+from finetune_scaling.training.checkpoints import (
+    DIRECTORY,
+    DamagedCheckpointError,
+    checkpoint_steps,
+    read_facts,
+    read_trainable,
+)
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.tuning.attach import attach
@@ -58,7 +65,7 @@ def start(experiment: Experiment) -> TunedModel:
     config = model_config(experiment.model, tokenizer.vocab_size) if base is None else _changed(base, experiment.model)
     if base is not None:
         _check_tokenizer(base, tokenizer, experiment)
-    _check_length(config, tuning, experiment.sequence.length)
+    check_length(config, tuning, experiment.sequence.length)
     rng = jax.random.key(experiment.seeds.parameters)
     common = common_tokens(tokenizer)
     trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common)
@@ -66,16 +73,40 @@ def start(experiment: Experiment) -> TunedModel:
 
 
 def load_run(directory: str | Path, step: int | None = None) -> tuple[TunedModel, Experiment]:
-    """The model of a trained run at `step`, its best one by default, and the run's experiment.
+    """The model of a run at `step`, its best one (so far) by default, and the run's experiment.
 
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
     """
     directory = Path(directory)
-    experiment = read_experiment(RunDirectory(directory).config)
+    experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
     model = start(experiment)
-    trained, facts = read_trainable(_checkpoint(directory, step, best=True))
+    with _mend("train the run"):
+        trained, facts = read_trainable(_checkpoint(directory, step, best=True))
     check_belongs(directory, facts, model)
     return dataclasses.replace(model, trainable=_like(trained, model.trainable, directory)), experiment
+
+
+def _relocated(experiment: Experiment, directory: Path) -> Experiment:
+    """The experiment with its base and tokenizer where they are now, if the whole study was moved or copied.
+
+    They are looked for above the run, under the last names that their recorded paths have; digests tell later whether
+    they are the right ones.
+    """
+
+    def found(recorded: str, names: int) -> str:
+        if Path(recorded).exists():
+            return recorded
+        tail = Path(*Path(recorded).parts[-names:])
+        return next(
+            (str(parent / tail) for parent in directory.resolve().parents if (parent / tail).exists()), recorded
+        )
+
+    base = experiment.base
+    return dataclasses.replace(
+        experiment,
+        tokenizer=found(experiment.tokenizer, 2),  # tokenizers/FAMILY
+        base=None if base is None else dataclasses.replace(base, run=found(base.run, 3)),  # bases/FAMILY/SIZE
+    )
 
 
 def check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) -> None:
@@ -100,8 +131,18 @@ def load_base(directory: str | Path, step: int | None = None) -> Base:
 
 @functools.lru_cache(maxsize=2)
 def _read_base(where: Path, changed: int) -> Base:
-    params, facts = read_trainable(where)
+    with _mend("pretrain it"):
+        params, facts = read_trainable(where)
     return Base(configuration.build(ModelConfig, facts["model"], f"{where}: model"), jax.device_put(params), facts)
+
+
+@contextlib.contextmanager
+def _mend(again: str) -> Iterator[None]:
+    """Says what to do about a damaged checkpoint that nothing can stand in for."""
+    try:
+        yield
+    except DamagedCheckpointError as error:
+        raise CheckpointError(f"{error}; put a good copy back, or {again} anew in an empty directory") from error
 
 
 def common_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -116,14 +157,22 @@ def _checkpoint(run: Path, step: int | None, *, best: bool) -> Path:
     """The folder of a run's checkpoint at `step`; without one, of the best or the newest."""
     steps = list(checkpoint_steps(run))
     if step is None and best:
-        record = RunDirectory(run).result
-        step = record["best_step"] if record else None
+        step = _best_step(run, steps)
     if step is None and steps:
         step = steps[0]
     if step not in steps:
         there = f"there are {sorted(steps)}" if steps else "there is none; train the run first"
         raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {there}")
     return run / DIRECTORY / str(step)
+
+
+def _best_step(run: Path, steps: list[int]) -> int | None:
+    """The best step of a run, finished or not; None before its first evaluation."""
+    record = RunDirectory(run).result
+    if record is None and not steps:
+        return None
+    facts = record or read_facts(run / DIRECTORY / str(steps[0]))
+    return facts["best_step"]
 
 
 def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
@@ -151,7 +200,8 @@ def _check_tokenizer(base: Base, tokenizer: Tokenizer, experiment: Experiment) -
         )
 
 
-def _check_length(config: ModelConfig, tuning: Tuning, length: int) -> None:
+def check_length(config: ModelConfig, tuning: Tuning, length: int) -> None:
+    """Raises ConfigError where soft prompt and sequence together are longer than the model's context."""
     total = length + tuning.prefix_length
     if total > config.max_length:
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune_scaling.errors import Preempted, WorkdirError
+from finetune_scaling.errors import Preempted, TrainingError, WorkdirError
 from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies import table
 from finetune_scaling.studies.execute import claim, execute, state
@@ -149,11 +149,32 @@ def test_a_run_whose_base_another_process_pretrains_comes_last(tiny_runs, begun,
     assert sizes == ["100k"] * 4 + ["30k"] * 2
 
 
-def test_the_directory_of_another_study_is_refused(tiny_runs, done):
-    config = small(tiny_runs, seeds=[5])
-    with pytest.raises(WorkdirError, match=r"holds a study of another config \(they differ in seeds\)"):
-        claim(done, config)
-    claim(done, small(tiny_runs))
+def test_a_study_may_grow_but_what_was_trained_stays_what_it_is(tiny_runs, done):
+    other_base = small(tiny_runs)
+    other_base["families"]["grammar"]["pretrain"]["schedule"]["learning_rate"] = 0.5
+    other_run = small(tiny_runs)
+    other_run["tasks"]["translation"]["methods"]["lora"]["config"]["schedule"] = {"learning_rate": 0.5}
+    for config, directory in ((other_base, "bases/grammar/30k"), (other_run, "runs/translation/lora/30k")):
+        message = rf"{directory}\S*: holds a run of another config \(they differ in schedule.learning_rate\)"
+        with pytest.raises(WorkdirError, match=message):
+            claim(read_study(config), config, done)
+    for config in (small(tiny_runs, seeds=[0, 5], notes=["more"]), small(tiny_runs)):
+        claim(read_study(config), config, done)
+        assert json.loads((done / "config.json").read_text()) == config
+
+
+def test_a_base_that_fails_is_tried_once(tiny_runs, tmp_path, monkeypatch):
+    tried = []
+
+    def train(config: dict[str, Any], directory: Path) -> None:
+        tried.append(directory)
+        raise TrainingError("the loss is nan at step 3")
+
+    monkeypatch.setattr(execute_module, "train", train)
+    config = small(tiny_runs)
+    assert execute(read_study(config), config, tmp_path).failed == 4
+    assert len(tried) == 1
+    assert len(list(tmp_path.rglob("failure.json"))) == 4
 
 
 def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):

@@ -1,12 +1,15 @@
 """Checkpoints: what comes back is what was saved, whatever happened to the files in between, or it is said."""
 
+import errno
 import json
 import logging
 import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.errors import CheckpointError, WorkdirError
+from finetune_scaling.training import checkpoints as checkpoints_module
 from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps, digest, read, read_trainable
 from finetune_scaling.training.step import State
 
@@ -166,6 +170,79 @@ def test_all_damaged_is_an_error_that_says_what_to_do(run):
     with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1, 2, 3\] is whole.*Start the run anew"):
         Checkpoints(run).restore_newest(state(0))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["damaged.1", "damaged.2", "damaged.3"]
+
+
+def no_memory() -> None:
+    raise MemoryError
+
+
+def wrapped(error: Exception) -> None:
+    """As Orbax raises what a reader of arrays raised."""
+    raise Exception("Encountered error while reading array index") from error
+
+
+def system(code: int) -> OSError:
+    return OSError(code, os.strerror(code), "a file")
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "message"),
+    [
+        (lambda: wrapped(system(errno.EIO)), WorkdirError, "cannot be read .Input/output error.; nothing was moved"),
+        (lambda: wrapped(system(errno.EMFILE)), WorkdirError, "cannot be read .Too many open files"),
+        (lambda: wrapped(ValueError("Failed to open [os_error_code='5']")), WorkdirError, "Input/output error"),
+        (lambda: wrapped(MemoryError()), MemoryError, None),
+        (no_memory, MemoryError, None),
+    ],
+)
+def test_what_cannot_be_read_just_now_is_no_damage(fail, kind, message, run, monkeypatch):
+    """Moved away, a good checkpoint would be lost to the run, and its steps trained again."""
+    monkeypatch.setattr(checkpoints_module, "_read_facts", lambda where: fail())
+    checkpoints = Checkpoints(run)
+    with pytest.raises(kind, match=message):
+        checkpoints.restore_newest(state(0))
+    monkeypatch.undo()
+    assert checkpoints.restore_newest(state(0)).step == 3
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """Root may read anything; it is another user meanwhile."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def array_file(checkpoint: Path) -> Path:
+    return max((checkpoint / "state").rglob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    "locked",
+    [
+        lambda checkpoint: checkpoint,
+        lambda checkpoint: checkpoint / "state",
+        lambda checkpoint: checkpoint / "facts" / "metadata",
+        array_file,
+    ],
+)
+def test_a_file_or_folder_that_may_not_be_read_is_named_and_is_no_damage(locked: Callable[[Path], Path], three):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to another user
+        os.chmod(folder, 0o755)
+        checkpoint = Path(shutil.copytree(three, Path(folder) / "run")) / "checkpoints" / "3"
+        path = locked(checkpoint)
+        mode = path.stat().st_mode
+        path.chmod(0)
+        try:
+            with as_another_user(), pytest.raises(WorkdirError, match=r"checkpoints/3.*cannot be read \(Permission"):
+                read(checkpoint)
+        finally:
+            path.chmod(mode)
+        assert digest(read_trainable(checkpoint)[0]) == digest(state(3).trainable)
 
 
 def test_a_missing_step_is_named(run):

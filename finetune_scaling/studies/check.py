@@ -1,0 +1,61 @@
+"""What a study will read, read once before anything is trained: configs, sources, fields, and numbers of examples."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetune_scaling.data.corpus import Texts
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.studies.configs import family_model, finetuning_config, pretraining_config
+from finetune_scaling.studies.grid import Run, StudyConfig
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.inputs import check_task
+from finetune_scaling.training.tuned import check_length
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.registry import METHODS
+
+
+def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
+    """Reads the configs that `runs` need and opens all their text.
+
+    Raises ConfigError or DataError that says which part of the study's config the mistake is in.
+    """
+    for family, size in dict.fromkeys((run.setting.family, run.setting.size) for run in runs):
+        with _within(f"families.{family}.pretrain"):
+            read_experiment(pretraining_config(study, workdir, family, size))
+    for family in dict.fromkeys(run.setting.family for run in runs):
+        with _within(f"families.{family}.pretrain"):
+            _open_corpus(study, workdir, family)
+    for run in _largest(runs):
+        setting = run.setting
+        with _within(f"tasks.{setting.task}.methods.{setting.method}"):
+            experiment = read_experiment(finetuning_config(study, workdir, run))
+            model = family_model(study.families[setting.family], setting.size)
+            check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
+            check_task(experiment)
+
+
+def _open_corpus(study: StudyConfig, workdir: Path, family: str) -> None:
+    corpus = read_experiment(pretraining_config(study, workdir, family, study.families[family].sizes[0])).corpus
+    if corpus is None:
+        raise ConfigError("corpus is missing; say what the bases are pretrained on")
+    for name, parts in (("train", corpus.train), ("dev", corpus.dev)):
+        Texts(parts, f"corpus.{name}")
+
+
+def _largest(runs: Sequence[Run]) -> Iterator[Run]:
+    """Per task, method and PET size, the run with the most examples: the others read a part of what it does."""
+    largest: dict[tuple, Run] = {}
+    for run in runs:
+        key = (run.setting.task, run.setting.method, run.setting.pet_size)
+        if key not in largest or run.setting.finetune_examples > largest[key].setting.finetune_examples:
+            largest[key] = run
+    yield from largest.values()
+
+
+@contextmanager
+def _within(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{place}: {error}") from error
