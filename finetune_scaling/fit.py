@@ -20,10 +20,11 @@ from finetune_scaling.scaling.fitting import HUBER_DELTA, FitSettings
 from finetune_scaling.scaling.laws import LAWS, Residual, law_named
 from finetune_scaling.scaling.one_law import fit_one_law
 from finetune_scaling.scaling.plots import save
-from finetune_scaling.scaling.points import METHODS, read_points
+from finetune_scaling.scaling.points import read_points
 from finetune_scaling.scaling.report import write_report
 from finetune_scaling.scaling.tables import write_tables
 from finetune_scaling.scaling.words import summary
+from finetune_scaling.tuning.registry import METHODS
 
 
 def fit_study(
@@ -33,20 +34,20 @@ def fit_study(
     huber_delta: float = HUBER_DELTA,
     residual: Residual | None = None,
     size: str = "total",
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     facts: dict[str, Any] | None = None,
     progress: Callable[[str], None] = print,
 ) -> Analysis:
     """Fits all laws to a points file and writes fit.json, tables, plots and report.html below `out`.
 
-    methods: names that the column method may hold; facts: a study's name, baselines {task: {metric: value}} and notes
-    for the report, read from study.json beside the points where not given. Raises DataError on a table that cannot be
-    fitted.
+    methods: names that the column method may hold (None: the registered methods); facts: a study's name, baselines
+    {task: {metric: value}} and notes for the report, read from study.json beside the points where not given. Raises
+    DataError on a table that cannot be fitted.
     """
     points, out = Path(points), Path(out)
     started = time.perf_counter()
     say = _timed(progress, started)
-    table = read_points(points, size, methods)
+    table = read_points(points, size, tuple(METHODS) if methods is None else methods)
     say(
         f"{points}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by budget"
     )
@@ -70,6 +71,7 @@ def define_flags() -> None:
     flags.DEFINE_string("law", None, f"fit this law alone to a CSV of its factors and loss: {', '.join(LAWS)}")
     flags.DEFINE_float("huber_delta", HUBER_DELTA, "where the Huber loss turns from square to straight")
     flags.DEFINE_enum("residual", None, ["log", "linear"], "residual to fit; default: the law's own")
+    flags.DEFINE_list("methods", None, f"names in the column method; default: {','.join(METHODS)}")
     flags.DEFINE_enum("size", "total", ["total", "non_embedding"], "which parameters count as model size")
 
 
@@ -80,10 +82,18 @@ def main() -> None:
         raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero; the paper uses {HUBER_DELTA}")
     settings = FitSettings(values.huber_delta, values.residual)
     if values.law is not None:
+        for name in ("size", "methods"):
+            if flags.FLAGS[name].present:
+                raise ConfigError(f"--{name} is for a table of points; --law fits its own columns, so leave it out")
         fit_one_law(law_named(values.law), Path(values.points), Path(values.out), settings, print)
         return
     analysis = fit_study(
-        values.points, values.out, huber_delta=values.huber_delta, residual=values.residual, size=values.size
+        values.points,
+        values.out,
+        huber_delta=values.huber_delta,
+        residual=values.residual,
+        size=values.size,
+        methods=values.methods,
     )
     print_summary(analysis)
 

@@ -12,9 +12,8 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from finetune_scaling.scaling.jackknife import Spread, combine
+from finetune_scaling.scaling.jackknife import Spread, combine, leave_out_weights, spread
 from finetune_scaling.scaling.points import FACTORS
 from finetune_scaling.scaling.stages import StagedFit
 
@@ -155,16 +154,24 @@ def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
 
 def _law_cell(fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]) -> Cell:
     where = f"{task}, {factor}: additive - multiplicative held-out deviation"
-    gaps = np.concatenate([*_deviation_gaps(fits, settings, task, factor, methods), np.empty(0)])
+    found = [*_deviation_gaps(fits, settings, task, factor, methods)]
+    gaps, x, examples = np.concatenate([np.empty((3, 0)), *found], axis=1)
     if len(gaps) < 3:
         return _absent(where, f"{len(gaps)} held-out points to compare on; at least 3 are needed")
-    return judge(where, float(gaps.mean()), Spread(float(stats.sem(gaps)), len(gaps) - 1.0))
+    # Points of one model or one number of examples share bases, data and fits, so they are left out together.
+    labels = [label for label in (x, examples) if len(np.unique(label)) > 1]
+    if not labels:
+        return _absent(where, "the held-out points have one factor value and one number of examples")
+    weights, levels = leave_out_weights(labels)
+    return judge(where, float(gaps.mean()), spread(weights @ gaps / weights.sum(axis=1), levels))
 
 
 def _deviation_gaps(
     fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]
 ) -> Iterator[np.ndarray]:
-    """Per method, how much further than the multiplicative law the additive one is from each held-out point."""
+    """Per method, [3, P]: how much further than the multiplicative law the additive one is from each held-out point,
+    and the point's factor value and number of examples.
+    """
     for method in methods:
         pair = [fits.get((task, method, law)) for law in ("multiplicative", "additive")]
         if any(fit is None or factor not in fit.factors for fit in pair):
@@ -173,4 +180,4 @@ def _deviation_gaps(
         rows = settings[chosen & settings["held_out"]]
         x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
         near, far = (np.abs(fit.predict(factor, x, examples) - loss) for fit in pair if fit is not None)
-        yield far - near
+        yield np.stack([far - near, x, examples])

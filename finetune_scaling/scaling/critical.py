@@ -88,7 +88,7 @@ def crossings(difference: Curve, low: float, high: float) -> list[float]:
 
 
 def closed_form(first: Mapping[str, float], second: Mapping[str, float]) -> ClosedForm | None:
-    """H and gamma of study section 6 from A, alpha, beta of two multiplicative laws; None where their betas are equal.
+    """H and gamma (Zhang et al., 2024) from A, alpha, beta of two multiplicative laws; None where betas are equal.
 
     H = (A1 / A2)^(1 / (beta1 - beta2)), gamma = (alpha2 - alpha1) / (beta1 - beta2).
     """

@@ -251,8 +251,9 @@ def _draw_exponents(analysis: Analysis) -> Figure:
         axes.set_title(name.replace("_", " "))
         axes.set_yticks(range(len(fits)), [f"{f.task}, {f.method}" for f in fits])
         axes.margins(x=0.15)
-        if name == "E":  # a floor lies between nothing and the least loss; bars that say less than that end there
-            axes.set_xlim(0, float(analysis.table.settings["loss"].min()))
+        if name == "E":  # a floor is below every loss: bars that say less than that end there
+            floors = [f.parameters["E"] for f in fits]
+            axes.set_xlim(0, 1.1 * max(analysis.table.settings["loss"].min(), *floors))
     grid[0, 0].set_ylim(len(fits) - 0.5, -0.5)
     return figure
 

@@ -26,6 +26,7 @@ CONDITION = (
     "flops",
     "entropy",
 )
+RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # a study's further columns
 METRIC = re.compile(r"(bleu|sacrebleu|bleurt|chrf|ter|comet|rouge)[\w+.-]*", re.IGNORECASE)
 STOPPED_BY_BUDGET = "budget"
 
@@ -35,7 +36,8 @@ class PointsTable:
     """Points of one file.
 
     runs: one row a run, those stopped by their budget left out; settings: means over seeds, with `seeds` and `loss_sd`;
-    metrics: its metric columns; stopped_by_budget, repeated: rows left out and why; ignored: columns not used.
+    metrics: its metric columns; stopped_by_budget, repeated: rows left out and why; ignored: columns not used;
+    ended_at_best: rows whose dev loss was least at the last step.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class PointsTable:
     metrics: tuple[str, ...]
     stopped_by_budget: int
     repeated: int
+    ended_at_best: int
     ignored: tuple[str, ...]
 
     @property
@@ -75,7 +78,7 @@ def read_points(path: str | Path, size: str = "total", methods: Sequence[str] = 
     if (runs["held_out"] == 1).all():
         raise DataError(f"{path}: column held_out is 1 in every row; mark the points to fit with 0")
     metrics = tuple(c for c in text.columns if METRIC.fullmatch(c))
-    used = {*REQUIRED, *CONDITION, *metrics, "stopped_by"}
+    used = {*REQUIRED, *CONDITION, *RECORD, *metrics, "stopped_by"}
     return PointsTable(
         path=path,
         runs=runs,
@@ -83,6 +86,7 @@ def read_points(path: str | Path, size: str = "total", methods: Sequence[str] = 
         metrics=metrics,
         stopped_by_budget=len(table) - len(finished),
         repeated=len(finished) - len(runs),
+        ended_at_best=_ended_at_best(text.loc[runs.index]),
         ignored=tuple(c for c in text.columns if c not in used),
     )
 
@@ -181,6 +185,12 @@ def _check_pet_rows(path: Path, table: pd.DataFrame) -> None:
         raise DataError(
             f"{_at(path, wrong.index[0], 'factor')}: full tuning has no PET size; correct the method or drop the row"
         )
+
+
+def _ended_at_best(text: pd.DataFrame) -> int:
+    if not {"steps", "best_step"} <= set(text.columns):
+        return 0
+    return int(((text["steps"] == text["best_step"]) & (text["steps"] != "")).sum())
 
 
 def _stopped_by(table: pd.DataFrame) -> pd.Series:

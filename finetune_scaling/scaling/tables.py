@@ -34,6 +34,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
             "held_out_settings": int(table.settings["held_out"].sum()),
             "stopped_by_budget": table.stopped_by_budget,
             "repeated": table.repeated,
+            "ended_at_best": table.ended_at_best,
             "ignored_columns": list(table.ignored),
         },
         "settings": {

@@ -75,6 +75,11 @@ def reservations(analysis: Analysis) -> list[str]:
         lines.append(
             f"{table.stopped_by_budget} runs were stopped by their budget before their optimum; no fit uses them."
         )
+    if table.ended_at_best:
+        lines.append(
+            f"{table.ended_at_best} of the {len(table.runs)} rows used had their least dev loss at their last step: "
+            "more steps might have lowered them."
+        )
     if table.repeated:
         lines.append(f"{table.repeated} rows repeat another row exactly; they count once.")
     if table.ignored:

@@ -30,7 +30,7 @@ TABLE = {
         "beta": (0.087, 0.025, 0.030),
     },
 }
-# Study section 6: (H, gamma) of full-prompt, full-LoRA, prompt-LoRA, as printed.
+# Zhang et al. (2024), critical finetuning sizes: (H, gamma) of full-prompt, full-LoRA, prompt-LoRA, as printed.
 PRINTED = {
     ("en_de", "model"): ((3.7e14, -1.2), (2e24, -2.4), (1.6e-9, 1.5)),
     ("en_de", "pretrain"): ((3.7e3, -0.0015), (6.9e8, -0.50), (7.7e-10, 1.2)),

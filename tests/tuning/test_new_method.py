@@ -10,9 +10,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from finetune_scaling.evaluation.scoring import example_losses
+from finetune_scaling.fit import fit_study
 from finetune_scaling.runs.run import run
+from finetune_scaling.studies.execute import execute
+from finetune_scaling.studies.grid import read_study
+from finetune_scaling.studies.table import write_points
 from finetune_scaling.training import inputs
 from finetune_scaling.training.checkpoints import read_trainable
 from finetune_scaling.training.tuned import load_base, load_run
@@ -87,3 +92,17 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
     examples = inputs.test_examples(experiment, "test", None)
     losses = example_losses(model, *inputs.prepared_task(experiment), examples, batch_size=20)
     assert losses.mean == record["loss"]
+
+
+@pytest.mark.slow
+def test_a_study_takes_it_from_a_config_to_the_laws(tiny_runs, monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, "ia3", IA3)
+    config = tiny_runs.config("study")
+    grid = {"finetune_examples": (10, 20, 40), "held_out_examples": (40,), "factors": ("model",)}
+    config["tasks"]["translation"]["methods"] = {"ia3": grid, "full": grid}
+    study = read_study(config)
+    assert execute(study, config, tmp_path).done == 12
+    write_points(study, tmp_path)
+    analysis = fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda line: None)
+    assert analysis.methods == ("full", "ia3")
+    assert "ia3" in (tmp_path / "report" / "report.html").read_text()
