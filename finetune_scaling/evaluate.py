@@ -42,6 +42,9 @@ def main() -> None:
 
 
 def _score_files() -> dict[str, Any]:
+    for name in (_SPLIT.name, _STEP.name, _EXAMPLES.name, _GENERATE.name):
+        if flags.FLAGS[name].present:
+            raise ConfigError(f"--{name} is for a run (--workdir); files are scored as they are, so leave it out")
     for flag in (_LANGUAGE, _OUT):
         if not flag.value:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring files needs it")

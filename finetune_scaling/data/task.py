@@ -148,7 +148,7 @@ def _check_languages(part: Part, kind: str, where: str) -> None:
 
 
 def _build(mapping: Mapping[str, Any], where: str) -> Task:
-    """A Task from its mapping, with the limits and the template of study.md's tables where it leaves them out."""
+    """A Task from its mapping, with its kind's limits and template where it leaves them out."""
     mapping = dict(mapping)
     on_every_source = mapping.pop("sources", {})
     kind = configuration.choose(_DEFAULTS, mapping.get("kind", ""), f"{where}: kind")

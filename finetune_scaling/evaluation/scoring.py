@@ -57,7 +57,7 @@ def example_losses(
 def hypotheses(
     model: TunedModel, task: Task, form: SequenceFormat, examples: Sequence[Example], batch_size: int
 ) -> list[str]:
-    """What the model writes for every example, greedily; a newline within it is written as a space."""
+    """What the model writes for every example, greedily. Its newlines stay: they are rougeLsum's sentences."""
     tokenizer = model.tokenizer
     decode = make_greedy(
         model.config,
@@ -69,7 +69,7 @@ def hypotheses(
     )
     prompts = encode_prompts(examples, tokenizer, task.template, form)
     tokens = generate(decode, model.trainable, model.frozen, prompts, batch_size=batch_size, eos_id=tokenizer.eos_id)
-    return [" ".join(tokenizer.decode(ids).split("\n")).strip() for ids in tokens]
+    return [tokenizer.decode(ids).strip() for ids in tokens]
 
 
 def score_split(

@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from finetune_scaling.data.sources import TfdsSource, open_source, prepare_source
+from finetune_scaling.data.sources.tfds_source import TfdsRecords
 from finetune_scaling.errors import DataError
 
 ROWS = [{"translation": {"en": f"house {i}", "de": f"Häuser {i}"}, "number": i} for i in range(10)]
@@ -56,6 +57,18 @@ def test_reads_what_was_prepared(data_dir):
     assert by_number == {row["number"]: row["translation"] for row in ROWS}
     assert records[-1] == records[9]
     assert "tensorflow" not in sys.modules
+
+
+def test_text_that_is_not_utf8_is_named_by_record_and_field():
+    rows = [{"translation": {"en": b"house", "de": text}} for text in ("Häuser".encode(), b"H\xe4user")]
+    records = TfdsRecords(rows, "toy_pairs, split 'train'")
+    assert records[0] == {"translation": {"en": "house", "de": "Häuser"}}
+    expected = (
+        r"^toy_pairs, split 'train', record 1: field 'translation.de' is not UTF-8 \(.* at byte 1\); convert or drop"
+    )
+    for index in (1, -1):
+        with pytest.raises(DataError, match=expected):
+            records[index]
 
 
 def test_slices_of_splits(data_dir):

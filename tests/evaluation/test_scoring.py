@@ -99,11 +99,16 @@ def test_an_entropy_is_told_only_where_every_example_has_one(base):
     assert "entropy" not in summary
 
 
-def test_a_hypothesis_is_one_line(base, monkeypatch):
+def test_the_lines_of_a_hypothesis_are_the_sentences_that_rouge_lsum_unites(base, monkeypatch):
     tuned, task, form, examples = base
-    line = [*tuned.tokenizer.encode("a\nb "), tuned.tokenizer.eos_id]
-    monkeypatch.setattr(scoring, "generate", lambda *_, **__: [line, []])
-    assert scoring.hypotheses(tuned, task, form, examples[:2], 2) == ["a b", ""]
+    lines = [*tuned.tokenizer.encode("d e\na b "), tuned.tokenizer.eos_id]
+    monkeypatch.setattr(scoring, "generate", lambda *_, **__: [lines, []])
+    written = scoring.hypotheses(tuned, task, form, examples[:2], 2)
+    assert written == ["d e\na b", ""]
+    reference = [{"target": "a b\nd e", "target_language": "en"}]
+    scores = scoring.text_scores(reference, written[:1])
+    assert scores["rougeLsum"]["score"] == pytest.approx(100)
+    assert scores["rougeL"]["score"] == pytest.approx(50)
 
 
 def test_languages_are_scored_apart_and_weighed_by_their_examples():

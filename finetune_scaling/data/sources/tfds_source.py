@@ -34,16 +34,20 @@ class TfdsSource:
 
 
 class TfdsRecords(Sequence[dict[str, Any]]):
-    """The records of a TFDS data source, with text as str rather than bytes."""
+    """The records of a TFDS data source, with text as str rather than bytes.
 
-    def __init__(self, records: Sequence[Any]) -> None:
-        self._records = records
+    Raises DataError, which begins with `name`, at a record whose bytes are not UTF-8.
+    """
+
+    def __init__(self, records: Sequence[Any], name: str) -> None:
+        self._records, self._name = records, name
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
-        return _text(self._records[range(len(self))[index]])
+        index = range(len(self))[index]
+        return _text(self._records[index], f"{self._name}, record {index}")
 
 
 def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
@@ -56,7 +60,7 @@ def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
     if not builder.is_prepared():
         raise DataError(f"{source}: not prepared in {builder.data_dir}; {_how_to_prepare(source)}")
     try:
-        records = TfdsRecords(builder.as_data_source(source.split))
+        records = TfdsRecords(builder.as_data_source(source.split), str(source))
     except NotImplementedError:
         raise DataError(
             f"{source}: {builder.data_dir} holds {builder.info.file_format.value} files, which give no random access; "
@@ -131,9 +135,18 @@ def _first_line(error: Exception) -> str:
     return str(error.args[0] if error.args else error).strip().split("\n")[0]
 
 
-def _text(value: Any) -> Any:
+def _text(value: Any, where: str, field: str = "") -> Any:
     if isinstance(value, bytes):
-        return value.decode("utf-8")
+        return _decoded(value, where, field)
     if isinstance(value, Mapping):
-        return {key: _text(entry) for key, entry in value.items()}
+        return {key: _text(entry, where, f"{field}.{key}" if field else key) for key, entry in value.items()}
     return value
+
+
+def _decoded(value: bytes, where: str, field: str) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: field {field!r} is not UTF-8 ({error.reason} at byte {error.start}); convert or drop that record"
+        ) from None
