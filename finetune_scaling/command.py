@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from ml_collections.config_flags import config_path
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import ConfigError, exit_on_user_error
+from finetune_scaling.errors import ConfigError, UserError, exit_on_user_error
 from finetune_scaling.memory import keep_freed_memory
 
 CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
+
+_CONFIG_MODULE = "config_config"  # what ml_collections calls the module that it makes of --config's file
 
 keep_freed_memory()  # on import, which is the first thing that a command does: later it is too late
 
@@ -49,10 +52,14 @@ def required(flag: flags.FlagHolder[Any] | flags.Flag) -> Any:
 
 def read_config(flag: flags.FlagHolder[Any] | flags.Flag) -> dict[str, Any]:
     """The config that a --config flag names, overrides applied, as plain data; ConfigError where it cannot be read."""
+    if flag.present and flag.value is None:
+        raise ConfigError("--config: get_config() of that file returns None; let it return the config")
     config = required(flag)
     try:
         return configuration.plain({name: config[name] for name in config})
     except OSError as error:  # a file that cannot be loaded says so only when its config is used
+        if fault := _fault_in_config(error):
+            raise ConfigError(fault) from error
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(
             f"--config cannot be read: {reason}; name a file such as configs/study/quickstart.py"
@@ -82,15 +89,50 @@ def enable_compilation_cache() -> None:
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
-    """absl's parser; a wrong flag, or a config file that cannot be read, is a ConfigError of one line."""
+    """absl's parser; a wrong flag, or a config file that cannot be read or fails, is a ConfigError of one line."""
     try:
         return flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a config file is Python: whatever a program can raise
+        if fault := _fault_in_config(error):
+            raise ConfigError(fault) from error
+        if not isinstance(error, flags.Error | AttributeError | KeyError | TypeError | ValueError | OSError):
+            raise
         check_overrides(arguments)
         # A KeyError's own text is the repr of its message.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         kind = "" if isinstance(error, flags.Error | KeyError) else "--config: "
-        raise ConfigError(f"{kind}{' '.join(str(text).split())}; --help lists the flags") from error
+        raise ConfigError(f"{kind}{_one_line(str(text))}; --help lists the flags") from error
+
+
+def _fault_in_config(error: BaseException) -> str | None:
+    """What went wrong in the file of --config, with its line; None where the error does not come from there."""
+    for cause in _causes(error):
+        frames = [frame for frame in traceback.walk_tb(cause.__traceback__) if _is_config(frame[0].f_globals)]
+        if frames:
+            frame, line = frames[-1]
+            return _one_line(f"--config: {frame.f_code.co_filename}:{line}: {type(cause).__name__}: {cause}")
+        if isinstance(cause, SyntaxError) and cause.filename:  # the file never ran
+            return _one_line(f"--config: {cause.filename}:{cause.lineno}: {type(cause).__name__}: {cause.msg}")
+        if isinstance(cause, TypeError) and str(cause).startswith("get_config()"):
+            return f"--config: {cause}; write --config=FILE:ARGUMENT where the file takes one, --config=FILE otherwise"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from or while handling, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_config(names: dict[str, Any]) -> bool:
+    return names.get("__name__") == _CONFIG_MODULE
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def check_overrides(arguments: Sequence[str]) -> None:

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from finetune_scaling.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from finetune_scaling import command
+from finetune_scaling.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError
 from finetune_scaling.runs.run import run
 from finetune_scaling.training.run_directory import RunDirectory
 
@@ -102,8 +106,56 @@ MISTAKES = [
     ("lora", "--config.method.name=lorra", ["method.name = 'lorra' is unknown", "'lora'"]),
     ("lora", "config.task = {'name': 'wmt14_en_d'}", ["'wmt14_en_d'", "'wmt14_en_de'"]),
     ("pretrain", "config.corpus.dev[0]['source']['kind'] = 'gramar'", ["'gramar'", "'grammar'"]),
+    ("lora", "config.name = undefined", ["error: --config: ", ".py:6: NameError: name 'undefined' is not defined"]),
     ("lora", "--workdir=", ["--workdir is missing"]),
 ]
+
+
+# Of config files that fail: text and what the error must say, FILE being its path.
+FAULTS = [
+    ("import os\n\nx = undefined\n", "FILE:3: NameError: name 'undefined' is not defined"),
+    ("def get_config():\n    return {'a': 1 / 0}\n", "FILE:2: ZeroDivisionError: division by zero"),
+    ("def half(names):\n    return names['a']\n\ndef get_config():\n    return half({})\n", "FILE:2: KeyError: 'a'"),
+    ("def get_config():\n    return int('x')\n", "FILE:2: ValueError: invalid literal for int() with base 10: 'x'"),
+    ("def get_config():\n    open('/nowhere/x')\n", "FILE:2: FileNotFoundError: [Errno 2] No such file or directory"),
+    ("import finetune_scalin\n", "FILE:1: ModuleNotFoundError: No module named 'finetune_scalin'"),
+    ("x = 1\ndef get_config(:\n", "FILE:2: SyntaxError: invalid syntax"),
+    ("def get_config():\n    b'\\xff'.decode()\n", "FILE:2: UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+    ("def get_config(size):\n    return {}\n", "get_config() missing 1 required positional argument: 'size'; write"),
+    ("def get_config():\n    pass\n", "get_config() of that file returns None; let it return the config"),
+]
+
+
+@pytest.fixture
+def read(monkeypatch) -> Callable[..., dict[str, Any]]:
+    """read("--config=FILE", ...): the config as a command reads it from this command line."""
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+
+    def read(*arguments: str) -> dict[str, Any]:
+        line = ["train", *arguments]
+        flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+        command._parse_flags(line)
+        return command.read_config(flag)
+
+    return read
+
+
+@pytest.mark.parametrize(("text", "expected"), FAULTS)
+def test_a_config_file_that_fails_is_named_with_its_line(text, expected, read, tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        read(f"--config={file}")
+    assert str(raised.value).startswith("--config: " + expected.replace("FILE", str(file)))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_config_error_of_a_config_file_stays_as_it_is(read, tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text("from finetune_scaling.errors import ConfigError\n\nraise ConfigError('sizes: name one')\n")
+    with pytest.raises(ConfigError, match=r"^sizes: name one$"):
+        read(f"--config={file}")
 
 
 def test_mistakes_on_the_command_line_are_one_line_each_and_exit_with_2(tiny_runs, tmp_path):

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 LANGUAGE = {"seed": 0, "lexicon_size": 40}
 LENGTH = 40
-EXAMPLES = (250, 500, 1000, 2000, 4000)
-HELD_OUT = (4000,)
+EXAMPLES = (125, 250, 500, 1000, 2000)
+HELD_OUT = (2000,)
 
 # Mostly prefix LM, the form of the task: a minute of pretraining does not stretch to an even mixture.
 DENOISERS = (
@@ -36,7 +36,7 @@ def family() -> dict:
         "model": {"compute_dtype": "float32", "max_length": 128},
         "sizes": ("30k", "100k", "300k"),
         "factor_size": "100k",
-        "tokens": (32 * LENGTH * 600,),
+        "tokens": (32 * LENGTH * 1000,),
         "pretrain": {
             "corpus": {"train": [text("train", 20_000)], "dev": [text("dev", 300)]},
             "objective": {"name": "ul2", "denoisers": DENOISERS},
@@ -67,7 +67,7 @@ def task() -> dict:
             "name": "grammar",
             "kind": "translation",
             "template": {"input": "{source} =", "target": " {target}"},
-            "train": pairs("train", 8000),
+            "train": pairs("train", 4000),
             "dev": pairs("dev", 100),
             "test": {"test": pairs("test", 300)},
         },
@@ -80,7 +80,7 @@ def task() -> dict:
                 "mode": "S",
             },
             "batch": {"size": 16},
-            "limits": {"max_steps": 180, "max_epochs": 30, "patience": 3},
+            "limits": {"max_steps": 240, "max_epochs": 30, "patience": 3},
             "evaluation": {"times": 5, "generate_examples": 100, "batch_size": 100},
             "logging": {"every_steps": 100},
         },

@@ -38,19 +38,34 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         if (record := directory.result) is not None:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
             return record
-        began = time.monotonic()
+        clock = Clock()
         data = prepare_data(experiment)
         model = start(experiment)
         directory.write_environment(environment())
-        trained, position = _train(experiment, directory, data, model)
+        trained, position = _train(experiment, directory, data, model, clock)
         record = training_record(experiment, data, trained, position) | _scores(experiment, directory, data, trained)
-        record["seconds"] = round(time.monotonic() - began, 2)
+        record["seconds"] = round(clock.seconds(), 2)
         directory.write_result(record)
     return record
 
 
+class Clock:
+    """Seconds that a run has taken, over all its processes; what one did after its last save is lost, time and all."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def add(self, seconds: float) -> None:
+        """Adds the time of earlier processes."""
+        self._began -= seconds
+
+    def seconds(self) -> float:
+        """The time so far."""
+        return time.monotonic() - self._began
+
+
 def _train(
-    experiment: Experiment, directory: RunDirectory, data: Data, model: TunedModel
+    experiment: Experiment, directory: RunDirectory, data: Data, model: TunedModel, clock: Clock
 ) -> tuple[TunedModel, Position]:
     """Trains to the end; returns the model with its best parameters (pretraining: its last ones)."""
     log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
@@ -60,9 +75,10 @@ def _train(
     if (restored := checkpoints.restore_newest(state)) is not None:
         check_belongs(directory.path, restored.facts, model)
         state, position = restored.state, position_from(restored.facts)
+        clock.add(position.seconds)
         log.info("going on from step %d", position.step)
     directory.rewind_metrics(position.step)
-    metrics = Metrics(directory.path, experiment.logging.writers)
+    metrics = Metrics(directory.path, experiment.logging.writers, position.step)
     loop = Loop(
         title=experiment.name or directory.path.name,
         plan=plan,
@@ -73,6 +89,7 @@ def _train(
         checkpoints=checkpoints,
         metrics=metrics,
         facts=checkpoint_facts(experiment, model),
+        seconds=clock.seconds,
     )
     with closing(checkpoints), closing(metrics):
         state, position = loop.run(state, position)
@@ -86,8 +103,8 @@ def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
         return checkpoints.restore(step, target).state
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}; it is the best one, which is to be scored: put a good copy back, or start the run anew in "
-            "another --workdir"
+            f"{error}; it is the best one, which is to be scored: put a good copy back, or delete the run's "
+            "directory and start it anew"
         ) from error
 
 

@@ -31,12 +31,12 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout, with + where files differ from it; None outside a checkout or without git."""
+    """The commit of the checkout, with + where files differ from it; None outside a checkout or a git that answers."""
     folder = Path(finetune_scaling.__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+" if _git(folder, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

@@ -36,6 +36,7 @@ class Position:
     unreported_loss: float = 0.0  # summed over the steps since training loss was last written
     unreported_tokens: float = 0.0
     stopped_by: str | None = None
+    seconds: float = 0.0  # that the run took up to its last save, over all its processes
 
     def add_evaluation(self, step: int, loss: float) -> bool:
         """Notes a dev loss; returns whether it is the best so far."""
@@ -77,7 +78,10 @@ class Pending(NamedTuple):
 
 @dataclasses.dataclass
 class Loop:
-    """Everything that one run's loop works with. facts: constant facts to save with each checkpoint."""
+    """Everything that one run's loop works with.
+
+    facts: constant facts to save with each checkpoint. seconds: tells how long the run has taken, all its processes.
+    """
 
     title: str
     plan: Plan
@@ -88,6 +92,7 @@ class Loop:
     checkpoints: Checkpoints
     metrics: Metrics
     facts: Facts
+    seconds: Callable[[], float]
 
     def run(self, state: State, position: Position) -> tuple[State, Position]:
         """Trains from `position` to the end.
@@ -99,7 +104,7 @@ class Loop:
         pending: list[Pending] = []
         progress = Progress(self.title, position.step, self.plan.total_steps)
         batches = iterate(self.batches, position.step)
-        with _termination_notice() as terminated, closing(batches):
+        with closing(batches), _termination_notice() as terminated:
             while not position.stopped_by:
                 rate = learning_rate(self.plan.schedule, position.step, self.plan.total_steps)
                 state, numbers = self.step(state, self.frozen, next(batches), jnp.float32(rate))
@@ -111,9 +116,12 @@ class Loop:
                     position.stopped_by = self._reason_to_stop(position)
                 self._save_if_due(state, position, pending, rate)
                 if terminated.is_set() and not position.stopped_by:
-                    self._save_and_leave(state, position, pending, rate)
-        progress.close()
-        self.checkpoints.wait()
+                    self._save(state, position, pending, rate)
+                    break
+            progress.close()
+            self.checkpoints.wait()
+            if terminated.is_set():  # perhaps during the last step: its run is saved too, and the caller is to end
+                raise Preempted(f"saved step {position.step} of {self.title}; the same command goes on from there")
         return state, position
 
     def _is_due(self, step: int, every: int) -> bool:
@@ -164,13 +172,9 @@ class Loop:
         self._collect(pending, position)
         if not all_finite(state):  # the step's loss was, but it is taken before the step's update
             raise _not_finite("a parameter is not finite after", position.step, rate)
+        position.seconds = round(self.seconds(), 3)
         facts = {**self.facts, "position": dataclasses.asdict(position), "best_step": position.best_step}
         self.checkpoints.save(position.step, state, facts)
-
-    def _save_and_leave(self, state: State, position: Position, pending: list[Pending], rate: float) -> None:
-        self._save(state, position, pending, rate)
-        self.checkpoints.wait()
-        raise Preempted(f"saved step {position.step} of {self.title}; the same command goes on from there")
 
 
 def position_from(facts: Facts) -> Position:
@@ -186,7 +190,7 @@ def _check_finite(loss: float, step: int, rate: float, kind: str = "") -> None:
 def _not_finite(what: str, step: int, rate: float) -> TrainingError:
     return TrainingError(
         f"{what} step {step} (learning rate {rate:.3g}): lower schedule.learning_rate, add schedule.warmup_steps or "
-        "lower optimizer.clip_norm, and start in another --workdir"
+        "lower optimizer.clip_norm, and start the run anew: delete its directory, or give another --workdir"
     )
 
 

@@ -1,6 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl always, TensorBoard and W&B where asked, progress on the terminal."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import sys
@@ -12,7 +13,7 @@ from typing import Any, Protocol, TextIO
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import disk_errors
-from finetune_scaling.training.run_directory import METRICS
+from finetune_scaling.training.run_directory import CONFIG, METRICS
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,12 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files in `directory`/tensorboard."""
+    """Event files in `directory`/tensorboard; what an earlier process wrote there of steps after `step` is hidden."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, step: int):
         with _extra("tensorboard"):
             from tensorboardX import SummaryWriter
-        self._writer = SummaryWriter(str(directory / "tensorboard"))
+        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -59,12 +60,15 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run named after the directory; project and entity come from W&B's own environment variables."""
+    """A W&B run named after the directory; project and entity come from W&B's own environment variables.
 
-    def __init__(self, directory: Path):
+    Steps that an earlier process has logged already are not logged again: W&B ignores them by itself.
+    """
+
+    def __init__(self, directory: Path, step: int):
         with _extra("wandb"):
             import wandb
-        self._run = wandb.init(name=directory.name, dir=str(directory), resume="allow", id=directory.name)
+        self._run = wandb.init(name=directory.name, dir=str(directory), resume="allow", id=_run_id(directory))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -73,15 +77,22 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+def _run_id(directory: Path) -> str:
+    """The same for every process of a run, and of no other run: the last names of directories repeat in a study."""
+    config = directory / CONFIG
+    told = config.read_bytes() if config.exists() else b""
+    return hashlib.sha256(str(directory.resolve()).encode() + b"\n" + told).hexdigest()[:32]
+
+
 WRITERS: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 class Metrics:
-    """All writers of a run as one."""
+    """All writers of a run as one. step: where it goes on from, later ones being written anew."""
 
-    def __init__(self, directory: Path, further: Sequence[str] = ()):
+    def __init__(self, directory: Path, further: Sequence[str] = (), step: int = 0):
         kinds = [choose(WRITERS, name, "logging.writers") for name in further]
-        self._writers: list[Writer] = [JsonLines(directory), *(kind(directory) for kind in kinds)]
+        self._writers: list[Writer] = [JsonLines(directory), *(kind(directory, step) for kind in kinds)]
 
     def write(self, step: int, **values: float) -> None:
         """Writes named numbers of one step everywhere."""

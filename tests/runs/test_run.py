@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ def outcome(directory: Path) -> dict[str, Any]:
     tree, facts = read(directory / "checkpoints" / str(newest))
     return {
         "arrays": digest(tree),  # trainable parameters and optimizer state
-        "position": facts["position"],
+        "position": {k: v for k, v in facts["position"].items() if k != "seconds"},
         "metrics": [{k: v for k, v in line.items() if k != "time"} for line in RunDirectory(directory).metrics()],
         "record": {k: v for k, v in RunDirectory(directory).result.items() if k != "seconds"},
         "rows": (directory / "evaluation" / "test.jsonl").read_text(),
@@ -132,6 +133,22 @@ def test_pretraining_resumes_exactly_and_keeps_the_asked_token_counts(tiny_runs,
     for step in (10, 20):  # tests/tiny.py keeps the tokens of step 10; the last step is kept always
         assert digest(load_base(tmp_path, step).params) == digest(load_base(tiny_runs.base, step).params)
     assert record["stopped_by"] in ("max_steps", "budget")
+
+
+def test_seconds_are_those_of_all_processes(tiny_runs, at_step, monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: now[0])
+
+    def end(seconds: float) -> None:
+        now[0] += seconds
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for step, seconds in ((4, 100.0), (8, 50.0)):
+        at_step(step, lambda seconds=seconds: end(seconds))
+        with pytest.raises(errors.Preempted):
+            run(tiny_runs.config("full"), tmp_path)
+    now[0] += 1000.0  # between two processes
+    assert run(tiny_runs.config("full"), tmp_path)["seconds"] == 150.0
 
 
 def test_a_finished_run_is_returned_and_not_rerun(tiny_runs, monkeypatch, tmp_path):
@@ -216,6 +233,20 @@ def test_the_best_checkpoint_is_kept_and_scored(tiny_runs, monkeypatch, tmp_path
     assert list(checkpoint_steps(tmp_path)) == [12, 8]
     best, last = (_test_loss(tmp_path, step) for step in (None, 12))
     assert best == record["loss"] != last
+
+
+def test_of_an_unfinished_run_the_best_checkpoint_so_far_is_loaded(tiny_runs, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        _script_dev_losses(patch, [3.0, 2.0, 4.0])
+        patch.setattr(run_module, "score_split", lambda *_, **__: kill())
+        with pytest.raises(Killed):
+            run(tiny_runs.config("full"), tmp_path)
+    assert list(checkpoint_steps(tmp_path)) == [12, 8]
+    best, eighth, last = (digest(load_run(tmp_path, step)[0].trainable) for step in (None, 8, 12))
+    assert best == eighth != last
+    shutil.rmtree(tmp_path / "checkpoints" / "8")
+    with pytest.raises(errors.CheckpointError, match=r"no checkpoint of step 8; there are \[12\]"):
+        load_run(tmp_path)
 
 
 def test_patience_ends_a_run_early(tiny_runs, monkeypatch, tmp_path):

@@ -161,8 +161,18 @@ def test_all_checkpoints_damaged(tiny_runs, unfinished):
 def test_a_damaged_base_is_named(tiny_runs, tmp_path):
     base = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     _truncate(base / "checkpoints" / "20")
-    with pytest.raises(CheckpointError, match=r"base/checkpoints/20: damaged"):
+    with pytest.raises(
+        CheckpointError, match=r"base/checkpoints/20: damaged.*put a good copy back, or pretrain it anew"
+    ):
         run(tiny_runs.config("lora", base={"run": str(base)}), tmp_path / "run")
+
+
+def test_a_damaged_run_is_not_scored(tiny_runs, finished, tmp_path):
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
+    for step in checkpoint_steps(directory):
+        _truncate(directory / "checkpoints" / str(step))
+    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: damaged.*put a good copy back, or train the run anew"):
+        load_run(directory)
 
 
 def test_a_loss_that_is_not_finite_ends_a_run_and_leaves_nothing_broken_behind(tiny_runs, tmp_path):

@@ -4,6 +4,9 @@ import importlib.util
 import json
 import logging
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -59,6 +62,61 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     metrics.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1.5}
+
+
+@pytest.fixture
+def wandb(monkeypatch) -> list[dict[str, Any]]:
+    """What wandb.init was given, each time."""
+    started: list[dict[str, Any]] = []
+
+    def init(**given: Any) -> SimpleNamespace:
+        started.append(given)
+        return SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    return started
+
+
+def start(directory: Path, writer: str, config: str = "{}", step: int = 0) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(config)
+    metrics = Metrics(directory, [writer], step)
+    metrics.write(step + 1, loss=1.0)
+    metrics.close()
+
+
+def test_wandb_tells_runs_apart_whose_directories_are_called_the_same(wandb, tmp_path, monkeypatch):
+    name = "s100k_full_n400_seed0"
+    start(tmp_path / "translation" / name, "wandb")
+    start(tmp_path / "summarization" / name, "wandb")
+    start(tmp_path / "translation" / name, "wandb", '{"seed": 1}')
+    start(tmp_path / "translation" / name, "wandb", step=5)  # the first again, resumed
+    monkeypatch.chdir(tmp_path / "translation")
+    start(Path(name), "wandb", step=7)
+    first, elsewhere, other, resumed, relative = (given["id"] for given in wandb)
+    assert len({first, elsewhere, other}) == 3
+    assert first == resumed == relative
+    assert all(given["name"] == name and given["resume"] == "allow" for given in wandb)
+    assert first.isalnum()
+    assert len(first) <= 64  # what W&B takes for an id
+
+
+def test_tensorboard_hides_what_a_killed_process_wrote_of_later_steps(tmp_path, monkeypatch):
+    given = []
+
+    class SummaryWriter:
+        def __init__(self, directory: str, purge_step: int | None = None):
+            given.append((directory, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            given.append((name, step))
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
+    start(tmp_path, "tensorboard", step=5)
+    assert given == [(str(tmp_path / "tensorboard"), 6), ("loss", 6)]
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import signal
 from typing import Any
 
 import grain
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.loader import Batches
-from finetune_scaling.errors import TrainingError
+from finetune_scaling.errors import Preempted, TrainingError
 from finetune_scaling.training.loop import Loop, Plan, Position, position_from
 from finetune_scaling.training.optimizers import ScheduleConfig
 from finetune_scaling.training.step import State, StepMetrics
@@ -66,7 +68,9 @@ def make_loop(plan: Plan, dev_losses: list[float], step_metrics=train_loss, trai
 
     batches = Batches(grain.MapDataset.range(1000), batch_size=1, rows_per_epoch=10, statistics={})
     script = iter(dev_losses)
-    return Loop("toy", plan, step, batches, {}, lambda tree: next(script), Saved(), Written(), {"model": "toy"})
+    return Loop(
+        "toy", plan, step, batches, {}, lambda tree: next(script), Saved(), Written(), {"model": "toy"}, lambda: 0.0
+    )
 
 
 def run(loop: Loop, position: Position | None = None) -> Position:
@@ -151,6 +155,43 @@ def test_a_run_that_had_ended_trains_no_further():
     assert not loop.metrics.lines
 
 
+@pytest.mark.parametrize("at", ["step", "evaluation"])
+def test_a_notice_to_end_during_the_last_step_is_obeyed_when_all_is_saved(at):
+    """Nothing is left to train, but whoever runs this has perhaps further runs to do."""
+
+    def ask(now: str, step: int) -> None:
+        if now == at and step == PLAN.total_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def metrics(step: int) -> StepMetrics:
+        ask("step", step)
+        return train_loss(step)
+
+    def dev_loss(trainable: Any) -> float:
+        ask("evaluation", int(trainable["steps"]))
+        return 1.0
+
+    loop = make_loop(PLAN, [], metrics)
+    loop.dev_loss = dev_loss
+    with pytest.raises(Preempted, match="saved step 20 of toy; the same command goes on from there"):
+        run(loop)
+    ended = position_from(loop.checkpoints.facts[20])
+    assert ended.stopped_by == "max_steps"
+    assert run(make_loop(PLAN, []), ended) == ended
+
+
+def test_seconds_are_saved_and_an_older_position_has_none():
+    loop = make_loop(PLAN, [1.0] * 5)
+    ticks = iter(range(100))
+    loop.seconds = lambda: float(next(ticks))
+    run(loop)
+    saved = [position_from(facts).seconds for facts in loop.checkpoints.facts.values()]
+    assert saved == [float(n) for n in range(len(saved))]
+    facts = loop.checkpoints.facts[20]
+    del facts["position"]["seconds"]
+    assert position_from(facts).seconds == 0.0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_with_step_rate_and_mend_and_saves_nothing(bad):
     def metrics(step: int) -> StepMetrics:
@@ -158,8 +199,11 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_mend_and_saves_nothi
 
     plan = dataclasses.replace(PLAN, save_every=1)
     loop = make_loop(plan, [1.0] * 5, metrics)
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step 6 \(learning rate 0.25\): lower schedule"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is (nan|inf) at step 6 \(learning rate 0.25\): lower schedule"
+    ) as raised:
         run(loop)
+    assert "delete its directory, or give another --workdir" in str(raised.value)  # the first holds in a study too
     assert max(loop.checkpoints.facts) == 5
 
 
