@@ -1,7 +1,7 @@
 """Real text that every Debian or Ubuntu machine has: translated package descriptions, English and German.
 
 Translation (model, pretraining-token and PET-size factors) and summarization (model factor) on bases of 30K to 800K
-non-embedding parameters. About an hour and a half on two CPU cores. First, once, on a machine with apt:
+non-embedding parameters. Results and time taken: docs/debian.md. First, once, on a machine with apt:
 
     python -m finetune_scaling.prepare corpus --config=configs/study/debian.py
 """

@@ -101,13 +101,20 @@ def analyse(
 
 
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
-    """Per method of a task, the setting with the best score (its first metric's, or else the least loss)."""
+    """Per method of a task, the setting with the best test score (the main metric's, or else the least loss)."""
     rows = analysis.rows(task)
-    metrics = [m for m in analysis.table.metrics if rows[m].notna().any()]
-    if not metrics:
+    metric = main_metric(analysis, task)
+    if metric is None:
         return rows.loc[rows.groupby("method")["loss"].idxmin()]
-    scores = rows[metrics[0]] * (-1 if metrics[0].lower() in LOWER_IS_BETTER else 1)
+    scores = rows[metric] * (-1 if metric.lower() in LOWER_IS_BETTER else 1)
     return rows.loc[scores.dropna().groupby(rows["method"]).idxmax()]
+
+
+def main_metric(analysis: Analysis, task: str) -> str | None:
+    """The metric that the study names for a task, or else its first; None where the task has no scores."""
+    present = [m for m in analysis.table.metrics if analysis.rows(task)[m].notna().any()]
+    named = analysis.facts.get("metrics", {}).get(task)
+    return named if named in present else next(iter(present), None)
 
 
 def correlations(analysis: Analysis) -> list[dict[str, Any]]:

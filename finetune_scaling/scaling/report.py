@@ -12,7 +12,15 @@ from finetune_scaling.scaling.critical import SEARCH_RANGE, CriticalSize
 from finetune_scaling.scaling.plots import Plot
 from finetune_scaling.scaling.stages import StagedFit
 from finetune_scaling.scaling.tables import entropy_rows, errors_table
-from finetune_scaling.scaling.words import FACTOR_NAMES, human, method_name, parameter_text, reservations, summary
+from finetune_scaling.scaling.words import (
+    BASELINE,
+    FACTOR_NAMES,
+    human,
+    method_name,
+    parameter_text,
+    reservations,
+    summary,
+)
 
 
 def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: str) -> Path:
@@ -200,9 +208,11 @@ def _best_scores(analysis: Analysis, task: str) -> str:
     ]
     baseline = analysis.facts.get("baselines", {}).get(task)
     if isinstance(baseline, dict):
-        rows.append(("copying the source", "–", "–", "–", None, *(baseline.get(m) for m in metrics)))
+        rows.append((BASELINE, "–", "–", "–", None, *(baseline.get(m) for m in metrics)))
     return page.table(
-        f"{task}: best setting of each method", ("method", "factor", "X", "examples", "loss", *metrics), rows
+        f"{task}: setting of each method with the best test score",
+        ("method", "factor", "X", "examples", "loss", *metrics),
+        rows,
     )
 
 

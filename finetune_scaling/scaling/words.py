@@ -6,7 +6,7 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.analysis import Analysis, best_runs, measured_best
+from finetune_scaling.scaling.analysis import Analysis, best_runs, main_metric, measured_best
 from finetune_scaling.scaling.critical import best_regions
 from finetune_scaling.scaling.stages import StagedFit
 from finetune_scaling.scaling.tables import entropy_rows, errors_table
@@ -27,6 +27,7 @@ X_NAMES = {
 # Up to this margin of a logarithm, e^±m is 1 ± m to a few percent, and ± reads better than a factor.
 LINEAR_MARGIN = 0.2
 WIDEST_FACTOR = 10.0  # a margin beyond it says only that the value is unknown
+BASELINE = "copying (a translation's source, a document's first sentence)"
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
@@ -162,14 +163,14 @@ def _error_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 
 def _score_lines(analysis: Analysis, task: str) -> Iterator[str]:
-    metrics = [m for m in analysis.table.metrics if analysis.rows(task)[m].notna().any()]
-    if not metrics:
+    metric = main_metric(analysis, task)
+    if metric is None:
         return
     best = best_runs(analysis, task)
-    parts = [f"{method_name(r['method'])} {r[metrics[0]]:.3g}" for _, r in best.iterrows()]
-    baseline = analysis.facts.get("baselines", {}).get(task, {}).get(metrics[0])
-    copy = f"; copying the source scores {baseline:.3g}" if isinstance(baseline, int | float) else ""
-    yield f"Best {metrics[0]} by method: {', '.join(parts)}{copy}."
+    parts = [f"{method_name(r['method'])} {r[metric]:.3g}" for _, r in best.iterrows()]
+    baseline = analysis.facts.get("baselines", {}).get(task, {}).get(metric)
+    copy = f"; {BASELINE} scores {baseline:.3g}" if isinstance(baseline, int | float) else ""
+    yield f"Best {metric} by method: {', '.join(parts)}{copy}."
 
 
 def _entropy_lines(analysis: Analysis, task: str) -> Iterator[str]:

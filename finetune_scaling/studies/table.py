@@ -27,6 +27,7 @@ from finetune_scaling.training.run_directory import RunDirectory
 
 POINTS, FACTS = "points.csv", "study.json"
 
+_MAIN_METRIC = {"translation": "bleu", "summarization": "rougeL"}  # as in arXiv 2402.17193
 _COLUMNS = (
     *("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out"),
     *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),
@@ -53,11 +54,12 @@ def write_points(study: StudyConfig, workdir: Path) -> int:
 
 
 def write_facts(study: StudyConfig, workdir: Path) -> dict[str, Any]:
-    """Writes study.json for the report: the study's name, notes, and what costs nothing scores on each task."""
+    """Writes study.json for the report: name, notes, and for each task its metric and what costs nothing scores."""
     facts = {
         "name": study.name,
         "notes": list(study.notes),
         "baselines": {name: _baseline(study, workdir, name) for name in study.tasks},
+        "metrics": {name: _MAIN_METRIC[load_task(configuration.plain(t.task)).kind] for name, t in study.tasks.items()},
     }
     write_json_atomically(workdir / FACTS, facts)
     return facts

@@ -124,7 +124,7 @@ def test_the_report_says_what_matters(study: Path) -> None:
         "alpha model",
         "multiplicative against additive law",
         "1 runs were stopped by their budget",
-        "copying the source scores 3.25",
+        "first sentence) scores 3.25",
         "the true entropy is 0.6 nats per token",
         "Made & planted.",
         "python -m finetune_scaling.fit --points=",

@@ -216,3 +216,4 @@ def test_baselines_cost_nothing_and_are_scored_on_what_the_runs_generate(tiny_ru
     assert facts == json.loads((done / "study.json").read_text())
     assert facts["name"] == "tiny"
     assert {"bleu", "chrf"} <= facts["baselines"]["translation"].keys()
+    assert facts["metrics"] == {"translation": "bleu"}
