@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.runs.run import run
+from finetune_scaling.training.step import compiled_programs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Path of a config file, with :argument where it takes one."
@@ -18,10 +19,11 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run; what is in 
 
 
 def main() -> None:
-    """Runs the config and prints the main figures of the result as one JSON line."""
+    """Runs the config and prints the result's main figures, and this process's compilations, as one JSON line."""
     record = run(command.read_config(_CONFIG), command.required(_WORKDIR))
     shown = ("loss", "dev_loss", "steps", "best_step", "stopped_by", "flops", "seconds", "metrics")
-    print(json.dumps({name: record[name] for name in shown if name in record}))
+    figures = {name: record[name] for name in shown if name in record}
+    print(json.dumps({**figures, "programs_compiled": compiled_programs()}))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_mistakes_are_one_line_each(config):
         ("toknizer",): "did you mean 'tokenizer'",
         ("tokenizer", at_config): "needs --out",
         ("tokenizer", "--out=x", "--config=missing.py"): "missing.py",
-        ("tokenizer", "--out=x", f"--config={bad}"): "bad.py, line 1",
+        ("tokenizer", "--out=x", f"--config={bad}"): "bad.py:1: SyntaxError",
         ("tokenizer", "--out=x", at_config, "--config.tokenizer.sentinel=1"): "did you mean 'sentinels'",
         ("tokenizer", "--out=x", at_config, "--config.tokenizer.vocab_size=10"): "outside 290..131072",
         ("corpus", "--task=wmt14_en_d"): "did you mean 'wmt14_en_de'",

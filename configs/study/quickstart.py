@@ -36,7 +36,7 @@ def family() -> dict:
         "model": {"compute_dtype": "float32", "max_length": 128},
         "sizes": ("30k", "100k", "300k"),
         "factor_size": "100k",
-        "tokens": (32 * LENGTH * 1000,),
+        "tokens": (32 * LENGTH * 700,),
         "pretrain": {
             "corpus": {"train": [text("train", 20_000)], "dev": [text("dev", 300)]},
             "objective": {"name": "ul2", "denoisers": DENOISERS},
@@ -80,7 +80,7 @@ def task() -> dict:
                 "mode": "S",
             },
             "batch": {"size": 16},
-            "limits": {"max_steps": 240, "max_epochs": 30, "patience": 3},
+            "limits": {"max_steps": 180, "max_epochs": 30, "patience": 3},
             "evaluation": {"times": 5, "generate_examples": 100, "batch_size": 100},
             "logging": {"every_steps": 100},
         },

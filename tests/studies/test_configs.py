@@ -43,7 +43,8 @@ def test_every_run_has_a_config_of_its_cell(study):
         assert experiment.base.step == {2560: 10, 5120: 20}[setting.tokens]
         assert (experiment.seeds.data, experiment.seeds.parameters, experiment.seeds.order) == (run.seed,) * 3
         field = {"full": None, "prompt": "length", "lora": "rank"}[setting.method]
-        assert experiment.method == {"name": setting.method} | ({field: setting.pet_size} if field else {})
+        own = {"lora": {"targets": ["query", "down"]}}.get(setting.method, {})  # of the method's config
+        assert experiment.method == {"name": setting.method, **own} | ({field: setting.pet_size} if field else {})
         assert experiment.limits.max_steps == 8
         assert experiment.tokenizer == "study/tokenizers/grammar"
 
