@@ -45,6 +45,12 @@ class TrainingError(UserError):
     exit_code = EXIT_FAILED
 
 
+class ProcessError(UserError):
+    """One of the processes that run a program together is missing, or runs something else."""
+
+    exit_code = EXIT_FAILED
+
+
 class Preempted(Exception):
     """The process was asked to stop (SIGTERM); what was done is saved and the same command continues it."""
 

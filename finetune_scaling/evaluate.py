@@ -17,6 +17,7 @@ from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.scoring import EVALUATION, pooled, score_split, write_rows
 from finetune_scaling.evaluation.text_metrics import score_files
 from finetune_scaling.files import write_json_atomically
+from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.inputs import prepared_task, test_examples
 from finetune_scaling.training.tuned import load_run
 
@@ -26,6 +27,8 @@ _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; de
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
 _GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided over while scoring; -1: all.")
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
 _HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one segment a line.")
 _REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment a line.")
 _SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
@@ -42,7 +45,7 @@ def main() -> None:
 
 
 def _score_files() -> dict[str, Any]:
-    for name in (_SPLIT.name, _STEP.name, _EXAMPLES.name, _GENERATE.name):
+    for name in (_SPLIT.name, _STEP.name, _EXAMPLES.name, _GENERATE.name, _FSDP.name, _TENSOR.name):
         if flags.FLAGS[name].present:
             raise ConfigError(f"--{name} is for a run (--workdir); files are scored as they are, so leave it out")
     for flag in (_LANGUAGE, _OUT):
@@ -54,7 +57,7 @@ def _score_files() -> dict[str, Any]:
 
 
 def _score_run(run: Path) -> dict[str, Any]:
-    model, experiment = load_run(run, _STEP.value)
+    model, experiment = load_run(run, _STEP.value, ShardingConfig(_FSDP.value, _TENSOR.value))
     if experiment.pretrains:
         raise ConfigError(f"{run}: a pretraining run has no task; finetune it, or read its dev losses in metrics.jsonl")
     task, form = prepared_task(experiment)
@@ -64,14 +67,15 @@ def _score_run(run: Path) -> dict[str, Any]:
     out = Path(_OUT.value) if _OUT.value else run / EVALUATION / f"{'+'.join(splits)}.json"
     scores = {}
     for split in splits:
-        scores[split], rows = score_split(
-            model,
-            task,
-            form,
-            test_examples(experiment, split, _EXAMPLES.value),
-            batch_size=experiment.evaluation.batch_size,
-            generate_examples=_GENERATE.value,
-        )
+        with model.placement.in_use():
+            scores[split], rows = score_split(
+                model,
+                task,
+                form,
+                test_examples(experiment, split, _EXAMPLES.value),
+                batch_size=experiment.evaluation.batch_size,
+                generate_examples=_GENERATE.value,
+            )
         write_rows(out.with_name(f"{out.stem}.{split}.jsonl"), rows)
     result = {**pooled(scores), "splits": scores}
     if len(splits) == 1:

@@ -34,6 +34,7 @@ from finetune_scaling.errors import ConfigError
 
 # Rows that count as without end: grain's own endless repeat overflows len() when it is batched by one.
 _ENDLESS = 2**50
+EMPTY = None  # key of a row of padding
 _PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # keep the draws of one seed apart
 
 
@@ -41,14 +42,35 @@ _PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # keep the draws of one se
 class Batches:
     """Batches by number, and what is known of them.
 
-    dataset: grain MapDataset; rows_per_epoch: rows (sequences, where unpacked) of one pass over the data;
-    statistics: token counts and truncations for the log, as plain data.
+    keys: grain MapDataset of each batch's rows as keys; assemble: makes a batch of keys, EMPTY for a row of padding;
+    rows_per_epoch: rows (sequences, where unpacked) of one pass over the data; statistics: token counts and truncations
+    for the log, as plain data.
     """
 
-    dataset: grain.MapDataset
+    keys: grain.MapDataset
+    assemble: Callable[[Sequence[Any]], Batch]
     batch_size: int
     rows_per_epoch: int
     statistics: dict[str, Any]
+
+    @property
+    def dataset(self) -> grain.MapDataset:
+        """The batches themselves."""
+        return self.keys.map(self.assemble)
+
+    def padded(self, multiple: int) -> "Batches":
+        """These batches with rows of padding behind, so that their number of rows is divisible."""
+        extra = [EMPTY] * (-self.batch_size % multiple)
+        return self._with_keys(lambda keys: [*keys, *extra], self.batch_size + len(extra)) if extra else self
+
+    def part(self, rows: Sequence[int]) -> "Batches":
+        """Of each batch the rows at these places only, which a process makes for its own devices."""
+        if list(rows) == list(range(self.batch_size)):
+            return self
+        return self._with_keys(lambda keys: [keys[row] for row in rows], self.batch_size)
+
+    def _with_keys(self, change: Callable[[Sequence[Any]], list[Any]], batch_size: int) -> "Batches":
+        return dataclasses.replace(self, keys=self.keys.map(change), batch_size=batch_size)
 
     @property
     def batches_per_epoch(self) -> float:
@@ -90,9 +112,8 @@ def finetuning_batches(
     def assemble(indices: Sequence[int]) -> Batch:
         return pack_batch([[encoded.sequence(i, tokenizer, form)] for i in indices], form.length)
 
-    order = _shuffled(len(encoded.ends), seed)
-    dataset = order.batch(batch_size, batch_fn=list).map(assemble)
-    return Batches(dataset, batch_size, len(encoded.ends), encoded.statistics)
+    order = _shuffled(len(encoded.ends), seed).batch(batch_size, batch_fn=list)
+    return Batches(order, assemble, batch_size, len(encoded.ends), encoded.statistics)
 
 
 def pretraining_batches(
@@ -128,14 +149,12 @@ def evaluation_batches(
     encoded = encode_examples(examples, tokenizer, template, form)
     total = len(encoded.ends)
 
-    def assemble(number: int) -> Batch:
-        rows = np.arange(number * batch_size, (number + 1) * batch_size, dtype=np.int32)
-        example = np.where(rows < total, rows, -1).astype(np.int32)
-        sequences = [[encoded.sequence(i, tokenizer, form)] if i >= 0 else [] for i in example.tolist()]
+    def assemble(rows: Sequence[int | None]) -> Batch:
+        sequences = [[] if i is EMPTY else [encoded.sequence(i, tokenizer, form)] for i in rows]
+        example = np.array([-1 if i is EMPTY else i for i in rows], np.int32)
         return pack_batch(sequences, form.length) | {"example": example}
 
-    dataset = grain.MapDataset.range(-(-total // batch_size)).map(assemble)
-    return Batches(dataset, batch_size, total, encoded.statistics)
+    return Batches(_in_order(total, batch_size), assemble, batch_size, total, encoded.statistics)
 
 
 def pretraining_evaluation_batches(
@@ -195,22 +214,17 @@ class _PackedRows:
         """Rows shuffled within each epoch, without end."""
         count = self._plan.rows
         numbered = _shuffled(count, self._seed).map_with_index(lambda index, row: (index // count, row))
-        dataset = numbered.batch(batch_size, batch_fn=list).map(self._batch)
-        return Batches(dataset, batch_size, count, {**statistics, **self.statistics})
+        keys = numbered.batch(batch_size, batch_fn=list)
+        return Batches(keys, self._batch, batch_size, count, {**statistics, **self.statistics})
 
     def finite(self, batch_size: int, statistics: Mapping[str, Any]) -> Batches:
         """The rows of one epoch in order; empty rows fill the last batch."""
         count = self._plan.rows
+        keys = _in_order(count, batch_size).map(lambda rows: [EMPTY if row is EMPTY else (0, row) for row in rows])
+        return Batches(keys, self._batch, batch_size, count, {**statistics, **self.statistics})
 
-        def assemble(number: int) -> Batch:
-            rows = range(number * batch_size, (number + 1) * batch_size)
-            return pack_batch([self._row(0, row) if row < count else [] for row in rows], self._length)
-
-        dataset = grain.MapDataset.range(-(-count // batch_size)).map(assemble)
-        return Batches(dataset, batch_size, count, {**statistics, **self.statistics})
-
-    def _batch(self, rows: Sequence[tuple[int, int]]) -> Batch:
-        return pack_batch([self._row(epoch, row) for epoch, row in rows], self._length)
+    def _batch(self, rows: Sequence[tuple[int, int] | None]) -> Batch:
+        return pack_batch([[] if row is EMPTY else self._row(*row) for row in rows], self._length)
 
     def _row(self, epoch: int, row: int) -> list[TokenSequence]:
         rng = np.random.default_rng([self._seed, _NOISE_STREAM, epoch, row])
@@ -255,6 +269,13 @@ def _packed_texts(
         return apply_objective(ids, variant, objective, tokenizer.special, rng, ends=ends)
 
     return _PackedRows(documents.chunks.lengths, lengths, sequence, length, seed), documents.statistics
+
+
+def _in_order(count: int, batch_size: int) -> grain.MapDataset:
+    """Each of `count` rows once, in batches; the last one filled up with EMPTY."""
+    return grain.MapDataset.range(-(-count // batch_size)).map(
+        lambda number: [row if row < count else EMPTY for row in range(number * batch_size, (number + 1) * batch_size)]
+    )
 
 
 def _shuffled(count: int, seed: int) -> grain.MapDataset:

@@ -11,11 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Cache
 from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.batches import place_whole
 from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import Tree, combine
 
@@ -36,13 +39,19 @@ class _Decoding(NamedTuple):
 
 @functools.cache
 def make_greedy(
-    config: ModelConfig, tuning: Tuning, max_new_tokens: int, eos_id: int, pad_id: int, bidirectional_input: bool
+    config: ModelConfig,
+    tuning: Tuning,
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    bidirectional_input: bool,
+    axes: AxisRules = PLAIN_RULES,
 ) -> DecodeStep:
     """Builds decode(trainable, frozen, prompts [B, L], lengths [B]) -> new tokens [B, max_new_tokens].
 
     Prompts are padded on the right; what follows a row's eos is pad_id. The eos itself is part of the output.
     """
-    model = LanguageModel(config, tuning.adapter)
+    model = LanguageModel(config, tuning.adapter, axes)
 
     def decode(trainable: Tree, frozen: Tree, prompts: Array, lengths: Array) -> Array:
         params = combine(trainable, frozen)
@@ -60,7 +69,8 @@ def make_greedy(
         )
         unfinished = lambda state: (state.written < max_new_tokens) & ~state.ended.all()  # noqa: E731
         advance = functools.partial(_advance, model, params, eos_id, pad_id)
-        return jax.lax.while_loop(unfinished, advance, start).output
+        written = jax.lax.while_loop(unfinished, advance, start).output
+        return constrain(written, axes, None, None)  # every device has all of it, so that every process can read it
 
     return jax.jit(decode)
 
@@ -124,9 +134,11 @@ def generate(
     batch_size: int,
     eos_id: int,
     multiple: int = 16,
+    sharding: NamedSharding | None = None,
 ) -> list[list[int]]:
     """New tokens of every prompt, in order, without eos and what follows it.
 
+    sharding: how a batch's rows are divided over a mesh.
     Prompts of similar length share a batch, padded to a multiple of `multiple`: few shapes, few compilations.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -139,7 +151,8 @@ def generate(
         for row, i in enumerate(chosen):
             tokens[row, : len(prompts[i])] = prompts[i]
             lengths[row] = len(prompts[i])
-        new = np.asarray(decode(trainable, frozen, jnp.asarray(tokens), jnp.asarray(lengths)))
+        placed = [tokens, lengths] if sharding is None else [place_whole(a, sharding) for a in (tokens, lengths)]
+        new = np.asarray(decode(trainable, frozen, *placed))
         for row, i in enumerate(chosen):
             outputs[i] = _until(new[row].tolist(), eos_id)
     return outputs

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
@@ -16,6 +15,7 @@ from finetune_scaling.decoding.greedy import generate, make_greedy
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.text_metrics import Scores, score
 from finetune_scaling.files import write_atomically
+from finetune_scaling.sharding.batches import local_rows, place
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.training.tuned import TunedModel
 from finetune_scaling.tuning.partition import Tree
@@ -38,10 +38,17 @@ class Losses(NamedTuple):
 
 def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = None) -> Losses:
     """Loss of every row of finite `batches`, in order, with other trainable parameters where given."""
-    step = make_evaluation_step(model.config, model.tuning)
+    where = model.placement
+    step = make_evaluation_step(model.config, model.tuning, where.rules)
     trainable = model.trainable if trainable is None else trainable
-    rows = [step(trainable, model.frozen, _on_device(batches[k])) for k in range(len(batches))]
-    sums, tokens = (np.concatenate([np.asarray(row[i]) for row in rows]) for i in (0, 1))
+    size = batches.batch_size
+    padded = batches.padded(where.batch_parts)
+    mine = padded.part(local_rows(where.batch(), padded.batch_size))
+    rows = [
+        step(trainable, model.frozen, place(_of_model(mine[k]), where.batch(), padded.batch_size))
+        for k in range(len(mine))
+    ]
+    sums, tokens = (np.concatenate([np.asarray(row[i])[:size] for row in rows]) for i in (0, 1))
     return Losses(sums.astype(np.float64), tokens.astype(np.int64))
 
 
@@ -66,9 +73,18 @@ def hypotheses(
         tokenizer.eos_id,
         tokenizer.pad_id,
         form.bidirectional_input,
+        model.placement.rules,
     )
     prompts = encode_prompts(examples, tokenizer, task.template, form)
-    tokens = generate(decode, model.trainable, model.frozen, prompts, batch_size=batch_size, eos_id=tokenizer.eos_id)
+    tokens = generate(
+        decode,
+        model.trainable,
+        model.frozen,
+        prompts,
+        batch_size=batch_size + -batch_size % model.placement.batch_parts,
+        eos_id=tokenizer.eos_id,
+        sharding=model.placement.batch(),
+    )
     return [tokenizer.decode(ids).strip() for ids in tokens]
 
 
@@ -173,6 +189,6 @@ def _record(example: Example, losses: Losses, index: int, texts: Sequence[str]) 
     return record | ({"hypothesis": texts[index]} if index < len(texts) else {})
 
 
-def _on_device(batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _of_model(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the model reads of a batch."""
-    return {name: jnp.asarray(value) for name, value in batch.items() if name != "example"}
+    return {name: value for name, value in batch.items() if name != "example"}

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.layers import Dense, DenseAdapter, rotate
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
 
@@ -68,6 +69,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
+    axes: AxisRules = PLAIN_RULES
 
     @nn.compact
     def __call__(
@@ -90,4 +92,5 @@ class Attention(nn.Module):
 
     def _heads(self, name: str, heads: int, x: Array) -> Array:
         flat = Dense(heads * self.config.head_dim, x.dtype, self.adapter, name=name)(x)
-        return flat.reshape(*x.shape[:2], heads, self.config.head_dim)
+        split = flat.reshape(*x.shape[:2], heads, self.config.head_dim)
+        return constrain(split, self.axes, "batch", "length", "heads" if name == "query" else "kv_heads", None)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from finetune_scaling.models.attention import Attention, LayerCache, Layout, visible
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm, rotary_angles
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
 
@@ -30,11 +31,13 @@ class Block(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
+    axes: AxisRules = PLAIN_RULES
 
     @nn.compact
     def __call__(self, x, cache, angles, mask, end):  # carry [B, L, D], one layer's cache, the rest shared by all
-        attention = Attention(self.config, self.adapter, name="attention")
-        feed_forward = FeedForward(self.config, self.adapter, name="feed_forward")
+        attention = Attention(self.config, self.adapter, self.axes, name="attention")
+        feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
+        x = constrain(x, self.axes, "batch", "length", None)
         normed = Norm(self.config, name="norm")(x)
         mixed, cache = attention(normed, angles, mask, cache, end)
         if self.config.block == "parallel":
@@ -51,13 +54,14 @@ class Decoder(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
+    axes: AxisRules = PLAIN_RULES
 
     def setup(self) -> None:
         config = self.config
         self.embedding = self.param(
             "embedding", nn.initializers.normal(config.embedding_std), (config.vocab_size, config.model_dim)
         )
-        self.layers = _scanned_block(config)(config, self.adapter)
+        self.layers = _scanned_block(config)(config, self.adapter, self.axes)
         self.final_norm = Norm(config)
         if not config.tied_head:
             self.head = self.param(
@@ -66,7 +70,8 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """[B, L] -> [B, L, D] in the compute dtype."""
-        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.compute_dtype)
+        embeddings = jnp.take(self.embedding, tokens, axis=0).astype(self.config.compute_dtype)
+        return constrain(embeddings, self.axes, "batch", "length", None)
 
     def __call__(self, embeddings: Array, layout: Layout, cache: Cache | None = None) -> tuple[Array, Cache | None]:
         """[B, L, D] -> hidden states [B, L, D] and, where a cache is given, the cache with these tokens added."""

@@ -10,6 +10,7 @@ from finetune_scaling.models.attention import LayerCache, Layout
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Cache, Decoder
 from finetune_scaling.models.layers import DenseAdapter
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -17,10 +18,14 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A decoder with an optional adapter on its dense layers. Hashable: it keys caches of compiled functions."""
+    """A decoder with an optional adapter on its dense layers. Hashable: it keys caches of compiled functions.
+
+    axes: how its arrays are divided over the mesh in context, where there is one.
+    """
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
+    axes: AxisRules = PLAIN_RULES
 
     def init(self, rng: Array) -> Params:
         """All parameters, float32, adapter leaves included; layers are stacked on a leading axis."""
@@ -47,6 +52,7 @@ class LanguageModel:
         config = self.config
         shape = (config.layers, batch, slots, config.kv_heads, config.head_dim)
         keys = jnp.zeros(shape, config.compute_dtype)
+        keys = constrain(keys, self.axes, "layers", "batch", None, "kv_heads", None)
         layout = Layout(*(jnp.zeros((batch, slots), dtype) for dtype in (jnp.int32, jnp.int32, bool)))
         return Cache(LayerCache(keys, jnp.zeros_like(keys)), layout, jnp.zeros((), jnp.int32))
 
@@ -55,4 +61,4 @@ class LanguageModel:
 
     @property
     def _decoder(self) -> Decoder:
-        return Decoder(self.config, self.adapter)
+        return Decoder(self.config, self.adapter, self.axes)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
 MakeParameter = Callable[..., Array]  # (name, initializer, shape, dtype) -> Array, born in the layer's own scope
@@ -94,6 +95,7 @@ class FeedForward(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
+    axes: AxisRules = PLAIN_RULES
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, L, D]
@@ -104,4 +106,5 @@ class FeedForward(nn.Module):
             hidden = activation(gate) * up
         else:
             hidden = activation(up)
+        hidden = constrain(hidden, self.axes, "batch", "length", "ffn")
         return Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)

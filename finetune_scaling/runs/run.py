@@ -1,6 +1,7 @@
 """One run from config to result record: prepare, train, score."""
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Mapping
@@ -8,10 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.evaluation.scoring import EVALUATION, pooled, row_losses, score_split, write_rows
 from finetune_scaling.runs.record import checkpoint_facts, training_record
+from finetune_scaling.sharding.batches import local_rows, place
+from finetune_scaling.sharding.mesh import check_batch, make_mesh
 from finetune_scaling.training.checkpoints import Checkpoints
 from finetune_scaling.training.environment import environment
 from finetune_scaling.training.experiment import Experiment, read_experiment
@@ -39,11 +44,15 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
             return record
         clock = Clock()
+        mesh = make_mesh(experiment.sharding)
+        check_batch(experiment.batch_size, experiment.batch.accumulation, experiment.sharding, mesh)
         data = prepare_data(experiment)
         model = start(experiment)
         directory.write_environment(environment())
-        trained, position = _train(experiment, directory, data, model, clock)
-        record = training_record(experiment, data, trained, position) | _scores(experiment, directory, data, trained)
+        with jax.set_mesh(mesh):
+            trained, position = _train(experiment, directory, data, model, clock)
+            scores = _scores(experiment, directory, data, trained)
+        record = training_record(experiment, data, trained, position) | scores
         record["seconds"] = round(clock.seconds(), 2)
         directory.write_result(record)
     return record
@@ -71,7 +80,7 @@ def _train(
     log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
     plan = make_plan(experiment, data.train)
     checkpoints = Checkpoints(directory.path, plan.keep_steps)
-    state, position = init_state(model.trainable, experiment.optimizer), Position()
+    state, position = init_state(model.trainable, experiment.optimizer, model.placement), Position()
     if (restored := checkpoints.restore_newest(state)) is not None:
         check_belongs(directory.path, restored.facts, model)
         state, position = restored.state, position_from(restored.facts)
@@ -79,11 +88,19 @@ def _train(
         log.info("going on from step %d", position.step)
     directory.rewind_metrics(position.step)
     metrics = Metrics(directory.path, experiment.logging.writers, position.step)
+    rows = model.placement.batch()
     loop = Loop(
         title=experiment.name or directory.path.name,
         plan=plan,
-        step=make_train_step(model.config, model.tuning, experiment.optimizer, experiment.batch.accumulation),
-        batches=data.train,
+        step=make_train_step(
+            model.config,
+            model.tuning,
+            experiment.optimizer,
+            experiment.batch.accumulation,
+            experiment.sharding.axes,
+        ),
+        batches=data.train.part(local_rows(rows, data.train.batch_size)),
+        place=functools.partial(place, sharding=rows, size=data.train.batch_size),
         frozen=model.frozen,
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,
         checkpoints=checkpoints,

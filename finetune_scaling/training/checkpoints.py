@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,8 +141,13 @@ class _KeepBest(policies.PreservationPolicy):
         return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
-def read(where: Path, target: dict[str, Any] | None = None) -> tuple[dict[str, Any], Facts]:
+Place = Callable[[dict[str, Any]], dict[str, Any]]  # names -> arrays' shapes and dtypes; to their shardings
+
+
+def read(where: Path, target: dict[str, Any] | None = None, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
     """Reads the arrays of a checkpoint by name, as `target` says (dtype, sharding) or as they are, and the facts.
+
+    place: where arrays are to live that no target tells of; without either they are NumPy arrays.
 
     Raises CheckpointError where it is damaged, or where `target` has other names or shapes; WorkdirError where it
     cannot be read just now, whole as it may be.
@@ -153,12 +158,24 @@ def read(where: Path, target: dict[str, Any] | None = None) -> tuple[dict[str, A
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             known = dict(reader.metadata(where / "state").item_metadata.tree)
             if target is None:
-                target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in known.items()}
+                target = _targets(known, place)
             _check_shapes(where, known, target)
             tree = reader.restore(where / "state", args=ocp.args.StandardRestore(_abstract(target)))
     if digest(tree) != stored["arrays_sha256"]:
         raise DamagedCheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
     return tree, stored
+
+
+def _targets(known: dict[str, Any], place: Place | None) -> dict[str, Any]:
+    if place is None:
+        return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in known.items()}
+    shapes = {
+        name.replace(_SEPARATOR, "/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in known.items()
+    }
+    return {
+        name.replace("/", _SEPARATOR): jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=sharding)
+        for name, sharding in place(shapes).items()
+    }
 
 
 def read_facts(where: Path) -> Facts:
@@ -168,9 +185,9 @@ def read_facts(where: Path) -> Facts:
         return _read_facts(where)
 
 
-def read_trainable(where: Path) -> tuple[dict[str, Any], Facts]:
-    """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts."""
-    tree, facts = read(where)
+def read_trainable(where: Path, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
+    """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
+    tree, facts = read(where, place=place)
     return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
 
 

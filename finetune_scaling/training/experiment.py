@@ -13,6 +13,7 @@ from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import model_config
+from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
 from finetune_scaling.tuning.method import Method, configure
 from finetune_scaling.tuning.registry import METHODS
@@ -175,6 +176,7 @@ class Experiment:
     finetune_examples: int | None = None
     seeds: Seeds = Seeds()
     batch: BatchConfig = BatchConfig()
+    sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -5,14 +5,16 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from finetune_scaling.data.loader import Batches, iterate
+from finetune_scaling.data.packing import Batch
 from finetune_scaling.errors import Preempted, TrainingError
 from finetune_scaling.training.checkpoints import Checkpoints, Facts
 from finetune_scaling.training.metrics import Metrics, Progress
@@ -80,13 +82,15 @@ class Pending(NamedTuple):
 class Loop:
     """Everything that one run's loop works with.
 
-    facts: constant facts to save with each checkpoint. seconds: tells how long the run has taken, all its processes.
+    place: puts a batch of this process's rows on the devices. facts: constant facts to save with each checkpoint.
+    seconds: tells how long the run has taken, all its processes.
     """
 
     title: str
     plan: Plan
     step: TrainStep
     batches: Batches
+    place: Callable[[Batch], Any]
     frozen: Tree
     dev_loss: DevLoss
     checkpoints: Checkpoints
@@ -97,17 +101,18 @@ class Loop:
     def run(self, state: State, position: Position) -> tuple[State, Position]:
         """Trains from `position` to the end.
 
-        Raises TrainingError on a loss that is not finite, Preempted, with everything saved, on SIGTERM.
+        Raises TrainingError on a loss that is not finite; with everything saved, Preempted on SIGTERM and
+        KeyboardInterrupt on Ctrl-C.
         """
         if position.stopped_by:
             return state, position
         pending: list[Pending] = []
         progress = Progress(self.title, position.step, self.plan.total_steps)
         batches = iterate(self.batches, position.step)
-        with closing(batches), _termination_notice() as terminated:
+        with closing(batches), StopNotice() as notice:
             while not position.stopped_by:
                 rate = learning_rate(self.plan.schedule, position.step, self.plan.total_steps)
-                state, numbers = self.step(state, self.frozen, next(batches), jnp.float32(rate))
+                state, numbers = self.step(state, self.frozen, self.place(next(batches)), np.float32(rate))
                 position.step += 1
                 pending.append(Pending(position.step, rate, numbers))
                 self._report_if_due(pending, position, progress)
@@ -115,13 +120,12 @@ class Loop:
                     self._evaluate(state, position, rate)
                     position.stopped_by = self._reason_to_stop(position)
                 self._save_if_due(state, position, pending, rate)
-                if terminated.is_set() and not position.stopped_by:
+                if notice.is_due(position.step) and not position.stopped_by:
                     self._save(state, position, pending, rate)
                     break
             progress.close()
             self.checkpoints.wait()
-            if terminated.is_set():  # perhaps during the last step: its run is saved too, and the caller is to end
-                raise Preempted(f"saved step {position.step} of {self.title}; the same command goes on from there")
+            notice.obey(f"saved step {position.step} of {self.title}; the same command goes on from there")
         return state, position
 
     def _is_due(self, step: int, every: int) -> bool:
@@ -194,15 +198,41 @@ def _not_finite(what: str, step: int, rate: float) -> TrainingError:
     )
 
 
-@contextmanager
-def _termination_notice() -> Iterator[threading.Event]:
-    """Sets the event on SIGTERM instead of dying; only a process's main thread may ask for that."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before: Any = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class StopNotice:
+    """Takes SIGTERM and Ctrl-C as a wish to stop after the present step; a second Ctrl-C interrupts at once.
+
+    Raised in the middle of a step, KeyboardInterrupt could come while a library saves a checkpoint, and be lost there
+    or leave its threads behind. Only a process's main thread may ask for signals. Where several processes train
+    together, JAX takes SIGTERM and finds the step after which all of them stop.
+    """
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopNotice":
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        if self._signal == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def is_due(self, step: int) -> bool:
+        """Whether to stop after this step; the same on all processes."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self._signal = signal.SIGTERM
+        return self._signal is not None
+
+    def obey(self, what: str) -> None:
+        """Raises what was asked for, if anything: perhaps during the last step, whose run is saved all the same."""
+        if self._signal == signal.SIGTERM:
+            raise Preempted(what)
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,8 @@ CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
     ".lock",
 )
 
-_LOCATIONS = (
-    "base.run",
-    "tokenizer",
-)  # directories may move; digests in the checkpoints tell whether they are the same
+# Directories may move; digests in the checkpoints tell whether they are the same. And any mesh goes on with a run.
+_MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?")
 
 
 class RunDirectory:
@@ -56,7 +55,7 @@ class RunDirectory:
             return
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}; choose another --workdir")
-        differing = [name for name in configuration.difference(self.config, config) if name not in _LOCATIONS]
+        differing = [name for name in configuration.difference(self.config, config) if not _MAY_CHANGE.fullmatch(name)]
         if differing:
             raise WorkdirError(
                 f"{self.path}: holds a run of another config (they differ in {', '.join(differing[:8])}); "

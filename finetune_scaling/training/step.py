@@ -14,6 +14,8 @@ import optax
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
 from finetune_scaling.training.optimizers import OptimizerConfig, make_optimizer
 from finetune_scaling.tuning.method import Tuning
@@ -37,32 +39,51 @@ class StepMetrics(NamedTuple):
     gradient_norm: Array
 
 
-TrainStep = Callable[[State, Tree, Any, Array], tuple[State, StepMetrics]]
+TrainStep = Callable[[State, Tree, Any, Any], tuple[State, StepMetrics]]  # the last: the rate, a float32 scalar
 
 
-def init_state(trainable: Tree, optimizer: OptimizerConfig) -> State:
-    """The state at step 0. The leaves are copied, since training donates them and they may be the base's own.
+def init_state(trainable: Tree, optimizer: OptimizerConfig, placement: Placement | None = None) -> State:
+    """The state at step 0, born where it is to live: on one device without a placement.
 
-    They are committed to their device, as a restored state is: JAX would compile a step twice for a mixture.
+    The leaves are copied, since training donates them and they may be the base's own.
     """
-    return jax.device_put(_make_init(optimizer)(trainable), jax.devices()[0])
+    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda tree: tree, trainable))
+    return _make_init(optimizer, placement, structure, tuple(leaves))(trainable)
 
 
 @functools.cache
-def _make_init(optimizer: OptimizerConfig) -> Callable[[Tree], State]:
+def _make_init(
+    optimizer: OptimizerConfig, placement: Placement | None, structure: Any, leaves: tuple
+) -> Callable[[Tree], State]:
     # One program: made leaf by leaf, the optimizer's zeros would be a small compilation each.
-    return jax.jit(lambda tree: State(jax.tree.map(jnp.copy, tree), make_optimizer(optimizer).init(tree)))
+    where = None if placement is None else state_shardings(jax.tree.unflatten(structure, leaves), optimizer, placement)
+    return jax.jit(functools.partial(_new_state, optimizer=optimizer), out_shardings=where)
+
+
+def _new_state(trainable: Tree, optimizer: OptimizerConfig) -> State:
+    return State(jax.tree.map(jnp.copy, trainable), make_optimizer(optimizer).init(trainable))
+
+
+def state_shardings(trainable: Tree, optimizer: OptimizerConfig, placement: Placement) -> State:
+    """Where the state over `trainable` lives; its leaves need a shape and a dtype only."""
+    shapes = jax.eval_shape(functools.partial(_new_state, optimizer=optimizer), trainable)
+    return State(placement.parameters(shapes.trainable), placement.optimizer(shapes.optimizer, shapes.trainable))
 
 
 @functools.cache
 def make_train_step(
-    config: ModelConfig, tuning: Tuning, optimizer: OptimizerConfig, accumulation: int = 1
+    config: ModelConfig,
+    tuning: Tuning,
+    optimizer: OptimizerConfig,
+    accumulation: int = 1,
+    axes: AxisRules = PLAIN_RULES,
 ) -> TrainStep:
     """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); batches are [B, L] arrays.
 
-    accumulation: parts into which the batch is divided, one after the other, before the one update.
+    accumulation: parts into which the batch is divided, one after the other, before the one update. On the mesh in
+    context, gradients and new state lie as the rules say; where there is none, everything is on one device.
     """
-    model = LanguageModel(config, tuning.adapter)
+    model = LanguageModel(config, tuning.adapter, axes)
     transformation = make_optimizer(optimizer)
 
     def losses(trainable: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
@@ -71,21 +92,31 @@ def make_train_step(
     gradient = jax.value_and_grad(losses, has_aux=True)
 
     def step(state: State, frozen: Tree, batch: Batch, learning_rate: Array) -> tuple[State, StepMetrics]:
-        (loss_sum, count), summed = _accumulate(gradient, state.trainable, frozen, batch, accumulation)
+        where = Placement(config, jax.sharding.get_abstract_mesh(), axes)
+
+        def divided_gradient(*inputs: Any) -> Any:
+            totals, gradients = gradient(*inputs)
+            return totals, where.keep(gradients)
+
+        (loss_sum, count), summed = _accumulate(divided_gradient, state.trainable, frozen, batch, accumulation)
         mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1.0), summed)
         updates, optimizer_state = transformation.update(mean, state.optimizer, state.trainable)
         updates = jax.tree.map(lambda leaf: leaf * learning_rate, updates)
-        trainable = optax.apply_updates(state.trainable, updates)
+        trainable = where.keep(optax.apply_updates(state.trainable, updates))
+        optimizer_state = where.keep_optimizer(optimizer_state, trainable)
         return State(trainable, optimizer_state), StepMetrics(loss_sum, count, optax.global_norm(mean))
 
     return jax.jit(step, donate_argnums=0)
 
 
 def _accumulate(gradient: Callable, trainable: Tree, frozen: Tree, batch: Batch, parts: int) -> Any:
-    """Sums losses, counts and gradients over `parts` equal pieces of the batch."""
+    """Sums losses, counts and gradients over `parts` equal pieces of the batch.
+
+    A piece takes every `parts`-th row, so that each device's rows stay its own.
+    """
     if parts == 1:
         return gradient(trainable, frozen, batch)
-    pieces = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+    pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total: Any, piece: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, gradient(trainable, frozen, piece)), None
@@ -96,13 +127,15 @@ def _accumulate(gradient: Callable, trainable: Tree, frozen: Tree, batch: Batch,
 
 
 @functools.cache
-def make_evaluation_step(config: ModelConfig, tuning: Tuning) -> Callable[[Tree, Tree, Batch], tuple[Array, Array]]:
-    """Builds step(trainable, frozen, batch) -> (loss sums [B] in nats, target counts [B]) per row."""
-    model = LanguageModel(config, tuning.adapter)
+def make_evaluation_step(
+    config: ModelConfig, tuning: Tuning, axes: AxisRules = PLAIN_RULES
+) -> Callable[[Tree, Tree, Batch], tuple[Array, Array]]:
+    """Builds step(trainable, frozen, batch) -> (loss sums [B] in nats, target counts [B]) per row, on every device."""
+    model = LanguageModel(config, tuning.adapter, axes)
 
     def step(trainable: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
         losses = token_losses(model, tuning, combine(trainable, frozen), batch)
-        return losses.sum(axis=1), batch["weights"].sum(axis=1)
+        return constrain(losses.sum(axis=1), axes, None), constrain(batch["weights"].sum(axis=1), axes, None)
 
     return jax.jit(step)
 

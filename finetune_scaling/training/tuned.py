@@ -15,6 +15,8 @@ from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
+from finetune_scaling.sharding.mesh import ShardingConfig, check_fits, make_mesh
+from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.checkpoints import (
     DIRECTORY,
     DamagedCheckpointError,
@@ -42,7 +44,7 @@ class Base(NamedTuple):
 class TunedModel:
     """Model, method and parameters, trainable and frozen apart, with the tokenizer that they were made for.
 
-    base_facts: facts of the base's checkpoint; empty where there is no base.
+    base_facts: facts of the base's checkpoint; empty where there is no base. placement: on which mesh, and where.
     """
 
     config: ModelConfig
@@ -51,6 +53,7 @@ class TunedModel:
     frozen: Tree
     tokenizer: Tokenizer
     base_facts: Mapping[str, Any]
+    placement: Placement
 
 
 def start(experiment: Experiment) -> TunedModel:
@@ -61,27 +64,35 @@ def start(experiment: Experiment) -> TunedModel:
     """
     tokenizer = load_tokenizer(experiment.tokenizer)
     tuning = configure(METHODS, experiment.method)
-    base = None if experiment.base is None else load_base(experiment.base.run, experiment.base.step)
+    sharding = experiment.sharding
+    base = None if experiment.base is None else load_base(experiment.base.run, experiment.base.step, sharding)
     config = model_config(experiment.model, tokenizer.vocab_size) if base is None else _changed(base, experiment.model)
     if base is not None:
         _check_tokenizer(base, tokenizer, experiment)
     check_length(config, tuning, experiment.sequence.length)
+    placement = Placement(config, make_mesh(sharding), sharding.axes)
+    check_fits(config, sharding, placement.mesh)
     rng = jax.random.key(experiment.seeds.parameters)
     common = common_tokens(tokenizer)
-    trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common)
-    return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts)
+    trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common, placement)
+    return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts, placement)
 
 
-def load_run(directory: str | Path, step: int | None = None) -> tuple[TunedModel, Experiment]:
+def load_run(
+    directory: str | Path, step: int | None = None, sharding: ShardingConfig | None = None
+) -> tuple[TunedModel, Experiment]:
     """The model of a run at `step`, its best one (so far) by default, and the run's experiment.
 
+    sharding: another than the run was trained with.
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
     """
     directory = Path(directory)
     experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
+    if sharding is not None:
+        experiment = dataclasses.replace(experiment, sharding=sharding)
     model = start(experiment)
     with _mend("train the run"):
-        trained, facts = read_trainable(_checkpoint(directory, step, best=True))
+        trained, facts = read_trainable(_checkpoint(directory, step, best=True), model.placement.named)
     check_belongs(directory, facts, model)
     return dataclasses.replace(model, trainable=_like(trained, model.trainable, directory)), experiment
 
@@ -123,17 +134,18 @@ def check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) 
             )
 
 
-def load_base(directory: str | Path, step: int | None = None) -> Base:
+def load_base(directory: str | Path, step: int | None = None, sharding: ShardingConfig | None = None) -> Base:
     """A pretrained run's model at `step`, its last one by default. The two newest bases are kept in memory."""
     where = _checkpoint(Path(directory), step, best=False)
-    return _read_base(where, where.stat().st_mtime_ns)
+    return _read_base(where, where.stat().st_mtime_ns, sharding or ShardingConfig())
 
 
 @functools.lru_cache(maxsize=2)
-def _read_base(where: Path, changed: int) -> Base:
+def _read_base(where: Path, changed: int, sharding: ShardingConfig) -> Base:
     with _mend("pretrain it"):
-        params, facts = read_trainable(where)
-    return Base(configuration.build(ModelConfig, facts["model"], f"{where}: model"), jax.device_put(params), facts)
+        config = configuration.build(ModelConfig, read_facts(where)["model"], f"{where}: model")
+        params, facts = read_trainable(where, Placement(config, make_mesh(sharding), sharding.axes).named)
+    return Base(config, params, facts)
 
 
 @contextlib.contextmanager
@@ -220,6 +232,6 @@ def _like(trained: Params, trainable: Tree, directory: Path) -> Tree:
             return None
         if tree is None or tree.shape != target.shape:
             raise CheckpointError(f"{directory}: its checkpoint has another shape than its config says")
-        return jax.device_put(tree)
+        return tree
 
     return pick(trainable, trained)

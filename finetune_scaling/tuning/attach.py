@@ -6,26 +6,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import Tree, graft, partition, path_name
 
 
 def attach(
-    config: ModelConfig, tuning: Tuning, rng: jax.Array, base: Params | None = None, common_tokens: Sequence[int] = ()
+    config: ModelConfig,
+    tuning: Tuning,
+    rng: jax.Array,
+    base: Params | None = None,
+    common_tokens: Sequence[int] = (),
+    placement: Placement | None = None,
 ) -> tuple[Tree, Tree]:
     """Trainable (float32) and frozen (compute dtype) parameters of a method on `base`, or on a new model where None.
 
-    Parameters that the base lacks (adapters, prompts) are born here; the base's own leaves are taken as they are.
-    common_tokens: token ids from the commonest on, for methods that start from embeddings.
+    Parameters that the base lacks (adapters, prompts) are born here, where `placement` says; the base's own leaves are
+    taken as they are. common_tokens: token ids from the commonest on, for methods that start from embeddings.
     """
     model_rng, new_rng = jax.random.split(rng)
     model = LanguageModel(config, tuning.adapter)
-    params = graft(_init_missing(model, model_rng, base or {}), base or {})
+    params = graft(_init_missing(model, model_rng, base or {}, placement), base or {})
     if tuning.new_params is not None:
-        params = graft(params, tuning.new_params(new_rng, params, jnp.asarray(common_tokens, jnp.int32)))
+        make = _make_new(tuning.new_params, placement)
+        params = graft(params, make(new_rng, params, np.asarray(common_tokens, np.int32)))
     trainable, frozen = partition(params, tuning.trainable)
     return cast(trainable, jnp.float32), cast(frozen, config.compute_dtype)
 
@@ -35,14 +43,16 @@ def cast(tree: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
-def _init_missing(model: LanguageModel, rng: jax.Array, base: Params) -> Params:
+def _init_missing(model: LanguageModel, rng: jax.Array, base: Params, placement: Placement | None) -> Params:
     """Initialises only what `base` lacks; None where it has a leaf."""
     present = frozenset(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(base))
-    return _make_init(model, present)(rng)
+    return _make_init(model, present, placement)(rng)
 
 
 @functools.cache
-def _make_init(model: LanguageModel, present: frozenset[str]) -> Callable[[jax.Array], Params]:
+def _make_init(
+    model: LanguageModel, present: frozenset[str], placement: Placement | None
+) -> Callable[[jax.Array], Params]:
     """One program for all runs of a method on a base: what is `present` is dead code that XLA drops."""
 
     def init(rng: jax.Array) -> Params:
@@ -50,4 +60,13 @@ def _make_init(model: LanguageModel, present: frozenset[str]) -> Callable[[jax.A
             lambda path, leaf: None if path_name(path) in present else leaf, model.init(rng)
         )
 
-    return jax.jit(init)
+    if placement is None:
+        return jax.jit(init)
+    # Born where they live: a large model would not fit on one device first.
+    return jax.jit(init, out_shardings=placement.parameters(jax.eval_shape(init, jax.random.key(0))))
+
+
+@functools.cache
+def _make_new(new_params: Callable[..., Params], placement: Placement | None) -> Callable[..., Params]:
+    """A method's further parameters; they are small, so every device has them."""
+    return jax.jit(new_params, out_shardings=None if placement is None else placement.whole())

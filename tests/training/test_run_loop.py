@@ -66,10 +66,20 @@ def make_loop(plan: Plan, dev_losses: list[float], step_metrics=train_loss, trai
         number = int(state.trainable["steps"]) + 1
         return State({"steps": np.float32(trainable(number))}, {}), step_metrics(number)
 
-    batches = Batches(grain.MapDataset.range(1000), batch_size=1, rows_per_epoch=10, statistics={})
+    batches = Batches(grain.MapDataset.range(1000), lambda key: key, batch_size=1, rows_per_epoch=10, statistics={})
     script = iter(dev_losses)
     return Loop(
-        "toy", plan, step, batches, {}, lambda tree: next(script), Saved(), Written(), {"model": "toy"}, lambda: 0.0
+        "toy",
+        plan,
+        step,
+        batches,
+        lambda batch: batch,
+        {},
+        lambda tree: next(script),
+        Saved(),
+        Written(),
+        {"model": "toy"},
+        lambda: 0.0,
     )
 
 

@@ -1,0 +1,80 @@
+"""The mesh of devices: data, fully sharded (fsdp) and tensor parallelism, by two numbers."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.sharding.axes import DATA, FSDP, MESH_AXES, PLAIN_RULES, TENSOR, AxisRules, parts
+
+ALL = -1  # of fsdp: as many devices as tensor leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingConfig:
+    """fsdp: devices over which parameters and optimizer state are divided, and batches too; -1 takes all that are left.
+
+    tensor: devices over which heads, feed-forward and vocabulary are divided. What is left of the devices is plain data
+    parallelism. axes: which mesh axes divide which dimensions.
+    """
+
+    fsdp: int = 1
+    tensor: int = 1
+    axes: AxisRules = PLAIN_RULES
+
+    def __post_init__(self) -> None:
+        if self.fsdp < 1 and self.fsdp != ALL:
+            raise ConfigError(f"sharding.fsdp = {self.fsdp} must be at least 1, or {ALL} for all devices that are left")
+        if self.tensor < 1:
+            raise ConfigError(f"sharding.tensor = {self.tensor} must be at least 1")
+        for field in dataclasses.fields(AxisRules):
+            unknown = [axis for axis in getattr(self.axes, field.name) if axis not in MESH_AXES]
+            if unknown:
+                raise ConfigError(f"sharding.axes.{field.name} names {unknown[0]!r}; there are {', '.join(MESH_AXES)}")
+
+    def shape(self, devices: int) -> tuple[int, int, int]:
+        """Sizes of the axes data, fsdp and tensor; ConfigError where they do not divide the devices."""
+        fsdp = max(1, devices // self.tensor) if self.fsdp == ALL else self.fsdp
+        if devices % (fsdp * self.tensor):
+            raise ConfigError(
+                f"sharding.fsdp = {self.fsdp} x sharding.tensor = {self.tensor} does not divide the {devices} devices; "
+                "change one of them"
+            )
+        return devices // (fsdp * self.tensor), fsdp, self.tensor
+
+
+def make_mesh(config: ShardingConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over all devices of all processes, or over those given; tensor neighbours are the nearest devices."""
+    chosen = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh(
+        config.shape(len(chosen)), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=chosen
+    )
+
+
+def check_fits(config: ModelConfig, sharding: ShardingConfig, mesh: Mesh | AbstractMesh) -> None:
+    """Raises ConfigError where the mesh does not divide the model: a part of a head, say, would be nobody's."""
+    for axis, field, size in (
+        ("embed", "model_dim", config.model_dim),
+        ("heads", "heads", config.heads),
+        ("ffn", "ffn_dim", config.ffn_dim),
+    ):
+        count = parts(mesh, getattr(sharding.axes, axis))
+        if size % count:
+            shape = ", ".join(f"{name} {mesh.shape[name]}" for name in (DATA, FSDP, TENSOR))
+            raise ConfigError(
+                f"model.{field} = {size} cannot be divided into {count} parts on the mesh {shape}; lower sharding.fsdp "
+                "or sharding.tensor"
+            )
+
+
+def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Mesh) -> None:
+    """Raises ConfigError where a step's sequences cannot be dealt out evenly."""
+    count = parts(mesh, sharding.axes.batch)
+    if size % (count * accumulation):
+        raise ConfigError(
+            f"batch.size = {size} is not divisible by {count} (the devices that share a batch) x batch.accumulation = "
+            f"{accumulation}; change one of them"
+        )
