@@ -1,7 +1,9 @@
 """What every command does first: logging, the compilation cache, and errors without tracebacks."""
 
+import contextlib
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError, UserError, exit_on_user_error
 from finetune_scaling.memory import keep_freed_memory
+from finetune_scaling.sharding import roll_call
 
 CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
 
@@ -37,10 +40,22 @@ def run(main: Callable[..., Any], subcommands: Collection[str] = ()) -> None:
         if given and not subcommands:
             raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
         set_up()  # here, since absl resets logging before it calls
-        main(*given)
+        with _together():
+            main(*given)
 
     with exit_on_user_error():
         app.run(start, flags_parser=_parse_flags)
+
+
+def _together() -> contextlib.AbstractContextManager[None]:
+    """This process as one of several where the environment says so; all of them must have the same flags and config."""
+    if not roll_call.is_asked_for(os.environ):
+        return contextlib.nullcontext()
+    from finetune_scaling.sharding import processes  # here, since it imports JAX, which not every command needs
+
+    values = {flag.name: configuration.plain(flag.value) for flag in flags.FLAGS.flags_by_module_dict()[sys.argv[0]]}
+    config = values.pop("config", None)
+    return processes.joined({"flags": values, "config": config})
 
 
 def required(flag: flags.FlagHolder[Any] | flags.Flag) -> Any:

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling.errors import WorkdirError
+from finetune_scaling.sharding.roles import is_first
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     """Writes `data` to `path` so that a reader, or a kill at any moment, finds the old file or the new one.
 
+    Of several processes that run together only the first one writes.
     Raises WorkdirError where the disk is full or the directory cannot be written.
     """
+    if not is_first():
+        return
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
     with disk_errors(path):

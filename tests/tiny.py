@@ -45,6 +45,7 @@ def finetune(method: str) -> dict:
         "finetune_examples": 40,
         "sequence": sequence(),
         "batch": {"size": 8},
+        "sharding": {"fsdp": 1, "tensor": 1},
         "limits": {"max_steps": 12},
         "checkpoint": {"every_steps": 3},
         "schedule": {"learning_rate": 0.01},

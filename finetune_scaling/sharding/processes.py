@@ -5,11 +5,14 @@ FINETUNE_SCALING_DISTRIBUTED=auto asks JAX, which knows TPU pods, SLURM and MPI.
 process.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,19 +23,11 @@ import numpy as np
 import finetune_scaling
 from finetune_scaling import errors
 from finetune_scaling.errors import ConfigError, ProcessError, UserError
-from finetune_scaling.sharding.roll_call import Lifeline, gather
+from finetune_scaling.sharding import roles
+from finetune_scaling.sharding.roll_call import ADDRESS, AUTOMATIC, COUNT, NUMBER, Lifeline, gather
 
-ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-AUTOMATIC = "FINETUNE_SCALING_DISTRIBUTED"
 TIMEOUT = "FINETUNE_SCALING_START_TIMEOUT"  # seconds that processes wait for each other
 _HEARTBEAT_SECONDS = 30  # JAX's own notice of a process that is gone, where the roll call's cannot be
-
-
-def are_asked_for(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment says that this process is one of several."""
-    return bool(
-        environment.get(ADDRESS) or environment.get(COUNT) or environment.get(NUMBER) or environment.get(AUTOMATIC)
-    )
 
 
 @contextlib.contextmanager
@@ -44,6 +39,7 @@ def joined(facts: Mapping[str, Any]) -> Iterator[None]:
     timeout = _positive(TIMEOUT, os.environ.get(TIMEOUT, "60"))
     if os.environ.get(AUTOMATIC):
         _start_automatically(timeout)
+        _take_role()
         _check_equal(facts)
         yield
         return
@@ -52,6 +48,7 @@ def joined(facts: Mapping[str, Any]) -> Iterator[None]:
     jax.distributed.initialize(
         address, count, number, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
     )
+    _take_role()
     with _told(lifeline, number):
         yield
 
@@ -66,8 +63,16 @@ def _told(lifeline: Lifeline, number: int) -> Iterator[None]:
             lifeline.close()
         else:
             lifeline.fail(f"process {number} failed: {' '.join(str(error).split()) or type(error).__name__}")
+            atexit.register(_leave, getattr(error, "exit_code", errors.EXIT_FAILED))
         raise
     lifeline.close()
+
+
+def _leave(code: int) -> None:
+    """Ends at once: JAX's own farewell would wait for processes that are ending too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _identity(environment: Mapping[str, str]) -> tuple[str, int, int]:
@@ -78,6 +83,12 @@ def _identity(environment: Mapping[str, str]) -> tuple[str, int, int]:
     if not number.isdigit() or int(number) >= count:
         raise ConfigError(f"{NUMBER} = {number} must be a number from 0 to {count - 1} ({COUNT} = {count})")
     return environment[ADDRESS], count, int(number)
+
+
+def _take_role() -> None:
+    if jax.process_index() != 0:  # what they log is what the first one does
+        logging.getLogger("finetune_scaling").setLevel(logging.WARNING)
+    roles.take(roles.Role(jax.process_index() == 0, _from_first))
 
 
 def _positive(name: str, text: str) -> int:
@@ -123,16 +134,8 @@ def _code() -> dict[str, str]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*.py"))}
 
 
-def is_first() -> bool:
-    """Whether this process writes what all of them share; always so where there is only one."""
-    return jax.process_index() == 0
-
-
-def from_first(function: Callable[[], Any]) -> Any:
-    """What `function` returns on the first process (JSON-like), on all of them; so too a UserError that it raises."""
-    if jax.process_count() == 1:
-        return function()
-    outcome = _broadcast(_outcome(function) if is_first() else {})
+def _from_first(function: Callable[[], Any]) -> Any:
+    outcome = _broadcast(_outcome(function) if roles.is_first() else {})
     if "error" in outcome:
         raise getattr(errors, outcome["error"])(outcome["message"])
     return outcome["value"]
@@ -150,7 +153,7 @@ def _broadcast(message: Mapping[str, Any]) -> dict[str, Any]:
     text = np.frombuffer(json.dumps(message).encode(), np.uint8)
     size = int(_all_gather(np.array([len(text)], np.int32))[0, 0])
     room = np.zeros(1 << max(8, size.bit_length()), np.uint8)  # few sizes, few compilations
-    room[: len(text) if is_first() else 0] = text[: len(text) if is_first() else 0]
+    room[: len(text) if roles.is_first() else 0] = text[: len(text) if roles.is_first() else 0]
     return json.loads(_all_gather(room)[0][:size].tobytes())
 
 

@@ -18,9 +18,17 @@ from typing import Any
 
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, ProcessError
 
+ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+AUTOMATIC = "FINETUNE_SCALING_DISTRIBUTED"
 _RETRY_SECONDS = 0.2
+_GRACE_SECONDS = 2.0
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # a vanished host is noticed after 20 seconds
 Report = dict[str, Any]
+
+
+def is_asked_for(environment: Mapping[str, str]) -> bool:
+    """Whether the environment says that this process is one of several."""
+    return any(environment.get(name) for name in (ADDRESS, COUNT, NUMBER, AUTOMATIC))
 
 
 class Lifeline:
@@ -60,6 +68,7 @@ class Lifeline:
             reason = message["reason"] if message else f"process {number} on {self._hosts[number]} is gone"
             self.fail(reason)  # process 0 tells it to the rest
             print(f"error: {reason}; run the same command again on all of them", file=sys.stderr, flush=True)
+            time.sleep(_GRACE_SECONDS if 0 not in self._peers else 0)  # JAX aborts the others once process 0 is gone
             os._exit(EXIT_FAILED)  # the main thread may hang in a collective with the process that is gone
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import disk_errors
+from finetune_scaling.sharding.roles import is_first
 from finetune_scaling.training.run_directory import CONFIG, METRICS
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ class Metrics:
 
     def __init__(self, directory: Path, further: Sequence[str] = (), step: int = 0):
         kinds = [choose(WRITERS, name, "logging.writers") for name in further]
-        self._writers: list[Writer] = [JsonLines(directory), *(kind(directory, step) for kind in kinds)]
+        self._writers: list[Writer] = []  # of several processes that train together only the first one writes
+        if is_first():
+            self._writers = [JsonLines(directory), *(kind(directory, step) for kind in kinds)]
 
     def write(self, step: int, **values: float) -> None:
         """Writes named numbers of one step everywhere."""

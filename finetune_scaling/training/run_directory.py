@@ -13,6 +13,7 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.files import disk_errors, read_json, write_atomically, write_json_atomically
+from finetune_scaling.sharding.roles import from_first, is_first
 
 CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
     "config.json",
@@ -92,19 +93,27 @@ def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:
 def exclusive(directory: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
     """Holds a directory for this process; the system lets go of it when the process dies, however it does.
 
+    Of several processes that run together the first one holds it for all.
     Raises InUseError where another process holds it, unless `wait`, which then waits for its end.
     """
-    directory = Path(directory)
+    descriptor = from_first(lambda: _lock(Path(directory), wait))
+    try:
+        yield
+    finally:
+        if is_first():
+            os.close(descriptor)
+
+
+def _lock(directory: Path, wait: bool) -> int:
+    """Locks a directory; returns the file descriptor that holds it."""
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise InUseError(f"{directory}: another process is working here; let it end, or choose another") from None
-        yield
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
         os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise InUseError(f"{directory}: another process is working here; let it end, or choose another") from None
+    return descriptor

@@ -1,0 +1,35 @@
+"""Which of several processes does what: the first one writes what all of them share, and its word counts.
+
+Knows no JAX, which not every command needs; a process that joins others (processes.py) says so here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Role(NamedTuple):
+    """first: whether this process writes. from_first: see the function of that name."""
+
+    first: bool
+    from_first: Callable[[Callable[[], Any]], Any]
+
+
+_role = [Role(True, lambda function: function())]
+
+
+def take(role: Role) -> None:
+    """Makes this process one of several."""
+    _role[0] = role
+
+
+def is_first() -> bool:
+    """Whether this process writes what all of them share; always so where there is only one."""
+    return _role[0].first
+
+
+def from_first(function: Callable[[], Any]) -> Any:
+    """What `function` returns on the first process (JSON-like), on all of them; so too a UserError that it raises.
+
+    All processes must call it, in the same order.
+    """
+    return _role[0].from_first(function)

@@ -1,0 +1,50 @@
+"""Several processes of one command, as launch/multiprocess_cpu.sh and clusters start them."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Ended(NamedTuple):
+    """How a process ended: exit code, standard output and errors."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def start(
+    commands: Sequence[Sequence[str]], devices: int = 1, environment: Mapping[str, str] | None = None
+) -> list[subprocess.Popen]:
+    """Starts `python COMMAND` as process i of as many as there are commands, each with so many devices."""
+    address = f"127.0.0.1:{free_port()}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    shared = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(commands))}
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**shared, "XLA_FLAGS": flags, "JAX_PROCESS_ID": str(number), **(environment or {})},
+        )
+        for number, command in enumerate(commands)
+    ]
+
+
+def wait(processes: Sequence[subprocess.Popen], seconds: float = 120) -> list[Ended]:
+    """Their ends, in order; kills them all where one takes longer."""
+    try:
+        texts = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [Ended(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
