@@ -18,7 +18,7 @@ def checkpoint_facts(experiment: Experiment, model: TunedModel) -> dict[str, Any
         "model": configuration.plain(model.config),
         "method": configuration.plain(experiment.method),
         "tokenizer_sha256": model.tokenizer.digest,
-        "base_sha256": model.base_facts.get("arrays_sha256"),
+        "base_digest": model.base_facts.get("arrays_digest"),
         "tokens_per_step": experiment.batch_size * experiment.sequence.length,
     }
 
@@ -50,5 +50,5 @@ def training_record(experiment: Experiment, data: Data, model: TunedModel, posit
         "target_tokens": position.target_tokens,
         "flops": training_flops(model.config, model.tuning, position.step, experiment.batch_size, row),
         "tokenizer_sha256": model.tokenizer.digest,
-        "base_sha256": base.get("arrays_sha256"),
+        "base_digest": base.get("arrays_digest"),
     }

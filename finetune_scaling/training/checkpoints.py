@@ -6,7 +6,6 @@ damaged one is set aside, and the newest good one taken instead.
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
 from finetune_scaling.files import disk_errors
+from finetune_scaling.training.digest import digest
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import path_name
 
@@ -61,7 +61,7 @@ class Checkpoints:
         tree = _named(state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(tree),
-            facts=ocp.args.JsonSave({**facts, "step": step, "arrays_sha256": digest(tree)}),
+            facts=ocp.args.JsonSave({**facts, "step": step, "arrays_digest": digest(tree)}),
         )
         with _disk_errors(self.directory):
             self._manager.save(step, args=items)
@@ -161,7 +161,7 @@ def read(where: Path, target: dict[str, Any] | None = None, place: Place | None 
                 target = _targets(known, place)
             _check_shapes(where, known, target)
             tree = reader.restore(where / "state", args=ocp.args.StandardRestore(_abstract(target)))
-    if digest(tree) != stored["arrays_sha256"]:
+    if digest(tree) != stored["arrays_digest"]:
         raise DamagedCheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
     return tree, stored
 
@@ -252,17 +252,6 @@ def _read_all(folder: Path) -> None:
             with open(os.path.join(place, name), "rb") as file:
                 while file.read(1 << 20):
                     pass
-
-
-def digest(tree: Any) -> str:
-    """SHA-256 over the names, shapes, dtypes and bytes of all leaves, in name order."""
-    total = hashlib.sha256()
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    for name in sorted(leaves):
-        array = np.asarray(leaves[name])
-        total.update(f"{name} {array.shape} {array.dtype};".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
 
 
 _SEPARATOR = "."  # Orbax takes a slash in a name for a folder

@@ -124,10 +124,10 @@ def check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) 
     """Raises CheckpointError where a checkpoint with these facts was trained on another base or tokenizer."""
     for name, now in (
         ("tokenizer_sha256", model.tokenizer.digest),
-        ("base_sha256", model.base_facts.get("arrays_sha256")),
+        ("base_digest", model.base_facts.get("arrays_digest")),
     ):
         if facts.get(name) != now:
-            kind = name.removesuffix("_sha256")
+            kind = name.partition("_")[0]
             raise CheckpointError(
                 f"{directory}: was trained on another {kind} (digest {str(facts.get(name))[:12]}...) than the one that "
                 f"is there now ({str(now)[:12]}...); put the right {kind} back"

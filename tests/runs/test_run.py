@@ -18,7 +18,8 @@ from finetune_scaling import errors
 from finetune_scaling.runs import run as run_module
 from finetune_scaling.runs.run import run
 from finetune_scaling.training import loop, optimizers
-from finetune_scaling.training.checkpoints import checkpoint_steps, digest, read
+from finetune_scaling.training.checkpoints import checkpoint_steps, read
+from finetune_scaling.training.digest import digest
 from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.training.step import compiled_programs
 from finetune_scaling.training.tuned import load_base, load_run
@@ -210,7 +211,7 @@ def test_a_pet_checkpoint_holds_nothing_that_is_frozen(tiny_runs, tmp_path):
         assert all(name.endswith(names) for name in trainable)
         assert sum(leaf.size for leaf in trainable.values()) == record["trainable_parameters"]
         assert all(not name.endswith("kernel") and "embedding" not in name.removesuffix(names[0]) for name in tree)
-        assert facts["base_sha256"] == load_base(tiny_runs.base).facts["arrays_sha256"]
+        assert facts["base_digest"] == load_base(tiny_runs.base).facts["arrays_digest"]
         assert _bytes(newest) < base_bytes
 
 

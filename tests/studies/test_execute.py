@@ -58,7 +58,7 @@ def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
     assert base["tokens_seen"] == 5120
     records = [RunDirectory(done / run.directory).result for run in runs(read_study(small(tiny_runs)))]
     assert {record["pretrain_tokens"] for record in records} == {5120}
-    assert len({record["base_sha256"] for record in records}) == 1
+    assert len({record["base_digest"] for record in records}) == 1
     assert {record["tokenizer_sha256"] for record in records} == {base["tokenizer_sha256"]}
     assert [record["finetune_examples"] for record in records] == [10, 20, 10, 20]
 

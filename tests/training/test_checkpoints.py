@@ -19,7 +19,8 @@ import pytest
 
 from finetune_scaling.errors import CheckpointError, WorkdirError
 from finetune_scaling.training import checkpoints as checkpoints_module
-from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps, digest, read, read_trainable
+from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps, read, read_trainable
+from finetune_scaling.training.digest import digest
 from finetune_scaling.training.step import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, of broken files
@@ -63,7 +64,7 @@ def test_what_is_restored_is_what_was_saved(run):
         restored = checkpoints.restore(step, state(0))
         assert restored.step == step
         assert equal(restored.state, state(step))
-        assert len(restored.facts.pop("arrays_sha256")) == 64
+        assert len(restored.facts.pop("arrays_digest")) == 64
         assert restored.facts == {"best_step": 1, "text": "ü", "step": step}
     assert checkpoints.restore_newest(state(0)).step == 3
     assert list(checkpoint_steps(run)) == [3, 2, 1]
@@ -270,7 +271,7 @@ def test_the_trained_parameters_alone(run):
 
 def test_facts_are_read_with_the_arrays(run):
     facts = next((run / "checkpoints" / "3" / "facts").glob("metadata"))
-    assert json.loads(facts.read_text())["arrays_sha256"] == digest(read(run / "checkpoints" / "3")[0])
+    assert json.loads(facts.read_text())["arrays_digest"] == digest(read(run / "checkpoints" / "3")[0])
 
 
 @pytest.fixture
