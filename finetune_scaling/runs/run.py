@@ -17,6 +17,7 @@ from finetune_scaling.evaluation.scoring import EVALUATION, pooled, row_losses, 
 from finetune_scaling.runs.record import checkpoint_facts, training_record
 from finetune_scaling.sharding.batches import local_rows, place
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
+from finetune_scaling.sharding.rules import placement_table
 from finetune_scaling.training.checkpoints import Checkpoints
 from finetune_scaling.training.environment import environment
 from finetune_scaling.training.experiment import Experiment, read_experiment
@@ -81,6 +82,7 @@ def _train(
     plan = make_plan(experiment, data.train)
     checkpoints = Checkpoints(directory.path, plan.keep_steps)
     state, position = init_state(model.trainable, experiment.optimizer, model.placement), Position()
+    _log_placement(state, model)
     if (restored := checkpoints.restore_newest(state)) is not None:
         check_belongs(directory.path, restored.facts, model)
         state, position = restored.state, position_from(restored.facts)
@@ -113,6 +115,15 @@ def _train(
         if not experiment.pretrains and position.best_step not in (None, position.step):
             state = _best_state(checkpoints, position.best_step, state)
     return dataclasses.replace(model, trainable=state.trainable), position
+
+
+def _log_placement(state: State, model: TunedModel) -> None:
+    """Tells how everything is divided, where there is more than one device to divide it over."""
+    mesh = model.placement.mesh
+    if mesh.size > 1:
+        shape = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        arrays = {"frozen": model.frozen, **state._asdict()}
+        log.info("how it lies on the mesh (%s):\n%s", shape, placement_table(arrays))
 
 
 def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:

@@ -122,12 +122,15 @@ def _alone(mesh: Mesh | AbstractMesh) -> bool:
     return mesh.empty or mesh.size == 1
 
 
-def format_table(shapes: Tree, shardings: Tree) -> str:
-    """A line for each leaf: name, dtype, shape, how it is divided and the bytes that one device holds of it."""
+def placement_table(arrays: Tree, shardings: Tree = None) -> str:
+    """A line for each array: name, dtype, shape, how it is divided and the bytes that one device holds of it.
+
+    shardings: of leaves that are shapes only.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    where = [leaf.sharding for _, leaf in leaves] if shardings is None else jax.tree.leaves(shardings)
     rows = []
-    for (path, leaf), sharding in zip(
-        jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
-    ):
+    for (path, leaf), sharding in zip(leaves, where, strict=True):
         held = int(np.prod(sharding.shard_shape(leaf.shape))) * np.dtype(leaf.dtype).itemsize
         divided = [
             f"{d}:{'x'.join(axes if isinstance(axes, tuple) else (axes,))}"

@@ -1,11 +1,14 @@
-"""Several processes of one command, as launch/multiprocess_cpu.sh and clusters start them."""
+"""Several processes of one command, started as launch/multiprocess_cpu.sh and clusters start them."""
 
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import NamedTuple
+
+import pytest
 
 
 class Ended(NamedTuple):
@@ -21,7 +24,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def start(
+def _start(
     commands: Sequence[Sequence[str]], devices: int = 1, environment: Mapping[str, str] | None = None
 ) -> list[subprocess.Popen]:
     """Starts `python COMMAND` as process i of as many as there are commands, each with so many devices."""
@@ -40,7 +43,7 @@ def start(
     ]
 
 
-def wait(processes: Sequence[subprocess.Popen], seconds: float = 120) -> list[Ended]:
+def _wait(processes: Sequence[subprocess.Popen], seconds: float = 120) -> list[Ended]:
     """Their ends, in order; kills them all where one takes longer."""
     try:
         texts = [process.communicate(timeout=seconds) for process in processes]
@@ -48,3 +51,9 @@ def wait(processes: Sequence[subprocess.Popen], seconds: float = 120) -> list[En
         for process in processes:
             process.kill()
     return [Ended(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def together() -> SimpleNamespace:
+    """start(commands, devices, environment) -> processes; wait(processes, seconds) -> how each ended."""
+    return SimpleNamespace(start=_start, wait=_wait)

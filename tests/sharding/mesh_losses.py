@@ -1,0 +1,87 @@
+"""Trains each method for 50 steps on every mesh of 8 devices; prints {method: {mesh: losses}} as JSON.
+
+Run as a process of its own, since the number of devices is settled when JAX starts.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from finetune_scaling.models.ladder import model_config
+from finetune_scaling.sharding.batches import place
+from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
+from finetune_scaling.sharding.rules import Placement
+from finetune_scaling.training.optimizers import OptimizerConfig
+from finetune_scaling.training.step import init_state, make_train_step
+from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.registry import METHODS
+
+STEPS, BATCH, LENGTH, VOCABULARY = 50, 16, 12, 64
+MODEL = model_config(
+    {
+        "layers": 2,
+        "model_dim": 32,
+        "heads": 8,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "ffn_dim": 64,
+        "compute_dtype": "float32",
+        "max_length": 32,
+    },
+    VOCABULARY,
+)
+METHOD = {"full": ({}, 0.01), "prompt": ({"length": 3}, 0.3), "lora": ({"rank": 2}, 0.05)}
+MESHES = [(1, 1), (8, 1), (1, 8), (4, 2), (2, 4), (2, 1), (1, 2), (2, 2)]  # fsdp, tensor; data is the rest
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step % 4)
+    tokens = rng.integers(4, VOCABULARY, (BATCH, LENGTH + 1)).astype(np.int32)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": (rng.random((BATCH, LENGTH)) < 0.7).astype(np.float32),  # rows weigh unequally
+        "positions": np.tile(np.arange(LENGTH, dtype=np.int32), (BATCH, 1)),
+        "segments": np.ones((BATCH, LENGTH), np.int32),
+        "prefix": np.tile(np.arange(LENGTH) < 4, (BATCH, 1)),
+    }
+
+
+def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> list[float]:
+    mesh = make_mesh(sharding, devices)
+    placement = Placement(MODEL, mesh, sharding.axes)
+    options, rate = METHOD[method]
+    tuning = configure(METHODS, {"name": method, **options})
+    trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), placement)
+    state = init_state(trainable, OptimizerConfig(), placement)
+    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(MODEL, tuning, OptimizerConfig(), 2, sharding.axes)
+    found = []
+    with placement.in_use():
+        for number in range(STEPS):
+            rows = place(batch(number), placement.batch(), BATCH)
+            state, numbers = step(state, frozen, rows, np.float32(rate))
+            found.append(float(numbers.loss_sum / numbers.tokens))
+    jax.tree.map(lambda leaf, before: _check_lies(leaf, before), state, lies)
+    return found
+
+
+def _check_lies(leaf: jax.Array, before: jax.sharding.Sharding) -> None:
+    assert leaf.sharding.is_equivalent_to(before, leaf.ndim), (leaf.sharding, before)
+
+
+def main() -> None:
+    found = {}
+    for method in METHOD:
+        found[method] = {"one device": losses(method, ShardingConfig(), jax.devices()[:1])}
+        for fsdp, tensor in MESHES:
+            name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
+            found[method][name] = losses(method, ShardingConfig(fsdp, tensor), jax.devices())
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The same losses on every mesh: one device, and eight in every shape."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def losses(shared_cache) -> dict[str, dict[str, list[float]]]:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("mesh_losses.py")],
+        env={**os.environ, "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "prompt", "lora"])
+def test_fifty_steps_are_the_same_on_every_mesh(losses, method):
+    one = np.array(losses[method].pop("one device"))
+    assert len(one) == 50
+    assert one[-4:].mean() < 0.99 * one[:4].mean()  # it learns, so that equality says something
+    for mesh, found in losses[method].items():
+        np.testing.assert_allclose(found, one, rtol=1e-4, err_msg=mesh)

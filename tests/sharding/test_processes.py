@@ -1,0 +1,125 @@
+"""One command as several real processes: the same results, and clear ends where they cannot go on."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune_scaling.errors import EXIT_PREEMPTED
+from finetune_scaling.training.run_directory import RunDirectory
+
+DECODE = "--config.evaluation.generate_examples=7"  # an odd number, for two and four processes
+
+
+def command(tiny_runs, method: str, workdir: Path, *flags: str) -> list[str]:
+    return ["-m", "finetune_scaling.train", *tiny_runs.flags(method, workdir), DECODE, *flags]
+
+
+def rows(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "evaluation" / "test.jsonl").read_text().splitlines()]
+
+
+def numbers(value) -> list[float]:
+    """All numbers in a nest of dicts."""
+    if isinstance(value, dict):
+        return [number for entry in value.values() for number in numbers(entry)]
+    return [value] if isinstance(value, int | float) else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "processes", "devices", "fsdp", "tensor"),
+    [("full", 2, 2, 2, 2), ("lora", 4, 1, 2, 1), ("prompt", 2, 1, 1, 2)],
+)
+def test_processes_and_meshes_change_no_score(tiny_runs, together, tmp_path, method, processes, devices, fsdp, tensor):
+    """Training, dev loss, test losses and what is decoded; no example is lost or doubled, no line written twice."""
+    (alone,) = together.wait(together.start([command(tiny_runs, method, tmp_path / "alone")]))
+    assert alone.code == 0, alone.errors
+    mesh = (f"--config.sharding.fsdp={fsdp}", f"--config.sharding.tensor={tensor}")
+    several = [command(tiny_runs, method, tmp_path / "several", *mesh)] * processes
+    ends = together.wait(together.start(several, devices))
+    assert [end.code for end in ends] == [0] * processes, ends
+    one, many = (RunDirectory(tmp_path / name) for name in ("alone", "several"))
+    for name in ("loss", "dev_loss", "tests"):
+        np.testing.assert_allclose(numbers(many.result[name]), numbers(one.result[name]), rtol=1e-4, err_msg=name)
+    assert [line["step"] for line in many.metrics()] == [line["step"] for line in one.metrics()]
+    for left, right in zip(rows(one.path), rows(many.path), strict=True):
+        np.testing.assert_allclose(left.pop("loss_sum"), right.pop("loss_sum"), rtol=1e-4)
+        assert left == right
+    texts = {end.output.splitlines()[-1].split('"seconds"')[0] for end in ends}
+    assert len(texts) == 1  # all of them know the result
+
+
+def wait_for_step(directory: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not any(line["step"] >= step for line in RunDirectory(directory).metrics()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all_with_its_name(
+    tiny_runs, together, tmp_path
+):
+    """And either way the same command goes on, to the scores of an undisturbed run."""
+    longer = ("--config.limits.max_steps=60", "--config.checkpoint.every_steps=9")
+    disturbed = [command(tiny_runs, "lora", tmp_path / "disturbed", *longer)] * 2
+    processes = together.start(disturbed)
+    wait_for_step(tmp_path / "disturbed", 6)
+    processes[1].send_signal(signal.SIGTERM)
+    ends = together.wait(processes)
+    assert [end.code for end in ends] == [EXIT_PREEMPTED] * 2, ends
+    assert all("preempted: saved step" in end.errors for end in ends)
+
+    processes = together.start(disturbed)
+    wait_for_step(tmp_path / "disturbed", 34)
+    processes[1].kill()
+    began = time.monotonic()
+    ends = together.wait(processes)
+    assert time.monotonic() - began < 30
+    assert ends[0].code == 1
+    assert "process 1 on" in ends[0].errors
+    assert "is gone" in ends[0].errors
+
+    ends = together.wait(together.start(disturbed))
+    assert [end.code for end in ends] == [0, 0], ends
+    assert "going on from step" in ends[0].errors
+    undisturbed = together.wait(together.start([command(tiny_runs, "lora", tmp_path / "undisturbed", *longer)] * 2))
+    assert [end.code for end in undisturbed] == [0, 0], undisturbed
+    records = [RunDirectory(tmp_path / name).result | {"seconds": 0} for name in ("disturbed", "undisturbed")]
+    assert records[0] == records[1]
+
+
+def test_processes_of_different_configs_say_so_on_each_of_them(tiny_runs, together, tmp_path):
+    commands = [command(tiny_runs, "full", tmp_path, f"--config.batch.size={size}") for size in (8, 16)]
+    ends = together.wait(together.start(commands))
+    assert [end.code for end in ends] == [1, 1]
+    assert all("process 1 on" in end.errors and "differs from process 0" in end.errors for end in ends), ends
+    assert all("in its config" in end.errors for end in ends)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"JAX_NUM_PROCESSES": ""}, "JAX_NUM_PROCESSES is not set"),
+        ({"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID = 2 must be a number from 0 to 0"),
+        ({"JAX_NUM_PROCESSES": "x"}, "JAX_NUM_PROCESSES = 'x' must be a number from 1 on"),
+        ({"FINETUNE_SCALING_DISTRIBUTED": "yes"}, "FINETUNE_SCALING_DISTRIBUTED = 'yes' is unknown"),
+        ({"FINETUNE_SCALING_START_TIMEOUT": "0"}, "FINETUNE_SCALING_START_TIMEOUT = '0'"),
+    ],
+)
+def test_a_wrong_environment_is_one_line(tiny_runs, together, tmp_path, environment, expected):
+    (end,) = together.wait(together.start([command(tiny_runs, "full", tmp_path)], environment=environment))
+    assert (end.code, end.errors.count("\n")) == (2, 1), end.errors
+    assert expected in end.errors
+
+
+def test_a_mistake_on_all_of_them_is_told_by_each(tiny_runs, together, tmp_path):
+    """Here a mesh that does not divide the devices; nothing is trained, and nobody waits for anybody."""
+    ends = together.wait(together.start([command(tiny_runs, "full", tmp_path, "--config.sharding.fsdp=3")] * 2))
+    assert all(end.code != 0 and "sharding.fsdp = 3" in end.errors for end in ends), ends
+    assert not (tmp_path / "metrics.jsonl").exists()
