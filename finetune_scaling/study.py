@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.fit import fit_study, print_summary
+from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import Tally, execute, waiting
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
@@ -45,7 +46,7 @@ def main() -> None:
         logging.getLogger(f"finetune_scaling.{module}").setLevel(logging.WARNING)
     check_runs(study, workdir, waiting(study, workdir))
     tally = execute(study, config, workdir, _INDEX.value, _OF.value)
-    finish(study, workdir, tally)
+    from_first(lambda: finish(study, workdir, tally))
 
 
 def _check_flags() -> None:

@@ -17,6 +17,7 @@ from finetune_scaling.evaluation.scoring import EVALUATION, pooled, row_losses, 
 from finetune_scaling.runs.record import checkpoint_facts, training_record
 from finetune_scaling.sharding.batches import local_rows, place
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
+from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.sharding.rules import placement_table
 from finetune_scaling.training.checkpoints import Checkpoints
 from finetune_scaling.training.environment import environment
@@ -35,13 +36,14 @@ log = logging.getLogger(__name__)
 def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     """Trains and scores the run of `config` in `workdir`, going on where an earlier process left off.
 
+    Several processes that run together (sharding/processes.py) all call it, and all get the record.
     Returns the result record, at once where the run is finished. Raises UserError for whatever the user can mend.
     """
     experiment = read_experiment(config)
     directory = RunDirectory(workdir)
     with exclusive(workdir):
-        directory.claim(config)
-        if (record := directory.result) is not None:
+        from_first(lambda: directory.claim(config))
+        if (record := from_first(lambda: directory.result)) is not None:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
             return record
         clock = Clock()
@@ -55,7 +57,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
             scores = _scores(experiment, directory, data, trained)
         record = training_record(experiment, data, trained, position) | scores
         record["seconds"] = round(clock.seconds(), 2)
-        directory.write_result(record)
+        from_first(lambda: directory.write_result(record))
     return record
 
 

@@ -143,7 +143,8 @@ def _from_first(function: Callable[[], Any]) -> Any:
 
 def _outcome(function: Callable[[], Any]) -> dict[str, Any]:
     try:
-        return {"value": function()}
+        with roles.alone():
+            return {"value": function()}
     except UserError as error:
         return {"error": type(error).__name__, "message": str(error)}
 

@@ -3,7 +3,8 @@
 Knows no JAX, which not every command needs; a process that joins others (processes.py) says so here.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 
@@ -14,12 +15,23 @@ class Role(NamedTuple):
     from_first: Callable[[Callable[[], Any]], Any]
 
 
-_role = [Role(True, lambda function: function())]
+_ALONE = Role(True, lambda function: function())
+_role = [_ALONE]
 
 
 def take(role: Role) -> None:
     """Makes this process one of several."""
     _role[0] = role
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """While the first process does something that the others wait for, it is as if there were no others."""
+    before, _role[0] = _role[0], _ALONE
+    try:
+        yield
+    finally:
+        _role[0] = before
 
 
 def is_first() -> bool:

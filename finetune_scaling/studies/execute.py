@@ -1,6 +1,5 @@
 """Running a study: tokenizers, bases, then every finetuning run that nobody has done yet; resumable at any moment."""
 
-import contextlib
 import dataclasses
 import logging
 import time
@@ -14,6 +13,7 @@ from finetune_scaling.errors import InUseError, Preempted, UserError, WorkdirErr
 from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.runs.run import run as train
+from finetune_scaling.sharding.roles import from_first, is_first
 from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
 from finetune_scaling.training.run_directory import CONFIG, RESULT, RunDirectory, exclusive
@@ -48,7 +48,7 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
     skipped, and a run whose base another one is pretraining comes last. A run that fails is recorded and left; the next
     call tries it again.
     """
-    claim(study, config, workdir)
+    from_first(lambda: claim(study, config, workdir))
     tally = Tally()
     mine = waiting(study, workdir, index, of)
     later = []
@@ -72,7 +72,9 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
 
 def waiting(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[Run]:
     """A share's runs that are not done."""
-    return [run for run in runs(study)[index::of] if state(workdir / run.directory) != "done"]
+    mine = runs(study)[index::of]
+    open_ = from_first(lambda: [i for i, run in enumerate(mine) if state(workdir / run.directory) != "done"])
+    return [mine[i] for i in open_]
 
 
 class _BaseInUse(Exception):
@@ -111,11 +113,16 @@ def ensure_tokenizer(study: StudyConfig, workdir: Path, family: str) -> None:
     if isinstance(settings, str):
         return
     with exclusive(path, wait=True):
-        if not (path / "tokenizer.model").exists():
-            log.info("training the tokenizer of %s", family)
-            corpus = configuration.plain(study.families[family].pretrain)["corpus"]
-            preparation = {"tokenizer": settings, "corpus": corpus}
-            prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, f"families.{family}"), path)
+        from_first(lambda: _train_tokenizer(study, family, settings, path))
+
+
+def _train_tokenizer(study: StudyConfig, family: str, settings: Any, path: Path) -> None:
+    if (path / "tokenizer.model").exists():
+        return
+    log.info("training the tokenizer of %s", family)
+    corpus = configuration.plain(study.families[family].pretrain)["corpus"]
+    preparation = {"tokenizer": settings, "corpus": corpus}
+    prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, f"families.{family}"), path)
 
 
 def ensure_base(study: StudyConfig, workdir: Path, family: str, size: str, *, wait: bool = True) -> None:
@@ -123,7 +130,7 @@ def ensure_base(study: StudyConfig, workdir: Path, family: str, size: str, *, wa
     directory = base_directory(workdir, family, size)
     ensure_tokenizer(study, workdir, family)
     with exclusive(directory.with_name(f"{size}.turn"), wait=wait):
-        if not (directory / RESULT).exists():
+        if not from_first((directory / RESULT).exists):
             log.info("pretraining %s %s", family, size)
             train(pretraining_config(study, workdir, family, size), directory)
 
@@ -144,8 +151,8 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait:
         _record_failure(directory, error)
         tally.failed += 1
         return
-    with contextlib.suppress(FileNotFoundError):
-        (directory / FAILURE).unlink()
+    if is_first():
+        (directory / FAILURE).unlink(missing_ok=True)
     tally.done += 1
     tally.steps += record["steps"]
     tally.seconds += record["seconds"]

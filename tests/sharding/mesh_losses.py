@@ -54,11 +54,13 @@ def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> 
     mesh = make_mesh(sharding, devices)
     placement = Placement(MODEL, mesh, sharding.axes)
     options, rate = METHOD[method]
+    # LoRA's second factor starts at zero: scaled by its size, its updates would be too small to see in 50 steps.
+    optimizer = OptimizerConfig(parameter_scale=method != "lora")
     tuning = configure(METHODS, {"name": method, **options})
     trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), placement)
-    state = init_state(trainable, OptimizerConfig(), placement)
+    state = init_state(trainable, optimizer, placement)
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(MODEL, tuning, OptimizerConfig(), 2, sharding.axes)
+    step = make_train_step(MODEL, tuning, optimizer, 2, sharding.axes)
     found = []
     with placement.in_use():
         for number in range(STEPS):

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from finetune_scaling.errors import EXIT_PREEMPTED
@@ -51,6 +52,28 @@ def test_processes_and_meshes_change_no_score(tiny_runs, together, tmp_path, met
         assert left == right
     texts = {end.output.splitlines()[-1].split('"seconds"')[0] for end in ends}
     assert len(texts) == 1  # all of them know the result
+
+
+@pytest.mark.slow
+def test_a_study_of_two_processes_has_the_points_of_one(together, shared_cache, tmp_path):
+    """Every run is trained by both; tokenizer, table and report are made by the first."""
+    config = tmp_path / "config.py"
+    tiny = Path(__file__).parents[1] / "tiny.py"
+    config.write_text(
+        "import runpy\n\n\ndef get_config():\n"
+        f"    config = runpy.run_path({str(tiny)!r})['get_config']('study')\n"
+        "    config.tasks.translation.methods = {'lora': config.tasks.translation.methods.lora}\n"
+        "    return config\n"
+    )
+    tables = []
+    for count in (1, 2):
+        flags = ["-m", "finetune_scaling.study", f"--config={config}", f"--workdir={tmp_path / str(count)}"]
+        ends = together.wait(together.start([flags] * count), 300)
+        assert [end.code for end in ends] == [0] * count, ends
+        tables.append(pd.read_csv(tmp_path / str(count) / "points.csv"))
+        assert (tmp_path / str(count) / "report" / "report.html").exists()
+    assert len(tables[0]) == 6
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)
 
 
 def wait_for_step(directory: Path, step: int) -> None:
