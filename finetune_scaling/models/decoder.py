@@ -1,5 +1,6 @@
 """The decoder: scanned blocks between an embedding table and a head."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -70,8 +71,12 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """[B, L] -> [B, L, D] in the compute dtype."""
-        embeddings = jnp.take(self.embedding, tokens, axis=0).astype(self.config.compute_dtype)
-        return constrain(embeddings, self.axes, "batch", "length", None)
+        # Each device looks up its own columns of the table for all rows that share them, and then the rows change hands:
+        # the table itself is never gathered, nor is its gradient.
+        shared = dataclasses.replace(self.axes, batch=tuple(a for a in self.axes.batch if a not in self.axes.embed))
+        embeddings = jnp.take(self.embedding, constrain(tokens, shared, "batch", "length"), axis=0)
+        columns = constrain(embeddings, shared, "batch", "length", "embed").astype(self.config.compute_dtype)
+        return constrain(columns, self.axes, "batch", "length", None)
 
     def __call__(self, embeddings: Array, layout: Layout, cache: Cache | None = None) -> tuple[Array, Cache | None]:
         """[B, L, D] -> hidden states [B, L, D] and, where a cache is given, the cache with these tokens added."""
