@@ -71,7 +71,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """[B, L] -> [B, L, D] in the compute dtype."""
-        # Each device looks up its own columns of the table for all rows that share them, and then the rows change hands:
+        # Each device looks up its own columns of the table for all rows that share them, then the rows change hands:
         # the table itself is never gathered, nor is its gradient.
         shared = dataclasses.replace(self.axes, batch=tuple(a for a in self.axes.batch if a not in self.axes.embed))
         embeddings = jnp.take(self.embedding, constrain(tokens, shared, "batch", "length"), axis=0)
@@ -88,13 +88,17 @@ class Decoder(nn.Module):
         hidden, layers = self.layers(embeddings, cache.layers, angles, visible(layout, slots), cache.end)
         return self.final_norm(hidden), Cache(layers, slots, cache.end + embeddings.shape[1])
 
-    def unembed(self, hidden: Array) -> Array:
-        """[..., D] -> float32 logits [..., V]."""
+    def head_parts(self, hidden: Array) -> tuple[Array, Array]:
+        """What the logits are the product of: [..., D] -> scaled states [..., D] and the head's table [V, D]."""
         config = self.config
-        kernel = self.embedding.T if config.tied_head else self.head
         if config.scale_logits:
             hidden = hidden * config.model_dim**-0.5
-        return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return hidden, self.embedding if config.tied_head else self.head.T
+
+    def unembed(self, hidden: Array) -> Array:
+        """[..., D] -> float32 logits [..., V]."""
+        states, table = self.head_parts(hidden)
+        return jnp.matmul(states, table.T.astype(states.dtype), preferred_element_type=jnp.float32)
 
 
 def _scanned_block(config: ModelConfig) -> type[nn.Module]:

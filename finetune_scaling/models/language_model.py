@@ -47,6 +47,10 @@ class LanguageModel:
         """Float32 logits, [..., D] -> [..., V]."""
         return self._apply(params, hidden, method="unembed")
 
+    def head(self, params: Params, hidden: Array) -> tuple[Array, Array]:
+        """States [..., D] and table [V, D] whose product, table transposed, is `unembed`'s logits."""
+        return self._apply(params, hidden, method="head_parts")
+
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """A cache for `slots` tokens a row, in the compute dtype."""
         config = self.config
