@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.models.attention import LayerCache, Layout
+from finetune_scaling.models.attention import LayerCache
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Cache, Decoder
 from finetune_scaling.models.layers import DenseAdapter
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array

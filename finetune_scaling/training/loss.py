@@ -5,8 +5,8 @@ Sums and counts stay apart until the last moment, so that accumulation, packing 
 
 import jax
 
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.training.cross_entropy import cross_entropy
 from finetune_scaling.tuning.method import Tuning
 

@@ -188,14 +188,13 @@ def _best_step(run: Path, steps: list[int]) -> int | None:
 
 
 def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
-    """The base's model with what may change while finetuning: dtype, rematerialisation, context length."""
+    """The base's model with what may change while finetuning: how it is computed, and its context length."""
     if not changes:
         return base.config
     fields = configuration.plain(base.config)
     config = model_config({**fields, **changes})
-    differing = [
-        n for n in configuration.difference(fields, config) if n not in ("compute_dtype", "remat", "max_length")
-    ]
+    free = ("compute_dtype", "remat", "attention", "max_length")
+    differing = [name for name in configuration.difference(fields, config) if name not in free]
     if differing:
         raise CheckpointError(
             f"model.{differing[0]} differs from the base's, whose checkpoint has another shape; leave model out, or "

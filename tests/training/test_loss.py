@@ -12,9 +12,9 @@ import pytest
 from finetune_scaling.data.objectives import prefix_lm
 from finetune_scaling.data.packing import pack_batch
 from finetune_scaling.data.tokenizer import SpecialTokens
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.training import loss
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state, make_train_step
