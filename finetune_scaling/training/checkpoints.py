@@ -1,14 +1,17 @@
 """Checkpoints of one run: what trains, the optimizer's state, and how far the run has come; nothing that is frozen.
 
 Orbax writes them in the background and atomically. Each is checked against a digest of its arrays when it is read; a
-damaged one is set aside, and the newest good one taken instead.
+damaged one is set aside, and the newest good one taken instead. They are read onto any mesh, number of processes or
+kind of device. Over several processes each writes and reads its share, and every function here must be called by all.
 """
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
@@ -52,6 +57,17 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
         with _disk_errors(self.directory):
             self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Raises WorkdirError where processes see different directories below the same path."""
+        seen = json.dumps([self.directory.is_dir(), self.steps()])
+        digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(seen.encode()))).reshape(-1)
+        if differing := np.flatnonzero(digests != digests[0]).tolist():
+            raise WorkdirError(
+                f"{self.directory}: processes {differing} see other checkpoints there than process 0 "
+                f"(process {jax.process_index()}: {self.steps()}); give a --workdir on storage that all hosts share"
+            )
 
     def save(self, step: int, state: State, facts: Facts) -> None:
         """Saves in the background; the arrays may be donated at once afterwards."""
@@ -110,13 +126,19 @@ class Checkpoints:
         return Restored(step, _unnamed(tree, target), facts)
 
     def _set_aside(self, step: int) -> None:
+        with _alike(self.directory):
+            if jax.process_index() == 0:
+                self._rename_damaged(step)
+        self._manager.reload()
+
+    def _rename_damaged(self, step: int) -> None:
         source = self.directory / str(step)
         for number in range(1000):
             name = self.directory / (f"damaged.{step}" + (f".{number}" if number else ""))
             if not name.exists():
-                source.rename(name)
+                with disk_errors(name):
+                    source.rename(name)
                 break
-        self._manager.reload()
 
 
 @contextlib.contextmanager
@@ -145,24 +167,25 @@ Place = Callable[[dict[str, Any]], dict[str, Any]]  # names -> arrays' shapes an
 
 
 def read(where: Path, target: dict[str, Any] | None = None, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
-    """Reads the arrays of a checkpoint by name, as `target` says (dtype, sharding) or as they are, and the facts.
+    """Reads the arrays of a checkpoint by name, laid out as in `target`, and the facts.
 
     place: where arrays are to live that no target tells of; without either they are NumPy arrays.
-
-    Raises CheckpointError where it is damaged, or where `target` has other names or shapes; WorkdirError where it
-    cannot be read just now, whole as it may be.
+    Over several processes all must call it, and it ends alike on all. Raises CheckpointError where it is damaged, or
+    where `target` has other names, shapes or dtypes; WorkdirError where it cannot be read just now, whole as it may be.
     """
     where = Path(where).resolve()  # Orbax finds no metadata below a relative path
-    with _damage(where):
+    with _alike(where), _damage(where):
         stored = _read_facts(where)
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            known = dict(reader.metadata(where / "state").item_metadata.tree)
-            if target is None:
-                target = _targets(known, place)
-            _check_shapes(where, known, target)
-            tree = reader.restore(where / "state", args=ocp.args.StandardRestore(_abstract(target)))
-    if digest(tree) != stored["arrays_digest"]:
+        # Not through a Checkpointer: its barriers would wait for a process that found damage.
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            known = dict(handler.metadata(where / "state").tree)
+            wanted = _targets(known, place) if target is None else target
+            _check_shapes(where, known, wanted)
+            as_stored = {name: _as_stored(known[name], leaf) for name, leaf in wanted.items()}
+            tree = handler.restore(where / "state", args=ocp.args.StandardRestore(as_stored))
+    if digest(tree) != stored.get("arrays_digest"):
         raise DamagedCheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
+    _check_dtypes(where, tree, target or {})
     return tree, stored
 
 
@@ -179,7 +202,7 @@ def _targets(known: dict[str, Any], place: Place | None) -> dict[str, Any]:
 
 
 def read_facts(where: Path) -> Facts:
-    """The facts of a checkpoint alone; raises as `read` does."""
+    """The facts of a checkpoint alone; raises as `read` does, on this process only."""
     where = Path(where).resolve()
     with _damage(where):
         return _read_facts(where)
@@ -189,6 +212,29 @@ def read_trainable(where: Path, place: Place | None = None) -> tuple[dict[str, A
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
     tree, facts = read(where, place=place)
     return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
+
+
+@contextlib.contextmanager
+def _alike(where: Path) -> Iterator[None]:
+    """Over several processes, fails on all where it fails on one, so that none waits for another or goes its own way.
+
+    Damage on one and another failure elsewhere count as the latter: nothing is to be moved then.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    rank = 0 if failure is None else 1 if isinstance(failure, DamagedCheckpointError) else 2
+    ranks = multihost_utils.process_allgather(np.int32(rank)).reshape(-1)
+    worst = int(ranks.max())
+    if failure is not None and rank == worst:
+        raise failure
+    found = f"as process {int(ranks.argmax())} found, which says more"
+    if worst == 1:
+        raise DamagedCheckpointError(f"{where}: damaged, {found}")
+    if worst:
+        raise WorkdirError(f"{where}: cannot be used, {found}")
 
 
 @contextlib.contextmanager
@@ -280,12 +326,25 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_facts(where: Path) -> Facts:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(where / "facts")
+    facts = ocp.JsonCheckpointHandler().restore(epath.Path(where / "facts"))
+    if not isinstance(facts, dict):
+        raise ValueError("not an object")
+    return facts
 
 
-def _abstract(target: dict[str, Any]) -> dict[str, Any]:
-    return {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in target.items()}
+def _as_stored(known: Any, wanted: Any) -> Any:
+    """What to read: the stored form, so that its digest can be taken, laid out as it is wanted."""
+    if isinstance(wanted, np.ndarray):
+        return wanted
+    return jax.ShapeDtypeStruct(known.shape, known.dtype, sharding=wanted.sharding)
+
+
+def _check_dtypes(where: Path, tree: dict[str, Any], target: dict[str, Any]) -> None:
+    for name, leaf in target.items():
+        if tree[name].dtype != leaf.dtype:
+            raise CheckpointError(
+                f"{where}: belongs to another model: {name} is {tree[name].dtype} there and {leaf.dtype} in the config"
+            )
 
 
 def _check_shapes(where: Path, known: dict[str, Any], target: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 
 from finetune_scaling.errors import CheckpointError, WorkdirError
 from finetune_scaling.training import checkpoints as checkpoints_module
@@ -162,6 +163,36 @@ def test_a_damaged_array_file_is_set_aside_and_named(run, caplog):
     assert "trying an older one" in caplog.text
     assert (run / "checkpoints" / "damaged.3").is_dir()
     assert checkpoints.steps() == [1, 2]
+
+
+def rewrite(checkpoint: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Puts another array, of another dtype perhaps, in the place of one in a checkpoint, with TensorStore alone."""
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{checkpoint / 'state'}", "path": f"{name}/"},
+    }
+    stored = ts.open(spec).result().read().result()
+    changed = change(stored)
+    create = {**spec, "create": True, "delete_existing": True}
+    store = ts.open(create, dtype=changed.dtype, shape=changed.shape).result()
+    store.write(changed).result()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32", "bfloat16"])
+def test_an_array_of_another_dtype_is_damage_that_is_found(dtype, run, caplog):
+    rewrite(run / "checkpoints" / "3", "trainable.layers.kernel", lambda array: array.astype(dtype))
+    checkpoints = Checkpoints(run)
+    with caplog.at_level(logging.WARNING, logger="finetune_scaling"):
+        assert equal(checkpoints.restore_newest(state(0)).state, state(2))
+    assert f"{run / 'checkpoints' / '3'}: damaged" in caplog.text
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_a_whole_checkpoint_of_another_dtype_is_another_models_and_kept(run):
+    trainable = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), state(0).trainable)
+    with pytest.raises(CheckpointError, match=r"kernel is float32 there and float16 in the config"):
+        Checkpoints(run).restore_newest(state(0)._replace(trainable=trainable))
+    assert list(checkpoint_steps(run)) == [3, 2, 1]
 
 
 def test_all_damaged_is_an_error_that_says_what_to_do(run):
