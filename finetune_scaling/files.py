@@ -25,7 +25,7 @@ from finetune_scaling.sharding.roles import is_first
 Location: TypeAlias = Path | epath.Path
 Result = TypeVar("Result")
 
-_SCHEMES = ("gs", "s3")
+_SCHEMES = ("gs",)
 CONTACT_SECONDS = 50.0  # within which an object store has to answer for the first time
 
 
@@ -33,7 +33,7 @@ def is_remote(path: str | os.PathLike) -> bool:
     """Whether a path is the URL of an object store. Raises WorkdirError for a URL of another kind."""
     scheme, separator, _ = os.fspath(path).partition("://")
     if separator and scheme not in _SCHEMES:
-        raise WorkdirError(f"{os.fspath(path)}: {scheme}:// is not known; give gs:// or s3:// or a local path")
+        raise WorkdirError(f"{os.fspath(path)}: {scheme}:// is not known; give gs:// or a local path")
     return bool(separator)
 
 

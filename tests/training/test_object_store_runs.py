@@ -330,6 +330,6 @@ def test_a_store_that_does_not_answer_is_named_in_time():
 
 def test_a_url_of_another_kind_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WorkdirError, match="ftp://host/run: ftp:// is not known; give gs:// or s3:// or a local path"):
+    with pytest.raises(WorkdirError, match="ftp://host/run: ftp:// is not known; give gs:// or a local path"):
         RunDirectory("ftp://host/run")
     assert list(tmp_path.iterdir()) == []
