@@ -32,6 +32,9 @@ from finetune_scaling.tuning.partition import path_name
 DIRECTORY = "checkpoints"
 log = logging.getLogger(__name__)
 
+# Orbax logs what it also raises, with a traceback for each of its threads, above our one line that says it.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
+
 Facts = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
 
 

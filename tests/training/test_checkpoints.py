@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from finetune_scaling.errors import CheckpointError, WorkdirError
+from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
+from finetune_scaling.runs.run import run as run_to_end
 from finetune_scaling.training import checkpoints as checkpoints_module
 from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps, read, read_trainable
 from finetune_scaling.training.digest import digest
@@ -336,3 +338,17 @@ def test_a_full_disk_is_named_and_the_last_good_checkpoint_survives(small_disk):
     restored = Checkpoints(small_disk).restore_newest(big(0))
     assert restored.step == saved > 0
     assert equal(restored.state, big(saved))
+
+
+@pytest.mark.slow
+def test_training_says_that_the_disk_is_full_and_goes_on_when_there_is_room(small_disk, tiny_runs, tmp_path):
+    config = tiny_runs.config("full")
+    flags = tiny_runs.flags("full", small_disk / "run")
+    train = [sys.executable, "-m", "finetune_scaling.train", *flags]
+    filled = subprocess.run(train, capture_output=True, text=True)
+    assert filled.returncode == EXIT_USAGE
+    assert filled.stderr.splitlines()[-1].startswith(f"error: {small_disk / 'run' / 'checkpoints'}: the disk is full")
+    assert "orbax" not in filled.stderr  # which would tell it at length, with each thread's traceback
+    assert next(checkpoint_steps(small_disk / "run")) > 0
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    assert run_to_end(config, small_disk / "run")["loss"] == run_to_end(config, tmp_path / "undisturbed")["loss"]
