@@ -4,8 +4,8 @@ Trains a small run undisturbed, then the same in another directory, killed by SI
 done. Of the kills a share (--inside-writes) is aimed at the writing of a checkpoint, the others at any moment. With
 --processes=2 the run is two processes, of which one is killed, and the other has to end by itself.
 
-Both runs must end with the same bits: parameters and optimizer state, metrics, scores. Every process must go on from
-the newest checkpoint that the killed one left, and find none damaged. Prints a JSON summary; exits with 1 where
+Both runs must end with the same bits: parameters and optimizer state, metrics, scores. Every process that
+lives long enough must go on from the newest checkpoint that the killed one left, and find none damaged. Prints a JSON summary; exits with 1 where
 anything differs.
 """
 
@@ -81,7 +81,8 @@ def campaign(folder: Path) -> dict[str, Any]:
         "processes": _PROCESSES.value,
         "kills": len(deaths),
         "kills_that_left_a_half_written_checkpoint": sum(death["left_half_written"] for death in deaths),
-        "all_went_on_from_the_newest": all(death["newest"] == death["went_on_from"] for death in deaths),
+        "kills_before_the_run_went_on": sum(death["went_on_from"] is None for death in deaths),
+        "all_went_on_from_the_newest": all(map(went_on, deaths, [*deaths[1:], None])),
         "damaged": sum(log.read_text().count("damaged") for log in folder.glob("killed-*.log")),
         "longest_seconds_of_a_survivor": max(death["survived_seconds"] for death in deaths),
         "same": same,
@@ -188,6 +189,13 @@ def went_on_from(log: Path) -> int | None:
     """The step that a process says it goes on from."""
     found = re.search(r"going on from step (\d+)", log.read_text())
     return int(found[1]) if found else None
+
+
+def went_on(death: dict[str, Any], following: dict[str, Any] | None) -> bool:
+    """Whether the next process went on from the newest checkpoint, or was itself killed before it came to that."""
+    if death["went_on_from"] is not None or following is None:
+        return death["went_on_from"] == death["newest"]
+    return following["newest"] == death["newest"] and not following["left_half_written"]
 
 
 def outcome(directory: Path) -> dict[str, Any]:
