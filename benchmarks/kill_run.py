@@ -4,9 +4,9 @@ Trains a small run undisturbed, then the same in another directory, killed by SI
 done. Of the kills a share (--inside-writes) is aimed at the writing of a checkpoint, the others at any moment. With
 --processes=2 the run is two processes, of which one is killed, and the other has to end by itself.
 
-Both runs must end with the same bits: parameters and optimizer state, metrics, scores. Every process that
-lives long enough must go on from the newest checkpoint that the killed one left, and find none damaged. Prints a JSON summary; exits with 1 where
-anything differs.
+Both runs must end with the same bits: parameters and optimizer state, metrics, scores. Every process that lives long
+enough must go on from the newest checkpoint that the killed one left, and find none damaged. Prints a JSON summary;
+exits with 1 where anything differs.
 """
 
 import json
