@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,6 +283,8 @@ def test_mistakes_are_one_line_each(config, tmp_path):
     assert finish(start(config, tmp_path / "out", "--shards=4"))[0] == 0
     faulty = tmp_path / "text/b.jsonl"
     lines = faulty.read_text().splitlines(keepends=True)
+    for name in ("out2", "out3"):  # a directory for each, since they run at once
+        shutil.copytree(tmp_path / "out", tmp_path / name)
     (tmp_path / "file").write_text("")
     mistakes = [
         (
@@ -289,11 +292,11 @@ def test_mistakes_are_one_line_each(config, tmp_path):
             ["--shards=4", "--min_tokens=3"],
             "of other settings (they differ in min_tokens;",
         ),
-        (tmp_path / "out", ["--shards=6"], "holds a preparation of other settings (they differ in shards;"),
-        (tmp_path / "out", ["--shards=4", "--config.sequence.length=32"], "they differ in chunk_tokens;"),
+        (tmp_path / "out2", ["--shards=6"], "holds a preparation of other settings (they differ in shards;"),
+        (tmp_path / "out3", ["--shards=4", "--config.sequence.length=32"], "they differ in chunk_tokens;"),
         (tmp_path / "file", [], "a file stands where a directory must be"),
-        (tmp_path / "new", ["--shards=1000"], "--shards=1000 must lie in 1..200"),
-        (tmp_path / "new", ["--min_tokens=9", "--max_tokens=3"], "--max_tokens=3 is below --min_tokens=9"),
+        (tmp_path / "new1", ["--shards=1000"], "--shards=1000 must lie in 1..200"),
+        (tmp_path / "new2", ["--min_tokens=9", "--max_tokens=3"], "--max_tokens=3 is below --min_tokens=9"),
         (tmp_path / "empty", ["--min_tokens=100000"], "no document is left (empty_documents: 2"),
         (tmp_path / "new", ["--config.tokenizer=nowhere"], "no such tokenizer"),
     ]
