@@ -12,6 +12,7 @@ or of a whole study. `shards` takes the config of a pretraining run and encodes 
 reads it with --config.corpus.prepared=DIR.
 """
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from finetune_scaling.data.corpus import CorpusConfig, Texts, document_counts
 from finetune_scaling.data.objectives import longest_text
 from finetune_scaling.data.preparation.directory import prepare_shards
 from finetune_scaling.data.preparation.settings import Filters, Preparation
+from finetune_scaling.data.preparation.storage import place
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
 from finetune_scaling.data.task import load_task, prepare_task, task_names
 from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
@@ -123,9 +125,9 @@ def shards_of_run(experiment: Experiment, shards: int, filters: Filters) -> Prep
 
 def _run_shards() -> None:
     values = flags.FLAGS
-    config, out = command.read_config(values["config"]), Path(_needed("out", "shards"))
+    config, out = command.read_config(values["config"]), place(_needed("out", "shards"))
     filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)
-    with exclusive(out):
+    with exclusive(out) if isinstance(out, Path) else contextlib.nullcontext():  # an object store has no locks
         preparation = shards_of_run(read_experiment(config), values.shards, filters)
         statistics = prepare_shards(preparation, out, shlex.split(values.beam))
     counts = {name: value for name, value in statistics.items() if isinstance(value, int)}

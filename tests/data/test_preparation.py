@@ -7,9 +7,11 @@ import random
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -247,7 +249,19 @@ def config(parts, tokenizer, tmp_path) -> Path:
     return path
 
 
-def start(config: Path, out: Path, *arguments: str) -> subprocess.Popen:
+COPY = """
+import sys
+from etils import epath
+source, target = map(epath.Path, sys.argv[1:])
+for path in [*source.glob("*"), *source.glob("shards/*")]:
+    if not path.is_dir():
+        copy = target / str(path).removeprefix(f"{source}/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+"""
+
+
+def start(config: Path, out: Path | str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "finetune_scaling.prepare", "shards", f"--config={config}", f"--out={out}"]
     return subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -275,6 +289,46 @@ def test_a_killed_command_goes_on_to_the_same_bytes(config, tmp_path):
         assert (code, "150 shards" in printed) == (0, True), errors
     assert contents(out) == contents(tmp_path / "undisturbed")
     assert all((out / "shards" / name).stat().st_ino == inode for name, inode in done.items())
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[str]:
+    """An emulated object store's bucket, as a URL."""
+    for module in ("apache_beam", "gcsfs", "gcp_storage_emulator"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = f"from gcp_storage_emulator.server import create_server as c; c('127.0.0.1', {port}, True, 'bkt').run()"
+    server = subprocess.Popen([sys.executable, "-c", serve], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
+        time.sleep(0.05)
+    yield "gs://bkt"
+    server.kill()
+    server.wait()
+
+
+@pytest.mark.slow
+def test_an_object_store_gets_the_same_files_and_goes_on(config, tmp_path, bucket):
+    code, printed, errors = finish(start(config, f"{bucket}/a/out", "--shards=3"))
+    assert (code, "3 shards" in printed) == (0, True), errors
+    assert finish(start(config, tmp_path / "out", "--shards=3"))[0] == 0
+    remote = subprocess.run(
+        [sys.executable, "-c", COPY, f"{bucket}/a/out", str(tmp_path / "copy")], capture_output=True, text=True
+    )
+    assert remote.returncode == 0, remote.stderr
+    (tmp_path / "out/.lock").unlink()
+    assert contents(tmp_path / "copy") == contents(tmp_path / "out")
+    code, _, errors = finish(start(config, f"{bucket}/a/out", "--shards=3"))
+    assert (code, "0 of 3 shards to be made" in errors) == (0, True)
+    code, _, errors = finish(start(config, f"{bucket}/a/out", "--shards=4"))
+    assert (code, "they differ in shards" in errors) == (2, True)
+    code, _, errors = finish(start(config, "gs://nobucket/out", "--shards=3"))
+    assert (code, errors.count("error: gs://nobucket/out")) == (2, 1), errors
+    with pytest.raises(DataError, match="is a URL, and array_record reads local files; copy it"):
+        open_prepared(f"{bucket}/a/out", (), None, 1)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A preparation from beginning to end: claims its directory, has the missing shards made, and closes it."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,17 @@ from finetune_scaling import configuration
 from finetune_scaling.data.encoding import quantiles
 from finetune_scaling.data.preparation.pipeline import find_duplicates, import_beam, write_shards
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
-from finetune_scaling.data.preparation.shards import finished, npy_bytes, read_index
+from finetune_scaling.data.preparation.shards import finished, read_index
+from finetune_scaling.data.preparation.storage import Place, store_errors, write, write_array
 from finetune_scaling.errors import DataError, WorkdirError
-from finetune_scaling.files import disk_errors, read_json, write_atomically, write_json_atomically
+from finetune_scaling.files import disk_errors
 
 log = logging.getLogger(__name__)
 
 _SUMS = ("documents", "empty_documents", "duplicates", "too_short", "too_long", "chunks", "text_tokens", "bytes")
 
 
-def prepare_shards(preparation: Preparation, directory: Path, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
+def prepare_shards(preparation: Preparation, directory: Place, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
     """Makes what is missing of a prepared corpus; returns its statistics, as statistics.json holds them.
 
     Raises WorkdirError where the directory cannot be written or holds another preparation, DataError where the text is
@@ -38,17 +40,18 @@ def prepare_shards(preparation: Preparation, directory: Path, beam_flags: Sequen
     return _close(preparation, directory)
 
 
-def _claim(preparation: Preparation, directory: Path) -> None:
+def _claim(preparation: Preparation, directory: Place) -> None:
     """Writes down what is prepared, or compares it with what is written there."""
     settings, path = preparation.record(), directory / SETTINGS
-    with disk_errors(directory):
+    with disk_errors(directory) if isinstance(directory, Path) else store_errors(directory):
         (directory / "shards").mkdir(parents=True, exist_ok=True)
         for leftover in (directory / "shards").glob(".*"):  # half-written when a preparation was killed
             leftover.unlink()
-    if not path.exists():
-        write_json_atomically(path, settings)
+        there = path.read_text(encoding="utf-8") if path.exists() else None
+    if there is None:
+        _write_json(path, settings)
         return
-    differing = configuration.difference(read_json(path), settings)
+    differing = configuration.difference(_parse(there, path), settings)
     if differing:
         raise WorkdirError(
             f"{directory}: holds a preparation of other settings (they differ in {', '.join(differing)}; see its "
@@ -57,13 +60,13 @@ def _claim(preparation: Preparation, directory: Path) -> None:
 
 
 def _find_missing_duplicates(
-    preparation: Preparation, missing: Sequence[int], directory: Path, beam_flags: Sequence[str]
+    preparation: Preparation, missing: Sequence[int], directory: Place, beam_flags: Sequence[str]
 ) -> None:
     if not all(shard_file(directory, number, "repeats.npy").exists() for number in missing):
         find_duplicates(preparation, directory, beam_flags)
 
 
-def _close(preparation: Preparation, directory: Path) -> dict[str, Any]:
+def _close(preparation: Preparation, directory: Place) -> dict[str, Any]:
     """Joins the shards' indexes and counts. DataError where a shard is not there, or no document is left."""
     shards = [finished(directory, number) for number in range(preparation.shards)]
     whole = [facts for facts in shards if facts is not None]
@@ -76,15 +79,26 @@ def _close(preparation: Preparation, directory: Path) -> dict[str, Any]:
     if not sums["documents"]:
         raise DataError(f"{directory}: no document is left ({_dropped(sums)}); check the source's field and the limits")
     index = np.concatenate([read_index(directory, number) for number in range(preparation.shards)])
-    write_atomically(directory / INDEX, npy_bytes(index))
+    write_array(directory / INDEX, index)
     statistics = {
         **sums,
         "chunk_tokens": quantiles(index >> 1),
         "settings": preparation.record(),
         "shards": [{name: facts[name] for name in ("chunks", "bytes", "sha256")} for facts in whole],
     }
-    write_json_atomically(directory / STATISTICS, statistics)
+    _write_json(directory / STATISTICS, statistics)
     return statistics
+
+
+def _parse(text: str, path: Place) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise WorkdirError(f"{path}: not valid JSON ({error}); choose another --out, or delete this one") from None
+
+
+def _write_json(path: Place, value: Any) -> None:
+    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _dropped(sums: dict[str, int]) -> str:

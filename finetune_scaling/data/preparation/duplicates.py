@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from finetune_scaling.data.preparation.settings import Preparation, shard_file
-from finetune_scaling.data.preparation.shards import npy_bytes, shard_texts
-from finetune_scaling.files import write_atomically
+from finetune_scaling.data.preparation.shards import shard_texts
+from finetune_scaling.data.preparation.storage import Place, write_array
 
 _MOST_BUCKETS = 256
 
@@ -50,10 +49,10 @@ def find_repeats(bucket: Iterable[Digests]) -> Iterator[tuple[int, np.ndarray]]:
         yield part.shard, positions[repeated & (shards == part.shard)]
 
 
-def write_repeats(shard: int, positions: Iterable[np.ndarray], directory: Path) -> None:
+def write_repeats(shard: int, positions: Iterable[np.ndarray], directory: Place) -> None:
     """Keeps what all buckets say of one shard, for write_shard."""
     found = np.sort(np.concatenate(list(positions)))
-    write_atomically(shard_file(directory, shard, "repeats.npy"), npy_bytes(found))
+    write_array(shard_file(directory, shard, "repeats.npy"), found)
 
 
 def _bytes(text: str) -> bytes:

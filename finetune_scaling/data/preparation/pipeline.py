@@ -3,8 +3,8 @@ flags' affair; shards are numbers, and each is made by one call, so that no runn
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,13 @@ import numpy as np
 from finetune_scaling.data.preparation import duplicates
 from finetune_scaling.data.preparation.settings import Preparation, shard_file
 from finetune_scaling.data.preparation.shards import write_shard
+from finetune_scaling.data.preparation.storage import Place, write
 from finetune_scaling.errors import ConfigError, DataError, UserError
-from finetune_scaling.files import write_atomically
 
-Step = Callable[[Preparation, int, Path], Any]
+Step = Callable[[Preparation, int, Place], Any]
 
 
-def write_shards(preparation: Preparation, numbers: Sequence[int], directory: Path, beam_flags: Sequence[str]) -> None:
+def write_shards(preparation: Preparation, numbers: Sequence[int], directory: Place, beam_flags: Sequence[str]) -> None:
     """Makes these shards. Raises DataError with the first fault in the text; the shards without one are made."""
     beam = import_beam()
     _forget_failures(directory)
@@ -32,7 +32,7 @@ def write_shards(preparation: Preparation, numbers: Sequence[int], directory: Pa
     _raise_failure(directory)
 
 
-def find_duplicates(preparation: Preparation, directory: Path, beam_flags: Sequence[str]) -> None:
+def find_duplicates(preparation: Preparation, directory: Place, beam_flags: Sequence[str]) -> None:
     """Writes each shard's repeats. A fault in the text raises DataError, and none is written."""
     beam = import_beam()
     _forget_failures(directory)
@@ -71,16 +71,16 @@ def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
     return beam.options.pipeline_options.PipelineOptions(["--default_sdk_harness_log_level=ERROR", *beam_flags])
 
 
-def _try(step: Step, preparation: Preparation, number: int, directory: Path) -> Any:
+def _try(step: Step, preparation: Preparation, number: int, directory: Place) -> Any:
     """Takes a step; what the user can mend is written down, since no two runners hand on a worker's errors alike."""
     try:
         return step(preparation, number, directory)
     except UserError as error:
-        write_atomically(shard_file(directory, number, "failure"), str(error))
+        write(shard_file(directory, number, "failure"), str(error).encode())
         return None
 
 
-def _hash(preparation: Preparation, number: int, directory: Path) -> list[tuple[int, duplicates.Digests | None]]:
+def _hash(preparation: Preparation, number: int, directory: Place) -> list[tuple[int, duplicates.Digests | None]]:
     found = _try(lambda *_: list(duplicates.hash_shard(preparation, number)), preparation, number, directory)
     return found if found is not None else [(bucket, None) for bucket in range(duplicates.buckets(preparation))]
 
@@ -93,15 +93,15 @@ def _compare(bucket: Iterable[duplicates.Digests | None]) -> Iterator[tuple[int,
         yield from duplicates.find_repeats(complete)
 
 
-def _failures(directory: Path) -> list[Path]:
-    return sorted((directory / "shards").glob("*.failure"))
+def _failures(directory: Place) -> list[Place]:
+    return sorted((directory / "shards").glob("*.failure"), key=os.fspath)
 
 
-def _forget_failures(directory: Path) -> None:
+def _forget_failures(directory: Place) -> None:
     for path in _failures(directory):
         path.unlink()
 
 
-def _raise_failure(directory: Path) -> None:
+def _raise_failure(directory: Place) -> None:
     for path in _failures(directory):
         raise DataError(path.read_text(encoding="utf-8"))

@@ -82,8 +82,8 @@ def open_prepared(
     """Opens a prepared corpus for a run. Raises DataError where it is of other text, another tokenizer or chunk length,
     or a file is missing or damaged.
     """
-    directory = Path(directory)
     statistics = read_statistics(directory)
+    directory = Path(directory)
     settings = statistics["settings"]
     if settings["tokenizer_sha256"] != tokenizer.digest:
         raise DataError(
@@ -106,6 +106,11 @@ def open_prepared(
 
 def read_statistics(directory: str | Path) -> dict[str, Any]:
     """The statistics of a finished preparation; DataError where there is none."""
+    if "://" in str(directory):
+        raise DataError(
+            f"corpus.prepared: {directory} is a URL, and array_record reads local files; copy it to a local disk, "
+            f"for example by `gcloud storage cp -r {directory} .`, and name the copy"
+        )
     path = Path(directory, STATISTICS)
     if not path.is_file():
         raise DataError(

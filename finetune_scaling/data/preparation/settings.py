@@ -1,13 +1,13 @@
 """What decides every byte of a prepared corpus, and where each of its files is."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.corpus import CorpusPart
+from finetune_scaling.data.preparation.storage import Place
 from finetune_scaling.data.tokenizer import Tokenizer
 from finetune_scaling.errors import ConfigError
 
@@ -88,6 +88,6 @@ def index_type(chunk_tokens: int) -> np.dtype:
     return np.dtype("<u2" if 2 * chunk_tokens + 1 < 2**16 else "<u4")
 
 
-def shard_file(directory: Path, number: int, suffix: str) -> Path:
+def shard_file(directory: Place, number: int, suffix: str) -> Place:
     """A file of one shard: array_record, npy (lengths), json (counts), repeats.npy (duplicates), failure."""
     return directory / "shards" / f"{number:05d}.{suffix}"

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from finetune_scaling.configuration import build, canonical
 from finetune_scaling.data.corpus import CorpusPart, PartTexts
 from finetune_scaling.data.encoding import Ragged, cut_documents, encode_texts
 from finetune_scaling.data.preparation.settings import Filters, Preparation, index_type, shard_file, token_type
-from finetune_scaling.files import write_atomically, write_json_atomically
+from finetune_scaling.data.preparation.storage import Place, read_array, size, write, write_array
 
 # Records that are read and compressed together. One by one they would take more room than short texts themselves; in
 # large groups each read would decompress much that it does not want.
@@ -24,7 +23,7 @@ _GROUP_BYTES = 4096
 _LARGEST_GROUP = 64
 
 
-def write_shard(preparation: Preparation, number: int, directory: Path) -> None:
+def write_shard(preparation: Preparation, number: int, directory: Place) -> None:
     """Makes one shard's files; .json comes last, so that a shard without it counts as not made.
 
     Raises DataError where the text is faulty, WorkdirError where the directory cannot be written.
@@ -34,9 +33,9 @@ def write_shard(preparation: Preparation, number: int, directory: Path) -> None:
     documents, counts = _filter(encode_texts(texts, preparation.tokenizer), preparation.filters)
     chunks, ends = cut_documents(documents, preparation.chunk_tokens)
     records = _array_record(chunks, token_type(preparation.tokenizer.vocab_size))
-    write_atomically(shard_file(directory, number, "array_record"), records)
+    write(shard_file(directory, number, "array_record"), records)
     index = (2 * chunks.lengths + ends).astype(index_type(preparation.chunk_tokens))
-    write_atomically(shard_file(directory, number, "npy"), npy_bytes(index))
+    write_array(shard_file(directory, number, "npy"), index)
     facts = {
         **counts,
         "duplicates": len(repeats),
@@ -45,23 +44,23 @@ def write_shard(preparation: Preparation, number: int, directory: Path) -> None:
         "bytes": len(records),
         "sha256": hashlib.sha256(records).hexdigest(),
     }
-    write_json_atomically(shard_file(directory, number, "json"), facts)
+    write(shard_file(directory, number, "json"), (json.dumps(facts, indent=2) + "\n").encode())
 
 
-def finished(directory: Path, number: int) -> dict[str, Any] | None:
+def finished(directory: Place, number: int) -> dict[str, Any] | None:
     """A shard's facts where all of it is there in the recorded size; None where it must be made."""
     try:
         facts = json.loads(shard_file(directory, number, "json").read_text(encoding="utf-8"))
-        whole = shard_file(directory, number, "array_record").stat().st_size == facts["bytes"]
+        whole = size(shard_file(directory, number, "array_record")) == facts["bytes"]
         whole = whole and len(read_index(directory, number)) == facts["chunks"]
     except (OSError, EOFError, ValueError, KeyError, TypeError):  # absent or damaged, in whatever way
         return None
     return facts if whole else None
 
 
-def read_index(directory: Path, number: int) -> np.ndarray:
+def read_index(directory: Place, number: int) -> np.ndarray:
     """A shard's index entries; OSError, EOFError or ValueError where the file is absent or damaged."""
-    return np.load(shard_file(directory, number, "npy"), allow_pickle=False)
+    return read_array(shard_file(directory, number, "npy"))
 
 
 def shard_texts(preparation: Preparation, number: int) -> Iterator[str]:
@@ -76,16 +75,9 @@ def shard_texts(preparation: Preparation, number: int) -> Iterator[str]:
         start += count
 
 
-def read_repeats(directory: Path, number: int) -> np.ndarray:
+def read_repeats(directory: Place, number: int) -> np.ndarray:
     """Positions within a shard of the documents that came before already, int64[n]."""
-    return np.load(shard_file(directory, number, "repeats.npy"), allow_pickle=False)
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """An array as the content of a .npy file."""
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue()
+    return read_array(shard_file(directory, number, "repeats.npy"))
 
 
 @functools.lru_cache(maxsize=1)  # a worker's shards mostly come from the same part
