@@ -12,7 +12,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.encoding import quantiles
 from finetune_scaling.data.preparation.pipeline import find_duplicates, import_beam, write_shards
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
-from finetune_scaling.data.preparation.shards import finished, read_index
+from finetune_scaling.data.preparation.shards import finished, read_index, read_repeats
 from finetune_scaling.data.preparation.storage import Place, store_errors, write, write_array
 from finetune_scaling.errors import DataError, WorkdirError
 from finetune_scaling.files import disk_errors
@@ -62,8 +62,16 @@ def _claim(preparation: Preparation, directory: Place) -> None:
 def _find_missing_duplicates(
     preparation: Preparation, missing: Sequence[int], directory: Place, beam_flags: Sequence[str]
 ) -> None:
-    if not all(shard_file(directory, number, "repeats.npy").exists() for number in missing):
+    if not all(_knows_repeats(directory, number) for number in missing):
         find_duplicates(preparation, directory, beam_flags)
+
+
+def _knows_repeats(directory: Place, number: int) -> bool:
+    try:
+        read_repeats(directory, number)
+    except (OSError, EOFError, ValueError):  # absent or damaged
+        return False
+    return True
 
 
 def _close(preparation: Preparation, directory: Place) -> dict[str, Any]:
