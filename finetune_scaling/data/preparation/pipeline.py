@@ -56,7 +56,7 @@ def import_beam() -> Any:
         logging.disable(logging.WARNING)  # on import it warns of optional parts that nothing here uses
         import apache_beam
 
-        # It hands on all that worker processes say when they start. Of flags that Beam does not know another logger warns.
+        # It hands on all that worker processes say when they start; of unknown flags another logger warns.
         logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
     except ModuleNotFoundError as error:
         raise ConfigError(
