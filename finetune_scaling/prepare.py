@@ -27,6 +27,7 @@ from finetune_scaling.configuration import build, choose
 from finetune_scaling.data.corpus import CorpusConfig, Texts, document_counts
 from finetune_scaling.data.objectives import longest_text
 from finetune_scaling.data.preparation.directory import prepare_shards
+from finetune_scaling.data.preparation.pipeline import import_beam
 from finetune_scaling.data.preparation.settings import Filters, Preparation
 from finetune_scaling.data.preparation.storage import place
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
@@ -124,6 +125,7 @@ def shards_of_run(experiment: Experiment, shards: int, filters: Filters) -> Prep
 
 
 def _run_shards() -> None:
+    import_beam()  # before any text is read
     values = flags.FLAGS
     config, out = command.read_config(values["config"]), place(_needed("out", "shards"))
     filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import quantiles
-from finetune_scaling.data.preparation.pipeline import find_duplicates, import_beam, write_shards
+from finetune_scaling.data.preparation.pipeline import find_duplicates, write_shards
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
 from finetune_scaling.data.preparation.shards import finished, read_index, read_repeats
 from finetune_scaling.data.preparation.storage import Place, store_errors, write, write_array
@@ -28,7 +28,6 @@ def prepare_shards(preparation: Preparation, directory: Place, beam_flags: Seque
     Raises WorkdirError where the directory cannot be written or holds another preparation, DataError where the text is
     faulty or none of it is left, ConfigError without Apache Beam.
     """
-    import_beam()  # before anything long
     _claim(preparation, directory)
     missing = [number for number in range(preparation.shards) if finished(directory, number) is None]
     log.info("%s: %d of %d shards to be made", directory, len(missing), preparation.shards)
