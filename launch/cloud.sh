@@ -81,23 +81,26 @@ run_whole() {
 rent() {
   [[ -z "$DRY_RUN" ]] || return 0
   trap finish EXIT
+  trap '' PIPE # whoever reads our output may go first
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
 }
 
-# Ends the command that a signal found running, within 5 s.
+# Ends what a signal found running, within 5 s; waits for what has to come to its end.
 # shellcheck disable=SC2317 # the trap calls it
-end_child() {
-  [[ -n "$CHILD" ]] || return
-  if [[ -z "$WHOLE" ]]; then
-    kill -TERM -- "-$CHILD"
-    for _ in {1..50}; do
-      kill -0 "$CHILD" && sleep 0.1
-    done
-    kill -KILL -- "-$CHILD"
-  fi
-  wait "$CHILD"
-  CHILD="" WHOLE=""
+end_children() {
+  local child
+  for child in $(jobs -p); do
+    if [[ -z "$WHOLE" ]]; then
+      kill -TERM -- "-$child"
+      for _ in {1..50}; do
+        kill -0 "$child" && sleep 0.1
+      done
+      kill -KILL -- "-$child"
+    fi
+    wait "$child"
+  done
+  WHOLE=""
 }
 
 # shellcheck disable=SC2317 # the trap calls it
@@ -105,7 +108,7 @@ finish() {
   local code=$?
   trap '' INT TERM HUP # giving back is not to be interrupted
   set +e
-  end_child 2>/dev/null
+  end_children 2>/dev/null
   give_back || ((code)) || code=1
   trap - EXIT
   exit "$code"

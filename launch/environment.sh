@@ -16,23 +16,18 @@ usage_error() {
 }
 
 DRY_RUN="" # set: `run` prints
-CHILD=""   # process id of the command that `run` waits for
 
 # Runs a command, or prints it with --dry-run. In a process group of its own: signals end the wait for it at once, and
 # Ctrl-C reaches it by this script alone.
 run() {
-  local code=0
   if [[ -n "$DRY_RUN" ]]; then
     quoted "$@"
     return
   fi
   set -m
   "$@" </dev/null &
-  CHILD=$!
   set +m
-  wait "$CHILD" || code=$?
-  CHILD=""
-  return "$code"
+  wait "$!"
 }
 
 # A command as it can be pasted into a shell.

@@ -11,7 +11,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=cloud.sh
 source "$ROOT/launch/cloud.sh"
 
-LOGS=""                          # process id of what prints the logs
 CLUSTER_MADE="" WORKLOAD_MADE="" # or found, or being made: to be deleted
 
 check_arguments() {
@@ -94,7 +93,6 @@ print_logs() {
     "${logs[@]}" --since=20s 2>/dev/null || true # a little more than the pause
     sleep "$POLL_SECONDS"
   done </dev/null &
-  LOGS=$!
   set +m
 }
 
@@ -115,7 +113,6 @@ delete_cluster() {
 # shellcheck disable=SC2317 # the trap calls it
 give_back() {
   local failed=0
-  [[ -z "$LOGS" ]] || kill -TERM -- "-$LOGS" 2>/dev/null
   [[ -z "$WORKLOAD_MADE" ]] || run xpk workload delete "${CLUSTER[@]}" --workload="$NAME" --force || failed=1
   [[ -z "$CLUSTER_MADE" ]] || delete_cluster || failed=1
   run rm -rf "$FILES"

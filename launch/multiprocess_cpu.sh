@@ -6,13 +6,12 @@
 # that is not 0; 75 means that the same command goes on.
 set -euo pipefail
 
-KILL_AFTER=5
-DRY_RUN="" PIDS=() TOLD="" CODE=0 DEADLINE=0
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-usage_error() {
-  echo "error: $1" >&2
-  exit 2
-}
+KILL_AFTER=5
+PIDS=() TOLD="" CODE=0 DEADLINE=0
+[[ -n "${VIRTUAL_ENV:-}" || ! -d "$VENV/bin" ]] || PATH="$VENV/bin:$PATH" # python is .venv's unless another is active
 
 read_arguments() {
   if [[ "${1:-}" == --dry-run ]]; then
@@ -23,7 +22,7 @@ read_arguments() {
     usage_error "'${1:-}' is no number of processes; usage: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND..."
   (($# > 1)) || usage_error "the command is missing; usage: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND..."
   NUMBER="$1" COMMAND=("${@:2}")
-  command -v "${COMMAND[0]}" >/dev/null || usage_error "${COMMAND[0]}: no such command (source .venv/bin/activate first?)"
+  command -v "${COMMAND[0]}" >/dev/null || usage_error "${COMMAND[0]}: no such command"
 }
 
 # A port that nothing listens on, below those that systems give to outgoing connections.
@@ -122,7 +121,7 @@ read_arguments "$@"
 PORT="$(free_port)"
 if [[ -n "$DRY_RUN" ]]; then
   for ((index = 0; index < NUMBER; index++)); do
-    echo "env $(variables "$index")$(printf ' %q' "${COMMAND[@]}") &"
+    echo "env $(variables "$index") $(quoted "${COMMAND[@]}") &"
   done
   exit 0
 fi

@@ -26,18 +26,20 @@ create() {
 
 # Creates what is not there, and waits for it. What failed or was preempted before is deleted first.
 ensure_active() {
-  local now before="" created=""
+  local now before="" created="" unknown=0
   if [[ -n "$DRY_RUN" ]]; then
     create
     echo "# repeated until it prints ACTIVE:"
     run "${QUEUED[@]}" describe "$NAME" "${PLACE[@]}" --format='value(state.state)'
     return
   fi
-  while now="$(state)"; do
+  while ((unknown < 10)); do
+    now="$(state)" || now=unknown
     [[ "$now" == "$before" ]] || echo "$NAME: $now"
     before="$now"
     case "$now" in
       ACTIVE) return 0 ;;
+      unknown) ((unknown += 1)) ;; # a lost connection is no reason to give up a place in the queue
       NONE) [[ -z "$created" ]] && create && created=yes || return 1 ;;
       FAILED | SUSPENDED)
         [[ -z "$created" ]] || break
@@ -46,7 +48,7 @@ ensure_active() {
     esac
     run sleep "$POLL_SECONDS"
   done
-  echo "error: $NAME: the request failed (state: ${now:-unknown}); gcloud ... queued-resources describe tells why" >&2
+  echo "error: $NAME: the request failed (state: $now); gcloud ... queued-resources describe tells why" >&2
   return 1
 }
 

@@ -14,7 +14,7 @@ source "$ROOT/launch/cloud.sh"
 source "$ROOT/launch/queued_resource.sh"
 
 PREEMPTED=75
-RECONNECTIONS=20
+RECONNECTIONS=40
 DETACHED="bash finetune_scaling/launch/detached.sh" # on a worker
 STARTED="" # the command was started: there may be results
 
@@ -59,7 +59,8 @@ install_on_workers() {
   run mkdir -p "$FILES" || return
   copy_of_code "$FILES/code.tgz" || return
   run "${VM[@]}" scp "$FILES/code.tgz" "$NAME:" "${PLACE[@]}" --worker=all || return
-  on_workers all "$DETACHED is_running 2>/dev/null || { mkdir -p finetune_scaling && tar -xzf code.tgz -C finetune_scaling; }" || return
+  local unpack='{ mkdir -p finetune_scaling && tar -xzf code.tgz -C finetune_scaling; }'
+  on_workers all "$DETACHED is_running 2>/dev/null || $unpack" || return
   if ! in_bucket && [[ -d "$ROOT/$WORKDIR" ]]; then
     run tar -czf "$FILES/earlier.tgz" -C "$ROOT" "$WORKDIR" || return
     run "${VM[@]}" scp "$FILES/earlier.tgz" "$NAME:" "${PLACE[@]}" --worker=0 || return
@@ -76,7 +77,7 @@ run_on_workers() {
   on_workers all "${distributed}$DETACHED start $(quoted "${COMMAND[@]}")" || return
   on_workers all "$DETACHED follow" || code=$?
   for ((connection = 0; code == 255 && connection < RECONNECTIONS; connection++)); do # ssh's own code
-    [[ "$(state)" == ACTIVE ]] || return "$PREEMPTED"
+    [[ "$(state || echo ACTIVE)" == ACTIVE ]] || return "$PREEMPTED" # unknown: the network here may be gone
     run sleep "$POLL_SECONDS"
     code=0
     on_workers all "$DETACHED follow 20" || code=$?

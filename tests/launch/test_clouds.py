@@ -45,6 +45,7 @@ value() { local word; for word in "${@:2}"; do [[ "$word" != "--$1="* ]] || echo
 workers() { [[ "$(value worker "$@")" == all ]] && ls -d "$FAKE"/worker* || echo "$FAKE/worker$(value worker "$@")"; }
 case "$3 $4" in
   "queued-resources create")
+    sleep "$(cat "$FAKE/seconds_to_create")"
     cp "$FAKE/states_of_a_new_one" "$FAKE/states"
     cp -r "$FAKE/image" "$FAKE/worker0"
     [[ "$(value accelerator-type "$@")" == *-8 ]] || cp -r "$FAKE/image" "$FAKE/worker1"
@@ -123,7 +124,7 @@ class Clouds:
         for name, text in programs.items():
             self.program(f"bin/{name}", RECORD + text)
         self.program("image/finetune_scaling/.venv/bin/python", WORKER_PYTHON)
-        self.write(calls="", faults="", seconds="0", code="0", program=PROGRAM)
+        self.write(calls="", faults="", seconds="0", seconds_to_create="0", code="0", program=PROGRAM)
         self.write(states_of_a_new_one="WAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n")
         path = f"{self.fake / 'bin'}:{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "FAKE": str(self.fake), "TMPDIR": str(folder)}
@@ -240,9 +241,26 @@ def test_a_request_that_fails_and_is_granted_all_the_same_is_deleted(clouds):
 
 
 def test_what_nobody_knows_the_state_of_is_deleted_once_it_is_known(clouds):
-    clouds.write(faults="describe|1|\ndescribe|1|again\n", states="ACTIVE\n")
+    clouds.write(faults="".join(f"describe|1|{number}\n" for number in range(12)), states="ACTIVE\n")
     code, _, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
-    assert (code, clouds.left(), clouds.verbs("create", "delete")) == (1, [], ["delete"]), errors
+    assert (code, clouds.left(), set(clouds.verbs("create", "delete"))) == (1, [], {"delete"}), errors
+
+
+def test_answers_that_do_not_come_for_a_moment_do_no_harm(clouds):
+    clouds.write(faults="describe|1|\ndescribe|1|again\ndetached.sh follow|255|\n", seconds="1")
+    code, _, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
+    assert (code, clouds.verbs("create", "delete"), result(clouds)) == (0, ["create", "delete"], ["result"]), errors
+
+
+def test_where_nobody_reads_its_output_any_more_all_is_given_back(clouds):
+    clouds.write(seconds="2")
+    process = clouds.start("tpu_vm.sh", *TPU, "--", *LOCAL)
+    while not is_training(clouds):
+        time.sleep(0.02)
+    process.stdout.close()
+    process.stderr.close()
+    process.wait(timeout=60)
+    assert (result(clouds), clouds.left()) == (["result"], [])
 
 
 def test_results_of_a_run_that_failed_are_fetched(clouds):
@@ -313,6 +331,12 @@ def test_a_signal_in_the_queue_deletes_the_request(clouds):
     clouds.write(states_of_a_new_one="WAITING_FOR_RESOURCES\n")
     waits = lambda: clouds.verbs("describe").count("describe") > 2  # noqa: E731
     code, _, _ = clouds.interrupt(signal.SIGINT, waits, "tpu_vm.sh", *TPU, "--", *LOCAL)
+    assert (code, clouds.left(), clouds.verbs("create", "ssh", "delete")) == (130, [], ["create", "delete"])
+
+
+def test_a_signal_while_the_request_is_made_waits_for_its_answer_and_deletes(clouds):
+    clouds.write(seconds_to_create="1")
+    code, _, _ = clouds.interrupt(signal.SIGINT, lambda: bool(clouds.verbs("create")), "tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.left(), clouds.verbs("create", "ssh", "delete")) == (130, [], ["create", "delete"])
 
 
@@ -515,6 +539,13 @@ def test_mistakes_are_one_line_and_exit_with_2_before_anything_is_rented(clouds,
     code, printed, errors = clouds.run(script, *arguments)
     assert (code, printed, clouds.calls, errors.count("\n")) == (2, "", [], 1), errors
     assert expected in errors
+
+
+def test_a_study_is_submitted_from_the_root_of_the_repository_alone(tmp_path):
+    command = ["bash", str(ROOT / "launch" / "slurm.sbatch"), "--of=1", "--config=x", "--workdir=y"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {tmp_path} is not the repository's root; run this from there\n"
 
 
 def test_a_python_is_fetched_only_where_none_is_new_enough(clouds):

@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARES = 4
-RUNS = 15
-# One size is enough, and 100 steps last long enough to be stopped in.
+RUNS = 12
+# One size, and no pretraining tokens, are enough, and 100 steps last long enough to be stopped in.
 STUDY = [
     f"--config={ROOT / 'tests' / 'tiny.py'}:study",
     "--config.families.grammar.sizes=('30k',)",
+    "--config.tasks.translation.methods.full.factors=('model',)",
     "--config.tasks.translation.finetune.limits.max_steps=100",
 ]
 
