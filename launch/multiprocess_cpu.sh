@@ -2,14 +2,15 @@
 # Runs a command as N processes of one program on this machine's CPU: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND...
 #   bash launch/multiprocess_cpu.sh 2 python -m finetune_scaling.train --config=... --workdir=DIR
 # Each line that a process prints begins with its number. Ctrl-C and SIGTERM are handed on to all, who save and end; a
-# second one kills them. Where one fails, the others get SIGTERM, and SIGKILL 5 s later. The exit code is the first
-# that is not 0; 75 means that the same command goes on.
+# second one kills them. Where one fails, the others get SIGTERM, and SIGKILL 5 s later; where one was preempted (75), they
+# have 60 s. The exit code is the first that is not 0; 75 means that the same command goes on.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-KILL_AFTER=5
+PREEMPTED=75
+KILL_AFTER=5 KILL_PREEMPTED_AFTER=60
 PIDS=() TOLD="" CODE=0 DEADLINE=0
 [[ -n "${VIRTUAL_ENV:-}" || ! -d "$VENV/bin" ]] || PATH="$VENV/bin:$PATH" # python is .venv's unless another is active
 
@@ -56,7 +57,7 @@ process() {
   {
     {
       trap : INT TERM
-      env "${variables[@]}" "${COMMAND[@]}" 2>&1 >&3 3>&- 4>&- | numbered "$1" >&4
+      env -u FINETUNE_SCALING_DISTRIBUTED "${variables[@]}" "${COMMAND[@]}" 2>&1 >&3 3>&- 4>&- | numbered "$1" >&4
     } 3>&1 | numbered "$1"
   } 4>&2 2>/dev/null
 }
@@ -103,7 +104,12 @@ collect() {
   done
 }
 
+# A program that was preempted ends by itself, once all have saved.
 end_others() {
+  if ((CODE == PREEMPTED)); then
+    DEADLINE=$((SECONDS + KILL_PREEMPTED_AFTER))
+    return
+  fi
   echo "error: process $1 of $NUMBER exited with $CODE; the others are ended" >&4
   DEADLINE=$((SECONDS + KILL_AFTER))
   signal_all TERM
@@ -121,7 +127,7 @@ read_arguments "$@"
 PORT="$(free_port)"
 if [[ -n "$DRY_RUN" ]]; then
   for ((index = 0; index < NUMBER; index++)); do
-    echo "env $(variables "$index") $(quoted "${COMMAND[@]}") &"
+    echo "env -u FINETUNE_SCALING_DISTRIBUTED $(variables "$index") $(quoted "${COMMAND[@]}") &"
   done
   exit 0
 fi

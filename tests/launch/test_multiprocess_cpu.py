@@ -31,7 +31,8 @@ def python(program: str) -> list[str]:
 
 def start(number: int, *command: str) -> subprocess.Popen:
     pipe = subprocess.PIPE
-    return subprocess.Popen([*SCRIPT, str(number), *command], stdout=pipe, stderr=pipe, text=True)
+    environment = {**os.environ, "FINETUNE_SCALING_DISTRIBUTED": "auto"}  # which the script has to overrule
+    return subprocess.Popen([*SCRIPT, str(number), *command], stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 def run(number: int, *command: str) -> tuple[int, list[str], list[str]]:
@@ -59,7 +60,10 @@ def alive(marker: str) -> list[str]:
 
 
 def test_each_process_is_told_who_it_is_and_its_lines_begin_with_its_number():
-    show = f"import os, sys; print(*(os.environ[name] for name in {VARIABLES})); print('x y', file=sys.stderr)"
+    show = (
+        f"import os, sys; print(*(os.environ[name] for name in {VARIABLES}));"
+        "assert 'FINETUNE_SCALING_DISTRIBUTED' not in os.environ; print('x y', file=sys.stderr)"
+    )
     code, printed, errors = run(3, *python(show))
     assert code == 0
     [address] = {line.split()[1] for line in printed}
@@ -85,6 +89,11 @@ def test_where_one_fails_the_others_are_ended_and_its_code_is_returned():
     code, _, errors = run(3, *only_process(1, "sys.exit(7)", "time.sleep(60)"))
     assert (code, errors) == (7, ["error: process 1 of 3 exited with 7; the others are ended"])
     assert time.monotonic() - began < 4
+
+
+def test_others_of_a_preempted_process_may_end_by_themselves():
+    code, printed, errors = run(2, *only_process(0, "sys.exit(75)", "time.sleep(1); print('saved'); sys.exit(75)"))
+    assert (code, printed, errors) == (75, ["[1] saved"], [])
 
 
 def test_a_process_that_is_killed_counts_as_failed():
