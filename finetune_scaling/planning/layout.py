@@ -1,0 +1,102 @@
+"""How a step is laid out over chips, and the bytes that a chip then holds, from shapes alone."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType
+
+from finetune_scaling.planning.workload import Workload
+from finetune_scaling.sharding.axes import MESH_AXES, AxisRules
+from finetune_scaling.sharding.rules import Placement
+from finetune_scaling.training.step import State, init_state, state_shardings
+from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.partition import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Sizes of the mesh's axes; parts of a batch, one after another; which activations are computed again (remat)."""
+
+    data: int
+    fsdp: int
+    tensor: int
+    accumulation: int = 1
+    remat: str = "none"
+    axes: AxisRules = AxisRules()
+
+    @property
+    def chips(self) -> int:
+        return self.data * self.fsdp * self.tensor
+
+    @property
+    def batch_parts(self) -> int:
+        """Chips over which a batch's rows are divided."""
+        sizes = dict(zip(MESH_AXES, (self.data, self.fsdp, self.tensor), strict=True))
+        return math.prod(sizes[axis] for axis in self.axes.batch)
+
+    def mesh(self) -> AbstractMesh:
+        """The mesh without devices."""
+        return AbstractMesh((self.data, self.fsdp, self.tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Bytes that one chip holds between steps: trainable and frozen parameters, optimizer state, one batch."""
+
+    trainable: int
+    frozen: int
+    optimizer: int
+    batch: int
+
+    @property
+    def total(self) -> int:
+        return self.trainable + self.frozen + self.optimizer + self.batch
+
+
+BATCH_FIELDS = {
+    "tokens": np.dtype(np.int32),
+    "targets": np.dtype(np.int32),
+    "weights": np.dtype(np.float32),
+    "positions": np.dtype(np.int32),
+    "segments": np.dtype(np.int32),
+    "prefix": np.dtype(bool),
+}
+
+
+@functools.lru_cache(maxsize=64)
+def shapes(workload: Workload) -> tuple[State, Tree]:
+    """The training state and the frozen parameters as ShapeDtypeStructs; nothing is allocated."""
+    tokens = tuple(range(min(5000, workload.model.vocab_size)))  # which ones they are does not matter to shapes
+    trainable, frozen = jax.eval_shape(
+        lambda rng: attach(workload.model, workload.tuning, rng, None, tokens), jax.random.key(0)
+    )
+    state = jax.eval_shape(lambda tree: init_state(tree, workload.optimizer), trainable)
+    return state, frozen
+
+
+def held(workload: Workload, layout: Layout) -> Held:
+    """What a chip holds between steps: exact, by the same rules that place the arrays of a run."""
+    state, frozen = shapes(workload)
+    placement = Placement(workload.model, layout.mesh(), layout.axes)
+    where = state_shardings(state.trainable, workload.optimizer, placement)
+    rows = math.ceil(workload.batch / layout.batch_parts)
+    return Held(
+        trainable=_bytes(state.trainable, where.trainable),
+        frozen=_bytes(frozen, placement.parameters(frozen)),
+        optimizer=_bytes(state.optimizer, where.optimizer),
+        batch=rows * workload.length * sum(dtype.itemsize for dtype in BATCH_FIELDS.values()),
+    )
+
+
+def _bytes(tree: Tree, shardings: Tree) -> int:
+    """Bytes of a tree's leaves that one device holds."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+    return sum(_leaf_bytes(leaf, sharding) for leaf, sharding in pairs)
+
+
+def _leaf_bytes(leaf: Any, sharding: Any) -> int:
+    return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
