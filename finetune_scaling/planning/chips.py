@@ -1,0 +1,193 @@
+"""Chips and slices as data: stated figures per chip, each with its public source, and the slices that can be had.
+
+A topology is KIND:SHAPE, as in v5e:4x4 or v5p:2x2x2 (a slice of a TPU pod), or KIND:COUNT, as in h100:8.
+"""
+
+import dataclasses
+import difflib
+import math
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import ConfigError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip. source: where its figures are stated.
+
+    hbm_bytes: memory that a program may use. TPUs: what libtpu's compiler allows, which is less than what is sold.
+    peak_flops: dense bfloat16 operations a second. hbm_bandwidth: bytes/s, reads and writes together.
+    interconnect_bandwidth: bytes/s that a chip receives from the others over all its links, half of the bidirectional
+    figure; it sends as many at the same time.
+    accelerator: how the cloud names a slice, {chips} and {cores} filled in; empty where there are no such slices.
+    """
+
+    kind: str
+    hbm_bytes: int
+    peak_flops: float
+    hbm_bandwidth: float
+    interconnect_bandwidth: float
+    chips_per_host: int
+    source: str
+    shapes: tuple[tuple[int, ...], ...] = ()
+    accelerator: str = ""
+
+    @property
+    def is_tpu(self) -> bool:
+        """Whether libtpu compiles programs for it."""
+        return bool(self.shapes)
+
+
+_SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_CUBES = (
+    *((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
+    *((8, 8, 16), (8, 16, 16)),
+)
+_TPU_PAGES = "https://docs.cloud.google.com/tpu/docs/"
+
+CHIPS: dict[str, Chip] = {
+    chip.kind: chip
+    for chip in (
+        Chip(
+            kind="v4",
+            hbm_bytes=int(30.75 * GIB),  # of 32 GiB
+            peak_flops=275e12,
+            hbm_bandwidth=1200e9,
+            interconnect_bandwidth=270e9,  # six links of 45 GB/s
+            chips_per_host=4,
+            source=_TPU_PAGES + "v4; links: https://jax-ml.github.io/scaling-book/tpus",
+            shapes=_CUBES,
+            accelerator="v4-{cores}",
+        ),
+        Chip(
+            kind="v5e",
+            hbm_bytes=int(15.75 * GIB),  # of 16 GB
+            peak_flops=197e12,
+            hbm_bandwidth=819e9,
+            interconnect_bandwidth=200e9,  # bidirectional: 400 GB/s
+            chips_per_host=4,
+            source=_TPU_PAGES + "v5e",
+            shapes=_SQUARES,
+            accelerator="v5litepod-{chips}",
+        ),
+        Chip(
+            kind="v5p",
+            hbm_bytes=int(95.74 * GIB),  # sold as 95 GB
+            peak_flops=459e12,
+            hbm_bandwidth=2765e9,
+            interconnect_bandwidth=600e9,  # 4,800 Gbit/s
+            chips_per_host=4,
+            source=_TPU_PAGES + "v5p",
+            shapes=_CUBES,
+            accelerator="v5p-{cores}",
+        ),
+        Chip(
+            kind="v6e",
+            hbm_bytes=int(31.25 * GIB),  # of 32 GB
+            peak_flops=918e12,
+            hbm_bandwidth=1638e9,
+            interconnect_bandwidth=400e9,  # bidirectional: 800 GB/s
+            chips_per_host=4,
+            source=_TPU_PAGES + "v6e",
+            shapes=_SQUARES,
+            accelerator="v6e-{chips}",
+        ),
+        Chip(
+            kind="a100",
+            hbm_bytes=80 * 10**9,
+            peak_flops=312e12,
+            hbm_bandwidth=2039e9,
+            interconnect_bandwidth=300e9,  # NVLink 3: 600 GB/s both ways, within one host
+            chips_per_host=8,
+            source="https://www.nvidia.com/en-us/data-center/a100 (SXM, 80 GB)",
+        ),
+        Chip(
+            kind="h100",
+            hbm_bytes=80 * 10**9,
+            peak_flops=989e12,
+            hbm_bandwidth=3350e9,
+            interconnect_bandwidth=450e9,  # NVLink 4: 900 GB/s both ways, within one host
+            chips_per_host=8,
+            source="https://www.nvidia.com/en-us/data-center/h100 (SXM; without sparsity)",
+        ),
+        Chip(
+            kind="h200",
+            hbm_bytes=141 * 10**9,
+            peak_flops=989e12,
+            hbm_bandwidth=4800e9,
+            interconnect_bandwidth=450e9,
+            chips_per_host=8,
+            source="https://www.nvidia.com/en-us/data-center/h200 (SXM; without sparsity)",
+        ),
+        Chip(
+            kind="cpu",  # a host is one chip
+            hbm_bytes=256 * 10**9,
+            peak_flops=2.15e12,  # 32 cores x 2 units x 8 float32 lanes x 2 operations x 2.1 GHz
+            hbm_bandwidth=100e9,
+            interconnect_bandwidth=1.25e9,  # 10 Gbit/s
+            chips_per_host=1,
+            source="nominal: a server of 32 cores with AVX2 at 2.1 GHz, float32; no vendor's figure",
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Chips that work together. shape: of a TPU slice, as the cloud writes it; (count,) of GPUs and CPUs."""
+
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.chip.kind}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def host_shape(self) -> tuple[int, ...]:
+        """Chips of one host along each axis of a TPU slice; the eight chips of 2x4 are one host, and so is one chip."""
+        if self.shape in ((1, 1), (2, 4)):
+            return self.shape
+        return tuple(min(size, 2) for size in self.shape[:2]) + (1,) * (len(self.shape) - 2)
+
+    @property
+    def hosts(self) -> int:
+        per_host = math.prod(self.host_shape) if self.chip.is_tpu else self.chip.chips_per_host
+        return math.ceil(self.chips / per_host)
+
+    @property
+    def accelerator_type(self) -> str:
+        """The cloud's name, as `gcloud compute tpus tpu-vm create --accelerator-type` takes it; of TPUs."""
+        return self.chip.accelerator.format(chips=self.chips, cores=2 * self.chips)
+
+
+def slices(chip: Chip) -> tuple[Slice, ...]:
+    """The slices of a kind that can be had, the smallest first: of GPUs up to 64 hosts, of CPUs up to 8."""
+    if chip.is_tpu:
+        return tuple(Slice(chip, shape) for shape in chip.shapes)
+    most = 3 if chip.kind == "cpu" else 9
+    return tuple(Slice(chip, (2**power,)) for power in range(most + 1))
+
+
+def find_chip(kind: str) -> Chip:
+    """A chip by its kind; ConfigError with the nearest kinds where it is unknown."""
+    return configuration.choose(CHIPS, kind, "--topology: the kind of chip")
+
+
+def find_slice(topology: str) -> Slice:
+    """The slice of a topology such as v5e:4x4 or h100:8; ConfigError that names near ones where there is none."""
+    kind, _, shape = topology.partition(":")
+    chip = find_chip(kind)
+    known = {found.name: found for found in slices(chip)}
+    if not chip.is_tpu and shape.isdecimal() and int(shape) > 0:
+        return Slice(chip, (int(shape),))
+    if topology not in known:
+        near = difflib.get_close_matches(topology, known, n=3, cutoff=0.5) or list(known)
+        raise ConfigError(f"--topology={topology} is unknown; near it: {', '.join(near)}")
+    return known[topology]

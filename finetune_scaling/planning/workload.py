@@ -1,0 +1,118 @@
+"""What a run computes in a step, whatever it runs on: model, method, batch and lengths, read from a run's config."""
+
+import dataclasses
+from pathlib import Path
+
+from finetune_scaling import configuration
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
+from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps, read_facts
+from finetune_scaling.training.experiment import Experiment
+from finetune_scaling.training.inputs import prepared_task
+from finetune_scaling.training.optimizers import OptimizerConfig
+from finetune_scaling.training.tuned import check_length
+from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.registry import METHODS
+
+_PAPER_SIZES = ("1b", "2b", "4b", "8b", "16b")  # whose vocabulary is known without a tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """Greedy decoding of a batch: tokens of the longest input, and of the longest output."""
+
+    input_tokens: int
+    new_tokens: int
+    bidirectional_input: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One run's step. batch: sequences; length: tokens of a row, soft prompt apart; evaluation_batch: sequences.
+
+    decoding: None where the run decodes nothing.
+    """
+
+    model: ModelConfig
+    tuning: Tuning
+    optimizer: OptimizerConfig
+    batch: int
+    length: int
+    evaluation_batch: int
+    decoding: Decoding | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions of a row that are computed, soft prompt included."""
+        return self.length + self.tuning.prefix_length
+
+
+def read_workload(experiment: Experiment, model: ModelConfig) -> Workload:
+    """The workload of an experiment on a model. Raises ConfigError where rows are longer than the model's context."""
+    tuning = configure(METHODS, experiment.method)
+    length = experiment.batch.row_length or experiment.sequence.length
+    check_length(model, tuning, length)
+    return Workload(
+        model=model,
+        tuning=tuning,
+        optimizer=experiment.optimizer,
+        batch=experiment.batch_size,
+        length=length,
+        evaluation_batch=experiment.evaluation.batch_size,
+        decoding=None if experiment.pretrains else _decoding(experiment),
+    )
+
+
+def _decoding(experiment: Experiment) -> Decoding | None:
+    if experiment.evaluation.generate_examples == 0:
+        return None
+    _, form = prepared_task(experiment)
+    longest = form.length - form.max_target_tokens
+    return Decoding(longest, form.max_target_tokens, form.bidirectional_input)
+
+
+def planned_model(experiment: Experiment, rung: str | None = None, vocabulary: int | None = None) -> ModelConfig:
+    """The model that a run would train, without reading a parameter.
+
+    rung: of the ladder, in place of what the config says. A finetuning run's model is its base's: read from the base's
+    checkpoint where there is one, and otherwise the rung that the last part of base.run names, as in
+    runs/pretrain/en_de/16b. vocabulary: its size; without it that of the tokenizer, where it is there, and 128,000 for
+    the paper's sizes. Raises ConfigError where size or vocabulary cannot be told.
+    """
+    block = configuration.plain(experiment.model)
+    if rung is not None:
+        configuration.choose(LADDER, rung, "--model")
+        return _of_rung(rung, {**block, "name": rung}, experiment, vocabulary)
+    if experiment.base is None:
+        return _of_rung(block.get("name"), block, experiment, vocabulary)
+    run = Path(experiment.base.run)
+    newest = next(iter(checkpoint_steps(run)), None)
+    if newest is not None:
+        facts = read_facts(run / DIRECTORY / str(newest))
+        return model_config({**facts["model"], **block})
+    if run.name not in LADDER:
+        raise ConfigError(
+            f"base.run = {experiment.base.run} has no checkpoint and its name is no size of the ladder; give the size "
+            f"of the base by --model, one of: {', '.join(LADDER)}"
+        )
+    return _of_rung(run.name, {**block, "name": run.name}, experiment, vocabulary)
+
+
+def _of_rung(name: str | None, block: dict, experiment: Experiment, vocabulary: int | None) -> ModelConfig:
+    if vocabulary is not None:
+        block = {**block, "vocab_size": vocabulary}
+    if "vocab_size" in block:
+        return model_config(block)
+    return model_config(block, _vocabulary(name, experiment))
+
+
+def _vocabulary(rung: str | None, experiment: Experiment) -> int:
+    if Path(experiment.tokenizer).is_dir():
+        return load_tokenizer(experiment.tokenizer).vocab_size
+    if rung in _PAPER_SIZES:
+        return PAPER_VOCABULARY
+    raise ConfigError(
+        f"tokenizer = {experiment.tokenizer} is not there, so the vocabulary's size is unknown; give it by --vocabulary"
+    )
