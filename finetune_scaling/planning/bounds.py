@@ -12,7 +12,7 @@ memory        arguments are read and what is not left as it is is written; the w
               fsdp, divided along tensor); the residual stream of every layer is written and read once.
 interconnect  fsdp: weights are gathered for the forward and for the backward pass of every part, and gradients are
               scattered once; data: gradients are reduced; tensor: one sum of [rows, length, model_dim] a parallel block
-              (two a sequential one) forward, as much backward, and again forward with remat "full". n chips that share
+              (two a sequential one) forward, as much backward, and again forward with remat "full" or "offload". n chips that share
               an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it everywhere.
 """
 
@@ -80,7 +80,8 @@ def recomputed_flops(workload: Workload, layout: Layout) -> float:
     model, positions = workload.model, workload.positions
     head = 2.0 * model.vocab_size * model.model_dim
     scores = 2 * 2 * model.layers * model.heads * model.head_dim * positions / 2
-    repeated = {"none": 0.0, "dots": scores, "full": forward_flops_per_token(model, positions) - head}
+    all_of_it = forward_flops_per_token(model, positions) - head
+    repeated = {"none": 0.0, "dots": scores, "full": all_of_it, "offload": all_of_it}
     return workload.batch * positions * repeated[layout.remat]
 
 
@@ -105,7 +106,7 @@ def least_link_bytes(workload: Workload, layout: Layout) -> float:
 
 def _tensor_bytes(workload: Workload, layout: Layout) -> float:
     """What tensor parallelism sums over chips."""
-    sums = (1 if workload.model.block == "parallel" else 2) * (3 if layout.remat == "full" else 2)
+    sums = (1 if workload.model.block == "parallel" else 2) * (3 if layout.remat in ("full", "offload") else 2)
     rows = workload.batch / layout.batch_parts
     one = rows * workload.positions * _row_bytes(workload.model)
     return workload.model.layers * sums * 2 * one * _others(layout.tensor)

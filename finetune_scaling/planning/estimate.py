@@ -65,7 +65,8 @@ def _saved_row(model: ModelConfig, layout: Layout, positions: int) -> float:
     products = (heads + (2 if model.gated else 1) * model.ffn_dim) / layout.tensor * size + 2 * stream
     scores = model.heads / layout.tensor * positions * (4 + size)  # float32 before the softmax, compute dtype behind it
     elementwise = 4 * model.ffn_dim / layout.tensor * size + 6 * stream  # the norm's in float32
-    return {"full": stream, "dots": stream + products, "none": stream + products + scores + elementwise}[layout.remat]
+    kept = {"full": stream, "dots": stream + products, "none": stream + products + scores + elementwise}
+    return 0.0 if layout.remat == "offload" else kept[layout.remat]  # offloaded, it is the host that keeps it
 
 
 def _layer(model: ModelConfig, layout: Layout, tokens: float, positions: int) -> float:

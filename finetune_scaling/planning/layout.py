@@ -19,7 +19,7 @@ from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import Tree
 
-Remat = Literal["none", "dots", "full"]
+Remat = Literal["none", "dots", "full", "offload"]
 
 
 @dataclasses.dataclass(frozen=True)
