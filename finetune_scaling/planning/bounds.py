@@ -5,15 +5,16 @@
 All three are of one chip. They overlap at best, so no step is faster; how far a real one is from the bound, only a run
 tells. The counts themselves are lower bounds too:
 
-operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" a forward pass of
-              the layers, with "dots" the attention scores; with "none" nothing.
+operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" or "offload" a forward
+              pass of the layers, with "dots" the attention scores; with "none" nothing.
 memory        arguments are read and what is not left as it is is written; the weights of the layers and of the head are
               read by every forward and backward pass of every part of the batch, as the chip uses them (whole along
               fsdp, divided along tensor); the residual stream of every layer is written and read once.
 interconnect  fsdp: weights are gathered for the forward and for the backward pass of every part, and gradients are
               scattered once; data: gradients are reduced; tensor: one sum of [rows, length, model_dim] a parallel block
-              (two a sequential one) forward, as much backward, and again forward with remat "full" or "offload". n chips that share
-              an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it everywhere.
+              (two a sequential one) forward, as much backward, and again forward with remat "full" or "offload". n
+              chips that share an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce
+              it everywhere.
 """
 
 import dataclasses
