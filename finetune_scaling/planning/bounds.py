@@ -5,8 +5,8 @@
 All three are of one chip. They overlap at best, so no step is faster; how far a real one is from the bound, only a run
 tells. The counts themselves are lower bounds too:
 
-operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" or "offload" a forward
-              pass of the layers, with "dots" the attention scores; with "none" nothing.
+operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" or "offload" a
+              forward pass of the layers, with "dots" the attention scores; with "none" nothing.
 memory        arguments are read and what is not left as it is is written; the weights of the layers and of the head are
               read by every forward and backward pass of every part of the batch, as the chip uses them (whole along
               fsdp, divided along tensor); the residual stream of every layer is written and read once.
