@@ -27,6 +27,11 @@ from finetune_scaling.tuning.registry import METHODS
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts first what waits rather than computes, so that the other workers have something to do meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_slurm.py")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real text and scaling data; tests that need it skip where FINETUNE_SCALING_DATA is unset."""
