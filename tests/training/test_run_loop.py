@@ -55,6 +55,9 @@ class Written:
         values.pop("time", None)
         self.lines.append((step, values))
 
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
 
 def train_loss(step: int) -> StepMetrics:
     """Sum over step + 1 tokens, and the gradient's norm."""
