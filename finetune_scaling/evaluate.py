@@ -28,6 +28,7 @@ _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to sc
 _GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided over while scoring; -1: all.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
+_ATTENTION = flags.DEFINE_string("attention", "", "Form of attention, where the run's own needs another device: plain.")
 _HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one segment a line.")
 _REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment a line.")
 _SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def _score_files() -> dict[str, Any]:
-    for name in (_SPLIT.name, _STEP.name, _EXAMPLES.name, _GENERATE.name, _FSDP.name, _TENSOR.name):
+    for name in (_SPLIT.name, _STEP.name, _EXAMPLES.name, _GENERATE.name, _FSDP.name, _TENSOR.name, _ATTENTION.name):
         if flags.FLAGS[name].present:
             raise ConfigError(f"--{name} is for a run (--workdir); files are scored as they are, so leave it out")
     for flag in (_LANGUAGE, _OUT):
@@ -56,7 +57,8 @@ def _score_files() -> dict[str, Any]:
 
 
 def _score_run(run: Location) -> dict[str, Any]:
-    model, experiment = load_run(run, _STEP.value, ShardingConfig(_FSDP.value, _TENSOR.value))
+    changes = {"attention": _ATTENTION.value} if _ATTENTION.value else {}
+    model, experiment = load_run(run, _STEP.value, ShardingConfig(_FSDP.value, _TENSOR.value), changes)
     if experiment.pretrains:
         raise ConfigError(f"{run}: a pretraining run has no task; finetune it, or read its dev losses in metrics.jsonl")
     task, form = prepared_task(experiment)

@@ -1,6 +1,7 @@
 """The evaluate command: a run's scores with the hypotheses beside them, and plain files of segments."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,17 @@ def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
     assert ["hypothesis" in row for row in rows] == [True] * 5 + [False] * 15
     bleu = sacrebleu.corpus_bleu([row["hypothesis"] for row in rows[:5]], [[row["reference"] for row in rows[:5]]])
     assert scores["metrics"]["bleu"]["score"] == bleu.score
+
+
+@pytest.mark.slow
+def test_on_other_devices_with_another_form_of_attention_the_scores_are_the_same(trained, tmp_path, monkeypatch):
+    """Two devices for a run trained on one; the run's directory says nothing of it."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    out = tmp_path / "scores.json"
+    done = evaluate(f"--workdir={trained}", f"--out={out}", "--fsdp=2", "--attention=blockwise", "--generate=5")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["loss"] == pytest.approx(RunDirectory(trained).result["loss"], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -80,17 +80,21 @@ def start(experiment: Experiment) -> TunedModel:
 
 
 def load_run(
-    directory: str | Path, step: int | None = None, sharding: ShardingConfig | None = None
+    directory: str | Path,
+    step: int | None = None,
+    sharding: ShardingConfig | None = None,
+    model_changes: Mapping[str, Any] | None = None,
 ) -> tuple[TunedModel, Experiment]:
     """The model of a run at `step`, its best one (so far) by default, and the run's experiment.
 
-    sharding: another than the run was trained with.
+    sharding: another than the run was trained with; model_changes: fields of the model that change no number.
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
     """
     directory = location(directory)
     experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
     if sharding is not None:
         experiment = dataclasses.replace(experiment, sharding=sharding)
+    experiment = dataclasses.replace(experiment, model={**experiment.model, **(model_changes or {})})
     model = start(experiment)
     with _mend("train the run"):
         trained, facts = read_trainable(_checkpoint(directory, step, best=True), model.placement.named)
