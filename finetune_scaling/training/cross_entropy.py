@@ -128,18 +128,18 @@ class _Part(NamedTuple):
 
 
 def _parts(ways: _Ways, hidden: Array, table: Array) -> _Part:
-    """The table in parts on a leading axis, the last one filled up with rows of zeros."""
+    """The table in parts on a leading axis, in the states' dtype, the last one filled up with rows of zeros."""
     tokens, size = hidden.shape[0] * hidden.shape[1], table.shape[0]
     rows = min(size, max(_ROWS, _LOGITS_AT_ONCE // tokens // _ROWS * _ROWS))
     count = -(-size // rows)
     starts = jnp.arange(count, dtype=jnp.int32) * rows
-    padded = jnp.pad(table, ((0, count * rows - size), (0, 0))).reshape(count, rows, -1)
+    padded = jnp.pad(table.astype(hidden.dtype), ((0, count * rows - size), (0, 0))).reshape(count, rows, -1)
     return _Part(padded, ways.first_row(size) + starts, jnp.minimum(rows, size - starts))
 
 
 def _logits(ways: _Ways, hidden: Array, part: _Part) -> tuple[Array, Array]:
     """Float32 logits [B, L, R] of a part of the vocabulary, and the part's rows [R, D] that gave them."""
-    rows = ways.gather(part.rows.astype(hidden.dtype))
+    rows = ways.gather(part.rows)
     logits = jnp.einsum("bld,rd->blr", hidden, rows, preferred_element_type=jnp.float32)
     return jnp.where(jnp.arange(rows.shape[0]) < part.real, logits, _NEVER), rows
 
