@@ -1,8 +1,8 @@
 """What chips cost: US dollars an hour of one chip, on demand and spot, each with its date and source.
 
 Prices change and differ by region, so look them up before money is spent, and change them here, or for one command by
---prices.v5e.on_demand=1.1. An empty price is not known here: Google's spot prices of TPUs change up to once a month, see
-https://cloud.google.com/spot-vms/pricing; a server of one's own has none.
+--prices.v5e.on_demand=1.1. An empty price is not known here: Google's spot prices of TPUs change up to once a month
+(https://cloud.google.com/spot-vms/pricing), and a server of one's own has none.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -19,7 +19,9 @@ def get_config() -> ConfigDict:
             "v6e": price(2.70, None, "2025", TPUS),
             "a100": price(3.4309, None, "2026-11-09", "AWS p4de.24xlarge, us-east-1, an eighth of 27.44705"),
             "h100": price(6.88, None, "2026-11-09", "AWS p5.48xlarge, us-east-1, an eighth of 55.04"),
-            "h200": price(10.4365, 6.2607, "2026-10-13", "Google a3-ultragpu-8g, us-central1, an eighth of the machine"),
+            "h200": price(
+                10.4365, 6.2607, "2026-10-13", "Google a3-ultragpu-8g, us-central1, an eighth of the machine"
+            ),
             "cpu": price(None, None, "", "a machine of one's own"),
         }
     )

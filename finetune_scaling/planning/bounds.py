@@ -64,7 +64,7 @@ def bound(chip: Chip, work: Work) -> Bound:
 
 
 def training_work(workload: Workload, layout: Layout, holds: Held, link_bytes: float | None = None) -> Work:
-    """The least work of a train step on each chip; link_bytes: counted in a compiled program, in place of the formula."""
+    """The least work of a train step on each chip; link_bytes: as counted in its program, in place of the formula."""
     counted = least_link_bytes(workload, layout) if link_bytes is None else link_bytes
     flops = model_flops(workload) + recomputed_flops(workload, layout)
     return Work(flops / layout.chips, least_hbm_bytes(workload, layout, holds), counted)

@@ -181,7 +181,7 @@ def find_chip(kind: str) -> Chip:
 
 
 def find_slice(topology: str) -> Slice:
-    """The slice of a topology such as v5e:4x4 or h100:8. Raises ConfigError that names near ones where there is none."""
+    """The slice of a topology such as v5e:4x4 or h100:8; ConfigError that names near ones where there is none."""
     kind, _, shape = topology.partition(":")
     chip = find_chip(kind)
     known = {found.name: found for found in slices(chip)}

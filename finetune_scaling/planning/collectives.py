@@ -77,8 +77,10 @@ class Module:
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
-_CALLED = re.compile(r"\b(calls|to_apply|body|condition|branch_computations|called_computations|true_computation|"
-                     r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)")
+_CALLED = re.compile(
+    r"\b(calls|to_apply|body|condition|branch_computations|called_computations|true_computation|"
+    r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
 
@@ -253,7 +255,7 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
         math.ceil((limit - first) / step)
         for index, limit in _limits(module, condition)
         if (first := _first_value(computation, loop, index)) is not None
-        and (step := _step(body, index)) is not None
+        and (step := _step(module, body, index)) is not None
     ]
     return max(0, min(counts)) if counts else None
 
@@ -330,13 +332,23 @@ def _first_value(computation: Computation, loop: Instruction, index: int) -> int
     return _constant(computation, start.operands[index])
 
 
-def _step(body: Computation, index: int) -> int | None:
+def _step(module: Module, body: Computation, index: int) -> int | None:
     """By how much the body raises the counter: it returns add(counter, constant) at the counter's place."""
     root = body.instructions.get(body.root)
     if root is None or root.opcode != "tuple":
         return None
     raised = _behind_copies(body, root.operands[index])
-    if raised is None or raised.opcode != "add":
-        return None
-    constants = [value for name in raised.operands if (value := _constant(body, name)) is not None]
-    return constants[0] if len(constants) == 1 and constants[0] > 0 else None
+    terms = [] if raised is None else _terms(module, raised)
+    constants = [value for name in terms if (value := _constant(body, name)) is not None]
+    return constants[0] if len(terms) == 2 and len(constants) == 1 and constants[0] > 0 else None
+
+
+def _terms(module: Module, raised: Instruction) -> list[str]:
+    """What an addition adds, which may be alone in a fusion."""
+    if raised.opcode == "add":
+        return list(raised.operands)
+    inner = next((module.computations[name] for _, name in _called(raised) if name in module.computations), None)
+    root = None if inner is None else inner.instructions.get(inner.root)
+    if raised.opcode != "fusion" or inner is None or root is None or root.opcode != "add":
+        return []
+    return [outer for name in root.operands if (outer := _outside(inner, raised, name)) is not None]

@@ -1,7 +1,7 @@
 """The real programs of a run, compiled for a slice from shapes alone: what the compiler says that they need.
 
-The programs are those that training and scoring run: training.step and decoding.greedy build them, the placement divides
-their arguments. No array is ever made, so a model of any size can be planned on a small machine.
+The programs are those that training and scoring run: training.step and decoding.greedy build them, the placement
+divides their arguments. No array is ever made, so a model of any size can be planned on a small machine.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Program:
     output_bytes: int | None
     peak_bytes: int
     collectives: Collectives | None
-    compile_seconds: float
+    compile_seconds: float | None
 
 
 class Lowered(dict[str, Any]):
@@ -58,6 +58,7 @@ def lower(workload: Workload, layout: Layout, mesh: Mesh, programs: Sequence[str
     workload = dataclasses.replace(workload, model=model)
     placement = Placement(model, mesh, layout.axes)
     makers: Mapping[str, Callable[..., Any]] = {TRAINING: _training, EVALUATION: _evaluation, DECODING: _decoding}
+    shapes(workload)  # before the mesh is in context, whose devices can run nothing
     with jax.set_mesh(mesh):
         return Lowered({name: makers[name](workload, layout, placement) for name in programs})
 

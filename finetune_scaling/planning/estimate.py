@@ -1,7 +1,7 @@
 """Memory of a train step without a compiler: what a chip holds, which is exact, and what it needs beside, estimated.
 
-The estimate is for choosing which layouts to compile, and for GPUs and CPUs, of which nothing is compiled. It counts the
-largest things that are alive in the backward pass of a layer; docs/planning.md has it beside the compiler's figures.
+The estimate is for choosing which layouts to compile, and for GPUs and CPUs, of which nothing is compiled. It counts
+the largest things that are alive in the backward pass of a layer; docs/planning.md shows it beside the compiler's.
 """
 
 import dataclasses

@@ -3,18 +3,20 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.sharding.axes import MESH_AXES, AxisRules
+from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules
 from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.step import State, init_state, state_shardings
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.partition import Tree
+
+Remat = Literal["none", "dots", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Layout:
     fsdp: int
     tensor: int
     accumulation: int = 1
-    remat: str = "none"
-    axes: AxisRules = AxisRules()
+    remat: Remat = "none"
+    axes: AxisRules = PLAIN_RULES
 
     @property
     def chips(self) -> int:
@@ -71,9 +73,8 @@ BATCH_FIELDS = {
 def shapes(workload: Workload) -> tuple[State, Tree]:
     """The training state and the frozen parameters as ShapeDtypeStructs; nothing is allocated."""
     tokens = tuple(range(min(5000, workload.model.vocab_size)))  # which ones they are does not matter to shapes
-    trainable, frozen = jax.eval_shape(
-        lambda rng: attach(workload.model, workload.tuning, rng, None, tokens), jax.random.key(0)
-    )
+    rng = jax.eval_shape(jax.random.key, 0)
+    trainable, frozen = jax.eval_shape(lambda key: attach(workload.model, workload.tuning, key, None, tokens), rng)
     state = jax.eval_shape(lambda tree: init_state(tree, workload.optimizer), trainable)
     return state, frozen
 

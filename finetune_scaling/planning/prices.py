@@ -40,7 +40,10 @@ def read_prices(config: Mapping[str, Any]) -> dict[str, Price]:
     return {kind: configuration.build(Price, fields, f"prices.{kind}") for kind, fields in config.items()}
 
 
-def price_of(prices: Mapping[str, Price], kind: str) -> Price:
+Prices = Mapping[str, Price]
+
+
+def price_of(prices: Prices, kind: str) -> Price:
     """The price of a kind of chip; ConfigError where the table lacks it."""
     if kind not in prices:
         raise ConfigError(f"prices has no {kind}; add it to the config of --prices, empty where it costs nothing known")

@@ -16,14 +16,14 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.bounds import Bound, bound, training_work
 from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.estimate import Memory, estimated
-from finetune_scaling.planning.layout import Held, Layout, held
+from finetune_scaling.planning.layout import Held, Layout, Remat, held
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.sharding.axes import AxisRules
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, check_fits
 
 T = TypeVar("T")
 
-REMAT = ("none", "dots", "full")
+REMAT: tuple[Remat, ...] = ("none", "dots", "full")
 FINALISTS = 3
 SLACK = 1.15  # an estimate of so many times the memory may still fit, and the compiler is asked
 
@@ -45,7 +45,7 @@ class Candidate:
 
 def candidates(workload: Workload, slices: Sequence[Slice], axes: AxisRules | None = None) -> list[Candidate]:
     """Every layout that can be on these slices, the cheapest first, whether it fits or not."""
-    rules = axes or AxisRules()
+    rules = axes or PLAIN_RULES
     found = [
         _assessed(workload, slice_, layout, holds)
         for slice_ in slices

@@ -87,5 +87,3 @@ def _plan(
     steps, _ = experiment.limits.ending(steps_per_epoch, workload.batch * workload.length)
     flops = expected_flops(experiment, model, steps_per_epoch * experiment.batch_size)  # type: ignore[arg-type]
     return _Planned(group, workload, flops, steps)
-
-

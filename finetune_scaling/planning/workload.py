@@ -87,13 +87,14 @@ def planned_model(experiment: Experiment, rung: str | None = None, vocabulary: i
     if experiment.base is None:
         return _of_rung(block.get("name"), block, experiment, vocabulary)
     run = Path(experiment.base.run)
-    if steps := checkpoint_steps(run):
-        facts = read_facts(run / DIRECTORY / str(steps[0]))
+    newest = next(iter(checkpoint_steps(run)), None)
+    if newest is not None:
+        facts = read_facts(run / DIRECTORY / str(newest))
         return model_config({**facts["model"], **block})
     if run.name not in LADDER:
         raise ConfigError(
-            f"base.run = {experiment.base.run} has no checkpoint and its name is no size of the ladder; give the base's "
-            f"size by --model, one of: {', '.join(LADDER)}"
+            f"base.run = {experiment.base.run} has no checkpoint and its name is no size of the ladder; give the size "
+            f"of the base by --model, one of: {', '.join(LADDER)}"
         )
     return _of_rung(run.name, {**block, "name": run.name}, experiment, vocabulary)
 
@@ -112,5 +113,5 @@ def _vocabulary(rung: str | None, experiment: Experiment) -> int:
     if rung in _PAPER_SIZES:
         return PAPER_VOCABULARY
     raise ConfigError(
-        f"tokenizer = {experiment.tokenizer} is not there, so the vocabulary's size is not known; give it by --vocabulary"
+        f"tokenizer = {experiment.tokenizer} is not there, so the vocabulary's size is unknown; give it by --vocabulary"
     )

@@ -70,7 +70,7 @@ def check_fits(config: ModelConfig, sharding: ShardingConfig, mesh: Mesh | Abstr
             )
 
 
-def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Mesh) -> None:
+def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Mesh | AbstractMesh) -> None:
     """Raises ConfigError where a step's sequences cannot be dealt out evenly."""
     count = parts(mesh, sharding.axes.batch)
     if size % (count * accumulation):

@@ -1,0 +1,227 @@
+"""Says what a run will need before anyone pays: python -m finetune_scaling.plan --config=... --topology=v5e:4x4
+
+Compiles the run's real programs for a TPU slice, on a machine that has none, and prints memory, collectives, a lower
+bound of the step's time, chip-hours and cost; of GPUs (h100:8) and CPUs it estimates the same. --search finds the
+cheapest layout that fits, by kind of chip; --study sums a whole study. --json prints JSON only. docs/planning.md tells
+what the figures rest on.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from finetune_scaling import command
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.planning import plans, prices, topology
+from finetune_scaling.planning.chips import CHIPS, Chip, Slice, find_chip, find_slice, slices
+from finetune_scaling.planning.layout import Layout, shapes
+from finetune_scaling.planning.search import Candidate, analytic, candidates, choose
+from finetune_scaling.planning.study_totals import MethodTotals, study_totals
+from finetune_scaling.planning.totals import RunTotals, run_totals
+from finetune_scaling.planning.words import describe, describe_study
+from finetune_scaling.planning.workload import Workload, planned_model, read_workload
+from finetune_scaling.studies.grid import read_study
+from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.tuning.partition import size
+
+log = logging.getLogger(__name__)
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of the run, or with --study of the study.")
+_PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, as v5e:4x4 or h100:8; for --search and --study also a kind.")
+_BATCH = flags.DEFINE_integer("batch", None, "Sequences a step, in place of the config's.", lower_bound=1)
+_LENGTH = flags.DEFINE_integer("length", None, "Tokens of a row, in place of the config's.", lower_bound=1)
+_MODEL = flags.DEFINE_string("model", None, "Size of the ladder, in place of the config's model or base.")
+_VOCABULARY = flags.DEFINE_integer("vocabulary", None, "Size of the vocabulary where no tokenizer is there.", 1)
+_SEARCH = flags.DEFINE_boolean("search", False, "Find the cheapest layout that fits, by kind of chip.")
+_STUDY = flags.DEFINE_boolean("study", False, "Sum chip-hours and cost over a whole study.")
+_ANALYTIC = flags.DEFINE_boolean("analytic", False, "Estimate without compiling, for TPUs too.")
+_UTILISATION = flags.DEFINE_float(
+    "utilisation", 0.4, "Assumed model FLOPs utilisation, the share of a chip's peak.", lower_bound=1e-3, upper_bound=1
+)
+_JSON = flags.DEFINE_boolean("json", False, "JSON on stdout and nothing else.")
+
+
+def main() -> None:
+    """Plans a run, searches for its layout, or sums a study."""
+    _check_flags()
+    config = command.read_config(_CONFIG)
+    table = prices.read_prices(command.read_config(_PRICES))
+    if _STUDY.value:
+        result = plan_study(config, table)
+        print(json.dumps(result) if _JSON.value else describe_study(result))
+        return
+    experiment = _changed(read_experiment(config))
+    workload = read_workload(experiment, planned_model(experiment, _MODEL.value, _VOCABULARY.value))
+    found = search(workload) if _SEARCH.value else [(plan_run(experiment, workload), [])]
+    _print([_result(plan, tried, experiment, workload, table) for plan, tried in found], found)
+
+
+def _check_flags() -> None:
+    if _SEARCH.value and _STUDY.value:
+        raise ConfigError("--search is for one run and --study for a study; give one of them")
+    if not (_SEARCH.value or _STUDY.value):
+        command.required(_TOPOLOGY)
+    if _STUDY.value:
+        for flag in (_BATCH, _LENGTH, _MODEL, _VOCABULARY):
+            if flag.value is not None:
+                raise ConfigError(f"--{flag.name} is for one run; a study's config says it for all of its own")
+
+
+def _changed(experiment: Experiment) -> Experiment:
+    """The experiment with --batch and --length."""
+    if _BATCH.value is not None:
+        if _BATCH.value % experiment.batch.accumulation:
+            raise ConfigError(f"--batch={_BATCH.value} must be a multiple of batch.accumulation")
+        experiment = dataclasses.replace(experiment, batch=dataclasses.replace(experiment.batch, size=_BATCH.value))
+    if _LENGTH.value is not None:
+        sequence = dataclasses.replace(experiment.sequence, length=_LENGTH.value)
+        batch = dataclasses.replace(experiment.batch, row_length=None)
+        experiment = dataclasses.replace(experiment, sequence=sequence, batch=batch)
+    return experiment
+
+
+def plan_run(experiment: Experiment, workload: Workload) -> plans.Plan:
+    """The plan of the layout that the config asks for, on the slice of --topology."""
+    slice_ = find_slice(_TOPOLOGY.value)
+    layout = plans.layout_of(workload, slice_, experiment.sharding, experiment.batch.accumulation)
+    return _planned(workload, slice_, layout)
+
+
+def _planned(workload: Workload, slice_: Slice, layout: Layout, training_only: bool = False) -> plans.Plan:
+    if not _compiles(slice_.chip):
+        return plans.estimated_plan(workload, slice_, layout)
+    topology.prepare_environment(slice_)
+    log.info("%s: %s", slice_.name, layout)
+    return plans.compiled_plan(workload, slice_, layout, training_only)
+
+
+def _compiles(chip: Chip) -> bool:
+    return chip.is_tpu and not _ANALYTIC.value
+
+
+def search(workload: Workload) -> list[tuple[plans.Plan, list[plans.Plan]]]:
+    """For each kind of chip the plan of the cheapest layout that fits, and the plans that were refused before it."""
+    found = []
+    for chip, chosen in _slices():
+        plan, tried = _search_kind(workload, candidates(workload, chosen))
+        if plan is None:
+            log.warning("%s: no layout fits, by the estimate or by %d compiled ones", chip.kind, len(tried))
+        else:
+            found.append((plan, tried))
+    if not found:
+        raise ConfigError("no layout fits; give a larger slice, a smaller batch or another kind of chip by --topology")
+    return found
+
+
+def _search_kind(workload: Workload, ranked: list[Candidate]) -> tuple[plans.Plan | None, list[plans.Plan]]:
+    if not ranked or not _compiles(ranked[0].slice.chip):
+        best = analytic(ranked)
+        return (None if best is None else plans.estimated_plan(workload, best.slice, best.layout)), []
+
+    def compile_(candidate: Candidate) -> tuple[bool, plans.Plan]:
+        plan = _planned(workload, candidate.slice, candidate.layout, training_only=True)
+        return plan.training.fits, plan
+
+    best, tried = choose(ranked, compile_)
+    made = [plan for _, plan in tried]
+    return (made.pop() if best is not None else None), made
+
+
+def _slices() -> Iterator[tuple[Chip, tuple[Slice, ...]]]:
+    """The kinds of chips that --topology leaves open, each with its slices."""
+    if ":" in _TOPOLOGY.value:
+        one = find_slice(_TOPOLOGY.value)
+        yield one.chip, (one,)
+        return
+    for chip in [find_chip(_TOPOLOGY.value)] if _TOPOLOGY.value else CHIPS.values():
+        yield chip, slices(chip)
+
+
+def _result(
+    plan: plans.Plan, tried: list[plans.Plan], experiment: Experiment, workload: Workload, table: prices.Prices
+) -> dict[str, Any]:
+    """A plan's JSON: the plan, the model, the run's totals and their cost, and what was compiled and refused before."""
+    state, frozen = shapes(workload)
+    trainable = size(state.trainable)
+    model = {"parameters": trainable + size(frozen), "trainable_parameters": trainable}
+    return {
+        **plans.as_json(plan),
+        "batch": workload.batch,
+        "length": workload.length,
+        "model": model,
+        **_money(plan, experiment, workload, table),
+        **({"refused": [plans.as_json(other) for other in tried]} if tried else {}),
+    }
+
+
+def _money(plan: plans.Plan, experiment: Experiment, workload: Workload, table: prices.Prices) -> dict[str, Any]:
+    price = prices.price_of(table, plan.slice.chip.kind)
+    try:
+        totals = run_totals(experiment, workload, plan.slice.chip, plan.chip_seconds, _UTILISATION.value)
+    except ConfigError as error:  # the steps are not known; all else is
+        return {"run": None, "run_unknown": str(error), "usd": None}
+    return {"run": dataclasses.asdict(totals), "usd": _usd(price, totals)}
+
+
+def _usd(price: prices.Price, totals: RunTotals) -> dict[str, Any]:
+    return {
+        "bound": dataclasses.asdict(prices.cost(price, totals.chip_hours_bound)),
+        "likely": dataclasses.asdict(prices.cost(price, totals.chip_hours)),
+        "price": dataclasses.asdict(price),
+    }
+
+
+def _print(results: list[dict[str, Any]], found: list[tuple[plans.Plan, list[plans.Plan]]]) -> None:
+    if _JSON.value:
+        print(json.dumps(results if _SEARCH.value else results[0]))
+        return
+    print("\n\n".join(describe(plan, result) for (plan, _), result in zip(found, results, strict=True)))
+
+
+def plan_study(config: Mapping[str, Any], table: prices.Prices) -> dict[str, Any]:
+    """The totals of a study: runs, FLOPs, chip-hours and US dollars by method, of pretraining, and in all."""
+    chips = [chip for chip, _ in _slices()]
+    jax.config.update("jax_platforms", "cpu")
+    methods = study_totals(read_study(config), chips, _UTILISATION.value)
+    rows = {name: _study_row(totals, table) for name, totals in methods.items()}
+    total = _study_row(_sum(list(methods.values())), table)
+    return {
+        "runs": total["runs"],
+        "utilisation": _UTILISATION.value,
+        "chips": [chip.kind for chip in chips],
+        "methods": rows,
+        "total": total,
+    }
+
+
+def _study_row(totals: MethodTotals, table: prices.Prices) -> dict[str, Any]:
+    usd = {
+        kind: dataclasses.asdict(prices.cost(prices.price_of(table, kind), hours))
+        for kind, hours in totals.chip_hours.items()
+    }
+    return {**dataclasses.asdict(totals), "usd": usd}
+
+
+def _sum(parts: list[MethodTotals]) -> MethodTotals:
+    kinds = parts[0].chip_hours
+
+    def hours(kind: str) -> float | None:
+        found = [part.chip_hours[kind] for part in parts]
+        return None if None in found else sum(value for value in found if value is not None)
+
+    return MethodTotals(
+        runs=sum(part.runs for part in parts),
+        flops=sum(part.flops for part in parts),
+        chip_hours={kind: hours(kind) for kind in kinds},
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

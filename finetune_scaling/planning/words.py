@@ -1,0 +1,97 @@
+"""Plans as text for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_scaling.planning.chips import GIB
+from finetune_scaling.planning.plans import Plan
+
+
+def describe(plan: Plan, extra: Mapping[str, Any]) -> str:
+    """A plan with its run's totals and cost; extra: the keys model, run and usd of the command's JSON."""
+    slice_, layout = plan.slice, plan.layout
+    hosts = f", {slice_.hosts} hosts" if slice_.hosts > 1 else ""
+    named = f" ({slice_.accelerator_type})" if slice_.accelerator_type else ""
+    lines = [
+        f"{slice_.name}{named}: {slice_.chips} chips{hosts}; mesh data {layout.data} x fsdp {layout.fsdp} x tensor "
+        f"{layout.tensor}, accumulation {layout.accumulation}, remat {layout.remat}",
+        f"model: {extra['model']['parameters']:,} parameters, {extra['model']['trainable_parameters']:,} train; "
+        f"batch {extra['batch']} x {extra['length']} tokens",
+        "memory of a chip, GiB" + ("" if plan.compiled else ", estimated without a compiler"),
+        f"  {'':<12}{'arguments':>10}{'temporaries':>13}{'output':>8}{'peak':>8}{'limit':>8}",
+    ]
+    for name, program in plan.programs.items():
+        numbers = (program.argument_bytes, program.temporary_bytes, program.output_bytes, program.peak_bytes)
+        cells = "".join(f"{_gib(n):>{width}}" for n, width in zip(numbers, (10, 13, 8, 8), strict=True))
+        verdict = "fits" if program.fits else "DOES NOT FIT"
+        lines.append(f"  {name:<12}{cells}{_gib(slice_.chip.hbm_bytes):>8}  {verdict}")
+    lines += _collectives(plan)
+    bound = plan.bound
+    lines.append(
+        f"a train step takes at least {_seconds(bound.seconds)} ({bound.set_by}): compute {_seconds(bound.compute)}, "
+        f"memory {_seconds(bound.hbm)}, interconnect {_seconds(bound.interconnect)}"
+    )
+    return "\n".join([*lines, *_totals(extra)])
+
+
+def _collectives(plan: Plan) -> list[str]:
+    found = plan.training.collectives
+    if found is None:
+        return []
+    lines = ["collectives of a train step, for each chip"]
+    for kind, traffic in found.by_kind.items():
+        lines.append(
+            f"  {kind:<20}{traffic.count:>8,} times {traffic.bytes / 1e9:>10.3f} GB, of which it receives "
+            f"{traffic.link_bytes / 1e9:.3f} GB"
+        )
+    if not found.by_kind:
+        lines.append("  none")
+    if found.unknown_loops:
+        lines.append(f"  {found.unknown_loops} loops of unknown length count once")
+    return lines
+
+
+def _totals(extra: Mapping[str, Any]) -> list[str]:
+    run, usd = extra["run"], extra["usd"]
+    if run is None:
+        return [f"the whole run is not told: {extra['run_unknown']}"]
+    lines = [
+        f"the run: {run['steps']:,} steps (limits.{run['limit']}), {run['flops']:.3g} FLOPs; chip-hours: at least "
+        f"{run['chip_hours_bound']:,.1f}, {run['chip_hours']:,.1f} at {run['utilisation']:.0%} of peak"
+    ]
+    for name in ("on_demand", "spot"):
+        if usd["bound"][name] is not None:
+            lines.append(
+                f"cost {name.replace('_', ' ')}: at least ${usd['bound'][name]:,.2f}, ${usd['likely'][name]:,.2f} at "
+                f"{run['utilisation']:.0%} of peak ({usd['price'][name]} a chip-hour: {usd['price']['source']}, "
+                f"{usd['price']['date']})"
+            )
+    return lines if len(lines) > 1 else [*lines, "cost: no price is known; see configs/prices.py"]
+
+
+def _gib(count: int | None) -> str:
+    return "-" if count is None else f"{count / GIB:.2f}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
+
+
+def describe_study(result: Mapping[str, Any]) -> str:
+    """The totals of a study: methods down, kinds of chips across."""
+    kinds = result["chips"]
+    lines = [
+        f"{result['runs']:,} runs; chip-hours at {result['utilisation']:.0%} of peak or at the lower bound, where that "
+        "is longer; analytic, to the runs' limits, without scoring",
+        f"{'':<13}{'runs':>7}{'FLOPs':>11}" + "".join(f"{kind + ' hours':>17}{'USD':>15}" for kind in kinds),
+    ]
+    for name, row in [*result["methods"].items(), ("total", result["total"])]:
+        cells = "".join(
+            f"{_number(row['chip_hours'][kind]):>17}{_number(row['usd'][kind]['on_demand']):>15}" for kind in kinds
+        )
+        lines.append(f"{name:<13}{row['runs']:>7,}{row['flops']:>11.3e}{cells}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

@@ -1,0 +1,29 @@
+"""What tests of the planner share: workloads that are small, or large and never allocated."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from finetune_scaling.models.ladder import model_config, paper_model
+from finetune_scaling.planning.workload import Workload
+from finetune_scaling.training.optimizers import OptimizerConfig
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.registry import METHODS
+
+
+@pytest.fixture(scope="session")
+def workload() -> Callable[..., Workload]:
+    """workload("16b", "lora", rank=4): a rung with a method, batch 16 x 64; fields of Workload by keyword."""
+
+    def make(rung: str = "100k", method: str = "full", vocabulary: int = 512, **changes: Any) -> Workload:
+        paper = rung in ("1b", "2b", "4b", "8b", "16b")
+        model = paper_model(rung) if paper else model_config({"name": rung}, vocabulary)
+        fields = {field.name for field in dataclasses.fields(Workload)}
+        options = {name: changes.pop(name) for name in list(changes) if name not in fields}
+        tuning = configure(METHODS, {"name": method, **options})
+        defaults = {"batch": 16, "length": 64, "evaluation_batch": 8}
+        return Workload(model, tuning, OptimizerConfig(), **{**defaults, **changes})
+
+    return make

@@ -1,0 +1,54 @@
+"""Slices: what they are called, how many hosts they have, and what is said where there is no such slice."""
+
+import pytest
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.planning.chips import CHIPS, find_slice, slices
+
+
+@pytest.mark.parametrize(
+    ("topology", "accelerator", "chips", "hosts"),
+    [  # from the tables of https://docs.cloud.google.com/tpu/docs/v5e and its neighbours
+        ("v5e:1x1", "v5litepod-1", 1, 1),
+        ("v5e:2x2", "v5litepod-4", 4, 1),
+        ("v5e:2x4", "v5litepod-8", 8, 1),
+        ("v5e:4x4", "v5litepod-16", 16, 4),
+        ("v5e:16x16", "v5litepod-256", 256, 64),
+        ("v6e:8x8", "v6e-64", 64, 16),
+        ("v4:2x2x1", "v4-8", 4, 1),
+        ("v4:4x4x4", "v4-128", 64, 16),
+        ("v5p:2x2x2", "v5p-16", 8, 2),
+        ("v5p:8x8x8", "v5p-1024", 512, 128),
+    ],
+)
+def test_slices_as_the_cloud_names_them(topology: str, accelerator: str, chips: int, hosts: int) -> None:
+    found = find_slice(topology)
+    assert (found.name, found.accelerator_type, found.chips, found.hosts) == (topology, accelerator, chips, hosts)
+
+
+def test_gpus_are_counted() -> None:
+    assert (find_slice("h100:24").chips, find_slice("h100:24").hosts) == (24, 3)
+
+
+@pytest.mark.parametrize(
+    ("topology", "near"),
+    [
+        ("v5e:4x5", "v5e:4x4"),
+        ("v5p:2x2", "v5p:2x2x2"),
+        ("v5:4x4", "did you mean 'v5"),
+        ("h100:none", "near it: h100:"),
+        ("h100:0", "near it: h100:"),
+        ("4x4", "choose one of|did you mean"),
+    ],
+)
+def test_unknown_topology_names_near_ones(topology: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=near):
+        find_slice(topology)
+
+
+def test_slices_rise_and_every_chip_states_its_source() -> None:
+    for chip in CHIPS.values():
+        sizes = [found.chips for found in slices(chip)]
+        assert sizes == sorted(sizes)
+        assert chip.source
+        assert chip.hbm_bytes > 10**10

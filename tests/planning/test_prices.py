@@ -1,0 +1,44 @@
+"""Prices: the shipped table, and what is said of a faulty one."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.planning.chips import CHIPS
+from finetune_scaling.planning.prices import Cost, Price, cost, price_of, read_prices
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "prices.py"
+
+
+def test_shipped_table_has_every_chip_with_source_and_date() -> None:
+    prices = read_prices(configuration.plain(runpy.run_path(str(SHIPPED))["get_config"]()))
+    assert set(prices) == set(CHIPS)
+    assert all(price.source for price in prices.values())
+    assert all(price.date for price in prices.values() if price.on_demand is not None)
+
+
+def test_unknown_prices_stay_unknown() -> None:
+    assert cost(Price(2.0, None, "", ""), 3.0) == Cost(6.0, None)
+    assert cost(Price(2.0, 1.0, "", ""), None) == Cost(None, None)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"v5f": {}}, "did you mean 'v5"),
+        ({"v5e": {"on_demand": 1.0, "spot": -0.5, "date": "", "source": ""}}, "spot = -0.5"),
+        ({"v5e": {"on_demand": "cheap", "spot": None, "date": "", "source": ""}}, "prices.v5e.on_demand"),
+        ({"v5e": {"on_demand": 1.0, "spot": None, "date": ""}}, "prices.v5e.source is missing"),
+    ],
+)
+def test_faulty_tables_are_refused(table: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_prices(table)
+
+
+def test_missing_price_is_named() -> None:
+    with pytest.raises(ConfigError, match="h100"):
+        price_of({}, "h100")
