@@ -21,7 +21,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning import plans, prices, topology
 from finetune_scaling.planning.chips import CHIPS, Chip, Slice, find_chip, find_slice, slices
 from finetune_scaling.planning.layout import Layout, shapes
-from finetune_scaling.planning.search import Candidate, analytic, candidates, choose
+from finetune_scaling.planning.search import Candidate, analytic, candidates, choose, smallest_first
 from finetune_scaling.planning.study_totals import MethodTotals, study_totals
 from finetune_scaling.planning.totals import RunTotals, run_totals
 from finetune_scaling.planning.words import describe, describe_study
@@ -40,6 +40,7 @@ _LENGTH = flags.DEFINE_integer("length", None, "Tokens of a row, in place of the
 _MODEL = flags.DEFINE_string("model", None, "Size of the ladder, in place of the config's model or base.")
 _VOCABULARY = flags.DEFINE_integer("vocabulary", None, "Size of the vocabulary where no tokenizer is there.", 1)
 _SEARCH = flags.DEFINE_boolean("search", False, "Find the cheapest layout that fits, by kind of chip.")
+_SMALLEST = flags.DEFINE_boolean("smallest", False, "With --search: the smallest slice that some layout fits on.")
 _STUDY = flags.DEFINE_boolean("study", False, "Sum chip-hours and cost over a whole study.")
 _ANALYTIC = flags.DEFINE_boolean("analytic", False, "Estimate without compiling, for TPUs too.")
 _UTILISATION = flags.DEFINE_float(
@@ -64,6 +65,8 @@ def main() -> None:
 
 
 def _check_flags() -> None:
+    if _SMALLEST.value and not _SEARCH.value:
+        raise ConfigError("--smallest is for --search; give both")
     if _SEARCH.value and _STUDY.value:
         raise ConfigError("--search is for one run and --study for a study; give one of them")
     if not (_SEARCH.value or _STUDY.value):
@@ -110,7 +113,8 @@ def search(workload: Workload) -> list[tuple[plans.Plan, list[plans.Plan]]]:
     """For each kind of chip the plan of the cheapest layout that fits, and the plans that were refused before it."""
     found = []
     for chip, chosen in _slices():
-        plan, tried = _search_kind(workload, candidates(workload, chosen))
+        ranked = candidates(workload, chosen)
+        plan, tried = _search_kind(workload, smallest_first(ranked) if _SMALLEST.value else ranked)
         if plan is None:
             log.warning("%s: no layout fits, by the estimate or by %d compiled ones", chip.kind, len(tried))
         else:

@@ -64,7 +64,7 @@ def _saved_row(model: ModelConfig, layout: Layout, positions: int) -> float:
     heads = (model.heads + 2 * model.kv_heads) * model.head_dim
     products = (heads + (2 if model.gated else 1) * model.ffn_dim) / layout.tensor * size + 2 * stream
     scores = model.heads / layout.tensor * positions * (4 + size)  # float32 before the softmax, compute dtype behind it
-    elementwise = 2 * model.ffn_dim / layout.tensor * size + 2 * stream
+    elementwise = 4 * model.ffn_dim / layout.tensor * size + 6 * stream  # the norm's in float32
     return {"full": stream, "dots": stream + products, "none": stream + products + scores + elementwise}[layout.remat]
 
 

@@ -26,6 +26,7 @@ T = TypeVar("T")
 REMAT: tuple[Remat, ...] = ("none", "dots", "full")
 FINALISTS = 3
 SLACK = 1.15  # an estimate of so many times the memory may still fit, and the compiler is asked
+SURE = 0.9  # one of no more than this is sure to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,19 @@ def _rank(candidate: Candidate) -> tuple:
     layout = candidate.layout
     simple = (candidate.slice.chips, layout.accumulation, REMAT.index(layout.remat), layout.tensor, -layout.fsdp)
     return (float(f"{candidate.chip_seconds:.6g}"), *simple)  # rounded: rounding errors shall decide nothing
+
+
+def smallest_first(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates in another order, to find the smallest slice that holds the run.
+
+    On each slice those first that are sure to fit, the cheapest before the others; then the rest, by what they need.
+    """
+
+    def rank(candidate: Candidate) -> tuple[int, bool, float]:
+        unsure = candidate.memory.peak > SURE * candidate.slice.chip.hbm_bytes
+        return candidate.slice.chips, unsure, candidate.memory.peak if unsure else candidate.chip_seconds
+
+    return sorted(ranked, key=rank)
 
 
 def _assessed(workload: Workload, slice_: Slice, layout: Layout, holds: Held) -> Candidate:

@@ -1,0 +1,71 @@
+"""Makes docs/planning_table.json and prints it as a table: python benchmarks/plan_table.py
+
+For each of the paper's sizes, methods and kinds of TPU: the smallest slice that holds the train step of
+configs/finetune/wmt14_en_de.py, by the plan command with --search --smallest, which compiles it. What the file has
+already stays; --again makes it anew. Each of the 60 takes about a minute.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TABLE = ROOT / "docs" / "planning_table.json"
+SIZES, METHODS, KINDS = ("1b", "2b", "4b", "8b", "16b"), ("full", "lora", "prompt"), ("v4", "v5e", "v5p", "v6e")
+GIB = 2**30
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    table = {} if arguments.again or not TABLE.exists() else json.loads(TABLE.read_text())
+    for name, size, method, kind in cells():
+        if name in table:
+            continue
+        table[name] = smallest(size, method, kind)
+        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        print(f"{name}: {cell(table[name])}", file=sys.stderr, flush=True)
+    print(as_markdown(table))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--again", action="store_true", help="make everything anew")
+    return parser.parse_args()
+
+
+def cells() -> list[tuple[str, str, str, str]]:
+    """(name, size, method, kind) of every cell."""
+    return [(f"{size},{method},{kind}", size, method, kind) for kind in KINDS for size in SIZES for method in METHODS]
+
+
+def smallest(size: str, method: str, kind: str) -> dict[str, Any]:
+    """The plan command's answer for one cell."""
+    config = f"--config=configs/finetune/wmt14_en_de.py:{size},{method}"
+    command = [sys.executable, "-m", "finetune_scaling.plan", config, f"--topology={kind}", "--search", "--smallest"]
+    done = subprocess.run([*command, "--json"], cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)[0]
+
+
+def as_markdown(table: dict[str, Any]) -> str:
+    """Sizes and methods down, kinds of chips across."""
+    lines = [f"| size | method | {' | '.join(KINDS)} |", f"|---|---|{'---|' * len(KINDS)}"]
+    for size in SIZES:
+        for method in METHODS:
+            row = " | ".join(cell(table[f"{size},{method},{kind}"]) for kind in KINDS)
+            lines.append(f"| {size} | {method} | {row} |")
+    return "\n".join(lines)
+
+
+def cell(plan: dict[str, Any]) -> str:
+    """Slice, mesh (data x fsdp x tensor), accumulation, remat, and the peak of a chip in GiB."""
+    mesh = "x".join(str(plan["mesh"][axis]) for axis in ("data", "fsdp", "tensor"))
+    parts = f", {plan['accumulation']} parts" if plan["accumulation"] > 1 else ""
+    shape = plan["topology"].partition(":")[2]
+    return f"**{shape}** ({mesh}{parts}, remat {plan['remat']}; {plan['peak_bytes'] / GIB:.1f})"
+
+
+if __name__ == "__main__":
+    main()
