@@ -18,6 +18,8 @@ def get_config(argument: str = "1b,lora") -> ConfigDict:
     config.sequence.length = 544  # 256 + 256 tokens and the template's own
     config.sequence.bidirectional_input = True  # as the base was pretrained
     config.sequence.mode = "S"
+    config.sharding.fsdp = -1  # over all devices
+    config.model.remat = "full"
     config.limits.max_steps = 300_000 if method == "full" else 200_000
     config.limits.max_epochs = 100
     config.evaluation.times = 20

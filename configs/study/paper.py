@@ -43,7 +43,7 @@ def family(*languages: str, steps: tuple[int, ...], held_out: int) -> dict:
     tokens = {thousands: thousands * THOUSAND * TOKENS_PER_STEP for thousands in steps}
     return {
         "tokenizer": {"vocab_size": 128_000, "sentinels": 128, "max_sentences": 10 * MILLION},  # size derived
-        "model": {"max_length": 2048},
+        "model": {"max_length": 2048, "remat": "full"},
         "sizes": SIZES,
         "held_out_sizes": ("16b",),
         "factor_size": "1b",
@@ -57,6 +57,7 @@ def family(*languages: str, steps: tuple[int, ...], held_out: int) -> dict:
             "objective": {"name": "ul2", "bidirectional_input": True},  # UL2's own mixture (assumed)
             "sequence": {"length": LENGTH},
             "batch": {"size": TOKENS_PER_STEP // LENGTH},
+            "sharding": {"fsdp": -1},  # over all devices
             "optimizer": {"name": "adafactor", "parameter_scale": True},
             "schedule": {"name": "cosine", "learning_rate": 0.01, "final_fraction": 0.1},  # no warm-up is stated
             "evaluation": {"every_steps": 5000},
@@ -87,6 +88,7 @@ def task(name: str, family: str, sequence: dict, full_examples: tuple[int, ...],
         "finetune": {
             "sequence": sequence,
             "limits": {"max_steps": 200_000, "max_epochs": 100},
+            "sharding": {"fsdp": -1},
             "optimizer": {"name": "adafactor", "parameter_scale": True},
             "evaluation": {"times": 20, "generate_examples": None},  # every test segment is translated or summarized
         },

@@ -83,6 +83,7 @@ def planned_model(experiment: Experiment, rung: str | None = None, vocabulary: i
     """
     block = configuration.plain(experiment.model)
     if rung is not None:
+        configuration.choose(LADDER, rung, "--model")
         return _of_rung(rung, {**block, "name": rung}, experiment, vocabulary)
     if experiment.base is None:
         return _of_rung(block.get("name"), block, experiment, vocabulary)

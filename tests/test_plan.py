@@ -1,0 +1,148 @@
+"""The plan command: what it prints of TPUs through the compiler and of GPUs without, and what it says of mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LORA = "--config=configs/finetune/wmt14_en_de.py:1b,lora"
+SMALL = (  # of a rung that compiles in seconds, with a vocabulary of its own
+    "--config=configs/pretrain/grammar.py:30k",
+    "--vocabulary=384",
+    "--batch=16",
+    "--length=64",
+    "--config.sharding.fsdp=2",
+)
+
+
+def plan(*flags: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; without the variables that libtpu needs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TPU_", "JAX_", "ALLOW_"))}
+    command = [sys.executable, "-m", "finetune_scaling.plan", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=kept | environment, timeout=600)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict:
+    """The plan of a small step, with the compiler."""
+    pytest.importorskip("libtpu")
+    code, printed, errors = plan(*SMALL, "--topology=v5e:2x2", "--json")
+    assert code == 0, errors
+    assert "training: compiled in" in errors
+    return json.loads(printed)
+
+
+@pytest.mark.slow
+def test_small_step_compiled_for_a_tpu(compiled: dict) -> None:
+    assert (compiled["chips"], compiled["accelerator_type"], compiled["fits"]) == (4, "v5litepod-4", True)
+    assert compiled["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert compiled["hbm_bytes"] == int(15.75 * 2**30)
+    assert 0 < compiled["argument_bytes"] <= compiled["peak_bytes"] < 2**27
+    assert compiled["collectives"]["all-reduce"]["bytes"] > 0  # gradients, over data
+    assert compiled["unknown_loops"] == 0
+    assert compiled["evaluation"]["fits"]
+    assert "decoding" not in compiled  # of pretraining
+
+
+@pytest.mark.slow
+def test_arguments_are_those_of_the_rules(compiled: dict) -> None:
+    """The estimate's exact part and the compiler's count agree, but for how TPUs pad small arrays."""
+    code, printed, _ = plan(*SMALL, "--topology=v5e:2x2", "--json", "--analytic")
+    assert code == 0
+    estimated = json.loads(printed)
+    assert estimated["compiled"] is False
+    assert estimated["collectives"] is None
+    assert estimated["argument_bytes"] <= compiled["argument_bytes"] <= 3 * estimated["argument_bytes"]
+
+
+@pytest.mark.slow
+def test_two_processes_compile_at_the_same_time() -> None:
+    pytest.importorskip("libtpu")
+    command = [sys.executable, "-m", "finetune_scaling.plan", *SMALL, "--topology=v5e:2x2", "--json"]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    outcomes = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outcomes
+    first, second = (json.loads(printed) for printed, _ in outcomes)
+    assert first["peak_bytes"] == second["peak_bytes"]
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_said_with_what_it_needs() -> None:
+    pytest.importorskip("libtpu")
+    full = "--config=configs/finetune/wmt14_en_de.py:1b,full"
+    code, printed, errors = plan(full, "--topology=v5e:1x1", "--json", "--config.evaluation.batch_size=1")
+    assert code == 0, errors
+    result = json.loads(printed)
+    assert result["fits"] is False
+    assert result["peak_bytes"] > result["hbm_bytes"]
+
+
+def test_gpus_are_estimated() -> None:
+    code, printed, errors = plan(LORA, "--topology=h100:8", "--json")
+    assert code == 0, errors
+    result = json.loads(printed)
+    assert result["compiled"] is False
+    assert result["fits"] is True
+    assert result["model"]["parameters"] == 1_218_480_128 + result["model"]["trainable_parameters"]
+    assert result["usd"]["likely"]["on_demand"] == pytest.approx(result["run"]["chip_hours"] * 6.88)
+    assert result["usd"]["likely"]["spot"] is None
+
+
+def test_prices_change_on_the_command_line() -> None:
+    code, printed, _ = plan(LORA, "--topology=h100:8", "--json", "--prices.h100.spot=2.0")
+    result = json.loads(printed)
+    assert code == 0
+    assert result["usd"]["likely"]["spot"] == pytest.approx(result["run"]["chip_hours"] * 2.0)
+
+
+def test_search_without_a_compiler_takes_every_kind() -> None:
+    code, printed, errors = plan(LORA, "--search", "--analytic", "--json")
+    assert code == 0, errors
+    found = json.loads(printed)
+    assert [entry["topology"].partition(":")[0] for entry in found] == [
+        *("v4", "v5e", "v5p", "v6e", "a100", "h100", "h200", "cpu")
+    ]
+    assert all(entry["fits"] for entry in found)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((LORA,), "--topology is missing"),
+        ((LORA, "--topology=v5e:4x5"), "near it: v5e:4x8"),
+        ((LORA, "--topology=h100:8", "--config.sharding.fsdp=3"), "does not divide the 8 devices"),
+        ((LORA, "--topology=h100:8", "--batch=12"), "not divisible by 8"),
+        ((LORA, "--topology=h100:8", "--model=3b"), "--model = '3b' is unknown"),
+        ((LORA, "--topology=h100:8", "--smallest"), "--smallest is for --search"),
+        ((LORA, "--search", "--study"), "give one of them"),
+        (("--config=configs/study/paper.py", "--study", "--batch=4"), "--batch is for one run"),
+        ((LORA, "--topology=h100:8", "--prices.h100.spot=-1"), "must not be negative"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(flags: tuple[str, ...], message: str) -> None:
+    code, printed, errors = plan(*flags)
+    assert code == 2, errors
+    assert printed == ""
+    assert len(errors.strip().splitlines()) == 1
+    assert re.search(message, errors), errors
+
+
+def test_without_libtpu_the_extra_is_named(tmp_path: Path) -> None:
+    """A package that cannot be found stands in for one that is not installed."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'libtpu' else find(name, *rest)\n"
+    )
+    code, _, errors = plan(LORA, "--topology=v5e:2x2", PYTHONPATH=str(tmp_path))
+    assert code == 2
+    assert ".[test]" in errors
+    assert ".[tpu]" in errors
