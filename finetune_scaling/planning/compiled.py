@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 from finetune_scaling.decoding.greedy import make_greedy
 from finetune_scaling.planning.chips import GIB
 from finetune_scaling.planning.collectives import Collectives, collectives
-from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, shapes
+from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, placed_state, shapes
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.rules import Placement
-from finetune_scaling.training.step import make_evaluation_step, make_train_step, state_shardings
+from finetune_scaling.training.step import make_evaluation_step, make_train_step
 from finetune_scaling.tuning.partition import Tree
 
 log = logging.getLogger(__name__)
@@ -68,14 +68,14 @@ def _training(workload: Workload, layout: Layout, placement: Placement) -> Any:
     step = make_train_step(workload.model, workload.tuning, workload.optimizer, layout.accumulation, layout.axes)
     batch = _batch(workload.batch, workload.length, placement)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=placement.whole())
-    where = state_shardings(state.trainable, workload.optimizer, placement)
-    return step.lower(_placed(state, where), _placed(frozen, placement.parameters(frozen)), batch, rate)  # type: ignore[attr-defined]
+    where = placed_state(workload, placement)
+    return _lower(step, _placed(state, where), _placed(frozen, placement.parameters(frozen)), batch, rate)
 
 
 def _evaluation(workload: Workload, layout: Layout, placement: Placement) -> Any:
     step = make_evaluation_step(workload.model, workload.tuning, layout.axes)
     rows = _padded(workload.evaluation_batch, layout)
-    return step.lower(*_parameters(workload, placement), _batch(rows, workload.length, placement))  # type: ignore[attr-defined]
+    return _lower(step, *_parameters(workload, placement), _batch(rows, workload.length, placement))
 
 
 def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Any:
@@ -87,7 +87,11 @@ def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Any:
     rows = _padded(workload.evaluation_batch, layout)
     prompts = jax.ShapeDtypeStruct((rows, decoding.input_tokens), jnp.int32, sharding=placement.batch())
     lengths = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placement.batch())
-    return decode.lower(*_parameters(workload, placement), prompts, lengths)  # type: ignore[attr-defined]
+    return _lower(decode, *_parameters(workload, placement), prompts, lengths)
+
+
+def _lower(jitted: Any, *arguments: Any) -> Any:
+    return jitted.lower(*arguments)
 
 
 def _padded(rows: int, layout: Layout) -> int:

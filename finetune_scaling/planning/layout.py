@@ -9,11 +9,14 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
+from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules
 from finetune_scaling.sharding.rules import Placement
-from finetune_scaling.training.step import State, init_state, state_shardings
+from finetune_scaling.training.optimizers import OptimizerConfig
+from finetune_scaling.training.step import State, init_state
 from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import Tree
 
 Remat = Literal["none", "dots", "full"]
@@ -69,27 +72,45 @@ BATCH_FIELDS = {
 }
 
 
-@functools.lru_cache(maxsize=64)
 def shapes(workload: Workload) -> tuple[State, Tree]:
     """The training state and the frozen parameters as ShapeDtypeStructs; nothing is allocated."""
-    tokens = tuple(range(min(5000, workload.model.vocab_size)))  # which ones they are does not matter to shapes
+    return _shapes(workload.model, workload.tuning, workload.optimizer)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(model: ModelConfig, tuning: Tuning, optimizer: OptimizerConfig) -> tuple[State, Tree]:
+    tokens = tuple(range(min(5000, model.vocab_size)))  # which ones they are does not matter to shapes
     rng = jax.eval_shape(jax.random.key, 0)
-    trainable, frozen = jax.eval_shape(lambda key: attach(workload.model, workload.tuning, key, None, tokens), rng)
-    state = jax.eval_shape(lambda tree: init_state(tree, workload.optimizer), trainable)
-    return state, frozen
+    trainable, frozen = jax.eval_shape(lambda key: attach(model, tuning, key, None, tokens), rng)
+    return jax.eval_shape(lambda tree: init_state(tree, optimizer), trainable), frozen
+
+
+def placed_state(workload: Workload, placement: Placement) -> State:
+    """Where the training state lives, as training.step.state_shardings has it, from shapes that are known already."""
+    state, _ = shapes(workload)
+    return State(placement.parameters(state.trainable), placement.optimizer(state.optimizer, state.trainable))
 
 
 def held(workload: Workload, layout: Layout) -> Held:
     """What a chip holds between steps: exact, by the same rules that place the arrays of a run."""
+    rows = math.ceil(workload.batch / layout.batch_parts)
+    mesh = dataclasses.replace(layout, accumulation=1, remat="none")
+    one = dataclasses.replace(workload, batch=0, length=0, evaluation_batch=0, decoding=None)
+    batch = rows * workload.length * sum(dtype.itemsize for dtype in BATCH_FIELDS.values())
+    return dataclasses.replace(_parameters(one, mesh), batch=batch)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parameters(workload: Workload, layout: Layout) -> Held:
+    """What is held beside a batch, which neither batch nor remat changes: a search asks thousands of times."""
     state, frozen = shapes(workload)
     placement = Placement(workload.model, layout.mesh(), layout.axes)
-    where = state_shardings(state.trainable, workload.optimizer, placement)
-    rows = math.ceil(workload.batch / layout.batch_parts)
+    where = placed_state(workload, placement)
     return Held(
         trainable=_bytes(state.trainable, where.trainable),
         frozen=_bytes(frozen, placement.parameters(frozen)),
         optimizer=_bytes(state.optimizer, where.optimizer),
-        batch=rows * workload.length * sum(dtype.itemsize for dtype in BATCH_FIELDS.values()),
+        batch=0,
     )
 
 

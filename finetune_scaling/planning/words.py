@@ -1,6 +1,6 @@
 """Plans as text for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune_scaling.planning.chips import GIB
@@ -78,19 +78,28 @@ def _seconds(seconds: float) -> str:
 
 
 def describe_study(result: Mapping[str, Any]) -> str:
-    """The totals of a study: methods down, kinds of chips across."""
-    kinds = result["chips"]
+    """The totals of a study: runs and FLOPs by method, then chip-hours and US dollars, kinds of chips down."""
+    columns = {**result["methods"], "total": result["total"]}
     lines = [
-        f"{result['runs']:,} runs; chip-hours at {result['utilisation']:.0%} of peak or at the lower bound, where that "
-        "is longer; analytic, to the runs' limits, without scoring",
-        f"{'':<13}{'runs':>7}{'FLOPs':>11}" + "".join(f"{kind + ' hours':>17}{'USD':>15}" for kind in kinds),
+        f"chip-hours at {result['utilisation']:.0%} of peak, or at the lower bound of a step's time where that is",
+        "longer; estimated without a compiler, to the runs' limits, without scoring",
+        _line("", columns),
+        _line("runs", [f"{row['runs']:,}" for row in columns.values()]),
+        _line("FLOPs", [f"{row['flops']:.3e}" for row in columns.values()]),
     ]
-    for name, row in [*result["methods"].items(), ("total", result["total"])]:
-        cells = "".join(
-            f"{_number(row['chip_hours'][kind]):>17}{_number(row['usd'][kind]['on_demand']):>15}" for kind in kinds
-        )
-        lines.append(f"{name:<13}{row['runs']:>7,}{row['flops']:>11.3e}{cells}")
+    lines += [
+        _line(f"{kind} chip-hours", [_number(row["chip_hours"][kind]) for row in columns.values()])
+        for kind in result["chips"]
+    ]
+    lines += [
+        _line(f"{kind} US$ on demand", [_number(row["usd"][kind]["on_demand"]) for row in columns.values()])
+        for kind in result["chips"]
+    ]
     return "\n".join(lines)
+
+
+def _line(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<20}" + "".join(f"{cell:>15}" for cell in cells)
 
 
 def _number(value: float | None) -> str:

@@ -27,20 +27,20 @@ def experiment(file: str, argument: str, **changes: Any) -> Experiment:
 @pytest.mark.parametrize("size", ["1b", "16b"])
 def test_size_comes_from_the_name_of_a_base_that_is_not_there(size: str) -> None:
     model = planned_model(experiment("finetune/wmt14_en_de.py", f"{size},lora"))
-    assert model == paper_model(size)
+    assert model == paper_model(size, remat="full")
 
 
 def test_pretraining_says_its_own_size_and_a_flag_another() -> None:
     given = experiment("pretrain/bilingual.py", "en_de,2b")
-    assert planned_model(given) == paper_model("2b")
-    assert planned_model(given, rung="8b") == paper_model("8b")
+    assert planned_model(given) == paper_model("2b", remat="full")
+    assert planned_model(given, rung="8b") == paper_model("8b", remat="full")
     assert planned_model(given, vocabulary=64_000).vocab_size == 64_000
 
 
 def test_fields_of_the_model_are_kept() -> None:
-    given = experiment("finetune/wmt14_en_de.py", "4b,full", model={"remat": "full", "max_length": 1024})
+    given = experiment("finetune/wmt14_en_de.py", "4b,full", model={"remat": "dots", "max_length": 1024})
     model = planned_model(given)
-    assert (model.remat, model.max_length, model.layers) == ("full", 1024, 24)
+    assert (model.remat, model.max_length, model.layers) == ("dots", 1024, 24)
 
 
 def test_unknown_base_and_vocabulary_say_the_flag() -> None:
