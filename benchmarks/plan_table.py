@@ -1,9 +1,10 @@
-"""Makes docs/planning_table.json and prints it as a table: python benchmarks/plan_table.py
+"""Makes docs/planning_table.json and prints it as a table: python benchmarks/plan_table.py [--prototype]
 
 For each of the paper's sizes, methods and kinds of TPU: the smallest slice that holds the train step of
 configs/finetune/wmt14_en_de.py, by the plan command with --search --smallest, which compiles it. What the file has
 already stays; --again makes it anew. Each of the 60 takes about a minute of one core. --analytic fills what is missing
-by the estimate, without a compiler, until the script is run again without it.
+by the estimate, without a compiler, until the script is run again without it. --prototype makes another table: the train step's memory beside that of a plain
+prototype (scan, full remat, chunked loss, plain attention, Adafactor, FSDP alone).
 """
 
 import argparse
@@ -17,10 +18,24 @@ ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "planning_table.json"
 SIZES, METHODS, KINDS = ("1b", "2b", "4b", "8b", "16b"), ("full", "lora", "prompt"), ("v5e", "v6e", "v4", "v5p")
 GIB = 2**30
+# (size, method, batch, length, slice): the prototype's arguments and temporaries in GiB on a chip.
+PROTOTYPE = {
+    ("16b", "full", 128, 512, "v5e:8x8"): (0.91, 4.49),
+    ("16b", "full", 128, 512, "v5p:2x2x2"): (7.20, 23.17),
+    ("16b", "lora", 16, 768, "v5e:2x4"): (3.67, 2.53),
+    ("16b", "prompt", 16, 768, "v5e:2x4"): (3.60, 2.42),
+    ("8b", "lora", 16, 512, "v5e:2x2"): (3.83, 2.28),
+    ("1b", "full", 128, 512, "v5e:2x2"): (1.14, 6.20),
+    ("1b", "lora", 128, 512, "v5e:2x2"): (0.58, 4.33),
+    ("1b", "prompt", 128, 512, "v5e:2x2"): (0.57, 4.39),
+}
 
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.prototype:
+        print_prototype()
+        return
     table = {} if arguments.again or not TABLE.exists() else json.loads(TABLE.read_text())
     for name, size, method, kind in cells():
         if name in table and (table[name]["compiled"] or arguments.analytic):
@@ -33,6 +48,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--prototype", action="store_true", help="make the table beside the prototype instead")
     parser.add_argument("--again", action="store_true", help="make everything anew")
     parser.add_argument("--analytic", action="store_true", help="fill by the estimate what was not compiled")
     return parser.parse_args()
@@ -45,11 +61,30 @@ def cells() -> list[tuple[str, str, str, str]]:
 
 def smallest(size: str, method: str, kind: str, analytic: bool) -> dict[str, Any]:
     """The plan command's answer for one cell."""
+    flags = [f"--topology={kind}", "--search", "--smallest", *(["--analytic"] if analytic else [])]
+    return plan(size, method, *flags)[0]
+
+
+def plan(size: str, method: str, *flags: str) -> Any:
+    """What the plan command prints as JSON."""
     config = f"--config=configs/finetune/wmt14_en_de.py:{size},{method}"
-    command = [sys.executable, "-m", "finetune_scaling.plan", config, f"--topology={kind}", "--search", "--smallest"]
-    command += ["--json", *(["--analytic"] if analytic else [])]
+    command = [sys.executable, "-m", "finetune_scaling.plan", config, "--json", *flags]
     done = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout)[0]
+    return json.loads(done.stdout)
+
+
+def print_prototype() -> None:
+    """Arguments + temporaries of the prototype and of the train step, and the step's peak and compile time."""
+    print("| train step | slice | prototype | here | peak | compiled in |\n|---|---|---|---|---|---|")
+    for (size, method, batch, length, topology), (arguments, temporaries) in PROTOTYPE.items():
+        flags = (f"--topology={topology}", f"--batch={batch}", f"--length={length}", "--training-only")
+        made = plan(size, method, *flags, "--config.sharding.fsdp=-1", "--config.model.remat=full")
+        here = f"{made['argument_bytes'] / GIB:.2f} + {made['temporary_bytes'] / GIB:.2f}"
+        print(
+            f"| {size} {method}, {batch} x {length} | {topology} | {arguments:.2f} + {temporaries:.2f} | {here} "
+            f"| {made['peak_bytes'] / GIB:.2f} | {made['compile_seconds']:.0f} s |",
+            flush=True,
+        )
 
 
 def as_markdown(table: dict[str, Any]) -> str:

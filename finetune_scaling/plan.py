@@ -42,6 +42,7 @@ _VOCABULARY = flags.DEFINE_integer("vocabulary", None, "Size of the vocabulary w
 _SEARCH = flags.DEFINE_boolean("search", False, "Find the cheapest layout that fits, by kind of chip.")
 _SMALLEST = flags.DEFINE_boolean("smallest", False, "With --search: the smallest slice that some layout fits on.")
 _STUDY = flags.DEFINE_boolean("study", False, "Sum chip-hours and cost over a whole study.")
+_TRAINING_ONLY = flags.DEFINE_boolean("training_only", False, "Compile the train step, and not what scores.")
 _ANALYTIC = flags.DEFINE_boolean("analytic", False, "Estimate without compiling, for TPUs too.")
 _UTILISATION = flags.DEFINE_float(
     "utilisation", 0.4, "Assumed model FLOPs utilisation, the share of a chip's peak.", lower_bound=1e-3, upper_bound=1
@@ -94,10 +95,10 @@ def plan_run(experiment: Experiment, workload: Workload) -> plans.Plan:
     """The plan of the layout that the config asks for, on the slice of --topology."""
     slice_ = find_slice(_TOPOLOGY.value)
     layout = plans.layout_of(workload, slice_, experiment.sharding, experiment.batch.accumulation)
-    return _planned(workload, slice_, layout)
+    return _planned(workload, slice_, layout, _TRAINING_ONLY.value)
 
 
-def _planned(workload: Workload, slice_: Slice, layout: Layout, training_only: bool = False) -> plans.Plan:
+def _planned(workload: Workload, slice_: Slice, layout: Layout, training_only: bool) -> plans.Plan:
     if not _compiles(slice_.chip):
         return plans.estimated_plan(workload, slice_, layout)
     topology.prepare_environment(slice_)
