@@ -3,8 +3,9 @@
 For each of the paper's sizes, methods and kinds of TPU: the smallest slice that holds the train step of
 configs/finetune/wmt14_en_de.py, by the plan command with --search --smallest, which compiles it. What the file has
 already stays; --again makes it anew. Each of the 60 takes about a minute of one core. --analytic fills what is missing
-by the estimate, without a compiler, until the script is run again without it. --prototype makes another table: the train step's memory beside that of a plain
-prototype (scan, full remat, chunked loss, plain attention, Adafactor, FSDP alone).
+by the estimate, without a compiler, until the script is run again without it. --prototype makes another table: the
+train step's memory beside that of a plain prototype (scan, full remat, chunked loss, plain attention, Adafactor, FSDP
+alone).
 """
 
 import argparse

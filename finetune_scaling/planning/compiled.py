@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from finetune_scaling.decoding.greedy import make_greedy
 from finetune_scaling.planning.chips import GIB
 from finetune_scaling.planning.collectives import Collectives, collectives
-from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, placed_state, shapes
+from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, held_bytes, placed_state, shapes
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.step import make_evaluation_step, make_train_step
@@ -36,49 +36,56 @@ class Program:
 
     temporary_bytes: the compiler's own count, which takes some buffers twice that donated arguments and temporaries
     share: with the arguments it may be more than peak_bytes, the most that is in use at any time. That is what has to
-    fit. Where the compiler gave up since it does not, peak_bytes is what it asked for, and the rest is None.
+    fit. Where the compiler gave up since it does not, peak_bytes is what it asked for, temporaries are what that leaves
+    beside the arguments, and collectives is None.
     """
 
     fits: bool
-    argument_bytes: int | None
-    temporary_bytes: int | None
-    output_bytes: int | None
+    argument_bytes: int
+    temporary_bytes: int
+    output_bytes: int
     peak_bytes: int
     collectives: Collectives | None
     compile_seconds: float | None
 
 
-class Lowered(dict[str, Any]):
-    """Programs of a run that are traced and ready to compile, by name."""
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A program that is ready to compile, and the bytes that its arguments and results take on a chip."""
+
+    lowered: Any
+    argument_bytes: int
+    output_bytes: int
 
 
-def lower(workload: Workload, layout: Layout, mesh: Mesh, programs: Sequence[str]) -> Lowered:
+def lower(workload: Workload, layout: Layout, mesh: Mesh, programs: Sequence[str]) -> dict[str, Traced]:
     """Traces the named programs (TRAINING, EVALUATION, DECODING) for a mesh."""
     model = dataclasses.replace(workload.model, remat=layout.remat)
     workload = dataclasses.replace(workload, model=model)
     placement = Placement(model, mesh, layout.axes)
-    makers: Mapping[str, Callable[..., Any]] = {TRAINING: _training, EVALUATION: _evaluation, DECODING: _decoding}
+    makers: Mapping[str, Callable[..., Traced]] = {TRAINING: _training, EVALUATION: _evaluation, DECODING: _decoding}
     shapes(workload)  # before the mesh is in context, whose devices can run nothing
     with jax.set_mesh(mesh):
-        return Lowered({name: makers[name](workload, layout, placement) for name in programs})
+        return {name: makers[name](workload, layout, placement) for name in programs}
 
 
-def _training(workload: Workload, layout: Layout, placement: Placement) -> Any:
+def _training(workload: Workload, layout: Layout, placement: Placement) -> Traced:
     state, frozen = shapes(workload)
     step = make_train_step(workload.model, workload.tuning, workload.optimizer, layout.accumulation, layout.axes)
     batch = _batch(workload.batch, workload.length, placement)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=placement.whole())
-    where = placed_state(workload, placement)
-    return _lower(step, _placed(state, where), _placed(frozen, placement.parameters(frozen)), batch, rate)
+    placed = _placed(state, placed_state(workload, placement))
+    return _lower(step, placed, _placed(frozen, placement.parameters(frozen)), batch, rate, result=placed)
 
 
-def _evaluation(workload: Workload, layout: Layout, placement: Placement) -> Any:
+def _evaluation(workload: Workload, layout: Layout, placement: Placement) -> Traced:
     step = make_evaluation_step(workload.model, workload.tuning, layout.axes)
     rows = _padded(workload.evaluation_batch, layout)
-    return _lower(step, *_parameters(workload, placement), _batch(rows, workload.length, placement))
+    losses = jax.ShapeDtypeStruct((2, rows), jnp.float32, sharding=placement.whole())
+    return _lower(step, *_parameters(workload, placement), _batch(rows, workload.length, placement), result=losses)
 
 
-def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Any:
+def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Traced:
     decoding = workload.decoding
     assert decoding is not None
     decode = make_greedy(
@@ -87,11 +94,12 @@ def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Any:
     rows = _padded(workload.evaluation_batch, layout)
     prompts = jax.ShapeDtypeStruct((rows, decoding.input_tokens), jnp.int32, sharding=placement.batch())
     lengths = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placement.batch())
-    return _lower(decode, *_parameters(workload, placement), prompts, lengths)
+    written = jax.ShapeDtypeStruct((rows, decoding.new_tokens), jnp.int32, sharding=placement.whole())
+    return _lower(decode, *_parameters(workload, placement), prompts, lengths, result=written)
 
 
-def _lower(jitted: Any, *arguments: Any) -> Any:
-    return jitted.lower(*arguments)
+def _lower(jitted: Any, *arguments: Any, result: Tree) -> Traced:
+    return Traced(jitted.lower(*arguments), held_bytes(arguments), held_bytes(result))
 
 
 def _padded(rows: int, layout: Layout) -> int:
@@ -118,23 +126,24 @@ def _placed(tree: Tree, shardings: Tree) -> Tree:
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, shardings)
 
 
-def compile_all(lowered: Lowered, hbm_bytes: int) -> dict[str, Program]:
+def compile_all(traced: Mapping[str, Traced], hbm_bytes: int) -> dict[str, Program]:
     """Compiles programs, two at a time; hbm_bytes: what they have to fit in."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting = {name: pool.submit(_compile, name, program, hbm_bytes) for name, program in lowered.items()}
+        waiting = {name: pool.submit(_compile, name, program, hbm_bytes) for name, program in traced.items()}
         return {name: future.result() for name, future in waiting.items()}
 
 
-def _compile(name: str, lowered: Any, hbm_bytes: int) -> Program:
+def _compile(name: str, traced: Traced, hbm_bytes: int) -> Program:
     log.info("%s: compiling", name)
     began = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = traced.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         seconds = time.perf_counter() - began
         asked = needed_bytes(str(error))
         log.info("%s: does not fit, says the compiler after %.0f s", name, seconds)
-        return Program(False, None, None, None, asked, None, seconds)
+        beside = max(0, asked - traced.argument_bytes)
+        return Program(False, traced.argument_bytes, beside, traced.output_bytes, asked, None, seconds)
     seconds = time.perf_counter() - began
     log.info("%s: compiled in %.0f s", name, seconds)
     memory = compiled.memory_analysis()

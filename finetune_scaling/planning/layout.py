@@ -107,17 +107,18 @@ def _parameters(workload: Workload, layout: Layout) -> Held:
     placement = Placement(workload.model, layout.mesh(), layout.axes)
     where = placed_state(workload, placement)
     return Held(
-        trainable=_bytes(state.trainable, where.trainable),
-        frozen=_bytes(frozen, placement.parameters(frozen)),
-        optimizer=_bytes(state.optimizer, where.optimizer),
+        trainable=held_bytes(state.trainable, where.trainable),
+        frozen=held_bytes(frozen, placement.parameters(frozen)),
+        optimizer=held_bytes(state.optimizer, where.optimizer),
         batch=0,
     )
 
 
-def _bytes(tree: Tree, shardings: Tree) -> int:
-    """Bytes of a tree's leaves that one device holds."""
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
-    return sum(_leaf_bytes(leaf, sharding) for leaf, sharding in pairs)
+def held_bytes(tree: Tree, shardings: Tree | None = None) -> int:
+    """Bytes of a tree's leaves that one device holds; without shardings, the leaves' own."""
+    leaves = jax.tree.leaves(tree)
+    places = [leaf.sharding for leaf in leaves] if shardings is None else jax.tree.leaves(shardings)
+    return sum(_leaf_bytes(leaf, place) for leaf, place in zip(leaves, places, strict=True))
 
 
 def _leaf_bytes(leaf: Any, sharding: Any) -> int:

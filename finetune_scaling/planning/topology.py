@@ -34,6 +34,7 @@ def prepare_environment(slice_: Slice) -> None:
     os.environ.update(_ENVIRONMENT)
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", slice_.accelerator_type)
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # a program for a TPU cannot be read back without one
 
 
 def devices(slice_: Slice) -> list[jax.Device]:

@@ -69,8 +69,8 @@ def _totals(extra: Mapping[str, Any]) -> list[str]:
     return lines if len(lines) > 1 else [*lines, "cost: no price is known; see configs/prices.py"]
 
 
-def _gib(count: int | None) -> str:
-    return "-" if count is None else f"{count / GIB:.2f}"
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f}"
 
 
 def _seconds(seconds: float) -> str:
