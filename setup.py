@@ -14,6 +14,9 @@ ROOT = Path(__file__).parent
 PYTHON_3_11 = 'python_version < "3.12"'
 PYTHON_3_12 = 'python_version >= "3.12"'
 
+GCSFS = "gcsfs>=2026.10,<2027"  # gs:// paths; TensorStore writes the arrays by itself
+BEAM = "apache-beam>=2.77,<3"  # preparing large corpora in parallel: ours, and those that TFDS makes
+
 REQUIREMENTS = [
     f"jax>=0.10.1,<0.11; {PYTHON_3_11}",  # models, training and fits; 0.10 is the last series for Python 3.11
     f"jax>=0.11.2,<0.12; {PYTHON_3_12}",
@@ -41,7 +44,9 @@ REQUIREMENTS = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],  # CUDA 12 wheels run on the drivers of CUDA 12 and of CUDA 13
+    "gcs": [GCSFS],
     "test": [
+        BEAM,
         "pytest>=9.0,<10",
         "pytest-xdist>=3.8,<4",  # two workers where two cores are
         "hypothesis>=6.140,<7",  # tests of properties
@@ -51,10 +56,12 @@ EXTRAS = {
         "transformers>=5.20,<6",  # reference logits of the public model families
         "torch>=2.13,<2.14",  # runs that reference; the CPU build is enough
         "safetensors>=0.8,<0.9",  # the files of public checkpoints
+        GCSFS,
+        "gcp-storage-emulator>=2026.7,<2027",  # runs in an object store, without one
         f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax names its own
         f"libtpu>=0.0.48,<0.0.49; {PYTHON_3_12}",
     ],
-    "beam": ["apache-beam>=2.70,<3"],  # preparing large TFDS datasets in parallel
+    "beam": [BEAM],
     "notebooks": ["jupyter>=1.1,<2", "nbclient>=0.10,<0.12", "ipykernel>=7.0,<8"],
     "logging": ["tensorboardX>=2.6.4,<3", "wandb>=0.28,<0.32"],  # event files without TensorFlow; W&B
 }

@@ -7,18 +7,17 @@ and compares their points.csv byte for byte. Prints a JSON summary; exits with 1
 import hashlib
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
+from killing import finish, start, wait_for
 
 from finetune_scaling import command
-from finetune_scaling.errors import EXIT_FAILED, TrainingError
+from finetune_scaling.errors import EXIT_FAILED
 
 _TINY_STUDY = Path(__file__).parents[1] / "tests" / "tiny.py"
 
@@ -26,8 +25,6 @@ _CONFIG = flags.DEFINE_string("config", f"{_TINY_STUDY}:study", "Config of the s
 _KILLS = flags.DEFINE_integer("kills", 10, "How often it is killed.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where both studies go; default: a directory that is deleted afterwards.")
-
-POLL_SECONDS = 0.005
 
 
 class Undisturbed(NamedTuple):
@@ -52,6 +49,7 @@ def main() -> None:
 
 def compare(config: str, folder: Path, kills: int, seed: int) -> dict[str, Any]:
     """Both studies below `folder`; the summary as plain data."""
+    folder.mkdir(parents=True, exist_ok=True)
     undisturbed, killed = folder / "undisturbed", folder / "killed"
     facts = run_undisturbed(config, undisturbed)
     began = time.monotonic()
@@ -73,10 +71,10 @@ def compare(config: str, folder: Path, kills: int, seed: int) -> dict[str, Any]:
 def run_undisturbed(config: str, workdir: Path) -> Undisturbed:
     """Runs the study once; raises TrainingError where it fails."""
     began = time.monotonic()
-    process = start(config, workdir)
+    process = start(log_of(workdir), "study", *study_flags(config, workdir))
     wait_for(process, (workdir / "config.json").exists)
     started = time.monotonic() - began
-    finish(process)
+    finish(process, log_of(workdir))
     return Undisturbed(started, time.monotonic() - began, finished_runs(workdir))
 
 
@@ -94,37 +92,28 @@ def run_killed(
     deaths: list[dict[str, float | int]] = []
     for count, delay in plan:
         began = time.monotonic()
-        process = start(config, workdir)
+        process = start(log_of(workdir), "study", *study_flags(config, workdir))
         wait_for(process, lambda count=count: finished_runs(workdir) >= count)  # type: ignore[misc]
         until = time.monotonic() + delay
         wait_for(process, lambda until=until: time.monotonic() >= until)  # type: ignore[misc]
         if process.poll() is not None:
-            finish(process)
+            finish(process, log_of(workdir))
             break
         process.kill()
-        process.communicate()
+        process.wait()
         deaths.append({"after_seconds": round(time.monotonic() - began, 2), "finished_runs": finished_runs(workdir)})
-    finish(start(config, workdir))
+    finish(start(log_of(workdir), "study", *study_flags(config, workdir)), log_of(workdir))
     return deaths
 
 
-def start(config: str, workdir: Path) -> subprocess.Popen:
-    """Starts the study command."""
-    arguments = [sys.executable, "-m", "finetune_scaling.study", f"--config={config}", f"--workdir={workdir}"]
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def study_flags(config: str, workdir: Path) -> list[str]:
+    """What the study command is given."""
+    return [f"--config={config}", f"--workdir={workdir}"]
 
 
-def finish(process: subprocess.Popen) -> None:
-    """Waits for the command's end; raises TrainingError with its last words where it failed."""
-    _, errors = process.communicate()
-    if process.returncode:
-        raise TrainingError(f"the study ended with {process.returncode}: {errors.strip().splitlines()[-1:]}")
-
-
-def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
-    """Returns when something happened or the process ended."""
-    while process.poll() is None and not happened():
-        time.sleep(POLL_SECONDS)
+def log_of(workdir: Path) -> Path:
+    """The file that a study's processes log to."""
+    return workdir.with_name(f"{workdir.name}.log")
 
 
 def finished_runs(workdir: Path) -> int:

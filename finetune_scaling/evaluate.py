@@ -7,7 +7,6 @@ Files hold one segment a line. A run's hypotheses and losses are written beside 
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -16,7 +15,7 @@ from finetune_scaling import command
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.scoring import EVALUATION, pooled, score_split, write_rows
 from finetune_scaling.evaluation.text_metrics import score_files
-from finetune_scaling.files import write_json_atomically
+from finetune_scaling.files import Location, location, write_json_atomically
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.inputs import prepared_task, test_examples
 from finetune_scaling.training.tuned import load_run
@@ -39,7 +38,7 @@ def main() -> None:
     """Scores what the flags name and prints the main figures as one JSON line."""
     if bool(_WORKDIR.value) == bool(_HYPOTHESES.value):
         raise ConfigError("give --workdir to score a run, or --hypotheses and --references to score files")
-    scores = _score_run(Path(_WORKDIR.value)) if _WORKDIR.value else _score_files()
+    scores = _score_run(location(_WORKDIR.value)) if _WORKDIR.value else _score_files()
     metrics = {name: entry["score"] if isinstance(entry, dict) else entry for name, entry in scores["metrics"].items()}
     print(json.dumps({**{name: scores[name] for name in ("loss", "entropy") if name in scores}, "metrics": metrics}))
 
@@ -56,7 +55,7 @@ def _score_files() -> dict[str, Any]:
     return scores
 
 
-def _score_run(run: Path) -> dict[str, Any]:
+def _score_run(run: Location) -> dict[str, Any]:
     model, experiment = load_run(run, _STEP.value, ShardingConfig(_FSDP.value, _TENSOR.value))
     if experiment.pretrains:
         raise ConfigError(f"{run}: a pretraining run has no task; finetune it, or read its dev losses in metrics.jsonl")
@@ -64,7 +63,7 @@ def _score_run(run: Path) -> dict[str, Any]:
     splits = _SPLIT.value or list(task.test)
     if not splits:
         raise DataError(f"task {task.name} has no test set; name a split, e.g. --split=dev")
-    out = Path(_OUT.value) if _OUT.value else run / EVALUATION / f"{'+'.join(splits)}.json"
+    out = location(_OUT.value) if _OUT.value else run / EVALUATION / f"{'+'.join(splits)}.json"
     scores = {}
     for split in splits:
         with model.placement.in_use():

@@ -1,17 +1,91 @@
-"""Files that are whole or absent: atomic writes, digests, and JSON that says where it is broken."""
+"""Files that are whole or absent: atomic writes, digests, and JSON that says where it is broken.
+
+A path may be a local one or a URL of an object store (gs://bucket/...), where objects are whole or absent by nature.
+"""
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
-from finetune_scaling.errors import WorkdirError
+import fsspec
+from etils import epath
+
+from finetune_scaling.errors import UserError, WorkdirError
 from finetune_scaling.sharding.roles import is_first
+
+Location: TypeAlias = Path | epath.Path
+Result = TypeVar("Result")
+
+_SCHEMES = ("gs",)
+CONTACT_SECONDS = 50.0  # within which an object store has to answer for the first time
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is the URL of an object store. Raises WorkdirError for a URL of another kind."""
+    scheme, separator, _ = os.fspath(path).partition("://")
+    if separator and scheme not in _SCHEMES:
+        raise WorkdirError(f"{os.fspath(path)}: {scheme}:// is not known; give gs:// or a local path")
+    return bool(separator)
+
+
+def location(path: str | os.PathLike) -> Location:
+    """A local path as pathlib's, a URL as epath's. Raises as `is_remote` does."""
+    if not is_remote(path):
+        return Path(path)
+    _set_up_remote()
+    return epath.Path(path)
+
+
+@functools.cache
+def _set_up_remote() -> None:
+    """Quiets gcsfs, which logs every retry and what it also raises, and lets no listing of a directory be kept."""
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    for scheme in _SCHEMES:  # TensorStore and other hosts write there, too
+        fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
+
+
+def absolute(path: str | os.PathLike) -> Location:
+    """A path that means the same from every working directory."""
+    place = location(path)
+    return place.resolve() if isinstance(place, Path) else place  # epath takes a URL for a relative path here
+
+
+def local(path: str | os.PathLike, what: str) -> Path:
+    """A path that must be local. Raises WorkdirError, telling `what` it is of, for a URL."""
+    if is_remote(path):
+        raise WorkdirError(f"{os.fspath(path)}: {what} is written to local directories only; give one")
+    return Path(path)
+
+
+def first_contact(path: Location, act: Callable[[], Result]) -> Result:
+    """What act() returns; WorkdirError where the object store of `path` cannot be reached, or not within a minute."""
+    outcome: list[Any] = []
+
+    def attempt() -> None:
+        try:
+            with disk_errors(path):
+                outcome.append((act(), None))
+        except BaseException as error:  # it is the caller's
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(CONTACT_SECONDS)
+    if not outcome:
+        raise WorkdirError(f"{path}: no answer within {CONTACT_SECONDS:.0f} s; check the network and your credentials")
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
@@ -22,22 +96,30 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     """
     if not is_first():
         return
-    path = Path(path)
+    path = location(path)
     data = data.encode() if isinstance(data, str) else data
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        if isinstance(path, Path):
+            _replace(path, data)
+        else:
+            path.write_bytes(data)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes beside a local file, then renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
@@ -48,7 +130,7 @@ def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file; WorkdirError names the file and the line where it is broken."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(location(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WorkdirError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -61,21 +143,52 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def modified(path: Location) -> int:
+    """When a file was last changed, in units of the file system's; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns if isinstance(path, Path) else path.stat().mtime
+    except FileNotFoundError:
+        return 0
+
+
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Names the path and the mend where writing fails for want of space, permission or a directory."""
+    """Names the path and the mend where writing fails for want of space, permission, a directory or a bucket."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WorkdirError(f"{path}: the disk is full; free some space and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise WorkdirError(f"{path}: cannot be written ({error.strerror}); give a directory of yours") from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise WorkdirError(
-                f"{path}: a file stands where a directory must be, or the other way round; choose another path"
-            ) from error
+    except UserError:
         raise
+    except Exception as error:
+        if is_remote(path):
+            if reason := remote_failure(error):
+                raise WorkdirError(f"{os.fspath(path)}: {reason}") from error
+        elif isinstance(error, OSError) and (reason := _disk_failure(error)):
+            raise WorkdirError(f"{os.fspath(path)}: {reason}") from error
+        raise
+
+
+def _disk_failure(error: OSError) -> str | None:
+    """What an error of the local file system means, and the mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"cannot be written ({error.strerror}); give a directory of yours"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return "a file stands where a directory must be, or the other way round; choose another path"
+    return None
+
+
+def remote_failure(error: BaseException) -> str | None:
+    """What an error of an object store means, and the mend; None for an error that is not one."""
+    if isinstance(error, ImportError):
+        return f"reading and writing there needs a further package ({error}): pip install 'finetune-scaling[gcs]'"
+    if not isinstance(error, OSError) and type(error).__module__ == "builtins":
+        return None
+    told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return (
+        f"cannot be reached, read or written ({told}); check that the bucket exists, that your credentials may read "
+        "and write it, and the network"
+    )
 
 
 def _umask() -> int:

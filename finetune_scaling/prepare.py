@@ -1,15 +1,20 @@
-"""Prepares what training needs: a tokenizer, or the data of a task.
+"""Prepares what training needs: a tokenizer, the data of a task, or pretraining text larger than memory.
 
     python -m finetune_scaling.prepare tokenizer --config=FILE --out=DIR [--config.tokenizer.vocab_size=8000]
     python -m finetune_scaling.prepare corpus --task=NAME [--data_dir=DIR]
     python -m finetune_scaling.prepare corpus --config=FILE
+    python -m finetune_scaling.prepare shards --config=FILE --out=DIR [--shards=64] [--drop_duplicates]
+        [--min_tokens=8] [--max_tokens=100000] [--beam="--direct_num_workers=4 --direct_running_mode=multi_processing"]
 
 A tokenizer's config file has a group `tokenizer` (fields of TokenizerConfig) and a group `corpus` as pretraining has
-it, of which the training text is learned from. The last form prepares every dataset that a config names, of a run or of
-a whole study.
+it, of which the training text is learned from. `corpus --config` prepares every dataset that a config names, of a run
+or of a whole study. `shards` takes the config of a pretraining run and encodes its text as that run would; the run then
+reads it with --config.corpus.prepared=DIR.
 """
 
+import contextlib
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +24,18 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.configuration import build, choose
-from finetune_scaling.data.corpus import CorpusConfig, Texts
+from finetune_scaling.data.corpus import CorpusConfig, Texts, document_counts
+from finetune_scaling.data.objectives import longest_text
+from finetune_scaling.data.preparation.directory import prepare_shards
+from finetune_scaling.data.preparation.pipeline import import_beam
+from finetune_scaling.data.preparation.settings import Filters, Preparation
+from finetune_scaling.data.preparation.storage import place
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
 from finetune_scaling.data.task import load_task, prepare_task, task_names
-from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.training.run_directory import exclusive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +54,21 @@ def prepare_tokenizer(preparation: TokenizerPreparation, out: str | Path) -> Tok
 
 def define_flags() -> None:
     """Declares the command's flags; not on import, so that other commands may call prepare_tokenizer."""
-    config_flags.DEFINE_config_file("config", None, "tokenizer: config file with the groups tokenizer and corpus")
-    flags.DEFINE_string("out", None, "tokenizer: directory that the tokenizer is written into")
+    config_flags.DEFINE_config_file(
+        "config", None, "config file; tokenizer: with the groups tokenizer and corpus; shards: of a pretraining run"
+    )
+    flags.DEFINE_string("out", None, "tokenizer, shards: directory that the result is written into")
     flags.DEFINE_string("task", None, "corpus: name of the task whose data is downloaded and prepared")
     flags.DEFINE_string("data_dir", None, "corpus: where the data goes; default: the source's own place")
+    flags.DEFINE_integer("shards", 16, "shards: into how many files; each is made at one go by one worker")
+    flags.DEFINE_bool("drop_duplicates", False, "shards: of documents of the same text only the first stays")
+    flags.DEFINE_integer("min_tokens", 0, "shards: documents of fewer tokens are left out; 0: none")
+    flags.DEFINE_integer("max_tokens", 0, "shards: documents of more tokens are left out; 0: none")
+    flags.DEFINE_string("beam", "", "shards: flags of Apache Beam, in one string: its runner, workers, project, ...")
 
 
 def main(what: str) -> None:
-    """Runs the subcommand: tokenizer or corpus."""
+    """Runs the subcommand: tokenizer, corpus or shards."""
     choose(_COMMANDS, what, "prepare")()
 
 
@@ -87,6 +106,36 @@ def _run_corpus() -> None:
         print(_report_line(report))
 
 
+def shards_of_run(experiment: Experiment, shards: int, filters: Filters) -> Preparation:
+    """The preparation of the text that a run pretrains on, encoded and cut as that run would.
+
+    Raises ConfigError where the run does not pretrain, DataError where its text or tokenizer cannot be read.
+    """
+    if experiment.corpus is None:
+        raise ConfigError("prepare shards: this config has no corpus; give it the config of a pretraining run")
+    parts = experiment.corpus.train
+    return Preparation(
+        parts=parts,
+        counts=tuple(document_counts(parts, "corpus.train")),
+        tokenizer=load_tokenizer(experiment.tokenizer),
+        chunk_tokens=longest_text(experiment.sequence.length, experiment.objective),
+        shards=shards,
+        filters=filters,
+    )
+
+
+def _run_shards() -> None:
+    import_beam()  # before any text is read
+    values = flags.FLAGS
+    config, out = command.read_config(values["config"]), place(_needed("out", "shards"))
+    filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)
+    with exclusive(out) if isinstance(out, Path) else contextlib.nullcontext():  # an object store has no locks
+        preparation = shards_of_run(read_experiment(config), values.shards, filters)
+        statistics = prepare_shards(preparation, out, shlex.split(values.beam))
+    counts = {name: value for name, value in statistics.items() if isinstance(value, int)}
+    print(f"{out}: {preparation.shards} shards; {_report_line(counts)}")
+
+
 def _report_line(report: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in report.items())
 
@@ -98,7 +147,7 @@ def _needed(flag: str, command: str) -> Any:
     return value
 
 
-_COMMANDS = {"tokenizer": _run_tokenizer, "corpus": _run_corpus}
+_COMMANDS = {"tokenizer": _run_tokenizer, "corpus": _run_corpus, "shards": _run_shards}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
+from finetune_scaling.files import local
 from finetune_scaling.fit import fit_study, print_summary
 from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.check import check_runs
@@ -35,7 +36,7 @@ _JSON = flags.DEFINE_boolean("json", False, "With --list: a JSON array on stdout
 
 def main() -> None:
     """Lists a study, or runs this process's share of it and, when all is done, fits its laws and writes the report."""
-    config, workdir = command.read_config(_CONFIG), Path(_WORKDIR.value)
+    config, workdir = command.read_config(_CONFIG), local(_WORKDIR.value, "a study")
     study = read_study(config)
     _check_flags()
     if _LIST.value:

@@ -10,6 +10,36 @@ fail() {
   exit 1
 }
 
+usage_error() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+DRY_RUN="" # set: `run` prints
+
+# Runs a command, or prints it with --dry-run. In a process group of its own: signals end the wait for it at once, and
+# Ctrl-C reaches it by this script alone.
+run() {
+  if [[ -n "$DRY_RUN" ]]; then
+    quoted "$@"
+    return
+  fi
+  set -m
+  "$@" </dev/null &
+  set +m
+  wait "$!"
+}
+
+# A command as it can be pasted into a shell.
+quoted() {
+  local word line=""
+  for word in "$@"; do
+    [[ "$word" =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="${word@Q}"
+    line+="$word "
+  done
+  echo "${line% }"
+}
+
 # 3.11 comes first because most runs of the tests are on it. PYTHON=/path/to/python chooses another.
 find_python() {
   local candidate

@@ -1,5 +1,5 @@
-"""Configs of runs and of a study that take seconds: `--config=tests/tiny.py:WHAT`, WHAT being pretrain, a method's
-name, or study.
+"""Configs of runs and of a study that take seconds: `--config=tests/tiny.py:WHAT`, WHAT being tokenizer, pretrain, a
+method's name, or study.
 
 Paths (tokenizer, base.run) are left for the command line or the test to fill in.
 """
@@ -15,7 +15,12 @@ PET = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2, "targets": TARGE
 
 
 def get_config(what: str) -> ConfigDict:
-    return ConfigDict(study() if what == "study" else pretrain() if what == "pretrain" else finetune(what))
+    configs = {"study": study, "pretrain": pretrain, "tokenizer": tokenizer}
+    return ConfigDict(configs[what]() if what in configs else finetune(what))
+
+
+def tokenizer() -> dict:
+    return {"tokenizer": TOKENIZER, "corpus": corpus()}
 
 
 def pretrain() -> dict:

@@ -21,10 +21,14 @@ class CorpusPart:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-    """What to pretrain on, and the held-out text that its loss is measured on."""
+    """What to pretrain on, and the held-out text that its loss is measured on.
+
+    prepared: directory that `prepare shards` made of `train`; training reads it instead of the text. None: the text.
+    """
 
     train: tuple[CorpusPart, ...]
     dev: tuple[CorpusPart, ...]
+    prepared: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "dev"):
@@ -37,27 +41,44 @@ class CorpusConfig:
             raise ConfigError("corpus.dev is the same text as corpus.train; hold some text out")
 
 
+class PartTexts(Sequence[str]):
+    """All texts of one part; `where` names it in errors."""
+
+    def __init__(self, part: CorpusPart, where: str):
+        self._records = open_source(source_from_config(part.source, f"{where}.source"), (part.field,))
+        self._field = part.field
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        return field_text(self._records[index], self._field, f"record {index}")
+
+
 class Texts(Sequence[str]):
     """The texts of a corpus. With weights, each part gives its first documents, as many as keep the shares exact."""
 
     def __init__(self, parts: Sequence[CorpusPart], where: str = "corpus"):
-        self._parts = parts
-        self._records = [
-            open_source(source_from_config(part.source, f"{where}[{i}].source"), (part.field,))
-            for i, part in enumerate(parts)
-        ]
-        self.counts = _shares([len(records) for records in self._records], [part.weight for part in parts])
+        self._parts = [PartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
+        self.counts = _shares([len(texts) for texts in self._parts], [part.weight for part in parts])
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         index = range(len(self))[index]
-        for part, records, count in zip(self._parts, self._records, self.counts, strict=True):
+        for texts, count in zip(self._parts, self.counts, strict=True):
             if index < count:
-                return field_text(records[index], part.field, f"record {index}")
+                return texts[index]
             index -= count
         raise IndexError(index)
+
+
+def document_counts(parts: Sequence[CorpusPart], where: str = "corpus") -> list[int]:
+    """How many documents each part gives, as in `Texts`; opens one part at a time, so that memory holds one."""
+    return _shares(
+        [len(PartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], [part.weight for part in parts]
+    )
 
 
 def _shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:

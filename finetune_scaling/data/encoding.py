@@ -111,6 +111,15 @@ class EncodedDocuments(NamedTuple):
     ends: np.ndarray
     statistics: dict[str, Any]
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each chunk, int64[N]."""
+        return self.chunks.lengths
+
+    def chunk(self, index: int) -> tuple[np.ndarray, bool]:
+        """Ids of a chunk, int32[n], and whether it is the last of its document."""
+        return self.chunks.item(index), bool(self.ends[index])
+
 
 def encode_examples(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
@@ -146,26 +155,30 @@ def encode_prompts(
 
 def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: int) -> EncodedDocuments:
     """Encodes texts and cuts each to chunks of at most `chunk_tokens` ids; DataError where there is no text at all."""
-    ends: list[np.ndarray] = []
-    chunks: list[Ragged] = []
-    documents = 0
-    for block in _blocks(texts[i] for i in range(len(texts))):
-        encoded = Ragged.from_lists(tokenizer.encode_batch(block))
-        sizes, block_ends = _chunk_sizes(encoded.lengths, chunk_tokens)
-        chunks.append(Ragged(encoded.values, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])))
-        ends.append(block_ends)
-        documents += int(np.count_nonzero(encoded.lengths))
+    encoded = encode_texts((texts[i] for i in range(len(texts))), tokenizer)
+    documents = int(np.count_nonzero(encoded.lengths))
     if not documents:
         raise DataError("there is no text to pretrain on: every text is empty; check the source's text field")
-    all_chunks = _concatenate(chunks)
+    chunks, ends = cut_documents(encoded, chunk_tokens)
     statistics = {
         "documents": documents,
         "empty_documents": len(texts) - documents,
-        "chunks": len(all_chunks.lengths),
-        "text_tokens": len(all_chunks.values),
-        "chunk_tokens": quantiles(all_chunks.lengths),
+        "chunks": len(chunks.lengths),
+        "text_tokens": len(chunks.values),
+        "chunk_tokens": quantiles(chunks.lengths),
     }
-    return EncodedDocuments(all_chunks, np.concatenate(ends), statistics)
+    return EncodedDocuments(chunks, ends, statistics)
+
+
+def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Ragged:
+    """Ids of every text, in order; the texts may come one at a time."""
+    return _concatenate([Ragged.from_lists(tokenizer.encode_batch(block)) for block in _blocks(texts)])
+
+
+def cut_documents(documents: Ragged, chunk_tokens: int) -> tuple[Ragged, np.ndarray]:
+    """Chunks of at most `chunk_tokens` ids (an empty document has none), and which end a document, bool[chunks]."""
+    sizes, ends = _chunk_sizes(documents.lengths, chunk_tokens)
+    return Ragged(documents.values, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])), ends
 
 
 def quantiles(lengths: np.ndarray) -> dict[str, float]:

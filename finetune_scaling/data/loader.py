@@ -7,12 +7,13 @@ encoded once, when a dataset is made, and kept as compact arrays.
 import dataclasses
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from finetune_scaling.data.encoding import (
+    EncodedDocuments,
     EncodedExamples,
     SequenceFormat,
     Template,
@@ -86,6 +87,23 @@ class Batches:
         return self.dataset[step]
 
 
+class Documents(Protocol):
+    """Text that is encoded and cut to chunks already, in memory or on disk.
+
+    lengths: int[N], tokens of each chunk; statistics: plain data for the log.
+    """
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    @property
+    def statistics(self) -> dict[str, Any]: ...
+
+    def chunk(self, index: int) -> tuple[np.ndarray, bool]:
+        """Ids of a chunk, int32[n], and whether it is the last of its document."""
+        ...
+
+
 def finetuning_batches(
     examples: Sequence[Mapping[str, Any]],
     tokenizer: Tokenizer,
@@ -130,8 +148,17 @@ def pretraining_batches(
     Texts are cut to chunks that fit a row under every denoiser. Which chunks share a row, their denoisers and their
     noise change from epoch to epoch. Raises DataError without text, ConfigError where there are too few sentinels.
     """
-    rows, statistics = _packed_texts(texts, tokenizer, objective, length, seed)
-    return rows.endless(batch_size, statistics)
+    documents = _encode(texts, tokenizer, objective, length)
+    return document_batches(documents, tokenizer, objective, batch_size=batch_size, length=length, seed=seed)
+
+
+def document_batches(
+    documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, *, batch_size: int, length: int, seed: int
+) -> Batches:
+    """`pretraining_batches` of chunks that are made already: none is longer than `longest_text(length, objective)`."""
+    _check_sentinels(tokenizer, objective, length)
+    rows = _packed_documents(documents, tokenizer, objective, length, seed)
+    return rows.endless(batch_size, documents.statistics)
 
 
 def evaluation_batches(
@@ -167,8 +194,9 @@ def pretraining_evaluation_batches(
     seed: int,
 ) -> Batches:
     """Every text once, packed as in `pretraining_batches`, noise fixed by `seed`; empty rows fill the last batch."""
-    rows, statistics = _packed_texts(texts, tokenizer, objective, length, seed)
-    return rows.finite(batch_size, statistics)
+    documents = _encode(texts, tokenizer, objective, length)
+    rows = _packed_documents(documents, tokenizer, objective, length, seed)
+    return rows.finite(batch_size, documents.statistics)
 
 
 def iterate(batches: Batches, start_step: int = 0, *, threads: int = 1, buffer: int = 4) -> Generator[Batch]:
@@ -249,26 +277,32 @@ def _packed_examples(
     return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed)
 
 
-def _packed_texts(
-    texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConfig, length: int, seed: int
-) -> tuple[_PackedRows, dict[str, Any]]:
+def _encode(texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> EncodedDocuments:
+    _check_sentinels(tokenizer, objective, length)  # before the long part
+    return encode_documents(texts, tokenizer, longest_text(length, objective))
+
+
+def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
     needed = needed_sentinels(length, objective)
     if needed > len(tokenizer.sentinel_ids):
         raise ConfigError(
             f"{objective.name} at length = {length} masks up to {needed} spans, but the tokenizer has "
             f"{len(tokenizer.sentinel_ids)} sentinels; train one with tokenizer.sentinels >= {needed}"
         )
-    documents = encode_documents(texts, tokenizer, longest_text(length, objective))
 
+
+def _packed_documents(
+    documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, length: int, seed: int
+) -> _PackedRows:
     def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         variants = choose_variants(len(sizes), objective, rng)
         return sequence_lengths(sizes, variants, objective), variants
 
     def sequence(item: int, variant: int, rng: np.random.Generator) -> TokenSequence:
-        ids, ends = documents.chunks.item(item), bool(documents.ends[item])
+        ids, ends = documents.chunk(item)
         return apply_objective(ids, variant, objective, tokenizer.special, rng, ends=ends)
 
-    return _PackedRows(documents.chunks.lengths, lengths, sequence, length, seed), documents.statistics
+    return _PackedRows(documents.lengths, lengths, sequence, length, seed)
 
 
 def _in_order(count: int, batch_size: int) -> grain.MapDataset:

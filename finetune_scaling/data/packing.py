@@ -4,7 +4,8 @@ A row holds segments 1, 2, ...; positions restart in each, and segment 0 is padd
 makes a packed sequence exactly the one that stands alone.
 """
 
-from collections.abc import Sequence
+import array
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from finetune_scaling.data.objectives import TokenSequence
 
 Batch = dict[str, np.ndarray]
+
+_BLOCK = 2**16
 
 
 class PackingPlan(NamedTuple):
@@ -42,28 +45,37 @@ def plan_packing(lengths: np.ndarray, capacity: int, *, window: int = 32) -> Pac
     lengths = np.asarray(lengths)
     if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= capacity:
         raise ValueError(f"lengths from {lengths.min()} to {lengths.max()} do not fit rows of {capacity} tokens")
-    closed: list[list[int]] = []
+    closed, ends = array.array("q"), array.array("q", [0])  # not lists: there may be hundreds of millions of items
     rows: list[list[int]] = []
     room: list[int] = []
+
+    def close(slot: int) -> None:
+        closed.extend(rows.pop(slot))
+        ends.append(len(closed))
+        room.pop(slot)
+
     smallest = int(lengths.min()) if len(lengths) else 1
-    for item, length in enumerate(lengths.tolist()):
+    for item, length in _numbered(lengths):
         slot = next((i for i, left in enumerate(room) if left >= length), len(room))
         if slot == len(room):
             if slot == window:
-                slot = room.index(min(room))
-                closed.append(rows.pop(slot))
-                room.pop(slot)
+                close(room.index(min(room)))
                 slot = window - 1
             rows.append([])
             room.append(capacity)
         rows[slot].append(item)
         room[slot] -= length
         if room[slot] < smallest:  # no item fits any more
-            closed.append(rows.pop(slot))
-            room.pop(slot)
-    closed.extend(rows)
-    offsets = np.cumsum([0, *map(len, closed)], dtype=np.int64)
-    return PackingPlan(np.concatenate([np.zeros(0, np.int64), *map(np.asarray, closed)]).astype(np.int64), offsets)
+            close(slot)
+    while rows:
+        close(0)
+    return PackingPlan(np.asarray(closed), np.asarray(ends))
+
+
+def _numbered(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
+    """enumerate(lengths) as Python's integers, of which only a block exists at a time."""
+    for start in range(0, len(lengths), _BLOCK):
+        yield from enumerate(lengths[start : start + _BLOCK].tolist(), start)
 
 
 def deal(item_sizes: np.ndarray, slot_sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -105,6 +105,9 @@ class Tokenizer:
         self.sentinel_ids = self.special.sentinel_ids
         self._space_symbol_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_SYMBOL.encode()]
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, str]]:
+        return Tokenizer, (self._model, self._name)  # to other processes it goes as its bytes
+
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no bos, eos or other special token. DataError where the text is not valid Unicode."""
         return self.encode_batch([text])[0]

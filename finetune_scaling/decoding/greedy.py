@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Cache
 from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 from finetune_scaling.sharding.batches import place_whole
 from finetune_scaling.tuning.method import Tuning

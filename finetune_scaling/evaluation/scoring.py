@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from finetune_scaling.data.task import Task
 from finetune_scaling.decoding.greedy import generate, make_greedy
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.text_metrics import Scores, score
-from finetune_scaling.files import write_atomically
+from finetune_scaling.files import Location, write_atomically
 from finetune_scaling.sharding.batches import local_rows, place
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.training.tuned import TunedModel
@@ -132,7 +131,7 @@ def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return result | {"metrics": {name: sum(part[name]["score"] for part in scored) / len(scored) for name in names}}
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes per-example records as JSONL."""
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 

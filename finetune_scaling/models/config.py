@@ -31,7 +31,8 @@ class ModelConfig:
     scale_logits: bool = True  # logits / sqrt(model_dim), which goes with embeddings of unit variance
     embedding_std: float = 1.0
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "full", "dots", "offload"] = "none"  # what of a block's forward pass is computed again
+    attention: Literal["plain", "blockwise", "flash", "cudnn"] = "plain"  # the same numbers in less memory
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:

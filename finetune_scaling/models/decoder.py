@@ -6,10 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-from finetune_scaling.models.attention import Attention, LayerCache, Layout, visible
+from finetune_scaling.models.attention import Attention, LayerCache, check_platform, sight
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm, rotary_angles
+from finetune_scaling.models.layout import Layout, visible
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -35,19 +37,29 @@ class Block(nn.Module):
     axes: AxisRules = PLAIN_RULES
 
     @nn.compact
-    def __call__(self, x, cache, angles, mask, end):  # carry [B, L, D], one layer's cache, the rest shared by all
+    def __call__(self, x, cache, angles, seen, end):  # carry [B, L, D], one layer's cache, the rest shared by all
         attention = Attention(self.config, self.adapter, self.axes, name="attention")
         feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
-        x = constrain(x, self.axes, "batch", "length", None)
+        x = checkpoint_name(constrain(x, self.axes, "batch", "length", None), _BLOCK_INPUT)
         normed = Norm(self.config, name="norm")(x)
-        mixed, cache = attention(normed, angles, mask, cache, end)
+        mixed, cache = attention(normed, angles, seen, cache, end)
         if self.config.block == "parallel":
             return x + mixed + feed_forward(normed), cache
         x = x + mixed
         return x + feed_forward(Norm(self.config, name="feed_forward_norm")(x)), cache
 
 
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims}
+_BLOCK_INPUT = "block input"
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_BLOCK_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
 
 
 class Decoder(nn.Module):
@@ -71,7 +83,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """[B, L] -> [B, L, D] in the compute dtype."""
-        # Each device looks up its own columns of the table for all rows that share them, and then the rows change hands:
+        # Each device looks up its own columns of the table for all rows that share them, then the rows change hands:
         # the table itself is never gathered, nor is its gradient.
         shared = dataclasses.replace(self.axes, batch=tuple(a for a in self.axes.batch if a not in self.axes.embed))
         embeddings = jnp.take(self.embedding, constrain(tokens, shared, "batch", "length"), axis=0)
@@ -82,19 +94,25 @@ class Decoder(nn.Module):
         """[B, L, D] -> hidden states [B, L, D] and, where a cache is given, the cache with these tokens added."""
         angles = rotary_angles(layout.positions, self.config) if self.config.positions == "rope" else None
         if cache is None:
-            hidden, _ = self.layers(embeddings, None, angles, visible(layout, layout), 0)
+            if not self.is_initializing():
+                check_platform(self.config)
+            hidden, _ = self.layers(embeddings, None, angles, sight(self.config, layout, self.is_initializing()), 0)
             return self.final_norm(hidden), None
         slots = _write_layout(cache, layout)
         hidden, layers = self.layers(embeddings, cache.layers, angles, visible(layout, slots), cache.end)
         return self.final_norm(hidden), Cache(layers, slots, cache.end + embeddings.shape[1])
 
-    def unembed(self, hidden: Array) -> Array:
-        """[..., D] -> float32 logits [..., V]."""
+    def head_parts(self, hidden: Array) -> tuple[Array, Array]:
+        """What the logits are the product of: [..., D] -> scaled states [..., D] and the head's table [V, D]."""
         config = self.config
-        kernel = self.embedding.T if config.tied_head else self.head
         if config.scale_logits:
             hidden = hidden * config.model_dim**-0.5
-        return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return hidden, self.embedding if config.tied_head else self.head.T
+
+    def unembed(self, hidden: Array) -> Array:
+        """[..., D] -> float32 logits [..., V]."""
+        states, table = self.head_parts(hidden)
+        return jnp.matmul(states, table.T.astype(states.dtype), preferred_element_type=jnp.float32)
 
 
 def _scanned_block(config: ModelConfig) -> type[nn.Module]:

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.models.attention import LayerCache, Layout
+from finetune_scaling.models.attention import LayerCache
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Cache, Decoder
 from finetune_scaling.models.layers import DenseAdapter
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -46,6 +47,10 @@ class LanguageModel:
     def unembed(self, params: Params, hidden: Array) -> Array:
         """Float32 logits, [..., D] -> [..., V]."""
         return self._apply(params, hidden, method="unembed")
+
+    def head(self, params: Params, hidden: Array) -> tuple[Array, Array]:
+        """States [..., D] and table [V, D] whose product, table transposed, is `unembed`'s logits."""
+        return self._apply(params, hidden, method="head_parts")
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
         """A cache for `slots` tokens a row, in the compute dtype."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_scaling.data.corpus import Texts
+from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.studies.configs import family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import Run, StudyConfig
@@ -39,8 +40,11 @@ def _open_corpus(study: StudyConfig, workdir: Path, family: str) -> None:
     corpus = read_experiment(pretraining_config(study, workdir, family, study.families[family].sizes[0])).corpus
     if corpus is None:
         raise ConfigError("corpus is missing; say what the bases are pretrained on")
-    for name, parts in (("train", corpus.train), ("dev", corpus.dev)):
-        Texts(parts, f"corpus.{name}")
+    if corpus.prepared is None:
+        Texts(corpus.train, "corpus.train")
+    else:
+        read_statistics(corpus.prepared)  # its tokenizer may be yet to be made; each base compares it
+    Texts(corpus.dev, "corpus.dev")
 
 
 def _largest(runs: Sequence[Run]) -> Iterator[Run]:

@@ -1,14 +1,17 @@
 """Checkpoints of one run: what trains, the optimizer's state, and how far the run has come; nothing that is frozen.
 
 Orbax writes them in the background and atomically. Each is checked against a digest of its arrays when it is read; a
-damaged one is set aside, and the newest good one taken instead.
+damaged one is set aside, and the newest good one taken instead. They are read onto any mesh, number of processes or
+kind of device. Over several processes each writes and reads its share, and every function here must be called by all.
 """
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +19,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
-from finetune_scaling.files import disk_errors
+from finetune_scaling.files import Location, absolute, disk_errors, is_remote, location, remote_failure
 from finetune_scaling.training.digest import digest
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import path_name
 
 DIRECTORY = "checkpoints"
 log = logging.getLogger(__name__)
+
+# Orbax logs what it also raises, with a traceback for each of its threads, above our one line that says it.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
 
 Facts = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
 
@@ -45,13 +53,24 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run directory: the newest, the best (by the fact "best_step"), and those at `keep_steps`."""
 
-    def __init__(self, run: Path, keep_steps: Collection[int] = ()):
-        self.directory = Path(run) / DIRECTORY
+    def __init__(self, run: str | os.PathLike, keep_steps: Collection[int] = ()):
+        self.directory = location(run) / DIRECTORY
         self._best = _KeepBest()
         keep = [policies.LatestN(n=1), policies.CustomSteps(steps=sorted(keep_steps)), self._best]
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
         with _disk_errors(self.directory):
-            self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
+            self._manager = ocp.CheckpointManager(epath.Path(absolute(self.directory)), options=options)
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Raises WorkdirError where processes see different directories below the same path."""
+        seen = json.dumps([self.directory.is_dir(), self.steps()])
+        digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(seen.encode()))).reshape(-1)
+        if differing := np.flatnonzero(digests != digests[0]).tolist():
+            raise WorkdirError(
+                f"{self.directory}: processes {differing} see other checkpoints there than process 0 "
+                f"(process {jax.process_index()}: {self.steps()}); give a --workdir on storage that all hosts share"
+            )
 
     def save(self, step: int, state: State, facts: Facts) -> None:
         """Saves in the background; the arrays may be donated at once afterwards."""
@@ -110,26 +129,32 @@ class Checkpoints:
         return Restored(step, _unnamed(tree, target), facts)
 
     def _set_aside(self, step: int) -> None:
+        with _alike(self.directory):
+            if jax.process_index() == 0:
+                self._rename_damaged(step)
+        self._manager.reload()
+
+    def _rename_damaged(self, step: int) -> None:
         source = self.directory / str(step)
         for number in range(1000):
             name = self.directory / (f"damaged.{step}" + (f".{number}" if number else ""))
             if not name.exists():
-                source.rename(name)
+                with disk_errors(name):
+                    source.rename(name)
                 break
-        self._manager.reload()
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def _disk_errors(path: Location) -> Iterator[None]:
     """As files.disk_errors, and for TensorStore too, whose ValueErrors tell the system's code in their text."""
     with disk_errors(path):
         try:
             yield
         except ValueError as error:
             code = _os_error_code(error)
-            if code is None:
+            if code is None and not is_remote(path):
                 raise
-            raise OSError(code, os.strerror(code)) from error
+            raise OSError(code, os.strerror(code) if code else str(error)) from error
 
 
 class _KeepBest(policies.PreservationPolicy):
@@ -144,25 +169,28 @@ class _KeepBest(policies.PreservationPolicy):
 Place = Callable[[dict[str, Any]], dict[str, Any]]  # names -> arrays' shapes and dtypes; to their shardings
 
 
-def read(where: Path, target: dict[str, Any] | None = None, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
-    """Reads the arrays of a checkpoint by name, as `target` says (dtype, sharding) or as they are, and the facts.
+def read(
+    where: Location, target: dict[str, Any] | None = None, place: Place | None = None
+) -> tuple[dict[str, Any], Facts]:
+    """Reads the arrays of a checkpoint by name, laid out as in `target`, and the facts.
 
     place: where arrays are to live that no target tells of; without either they are NumPy arrays.
-
-    Raises CheckpointError where it is damaged, or where `target` has other names or shapes; WorkdirError where it
-    cannot be read just now, whole as it may be.
+    Over several processes all must call it, and it ends alike on all. Raises CheckpointError where it is damaged, or
+    where `target` has other names, shapes or dtypes; WorkdirError where it cannot be read just now, whole as it may be.
     """
-    where = Path(where).resolve()  # Orbax finds no metadata below a relative path
-    with _damage(where):
+    where = absolute(where)  # Orbax finds no metadata below a relative path
+    with _alike(where), _damage(where):
         stored = _read_facts(where)
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            known = dict(reader.metadata(where / "state").item_metadata.tree)
-            if target is None:
-                target = _targets(known, place)
-            _check_shapes(where, known, target)
-            tree = reader.restore(where / "state", args=ocp.args.StandardRestore(_abstract(target)))
-    if digest(tree) != stored["arrays_digest"]:
+        # Not through a Checkpointer: its barriers would wait for a process that found damage.
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            known = dict(handler.metadata(epath.Path(where / "state")).tree)
+            wanted = _targets(known, place) if target is None else target
+            _check_shapes(where, known, wanted)
+            as_stored = {name: _as_stored(known[name], leaf) for name, leaf in wanted.items()}
+            tree = handler.restore(epath.Path(where / "state"), args=ocp.args.StandardRestore(as_stored))
+    if digest(tree) != stored.get("arrays_digest"):
         raise DamagedCheckpointError(f"{where}: damaged: its arrays do not have the digest that was recorded with them")
+    _check_dtypes(where, tree, target or {})
     return tree, stored
 
 
@@ -178,21 +206,44 @@ def _targets(known: dict[str, Any], place: Place | None) -> dict[str, Any]:
     }
 
 
-def read_facts(where: Path) -> Facts:
-    """The facts of a checkpoint alone; raises as `read` does."""
-    where = Path(where).resolve()
+def read_facts(where: Location) -> Facts:
+    """The facts of a checkpoint alone; raises as `read` does, on this process only."""
+    where = absolute(where)
     with _damage(where):
         return _read_facts(where)
 
 
-def read_trainable(where: Path, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
+def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
     tree, facts = read(where, place=place)
     return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
 
 
 @contextlib.contextmanager
-def _damage(where: Path) -> Iterator[None]:
+def _alike(where: Location) -> Iterator[None]:
+    """Over several processes, fails on all where it fails on one, so that none waits for another or goes its own way.
+
+    Damage on one and another failure elsewhere count as the latter: nothing is to be moved then.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    rank = 0 if failure is None else 1 if isinstance(failure, DamagedCheckpointError) else 2
+    ranks = multihost_utils.process_allgather(np.int32(rank)).reshape(-1)
+    worst = int(ranks.max())
+    if failure is not None and rank == worst:
+        raise failure
+    found = f"as process {int(ranks.argmax())} found, which says more"
+    if worst == 1:
+        raise DamagedCheckpointError(f"{where}: damaged, {found}")
+    if worst:
+        raise WorkdirError(f"{where}: cannot be used, {found}")
+
+
+@contextlib.contextmanager
+def _damage(where: Location) -> Iterator[None]:
     """Turns what a reader says of a damaged file into DamagedCheckpointError, and of a file that may be whole not."""
     try:
         yield
@@ -207,7 +258,7 @@ def _damage(where: Path) -> Iterator[None]:
 _OF_DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
-def _check_readable(where: Path, error: BaseException) -> None:
+def _check_readable(where: Location, error: BaseException) -> None:
     """Raises WorkdirError where the system failed and not the files, MemoryError where memory ran out.
 
     Readers tell it in an error's cause, TensorStore in its text only, and Orbax takes a folder that it may not list for
@@ -218,17 +269,24 @@ def _check_readable(where: Path, error: BaseException) -> None:
         if isinstance(cause, MemoryError):
             raise cause
         number = cause.errno if isinstance(cause, OSError) else _os_error_code(cause)
-        if number not in _OF_DAMAGE:
+        if number not in _OF_DAMAGE and isinstance(where, Path):
             raise _unreadable(where, number) from error
         cause = cause.__cause__ or cause.__context__
     try:
         _read_all(where)
-    except OSError as failure:
+    except FileNotFoundError:
+        return
+    except Exception as failure:
+        reason = None if isinstance(where, Path) else remote_failure(failure)
+        if reason:
+            raise WorkdirError(f"{where}: {reason}; nothing was moved or changed") from error
+        if not isinstance(failure, OSError):
+            raise
         if failure.errno not in _OF_DAMAGE:
             raise _unreadable(failure.filename or where, failure.errno) from error
 
 
-def _unreadable(path: str | Path, number: int | None) -> WorkdirError:
+def _unreadable(path: str | os.PathLike, number: int | None) -> WorkdirError:
     return WorkdirError(
         f"{path}: cannot be read ({os.strerror(number or 0)}); nothing was moved or changed: mend that and run the "
         "same command again"
@@ -241,15 +299,13 @@ def _os_error_code(error: BaseException) -> int | None:
     return int(code[1]) if code else None
 
 
-def _read_all(folder: Path) -> None:
-    """Reads all files below a folder, for nothing but the OSError where one cannot be read."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, _, names in os.walk(folder, onerror=fail):
-        for name in names:
-            with open(os.path.join(place, name), "rb") as file:
+def _read_all(folder: Location) -> None:
+    """Reads all files below a folder, for nothing but the error where one cannot be read."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            _read_all(entry)
+        else:
+            with entry.open("rb") as file:
                 while file.read(1 << 20):
                     pass
 
@@ -279,16 +335,29 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _read_facts(where: Path) -> Facts:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(where / "facts")
+def _read_facts(where: Location) -> Facts:
+    facts = ocp.JsonCheckpointHandler().restore(epath.Path(where / "facts"))
+    if not isinstance(facts, dict):
+        raise ValueError("not an object")
+    return facts
 
 
-def _abstract(target: dict[str, Any]) -> dict[str, Any]:
-    return {name: ocp.utils.to_shape_dtype_struct(leaf) for name, leaf in target.items()}
+def _as_stored(known: Any, wanted: Any) -> Any:
+    """What to read: the stored form, so that its digest can be taken, laid out as it is wanted."""
+    if isinstance(wanted, np.ndarray):
+        return wanted
+    return jax.ShapeDtypeStruct(known.shape, known.dtype, sharding=wanted.sharding)
 
 
-def _check_shapes(where: Path, known: dict[str, Any], target: dict[str, Any]) -> None:
+def _check_dtypes(where: Location, tree: dict[str, Any], target: dict[str, Any]) -> None:
+    for name, leaf in target.items():
+        if tree[name].dtype != leaf.dtype:
+            raise CheckpointError(
+                f"{where}: belongs to another model: {name} is {tree[name].dtype} there and {leaf.dtype} in the config"
+            )
+
+
+def _check_shapes(where: Location, known: dict[str, Any], target: dict[str, Any]) -> None:
     for name in sorted(known.keys() | target.keys()):
         if name not in known or name not in target:
             lacks = "lacks" if name not in known else "has a further"
@@ -300,8 +369,13 @@ def _check_shapes(where: Path, known: dict[str, Any], target: dict[str, Any]) ->
             )
 
 
-def checkpoint_steps(run: Path) -> Iterator[int]:
+def checkpoint_steps(run: str | os.PathLike) -> Iterator[int]:
     """Steps that have a checkpoint in a run directory that may be in use, newest first."""
-    folder = Path(run) / DIRECTORY
+    folder = location(run) / DIRECTORY
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    yield from sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    yield from sorted((int(name) for name in names if name.isdigit() and _is_whole(folder / name)), reverse=True)
+
+
+def _is_whole(checkpoint: Location) -> bool:
+    """Whether all of it was written: locally it gets its name then; object stores cannot rename, so a file says so."""
+    return isinstance(checkpoint, Path) or (checkpoint / "commit_success.txt").exists()

@@ -38,7 +38,7 @@ def pretraining_template(size: str, corpus: Mapping[str, Any]) -> ConfigDict:
     """An experiment that pretrains a rung of the ladder on a corpus; the config says for how long, and the lengths."""
     config = experiment_template()
     config.model.name = _rung(size)
-    config.corpus = corpus
+    config.corpus = {**corpus, "prepared": FieldReference(None, field_type=str)}
     return config
 
 

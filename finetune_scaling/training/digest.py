@@ -5,6 +5,7 @@ order, so each device sums what it holds. The mixing is MurmurHash3's 32-bit fin
 four sums under different constants make 128 bits a leaf. It finds damage and mix-ups, not forgeries.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -40,9 +41,19 @@ def digest(tree: Any) -> str:
     for name, leaf in leaves.items():
         total.update(f"{name} {tuple(leaf.shape)} {leaf.dtype};".encode())
     if leaves:
-        sums = _make_sums(_mesh(leaves.values()))(list(leaves.values()))
+        on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
+        with jax.default_device(_host()) if on_host else contextlib.nullcontext():
+            sums = _make_sums(_mesh(leaves.values()))(list(leaves.values()))
         total.update(np.asarray(sums).astype("<u4").tobytes())
     return total.hexdigest()
+
+
+def _host() -> jax.Device | None:
+    """The processor, whose memory holds what an accelerator's may not; None where JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def _mesh(leaves: Any) -> Mesh | None:

@@ -11,11 +11,14 @@ from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.examples import Examples, describe, subset
 from finetune_scaling.data.loader import (
     Batches,
+    document_batches,
     evaluation_batches,
     finetuning_batches,
     pretraining_batches,
     pretraining_evaluation_batches,
 )
+from finetune_scaling.data.objectives import longest_text
+from finetune_scaling.data.preparation.prepared import open_prepared
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_scaling.errors import DataError
@@ -50,14 +53,7 @@ def finetuning_examples(experiment: Experiment) -> Examples:
 def _pretraining_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
     assert experiment.corpus is not None
     corpus, sequence = experiment.corpus, experiment.sequence
-    batches = pretraining_batches(
-        Texts(corpus.train, "corpus.train"),
-        tokenizer,
-        experiment.objective,
-        batch_size=experiment.batch_size,
-        length=sequence.length,
-        seed=experiment.seeds.order,
-    )
+    batches = _pretraining_batches(experiment, tokenizer)
     dev = pretraining_evaluation_batches(
         Texts(corpus.dev, "corpus.dev"),
         tokenizer,
@@ -68,6 +64,17 @@ def _pretraining_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
     )
     log.info("pretraining text: %s", json.dumps(batches.statistics))
     return Data(batches, dev)
+
+
+def _pretraining_batches(experiment: Experiment, tokenizer: Tokenizer) -> Batches:
+    """Of the text itself, or of what was prepared of it: the same batches."""
+    assert experiment.corpus is not None
+    corpus, objective, length = experiment.corpus, experiment.objective, experiment.sequence.length
+    numbers = {"batch_size": experiment.batch_size, "length": length, "seed": experiment.seeds.order}
+    if corpus.prepared is None:
+        return pretraining_batches(Texts(corpus.train, "corpus.train"), tokenizer, objective, **numbers)
+    documents = open_prepared(corpus.prepared, corpus.train, tokenizer, longest_text(length, objective))
+    return document_batches(documents, tokenizer, objective, **numbers)
 
 
 def prepared_task(experiment: Experiment) -> tuple[Task, SequenceFormat]:

@@ -178,6 +178,7 @@ class Loop:
             raise _not_finite("a parameter is not finite after", position.step, rate)
         position.seconds = round(self.seconds(), 3)
         facts = {**self.facts, "position": dataclasses.asdict(position), "best_step": position.best_step}
+        self.metrics.flush()  # first: a checkpoint is not to be ahead of the metrics
         self.checkpoints.save(position.step, state, facts)
 
 

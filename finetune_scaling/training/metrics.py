@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from etils import epath
+
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.files import disk_errors
+from finetune_scaling.files import Location, absolute, disk_errors, local, write_atomically
 from finetune_scaling.sharding.roles import is_first
 from finetune_scaling.training.run_directory import CONFIG, METRICS
 
@@ -24,11 +26,13 @@ class Writer(Protocol):
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
+    def flush(self) -> None: ...
+
     def close(self) -> None: ...
 
 
 class JsonLines:
-    """One JSON object a line: {"step": ..., name: value, ...}."""
+    """One JSON object a line: {"step": ..., name: value, ...}, at once."""
 
     def __init__(self, directory: Path):
         self._path = directory / METRICS
@@ -39,15 +43,42 @@ class JsonLines:
         with disk_errors(self._path):
             print(json.dumps({"step": step, **values}), file=self._file, flush=True)
 
+    def flush(self) -> None:
+        """Every line is written when it comes."""
+
     def close(self) -> None:
         with disk_errors(self._path):
             self._file.close()
 
 
+class RemoteJsonLines:
+    """The same in an object store, where nothing can be added to a file: lines wait here and the whole is written anew
+    before each checkpoint and at the end. So a run that is resumed finds all lines up to its checkpoint.
+    """
+
+    def __init__(self, directory: epath.Path):
+        self._path = directory / METRICS
+        with disk_errors(self._path):
+            self._text = self._path.read_text() if self._path.exists() else ""
+        self._written = self._text
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._text += json.dumps({"step": step, **values}) + "\n"
+
+    def flush(self) -> None:
+        if self._text != self._written:
+            write_atomically(self._path, self._text)
+            self._written = self._text
+
+    def close(self) -> None:
+        self.flush()
+
+
 class TensorBoard:
     """Event files in `directory`/tensorboard; what an earlier process wrote there of steps after `step` is hidden."""
 
-    def __init__(self, directory: Path, step: int):
+    def __init__(self, directory: Location, step: int):
+        local(directory, "the log of TensorBoard")
         with _extra("tensorboard"):
             from tensorboardX import SummaryWriter
         self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
@@ -55,6 +86,9 @@ class TensorBoard:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """tensorboardX writes by itself, every two minutes and when closed."""
 
     def close(self) -> None:
         self._writer.close()
@@ -66,23 +100,27 @@ class WeightsAndBiases:
     Steps that an earlier process has logged already are not logged again: W&B ignores them by itself.
     """
 
-    def __init__(self, directory: Path, step: int):
+    def __init__(self, directory: Location, step: int):
         with _extra("wandb"):
             import wandb
-        self._run = wandb.init(name=directory.name, dir=str(directory), resume="allow", id=_run_id(directory))
+        place = str(directory) if isinstance(directory, Path) else None  # W&B's own choice
+        self._run = wandb.init(name=directory.name, dir=place, resume="allow", id=_run_id(directory))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
+
+    def flush(self) -> None:
+        """W&B sends by itself."""
 
     def close(self) -> None:
         self._run.finish()
 
 
-def _run_id(directory: Path) -> str:
+def _run_id(directory: Location) -> str:
     """The same for every process of a run, and of no other run: the last names of directories repeat in a study."""
     config = directory / CONFIG
     told = config.read_bytes() if config.exists() else b""
-    return hashlib.sha256(str(directory.resolve()).encode() + b"\n" + told).hexdigest()[:32]
+    return hashlib.sha256(str(absolute(directory)).encode() + b"\n" + told).hexdigest()[:32]
 
 
 WRITERS: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
@@ -91,16 +129,22 @@ WRITERS: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiase
 class Metrics:
     """All writers of a run as one. step: where it goes on from, later ones being written anew."""
 
-    def __init__(self, directory: Path, further: Sequence[str] = (), step: int = 0):
+    def __init__(self, directory: Location, further: Sequence[str] = (), step: int = 0):
         kinds = [choose(WRITERS, name, "logging.writers") for name in further]
         self._writers: list[Writer] = []  # of several processes that train together only the first one writes
         if is_first():
-            self._writers = [JsonLines(directory), *(kind(directory, step) for kind in kinds)]
+            lines = JsonLines(directory) if isinstance(directory, Path) else RemoteJsonLines(directory)
+            self._writers = [lines, *(kind(directory, step) for kind in kinds)]
 
     def write(self, step: int, **values: float) -> None:
         """Writes named numbers of one step everywhere."""
         for writer in self._writers:
             writer.write(step, values)
+
+    def flush(self) -> None:
+        """Puts all that was written where a process that goes on from here finds it; called before each checkpoint."""
+        for writer in self._writers:
+            writer.flush()
 
     def close(self) -> None:
         for writer in self._writers:

@@ -1,4 +1,7 @@
-"""A run's directory: one config, one process at a time, and a result that is there only when all is done."""
+"""A run's directory: one config, one process at a time, and a result that is there only when all is done.
+
+It may be a URL such as gs://bucket/run: see files.py and lease.py for how that differs.
+"""
 
 import contextlib
 import errno
@@ -12,8 +15,9 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
-from finetune_scaling.files import disk_errors, read_json, write_atomically, write_json_atomically
-from finetune_scaling.sharding.roles import from_first, is_first
+from finetune_scaling.files import Location, disk_errors, location, read_json, write_atomically, write_json_atomically
+from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.training.lease import leased
 
 CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
     "config.json",
@@ -31,7 +35,7 @@ class RunDirectory:
     """Files of one run. config.json says whose run it is; result.json, written last, that it is finished."""
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = location(path)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -91,17 +95,23 @@ def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def exclusive(directory: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
-    """Holds a directory for this process; the system lets go of it when the process dies, however it does.
+    """Holds a directory for this process, until the block ends or the process dies, however it does.
 
     Of several processes that run together the first one holds it for all.
-    Raises InUseError where another process holds it, unless `wait`, which then waits for its end.
+    Raises InUseError where another process holds it, unless `wait`, which then waits for its end; WorkdirError where
+    it cannot be used. The system keeps the lock of a local directory; for a URL there is a lease (lease.py).
     """
-    descriptor = from_first(lambda: _lock(Path(directory), wait))
-    try:
+    with contextlib.ExitStack() as held:
+        from_first(lambda: _hold(held, location(directory), wait))
         yield
-    finally:
-        if is_first():
-            os.close(descriptor)
+
+
+def _hold(held: contextlib.ExitStack, directory: Location, wait: bool) -> None:
+    """Takes a directory until `held` is left."""
+    if isinstance(directory, Path):
+        held.callback(os.close, _lock(directory, wait))
+    else:
+        held.enter_context(leased(directory / LOCK, wait=wait))
 
 
 def _lock(directory: Path, wait: bool) -> int:

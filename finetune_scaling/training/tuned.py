@@ -12,6 +12,7 @@ import jax
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.files import Location, absolute, location, modified
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
@@ -86,7 +87,7 @@ def load_run(
     sharding: another than the run was trained with.
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
     """
-    directory = Path(directory)
+    directory = location(directory)
     experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
     if sharding is not None:
         experiment = dataclasses.replace(experiment, sharding=sharding)
@@ -97,7 +98,7 @@ def load_run(
     return dataclasses.replace(model, trainable=_like(trained, model.trainable, directory)), experiment
 
 
-def _relocated(experiment: Experiment, directory: Path) -> Experiment:
+def _relocated(experiment: Experiment, directory: Location) -> Experiment:
     """The experiment with its base and tokenizer where they are now, if the whole study was moved or copied.
 
     They are looked for above the run, under the last names that their recorded paths have; digests tell later whether
@@ -105,11 +106,11 @@ def _relocated(experiment: Experiment, directory: Path) -> Experiment:
     """
 
     def found(recorded: str, names: int) -> str:
-        if Path(recorded).exists():
+        if location(recorded).exists():
             return recorded
         tail = Path(*Path(recorded).parts[-names:])
         return next(
-            (str(parent / tail) for parent in directory.resolve().parents if (parent / tail).exists()), recorded
+            (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded
         )
 
     base = experiment.base
@@ -120,7 +121,7 @@ def _relocated(experiment: Experiment, directory: Path) -> Experiment:
     )
 
 
-def check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) -> None:
+def check_belongs(directory: Location, facts: Mapping[str, Any], model: TunedModel) -> None:
     """Raises CheckpointError where a checkpoint with these facts was trained on another base or tokenizer."""
     for name, now in (
         ("tokenizer_sha256", model.tokenizer.digest),
@@ -136,12 +137,12 @@ def check_belongs(directory: Path, facts: Mapping[str, Any], model: TunedModel) 
 
 def load_base(directory: str | Path, step: int | None = None, sharding: ShardingConfig | None = None) -> Base:
     """A pretrained run's model at `step`, its last one by default. The two newest bases are kept in memory."""
-    where = _checkpoint(Path(directory), step, best=False)
-    return _read_base(where, where.stat().st_mtime_ns, sharding or ShardingConfig())
+    where = _checkpoint(location(directory), step, best=False)
+    return _read_base(where, modified(where / "facts" / "metadata"), sharding or ShardingConfig())
 
 
 @functools.lru_cache(maxsize=2)
-def _read_base(where: Path, changed: int, sharding: ShardingConfig) -> Base:
+def _read_base(where: Location, changed: int, sharding: ShardingConfig) -> Base:
     with _mend("pretrain it"):
         config = configuration.build(ModelConfig, read_facts(where)["model"], f"{where}: model")
         params, facts = read_trainable(where, Placement(config, make_mesh(sharding), sharding.axes).named)
@@ -165,7 +166,7 @@ def common_tokens(tokenizer: Tokenizer) -> list[int]:
     return ordinary or [tokenizer.unk_id]
 
 
-def _checkpoint(run: Path, step: int | None, *, best: bool) -> Path:
+def _checkpoint(run: Location, step: int | None, *, best: bool) -> Location:
     """The folder of a run's checkpoint at `step`; without one, of the best or the newest."""
     steps = list(checkpoint_steps(run))
     if step is None and best:
@@ -178,7 +179,7 @@ def _checkpoint(run: Path, step: int | None, *, best: bool) -> Path:
     return run / DIRECTORY / str(step)
 
 
-def _best_step(run: Path, steps: list[int]) -> int | None:
+def _best_step(run: Location, steps: list[int]) -> int | None:
     """The best step of a run, finished or not; None before its first evaluation."""
     record = RunDirectory(run).result
     if record is None and not steps:
@@ -188,14 +189,13 @@ def _best_step(run: Path, steps: list[int]) -> int | None:
 
 
 def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
-    """The base's model with what may change while finetuning: dtype, rematerialisation, context length."""
+    """The base's model with what may change while finetuning: how it is computed, and its context length."""
     if not changes:
         return base.config
     fields = configuration.plain(base.config)
     config = model_config({**fields, **changes})
-    differing = [
-        n for n in configuration.difference(fields, config) if n not in ("compute_dtype", "remat", "max_length")
-    ]
+    free = ("compute_dtype", "remat", "attention", "max_length")
+    differing = [name for name in configuration.difference(fields, config) if name not in free]
     if differing:
         raise CheckpointError(
             f"model.{differing[0]} differs from the base's, whose checkpoint has another shape; leave model out, or "
@@ -222,7 +222,7 @@ def check_length(config: ModelConfig, tuning: Tuning, length: int) -> None:
         )
 
 
-def _like(trained: Params, trainable: Tree, directory: Path) -> Tree:
+def _like(trained: Params, trainable: Tree, directory: Location) -> Tree:
     """`trained`, which holds no None, in the structure of `trainable`."""
 
     def pick(target: Any, tree: Any) -> Any:

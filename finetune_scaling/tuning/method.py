@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling import configuration
-from finetune_scaling.models.attention import SOFT_PROMPT, Layout
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layers import DenseAdapter
+from finetune_scaling.models.layout import SOFT_PROMPT, Layout
 
 Array = jax.Array
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from finetune_scaling.decoding.greedy import generate, make_greedy
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.tuning.lora import merge
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine, partition

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.models.attention import PADDING, SOFT_PROMPT, Layout, attend, visible
+from finetune_scaling.models.attention import attend
+from finetune_scaling.models.layout import PADDING, SOFT_PROMPT, Layout, visible
 from finetune_scaling.tuning.method import prepend
 
 LENGTH = 9

@@ -77,7 +77,8 @@ def configs(draw) -> ModelConfig:
         activation=draw(st.sampled_from(["swiglu", "geglu", "gelu", "relu"])),
         positions=draw(st.sampled_from(["rope", "none"])),
         tied_head=draw(st.booleans()),
-        remat=draw(st.sampled_from(["none", "full", "dots"])),
+        remat=draw(st.sampled_from(["none", "full", "dots", "offload"])),
+        attention=draw(st.sampled_from(["plain", "blockwise", "flash", "cudnn"])),
     )
 
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
 
 BATCH, LENGTH = 3, 10
 _gelu = np.vectorize(lambda value: value * 0.5 * (1 + math.erf(value / math.sqrt(2))))
@@ -156,5 +156,5 @@ def test_rematerialisation_changes_no_number(tiny_config, tiny_base):
         return jax.jit(jax.grad(total))(tiny_base["embedding"][tokens])
 
     expected = gradient("none")
-    for remat in ("full", "dots"):
+    for remat in ("full", "dots", "offload"):
         np.testing.assert_allclose(gradient(remat), expected, atol=1e-4 * jnp.abs(expected).max())

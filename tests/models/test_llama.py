@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
 
 ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "attention_out"}
 FEED_FORWARD = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 
-from finetune_scaling.errors import CheckpointError, WorkdirError
+from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
+from finetune_scaling.runs.run import run as run_to_end
 from finetune_scaling.training import checkpoints as checkpoints_module
 from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps, read, read_trainable
 from finetune_scaling.training.digest import digest
@@ -164,6 +167,36 @@ def test_a_damaged_array_file_is_set_aside_and_named(run, caplog):
     assert checkpoints.steps() == [1, 2]
 
 
+def rewrite(checkpoint: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Puts another array, of another dtype perhaps, in the place of one in a checkpoint, with TensorStore alone."""
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{checkpoint / 'state'}", "path": f"{name}/"},
+    }
+    stored = ts.open(spec).result().read().result()
+    changed = change(stored)
+    create = {**spec, "create": True, "delete_existing": True}
+    store = ts.open(create, dtype=changed.dtype, shape=changed.shape).result()
+    store.write(changed).result()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32", "bfloat16"])
+def test_an_array_of_another_dtype_is_damage_that_is_found(dtype, run, caplog):
+    rewrite(run / "checkpoints" / "3", "trainable.layers.kernel", lambda array: array.astype(dtype))
+    checkpoints = Checkpoints(run)
+    with caplog.at_level(logging.WARNING, logger="finetune_scaling"):
+        assert equal(checkpoints.restore_newest(state(0)).state, state(2))
+    assert f"{run / 'checkpoints' / '3'}: damaged" in caplog.text
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_a_whole_checkpoint_of_another_dtype_is_another_models_and_kept(run):
+    trainable = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), state(0).trainable)
+    with pytest.raises(CheckpointError, match=r"kernel is float32 there and float16 in the config"):
+        Checkpoints(run).restore_newest(state(0)._replace(trainable=trainable))
+    assert list(checkpoint_steps(run)) == [3, 2, 1]
+
+
 def test_all_damaged_is_an_error_that_says_what_to_do(run):
     for step in (1, 2, 3):
         for path in files_of(run / "checkpoints" / str(step) / "state"):
@@ -305,3 +338,17 @@ def test_a_full_disk_is_named_and_the_last_good_checkpoint_survives(small_disk):
     restored = Checkpoints(small_disk).restore_newest(big(0))
     assert restored.step == saved > 0
     assert equal(restored.state, big(saved))
+
+
+@pytest.mark.slow
+def test_training_says_that_the_disk_is_full_and_goes_on_when_there_is_room(small_disk, tiny_runs, tmp_path):
+    config = tiny_runs.config("full")
+    flags = tiny_runs.flags("full", small_disk / "run")
+    train = [sys.executable, "-m", "finetune_scaling.train", *flags]
+    filled = subprocess.run(train, capture_output=True, text=True)
+    assert filled.returncode == EXIT_USAGE
+    assert filled.stderr.splitlines()[-1].startswith(f"error: {small_disk / 'run' / 'checkpoints'}: the disk is full")
+    assert "orbax" not in filled.stderr  # which would tell it at length, with each thread's traceback
+    assert next(checkpoint_steps(small_disk / "run")) > 0
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    assert run_to_end(config, small_disk / "run")["loss"] == run_to_end(config, tmp_path / "undisturbed")["loss"]

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,9 @@ import pytest
 from finetune_scaling.data.objectives import prefix_lm
 from finetune_scaling.data.packing import pack_batch
 from finetune_scaling.data.tokenizer import SpecialTokens
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.training import loss
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state, make_train_step
@@ -88,46 +87,8 @@ def test_losses_are_the_cross_entropy_of_the_targets(tiny_config, tuned):
     np.testing.assert_allclose(losses(tiny_config, tuning, params, batch), expected, atol=1e-5)
 
 
-class Bigram:
-    """A model that is only two tables, for the loss alone; 7 rows of 5 tokens, 13 words."""
-
-    config = SimpleNamespace(vocab_size=13)
-
-    def embed(self, params, tokens):
-        return params["table"][tokens]
-
-    def forward(self, params, embeddings, layout):
-        return embeddings, None
-
-    def unembed(self, params, hidden):
-        return hidden @ params["head"]
-
-
-@pytest.mark.parametrize("at_once", [13, 50, 7 * 5 * 13 - 1])
-def test_cross_entropy_in_chunks_is_the_plain_one(monkeypatch, at_once):
-    """Value and gradient, where the chunks are one token, three, or two that 35 tokens do not fill."""
-    monkeypatch.setattr(loss, "_LOGITS_AT_ONCE", at_once)
-    rng = np.random.default_rng(0)
-    params = {"table": rng.normal(size=(13, 4)), "head": rng.normal(size=(4, 13))}
-    params = jax.tree.map(jnp.float32, params)
-    tokens, targets = rng.integers(13, size=(2, 7, 5))
-    weights = rng.random((7, 5)).astype(np.float32)
-    empty = np.zeros((7, 5), np.int32)
-    batch = {"tokens": tokens, "targets": targets, "weights": weights}
-    batch |= {"positions": empty, "segments": empty, "prefix": empty}
-    tuning = full.build(full.FullOptions())
-
-    def plain(params):
-        logits = params["table"][tokens] @ params["head"]
-        return (optax.softmax_cross_entropy_with_integer_labels(logits, targets) * weights).sum()
-
-    chunked = lambda params: loss.loss_sum_and_count(Bigram(), tuning, params, batch)[0]  # noqa: E731
-    ours, expected = (jax.jit(jax.value_and_grad(function))(params) for function in (chunked, plain))
-    jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, atol=1e-4), ours, expected)
-
-
 def test_no_array_of_all_logits_exists_in_the_train_step():
-    """8 x 256 tokens with a vocabulary of 65,536 would be 2^27 logits, 512 MiB; a chunk is an eighth of that."""
+    """8 x 256 tokens with a vocabulary of 65,536 would be 2^27 logits, 512 MiB; a part is an eighth of that."""
     config = ModelConfig(65_536, 1, 16, 1, 1, 16, 32, compute_dtype="float32")
     tuning, optimizer = full.build(full.FullOptions()), OptimizerConfig()
     params = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))

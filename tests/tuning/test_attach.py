@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine, path_name, size

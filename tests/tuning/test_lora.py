@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune_scaling.models.attention import Layout
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.tuning.lora import LoraAdapter, LoraOptions, build, merge
 from finetune_scaling.tuning.partition import combine
 

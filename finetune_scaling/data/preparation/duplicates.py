@@ -1,0 +1,59 @@
+"""Which documents repeat an earlier one word for word: by digest, in buckets that are compared each on its own."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from finetune_scaling.data.preparation.settings import Preparation, shard_file
+from finetune_scaling.data.preparation.shards import shard_texts
+from finetune_scaling.data.preparation.storage import Place, write_array
+
+_MOST_BUCKETS = 256
+
+
+class Digests(NamedTuple):
+    """The documents of one shard that fall into one bucket: uint64[n, 2] digests, int64[n] positions in the shard."""
+
+    shard: int
+    digests: np.ndarray
+    positions: np.ndarray
+
+
+def buckets(preparation: Preparation) -> int:
+    """Into how many parts the digests are split; each is compared by one worker in memory."""
+    return min(preparation.shards, _MOST_BUCKETS)
+
+
+def hash_shard(preparation: Preparation, number: int) -> Iterator[tuple[int, Digests]]:
+    """128-bit digests of a shard's texts by bucket, one for every bucket, empty or not."""
+    raw = b"".join(hashlib.blake2b(_bytes(text), digest_size=16).digest() for text in shard_texts(preparation, number))
+    digests = np.frombuffer(raw, "<u8").reshape(-1, 2)
+    bucket_of = digests[:, 0] % buckets(preparation)
+    for bucket in range(buckets(preparation)):
+        positions = np.flatnonzero(bucket_of == bucket)
+        yield bucket, Digests(number, digests[positions], positions)
+
+
+def find_repeats(bucket: Iterable[Digests]) -> Iterator[tuple[int, np.ndarray]]:
+    """(shard, positions) of documents whose text came in an earlier shard or position, one for every shard."""
+    parts = sorted(bucket, key=lambda part: part.shard)
+    digests = np.concatenate([part.digests for part in parts])
+    shards = np.concatenate([np.full(len(part.positions), part.shard) for part in parts])
+    positions = np.concatenate([part.positions for part in parts])
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal ones stay in the order of the corpus
+    repeated = np.zeros(len(order), np.bool_)
+    repeated[order[1:]] = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    for part in parts:
+        yield part.shard, positions[repeated & (shards == part.shard)]
+
+
+def write_repeats(shard: int, positions: Iterable[np.ndarray], directory: Place) -> None:
+    """Keeps what all buckets say of one shard, for write_shard."""
+    found = np.sort(np.concatenate(list(positions)))
+    write_array(shard_file(directory, shard, "repeats.npy"), found)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass")  # a lone surrogate is the tokenizer's to complain of

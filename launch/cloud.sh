@@ -1,0 +1,115 @@
+# shellcheck shell=bash
+# Sourced by the scripts that rent machines (tpu_vm.sh, gke_xpk.sh, sky.sh) after environment.sh: options, dry runs, and an
+# end in which what was rented is given back however the script came to it. Such a script defines give_back.
+
+declare -A OPTION=()
+COMMAND=() # what follows --
+WORKDIR="" # of that command
+WHOLE=""   # set while a command runs that has to come to its end
+
+# shellcheck disable=SC2034 # the scripts that source this file use it
+POLL_SECONDS="${LAUNCH_POLL_SECONDS:-15}"
+
+# read_options "NAME ..." "FLAG ..." "$@": fills OPTION from --NAME=VALUE and --FLAG, and COMMAND.
+read_options() {
+  local names=" $1 " flags=" $2 " word name
+  shift 2
+  while (($#)); do
+    word="$1" name="${1#--}" name="${name%%=*}"
+    shift
+    if [[ "$word" == -- ]]; then
+      COMMAND=("$@")
+      break
+    elif [[ "$word" == --*=?* && "$names" == *" $name "* ]]; then
+      OPTION[$name]="${word#*=}"
+    elif [[ "$word" == "--$name" && "$flags" == *" $name "* ]]; then
+      OPTION[$name]=yes
+    else
+      usage_error "'$word': write --OPTION=VALUE with one of:${names}or --FLAG with one of:${flags}then -- and the command"
+    fi
+  done
+  DRY_RUN="${OPTION[dry-run]:-}"
+}
+
+# require NAME PATTERN WHAT: the option is given and has this form.
+require() {
+  [[ "${OPTION[$1]:-}" =~ ^($2)$ ]] || usage_error "--$1=${OPTION[$1]:-} is missing or wrong; give $3"
+}
+
+# The command is one of the package's, with one --workdir: a bucket, or a directory below the repository.
+check_command() {
+  local word found=()
+  [[ "${COMMAND[*]:0:2}" == "python -m" && "${COMMAND[2]:-}" == finetune_scaling.* ]] ||
+    usage_error "after -- comes the command: python -m finetune_scaling.train|study --config=... --workdir=..."
+  for word in "${COMMAND[@]}"; do
+    [[ "$word" != --workdir=?* ]] || found+=("${word#*=}")
+  done
+  ((${#found[@]} == 1)) || usage_error "the command needs --workdir=gs://BUCKET/DIR, or --workdir=runs/DIR, once"
+  WORKDIR="${found[0]%/}"
+  in_bucket || [[ "$WORKDIR" =~ ^runs/[A-Za-z0-9_./-]+$ && "$WORKDIR" != *..* ]] ||
+    usage_error "--workdir=$WORKDIR: name a bucket (gs://...) or a directory below runs/, which is fetched when the run ends"
+  ! in_bucket || [[ "${COMMAND[2]}" != finetune_scaling.study ]] ||
+    usage_error "--workdir=$WORKDIR: a study locks files, which a bucket has not; name a directory below runs/"
+}
+
+in_bucket() { [[ "$WORKDIR" == gs://?* ]]; }
+
+# needs_bucket REASON: for machines whose disks cannot hold the results.
+needs_bucket() {
+  in_bucket || usage_error "--workdir=$WORKDIR: $1; give --workdir=gs://BUCKET/DIR"
+}
+
+require_program() {
+  [[ -n "$DRY_RUN" ]] || command -v "$1" >/dev/null || usage_error "$1 was not found; $2"
+}
+
+# copy_of_code FILE: the repository as it stands, with its .git (records name the commit), without what is made here.
+copy_of_code() {
+  run tar -czf "$1" -C "$ROOT" --exclude=./.venv --exclude=./runs --exclude=__pycache__ --exclude='./.*_cache' .
+}
+
+# Creating: a request that is cut off may be granted after all, and unseen.
+run_whole() {
+  local code=0
+  WHOLE=yes
+  run "$@" || code=$?
+  WHOLE=""
+  return "$code"
+}
+
+# From here on every end of the script goes through finish. Children get signals from there alone (see run).
+rent() {
+  [[ -z "$DRY_RUN" ]] || return 0
+  trap finish EXIT
+  trap '' PIPE # whoever reads our output may go first
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+}
+
+# Ends what a signal found running, within 5 s; waits for what has to come to its end.
+# shellcheck disable=SC2317 # the trap calls it
+end_children() {
+  local child
+  for child in $(jobs -p); do
+    if [[ -z "$WHOLE" ]]; then
+      kill -TERM -- "-$child"
+      for _ in {1..50}; do
+        kill -0 "$child" && sleep 0.1
+      done
+      kill -KILL -- "-$child"
+    fi
+    wait "$child"
+  done
+  WHOLE=""
+}
+
+# shellcheck disable=SC2317 # the trap calls it
+finish() {
+  local code=$?
+  trap '' INT TERM HUP # giving back is not to be interrupted
+  set +e
+  end_children 2>/dev/null
+  give_back || ((code)) || code=1
+  trap - EXIT
+  exit "$code"
+}

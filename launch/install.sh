@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Makes .venv and installs the package into it: bash launch/install.sh [--dry-run] [--with-python] [EXTRA]
+# EXTRA is one of setup.py's: tpu, cuda, ...; without one, the package alone. Where no Python 3.11 or newer is found,
+# --with-python installs one for this user with uv (the images of TPU VMs have Python 3.10).
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+WITH_PYTHON="" EXTRA=base
+UV_PYTHON=3.12
+
+read_arguments() {
+  local argument
+  for argument in "$@"; do
+    case "$argument" in
+      --with-python) WITH_PYTHON=yes ;;
+      --dry-run) DRY_RUN=yes ;;
+      base | tpu | cuda | test | beam | notebooks | logging) EXTRA="$argument" ;;
+      *) usage_error "unknown argument '$argument'; usage: bash launch/install.sh [--dry-run] [--with-python] [EXTRA]" ;;
+    esac
+  done
+}
+
+# uv's Python has venv and pip, and goes into the user's home.
+fetch_python() {
+  export PATH="$HOME/.local/bin:$PATH"
+  if (find_python >/dev/null 2>&1); then
+    return
+  fi
+  run python3 -m pip install --quiet --user uv
+  run uv python install "$UV_PYTHON"
+  [[ -n "$DRY_RUN" ]] || PYTHON="$(uv python find "$UV_PYTHON")"
+}
+
+read_arguments "$@"
+[[ -z "$WITH_PYTHON" ]] || fetch_python
+if [[ -n "$DRY_RUN" ]]; then
+  echo "# into $VENV, unless it is there:"
+  run "$VENV/bin/python" -m pip install --editable "$ROOT$([[ "$EXTRA" == base ]] || echo "[$EXTRA]")"
+else
+  install "$EXTRA"
+fi

@@ -1,0 +1,479 @@
+"""Prepared corpora: the batches of the text itself, the same bytes from any workers, kills survived, damage named."""
+
+import json
+import os
+import pickle
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune_scaling.data.corpus import CorpusPart, Texts, document_counts
+from finetune_scaling.data.loader import document_batches, iterate, pretraining_batches
+from finetune_scaling.data.objectives import ObjectiveConfig, longest_text
+from finetune_scaling.data.preparation import directory, duplicates, pipeline, shards
+from finetune_scaling.data.preparation.directory import prepare_shards
+from finetune_scaling.data.preparation.prepared import open_prepared
+from finetune_scaling.data.preparation.settings import Filters, Preparation
+from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.errors import ConfigError, DataError, WorkdirError
+from finetune_scaling.prepare import shards_of_run
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.inputs import prepare_data
+
+ROOT = Path(__file__).parents[2]
+TINY = runpy.run_path(str(ROOT / "tests/tiny.py"))
+LENGTH = 64
+WORDS = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=2 + i % 5)) for i in range(300)]
+# Short texts, long ones that are cut, one three times over, empty ones, one with the character that spaces become.
+TEXTS = [" ".join(random.Random(i).choices(WORDS, k=1 + (i % 17) * (1 + 9 * (i % 7 == 0)))) for i in range(200)]
+TEXTS[50] = TEXTS[120] = TEXTS[3]
+TEXTS[60] = TEXTS[199] = ""
+TEXTS[70] = "a ▁ b"
+OBJECTIVES = ["causal", "prefix_lm", "ul2"]
+KEEP_ALL = Filters()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    config = TokenizerConfig(vocab_size=400, sentinels=30)
+    return train_tokenizer(TEXTS * 2, config, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def parts(tmp_path) -> tuple[CorpusPart, ...]:
+    """The texts as two files of unequal sizes."""
+    (tmp_path / "text").mkdir()
+    for name, texts in (("a", TEXTS[:77]), ("b", TEXTS[77:])):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"text/{name}.jsonl").write_text(lines, encoding="utf-8")
+    return tuple(CorpusPart({"kind": "files", "path": str(tmp_path / f"text/{name}.jsonl")}) for name in "ab")
+
+
+@pytest.fixture(params=["in_process", "beam"])
+def workers(request, monkeypatch) -> str:
+    """Beam; or its steps called one after another here, shards in another order, where it is not installed."""
+    if request.param == "beam":
+        need_beam()
+    else:
+        monkeypatch.setattr(directory, "write_shards", write_here)
+        monkeypatch.setattr(directory, "find_duplicates", find_duplicates_here)
+    return request.param
+
+
+def need_beam() -> None:
+    pytest.importorskip("apache_beam", reason="Apache Beam is not installed (pip install -e .[beam])")
+
+
+def write_here(preparation, numbers, folder, beam_flags):
+    for number in reversed(numbers):
+        shards.write_shard(preparation, number, folder)
+
+
+def find_duplicates_here(preparation, folder, beam_flags):
+    by_bucket: dict = {}
+    by_shard: dict = {}
+    for number in reversed(range(preparation.shards)):
+        for bucket, digests in duplicates.hash_shard(preparation, number):
+            by_bucket.setdefault(bucket, []).append(digests)
+    for bucket in by_bucket.values():
+        for shard, positions in duplicates.find_repeats(bucket):
+            by_shard.setdefault(shard, []).append(positions)
+    for shard, positions in by_shard.items():
+        duplicates.write_repeats(shard, positions, folder)
+
+
+def preparation_of(parts, tokenizer, objective="causal", shards=5, filters=KEEP_ALL) -> Preparation:
+    chunk_tokens = longest_text(LENGTH, ObjectiveConfig(objective))
+    return Preparation(parts, tuple(document_counts(parts)), tokenizer, chunk_tokens, shards, filters)
+
+
+def prepared_batches(preparation, folder, objective="causal", seed=0):
+    documents = open_prepared(folder, preparation.parts, preparation.tokenizer, preparation.chunk_tokens)
+    config = ObjectiveConfig(objective)
+    return document_batches(documents, preparation.tokenizer, config, batch_size=3, length=LENGTH, seed=seed)
+
+
+def direct_batches(texts, tokenizer, objective="causal", seed=0):
+    return pretraining_batches(texts, tokenizer, ObjectiveConfig(objective), batch_size=3, length=LENGTH, seed=seed)
+
+
+def assert_same(left, right):
+    """Over two epochs and far beyond, every array of every batch."""
+    assert left.statistics == right.statistics
+    assert left.rows_per_epoch == right.rows_per_epoch
+    for step in [*range(2 * left.rows_per_epoch // 3 + 1), 12_345]:
+        ours, theirs = left[step], right[step]
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert ours[name].dtype == theirs[name].dtype
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("seed", [0, 7])
+def test_batches_equal_those_of_the_text_itself(parts, tokenizer, tmp_path, workers, objective, seed):
+    preparation = preparation_of(parts, tokenizer, objective)
+    prepare_shards(preparation, tmp_path / "out")
+    ours = prepared_batches(preparation, tmp_path / "out", objective, seed)
+    assert_same(ours, direct_batches(TEXTS, tokenizer, objective, seed))
+
+
+def test_weighted_parts_give_the_documents_of_the_direct_path(parts, tokenizer, tmp_path, workers):
+    parts = tuple(CorpusPart(part.source, weight=weight) for part, weight in zip(parts, (1.0, 0.5), strict=True))
+    preparation = preparation_of(parts, tokenizer)
+    assert preparation.counts == (77, 38)
+    prepare_shards(preparation, tmp_path / "out")
+    assert_same(prepared_batches(preparation, tmp_path / "out"), direct_batches(Texts(parts), tokenizer))
+
+
+def test_a_run_reads_the_same_batches_with_corpus_prepared(tmp_path, workers):
+    config = TINY["pretrain"]()
+    config["tokenizer"] = str(tmp_path / "tokenizer")
+    part = CorpusPart(config["corpus"]["train"][0]["source"])
+    train_tokenizer(Texts([part]), TokenizerConfig(**TINY["TOKENIZER"]), tmp_path / "tokenizer")
+    experiment = read_experiment(config)
+    prepare_shards(shards_of_run(experiment, 3, Filters()), tmp_path / "out")
+    config["corpus"]["prepared"] = str(tmp_path / "out")
+    assert_same(prepare_data(read_experiment(config)).train, prepare_data(experiment).train)
+
+
+def test_duplicates_and_lengths_are_filtered_and_counted(parts, tokenizer, tmp_path, workers):
+    filters = Filters(drop_duplicates=True, min_tokens=4, max_tokens=150)
+    preparation = preparation_of(parts, tokenizer, filters=filters)
+    statistics = prepare_shards(preparation, tmp_path / "out")
+    unique = list(dict.fromkeys(TEXTS))
+    lengths = {text: len(tokenizer.encode(text)) for text in unique}
+    kept = [text for text in unique if 4 <= lengths[text] <= 150]
+    direct = direct_batches(kept, tokenizer)
+    assert statistics["documents"] == len(kept)
+    assert statistics["duplicates"] == len(TEXTS) - len(unique) >= 3
+    assert statistics["empty_documents"] == 1
+    assert statistics["too_short"] == sum(0 < length < 4 for length in lengths.values()) > 0
+    assert statistics["too_long"] == sum(length > 150 for length in lengths.values()) > 0
+    assert statistics["text_tokens"] == sum(map(lengths.get, kept))
+    ours = prepared_batches(preparation, tmp_path / "out")
+    assert ours.statistics.pop("empty_documents") == 1
+    assert direct.statistics.pop("empty_documents") == 0
+    assert_same(ours, direct)
+
+
+@pytest.mark.slow
+def test_any_number_and_kind_of_workers_writes_the_same_bytes(parts, tokenizer, tmp_path):
+    need_beam()
+    preparation = preparation_of(parts, tokenizer, shards=7, filters=Filters(drop_duplicates=True))
+    flags = {
+        "one": [],
+        "threads": ["--direct_num_workers=3", "--direct_running_mode=multi_threading"],
+        "processes": ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
+    }
+    for name, beam_flags in flags.items():
+        prepare_shards(preparation, tmp_path / name, beam_flags)
+    assert len(contents(tmp_path / "one")) == 3 + 7 * 4
+    assert contents(tmp_path / "one") == contents(tmp_path / "threads") == contents(tmp_path / "processes")
+
+
+def test_finished_shards_are_kept_and_the_others_made_anew(parts, tokenizer, tmp_path, workers):
+    preparation = preparation_of(parts, tokenizer, shards=8)
+    out = tmp_path / "out"
+    prepare_shards(preparation, out)
+    before = contents(out)
+    mend = {
+        "00001.array_record": lambda path: path.unlink(),
+        "00002.array_record": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+        "00003.json": lambda path: path.unlink(),  # as when it was killed before its last file
+        "00004.json": lambda path: path.write_text("{"),
+        "00005.npy": lambda path: path.write_bytes(b""),
+        "00006.npy": lambda path: path.write_bytes(path.read_bytes()[:-4]),
+    }
+    for name, damage in mend.items():
+        damage(out / "shards" / name)
+    (out / "shards" / ".00007.json.half").write_text("half")
+    (out / "statistics.json").unlink()
+    inodes = {path.name: path.stat().st_ino for path in (out / "shards").iterdir()}
+    prepare_shards(preparation, out)
+    assert contents(out) == before
+    again = {path.name for path in (out / "shards").iterdir() if inodes.get(path.name) != path.stat().st_ino}
+    assert {name[:5] for name in again} == {"00001", "00002", "00003", "00004", "00005", "00006"}
+
+
+def test_damaged_repeats_are_found_again(parts, tokenizer, tmp_path, workers):
+    preparation = preparation_of(parts, tokenizer, filters=Filters(drop_duplicates=True))
+    prepare_shards(preparation, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "out/shards/00003.json").unlink()
+    (tmp_path / "out/shards/00003.repeats.npy").write_bytes(b"")
+    prepare_shards(preparation, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_fault_in_one_worker_leaves_the_finished_shards_and_no_statistics(parts, tokenizer, tmp_path, monkeypatch):
+    need_beam()
+    preparation = preparation_of(parts, tokenizer, shards=6)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    prepare_shards(preparation, whole)
+    write = shards.write_shard
+
+    def fails(preparation, number, folder):
+        if number == 4:
+            raise RuntimeError("the worker is lost")
+        write(preparation, number, folder)
+
+    monkeypatch.setattr(pipeline, "write_shard", fails)
+    with pytest.raises(RuntimeError, match="the worker is lost"):
+        prepare_shards(preparation, out)
+    assert not (out / "statistics.json").exists()
+    with pytest.raises(DataError, match=r"statistics\.json is missing.*not finished.*prepare shards"):
+        prepared_batches(preparation, out)
+    monkeypatch.undo()
+    prepare_shards(preparation, out)
+    assert contents(out) == contents(whole)
+
+
+@pytest.fixture
+def config(parts, tokenizer, tmp_path) -> Path:
+    """A pretraining config of the two files."""
+    tokenizer.save(tmp_path / "tokenizer")
+    mapping = {**TINY["pretrain"](), "tokenizer": str(tmp_path / "tokenizer"), "sequence": {"length": LENGTH}}
+    mapping["corpus"] = {
+        "train": [{"source": dict(part.source), "field": "text"} for part in parts],
+        "dev": [{"source": dict(parts[0].source), "field": "text"}],
+    }
+    path = tmp_path / "config.py"
+    path.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({mapping!r})\n")
+    return path
+
+
+COPY = """
+import sys
+from etils import epath
+source, target = map(epath.Path, sys.argv[1:])
+for path in [*source.glob("*"), *source.glob("shards/*")]:
+    if not path.is_dir():
+        copy = target / str(path).removeprefix(f"{source}/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+"""
+
+
+def start(config: Path, out: Path | str, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "finetune_scaling.prepare", "shards", f"--config={config}", f"--out={out}"]
+    return subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, errors = process.communicate()
+    return process.returncode, out, errors
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_to_the_same_bytes(config, tmp_path):
+    need_beam()
+    arguments = ["--shards=150", "--drop_duplicates"]
+    out = tmp_path / "killed"
+    killed = start(config, out, *arguments)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("shards/*.json"))) < 3 and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(killed.pid, signal.SIGKILL)
+    finish(killed)
+    done = {path.name: path.stat().st_ino for path in out.glob("shards/*.json")}
+    assert 3 <= len(done) < 150
+    runs = [start(config, folder, *arguments) for folder in (out, tmp_path / "undisturbed")]
+    for code, printed, errors in map(finish, runs):
+        assert (code, "150 shards" in printed) == (0, True), errors
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert all((out / "shards" / name).stat().st_ino == inode for name, inode in done.items())
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[str]:
+    """An emulated object store's bucket, as a URL."""
+    for module in ("apache_beam", "gcsfs", "gcp_storage_emulator"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = f"from gcp_storage_emulator.server import create_server as c; c('127.0.0.1', {port}, True, 'bkt').run()"
+    server = subprocess.Popen([sys.executable, "-c", serve], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
+        time.sleep(0.05)
+    yield "gs://bkt"
+    server.kill()
+    server.wait()
+
+
+@pytest.mark.slow
+def test_an_object_store_gets_the_same_files_and_goes_on(config, tmp_path, bucket):
+    code, printed, errors = finish(start(config, f"{bucket}/a/out", "--shards=3"))
+    assert (code, "3 shards" in printed) == (0, True), errors
+    assert finish(start(config, tmp_path / "out", "--shards=3"))[0] == 0
+    remote = subprocess.run(
+        [sys.executable, "-c", COPY, f"{bucket}/a/out", str(tmp_path / "copy")], capture_output=True, text=True
+    )
+    assert remote.returncode == 0, remote.stderr
+    (tmp_path / "out/.lock").unlink()
+    assert contents(tmp_path / "copy") == contents(tmp_path / "out")
+    code, _, errors = finish(start(config, f"{bucket}/a/out", "--shards=3"))
+    assert (code, "0 of 3 shards to be made" in errors) == (0, True)
+    code, _, errors = finish(start(config, f"{bucket}/a/out", "--shards=4"))
+    assert (code, "they differ in shards" in errors) == (2, True)
+    code, _, errors = finish(start(config, "gs://nobucket/out", "--shards=3"))
+    assert (code, errors.count("error: gs://nobucket/out")) == (2, 1), errors
+    with pytest.raises(DataError, match="is a URL, and array_record reads local files; copy it"):
+        open_prepared(f"{bucket}/a/out", (), None, 1)
+
+
+@pytest.mark.slow
+def test_mistakes_are_one_line_each(config, tmp_path):
+    need_beam()
+    assert finish(start(config, tmp_path / "out", "--shards=4"))[0] == 0
+    faulty = tmp_path / "text/b.jsonl"
+    lines = faulty.read_text().splitlines(keepends=True)
+    (tmp_path / "file").write_text("")
+    mistakes = [
+        (
+            tmp_path / "out",
+            ["--shards=4", "--min_tokens=3"],
+            "of other settings (they differ in min_tokens;",
+        ),
+        (tmp_path / "file", [], "a file stands where a directory must be"),
+        (tmp_path / "empty", ["--min_tokens=100000"], "no document is left (empty_documents: 2"),
+        (tmp_path / "new", ["--config.tokenizer=nowhere"], "no such tokenizer"),
+    ]
+    with ThreadPoolExecutor(2) as pool:  # each one starts an interpreter
+        results = list(pool.map(lambda mistake: finish(start(config, mistake[0], *mistake[1])), mistakes))
+    lines[100] = '{"text": "\\ud800"}\n'  # text that only encoding finds fault with, in a worker
+    faulty.write_text("".join(lines))
+    for name, arguments in (("surrogate", []), ("surrogate2", ["--drop_duplicates"])):
+        mistakes.append((tmp_path / name, arguments, "lone surrogate"))
+        results.append(finish(start(config, tmp_path / name, *arguments)))
+    for (_, arguments, expected), (code, printed, errors) in zip(mistakes, results, strict=True):
+        last = [line for line in errors.splitlines() if "shards to be made" not in line]
+        assert (code, printed, len(last)) == (2, "", 1), (arguments, errors)
+        assert last[0].startswith("error: ")
+        assert expected in last[0]
+
+
+def test_without_beam_the_extra_is_named(parts, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(ConfigError, match=r"needs Apache Beam.*pip install -e \.\[beam\]"):
+        prepare_shards(preparation_of(parts, tokenizer), tmp_path / "out")
+    assert not list((tmp_path / "out/shards").iterdir())
+
+
+def test_what_a_run_may_not_read(parts, tokenizer, tmp_path, workers):
+    preparation = preparation_of(parts, tokenizer)
+    out = tmp_path / "out"
+    prepare_shards(preparation, out)
+    chunk = preparation.chunk_tokens
+    other = train_tokenizer(TEXTS, TokenizerConfig(vocab_size=390, sentinels=30), tmp_path / "other")
+    with pytest.raises(DataError, match=f"made with tokenizer {tokenizer.digest[:12]}.*run has {other.digest[:12]}"):
+        open_prepared(out, parts, other, chunk)
+    with pytest.raises(DataError, match=f"up to {chunk} tokens, and the run's sequence.length and objective take 9;"):
+        open_prepared(out, parts, tokenizer, 9)
+    changed = (parts[0], CorpusPart({"kind": "files", "path": "c.jsonl"}))
+    with pytest.raises(DataError, match=r"another corpus\.train \(they differ in train\[1\]\.source\.path\)"):
+        open_prepared(out, changed, tokenizer, chunk)
+    with pytest.raises(DataError, match=r"differ in train\[1\]"):
+        open_prepared(out, parts[:1], tokenizer, chunk)
+    with pytest.raises(DataError, match="not finished"):
+        open_prepared(tmp_path / "none", parts, tokenizer, chunk)
+
+
+def test_missing_and_damaged_files_are_named_with_the_mend(parts, tokenizer, tmp_path, workers):
+    preparation = preparation_of(parts, tokenizer)
+    out = tmp_path / "out"
+    prepare_shards(preparation, out)
+    records = out / "shards/00003.array_record"
+    whole, index = records.read_bytes(), (out / "index.npy").read_bytes()
+    records.unlink()
+    with pytest.raises(DataError, match=r"00003\.array_record is missing.*makes that shard anew"):
+        prepared_batches(preparation, out)
+    records.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=r"00003\.array_record is damaged \(\d+ bytes, and \d+ recorded\); delete it"):
+        prepared_batches(preparation, out)
+    flipped = bytearray(whole)
+    flipped[70_000 if len(whole) > 150_000 else 200] ^= 1
+    for damaged in (bytes(flipped), bytes(len(whole))):
+        records.write_bytes(damaged)
+        batches = prepared_batches(preparation, out)
+        with pytest.raises(DataError, match=r"00003\.array_record is damaged.*delete it and run"):
+            [batches[step] for step in range(60)]
+        with pytest.raises(DataError, match=r"00003\.array_record is damaged.*delete it and run"):
+            [batch for batch, _ in zip(iterate(batches), range(60), strict=False)]
+    records.unlink()
+    prepare_shards(preparation, out)  # the mend
+    assert records.read_bytes() == whole
+    (out / "index.npy").write_bytes(index[:-2])
+    with pytest.raises(DataError, match=r"index\.npy is missing or damaged.*run the same"):
+        prepared_batches(preparation, out)
+    prepare_shards(preparation, out)
+    assert_same(prepared_batches(preparation, out), direct_batches(TEXTS, tokenizer))
+
+
+def test_other_settings_are_refused_by_name(parts, tokenizer, tmp_path, workers):
+    prepare_shards(preparation_of(parts, tokenizer), tmp_path)
+    filters = Filters(drop_duplicates=True, max_tokens=9)
+    with pytest.raises(WorkdirError, match=r"differ in drop_duplicates, max_tokens;"):
+        prepare_shards(preparation_of(parts, tokenizer, filters=filters), tmp_path)
+    with pytest.raises(WorkdirError, match=r"differ in corpus\.train, documents_of_parts;"):
+        prepare_shards(preparation_of(parts[:1], tokenizer), tmp_path)
+    with pytest.raises(WorkdirError, match="differ in chunk_tokens, shards;"):
+        prepare_shards(preparation_of(parts, tokenizer, "ul2", shards=6), tmp_path)
+
+
+def test_settings_that_cannot_be(parts, tokenizer):
+    with pytest.raises(ConfigError, match=r"--shards=201 must lie in 1\.\.200"):
+        preparation_of(parts, tokenizer, shards=201)
+    with pytest.raises(ConfigError, match="at least 0"):
+        Filters(min_tokens=-1)
+    with pytest.raises(ConfigError, match="--max_tokens=3 is below --min_tokens=9"):
+        Filters(min_tokens=9, max_tokens=3)
+    with pytest.raises(ConfigError, match="has no corpus"):
+        shards_of_run(
+            read_experiment({**TINY["finetune"]("full"), "tokenizer": "x", "base": {"run": "x"}}), 1, Filters()
+        )
+
+
+def test_tokens_beyond_16_bits_are_kept(parts, tmp_path, workers):
+    """A tokenizer of more than 65,536 ids is not trained here: one that says so shows the wider type is used."""
+
+    class Wide(Tokenizer):
+        def __init__(self, model: bytes, name: str = "wide"):
+            super().__init__(model, name)
+            self.vocab_size = 2**17
+
+        def __reduce__(self):
+            return Wide, (self._model,)
+
+        def encode_batch(self, texts):
+            return [[70_000 + i for i in ids] for ids in super().encode_batch(texts)]
+
+    small = train_tokenizer(TEXTS * 2, TokenizerConfig(vocab_size=400, sentinels=30), tmp_path / "tokenizer")
+    wide = Wide((tmp_path / "tokenizer/tokenizer.model").read_bytes())
+    assert wide.digest == small.digest
+    preparation = preparation_of(parts, wide)
+    prepare_shards(preparation, tmp_path / "out")
+    assert_same(prepared_batches(preparation, tmp_path / "out"), direct_batches(TEXTS, wide))
+
+
+def test_a_tokenizer_sent_to_a_worker_is_the_same(tokenizer):
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.digest == tokenizer.digest
+    assert again.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)

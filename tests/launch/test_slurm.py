@@ -1,0 +1,124 @@
+"""launch/slurm.sbatch on a real SLURM: an array that shares a study, its tasks stopped in every way there is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARES = 4
+RUNS = 12
+# One size, and no pretraining tokens, are enough, and 100 steps last long enough to be stopped in.
+STUDY = [
+    f"--config={ROOT / 'tests' / 'tiny.py'}:study",
+    "--config.families.grammar.sizes=('30k',)",
+    "--config.tasks.translation.methods.full.factors=('model',)",
+    "--config.tasks.translation.finetune.limits.max_steps=100",
+]
+
+
+@pytest.fixture(scope="module")
+def unbroken(shared_cache, tmp_path_factory) -> bytes:
+    """points.csv of the same study, run at one go by one process without SLURM."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    command = [sys.executable, "-m", "finetune_scaling.study", *STUDY, f"--workdir={workdir}"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300)
+    return (workdir / "points.csv").read_bytes()
+
+
+def submit(slurm, workdir: Path, *sbatch: str) -> str:
+    """Submits the study as a user would; returns the array's job id."""
+    command = ["bash", "launch/slurm.sbatch", f"--of={SHARES}", *STUDY, f"--workdir={workdir}", "--"]
+    printed = slurm.run(*command, f"--output={workdir.parent}/%a.out", *sbatch, cwd=ROOT)
+    return re.match(r"Submitted batch job (\d+)\n", printed)[1]
+
+
+def study_process(task: str) -> int:
+    """The process id of a task's study."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and _is_study_of(folder, task):
+            return int(folder.name)
+    raise AssertionError(f"no process runs task {task}")
+
+
+def _is_study_of(folder: Path, task: str) -> bool:
+    job, index = task.split("_")
+    try:
+        words = (folder / "cmdline").read_bytes().split(b"\0")
+        variables = (folder / "environ").read_bytes().split(b"\0")
+    except OSError:  # ended meanwhile
+        return False
+    wanted = {f"SLURM_ARRAY_JOB_ID={job}".encode(), f"SLURM_ARRAY_TASK_ID={index}".encode()}
+    return b"finetune_scaling.study" in words and wanted <= set(variables)
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.glob("*")}
+
+
+@pytest.mark.slow
+def test_an_array_whose_tasks_are_stopped_and_killed_ends_with_the_points_of_an_unbroken_run(slurm, unbroken, tmp_path):
+    workdir = tmp_path / "study"
+    job = submit(slurm, workdir)
+    tasks = [f"{job}_{index}" for index in range(SHARES)]
+
+    def printed(index: int) -> str:
+        file = tmp_path / f"{index}.out"
+        return file.read_text() if file.exists() else ""
+
+    def state(index: int) -> str:
+        return slurm.field(tasks[index], "JobState")
+
+    def trains(index: int) -> bool:
+        """Whether a task is in the middle of a run, some steps of which are logged."""
+        begun = re.findall(r"run \d+ of \d+, .*: (runs/\S+)\n", printed(index))
+        return bool(begun) and {"metrics.jsonl", "result.json"} & names(workdir / begun[-1]) == {"metrics.jsonl"}
+
+    def wait_until_it_trains(index: int) -> None:
+        slurm.wait(f"task {index} in a run", lambda: trains(index), 200)
+
+    wait_until_it_trains(0)
+    slurm.run("scontrol", "requeue", tasks[0])  # as SLURM does with a preempted task
+    wait_until_it_trains(1)
+    slurm.run("scancel", "--signal=TERM", "--batch", tasks[1])  # as SLURM does before the time limit
+    wait_until_it_trains(2)
+    os.kill(study_process(tasks[2]), 9)
+    for index in (0, 1):
+        slurm.start_soon(tasks[index])
+    slurm.wait("task 2 failed", lambda: state(2) == "FAILED")
+    assert slurm.field(tasks[2], "ExitCode") == "137:0"
+    slurm.run("scontrol", "requeue", tasks[2])
+    slurm.start_soon(tasks[2])
+    for index in range(SHARES):
+        slurm.wait(f"task {index} completed", lambda index=index: state(index) == "COMPLETED", 200)
+
+    assert [slurm.field(task, "Restarts") for task in tasks] == ["1", "1", "1", "0"]
+    assert "preempted: " in printed(0) + printed(1)
+    assert f"task {tasks[1]} was stopped in the state RUNNING" in printed(1)
+    assert f"{RUNS} of {RUNS} runs finished" in "".join(map(printed, range(SHARES)))
+    assert (workdir / "points.csv").read_bytes() == unbroken
+    assert (workdir / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_task_that_its_user_cancels_does_not_come_back(slurm, tmp_path):
+    job = submit(slurm, tmp_path / "study")
+    slurm.wait("all tasks at work", lambda: len(list(tmp_path.glob("*.out"))) == SHARES)
+    slurm.run("scancel", job)
+    slurm.wait("an empty queue", lambda: not slurm.run("squeue", "--noheader"))
+    assert {slurm.field(f"{job}_{index}", "JobState") for index in range(SHARES)} == {"CANCELLED"}
+
+
+@pytest.mark.slow
+def test_a_task_whose_config_is_wrong_fails_with_the_study_s_own_code_and_does_not_come_back(slurm, tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text("def get_config():\n    return {'name': 'wrong'}\n")
+    command = ["bash", "launch/slurm.sbatch", "--of=1", f"--config={file}", f"--workdir={tmp_path / 'study'}", "--"]
+    printed = slurm.run(*command, f"--output={tmp_path}/%a.out", cwd=ROOT)
+    task = re.match(r"Submitted batch job (\d+)\n", printed)[1] + "_0"
+    slurm.wait("it failed", lambda: slurm.field(task, "JobState") == "FAILED")
+    assert slurm.field(task, "ExitCode") == "2:0"
+    assert "error: " in (tmp_path / "0.out").read_text()

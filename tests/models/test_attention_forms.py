@@ -1,0 +1,157 @@
+"""Every form of attention computes what the plain one does, forward and backward, alone and in the model."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models import attention, decoder, flash
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import PADDING, Layout, visible
+from finetune_scaling.sharding.axes import PLAIN_RULES
+from finetune_scaling.tuning.method import prepend
+
+HEADS, HEAD_DIM = 4, 8
+
+
+def layouts(prompt: int = 0) -> Layout:
+    """Two rows of 140 tokens behind a soft prompt: packed texts, one with an input read both ways, and padding; and a
+    prefix LM that fills its row. More than a block of every form.
+    """
+    lengths, inputs = [[50, 70], [140]], [[20, 0], [30]]
+    rows: list[list[tuple[int, int, bool]]] = [
+        [(i, s + 1, i < inputs[r][s]) for s, n in enumerate(lengths[r]) for i in range(n)] for r in range(2)
+    ]
+    rows[0] += [(0, PADDING, False)] * 20
+    plain = Layout(*(jnp.asarray(np.array(rows)[:, :, i], dtype) for i, dtype in enumerate((int, int, bool))))
+    if not prompt:
+        return plain
+    return prepend(jnp.zeros((prompt, 1)), jnp.zeros((2, 140, 1)), plain)[1]
+
+
+def plain(query, keys, values, layout):
+    return attention.attend(query, keys, values, visible(layout, layout))
+
+
+def in_flash(query, keys, values, layout):
+    return flash.flash_attention(query, keys, values, layout, PLAIN_RULES)
+
+
+def cudnn_arguments(query, keys, values, layout):
+    return attention.attend_cudnn(query, keys, values, visible(layout, layout))
+
+
+FORMS = {"blockwise": attention.attend_blockwise, "flash": in_flash, "cudnn": cudnn_arguments}
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    """Kernels for TPUs run on CPUs, by interpretation."""
+    monkeypatch.setattr(flash.pl, "pallas_call", functools.partial(flash.pl.pallas_call, interpret=True))
+
+
+@pytest.fixture
+def without_cudnn(monkeypatch):
+    """JAX's own form of what cuDNN is asked for, with the same arguments."""
+    ask = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **k: ask(*a, **k))
+
+
+def inputs(kv_heads: int, layout: Layout, seed: int = 0):
+    """Query, keys, values, and a gradient of the output that is zero at padding, as a loss's is."""
+    rng = np.random.default_rng(seed)
+    arrays = [rng.normal(size=(*layout.segments.shape, n, HEAD_DIM)) for n in (HEADS, kv_heads, kv_heads, HEADS)]
+    arrays[3] = arrays[3] * (np.asarray(layout.segments) != PADDING)[:, :, None, None]
+    return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def value_and_gradients(form, arrays, layout):
+    def run(query, keys, values, gradient):
+        mixed, pull = jax.vjp(lambda *xs: form(*xs, layout), query, keys, values)
+        return mixed * (layout.segments != PADDING)[:, :, None, None], *pull(gradient)
+
+    return jax.jit(run)(*arrays)
+
+
+@pytest.mark.parametrize("prompt", [0, 7])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_is_plain_attention(form, kv_heads, prompt, without_cudnn):
+    layout = layouts(prompt)
+    arrays = inputs(kv_heads, layout)
+    expected = value_and_gradients(plain, arrays, layout)
+    for ours, theirs in zip(value_and_gradients(FORMS[form], arrays, layout), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("field", Layout._fields)
+def test_a_form_heeds_every_field_of_the_layout(form, field, without_cudnn):
+    """Another layout changes it, as it changes plain attention: the test above would see a form that ignores it."""
+    layout = layouts()
+    other = layout._replace(**{field: jnp.flip(getattr(layout, field), axis=1)})
+    arrays = inputs(2, layout)
+    before, after = (value_and_gradients(FORMS[form], arrays, each)[0] for each in (layout, other))
+    assert jnp.abs(before - after).max() > 0.1
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("prompt", [0, 7])
+def test_cudnn_is_plain_attention(prompt):
+    layout = layouts(prompt)
+    arrays = [array.astype(jnp.bfloat16) for array in inputs(2, layout)]
+    expected = value_and_gradients(plain, arrays, layout)
+    for ours, theirs in zip(value_and_gradients(cudnn_arguments, arrays, layout), expected, strict=True):
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=0.05)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("form", ["blockwise", "flash"])
+def test_the_model_has_the_same_gradients_with_every_form(form, remat, tiny_config, tiny_base, monkeypatch):
+    monkeypatch.setattr(decoder, "check_platform", lambda config: None)
+    layout = layouts()
+    real = (layout.segments != PADDING)[:, :, None]
+    tokens = np.random.default_rng(0).integers(tiny_config.vocab_size, size=layout.segments.shape)
+
+    def gradient(config):
+        total = lambda params: (  # noqa: E731
+            jnp.square(LanguageModel(config).forward(params, params["embedding"][tokens], layout)[0]) * real
+        ).sum()
+        return jax.jit(jax.grad(total))(tiny_base)
+
+    expected = gradient(tiny_config)
+    ours = gradient(dataclasses.replace(tiny_config, attention=form, remat=remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * jnp.abs(b).max()), ours, expected)
+
+
+def test_blockwise_attention_keeps_no_square_of_scores():
+    layout = layouts()
+    run = functools.partial(value_and_gradients, attention.attend_blockwise)
+    shapes = str(jax.make_jaxpr(lambda *arrays: run(arrays, layout))(*inputs(2, layout)))
+    assert "f32[2,2,2,70,140]" in shapes
+    assert "f32[2,2,2,140,140]" not in shapes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": "flash"}, r"model\.attention = 'flash' needs a TPU, not cpu; use 'blockwise'"),
+        ({"attention": "cudnn"}, r"model\.attention = 'cudnn' needs a GPU, not cpu; use 'blockwise'"),
+    ],
+)
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="names the CPU")
+def test_a_form_for_another_platform_is_refused(changes, message, tiny_config, tiny_base):
+    model = LanguageModel(dataclasses.replace(tiny_config, **changes))
+    with pytest.raises(ConfigError, match=message):
+        model.forward(tiny_base, tiny_base["embedding"][np.zeros((2, 140), int)], layouts())
+
+
+def test_rows_that_flash_attention_cannot_hold_are_refused():
+    rows = jax.ShapeDtypeStruct((1, flash.LONGEST + 1, 2, 8), jnp.float32)
+    layout = Layout(*(jax.ShapeDtypeStruct(rows.shape[:2], int),) * 3)
+    with pytest.raises(ConfigError, match="holds rows of at most 4096 tokens, not 4097; use 'blockwise'"):
+        jax.eval_shape(lambda *a: flash.flash_attention(*a, PLAIN_RULES), rows, rows, rows, layout)
