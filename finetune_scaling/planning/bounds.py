@@ -5,15 +5,15 @@
 All three are of one chip. They overlap at best, so no step is faster; how far a real one is from the bound, only a run
 tells. The counts themselves are lower bounds too:
 
-operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" a forward pass of
-              the layers, with "dots" the attention scores; with "none" nothing.
+operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" or "offload" a
+              forward pass of the layers, with "dots" the attention scores; with "none" nothing.
 memory        arguments are read and what is not left as it is is written; the weights of the layers and of the head are
               read by every forward and backward pass of every part of the batch, as the chip uses them (whole along
               fsdp, divided along tensor); the residual stream of every layer is written and read once.
 interconnect  fsdp: weights are gathered for the forward and for the backward pass of every part, and gradients are
               scattered once; data: gradients are reduced; tensor: one sum of [rows, length, model_dim] a parallel block
-              (two a sequential one) forward, as much backward, and again forward with remat "full". n chips that share
-              an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it everywhere.
+              (two a sequential one) forward, as much backward, and forward again with remat "full" or "offload". n chips
+              that share an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it.
 """
 
 import dataclasses
@@ -80,7 +80,8 @@ def recomputed_flops(workload: Workload, layout: Layout) -> float:
     model, positions = workload.model, workload.positions
     head = 2.0 * model.vocab_size * model.model_dim
     scores = 2 * 2 * model.layers * model.heads * model.head_dim * positions / 2
-    repeated = {"none": 0.0, "dots": scores, "full": forward_flops_per_token(model, positions) - head}
+    layers = forward_flops_per_token(model, positions) - head
+    repeated = {"none": 0.0, "dots": scores, "full": layers, "offload": layers}
     return workload.batch * positions * repeated[layout.remat]
 
 
@@ -105,7 +106,7 @@ def least_link_bytes(workload: Workload, layout: Layout) -> float:
 
 def _tensor_bytes(workload: Workload, layout: Layout) -> float:
     """What tensor parallelism sums over chips."""
-    sums = (1 if workload.model.block == "parallel" else 2) * (3 if layout.remat == "full" else 2)
+    sums = (1 if workload.model.block == "parallel" else 2) * (3 if layout.remat in ("full", "offload") else 2)
     rows = workload.batch / layout.batch_parts
     one = rows * workload.positions * _row_bytes(workload.model)
     return workload.model.layers * sums * 2 * one * _others(layout.tensor)

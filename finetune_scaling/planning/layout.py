@@ -19,7 +19,7 @@ from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import Tree
 
-Remat = Literal["none", "dots", "full"]
+Remat = Literal["none", "dots", "full", "offload"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Layout:
     @property
     def chips(self) -> int:
         return self.data * self.fsdp * self.tensor
+
+    def text(self) -> str:
+        """The layout in a few words."""
+        mesh = f"data {self.data} x fsdp {self.fsdp} x tensor {self.tensor}"
+        return f"mesh {mesh}, accumulation {self.accumulation}, remat {self.remat}"
 
     @property
     def batch_parts(self) -> int:
