@@ -12,7 +12,7 @@ memory        arguments are read and what is not left as it is is written; the w
               fsdp, divided along tensor); the residual stream of every layer is written and read once.
 interconnect  fsdp: weights are gathered for the forward and for the backward pass of every part, and gradients are
               scattered once; data: gradients are reduced; tensor: one sum of [rows, length, model_dim] a parallel block
-              (two a sequential one) forward, as much backward, and forward again with remat "full" or "offload". n chips
+              (two a sequential one) forward, as much backward, and again with remat "full" or "offload". n chips
               that share an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it.
 """
 
