@@ -83,12 +83,9 @@ def canonical(value: Any) -> str:
 
 
 def difference(left: Any, right: Any) -> list[str]:
-    """The dotted names of the fields in which two configs differ."""
+    """The dotted names of the fields in which two configs differ; a field of None is as one that is not there."""
     flat_left, flat_right = _flatten(plain(left)), _flatten(plain(right))
-    missing = object()
-    return sorted(
-        k for k in flat_left.keys() | flat_right.keys() if flat_left.get(k, missing) != flat_right.get(k, missing)
-    )
+    return sorted(k for k in flat_left.keys() | flat_right.keys() if flat_left.get(k) != flat_right.get(k))
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -44,7 +44,7 @@ def joined(facts: Mapping[str, Any]) -> Iterator[None]:
         yield
         return
     address, count, number = _identity(os.environ)
-    lifeline = gather(address, number, count, _digests(facts), timeout)
+    lifeline = gather(address, number, count, {**facts, "code": _code()}, timeout)
     jax.distributed.initialize(
         address, count, number, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
     )
@@ -110,8 +110,9 @@ def _start_automatically(timeout: int) -> None:
 
 def _check_equal(facts: Mapping[str, Any]) -> None:
     """Raises ProcessError on every process where one has other facts than process 0."""
-    for name, digest in _digests(facts).items():
-        rows = _all_gather(np.frombuffer(bytes.fromhex(digest), np.uint8))
+    for name, value in {**facts, "code": _code()}.items():
+        digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+        rows = _all_gather(np.frombuffer(digest, np.uint8))
         differing = [i for i, row in enumerate(rows) if (row != rows[0]).any()]
         if differing:
             raise ProcessError(
@@ -119,19 +120,13 @@ def _check_equal(facts: Mapping[str, Any]) -> None:
             )
 
 
-def _digests(facts: Mapping[str, Any]) -> dict[str, str]:
-    known = {**facts, "code": _code()}
-    return {
-        name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-        for name, value in known.items()
-    }
-
-
 @functools.cache
 def _code() -> dict[str, str]:
-    """Digest of each of the package's files."""
+    """The first digits of the digest of each of the package's files."""
     root = Path(finetune_scaling.__file__).parent
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*.py"))}
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in sorted(root.rglob("*.py"))
+    }
 
 
 def _from_first(function: Callable[[], Any]) -> Any:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from finetune_scaling import configuration
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, ProcessError
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -76,7 +77,7 @@ def gather(address: str, process: int, processes: int, facts: Mapping[str, Any],
     """Waits until all `processes` have reported at `address` ("host:port", of process 0) with equal `facts`.
 
     Raises ProcessError, on every process that is there, with the numbers of those that are missing after `timeout`
-    seconds, or the name of the fact in which two differ; ConfigError for an address that is none.
+    seconds, or the dotted names of the facts in which two differ; ConfigError for an address that is none.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -147,12 +148,12 @@ def _disagreement(reports: Mapping[int, Report], new: Report) -> str | None:
             f"process {number} on {new['host']} was told of {new['processes']} processes, process 0 of "
             f"{first['processes']}"
         )
-    for name, value in first["facts"].items():
-        if new["facts"].get(name) != value:
-            return (
-                f"process {number} on {new['host']} differs from process 0 on {first['host']} in its {name}: "
-                f"{new['facts'].get(name)} there, {value} here; give all of them the same"
-            )
+    if differing := configuration.difference(first["facts"], new["facts"]):
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        return (
+            f"process {number} on {new['host']} differs from process 0 on {first['host']} in "
+            f"{', '.join(differing[:4])}{more}; give all of them the same"
+        )
     return None
 
 

@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARES = 4
 RUNS = 12
-# One size, and no pretraining tokens, are enough, and 100 steps last long enough to be stopped in.
+# One size, and no pretraining tokens, are enough, and 200 steps last long enough to be stopped in.
 STUDY = [
     f"--config={ROOT / 'tests' / 'tiny.py'}:study",
     "--config.families.grammar.sizes=('30k',)",
     "--config.tasks.translation.methods.full.factors=('model',)",
-    "--config.tasks.translation.finetune.limits.max_steps=100",
+    "--config.tasks.translation.finetune.limits.max_steps=200",
 ]
 
 
@@ -77,15 +77,19 @@ def test_an_array_whose_tasks_are_stopped_and_killed_ends_with_the_points_of_an_
         begun = re.findall(r"run \d+ of \d+, .*: (runs/\S+)\n", printed(index))
         return bool(begun) and {"metrics.jsonl", "result.json"} & names(workdir / begun[-1]) == {"metrics.jsonl"}
 
-    def wait_until_it_trains(index: int) -> None:
-        slurm.wait(f"task {index} in a run", lambda: trains(index), 200)
+    stops = {
+        0: lambda: slurm.run("scontrol", "requeue", tasks[0]),  # as SLURM does with a preempted task
+        1: lambda: slurm.run("scancel", "--signal=TERM", "--batch", tasks[1]),  # as SLURM does before the time limit
+        2: lambda: os.kill(study_process(tasks[2]), 9),
+    }
 
-    wait_until_it_trains(0)
-    slurm.run("scontrol", "requeue", tasks[0])  # as SLURM does with a preempted task
-    wait_until_it_trains(1)
-    slurm.run("scancel", "--signal=TERM", "--batch", tasks[1])  # as SLURM does before the time limit
-    wait_until_it_trains(2)
-    os.kill(study_process(tasks[2]), 9)
+    def all_stopped() -> bool:
+        """Stops each task once it is in a run: nobody knows which of them comes first."""
+        for index in [index for index in stops if trains(index)]:
+            stops.pop(index)()
+        return not stops
+
+    slurm.wait("tasks 0, 1 and 2 stopped in a run", all_stopped, 200)
     for index in (0, 1):
         slurm.start_soon(tasks[index])
     slurm.wait("task 2 failed", lambda: state(2) == "FAILED")

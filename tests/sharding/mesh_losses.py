@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from finetune_scaling.models.ladder import model_config
+from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.sharding.batches import place
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.sharding.rules import Placement
@@ -35,6 +36,7 @@ MODEL = model_config(
 )
 METHOD = {"full": ({}, 0.01), "prompt": ({"length": 3}, 0.3), "lora": ({"rank": 2}, 0.01)}
 MESHES = [(1, 1), (8, 1), (1, 8), (4, 2), (2, 4), (2, 2)]  # fsdp, tensor; data is the rest
+ALONG_LENGTH = AxisRules(length=("tensor",), heads=(), kv_heads=(), ffn=(), vocab=())
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -82,6 +84,7 @@ def main() -> None:
         for fsdp, tensor in MESHES:
             name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
             found[method][name] = losses(method, ShardingConfig(fsdp, tensor), jax.devices())
+        found[method]["long inputs"] = losses(method, ShardingConfig(2, 4, ALONG_LENGTH), jax.devices())
     json.dump(found, sys.stdout)
 
 
