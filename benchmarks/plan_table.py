@@ -37,19 +37,29 @@ def main() -> None:
     if arguments.prototype:
         print_prototype()
         return
-    table = {} if arguments.again or not TABLE.exists() else json.loads(TABLE.read_text())
+    table = {} if arguments.again else stored()
     for name, size, method, kind in cells():
+        if kind not in arguments.kinds.split(","):
+            continue
         if name in table and (table[name]["compiled"] or arguments.analytic):
             continue
         table[name] = smallest(size, method, kind, arguments.analytic)
+        table = stored() | table  # another process may be making other kinds
         TABLE.write_text(json.dumps(table, indent=1) + "\n")
         print(f"{name}: {cell(table[name])}", file=sys.stderr, flush=True)
-    print(as_markdown(table))
+    if len(table) == len(cells()):
+        print(as_markdown(table))
+
+
+def stored() -> dict[str, Any]:
+    """What the file has."""
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--prototype", action="store_true", help="make the table beside the prototype instead")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="make these kinds of chips only")
     parser.add_argument("--again", action="store_true", help="make everything anew")
     parser.add_argument("--analytic", action="store_true", help="fill by the estimate what was not compiled")
     return parser.parse_args()

@@ -18,11 +18,12 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning import plans, prices, topology
+from finetune_scaling.planning import plans, prices
 from finetune_scaling.planning.chips import CHIPS, Chip, Slice, find_chip, find_slice, slices
 from finetune_scaling.planning.layout import Layout, shapes
 from finetune_scaling.planning.search import Candidate, analytic, candidates, choose, smallest_first
 from finetune_scaling.planning.study_totals import MethodTotals, study_totals
+from finetune_scaling.planning.topology import prepare_environment
 from finetune_scaling.planning.totals import RunTotals, run_totals
 from finetune_scaling.planning.words import describe, describe_study
 from finetune_scaling.planning.workload import Workload, planned_model, read_workload
@@ -101,8 +102,7 @@ def plan_run(experiment: Experiment, workload: Workload) -> plans.Plan:
 def _planned(workload: Workload, slice_: Slice, layout: Layout, training_only: bool) -> plans.Plan:
     if not _compiles(slice_.chip):
         return plans.estimated_plan(workload, slice_, layout)
-    topology.prepare_environment(slice_)
-    log.info("%s: %s", slice_.name, layout)
+    prepare_environment(slice_)  # which says at once where libtpu is missing
     return plans.compiled_plan(workload, slice_, layout, training_only)
 
 

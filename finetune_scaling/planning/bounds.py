@@ -12,9 +12,8 @@ memory        arguments are read and what is not left as it is is written; the w
               fsdp, divided along tensor); the residual stream of every layer is written and read once.
 interconnect  fsdp: weights are gathered for the forward and for the backward pass of every part, and gradients are
               scattered once; data: gradients are reduced; tensor: one sum of [rows, length, model_dim] a parallel block
-              (two a sequential one) forward, as much backward, and again forward with remat "full" or "offload". n
-              chips that share an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce
-              it everywhere.
+              (two a sequential one) forward, as much backward, and again with remat "full" or "offload". n chips
+              that share an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it.
 """
 
 import dataclasses
@@ -81,8 +80,8 @@ def recomputed_flops(workload: Workload, layout: Layout) -> float:
     model, positions = workload.model, workload.positions
     head = 2.0 * model.vocab_size * model.model_dim
     scores = 2 * 2 * model.layers * model.heads * model.head_dim * positions / 2
-    all_of_it = forward_flops_per_token(model, positions) - head
-    repeated = {"none": 0.0, "dots": scores, "full": all_of_it, "offload": all_of_it}
+    layers = forward_flops_per_token(model, positions) - head
+    repeated = {"none": 0.0, "dots": scores, "full": layers, "offload": layers}
     return workload.batch * positions * repeated[layout.remat]
 
 

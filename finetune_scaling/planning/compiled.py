@@ -6,10 +6,11 @@ divides their arguments. No array is ever made, so a model of any size can be pl
 
 import dataclasses
 import logging
+import multiprocessing
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -17,10 +18,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from finetune_scaling.decoding.greedy import make_greedy
-from finetune_scaling.planning.chips import GIB
+from finetune_scaling.planning.chips import GIB, Slice
 from finetune_scaling.planning.collectives import Collectives, collectives
 from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, held_bytes, placed_state, shapes
+from finetune_scaling.planning.topology import devices, prepare_environment
 from finetune_scaling.planning.workload import Workload
+from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.step import make_evaluation_step, make_train_step
 from finetune_scaling.tuning.partition import Tree
@@ -58,15 +61,46 @@ class Traced:
     output_bytes: int
 
 
-def lower(workload: Workload, layout: Layout, mesh: Mesh, programs: Sequence[str]) -> dict[str, Traced]:
-    """Traces the named programs (TRAINING, EVALUATION, DECODING) for a mesh."""
+def compile_programs(workload: Workload, slice_: Slice, layout: Layout, programs: Sequence[str]) -> dict[str, Program]:
+    """Compiles the named programs (TRAINING, EVALUATION, DECODING) for a slice.
+
+    Two at a time, each in a process of its own: libtpu compiles one program at a time in a process.
+    """
+    log.info("%s, %s: compiling %s", slice_.name, layout.text(), ", ".join(programs))
+    found: dict[str, Program] = {}
+    for name, program in _each(workload, slice_, layout, programs):
+        outcome = "does not fit, says the compiler" if program.collectives is None else "compiled"
+        log.info("%s: %s after %.0f s", name, outcome, program.compile_seconds)
+        found[name] = program
+    return {name: found[name] for name in programs}
+
+
+def _each(workload: Workload, slice_: Slice, layout: Layout, programs: Sequence[str]) -> Iterator[tuple[str, Program]]:
+    """The programs, as they are compiled."""
+    if len(programs) == 1:
+        yield programs[0], compile_program(workload, slice_, layout, programs[0])
+        return
+    with ProcessPoolExecutor(max_workers=2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(compile_program, workload, slice_, layout, name): name for name in programs}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def compile_program(workload: Workload, slice_: Slice, layout: Layout, name: str) -> Program:
+    """Traces and compiles one program for a slice, in this process."""
+    prepare_environment(slice_)
+    mesh = make_mesh(ShardingConfig(layout.fsdp, layout.tensor, layout.axes), devices(slice_))
+    return _compiled(trace(workload, layout, mesh, name), slice_.chip.hbm_bytes)
+
+
+def trace(workload: Workload, layout: Layout, mesh: Mesh, name: str) -> Traced:
+    """One of a run's programs, traced for a mesh."""
     model = dataclasses.replace(workload.model, remat=layout.remat)
     workload = dataclasses.replace(workload, model=model)
-    placement = Placement(model, mesh, layout.axes)
     makers: Mapping[str, Callable[..., Traced]] = {TRAINING: _training, EVALUATION: _evaluation, DECODING: _decoding}
     shapes(workload)  # before the mesh is in context, whose devices can run nothing
     with jax.set_mesh(mesh):
-        return {name: makers[name](workload, layout, placement) for name in programs}
+        return makers[name](workload, layout, Placement(model, mesh, layout.axes))
 
 
 def _training(workload: Workload, layout: Layout, placement: Placement) -> Traced:
@@ -126,26 +160,16 @@ def _placed(tree: Tree, shardings: Tree) -> Tree:
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, shardings)
 
 
-def compile_all(traced: Mapping[str, Traced], hbm_bytes: int) -> dict[str, Program]:
-    """Compiles programs, two at a time; hbm_bytes: what they have to fit in."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting = {name: pool.submit(_compile, name, program, hbm_bytes) for name, program in traced.items()}
-        return {name: future.result() for name, future in waiting.items()}
-
-
-def _compile(name: str, traced: Traced, hbm_bytes: int) -> Program:
-    log.info("%s: compiling", name)
+def _compiled(traced: Traced, hbm_bytes: int) -> Program:
     began = time.perf_counter()
     try:
         compiled = traced.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        seconds = time.perf_counter() - began
         asked = needed_bytes(str(error))
-        log.info("%s: does not fit, says the compiler after %.0f s", name, seconds)
         beside = max(0, asked - traced.argument_bytes)
+        seconds = time.perf_counter() - began
         return Program(False, traced.argument_bytes, beside, traced.output_bytes, asked, None, seconds)
     seconds = time.perf_counter() - began
-    log.info("%s: compiled in %.0f s", name, seconds)
     memory = compiled.memory_analysis()
     return Program(
         fits=memory.peak_memory_in_bytes <= hbm_bytes,

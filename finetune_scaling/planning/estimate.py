@@ -63,10 +63,11 @@ def _saved_row(model: ModelConfig, layout: Layout, positions: int) -> float:
     stream = model.model_dim * size
     heads = (model.heads + 2 * model.kv_heads) * model.head_dim
     products = (heads + (2 if model.gated else 1) * model.ffn_dim) / layout.tensor * size + 2 * stream
-    scores = model.heads / layout.tensor * positions * (4 + size)  # float32 before the softmax, compute dtype behind it
+    plain = model.attention == "plain"  # the other forms keep no scores
+    scores = model.heads / layout.tensor * positions * (4 + size) if plain else 0.0  # before the softmax, and behind it
     elementwise = 4 * model.ffn_dim / layout.tensor * size + 6 * stream  # the norm's in float32
-    kept = {"full": stream, "dots": stream + products, "none": stream + products + scores + elementwise}
-    return 0.0 if layout.remat == "offload" else kept[layout.remat]  # offloaded, it is the host that keeps it
+    everything = stream + products + scores + elementwise
+    return {"offload": 0.0, "full": stream, "dots": stream + products, "none": everything}[layout.remat]
 
 
 def _layer(model: ModelConfig, layout: Layout, tokens: float, positions: int) -> float:
@@ -74,5 +75,5 @@ def _layer(model: ModelConfig, layout: Layout, tokens: float, positions: int) ->
     size = compute_bytes(model)
     weights = count_parameters(model).non_embedding / model.layers * size / layout.tensor
     feed_forward = 4 * tokens * model.ffn_dim / layout.tensor * size
-    scores = 2 * tokens * model.heads / layout.tensor * positions * 4
+    scores = 2 * tokens * model.heads / layout.tensor * positions * 4 if model.attention == "plain" else 0.0
     return weights + feed_forward + scores + 4 * tokens * model.model_dim * size

@@ -37,6 +37,11 @@ class Layout:
     def chips(self) -> int:
         return self.data * self.fsdp * self.tensor
 
+    def text(self) -> str:
+        """The layout in a few words."""
+        mesh = f"data {self.data} x fsdp {self.fsdp} x tensor {self.tensor}"
+        return f"mesh {mesh}, accumulation {self.accumulation}, remat {self.remat}"
+
     @property
     def batch_parts(self) -> int:
         """Chips over which a batch's rows are divided."""

@@ -6,12 +6,11 @@ from typing import Any
 
 from finetune_scaling.planning.bounds import Bound, bound, training_work
 from finetune_scaling.planning.chips import Slice
-from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_all, lower
+from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_programs
 from finetune_scaling.planning.estimate import memory
 from finetune_scaling.planning.layout import Layout, held
-from finetune_scaling.planning.topology import devices
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, check_fits, make_mesh
+from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, check_fits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +64,7 @@ def estimated_plan(workload: Workload, slice_: Slice, layout: Layout) -> Plan:
 def compiled_plan(workload: Workload, slice_: Slice, layout: Layout, training_only: bool = False) -> Plan:
     """A plan whose programs were compiled for the slice; training_only leaves out those that score."""
     names = [TRAINING] if training_only else [TRAINING, EVALUATION, *([DECODING] if workload.decoding else [])]
-    mesh = make_mesh(ShardingConfig(layout.fsdp, layout.tensor, layout.axes), devices(slice_))
-    programs = compile_all(lower(workload, layout, mesh, names), slice_.chip.hbm_bytes)
+    programs = compile_programs(workload, slice_, layout, names)
     return Plan(slice_, layout, programs, _bound(workload, slice_, layout, programs[TRAINING]), compiled=True)
 
 

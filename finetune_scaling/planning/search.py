@@ -23,7 +23,7 @@ from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, check_fi
 
 T = TypeVar("T")
 
-REMAT: tuple[Remat, ...] = ("none", "dots", "full")
+REMAT: tuple[Remat, ...] = ("none", "dots", "full")  # "offload" waits for the host, of which the bound knows nothing
 FINALISTS = 3
 SLACK = 1.15  # an estimate of so many times the memory may still fit, and the compiler is asked
 SURE = 0.9  # one of no more than this is sure to

@@ -13,8 +13,7 @@ def describe(plan: Plan, extra: Mapping[str, Any]) -> str:
     hosts = f", {slice_.hosts} hosts" if slice_.hosts > 1 else ""
     named = f" ({slice_.accelerator_type})" if slice_.accelerator_type else ""
     lines = [
-        f"{slice_.name}{named}: {slice_.chips} chips{hosts}; mesh data {layout.data} x fsdp {layout.fsdp} x tensor "
-        f"{layout.tensor}, accumulation {layout.accumulation}, remat {layout.remat}",
+        f"{slice_.name}{named}: {slice_.chips} chips{hosts}; {layout.text()}",
         f"model: {extra['model']['parameters']:,} parameters, {extra['model']['trainable_parameters']:,} train; "
         f"batch {extra['batch']} x {extra['length']} tokens",
         "memory of a chip, GiB" + ("" if plan.compiled else ", estimated without a compiler"),

@@ -1,0 +1,32 @@
+"""What the compiler says where a program does not fit; the programs themselves are in tests/test_plan.py."""
+
+import pytest
+
+from finetune_scaling.planning.compiled import needed_bytes
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [  # as libtpu 0.0.42 writes them
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (22.61G) "
+            "exceeds available HBM (15.75G).",
+            22.61 * GIB,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 950.50M of 15.75G hbm. Exceeded hbm "
+            "capacity by 1.00G.",
+            950.5 * 2**20,
+        ),
+    ],
+)
+def test_what_was_asked_for_is_read_from_the_message(message: str, expected: float) -> None:
+    assert needed_bytes(message) == round(expected)
+
+
+@pytest.mark.parametrize("message", ["INTERNAL: Used 3.00G of 2.00G hbm", "RESOURCE_EXHAUSTED: no threads left"])
+def test_other_failures_are_not_taken_for_a_lack_of_memory(message: str) -> None:
+    with pytest.raises(RuntimeError, match="the compiler failed"):
+        needed_bytes(message)
