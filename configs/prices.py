@@ -1,13 +1,14 @@
 """What chips cost: US dollars an hour of one chip, on demand and spot, each with its date and source.
 
-Prices change and differ by region, so look them up before money is spent, and change them here, or for one command by
---prices.v5e.on_demand=1.1. An empty price is not known here: Google's spot prices of TPUs change up to once a month
-(https://cloud.google.com/spot-vms/pricing), and a server of one's own has none.
+Prices change and differ by region, and those of TPUs were not read from their seller's page: look them up before money
+is spent, and change them here, or for one command by --prices.v5e.on_demand=1.1. An empty price is not known here:
+Google's spot prices of TPUs change up to once a month (https://cloud.google.com/spot-vms/pricing), and a server of one's
+own has none.
 """
 
 from ml_collections import ConfigDict, config_dict
 
-TPUS = "https://cloud.google.com/tpu/pricing, on demand in the United States"
+TPUS = "as remembered, not read from https://cloud.google.com/tpu/pricing: check it there"
 
 
 def get_config() -> ConfigDict:
