@@ -2,8 +2,8 @@
 
 Prices change and differ by region, and those of TPUs were not read from their seller's page: look them up before money
 is spent, and change them here, or for one command by --prices.v5e.on_demand=1.1. An empty price is not known here:
-Google's spot prices of TPUs change up to once a month (https://cloud.google.com/spot-vms/pricing), and a server of one's
-own has none.
+Google's spot prices of TPUs change up to once a month (https://cloud.google.com/spot-vms/pricing), and a server that
+one owns has none.
 """
 
 from ml_collections import ConfigDict, config_dict
