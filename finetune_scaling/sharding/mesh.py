@@ -34,6 +34,7 @@ class ShardingConfig:
             unknown = [axis for axis in getattr(self.axes, field.name) if axis not in MESH_AXES]
             if unknown:
                 raise ConfigError(f"sharding.axes.{field.name} names {unknown[0]!r}; there are {', '.join(MESH_AXES)}")
+        _check_rules(self.axes)
 
     def shape(self, devices: int) -> tuple[int, int, int]:
         """Sizes of the axes data, fsdp and tensor; ConfigError where they do not divide the devices."""
@@ -44,6 +45,30 @@ class ShardingConfig:
                 "change one of them"
             )
         return devices // (fsdp * self.tensor), fsdp, self.tensor
+
+
+# Logical axes of arrays that there are: no mesh axis can divide two dimensions of one array.
+_TOGETHER = (
+    *(("layers", "batch", "length", features) for features in ("heads", "kv_heads", "ffn", "vocab")),
+    *(("layers", "embed", features) for features in ("heads", "kv_heads", "ffn", "vocab")),
+)
+
+
+def _check_rules(rules: AxisRules) -> None:
+    """Raises ConfigError where two dimensions of one array would be divided over one mesh axis."""
+    for names in _TOGETHER:
+        for place, name in enumerate(names):
+            for other in names[:place]:
+                if shared := set(getattr(rules, name)) & set(getattr(rules, other)):
+                    raise ConfigError(
+                        f"sharding.axes.{other} and sharding.axes.{name} both name {min(shared)!r}, and there are "
+                        "arrays that have both; take it from one of them"
+                    )
+    if strangers := set(rules.embed) - set(rules.batch):
+        raise ConfigError(
+            f"sharding.axes.embed names {min(strangers)!r}, which sharding.axes.batch does not: parameters are gathered"
+            " by the devices that share a batch; name it in both"
+        )
 
 
 def make_mesh(config: ShardingConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

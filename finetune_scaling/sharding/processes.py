@@ -40,8 +40,9 @@ def joined(facts: Mapping[str, Any]) -> Iterator[None]:
     if os.environ.get(AUTOMATIC):
         _start_automatically(timeout)
         _take_role()
-        _check_equal(facts)
-        yield
+        with _left_on_failure():
+            _check_equal(facts)
+            yield
         return
     address, count, number = _identity(os.environ)
     lifeline = gather(address, number, count, {**facts, "code": _code()}, timeout)
@@ -49,8 +50,20 @@ def joined(facts: Mapping[str, Any]) -> Iterator[None]:
         address, count, number, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
     )
     _take_role()
-    with _told(lifeline, number):
+    with _left_on_failure(), _told(lifeline, number):
         yield
+
+
+@contextlib.contextmanager
+def _left_on_failure() -> Iterator[None]:
+    """Ends a process that fails without JAX's farewell, which would wait minutes for the others, who wait for it."""
+    try:
+        yield
+    except errors.Preempted:  # which is agreed upon: all of them end so
+        raise
+    except BaseException as error:
+        atexit.register(_leave, getattr(error, "exit_code", errors.EXIT_FAILED))
+        raise
 
 
 @contextlib.contextmanager
@@ -58,12 +71,11 @@ def _told(lifeline: Lifeline, number: int) -> Iterator[None]:
     """Tells the others how this process ends."""
     try:
         yield
+    except errors.Preempted:
+        lifeline.close()
+        raise
     except BaseException as error:
-        if isinstance(error, errors.Preempted):  # which is agreed upon: all of them end so
-            lifeline.close()
-        else:
-            lifeline.fail(f"process {number} failed: {' '.join(str(error).split()) or type(error).__name__}")
-            atexit.register(_leave, getattr(error, "exit_code", errors.EXIT_FAILED))
+        lifeline.fail(f"process {number} failed: {' '.join(str(error).split()) or type(error).__name__}")
         raise
     lifeline.close()
 

@@ -39,6 +39,11 @@ def is_first() -> bool:
     return _role[0].first
 
 
+def are_several() -> bool:
+    """Whether other processes run the same program beside this one."""
+    return _role[0] is not _ALONE
+
+
 def from_first(function: Callable[[], Any]) -> Any:
     """What `function` returns on the first process (JSON-like), on all of them; so too a UserError that it raises.
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, ProcessError
@@ -23,6 +23,7 @@ ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PR
 AUTOMATIC = "FINETUNE_SCALING_DISTRIBUTED"
 _RETRY_SECONDS = 0.2
 _GRACE_SECONDS = 2.0
+_REPORT_SECONDS = 5.0  # in which a process that has connected says who it is
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # a vanished host is noticed after 20 seconds
 Report = dict[str, Any]
 
@@ -80,7 +81,7 @@ def gather(address: str, process: int, processes: int, facts: Mapping[str, Any],
     seconds, or the dotted names of the facts in which two differ; ConfigError for an address that is none.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ConfigError(f"JAX_COORDINATOR_ADDRESS = {address!r} is not HOST:PORT; give the address of process 0")
     report = {"process": process, "processes": processes, "host": socket.gethostname(), "facts": dict(facts)}
     if process == 0:
@@ -100,7 +101,9 @@ def _call(port: int, own: Report, timeout: float) -> Lifeline:
                 peer, _ = server.accept()
             except TimeoutError:
                 break
-            if (report := _receive(_kept_alive(peer))) is not None:
+            peer.settimeout(_REPORT_SECONDS)  # who connects and says nothing, or something else, is none of ours
+            if _is_report(report := _receive(_kept_alive(peer))):
+                peer.settimeout(None)
                 problem = _disagreement(reports, report)
                 reports.setdefault(report["process"], report)
                 peers[report["process"]] = peer
@@ -129,13 +132,17 @@ def _answer(host: str, port: int, own: Report, timeout: float) -> Lifeline:
             f"process 0 did not answer at {host}:{port} within {timeout:.0f} s: see its log, and whether this host can "
             "reach that address"
         )
-    peer.settimeout(timeout + 5)
+    peer.settimeout(max(0.0, deadline - time.monotonic()) + _REPORT_SECONDS)
     _send(_kept_alive(peer), own)
     outcome = _receive(peer)
     peer.settimeout(None)
     if outcome is None or outcome["what"] != "go":
         raise ProcessError(outcome["reason"] if outcome else f"process 0 at {host}:{port} ended during start-up")
     return Lifeline({0: peer}, {0: outcome["host"]})
+
+
+def _is_report(message: Any) -> TypeGuard[Report]:
+    return isinstance(message, dict) and {"process", "processes", "host", "facts"} <= message.keys()
 
 
 def _disagreement(reports: Mapping[int, Report], new: Report) -> str | None:
@@ -195,7 +202,7 @@ def _send(peer: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def _receive(peer: socket.socket) -> dict[str, Any] | None:
-    """The next message; None where the other side is gone."""
+    """The next message; None where the other side is gone, or says what is none."""
     line = bytearray()
     try:
         while not line.endswith(b"\n"):
@@ -203,6 +210,6 @@ def _receive(peer: socket.socket) -> dict[str, Any] | None:
             if not byte:
                 return None
             line += byte
-    except OSError:
+        return json.loads(line)
+    except (OSError, ValueError):
         return None
-    return json.loads(line)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import InUseError, Preempted, UserError, WorkdirError
+from finetune_scaling.errors import ConfigError, InUseError, Preempted, TrainingError, UserError, WorkdirError
 from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.runs.run import run as train
-from finetune_scaling.sharding.roles import from_first, is_first
+from finetune_scaling.sharding.roles import are_several, from_first, is_first
 from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
 from finetune_scaling.training.run_directory import CONFIG, RESULT, RunDirectory, exclusive
@@ -148,6 +148,8 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait:
     except (WorkdirError, Preempted, _BaseInUse):
         raise  # a full disk or a read-only directory would fail every run alike
     except Exception as error:
+        if are_several() and not isinstance(error, TrainingError | ConfigError):
+            raise  # it may be this process's alone: the others would wait for it in the next run
         _record_failure(directory, error)
         tally.failed += 1
         return

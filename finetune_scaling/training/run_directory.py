@@ -27,8 +27,9 @@ CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
     ".lock",
 )
 
-# Directories may move; digests in the checkpoints tell whether they are the same. And any mesh goes on with a run.
-_MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?")
+# Directories may move; digests in the checkpoints tell whether they are the same. And any mesh goes on with a run, on
+# devices that may want another form of attention or remat, which compute the same.
+_MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)")
 
 
 class RunDirectory:

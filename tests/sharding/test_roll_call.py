@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from finetune_scaling.errors import ConfigError, ProcessError
+from finetune_scaling.sharding import roll_call
 from finetune_scaling.sharding.roll_call import Lifeline, gather
 
 SECONDS = 3.0
@@ -79,12 +80,27 @@ def test_a_stranger_at_the_port_is_not_counted():
         first = pool.submit(gather, f"127.0.0.1:{port}", 0, 2, {}, SECONDS)
         time.sleep(0.3)
         socket.create_connection(("127.0.0.1", port)).close()
+        with socket.create_connection(("127.0.0.1", port)) as browser:
+            browser.sendall(b"GET / HTTP/1.1\r\n\r\n")
         second = pool.submit(gather, f"127.0.0.1:{port}", 1, 2, {}, SECONDS)
         for lifeline in (first.result(), second.result()):
             lifeline.close()
 
 
-@pytest.mark.parametrize("address", ["nowhere", "host:", ":80", "host:x"])
+def test_one_that_connects_and_says_nothing_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(roll_call, "_REPORT_SECONDS", 0.5)
+    port = free_port()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(gather, f"127.0.0.1:{port}", 0, 2, {}, 1.5)
+        time.sleep(0.3)
+        with (
+            socket.create_connection(("127.0.0.1", port)),
+            pytest.raises(ProcessError, match="process 1 of 2 did not report"),
+        ):
+            first.result(timeout=10)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:", ":80", "host:x", "host:99999"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ConfigError, match="is not HOST:PORT"):
         gather(address, 0, 2, {}, 1.0)

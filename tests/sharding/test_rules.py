@@ -121,6 +121,21 @@ def test_a_mesh_that_is_none_is_refused(sharding, expected):
         ShardingConfig(**sharding).shape(8)
 
 
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"length": ("tensor",)}, "sharding.axes.length and sharding.axes.heads both name 'tensor'"),
+        ({"length": ("fsdp",)}, "sharding.axes.batch and sharding.axes.length both name 'fsdp'"),
+        ({"vocab": ("fsdp",), "embed": ()}, "sharding.axes.batch and sharding.axes.vocab both name 'fsdp'"),
+        ({"embed": ("fsdp", "tensor")}, "both name 'tensor'"),
+        ({"batch": ("data",)}, "sharding.axes.embed names 'fsdp', which sharding.axes.batch does not"),
+    ],
+)
+def test_rules_that_no_array_can_follow_are_refused(rules, expected):
+    with pytest.raises(ConfigError, match=expected.replace(".", r"\.")):
+        ShardingConfig(axes=AxisRules(**rules))
+
+
 def test_minus_one_takes_what_is_left():
     assert ShardingConfig(fsdp=-1, tensor=2).shape(8) == (1, 4, 2)
     assert ShardingConfig(fsdp=2, tensor=2).shape(8) == (2, 2, 2)

@@ -68,8 +68,15 @@ def import_beam() -> Any:
 
 
 def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
+    """Raises ConfigError for a runner that Beam does not have; of flags that it does not know Beam itself warns."""
     # Workers otherwise tell each of their steps; a flag of the user's own comes later and wins.
-    return beam.options.pipeline_options.PipelineOptions(["--default_sdk_harness_log_level=ERROR", *beam_flags])
+    options = beam.options.pipeline_options.PipelineOptions(["--default_sdk_harness_log_level=ERROR", *beam_flags])
+    runner = options.view_as(beam.options.pipeline_options.StandardOptions).runner
+    try:
+        beam.runners.create_runner(runner or "DirectRunner")
+    except ValueError as error:
+        raise ConfigError(f"--beam: {str(error).splitlines()[0]}") from error
+    return options
 
 
 def _try(step: Step, preparation: Preparation, number: int, directory: Place) -> Any:
