@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, a part of the vocabulary at a time, so that no [B, L, V] array ever exists.
+"""Cross-entropy over a large vocabulary, a part of it at a time: no [B, L, V] array beyond 64 MiB ever exists.
 
 The head's table is divided over the mesh like every parameter: by columns over the devices that share a batch (ZeRO-3),
 by rows over those that share a vocabulary. Each part of it is gathered when its turn comes, forward and backward, and
