@@ -76,6 +76,31 @@ def test_a_study_of_two_processes_has_the_points_of_one(together, shared_cache, 
     pd.testing.assert_frame_equal(*tables, rtol=1e-4)
 
 
+FAILS_ON_ONE = """
+import os, runpy, sys
+from finetune_scaling.errors import DataError
+from finetune_scaling.studies import execute
+train = execute.train
+def fail_on_one(config, directory):
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        raise DataError("words.txt: not on this host")
+    return train(config, directory)
+execute.train = fail_on_one
+sys.argv[0] = "study"
+runpy.run_module("finetune_scaling.study", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_of_a_study_that_fails_on_one_process_alone_ends_all_of_them(tiny_runs, together, tmp_path):
+    """Otherwise they would go on to different runs."""
+    ends = together.wait(together.start([["-c", FAILS_ON_ONE, *tiny_runs.flags("study", tmp_path)]] * 2))
+    assert all(end.code not in (0, None) for end in ends), ends
+    assert "error: words.txt: not on this host" in ends[1].errors
+    assert "process 1 failed: words.txt: not on this host" in ends[0].errors
+    assert not list(tmp_path.rglob("failure.json"))
+
+
 def wait_for_step(directory: Path, step: int) -> None:
     deadline = time.monotonic() + 120
     while not any(line["step"] >= step for line in RunDirectory(directory).metrics()):
