@@ -139,7 +139,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 def sha256(path: str | os.PathLike) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with location(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

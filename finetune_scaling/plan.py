@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.attention import check_attention
 from finetune_scaling.planning import plans, prices
 from finetune_scaling.planning.chips import CHIPS, Chip, Slice, find_chip, find_slice, slices
 from finetune_scaling.planning.layout import Layout, shapes
@@ -27,6 +28,7 @@ from finetune_scaling.planning.topology import prepare_environment
 from finetune_scaling.planning.totals import RunTotals, run_totals
 from finetune_scaling.planning.words import describe, describe_study
 from finetune_scaling.planning.workload import Workload, planned_model, read_workload
+from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.tuning.partition import size
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of the run, or with --study of the study.")
 _PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")
-_TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, as v5e:4x4 or h100:8; for --search and --study also a kind.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, as v5e:4x4 or h100:8; a kind for --study; either for --search.")
 _BATCH = flags.DEFINE_integer("batch", None, "Sequences a step, in place of the config's.", lower_bound=1)
 _LENGTH = flags.DEFINE_integer("length", None, "Tokens of a row, in place of the config's.", lower_bound=1)
 _MODEL = flags.DEFINE_string("model", None, "Size of the ladder, in place of the config's model or base.")
@@ -62,7 +64,7 @@ def main() -> None:
         return
     experiment = _changed(read_experiment(config))
     workload = read_workload(experiment, planned_model(experiment, _MODEL.value, _VOCABULARY.value))
-    found = search(workload) if _SEARCH.value else [(plan_run(experiment, workload), [])]
+    found = search(workload, experiment.sharding.axes) if _SEARCH.value else [(plan_run(experiment, workload), [])]
     _print([_result(plan, tried, experiment, workload, table) for plan, tried in found], found)
 
 
@@ -77,6 +79,11 @@ def _check_flags() -> None:
         for flag in (_BATCH, _LENGTH, _MODEL, _VOCABULARY):
             if flag.value is not None:
                 raise ConfigError(f"--{flag.name} is for one run; a study's config says it for all of its own")
+        kind, shaped, _ = _TOPOLOGY.value.partition(":")
+        if shaped:
+            raise ConfigError(f"--study chooses a slice for each run; give the kind of chip alone, --topology={kind}")
+    if _TRAINING_ONLY.value and (_SEARCH.value or _STUDY.value or not _compiles(find_slice(_TOPOLOGY.value).chip)):
+        raise ConfigError("--training-only is for one run compiled for a TPU slice; leave it out")
 
 
 def _changed(experiment: Experiment) -> Experiment:
@@ -95,6 +102,7 @@ def _changed(experiment: Experiment) -> Experiment:
 def plan_run(experiment: Experiment, workload: Workload) -> plans.Plan:
     """The plan of the layout that the config asks for, on the slice of --topology."""
     slice_ = find_slice(_TOPOLOGY.value)
+    check_attention(workload.model, slice_.chip.platform)
     layout = plans.layout_of(workload, slice_, experiment.sharding, experiment.batch.accumulation)
     return _planned(workload, slice_, layout, _TRAINING_ONLY.value)
 
@@ -110,11 +118,18 @@ def _compiles(chip: Chip) -> bool:
     return chip.is_tpu and not _ANALYTIC.value
 
 
-def search(workload: Workload) -> list[tuple[plans.Plan, list[plans.Plan]]]:
+def search(workload: Workload, axes: AxisRules) -> list[tuple[plans.Plan, list[plans.Plan]]]:
     """For each kind of chip the plan of the cheapest layout that fits, and the plans that were refused before it."""
     found = []
     for chip, chosen in _slices():
-        ranked = candidates(workload, chosen)
+        try:
+            check_attention(workload.model, chip.platform)
+        except ConfigError as error:
+            if _TOPOLOGY.value:
+                raise
+            log.warning("%s is left out: %s", chip.kind, error)
+            continue
+        ranked = candidates(workload, chosen, axes)
         plan, tried = _search_kind(workload, smallest_first(ranked) if _SMALLEST.value else ranked)
         if plan is None:
             log.warning("%s: no layout fits, by the estimate or by %d compiled ones", chip.kind, len(tried))

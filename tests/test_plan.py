@@ -113,6 +113,30 @@ def test_search_without_a_compiler_takes_every_kind() -> None:
     assert all(entry["fits"] for entry in found)
 
 
+def test_search_divides_as_the_config_says(tmp_path: Path) -> None:
+    """Where only batches are divided, each chip holds the whole model."""
+    whole = dict.fromkeys(("embed", "heads", "kv_heads", "ffn", "vocab", "other"), ())
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import runpy\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(ROOT / 'configs/finetune/wmt14_en_de.py')!r})['get_config']('1b,lora')\n"
+        f"    config.sharding.axes = {whole}\n"
+        "    return config\n"
+    )
+    code, printed, errors = plan(f"--config={config}", "--search", "--topology=h100:8", "--json")
+    assert code == 0, errors
+    (found,) = json.loads(printed)
+    assert found["argument_bytes"] > 2 * 1_218_480_128
+
+
+def test_search_leaves_out_chips_that_attention_is_not_for() -> None:
+    code, printed, errors = plan(LORA, "--search", "--analytic", "--json", "--config.model.attention=flash")
+    assert code == 0, errors
+    assert [entry["topology"].partition(":")[0] for entry in json.loads(printed)] == ["v4", "v5e", "v5p", "v6e"]
+    assert "h100 is left out" in errors
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -125,6 +149,13 @@ def test_search_without_a_compiler_takes_every_kind() -> None:
         ((LORA, "--search", "--study"), "give one of them"),
         (("--config=configs/study/paper.py", "--study", "--batch=4"), "--batch is for one run"),
         ((LORA, "--topology=h100:8", "--prices.h100.spot=-1"), "must not be negative"),
+        ((LORA, "--topology=v5e:4x4", "--analytic", "--config.model.attention=cudnn"), "'cudnn' needs a GPU, not tpu"),
+        ((LORA, "--topology=h100:8", "--config.model.attention=flash"), "'flash' needs a TPU, not gpu"),
+        ((LORA, "--search", "--topology=cpu", "--config.model.attention=flash"), "'flash' needs a TPU, not cpu"),
+        (("--config=configs/study/paper.py", "--study", "--topology=v5e:4x4"), "kind of chip alone, --topology=v5e"),
+        ((LORA, "--topology=v5e:4x4", "--analytic", "--training-only"), "--training-only is for one run"),
+        ((LORA, "--topology=h100:8", "--training-only"), "--training-only is for one run"),
+        ((LORA, "--topology=v5e", "--search", "--training-only"), "--training-only is for one run"),
     ],
 )
 def test_mistakes_are_named_in_one_line(flags: tuple[str, ...], message: str) -> None:

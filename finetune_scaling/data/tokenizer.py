@@ -21,7 +21,15 @@ import sentencepiece
 
 from finetune_scaling.configuration import plain
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.files import read_json, sha256, write_atomically, write_json_atomically
+from finetune_scaling.files import (
+    Location,
+    disk_errors,
+    location,
+    read_json,
+    sha256,
+    write_atomically,
+    write_json_atomically,
+)
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 MODES = ("R", "X", "S")
@@ -169,11 +177,16 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, out_dir: str 
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a tokenizer from its directory or its model file.
+    """Reads a tokenizer from its directory or its model file, which may be in an object store.
 
-    Raises DataError, naming the file, where it is missing, damaged, or not one of ours.
+    Raises DataError, naming the file, where it is missing, damaged, or not one of ours; WorkdirError where the object
+    store cannot be read.
     """
-    path = Path(path)
+    with disk_errors(path):
+        return _read(location(path))
+
+
+def _read(path: Location) -> Tokenizer:
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"{file}: no such tokenizer; make one with `python -m finetune_scaling.prepare tokenizer`")

@@ -82,6 +82,11 @@ def check_platform(config: ModelConfig) -> None:
     mesh = jax.sharding.get_abstract_mesh()
     # A mesh may be of another platform: programs are compiled for TPUs on machines that have none.
     platform = jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
+    check_attention(config, platform)
+
+
+def check_attention(config: ModelConfig, platform: str) -> None:
+    """Raises ConfigError where attention's form is not for the platform: tpu, gpu or cpu."""
     needed = _PLATFORMS.get(config.attention, platform)
     if platform != needed:
         raise ConfigError(

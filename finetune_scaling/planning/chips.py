@@ -39,6 +39,13 @@ class Chip:
         """Whether libtpu compiles programs for it."""
         return bool(self.shapes)
 
+    @property
+    def platform(self) -> str:
+        """What JAX calls it: tpu, gpu or cpu."""
+        if self.is_tpu:
+            return "tpu"
+        return "cpu" if self.kind == "cpu" else "gpu"
+
 
 _SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _CUBES = (

@@ -1,11 +1,11 @@
 """What a run computes in a step, whatever it runs on: model, method, batch and lengths, read from a run's config."""
 
 import dataclasses
-from pathlib import Path
 
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.files import first_contact, location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
 from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps, read_facts
@@ -87,8 +87,8 @@ def planned_model(experiment: Experiment, rung: str | None = None, vocabulary: i
         return _of_rung(rung, {**block, "name": rung}, experiment, vocabulary)
     if experiment.base is None:
         return _of_rung(block.get("name"), block, experiment, vocabulary)
-    run = Path(experiment.base.run)
-    newest = next(iter(checkpoint_steps(run)), None)
+    run = location(experiment.base.run)
+    newest = first_contact(run, lambda: next(checkpoint_steps(run), None))
     if newest is not None:
         facts = read_facts(run / DIRECTORY / str(newest))
         return model_config({**facts["model"], **block})
@@ -109,7 +109,8 @@ def _of_rung(name: str | None, block: dict, experiment: Experiment, vocabulary: 
 
 
 def _vocabulary(rung: str | None, experiment: Experiment) -> int:
-    if Path(experiment.tokenizer).is_dir():
+    tokenizer = location(experiment.tokenizer)
+    if first_contact(tokenizer, tokenizer.is_dir):
         return load_tokenizer(experiment.tokenizer).vocab_size
     if rung in _PAPER_SIZES:
         return PAPER_VOCABULARY

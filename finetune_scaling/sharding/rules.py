@@ -132,13 +132,15 @@ def placement_table(arrays: Tree, shardings: Tree = None) -> str:
     rows = []
     for (path, leaf), sharding in zip(leaves, where, strict=True):
         held = int(np.prod(sharding.shard_shape(leaf.shape))) * np.dtype(leaf.dtype).itemsize
-        divided = [
-            f"{d}:{'x'.join(axes if isinstance(axes, tuple) else (axes,))}"
-            for d, axes in enumerate(sharding.spec)
-            if axes
-        ]
-        rows.append((path_name(path), str(leaf.dtype), str(list(leaf.shape)), " ".join(divided) or "whole", held))
+        rows.append((path_name(path), str(leaf.dtype), str(list(leaf.shape)), _divided(sharding) or "whole", held))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     return "\n".join(
         "  " + "  ".join(f"{row[i]:<{widths[i]}}" for i in range(4)) + f"  {row[4]:>14,} bytes a device" for row in rows
     )
+
+
+def _divided(sharding: NamedSharding) -> str:
+    """Dimensions with the mesh axes that divide them; an axis of size 1 divides nothing."""
+    entries = [axes if isinstance(axes, tuple) else (axes,) for axes in sharding.spec]
+    dividing = [[axis for axis in axes if axis is not None and sharding.mesh.shape[axis] > 1] for axes in entries]
+    return " ".join(f"{d}:{'x'.join(axes)}" for d, axes in enumerate(dividing) if axes)

@@ -107,6 +107,15 @@ def test_the_table_tells_what_a_device_holds():
     assert f"{40 * 5120 * 20480 * 2 // 32:,} bytes a device" in line
 
 
+def test_the_table_leaves_out_axes_that_divide_nothing():
+    _, frozen = abstract(BIG, "lora", rank=4)
+    for sizes, expected in (((1, 8, 1), "1:fsdp"), ((8, 1, 1), "whole")):
+        text = placement_table(frozen, Placement(BIG, mesh(*sizes), PLAIN_RULES).parameters(frozen))
+        (line,) = [line for line in text.splitlines() if "feed_forward/up/kernel" in line]
+        assert re.search(rf"\]  +{expected}  ", line), line
+        assert "tensor" not in text
+
+
 @pytest.mark.parametrize(
     ("sharding", "expected"),
     [

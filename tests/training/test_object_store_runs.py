@@ -17,13 +17,16 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
+from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, EXIT_USAGE, InUseError, WorkdirError
 from finetune_scaling.files import location, read_json, write_atomically
+from finetune_scaling.planning.workload import planned_model
 from finetune_scaling.runs.run import run
 from finetune_scaling.training import checkpoints as checkpoints_module
 from finetune_scaling.training import lease as lease_module
 from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps
 from finetune_scaling.training.digest import digest
+from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.metrics import Metrics
 from finetune_scaling.training.run_directory import RunDirectory, exclusive
 from finetune_scaling.training.step import State
@@ -124,6 +127,18 @@ def copied(directory: Path, bucket: str) -> str:
     for step in (url / "checkpoints").iterdir():
         write_atomically(step / "commit_success.txt", "")
     return os.fspath(url)
+
+
+def test_a_base_and_a_tokenizer_there_are_planned_with(bucket, tiny_runs):
+    tokenizer = f"{bucket}/tokenizer"
+    for path in tiny_runs.tokenizer.iterdir():
+        write_atomically(f"{tokenizer}/{path.name}", path.read_bytes())
+    assert load_tokenizer(tokenizer).digest == load_tokenizer(tiny_runs.tokenizer).digest
+    here, there = (read_experiment(tiny_runs.config("pretrain", **to)) for to in ({}, {"tokenizer": tokenizer}))
+    assert planned_model(there) == planned_model(here)
+    base = {"run": copied(tiny_runs.base, bucket)}
+    here, there = (read_experiment(tiny_runs.config("lora", **to)) for to in ({}, {"base": base}))
+    assert planned_model(there) == planned_model(here)
 
 
 def state(step: int) -> State:
