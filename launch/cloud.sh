@@ -50,6 +50,21 @@ check_command() {
     usage_error "--workdir=$WORKDIR: name a bucket (gs://...) or a directory below runs/, which is fetched when the run ends"
   ! in_bucket || [[ "${COMMAND[2]}" != finetune_scaling.study ]] ||
     usage_error "--workdir=$WORKDIR: a study locks files, which a bucket has not; name a directory below runs/"
+  check_config
+}
+
+# The config file is one that the copied code has; evaluate alone takes none.
+check_config() {
+  local word config=""
+  for word in "${COMMAND[@]}"; do
+    [[ "$word" != --config=* ]] || config="${word#*=}"
+  done
+  if [[ -z "$config" ]]; then
+    [[ "${COMMAND[2]}" == finetune_scaling.evaluate ]] || usage_error "the command needs --config=FILE"
+    return
+  fi
+  [[ -f "$ROOT/${config%%:*}" && "$config" != *..* ]] ||
+    usage_error "--config=$config: no such file in the repository; give its path from the repository's root, $ROOT"
 }
 
 in_bucket() { [[ "$WORKDIR" == gs://?* ]]; }

@@ -77,7 +77,7 @@ print(sys.version_info[:2], hashlib.sha256(root.encode() + contents).hexdigest()
 PYTHON
 }
 
-# install base | install test: the package alone, or with what its tests need.
+# install base | install EXTRA,...: the package alone, or with these extras of setup.py.
 install() {
   local wanted="$1" target="$ROOT" key constraints
   make_venv

@@ -65,7 +65,8 @@ ensure_cluster() {
 # A workload of this name that is there goes on: it has the command with which it was made.
 ensure_workload() {
   local command there=""
-  command="bash launch/install.sh tpu && exec env FINETUNE_SCALING_DISTRIBUTED=auto .venv/bin/$(quoted "${COMMAND[@]}")"
+  command="exec env FINETUNE_SCALING_DISTRIBUTED=auto .venv/bin/$(quoted "${COMMAND[@]}")"
+  command="bash launch/install.sh tpu,gcs && $command"
   [[ -n "$DRY_RUN" ]] || there="$(kubectl get jobset "$NAME" --ignore-not-found --output=name)" || return
   WORKLOAD_MADE=yes
   if [[ -n "$there" ]]; then

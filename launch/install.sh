@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the package into it: bash launch/install.sh [--dry-run] [--with-python] [EXTRA]
-# EXTRA is one of setup.py's: tpu, cuda, ...; without one, the package alone. Where no Python 3.11 or newer is found,
-# --with-python installs one for this user with uv (the images of TPU VMs have Python 3.10).
+# Makes .venv and installs the package into it: bash launch/install.sh [--dry-run] [--with-python] [EXTRA,...]
+# EXTRA is one of setup.py's: tpu, cuda, gcs (for gs:// paths), ...; without one, the package alone. Where no Python 3.11
+# or newer is found, --with-python installs one for this user with uv (the images of TPU VMs have Python 3.10).
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 WITH_PYTHON="" EXTRA=base
+KNOWN='tpu|cuda|gcs|test|beam|notebooks|logging'
 UV_PYTHON=3.12
 
 read_arguments() {
@@ -16,8 +17,11 @@ read_arguments() {
     case "$argument" in
       --with-python) WITH_PYTHON=yes ;;
       --dry-run) DRY_RUN=yes ;;
-      base | tpu | cuda | test | beam | notebooks | logging) EXTRA="$argument" ;;
-      *) usage_error "unknown argument '$argument'; usage: bash launch/install.sh [--dry-run] [--with-python] [EXTRA]" ;;
+      *)
+        [[ "$argument" =~ ^(base|($KNOWN)(,($KNOWN))*)$ ]] ||
+          usage_error "unknown argument '$argument'; give --dry-run, --with-python, or extras as EXTRA,..."
+        EXTRA="$argument"
+        ;;
     esac
   done
 }

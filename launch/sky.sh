@@ -28,8 +28,8 @@ one_host() { [[ "${OPTION[gpus]}" != tpu-* ]] || ((${OPTION[gpus]##*-} <= 8)); }
 
 set_up() {
   NAME="${OPTION[name]}"
-  local extra=cuda distributed=""
-  [[ "${OPTION[gpus]}" != tpu-* ]] || extra=tpu
+  local extra=cuda,gcs distributed=""
+  [[ "${OPTION[gpus]}" != tpu-* ]] || extra=tpu,gcs
   one_host || distributed=auto
   MACHINE=(--gpus="${OPTION[gpus]}")
   [[ -z "${OPTION[infra]:-}" ]] || MACHINE+=(--infra="${OPTION[infra]}")

@@ -66,7 +66,7 @@ install_on_workers() {
     run "${VM[@]}" scp "$FILES/earlier.tgz" "$NAME:" "${PLACE[@]}" --worker=0 || return
     on_workers 0 "cd finetune_scaling && { [ -e $WORKDIR ] || tar -xzf ../earlier.tgz; }" || return
   fi
-  on_workers all 'bash finetune_scaling/launch/install.sh --with-python tpu'
+  on_workers all 'bash finetune_scaling/launch/install.sh --with-python tpu,gcs'
 }
 
 # Starts the command on all workers, where it does not run already, and prints what it says until it ends.

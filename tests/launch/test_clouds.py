@@ -2,6 +2,7 @@
 what faults do, and that nothing paid is left. A TPU's workers are folders, where the remote part runs for real.
 """
 
+import ast
 import os
 import re
 import shlex
@@ -95,7 +96,7 @@ esac
 WORKER_PYTHON = """#!/usr/bin/env bash
 case "$*" in
   "-m pip --version") ;;
-  "-m pip install"*) echo "worker pip $4" >>"$FAKE/calls" ;;
+  "-m pip install"*) echo "worker pip ${!#}" >>"$FAKE/calls" ;;
   "-m finetune_scaling."*) exec bash "$FAKE/program" "$@" ;;
   *) exec "$REAL_PYTHON" "$@" ;;
 esac
@@ -117,6 +118,8 @@ class Clouds:
     def __init__(self, folder: Path):
         self.repository, self.fake = folder / "repository", folder / "fake"
         shutil.copytree(ROOT / "launch", self.repository / "launch")
+        shutil.copytree(ROOT / "configs", self.repository / "configs")
+        (self.repository / "configs" / "c.py").touch()
         for name in ("setup.py", "pyproject.toml"):
             shutil.copy(ROOT / name, self.repository)
         shutil.copytree(ROOT / "constraints", self.repository / "constraints")
@@ -196,7 +199,8 @@ def test_a_tpu_vm_from_nothing_to_the_results(clouds):
     # results.tgz twice: packed there, then copied
     assert clouds.verbs(*STEPS) == [*STEPS[:-1], "results.tgz", "delete"]
     assert "worker distributed= -m finetune_scaling.train --config=configs/c.py --workdir=runs/one" in clouds.calls
-    assert any(call.startswith("worker pip") for call in clouds.calls)
+    installed = [call for call in clouds.calls if call.startswith("worker pip")]
+    assert [call.partition("[")[2] for call in installed] == ["tpu,gcs]"]
     assert re.search(r"^one: WAITING_FOR_RESOURCES\none: PROVISIONING\none: ACTIVE$", printed, flags=re.MULTILINE)
     assert re.search(r"^\[.+\] training$", printed, flags=re.MULTILINE)
     assert "queued-resources list --zone=us-west4-a" in printed.splitlines()[-1]
@@ -392,7 +396,7 @@ def pasted(clouds: Clouds, printed: str) -> int:
     ],
 )  # fmt: skip
 def test_a_dry_run_prints_everything_and_runs_nothing(clouds, script, arguments, expected):
-    clouds.environment["VIRTUAL_ENV"] = sys.prefix
+    clouds.environment.pop("VIRTUAL_ENV", None)  # and no .venv: nothing has to be installed
     code, printed, errors = clouds.run(script, "--dry-run", *arguments)
     assert (code, errors, clouds.calls, clouds.left()) == (0, "", [], [])
     places = [printed.index(step) for step in expected]
@@ -424,7 +428,7 @@ def test_a_workload_on_a_cluster_that_is_there_leaves_the_cluster(clouds):
     assert clouds.verbs(*WORKLOAD) == list(WORKLOAD[1:-1])
     create = next(call for call in clouds.calls if "workload create" in call)
     command = shlex.join(["FINETUNE_SCALING_DISTRIBUTED=auto", ".venv/bin/python", *BUCKET[1:]])
-    assert create.endswith(f"--command=bash launch/install.sh tpu && exec env {command}")
+    assert create.endswith(f"--command=bash launch/install.sh tpu,gcs && exec env {command}")
     assert "--restart-on-exit-codes=75" in create
     assert "gcloud container clusters list --project=proj" in printed.splitlines()[-1]
 
@@ -472,7 +476,7 @@ def test_sky_rents_runs_fetches_and_ends(clouds):
     verbs = clouds.verbs("sky launch", "rsync", "sky exec", "sky down")
     assert verbs == ["sky launch", "rsync", "sky exec", "rsync", "sky down"]
     launch, execute = (next(call for call in clouds.calls if f"sky {verb}" in call) for verb in ("launch", "exec"))
-    assert "--gpus=H100:1 --infra=gcp/us-central1 --env EXTRA=cuda" in launch
+    assert "--gpus=H100:1 --infra=gcp/us-central1 --env EXTRA=cuda,gcs --env" in launch
     assert "--env COMMAND=" + " ".join(LOCAL) in execute
     assert "sky status" in printed.splitlines()[-1]
 
@@ -497,7 +501,7 @@ def test_a_signal_cancels_the_job_fetches_and_ends_the_sky_cluster(clouds):
 def test_a_tpu_slice_of_sky_is_one_program(clouds):
     code, _, errors = clouds.run("sky.sh", "--name=one", "--gpus=tpu-v6e-32", "--", *BUCKET)
     assert code == 0, errors
-    assert "--env EXTRA=tpu --env DISTRIBUTED=auto" in next(call for call in clouds.calls if "sky exec" in call)
+    assert "--env EXTRA=tpu,gcs --env DISTRIBUTED=auto" in next(call for call in clouds.calls if "sky exec" in call)
 
 
 @pytest.mark.parametrize(
@@ -518,6 +522,12 @@ def test_a_tpu_slice_of_sky_is_one_program(clouds):
         ("tpu_vm.sh", [*POD, "--", *LOCAL], "v5litepod-16 has several hosts, which share no disk"),
         ("tpu_vm.sh", [*TPU, "--spot", "--", *LOCAL], "a spot VM that is preempted takes its disk along"),
         ("tpu_vm.sh", [*TPU, "--", *TRAIN[:2], "finetune_scaling.study", "--workdir=gs://b/x"], "a study locks files"),
+        ("tpu_vm.sh", [*TPU, "--", *TRAIN[:3], LOCAL[-1]], "the command needs --config=FILE"),
+        ("tpu_vm.sh", [*TPU, "--", *LOCAL, "--config=none.py"], "--config=none.py: no such file"),
+        ("gke_xpk.sh", [*GKE, "--", *BUCKET, "--config=none.py:1b,lora"], "--config=none.py:1b,lora: no such file"),
+        ("sky.sh", [*SKY, "--", *LOCAL, "--config=none.py"], "--config=none.py: no such file"),
+        ("sky.sh", [*SKY, "--", *LOCAL, f"--config={__file__}"], f"--config={__file__}: no such file"),
+        ("sky.sh", [*SKY, "--", *LOCAL, "--config=launch/../setup.py"], "--config=launch/../setup.py: no such file"),
         ("gke_xpk.sh", [*GKE, "--", *LOCAL], "the disk of a pod ends with it"),
         ("gke_xpk.sh", [*GKE, "--restarts=many", "--", *BUCKET], "--restarts=many is missing or wrong"),
         ("sky.sh", ["--name=one", "--", *LOCAL], "--gpus= is missing or wrong"),
@@ -531,6 +541,9 @@ def test_a_tpu_slice_of_sky_is_one_program(clouds):
         ("slurm.sbatch", ["--of=2", "--config=launch/sky.sh", "--workdir=x", "--", "--array=1"], "the array follows"),
         ("slurm.sbatch", ["--of=2", "--index=1"], "unknown argument '--index=1'"),
         ("install.sh", ["gpu"], "unknown argument 'gpu'"),
+        ("install.sh", ["tpu,gpu"], "unknown argument 'tpu,gpu'"),
+        ("install.sh", ["tpu,"], "unknown argument 'tpu,'"),
+        ("install.sh", ["base,gcs"], "unknown argument 'base,gcs'"),
         ("detached.sh", ["start"], "usage: "),
     ],
 )  # fmt: skip
@@ -546,6 +559,52 @@ def test_a_study_is_submitted_from_the_root_of_the_repository_alone(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {tmp_path} is not the repository's root; run this from there\n"
+
+
+def test_a_study_is_submitted_only_with_a_python_to_run_it(clouds):
+    clouds.environment.pop("VIRTUAL_ENV", None)
+    code, printed, errors = clouds.run("slurm.sbatch", "--of=1", "--config=configs/c.py", "--workdir=x")
+    assert (code, printed) == (2, "")
+    assert errors.startswith(f"error: {clouds.repository}/.venv/bin/python is missing; first run: ")
+
+
+def test_a_command_that_takes_no_config_needs_none(clouds):
+    command = ["python", "-m", "finetune_scaling.evaluate", "--workdir=runs/one"]
+    assert clouds.run("sky.sh", "--dry-run", *SKY, "--", *command)[0] == 0
+
+
+def extras_of_setup() -> list[str]:
+    body = ast.parse((ROOT / "setup.py").read_text()).body
+    value = next(node.value for node in body if isinstance(node, ast.Assign) and node.targets[0].id == "EXTRAS")
+    return [key.value for key in value.keys]
+
+
+@pytest.mark.parametrize("extras", ["tpu,gcs", "cuda,gcs", *extras_of_setup(), ",".join(extras_of_setup())])
+def test_extras_are_installed_alone_and_together(clouds, extras):
+    code, printed, errors = clouds.run("install.sh", "--dry-run", extras)
+    assert (code, errors) == (0, "")
+    assert printed.endswith(f"-m pip install --editable '{clouds.repository}[{extras}]'\n")
+
+
+def test_a_task_that_is_started_by_hand_can_use_buckets_too():
+    assert re.findall(r"EXTRA[:=] ?(\S+)", (ROOT / "launch" / "sky.yaml").read_text()) == ["cuda,gcs"] * 2
+
+
+DOCUMENTED = re.findall(
+    r"^    bash launch/((?:tpu_vm|gke_xpk|sky|install)\.sh|slurm\.sbatch) (.+)$",
+    (ROOT / "docs" / "launching.md").read_text(),
+    flags=re.MULTILINE,
+)
+
+
+def test_the_documentation_shows_each_script_that_rents_or_submits():
+    assert {script for script, _ in DOCUMENTED} == {"tpu_vm.sh", "gke_xpk.sh", "sky.sh", "install.sh", "slurm.sbatch"}
+
+
+@pytest.mark.parametrize(("script", "arguments"), DOCUMENTED)
+def test_commands_of_the_documentation_are_accepted_as_they_are_printed(clouds, script, arguments):
+    code, _, errors = clouds.run(script, "--dry-run", *shlex.split(arguments))
+    assert (code, errors) == (0, "")
 
 
 def test_a_python_is_fetched_only_where_none_is_new_enough(clouds):
