@@ -21,7 +21,8 @@ run_tests() {
   export NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
   # libtpu is among what the tests need, and makes jax look for a TPU.
   export JAX_PLATFORMS=cpu
-  check tests pytest --quiet --numprocesses="$workers" --dist=loadfile "$@"
+  # In the order of tests/conftest.py, which begins with the files that take longest.
+  check tests pytest --quiet --numprocesses="$workers" --dist=loadfile --no-loadscope-reorder "$@"
 }
 
 install test

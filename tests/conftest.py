@@ -27,9 +27,13 @@ from finetune_scaling.tuning.registry import METHODS
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+_LONGEST = ("test_slurm.py", "test_processes.py", "test_study.py", "test_meshes.py", "test_clouds.py", "test_claims.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts first what waits rather than computes, so that the other workers have something to do meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_slurm.py")
+    """Puts first the files that take longest, so that no worker is left alone with one at the end."""
+    order = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
