@@ -151,6 +151,11 @@ def modified(path: Location) -> int:
         return 0
 
 
+def size(path: Location) -> int:
+    """Bytes of a file. Raises OSError where there is none."""
+    return path.stat().st_size if isinstance(path, Path) else path.stat().length
+
+
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
     """Names the path and the mend where writing fails for want of space, permission, a directory or a bucket."""

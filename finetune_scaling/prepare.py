@@ -12,7 +12,6 @@ or of a whole study. `shards` takes the config of a pretraining run and encodes 
 reads it with --config.corpus.prepared=DIR.
 """
 
-import contextlib
 import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
@@ -29,11 +28,11 @@ from finetune_scaling.data.objectives import longest_text
 from finetune_scaling.data.preparation.directory import prepare_shards
 from finetune_scaling.data.preparation.pipeline import import_beam
 from finetune_scaling.data.preparation.settings import Filters, Preparation
-from finetune_scaling.data.preparation.storage import place
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
 from finetune_scaling.data.task import load_task, prepare_task, task_names
 from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.files import location
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.run_directory import exclusive
 
@@ -127,9 +126,9 @@ def shards_of_run(experiment: Experiment, shards: int, filters: Filters) -> Prep
 def _run_shards() -> None:
     import_beam()  # before any text is read
     values = flags.FLAGS
-    config, out = command.read_config(values["config"]), place(_needed("out", "shards"))
+    config, out = command.read_config(values["config"]), location(_needed("out", "shards"))
     filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)
-    with exclusive(out) if isinstance(out, Path) else contextlib.nullcontext():  # an object store has no locks
+    with exclusive(out):
         preparation = shards_of_run(read_experiment(config), values.shards, filters)
         statistics = prepare_shards(preparation, out, shlex.split(values.beam))
     counts = {name: value for name, value in statistics.items() if isinstance(value, int)}

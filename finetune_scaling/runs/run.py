@@ -9,8 +9,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.evaluation.scoring import EVALUATION, pooled, row_losses, score_split, write_rows
@@ -47,12 +45,12 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
             return record
         clock = Clock()
-        mesh = make_mesh(experiment.sharding)
-        check_batch(experiment.batch_size, experiment.batch.accumulation, experiment.sharding, mesh)
+        sharding = experiment.sharding
+        check_batch(experiment.batch_size, experiment.batch.accumulation, sharding, make_mesh(sharding))
         data = prepare_data(experiment)
         model = start(experiment)
         directory.write_environment(environment())
-        with jax.set_mesh(mesh):
+        with model.placement.in_use():
             trained, position = _train(experiment, directory, data, model, clock)
             scores = _scores(experiment, directory, data, trained)
         record = training_record(experiment, data, trained, position) | scores

@@ -61,6 +61,9 @@ def _left_on_failure() -> Iterator[None]:
         yield
     except errors.Preempted:  # which is agreed upon: all of them end so
         raise
+    except KeyboardInterrupt:
+        atexit.register(_leave, errors.EXIT_INTERRUPTED)
+        raise
     except BaseException as error:
         atexit.register(_leave, getattr(error, "exit_code", errors.EXIT_FAILED))
         raise
@@ -153,7 +156,8 @@ def _outcome(function: Callable[[], Any]) -> dict[str, Any]:
         with roles.alone():
             return {"value": function()}
     except UserError as error:
-        return {"error": type(error).__name__, "message": str(error)}
+        known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+        return {"error": known, "message": str(error)}
 
 
 def _broadcast(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +165,8 @@ def _broadcast(message: Mapping[str, Any]) -> dict[str, Any]:
     text = np.frombuffer(json.dumps(message).encode(), np.uint8)
     size = int(_all_gather(np.array([len(text)], np.int32))[0, 0])
     room = np.zeros(1 << max(8, size.bit_length()), np.uint8)  # few sizes, few compilations
-    room[: len(text) if roles.is_first() else 0] = text[: len(text) if roles.is_first() else 0]
+    if roles.is_first():
+        room[: len(text)] = text
     return json.loads(_all_gather(room)[0][:size].tobytes())
 
 

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from finetune_scaling.errors import EXIT_PREEMPTED
+from finetune_scaling.sharding.processes import _outcome
+from finetune_scaling.training.checkpoints import DamagedCheckpointError
 from finetune_scaling.training.run_directory import RunDirectory
 
 DECODE = "--config.evaluation.generate_examples=7"  # an odd number, for two and four processes
@@ -21,6 +23,14 @@ def command(tiny_runs, method: str, workdir: Path, *flags: str) -> list[str]:
 
 def rows(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "evaluation" / "test.jsonl").read_text().splitlines()]
+
+
+def test_an_error_of_the_first_process_keeps_its_kind_where_all_know_it():
+    def damaged() -> None:
+        raise DamagedCheckpointError("7: damaged")
+
+    assert _outcome(damaged) == {"error": "CheckpointError", "message": "7: damaged"}
+    assert _outcome(lambda: 3) == {"value": 3}
 
 
 def numbers(value) -> list[float]:

@@ -3,26 +3,25 @@
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import quantiles
+from finetune_scaling.data.preparation.arrays import write_array
 from finetune_scaling.data.preparation.pipeline import find_duplicates, write_shards
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
 from finetune_scaling.data.preparation.shards import finished, read_index, read_repeats
-from finetune_scaling.data.preparation.storage import Place, store_errors, write, write_array
 from finetune_scaling.errors import DataError, WorkdirError
-from finetune_scaling.files import disk_errors
+from finetune_scaling.files import Location, disk_errors, write_json_atomically
 
 log = logging.getLogger(__name__)
 
 _SUMS = ("documents", "empty_documents", "duplicates", "too_short", "too_long", "chunks", "text_tokens", "bytes")
 
 
-def prepare_shards(preparation: Preparation, directory: Place, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
+def prepare_shards(preparation: Preparation, directory: Location, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
     """Makes what is missing of a prepared corpus; returns its statistics, as statistics.json holds them.
 
     Raises WorkdirError where the directory cannot be written or holds another preparation, DataError where the text is
@@ -39,16 +38,16 @@ def prepare_shards(preparation: Preparation, directory: Place, beam_flags: Seque
     return _close(preparation, directory)
 
 
-def _claim(preparation: Preparation, directory: Place) -> None:
+def _claim(preparation: Preparation, directory: Location) -> None:
     """Writes down what is prepared, or compares it with what is written there."""
     settings, path = preparation.record(), directory / SETTINGS
-    with disk_errors(directory) if isinstance(directory, Path) else store_errors(directory):
+    with disk_errors(directory):
         (directory / "shards").mkdir(parents=True, exist_ok=True)
         for leftover in (directory / "shards").glob(".*"):  # half-written when a preparation was killed
             leftover.unlink()
         there = path.read_text(encoding="utf-8") if path.exists() else None
     if there is None:
-        _write_json(path, settings)
+        write_json_atomically(path, settings)
         return
     differing = configuration.difference(_parse(there, path), settings)
     if differing:
@@ -59,13 +58,13 @@ def _claim(preparation: Preparation, directory: Place) -> None:
 
 
 def _find_missing_duplicates(
-    preparation: Preparation, missing: Sequence[int], directory: Place, beam_flags: Sequence[str]
+    preparation: Preparation, missing: Sequence[int], directory: Location, beam_flags: Sequence[str]
 ) -> None:
     if not all(_knows_repeats(directory, number) for number in missing):
         find_duplicates(preparation, directory, beam_flags)
 
 
-def _knows_repeats(directory: Place, number: int) -> bool:
+def _knows_repeats(directory: Location, number: int) -> bool:
     try:
         read_repeats(directory, number)
     except (OSError, EOFError, ValueError):  # absent or damaged
@@ -73,7 +72,7 @@ def _knows_repeats(directory: Place, number: int) -> bool:
     return True
 
 
-def _close(preparation: Preparation, directory: Place) -> dict[str, Any]:
+def _close(preparation: Preparation, directory: Location) -> dict[str, Any]:
     """Joins the shards' indexes and counts. DataError where a shard is not there, or no document is left."""
     shards = [finished(directory, number) for number in range(preparation.shards)]
     whole = [facts for facts in shards if facts is not None]
@@ -93,19 +92,15 @@ def _close(preparation: Preparation, directory: Place) -> dict[str, Any]:
         "settings": preparation.record(),
         "shards": [{name: facts[name] for name in ("chunks", "bytes", "sha256")} for facts in whole],
     }
-    _write_json(directory / STATISTICS, statistics)
+    write_json_atomically(directory / STATISTICS, statistics)
     return statistics
 
 
-def _parse(text: str, path: Place) -> Any:
+def _parse(text: str, path: Location) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
         raise WorkdirError(f"{path}: not valid JSON ({error}); choose another --out, or delete this one") from None
-
-
-def _write_json(path: Place, value: Any) -> None:
-    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _dropped(sums: dict[str, int]) -> str:

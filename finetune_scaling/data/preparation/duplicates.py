@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from finetune_scaling.data.preparation.arrays import write_array
 from finetune_scaling.data.preparation.settings import Preparation, shard_file
 from finetune_scaling.data.preparation.shards import shard_texts
-from finetune_scaling.data.preparation.storage import Place, write_array
+from finetune_scaling.files import Location
 
 _MOST_BUCKETS = 256
 
@@ -49,7 +50,7 @@ def find_repeats(bucket: Iterable[Digests]) -> Iterator[tuple[int, np.ndarray]]:
         yield part.shard, positions[repeated & (shards == part.shard)]
 
 
-def write_repeats(shard: int, positions: Iterable[np.ndarray], directory: Place) -> None:
+def write_repeats(shard: int, positions: Iterable[np.ndarray], directory: Location) -> None:
     """Keeps what all buckets say of one shard, for write_shard."""
     found = np.sort(np.concatenate(list(positions)))
     write_array(shard_file(directory, shard, "repeats.npy"), found)

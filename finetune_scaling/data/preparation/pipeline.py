@@ -12,13 +12,15 @@ import numpy as np
 from finetune_scaling.data.preparation import duplicates
 from finetune_scaling.data.preparation.settings import Preparation, shard_file
 from finetune_scaling.data.preparation.shards import write_shard
-from finetune_scaling.data.preparation.storage import Place, write
 from finetune_scaling.errors import ConfigError, DataError, UserError
+from finetune_scaling.files import Location, write_atomically
 
-Step = Callable[[Preparation, int, Place], Any]
+Step = Callable[[Preparation, int, Location], Any]
 
 
-def write_shards(preparation: Preparation, numbers: Sequence[int], directory: Place, beam_flags: Sequence[str]) -> None:
+def write_shards(
+    preparation: Preparation, numbers: Sequence[int], directory: Location, beam_flags: Sequence[str]
+) -> None:
     """Makes these shards. Raises DataError with the first fault in the text; the shards without one are made."""
     beam = import_beam()
     _forget_failures(directory)
@@ -32,7 +34,7 @@ def write_shards(preparation: Preparation, numbers: Sequence[int], directory: Pl
     _raise_failure(directory)
 
 
-def find_duplicates(preparation: Preparation, directory: Place, beam_flags: Sequence[str]) -> None:
+def find_duplicates(preparation: Preparation, directory: Location, beam_flags: Sequence[str]) -> None:
     """Writes each shard's repeats. A fault in the text raises DataError, and none is written."""
     beam = import_beam()
     _forget_failures(directory)
@@ -79,16 +81,16 @@ def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
     return options
 
 
-def _try(step: Step, preparation: Preparation, number: int, directory: Place) -> Any:
+def _try(step: Step, preparation: Preparation, number: int, directory: Location) -> Any:
     """Takes a step; what the user can mend is written down, since no two runners hand on a worker's errors alike."""
     try:
         return step(preparation, number, directory)
     except UserError as error:
-        write(shard_file(directory, number, "failure"), str(error).encode())
+        write_atomically(shard_file(directory, number, "failure"), str(error).encode())
         return None
 
 
-def _hash(preparation: Preparation, number: int, directory: Place) -> list[tuple[int, duplicates.Digests | None]]:
+def _hash(preparation: Preparation, number: int, directory: Location) -> list[tuple[int, duplicates.Digests | None]]:
     found = _try(lambda *_: list(duplicates.hash_shard(preparation, number)), preparation, number, directory)
     return found if found is not None else [(bucket, None) for bucket in range(duplicates.buckets(preparation))]
 
@@ -101,15 +103,15 @@ def _compare(bucket: Iterable[duplicates.Digests | None]) -> Iterator[tuple[int,
         yield from duplicates.find_repeats(complete)
 
 
-def _failures(directory: Place) -> list[Place]:
+def _failures(directory: Location) -> list[Location]:
     return sorted((directory / "shards").glob("*.failure"), key=os.fspath)
 
 
-def _forget_failures(directory: Place) -> None:
+def _forget_failures(directory: Location) -> None:
     for path in _failures(directory):
         path.unlink()
 
 
-def _raise_failure(directory: Place) -> None:
+def _raise_failure(directory: Location) -> None:
     for path in _failures(directory):
         raise DataError(path.read_text(encoding="utf-8"))

@@ -7,9 +7,9 @@ import numpy as np
 
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.corpus import CorpusPart
-from finetune_scaling.data.preparation.storage import Place
 from finetune_scaling.data.tokenizer import Tokenizer
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.files import Location
 
 FORMAT = 1  # of the files; raised when they change
 SETTINGS, STATISTICS, INDEX = "preparation.json", "statistics.json", "index.npy"
@@ -88,6 +88,6 @@ def index_type(chunk_tokens: int) -> np.dtype:
     return np.dtype("<u2" if 2 * chunk_tokens + 1 < 2**16 else "<u4")
 
 
-def shard_file(directory: Place, number: int, suffix: str) -> Place:
+def shard_file(directory: Location, number: int, suffix: str) -> Location:
     """A file of one shard: array_record, npy (lengths), json (counts), repeats.npy (duplicates), failure."""
     return directory / "shards" / f"{number:05d}.{suffix}"

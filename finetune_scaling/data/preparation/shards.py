@@ -14,8 +14,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from finetune_scaling.configuration import build, canonical
 from finetune_scaling.data.corpus import CorpusPart, PartTexts
 from finetune_scaling.data.encoding import Ragged, cut_documents, encode_texts
+from finetune_scaling.data.preparation.arrays import read_array, write_array
 from finetune_scaling.data.preparation.settings import Filters, Preparation, index_type, shard_file, token_type
-from finetune_scaling.data.preparation.storage import Place, read_array, size, write, write_array
+from finetune_scaling.files import Location, size, write_atomically, write_json_atomically
 
 # Records that are read and compressed together. One by one they would take more room than short texts themselves; in
 # large groups each read would decompress much that it does not want.
@@ -23,7 +24,7 @@ _GROUP_BYTES = 4096
 _LARGEST_GROUP = 64
 
 
-def write_shard(preparation: Preparation, number: int, directory: Place) -> None:
+def write_shard(preparation: Preparation, number: int, directory: Location) -> None:
     """Makes one shard's files; .json comes last, so that a shard without it counts as not made.
 
     Raises DataError where the text is faulty, WorkdirError where the directory cannot be written.
@@ -33,7 +34,7 @@ def write_shard(preparation: Preparation, number: int, directory: Place) -> None
     documents, counts = _filter(encode_texts(texts, preparation.tokenizer), preparation.filters)
     chunks, ends = cut_documents(documents, preparation.chunk_tokens)
     records = _array_record(chunks, token_type(preparation.tokenizer.vocab_size))
-    write(shard_file(directory, number, "array_record"), records)
+    write_atomically(shard_file(directory, number, "array_record"), records)
     index = (2 * chunks.lengths + ends).astype(index_type(preparation.chunk_tokens))
     write_array(shard_file(directory, number, "npy"), index)
     facts = {
@@ -44,10 +45,10 @@ def write_shard(preparation: Preparation, number: int, directory: Place) -> None
         "bytes": len(records),
         "sha256": hashlib.sha256(records).hexdigest(),
     }
-    write(shard_file(directory, number, "json"), (json.dumps(facts, indent=2) + "\n").encode())
+    write_json_atomically(shard_file(directory, number, "json"), facts)
 
 
-def finished(directory: Place, number: int) -> dict[str, Any] | None:
+def finished(directory: Location, number: int) -> dict[str, Any] | None:
     """A shard's facts where all of it is there in the recorded size; None where it must be made."""
     try:
         facts = json.loads(shard_file(directory, number, "json").read_text(encoding="utf-8"))
@@ -58,7 +59,7 @@ def finished(directory: Place, number: int) -> dict[str, Any] | None:
     return facts if whole else None
 
 
-def read_index(directory: Place, number: int) -> np.ndarray:
+def read_index(directory: Location, number: int) -> np.ndarray:
     """A shard's index entries; OSError, EOFError or ValueError where the file is absent or damaged."""
     return read_array(shard_file(directory, number, "npy"))
 
@@ -75,7 +76,7 @@ def shard_texts(preparation: Preparation, number: int) -> Iterator[str]:
         start += count
 
 
-def read_repeats(directory: Place, number: int) -> np.ndarray:
+def read_repeats(directory: Location, number: int) -> np.ndarray:
     """Positions within a shard of the documents that came before already, int64[n]."""
     return read_array(shard_file(directory, number, "repeats.npy"))
 
