@@ -101,6 +101,11 @@ def test_a_base_of_another_tokenizer(tiny_runs, other_tokenizer, tmp_path):
         run(tiny_runs.config("lora", tokenizer=str(other_tokenizer)), tmp_path)
 
 
+def test_a_run_that_holds_no_whole_model_is_no_base(tiny_runs, finished, tmp_path):
+    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: holds what lora trained and no whole model; name a"):
+        run(tiny_runs.config("lora", base={"run": str(finished)}), tmp_path)
+
+
 def test_a_base_that_was_trained_anew_after_finetuning(tiny_runs, finished, other_base, tmp_path):
     moved = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     config = tiny_runs.config("lora", base={"run": str(moved)})
