@@ -27,6 +27,9 @@ def _check_counts(block: Any, where: str, names: tuple[str, ...], least: int = 1
             raise ConfigError(f"{where}.{name} = {value} must be at least {least}")
 
 
+LARGEST_SEED = 2**32 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Seeds:
     """Independent seeds: which examples (data), initial parameters, and the order of batches."""
@@ -34,6 +37,11 @@ class Seeds:
     data: int = 0
     parameters: int = 0
     order: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 <= value <= LARGEST_SEED:
+                raise ConfigError(f"seeds.{name} = {value} must lie between 0 and {LARGEST_SEED}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +103,10 @@ class LimitsConfig:
         if self.max_steps is None and self.max_epochs is None and self.max_tokens is None:
             raise ConfigError("limits: give max_steps, max_epochs or max_tokens")
         _check_counts(self, "limits", ("max_steps", "max_tokens", "patience"))
-        if self.max_epochs is not None and not self.max_epochs > 0:
-            raise ConfigError(f"limits.max_epochs = {self.max_epochs} must be above 0")
+        if self.max_epochs is not None and not 0 < self.max_epochs < math.inf:
+            raise ConfigError(f"limits.max_epochs = {self.max_epochs} must be a finite number above 0")
+        if not self.tolerance >= 0:
+            raise ConfigError(f"limits.tolerance = {self.tolerance} must be at least 0")
 
     def ending(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
         """The step at which training ends at the latest, and the name of the limit that ends it."""

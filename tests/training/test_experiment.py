@@ -1,5 +1,7 @@
 """What a run's config says in steps, and mistakes between its fields."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +77,21 @@ def test_sequence_limits_come_from_the_task_unless_given():
         ({"method": {"name": "lorra"}}, r"method\.name = 'lorra' is unknown; did you mean 'lora'"),
         ({"schedule": {"rate": 1.0}}, r"schedule\.rate is not a field of schedule"),
         ({"sequence": {"length": "48"}}, r"config\.sequence\.length = '48' has the wrong type: expected int, got str"),
+        ({"seeds": {"data": -1}}, r"seeds\.data = -1 must lie between 0 and 4294967295"),
+        ({"seeds": {"parameters": 2**70}}, r"seeds\.parameters = .* must lie between 0 and"),
+        ({"limits": {"max_epochs": math.inf}}, r"limits\.max_epochs = inf must be a finite number above 0"),
+        ({"limits": {"max_epochs": math.nan}}, r"limits\.max_epochs = nan must be a finite number above 0"),
+        ({"limits": {"max_steps": 1, "tolerance": -1.0}}, r"limits\.tolerance = -1\.0 must be at least 0"),
+        ({"limits": {"max_steps": 1, "tolerance": math.nan}}, r"limits\.tolerance = nan must be at least 0"),
+        ({"optimizer": {"clip_norm": -1.0}}, r"optimizer\.clip_norm = -1\.0 must be above 0"),
+        ({"optimizer": {"clip_norm": 0.0}}, r"optimizer\.clip_norm = 0\.0 must be above 0"),
+        ({"optimizer": {"weight_decay": -1.0}}, r"optimizer\.weight_decay = -1\.0 must be at least 0"),
+        ({"optimizer": {"name": "adamw", "b2": 1.0}}, r"optimizer\.b2 = 1\.0 must be at least 0 and below 1"),
+        ({"schedule": {"warmup_steps": -5}}, r"schedule\.warmup_steps = -5 must be at least 0"),
+        ({"schedule": {"final_fraction": -3.0}}, r"schedule\.final_fraction = -3\.0 must lie between 0 and 1"),
+        ({"schedule": {"decay_fraction": 1.5}}, r"schedule\.decay_fraction = 1\.5 must lie between 0 and 1"),
+        ({"method": {"name": "lora", "alpha": -1.0}}, r"method\.alpha = -1\.0 must be above 0"),
+        ({"method": {"name": "lora", "alpha": math.nan}}, r"method\.alpha = nan must be above 0"),
         ({"optimiser": {}}, r"config\.optimiser is not a field of config; did you mean 'optimizer'"),
     ],
 )
