@@ -63,6 +63,8 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         _check_counts(self, "batch", ("accumulation", "row_length"))
+        if self.row_length is not None and not self.pack:
+            raise ConfigError("batch.row_length is for packed rows; set batch.pack, or leave it out")
         if self.size is not None and (self.size < 1 or self.size % self.accumulation):
             raise ConfigError(
                 f"batch.size = {self.size} must be a positive multiple of accumulation {self.accumulation}"
@@ -198,6 +200,8 @@ class Experiment:
             raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
         if self.corpus is not None and self.base is not None:
             raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
+        if self.corpus is not None and self.batch.pack:
+            raise ConfigError("batch.pack is for finetuning; pretraining's rows are always packed, so leave it out")
         if self.base is None and not self.model:
             raise ConfigError("model is missing; name a rung of the ladder, or give a base to finetune")
         if self.finetune_examples is not None and self.finetune_examples < 1:
@@ -217,6 +221,11 @@ class Experiment:
     def batch_size(self) -> int:
         """Sequences a step, the method's default where the config says none."""
         return self.batch.size or self.method_declaration.defaults.batch_size
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row, soft prompt apart."""
+        return self.batch.row_length or self.sequence.length
 
     @property
     def schedule_config(self) -> ScheduleConfig:

@@ -22,6 +22,13 @@ def text(split: str) -> dict:
     return {"source": {"kind": "grammar", "dataset": "monolingual", "split": split, "size": 10}, "field": "text"}
 
 
+def corpus(*weights: float) -> dict:
+    return {"train": [text("train") | {"weight": weight} for weight in weights], "dev": [text("dev")]}
+
+
+PRETRAIN = {"task": None, "base": None, "model": {"name": "30k"}, "corpus": corpus(0.0)}
+
+
 @pytest.mark.parametrize(
     ("limits", "ending"),
     [
@@ -92,6 +99,13 @@ def test_sequence_limits_come_from_the_task_unless_given():
         ({"schedule": {"decay_fraction": 1.5}}, r"schedule\.decay_fraction = 1\.5 must lie between 0 and 1"),
         ({"method": {"name": "lora", "alpha": -1.0}}, r"method\.alpha = -1\.0 must be above 0"),
         ({"method": {"name": "lora", "alpha": math.nan}}, r"method\.alpha = nan must be above 0"),
+        ({"batch": {"row_length": 96}}, r"batch\.row_length is for packed rows; set batch\.pack, or leave it out"),
+        (
+            {**PRETRAIN, "batch": {"pack": True, "row_length": 96}},
+            r"batch\.pack is for finetuning; pretraining's rows are always packed, so leave it out",
+        ),
+        ({**PRETRAIN, "corpus": corpus(-1.0, -1.0)}, r"corpus\.train\[0\]\.weight = -1\.0 must be at least 0"),
+        ({**PRETRAIN, "corpus": corpus(1.0, math.nan)}, r"corpus\.train\[1\]\.weight = nan must be at least 0"),
         ({"optimiser": {}}, r"config\.optimiser is not a field of config; did you mean 'optimizer'"),
     ],
 )
