@@ -139,6 +139,10 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
         return flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
     except UserError:
         raise
+    except SystemExit:
+        if any(argument.startswith(("--help", "-h", "-?")) for argument in arguments[1:]):
+            sys.exit(0)  # it was shown, as asked; absl ends with 1
+        raise
     except Exception as error:  # a config file is Python: whatever a program can raise
         if fault := _fault_in_config(error):
             raise ConfigError(fault) from error

@@ -100,6 +100,13 @@ def test_ctrl_c_while_the_program_is_being_loaded_is_one_line_and_never_lost(tin
     assert not (tmp_path / "run").exists()
 
 
+def test_help_is_shown_and_that_is_no_failure():
+    process = train("--help")
+    printed, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert "--workdir" in printed
+
+
 LOSING = """
 import os, signal
 from finetune_scaling import command
