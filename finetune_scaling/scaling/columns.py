@@ -15,23 +15,30 @@ METRIC = re.compile(
 LOSS = re.compile(r"(loss|perplexity)\w*")
 LOWER_IS_BETTER = re.compile(rf"(ter|metricx)[\w+.:-]*|{LOSS.pattern}", re.IGNORECASE)
 UNTUNED = "untuned"
+BASELINES = ("copy", "lead_1")
 
-_EVALUATOR = re.compile(rf"(?P<evaluator>[a-z]\w*)\.(?P<untuned>{UNTUNED}\.)?(?P<metric>.+)")
+_EVALUATOR = re.compile(
+    rf"(?P<evaluator>\w[\w-]*)\.((?P<of>{'|'.join((UNTUNED, *BASELINES))})\.)?"
+    rf"(?P<metric>({METRIC.pattern})|({LOSS.pattern}))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column by an evaluator: its name, the evaluator, the metric, and whether it is of the untuned base."""
+    """A column by an evaluator: its name, the evaluator, the metric, and whom it scores.
+
+    of: "" the tuned model, UNTUNED its base, or one of BASELINES.
+    """
 
     name: str
     evaluator: str
     metric: str
-    untuned: bool
+    of: str
 
-    @property
-    def twin(self) -> str:
-        """The column of the same evaluator and metric on the untuned base."""
-        return f"{self.evaluator}.{UNTUNED}.{self.metric}"
+    def twin(self, of: str) -> str:
+        """The column of the same evaluator and metric, of something else."""
+        return f"{self.evaluator}.{of}.{self.metric}"
 
     @property
     def is_loss(self) -> bool:
@@ -44,10 +51,7 @@ def evaluator_column(name: str) -> Column | None:
     found = _EVALUATOR.fullmatch(name)
     if found is None or METRIC.fullmatch(name):
         return None
-    metric = found["metric"]
-    if not (METRIC.fullmatch(metric) or LOSS.fullmatch(metric)):
-        return None
-    return Column(name, found["evaluator"], metric, found["untuned"] is not None)
+    return Column(name, found["evaluator"], found["metric"], found["of"] or "")
 
 
 def lower_is_better(name: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from finetune_scaling.scaling.columns import Column, lower_is_better
+from finetune_scaling.scaling.columns import BASELINES, UNTUNED, Column, lower_is_better
 from finetune_scaling.scaling.points import FACTORS, PointsTable
 
 
@@ -18,6 +18,7 @@ class Change:
     """Tuned minus untuned, in the column's unit: mean and range over `runs` runs, and the untuned base's mean.
 
     x: the factor's value, None for all of them together. lower_is_better: then a rise is what was forgotten.
+    baseline: the mean of what copying the source, or a document's first sentence, scores; None where it is not known.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Change:
     low: float
     high: float
     lower_is_better: bool
+    baseline: float | None
 
 
 def changes(table: PointsTable) -> list[Change]:
@@ -42,7 +44,7 @@ def changes(table: PointsTable) -> list[Change]:
     return [
         change
         for column in table.evaluations
-        if not column.untuned and column.twin in names
+        if not column.of and column.twin(UNTUNED) in names
         for change in _changes(table, column)
     ]
 
@@ -68,8 +70,8 @@ def shown_columns(found: list[Change], task: str, metric: str | None) -> list[st
 
 
 def _changes(table: PointsTable, column: Column) -> Iterator[Change]:
-    rows = table.runs[table.runs["factor"].isin(FACTORS)].dropna(subset=[column.name, column.twin])
-    rows = rows.assign(change=rows[column.name] - rows[column.twin])
+    rows = table.runs[table.runs["factor"].isin(FACTORS)].dropna(subset=[column.name, column.twin(UNTUNED)])
+    rows = rows.assign(change=rows[column.name] - rows[column.twin(UNTUNED)])
     keys = ["task", "method", "factor", "finetune_examples"]
     for key, cell in rows.groupby(keys, sort=False):
         yield _change(key, None, column, cell)
@@ -89,9 +91,15 @@ def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame) -> 
         evaluator=column.evaluator,
         metric=column.metric,
         runs=len(rows),
-        untuned=float(rows[column.twin].mean()),
+        untuned=float(rows[column.twin(UNTUNED)].mean()),
         mean=float(change.mean()),
         low=float(change.min()),
         high=float(change.max()),
         lower_is_better=lower_is_better(column.name),
+        baseline=_baseline(column, rows),
     )
+
+
+def _baseline(column: Column, rows: pd.DataFrame) -> float | None:
+    known = [rows[name].mean() for name in map(column.twin, BASELINES) if name in rows and rows[name].notna().any()]
+    return float(known[0]) if known else None

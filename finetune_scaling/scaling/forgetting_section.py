@@ -14,7 +14,8 @@ def forgetting_section(analysis: Analysis) -> str:
         return ""
     return body + page.paragraph(
         "Tuned minus untuned, run by run, then mean and range over the runs. Of losses and of TER a rise is a loss of "
-        "what the base could do, of other scores a fall. tables/forgetting.csv has every metric and factor."
+        "what the base could do, of other scores a fall. Copying: what the source, or a document's first sentence, scores. "
+        "tables/forgetting.csv has every metric and factor."
     )
 
 
@@ -35,11 +36,11 @@ def _task(analysis: Analysis, task: str) -> str:
 
 def _header(factor: str | None) -> tuple[str, ...]:
     x = () if factor is None else (X_NAMES[factor],)
-    return ("what", "method", "examples", *x, "untuned", "change", "range", "runs")
+    return ("what", "method", "examples", *x, "copying", "untuned", "change", "range", "runs")
 
 
 def _row(change: Change) -> tuple:
     x = () if change.x is None else (human(change.x),)
     reach = f"{change.low:+.3g} to {change.high:+.3g}"
     key = (column_name(change.column), method_name(change.method), human(change.finetune_examples), *x)
-    return (*key, change.untuned, f"{change.mean:+.3g}", reach, change.runs)
+    return (*key, change.baseline, change.untuned, f"{change.mean:+.3g}", reach, change.runs)

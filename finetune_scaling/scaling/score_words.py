@@ -8,6 +8,7 @@ from finetune_scaling.scaling.correlation import DOES_NOT_FOLLOW, FOLLOWS_LOSS, 
 from finetune_scaling.scaling.forgetting import Change, main_factor, shown_columns
 from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
 
+LEAVES = "leaves within the spread of its runs"
 STAND_IN_WORDS = {
     FOLLOWS_LOSS: "may stand in for the loss",
     DOES_NOT_FOLLOW: "cannot stand in for the loss",
@@ -37,15 +38,14 @@ def forgetting_lines(found: list[Change], task: str, metric: str | None) -> Iter
     """A sentence for each method: what its most examples change, in one column of each evaluator."""
     factor = main_factor(found, task)
     own = [c for c in found if (c.task, c.factor, c.x) == (task, factor, None)]
-    chosen = {
-        column.partition(".")[0]: column for column in shown_columns(found, task, metric)
-    }  # a score before a loss
+    # Of an evaluator's loss and score, the score, which comes second, is told.
+    chosen = {column.partition(".")[0]: column for column in shown_columns(found, task, metric)}
     for method in dict.fromkeys(change.method for change in own):
         most = max(c.finetune_examples for c in own if c.method == method)
         cells = [[c for c in own if (c.method, c.column) == (method, column)] for column in chosen.values()]
-        said = ", ".join(_change_words(cell) for cell in cells if cell)
         name = method_name(method)
-        yield f"{name[:1].upper()}{name[1:]} at {human(most)} examples {said} (mean and range over runs)."
+        said = _change_words([cell for cell in cells if cell])
+        yield f"{name[:1].upper()}{name[1:]} at {human(most)} examples {said} (mean; range over runs)."
 
 
 def column_name(column: str) -> str:
@@ -58,13 +58,16 @@ def column_name(column: str) -> str:
     return f"{evaluator.replace('_', '-')} {metric}"
 
 
-def _change_words(cells: Sequence[Change]) -> str:
-    """What one method's most examples change in one column, and what its fewest do."""
-    few, most = (pick(cells, key=lambda c: c.finetune_examples) for pick in (min, max))
-    reach = f"{most.low:+.2g} to {most.high:+.2g}" if most.runs > 1 else "one run"
-    if few is not most:
-        reach += f"; {few.mean:+.2g} at {human(few.finetune_examples)}"
-    name = column_name(most.column)
-    if most.low <= 0 <= most.high:
-        return f"leaves {name} within the spread of its runs ({most.mean:+.2g}, {reach})"
-    return f"{'raises' if most.mean > 0 else 'lowers'} {name} by {abs(most.mean):.2g} ({reach})"
+def _change_words(columns: Sequence[Sequence[Change]]) -> str:
+    """What one method's most examples raise, lower and leave, a sequence of changes for each column."""
+    kinds: dict[str, list[str]] = {"raises": [], "lowers": [], LEAVES: []}
+    for cells in columns:
+        few, most = (pick(cells, key=lambda c: c.finetune_examples) for pick in (min, max))
+        reach = f"{most.low:+.2g} to {most.high:+.2g}" if most.runs > 1 else "one run"
+        reach += f", {few.mean:+.2g} at {human(few.finetune_examples)}" if few is not most else ""
+        if most.low <= 0 <= most.high:
+            kinds[LEAVES].append(f"{column_name(most.column)} ({most.mean:+.2g}; {reach})")
+        else:
+            amount = f"{column_name(most.column)} by {abs(most.mean):.2g} ({reach})"
+            kinds["raises" if most.mean > 0 else "lowers"].append(amount)
+    return "; ".join(f"{kind} {', '.join(said)}" for kind, said in kinds.items() if said)
