@@ -74,7 +74,7 @@ class Correlation:
         """The verdict in words, with its figures."""
         if self.pearson is None:
             return f"{self.metric}: {UNTOLD}: {self.why}"
-        values = f"r {self.pearson.value:.2f}, {self.pearson.low:.2f} to {self.pearson.high:.2f}"
+        values = f"r {self.pearson.value:.3f}, {self.pearson.low:.3f} to {self.pearson.high:.3f}"
         if self.verdict == UNTOLD:
             return f"{self.metric}: {UNTOLD} ({values})"
         return f"{self.metric} {self.verdict} loss ({values})"

@@ -14,8 +14,8 @@ def forgetting_section(analysis: Analysis) -> str:
         return ""
     return body + page.paragraph(
         "Tuned minus untuned, run by run, then mean and range over the runs. Of losses and of TER a rise is a loss of "
-        "what the base could do, of other scores a fall. Copying: what the source, or a document's first sentence, scores. "
-        "tables/forgetting.csv has every metric and factor."
+        "what the base could do, of other scores a fall. Copying: what the source, or a document's first sentence, "
+        "scores. tables/forgetting.csv has every metric and factor."
     )
 
 
