@@ -9,41 +9,36 @@ pretraining.loss            an evaluator may have a loss too
 import re
 from dataclasses import dataclass
 
-METRIC = re.compile(
-    r"(bleu|sacrebleu|bleurt|chrf|ter|comet|metricx|rouge|exact_match|token_f1)[\w+.:-]*", re.IGNORECASE
-)
+METRIC = re.compile(r"(bleu|sacrebleu|bleurt|chrf|ter|comet|metricx|rouge|exact_match|f1)[\w+.:-]*", re.IGNORECASE)
 LOSS = re.compile(r"(loss|perplexity)\w*")
+ENTROPY = "entropy"  # of an evaluator's data, whoever is scored
 LOWER_IS_BETTER = re.compile(rf"(ter|metricx)[\w+.:-]*|{LOSS.pattern}", re.IGNORECASE)
 UNTUNED = "untuned"
-BASELINES = ("copy", "lead_1")
 
 _EVALUATOR = re.compile(
-    rf"(?P<evaluator>\w[\w-]*)\.((?P<of>{'|'.join((UNTUNED, *BASELINES))})\.)?"
-    rf"(?P<metric>({METRIC.pattern})|({LOSS.pattern}))",
+    rf"(?P<evaluator>\w[\w-]*)\.(?P<untuned>{UNTUNED}\.)?(?P<metric>({METRIC.pattern})|({LOSS.pattern})|{ENTROPY})",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column by an evaluator: its name, the evaluator, the metric, and whom it scores.
-
-    of: "" the tuned model, UNTUNED its base, or one of BASELINES.
-    """
+    """A column by an evaluator: its name, the evaluator, the metric, and whether it is of the untuned base."""
 
     name: str
     evaluator: str
     metric: str
-    of: str
-
-    def twin(self, of: str) -> str:
-        """The column of the same evaluator and metric, of something else."""
-        return f"{self.evaluator}.{of}.{self.metric}"
+    untuned: bool
 
     @property
-    def is_loss(self) -> bool:
-        """Whether it is a loss or a perplexity, and no score of generated text."""
-        return LOSS.fullmatch(self.metric) is not None
+    def twin(self) -> str:
+        """The column of the same evaluator and metric on the untuned base."""
+        return f"{self.evaluator}.{UNTUNED}.{self.metric}"
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it scores generated text of a tuned model, and is no loss and nothing of the data."""
+        return not self.untuned and METRIC.fullmatch(self.metric) is not None
 
 
 def evaluator_column(name: str) -> Column | None:
@@ -51,7 +46,7 @@ def evaluator_column(name: str) -> Column | None:
     found = _EVALUATOR.fullmatch(name)
     if found is None or METRIC.fullmatch(name):
         return None
-    return Column(name, found["evaluator"], found["metric"], found["of"] or "")
+    return Column(name, found["evaluator"], found["metric"], found["untuned"] is not None)
 
 
 def lower_is_better(name: str) -> bool:

@@ -24,7 +24,7 @@ FOLLOWS_LOSS, DOES_NOT_FOLLOW = "follows", "does not follow"
 FOLLOWS = 0.7  # half of the metric's variance is then the loss's
 FEWEST = 5  # settings; with fewer a resample says little, and its intervals cover too seldom
 LEVEL = 0.9
-RESAMPLES = 1000
+RESAMPLES = 2000
 SEED = 0
 
 Pairs = tuple[np.ndarray, np.ndarray]

@@ -4,13 +4,16 @@ A column such as pretraining.loss has its twin pretraining.untuned.loss; the cha
 by task, method, factor and finetuning examples: at each value of the factor, and over all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from finetune_scaling.scaling.columns import BASELINES, UNTUNED, Column, lower_is_better
+from finetune_scaling.scaling.columns import ENTROPY, Column, lower_is_better
 from finetune_scaling.scaling.points import FACTORS, PointsTable
+
+# task -> evaluator -> name of a baseline -> metric -> score
+Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Change:
     """Tuned minus untuned, in the column's unit: mean and range over `runs` runs, and the untuned base's mean.
 
     x: the factor's value, None for all of them together. lower_is_better: then a rise is what was forgotten.
-    baseline: the mean of what copying the source, or a document's first sentence, scores; None where it is not known.
+    baseline: what copying the source, or a document's first sentence, scores; None where it is not known.
     """
 
     task: str
@@ -38,14 +41,14 @@ class Change:
     baseline: float | None
 
 
-def changes(table: PointsTable) -> list[Change]:
+def changes(table: PointsTable, baselines: Baselines) -> list[Change]:
     """All changes that the table's columns allow; none where no evaluator scored the untuned bases."""
     names = {column.name for column in table.evaluations}
     return [
         change
         for column in table.evaluations
-        if not column.of and column.twin(UNTUNED) in names
-        for change in _changes(table, column)
+        if not column.untuned and column.metric != ENTROPY and column.twin in names
+        for change in _changes(table, column, baselines)
     ]
 
 
@@ -69,16 +72,17 @@ def shown_columns(found: list[Change], task: str, metric: str | None) -> list[st
     return columns
 
 
-def _changes(table: PointsTable, column: Column) -> Iterator[Change]:
-    rows = table.runs[table.runs["factor"].isin(FACTORS)].dropna(subset=[column.name, column.twin(UNTUNED)])
-    rows = rows.assign(change=rows[column.name] - rows[column.twin(UNTUNED)])
+def _changes(table: PointsTable, column: Column, baselines: Baselines) -> Iterator[Change]:
+    rows = table.runs[table.runs["factor"].isin(FACTORS)].dropna(subset=[column.name, column.twin])
+    rows = rows.assign(change=rows[column.name] - rows[column.twin])
     keys = ["task", "method", "factor", "finetune_examples"]
     for key, cell in rows.groupby(keys, sort=False):
-        yield _change(key, None, column, cell)
-        yield from (_change(key, float(str(x)), column, own) for x, own in cell.groupby("x"))
+        baseline = _baseline(baselines.get(str(key[0]), {}), column)
+        yield _change(key, None, column, cell, baseline)
+        yield from (_change(key, float(str(x)), column, own, baseline) for x, own in cell.groupby("x"))
 
 
-def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame) -> Change:
+def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame, baseline: float | None) -> Change:
     task, method, factor, examples = key
     change = rows["change"]
     return Change(
@@ -91,15 +95,16 @@ def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame) -> 
         evaluator=column.evaluator,
         metric=column.metric,
         runs=len(rows),
-        untuned=float(rows[column.twin(UNTUNED)].mean()),
+        untuned=float(rows[column.twin].mean()),
         mean=float(change.mean()),
         low=float(change.min()),
         high=float(change.max()),
         lower_is_better=lower_is_better(column.name),
-        baseline=_baseline(column, rows),
+        baseline=baseline,
     )
 
 
-def _baseline(column: Column, rows: pd.DataFrame) -> float | None:
-    known = [rows[name].mean() for name in map(column.twin, BASELINES) if name in rows and rows[name].notna().any()]
-    return float(known[0]) if known else None
+def _baseline(known: Mapping[str, Mapping[str, Mapping[str, float]]], column: Column) -> float | None:
+    """What the first baseline that an evaluator has scores in a column's metric."""
+    scores = (own[column.metric] for own in known.get(column.evaluator, {}).values() if column.metric in own)
+    return next(scores, None)

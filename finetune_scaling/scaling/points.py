@@ -53,7 +53,7 @@ class PointsTable:
     @property
     def score_columns(self) -> tuple[str, ...]:
         """All columns that score generated text of the tuned models: the task's own, then other evaluators'."""
-        others = (c.name for c in self.evaluations if not (c.of or c.is_loss))
+        others = (column.name for column in self.evaluations if column.is_score)
         return (*self.metrics, *others)
 
     @property

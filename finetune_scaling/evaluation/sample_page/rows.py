@@ -66,7 +66,7 @@ def joined(runs: Sequence[RunRows]) -> list[Example]:
     first = runs[0]
     for other in runs[1:]:
         _check_same(first, other)
-    language = _only_language(first)
+    language = _only_language(first.task, first.path.name.removesuffix(".jsonl"))
     examples = [
         Example(
             index=rows[0]["index"],
@@ -152,9 +152,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _only_language(run: RunRows) -> str | None:
-    """The target language of a task that has only one."""
-    parts = [part for split in run.task.splits().values() for part in split] if run.task else []
+def _only_language(task: Task | None, split: str) -> str | None:
+    """The target language of a task's split that has only one; rows of an evaluator may be of other languages."""
+    parts = task.splits().get(split, ()) if task else ()
     languages = {part.target_language for part in parts}
     return languages.pop() if len(languages) == 1 else None
 

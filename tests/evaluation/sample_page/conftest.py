@@ -9,19 +9,9 @@ from typing import Any
 
 import pytest
 
-TASK = {
-    "name": "news",
-    "kind": "translation",
-    "train": [
-        {
-            "source": {"kind": "files", "path": "x.jsonl"},
-            "source_field": "en",
-            "target_field": "de",
-            "source_language": "en",
-            "target_language": "de",
-        }
-    ],
-}
+from finetune_scaling.data.task import jsonl_task
+
+TASK = jsonl_task("news", "translation", ("en", "de"), ("en", "de"), train="x.jsonl", test={"test": "y.jsonl"})
 SURROGATE = re.compile("[\ud800-\udfff]")
 # Texts that break pages: markup, ends of scripts, separators, both directions of writing, emoji of many parts.
 HOSTILE = [

@@ -44,6 +44,8 @@ def test_a_separator_of_lines_inside_a_text_ends_no_row(tmp_path, write_run):
 def test_a_base_has_no_task_and_a_row_may_tell_its_language(tmp_path, write_run):
     assert read([write_run(tmp_path / "base", rows(), task=None)])[0].target_language is None
     assert read([write_run(tmp_path / "own", rows(target_language="fr"))])[0].target_language == "fr"
+    reversed_run = write_run(tmp_path / "reversed", rows(), split="zero_shot.test")
+    assert read([reversed_run], split="zero_shot.test")[0].target_language is None
 
 
 @pytest.mark.parametrize(
