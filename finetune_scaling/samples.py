@@ -4,6 +4,7 @@ One page of HTML that needs no network: source, reference, and of each run the h
 differences marked, to be sorted and filtered. The scores are written beside it as JSON.
 """
 
+import glob
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
 
-_RUNS = flags.DEFINE_list("runs", None, "Directories of scored runs; their hypotheses stand side by side.")
+_RUNS = flags.DEFINE_list("runs", None, "Directories of scored runs, or globs; they stand side by side.")
 _NAMES = flags.DEFINE_list("names", None, "What the runs are called; default: what their paths do not share.")
 _SPLIT = flags.DEFINE_string("split", "test", "Which rows: a file of the runs' evaluation/, without .jsonl.")
 _SCORE = flags.DEFINE_enum("score", None, list(SCORERS), "Score of a hypothesis; default: by the kind of task.")
@@ -32,7 +33,7 @@ _OUT = flags.DEFINE_string("out", "samples.html", "The page; the scores go to th
 
 def main() -> None:
     """Reads, checks and scores the rows, and writes the page."""
-    directories, names = command.required(_RUNS), _NAMES.value
+    directories, names = directories_of(command.required(_RUNS)), _NAMES.value
     out = local(_OUT.value, "a page of samples")
     if names is not None and len(names) != len(directories):
         raise ConfigError(f"--names has {len(names)} names for {len(directories)} runs; give one for each")
@@ -41,6 +42,17 @@ def main() -> None:
     if len(set(directories)) < len(directories):
         raise ConfigError("--runs names a directory twice; leave one of them out")
     write(directories, names, _SPLIT.value, _SCORE.value, _EXAMPLES.value, out)
+
+
+def directories_of(patterns: list[str]) -> list[str]:
+    """The directories that are named, and those that a glob matches, in order. ConfigError where it matches none."""
+    found = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        if not matches:
+            raise ConfigError(f"--runs: {pattern} matches no directory")
+        found += matches
+    return found
 
 
 def write(

@@ -14,11 +14,11 @@ def correlation_section(analysis: Analysis) -> str:
         return ""
     verdicts = [(s.task, s.metric, s.verdict, stand_in_sentence(s)) for s in stand_ins(found)]
     body = page.paragraph(
-        f"The loss is log-perplexity in nats a token. A metric follows it in a cell where the whole 90 % interval of "
-        f"Pearson's r is at least {FOLLOWS:g} on the side of better with better (r is negative there, except for "
-        f"metrics of errors such as TER), does not where the whole interval is short of it, and cannot be told "
-        f"otherwise or with fewer than {FEWEST} settings. Over a task, it may stand in for the loss only where it "
-        f"follows in every cell."
+        "The loss is log-perplexity in nats a token. In a cell, one method and factor, a metric follows it where the "
+        f"whole 90 % interval of Pearson's r lies beyond {FOLLOWS:g} in the right direction: at or below -{FOLLOWS:g} "
+        f"for scores, at or above {FOLLOWS:g} for errors such as TER. It does not follow where the whole interval "
+        f"falls short of that. Otherwise, or with fewer than {FEWEST} settings, it cannot be told. A metric may stand "
+        "in for the loss on a task where it follows in every cell, and cannot where it does not in one."
     )
     body += page.table("Verdicts", ("task", "metric", "verdict", "in words"), verdicts, wrap=("in words",))
     for task in analysis.table.tasks:
@@ -54,4 +54,4 @@ def _cells(cells: list[Correlation]) -> str:
 def _coefficient(found: Coefficient | None) -> tuple[float | None, str, float | None]:
     if found is None:
         return None, "–", None
-    return found.value, f"{found.low:.2f} to {found.high:.2f}", found.p
+    return found.value, f"{found.low:.3f} to {found.high:.3f}", found.p

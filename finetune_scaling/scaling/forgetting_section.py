@@ -4,7 +4,7 @@ from finetune_scaling.scaling import page
 from finetune_scaling.scaling.analysis import Analysis, main_metric
 from finetune_scaling.scaling.forgetting import Change, main_factor, shown_columns
 from finetune_scaling.scaling.names import FACTOR_NAMES, X_NAMES, human, method_name
-from finetune_scaling.scaling.score_words import column_name, forgetting_lines
+from finetune_scaling.scaling.score_words import column_name, forgetting_lines, told_columns
 
 
 def forgetting_section(analysis: Analysis) -> str:
@@ -25,13 +25,18 @@ def _task(analysis: Analysis, task: str) -> str:
     if not columns:
         return ""
     factor = main_factor(found, task)
+    name = FACTOR_NAMES[str(factor)]
+    told = told_columns(found, task, metric)
     own = [c for c in found if (c.task, c.factor) == (task, factor) and c.column in columns]
     own.sort(key=lambda c: (columns.index(c.column), analysis.methods.index(c.method), c.finetune_examples, c.x or 0))
     body = page.subheading(task) + page.bullets(forgetting_lines(found, task, metric))
-    caption = f"{task}: change against the untuned base, over all values of {FACTOR_NAMES[str(factor)]}"
-    body += page.table(caption, _header(None), [_row(c) for c in own if c.x is None])
-    each = page.table("change at each value", _header(factor), [_row(c) for c in own if c.x is not None])
-    return body + page.folded(f"{task}: at each value of {FACTOR_NAMES[str(factor)]}", each)
+    caption = f"{task}: change against the untuned base, over all values of {name}"
+    body += page.table(caption, _header(None), [_row(c) for c in own if c.x is None and c.column in told])
+    rest = [_row(c) for c in own if c.x is None and c.column not in told]
+    if rest:
+        body += page.folded(f"{task}: further columns", page.table(caption, _header(None), rest))
+    each = page.table(f"change at each value of {name}", _header(factor), [_row(c) for c in own if c.x is not None])
+    return body + page.folded(f"{task}: at each value of {name}", each)
 
 
 def _header(factor: str | None) -> tuple[str, ...]:

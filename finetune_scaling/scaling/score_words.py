@@ -26,7 +26,7 @@ def stand_in_sentence(stand_in: StandIn) -> str:
     against = [cell for cell in stand_in.cells if cell.verdict == DOES_NOT_FOLLOW]
     where = ", ".join(f"{cell_name(cell)} (r {cell.pearson.value:.2f})" for cell in against if cell.pearson)
     plain = f"{stand_in.metric} {STAND_IN_WORDS[stand_in.verdict]}: {stand_in.tally} cells"
-    return f"{plain}; does not over {where}." if where else f"{plain}."
+    return f"{plain}; it does not over {where}." if 0 < len(against) < len(stand_in.cells) else f"{plain}."
 
 
 def cell_name(cell: Correlation) -> str:
@@ -38,14 +38,18 @@ def forgetting_lines(found: list[Change], task: str, metric: str | None) -> Iter
     """A sentence for each method: what its most examples change, in one column of each evaluator."""
     factor = main_factor(found, task)
     own = [c for c in found if (c.task, c.factor, c.x) == (task, factor, None)]
-    # Of an evaluator's loss and score, the score, which comes second, is told.
-    chosen = {column.partition(".")[0]: column for column in shown_columns(found, task, metric)}
+    columns = told_columns(found, task, metric)
     for method in dict.fromkeys(change.method for change in own):
         most = max(c.finetune_examples for c in own if c.method == method)
-        cells = [[c for c in own if (c.method, c.column) == (method, column)] for column in chosen.values()]
+        cells = [[c for c in own if (c.method, c.column) == (method, column)] for column in columns]
         name = method_name(method)
         said = _change_words([cell for cell in cells if cell])
         yield f"{name[:1].upper()}{name[1:]} at {human(most)} examples {said} (mean; range over runs)."
+
+
+def told_columns(found: list[Change], task: str, metric: str | None) -> list[str]:
+    """One of each evaluator's shown columns: of a loss and a score the score, which comes second."""
+    return list({column.partition(".")[0]: column for column in shown_columns(found, task, metric)}.values())
 
 
 def column_name(column: str) -> str:
