@@ -1,6 +1,6 @@
 """One HTML page of samples that fetches nothing, and its scores as JSON beside it.
 
-The page is page.html with page.css, page.js and the data put in. The data is JSON inside a script element, which no
+The page is page.html with page.css, the scripts and the data put in. The data is JSON inside a script element, which no
 text can end; the page's script puts texts in as text, and its policy lets no other script run and nothing be fetched.
 """
 
@@ -19,6 +19,7 @@ from finetune_scaling.evaluation.sample_page.rows import Example, RunRows
 from finetune_scaling.evaluation.sample_page.sentence_scores import SentenceScores
 from finetune_scaling.files import write_atomically, write_json_atomically
 
+SCRIPTS = ("marks.js", "page.js")  # one script on the page, in this order
 METRIC_NAMES = {"chrf": "chrF", "rougeL": "ROUGE-L"}
 # "<" could begin an end tag or a comment; the separators end a line in old scripts; halves of pairs are not UTF-8.
 _UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
@@ -39,7 +40,7 @@ def write_samples(
 
 def page(split: str, runs: Sequence[RunRows], examples: Sequence[Example], scores: SentenceScores) -> str:
     """The page as text."""
-    style, script = (_part(name) for name in ("page.css", "page.js"))
+    style, script = _part("page.css"), "\n".join(map(_part, SCRIPTS))
     names = ", ".join(run.name for run in runs)
     parts = {
         "policy": f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'",
