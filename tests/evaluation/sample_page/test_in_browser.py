@@ -32,7 +32,8 @@ def make_examples(count: int) -> list[Example]:
 
 
 def write_page(folder: Path, examples: list[Example], scores: SentenceScores | None = None) -> Path:
-    runs = [RunRows(name, folder / name, None, folder / f"{name}.jsonl", []) for name in ("full", "lora")]
+    names = ("full", "lora")[: len(examples[0].hypotheses)]
+    runs = [RunRows(name, folder / name, None, folder / f"{name}.jsonl", []) for name in names]
     scores = scores or sentence_scores("chrf", examples, lambda _: None)
     write_samples(folder / "page.html", "test", runs, examples, scores)
     return folder / "page.html"
@@ -280,6 +281,27 @@ def test_hostile_texts_are_shown_as_they_are(browser, tmp_path, hostile):
     assert browser.evaluate("document.title").startswith("Samples of test")
     assert browser.evaluate("document.querySelectorAll('script').length") == 2
     assert set(browser.requests) <= {path.as_uri(), "about:blank"}
+    assert browser.complaints == []
+
+
+def test_one_run_has_no_differences_and_long_texts_fold(browser, tmp_path):
+    source, endless = "a long source " * 100, " ".join(map(str, range(4000)))
+    examples = [
+        Example(0, source, "short", "de", ("short text",), (1.0,)),
+        Example(1, "s", "r " * 3000, "de", (endless,), (1.0,)),
+    ]
+    path = write_page(tmp_path, examples)
+    browser.complaints.clear()
+    browser.look(1280)
+    browser.open(path.as_uri())
+    assert browser.evaluate("document.querySelectorAll('#samples thead th').length") == 4
+    assert browser.evaluate("[...document.querySelectorAll('.two')].every(e => e.offsetHeight === 0)")
+    height = "document.querySelector('#samples tbody td .text').offsetHeight"
+    folded = browser.evaluate(height)
+    browser.click("#samples .more")
+    assert browser.evaluate(height) > folded
+    assert browser.evaluate("document.querySelector('.more').getAttribute('aria-expanded')") == "true"
+    assert "too long to compare" in browser.evaluate("document.querySelector('#samples tbody').textContent")
     assert browser.complaints == []
 
 
