@@ -63,8 +63,8 @@ def write(
     examples = joined(runs)
     scores = sentence_scores(score or _usual_score(runs), examples, _progress(len(examples)))
     twin = write_samples(out, split, runs, examples, scores)
-    names = ", ".join(run.name for run in runs)
-    print(f"{out}: {len(examples)} examples of {split} by {names}; {scores.metric} ({scores.signature}) in {twin}")
+    by = ", ".join(run.name for run in runs)
+    print(f"{out}: {len(examples)} examples of {split} by {by}; {scores.metric} ({scores.signature}) in {twin}")
 
 
 def _usual_score(runs: list[RunRows]) -> str:

@@ -101,9 +101,8 @@ def analyse(
     critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
     claims = check_claims(fits, rows, table.tasks, methods)
-    related, forgotten = correlations(table), changes(table, (facts or {}).get("evaluator_baselines", {}))
-    if related:
-        progress(f"correlations of {len({c.metric for c in related})} metrics with loss: {len(related)} cells")
+    related = correlations(table, progress)
+    forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
     return Analysis(table, settings, size, fits, singles, skipped, critical, claims, related, forgotten, facts or {})
 
 

@@ -104,17 +104,21 @@ class StandIn:
         return f"{', '.join(parts)} of {len(verdicts)}"
 
 
-def correlations(table: PointsTable) -> list[Correlation]:
+def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _: None) -> list[Correlation]:
     """Every metric against the loss in every cell that has values of it, by task, then metric."""
     found = []
-    for (task, method, factor), rows in table.settings.groupby(["task", "method", "factor"], sort=False):
-        for metric in table.score_columns:
-            pair = rows[["loss", metric]].dropna()
-            if len(pair):
-                found.append(correlate(task, method, factor, metric, pair["loss"], pair[metric]))
-    order = {name: place for place, name in enumerate(table.score_columns)}
-    tasks = {name: place for place, name in enumerate(table.tasks)}
-    return sorted(found, key=lambda c: (tasks[c.task], order[c.metric]))
+    for task in table.tasks:
+        cells = table.settings[table.settings["task"] == task].groupby(["method", "factor"], sort=False)
+        own = [
+            correlate(task, method, factor, metric, pair["loss"], pair[metric])
+            for metric in table.score_columns
+            for (method, factor), rows in cells
+            if len(pair := rows[["loss", metric]].dropna())
+        ]
+        if own:
+            progress(f"correlations with loss, {task}: {len(own)} of {len({c.metric for c in own})} metrics")
+        found += own
+    return found
 
 
 def stand_ins(found: list[Correlation]) -> Iterator[StandIn]:
