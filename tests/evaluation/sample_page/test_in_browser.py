@@ -262,9 +262,10 @@ def test_a_phone_shows_cards_without_scrolling_sideways(page, address, tmp_path)
 
 
 def test_print_has_the_rows_and_no_controls(page):
-    page.look(1280, media="print")
+    page.look(1280, scheme="dark", media="print")
     assert page.evaluate("document.getElementById('controls').offsetHeight") == 0
     assert page.evaluate("document.querySelector('#samples tbody tr').offsetHeight") > 0
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"  # paper is light
 
 
 def test_hostile_texts_are_shown_as_they_are(browser, tmp_path, hostile):
