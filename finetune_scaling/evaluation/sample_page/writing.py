@@ -46,7 +46,7 @@ def page(split: str, runs: Sequence[RunRows], examples: Sequence[Example], score
         "policy": f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'",
         "title": html.escape(f"Samples of {split}: {names}"),
         "heading": html.escape(f"Samples of {split}"),
-        "lead": html.escape(f"{len(examples)} examples; {names}"),
+        "lead": f"{len(examples)} examples, {len(runs)} {'runs' if len(runs) > 1 else 'run'}",
         "style": style,
         "script": script,
         "data": data(split, runs, examples, scores),
