@@ -14,7 +14,7 @@ import sacrebleu
 from finetune_scaling.runs.run import run
 from finetune_scaling.training.run_directory import RunDirectory
 
-METRICS = {"bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
+METRICS = {"bleu", "chrf", "chrf++", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 
 
 def evaluate(*flags: str) -> subprocess.CompletedProcess:
