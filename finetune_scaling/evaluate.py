@@ -13,6 +13,7 @@ from absl import flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.evaluation.metric_names import chosen_metrics
 from finetune_scaling.evaluation.scoring import EVALUATION, pooled, score_split, write_rows
 from finetune_scaling.evaluation.text_metrics import score_files
 from finetune_scaling.files import Location, location, write_json_atomically
@@ -26,6 +27,9 @@ _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; de
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
 _GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
+_METRICS = flags.DEFINE_list(
+    "metrics", None, "Metrics by name, and config files of learned ones (configs/metrics/comet.py); default: see docs."
+)
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided over while scoring; -1: all.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
 _ATTENTION = flags.DEFINE_string("attention", "", "Form of attention, where the run's own needs another device: plain.")
@@ -51,12 +55,14 @@ def _score_files() -> dict[str, Any]:
     for flag in (_LANGUAGE, _OUT):
         if not flag.value:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring files needs it")
-    scores = score_files(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
+    metrics = chosen_metrics(_METRICS.value)
+    scores = score_files(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value, metrics)
     write_json_atomically(_OUT.value, scores)
     return scores
 
 
 def _score_run(run: Location) -> dict[str, Any]:
+    metrics = chosen_metrics(_METRICS.value)
     changes = {"attention": _ATTENTION.value} if _ATTENTION.value else {}
     model, experiment = load_run(run, _STEP.value, ShardingConfig(_FSDP.value, _TENSOR.value), changes)
     if experiment.pretrains:
@@ -76,6 +82,7 @@ def _score_run(run: Location) -> dict[str, Any]:
                 test_examples(experiment, split, _EXAMPLES.value),
                 batch_size=experiment.evaluation.batch_size,
                 generate_examples=_GENERATE.value,
+                metrics=metrics,
             )
         write_rows(out.with_name(f"{out.stem}.{split}.jsonl"), rows)
     result = {**pooled(scores), "splits": scores}
