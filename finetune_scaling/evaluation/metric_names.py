@@ -15,12 +15,20 @@ def chosen_metrics(names: Sequence[str] | None) -> list[Metric] | None:
     """
     if names is None:
         return None
-    metrics = [read_learned_metric(name) if is_config(name) else find_metric(name) for name in names]
-    if not metrics:
-        raise ConfigError("--metrics is empty; name at least one metric, or leave the flag out")
-    taken: set[str] = set()
-    for metric in metrics:
-        if metric.name in taken:
-            raise ConfigError(f"--metrics: {metric.name} is named twice; a metric's config has a field `name`")
-        taken.add(metric.name)
+    metrics = [named_metric(name) for name in names]
+    check_distinct([metric.name for metric in metrics])
     return metrics
+
+
+def named_metric(name: str) -> Metric:
+    """One metric. Raises ConfigError as `chosen_metrics` does."""
+    return read_learned_metric(name) if is_config(name) else find_metric(name)
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Raises ConfigError where there is no name, or one twice: scores are told apart by them."""
+    if not names:
+        raise ConfigError("--metrics is empty; name at least one metric, or leave the flag out")
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ConfigError(f"--metrics: {name} is named twice; a learned metric's config has a field `name`")
