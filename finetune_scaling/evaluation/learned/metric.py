@@ -121,14 +121,16 @@ def read_learned_metric(name: str) -> LearnedMetric:
     """The metric of a config file FILE.py[:ARGUMENT]. Raises ConfigError where it cannot be read or is none."""
     try:
         config = ConfigFileFlagParser("metrics").parse(name)
-        values = config.to_dict() if isinstance(config, ConfigDict) else config
+        values = plain(config if isinstance(config, ConfigDict | Mapping) else config.to_dict())
     except UserError:
         raise
-    except Exception as error:  # a config file is Python: whatever a program can raise
-        raise ConfigError(f"--metrics: {name} cannot be read ({type(error).__name__}: {error})") from error
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"--metrics: get_config() of {name} must return a ConfigDict with the fields of a metric")
-    return build(LearnedMetric, plain(values), os.path.basename(name.partition(":")[0]))
+    except Exception as error:  # a config file is Python, whatever a program can raise; some of it comes on first use
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"--metrics: {name} cannot be read ({reason}); name a file whose get_config() returns a metric's fields, "
+            "such as configs/metrics/comet.py"
+        ) from error
+    return build(LearnedMetric, values, os.path.basename(name.partition(":")[0]))
 
 
 def _content(corpus: Corpus, index: int) -> dict[str, Any]:

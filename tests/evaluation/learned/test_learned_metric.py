@@ -16,8 +16,9 @@ import pytest
 
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, MetricError, WorkdirError
 from finetune_scaling.evaluation.learned import environment, process
-from finetune_scaling.evaluation.learned.metric import LearnedMetric
+from finetune_scaling.evaluation.learned.metric import LearnedMetric, read_learned_metric
 from finetune_scaling.evaluation.metric import Corpus
+from finetune_scaling.evaluation.metric_names import chosen_metrics
 from finetune_scaling.evaluation.text_metrics import score
 
 # Scores a segment by the length of its hypothesis. It knows nothing of this package; it notes what it was asked.
@@ -194,6 +195,35 @@ def test_missing_sources_are_told_before_anything_starts(make, asked, tmp_path):
 def test_mistakes_in_a_metric_are_named(make, fields, message):
     with pytest.raises(ConfigError, match=message):
         make(**fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def get_config():\n    return {'name': 'm', 'command': ('x',), 'modle': 'y'}",
+            r"modle is not .*did you mean 'model'",
+        ),
+        ("def get_config():\n    return {'name': 'm'}", r"m\.py\.command is missing"),
+        ("def get_config():\n    return {'name': 'm', 'command': ('x',), 'timeout': 'long'}", "timeout"),
+        ("def get_config():\n    return None", r"m\.py cannot be read"),
+        ("def get_config():\n    return 1 / 0", "division by zero"),
+        ("def get_config(", r"m\.py cannot be read"),
+        (None, r"m\.py cannot be read.*such as configs/metrics/comet\.py"),
+    ],
+)
+def test_config_files_that_are_no_metric_are_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "m.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_learned_metric(str(tmp_path / "m.py"))
+
+
+def test_a_config_file_of_ones_own_is_a_metric(tmp_path):
+    fields = "{'name': 'm', 'command': ('x', arg), 'timeout': 5}"
+    (tmp_path / "m.py").write_text(f"def get_config(arg='y'):\n    return {fields}")
+    (metric,) = chosen_metrics([f"{tmp_path / 'm.py'}:z,1"])
+    assert metric == LearnedMetric("m", ("x", "z,1"), timeout=5.0)
 
 
 def test_a_damaged_cache_is_named(make, tmp_path):
