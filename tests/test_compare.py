@@ -170,7 +170,7 @@ def test_rows_without_what_a_metric_needs_are_named(tmp_path):
     rows.write_text('{"source": "a"\n')
     with pytest.raises(DataError, match=r"test\.jsonl, line 1: not JSON"):
         systems_from_runs({"base": base}, "test", "de")
-    with pytest.raises(DataError, match=r"dev\.jsonl: cannot be read .*it has rows of: test"):
+    with pytest.raises(DataError, match=r"dev\.jsonl: cannot be read .*beside it are rows of test"):
         systems_from_runs({"base": base}, "dev", "de")
 
 

@@ -52,6 +52,11 @@ def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
     rows = [json.loads(line) for line in beside.splitlines()]
     assert [row["index"] for row in rows] == list(range(20))
     assert ["hypothesis" in row for row in rows] == [True] * 5 + [False] * 15
+    again = evaluate(
+        f"--rows={tmp_path / 'scores.test.jsonl'}", "--target-language=B", f"--out={tmp_path / 'again.json'}"
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again.json").read_text())["metrics"] == scores["metrics"]
     bleu = sacrebleu.corpus_bleu([row["hypothesis"] for row in rows[:5]], [[row["reference"] for row in rows[:5]]])
     assert scores["metrics"]["bleu"]["score"] == bleu.score
 
@@ -131,6 +136,7 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
         ([f"--hypotheses={one}", f"--references={two}", *files], "two"),
         ([f"--hypotheses={one}", f"--references={one}", "--target-language=de"], "--out is missing"),
         ([f"--hypotheses={one}", f"--references={one}", *files, "--metrics=bleu,chrff"], "did you mean 'chrf'"),
+        ([f"--rows={one}", f"--references={one}", *files], "--references is for files"),
         ([f"--workdir={tmp_path}"], "not the directory of a run"),
         ([f"--workdir={tiny_runs.base}"], "a pretraining run has no task"),
         ([f"--workdir={trained}", "--split=tset"], "tset"),

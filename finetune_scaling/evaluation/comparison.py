@@ -1,16 +1,15 @@
 """Several systems on the same examples, compared with the first: scores, intervals, p-values, and a table of them."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.evaluation.metric import Corpus, Metric, SegmentLevel
+from finetune_scaling.evaluation.rows import read_rows, written_corpus
 from finetune_scaling.evaluation.sacrebleu_metrics import SacrebleuMetric
 from finetune_scaling.evaluation.significance import (
     CONFIDENCE,
@@ -22,7 +21,7 @@ from finetune_scaling.evaluation.significance import (
     holm,
 )
 from finetune_scaling.evaluation.text_metrics import read_corpus
-from finetune_scaling.files import Location, location
+from finetune_scaling.files import location
 
 LOSSES = {"loss": "tokens", "loss_per_byte": "bytes"}  # metric of a run's rows -> what its loss is divided by
 LEVEL = 0.05
@@ -56,30 +55,10 @@ def systems_from_runs(runs: Mapping[str, str], split: str, target_language: str)
     for name, run in runs.items():
         path = location(run) / "evaluation" / f"{split}.jsonl"
         rows = read_rows(path)
-        systems.append(System(name, str(path), _corpus(path, rows, target_language), rows))
+        systems.append(System(name, str(path), written_corpus(path, rows, target_language), rows))
     for system in systems[1:]:
         _check_same_examples(systems[0], system)
     return systems
-
-
-def read_rows(path: Location) -> list[dict[str, Any]]:
-    """The rows of evaluation/SPLIT.jsonl; DataError names file and line where one is damaged."""
-    try:
-        lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
-    except OSError as error:
-        found = ", ".join(sorted(p.stem for p in path.parent.glob("*.jsonl"))) if path.parent.is_dir() else ""
-        hint = f"it has rows of: {found}" if found else "score the run first: python -m finetune_scaling.evaluate"
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {hint}") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}); score the run again") from None
-        if not isinstance(row, dict) or not {"source", "reference", "loss_sum", "tokens"} <= row.keys():
-            raise DataError(f"{path}, line {number}: not a row of an evaluation; score the run again")
-        rows.append(row)
-    return rows
 
 
 def compare(systems: Sequence[System], metrics: Sequence[Metric | str], procedure: Procedure) -> dict[str, Any]:
@@ -200,18 +179,6 @@ def _loss(system: System, metric: str, baseline: System) -> Ratio:
         np.array([row["loss_sum"] for row in system.rows], np.float64),
         np.array([row[divisor] for row in system.rows], np.float64),
     )
-
-
-def _corpus(path: Location | Path, rows: Sequence[Mapping[str, Any]], target_language: str) -> Corpus | None:
-    """The rows that have a hypothesis; None where none has."""
-    written = [row for row in rows if "hypothesis" in row]
-    if not written:
-        return None
-    texts, references, sources = ([row[name] for row in written] for name in ("hypothesis", "reference", "source"))
-    try:
-        return Corpus(texts, [[text] for text in references], target_language, sources)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
 def _check_same_examples(baseline: System, system: System) -> None:

@@ -17,7 +17,7 @@ from rouge_score import rouge_scorer, tokenizers
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import cistem
-from finetune_scaling.evaluation.languages import WRITTEN_WITHOUT_SPACES, base_language
+from finetune_scaling.evaluation.languages import WRITTEN_WITHOUT_SPACES, base_language, check_tokenizer
 from finetune_scaling.evaluation.metric import Corpus, SegmentMetric
 
 ROUGE_METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -88,7 +88,8 @@ def rouge_tokenizer(language: str, stemming: bool | None = None) -> tokenizers.T
 
 
 def unicode_tokenizer(language: str) -> UnicodeWords:
-    """Unstemmed words of a language, or characters where it is written without spaces."""
+    """Unstemmed words of a language, or characters of Chinese and Japanese. Raises DataError as `check_tokenizer`."""
+    check_tokenizer("rouge and f1", language)
     return IdeogramsAndWords() if base_language(language) in WRITTEN_WITHOUT_SPACES else UnicodeWords()
 
 

@@ -15,7 +15,7 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric as SacrebleuScorer
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.evaluation.languages import WRITTEN_WITHOUT_SPACES, base_language
+from finetune_scaling.evaluation.languages import WRITTEN_WITHOUT_SPACES, base_language, check_tokenizer
 from finetune_scaling.evaluation.metric import Corpus
 
 BLEU_TOKENIZERS = ("13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none")
@@ -61,7 +61,7 @@ def bleu(tokenizer: str | None = None) -> SacrebleuMetric:
 
 def chrf(word_order: int = 0) -> SacrebleuMetric:
     """chrF, or chrF++ with word_order 2."""
-    return SacrebleuMetric("chrf" + "+" * word_order, lambda language: CHRF(word_order=word_order))
+    return SacrebleuMetric("chrf" + "+" * word_order, functools.partial(_chrf, word_order))
 
 
 def ter() -> SacrebleuMetric:
@@ -73,10 +73,19 @@ def _bleu(tokenizer: str | None, language: str) -> SacrebleuScorer:
     if tokenizer is not None and tokenizer.endswith("-mecab") and not _has_mecab(tokenizer.removesuffix("-mecab")):
         extra = tokenizer.removesuffix("-mecab")
         raise ConfigError(f"metric bleu-{tokenizer} needs MeCab: pip install 'finetune-scaling[{extra}]'")
+    if tokenizer is None:
+        check_tokenizer("bleu", language)
     return BLEU(tokenize=tokenizer or bleu_tokenizer(language))
 
 
+def _chrf(word_order: int, language: str) -> SacrebleuScorer:
+    if word_order:
+        check_tokenizer("chrf" + "+" * word_order, language)
+    return CHRF(word_order=word_order)
+
+
 def _ter(language: str) -> SacrebleuScorer:
+    check_tokenizer("ter", language)
     # Without asian_support a Chinese sentence is one word, and one wrong character makes all of it wrong;
     # sacrebleu applies it only together with `normalized`.
     asian = base_language(language) in WRITTEN_WITHOUT_SPACES

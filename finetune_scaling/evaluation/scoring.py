@@ -170,7 +170,8 @@ def text_scores(
     ]
     if len(parts) == 1:
         return parts[0][1]
-    return {name: _weighted(name, parts) for name in parts[0][1]}
+    shared = [name for name in parts[0][1] if all(name in scores for _, scores in parts)]
+    return {name: _weighted(name, parts) for name in shared}
 
 
 def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import DataError
 from finetune_scaling.evaluation.answers import exact_match, token_f1
+from finetune_scaling.evaluation.languages import WITHOUT_TOKENIZER, base_language
 from finetune_scaling.evaluation.metric import Corpus, Metric
 from finetune_scaling.evaluation.rouge import ROUGE_METRICS, rouge
 from finetune_scaling.evaluation.sacrebleu_metrics import BLEU_TOKENIZERS, bleu, chrf, ter
@@ -40,7 +41,7 @@ def score(
 
     Args:
       hypotheses, references, target_language, sources: see Corpus.
-      metrics: names out of METRICS, or metrics; DEFAULT_METRICS where None.
+      metrics: names out of METRICS, or metrics; the default ones of the language where None.
 
     Returns:
       {metric: {"score": unrounded, "signature": how it was computed}}; 0 to 100 but for TER, which counts errors and
@@ -49,9 +50,19 @@ def score(
     Raises:
       DataError: as Corpus does. ConfigError: a metric is unknown, or needs what is not installed or not given.
     """
-    chosen = [find_metric(metric) for metric in (DEFAULT_METRICS if metrics is None else metrics)]
-    corpus = Corpus(hypotheses, references, target_language, sources)
+    return score_corpus(Corpus(hypotheses, references, target_language, sources), metrics)
+
+
+def score_corpus(corpus: Corpus, metrics: Sequence[str | Metric] | None = None) -> Scores:
+    """`score` of a corpus."""
+    names = default_metrics(corpus.language) if metrics is None else metrics
+    chosen = [find_metric(metric) for metric in names]
     return {metric.name: metric.score(corpus) for metric in chosen}
+
+
+def default_metrics(language: str) -> tuple[str, ...]:
+    """DEFAULT_METRICS, but for a language without a tokenizer only those that need none."""
+    return ("bleu-char", "chrf") if base_language(language) in WITHOUT_TOKENIZER else DEFAULT_METRICS
 
 
 def find_metric(metric: str | Metric) -> Metric:
@@ -86,6 +97,4 @@ def score_files(
     metrics: Sequence[str | Metric] | None = None,
 ) -> dict[str, Scores]:
     """Scores a file of hypotheses against files of references: {"metrics": {...}}. Raises as `score` does."""
-    chosen = [find_metric(metric) for metric in (DEFAULT_METRICS if metrics is None else metrics)]
-    corpus = read_corpus(hypotheses, references, sources, target_language)
-    return {"metrics": {metric.name: metric.score(corpus) for metric in chosen}}
+    return {"metrics": score_corpus(read_corpus(hypotheses, references, sources, target_language), metrics)}
