@@ -92,8 +92,7 @@ def print_listing(study: StudyConfig, workdir: Path) -> None:
         f"{len(rows)} runs ({len(rows) // len(study.seeds)} settings x {len(study.seeds)} seeds), "
         f"{len(to_do)} to do; "
         f"{sum(row['flops'] for row in rows):.3g} FLOPs to finetune, "
-        f"{sum(row['flops'] for row in bases):.3g} to pretrain {len(bases)} bases; "
-        + _time_to_go(len(to_do), known)
+        f"{sum(row['flops'] for row in bases):.3g} to pretrain {len(bases)} bases; " + _time_to_go(len(to_do), known)
     )
 
 
