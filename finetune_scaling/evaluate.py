@@ -1,31 +1,61 @@
-"""Scores a run, or plain files.
+"""Scores runs, bases, whole studies, or plain files.
 
     python -m finetune_scaling.evaluate --workdir=RUN --out=FILE.json [--split=test --step=N --generate=200]
+    python -m finetune_scaling.evaluate --workdir=RUN[,RUN...] --evaluators=zero_shot,few_shot_1 [--config=FILE]
+    python -m finetune_scaling.evaluate --study=DIR --evaluators=few_shot_1,few_shot_5,pretraining [--index=I --of=N]
     python -m finetune_scaling.evaluate --hypotheses=FILE --references=FILE[,FILE] --target-language=de --out=FILE.json
 
 Files hold one segment a line. A run's hypotheses and losses are written beside the scores, one JSON object an example.
+What is scored stays scored: the same command again goes on where it was stopped.
 """
 
+import glob
 import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from finetune_scaling import command
-from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.evaluation.scoring import EVALUATION, pooled, score_split, write_rows
+from finetune_scaling.errors import EXIT_FAILED, ConfigError, WorkdirError
+from finetune_scaling.evaluation.evaluators import (
+    OWN_TESTS,
+    Evaluator,
+    TaskEvaluator,
+    changed,
+    named_evaluators,
+    read_evaluators,
+)
+from finetune_scaling.evaluation.queue import How, Job, plan, work
+from finetune_scaling.evaluation.records import Record, figures
+from finetune_scaling.evaluation.subject import Prepared
 from finetune_scaling.evaluation.text_metrics import score_files
-from finetune_scaling.files import Location, location, write_json_atomically
+from finetune_scaling.files import local, location, write_json_atomically
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.inputs import prepared_task, test_examples
-from finetune_scaling.training.tuned import load_run
+from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
+from finetune_scaling.studies.grid import read_study
+from finetune_scaling.studies.table import POINTS, write_points
+from finetune_scaling.training.experiment import EvaluationConfig, Experiment
+from finetune_scaling.training.run_directory import exclusive
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the finished run to score.")
-_OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/SPLIT.json.")
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Runs or bases to score: directories, several by commas or globs.")
+_STUDY = flags.DEFINE_string("study", "", "Directory of a study whose finished runs are scored; renews its points.csv.")
+_EVALUATORS = flags.DEFINE_list("evaluators", None, "Names of evaluators: the config's, or presets such as few_shot_1.")
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config to take evaluators from, not the recorded one.")
+_TASK = flags.DEFINE_string("task", None, "Name of the task of bases, which have none of their own.")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, of a base the newest.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
 _GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
+_UNTUNED = flags.DEFINE_boolean("untuned", None, "Whether the base without tuning is scored beside; default: yes.")
+_AGAIN = flags.DEFINE_boolean("again", False, "Score anew what is scored already.")
+_INDEX = flags.DEFINE_integer("index", 0, "Which share of the runs is this process's, from 0.", lower_bound=0)
+_OF = flags.DEFINE_integer("of", 1, "How many shares there are.", lower_bound=1)
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided over while scoring; -1: all.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
 _ATTENTION = flags.DEFINE_string("attention", "", "Form of attention, where the run's own needs another device: plain.")
@@ -34,55 +64,137 @@ _REFERENCES = flags.DEFINE_list("references", None, "Files of references, one se
 _SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
 _LANGUAGE = flags.DEFINE_string("target_language", "", "Language code of the hypotheses: de, zh, ...")
 
+_OF_RUNS: tuple[flags.FlagHolder, ...] = (
+    *(_EVALUATORS, _TASK, _SPLIT, _STEP, _EXAMPLES, _GENERATE, _UNTUNED, _AGAIN, _INDEX, _OF),
+    *(_FSDP, _TENSOR, _ATTENTION),
+)
+
 
 def main() -> None:
-    """Scores what the flags name and prints the main figures as one JSON line."""
-    if bool(_WORKDIR.value) == bool(_HYPOTHESES.value):
-        raise ConfigError("give --workdir to score a run, or --hypotheses and --references to score files")
-    scores = _score_run(location(_WORKDIR.value)) if _WORKDIR.value else _score_files()
-    metrics = {name: entry["score"] if isinstance(entry, dict) else entry for name, entry in scores["metrics"].items()}
-    print(json.dumps({**{name: scores[name] for name in ("loss", "entropy") if name in scores}, "metrics": metrics}))
+    """Scores what the flags name and prints the main figures, one JSON line for each evaluation."""
+    given = [bool(_WORKDIR.value), bool(_STUDY.value), bool(_HYPOTHESES.value)]
+    if sum(given) != 1:
+        raise ConfigError("give --workdir to score a run, --study, or --hypotheses and --references to score files")
+    if _HYPOTHESES.value:
+        _score_files()
+    elif _INDEX.value >= _OF.value:
+        raise ConfigError(f"--index={_INDEX.value} must be below --of={_OF.value}; shares are counted from 0")
+    elif _STUDY.value:
+        _score_study(local(_STUDY.value, "a study"))
+    else:
+        _score_runs(_directories(_WORKDIR.value))
 
 
-def _score_files() -> dict[str, Any]:
-    for name in (_SPLIT.name, _STEP.name, _EXAMPLES.name, _GENERATE.name, _FSDP.name, _TENSOR.name, _ATTENTION.name):
-        if flags.FLAGS[name].present:
-            raise ConfigError(f"--{name} is for a run (--workdir); files are scored as they are, so leave it out")
+def _score_files() -> None:
+    for flag in _OF_RUNS:
+        if flags.FLAGS[flag.name].present:
+            raise ConfigError(f"--{flag.name} is for a run (--workdir); files are scored as they are, so leave it out")
     for flag in (_LANGUAGE, _OUT):
         if not flag.value:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring files needs it")
     scores = score_files(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
     write_json_atomically(_OUT.value, scores)
-    return scores
+    print(json.dumps({"metrics": figures(scores)}))
 
 
-def _score_run(run: Location) -> dict[str, Any]:
-    changes = {"attention": _ATTENTION.value} if _ATTENTION.value else {}
-    model, experiment = load_run(run, _STEP.value, ShardingConfig(_FSDP.value, _TENSOR.value), changes)
-    if experiment.pretrains:
-        raise ConfigError(f"{run}: a pretraining run has no task; finetune it, or read its dev losses in metrics.jsonl")
-    task, form = prepared_task(experiment)
-    splits = _SPLIT.value or list(task.test)
-    if not splits:
-        raise DataError(f"task {task.name} has no test set; name a split, e.g. --split=dev")
-    out = location(_OUT.value) if _OUT.value else run / EVALUATION / f"{'+'.join(splits)}.json"
-    scores = {}
-    for split in splits:
-        with model.placement.in_use():
-            scores[split], rows = score_split(
-                model,
-                task,
-                form,
-                test_examples(experiment, split, _EXAMPLES.value),
-                batch_size=experiment.evaluation.batch_size,
-                generate_examples=_GENERATE.value,
-            )
-        write_rows(out.with_name(f"{out.stem}.{split}.jsonl"), rows)
-    result = {**pooled(scores), "splits": scores}
-    if len(splits) == 1:
-        result["metrics"] = scores[splits[0]]["metrics"]
-    write_json_atomically(out, result)
-    return result
+def _score_runs(directories: list[str]) -> None:
+    configured = _configured_evaluators()
+    jobs = plan(directories, lambda _, experiment: _evaluators(experiment, configured), _how())[
+        _INDEX.value :: _OF.value
+    ]
+    if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
+        raise ConfigError("--out is one evaluation's file; leave it out, and each has its own evaluation/NAME.json")
+    _finish(work(jobs, _how(), _print))
+
+
+def _score_study(workdir: Path) -> None:
+    """Scores this process's share of a study's finished runs, then writes its table anew."""
+    for flag in (_OUT, _SPLIT, _STEP, _TASK):
+        if flag.value:
+            raise ConfigError(f"--{flag.name} is for a run (--workdir); a study's runs have their own, so leave it out")
+    study = recorded_study(workdir)
+    naming = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
+    evaluators = StudyEvaluators(naming, _EVALUATORS.value)
+    runs = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
+
+    def choose(directory: str, _: Experiment) -> dict[str, Evaluator]:
+        return {name: _changed(one) for name, one in evaluators.of(runs[directory]).items()}
+
+    jobs = plan(list(runs), choose, _how())
+    if not any(job.prepared for job in jobs):
+        raise ConfigError(f"{workdir}: no run of it has an evaluator; name some: --evaluators=few_shot_1,pretraining")
+    errors = work(jobs, _how())
+    with exclusive(workdir, wait=True):
+        from_first(lambda: write_points(study, workdir))
+    count = sum(len(job.prepared) for job in jobs)
+    print(f"{count} evaluations of {len(jobs)} runs: {workdir / POINTS}", flush=True)
+    _finish(errors)
+
+
+def _finish(errors: list[Exception]) -> None:
+    if errors:
+        print(f"error: {len(errors)} runs could not be scored: {errors[0]}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def _directories(given: list[str]) -> list[str]:
+    """The directories of --workdir: several by commas, or by patterns, of which each must match."""
+    found: list[str] = []
+    for pattern in (part for value in given for part in value.split(",") if part):
+        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        if not matches:
+            raise WorkdirError(f"--workdir={pattern} matches no directory")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _how() -> How:
+    return How(
+        step=_STEP.value,
+        sharding=ShardingConfig(_FSDP.value, _TENSOR.value),
+        model_changes={"attention": _ATTENTION.value} if _ATTENTION.value else {},
+        task={"name": _TASK.value} if _TASK.value else None,
+        out=location(_OUT.value) if _OUT.value else None,
+        again=_AGAIN.value,
+    )
+
+
+def _configured_evaluators() -> Mapping[str, Evaluator] | None:
+    """The evaluators of --config, a run's config; None without one."""
+    if not _CONFIG.value:
+        return None
+    return read_evaluators(command.read_config(_CONFIG).get("evaluation", {}).get("evaluators"))
+
+
+def _evaluators(experiment: Experiment, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
+    """The named evaluators, or all of --config; without either the run's own splits."""
+    evaluation: EvaluationConfig = experiment.evaluation
+    known = evaluation.named_evaluators if configured is None else configured
+    if _EVALUATORS.value is None and configured is None:
+        splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
+        chosen: dict[str, Evaluator] = {
+            "+".join(splits or [OWN_TESTS]): TaskEvaluator(splits=splits, examples=None, generate=None)
+        }
+    elif _SPLIT.value is not None:
+        raise ConfigError("--split is for the run's own sets; an evaluator says its own, so leave one of them out")
+    else:
+        chosen = named_evaluators(known if _EVALUATORS.value is None else _EVALUATORS.value, known, "--evaluators")
+    return {name: _changed(one) for name, one in chosen.items()}
+
+
+def _changed(evaluator: Evaluator) -> Evaluator:
+    return changed(evaluator, _EXAMPLES.value, _GENERATE.value, _UNTUNED.value)
+
+
+def _print(job: Job, prepared: Prepared, record: Record) -> None:
+    def shown(scores: Mapping[str, Any]) -> dict[str, Any]:
+        own = figures(scores)
+        losses: dict[str, Any] = {name: own.pop(name) for name in ("loss", "entropy") if name in own}
+        return {**losses, "metrics": own}
+
+    beside = {"untuned": record.get("untuned"), **record.get("baselines", {})}
+    others = {name: shown(scores) for name, scores in beside.items() if scores}
+    print(json.dumps({"run": job.name, "evaluator": prepared.name, **shown(record), **others}), flush=True)
 
 
 if __name__ == "__main__":

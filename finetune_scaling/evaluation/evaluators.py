@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from finetune_scaling import configuration
 from finetune_scaling.configuration import build, choose, suggestion
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
@@ -61,7 +60,9 @@ class TaskEvaluator:
             # A newline is always a token of its own: the question behind it is then encoded as it is alone.
             raise ConfigError(f"demonstration = {self.demonstration!r} must end with a newline; add one")
         if self.task is not None and self.directions != "own":
-            raise ConfigError(f"directions = {self.directions!r} chooses a task, but one is given; leave one of them out")
+            raise ConfigError(
+                f"directions = {self.directions!r} chooses a task, but one is given; leave one of them out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,8 @@ def _read(name: str, block: Any, where: str) -> Evaluator:
     settings = _preset_settings(name)
     if settings is None and not block:
         raise ConfigError(f"{where} says nothing, and no evaluator is called so{suggestion(name, PRESETS)}")
+    if "task" in block and block["task"] is not None:
+        settings = {key: value for key, value in (settings or {}).items() if key != "directions"}
     return _build({**(settings or {}), **block}, where)
 
 
@@ -160,8 +163,3 @@ def changed(evaluator: Evaluator, examples: int | None, generate: int | None, un
     changes |= {} if examples is None else {"examples": examples}
     changes |= {} if generate is None else {"generate": generate}
     return dataclasses.replace(evaluator, **changes)
-
-
-def key(evaluator: Evaluator) -> str:
-    """One text for equal evaluators."""
-    return configuration.canonical(evaluator)

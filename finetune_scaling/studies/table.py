@@ -9,8 +9,9 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.data.task import load_task
+from finetune_scaling.evaluation.records import table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
-from finetune_scaling.files import write_atomically, write_json_atomically
+from finetune_scaling.files import location, write_atomically, write_json_atomically
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.studies.configs import (
     base_directory,
@@ -43,7 +44,7 @@ def write_points(study: StudyConfig, workdir: Path) -> int:
         record = RunDirectory(workdir / run.directory).result
         if record is not None:
             finished += 1
-            rows.extend(_rows(study, run, record))
+            rows.extend(_rows(study, run, record, table_columns(location(workdir / run.directory), record)))
     metrics = list(dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, *metrics], restval="", lineterminator="\n")
@@ -97,7 +98,9 @@ def base_listing(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(study: StudyConfig, run: Run, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(
+    study: StudyConfig, run: Run, record: Mapping[str, Any], further: Mapping[str, float]
+) -> list[dict[str, Any]]:
     setting = run.setting
     shared = {
         **{name: record.get(name) for name in _COLUMNS if name in record},
@@ -108,6 +111,7 @@ def _rows(study: StudyConfig, run: Run, record: Mapping[str, Any]) -> list[dict[
         "held_out": int(held_out(study, setting)),
         "model": setting.size,
         **record.get("metrics", {}),
+        **further,
     }
     return [
         {**shared, "factor": factor, "x": x_of(setting, factor, record["parameters"])} for factor in setting.factors

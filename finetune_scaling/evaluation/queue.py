@@ -1,0 +1,103 @@
+"""Evaluations of many runs one after another: checked before the first, grouped by base, resumable, with time left."""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.evaluation.evaluators import Evaluator
+from finetune_scaling.evaluation.records import Record
+from finetune_scaling.evaluation.subject import Prepared, Subject, done, evaluate, found_subject, prepare_evaluators
+from finetune_scaling.files import Location
+from finetune_scaling.sharding.mesh import ShardingConfig
+from finetune_scaling.training.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+Choose = Callable[[Experiment], Mapping[str, Evaluator]]  # evaluators for a run
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How runs are read and scored.
+
+    step: of the checkpoints, None for each run's own choice; sharding, model_changes: see `find_run`; task: of bases;
+    out: file for the one record; again: makes anew what is there.
+    """
+
+    step: int | None = None
+    sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
+    model_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    task: Mapping[str, Any] | None = None
+    out: Location | None = None
+    again: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """A run or base, all that it is asked, and how much of that is open."""
+
+    name: str
+    subject: Subject
+    prepared: Sequence[Prepared]
+    open: int
+
+    @property
+    def base(self) -> str:
+        """Jobs of one base follow each other."""
+        base = self.subject.base
+        return f"{self.subject.directory}" if base is None else f"{base.run} {base.step}"
+
+
+def plan(directories: Iterable[str | Path], choose: Choose, how: How) -> list[Job]:
+    """Jobs for the runs, those of one base together. Opens and checks everything that they need but parameters.
+
+    Raises UserError where anything is missing or does not fit, or where other settings were scored already.
+    """
+    jobs = [_job(directory, choose, how) for directory in directories]
+    bases = {job.base: place for place, job in reversed(list(enumerate(jobs)))}
+    return sorted(jobs, key=lambda job: bases[job.base])
+
+
+def _job(directory: str | Path, choose: Choose, how: How) -> Job:
+    subject, model = found_subject(directory, how.step, how.sharding, how.model_changes, how.task)
+    tokenizer = load_tokenizer(subject.experiment.tokenizer)
+    prepared = prepare_evaluators(choose(subject.experiment), subject.experiment, tokenizer, model, how.task)
+    left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
+    return Job(str(directory), subject, prepared, len(left))
+
+
+def work(
+    jobs: Sequence[Job], how: How, tell: Callable[[Job, Prepared, Record], None] = lambda *_: None
+) -> list[Exception]:
+    """Makes every record that is not there, and tells them all. A damaged or foreign checkpoint spoils its run alone.
+
+    Returns the errors of such runs.
+    """
+    total = sum(job.open for job in jobs)
+    left, began, errors = total, time.monotonic(), []
+    for job in jobs:
+        subject = dataclasses.replace(job.subject, load=functools.cache(job.subject.load))  # once, and then let go
+        try:
+            for one in job.prepared:
+                if total > 1 and (how.again or done(subject, one, how.out) is None):
+                    log.info(
+                        "%d of %d, %s: %s of %s", total - left + 1, total, _left(began, total, left), one.name, job.name
+                    )
+                    left -= 1
+                tell(job, one, evaluate(subject, one, how.out, how.again))
+        except CheckpointError as error:
+            log.error("%s: %s", job.name, error)
+            errors.append(error)
+    return errors
+
+
+def _left(began: float, total: int, left: int) -> str:
+    if left == total:
+        return "time left unknown"
+    return f"about {(time.monotonic() - began) / (total - left) * left / 60:.0f} min left"
