@@ -83,8 +83,8 @@ def demonstrations(
         if len(chosen) < evaluator.shots:
             limit = "" if evaluator.max_shot_tokens is None else f", and max_shot_tokens = {evaluator.max_shot_tokens}"
             raise DataError(
-                f"{evaluator.shots} demonstrations {'-'.join(languages)} are asked for, but of up to {_TRIED:,} examples "
-                f"of {task.name}'s split {evaluator.shots_from!r} {len(chosen)} keep the limits of "
+                f"{evaluator.shots} demonstrations {'-'.join(languages)} are asked for, but of up to {_TRIED:,} "
+                f"examples of {task.name}'s split {evaluator.shots_from!r} {len(chosen)} keep the limits of "
                 f"{form.max_source_tokens} source and {form.max_target_tokens} target tokens{limit}; raise a limit, or "
                 "lower shots"
             )

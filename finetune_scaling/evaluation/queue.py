@@ -5,7 +5,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from finetune_scaling.data.tokenizer import load_tokenizer
@@ -19,7 +18,7 @@ from finetune_scaling.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-Choose = Callable[[Experiment], Mapping[str, Evaluator]]  # evaluators for a run
+Choose = Callable[[str, Experiment], Mapping[str, Evaluator]]  # directory, its experiment -> its evaluators by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Job:
         return f"{self.subject.directory}" if base is None else f"{base.run} {base.step}"
 
 
-def plan(directories: Iterable[str | Path], choose: Choose, how: How) -> list[Job]:
+def plan(directories: Iterable[str], choose: Choose, how: How) -> list[Job]:
     """Jobs for the runs, those of one base together. Opens and checks everything that they need but parameters.
 
     Raises UserError where anything is missing or does not fit, or where other settings were scored already.
@@ -64,12 +63,12 @@ def plan(directories: Iterable[str | Path], choose: Choose, how: How) -> list[Jo
     return sorted(jobs, key=lambda job: bases[job.base])
 
 
-def _job(directory: str | Path, choose: Choose, how: How) -> Job:
+def _job(directory: str, choose: Choose, how: How) -> Job:
     subject, model = found_subject(directory, how.step, how.sharding, how.model_changes, how.task)
     tokenizer = load_tokenizer(subject.experiment.tokenizer)
-    prepared = prepare_evaluators(choose(subject.experiment), subject.experiment, tokenizer, model, how.task)
+    prepared = prepare_evaluators(choose(directory, subject.experiment), subject.experiment, tokenizer, model, how.task)
     left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
-    return Job(str(directory), subject, prepared, len(left))
+    return Job(directory, subject, prepared, len(left))
 
 
 def work(
@@ -80,15 +79,15 @@ def work(
     Returns the errors of such runs.
     """
     total = sum(job.open for job in jobs)
-    left, began, errors = total, time.monotonic(), []
+    left, began = total, time.monotonic()
+    errors: list[Exception] = []
     for job in jobs:
         subject = dataclasses.replace(job.subject, load=functools.cache(job.subject.load))  # once, and then let go
         try:
             for one in job.prepared:
                 if total > 1 and (how.again or done(subject, one, how.out) is None):
-                    log.info(
-                        "%d of %d, %s: %s of %s", total - left + 1, total, _left(began, total, left), one.name, job.name
-                    )
+                    so_far = f"{total - left + 1} of {total}, {_left(began, total, left)}"
+                    log.info("evaluation %s: %s of %s", so_far, one.name, job.name)
                     left -= 1
                 tell(job, one, evaluate(subject, one, how.out, how.again))
         except CheckpointError as error:
