@@ -37,8 +37,8 @@ from finetune_scaling.files import local, location, write_json_atomically
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
-from finetune_scaling.studies.grid import read_study
-from finetune_scaling.studies.table import POINTS, write_points
+from finetune_scaling.studies.grid import StudyConfig, read_study, runs
+from finetune_scaling.studies.table import POINTS, write_facts, write_points
 from finetune_scaling.training.experiment import EvaluationConfig, Experiment
 from finetune_scaling.training.run_directory import exclusive
 
@@ -74,7 +74,7 @@ def main() -> None:
     """Scores what the flags name and prints the main figures, one JSON line for each evaluation."""
     given = [bool(_WORKDIR.value), bool(_STUDY.value), bool(_HYPOTHESES.value)]
     if sum(given) != 1:
-        raise ConfigError("give --workdir to score a run, --study, or --hypotheses and --references to score files")
+        raise ConfigError("give --workdir to score a run, or --hypotheses and --references to score files, or --study")
     if _HYPOTHESES.value:
         _score_files()
     elif _INDEX.value >= _OF.value:
@@ -115,20 +115,25 @@ def _score_study(workdir: Path) -> None:
     study = recorded_study(workdir)
     naming = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
     evaluators = StudyEvaluators(naming, _EVALUATORS.value)
-    runs = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
+    share = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
 
     def choose(directory: str, _: Experiment) -> dict[str, Evaluator]:
-        return {name: _changed(one) for name, one in evaluators.of(runs[directory]).items()}
+        return {name: _changed(one) for name, one in evaluators.of(share[directory]).items()}
 
-    jobs = plan(list(runs), choose, _how())
+    jobs = plan(list(share), choose, _how())
     if not any(job.prepared for job in jobs):
         raise ConfigError(f"{workdir}: no run of it has an evaluator; name some: --evaluators=few_shot_1,pretraining")
     errors = work(jobs, _how())
     with exclusive(workdir, wait=True):
-        from_first(lambda: write_points(study, workdir))
+        from_first(lambda: _write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
     print(f"{count} evaluations of {len(jobs)} runs: {workdir / POINTS}", flush=True)
     _finish(errors)
+
+
+def _write_tables(study: StudyConfig, workdir: Path) -> None:
+    if write_points(study, workdir) == len(runs(study)):
+        write_facts(study, workdir)
 
 
 def _finish(errors: list[Exception]) -> None:

@@ -115,6 +115,14 @@ def read_questions(
     return _read(alone, configuration.canonical(asked), form, tokenizer)
 
 
+def check_sets(evaluator: TaskEvaluator, experiment: Experiment) -> None:
+    """Opens the sets of an evaluator, for which no tokenizer has to be there yet. Raises as `read_questions` does."""
+    task = load_task(evaluator.task or experiment.task or {})
+    if evaluator.directions == "zero_shot":
+        task = zero_shot_task(task)
+    _open(evaluator, task)
+
+
 # Runs of one study share questions: read, drawn and encoded once in a process.
 @functools.lru_cache(maxsize=32)
 def _read(

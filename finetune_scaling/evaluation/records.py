@@ -70,9 +70,8 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def columns(name: str, record: Mapping[str, Any]) -> dict[str, float]:
-    """A record as columns of a table: NAME.loss, NAME.bleu, NAME.untuned.bleu, NAME.copy.bleu, ..."""
+    """A record as columns of a table: NAME.loss, NAME.bleu, and of the base without tuning NAME.untuned.bleu, ..."""
     groups = {name: record, f"{name}.untuned": record.get("untuned") or {}}
-    groups |= {f"{name}.{baseline}": scores for baseline, scores in record.get("baselines", {}).items()}
     return {f"{group}.{key}": value for group, scores in groups.items() for key, value in figures(scores).items()}
 
 
@@ -86,14 +85,19 @@ def recorded(run: Location) -> Iterator[tuple[str, Record]]:
                 yield record["evaluator"], record
 
 
+def all_records(run: Location, result: Mapping[str, Any]) -> dict[str, Record]:
+    """The records of a run's best checkpoint by name: those in its result, and those asked for later, which count."""
+    later = {name: one for name, one in recorded(run) if one["checkpoint"]["step"] == result["best_step"]}
+    return {**result.get("evaluators", {}), **later}
+
+
 def table_columns(run: Location, result: Mapping[str, Any]) -> dict[str, float]:
-    """All that evaluators found of a run's best checkpoint, in its result or asked for later (which counts).
+    """All that evaluators found of a run's best checkpoint.
 
     Metrics of the run's own test sets have plain names, and are its own where it decoded by itself.
     """
-    later = {name: one for name, one in recorded(run) if one["checkpoint"]["step"] == result["best_step"]}
     found: dict[str, float] = {}
-    for name, record in {**result.get("evaluators", {}), **later}.items():
+    for name, record in all_records(run, result).items():
         if name != OWN_TESTS:
             found |= columns(name, record)
             continue
