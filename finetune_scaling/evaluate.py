@@ -39,14 +39,13 @@ from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.table import POINTS, write_facts, write_points
-from finetune_scaling.training.experiment import EvaluationConfig, Experiment
+from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.run_directory import exclusive
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "Runs or bases to score: directories, several by commas or globs.")
 _STUDY = flags.DEFINE_string("study", "", "Directory of a study whose finished runs are scored; renews its points.csv.")
 _EVALUATORS = flags.DEFINE_list("evaluators", None, "Names of evaluators: the config's, or presets such as few_shot_1.")
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config to take evaluators from, not the recorded one.")
-_TASK = flags.DEFINE_string("task", None, "Name of the task of bases, which have none of their own.")
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config with evaluators; of a base, the task, too.")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, of a base the newest.")
@@ -65,7 +64,7 @@ _SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a 
 _LANGUAGE = flags.DEFINE_string("target_language", "", "Language code of the hypotheses: de, zh, ...")
 
 _OF_RUNS: tuple[flags.FlagHolder, ...] = (
-    *(_EVALUATORS, _TASK, _SPLIT, _STEP, _EXAMPLES, _GENERATE, _UNTUNED, _AGAIN, _INDEX, _OF),
+    *(_EVALUATORS, _SPLIT, _STEP, _EXAMPLES, _GENERATE, _UNTUNED, _AGAIN, _INDEX, _OF),
     *(_FSDP, _TENSOR, _ATTENTION),
 )
 
@@ -98,7 +97,7 @@ def _score_files() -> None:
 
 
 def _score_runs(directories: list[str]) -> None:
-    configured = _configured_evaluators()
+    configured = None if not _CONFIG.value else read_evaluators(_evaluation_block().get("evaluators"))
     jobs = plan(directories, lambda _, experiment: _evaluators(experiment, configured), _how())[
         _INDEX.value :: _OF.value
     ]
@@ -109,7 +108,7 @@ def _score_runs(directories: list[str]) -> None:
 
 def _score_study(workdir: Path) -> None:
     """Scores this process's share of a study's finished runs, then writes its table anew."""
-    for flag in (_OUT, _SPLIT, _STEP, _TASK):
+    for flag in (_OUT, _SPLIT, _STEP):
         if flag.value:
             raise ConfigError(f"--{flag.name} is for a run (--workdir); a study's runs have their own, so leave it out")
     study = recorded_study(workdir)
@@ -158,24 +157,26 @@ def _how() -> How:
         step=_STEP.value,
         sharding=ShardingConfig(_FSDP.value, _TENSOR.value),
         model_changes={"attention": _ATTENTION.value} if _ATTENTION.value else {},
-        task={"name": _TASK.value} if _TASK.value else None,
+        finetuning=_finetuning(),
         out=location(_OUT.value) if _OUT.value else None,
         again=_AGAIN.value,
     )
 
 
-def _configured_evaluators() -> Mapping[str, Evaluator] | None:
-    """The evaluators of --config, a run's config; None without one."""
-    if not _CONFIG.value:
-        return None
-    return read_evaluators(command.read_config(_CONFIG).get("evaluation", {}).get("evaluators"))
+def _finetuning() -> Experiment | None:
+    """The experiment of --config, whose task bases are asked; None where there is none, or it names evaluators only."""
+    config = command.read_config(_CONFIG) if _CONFIG.value and not _STUDY.value else {}
+    return read_experiment(config) if config.get("task") else None
+
+
+def _evaluation_block() -> Mapping[str, Any]:
+    return command.read_config(_CONFIG).get("evaluation") or {}
 
 
 def _evaluators(experiment: Experiment, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
     """The named evaluators, or all of --config; without either the run's own splits."""
-    evaluation: EvaluationConfig = experiment.evaluation
-    known = evaluation.named_evaluators if configured is None else configured
-    if _EVALUATORS.value is None and configured is None:
+    known = experiment.evaluation.named_evaluators if configured is None else configured
+    if _EVALUATORS.value is None and not configured:
         splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
         chosen: dict[str, Evaluator] = {
             "+".join(splits or [OWN_TESTS]): TaskEvaluator(splits=splits, examples=None, generate=None)

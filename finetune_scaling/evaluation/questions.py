@@ -79,7 +79,11 @@ class Questions:
     @property
     def mend(self) -> str:
         """What to do where a sequence is too long."""
-        return "lower shots, or set or lower max_shot_tokens" if self.shown else "lower sequence.length"
+        return (
+            "lower shots, or set or lower max_shot_tokens"
+            if self.shown
+            else "lower sequence.length, or max_source_tokens and max_target_tokens of a task that a base is asked"
+        )
 
     def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], Rows]:
         """Scores a model: a summary, pooled and for each set, and the sets' records."""
@@ -99,20 +103,23 @@ class Questions:
 
 
 def read_questions(
-    evaluator: TaskEvaluator, experiment: Experiment, tokenizer: Tokenizer, task: Mapping[str, Any] | None = None
+    evaluator: TaskEvaluator, experiment: Experiment, tokenizer: Tokenizer, finetuning: Experiment | None = None
 ) -> Questions:
     """The questions of an evaluator for a model of `experiment`; opened once in a process.
 
-    task: for a base, which has none of its own.
+    finetuning: for a base, the experiment whose task it is asked, in the form of its sequences.
     Raises ConfigError where there is no such task or set, DataError where its files or demonstrations are missing.
     """
-    asked = evaluator.task or experiment.task or task
-    if asked is None:
-        raise ConfigError("a pretraining run has no task; name one (--task, or the evaluator's field task)")
+    asking = finetuning if experiment.pretrains and finetuning is not None else experiment
+    task = evaluator.task or asking.task
+    if task is None:
+        raise ConfigError(
+            "a pretraining run has no task; give a finetuning run's config (--config), or the evaluator a task"
+        )
     # Of the evaluator what decides the questions.
     alone = dataclasses.replace(evaluator, task=None, untuned=True, every_steps=None)
-    form = experiment.objective if experiment.pretrains else experiment.sequence
-    return _read(alone, configuration.canonical(asked), form, tokenizer)
+    form = asking.objective if asking.pretrains else asking.sequence
+    return _read(alone, configuration.canonical(task), form, tokenizer)
 
 
 def check_sets(evaluator: TaskEvaluator, experiment: Experiment) -> None:

@@ -15,6 +15,7 @@ from finetune_scaling.evaluation.subject import Prepared, Subject, done, evaluat
 from finetune_scaling.files import Location
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.experiment import Experiment
+from finetune_scaling.training.tuned import find_base
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +26,14 @@ Choose = Callable[[str, Experiment], Mapping[str, Evaluator]]  # directory, its 
 class How:
     """How runs are read and scored.
 
-    step: of the checkpoints, None for each run's own choice; sharding, model_changes: see `find_run`; task: of bases;
-    out: file for the one record; again: makes anew what is there.
+    step: of the checkpoints, None for each run's own choice; sharding, model_changes: see `find_run`;
+    finetuning: whose task bases are asked; out: file for the one record; again: makes anew what is there.
     """
 
     step: int | None = None
     sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     model_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    task: Mapping[str, Any] | None = None
+    finetuning: Experiment | None = None
     out: Location | None = None
     again: bool = False
 
@@ -64,9 +65,13 @@ def plan(directories: Iterable[str], choose: Choose, how: How) -> list[Job]:
 
 
 def _job(directory: str, choose: Choose, how: How) -> Job:
-    subject, model = found_subject(directory, how.step, how.sharding, how.model_changes, how.task)
+    subject, model = found_subject(directory, how.step, how.sharding, how.model_changes)
+    if subject.base is not None:
+        find_base(subject.base)
     tokenizer = load_tokenizer(subject.experiment.tokenizer)
-    prepared = prepare_evaluators(choose(directory, subject.experiment), subject.experiment, tokenizer, model, how.task)
+    prepared = prepare_evaluators(
+        choose(directory, subject.experiment), subject.experiment, tokenizer, model, how.finetuning
+    )
     left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
     return Job(directory, subject, prepared, len(left))
 

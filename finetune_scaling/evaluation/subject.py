@@ -75,19 +75,16 @@ def found_subject(
     step: int | None,
     sharding: ShardingConfig,
     model_changes: Mapping[str, Any],
-    task: Mapping[str, Any] | None = None,
 ) -> tuple[Subject, ModelConfig]:
     """The subject that a directory holds, a finetuned run or a base, and its model's config; no array is read yet.
 
-    task: of a base, which has none. Raises as `find_run` does.
+    Raises as `find_run` does.
     """
     found = find_run(directory, step, sharding, model_changes)
     experiment, facts = found.experiment, found.facts
     model = configuration.build(ModelConfig, facts["model"], f"{found.where}: model")
     checkpoint = {"step": int(found.where.name), "arrays_digest": facts["arrays_digest"]}
     if not experiment.pretrains:
-        if task is not None:
-            raise ConfigError(f"{directory}: has a task of its own; --task is for bases, evaluators may name another")
         return Subject(found.directory, experiment, checkpoint, experiment.base, lambda: load_found(found)), model
     itself = BaseConfig(str(found.directory), checkpoint["step"])
     tokenizer = load_tokenizer(experiment.tokenizer)
@@ -100,13 +97,14 @@ def prepare_evaluators(
     experiment: Experiment,
     tokenizer: Tokenizer,
     model: ModelConfig,
-    task: Mapping[str, Any] | None = None,
+    finetuning: Experiment | None = None,
 ) -> list[Prepared]:
     """Opens what evaluators ask of a model and checks that it fits.
 
-    task: for a base, which has none of its own. Raises ConfigError or DataError, naming the evaluator.
+    finetuning: for a base, the experiment whose task it is asked.
+    Raises ConfigError or DataError, naming the evaluator.
     """
-    return [_prepare(name, one, experiment, tokenizer, model, task) for name, one in evaluators.items()]
+    return [_prepare(name, one, experiment, tokenizer, model, finetuning) for name, one in evaluators.items()]
 
 
 def _prepare(
@@ -115,7 +113,7 @@ def _prepare(
     experiment: Experiment,
     tokenizer: Tokenizer,
     model: ModelConfig,
-    task: Mapping[str, Any] | None,
+    finetuning: Experiment | None,
 ) -> Prepared:
     size = experiment.evaluation.batch_size
     asked: Asked
@@ -123,7 +121,7 @@ def _prepare(
         if isinstance(evaluator, TextEvaluator):
             asked = read_running_text(evaluator, experiment, tokenizer, size)
         else:
-            asked = read_questions(evaluator, experiment, tokenizer, task)
+            asked = read_questions(evaluator, experiment, tokenizer, finetuning)
     except (ConfigError, DataError) as error:
         raise type(error)(f"evaluator {name}: {error}") from error
     prompt = configure(METHODS, experiment.method).prefix_length
