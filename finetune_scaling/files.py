@@ -106,7 +106,11 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes beside a local file, then renames."""
+    """Writes beside a local file, then renames. A link's target is replaced; a pipe or device is written to."""
+    if path.is_fifo() or path.is_char_device():  # /dev/null, /dev/stdout: root could rename over them
+        path.write_bytes(data)
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -25,6 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, is_remote, location, remote_failure
+from finetune_scaling.library_reports import leave_out_of_logs
 from finetune_scaling.training.digest import digest
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import path_name
@@ -32,8 +33,7 @@ from finetune_scaling.tuning.partition import path_name
 DIRECTORY = "checkpoints"
 log = logging.getLogger(__name__)
 
-# Orbax logs what it also raises, with a traceback for each of its threads, above our one line that says it.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
+leave_out_of_logs()
 
 Facts = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
 
@@ -92,8 +92,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, then lets go of the background threads."""
-        self.wait()
-        self._manager.close()
+        with _disk_errors(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.close()  # which raises what a failed save left behind
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, in order."""
