@@ -74,15 +74,12 @@ def read_running_text(
 
 
 def _pretraining(experiment: Experiment) -> Experiment:
-    """The experiment that made the base."""
-    if experiment.pretrains:
-        return experiment
-    if experiment.base is None:
-        raise ConfigError("the run has no base whose text could be read; give texts, objective and length")
-    found = read_experiment(RunDirectory(experiment.base.run).config)
-    if not found.pretrains:
-        raise ConfigError(f"{experiment.base.run}: was not pretrained here; give texts, objective and length")
-    return found
+    """The experiment that pretrained the base, or the base of the base."""
+    while not experiment.pretrains:
+        if experiment.base is None:
+            raise ConfigError("nothing that was pretrained is below the run; give texts, objective and length")
+        experiment = read_experiment(RunDirectory(experiment.base.run).config)
+    return experiment
 
 
 @functools.lru_cache(maxsize=8)

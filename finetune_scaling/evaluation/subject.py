@@ -52,7 +52,8 @@ class Prepared:
 class Subject:
     """A model to score. directory: where its evaluations go below; checkpoint: step and digest of its parameters.
 
-    base: whose answers stand beside its own; None where it is a base itself, or has none. load: reads its parameters.
+    base: whose answers stand beside its own; None where it has none. load: reads its parameters. is_base: whether it is
+    scored as what runs are tuned from.
     """
 
     directory: Location
@@ -60,11 +61,12 @@ class Subject:
     checkpoint: Mapping[str, Any]
     base: BaseConfig | None
     load: Callable[[], TunedModel]
+    is_base: bool = False
 
     def record_path(self, prepared: Prepared) -> Location:
         """Where the record of an evaluation belongs: NAME.json; of a base, by step and settings."""
         folder = self.directory / EVALUATION
-        if not self.experiment.pretrains:
+        if not self.is_base:
             return folder / f"{prepared.name}.json"
         digest = records.settings_digest(prepared.settings)
         return folder / f"step_{self.checkpoint['step']}" / f"{prepared.name}.{digest}.json"
@@ -89,7 +91,7 @@ def found_subject(
     itself = BaseConfig(str(found.directory), checkpoint["step"])
     tokenizer = load_tokenizer(experiment.tokenizer)
     load = lambda: load_untuned(itself, tokenizer, sharding, model_changes)  # noqa: E731
-    return Subject(found.directory, experiment, checkpoint, None, load), model
+    return Subject(found.directory, experiment, checkpoint, None, load, is_base=True), model
 
 
 def prepare_evaluators(
@@ -195,6 +197,7 @@ def _untuned(subject: Subject, prepared: Prepared) -> records.Record:
         checkpoint,
         None,
         lambda: load_untuned(base, tokenizer, experiment.sharding, experiment.model),
+        is_base=True,
     )
     path = itself.record_path(prepared)
     with exclusive(path.parent, wait=True):  # runs that share a base may be scored at the same time

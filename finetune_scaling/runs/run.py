@@ -212,7 +212,9 @@ def _evaluators(
     step = position.step if experiment.pretrains else position.best_step
     facts = read_facts(directory.path / CHECKPOINTS / str(step))
     checkpoint = {"step": step, "arrays_digest": facts["arrays_digest"]}
-    subject = Subject(directory.path, experiment, checkpoint, experiment.base, lambda: model)
+    subject = Subject(
+        directory.path, experiment, checkpoint, experiment.base, lambda: model, is_base=experiment.pretrains
+    )
     found = {}
     for one in prepared:
         log.info("evaluator %s", one.name)

@@ -81,7 +81,7 @@ def test_killed_between_evaluators_the_first_is_not_made_again(scored, config, m
     def interrupt(subject: Any, prepared: Any) -> Any:
         if prepared.name == "pretraining":
             raise KeyboardInterrupt
-        evaluate(subject, prepared)
+        return evaluate(subject, prepared)
 
     evaluate = run_module.evaluate
     with monkeypatch.context() as patch:
