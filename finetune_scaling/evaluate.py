@@ -170,7 +170,10 @@ def _finetuning() -> Experiment | None:
 
 
 def _evaluation_block() -> Mapping[str, Any]:
-    return command.read_config(_CONFIG).get("evaluation") or {}
+    config = command.read_config(_CONFIG)
+    if "families" in config:
+        raise ConfigError("--config is a study's; give it with --study, or the config of a run")
+    return config.get("evaluation") or {}
 
 
 def _evaluators(experiment: Experiment, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
@@ -194,9 +197,8 @@ def _changed(evaluator: Evaluator) -> Evaluator:
 
 def _print(job: Job, prepared: Prepared, record: Record) -> None:
     def shown(scores: Mapping[str, Any]) -> dict[str, Any]:
-        own = figures(scores)
-        losses: dict[str, Any] = {name: own.pop(name) for name in ("loss", "entropy") if name in own}
-        return {**losses, "metrics": own}
+        metrics = {name: entry["score"] for name, entry in scores["metrics"].items()}
+        return {**figures({**scores, "metrics": {}}), "metrics": metrics}
 
     beside = {"untuned": record.get("untuned"), **record.get("baselines", {})}
     others = {name: shown(scores) for name, scores in beside.items() if scores}

@@ -125,6 +125,7 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
             "--out is one evaluation's",
         ),
         ([f"--study={tmp_path}"], "not the directory of a study"),
+        ([f"--workdir={trained}", "--config=tests/tiny.py:study"], "--config is a study's; give it with --study"),
         ([f"--study={tmp_path}", "--split=dev"], "--split is for a run"),
         ([f"--workdir={trained}", "--index=1"], "--index=1 must be below --of=1"),
         (["--evaluators=dev", f"--hypotheses={one}", f"--references={one}", *files], "--evaluators is for a run"),

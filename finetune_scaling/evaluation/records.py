@@ -14,8 +14,6 @@ from finetune_scaling.sharding.roles import from_first
 
 Record = dict[str, Any]
 
-_SCORES = ("loss", "entropy", "metrics")  # of a model or a baseline in a record
-
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """Names the settings of an evaluation in 12 hexadecimal digits."""
@@ -59,13 +57,17 @@ def is_of_another(path: Location, checkpoint: Mapping[str, Any]) -> bool:
 
 def scores_alone(record: Mapping[str, Any]) -> Record:
     """Of a record what goes into a run's result: scores, those of the base without tuning, and of the baselines."""
-    kept = (*_SCORES, "untuned", "baselines")
-    return {name: record[name] for name in kept if name in record}
+    return own_scores(record) | {name: record[name] for name in ("untuned", "baselines") if name in record}
+
+
+def own_scores(record: Mapping[str, Any]) -> Record:
+    """Of a record the model's own scores: loss and its like, and metrics with their signatures."""
+    return {name: value for name, value in record.items() if name == "metrics" or isinstance(value, float)}
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """A model's loss, entropy and metrics by name."""
-    numbers = {name: record[name] for name in ("loss", "entropy") if name in record}
+    """A model's loss, its like, and its metrics by name."""
+    numbers = {name: value for name, value in record.items() if isinstance(value, float)}
     return numbers | {name: entry["score"] for name, entry in record.get("metrics", {}).items()}
 
 
@@ -101,7 +103,7 @@ def table_columns(run: Location, result: Mapping[str, Any]) -> dict[str, float]:
         if name != OWN_TESTS:
             found |= columns(name, record)
             continue
-        found |= columns(name, {key: value for key, value in record.items() if key not in _SCORES})
+        found |= columns(name, {"untuned": record.get("untuned")})
         if not result.get("metrics"):
             found |= figures({"metrics": record["metrics"]})
     return found

@@ -202,4 +202,4 @@ def _untuned(subject: Subject, prepared: Prepared) -> records.Record:
     path = itself.record_path(prepared)
     with exclusive(path.parent, wait=True):  # runs that share a base may be scored at the same time
         record = evaluate(itself, prepared, again=records.is_of_another(path, checkpoint))
-    return {**records.scores_alone(record), "record": f"{path.parent.parent.name}/{path.parent.name}/{path.name}"}
+    return {**records.own_scores(record), "record": f"{path.parent.parent.name}/{path.parent.name}/{path.name}"}
