@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import records
 from finetune_scaling.evaluation.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.evaluation.questions import Questions, Rows, read_questions
@@ -90,8 +90,15 @@ def found_subject(
         return Subject(found.directory, experiment, checkpoint, experiment.base, lambda: load_found(found)), model
     itself = BaseConfig(str(found.directory), checkpoint["step"])
     tokenizer = load_tokenizer(experiment.tokenizer)
-    load = lambda: load_untuned(itself, tokenizer, sharding, model_changes)  # noqa: E731
-    return Subject(found.directory, experiment, checkpoint, None, load, is_base=True), model
+    subject = Subject(
+        found.directory,
+        experiment,
+        checkpoint,
+        None,
+        lambda: load_untuned(itself, tokenizer, sharding, model_changes),
+        is_base=True,
+    )
+    return subject, model
 
 
 def prepare_evaluators(
@@ -143,7 +150,7 @@ def done(subject: Subject, prepared: Prepared, out: Location | None = None) -> r
     Raises WorkdirError where there is a record of other settings.
     """
     found = records.finished(out or subject.record_path(prepared), prepared.settings, subject.checkpoint)
-    return None if found is None or (_wants_untuned(subject, prepared) and "untuned" not in found) else found
+    return None if found is None or _lacks_untuned(found, subject, prepared) else found
 
 
 def evaluate(subject: Subject, prepared: Prepared, out: Location | None = None, again: bool = False) -> records.Record:
@@ -154,19 +161,18 @@ def evaluate(subject: Subject, prepared: Prepared, out: Location | None = None, 
     """
     path = out or subject.record_path(prepared)
     record = None if again else records.finished(path, prepared.settings, subject.checkpoint)
-    if record is not None and done(subject, prepared, out):
-        return record
-    rows: Rows = {}
     if record is None:
         record, rows = _scored(prepared, subject.checkpoint, subject.load())
-    if _wants_untuned(subject, prepared):
+        records.write_record(path, record, rows)
+    if _lacks_untuned(record, subject, prepared):
         record["untuned"] = _untuned(subject, prepared)
-    records.write_record(path, record, rows)
+        records.write_record(path, record, {})
     return record
 
 
-def _wants_untuned(subject: Subject, prepared: Prepared) -> bool:
-    return prepared.evaluator.untuned and subject.base is not None
+def _lacks_untuned(record: records.Record, subject: Subject, prepared: Prepared) -> bool:
+    """Whether what the base scores without tuning is wanted and missing."""
+    return prepared.evaluator.untuned and subject.base is not None and "untuned" not in record
 
 
 def _scored(prepared: Prepared, checkpoint: Mapping[str, Any], model: TunedModel) -> tuple[records.Record, Rows]:
@@ -200,6 +206,9 @@ def _untuned(subject: Subject, prepared: Prepared) -> records.Record:
         is_base=True,
     )
     path = itself.record_path(prepared)
-    with exclusive(path.parent, wait=True):  # runs that share a base may be scored at the same time
-        record = evaluate(itself, prepared, again=records.is_of_another(path, checkpoint))
+    try:
+        with exclusive(path.parent, wait=True):  # runs that share a base may be scored at the same time
+            record = evaluate(itself, prepared, again=records.is_of_another(path, checkpoint))
+    except WorkdirError as error:
+        raise WorkdirError(f"{error}; to leave the base's own scores out, give --nountuned") from error
     return {**records.own_scores(record), "record": f"{path.parent.parent.name}/{path.parent.name}/{path.name}"}
