@@ -4,6 +4,7 @@
     python -m finetune_scaling.evaluate --workdir=RUN[,RUN...] --evaluators=zero_shot,few_shot_1 [--config=FILE]
     python -m finetune_scaling.evaluate --study=DIR --evaluators=few_shot_1,few_shot_5,pretraining [--index=I --of=N]
     python -m finetune_scaling.evaluate --hypotheses=FILE --references=FILE[,FILE] --target-language=de --out=FILE.json
+    python -m finetune_scaling.evaluate --rows=RUN/evaluation/test.jsonl --target-language=de --out=FILE.json
 
 Files hold one segment a line. A run's hypotheses and losses are written beside the scores, one JSON object an example.
 What is scored stays scored: the same command again goes on where it was stopped.
@@ -20,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from finetune_scaling import command
-from finetune_scaling.errors import EXIT_FAILED, ConfigError, WorkdirError
+from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation.evaluators import (
     OWN_TESTS,
     Evaluator,
@@ -29,10 +30,13 @@ from finetune_scaling.evaluation.evaluators import (
     named_evaluators,
     read_evaluators,
 )
+from finetune_scaling.evaluation.metric import Corpus
+from finetune_scaling.evaluation.metric_names import chosen_metrics
 from finetune_scaling.evaluation.queue import How, Job, plan, work
 from finetune_scaling.evaluation.records import Record, figures
+from finetune_scaling.evaluation.rows import read_rows, written_corpus
 from finetune_scaling.evaluation.subject import Prepared
-from finetune_scaling.evaluation.text_metrics import score_files
+from finetune_scaling.evaluation.text_metrics import read_corpus, score_corpus
 from finetune_scaling.files import local, location, write_json_atomically
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import from_first
@@ -51,6 +55,9 @@ _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; de
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, of a base the newest.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
 _GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
+_METRICS = flags.DEFINE_list(
+    "metrics", None, "Metrics by name, or FILE.py[:ARGUMENT] of a learned one; default: BLEU, chrF, chrF++, TER, ROUGE."
+)
 _UNTUNED = flags.DEFINE_boolean("untuned", None, "Whether the base without tuning is scored beside; default: yes.")
 _AGAIN = flags.DEFINE_boolean("again", False, "Score anew what is scored already.")
 _INDEX = flags.DEFINE_integer("index", 0, "Which share of the runs is this process's, from 0.", lower_bound=0)
@@ -59,6 +66,7 @@ _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
 _ATTENTION = flags.DEFINE_string("attention", "", "Form of attention, where the run's own needs another device: plain.")
 _HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one segment a line.")
+_ROWS = flags.DEFINE_string("rows", "", "In place of hypotheses: what a run wrote, its evaluation/SPLIT.jsonl.")
 _REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment a line.")
 _SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
 _LANGUAGE = flags.DEFINE_string("target_language", "", "Language code of the hypotheses: de, zh, ...")
@@ -71,11 +79,12 @@ _OF_RUNS: tuple[flags.FlagHolder, ...] = (
 
 def main() -> None:
     """Scores what the flags name and prints the main figures, one JSON line for each evaluation."""
-    given = [bool(_WORKDIR.value), bool(_STUDY.value), bool(_HYPOTHESES.value)]
-    if sum(given) != 1:
-        raise ConfigError("give --workdir to score a run, or --hypotheses and --references to score files, or --study")
-    if _HYPOTHESES.value:
-        _score_files()
+    if sum(bool(flag.value) for flag in (_WORKDIR, _STUDY, _HYPOTHESES, _ROWS)) != 1:
+        raise ConfigError(
+            "give --workdir to score a run, or --hypotheses and --references to score files, or --rows, or --study"
+        )
+    if _HYPOTHESES.value or _ROWS.value:
+        _score_texts()
     elif _INDEX.value >= _OF.value:
         raise ConfigError(f"--index={_INDEX.value} must be below --of={_OF.value}; shares are counted from 0")
     elif _STUDY.value:
@@ -84,16 +93,29 @@ def main() -> None:
         _score_runs(_directories(_WORKDIR.value))
 
 
-def _score_files() -> None:
+def _score_texts() -> None:
     for flag in _OF_RUNS:
         if flags.FLAGS[flag.name].present:
             raise ConfigError(f"--{flag.name} is for a run (--workdir); files are scored as they are, so leave it out")
     for flag in (_LANGUAGE, _OUT):
         if not flag.value:
-            raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring files needs it")
-    scores = score_files(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
+            raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring texts needs it")
+    scores = {"metrics": score_corpus(_read_corpus(), chosen_metrics(_METRICS.value))}
     write_json_atomically(_OUT.value, scores)
     print(json.dumps({"metrics": figures(scores)}))
+
+
+def _read_corpus() -> Corpus:
+    """The files' segments, or those that a run wrote."""
+    if _HYPOTHESES.value:
+        return read_corpus(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
+    for flag in (_REFERENCES, _SOURCES):
+        if flag.value:
+            raise ConfigError(f"--{flag.name} is for files (--hypotheses); rows have their own, so leave it out")
+    corpus = written_corpus(_ROWS.value, read_rows(_ROWS.value), _LANGUAGE.value)
+    if corpus is None:
+        raise DataError(f"{_ROWS.value}: no row has a hypothesis; score the run with --generate=N")
+    return corpus
 
 
 def _score_runs(directories: list[str]) -> None:
@@ -160,6 +182,7 @@ def _how() -> How:
         finetuning=_finetuning(),
         out=location(_OUT.value) if _OUT.value else None,
         again=_AGAIN.value,
+        metrics=None if (metrics := chosen_metrics(_METRICS.value)) is None else tuple(metrics),
     )
 
 

@@ -22,6 +22,7 @@ from finetune_scaling.evaluation.few_shot import (
     direction,
     with_demonstrations,
 )
+from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.scoring import (
     Example,
     baseline_texts,
@@ -50,7 +51,8 @@ class QuestionSet(NamedTuple):
 class Questions:
     """A task's held-out examples in the form in which a model reads them, demonstrations in front.
 
-    settings: all that decides the scores beside the model, as plain data. length: tokens of the longest sequence.
+    settings: all that decides the scores beside the model, as plain data. metrics: of what it writes, None for the
+    default ones.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class Questions:
     sets: Mapping[str, QuestionSet]
     shown: Sequence[Demonstration]
     settings: dict[str, Any]
+    metrics: tuple[Metric, ...] | None = None
 
     @property
     def length(self) -> int:
@@ -90,7 +93,13 @@ class Questions:
         tests, rows = {}, {}
         for name, (examples, generate) in self.sets.items():
             tests[name], rows[name] = score_split(
-                model, self.task, self.form, examples, batch_size=batch_size, generate_examples=generate
+                model,
+                self.task,
+                self.form,
+                examples,
+                batch_size=batch_size,
+                generate_examples=generate,
+                metrics=self.metrics,
             )
         return {**pooled_scores(tests), "splits": tests}, rows
 
@@ -98,12 +107,16 @@ class Questions:
     def baselines(self) -> dict[str, Any]:
         """Metrics of what costs nothing on the examples that are decoded: the copied source, or the first sentence."""
         decoded = [list(examples[:generate]) for examples, generate in self.sets.values() if generate]
-        scored = [text_scores(some, baseline_texts(self.task, some)) for some in decoded]
+        scored = [text_scores(some, baseline_texts(self.task, some), self.metrics) for some in decoded]
         return {BASELINES[self.task.kind]: {"metrics": mean_scores(scored)}} if scored else {}
 
 
 def read_questions(
-    evaluator: TaskEvaluator, experiment: Experiment, tokenizer: Tokenizer, finetuning: Experiment | None = None
+    evaluator: TaskEvaluator,
+    experiment: Experiment,
+    tokenizer: Tokenizer,
+    finetuning: Experiment | None = None,
+    metrics: tuple[Metric, ...] | None = None,
 ) -> Questions:
     """The questions of an evaluator for a model of `experiment`; opened once in a process.
 
@@ -119,7 +132,7 @@ def read_questions(
     # Of the evaluator what decides the questions.
     alone = dataclasses.replace(evaluator, task=None, untuned=True, every_steps=None)
     form = asking.objective if asking.pretrains else asking.sequence
-    return _read(alone, configuration.canonical(task), form, tokenizer)
+    return _read(alone, configuration.canonical(task), form, tokenizer, metrics)
 
 
 def check_sets(evaluator: TaskEvaluator, experiment: Experiment) -> None:
@@ -133,7 +146,11 @@ def check_sets(evaluator: TaskEvaluator, experiment: Experiment) -> None:
 # Runs of one study share questions: read, drawn and encoded once in a process.
 @functools.lru_cache(maxsize=32)
 def _read(
-    evaluator: TaskEvaluator, task_text: str, trained: SequenceConfig | ObjectiveConfig, tokenizer: Tokenizer
+    evaluator: TaskEvaluator,
+    task_text: str,
+    trained: SequenceConfig | ObjectiveConfig,
+    tokenizer: Tokenizer,
+    metrics: tuple[Metric, ...] | None,
 ) -> Questions:
     task = load_task(json.loads(task_text))
     if evaluator.directions == "zero_shot":
@@ -149,7 +166,9 @@ def _read(
         shown = demonstrations(evaluator, task, directions, tokenizer, form)
         task, form = with_demonstrations(task, form, shown)
     settings = _settings(evaluator, task, form, sets, tokenizer)
-    return Questions(task, form, sets, [one for chosen in shown.values() for one in chosen], settings)
+    if metrics is not None:
+        settings["metrics"] = [metric.name for metric in metrics]
+    return Questions(task, form, sets, [one for chosen in shown.values() for one in chosen], settings, metrics)
 
 
 def _open(evaluator: TaskEvaluator, task: Task) -> dict[str, QuestionSet]:

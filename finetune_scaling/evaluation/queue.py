@@ -10,6 +10,7 @@ from typing import Any
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.evaluation.evaluators import Evaluator
+from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.records import Record
 from finetune_scaling.evaluation.subject import Prepared, Subject, done, evaluate, found_subject, prepare_evaluators
 from finetune_scaling.files import Location
@@ -27,7 +28,8 @@ class How:
     """How runs are read and scored.
 
     step: of the checkpoints, None for each run's own choice; sharding, model_changes: see `find_run`;
-    finetuning: whose task bases are asked; out: file for the one record; again: makes anew what is there.
+    finetuning: whose task bases are asked; out: file for the one record; again: makes anew what is there;
+    metrics: of generated text, None for the default ones.
     """
 
     step: int | None = None
@@ -36,6 +38,7 @@ class How:
     finetuning: Experiment | None = None
     out: Location | None = None
     again: bool = False
+    metrics: tuple[Metric, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,9 +72,8 @@ def _job(directory: str, choose: Choose, how: How) -> Job:
     if subject.base is not None:
         find_base(subject.base)
     tokenizer = load_tokenizer(subject.experiment.tokenizer)
-    prepared = prepare_evaluators(
-        choose(directory, subject.experiment), subject.experiment, tokenizer, model, how.finetuning
-    )
+    evaluators = choose(directory, subject.experiment)
+    prepared = prepare_evaluators(evaluators, subject.experiment, tokenizer, model, how.finetuning, how.metrics)
     left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
     return Job(directory, subject, prepared, len(left))
 

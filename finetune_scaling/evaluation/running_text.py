@@ -14,6 +14,7 @@ from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.tokenizer import Tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.evaluators import TextEvaluator
+from finetune_scaling.evaluation.likelihood import perplexity
 from finetune_scaling.evaluation.scoring import Losses, row_losses
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.inputs import DEV_SEED
@@ -48,7 +49,8 @@ class RunningText:
         rows = [
             {"index": i, "loss_sum": float(losses.sums[i]), "tokens": int(losses.tokens[i])} for i in range(self.rows)
         ]
-        return {"loss": losses.mean, "metrics": {}, "splits": {SET: summary}}, {SET: rows}
+        pooled = {"loss": losses.mean, "perplexity": perplexity(losses.mean), "metrics": {}}
+        return {**pooled, "splits": {SET: summary}}, {SET: rows}
 
 
 def read_running_text(

@@ -11,6 +11,7 @@ from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import records
 from finetune_scaling.evaluation.evaluators import Evaluator, TextEvaluator
+from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.questions import Questions, Rows, read_questions
 from finetune_scaling.evaluation.running_text import RunningText, read_running_text
 from finetune_scaling.evaluation.scoring import EVALUATION
@@ -107,13 +108,14 @@ def prepare_evaluators(
     tokenizer: Tokenizer,
     model: ModelConfig,
     finetuning: Experiment | None = None,
+    metrics: tuple[Metric, ...] | None = None,
 ) -> list[Prepared]:
     """Opens what evaluators ask of a model and checks that it fits.
 
-    finetuning: for a base, the experiment whose task it is asked.
+    finetuning: for a base, the experiment whose task it is asked; metrics: of generated text, None for the default ones.
     Raises ConfigError or DataError, naming the evaluator.
     """
-    return [_prepare(name, one, experiment, tokenizer, model, finetuning) for name, one in evaluators.items()]
+    return [_prepare(name, one, experiment, tokenizer, model, finetuning, metrics) for name, one in evaluators.items()]
 
 
 def _prepare(
@@ -123,6 +125,7 @@ def _prepare(
     tokenizer: Tokenizer,
     model: ModelConfig,
     finetuning: Experiment | None,
+    metrics: tuple[Metric, ...] | None,
 ) -> Prepared:
     size = experiment.evaluation.batch_size
     asked: Asked
@@ -130,7 +133,7 @@ def _prepare(
         if isinstance(evaluator, TextEvaluator):
             asked = read_running_text(evaluator, experiment, tokenizer, size)
         else:
-            asked = read_questions(evaluator, experiment, tokenizer, finetuning)
+            asked = read_questions(evaluator, experiment, tokenizer, finetuning, metrics)
     except (ConfigError, DataError) as error:
         raise type(error)(f"evaluator {name}: {error}") from error
     prompt = configure(METHODS, experiment.method).prefix_length

@@ -27,7 +27,7 @@ CONDITION = (
     "entropy",
 )
 RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # a study's further columns
-METRIC = re.compile(r"(bleu|sacrebleu|bleurt|chrf|ter|comet|rouge)[\w+.-]*", re.IGNORECASE)
+METRIC = re.compile(r"(bleu|sacrebleu|bleurt|chrf|ter|comet|metricx|rouge|exact_match|f1)[\w+.-]*", re.IGNORECASE)
 STOPPED_BY_BUDGET = "budget"
 
 
