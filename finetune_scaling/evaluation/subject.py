@@ -112,7 +112,7 @@ def prepare_evaluators(
 ) -> list[Prepared]:
     """Opens what evaluators ask of a model and checks that it fits.
 
-    finetuning: for a base, the experiment whose task it is asked; metrics: of generated text, None for the default ones.
+    finetuning: for a base, the experiment whose task it is asked; metrics: of generated text, None for the default.
     Raises ConfigError or DataError, naming the evaluator.
     """
     return [_prepare(name, one, experiment, tokenizer, model, finetuning, metrics) for name, one in evaluators.items()]

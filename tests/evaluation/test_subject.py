@@ -91,10 +91,9 @@ def test_the_base_without_tuning_scores_as_an_adapter_that_adds_nothing(copied):
     beside = Path(copied("still")[0]).parents[3] / "bases/grammar/30k" / found["still few_shot_1"]["untuned"]["record"]
     untuned_rows = records.rows_path(beside, "test").read_text().splitlines()
     assert [json.loads(line).get("hypothesis") for line in untuned_rows[:3]] == texts
-    examples = [
-        {"target": row["reference"], "target_language": "B"} for row in rows(copied("still")[0], "few_shot_1.test")
-    ]
-    assert found["still few_shot_1"]["metrics"] == scoring.text_scores(examples[:3], texts)
+    three = rows(*copied("still"), "few_shot_1.test")[:3]
+    references = [{"source": row["source"], "target": row["reference"], "target_language": "B"} for row in three]
+    assert found["still few_shot_1"]["metrics"] == scoring.text_scores(references, texts)
 
 
 def test_running_text_is_scored_as_pretraining_scored_it(copied):
