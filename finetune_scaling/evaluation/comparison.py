@@ -101,10 +101,12 @@ def table(result: Mapping[str, Any]) -> str:
     systems, procedure = result["systems"], result["procedure"]
     rows = [("metric", "system", "score", "95 % interval", "difference", "p", "p (Holm)", "")]
     for metric in systems[0]["metrics"]:
-        for place, system in enumerate(systems):
-            entry = system["metrics"][metric]
-            shown = f"{metric} (lower is better)" if entry["lower_is_better"] else metric
-            rows.append((shown if place == 0 else "", system["name"], *_cells(entry)))
+        first = systems[0]["metrics"][metric]
+        shown = f"{metric} (lower is better)" if first["lower_is_better"] else metric
+        digits = 2 if abs(first["score"]) >= 10 else 4
+        for system in systems:
+            rows.append((shown, system["name"], *_cells(system["metrics"][metric], digits)))
+            shown = ""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     count = sum("p_value" in entry for system in systems for entry in system["metrics"].values())
@@ -154,12 +156,12 @@ def _add_holm(entries: Sequence[dict[str, Any]]) -> None:
         entry["p_holm"] = adjusted
 
 
-def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    cells = (f"{entry['score']:.3f}", f"{entry['low']:.3f} .. {entry['high']:.3f}")
+def _cells(entry: Mapping[str, Any], digits: int) -> tuple[str, ...]:
+    cells = (f"{entry['score']:.{digits}f}", f"{entry['low']:.{digits}f} .. {entry['high']:.{digits}f}")
     if "p_value" not in entry:
         return (*cells, "", "", "", "")
     mark = "*" if entry["p_holm"] < LEVEL else ""
-    return (*cells, f"{entry['difference']:+.3f}", f"{entry['p_value']:.4f}", f"{entry['p_holm']:.4f}", mark)
+    return (*cells, f"{entry['difference']:+.{digits}f}", f"{entry['p_value']:.4f}", f"{entry['p_holm']:.4f}", mark)
 
 
 def _texts(system: System, metric: str) -> Corpus:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -153,10 +154,12 @@ def _signature(header: Mapping[str, Any], corpus: Corpus) -> str:
 
 
 def _with_progress(name: str, answers: Iterable[Any], total: int) -> Iterator[Any]:
-    began = told = time.monotonic()
+    """Passes answers on and tells of them; what came before the first one was loading, and no rate."""
+    began = told = math.inf
     for count, answer in enumerate(answers, start=1):
         yield answer
         now = time.monotonic()
+        began, told = min(began, now), min(told, now)
         if now - told >= _PROGRESS_SECONDS and count < total:
             told = now
             log.info("%s: %d of %d, about %.0f s left", name, count, total, (now - began) / count * (total - count))
