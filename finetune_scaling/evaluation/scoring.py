@@ -103,7 +103,7 @@ def score_split(
 
     Summary: loss (nats a token), tokens, examples, bytes of the targets, the figures of `likelihood`, entropy (true
     nats a token, where the data knows it) and, for the first `generate_examples` (None: all), `metrics` (None: the
-    default ones). Records: source, reference, loss, tokens, bytes, hypothesis.
+    default ones). Records: source, reference, target_language, loss, tokens, bytes, hypothesis.
     """
     losses = example_losses(model, task, form, examples, batch_size)
     sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, form))
@@ -218,6 +218,7 @@ def _record(example: Example, losses: Losses, sizes: np.ndarray, index: int, tex
         "bytes": int(sizes[index]),
         "source": example["source"],
         "reference": example["target"],
+        "target_language": example["target_language"],
     }
     return record | ({"hypothesis": texts[index]} if index < len(texts) else {})
 

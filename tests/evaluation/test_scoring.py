@@ -88,6 +88,7 @@ def test_a_split_has_a_summary_and_a_record_for_each_example(base):
     assert summary["bytes"] == sum(row["bytes"] for row in rows)
     assert summary["loss_per_byte"] == pytest.approx(sum(row["loss_sum"] for row in rows) / summary["bytes"])
     assert [(row["source"], row["reference"]) for row in rows] == [(e["source"], e["target"]) for e in examples]
+    assert [row["target_language"] for row in rows] == [e["target_language"] for e in examples]
     texts = [row["hypothesis"] for row in rows if "hypothesis" in row]
     assert summary["metrics"] == scoring.text_scores(examples[:2], texts)
     without, rows = scoring.score_split(tuned, task, form, examples, batch_size=7, generate_examples=0)
