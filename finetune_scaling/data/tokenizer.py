@@ -116,6 +116,12 @@ class Tokenizer:
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, str]]:
         return Tokenizer, (self._model, self._name)  # to other processes it goes as its bytes
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)  # so that what is encoded once is found again by a tokenizer that is read again
+
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no bos, eos or other special token. DataError where the text is not valid Unicode."""
         return self.encode_batch([text])[0]

@@ -124,6 +124,12 @@ def score_split(
 
 
 def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`pooled_scores` with each metric's score alone, as in a run's result."""
+    result = pooled_scores(tests)
+    return result | {"metrics": {name: entry["score"] for name, entry in result["metrics"].items()}}
+
+
+def pooled_scores(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Several test sets as one: loss and entropy by tokens or bytes, metrics averaged over the sets, as papers do."""
     if not tests:
         raise ConfigError("the task has no test set; add one under task.test")
@@ -138,9 +144,12 @@ def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         size = sum(test["bytes"] for test in tests.values())
         result["loss_per_byte"] = sum(test["loss_per_byte"] * test["bytes"] for test in tests.values()) / size
         result["perplexity_per_byte"] = perplexity(result["loss_per_byte"])
-    scored = [test["metrics"] for test in tests.values() if test["metrics"]]
-    names = scored[0] if scored else ()
-    return result | {"metrics": {name: sum(part[name]["score"] for part in scored) / len(scored) for name in names}}
+    return result | {"metrics": mean_scores([test["metrics"] for test in tests.values() if test["metrics"]])}
+
+
+def mean_scores(scored: Sequence[Scores]) -> Scores:
+    """Each metric's mean over test sets, with the signatures of all of them."""
+    return {name: _weighted(name, [(1, scores) for scores in scored]) for name in (scored[0] if scored else ())}
 
 
 def write_rows(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
