@@ -76,6 +76,7 @@ def _score_run(run: Location) -> dict[str, Any]:
                 test_examples(experiment, split, _EXAMPLES.value),
                 batch_size=experiment.evaluation.batch_size,
                 generate_examples=_GENERATE.value,
+                decoding=experiment.evaluation.decoding,
             )
         write_rows(out.with_name(f"{out.stem}.{split}.jsonl"), rows)
     result = {**pooled(scores), "splits": scores}
