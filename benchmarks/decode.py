@@ -93,9 +93,7 @@ class Decoder:
 
     def step(self) -> None:
         """Decodes the batch; returns when its texts are there."""
-        texts = generate(
-            self._writer, self._settings, *self._parameters, self._prompts, batch_size=len(self._prompts)
-        )
+        texts = generate(self._writer, self._settings, *self._parameters, self._prompts, batch_size=len(self._prompts))
         assert all(len(best.tokens) == self._new_tokens for (best, *_) in texts)
 
 

@@ -29,6 +29,7 @@ from finetune_scaling.tuning.partition import Tree
 log = logging.getLogger(__name__)
 
 _TELL_EVERY = 10.0  # seconds
+_LEAST_ROOM = 32  # slots of a stretch: below, its program would cost more than it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def make_writer(
     bidirectional_input: bool = False,
     axes: AxisRules = PLAIN_RULES,
 ) -> Writer:
-    """What writes as the settings say. Raises ConfigError where the model has fewer tokens than beam search looks at."""
+    """What writes as the settings say. Raises ConfigError where the vocabulary is smaller than what beams look at."""
     if settings.method == "beam" and 2 * settings.beams > config.vocab_size:
         raise ConfigError(
             f"decoding.beams = {settings.beams} needs a vocabulary of at least {2 * settings.beams} tokens, not "
@@ -170,7 +171,7 @@ class _Batch:
 
     def _slots_after(self, used: int, width: int) -> int:
         """Slots of the stretch after one with `used`: of the next bucket, but not more than are ever needed."""
-        return min(bucket(used + self.writer.search.width), max(used, _round_up(self.writer.slots(width))))
+        return min(bucket(used + max(_LEAST_ROOM, self.writer.search.width)), _round_up(self.writer.slots(width)))
 
 
 def _round_up(slots: int, multiple: int = 16) -> int:
@@ -202,6 +203,6 @@ class _Progress:
 
     def add(self, count: int) -> None:
         self._done += count
-        if time.monotonic() - self._told > _TELL_EVERY:
+        if self._done < self._total and time.monotonic() - self._told > _TELL_EVERY:
             log.info("decoded %d of %d texts", self._done, self._total)
             self._told = time.monotonic()

@@ -31,8 +31,8 @@ Array = jax.Array
 class Batch(NamedTuple):
     """Prompts int32 [B, L], padded on the right; their lengths int32 [B], 0 in rows without one; what is given else."""
 
-    prompts: Array
-    lengths: Array
+    prompts: Any  # arrays of JAX or NumPy, or their shapes
+    lengths: Any
     row: Row
 
 
@@ -133,9 +133,7 @@ def make_whole(writer: Writer) -> Callable[[Tree, Tree, Batch], Texts]:
     return jax.jit(whole)
 
 
-def _prefill(
-    writer: Writer, params: Params, batch: Batch, table: Array | None, slots: int, is_apart: bool
-) -> Decoding:
+def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, slots: int, is_apart: bool) -> Decoding:
     rows, width = batch.prompts.shape
     model, tuning, search = writer.model, writer.tuning, writer.search
     real = jnp.arange(width) < batch.lengths[:, None]
@@ -180,9 +178,7 @@ def _advance(writer: Writer, params: Params, table: Array | None, decoding: Deco
     own = jnp.broadcast_to(jnp.eye(width, dtype=bool), (tokens.shape[0], width, width))
     seen = jax.lax.dynamic_update_slice_in_dim(decoding.seen, own, decoding.end, axis=2)
     positions = jnp.broadcast_to(decoding.position[:, None], tokens.shape)
-    hidden, cache = model.extend(
-        params, model.embed(params, tokens), positions, seen, decoding.cache, decoding.end
-    )
+    hidden, cache = model.extend(params, model.embed(params, tokens), positions, seen, decoding.cache, decoding.end)
     logits = model.unembed(params, hidden)
     ending = Ending(writer.eos_id, table)
     state, parent = writer.search.advance(decoding.search, logits, ending, decoding.written)

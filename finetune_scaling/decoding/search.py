@@ -13,8 +13,8 @@ Array = jax.Array
 class Row(NamedTuple):
     """What is given of each row: its most new tokens, int32 [B]; its example's number, int32 [B], for seeds."""
 
-    limit: Array
-    example: Array
+    limit: Any  # arrays of JAX or NumPy, or their shapes
+    example: Any
 
 
 class Ending(NamedTuple):

@@ -1,7 +1,7 @@
 """Searches that write one text a row: the likeliest token (greedy), or one drawn at random."""
 
 import dataclasses
-from collections.abc import Callable
+import math
 from typing import NamedTuple, Protocol
 
 import jax
@@ -101,18 +101,23 @@ class Drawn:
         """Logits [B, V] of the distribution that is drawn from; -inf is never drawn."""
         logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
-            logits = _at_least(logits, threshold(logits, lambda among: among.sum(axis=-1) >= self.top_k))
+            logits = _among_largest(logits, self.top_k)
         if self.top_p is not None and self.top_p < 1:
-            probabilities = jax.nn.softmax(logits, axis=-1)
-            enough: Callable[[Array], Array] = lambda among: self._mass(probabilities, among) >= self.top_p  # noqa: E731
-            logits = jnp.where(probabilities >= threshold(probabilities, enough)[:, None], logits, -jnp.inf)
+            logits = _nucleus(logits, self.top_p)
         if self.min_p is not None and self.min_p > 0:
-            logits = _at_least(logits, logits.max(axis=-1) + jnp.log(self.min_p))
+            logits = _at_least(logits, logits.max(axis=-1) + math.log(self.min_p))
         return logits
 
-    @staticmethod
-    def _mass(probabilities: Array, among: Array) -> Array:
-        return jnp.where(among, probabilities, 0).sum(axis=-1)
+
+def _among_largest(logits: Array, count: int) -> Array:
+    return _at_least(logits, threshold(logits, lambda among: among.sum(axis=-1) >= count))
+
+
+def _nucleus(logits: Array, mass: float) -> Array:
+    """The fewest of the likeliest tokens that together have this probability."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    least = threshold(probabilities, lambda among: jnp.where(among, probabilities, 0).sum(axis=-1) >= mass)
+    return jnp.where(probabilities >= least[:, None], logits, -jnp.inf)
 
 
 def _at_least(logits: Array, least: Array) -> Array:

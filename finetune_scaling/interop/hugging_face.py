@@ -83,7 +83,9 @@ def _check_names(files: "_Files", family: Family, config: ModelConfig, table: li
     """Raises CheckpointError where a tensor is missing, or there is one that nothing is made of."""
     needed = {name for tensor in table for name in _names(tensor.theirs, config.layers)}
     if missing := sorted(needed - files.names):
-        raise CheckpointError(f"{files.directory}: tensor {missing[0]} is missing{_more(missing)}; copy all files again")
+        raise CheckpointError(
+            f"{files.directory}: tensor {missing[0]} is missing{_more(missing)}; copy all files again"
+        )
     harmless = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
     left = [name for name in sorted(files.names - needed) if not any(re.fullmatch(p, name) for p in harmless)]
     if config.tied_head and "lm_head.weight" in left:
@@ -91,8 +93,8 @@ def _check_names(files: "_Files", family: Family, config: ModelConfig, table: li
         _check_tied(files)
     if left:
         raise CheckpointError(
-            f"{files.directory}: tensor {left[0]} belongs to nothing in the model of {_CONFIG}{_more(left)}; the two are "
-            "not of one model, or it is of a variant that is not read yet"
+            f"{files.directory}: tensor {left[0]} belongs to nothing in the model of {_CONFIG}{_more(left)}; the two "
+            "are not of one model, or it is of a variant that is not read yet"
         )
 
 
@@ -101,8 +103,8 @@ def _check_tied(files: "_Files") -> None:
     head, embedding = (files.raw(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
     if not np.array_equal(head, embedding):
         raise CheckpointError(
-            f"{files.directory}: tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight; set it "
-            f"to false in {_CONFIG} if the head is meant"
+            f"{files.directory}: tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight; set "
+            f"it to false in {_CONFIG} if the head is meant"
         )
 
 
@@ -152,8 +154,8 @@ class _Files:
         value = self._opened[self._of[name]].get_tensor(name)
         if not jnp.issubdtype(value.dtype, jnp.floating):
             raise CheckpointError(
-                f"{self.directory / self._of[name]}: tensor {name} holds {value.dtype}, not numbers of float32, bfloat16 "
-                "or float16; quantised weights are not read"
+                f"{self.directory / self._of[name]}: tensor {name} holds {value.dtype}, not numbers of float32, "
+                "bfloat16 or float16; quantised weights are not read"
             )
         return value
 

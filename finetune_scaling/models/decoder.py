@@ -1,6 +1,7 @@
 """The decoder: scanned blocks between an embedding table and a head."""
 
 import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.models.attention import check_platform, sight
+from finetune_scaling.models.attention import LayerCache, Place, check_platform, sight
 from finetune_scaling.models.cache import Cache, through_layers
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Block, Decoder, angles_of
@@ -80,14 +80,13 @@ class LanguageModel:
     ) -> tuple[Array, Cache]:
         block = Block(self.config, self.adapter, self.axes)
         angles = angles_of(self.config, positions)
-        hidden, cache = through_layers(
-            lambda weights, x, part, place: block.apply({"params": weights}, x, part, angles, seen, place),
-            params["layers"],
-            embeddings,
-            cache,
-            end,
-        )
-        return Norm(self.config).apply({"params": params["final_norm"]}, hidden), cache
+
+        def layer(weights: Params, x: Array, part: LayerCache, place: Place) -> Any:
+            return block.apply({"params": weights}, x, part, angles, seen, place)
+
+        hidden, cache = through_layers(layer, params["layers"], embeddings, cache, end)
+        normed: Any = Norm(self.config).apply({"params": params["final_norm"]}, hidden)
+        return normed, cache
 
     def _apply(self, params: Params, *inputs: Any, method: str | None = None) -> Any:
         return self._decoder.apply({"params": params}, *inputs, method=method)

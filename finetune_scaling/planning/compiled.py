@@ -1,7 +1,8 @@
 """The real programs of a run, compiled for a slice from shapes alone: what the compiler says that they need.
 
 The programs are those that training and scoring run: training.step and decoding.programs build them, the placement
-divides their arguments. Decoding is compiled as one program, where a run has several that need no more. No array is ever made, so a model of any size can be planned on a small machine.
+divides their arguments. Decoding is compiled as one program, where a run has several that need no more. No array is
+ever made, so a model of any size can be planned on a small machine.
 """
 
 import dataclasses

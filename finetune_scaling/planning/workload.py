@@ -27,7 +27,7 @@ class Decoding:
     input_tokens: int
     new_tokens: int
     bidirectional_input: bool
-    settings: DecodingConfig = DecodingConfig()
+    settings: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
 
 
 @dataclasses.dataclass(frozen=True)

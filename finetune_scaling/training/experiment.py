@@ -124,7 +124,7 @@ class EvaluationConfig:
     dev_examples: int | None = None
     test_examples: int | None = None
     generate_examples: int | None = 0
-    decoding: DecodingConfig = DecodingConfig()
+    decoding: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
 
     def __post_init__(self) -> None:
         _check_counts(self, "evaluation", ("every_steps", "times", "batch_size", "dev_examples", "test_examples"))

@@ -14,11 +14,11 @@ from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.interop.hugging_face import load_llama
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import Params
-from finetune_scaling.tuning.method import Tuning, configure
-from finetune_scaling.tuning.partition import Tree, partition
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.partition import partition
 from finetune_scaling.tuning.registry import METHODS
 
-EOS, PAD, NEW = 1, 0, 20
+EOS, PAD, NEW = 1, 0, 14
 LENGTHS = (3, 9, 1, 17, 5)
 VOCABULARY = 150  # more than the blocks that the largest logits are looked for in
 
@@ -67,36 +67,26 @@ def prompts() -> list[list[int]]:
     return [np.random.default_rng(i).integers(4, 61, size=length).tolist() for i, length in enumerate(LENGTHS)]
 
 
-class Tuned(NamedTuple):
-    """What decodes: a model's config, a method, its parameters in two parts."""
-
-    config: ModelConfig
-    tuning: Tuning
-    trainable: Tree
-    frozen: Tree
-
-
 @pytest.fixture(scope="session")
 def whole():
-    """whole(config, params): a model as it is, as a fully tuned one."""
+    """whole(config, params): a model as it is, as a fully tuned one: its config, a method, its two parts."""
     full = configure(METHODS, {"name": "full"})
-    return lambda config, params: Tuned(config, full, *partition(params, full.trainable))
+    return lambda config, params: (config, full, *partition(params, full.trainable))
 
 
 @pytest.fixture(scope="session")
 def write():
-    """write(tuned, prompts, **settings) -> the n_best generations of every prompt."""
+    """write((config, tuning, trainable, frozen), prompts, **settings) -> the n_best generations of every prompt."""
 
-    def decode(tuned: Tuned, prompts: list, *, batch_size: int = 5, eos_id: int = EOS, longest: int = NEW,
+    def decode(tuned: tuple, prompts: list, *, batch_size: int = 5, eos_id: int = EOS, longest: int = NEW,
                bidirectional: bool = False, token_bytes: Any = (), **settings: Any) -> list:  # fmt: skip
-        config = DecodingConfig(**settings)
+        config, tuning, *parameters = tuned
+        how = DecodingConfig(**settings)
         writer = make_writer(
-            tuned.config, tuned.tuning, config, longest=config.limit(longest), eos_id=eos_id, pad_id=PAD,
+            config, tuning, how, longest=how.limit(longest), eos_id=eos_id, pad_id=PAD,
             bidirectional_input=bidirectional,
         )  # fmt: skip
-        return generate(
-            writer, config, tuned.trainable, tuned.frozen, prompts, batch_size=batch_size, token_bytes=token_bytes
-        )
+        return generate(writer, how, *parameters, prompts, batch_size=batch_size, token_bytes=token_bytes)
 
     return decode
 
