@@ -84,6 +84,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["finetune_scaling", "finetune_scaling.*"]),
+    package_data={"finetune_scaling.evaluation.sample_page": ["*.html", "*.css", "*.js"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

@@ -55,6 +55,9 @@ class Preempted(Exception):
     """The process was asked to stop (SIGTERM); what was done is saved and the same command continues it."""
 
 
+INTERRUPTED = "interrupted: run the same command again to go on from the last checkpoint"
+
+
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Turns a UserError into one clear line on stderr and its exit code; Ctrl-C and preemption into theirs."""
@@ -67,5 +70,5 @@ def exit_on_user_error() -> Iterator[None]:
         print(f"preempted: {notice}", file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on from the last checkpoint", file=sys.stderr, flush=True)
+        print(INTERRUPTED, file=sys.stderr, flush=True)
         sys.exit(EXIT_INTERRUPTED)

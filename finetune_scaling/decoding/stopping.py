@@ -59,8 +59,10 @@ def _automaton(stops: Sequence[bytes]) -> np.ndarray:
         if node != START:
             next_[node] = next_[failure[node]]
         for byte, child in children[node].items():
-            if child != FOUND:
-                failure[child] = next_[node, byte] if node != START else START
-                waiting.append(child)
+            failure[child] = next_[node, byte]
+            if failure[child] == FOUND:  # what the text ends with there has another stop string at its own end
+                continue
             next_[node, byte] = child
+            if child != FOUND:
+                waiting.append(child)
     return next_

@@ -25,15 +25,16 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, is_remote, location, remote_failure
+from finetune_scaling.library_reports import leave_out_of_logs
 from finetune_scaling.training.digest import digest
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import path_name
 
 DIRECTORY = "checkpoints"
+_DAMAGED = "damaged."
 log = logging.getLogger(__name__)
 
-# Orbax logs what it also raises, with a traceback for each of its threads, above our one line that says it.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in Path(record.pathname).parts)
+leave_out_of_logs()
 
 Facts = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
 
@@ -92,8 +93,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, then lets go of the background threads."""
-        self.wait()
-        self._manager.close()
+        with _disk_errors(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.close()  # which raises what a failed save left behind
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, in order."""
@@ -117,7 +119,15 @@ class Checkpoints:
                 f"{self.directory}: none of the checkpoints {steps} is whole; they are kept as damaged.STEP. "
                 "Start the run anew in an empty directory, or put a good copy back"
             )
+        if damaged := self._set_aside_before():
+            log.warning(
+                "%s: no whole checkpoint is left, only %s: starting at step 0", self.directory, ", ".join(damaged)
+            )
         return None
+
+    def _set_aside_before(self) -> list[str]:
+        names = [entry.name for entry in self.directory.iterdir()] if self.directory.is_dir() else []
+        return sorted(name for name in names if name.startswith(_DAMAGED))
 
     def restore(self, step: int, target: State) -> Restored:
         """The checkpoint of one step. Raises CheckpointError where it is missing, damaged or of another shape."""
@@ -137,7 +147,7 @@ class Checkpoints:
     def _rename_damaged(self, step: int) -> None:
         source = self.directory / str(step)
         for number in range(1000):
-            name = self.directory / (f"damaged.{step}" + (f".{number}" if number else ""))
+            name = self.directory / (f"{_DAMAGED}{step}" + (f".{number}" if number else ""))
             if not name.exists():
                 with disk_errors(name):
                     source.rename(name)

@@ -53,8 +53,3 @@ def check_beams(model, whole, write, prompts, beams, n_best, **options):
         expected, scores = theirs(model.theirs, prompt, beams, n_best, **options)
         assert [text.tokens for text in texts] == expected
         np.testing.assert_allclose([text.score for text in texts], scores, rtol=2e-5)
-
-
-def test_more_beams_than_a_block_of_the_vocabulary_has_logits(llama, whole, write, prompts):
-    """2 x 40 candidates of a vocabulary of 150: all of it is sorted."""
-    check_beams(llama(), whole, write, prompts[:2], beams=40, n_best=3)

@@ -69,7 +69,6 @@ def test_a_seed_writes_the_same_whatever_is_decoded_beside_it(llama, whole, writ
     options = {"method": "sample", "temperature": 1.2, "top_p": 0.9, "seed": 7}
     together = write(tuned, prompts, **options)
     assert write(tuned, prompts, batch_size=2, **options) == together
-    assert write(tuned, prompts, batch_size=16, **options) == together
     assert write(tuned, prompts[:2], **options) == together[:2]
     assert write(tuned, prompts, **{**options, "seed": 8}) != together
 
