@@ -11,7 +11,7 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 from finetune_scaling.decoding.search import Row
 from finetune_scaling.decoding.single import Drawn
 
-DRAWS = 20_000
+DRAWS, STEPS = 4000, 5  # examples, and tokens of each
 PLAIN = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
 
 
@@ -55,11 +55,11 @@ def test_what_is_left_is_what_transformers_leaves(options):
 def test_draws_have_the_distribution_of_the_closed_form(options, expected):
     logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1])), (DRAWS, 4))
     row = Row(jnp.ones(DRAWS, jnp.int32), jnp.arange(DRAWS, dtype=jnp.int32))
-    drawn = jax.jit(Drawn(**{**PLAIN, **options}, seed=3))(logits, row, jnp.int32(5))
-    counts = np.bincount(np.asarray(drawn), minlength=4)
+    draw = jax.jit(Drawn(**{**PLAIN, **options}, seed=3))
+    counts = sum(np.bincount(np.asarray(draw(logits, row, jnp.int32(step))), minlength=4) for step in range(STEPS))
     possible = np.array(expected) > 0
     assert counts[~possible].sum() == 0
-    fit = stats.chisquare(counts[possible], DRAWS * np.array(expected)[possible])
+    fit = stats.chisquare(counts[possible], DRAWS * STEPS * np.array(expected)[possible])
     assert fit.pvalue > 1e-3
 
 
