@@ -141,6 +141,14 @@ class Tokenizer:
         """Text of the ids; special tokens are left out, bytes that form no character become U+FFFD."""
         return self._processor.decode([int(i) for i in ids])
 
+    def token_bytes(self) -> list[bytes]:
+        """What each id adds to a text, in UTF-8: nothing for special tokens, one byte for the ids of bytes."""
+        processor = self._processor
+        return [
+            bytes([int(processor.id_to_piece(i)[1:-1], 16)]) if processor.is_byte(i) else self.decode([i]).encode()
+            for i in range(self.vocab_size)
+        ]
+
     def truncate(self, text: str, max_tokens: int) -> str:
         """The longest prefix of `text`, cut where a token ends, that encodes to at most `max_tokens` ids."""
         if len(self.encode(text)) <= max_tokens:

@@ -13,6 +13,7 @@ from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.few_shot import (
@@ -51,8 +52,8 @@ class QuestionSet(NamedTuple):
 class Questions:
     """A task's held-out examples in the form in which a model reads them, demonstrations in front.
 
-    settings: all that decides the scores beside the model, as plain data. metrics: of what it writes, None for the
-    default ones.
+    settings: all that decides the scores beside the model, as plain data. decoding: how it writes; metrics: of that,
+    None for the default ones.
     """
 
     task: Task
@@ -60,7 +61,8 @@ class Questions:
     sets: Mapping[str, QuestionSet]
     shown: Sequence[Demonstration]
     settings: dict[str, Any]
-    metrics: tuple[Metric, ...] | None = None
+    decoding: DecodingConfig
+    metrics: tuple[Metric, ...] | None
 
     @property
     def length(self) -> int:
@@ -100,6 +102,7 @@ class Questions:
                 batch_size=batch_size,
                 generate_examples=generate,
                 metrics=self.metrics,
+                decoding=self.decoding,
             )
         return {**pooled_scores(tests), "splits": tests}, rows
 
@@ -132,7 +135,7 @@ def read_questions(
     # Of the evaluator what decides the questions.
     alone = dataclasses.replace(evaluator, task=None, untuned=True, every_steps=None)
     form = asking.objective if asking.pretrains else asking.sequence
-    return _read(alone, configuration.canonical(task), form, tokenizer, metrics)
+    return _read(alone, configuration.canonical(task), form, tokenizer, asking.evaluation.decoding, metrics)
 
 
 def check_sets(evaluator: TaskEvaluator, experiment: Experiment) -> None:
@@ -150,6 +153,7 @@ def _read(
     task_text: str,
     trained: SequenceConfig | ObjectiveConfig,
     tokenizer: Tokenizer,
+    decoding: DecodingConfig,
     metrics: tuple[Metric, ...] | None,
 ) -> Questions:
     task = load_task(json.loads(task_text))
@@ -166,9 +170,11 @@ def _read(
         shown = demonstrations(evaluator, task, directions, tokenizer, form)
         task, form = with_demonstrations(task, form, shown)
     settings = _settings(evaluator, task, form, sets, tokenizer)
+    settings["decoding"] = configuration.plain(decoding)
     if metrics is not None:
         settings["metrics"] = [metric.name for metric in metrics]
-    return Questions(task, form, sets, [one for chosen in shown.values() for one in chosen], settings, metrics)
+    every = [one for chosen in shown.values() for one in chosen]
+    return Questions(task, form, sets, every, settings, decoding, metrics)
 
 
 def _open(evaluator: TaskEvaluator, task: Task) -> dict[str, QuestionSet]:

@@ -194,6 +194,7 @@ def _scores(experiment: Experiment, directory: RunDirectory, data: Data, model: 
             test_examples(experiment, name, evaluation.test_examples),
             batch_size=evaluation.batch_size,
             generate_examples=evaluation.generate_examples,
+            decoding=evaluation.decoding,
         )
         write_rows(directory.path / EVALUATION / f"{name}.jsonl", rows)
     return {**pooled(tests), "tests": tests}

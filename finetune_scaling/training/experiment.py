@@ -11,6 +11,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusConfig
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.evaluators import Evaluator, read_evaluators
 from finetune_scaling.models.ladder import model_config
@@ -137,7 +138,7 @@ class EvaluationConfig:
     """What is measured, and when.
 
     every_steps, or times: dev loss so often, in steps or in all. Example numbers of None mean all there are.
-    generate_examples: test segments decoded greedily at the end; 0 for none.
+    generate_examples: test segments decoded at the end, as `decoding` says; 0 for none.
     evaluators: what else is scored, by name (evaluation/evaluators.py).
     """
 
@@ -147,6 +148,7 @@ class EvaluationConfig:
     dev_examples: int | None = None
     test_examples: int | None = None
     generate_examples: int | None = 0
+    decoding: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
     evaluators: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
