@@ -83,6 +83,8 @@ def main() -> None:
         raise ConfigError(
             "give --workdir to score a run, or --hypotheses and --references to score files, or --rows, or --study"
         )
+    if _EVALUATORS.value == []:
+        raise ConfigError("--evaluators is empty; name at least one, or leave the flag out")
     if _HYPOTHESES.value or _ROWS.value:
         _score_texts()
     elif _INDEX.value >= _OF.value:

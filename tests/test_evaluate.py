@@ -149,6 +149,7 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
         ([f"--workdir={trained}", "--split=tset"], "tset"),
         ([f"--workdir={broken}"], "no checkpoint"),
         ([f"--workdir={trained}", "--evaluators=few_shots_1"], "'few_shots_1'; did you mean 'few_shot_1'"),
+        ([f"--workdir={trained}", "--evaluators="], "--evaluators is empty; name at least one"),
         ([f"--workdir={trained}", "--evaluators=few_shot_5"], "tokens, more than the model's context"),
         ([f"--workdir={trained}", "--evaluators=few_shot_1", "--split=dev"], "--split is for the run's own sets"),
         ([f"--workdir={tmp_path / 'no*'}"], "matches no directory"),

@@ -1,7 +1,7 @@
 """Templates: from an example to the text of its input and of its target, with languages written by name."""
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -43,11 +43,11 @@ class Template:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check(getattr(self, field.name), f"template.{field.name}")
-        if "target" in _placeholders(self.input):
+            check_pattern(getattr(self, field.name), f"template.{field.name}", _PLACEHOLDERS)
+        if "target" in placeholders(self.input):
             raise ConfigError("template.input holds {target}: the model would read what it has to predict; remove it")
         for name, pattern, needed in (("input", self.input, "source"), ("target", self.target, "target")):
-            if needed not in _placeholders(pattern):
+            if needed not in placeholders(pattern):
                 raise ConfigError(f"template.{name} = {pattern!r} has no {{{needed}}}; add it")
 
     def render(self, example: Mapping[str, Any]) -> tuple[str, str]:
@@ -70,18 +70,20 @@ def language_name(code: str, where: str) -> str:
     return LANGUAGE_NAMES[code]
 
 
-def _placeholders(pattern: str) -> list[str]:
+def placeholders(pattern: str) -> list[str]:
+    """The names in braces of a pattern, in order."""
     return [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
 
 
-def _check(pattern: str, where: str) -> None:
+def check_pattern(pattern: str, where: str, known: Sequence[str]) -> None:
+    """Raises ConfigError, naming the field `where`, on stray braces, a placeholder that is not known, or a format."""
     try:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
         raise ConfigError(f"{where} = {pattern!r}: {error}; write {{{{ and }}}} for braces of the text") from None
     for _, name, form, conversion in parts:
-        if name is not None and name not in _PLACEHOLDERS:
-            raise ConfigError(f"{where}: unknown placeholder {{{name}}}{suggestion(name, _PLACEHOLDERS)}")
+        if name is not None and name not in known:
+            raise ConfigError(f"{where}: unknown placeholder {{{name}}}{suggestion(name, known)}")
         if form or conversion:
             raise ConfigError(f"{where}: {{{name}}} takes no format; write the name alone")
 

@@ -17,10 +17,12 @@ from typing import Any, Literal
 from finetune_scaling.configuration import build, choose, suggestion
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.data.templates import check_pattern, placeholders
 from finetune_scaling.errors import ConfigError
 
 EXAMPLES, GENERATED = 200, 100  # held-out examples that an evaluator takes unless told otherwise
 OWN_TESTS = "test"  # the evaluator whose metrics are the run's own
+_SHOWN = ("input", "target")  # what a demonstration is made of, in this order
 DIRECTIONS = Literal["own", "zero_shot"]
 
 
@@ -53,9 +55,12 @@ class TaskEvaluator:
     kind: Literal["task"] = "task"
 
     def __post_init__(self) -> None:
-        _check(self, {"shots": 0, "max_shot_tokens": 1, "examples": 1, "generate": 0, "every_steps": 1})
-        if not ("{input}" in self.demonstration and self.demonstration.partition("{input}")[2].count("{target}") == 1):
-            raise ConfigError(f"demonstration = {self.demonstration!r} must hold {{input}} and then {{target}}")
+        _check(self, {"shots": 0, "max_shot_tokens": 1, "seed": 0, "examples": 1, "generate": 0, "every_steps": 1})
+        check_pattern(self.demonstration, "demonstration", _SHOWN)
+        if placeholders(self.demonstration) != list(_SHOWN):
+            raise ConfigError(
+                f"demonstration = {self.demonstration!r} must hold {{input}} and then {{target}}, each once"
+            )
         if not self.demonstration.endswith("\n"):
             # A newline is always a token of its own: the question behind it is then encoded as it is alone.
             raise ConfigError(f"demonstration = {self.demonstration!r} must end with a newline; add one")

@@ -53,6 +53,11 @@ def test_names_on_a_command_line_are_the_configs_first():
     }
 
 
+def test_braces_of_a_demonstration_are_written_twice():
+    evaluator = read_evaluators({"mine": {"demonstration": "{{{input}}}{target}\n"}})["mine"]
+    assert evaluator.demonstration.format(input="I", target="T") == "{I}T\n"
+
+
 def test_a_command_line_changes_numbers():
     assert changed(TaskEvaluator(shots=2), 7, 0, False) == TaskEvaluator(shots=2, examples=7, generate=0, untuned=False)
     assert changed(TextEvaluator(), 7, 0, None) == TextEvaluator(rows=7)
@@ -73,7 +78,17 @@ def test_a_command_line_changes_numbers():
         ({"pretraining": {"rows": 0}}, r"evaluators\.pretraining: rows = 0 must be at least 1"),
         ({"pretraining": {"shots": 1}}, r"evaluators\.pretraining\.shots is not a field"),
         ({"mine": {"demonstration": "{target}\n{input}\n"}}, r"must hold \{input\} and then \{target\}"),
+        (
+            {"mine": {"demonstration": "{input}{input}{target}\n"}},
+            r"must hold \{input\} and then \{target\}, each once",
+        ),
         ({"mine": {"demonstration": "{input}{target} "}}, "must end with a newline"),
+        (
+            {"mine": {"demonstration": "{source}{target}\n"}},
+            r"evaluators\.mine: demonstration: unknown placeholder \{source\}",
+        ),
+        ({"mine": {"demonstration": "{input}{target}{\n"}}, r"mine: demonstration = .* write \{\{ and \}\} for braces"),
+        ({"mine": {"shots": 1, "seed": -1}}, r"evaluators\.mine: seed = -1 must be at least 0"),
         ({"mine": {"task": {"name": "a"}, "directions": "zero_shot"}}, "directions = 'zero_shot' chooses a task"),
         ({"a.b": {"shots": 1}}, r"evaluators\.a\.b: a name is made of letters"),
         ({"mine": 3}, r"evaluators\.mine must be a group of fields, not 3"),
