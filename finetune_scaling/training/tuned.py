@@ -171,13 +171,12 @@ def _of_base(base: BaseConfig) -> Iterator[None]:
 def _relocated(experiment: Experiment, directory: Location) -> Experiment:
     """The experiment with its base and tokenizer where they are now, if the whole study was moved or copied.
 
-    They are looked for above the run, under the last names that their recorded paths have; digests tell later whether
-    they are the right ones.
+    They are looked for above the run, under the last names that their recorded paths have: a copy has its own, and
+    what is written beside them belongs there, though the original may still be where the record says. Digests tell
+    later whether they are the right ones.
     """
 
     def found(recorded: str, names: int) -> str:
-        if location(recorded).exists():
-            return recorded
         tail = Path(*Path(recorded).parts[-names:])
         return next(
             (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded

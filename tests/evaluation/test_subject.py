@@ -253,6 +253,17 @@ def test_what_is_gone_is_told_and_what_was_scored_is_kept(copied):
     assert (Path(directory) / "evaluation" / "pretraining.json").read_bytes() == kept
 
 
+def test_a_copy_is_asked_beside_its_own_base_though_the_original_is_there(copied, tmp_path):
+    (directory,) = copied("lora")
+    folder = Path(directory).parents[3]
+    original = Path(shutil.copytree(folder, tmp_path / "original"))
+    config = Path(directory, "config.json")
+    config.write_text(config.read_text().replace("/moved/", f"{original}/"))
+    scored([directory], TEXT)
+    assert (folder / "bases/grammar/30k/evaluation").is_dir()
+    assert not (original / "bases/grammar/30k/evaluation").exists()
+
+
 def test_a_damaged_run_spoils_itself_alone(copied):
     lora, still = copied("lora", "still")
     for state in Path(lora).glob("checkpoints/*/state/d/*"):
