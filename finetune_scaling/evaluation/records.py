@@ -83,7 +83,8 @@ def recorded(run: Location) -> Iterator[tuple[str, Record]]:
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.name.endswith(".json") and not path.name.startswith("."):
             record = read_json(path)
-            if f"{record.get('evaluator')}.json" == path.name:
+            # Records under other names, and what else people keep there, are no columns.
+            if isinstance(record, dict) and f"{record.get('evaluator')}.json" == path.name:
                 yield record["evaluator"], record
 
 

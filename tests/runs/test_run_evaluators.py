@@ -138,6 +138,7 @@ def test_columns_of_the_table(scored, tmp_path):
 
     again = How(again=True, step=12)
     assert not work(plan([str(directory)], lambda *_: {"pretraining": TextEvaluator(rows=3)}, again), again)
+    (directory / "evaluation" / "notes.json").write_text("[1, 2]")  # no record, and no matter
     newest = table_columns(directory, result)
     assert newest["pretraining.loss"] != own["pretraining.loss"]  # what was asked for later counts
     assert "pretraining.loss" in table_columns(directory, {**result, "best_step": 4})  # of its own result, then
