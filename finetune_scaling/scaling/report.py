@@ -61,10 +61,6 @@ def _figures(plots: Sequence[Plot], out: Path, parts: Sequence[str]) -> str:
     )
 
 
-def _forgetting(analysis: Analysis, plots: Sequence[Plot], out: Path) -> str:
-    return forgetting_section(analysis) + _figures(plots, out, ("-forgetting",))
-
-
 def _best(analysis: Analysis) -> str:
     body = ""
     for task in analysis.table.tasks:
