@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_scaling.data.tokenizer import load_tokenizer
-from finetune_scaling.errors import CheckpointError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import Evaluator
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.records import Record
@@ -73,7 +73,10 @@ def _job(directory: str, choose: Choose, how: How) -> Job:
         find_base(subject.base)
     tokenizer = load_tokenizer(subject.experiment.tokenizer)
     evaluators = choose(directory, subject.experiment)
-    prepared = prepare_evaluators(evaluators, subject.experiment, tokenizer, model, how.finetuning, how.metrics)
+    try:
+        prepared = prepare_evaluators(evaluators, subject.experiment, tokenizer, model, how.finetuning, how.metrics)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{directory}: {error}") from error  # which of many it is
     left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
     return Job(directory, subject, prepared, len(left))
 
