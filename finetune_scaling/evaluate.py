@@ -4,7 +4,7 @@
     python -m finetune_scaling.evaluate --workdir=RUN[,RUN...] --evaluators=zero_shot,few_shot_1 [--config=FILE]
     python -m finetune_scaling.evaluate --study=DIR --evaluators=few_shot_1,few_shot_5,pretraining [--index=I --of=N]
     python -m finetune_scaling.evaluate --hypotheses=FILE --references=FILE[,FILE] --target-language=de --out=FILE.json
-    python -m finetune_scaling.evaluate --rows=RUN/evaluation/test.jsonl --target-language=de --out=FILE.json
+    python -m finetune_scaling.evaluate --rows=RUN/evaluation/test.jsonl --out=FILE.json
 
 Files hold one segment a line. A run's hypotheses and losses are written beside the scores, one JSON object an example.
 What is scored stays scored: the same command again goes on where it was stopped.
@@ -30,13 +30,14 @@ from finetune_scaling.evaluation.evaluators import (
     named_evaluators,
     read_evaluators,
 )
-from finetune_scaling.evaluation.metric import Corpus
+from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.metric_names import chosen_metrics
 from finetune_scaling.evaluation.queue import How, Job, plan, work
 from finetune_scaling.evaluation.records import Record, figures
-from finetune_scaling.evaluation.rows import read_rows, written_corpus
+from finetune_scaling.evaluation.rows import read_rows, written_examples
+from finetune_scaling.evaluation.scoring import text_scores
 from finetune_scaling.evaluation.subject import Prepared
-from finetune_scaling.evaluation.text_metrics import read_corpus, score_corpus
+from finetune_scaling.evaluation.text_metrics import Scores, read_corpus, score_corpus
 from finetune_scaling.files import local, location, write_json_atomically
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import from_first
@@ -69,7 +70,9 @@ _HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one seg
 _ROWS = flags.DEFINE_string("rows", "", "In place of hypotheses: what a run wrote, its evaluation/SPLIT.jsonl.")
 _REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment a line.")
 _SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
-_LANGUAGE = flags.DEFINE_string("target_language", "", "Language code of the hypotheses: de, zh, ...")
+_LANGUAGE = flags.DEFINE_string(
+    "target_language", "", "Language code of the hypotheses: de, zh, ...; rows tell their own."
+)
 
 _OF_RUNS: tuple[flags.FlagHolder, ...] = (
     *(_EVALUATORS, _SPLIT, _STEP, _EXAMPLES, _GENERATE, _UNTUNED, _AGAIN, _INDEX, _OF),
@@ -99,25 +102,30 @@ def _score_texts() -> None:
     for flag in _OF_RUNS:
         if flags.FLAGS[flag.name].present:
             raise ConfigError(f"--{flag.name} is for a run (--workdir); files are scored as they are, so leave it out")
-    for flag in (_LANGUAGE, _OUT):
+    for flag in (_OUT,) if _ROWS.value else (_LANGUAGE, _OUT):
         if not flag.value:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring texts needs it")
-    scores = {"metrics": score_corpus(_read_corpus(), chosen_metrics(_METRICS.value))}
+    metrics = chosen_metrics(_METRICS.value)
+    scores = {"metrics": _scores_of_rows(metrics) if _ROWS.value else _scores_of_files(metrics)}
     write_json_atomically(_OUT.value, scores)
     print(json.dumps({"metrics": figures(scores)}))
 
 
-def _read_corpus() -> Corpus:
-    """The files' segments, or those that a run wrote."""
-    if _HYPOTHESES.value:
-        return read_corpus(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
+def _scores_of_files(metrics: list[Metric] | None) -> Scores:
+    corpus = read_corpus(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
+    return score_corpus(corpus, metrics)
+
+
+def _scores_of_rows(metrics: list[Metric] | None) -> Scores:
+    """Those of what a run wrote, several languages averaged as the run's own scores are."""
     for flag in (_REFERENCES, _SOURCES):
         if flag.value:
             raise ConfigError(f"--{flag.name} is for files (--hypotheses); rows have their own, so leave it out")
-    corpus = written_corpus(_ROWS.value, read_rows(_ROWS.value), _LANGUAGE.value)
-    if corpus is None:
-        raise DataError(f"{_ROWS.value}: no row has a hypothesis; score the run with --generate=N")
-    return corpus
+    examples, texts = written_examples(_ROWS.value, read_rows(_ROWS.value), _LANGUAGE.value)
+    try:
+        return text_scores(examples, texts, metrics)
+    except DataError as error:
+        raise DataError(f"{_ROWS.value}: {error}") from None
 
 
 def _score_runs(directories: list[str]) -> None:

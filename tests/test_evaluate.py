@@ -59,9 +59,7 @@ def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
     rows = [json.loads(line) for line in beside.splitlines()]
     assert [row["index"] for row in rows] == list(range(20))
     assert ["hypothesis" in row for row in rows] == [True] * 5 + [False] * 15
-    again = evaluate(
-        f"--rows={tmp_path / 'scores.test.jsonl'}", "--target-language=B", f"--out={tmp_path / 'again.json'}"
-    )
+    again = evaluate(f"--rows={tmp_path / 'scores.test.jsonl'}", f"--out={tmp_path / 'again.json'}")
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "again.json").read_text())["metrics"] == scores["metrics"]
     bleu = sacrebleu.corpus_bleu([row["hypothesis"] for row in rows[:5]], [[row["reference"] for row in rows[:5]]])
@@ -146,6 +144,7 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
         ([f"--rows={one}", f"--references={one}", *files], "--references is for files"),
         ([f"--workdir={tmp_path}"], "not the directory of a run"),
         ([f"--workdir={tiny_runs.base}"], "a pretraining run has no task"),
+        ([f"--rows={trained}/evaluation/test.jsonl", *files], "line 1: is in 'B', not in 'de'; correct --target-la"),
         ([f"--workdir={trained}", "--split=tset"], "tset"),
         ([f"--workdir={broken}"], "no checkpoint"),
         ([f"--workdir={trained}", "--evaluators=few_shots_1"], "'few_shots_1'; did you mean 'few_shot_1'"),

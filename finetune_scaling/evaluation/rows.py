@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.evaluation.languages import base_language
 from finetune_scaling.evaluation.metric import Corpus
 from finetune_scaling.files import location
 
@@ -34,6 +35,31 @@ def written_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], t
         return Corpus(texts, [[text] for text in references], target_language, sources)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def written_examples(
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], language: str
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Examples and hypotheses of the rows that were decoded, in their own language, or `language` where they tell none.
+
+    Raises DataError where none was decoded, a row is in another language than the given one, or nothing tells it.
+    """
+    examples, texts = [], []
+    for number, row in enumerate(rows, start=1):
+        if "hypothesis" not in row:
+            continue
+        own = row.get("target_language") or language
+        if not own:
+            raise DataError(f"{path}, line {number}: does not tell its language; give it as --target-language")
+        if language and base_language(own) != base_language(language):
+            raise DataError(
+                f"{path}, line {number}: is in {own!r}, not in {language!r}; correct --target-language or leave it out"
+            )
+        examples.append({"source": row["source"], "target": row["reference"], "target_language": own})
+        texts.append(row["hypothesis"])
+    if not texts:
+        raise DataError(f"{path}: no row has a hypothesis; score the run with --generate=N")
+    return examples, texts
 
 
 def _read_row(path: str | os.PathLike, number: int, line: bytes) -> dict[str, Any]:
