@@ -135,6 +135,8 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
     broken = Path(shutil.copytree(trained, tmp_path / "broken"))
     for step in ("4", "8", "12"):
         shutil.rmtree(broken / "checkpoints" / step, ignore_errors=True)
+    metric = tmp_path / "gone.py"
+    metric.write_text("def get_config():\n    return {'name': 'gone', 'command': ('/no/such/program',)}\n")
     files = ["--target-language=de", f"--out={tmp_path / 'out.json'}"]
     mistakes = [
         ([], "give --workdir to score a run, or --hypotheses"),

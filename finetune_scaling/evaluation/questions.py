@@ -23,6 +23,7 @@ from finetune_scaling.evaluation.few_shot import (
     direction,
     with_demonstrations,
 )
+from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.scoring import (
     Example,
@@ -172,7 +173,7 @@ def _read(
     settings = _settings(evaluator, task, form, sets, tokenizer)
     settings["decoding"] = configuration.plain(decoding)
     if metrics is not None:
-        settings["metrics"] = [metric.name for metric in metrics]
+        settings["metrics"] = [one.identity if isinstance(one, LearnedMetric) else one.name for one in metrics]
     every = [one for chosen in shown.values() for one in chosen]
     return Questions(task, form, sets, every, settings, decoding, metrics)
 

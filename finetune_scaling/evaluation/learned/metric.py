@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -74,6 +76,20 @@ class LearnedMetric:
                     "{batch_size} can stand in braces, and a brace itself is written twice"
                 ) from None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its scores from those of another program or model of the same name."""
+        return {name: plain(getattr(self, name)) for name in ("name", "command", "requirements", "model")}
+
+    def check_program(self) -> None:
+        """Raises ConfigError where the program is not there, so that nothing is decoded for it in vain."""
+        program = self.command[0].format(python=sys.executable, adapters=ADAPTERS, model=self.model, batch_size="")
+        if shutil.which(program) is None:
+            raise ConfigError(
+                f"metric {self.name}: its command {program!r} cannot be run; install it, or change `command` in the "
+                "metric's config"
+            )
+
     def score(self, corpus: Corpus) -> dict[str, Any]:
         """The mean over segments, on the metric's own scale, and the signature."""
         return self.segments(corpus).mean()
@@ -131,7 +147,9 @@ def read_learned_metric(name: str) -> LearnedMetric:
             f"--metrics: {name} cannot be read ({reason}); name a file whose get_config() returns a metric's fields, "
             "such as configs/metrics/comet.py"
         ) from error
-    return build(LearnedMetric, values, os.path.basename(name.partition(":")[0]))
+    metric = build(LearnedMetric, values, os.path.basename(name.partition(":")[0]))
+    metric.check_program()
+    return metric
 
 
 def _content(corpus: Corpus, index: int) -> dict[str, Any]:
