@@ -28,7 +28,9 @@ from finetune_scaling.evaluation.evaluators import (
     TaskEvaluator,
     changed,
     named_evaluators,
+    read_decoding,
     read_evaluators,
+    written_as,
 )
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.metric_names import chosen_metrics
@@ -50,7 +52,9 @@ from finetune_scaling.training.run_directory import exclusive
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "Runs or bases to score: directories, several by commas or globs.")
 _STUDY = flags.DEFINE_string("study", "", "Directory of a study whose finished runs are scored; renews its points.csv.")
 _EVALUATORS = flags.DEFINE_list("evaluators", None, "Names of evaluators: the config's, or presets such as few_shot_1.")
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config with evaluators; of a base, the task, too.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Config with evaluators and decoding; of a base, the task, too."
+)
 _OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, of a base the newest.")
@@ -129,10 +133,14 @@ def _scores_of_rows(metrics: list[Metric] | None) -> Scores:
 
 
 def _score_runs(directories: list[str]) -> None:
-    configured = None if not _CONFIG.value else read_evaluators(_evaluation_block().get("evaluators"))
-    jobs = plan(directories, lambda _, experiment: _evaluators(experiment, configured), _how())[
-        _INDEX.value :: _OF.value
-    ]
+    block = _evaluation_block() if _CONFIG.value else {}
+    configured = read_evaluators(block.get("evaluators")) if _CONFIG.value else None
+    decoding = read_decoding(block)
+
+    def choose(_: str, experiment: Experiment) -> dict[str, Evaluator]:
+        return {name: written_as(one, decoding) for name, one in _evaluators(experiment, configured).items()}
+
+    jobs = plan(directories, choose, _how())[_INDEX.value :: _OF.value]
     if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
         raise ConfigError("--out is one evaluation's file; leave it out, and each has its own evaluation/NAME.json")
     _finish(work(jobs, _how(), _print))

@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from finetune_scaling.configuration import build, choose, suggestion
+from finetune_scaling.configuration import build, choose, given, suggestion
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.templates import check_pattern, placeholders
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 
 EXAMPLES, GENERATED = 200, 100  # held-out examples that an evaluator takes unless told otherwise
@@ -36,6 +37,7 @@ class TaskEvaluator:
     shots: demonstrations before each question, drawn with `seed` from the split `shots_from` among those that keep the
       limits of sequences whole and take at most `max_shot_tokens` tokens each; written as `demonstration` says.
     examples, generate: how many are scored, and how many of these decoded, of each set; None: all.
+    decoding: how texts are written; None: as the run's own evaluation.decoding says.
     untuned: the base without tuning answers the same questions.
     every_steps: while training, too, the values going to metrics.jsonl; None: once training has ended.
     """
@@ -50,6 +52,7 @@ class TaskEvaluator:
     seed: int = 0
     examples: int | None = EXAMPLES
     generate: int | None = GENERATED
+    decoding: DecodingConfig | None = None
     untuned: bool = True
     every_steps: int | None = None
     kind: Literal["task"] = "task"
@@ -168,3 +171,16 @@ def changed(evaluator: Evaluator, examples: int | None, generate: int | None, un
     changes |= {} if examples is None else {"examples": examples}
     changes |= {} if generate is None else {"generate": generate}
     return dataclasses.replace(evaluator, **changes)
+
+
+def written_as(evaluator: Evaluator, decoding: DecodingConfig | None) -> Evaluator:
+    """An evaluator whose texts are written as `decoding` says, unless it says so itself; None changes nothing."""
+    if isinstance(evaluator, TextEvaluator):
+        return evaluator
+    return dataclasses.replace(evaluator, decoding=evaluator.decoding or decoding)
+
+
+def read_decoding(evaluation: Mapping[str, Any], where: str = "evaluation") -> DecodingConfig | None:
+    """How the group `evaluation` of a config says that texts are written; None where it says nothing of that."""
+    fields = given(evaluation.get("decoding") or {})
+    return build(DecodingConfig, fields, f"{where}.decoding") if fields else None

@@ -133,10 +133,11 @@ def read_questions(
         raise ConfigError(
             "a pretraining run has no task; give a finetuning run's config (--config), or the evaluator a task"
         )
+    decoding = evaluator.decoding or asking.evaluation.decoding
     # Of the evaluator what decides the questions.
-    alone = dataclasses.replace(evaluator, task=None, untuned=True, every_steps=None)
+    alone = dataclasses.replace(evaluator, task=None, decoding=None, untuned=True, every_steps=None)
     form = asking.objective if asking.pretrains else asking.sequence
-    return _read(alone, configuration.canonical(task), form, tokenizer, asking.evaluation.decoding, metrics)
+    return _read(alone, configuration.canonical(task), form, tokenizer, decoding, metrics)
 
 
 def check_sets(evaluator: TaskEvaluator, experiment: Experiment) -> None:

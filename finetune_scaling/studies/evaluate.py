@@ -6,7 +6,14 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.evaluation.evaluators import Evaluator, named_evaluators, preset, read_evaluators
+from finetune_scaling.evaluation.evaluators import (
+    Evaluator,
+    named_evaluators,
+    preset,
+    read_decoding,
+    read_evaluators,
+    written_as,
+)
 from finetune_scaling.files import read_json
 from finetune_scaling.studies.configs import merge
 from finetune_scaling.studies.execute import state
@@ -31,16 +38,21 @@ def finished_runs(study: StudyConfig, workdir: Path) -> list[Run]:
 class StudyEvaluators:
     """The evaluators of a study's runs.
 
-    config: the study whose tasks name them, in finetune.evaluation.evaluators or a method's own; names: which of them,
-    all by default. A name that no task has is a preset, and for every task.
+    config: the study whose tasks name them, in finetune.evaluation.evaluators or a method's own, and say under
+    evaluation.decoding how texts are written; names: which of them, all by default. A name that no task has is a
+    preset, and for every task.
     """
 
     def __init__(self, config: StudyConfig, names: Sequence[str] | None = None):
-        self._configured = {
-            (task_name, method): read_evaluators(_block(config, task_name, method), f"tasks.{task_name}")
-            for task_name, task in config.tasks.items()
-            for method in task.methods
+        blocks = {
+            (name, method): _block(config, name, method)
+            for name in config.tasks
+            for method in config.tasks[name].methods
         }
+        self._configured = {
+            key: read_evaluators(block.get("evaluators"), f"tasks.{key[0]}") for key, block in blocks.items()
+        }
+        self._decoding = {key: read_decoding(block, f"tasks.{key[0]}") for key, block in blocks.items()}
         self._names = names
         known = {name for evaluators in self._configured.values() for name in evaluators}
         self._presets = [name for name in names or () if name not in known]
@@ -49,14 +61,16 @@ class StudyEvaluators:
 
     def of(self, run: Run) -> dict[str, Evaluator]:
         """The evaluators of one run by name."""
-        configured = self._configured.get((run.setting.task, run.setting.method), {})
-        if self._names is None:
-            return dict(configured)
-        wanted = [name for name in self._names if name in configured or name in self._presets]
-        return named_evaluators(wanted, configured, "--evaluators")
+        key = (run.setting.task, run.setting.method)
+        configured, decoding = self._configured.get(key, {}), self._decoding.get(key)
+        names = list(configured) if self._names is None else self._names
+        wanted = [name for name in names if name in configured or name in self._presets]
+        chosen = named_evaluators(wanted, configured, "--evaluators")
+        return {name: written_as(one, decoding) for name, one in chosen.items()}
 
 
-def _block(config: StudyConfig, task_name: str, method: str) -> Mapping[str, Any] | None:
+def _block(config: StudyConfig, task_name: str, method: str) -> Mapping[str, Any]:
+    """The group `evaluation` of a method's runs on a task."""
     task = config.tasks[task_name]
     fields = merge(configuration.plain(task.finetune), configuration.plain(task.methods[method].config))
-    return fields.get("evaluation", {}).get("evaluators")
+    return fields.get("evaluation", {})

@@ -1,7 +1,10 @@
 """Evaluators as data: presets by name, their fields in a config, and mistakes in them."""
 
+import dataclasses
+
 import pytest
 
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.evaluators import (
     PRESETS,
@@ -10,7 +13,9 @@ from finetune_scaling.evaluation.evaluators import (
     changed,
     named_evaluators,
     preset,
+    read_decoding,
     read_evaluators,
+    written_as,
 )
 from finetune_scaling.training.experiment import EvaluationConfig
 
@@ -64,6 +69,19 @@ def test_a_command_line_changes_numbers():
     assert changed(TaskEvaluator(), None, None, None) == TaskEvaluator()
 
 
+def test_how_texts_are_written_is_the_evaluators_first_and_then_the_configs():
+    sampled = {"decoding": {"method": "sample", "top_k": 5}}
+    configured = read_evaluators({"test": {}, "sampled": {"shots": 1, **sampled}, "pretraining": {}})
+    beam = read_decoding({"decoding": {"method": "beam", "beams": 2, "top_k": None}})  # None: nobody filled it
+    assert beam == DecodingConfig(method="beam", beams=2)
+    found = {name: written_as(one, beam) for name, one in configured.items()}
+    assert found["test"] == dataclasses.replace(preset("test"), decoding=beam)
+    assert found["sampled"].decoding == DecodingConfig(method="sample", top_k=5)
+    assert found["pretraining"] == configured["pretraining"]
+    assert read_decoding({}) is read_decoding({"decoding": {"method": None}}) is None
+    assert written_as(preset("test"), None) == preset("test")
+
+
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
@@ -88,6 +106,7 @@ def test_a_command_line_changes_numbers():
             r"evaluators\.mine: demonstration: unknown placeholder \{source\}",
         ),
         ({"mine": {"demonstration": "{input}{target}{\n"}}, r"mine: demonstration = .* write \{\{ and \}\} for braces"),
+        ({"mine": {"decoding": {"method": "beem"}}}, r"evaluators\.mine\.decoding\.method = 'beem' .*'beam'"),
         ({"mine": {"shots": 1, "seed": -1}}, r"evaluators\.mine: seed = -1 must be at least 0"),
         ({"mine": {"task": {"name": "a"}, "directions": "zero_shot"}}, "directions = 'zero_shot' chooses a task"),
         ({"a.b": {"shots": 1}}, r"evaluators\.a\.b: a name is made of letters"),

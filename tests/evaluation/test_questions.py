@@ -1,5 +1,6 @@
 """What evaluators ask, token by token: demonstrations, questions cut as ever, other languages, rows of text."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 from finetune_scaling.data.encoding import encode_examples, encode_prompts
 from finetune_scaling.data.task import load_task
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator, preset
+from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.questions import Questions, check_sets, read_questions
+from finetune_scaling.evaluation.text_metrics import find_metric
 from finetune_scaling.evaluation.zero_shot import zero_shot_task
 from finetune_scaling.training.experiment import Experiment, read_experiment
 
@@ -53,6 +57,30 @@ def test_few_shot_prompts_to_the_token(experiment, tokenizer):
     assert whole["weights"] == [0] * (len(prompt) - 1) + [1] * len(answer)  # of the question's own target alone
     assert whole["prefix"] == [True] * len(prompt) + [False] * (len(answer) - 1)
     assert questions.length == 32 + len(demonstrations)
+
+
+def test_texts_are_written_as_the_evaluator_says_or_else_as_the_run_does(experiment, tokenizer):
+    beam = DecodingConfig(method="beam", beams=2)
+    own = dataclasses.replace(experiment, evaluation=dataclasses.replace(experiment.evaluation, decoding=beam))
+    first, second = (
+        read_questions(preset("test"), own, tokenizer),
+        read_questions(preset("test"), experiment, tokenizer),
+    )
+    asked = read_questions(dataclasses.replace(preset("test"), decoding=beam), experiment, tokenizer)
+    assert first is asked  # the same questions
+    assert asked.decoding == beam
+    assert second.decoding == DecodingConfig()
+    assert (asked.settings["decoding"]["method"], second.settings["decoding"]["method"]) == ("beam", "greedy")
+
+
+def test_another_model_of_a_learned_metric_is_another_setting(experiment, tokenizer):
+    def settings(model: str, **changes: Any) -> Any:
+        metric = LearnedMetric("learned", ("program", "{model}"), model=model, **changes)
+        return read_questions(preset("test"), experiment, tokenizer, None, (metric, find_metric("bleu"))).settings
+
+    assert settings("small") != settings("large")
+    assert settings("small") == settings("small", timeout=3.0, batch_size=1)
+    assert settings("small")["metrics"][1] == "bleu"
 
 
 def test_demonstrations_are_fixed_recorded_and_nested(experiment, tokenizer):

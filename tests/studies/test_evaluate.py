@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, WorkdirError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator, preset
 from finetune_scaling.studies import execute as execute_module
@@ -54,6 +55,14 @@ def test_each_task_and_method_has_its_evaluators_and_presets_are_for_all(tiny_ru
     assert StudyEvaluators(study, ["few_shot_2"]).of(second) == {"few_shot_2": preset("few_shot_2")}
     with pytest.raises(ConfigError, match=r"--evaluators: no evaluator is called 'minee'; did you mean 'mine'"):
         names("minee")
+
+
+def test_a_study_says_how_texts_are_written(tiny_runs):
+    study = read_study(small(tiny_runs, decoding={"method": "beam", "beams": 2}, evaluators={"few_shot_1": {}}))
+    run = runs(study)[0]
+    beam = DecodingConfig(method="beam", beams=2)
+    assert StudyEvaluators(study).of(run) == {"few_shot_1": TaskEvaluator(shots=1, decoding=beam)}
+    assert StudyEvaluators(study, ["few_shot_2"]).of(run) == {"few_shot_2": TaskEvaluator(shots=2, decoding=beam)}
 
 
 def test_a_study_is_read_from_its_directory(tiny_runs, tmp_path):
