@@ -30,6 +30,21 @@ DENSE_LAYERS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
+@jax.custom_jvp
+def read_here(parameter: Array) -> Array:
+    """The same array, which XLA is not to read, or to make another of, anywhere earlier.
+
+    A kernel that a loop over layers casts is otherwise cast before the loop, all layers of it: a copy of the whole model
+    in the compute dtype that lives until the step ends.
+    """
+    return jax.lax.optimization_barrier(parameter)
+
+
+@read_here.defjvp
+def _read_here_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return read_here(*primals), tangents[0]
+
+
 class Dense(nn.Module):
     """y = x W without a bias; an adapter that names this layer adds to y."""
 
@@ -43,7 +58,9 @@ class Dense(nn.Module):
         # One matrix of rows: where the gradient contracts two axes, XLA on CPUs transposes x in memory before, which is
         # a third of a training step.
         rows = x.reshape(-1, x.shape[-1])
-        y = rows @ kernel.astype(self.dtype)
+        if kernel.dtype != self.dtype:
+            kernel = read_here(kernel).astype(self.dtype)
+        y = rows @ kernel
         if self.adapter is not None and self.name in self.adapter.targets:
             y = self.adapter(self.param, rows, y)
         return y.reshape(*x.shape[:-1], self.features)
@@ -100,11 +117,13 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, L, D]
         config, activation = self.config, _ACTIVATIONS[self.config.activation]
-        up = Dense(config.ffn_dim, x.dtype, self.adapter, name="up")(x)
+        # One matrix of rows, as Dense computes it: between two shapes XLA would keep what it could overwrite.
+        rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
+        up = rows(Dense(config.ffn_dim, x.dtype, self.adapter, name="up")(x))
         if config.gated:
-            gate = Dense(config.ffn_dim, x.dtype, self.adapter, name="gate")(x)
+            gate = rows(Dense(config.ffn_dim, x.dtype, self.adapter, name="gate")(x))
             hidden = activation(gate) * up
         else:
             hidden = activation(up)
-        hidden = constrain(hidden, self.axes, "batch", "length", "ffn")
+        hidden = constrain(hidden.reshape(*x.shape[:-1], config.ffn_dim), self.axes, "batch", "length", "ffn")
         return Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)

@@ -42,7 +42,10 @@ class LoraAdapter:
     def __call__(self, parameter: MakeParameter, x: Array, y: Array) -> Array:
         a = parameter("lora_a", _a_init, (x.shape[-1], self.rank), jnp.float32)
         b = parameter("lora_b", jax.nn.initializers.zeros, (self.rank, y.shape[-1]), jnp.float32)
-        return y + ((x @ a.astype(x.dtype)) @ b.astype(x.dtype)) * self.scale
+        # Only when y is there: on TPUs, XLA would form the second product early, another [rows, F] beside the parts of y
+        # that it adds up while it gathers the kernel. After y it is added in place.
+        narrow, y = jax.lax.optimization_barrier((x @ a.astype(x.dtype), y))
+        return y + (narrow @ b.astype(x.dtype)) * self.scale
 
 
 def build(options: LoraOptions) -> Tuning:
