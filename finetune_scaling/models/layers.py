@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.order import gradient_after, read_here
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -28,21 +29,6 @@ class DenseAdapter(Protocol):
 DENSE_LAYERS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-@jax.custom_jvp
-def read_here(parameter: Array) -> Array:
-    """The same array, which XLA is not to read, or to make another of, anywhere earlier.
-
-    A kernel that a loop over layers casts is otherwise cast before the loop, all layers of it: a copy of the whole model
-    in the compute dtype that lives until the step ends.
-    """
-    return jax.lax.optimization_barrier(parameter)
-
-
-@read_here.defjvp
-def _read_here_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return read_here(*primals), tangents[0]
 
 
 class Dense(nn.Module):
@@ -126,4 +112,8 @@ class FeedForward(nn.Module):
         else:
             hidden = activation(up)
         hidden = constrain(hidden.reshape(*x.shape[:-1], config.ffn_dim), self.axes, "batch", "length", "ffn")
-        return Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)
+        y = Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)
+        if config.remat == "none":  # the products are there anyway
+            return y
+        # The gradient of `hidden` would be formed early, and wait for the products to be computed again.
+        return gradient_after(y, (up, gate) if config.gated else up)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from finetune_scaling.models.layers import read_here
+from finetune_scaling.models.order import read_here
 from finetune_scaling.sharding.axes import AxisRules, spec
 
 Array = jax.Array
