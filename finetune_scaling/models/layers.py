@@ -44,7 +44,7 @@ class Dense(nn.Module):
         # One matrix of rows: where the gradient contracts two axes, XLA on CPUs transposes x in memory before, which is
         # a third of a training step.
         rows = x.reshape(-1, x.shape[-1])
-        if kernel.dtype != self.dtype:
+        if kernel.dtype != self.dtype:  # trained: frozen ones are kept in the compute dtype
             kernel = read_here(kernel).astype(self.dtype)
         y = rows @ kernel
         if self.adapter is not None and self.name in self.adapter.targets:

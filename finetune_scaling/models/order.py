@@ -1,8 +1,8 @@
 """When XLA computes what: the same numbers from less memory.
 
-XLA starts a product as soon as its inputs are there, and casts what a loop casts once before the loop. Each function
-here returns what it is given, and ties it to other arrays by an optimization barrier. docs/planning.md has the memory
-of the steps that were compiled with them.
+XLA starts a product as soon as its inputs are there, and fuses what has the same inputs. Each function here returns what
+it is given, and holds XLA back by an optimization barrier. Where they are used, buffers of compiled TPU programs were
+read; docs/planning.md has the memory of steps with and without them.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ Array = jax.Array
 
 @jax.custom_jvp
 def read_here(parameter: Array) -> Array:
-    """The same array, which is not to be read any earlier.
+    """The same array, which is not to be read, or cast, any earlier.
 
-    A kernel that the loop over layers casts would be cast before the loop, all layers of it: a copy of the whole model
-    in the compute dtype that lives until the step ends.
+    The table of the loss would be cast before the loop over its parts, all of it. With kernels read so, XLA forms a
+    feed-forward layer's product apart from its gradients in the backward pass, one [rows, ffn_dim] fewer at a time.
     """
     return jax.lax.optimization_barrier(parameter)
 
