@@ -45,6 +45,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],  # CUDA 12 wheels run on the drivers of CUDA 12 and of CUDA 13
     "gcs": [GCSFS],
+    "ja": ["sacrebleu[ja]"],  # BLEU by words of Japanese: MeCab and its dictionary
+    "ko": ["sacrebleu[ko]"],  # and of Korean
     "test": [
         BEAM,
         "pytest>=9.0,<10",
@@ -84,6 +86,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["finetune_scaling", "finetune_scaling.*"]),
+    package_data={"finetune_scaling.evaluation.sample_page": ["*.html", "*.css", "*.js"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

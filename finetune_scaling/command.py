@@ -3,11 +3,12 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -16,7 +17,7 @@ from ml_collections.config_flags import config_path
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import ConfigError, UserError, exit_on_user_error
+from finetune_scaling.errors import EXIT_INTERRUPTED, INTERRUPTED, ConfigError, UserError, exit_on_user_error
 from finetune_scaling.library_reports import leave_out_of_unraisable
 from finetune_scaling.memory import keep_freed_memory
 from finetune_scaling.sharding import roll_call
@@ -25,7 +26,33 @@ CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
 
 _CONFIG_MODULE = "config_config"  # what ml_collections calls the module that it makes of --config's file
 
-keep_freed_memory()  # on import, which is the first thing that a command does: later it is too late
+
+def _end_at_once(*_: object) -> NoReturn:
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _never_lose_interrupts(unraisable: Any) -> None:
+    """Ctrl-C in a finalizer or a garbage collector's callback, of which Python only prints that it was ignored.
+
+    To end at any moment is safe: files are whole or absent, and the system lets go of locks.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _end_at_once()
+    sys.__unraisablehook__(unraisable)
+
+
+def _end_at_once_on_interrupt() -> None:
+    """While a command's modules are loaded nothing has begun; an exception would come up or get lost in any of them."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    is_command = spec is not None and spec.name.startswith("finetune_scaling.")
+    if is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+# On import, which is the first thing that a command does: later it is too late.
+keep_freed_memory()
+_end_at_once_on_interrupt()
 
 
 def run(main: Callable[..., Any], subcommands: Collection[str] = (), operand: str = "") -> None:
@@ -44,9 +71,12 @@ def run(main: Callable[..., Any], subcommands: Collection[str] = (), operand: st
         if given and not (subcommands or operand):
             raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
         set_up()  # here, since absl resets logging before it calls
+        if signal.getsignal(signal.SIGINT) is _end_at_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with _together():
             main(*given)
 
+    sys.unraisablehook = _never_lose_interrupts
     with exit_on_user_error():
         app.run(start, flags_parser=_parse_flags)
 
@@ -113,6 +143,10 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
     except UserError:
+        raise
+    except SystemExit:
+        if any(argument.startswith(("--help", "-h", "-?")) for argument in arguments[1:]):
+            sys.exit(0)  # it was shown, as asked; absl ends with 1
         raise
     except Exception as error:  # a config file is Python: whatever a program can raise
         if fault := _fault_in_config(error):

@@ -39,7 +39,7 @@ def build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown name: the nearest known one, or all of them."""
-    known = list(known)
+    known = [name if name != "" else "''" for name in known]
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(map(str, known))}"
 

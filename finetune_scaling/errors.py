@@ -51,8 +51,17 @@ class ProcessError(UserError):
     exit_code = EXIT_FAILED
 
 
+class MetricError(UserError):
+    """A metric that another program computes failed; the scores that it gave before are kept."""
+
+    exit_code = EXIT_FAILED
+
+
 class Preempted(Exception):
     """The process was asked to stop (SIGTERM); what was done is saved and the same command continues it."""
+
+
+INTERRUPTED = "interrupted: run the same command again to go on from the last checkpoint"
 
 
 @contextlib.contextmanager
@@ -67,5 +76,5 @@ def exit_on_user_error() -> Iterator[None]:
         print(f"preempted: {notice}", file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on from the last checkpoint", file=sys.stderr, flush=True)
+        print(INTERRUPTED, file=sys.stderr, flush=True)
         sys.exit(EXIT_INTERRUPTED)

@@ -106,7 +106,11 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes beside a local file, then renames."""
+    """Writes beside a local file, then renames. A link's target is replaced; a pipe or device is written to."""
+    if path.is_fifo() or path.is_char_device():  # /dev/null, /dev/stdout: root could rename over them
+        path.write_bytes(data)
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -127,14 +131,14 @@ def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file; WorkdirError names the file and the line where it is broken."""
+def read_json(path: str | os.PathLike, *, mend: str = "delete it and run the command again") -> Any:
+    """Reads a JSON file; WorkdirError names the file, the line where it is broken, and the mend."""
     try:
         return json.loads(location(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WorkdirError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WorkdirError(f"{path}: not valid JSON ({error}); delete it and run the command again") from None
+        raise WorkdirError(f"{path}: not valid JSON ({error}); {mend}") from None
 
 
 def sha256(path: str | os.PathLike) -> str:

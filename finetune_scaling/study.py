@@ -92,9 +92,14 @@ def print_listing(study: StudyConfig, workdir: Path) -> None:
         f"{len(rows)} runs ({len(rows) // len(study.seeds)} settings x {len(study.seeds)} seeds), "
         f"{len(to_do)} to do; "
         f"{sum(row['flops'] for row in rows):.3g} FLOPs to finetune, "
-        f"{sum(row['flops'] for row in bases):.3g} to pretrain {len(bases)} bases; "
-        + (f"about {known / 60:.0f} min to go" if known else "time is told once some runs are done")
+        f"{sum(row['flops'] for row in bases):.3g} to pretrain {len(bases)} bases; " + _time_to_go(len(to_do), known)
     )
+
+
+def _time_to_go(to_do: int, seconds: float) -> str:
+    if not to_do:
+        return "all done"
+    return f"about {max(1.0, seconds / 60):.0f} min to go" if seconds else "time is told once some runs are done"
 
 
 def _list_line(row: dict[str, Any]) -> str:

@@ -162,3 +162,5 @@ def test_a_choice_is_the_tables_or_an_error_with_the_nearest():
         choose(table, "loar", "method.name")
     with pytest.raises(ConfigError, match=r"^method\.name = 'x' is unknown; choose one of full, lora$"):
         choose(table, "x", "method.name")
+    with pytest.raises(ConfigError, match=r"^mode = 'x' is unknown; choose one of '', S$"):
+        choose({"": 0, "S": 1}, "x", "mode")

@@ -152,6 +152,8 @@ def test_a_moved_study_is_still_evaluated_and_listed(undisturbed, tmp_path):
     command = [sys.executable, "-m", "finetune_scaling.evaluate", f"--workdir={directory}", f"--out={out}"]
     subprocess.run(command, check=True, capture_output=True)
     assert json.loads(out.read_text())["loss"] == RunDirectory(directory).result["loss"]
+    code, printed, errors = result(study(CONFIG, f"--workdir={done}", "--list"))
+    assert (code, printed.splitlines()[-1].endswith("; all done")) == (0, True), errors
     code, printed, errors = result(study(CONFIG, f"--workdir={done}"))
     assert (code, "21 of 21 runs finished; this process: 0 runs trained" in printed) == (0, True), errors
 

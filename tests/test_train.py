@@ -87,6 +87,50 @@ def test_interrupted_in_every_way_a_run_ends_as_if_undisturbed(tiny_runs, tmp_pa
     assert without_times(directory) == without_times(tmp_path / "undisturbed")
 
 
+def test_ctrl_c_while_the_program_is_being_loaded_is_one_line_and_never_lost(tiny_runs, tmp_path):
+    process = train(*tiny_runs.flags("lora", tmp_path / "run"))
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "jaxlib" not in maps.read_text():  # being imported
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate()
+    assert (process.returncode, printed, errors.count("\n")) == (EXIT_INTERRUPTED, "", 1), errors
+    assert errors.startswith("interrupted: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_is_shown_and_that_is_no_failure():
+    process = train("--help")
+    printed, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert "--workdir" in printed
+
+
+LOSING = """
+import os, signal
+from finetune_scaling import command
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+def main():
+    Dying()
+    print("lost")
+
+command.run(main)
+"""
+
+
+def test_ctrl_c_in_a_callback_whose_errors_python_ignores_is_not_lost():
+    ended = subprocess.run([sys.executable, "-c", LOSING], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (EXIT_INTERRUPTED, "", 1), ended.stderr
+    assert ended.stderr.startswith("interrupted: ")
+
+
 def changed(tiny_runs, workdir: Path, what: str, change: str) -> list[str]:
     """Flags for a config file that differs from tests/tiny.py by a line of Python."""
     first, *others = tiny_runs.flags(what, workdir)

@@ -1,6 +1,7 @@
 """Pretraining text: sources mixed in stated shares."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ class CorpusConfig:
             parts = getattr(self, name)
             if not parts:
                 raise ConfigError(f"corpus.{name} is empty; give it at least one part")
+            for i, part in enumerate(parts):
+                if not 0 <= part.weight < math.inf:
+                    raise ConfigError(f"corpus.{name}[{i}].weight = {part.weight} must be at least 0")
             if len({part.weight > 0 for part in parts}) > 1:
                 raise ConfigError(f"corpus.{name}: give every part a weight above 0, or none of them")
         if canonical(self.train) == canonical(self.dev):
@@ -60,7 +64,7 @@ class Texts(Sequence[str]):
 
     def __init__(self, parts: Sequence[CorpusPart], where: str = "corpus"):
         self._parts = [PartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
-        self.counts = _shares([len(texts) for texts in self._parts], [part.weight for part in parts])
+        self.counts = _shares([len(texts) for texts in self._parts], parts, where)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -76,13 +80,18 @@ class Texts(Sequence[str]):
 
 def document_counts(parts: Sequence[CorpusPart], where: str = "corpus") -> list[int]:
     """How many documents each part gives, as in `Texts`; opens one part at a time, so that memory holds one."""
-    return _shares(
-        [len(PartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], [part.weight for part in parts]
-    )
+    return _shares([len(PartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
 
 
-def _shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    if not any(weights):
+def _shares(sizes: Sequence[int], parts: Sequence[CorpusPart], where: str) -> list[int]:
+    if not any(part.weight for part in parts):
         return list(sizes)
-    total = min(size / weight for size, weight in zip(sizes, weights, strict=True))
-    return [int(total * weight) for weight in weights]
+    total = min(size / part.weight for size, part in zip(sizes, parts, strict=True))
+    counts = [int(total * part.weight) for part in parts]
+    for i, (count, size, part) in enumerate(zip(counts, sizes, parts, strict=True)):
+        if not count:
+            raise ConfigError(
+                f"{where}[{i}].weight = {part.weight} gives none of its {size} documents; raise it, give the parts "
+                "with larger weights more text, or leave this one out"
+            )
+    return counts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.data.sources import Source, open_source
-from finetune_scaling.data.sources.records import field_text
+from finetune_scaling.data.sources.records import field_text, known_number
 from finetune_scaling.errors import DataError
 
 Example = dict[str, Any]
@@ -50,8 +50,8 @@ class PartExamples(Sequence[Example]):
             "source_language": part.source_language,
             "target_language": part.target_language,
         }
-        if "target_nll" in record:
-            example["target_nll"] = float(record["target_nll"])
+        if (nll := known_number(record, "target_nll", where)) is not None:
+            example["target_nll"] = nll
         return example
 
 

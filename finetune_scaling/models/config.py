@@ -1,6 +1,7 @@
 """The shape of a decoder, as data."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from finetune_scaling.errors import ConfigError
@@ -35,13 +36,16 @@ class ModelConfig:
     attention: Literal["plain", "blockwise", "flash", "cudnn"] = "plain"  # the same numbers in less memory
 
     def __post_init__(self) -> None:
+        for name in ("vocab_size", "layers", "model_dim", "heads", "kv_heads", "head_dim", "ffn_dim", "max_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} = {getattr(self, name)} must be at least 1")
+        for name in ("norm_epsilon", "rope_theta", "embedding_std"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"model.{name} = {getattr(self, name)} must be a finite number above 0")
         if self.heads % self.kv_heads:
             raise ConfigError(f"model.heads = {self.heads} must be a multiple of model.kv_heads = {self.kv_heads}")
         if self.positions == "rope" and self.head_dim % 2:
             raise ConfigError(f"model.head_dim = {self.head_dim} must be even, since rotary positions turn pairs")
-        for name in ("vocab_size", "layers", "model_dim", "heads", "kv_heads", "head_dim", "ffn_dim", "max_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} = {getattr(self, name)} must be at least 1")
 
     @property
     def gated(self) -> bool:

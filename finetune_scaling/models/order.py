@@ -1,8 +1,8 @@
 """When XLA computes what: the same numbers from less memory.
 
-XLA starts a product as soon as its inputs are there, and fuses what has the same inputs. Each function here returns what
-it is given, and holds XLA back by an optimization barrier. Where they are used, buffers of compiled TPU programs were
-read; docs/planning.md has the memory of steps with and without them.
+XLA starts a product as soon as its inputs are there, and fuses what has the same inputs. Each function here returns
+what it is given, and holds XLA back by an optimization barrier. Where they are used, buffers of compiled TPU programs
+were read; docs/planning.md has the memory of steps with and without them.
 """
 
 from typing import Any

@@ -19,14 +19,14 @@ def checkpoint_facts(experiment: Experiment, model: TunedModel) -> dict[str, Any
         "method": configuration.plain(experiment.method),
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": model.base_facts.get("arrays_digest"),
-        "tokens_per_step": experiment.batch_size * experiment.sequence.length,
+        "tokens_per_step": experiment.batch_size * experiment.row_length,
     }
 
 
 def training_record(experiment: Experiment, data: Data, model: TunedModel, position: Position) -> dict[str, Any]:
     """What the run was and how it went; scores come on top."""
     parameters = count_parameters(model.config)
-    row = experiment.batch.row_length or experiment.sequence.length
+    row = experiment.row_length
     base = model.base_facts
     return {
         "name": experiment.name,

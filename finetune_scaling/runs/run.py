@@ -138,7 +138,7 @@ def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
 
 def make_plan(experiment: Experiment, batches: Batches) -> Plan:
     """The loop's numbers from the config's units."""
-    per_step = experiment.batch_size * experiment.sequence.length
+    per_step = experiment.batch_size * experiment.row_length
     total, limit = experiment.limits.ending(batches.batches_per_epoch, per_step)
     keep = {round(tokens / per_step) for tokens in experiment.checkpoint.keep_tokens}
     if any(not 1 <= step <= total for step in keep):

@@ -10,14 +10,16 @@ import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.scaling.claims import Claim, check_claims
+from finetune_scaling.scaling.columns import lower_is_better
+from finetune_scaling.scaling.correlation import Correlation, correlations
 from finetune_scaling.scaling.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit, padded_size
+from finetune_scaling.scaling.forgetting import Change, changes
 from finetune_scaling.scaling.laws import ADDITIVE, MULTIPLICATIVE, SINGLE, Layout, predict
 from finetune_scaling.scaling.points import FACTORS, METHODS, PointsTable
 from finetune_scaling.scaling.stages import Skipped, StagedFit, fit_staged
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
-LOWER_IS_BETTER = ("ter",)
 Progress = Callable[[str], None]
 
 
@@ -48,6 +50,8 @@ class Analysis:
     skipped: list[Skipped]
     critical: list[CriticalSize]
     claims: list[Claim]
+    correlations: list[Correlation]
+    forgetting: list[Change]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,7 +101,9 @@ def analyse(
     critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
     claims = check_claims(fits, rows, table.tasks, methods)
-    return Analysis(table, settings, size, fits, singles, skipped, critical, claims, facts or {})
+    related = correlations(table, progress)
+    forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
+    return Analysis(table, settings, size, fits, singles, skipped, critical, claims, related, forgotten, facts or {})
 
 
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
@@ -106,7 +112,7 @@ def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
     metric = main_metric(analysis, task)
     if metric is None:
         return rows.loc[rows.groupby("method")["loss"].idxmin()]
-    scores = rows[metric] * (-1 if metric.lower() in LOWER_IS_BETTER else 1)
+    scores = rows[metric] * (-1 if lower_is_better(metric) else 1)
     return rows.loc[scores.dropna().groupby(rows["method"]).idxmax()]
 
 
@@ -115,20 +121,6 @@ def main_metric(analysis: Analysis, task: str) -> str | None:
     present = [m for m in analysis.table.metrics if analysis.rows(task)[m].notna().any()]
     named = analysis.facts.get("metrics", {}).get(task)
     return named if named in present else next(iter(present), None)
-
-
-def correlations(analysis: Analysis) -> list[dict[str, Any]]:
-    """Pearson's r of loss with every metric, per task, method and factor with three settings or more."""
-    found = []
-    for (task, method, factor), rows in analysis.table.settings.groupby(["task", "method", "factor"], sort=False):
-        for metric in analysis.table.metrics:
-            pair = rows[["loss", metric]].dropna()
-            if len(pair) >= 3 and pair.std().min() > 0:
-                r = float(np.corrcoef(pair["loss"], pair[metric])[0, 1])
-                found.append(
-                    {"task": task, "method": method, "factor": factor, "metric": metric, "r": r, "points": len(pair)}
-                )
-    return found
 
 
 def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:

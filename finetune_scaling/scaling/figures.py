@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from finetune_scaling.scaling.analysis import JOINT_LAWS, Analysis
 from finetune_scaling.scaling.critical import CriticalSize
+from finetune_scaling.scaling.forgetting_figure import forgetting_plots
 from finetune_scaling.scaling.laws import SINGLE, predict
+from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.plots import (
     Plot,
     amounts,
@@ -31,7 +33,6 @@ from finetune_scaling.scaling.plots import (
 from finetune_scaling.scaling.points import SENSITIVITY_FACTOR
 from finetune_scaling.scaling.stages import StagedFit
 from finetune_scaling.scaling.tables import predictions_table, present_factors
-from finetune_scaling.scaling.words import FACTOR_NAMES, human, method_name
 
 LOSS = "loss (nats per token)"
 EXAMPLES = "finetuning examples"
@@ -111,6 +112,7 @@ def _extra_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
             "Measured only; no law is fitted to this factor.",
             functools.partial(_draw_learning_rate, analysis, task),
         )
+    yield from forgetting_plots(analysis, task, tag)
 
 
 def _has_law(analysis: Analysis, task: str, law: str, factor: str) -> bool:

@@ -58,7 +58,13 @@ pre { background: var(--tint); padding: .7rem 1rem; overflow-x: auto; }
 }
 """
 DECIMALS = re.compile(r"-?\d+\.\d{3,}")
-VERDICT_CLASSES = {"holds": "holds", "does not hold": "fails", "cannot be told": "untold"}
+VERDICT_CLASSES = {
+    "holds": "holds",
+    "does not hold": "fails",
+    "cannot be told": "untold",
+    "follows": "holds",
+    "does not follow": "fails",
+}
 
 
 def escape(text: object) -> str:

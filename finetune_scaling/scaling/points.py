@@ -1,7 +1,6 @@
 """The table of points: one row a finetuning run, read from CSV with every mistake named by line, column and mend."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
+from finetune_scaling.scaling.columns import METRIC, Column, evaluator_column
 
 METHODS = ("full", "prompt", "lora")
 FACTORS = ("model", "pretrain", "pet")
@@ -27,7 +27,6 @@ CONDITION = (
     "entropy",
 )
 RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # a study's further columns
-METRIC = re.compile(r"(bleu|sacrebleu|bleurt|chrf|ter|comet|rouge)[\w+.-]*", re.IGNORECASE)
 STOPPED_BY_BUDGET = "budget"
 
 
@@ -36,18 +35,26 @@ class PointsTable:
     """Points of one file.
 
     runs: one row a run, those stopped by their budget left out; settings: means over seeds, with `seeds` and `loss_sd`;
-    metrics: its metric columns; stopped_by_budget, repeated: rows left out and why; ignored: columns not used;
-    ended_at_best: rows whose dev loss was least at the last step.
+    metrics: the metric columns of the task's own test sets; evaluations: those of other evaluators; stopped_by_budget,
+    repeated: rows left out and why; ignored: columns not used; ended_at_best: rows whose dev loss was least at the
+    last step.
     """
 
     path: Path
     runs: pd.DataFrame
     settings: pd.DataFrame
     metrics: tuple[str, ...]
+    evaluations: tuple[Column, ...]
     stopped_by_budget: int
     repeated: int
     ended_at_best: int
     ignored: tuple[str, ...]
+
+    @property
+    def score_columns(self) -> tuple[str, ...]:
+        """All columns that score generated text of the tuned models: the task's own, then other evaluators'."""
+        others = (column.name for column in self.evaluations if column.is_score)
+        return (*self.metrics, *others)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -78,12 +85,15 @@ def read_points(path: str | Path, size: str = "total", methods: Sequence[str] = 
     if (runs["held_out"] == 1).all():
         raise DataError(f"{path}: column held_out is 1 in every row; mark the points to fit with 0")
     metrics = tuple(c for c in text.columns if METRIC.fullmatch(c))
-    used = {*REQUIRED, *CONDITION, *RECORD, *metrics, "stopped_by"}
+    evaluations = tuple(filter(None, map(evaluator_column, text.columns)))
+    scores = (*metrics, *(column.name for column in evaluations))
+    used = {*REQUIRED, *CONDITION, *RECORD, *scores, "stopped_by"}
     return PointsTable(
         path=path,
         runs=runs,
-        settings=_means(path, runs, metrics),
+        settings=_means(path, runs, scores),
         metrics=metrics,
+        evaluations=evaluations,
         stopped_by_budget=len(table) - len(finished),
         repeated=len(finished) - len(runs),
         ended_at_best=_ended_at_best(text.loc[runs.index]),
@@ -162,7 +172,7 @@ def _numbers(path: Path, text: pd.DataFrame) -> pd.DataFrame:
     for column in ("x", "finetune_examples", "loss"):
         table[column] = to_numbers(path, text, column, positive=True)
     table["held_out"] = text["held_out"].astype(int)
-    optional = [c for c in text.columns if c in CONDITION or METRIC.fullmatch(c)]
+    optional = [c for c in text.columns if c in CONDITION or METRIC.fullmatch(c) or evaluator_column(c)]
     for column in optional:
         table[column] = to_numbers(path, text, column, positive=False, optional=True)
     return table
@@ -212,14 +222,14 @@ def _without_repeats(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates(key)
 
 
-def _means(path: Path, runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+def _means(path: Path, runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     """Means over the seeds of a setting."""
     mixed = runs[runs["held_out"] != runs.groupby(SETTING)["held_out"].transform("first")]
     if len(mixed):
         raise DataError(
             f"{_at(path, mixed.index[0], 'held_out')}: the setting's other seeds say otherwise; mark all alike"
         )
-    columns = [c for c in (*CONDITION, *metrics) if c in runs]
+    columns = [c for c in (*CONDITION, *scores) if c in runs]
     grouped = runs.groupby(SETTING, sort=False)
     means = grouped[["held_out", "loss", *columns]].mean()
     means["loss_sd"] = grouped["loss"].std()

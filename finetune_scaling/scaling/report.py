@@ -7,20 +7,15 @@ import pandas as pd
 
 from finetune_scaling.files import write_atomically
 from finetune_scaling.scaling import page
-from finetune_scaling.scaling.analysis import Analysis, best_runs, correlations, measured_best
+from finetune_scaling.scaling.analysis import Analysis, best_runs, measured_best
+from finetune_scaling.scaling.correlation_section import correlation_section
 from finetune_scaling.scaling.critical import SEARCH_RANGE, CriticalSize
+from finetune_scaling.scaling.forgetting_section import forgetting_section
+from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.plots import Plot
 from finetune_scaling.scaling.stages import StagedFit
 from finetune_scaling.scaling.tables import entropy_rows, errors_table
-from finetune_scaling.scaling.words import (
-    BASELINE,
-    FACTOR_NAMES,
-    human,
-    method_name,
-    parameter_text,
-    reservations,
-    summary,
-)
+from finetune_scaling.scaling.words import BASELINE, parameter_text, reservations, summary
 
 
 def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: str) -> Path:
@@ -38,6 +33,12 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
         ("critical", "Critical finetuning sizes", _critical(analysis)),
         ("claims", "The paper's findings on these points", _claims(analysis)),
         ("scores", "Scores", _scores(analysis) + _figures(plots, out, ("-metrics", "-learning-rate"))),
+        ("correlation", "Which metrics follow the loss", correlation_section(analysis)),
+        (
+            "forgetting",
+            "What tuning changes elsewhere",
+            forgetting_section(analysis) + _figures(plots, out, ("-forgetting",)),
+        ),
         ("more", "Additive and single laws", _more(analysis) + _figures(plots, out, ("-additive-", "-single-"))),
         ("data", "Data and settings", _data(analysis)),
         ("remake", "How to remake this report", _remake(command)),
@@ -58,6 +59,10 @@ def _figures(plots: Sequence[Plot], out: Path, parts: Sequence[str]) -> str:
     return "".join(
         page.subheading(p.title) + page.figure(out / "plots" / f"{p.name}.svg", p.title, p.caption) for p in chosen
     )
+
+
+def _forgetting(analysis: Analysis, plots: Sequence[Plot], out: Path) -> str:
+    return forgetting_section(analysis) + _figures(plots, out, ("-forgetting",))
 
 
 def _best(analysis: Analysis) -> str:
@@ -180,14 +185,6 @@ def _scores(analysis: Analysis) -> str:
     body = ""
     for task in analysis.table.tasks:
         body += _best_scores(analysis, task)
-    found = correlations(analysis)
-    if found:
-        rows = [
-            (c["task"], FACTOR_NAMES[c["factor"]], method_name(c["method"]), c["metric"], c["r"], c["points"])
-            for c in found
-        ]
-        header = ("task", "factor", "method", "metric", "Pearson r with loss", "settings")
-        body += page.table("Correlation of scores with loss", header, rows)
     return body
 
 

@@ -119,6 +119,11 @@ def fit_staged(
     if not factors or available < needed:
         reason = f"{available} points to fit for {needed} parameters" if factors else "no factor with two values of x"
         return None, [*skipped, Skipped(task, method, law.name, reason)]
+    sizes = fitted.loc[fitted["factor"].isin(first), "finetune_examples"].nunique()
+    if sizes < law.sizes_needed:  # curves without end go through these points, and differ beyond them
+        numbers = "numbers" if sizes > 1 else "number"
+        reason = f"{sizes} {numbers} of examples to fit, the law is determined by {law.sizes_needed}"
+        return None, [*skipped, Skipped(task, method, law.name, reason)]
     staged = _fit_stages(layout, fitted, first, factors, settings, pad_to)
     errors = {
         "fitted": _deviations(staged.predict, rows[~rows["held_out"]], factors),

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.files import write_atomically, write_json_atomically
-from finetune_scaling.scaling.analysis import Analysis, best_runs, correlations, measured_best
+from finetune_scaling.scaling.analysis import Analysis, best_runs, measured_best
 from finetune_scaling.scaling.claims import Claim
+from finetune_scaling.scaling.correlation import Correlation, bootstrap_record
 from finetune_scaling.scaling.critical import SEARCH_RANGE, CriticalSize
 from finetune_scaling.scaling.points import FACTORS
 from finetune_scaling.scaling.stages import StagedFit
@@ -25,7 +26,8 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
         "skipped": [asdict(remark) for remark in analysis.skipped],
         "critical_sizes": [_critical_record(size) for size in analysis.critical],
         "claims": [_claim_record(claim) for claim in analysis.claims],
-        "correlations": correlations(analysis),
+        "correlations": [correlation_record(c) for c in analysis.correlations],
+        "forgetting": [asdict(change) for change in analysis.forgetting],
         "data": {
             "points": str(table.path),
             "runs": len(table.runs),
@@ -41,6 +43,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
             "huber_delta": settings.huber_delta,
             "residual": settings.residual or "the law's own",
             "size": analysis.size,
+            "correlation_intervals": bootstrap_record(),
         },
     }
 
@@ -70,7 +73,8 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "claims": claims_table(analysis),
         "best_measured": pd.concat([measured_best(analysis, t).assign(task=t) for t in analysis.table.tasks]),
         "best_runs": pd.concat([best_runs(analysis, task) for task in analysis.table.tasks]),
-        "correlations": pd.DataFrame(correlations(analysis)),
+        "correlation": pd.DataFrame([_flat_correlation(c) for c in analysis.correlations]),
+        "forgetting": pd.DataFrame([asdict(change) for change in analysis.forgetting]),
         "points": predictions_table(analysis),
     }
     return {name: table for name, table in found.items() if len(table)}
@@ -212,6 +216,20 @@ def _claim_record(claim: Claim) -> dict[str, Any]:
         "tally": claim.tally,
         "cells": [asdict(cell) for cell in claim.cells],
     }
+
+
+def correlation_record(found: Correlation) -> dict[str, Any]:
+    """One cell: coefficients with their intervals (null where it cannot be told), verdict and sentence."""
+    return {**asdict(found), "verdict": found.verdict, "sentence": found.sentence}
+
+
+def _flat_correlation(found: Correlation) -> dict[str, Any]:
+    record = correlation_record(found)
+    flat = {name: record[name] for name in ("task", "method", "factor", "metric", "settings")}
+    for name, coefficient in (("pearson", found.pearson), ("spearman", found.spearman)):
+        values = asdict(coefficient) if coefficient else dict.fromkeys(("value", "low", "high", "p"))
+        flat |= {f"{name}_{key}".removesuffix("_value"): value for key, value in values.items()}
+    return flat | {name: record[name] for name in ("verdict", "why")}
 
 
 def _flat_single(record: dict[str, Any]) -> dict[str, Any]:

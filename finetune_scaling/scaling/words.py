@@ -8,44 +8,15 @@ import pandas as pd
 
 from finetune_scaling.scaling.analysis import Analysis, best_runs, main_metric, measured_best
 from finetune_scaling.scaling.critical import best_regions
+from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.score_words import correlation_line, forgetting_lines
 from finetune_scaling.scaling.stages import StagedFit
 from finetune_scaling.scaling.tables import entropy_rows, errors_table
 
-METHOD_NAMES = {"full": "full tuning", "prompt": "prompt tuning", "lora": "LoRA"}
-FACTOR_NAMES = {
-    "model": "model size",
-    "pretrain": "pretraining tokens",
-    "pet": "PET size",
-    "learning_rate": "learning rate",
-}
-X_NAMES = {
-    "model": "parameters",
-    "pretrain": "pretraining tokens",
-    "pet": "prompt length or LoRA rank",
-    "learning_rate": "learning rate",
-}
 # Up to this margin of a logarithm, e^±m is 1 ± m to a few percent, and ± reads better than a factor.
 LINEAR_MARGIN = 0.2
 WIDEST_FACTOR = 10.0  # a margin beyond it says only that the value is unknown
 BASELINE = "copying (a translation's source, a document's first sentence)"
-UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
-
-
-def human(value: float) -> str:
-    """A count as people write it: 1.2B, 84M, 8K, 600; powers of ten beyond."""
-    if not np.isfinite(value):
-        return "∞" if value > 0 else "-"
-    if value >= 1e15:
-        return f"{value:.1e}"
-    for size, unit in UNITS:
-        if value >= size * 0.9995:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def method_name(method: str) -> str:
-    """A method's name in running text."""
-    return METHOD_NAMES.get(method, method)
 
 
 def parameter_text(fit: StagedFit, name: str) -> str:
@@ -100,6 +71,7 @@ def _task_lines(analysis: Analysis, task: str) -> Iterator[str]:
     yield from _law_lines(analysis, task)
     yield from _error_lines(analysis, task)
     yield from _score_lines(analysis, task)
+    yield from forgetting_lines(analysis.forgetting, task, main_metric(analysis, task))
     yield from _entropy_lines(analysis, task)
 
 
@@ -171,6 +143,7 @@ def _score_lines(analysis: Analysis, task: str) -> Iterator[str]:
     baseline = analysis.facts.get("baselines", {}).get(task, {}).get(metric)
     copy = f"; {BASELINE} scores {baseline:.3g}" if isinstance(baseline, int | float) else ""
     yield f"Best {metric} by method: {', '.join(parts)}{copy}."
+    yield from correlation_line(analysis.correlations, task, metric)
 
 
 def _entropy_lines(analysis: Analysis, task: str) -> Iterator[str]:

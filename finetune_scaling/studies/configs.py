@@ -81,7 +81,7 @@ def family_model(family: FamilyConfig, size: str) -> ModelConfig:
 
 def expected_flops(experiment: Experiment, model: ModelConfig, examples: int) -> float:
     """FLOPs of a finetuning run that goes to its limits."""
-    row = experiment.batch.row_length or experiment.sequence.length
+    row = experiment.row_length
     steps, _ = experiment.limits.ending(examples / experiment.batch_size, experiment.batch_size * row)
     tuning = configure(METHODS, experiment.method)
     return training_flops(model, tuning, steps, experiment.batch_size, row)

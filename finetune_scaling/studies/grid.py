@@ -42,8 +42,10 @@ class FamilyConfig:
             choose(LADDER, size, "families.sizes")
         if self.factor_size not in self.sizes:
             raise ConfigError(f"families.factor_size = {self.factor_size!r} is not among its sizes {list(self.sizes)}")
-        if list(self.tokens) != sorted(set(self.tokens)) or not self.tokens:
-            raise ConfigError(f"families.tokens = {list(self.tokens)} must rise, the last being the whole pretraining")
+        if list(self.tokens) != sorted(set(self.tokens)) or not self.tokens or self.tokens[0] < 1:
+            raise ConfigError(
+                f"families.tokens = {list(self.tokens)} must rise from above 0, the last being the whole pretraining"
+            )
         _check_subset(self.held_out_sizes, self.sizes, "families.held_out_sizes")
         _check_subset(self.held_out_tokens, self.tokens, "families.held_out_tokens")
 
@@ -65,6 +67,8 @@ class MethodGrid:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.finetune_examples or min(self.finetune_examples) < 1:
+            raise ConfigError(f"methods.finetune_examples = {list(self.finetune_examples)} must be numbers above 0")
         _check_subset(self.factors, FACTORS, "methods.factors")
         _check_subset(self.held_out_examples, self.finetune_examples, "methods.held_out_examples")
         _check_subset(self.held_out_pet_sizes, self.pet_sizes, "methods.held_out_pet_sizes")
@@ -106,8 +110,8 @@ class StudyConfig:
     def __post_init__(self) -> None:
         for name, task in self.tasks.items():
             choose(self.families, task.family, f"tasks.{name}.family")
-        if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
-            raise ConfigError(f"seeds = {list(self.seeds)} must be different, and at least one")
+        if len(set(self.seeds)) < len(self.seeds) or not self.seeds or min(self.seeds) < 0:
+            raise ConfigError(f"seeds = {list(self.seeds)} must be different, none negative, and at least one")
 
 
 @dataclasses.dataclass(frozen=True)

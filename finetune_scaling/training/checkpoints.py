@@ -31,6 +31,7 @@ from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import path_name
 
 DIRECTORY = "checkpoints"
+_DAMAGED = "damaged."
 log = logging.getLogger(__name__)
 
 leave_out_of_logs()
@@ -118,7 +119,15 @@ class Checkpoints:
                 f"{self.directory}: none of the checkpoints {steps} is whole; they are kept as damaged.STEP. "
                 "Start the run anew in an empty directory, or put a good copy back"
             )
+        if damaged := self._set_aside_before():
+            log.warning(
+                "%s: no whole checkpoint is left, only %s: starting at step 0", self.directory, ", ".join(damaged)
+            )
         return None
+
+    def _set_aside_before(self) -> list[str]:
+        names = [entry.name for entry in self.directory.iterdir()] if self.directory.is_dir() else []
+        return sorted(name for name in names if name.startswith(_DAMAGED))
 
     def restore(self, step: int, target: State) -> Restored:
         """The checkpoint of one step. Raises CheckpointError where it is missing, damaged or of another shape."""
@@ -138,7 +147,7 @@ class Checkpoints:
     def _rename_damaged(self, step: int) -> None:
         source = self.directory / str(step)
         for number in range(1000):
-            name = self.directory / (f"damaged.{step}" + (f".{number}" if number else ""))
+            name = self.directory / (f"{_DAMAGED}{step}" + (f".{number}" if number else ""))
             if not name.exists():
                 with disk_errors(name):
                     source.rename(name)

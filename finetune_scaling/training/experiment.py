@@ -27,6 +27,9 @@ def _check_counts(block: Any, where: str, names: tuple[str, ...], least: int = 1
             raise ConfigError(f"{where}.{name} = {value} must be at least {least}")
 
 
+LARGEST_SEED = 2**32 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Seeds:
     """Independent seeds: which examples (data), initial parameters, and the order of batches."""
@@ -34,6 +37,11 @@ class Seeds:
     data: int = 0
     parameters: int = 0
     order: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not 0 <= value <= LARGEST_SEED:
+                raise ConfigError(f"seeds.{name} = {value} must lie between 0 and {LARGEST_SEED}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +63,8 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         _check_counts(self, "batch", ("accumulation", "row_length"))
+        if self.row_length is not None and not self.pack:
+            raise ConfigError("batch.row_length is for packed rows; set batch.pack, or leave it out")
         if self.size is not None and (self.size < 1 or self.size % self.accumulation):
             raise ConfigError(
                 f"batch.size = {self.size} must be a positive multiple of accumulation {self.accumulation}"
@@ -95,8 +105,10 @@ class LimitsConfig:
         if self.max_steps is None and self.max_epochs is None and self.max_tokens is None:
             raise ConfigError("limits: give max_steps, max_epochs or max_tokens")
         _check_counts(self, "limits", ("max_steps", "max_tokens", "patience"))
-        if self.max_epochs is not None and not self.max_epochs > 0:
-            raise ConfigError(f"limits.max_epochs = {self.max_epochs} must be above 0")
+        if self.max_epochs is not None and not 0 < self.max_epochs < math.inf:
+            raise ConfigError(f"limits.max_epochs = {self.max_epochs} must be a finite number above 0")
+        if not self.tolerance >= 0:
+            raise ConfigError(f"limits.tolerance = {self.tolerance} must be at least 0")
 
     def ending(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
         """The step at which training ends at the latest, and the name of the limit that ends it."""
@@ -188,6 +200,8 @@ class Experiment:
             raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
         if self.corpus is not None and self.base is not None:
             raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
+        if self.corpus is not None and self.batch.pack:
+            raise ConfigError("batch.pack is for finetuning; pretraining's rows are always packed, so leave it out")
         if self.base is None and not self.model:
             raise ConfigError("model is missing; name a rung of the ladder, or give a base to finetune")
         if self.finetune_examples is not None and self.finetune_examples < 1:
@@ -207,6 +221,11 @@ class Experiment:
     def batch_size(self) -> int:
         """Sequences a step, the method's default where the config says none."""
         return self.batch.size or self.method_declaration.defaults.batch_size
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row, soft prompt apart."""
+        return self.batch.row_length or self.sequence.length
 
     @property
     def schedule_config(self) -> ScheduleConfig:

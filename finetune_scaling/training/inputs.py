@@ -21,7 +21,7 @@ from finetune_scaling.data.objectives import longest_text
 from finetune_scaling.data.preparation.prepared import open_prepared
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
-from finetune_scaling.errors import DataError
+from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
@@ -84,15 +84,21 @@ def prepared_task(experiment: Experiment) -> tuple[Task, SequenceFormat]:
 
 
 def check_task(experiment: Experiment) -> None:
-    """Opens every split of a finetuning run. Raises DataError where one is faulty or has too few examples."""
+    """Opens every split that a finetuning run will read, its test sets included.
+
+    Raises DataError where one is absent or faulty or has too few examples, ConfigError where there is no test set.
+    """
     task, _ = prepared_task(experiment)
+    if not task.test:
+        raise ConfigError(f"task {task.name} has no test set; add one under task.test")
     finetuning_examples(experiment)
-    for name in task.splits():
+    for name in ("dev", *task.test):
         if not _split(configuration.canonical(experiment.task), name):
             raise DataError(f"task {task.name}: its split {name} has no examples; give it another source")
 
 
 def _finetuning_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
+    check_task(experiment)
     key = configuration.canonical(experiment.task)
     task, form = prepared_task(experiment)
     examples = finetuning_examples(experiment)

@@ -139,7 +139,8 @@ class Loop:
             position.unreported_loss = position.unreported_tokens = 0.0
             now = round(time.time(), 3)
             self.metrics.write(position.step, loss=loss, learning_rate=rate, gradient_norm=norm, time=now)
-            progress.update(position.step, loss=loss, dev=position.losses[-1] if position.losses else math.nan)
+            dev = {"dev": position.losses[-1]} if position.losses else {}
+            progress.update(position.step, loss=loss, **dev)
 
     def _collect(self, pending: list[Pending], position: Position) -> None:
         """Adds up the steps since the last time; the device is waited for only here."""

@@ -37,6 +37,13 @@ class OptimizerConfig:
             raise ConfigError(
                 "optimizer.parameter_scale is Adafactor's; leave it out, or set optimizer.name to adafactor"
             )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"optimizer.clip_norm = {self.clip_norm} must be above 0; None clips nothing")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optimizer.weight_decay = {self.weight_decay} must be at least 0")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optimizer.{name} = {getattr(self, name)} must be at least 0 and below 1")
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -65,6 +72,11 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ConfigError(f"schedule.learning_rate = {self.learning_rate} must be positive")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"schedule.warmup_steps = {self.warmup_steps} must be at least 0")
+        for name in ("final_fraction", "decay_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"schedule.{name} = {getattr(self, name)} must lie between 0 and 1")
 
 
 def _cosine(progress: float, config: ScheduleConfig) -> float:

@@ -48,7 +48,7 @@ class RunDirectory:
         """The config that the run was started with. Raises WorkdirError where this is no run."""
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: not the directory of a run (it has no {CONFIG})")
-        return read_json(self.path / CONFIG)
+        return read_json(self.path / CONFIG, mend="put a good copy back, or choose another --workdir")
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Records `config` as this directory's; one with which nothing was trained yet gives way to it. See `check`."""
@@ -79,7 +79,7 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a last line that a kill cut short is left out."""
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         return list(_whole_records(lines))
 
     def rewind_metrics(self, step: int) -> None:

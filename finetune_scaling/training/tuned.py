@@ -13,7 +13,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import Location, absolute, location, modified
-from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.sharding.mesh import ShardingConfig, check_fits, make_mesh
@@ -29,7 +29,7 @@ from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning, configure
-from finetune_scaling.tuning.partition import Tree
+from finetune_scaling.tuning.partition import Tree, size
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -140,7 +140,10 @@ def check_belongs(directory: Location, facts: Mapping[str, Any], model: TunedMod
 
 
 def load_base(directory: str | Path, step: int | None = None, sharding: ShardingConfig | None = None) -> Base:
-    """A pretrained run's model at `step`, its last one by default. The two newest bases are kept in memory."""
+    """A pretrained run's model at `step`, its last one by default. The two newest bases are kept in memory.
+
+    Raises CheckpointError where the checkpoint is missing or damaged, or does not hold a whole model.
+    """
     where = _checkpoint(location(directory), step, best=False)
     return _read_base(where, modified(where / "facts" / "metadata"), sharding or ShardingConfig())
 
@@ -150,6 +153,11 @@ def _read_base(where: Location, changed: int, sharding: ShardingConfig) -> Base:
     with _mend("pretrain it"):
         config = configuration.build(ModelConfig, read_facts(where)["model"], f"{where}: model")
         params, facts = read_trainable(where, Placement(config, make_mesh(sharding), sharding.axes).named)
+    if size(params) != count_parameters(config).total:  # what is missing would be drawn at random
+        raise CheckpointError(
+            f"{where}: holds what {facts['method'].get('name')} trained and no whole model; name a pretrained or fully "
+            "tuned run as base.run"
+        )
     return Base(config, params, facts)
 
 

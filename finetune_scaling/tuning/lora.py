@@ -1,6 +1,7 @@
 """Low-rank adaptation (Hu et al., 2021): W x + (alpha / rank) B A x, with B = 0 at the start."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ class LoraOptions:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"method.rank = {self.rank} must be at least 1")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ConfigError(f"method.alpha = {self.alpha} must be above 0; None takes the rank")
         unknown = [name for name in self.targets if name not in DENSE_LAYERS]
         if unknown or not self.targets:
             raise ConfigError(f"method.targets = {list(self.targets)} must name some of {', '.join(DENSE_LAYERS)}")

@@ -61,6 +61,20 @@ def test_zstandard_frames_one_after_another(tmp_path):
     assert read_bytes(str(path)) == JSONL + JSONL
 
 
+def test_xz_streams_one_after_another_with_padding_between(tmp_path):
+    path = tmp_path / "text.jsonl.xz"
+    path.write_bytes(COMPRESS[".xz"](JSONL) + bytes(8) + COMPRESS[".xz"](JSONL) + bytes(4))
+    assert read_bytes(str(path)) == JSONL + JSONL
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_a_damaged_second_part_of_an_archive_is_no_end_of_it(tmp_path, suffix):
+    path = tmp_path / f"text.jsonl{suffix}"
+    path.write_bytes(COMPRESS[suffix](JSONL) + b"?" + COMPRESS[suffix](JSONL))
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read_bytes(str(path))
+
+
 def test_fsspec_address():
     with fsspec.open("memory://corpus/text.jsonl", "wb") as file:
         file.write(JSONL)
@@ -101,6 +115,10 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", JSONL + b'{"en": "x", "dee": "y"}\n', r"line 4: no field 'de'; did you mean 'dee'"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' must be text, not null"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": 3}\n', r"line 4: field 'de' must be text, not a number"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": "\\ud800"}\n', r"a\.jsonl, line 4: field 'de' is no valid Unicode"),
+        ("a.jsonl", JSONL + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl, line 4: a number of more digits than"),
+        ("a.jsonl", JSONL + b'{"n": ' + b"[" * 10**5 + b"\n", r"a\.jsonl, line 4: too deeply nested"),
+        ("a.tsv", b"en\tde\ten\nx\ty\tz\n", r"a\.tsv, line 1: column 'en' stands twice; rename or drop one"),
         ("a.tsv", TSV + b"only one\n", r"a\.tsv, line 4: 1 columns, expected 2 \(en, de\)"),
         ("a.tsv", TSV + b"a\tb\tc\n", r"a\.tsv, line 4: 3 columns, expected 2"),
         ("a.tsv", TSV + b"a\t\xc3\n", r"a\.tsv, line 4, byte 3: not UTF-8"),

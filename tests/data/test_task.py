@@ -70,6 +70,17 @@ def test_examples_of_a_grammar_carry_their_entropy():
     assert examples[0] == example
 
 
+@pytest.mark.parametrize(("nll", "known"), [("2.5", {"target_nll": 2.5}), ("null", {}), ('"n/a"', None)])
+def test_entropy_in_a_file_is_a_number_or_unknown(news, tmp_path, nll, known):
+    (tmp_path / "dev.jsonl").write_text(f'{{"en": "x", "de": "y", "target_nll": {nll}}}\n')
+    dev = load_task(news).examples("dev")
+    if known is None:
+        with pytest.raises(DataError, match=r"record 0: field 'target_nll' must be a number, not 'n/a'; correct or"):
+            dev[0]
+    else:
+        assert {name: value for name, value in dev[0].items() if name == "target_nll"} == known
+
+
 def test_changes_are_merged():
     task = load_task(
         {

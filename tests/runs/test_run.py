@@ -119,6 +119,14 @@ def test_resume_is_exact_with_packing_accumulation_and_another_optimizer(tiny_ru
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
 
 
+def test_tokens_of_packed_rows_are_counted_by_the_row(tiny_runs, tmp_path):
+    config = tiny_runs.config(
+        "lora", batch={"size": 4, "pack": True, "row_length": 48}, limits={"max_steps": None, "max_tokens": 5 * 4 * 48}
+    )
+    record = run(config, tmp_path)
+    assert (record["steps"], record["tokens_seen"]) == (5, 5 * 4 * 48)
+
+
 def test_pretraining_resumes_exactly_and_keeps_the_asked_token_counts(tiny_runs, at_step, tmp_path):
     config = tiny_runs.config("pretrain")
     for step in (3, 15):

@@ -96,9 +96,28 @@ def test_mistakes_in_a_config_are_named(what, changes, kind, message, tiny_runs,
     assert list(checkpoint_steps(tmp_path / "run")) == []
 
 
+def test_a_task_that_could_not_be_scored_is_not_trained(tiny_runs, tmp_path):
+    missing = {"source": {"kind": "files", "path": str(tmp_path / "none.jsonl")}, "source_field": "source"}
+    parts = [{**missing, "target_field": "target", "source_language": "A", "target_language": "B"}]
+    for test, kind, message in (
+        ({}, ConfigError, "task tiny has no test set; add one under task.test"),
+        ({"test": parts}, DataError, r"none.jsonl: no such file"),
+    ):
+        config = tiny_runs.config("full")
+        config["task"]["test"] = test
+        with pytest.raises(kind, match=message):
+            run(config, tmp_path / "run")
+        assert list(checkpoint_steps(tmp_path / "run")) == []
+
+
 def test_a_base_of_another_tokenizer(tiny_runs, other_tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match=r"was pretrained with another tokenizer than .*; give the base's own"):
         run(tiny_runs.config("lora", tokenizer=str(other_tokenizer)), tmp_path)
+
+
+def test_a_run_that_holds_no_whole_model_is_no_base(tiny_runs, finished, tmp_path):
+    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: holds what lora trained and no whole model; name a"):
+        run(tiny_runs.config("lora", base={"run": str(finished)}), tmp_path)
 
 
 def test_a_base_that_was_trained_anew_after_finetuning(tiny_runs, finished, other_base, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from finetune_scaling.scaling import planted
 from finetune_scaling.scaling.analysis import Analysis
 from finetune_scaling.scaling.fitting import FitSettings
-from finetune_scaling.scaling.laws import MULTIPLICATIVE
+from finetune_scaling.scaling.laws import ADDITIVE, MULTIPLICATIVE, Law
 from finetune_scaling.scaling.points import read_points
 from finetune_scaling.scaling.stages import fit_staged
 
@@ -92,6 +92,17 @@ def test_too_few_points_are_skipped_with_a_reason(tmp_path: Path) -> None:
     fitted, skipped = fit_staged(MULTIPLICATIVE, settings(tmp_path, few), FitSettings(), PADDED)
     assert fitted is None
     assert skipped[0].reason == "3 points to fit for 4 parameters"
+
+
+@pytest.mark.parametrize(("law", "sizes"), [(MULTIPLICATIVE, 1), (ADDITIVE, 2)])
+def test_too_few_numbers_of_examples_determine_no_law(tmp_path: Path, law: Law, sizes: int) -> None:
+    rows = [row for row in planted.rows(methods=("full",)) if row["factor"] == "model"]
+    some = sorted({row["finetune_examples"] for row in rows})
+    few = [row for row in rows if row["finetune_examples"] in some[:sizes] or row["held_out"]]
+    fitted, skipped = fit_staged(law, settings(tmp_path, few), FitSettings(), PADDED)
+    assert fitted is None
+    reason = f"{sizes} numbers of examples to fit, the law is determined by {sizes + 1}"
+    assert [s.reason for s in skipped] == [reason.replace("1 numbers", "1 number")]
 
 
 def test_two_sizes_leave_the_exponent_unidentified(few: Analysis) -> None:

@@ -197,13 +197,15 @@ def test_a_whole_checkpoint_of_another_dtype_is_another_models_and_kept(run):
     assert list(checkpoint_steps(run)) == [3, 2, 1]
 
 
-def test_all_damaged_is_an_error_that_says_what_to_do(run):
+def test_all_damaged_is_an_error_that_says_what_to_do(run, caplog):
     for step in (1, 2, 3):
         for path in files_of(run / "checkpoints" / str(step) / "state"):
             os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1, 2, 3\] is whole.*Start the run anew"):
         Checkpoints(run).restore_newest(state(0))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["damaged.1", "damaged.2", "damaged.3"]
+    assert Checkpoints(run).restore_newest(state(0)) is None  # the same command again
+    assert "no whole checkpoint is left, only damaged.1, damaged.2, damaged.3: starting at step 0" in caplog.text
 
 
 def no_memory() -> None:

@@ -1,5 +1,7 @@
 """What a run's config says in steps, and mistakes between its fields."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,13 @@ FINETUNE = {
 
 def text(split: str) -> dict:
     return {"source": {"kind": "grammar", "dataset": "monolingual", "split": split, "size": 10}, "field": "text"}
+
+
+def corpus(*weights: float) -> dict:
+    return {"train": [text("train") | {"weight": weight} for weight in weights], "dev": [text("dev")]}
+
+
+PRETRAIN = {"task": None, "base": None, "model": {"name": "30k"}, "corpus": corpus(0.0)}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,28 @@ def test_sequence_limits_come_from_the_task_unless_given():
         ({"method": {"name": "lorra"}}, r"method\.name = 'lorra' is unknown; did you mean 'lora'"),
         ({"schedule": {"rate": 1.0}}, r"schedule\.rate is not a field of schedule"),
         ({"sequence": {"length": "48"}}, r"config\.sequence\.length = '48' has the wrong type: expected int, got str"),
+        ({"seeds": {"data": -1}}, r"seeds\.data = -1 must lie between 0 and 4294967295"),
+        ({"seeds": {"parameters": 2**70}}, r"seeds\.parameters = .* must lie between 0 and"),
+        ({"limits": {"max_epochs": math.inf}}, r"limits\.max_epochs = inf must be a finite number above 0"),
+        ({"limits": {"max_epochs": math.nan}}, r"limits\.max_epochs = nan must be a finite number above 0"),
+        ({"limits": {"max_steps": 1, "tolerance": -1.0}}, r"limits\.tolerance = -1\.0 must be at least 0"),
+        ({"limits": {"max_steps": 1, "tolerance": math.nan}}, r"limits\.tolerance = nan must be at least 0"),
+        ({"optimizer": {"clip_norm": -1.0}}, r"optimizer\.clip_norm = -1\.0 must be above 0"),
+        ({"optimizer": {"clip_norm": 0.0}}, r"optimizer\.clip_norm = 0\.0 must be above 0"),
+        ({"optimizer": {"weight_decay": -1.0}}, r"optimizer\.weight_decay = -1\.0 must be at least 0"),
+        ({"optimizer": {"name": "adamw", "b2": 1.0}}, r"optimizer\.b2 = 1\.0 must be at least 0 and below 1"),
+        ({"schedule": {"warmup_steps": -5}}, r"schedule\.warmup_steps = -5 must be at least 0"),
+        ({"schedule": {"final_fraction": -3.0}}, r"schedule\.final_fraction = -3\.0 must lie between 0 and 1"),
+        ({"schedule": {"decay_fraction": 1.5}}, r"schedule\.decay_fraction = 1\.5 must lie between 0 and 1"),
+        ({"method": {"name": "lora", "alpha": -1.0}}, r"method\.alpha = -1\.0 must be above 0"),
+        ({"method": {"name": "lora", "alpha": math.nan}}, r"method\.alpha = nan must be above 0"),
+        ({"batch": {"row_length": 96}}, r"batch\.row_length is for packed rows; set batch\.pack, or leave it out"),
+        (
+            {**PRETRAIN, "batch": {"pack": True, "row_length": 96}},
+            r"batch\.pack is for finetuning; pretraining's rows are always packed, so leave it out",
+        ),
+        ({**PRETRAIN, "corpus": corpus(-1.0, -1.0)}, r"corpus\.train\[0\]\.weight = -1\.0 must be at least 0"),
+        ({**PRETRAIN, "corpus": corpus(1.0, math.nan)}, r"corpus\.train\[1\]\.weight = nan must be at least 0"),
         ({"optimiser": {}}, r"config\.optimiser is not a field of config; did you mean 'optimizer'"),
     ],
 )

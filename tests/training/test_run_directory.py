@@ -79,7 +79,9 @@ def test_what_is_not_a_run_or_not_readable_is_named(tmp_path):
         _ = RunDirectory(tmp_path).config
     (tmp_path / "config.json").write_text('{"name": ')
     (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(WorkdirError, match=r"config.json: not valid JSON \(.*line 1"):
+    with pytest.raises(
+        WorkdirError, match=r"config.json: not valid JSON \(.*line 1.*; put a good copy back, or choose"
+    ):
         RunDirectory(tmp_path).claim(CONFIG)
 
 
@@ -97,6 +99,9 @@ def test_metrics_go_back_to_a_step_and_a_torn_last_line_is_dropped(tmp_path):
     assert directory.metrics() == []
     lines = [json.dumps({"step": step, "loss": step / 3}) for step in range(1, 6)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n" + '{"step": 6, "lo')
+    assert [line["step"] for line in directory.metrics()] == [1, 2, 3, 4, 5]
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\x00")  # what a crash of the machine may leave
     assert [line["step"] for line in directory.metrics()] == [1, 2, 3, 4, 5]
     directory.rewind_metrics(3)
     assert (tmp_path / "metrics.jsonl").read_text() == "\n".join(lines[:3]) + "\n"

@@ -126,6 +126,13 @@ def test_a_run_stops_where_its_rules_say_and_keeps_the_best(losses, total, every
     )
 
 
+def test_progress_shows_a_dev_loss_once_there_is_one(monkeypatch):
+    shown: list[set[str]] = []
+    monkeypatch.setattr("finetune_scaling.training.loop.Progress.update", lambda self, step, **v: shown.append(set(v)))
+    run(make_loop(PLAN, [3.0, 2.0, 2.5, 1.0, 1.0]))
+    assert shown[:3] == [{"loss"}, {"loss"}, {"loss", "dev"}]  # at steps 3 and 4, before the first evaluation, and 6
+
+
 def test_what_is_saved_and_when():
     loop = make_loop(PLAN, [3.0, 2.0, 2.5, 1.0, 1.0])
     run(loop)

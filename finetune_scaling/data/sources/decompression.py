@@ -59,6 +59,18 @@ def _decompress(path: str, data: bytes, decompress: Callable[[bytes], bytes]) ->
         raise DataError(f"{path}: the archive is truncated or damaged ({error}); fetch the file again") from error
 
 
+def _decompress_xz(data: bytes) -> bytes:
+    # One stream at a time: the library's own reader ends without a word where a further one cannot be read.
+    pieces = []
+    while data:
+        stream = lzma.LZMADecompressor()
+        pieces.append(stream.decompress(data))
+        if not stream.eof:
+            raise EOFError("the last stream has no end")
+        data = stream.unused_data.lstrip(b"\0")  # streams may be padded
+    return b"".join(pieces)
+
+
 def _decompress_zstandard(data: bytes) -> bytes:
     # One frame at a time: the library's own readers end without a word where the last frame is cut off.
     pieces = []
@@ -73,6 +85,6 @@ def _decompress_zstandard(data: bytes) -> bytes:
 
 _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
-    ".xz": lzma.decompress,
+    ".xz": _decompress_xz,
     ".zst": _decompress_zstandard,
 }

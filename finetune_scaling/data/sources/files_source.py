@@ -106,6 +106,10 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}, column {error.colno}: broken JSON ({error.msg}); mend or remove it") from None
+    except ValueError:
+        raise DataError(f"{where}: a number of more digits than Python reads; shorten or remove it") from None
+    except RecursionError:
+        raise DataError(f"{where}: too deeply nested; mend or remove it") from None
     if not isinstance(record, dict):
         raise DataError(f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}')
     return record
@@ -114,6 +118,8 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
 def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence[str]) -> Lines:
     header = _decode(data.split(b"\n", 1)[0], path, 1).rstrip("\r").split("\t")
     names = columns or tuple(header)
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path}, line 1: column {repeated[0]!r} stands twice; rename or drop one of them")
     for field in fields:
         if field not in names:
             said = (

@@ -21,7 +21,22 @@ def field_text(record: Mapping[str, Any], field: str, where: str) -> str:
         value = value[name]
     if not isinstance(value, str):
         raise DataError(f"{where}: field {field!r} must be text, not {_name_of(value)}; convert or drop that record")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: field {field!r} is no valid Unicode (a lone surrogate); mend or drop that record"
+        ) from None
     return value
+
+
+def known_number(record: Mapping[str, Any], field: str, where: str) -> float | None:
+    """The number in a field that a record may lack or leave null (None then); DataError as `field_text` raises it."""
+    value = record.get(field)
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: field {field!r} must be a number, not {value!r:.40}; correct or drop it") from None
 
 
 def check_first(records: Sequence[Mapping[str, Any]], fields: Sequence[str], where: str) -> None:

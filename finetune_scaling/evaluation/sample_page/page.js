@@ -1,0 +1,314 @@
+// The page of samples: filters, sorts and shows one page of rows at a time, with differences against the reference.
+// Texts of the data enter the document as text nodes only.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const RUNS = DATA.runs;
+const COUNT = DATA.index.length;
+const FORM = document.getElementById("controls");
+const LONG_TEXT = 700; // characters, beyond which a text is folded
+const TYPING_PAUSE = 150; // milliseconds
+
+// ---- what is shown --------------------------------------------------------------------------------------------------
+
+const LENGTHS = { source: DATA.source.map(words), reference: DATA.reference.map(words) };
+
+// Every order of rows that can be chosen: its name, and an array or a function that gives each row's key (null: none).
+function orders() {
+  const found = new Map([
+    ["example", { name: "example", keys: DATA.index }],
+    ["source", { name: "length of source", keys: LENGTHS.source }],
+    ["reference", { name: "length of reference", keys: LENGTHS.reference }],
+  ]);
+  RUNS.forEach((run, place) => found.set(`score${place}`, { name: `${DATA.metric}: ${run.name}`, keys: run.score }));
+  if (RUNS.length > 1) found.set("difference", { name: `difference of ${DATA.metric}`, keys: null });
+  RUNS.forEach((run, place) => {
+    if (run.loss.some((loss) => loss !== null)) found.set(`loss${place}`, { name: `loss: ${run.name}`, keys: run.loss });
+  });
+  return found;
+}
+const ORDERS = orders();
+
+function difference(row) {
+  const [left, right] = [RUNS[FORM.left.value].score[row], RUNS[FORM.right.value].score[row]];
+  return left === null || right === null ? null : left - right;
+}
+
+function keyOf(sort) {
+  const keys = ORDERS.get(sort).keys;
+  return keys ? (row) => keys[row] : difference;
+}
+
+// Lower-case texts to search in, made once a field is searched.
+const searched = {};
+function haystack(where) {
+  if (!searched[where]) {
+    const hypotheses = (row) => RUNS.map((run) => run.hypothesis[row] ?? "").join("\n");
+    const texts = {
+      source: (row) => DATA.source[row],
+      reference: (row) => DATA.reference[row],
+      hypotheses,
+      any: (row) => [DATA.source[row], DATA.reference[row], hypotheses(row)].join("\n"),
+    }[where];
+    searched[where] = Array.from({ length: COUNT }, (_, row) => texts(row).toLowerCase());
+  }
+  return searched[where];
+}
+
+function passing() {
+  const needle = FORM.text.value.toLowerCase();
+  const texts = needle ? haystack(FORM.where.value) : null;
+  const lengths = LENGTHS[FORM.of.value];
+  const least = FORM.least.value === "" ? 0 : Number(FORM.least.value);
+  const most = FORM.most.value === "" ? Infinity : Number(FORM.most.value);
+  const differ = FORM.differ.checked;
+  const rows = [];
+  for (let row = 0; row < COUNT; row++) {
+    if (lengths[row] < least || lengths[row] > most) continue;
+    if (texts && !texts[row].includes(needle)) continue;
+    if (differ && RUNS.every((run) => run.hypothesis[row] === RUNS[0].hypothesis[row])) continue;
+    rows.push(row);
+  }
+  return rows;
+}
+
+// Rows in the chosen order; those without a key come last either way, equal ones stay in the order of the file.
+function sorted(rows) {
+  const key = keyOf(FORM.sort.value);
+  const sign = FORM.direction.value === "descending" ? -1 : 1;
+  const keyed = rows.map((row) => [key(row), row]);
+  keyed.sort(([a, i], [b, j]) => (a === null) - (b === null) || sign * (a - b) || i - j);
+  return keyed.map(([, row]) => row);
+}
+
+let shown = []; // all rows that pass, in order
+
+// ---- elements -------------------------------------------------------------------------------------------------------
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function number(value, digits) {
+  return value === null ? "–" : value.toFixed(digits).replace("-", "−");
+}
+
+function signed(value) {
+  return value === null ? "–" : (value > 0 ? "+" : "") + number(value, 1);
+}
+
+// A language code as the attribute lang takes it; none for the letters of made-up languages.
+function languageOf(row) {
+  const code = DATA.language[row];
+  return code && /^[a-z]{2,3}([-_]|$)/.test(code) ? code.replaceAll("_", "-") : null;
+}
+
+function textBlock(pieces, lang) {
+  const tags = { extra: "ins", missing: "del" };
+  const block = element("div", { class: "text", dir: "auto", lang });
+  for (const [kind, text] of pieces) {
+    const marked = text.trimEnd(); // the space behind a mark is not marked
+    if (tags[kind]) block.append(element(tags[kind], {}, marked), text.slice(marked.length));
+    else block.append(text);
+  }
+  return block;
+}
+
+// A text and, where it is long, a button that unfolds it.
+function folding(block) {
+  const length = block.textContent.length;
+  if (length <= LONG_TEXT) return [block];
+  const button = element("button", { type: "button", class: "more", "aria-expanded": "false" }, `All ${length} characters`);
+  block.classList.add("long");
+  button.addEventListener("click", () => {
+    const open = block.classList.toggle("open");
+    button.setAttribute("aria-expanded", String(open));
+  });
+  return [block, button];
+}
+
+function plainCell(label, text, lang) {
+  const content = text === "" ? [element("span", { class: "none" }, "empty")] : folding(textBlock([["same", text]], lang));
+  return element("td", { role: "cell" }, element("span", { class: "label" }, label), ...content);
+}
+
+function hypothesisContent(text, row) {
+  const note = (words) => element("span", { class: "none" }, words);
+  if (text === null) return [note("not decoded")];
+  const marks = FORM.marks.value, lang = languageOf(row);
+  const pieces = marks === "none" ? [["same", text]] : differences(text, DATA.reference[row]);
+  if (!pieces) return [...folding(textBlock([["same", text]], lang)), note("too long to compare")];
+  const wanted = pieces.filter(([kind]) => kind !== "missing" || marks === "both");
+  return [...(text === "" ? [note("empty")] : []), ...(wanted.length ? folding(textBlock(wanted, lang)) : [])];
+}
+
+function hypothesisCell(run, row) {
+  const score = run.score[row];
+  const others = RUNS.map((other) => other.score[row] ?? -1);
+  const best = score !== null && Math.max(...others) === score && Math.min(...others) < score;
+  const figures = element("span", { class: "figures" },
+    element(best ? "strong" : "span", {}, `${DATA.metric} ${number(score, 1)}`),
+    run.loss[row] === null ? "" : ` · loss ${number(run.loss[row], 2)}`);
+  const label = element("span", { class: "label" }, run.name);
+  return element("td", { role: "cell" }, label, figures, ...hypothesisContent(run.hypothesis[row], row));
+}
+
+function rowElement(row) {
+  const made = element("tr", { role: "row" },
+    element("th", { scope: "row", role: "rowheader" }, element("span", { class: "label" }, "example"), String(DATA.index[row])),
+    plainCell("source", DATA.source[row], null),
+    plainCell("reference", DATA.reference[row], languageOf(row)),
+    ...RUNS.map((run) => hypothesisCell(run, row)));
+  if (RUNS.length > 1) {
+    const label = element("span", { class: "label" }, "difference");
+    made.append(element("td", { role: "cell", class: "difference" }, label, signed(difference(row))));
+  }
+  return made;
+}
+
+// ---- the page -------------------------------------------------------------------------------------------------------
+
+function buildControls() {
+  for (const [value, order] of ORDERS) FORM.sort.append(element("option", { value }, order.name));
+  RUNS.forEach((run, place) => {
+    FORM.left.append(element("option", { value: place }, run.name));
+    FORM.right.append(element("option", { value: place, ...(place === 1 ? { selected: "" } : {}) }, run.name));
+  });
+  for (const label of FORM.querySelectorAll(".two")) label.hidden = RUNS.length < 2;
+}
+
+function buildHeader() {
+  const heads = [["example", "#"], ["source", "Source"], ["reference", "Reference"]];
+  RUNS.forEach((run, place) => heads.push([`score${place}`, run.name]));
+  if (RUNS.length > 1) heads.push(["difference", "Difference"]);
+  for (const [sort, name] of heads) {
+    const button = element("button", { type: "button", title: `sort by ${ORDERS.get(sort).name}` }, name);
+    button.addEventListener("click", () => sortBy(sort));
+    const kind = sort === "difference" ? "difference" : null;
+    document.querySelector("#samples thead tr").append(
+      element("th", { scope: "col", role: "columnheader", "data-sort": sort, class: kind }, button));
+  }
+  document.querySelector(".wide").classList.toggle("fits", RUNS.length <= 3);
+  document.getElementById("legend").textContent =
+    `${DATA.metric} of single sentences: ${DATA.signature}. Loss in nats a token. A length counts words, and ` +
+    "characters of Chinese and Japanese. Differences are those of a longest common subsequence of these.";
+}
+
+function sortBy(sort) {
+  const turn = FORM.sort.value === sort && FORM.direction.value === "ascending";
+  FORM.sort.value = sort;
+  FORM.direction.value = turn ? "descending" : "ascending";
+  update();
+}
+
+// The filter, the order or both have changed: back to the first page.
+function update() {
+  shown = sorted(passing());
+  FORM.page.value = 1;
+  showMeans();
+  show();
+}
+
+function show() {
+  const size = Number(FORM.size.value);
+  const pages = Math.max(1, Math.ceil(shown.length / size));
+  const page = Math.min(pages, Math.max(1, Math.trunc(Number(FORM.page.value)) || 1));
+  const rows = shown.slice((page - 1) * size, page * size);
+  FORM.page.value = page;
+  FORM.page.max = pages;
+  document.getElementById("pages").textContent = `of ${pages}`;
+  document.getElementById("previous").disabled = page === 1;
+  document.getElementById("next").disabled = page === pages;
+  document.querySelector("#samples tbody").replaceChildren(...rows.map(rowElement));
+  showState(rows.length ? (page - 1) * size + 1 : 0, rows.length);
+}
+
+function showState(first, count) {
+  const order = `by ${ORDERS.get(FORM.sort.value).name}, ${FORM.direction.selectedOptions[0].text}`;
+  const part = count ? `rows ${first}–${first + count - 1} of ${shown.length}` : "no row passes the filter";
+  const whole = shown.length < COUNT ? ` (${COUNT} unfiltered)` : "";
+  document.getElementById("status").textContent = count ? `${part}${whole}, ${order}` : part;
+  for (const head of document.querySelectorAll("#samples thead th")) {
+    if (head.dataset.sort === FORM.sort.value) head.setAttribute("aria-sort", FORM.direction.value);
+    else head.removeAttribute("aria-sort");
+  }
+  const names = [FORM.left, FORM.right].map((field) => RUNS[field.value].name);
+  document.getElementById("samples-caption").textContent =
+    RUNS.length > 1 ? `Samples; the difference is that of ${names[0]} minus that of ${names[1]}` : "Samples";
+  remember();
+}
+
+function mean(values) {
+  const known = values.filter((value) => value !== null);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+}
+
+function showMeans() {
+  const table = document.getElementById("means");
+  const heads = ["run", `mean ${DATA.metric}`, "mean loss of an example", "decoded", "equal to the reference", "empty"];
+  table.tHead.replaceChildren(element("tr", {}, ...heads.map((name) => element("th", { scope: "col" }, name))));
+  table.tBodies[0].replaceChildren(...RUNS.map((run) => {
+    const count = (test) => String(shown.filter((row) => run.hypothesis[row] !== null && test(row)).length);
+    const cells = [
+      number(mean(shown.map((row) => run.score[row])), 2),
+      number(mean(shown.map((row) => run.loss[row])), 3),
+      count(() => true),
+      count((row) => run.hypothesis[row] === DATA.reference[row]),
+      count((row) => run.hypothesis[row] === ""),
+    ];
+    return element("tr", {}, element("th", { scope: "row" }, run.name), ...cells.map((cell) => element("td", {}, cell)));
+  }));
+}
+
+// The view is kept in the address, after "#", so that a link or a reload shows it again.
+function remember() {
+  const state = new URLSearchParams(new FormData(FORM));
+  for (const [name, value] of [...state]) if (value === "") state.delete(name);
+  try {
+    history.replaceState(null, "", `#${state}`);
+  } catch {
+    // Some readers of local files forbid it; then the address stays as it is.
+  }
+}
+
+function recall() {
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+    const field = FORM.elements.namedItem(name);
+    if (field === null) continue;
+    if (field.type === "checkbox") field.checked = true;
+    else if (field.tagName !== "SELECT" || [...field.options].some((option) => option.value === value)) field.value = value;
+  }
+}
+
+function turn(step) {
+  FORM.page.value = Number(FORM.page.value) + step;
+  show();
+}
+
+let waiting = 0;
+function onInput(event) {
+  clearTimeout(waiting);
+  if (event.target.name === "page") waiting = setTimeout(show, TYPING_PAUSE);
+  else waiting = setTimeout(update, event.type === "input" ? TYPING_PAUSE : 0);
+}
+
+function start() {
+  if (matchMedia("(max-width: 43.99rem)").matches) document.getElementById("settings").open = false;
+  buildControls();
+  buildHeader();
+  recall();
+  const page = FORM.page.value;
+  update();
+  FORM.page.value = page;
+  show();
+  FORM.addEventListener("input", onInput);
+  document.querySelector('[name="page"]').addEventListener("input", onInput);
+  FORM.addEventListener("reset", () => setTimeout(update));
+  FORM.addEventListener("submit", (event) => event.preventDefault());
+  document.getElementById("previous").addEventListener("click", () => turn(-1));
+  document.getElementById("next").addEventListener("click", () => turn(1));
+}
+
+start();

@@ -1,0 +1,55 @@
+"""What a column of scores in a table of points holds: which metric, by which evaluator, tuned or not.
+
+bleu                        the task's own test sets
+few_shot_1.bleu             another evaluator's
+few_shot_1.untuned.bleu     the same of the base before tuning
+pretraining.loss            an evaluator may have a loss too
+"""
+
+import re
+from dataclasses import dataclass
+
+METRIC = re.compile(r"(bleu|sacrebleu|bleurt|chrf|ter|comet|metricx|rouge|exact_match|f1)[\w+.:-]*", re.IGNORECASE)
+LOSS = re.compile(r"(loss|perplexity)\w*")
+ENTROPY = "entropy"  # of an evaluator's data, whoever is scored
+LOWER_IS_BETTER = re.compile(rf"(ter|metricx)[\w+.:-]*|{LOSS.pattern}", re.IGNORECASE)
+UNTUNED = "untuned"
+
+_EVALUATOR = re.compile(
+    rf"(?P<evaluator>\w[\w-]*)\.(?P<untuned>{UNTUNED}\.)?(?P<metric>({METRIC.pattern})|({LOSS.pattern})|{ENTROPY})",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column by an evaluator: its name, the evaluator, the metric, and whether it is of the untuned base."""
+
+    name: str
+    evaluator: str
+    metric: str
+    untuned: bool
+
+    @property
+    def twin(self) -> str:
+        """The column of the same evaluator and metric on the untuned base."""
+        return f"{self.evaluator}.{UNTUNED}.{self.metric}"
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it scores generated text of a tuned model, and is no loss and nothing of the data."""
+        return not self.untuned and METRIC.fullmatch(self.metric) is not None
+
+
+def evaluator_column(name: str) -> Column | None:
+    """What an evaluator's column holds; None for every other column, the task's own metrics among them."""
+    found = _EVALUATOR.fullmatch(name)
+    if found is None or METRIC.fullmatch(name):
+        return None
+    return Column(name, found["evaluator"], found["metric"], found["untuned"] is not None)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether less of a column is better: of errors (TER, MetricX), losses and perplexities."""
+    column = evaluator_column(name)
+    return LOWER_IS_BETTER.fullmatch(column.metric if column else name) is not None

@@ -1,0 +1,27 @@
+"""Pretraining text: parts in their shares, and shares that text cannot have."""
+
+import pytest
+
+from finetune_scaling.data.corpus import CorpusPart, Texts, document_counts
+from finetune_scaling.errors import ConfigError
+
+
+def parts(*weights: float) -> list[CorpusPart]:
+    source = {"kind": "grammar", "dataset": "monolingual", "split": "train", "size": 10, "languages": ("A",)}
+    return [CorpusPart(source, weight=weight) for weight in weights]
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts"), [((0.0, 0.0), [10, 10]), ((1.0, 1.0), [10, 10]), ((1.0, 0.5), [10, 5]), ((1, 3), [3, 10])]
+)
+def test_each_part_gives_its_share_from_its_first_document_on(weights, counts):
+    texts = Texts(parts(*weights))
+    assert texts.counts == document_counts(parts(*weights)) == counts
+    whole = Texts(parts(0.0))
+    assert list(texts) == [*list(whole)[: counts[0]], *list(whole)[: counts[1]]]
+
+
+def test_a_part_that_would_give_nothing_is_named():
+    for read in (Texts, document_counts):
+        with pytest.raises(ConfigError, match=r"corpus\[1\]\.weight = 0\.01 gives none of its 10 documents; raise it"):
+            read(parts(1.0, 0.01))

@@ -1,0 +1,67 @@
+"""What tests of the page of samples share: directories of scored runs, and a browser."""
+
+import json
+import re
+import runpy
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_scaling.data.task import jsonl_task
+
+TASK = jsonl_task("news", "translation", ("en", "de"), ("en", "de"), train="x.jsonl", test={"test": "y.jsonl"})
+SURROGATE = re.compile("[\ud800-\udfff]")
+# Texts that break pages: markup, ends of scripts, separators, both directions of writing, emoji of many parts.
+HOSTILE = [
+    ('<script>document.title = "broken"</script>', "</script><!-- <b>fett</b> -->"),
+    ("\"double\" 'single' &amp; `back` ${tick} \\u003c", "\"doppelt\" 'einfach' &lt; {{data}}"),
+    ("line\u2028separator\u2029paragraph \x85 next", "Zeile\u2028Trenner\u2029Absatz"),
+    ("שלום עולם, mixed 123", "مرحبا بالعالم 123"),
+    ("👩‍👩‍👧‍👦 family 🏳️‍🌈", "👩‍👩‍👧‍👦 Familie 🏳️‍🌈"),
+    ("half of a pair \ud800 alone", "halb \udc00 allein"),
+    ("天气很好。", "今天天气不好。"),
+    ("two\nlines\tand a tab", "zwei\nZeilen"),
+]
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., str]:
+    """write_run(folder, rows, task=TASK, split="test"): the directory of a run that was scored so."""
+
+    def write(folder: Path, rows: Sequence[dict[str, Any]], task: Any = TASK, split: str = "test") -> str:
+        (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"task": task} if task else {}))
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+        (folder / "evaluation" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium; tests skip where there is none."""
+    module = runpy.run_path(str(Path(__file__).parents[2] / "browser.py"))
+    if module["find_chromium"]() is None:
+        pytest.skip("no Chromium was found (Debian: apt-get install chromium)")
+    with module["Browser"](tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def hostile() -> list[tuple[str, str]]:
+    """(source, reference) of every hostile example."""
+    return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def hostile_runs(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., str]) -> list[str]:
+    """Two runs on the hostile examples: one that writes the reference, and one that copies the source."""
+    folder = tmp_path_factory.mktemp("hostile")
+    texts = [{"index": i, "source": source, "reference": target} for i, (source, target) in enumerate(HOSTILE)]
+    full = [{**row, "hypothesis": row["reference"], "loss_sum": 1.0, "tokens": 2} for row in texts]
+    lora = [{**row, "hypothesis": row["source"], "loss_sum": float("nan"), "tokens": 2} for row in texts]
+    return [write_run(folder / "full", full), write_run(folder / "lora", lora)]

@@ -1,0 +1,49 @@
+"""Scores of single sentences equal those of sacrebleu and rouge-score called directly."""
+
+import pytest
+import sacrebleu
+from rouge_score import rouge_scorer
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation.sample_page.rows import Example
+from finetune_scaling.evaluation.sample_page.sentence_scores import sentence_scores
+
+PAIRS = [
+    ("A cat sat on the mat.", "The cat sat on a mat."),
+    ("", "Nothing was written."),
+    ("Das ist gut", "Das ist sehr gut."),
+    ("今天天气好", "今天天气很好"),
+]
+
+
+def examples(language):
+    return [Example(i, "source", ref, language, (hyp, None), (1.0, None)) for i, (hyp, ref) in enumerate(PAIRS)]
+
+
+def test_chrf_is_sacrebleus():
+    scores = sentence_scores("chrf", examples("de"), lambda _: None)
+    direct = [(sacrebleu.sentence_chrf(hyp, [ref]).score, None) for hyp, ref in PAIRS]
+    assert scores.rows == direct
+    assert scores.signature.startswith("nrefs:1|case:mixed")
+
+
+def test_rouge_l_of_english_is_rouge_scores():
+    scores = sentence_scores("rougeL", examples("en"), lambda _: None)
+    scorer = rouge_scorer.RougeScorer(["rougeL"])
+    assert [row[0] for row in scores.rows] == [100 * scorer.score(ref, hyp)["rougeL"].fmeasure for hyp, ref in PAIRS]
+    assert "rouge-score-default" in scores.signature
+
+
+def test_rouge_l_of_an_unknown_language_takes_characters_where_there_are_no_spaces_and_says_so():
+    scores = sentence_scores("rougeL", examples(None), lambda _: None)
+    assert scores.rows[3][0] == pytest.approx(100 * 2 * 5 / (5 + 6))  # 5 of 5 characters, of 6
+    assert scores.rows[0][0] == pytest.approx(100 * 4 / 6)  # cat sat on mat
+    assert "tok:characters" in scores.signature
+
+
+def test_progress_counts_and_an_unknown_score_is_named():
+    told = []
+    sentence_scores("chrf", examples("de"), told.append)
+    assert told == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="rougel"):
+        sentence_scores("rougel", examples("de"), told.append)
