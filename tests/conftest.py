@@ -45,6 +45,15 @@ def shared_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def full_device() -> Path:
+    """A file on which every write fails for lack of room."""
+    device = Path("/dev/full")
+    if not device.is_char_device():
+        pytest.skip("/dev/full is not the device that is always full")
+    return device
+
+
 class TunedDecoder(NamedTuple):
     """A method on the tiny base, every trained leaf moved away from its start, as after training."""
 

@@ -27,15 +27,15 @@ def abandon(*writes):
     gc.collect()
 
 
-async def full():  # raised in a thread, through Orbax
-    await async_path.write_text(epath.Path("/dev/full"), "text")
+async def full():  # raised in a thread, through Orbax: a file stands where a directory must be
+    await async_path.write_text(epath.Path(sys.executable) / "below", "text")
 
 
 async def plain():
     await asyncio.to_thread(lambda: open("/dev/full", "w", buffering=1).write("text\\n"))
 
 
-async def array():  # a file stands where a directory must be
+async def array():
     store = {"driver": "zarr", "kvstore": "file://" + sys.executable + "/below"}
     await ts.open(store, create=True, dtype=ts.int8, shape=[1])
 

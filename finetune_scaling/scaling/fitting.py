@@ -20,6 +20,8 @@ from finetune_scaling.scaling.laws import Law, Layout, Residual
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512
 POLISH_ROWS = 32
+# Starts that are polished: the screen's order is not yet that of the optima that they lead to.
+POLISHED_STARTS = 1024
 MEMORY = 8
 SCREEN_ITERATIONS = 80
 POLISH_ITERATIONS = 100
@@ -92,7 +94,7 @@ def fit(
     vectors, values = _run(
         _screen, SCREEN_ROWS, layout, points, weights[rows], np.tile(starts, (problems, 1)), free, settings
     )
-    kept = min(grid, POLISH_ROWS)
+    kept = min(grid, POLISHED_STARTS)
     order = np.argsort(values.reshape(problems, grid), axis=1, kind="stable")[:, :kept]
     chosen = (np.arange(problems)[:, None] * grid + order).ravel()
     vectors, values = refit(layout, points, np.repeat(weights, kept, axis=0), vectors[chosen], free, settings)

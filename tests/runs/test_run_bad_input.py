@@ -215,10 +215,9 @@ def test_a_directory_that_cannot_be_written(tiny_runs):
                 run(config, directory)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_is_full_for_the_metrics(tiny_runs, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_for_the_metrics(tiny_runs, tmp_path, monkeypatch, full_device):
     monkeypatch.setattr(RunDirectory, "rewind_metrics", lambda *_: None)
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    (tmp_path / "metrics.jsonl").symlink_to(full_device)
     config = tiny_runs.config("full")
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(WorkdirError, match=r"metrics.jsonl: the disk is full; free some space"):

@@ -34,8 +34,8 @@ def test_lines_are_added_to_those_of_an_earlier_process(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
 
 
-def test_a_full_disk_is_named_while_writing_and_while_closing(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+def test_a_full_disk_is_named_while_writing_and_while_closing(tmp_path, full_device):
+    (tmp_path / "metrics.jsonl").symlink_to(full_device)
     metrics = Metrics(tmp_path)
     with pytest.raises(WorkdirError, match=r"metrics.jsonl: the disk is full"):
         metrics.write(1, loss=1.0)
