@@ -9,7 +9,7 @@ what the figures rest on.
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from finetune_scaling.planning.topology import prepare_environment
 from finetune_scaling.planning.totals import RunTotals, run_totals
 from finetune_scaling.planning.words import describe, describe_study
 from finetune_scaling.planning.workload import Workload, planned_model, read_workload
+from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.tuning.partition import size
@@ -73,7 +74,7 @@ def main() -> None:
     model = planned_model(next(iter(experiments.values())), _MODEL.value, _VOCABULARY.value)
     workloads = {batch: read_workload(experiment, model) for batch, experiment in experiments.items()}
     if _SEARCH.value:
-        found = search(workloads, experiments)
+        found = search(list(workloads.values()), next(iter(experiments.values())).sharding.axes)
     else:
         found = [plan_run(experiment, workloads[batch]) for batch, experiment in experiments.items()]
     results = [_result(entry, experiments[entry.workload.batch], table) for entry in found]
@@ -157,20 +158,18 @@ def _compiles(chip: Chip) -> bool:
     return chip.is_tpu and not _ANALYTIC.value
 
 
-def search(workloads: Mapping[int, Workload], experiments: Mapping[int, Experiment]) -> list[Found]:
-    """For each kind of chip the plan of the cheapest batch and layout that fit."""
+def search(workloads: Sequence[Workload], axes: AxisRules) -> list[Found]:
+    """For each kind of chip the plan of the cheapest batch and layout that fit; the workloads differ in batch alone."""
     found: list[Found] = []
-    model = next(iter(workloads.values())).model
-    axes = next(iter(experiments.values())).sharding.axes
     for chip, chosen in _slices():
         try:
-            check_attention(model, chip.platform)
+            check_attention(workloads[0].model, chip.platform)
         except ConfigError as error:
             if _TOPOLOGY.value:
                 raise
             log.warning("%s is left out: %s", chip.kind, error)
             continue
-        best = _search_kind(candidates(list(workloads.values()), chosen, axes))
+        best = _search_kind(candidates(workloads, chosen, axes))
         if best is None:
             log.warning("%s: no layout fits, by the estimate or by the compiler", chip.kind)
         else:
