@@ -114,7 +114,8 @@ def test_search_without_a_compiler_takes_every_kind() -> None:
 
 
 def test_search_over_batches_says_which() -> None:
-    flags = (LORA, "--search", "--topology=h100", "--length=32", "--json")  # so short that reading the weights is most
+    small = ("--config=configs/pretrain/grammar.py:30k", "--vocabulary=384", "--length=64")  # reading weights is most
+    flags = (*small, "--search", "--topology=h100", "--json")
     code, printed, errors = plan(*flags, "--batches=1,2,64")
     assert code == 0, errors
     (found,) = json.loads(printed)
