@@ -46,6 +46,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],  # CUDA 12 wheels run on the drivers of CUDA 12 and of CUDA 13
     "gcs": [GCSFS],
+    "ja": ["sacrebleu[ja]"],  # BLEU by words of Japanese: MeCab and its dictionary
+    "ko": ["sacrebleu[ko]"],  # and of Korean
     "test": [
         BEAM,
         "pytest>=9.0,<10",

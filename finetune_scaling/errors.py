@@ -51,6 +51,12 @@ class ProcessError(UserError):
     exit_code = EXIT_FAILED
 
 
+class MetricError(UserError):
+    """A metric that another program computes failed; the scores that it gave before are kept."""
+
+    exit_code = EXIT_FAILED
+
+
 class Preempted(Exception):
     """The process was asked to stop (SIGTERM); what was done is saved and the same command continues it."""
 

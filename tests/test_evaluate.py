@@ -14,7 +14,7 @@ import sacrebleu
 from finetune_scaling.runs.run import run
 from finetune_scaling.training.run_directory import RunDirectory
 
-METRICS = {"bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
+METRICS = {"bleu", "chrf", "chrf++", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 
 
 def evaluate(*flags: str) -> subprocess.CompletedProcess:
@@ -52,6 +52,11 @@ def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
     rows = [json.loads(line) for line in beside.splitlines()]
     assert [row["index"] for row in rows] == list(range(20))
     assert ["hypothesis" in row for row in rows] == [True] * 5 + [False] * 15
+    again = evaluate(
+        f"--rows={tmp_path / 'scores.test.jsonl'}", "--target-language=B", f"--out={tmp_path / 'again.json'}"
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again.json").read_text())["metrics"] == scores["metrics"]
     bleu = sacrebleu.corpus_bleu([row["hypothesis"] for row in rows[:5]], [[row["reference"] for row in rows[:5]]])
     assert scores["metrics"]["bleu"]["score"] == bleu.score
 
@@ -95,6 +100,31 @@ def test_plain_files(tmp_path):
     assert json.loads(done.stdout)["metrics"]["ter"] == scores["ter"]["score"]
 
 
+def test_metrics_of_ones_choice_learned_ones_too(tmp_path, monkeypatch):
+    """A metric program of a few lines: half the number of characters, whatever the reference."""
+    monkeypatch.setenv("FINETUNE_SCALING_METRICS_CACHE", str(tmp_path / "cache"))
+    program = tmp_path / "half.py"
+    program.write_text(
+        "import json, sys\n"
+        'print(json.dumps({"protocol": 1, "metric": "half", "version": "7"}), flush=True)\n'
+        "for request in map(json.loads, sys.stdin):\n"
+        '    print(json.dumps({"id": request["id"], "score": len(request["hypothesis"]) / 2}), flush=True)\n'
+    )
+    config = tmp_path / "metric.py"
+    fields = {"name": "half", "command": ("{python}", str(program)), "needs_sources": False}
+    config.write_text(f"def get_config():\n    return {fields}\n")
+    hypotheses, references = write(tmp_path / "hyp", "a b c", "d"), write(tmp_path / "ref", "a b c", "d e f")
+    flags = [f"--hypotheses={hypotheses}", f"--references={references}", "--target-language=en"]
+    done = evaluate(*flags, f"--metrics=chrf++,rougeL-stem,f1,{config}", f"--out={tmp_path / 'out.json'}")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "out.json").read_text())["metrics"]
+    assert list(scores) == ["chrf++", "rougeL-stem", "f1", "half"]
+    assert scores["half"] == {"score": 1.5, "signature": "nrefs:1|metric:half|score:mean-of-segments|version:7"}
+    chrf = sacrebleu.CHRF(word_order=2).corpus_score(["a b c", "d"], [["a b c", "d e f"]])
+    assert scores["chrf++"]["score"] == chrf.score
+    assert json.loads(done.stdout)["metrics"]["half"] == 1.5
+
+
 def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path):
     one, two = write(tmp_path / "one", "a"), write(tmp_path / "two", "a", "b")
     broken = Path(shutil.copytree(trained, tmp_path / "broken"))
@@ -105,6 +135,8 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
         ([], "give --workdir to score a run, or --hypotheses"),
         ([f"--hypotheses={one}", f"--references={two}", *files], "two"),
         ([f"--hypotheses={one}", f"--references={one}", "--target-language=de"], "--out is missing"),
+        ([f"--hypotheses={one}", f"--references={one}", *files, "--metrics=bleu,chrff"], "did you mean 'chrf'"),
+        ([f"--rows={one}", f"--references={one}", *files], "--references is for files"),
         ([f"--workdir={tmp_path}"], "not the directory of a run"),
         ([f"--workdir={tiny_runs.base}"], "a pretraining run has no task"),
         ([f"--workdir={trained}", "--split=tset"], "tset"),

@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 
 from finetune_scaling import errors
 from finetune_scaling.command import check_overrides
-from finetune_scaling.configuration import plain
+from finetune_scaling.configuration import build, plain
 from finetune_scaling.data.sources import SOURCE_KINDS, source_from_config
 from finetune_scaling.data.task import load_task, task_names
+from finetune_scaling.evaluation.learned.metric import LearnedMetric
+from finetune_scaling.evaluation.text_metrics import METRICS as METRIC_NAMES
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.studies.grid import FACTORS, read_study
 from finetune_scaling.studies.table import _COLUMNS
@@ -143,6 +145,21 @@ def test_the_method_of_the_methods_page_works():
     rows = table(*jax.eval_shape(lambda key: attach(model, tuning, key), jax.random.key(0)))
     trained = {row.name for row in rows if row.trains}
     assert trained == {"final_norm/scale", "layers/norm/scale", "layers/feed_forward_norm/scale"}
+
+
+def test_the_metrics_page_names_every_metric_and_its_own_is_one():
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    for name in METRIC_NAMES:
+        if not name.startswith("rouge") or name.count("-") == 0:
+            assert f"`{name}`" in text, name
+    assert "`rouge1-stem`" in text
+    assert "`rouge1-nostem`" in text
+    scope: dict = {}
+    exec("".join(code_blocks("metrics.md")), scope)
+    metric = build(LearnedMetric, plain(scope["get_config"]()), "docs/metrics.md")
+    assert metric.timeout == LearnedMetric("any", ("any",)).timeout
+    for field in LearnedMetric.__dataclass_fields__:
+        assert f'"{field}"' in text, field
 
 
 def test_the_data_page_names_every_source_and_task():

@@ -6,7 +6,23 @@ from finetune_scaling.errors import DataError
 
 WRITTEN_WITHOUT_SPACES = ("zh", "ja")
 
-_THREE_LETTER_CODES = {"deu": "de", "eng": "en", "jpn": "ja", "zho": "zh", "cmn": "zh"}
+# Thai, Lao, Khmer, Burmese, Tibetan, Dzongkha: no spaces between words either, and what is a character is no word.
+WITHOUT_TOKENIZER = ("th", "lo", "km", "my", "bo", "dz")
+
+_THREE_LETTER_CODES = {
+    "deu": "de",
+    "eng": "en",
+    "jpn": "ja",
+    "zho": "zh",
+    "cmn": "zh",
+    "kor": "ko",
+    "tha": "th",
+    "lao": "lo",
+    "khm": "km",
+    "mya": "my",
+    "bod": "bo",
+    "dzo": "dz",
+}
 
 
 def base_language(code: str) -> str:
@@ -19,3 +35,12 @@ def base_language(code: str) -> str:
     if not re.fullmatch(r"[a-z]{1,3}", language):
         raise DataError(f"target language {code!r} is not a language code; give one such as en, de or zh")
     return _THREE_LETTER_CODES.get(language, language)
+
+
+def check_tokenizer(metric: str, language: str) -> None:
+    """Raises DataError where a metric of words is asked for a language whose words nothing here finds."""
+    if base_language(language) in WITHOUT_TOKENIZER:
+        raise DataError(
+            f"{metric}: language {language!r} is written without spaces and has no tokenizer here, so that a sentence "
+            "would count as one word; take --metrics=bleu-char,chrf"
+        )

@@ -11,14 +11,18 @@ import functools
 import importlib.metadata
 import re
 import unicodedata
-from collections.abc import Sequence
 
+import numpy as np
 from rouge_score import rouge_scorer, tokenizers
 
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import cistem
-from finetune_scaling.evaluation.languages import WRITTEN_WITHOUT_SPACES, base_language
+from finetune_scaling.evaluation.languages import WRITTEN_WITHOUT_SPACES, base_language, check_tokenizer
+from finetune_scaling.evaluation.metric import Corpus, SegmentMetric
 
 ROUGE_METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+_STEMMED = ("en", "de")
 
 # Characters that are a token each: kana, bopomofo, ideographs of every plane, and their iteration marks.
 _IDEOGRAM = (
@@ -60,37 +64,60 @@ class GermanStems(UnicodeWords):
 
 
 class RougeScoreDefault(tokenizers.DefaultTokenizer):
-    """rouge-score's own tokenizer, for English, without its optional stemmer."""
+    """rouge-score's own tokenizer, for English, with or without its Porter stemmer."""
 
-    signature = "tok:rouge-score-default|stem:no"
+    def __init__(self, stemming: bool) -> None:
+        super().__init__(use_stemmer=stemming)
+        self.signature = f"tok:rouge-score-default|stem:{'porter' if stemming else 'no'}"
 
 
-def rouge_tokenizer(language: str) -> tokenizers.Tokenizer:
-    """The tokenizer of a language code; its `signature` names it."""
+def rouge_tokenizer(language: str, stemming: bool | None = None) -> tokenizers.Tokenizer:
+    """The tokenizer of a language code; its `signature` names it.
+
+    stemming: None as is usual for the language: German stems, no other does. Raises ConfigError where it is asked for
+    and the language has no stemmer here.
+    """
     base = base_language(language)
+    if stemming and base not in _STEMMED:
+        raise ConfigError(f"there is no stemmer for language {language!r}; leave out -stem, which {_STEMMED} have")
     if base == "en":
-        return RougeScoreDefault()
-    if base == "de":
+        return RougeScoreDefault(bool(stemming))
+    if base == "de" and stemming is not False:
         return GermanStems()
-    return IdeogramsAndWords() if base in WRITTEN_WITHOUT_SPACES else UnicodeWords()
+    return unicode_tokenizer(language)
 
 
-def mean_rouge(metric: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]], language: str) -> float:
-    """Mean over segments of the F1 of one of ROUGE_METRICS, times 100 (sacrebleu's scale).
+def unicode_tokenizer(language: str) -> UnicodeWords:
+    """Unstemmed words of a language, or characters of Chinese and Japanese. Raises DataError as `check_tokenizer`."""
+    check_tokenizer("rouge and f1", language)
+    return IdeogramsAndWords() if base_language(language) in WRITTEN_WITHOUT_SPACES else UnicodeWords()
+
+
+def rouge(metric: str, stemming: bool | None = None) -> SegmentMetric:
+    """One of ROUGE_METRICS; its name says so where stemming is forced: "rougeL-stem", "rougeL-nostem"."""
+    suffix = "" if stemming is None else "-stem" if stemming else "-nostem"
+    return SegmentMetric(
+        f"{metric}{suffix}",
+        lambda corpus: 100.0 * rouge_f1(metric, corpus, stemming),
+        lambda corpus: rouge_signature(metric, corpus.language, corpus.reference_count, stemming),
+    )
+
+
+def rouge_f1(metric: str, corpus: Corpus, stemming: bool | None = None) -> np.ndarray:
+    """F1 of one of ROUGE_METRICS for every segment, float64[N], 0 to 1.
 
     Of several references of a segment the one with the highest F1 counts. For rougeLsum the sentences of a segment are
     its non-empty lines, as in rouge-score.
     """
-    scorer = rouge_scorer.RougeScorer([metric], tokenizer=rouge_tokenizer(language))
-    pairs = zip(hypotheses, references, strict=True)
-    f1 = [scorer.score_multi(list(own), text)[metric].fmeasure for text, own in pairs]
-    return 100.0 * sum(f1) / len(f1)
+    scorer = rouge_scorer.RougeScorer([metric], tokenizer=rouge_tokenizer(corpus.language, stemming))
+    pairs = zip(corpus.hypotheses, corpus.references, strict=True)
+    return np.array([scorer.score_multi(list(own), text)[metric].fmeasure for text, own in pairs])
 
 
-def rouge_signature(metric: str, language: str, reference_count: str) -> str:
-    """How a score was computed, in the form of sacrebleu's signatures."""
+def rouge_signature(metric: str, language: str, reference_count: str, stemming: bool | None = None) -> str:
+    """How a score was computed, in the form of sacrebleu's signatures; the score is the mean F1, times 100."""
     sentences = "|sent:lines" if metric == "rougeLsum" else ""
-    tokenizer = rouge_tokenizer(language).signature
+    tokenizer = rouge_tokenizer(language, stemming).signature
     version = importlib.metadata.version("rouge-score")
     return f"nrefs:{reference_count}|case:lc|{tokenizer}{sentences}|score:mean-f1-x100|version:rouge-score-{version}"
 

@@ -15,6 +15,8 @@ from finetune_scaling.decoding.generation import Generation, generate, make_writ
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.decoding.stopping import cut
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
+from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.text_metrics import Scores, score
 from finetune_scaling.files import Location, write_atomically
 from finetune_scaling.sharding.batches import local_rows, place
@@ -131,13 +133,16 @@ def score_split(
     batch_size: int,
     generate_examples: int | None,
     decoding: DecodingConfig = GREEDY,
+    metrics: Sequence[str | Metric] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Scores examples. Returns a summary and one record per example.
 
-    Summary: loss (nats a token), tokens, examples, entropy (true nats a token, where the data knows it) and, for the
-    first `generate_examples` (None: all), metrics. Records: source, reference, loss, tokens, hypothesis.
+    Summary: loss (nats a token), tokens, examples, bytes of the targets, the figures of `likelihood`, entropy (true
+    nats a token, where the data knows it) and, for the first `generate_examples` (None: all), `metrics` (None: the
+    default ones). Records: source, reference, target_language, loss, tokens, bytes, hypothesis.
     """
     losses = example_losses(model, task, form, examples, batch_size)
+    sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, form))
     count = len(examples) if generate_examples is None else min(generate_examples, len(examples))
     decoded = [examples[i] for i in range(count)]
     texts = hypotheses(model, task, form, decoded, batch_size, decoding) if count else []
@@ -145,15 +150,17 @@ def score_split(
         "loss": losses.mean,
         "tokens": int(losses.tokens.sum()),
         "examples": len(examples),
+        "bytes": int(sizes.sum()),
+        **likelihood(float(losses.sums.sum()), int(losses.tokens.sum()), int(sizes.sum())),
         **_entropy(examples, losses),
         "generated": count,
-        "metrics": text_scores(decoded, texts) if count else {},
+        "metrics": text_scores(decoded, texts, metrics) if count else {},
     }
-    return summary, [_record(examples[i], losses, i, texts) for i in range(len(examples))]
+    return summary, [_record(examples[i], losses, sizes, i, texts) for i in range(len(examples))]
 
 
 def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Several test sets as one: loss and entropy by tokens, metrics averaged over the sets, as papers print them."""
+    """Several test sets as one: loss and entropy by tokens or bytes, metrics averaged over the sets, as papers do."""
     if not tests:
         raise ConfigError("the task has no test set; add one under task.test")
     tokens = sum(test["tokens"] for test in tests.values())
@@ -162,6 +169,11 @@ def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for name in ("loss", "entropy")
         if all(name in test for test in tests.values())
     }
+    result["perplexity"] = perplexity(result["loss"])
+    if all("loss_per_byte" in test for test in tests.values()):
+        size = sum(test["bytes"] for test in tests.values())
+        result["loss_per_byte"] = sum(test["loss_per_byte"] * test["bytes"] for test in tests.values()) / size
+        result["perplexity_per_byte"] = perplexity(result["loss_per_byte"])
     scored = [test["metrics"] for test in tests.values() if test["metrics"]]
     names = scored[0] if scored else ()
     return result | {"metrics": {name: sum(part[name]["score"] for part in scored) / len(scored) for name in names}}
@@ -172,18 +184,30 @@ def write_rows(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def text_scores(examples: Sequence[Example], texts: Sequence[str]) -> Scores:
+def text_scores(
+    examples: Sequence[Example], texts: Sequence[str], metrics: Sequence[str | Metric] | None = None
+) -> Scores:
     """Metrics of texts against the examples' references; several target languages are averaged by their numbers."""
     by_language: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         by_language.setdefault(example["target_language"], []).append(index)
     parts = [
-        (len(rows), score([texts[i] for i in rows], [[examples[i]["target"]] for i in rows], language))
+        (
+            len(rows),
+            score(
+                [texts[i] for i in rows],
+                [[examples[i]["target"]] for i in rows],
+                language,
+                [examples[i]["source"] for i in rows],
+                metrics,
+            ),
+        )
         for language, rows in by_language.items()
     ]
     if len(parts) == 1:
         return parts[0][1]
-    return {name: _weighted(name, parts) for name in parts[0][1]}
+    shared = [name for name in parts[0][1] if all(name in scores for _, scores in parts)]
+    return {name: _weighted(name, parts) for name in shared}
 
 
 def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:
@@ -213,13 +237,15 @@ def _entropy(examples: Sequence[Example], losses: Losses) -> dict[str, float]:
     return {"entropy": math.fsum(floors) / max(1, int(losses.tokens.sum()))}  # type: ignore[arg-type]
 
 
-def _record(example: Example, losses: Losses, index: int, texts: Sequence[str]) -> dict[str, Any]:
+def _record(example: Example, losses: Losses, sizes: np.ndarray, index: int, texts: Sequence[str]) -> dict[str, Any]:
     record = {
         "index": index,
         "loss_sum": float(losses.sums[index]),
         "tokens": int(losses.tokens[index]),
+        "bytes": int(sizes[index]),
         "source": example["source"],
         "reference": example["target"],
+        "target_language": example["target_language"],
     }
     return record | ({"hypothesis": texts[index]} if index < len(texts) else {})
 

@@ -3,7 +3,9 @@
 import pytest
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.evaluation.languages import base_language
+from finetune_scaling.evaluation.languages import WITHOUT_TOKENIZER, base_language
+from finetune_scaling.evaluation.metric import Corpus
+from finetune_scaling.evaluation.text_metrics import METRICS, score
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,14 @@ def test_spellings_of_a_code(code, language):
 def test_names_are_no_codes(name):
     with pytest.raises(DataError, match="is not a language code"):
         base_language(name)
+
+
+@pytest.mark.parametrize("language", [*WITHOUT_TOKENIZER, "tha_Thai"])
+def test_a_language_without_a_tokenizer_has_metrics_of_characters_only(language):
+    text, reference = "ฉันชอบกินแอปเปิ้ล", "ฉันชอบกินส้ม"
+    scores = score([text], [[reference]], language)
+    assert list(scores) == ["bleu-char", "chrf"]
+    assert 0 < scores["chrf"]["score"] < 100
+    for name in ("bleu", "chrf++", "ter", "rouge1", "rougeL-nostem", "f1", "exact_match"):
+        with pytest.raises(DataError, match=r"is written without spaces and has no tokenizer here.*bleu-char,chrf"):
+            METRICS[name].score(Corpus([text], [[reference]], language))

@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 from nltk.stem.cistem import Cistem
 from rouge_score import rouge_scorer
 
-from finetune_scaling.evaluation.rouge import ROUGE_METRICS, mean_rouge, rouge_signature, rouge_tokenizer
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation.metric import Corpus
+from finetune_scaling.evaluation.rouge import ROUGE_METRICS, rouge, rouge_f1, rouge_signature, rouge_tokenizer
 
 CHINESE = "这个软件包提供运行时库。"
+
+
+def mean_rouge(metric, hypotheses, references, language, stemming=None):
+    return rouge(metric, stemming).score(Corpus(hypotheses, references, language))["score"]
 
 
 def mean_of_rouge_score(hypotheses, references, metric, **options):
@@ -42,19 +48,38 @@ def test_the_default_of_rouge_score_gives_identical_chinese_texts_0(metric):
     assert mean_of_rouge_score([CHINESE], [[CHINESE]], metric) == 0.0
 
 
+@pytest.mark.parametrize("stemming", [False, True])
 @pytest.mark.parametrize("metric", ROUGE_METRICS)
-def test_english_equals_rouge_score_on_real_text(shared_data, metric):
+def test_english_equals_rouge_score_on_real_text_to_the_last_digit(shared_data, metric, stemming):
     hypotheses, references = descriptions(shared_data, "en", 150)
-    ours = mean_rouge(metric, hypotheses, references, "en")
-    assert ours == mean_of_rouge_score(hypotheses, references, metric, use_stemmer=False)
-    assert 1 < ours < 99
+    ours = rouge_f1(metric, Corpus(hypotheses, references, "en"), stemming)
+    theirs = rouge_scorer.RougeScorer([metric], use_stemmer=stemming)
+    expected = [theirs.score(own[0], text)[metric].fmeasure for text, own in zip(hypotheses, references, strict=True)]
+    assert ours.tolist() == expected
+    assert 0.01 < ours.mean() < 0.99
 
 
+@pytest.mark.parametrize("stemming", [False, True])
 @pytest.mark.parametrize("metric", ROUGE_METRICS)
-def test_english_equals_rouge_score_with_several_references_and_sentences(metric):
-    hypotheses = ["The cat sat.\nA dog ran away.", "", "Naïve text"]
-    references = [["A cat sat.\nThe dog ran.", "Dogs ran away.\nThe cat sat."], ["not empty"], ["naive text", "naïve"]]
-    assert mean_rouge(metric, hypotheses, references, "en") == mean_of_rouge_score(hypotheses, references, metric)
+def test_english_equals_rouge_score_with_several_references_and_sentences(metric, stemming):
+    hypotheses = ["The cats sat.\nA dog ran away.", "", "Naïve texts"]
+    references = [["A cat sat.\nThe dog runs.", "Dogs ran away.\nThe cat sat."], ["not empty"], ["naive text", "naïve"]]
+    ours = rouge_f1(metric, Corpus(hypotheses, references, "en"), stemming)
+    theirs = rouge_scorer.RougeScorer([metric], use_stemmer=stemming)
+    pairs = zip(hypotheses, references, strict=True)
+    assert ours.tolist() == [theirs.score_multi(own, text)[metric].fmeasure for text, own in pairs]
+    assert mean_rouge(metric, hypotheses, references, "en", stemming) == pytest.approx(100 * ours.mean(), rel=1e-12)
+
+
+def test_stemming_is_chosen_by_name_and_only_where_there_is_a_stemmer():
+    cats, cat = ["the cats"], [["the cat"]]
+    assert mean_rouge("rouge1", cats, cat, "en") == mean_rouge("rouge1", cats, cat, "en", False) == pytest.approx(50)
+    assert mean_rouge("rouge1", cats, cat, "en", True) == 100
+    german, stored = ["Speicherbehälter"], [["Speicherbehältern"]]
+    assert mean_rouge("rouge1", german, stored, "de") == mean_rouge("rouge1", german, stored, "de", True) == 100
+    assert mean_rouge("rouge1", german, stored, "de", False) == 0
+    with pytest.raises(ConfigError, match="no stemmer for language 'zh'"):
+        mean_rouge("rouge1", [CHINESE], [[CHINESE]], "zh", True)
 
 
 def as_numbers(tokens, vocabulary):
@@ -148,3 +173,9 @@ def test_signature_says_how_the_score_was_made(language, tokenizer):
         == f"nrefs:1|case:lc|{tokenizer}|score:mean-f1-x100|version:rouge-score-0.1.2"
     )
     assert "|sent:lines|" in rouge_signature("rougeLsum", language, "1")
+
+
+def test_forced_stemming_is_in_name_and_signature():
+    assert (rouge("rouge1", True).name, rouge("rouge1", False).name) == ("rouge1-stem", "rouge1-nostem")
+    assert "|stem:porter|" in rouge_signature("rouge1", "en", "1", True)
+    assert "|stem:no|" in rouge_signature("rouge1", "de", "1", False)

@@ -85,7 +85,11 @@ def test_a_split_has_a_summary_and_a_record_for_each_example(base):
     assert summary["tokens"] == sum(row["tokens"] for row in rows)
     assert summary["loss"] == pytest.approx(sum(row["loss_sum"] for row in rows) / summary["tokens"])
     assert summary["entropy"] == pytest.approx(math.fsum(e["target_nll"] for e in examples) / summary["tokens"])
+    assert summary["perplexity"] == pytest.approx(math.exp(summary["loss"]))
+    assert summary["bytes"] == sum(row["bytes"] for row in rows)
+    assert summary["loss_per_byte"] == pytest.approx(sum(row["loss_sum"] for row in rows) / summary["bytes"])
     assert [(row["source"], row["reference"]) for row in rows] == [(e["source"], e["target"]) for e in examples]
+    assert [row["target_language"] for row in rows] == [e["target_language"] for e in examples]
     texts = [row["hypothesis"] for row in rows if "hypothesis" in row]
     assert summary["metrics"] == scoring.text_scores(examples[:2], texts)
     without, rows = scoring.score_split(tuned, task, form, examples, batch_size=7, generate_examples=0)
@@ -106,15 +110,15 @@ def test_the_lines_of_a_hypothesis_are_the_sentences_that_rouge_lsum_unites(base
     monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[Generation(lines)], [Generation([])]])
     written = scoring.hypotheses(tuned, task, form, examples[:2], 2)
     assert written == ["d e\na b", ""]
-    reference = [{"target": "a b\nd e", "target_language": "en"}]
+    reference = [{"source": "a b", "target": "a b\nd e", "target_language": "en"}]
     scores = scoring.text_scores(reference, written[:1])
     assert scores["rougeLsum"]["score"] == pytest.approx(100)
     assert scores["rougeL"]["score"] == pytest.approx(50)
 
 
 def test_languages_are_scored_apart_and_weighed_by_their_examples():
-    german = [{"target": "Das ist ein Haus am See .", "target_language": "de"}] * 3
-    chinese = [{"target": "这 是 一 座 湖 边 的 房 子 。", "target_language": "zh"}]
+    german = [{"source": "a house", "target": "Das ist ein Haus am See .", "target_language": "de"}] * 3
+    chinese = [{"source": "a house", "target": "这 是 一 座 湖 边 的 房 子 。", "target_language": "zh"}]
     mixed = [german[0], chinese[0], german[1], german[2]]
     texts = ["Das ist ein Haus .", "这 是 房 子 。", "Das Haus am See .", "Das ist ein Haus am See ."]
     found = scoring.text_scores(mixed, texts)

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.evaluation import text_metrics
-from finetune_scaling.evaluation.rouge import mean_rouge
-from finetune_scaling.evaluation.text_metrics import METRICS, score, score_files
+from finetune_scaling.evaluation import sacrebleu_metrics
+from finetune_scaling.evaluation.text_metrics import DEFAULT_METRICS, score, score_files
 
-LEXICAL = ["bleu", "chrf", "ter"]
+NEWS = "the cat sat on the mat"
 
 
 def worsened(text, seed):
@@ -27,12 +26,17 @@ def worsened(text, seed):
     return " ".join(words)
 
 
-def sacrebleu_metrics(language):
+def sacrebleu_scorers(language):
+    """The same metrics, built by hand from sacrebleu."""
     asian = language == "zh"
-    return {
+    scorers = {
         "bleu": BLEU(tokenize="zh" if asian else "13a"),
         "chrf": CHRF(),
+        "chrf++": CHRF(word_order=2),
         "ter": TER(normalized=asian, asian_support=asian),
+    }
+    return scorers | {
+        f"bleu-{tokenizer}": BLEU(tokenize=tokenizer) for tokenizer in ("13a", "intl", "char", "zh", "none")
     }
 
 
@@ -41,29 +45,33 @@ def test_real_translations_score_as_with_sacrebleu(shared_data, language):
     with lzma.open(shared_data / "mt_news" / f"en-{language}.test.jsonl.xz", "rt", encoding="utf-8") as file:
         references = [json.loads(line)[language] for line in file][:200]
     hypotheses = [worsened(text, seed) for seed, text in enumerate(references)]
-    ours = score(hypotheses, [[text] for text in references], language, metrics=LEXICAL)
-    for name, metric in sacrebleu_metrics(language).items():
+    theirs = sacrebleu_scorers(language)
+    ours = score(hypotheses, [[text] for text in references], language, metrics=list(theirs))
+    for name, metric in theirs.items():
         expected = metric.corpus_score(hypotheses, [references]).score
         assert ours[name] == {"score": expected, "signature": str(metric.get_signature())}
-        assert 0 < expected < 100
+        assert 0 < expected < 100 or (name, language) == ("bleu-none", "zh")
 
 
 def test_several_references_become_sacrebleus_streams():
-    hypotheses = ["the cat sat on the mat", "a dog"]
+    hypotheses = [NEWS, "a dog"]
     references = [["the cat sat on a mat", "a cat sat there"], ["the dog", "a small dog"]]
     streams = [["the cat sat on a mat", "the dog"], ["a cat sat there", "a small dog"]]
-    ours = score(hypotheses, references, "en")
-    for name, metric in sacrebleu_metrics("en").items():
+    theirs = sacrebleu_scorers("en")
+    ours = score(hypotheses, references, "en", metrics=[*theirs, "rouge1", "f1"])
+    for name, metric in theirs.items():
         assert ours[name]["score"] == metric.corpus_score(hypotheses, streams).score
         assert ours[name]["signature"].startswith("nrefs:2|")
     assert ours["rouge1"]["signature"].startswith("nrefs:2|")
+    assert ours["f1"]["signature"].startswith("nrefs:2|")
 
 
 def test_segments_may_have_unequally_many_references():
-    scores = score(["a b c d e", "x y"], [["a b c d e", "q"], ["x y"]], "A")
+    names = [*DEFAULT_METRICS, "exact_match", "f1"]
+    scores = score(["a b c d e", "x y"], [["a b c d e", "q"], ["x y"]], "A", metrics=names)
     assert all(value["signature"].startswith("nrefs:var|") for value in scores.values())
     assert {name: value["score"] for name, value in scores.items()} == pytest.approx(
-        {name: 0 if name == "ter" else 100 for name in METRICS}
+        {name: 0 if name == "ter" else 100 for name in names}
     )
 
 
@@ -72,7 +80,7 @@ def test_segments_may_have_unequally_many_references():
 )
 def test_identical_texts_are_perfect_in_every_metric(language, text):
     scores = score([text], [[text]], language)
-    assert set(scores) == {"bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
+    assert set(scores) == {"bleu", "chrf", "chrf++", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
     assert scores["ter"]["score"] == 0
     assert all(value["score"] == pytest.approx(100) for name, value in scores.items() if name != "ter")
 
@@ -90,28 +98,41 @@ def test_empty_hypotheses_stay_in_the_corpus():
     assert 0 < half["bleu"]["score"] < 100
     nothing = score(["", ""], references, "en")
     assert {name: value["score"] for name, value in nothing.items()} == {
-        name: 100 * (name == "ter") for name in METRICS
+        name: 100 * (name == "ter") for name in DEFAULT_METRICS
     }
 
 
-def test_japanese_without_mecab_is_scored_by_characters_and_says_so(monkeypatch):
-    monkeypatch.setattr(text_metrics, "_has_mecab", lambda: False)
-    assert "|tok:char|" in score(["これは本です"], [["これは本だ"]], "ja", metrics=["bleu"])["bleu"]["signature"]
-    monkeypatch.setattr(text_metrics, "_has_mecab", lambda: True)
-    assert text_metrics.bleu_tokenizer("ja") == "ja-mecab"
+@pytest.mark.parametrize(("language", "text"), [("ja", "これは本です"), ("ko", "이것은 책이다")])
+def test_without_mecab_japanese_and_korean_are_scored_by_characters_and_say_so(monkeypatch, language, text):
+    monkeypatch.setattr(sacrebleu_metrics, "_has_mecab", lambda language: False)
+    assert "|tok:char|" in score([text], [[text]], language, metrics=["bleu"])["bleu"]["signature"]
+    with pytest.raises(ConfigError, match=rf"bleu-{language}-mecab needs MeCab: pip install .*\[{language}\]"):
+        score([text], [[text]], language, metrics=[f"bleu-{language}-mecab"])
+    monkeypatch.setattr(sacrebleu_metrics, "_has_mecab", lambda language: True)
+    assert sacrebleu_metrics.bleu_tokenizer(language) == f"{language}-mecab"
+
+
+@pytest.mark.parametrize(("language", "text"), [("ja", "これは本です"), ("ko", "이것은 책이다")])
+def test_with_mecab_japanese_and_korean_are_scored_by_words(language, text):
+    if not sacrebleu_metrics._has_mecab(language):
+        pytest.skip(f"MeCab for {language} is not installed: pip install 'finetune-scaling[{language}]'")
+    entry = score([text], [[text]], language, metrics=["bleu"])["bleu"]
+    scorer = BLEU(tokenize=f"{language}-mecab")
+    expected = scorer.corpus_score([text], [[text]]).score
+    assert entry == {"score": expected, "signature": str(scorer.get_signature())}
 
 
 @pytest.mark.parametrize(
     ("language", "tokenizer"), [("zh_CN", "zh"), ("de", "13a"), ("en", "13a"), ("A", "13a"), ("fr", "13a")]
 )
 def test_bleu_tokenizer_follows_the_language(language, tokenizer):
-    assert text_metrics.bleu_tokenizer(language) == tokenizer
+    assert sacrebleu_metrics.bleu_tokenizer(language) == tokenizer
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), min_size=1, max_size=5))
 def test_any_text_has_a_score_in_every_metric(pairs):
     hypotheses, references = [pair[0] for pair in pairs], [[pair[1]] for pair in pairs]
-    scores = score(hypotheses, references, "zh")
+    scores = score(hypotheses, references, "zh", metrics=[*DEFAULT_METRICS, "exact_match", "f1"])
     assert all(value["score"] >= 0 for value in scores.values())
     assert all(value["score"] <= 100 + 1e-9 for name, value in scores.items() if name != "ter")
 
@@ -124,6 +145,10 @@ def test_any_text_has_a_score_in_every_metric(pairs):
         (["a"], [["a"]], ["x", "y"], "1 hypotheses, but 2 sources"),
         (["a", "b"], [["a"], []], None, r"references\[1\] is \[\]"),
         (["a", "b"], ["a", "b"], None, r"references\[0\] is 'a'"),
+        (["a", None], [["a"], ["b"]], None, r"hypotheses\[1\] is None, which is not text"),
+        (["a", b"b"], [["a"], ["b"]], None, r"hypotheses\[1\] is b'b', which is not text"),
+        (["a"], [["a", 3]], None, r"references\[0\]\[1\] is 3, which is not text"),
+        (["a"], [["a"]], [7], r"sources\[0\] is 7, which is not text"),
     ],
 )
 def test_wrong_counts_are_named(hypotheses, references, sources, message):
@@ -151,9 +176,10 @@ def test_files_score_as_their_segments_do(tmp_path):
     ours = score_files(hypotheses, [first, second], sources, "de")
     references = [["das Haus", "ein Haus"], ["leer", "nichts"], ["ein Baum stand da", "hier steht ein Baum"]]
     assert ours == {"metrics": score(["das\u2028Haus", "", "ein Baum steht hier"], references, "de")}
-    assert ours["metrics"]["rouge1"]["score"] == mean_rouge(
-        "rouge1", ["das Haus", "", "ein Baum steht hier"], references, "de"
-    )
+    with_space = score(["das Haus", "", "ein Baum steht hier"], references, "de", metrics=["rouge1"])
+    assert ours["metrics"]["rouge1"] == with_space["rouge1"]
+    few = score_files(hypotheses, [first, second], sources, "de", ["bleu-char", "f1"])["metrics"]
+    assert list(few) == ["bleu-char", "f1"]
     assert json.loads(json.dumps(ours)) == ours
 
 

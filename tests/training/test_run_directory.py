@@ -79,7 +79,9 @@ def test_what_is_not_a_run_or_not_readable_is_named(tmp_path):
         _ = RunDirectory(tmp_path).config
     (tmp_path / "config.json").write_text('{"name": ')
     (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(WorkdirError, match=r"config.json: not valid JSON \(.*line 1.*; put a good copy back, or choose"):
+    with pytest.raises(
+        WorkdirError, match=r"config.json: not valid JSON \(.*line 1.*; put a good copy back, or choose"
+    ):
         RunDirectory(tmp_path).claim(CONFIG)
 
 

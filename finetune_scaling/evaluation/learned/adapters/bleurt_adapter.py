@@ -1,0 +1,39 @@
+"""BLEURT by its authors' package, as a program of the protocol of docs/metrics.md.
+
+Source: Sellam, Das and Parikh, "BLEURT: Learning Robust Metrics for Text Generation", ACL 2020.
+"""
+
+import importlib.metadata
+
+from metric_server import arguments, mean_over_references, model_identity, serve
+
+
+def main():
+    """Scores with a checkpoint folder such as BLEURT-20, references averaged; sources are not read."""
+    options = arguments("BLEURT as a metric program.").parse_args()
+    header = {
+        "metric": "bleurt",
+        "model": model_identity(options.model),
+        "references": "mean",
+        "version": "bleurt-" + importlib.metadata.version("bleurt"),
+    }
+    serve(header, lambda: _load(options), options.batch_size)
+
+
+def _load(options):
+    from bleurt.score import BleurtScorer
+
+    scorer = BleurtScorer(options.model)
+
+    def predict(pairs):
+        return scorer.score(
+            references=[pair["reference"] for pair in pairs],
+            candidates=[pair["hypothesis"] for pair in pairs],
+            batch_size=options.batch_size,
+        )
+
+    return lambda requests: mean_over_references(requests, predict)
+
+
+if __name__ == "__main__":
+    main()

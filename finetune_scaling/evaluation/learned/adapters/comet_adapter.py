@@ -1,0 +1,60 @@
+"""COMET by unbabel-comet, as a program of the protocol of docs/metrics.md.
+
+Source: Rei et al., "COMET: A Neural Framework for MT Evaluation", EMNLP 2020.
+"""
+
+import importlib.metadata
+import os
+import warnings
+
+from metric_server import arguments, mean_over_references, model_identity, serve
+
+_BATCHES_AT_ONCE = 8  # each call of comet's predict sets a trainer up
+
+
+def main():
+    """Scores with a checkpoint file, or a model that comet downloads by its name; float32, references averaged."""
+    parser = arguments("COMET as a metric program.")
+    parser.add_argument("--reference-free", action="store_true", help="For models that read no reference (COMETKiwi).")
+    options = parser.parse_args()
+    header = {
+        "metric": "comet",
+        "model": model_identity(options.model),
+        "references": "none" if options.reference_free else "mean",
+        "precision": "float32",
+        "version": "unbabel-comet-" + importlib.metadata.version("unbabel-comet"),
+    }
+    serve(header, lambda: _load(options), options.batch_size * _BATCHES_AT_ONCE)
+
+
+def _load(options):
+    warnings.filterwarnings("ignore")
+    import torch
+    from comet import download_model, load_from_checkpoint
+
+    path = options.model if os.path.exists(options.model) else download_model(options.model)
+    model = load_from_checkpoint(path)
+    if model.requires_references() == options.reference_free:
+        raise SystemExit(
+            "the model {} a reference: {} --reference-free in the metric's command".format(
+                *(("reads", "leave out") if options.reference_free else ("reads no", "give"))
+            )
+        )
+    devices = 1 if torch.cuda.is_available() else 0
+
+    def predict(pairs):
+        samples = [
+            {"src": pair["source"], "mt": pair["hypothesis"]}
+            | ({} if options.reference_free else {"ref": pair["reference"]})
+            for pair in pairs
+        ]
+        found = model.predict(samples, batch_size=options.batch_size, gpus=devices, progress_bar=False)
+        return found["scores"]
+
+    if options.reference_free:
+        return predict
+    return lambda requests: mean_over_references(requests, predict)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Perplexity per token and per byte, on exactly the text that a loss covers."""
+
+import math
+
+import pytest
+
+from finetune_scaling.data.encoding import SequenceFormat, encode_examples
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, per_byte, perplexity, utf8_bytes
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.inputs import prepared_task
+
+
+def test_a_byte_is_one_of_utf8():
+    assert utf8_bytes(["abc", "Größe", "好", ""]).tolist() == [3, 7, 3, 0]
+    assert per_byte(13 * math.log(2), ["abc", "Größe", "好"]) == pytest.approx(math.log(2))  # one bit a byte
+    assert math.isnan(per_byte(1.0, [""]))
+
+
+def test_a_uniform_model_over_bytes_has_perplexity_256_by_either_count():
+    figures = likelihood(40 * math.log(256), tokens=40, size=40)
+    assert figures == pytest.approx({"perplexity": 256, "loss_per_byte": math.log(256), "perplexity_per_byte": 256})
+
+
+def test_tokenizers_of_different_length_compare_by_byte_only():
+    """The same text with the same probability, in 10 tokens and in 20."""
+    short, long = likelihood(50.0, tokens=10, size=100), likelihood(50.0, tokens=20, size=100)
+    assert short["perplexity_per_byte"] == long["perplexity_per_byte"] == pytest.approx(math.exp(0.5))
+    assert short["perplexity"] > long["perplexity"]
+
+
+def test_a_loss_without_text_has_no_figure_by_byte_and_a_huge_one_is_infinite():
+    assert likelihood(3.0, tokens=1, size=0) == {"perplexity": pytest.approx(math.exp(3))}
+    assert perplexity(1e6) == math.inf
+
+
+@pytest.mark.parametrize("limit", [2, 5, 40])
+def test_cut_targets_count_by_the_text_that_is_kept(tiny_runs, limit):
+    experiment = read_experiment(tiny_runs.config("full"))
+    task, form = prepared_task(experiment)
+    tokenizer = load_tokenizer(experiment.tokenizer)
+    form = SequenceFormat(form.length + 40, form.max_source_tokens, limit)
+    examples = [task.examples("test")[i] for i in range(10)]
+    texts = covered_targets(examples, tokenizer, task.template, form)
+    encoded = encode_examples(examples, tokenizer, task.template, form)
+    for i, (example, text) in enumerate(zip(examples, texts, strict=True)):
+        target = task.template.render(example)[1]
+        assert target.startswith(text)
+        assert text == target if encoded.ends[i] else text == tokenizer.decode(encoded.targets.item(i))
