@@ -33,6 +33,7 @@ REQUIREMENTS = [
     "sentencepiece>=0.2.2,<0.3",  # training and running the tokenizer
     "sacrebleu>=2.5.1,<2.7",  # BLEU, chrF and TER with signatures
     "rouge-score>=0.1.2,<0.2",  # ROUGE
+    "safetensors>=0.8,<0.9",  # the files of public checkpoints
     "ml-collections>=1.0,<2",  # ConfigDict and the --config flag
     "absl-py>=2.3,<3",  # command-line flags
     "numpy>=2.2,<2.5",  # batches and tables of numbers
@@ -57,7 +58,6 @@ EXTRAS = {
         "nltk>=3.9.1,<4",  # its Cistem is the reference of ours
         "transformers>=5.20,<6",  # reference logits of the public model families
         "torch>=2.13,<2.14",  # runs that reference; the CPU build is enough
-        "safetensors>=0.8,<0.9",  # the files of public checkpoints
         GCSFS,
         "gcp-storage-emulator>=2026.7,<2027",  # runs in an object store, without one
         f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax names its own

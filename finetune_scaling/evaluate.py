@@ -1,38 +1,67 @@
-"""Scores a run, or plain files.
+"""Scores runs, bases, whole studies, or plain files.
 
     python -m finetune_scaling.evaluate --workdir=RUN --out=FILE.json [--split=test --step=N --generate=200]
+    python -m finetune_scaling.evaluate --workdir=RUN[,RUN...] --evaluators=zero_shot,few_shot_1 [--config=FILE]
+    python -m finetune_scaling.evaluate --study=DIR --evaluators=few_shot_1,few_shot_5,pretraining [--index=I --of=N]
     python -m finetune_scaling.evaluate --hypotheses=FILE --references=FILE[,FILE] --target-language=de --out=FILE.json
     python -m finetune_scaling.evaluate --rows=RUN/evaluation/test.jsonl --target-language=de --out=FILE.json
 
 Files hold one segment a line. A run's hypotheses and losses are written beside the scores, one JSON object an example.
+What is scored stays scored: the same command again goes on where it was stopped.
 """
 
+import glob
 import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from finetune_scaling import command
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError, WorkdirError
+from finetune_scaling.evaluation.evaluators import (
+    OWN_TESTS,
+    Evaluator,
+    TaskEvaluator,
+    changed,
+    named_evaluators,
+    read_evaluators,
+)
 from finetune_scaling.evaluation.metric import Corpus
 from finetune_scaling.evaluation.metric_names import chosen_metrics
+from finetune_scaling.evaluation.queue import How, Job, plan, work
+from finetune_scaling.evaluation.records import Record, figures
 from finetune_scaling.evaluation.rows import read_rows, written_corpus
-from finetune_scaling.evaluation.scoring import EVALUATION, pooled, score_split, write_rows
+from finetune_scaling.evaluation.subject import Prepared
 from finetune_scaling.evaluation.text_metrics import read_corpus, score_corpus
-from finetune_scaling.files import Location, location, write_json_atomically
+from finetune_scaling.files import local, location, write_json_atomically
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.inputs import prepared_task, test_examples
-from finetune_scaling.training.tuned import load_run
+from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
+from finetune_scaling.studies.grid import StudyConfig, read_study, runs
+from finetune_scaling.studies.table import POINTS, write_facts, write_points
+from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.training.run_directory import exclusive
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the finished run to score.")
-_OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/SPLIT.json.")
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Runs or bases to score: directories, several by commas or globs.")
+_STUDY = flags.DEFINE_string("study", "", "Directory of a study whose finished runs are scored; renews its points.csv.")
+_EVALUATORS = flags.DEFINE_list("evaluators", None, "Names of evaluators: the config's, or presets such as few_shot_1.")
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config with evaluators; of a base, the task, too.")
+_OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, of a base the newest.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
 _GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
 _METRICS = flags.DEFINE_list(
     "metrics", None, "Metrics by name, or FILE.py[:ARGUMENT] of a learned one; default: BLEU, chrF, chrF++, TER, ROUGE."
 )
+_UNTUNED = flags.DEFINE_boolean("untuned", None, "Whether the base without tuning is scored beside; default: yes.")
+_AGAIN = flags.DEFINE_boolean("again", False, "Score anew what is scored already.")
+_INDEX = flags.DEFINE_integer("index", 0, "Which share of the runs is this process's, from 0.", lower_bound=0)
+_OF = flags.DEFINE_integer("of", 1, "How many shares there are.", lower_bound=1)
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided over while scoring; -1: all.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
 _ATTENTION = flags.DEFINE_string("attention", "", "Form of attention, where the run's own needs another device: plain.")
@@ -42,28 +71,38 @@ _REFERENCES = flags.DEFINE_list("references", None, "Files of references, one se
 _SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
 _LANGUAGE = flags.DEFINE_string("target_language", "", "Language code of the hypotheses: de, zh, ...")
 
+_OF_RUNS: tuple[flags.FlagHolder, ...] = (
+    *(_EVALUATORS, _SPLIT, _STEP, _EXAMPLES, _GENERATE, _UNTUNED, _AGAIN, _INDEX, _OF),
+    *(_FSDP, _TENSOR, _ATTENTION),
+)
+
 
 def main() -> None:
-    """Scores what the flags name and prints the main figures as one JSON line."""
-    if sum(bool(flag.value) for flag in (_WORKDIR, _HYPOTHESES, _ROWS)) != 1:
+    """Scores what the flags name and prints the main figures, one JSON line for each evaluation."""
+    if sum(bool(flag.value) for flag in (_WORKDIR, _STUDY, _HYPOTHESES, _ROWS)) != 1:
         raise ConfigError(
-            "give --workdir to score a run, or --hypotheses and --references to score files, or --rows of a run"
+            "give --workdir to score a run, or --hypotheses and --references to score files, or --rows, or --study"
         )
-    scores = _score_run(location(_WORKDIR.value)) if _WORKDIR.value else _score_texts()
-    metrics = {name: entry["score"] if isinstance(entry, dict) else entry for name, entry in scores["metrics"].items()}
-    print(json.dumps({**{name: scores[name] for name in ("loss", "entropy") if name in scores}, "metrics": metrics}))
+    if _HYPOTHESES.value or _ROWS.value:
+        _score_texts()
+    elif _INDEX.value >= _OF.value:
+        raise ConfigError(f"--index={_INDEX.value} must be below --of={_OF.value}; shares are counted from 0")
+    elif _STUDY.value:
+        _score_study(local(_STUDY.value, "a study"))
+    else:
+        _score_runs(_directories(_WORKDIR.value))
 
 
-def _score_texts() -> dict[str, Any]:
-    for name in (_SPLIT.name, _STEP.name, _EXAMPLES.name, _GENERATE.name, _FSDP.name, _TENSOR.name, _ATTENTION.name):
-        if flags.FLAGS[name].present:
-            raise ConfigError(f"--{name} is for a run (--workdir); files are scored as they are, so leave it out")
+def _score_texts() -> None:
+    for flag in _OF_RUNS:
+        if flags.FLAGS[flag.name].present:
+            raise ConfigError(f"--{flag.name} is for a run (--workdir); files are scored as they are, so leave it out")
     for flag in (_LANGUAGE, _OUT):
         if not flag.value:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring texts needs it")
     scores = {"metrics": score_corpus(_read_corpus(), chosen_metrics(_METRICS.value))}
     write_json_atomically(_OUT.value, scores)
-    return scores
+    print(json.dumps({"metrics": figures(scores)}))
 
 
 def _read_corpus() -> Corpus:
@@ -79,35 +118,114 @@ def _read_corpus() -> Corpus:
     return corpus
 
 
-def _score_run(run: Location) -> dict[str, Any]:
-    metrics = chosen_metrics(_METRICS.value)
-    changes = {"attention": _ATTENTION.value} if _ATTENTION.value else {}
-    model, experiment = load_run(run, _STEP.value, ShardingConfig(_FSDP.value, _TENSOR.value), changes)
-    if experiment.pretrains:
-        raise ConfigError(f"{run}: a pretraining run has no task; finetune it, or read its dev losses in metrics.jsonl")
-    task, form = prepared_task(experiment)
-    splits = _SPLIT.value or list(task.test)
-    if not splits:
-        raise DataError(f"task {task.name} has no test set; name a split, e.g. --split=dev")
-    out = location(_OUT.value) if _OUT.value else run / EVALUATION / f"{'+'.join(splits)}.json"
-    scores = {}
-    for split in splits:
-        with model.placement.in_use():
-            scores[split], rows = score_split(
-                model,
-                task,
-                form,
-                test_examples(experiment, split, _EXAMPLES.value),
-                batch_size=experiment.evaluation.batch_size,
-                generate_examples=_GENERATE.value,
-                metrics=metrics,
-            )
-        write_rows(out.with_name(f"{out.stem}.{split}.jsonl"), rows)
-    result = {**pooled(scores), "splits": scores}
-    if len(splits) == 1:
-        result["metrics"] = scores[splits[0]]["metrics"]
-    write_json_atomically(out, result)
-    return result
+def _score_runs(directories: list[str]) -> None:
+    configured = None if not _CONFIG.value else read_evaluators(_evaluation_block().get("evaluators"))
+    jobs = plan(directories, lambda _, experiment: _evaluators(experiment, configured), _how())[
+        _INDEX.value :: _OF.value
+    ]
+    if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
+        raise ConfigError("--out is one evaluation's file; leave it out, and each has its own evaluation/NAME.json")
+    _finish(work(jobs, _how(), _print))
+
+
+def _score_study(workdir: Path) -> None:
+    """Scores this process's share of a study's finished runs, then writes its table anew."""
+    for flag in (_OUT, _SPLIT, _STEP):
+        if flag.value:
+            raise ConfigError(f"--{flag.name} is for a run (--workdir); a study's runs have their own, so leave it out")
+    study = recorded_study(workdir)
+    naming = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
+    evaluators = StudyEvaluators(naming, _EVALUATORS.value)
+    share = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
+
+    def choose(directory: str, _: Experiment) -> dict[str, Evaluator]:
+        return {name: _changed(one) for name, one in evaluators.of(share[directory]).items()}
+
+    jobs = plan(list(share), choose, _how())
+    if not any(job.prepared for job in jobs):
+        raise ConfigError(f"{workdir}: no run of it has an evaluator; name some: --evaluators=few_shot_1,pretraining")
+    errors = work(jobs, _how())
+    with exclusive(workdir, wait=True):
+        from_first(lambda: _write_tables(study, workdir))
+    count = sum(len(job.prepared) for job in jobs)
+    print(f"{count} evaluations of {len(jobs)} runs: {workdir / POINTS}", flush=True)
+    _finish(errors)
+
+
+def _write_tables(study: StudyConfig, workdir: Path) -> None:
+    if write_points(study, workdir) == len(runs(study)):
+        write_facts(study, workdir)
+
+
+def _finish(errors: list[Exception]) -> None:
+    if errors:
+        print(f"error: {len(errors)} runs could not be scored: {errors[0]}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def _directories(given: list[str]) -> list[str]:
+    """The directories of --workdir: several by commas, or by patterns, of which each must match."""
+    found: list[str] = []
+    for pattern in (part for value in given for part in value.split(",") if part):
+        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        if not matches:
+            raise WorkdirError(f"--workdir={pattern} matches no directory")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _how() -> How:
+    return How(
+        step=_STEP.value,
+        sharding=ShardingConfig(_FSDP.value, _TENSOR.value),
+        model_changes={"attention": _ATTENTION.value} if _ATTENTION.value else {},
+        finetuning=_finetuning(),
+        out=location(_OUT.value) if _OUT.value else None,
+        again=_AGAIN.value,
+        metrics=None if (metrics := chosen_metrics(_METRICS.value)) is None else tuple(metrics),
+    )
+
+
+def _finetuning() -> Experiment | None:
+    """The experiment of --config, whose task bases are asked; None where there is none, or it names evaluators only."""
+    config = command.read_config(_CONFIG) if _CONFIG.value and not _STUDY.value else {}
+    return read_experiment(config) if config.get("task") else None
+
+
+def _evaluation_block() -> Mapping[str, Any]:
+    config = command.read_config(_CONFIG)
+    if "families" in config:
+        raise ConfigError("--config is a study's; give it with --study, or the config of a run")
+    return config.get("evaluation") or {}
+
+
+def _evaluators(experiment: Experiment, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
+    """The named evaluators, or all of --config; without either the run's own splits."""
+    known = experiment.evaluation.named_evaluators if configured is None else configured
+    if _EVALUATORS.value is None and not configured:
+        splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
+        chosen: dict[str, Evaluator] = {
+            "+".join(splits or [OWN_TESTS]): TaskEvaluator(splits=splits, examples=None, generate=None)
+        }
+    elif _SPLIT.value is not None:
+        raise ConfigError("--split is for the run's own sets; an evaluator says its own, so leave one of them out")
+    else:
+        chosen = named_evaluators(known if _EVALUATORS.value is None else _EVALUATORS.value, known, "--evaluators")
+    return {name: _changed(one) for name, one in chosen.items()}
+
+
+def _changed(evaluator: Evaluator) -> Evaluator:
+    return changed(evaluator, _EXAMPLES.value, _GENERATE.value, _UNTUNED.value)
+
+
+def _print(job: Job, prepared: Prepared, record: Record) -> None:
+    def shown(scores: Mapping[str, Any]) -> dict[str, Any]:
+        metrics = {name: entry["score"] for name, entry in scores["metrics"].items()}
+        return {**figures({**scores, "metrics": {}}), "metrics": metrics}
+
+    beside = {"untuned": record.get("untuned"), **record.get("baselines", {})}
+    others = {name: shown(scores) for name, scores in beside.items() if scores}
+    print(json.dumps({"run": job.name, "evaluator": prepared.name, **shown(record), **others}), flush=True)
 
 
 if __name__ == "__main__":

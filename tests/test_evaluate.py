@@ -30,9 +30,11 @@ def write(path: Path, *lines: str) -> str:
 @pytest.fixture(scope="module")
 def trained(tiny_runs, tmp_path_factory) -> Path:
     """A finished run that decoded 5 of its 20 test segments."""
-    directory = tmp_path_factory.mktemp("trained")
-    run(tiny_runs.config("prompt", evaluation={"generate_examples": 5}), directory)
-    return directory
+    folder = tmp_path_factory.mktemp("trained")
+    base = shutil.copytree(tiny_runs.base, folder / "base")  # its answers are written into it
+    changes = {"base": {"run": str(base)}, "evaluation": {"generate_examples": 5}}
+    run(tiny_runs.config("prompt", **changes), folder / "run")
+    return folder / "run"
 
 
 @pytest.mark.slow
@@ -45,7 +47,12 @@ def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
     assert all(entry.keys() == {"score", "signature"} for entry in scores["metrics"].values())
     assert {"loss": scores["loss"], "entropy": scores["entropy"]} == {k: record[k] for k in ("loss", "entropy")}
     assert scores["splits"]["test"] == record["tests"]["test"]
-    assert json.loads(done.stdout)["metrics"] == {n: entry["score"] for n, entry in scores["metrics"].items()}
+    printed = json.loads(done.stdout)
+    assert printed["metrics"] == {n: entry["score"] for n, entry in scores["metrics"].items()}
+    assert printed["untuned"]["loss"] == scores["untuned"]["loss"] != scores["loss"]
+    assert printed["copy"]["metrics"]["bleu"] == scores["baselines"]["copy"]["metrics"]["bleu"]["score"]
+    again = evaluate(f"--workdir={trained}", f"--out={out}", "--generate=5")  # it is there
+    assert (again.stdout, again.stderr) == (done.stdout, "")
 
     beside = (tmp_path / "scores.test.jsonl").read_text()
     assert beside == (trained / "evaluation" / "test.jsonl").read_text()
@@ -141,6 +148,19 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
         ([f"--workdir={tiny_runs.base}"], "a pretraining run has no task"),
         ([f"--workdir={trained}", "--split=tset"], "tset"),
         ([f"--workdir={broken}"], "no checkpoint"),
+        ([f"--workdir={trained}", "--evaluators=few_shots_1"], "'few_shots_1'; did you mean 'few_shot_1'"),
+        ([f"--workdir={trained}", "--evaluators=few_shot_5"], "tokens, more than the model's context"),
+        ([f"--workdir={trained}", "--evaluators=few_shot_1", "--split=dev"], "--split is for the run's own sets"),
+        ([f"--workdir={tmp_path / 'no*'}"], "matches no directory"),
+        (
+            [f"--workdir={trained},{trained.parent}/*un", "--evaluators=dev,test", *files[1:]],
+            "--out is one evaluation's",
+        ),
+        ([f"--study={tmp_path}"], "not the directory of a study"),
+        ([f"--workdir={trained}", "--config=tests/tiny.py:study"], "--config is a study's; give it with --study"),
+        ([f"--study={tmp_path}", "--split=dev"], "--split is for a run"),
+        ([f"--workdir={trained}", "--index=1"], "--index=1 must be below --of=1"),
+        (["--evaluators=dev", f"--hypotheses={one}", f"--references={one}", *files], "--evaluators is for a run"),
     ]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda mistake: evaluate(*mistake[0]), mistakes))

@@ -12,6 +12,7 @@ PRETRAINING_LENGTH = 128
 TOKENS_PER_STEP = 32 * PRETRAINING_LENGTH
 EXAMPLES = (250, 750, 2000, 5000)
 HELD_OUT = (5000,)
+TRANSLATION_TEMPLATE = {"input": "{source}\n", "target": "{target}"}
 
 # Optimizers of short runs: the paper's rates with parameter scaling move LoRA's zero-initialised factor too little in a
 # few hundred steps.
@@ -62,7 +63,7 @@ def text(language: str, split: str) -> dict:
     return {"source": source, "field": "text", "weight": 1.0}
 
 
-def finetune(source_tokens: int, target_tokens: int) -> dict:
+def finetune(source_tokens: int, target_tokens: int, evaluators: dict) -> dict:
     return {
         "sequence": {
             "length": source_tokens + target_tokens + 8,
@@ -79,15 +80,39 @@ def finetune(source_tokens: int, target_tokens: int) -> dict:
             "test_examples": 512,
             "generate_examples": 100,
             "batch_size": 64,
+            "evaluators": evaluators,
         },
+    }
+
+
+def translation_evaluators() -> dict:
+    """The other way round, and demonstrations where 256 tokens hold them beside a question and the longest prompt."""
+    german_to_english = {
+        "source": {"kind": "debian", "dataset": "translation/en-de", "split": "test"},
+        "source_field": "de",
+        "target_field": "en",
+        "source_language": "de",
+        "target_language": "en",
+    }
+    reversed_task = {
+        "name": "debian_de_en",
+        "kind": "translation",
+        "template": TRANSLATION_TEMPLATE,
+        "test": {"test": [german_to_english]},
+    }
+    return {
+        "zero_shot": {"task": reversed_task},
+        "few_shot_1": {},
+        "few_shot_5": {"max_shot_tokens": 24},
+        "pretraining": {},
     }
 
 
 def translation() -> dict:
     return {
         "family": "en_de",
-        "task": {"name": "debian_en_de", "template": {"input": "{source}\n", "target": "{target}"}},
-        "finetune": finetune(48, 56),
+        "task": {"name": "debian_en_de", "template": TRANSLATION_TEMPLATE},
+        "finetune": finetune(48, 56, translation_evaluators()),
         "methods": {
             "full": {
                 "finetune_examples": EXAMPLES,
@@ -132,7 +157,7 @@ def summarization() -> dict:
             "dev": parts("validation"),
             "test": {"test": parts("test")},
         },
-        "finetune": finetune(80, 24),
+        "finetune": finetune(80, 24, {"few_shot_1": {}, "pretraining": {}}),  # five documents are too long
         "methods": {
             "full": {**method, "config": FULL},
             "prompt": {**method, "pet_size": 10, "config": PROMPT},

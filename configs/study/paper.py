@@ -18,6 +18,16 @@ EN_DE_EXAMPLES = (100 * THOUSAND, *(n * THOUSAND for n in range(500, 4501, 500))
 EN_ZH_EXAMPLES = tuple(n * MILLION for n in (1, 2, 3, 4, 5, 10, 15, 20, 25))
 MLSUM_EXAMPLES = tuple(n * THOUSAND for n in range(100, 901, 100))
 
+# All examples; demonstrations are limited (assumed) so that 2,048 tokens hold them beside a prompt of 600.
+ALL = {"examples": None, "generate": None}
+TRANSLATION = {
+    "zero_shot": ALL,  # FLORES-200
+    "few_shot_1": ALL,
+    "few_shot_5": {**ALL, "max_shot_tokens": 180},
+    "pretraining": {},
+}
+SUMMARIZATION = {"few_shot_1": {**ALL, "max_shot_tokens": 600}, "pretraining": {}}
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
@@ -29,9 +39,11 @@ def get_config() -> ConfigDict:
                 "en_zh": family("en", "zh", steps=(40, 50, 60, 70, 80, 98), held_out=80),  # 84B ... 206B tokens
             },
             "tasks": {
-                "wmt14_en_de": task("wmt14_en_de", "en_de", sequence(256, 256), EN_DE_EXAMPLES),
-                "wmt19_en_zh": task("wmt19_en_zh", "en_zh", sequence(256, 256), EN_ZH_EXAMPLES, full_steps=300_000),
-                "mlsum": task("mlsum", "en_de", sequence(512, 256), MLSUM_EXAMPLES),  # base (assumed)
+                "wmt14_en_de": task("wmt14_en_de", "en_de", sequence(256, 256), TRANSLATION, EN_DE_EXAMPLES),
+                "wmt19_en_zh": task(
+                    "wmt19_en_zh", "en_zh", sequence(256, 256), TRANSLATION, EN_ZH_EXAMPLES, full_steps=300_000
+                ),
+                "mlsum": task("mlsum", "en_de", sequence(512, 256), SUMMARIZATION, MLSUM_EXAMPLES),  # base (assumed)
             },
             "notes": ("The grid of arXiv 2402.17193; pretraining text, template and lengths are assumed.",),
         }
@@ -80,7 +92,14 @@ def sequence(source_tokens: int, target_tokens: int) -> dict:
     }
 
 
-def task(name: str, family: str, sequence: dict, full_examples: tuple[int, ...], full_steps: int = 200_000) -> dict:
+def task(
+    name: str,
+    family: str,
+    sequence: dict,
+    evaluators: dict,
+    full_examples: tuple[int, ...],
+    full_steps: int = 200_000,
+) -> dict:
     pet = {"finetune_examples": PET_EXAMPLES, "held_out_examples": (100 * THOUSAND,)}
     return {
         "family": family,
@@ -90,7 +109,8 @@ def task(name: str, family: str, sequence: dict, full_examples: tuple[int, ...],
             "limits": {"max_steps": 200_000, "max_epochs": 100},
             "sharding": {"fsdp": -1},
             "optimizer": {"name": "adafactor", "parameter_scale": True},
-            "evaluation": {"times": 20, "generate_examples": None},  # every test segment is translated or summarized
+            # Every test segment is translated or summarized.
+            "evaluation": {"times": 20, "generate_examples": None, "evaluators": evaluators},
         },
         "methods": {
             "full": {

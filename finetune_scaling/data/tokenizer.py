@@ -116,6 +116,12 @@ class Tokenizer:
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, str]]:
         return Tokenizer, (self._model, self._name)  # to other processes it goes as its bytes
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)  # so that what is encoded once is found again by a tokenizer that is read again
+
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no bos, eos or other special token. DataError where the text is not valid Unicode."""
         return self.encode_batch([text])[0]
@@ -134,6 +140,14 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; special tokens are left out, bytes that form no character become U+FFFD."""
         return self._processor.decode([int(i) for i in ids])
+
+    def token_bytes(self) -> list[bytes]:
+        """What each id adds to a text, in UTF-8: nothing for special tokens, one byte for the ids of bytes."""
+        processor = self._processor
+        return [
+            bytes([int(processor.id_to_piece(i)[1:-1], 16)]) if processor.is_byte(i) else self.decode([i]).encode()
+            for i in range(self.vocab_size)
+        ]
 
     def truncate(self, text: str, max_tokens: int) -> str:
         """The longest prefix of `text`, cut where a token ends, that encodes to at most `max_tokens` ids."""

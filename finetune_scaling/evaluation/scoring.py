@@ -10,7 +10,10 @@ import numpy as np
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.loader import Batches, evaluation_batches
 from finetune_scaling.data.task import Task
-from finetune_scaling.decoding.greedy import generate, make_greedy
+from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.decoding.generation import Generation, generate, make_writer
+from finetune_scaling.decoding.settings import DecodingConfig
+from finetune_scaling.decoding.stopping import cut
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
 from finetune_scaling.evaluation.metric import Metric
@@ -22,6 +25,7 @@ from finetune_scaling.training.tuned import TunedModel
 from finetune_scaling.tuning.partition import Tree
 
 Example = Mapping[str, Any]
+GREEDY = DecodingConfig()
 EVALUATION = "evaluation"  # folder of a run that holds what was scored, example by example
 
 
@@ -63,30 +67,61 @@ def example_losses(
 
 
 def hypotheses(
-    model: TunedModel, task: Task, form: SequenceFormat, examples: Sequence[Example], batch_size: int
+    model: TunedModel,
+    task: Task,
+    form: SequenceFormat,
+    examples: Sequence[Example],
+    batch_size: int,
+    decoding: DecodingConfig = GREEDY,
 ) -> list[str]:
-    """What the model writes for every example, greedily. Its newlines stay: they are rougeLsum's sentences."""
+    """What the model writes for every example, the best text of each. Newlines stay: they are rougeLsum's sentences."""
+    best = n_best_hypotheses(model, task, form, examples, batch_size, decoding)
+    return [texts[0].text for texts in best]
+
+
+class Hypothesis(NamedTuple):
+    """A text that a model wrote, and its score where the method of decoding has one."""
+
+    text: str
+    score: float | None
+
+
+def n_best_hypotheses(
+    model: TunedModel,
+    task: Task,
+    form: SequenceFormat,
+    examples: Sequence[Example],
+    batch_size: int,
+    decoding: DecodingConfig,
+) -> list[list[Hypothesis]]:
+    """The n_best texts that the model writes for every example, the best first."""
     tokenizer = model.tokenizer
-    decode = make_greedy(
+    writer = make_writer(
         model.config,
         model.tuning,
-        form.max_target_tokens,
-        tokenizer.eos_id,
-        tokenizer.pad_id,
-        form.bidirectional_input,
-        model.placement.rules,
+        decoding,
+        longest=decoding.limit(form.max_target_tokens),
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        bidirectional_input=form.bidirectional_input,
+        axes=model.placement.rules,
     )
-    prompts = encode_prompts(examples, tokenizer, task.template, form)
-    tokens = generate(
-        decode,
+    written = generate(
+        writer,
+        decoding,
         model.trainable,
         model.frozen,
-        prompts,
-        batch_size=batch_size + -batch_size % model.placement.batch_parts,
-        eos_id=tokenizer.eos_id,
+        encode_prompts(examples, tokenizer, task.template, form),
+        batch_size=batch_size,
+        token_bytes=tokenizer.token_bytes() if decoding.stop else (),
         sharding=model.placement.batch(),
+        multiple=model.placement.batch_parts,
     )
-    return [tokenizer.decode(ids).strip() for ids in tokens]
+    return [[_hypothesis(text, tokenizer, decoding) for text in texts] for texts in written]
+
+
+def _hypothesis(written: Generation, tokenizer: Tokenizer, decoding: DecodingConfig) -> Hypothesis:
+    return Hypothesis(cut(tokenizer.decode(written.tokens), decoding.stop).strip(), written.score)
 
 
 def score_split(
@@ -98,6 +133,7 @@ def score_split(
     batch_size: int,
     generate_examples: int | None,
     metrics: Sequence[str | Metric] | None = None,
+    decoding: DecodingConfig = GREEDY,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Scores examples. Returns a summary and one record per example.
 
@@ -109,7 +145,7 @@ def score_split(
     sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, form))
     count = len(examples) if generate_examples is None else min(generate_examples, len(examples))
     decoded = [examples[i] for i in range(count)]
-    texts = hypotheses(model, task, form, decoded, batch_size) if count else []
+    texts = hypotheses(model, task, form, decoded, batch_size, decoding) if count else []
     summary: dict[str, Any] = {
         "loss": losses.mean,
         "tokens": int(losses.tokens.sum()),
@@ -124,6 +160,12 @@ def score_split(
 
 
 def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`pooled_scores` with each metric's score alone, as in a run's result."""
+    result = pooled_scores(tests)
+    return result | {"metrics": {name: entry["score"] for name, entry in result["metrics"].items()}}
+
+
+def pooled_scores(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Several test sets as one: loss and entropy by tokens or bytes, metrics averaged over the sets, as papers do."""
     if not tests:
         raise ConfigError("the task has no test set; add one under task.test")
@@ -138,9 +180,12 @@ def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         size = sum(test["bytes"] for test in tests.values())
         result["loss_per_byte"] = sum(test["loss_per_byte"] * test["bytes"] for test in tests.values()) / size
         result["perplexity_per_byte"] = perplexity(result["loss_per_byte"])
-    scored = [test["metrics"] for test in tests.values() if test["metrics"]]
-    names = scored[0] if scored else ()
-    return result | {"metrics": {name: sum(part[name]["score"] for part in scored) / len(scored) for name in names}}
+    return result | {"metrics": mean_scores([test["metrics"] for test in tests.values() if test["metrics"]])}
+
+
+def mean_scores(scored: Sequence[Scores]) -> Scores:
+    """Each metric's mean over test sets, with the signatures of all of them."""
+    return {name: _weighted(name, [(1, scores) for scores in scored]) for name in (scored[0] if scored else ())}
 
 
 def write_rows(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -24,10 +24,36 @@ _PLATFORMS = {"flash": "tpu", "cudnn": "gpu"}
 
 
 class LayerCache(NamedTuple):
-    """Keys and values [B, S, kv_heads, head_dim] of one layer."""
+    """Keys and values [B, kv_heads, S, head_dim] of one layer, or [layers, B, kv_heads, S, head_dim] of all of them.
+
+    In this order both products of attention read it as it lies in memory, and a new token's are written in place.
+    """
 
     keys: Array
     values: Array
+
+
+class Place(NamedTuple):
+    """Where new tokens go in a cache: the first free slot, 0 where it is empty, and the layer of a cache of all."""
+
+    end: Array | int
+    layer: Array | None = None
+
+    def write(self, cache: LayerCache, keys: Array, values: Array) -> LayerCache:
+        """The cache with keys and values [B, L, kv_heads, head_dim] of L new tokens."""
+        return LayerCache(*(self._write(*pair) for pair in zip(cache, (keys, values), strict=True)))
+
+    def read(self, cache: LayerCache) -> LayerCache:
+        """This layer's part of the cache."""
+        if self.layer is None:
+            return cache
+        return LayerCache(*(jax.lax.dynamic_index_in_dim(part, self.layer, keepdims=False) for part in cache))
+
+    def _write(self, part: Array, new: Array) -> Array:
+        new = new.swapaxes(1, 2)
+        if self.layer is None:
+            return jax.lax.dynamic_update_slice_in_dim(part, new, self.end, axis=2)
+        return jax.lax.dynamic_update_slice(part, new[None], (self.layer, 0, 0, self.end, 0))
 
 
 def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
@@ -41,6 +67,17 @@ def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
     scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
     return jnp.einsum("bkgls,bskh->blkgh", weights, values).reshape(batch, length, heads, head_dim)
+
+
+def attend_cached(query: Array, cache: LayerCache, seen: Array) -> Array:
+    """`attend` to a cache of one layer: query [B, L, heads, H], seen [B, L, S] -> [B, L, heads, H]."""
+    batch, length, heads, head_dim = query.shape
+    kv_heads = cache.keys.shape[1]
+    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum("blkgh,bksh->bkgls", grouped, cache.keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(seen[:, None, None], scores * head_dim**-0.5, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(cache.values.dtype)
+    return jnp.einsum("bkgls,bksh->blkgh", weights, cache.values).reshape(batch, length, heads, head_dim)
 
 
 def attend_blockwise(query: Array, keys: Array, values: Array, layout: Layout) -> Array:
@@ -97,7 +134,7 @@ def check_attention(config: ModelConfig, platform: str) -> None:
 
 
 class Attention(nn.Module):
-    """Self-attention of one layer; with a cache, keys and values are written at slot `end` and all slots attended."""
+    """Self-attention of one layer; with a cache, keys and values are written at `place` and all slots attended."""
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
@@ -110,21 +147,20 @@ class Attention(nn.Module):
         angles: tuple[Array, Array] | None,
         seen: Array | Layout,
         cache: LayerCache | None,
-        end: Array | int,
+        place: Place | None,
     ) -> tuple[Array, LayerCache | None]:  # [B, L, D] -> [B, L, D]
         config = self.config
         query = self._heads("query", config.heads, x)
         keys, values = self._heads("key", config.kv_heads, x), self._heads("value", config.kv_heads, x)
         if angles is not None:
             query, keys = rotate(query, angles), rotate(keys, angles)
-        if cache is not None:
-            cache = LayerCache(
-                jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, end, axis=1),
-                jax.lax.dynamic_update_slice_in_dim(cache.values, values, end, axis=1),
-            )
-            keys, values = cache
-        plain = cache is not None or self.is_initializing()
-        mixed = attend(query, keys, values, seen) if plain else self._mix(query, keys, values, seen)  # type: ignore[arg-type]
+        if cache is not None and place is not None:
+            cache = place.write(cache, keys, values)
+        if cache is None or place is None or _is_empty(place):
+            mixed = self._mix(query, keys, values, seen)
+        else:
+            assert not isinstance(seen, Layout)
+            mixed = attend_cached(query, place.read(cache), seen)
         mixed = mixed.reshape(*x.shape[:2], config.heads * config.head_dim)
         return Dense(config.model_dim, x.dtype, self.adapter, name="attention_out")(mixed), cache
 
@@ -133,7 +169,7 @@ class Attention(nn.Module):
             if self.config.attention == "flash":
                 return flash_attention(query, keys, values, seen, self.axes)
             return attend_blockwise(query, keys, values, seen)
-        if self.config.attention == "cudnn":
+        if self.config.attention == "cudnn" and not self.is_initializing():
             return attend_cudnn(query, keys, values, seen)
         return attend(query, keys, values, seen)
 
@@ -141,3 +177,8 @@ class Attention(nn.Module):
         flat = Dense(heads * self.config.head_dim, x.dtype, self.adapter, name=name)(x)
         split = flat.reshape(*x.shape[:2], heads, self.config.head_dim)
         return constrain(split, self.axes, "batch", "length", "heads" if name == "query" else "kv_heads", None)
+
+
+def _is_empty(place: Place) -> bool:
+    """Whether nothing was written before, so that new tokens see each other only, as without a cache."""
+    return isinstance(place.end, int) and place.end == 0

@@ -1,32 +1,19 @@
 """The decoder: scanned blocks between an embedding table and a head."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from finetune_scaling.models.attention import Attention, LayerCache, check_platform, sight
+from finetune_scaling.models.attention import Attention, check_platform, sight
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm, rotary_angles
-from finetune_scaling.models.layout import Layout, visible
+from finetune_scaling.models.layout import Layout
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
-
-
-class Cache(NamedTuple):
-    """What decoding keeps of the tokens seen so far.
-
-    layers: keys and values, each [layers, B, S, kv_heads, head_dim]; layout: of the S slots, [B, S];
-    end: int32 scalar, slots in use (the same for every row: shorter rows have padding slots).
-    """
-
-    layers: LayerCache
-    layout: Layout
-    end: Array
 
 
 class Block(nn.Module):
@@ -37,12 +24,12 @@ class Block(nn.Module):
     axes: AxisRules = PLAIN_RULES
 
     @nn.compact
-    def __call__(self, x, cache, angles, seen, end):  # carry [B, L, D], one layer's cache, the rest shared by all
+    def __call__(self, x, cache, angles, seen, place):  # carry [B, L, D], one layer's cache, the rest shared by all
         attention = Attention(self.config, self.adapter, self.axes, name="attention")
         feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
         x = checkpoint_name(constrain(x, self.axes, "batch", "length", None), _BLOCK_INPUT)
         normed = Norm(self.config, name="norm")(x)
-        mixed, cache = attention(normed, angles, seen, cache, end)
+        mixed, cache = attention(normed, angles, seen, cache, place)
         if self.config.block == "parallel":
             return x + mixed + feed_forward(normed), cache
         x = x + mixed
@@ -90,17 +77,13 @@ class Decoder(nn.Module):
         columns = constrain(embeddings, shared, "batch", "length", "embed").astype(self.config.compute_dtype)
         return constrain(columns, self.axes, "batch", "length", None)
 
-    def __call__(self, embeddings: Array, layout: Layout, cache: Cache | None = None) -> tuple[Array, Cache | None]:
-        """[B, L, D] -> hidden states [B, L, D] and, where a cache is given, the cache with these tokens added."""
-        angles = rotary_angles(layout.positions, self.config) if self.config.positions == "rope" else None
-        if cache is None:
-            if not self.is_initializing():
-                check_platform(self.config)
-            hidden, _ = self.layers(embeddings, None, angles, sight(self.config, layout, self.is_initializing()), 0)
-            return self.final_norm(hidden), None
-        slots = _write_layout(cache, layout)
-        hidden, layers = self.layers(embeddings, cache.layers, angles, visible(layout, slots), cache.end)
-        return self.final_norm(hidden), Cache(layers, slots, cache.end + embeddings.shape[1])
+    def __call__(self, embeddings: Array, layout: Layout) -> Array:
+        """[B, L, D] -> hidden states [B, L, D]."""
+        angles = angles_of(self.config, layout.positions)
+        if not self.is_initializing():
+            check_platform(self.config)
+        hidden, _ = self.layers(embeddings, None, angles, sight(self.config, layout, self.is_initializing()), None)
+        return self.final_norm(hidden)
 
     def head_parts(self, hidden: Array) -> tuple[Array, Array]:
         """What the logits are the product of: [..., D] -> scaled states [..., D] and the head's table [V, D]."""
@@ -128,10 +111,6 @@ def _scanned_block(config: ModelConfig) -> type[nn.Module]:
     )
 
 
-def _write_layout(cache: Cache, layout: Layout) -> Layout:
-    return Layout(
-        *(
-            jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), cache.end, axis=1)
-            for slots, new in zip(cache.layout, layout, strict=True)
-        )
-    )
+def angles_of(config: ModelConfig, positions: Array) -> tuple[Array, Array] | None:
+    """Rotary angles of positions [B, L], where the model has them."""
+    return rotary_angles(positions, config) if config.positions == "rope" else None

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.models.attention import LayerCache
+from finetune_scaling.models.attention import LayerCache, Place, check_platform, sight
+from finetune_scaling.models.cache import Cache, through_layers
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.decoder import Cache, Decoder
-from finetune_scaling.models.layers import DenseAdapter
+from finetune_scaling.models.decoder import Block, Decoder, angles_of
+from finetune_scaling.models.layers import DenseAdapter, Norm
 from finetune_scaling.models.layout import Layout
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -41,8 +42,24 @@ class LanguageModel:
     def forward(
         self, params: Params, embeddings: Array, layout: Layout, cache: Cache | None = None
     ) -> tuple[Array, Cache | None]:
-        """Hidden states after the final norm, [B, L, D] -> [B, L, D], and the extended cache where one is given."""
-        return self._apply(params, embeddings, layout, cache)
+        """Hidden states after the final norm, [B, L, D] -> [B, L, D].
+
+        An empty cache that is given is returned with these tokens in its first L slots.
+        """
+        if cache is None:
+            return self._apply(params, embeddings, layout), None
+        check_platform(self.config)
+        return self._through(params, embeddings, layout.positions, sight(self.config, layout, False), cache, 0)
+
+    def extend(
+        self, params: Params, embeddings: Array, positions: Array, seen: Array, cache: Cache, end: Array
+    ) -> tuple[Array, Cache]:
+        """Hidden states of L tokens after those in a cache, [B, L, D] -> [B, L, D], and the cache with them.
+
+        positions: int32 [B, L]. seen: bool [B, L, S], which slots each of them sees, its own among them. end: int32
+        scalar, the first free slot, from which on they are written.
+        """
+        return self._through(params, embeddings, positions, seen, cache, end)
 
     def unembed(self, params: Params, hidden: Array) -> Array:
         """Float32 logits, [..., D] -> [..., V]."""
@@ -52,14 +69,24 @@ class LanguageModel:
         """States [..., D] and table [V, D] whose product, table transposed, is `unembed`'s logits."""
         return self._apply(params, hidden, method="head_parts")
 
-    def empty_cache(self, batch: int, slots: int) -> Cache:
-        """A cache for `slots` tokens a row, in the compute dtype."""
-        config = self.config
-        shape = (config.layers, batch, slots, config.kv_heads, config.head_dim)
-        keys = jnp.zeros(shape, config.compute_dtype)
-        keys = constrain(keys, self.axes, "layers", "batch", None, "kv_heads", None)
-        layout = Layout(*(jnp.zeros((batch, slots), dtype) for dtype in (jnp.int32, jnp.int32, bool)))
-        return Cache(LayerCache(keys, jnp.zeros_like(keys)), layout, jnp.zeros((), jnp.int32))
+    def _through(
+        self,
+        params: Params,
+        embeddings: Array,
+        positions: Array,
+        seen: Array | Layout,
+        cache: Cache,
+        end: Array | int,
+    ) -> tuple[Array, Cache]:
+        block = Block(self.config, self.adapter, self.axes)
+        angles = angles_of(self.config, positions)
+
+        def layer(weights: Params, x: Array, part: LayerCache, place: Place) -> Any:
+            return block.apply({"params": weights}, x, part, angles, seen, place)
+
+        hidden, cache = through_layers(layer, params["layers"], embeddings, cache, end)
+        normed: Any = Norm(self.config).apply({"params": params["final_norm"]}, hidden)
+        return normed, cache
 
     def _apply(self, params: Params, *inputs: Any, method: str | None = None) -> Any:
         return self._decoder.apply({"params": params}, *inputs, method=method)

@@ -1,7 +1,8 @@
 """The real programs of a run, compiled for a slice from shapes alone: what the compiler says that they need.
 
-The programs are those that training and scoring run: training.step and decoding.greedy build them, the placement
-divides their arguments. No array is ever made, so a model of any size can be planned on a small machine.
+The programs are those that training and scoring run: training.step and decoding.programs build them, the placement
+divides their arguments. Decoding is compiled as one program, where a run has several that need no more. No array is
+ever made, so a model of any size can be planned on a small machine.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from finetune_scaling.decoding.greedy import make_greedy
+from finetune_scaling.decoding.generation import make_writer
+from finetune_scaling.decoding.programs import Batch, make_whole
+from finetune_scaling.decoding.search import Row
 from finetune_scaling.planning.chips import GIB, Slice
 from finetune_scaling.planning.collectives import Collectives, collectives
 from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, held_bytes, placed_state, shapes
@@ -122,14 +125,25 @@ def _evaluation(workload: Workload, layout: Layout, placement: Placement) -> Tra
 def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Traced:
     decoding = workload.decoding
     assert decoding is not None
-    decode = make_greedy(
-        workload.model, workload.tuning, decoding.new_tokens, 1, 0, decoding.bidirectional_input, layout.axes
+    writer = make_writer(
+        workload.model,
+        workload.tuning,
+        decoding.settings,
+        longest=decoding.new_tokens,
+        eos_id=1,
+        pad_id=0,
+        bidirectional_input=decoding.bidirectional_input,
+        axes=layout.axes,
     )
     rows = _padded(workload.evaluation_batch, layout)
-    prompts = jax.ShapeDtypeStruct((rows, decoding.input_tokens), jnp.int32, sharding=placement.batch())
-    lengths = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placement.batch())
-    written = jax.ShapeDtypeStruct((rows, decoding.new_tokens), jnp.int32, sharding=placement.whole())
-    return _lower(decode, *_parameters(workload, placement), prompts, lengths, result=written)
+
+    def of_rows(*further: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *further), jnp.int32, sharding=placement.batch())
+
+    batch = Batch(of_rows(decoding.input_tokens), of_rows(), Row(of_rows(), of_rows()))
+    texts = (rows, writer.search.width, decoding.new_tokens)
+    written = jax.ShapeDtypeStruct(texts, jnp.int32, sharding=placement.whole())
+    return _lower(make_whole(writer), *_parameters(workload, placement), batch, result=written)
 
 
 def _lower(jitted: Any, *arguments: Any, result: Tree) -> Traced:

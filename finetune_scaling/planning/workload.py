@@ -4,6 +4,7 @@ import dataclasses
 
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import first_contact, location
 from finetune_scaling.models.config import ModelConfig
@@ -21,11 +22,12 @@ _PAPER_SIZES = ("1b", "2b", "4b", "8b", "16b")  # whose vocabulary is known with
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """Greedy decoding of a batch: tokens of the longest input, and of the longest output."""
+    """Decoding of a batch: tokens of the longest input, and of the longest output, and how it is searched for."""
 
     input_tokens: int
     new_tokens: int
     bidirectional_input: bool
+    settings: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,8 @@ def _decoding(experiment: Experiment) -> Decoding | None:
         return None
     _, form = prepared_task(experiment)
     longest = form.length - form.max_target_tokens
-    return Decoding(longest, form.max_target_tokens, form.bidirectional_input)
+    settings = experiment.evaluation.decoding
+    return Decoding(longest, settings.limit(form.max_target_tokens), form.bidirectional_input, settings)
 
 
 def planned_model(experiment: Experiment, rung: str | None = None, vocabulary: int | None = None) -> ModelConfig:

@@ -4,29 +4,32 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.evaluation.records import scores_alone
 from finetune_scaling.evaluation.scoring import EVALUATION, pooled, row_losses, score_split, write_rows
+from finetune_scaling.evaluation.subject import Prepared, Subject, evaluate, prepare_evaluators
 from finetune_scaling.runs.record import checkpoint_facts, training_record
 from finetune_scaling.sharding.batches import local_rows, place
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
 from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.sharding.rules import placement_table
-from finetune_scaling.training.checkpoints import Checkpoints
+from finetune_scaling.training.checkpoints import DIRECTORY as CHECKPOINTS
+from finetune_scaling.training.checkpoints import Checkpoints, read_facts
 from finetune_scaling.training.environment import environment
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.inputs import Data, prepare_data, test_examples
-from finetune_scaling.training.loop import Loop, Plan, Position, position_from
+from finetune_scaling.training.loop import Loop, Plan, Position, Probe, position_from
 from finetune_scaling.training.metrics import Metrics
 from finetune_scaling.training.run_directory import RunDirectory, exclusive
 from finetune_scaling.training.step import State, init_state, make_train_step
 from finetune_scaling.training.tuned import TunedModel, check_belongs, start
-from finetune_scaling.tuning.partition import format_table, table
+from finetune_scaling.tuning.partition import Tree, format_table, table
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +53,11 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         data = prepare_data(experiment)
         model = start(experiment)
         directory.write_environment(environment())
+        prepared = prepare_evaluators(experiment.evaluation.named_evaluators, experiment, model.tokenizer, model.config)
         with model.placement.in_use():
-            trained, position = _train(experiment, directory, data, model, clock)
+            trained, position = _train(experiment, directory, data, model, clock, probes(prepared, model))
             scores = _scores(experiment, directory, data, trained)
+            scores |= _evaluators(experiment, directory, trained, position, prepared)
         record = training_record(experiment, data, trained, position) | scores
         record["seconds"] = round(clock.seconds(), 2)
         from_first(lambda: directory.write_result(record))
@@ -75,7 +80,12 @@ class Clock:
 
 
 def _train(
-    experiment: Experiment, directory: RunDirectory, data: Data, model: TunedModel, clock: Clock
+    experiment: Experiment,
+    directory: RunDirectory,
+    data: Data,
+    model: TunedModel,
+    clock: Clock,
+    measured: Sequence[Probe],
 ) -> tuple[TunedModel, Position]:
     """Trains to the end; returns the model with its best parameters (pretraining: its last ones)."""
     log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
@@ -109,12 +119,23 @@ def _train(
         metrics=metrics,
         facts=checkpoint_facts(experiment, model),
         seconds=clock.seconds,
+        probes=measured,
     )
     with closing(checkpoints), closing(metrics):
         state, position = loop.run(state, position)
         if not experiment.pretrains and position.best_step not in (None, position.step):
             state = _best_state(checkpoints, position.best_step, state)
     return dataclasses.replace(model, trainable=state.trainable), position
+
+
+def probes(prepared: Sequence[Prepared], model: TunedModel) -> list[Probe]:
+    """The evaluators that score a model while it trains, too."""
+
+    def measure(one: Prepared, trainable: Tree) -> Mapping[str, float]:
+        return one.numbers(dataclasses.replace(model, trainable=trainable))
+
+    due = [(one, one.evaluator.every_steps) for one in prepared]
+    return [Probe(steps, functools.partial(measure, one)) for one, steps in due if steps is not None]
 
 
 def _log_placement(state: State, model: TunedModel) -> None:
@@ -173,6 +194,30 @@ def _scores(experiment: Experiment, directory: RunDirectory, data: Data, model: 
             test_examples(experiment, name, evaluation.test_examples),
             batch_size=evaluation.batch_size,
             generate_examples=evaluation.generate_examples,
+            decoding=evaluation.decoding,
         )
         write_rows(directory.path / EVALUATION / f"{name}.jsonl", rows)
     return {**pooled(tests), "tests": tests}
+
+
+def _evaluators(
+    experiment: Experiment,
+    directory: RunDirectory,
+    model: TunedModel,
+    position: Position,
+    prepared: Sequence[Prepared],
+) -> dict[str, Any]:
+    """What the config's evaluators say of the trained model; each is kept as soon as it is done."""
+    if not prepared:
+        return {}
+    step = position.step if experiment.pretrains else position.best_step
+    facts = read_facts(directory.path / CHECKPOINTS / str(step))
+    checkpoint = {"step": step, "arrays_digest": facts["arrays_digest"]}
+    subject = Subject(
+        directory.path, experiment, checkpoint, experiment.base, lambda: model, is_base=experiment.pretrains
+    )
+    found = {}
+    for one in prepared:
+        log.info("evaluator %s", one.name)
+        found[one.name] = scores_alone(evaluate(subject, one))
+    return {"evaluators": found}

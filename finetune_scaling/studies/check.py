@@ -7,6 +7,8 @@ from pathlib import Path
 from finetune_scaling.data.corpus import Texts
 from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.evaluation.evaluators import TaskEvaluator
+from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.studies.configs import family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import Run, StudyConfig
 from finetune_scaling.training.experiment import read_experiment
@@ -34,6 +36,10 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
             model = family_model(study.families[setting.family], setting.size)
             check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
             check_task(experiment)
+            for name, evaluator in experiment.evaluation.named_evaluators.items():
+                if isinstance(evaluator, TaskEvaluator):
+                    with _within(f"evaluator {name}"):
+                        check_sets(evaluator, experiment)
 
 
 def _open_corpus(study: StudyConfig, workdir: Path, family: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.data.task import load_task
+from finetune_scaling.evaluation.records import all_records, figures, table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
-from finetune_scaling.files import write_atomically, write_json_atomically
+from finetune_scaling.files import location, write_atomically, write_json_atomically
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.studies.configs import (
     base_directory,
@@ -43,7 +44,7 @@ def write_points(study: StudyConfig, workdir: Path) -> int:
         record = RunDirectory(workdir / run.directory).result
         if record is not None:
             finished += 1
-            rows.extend(_rows(study, run, record))
+            rows.extend(_rows(study, run, record, table_columns(location(workdir / run.directory), record)))
     metrics = list(dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, *metrics], restval="", lineterminator="\n")
@@ -54,11 +55,15 @@ def write_points(study: StudyConfig, workdir: Path) -> int:
 
 
 def write_facts(study: StudyConfig, workdir: Path) -> dict[str, Any]:
-    """Writes study.json for the report: name, notes, and for each task its metric and what costs nothing scores."""
+    """Writes study.json for the report: name, notes, and for each task its metric and what costs nothing scores.
+
+    baselines: on its test sets; evaluator_baselines: on what its evaluators ask.
+    """
     facts = {
         "name": study.name,
         "notes": list(study.notes),
         "baselines": {name: _baseline(study, workdir, name) for name in study.tasks},
+        "evaluator_baselines": {name: _evaluator_baselines(study, workdir, name) for name in study.tasks},
         "metrics": {name: _MAIN_METRIC[load_task(configuration.plain(t.task)).kind] for name, t in study.tasks.items()},
     }
     write_json_atomically(workdir / FACTS, facts)
@@ -97,7 +102,9 @@ def base_listing(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(study: StudyConfig, run: Run, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(
+    study: StudyConfig, run: Run, record: Mapping[str, Any], further: Mapping[str, float]
+) -> list[dict[str, Any]]:
     setting = run.setting
     shared = {
         **{name: record.get(name) for name in _COLUMNS if name in record},
@@ -108,6 +115,7 @@ def _rows(study: StudyConfig, run: Run, record: Mapping[str, Any]) -> list[dict[
         "held_out": int(held_out(study, setting)),
         "model": setting.size,
         **record.get("metrics", {}),
+        **further,
     }
     return [
         {**shared, "factor": factor, "x": x_of(setting, factor, record["parameters"])} for factor in setting.factors
@@ -159,3 +167,15 @@ def _baseline(study: StudyConfig, workdir: Path, task_name: str) -> dict[str, fl
             for metric, entry in text_scores(chosen, baseline_texts(task, chosen)).items():
                 scores.setdefault(metric, []).append(entry["score"])
     return {metric: statistics.fmean(values) for metric, values in scores.items()}
+
+
+def _evaluator_baselines(study: StudyConfig, workdir: Path, task_name: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics of each baseline by evaluator and baseline, as the runs' records have them."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for run in (run for run in runs(study) if run.setting.task == task_name):
+        directory = location(workdir / run.directory)
+        result = RunDirectory(directory).result
+        for name, record in all_records(directory, result).items() if result else ():
+            for baseline, scores in record.get("baselines", {}).items():
+                found.setdefault(name, {})[baseline] = figures(scores)
+    return found

@@ -23,7 +23,8 @@ from finetune_scaling.tuning.registry import METHODS
 def experiment_template(method: str = "full") -> ConfigDict:
     """Every field of an Experiment at its default, with the options of `method`; a field without one is a placeholder.
 
-    `corpus`, `task` and `base` are None: a config fills those that it needs. Raises ConfigError for an unknown method.
+    `corpus`, `task`, `base` and `evaluation.evaluators` are None: a config fills those that it needs.
+    Raises ConfigError for an unknown method.
     """
     declaration = configuration.choose(METHODS, method, "method.name")
     config = group(Experiment)

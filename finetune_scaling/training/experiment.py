@@ -11,7 +11,9 @@ from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusConfig
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation.evaluators import Evaluator, read_evaluators
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
@@ -84,6 +86,16 @@ class SequenceConfig:
     def __post_init__(self) -> None:
         _check_counts(self, "sequence", ("length", "max_source_tokens", "max_target_tokens"))
 
+    def format(self, max_source_tokens: int, max_target_tokens: int) -> SequenceFormat:
+        """The form of finetuning sequences, with a task's limits where the config says none."""
+        return SequenceFormat(
+            length=self.length,
+            max_source_tokens=self.max_source_tokens or max_source_tokens,
+            max_target_tokens=self.max_target_tokens or max_target_tokens,
+            bidirectional_input=self.bidirectional_input,
+            mode=self.mode,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class LimitsConfig:
@@ -126,7 +138,8 @@ class EvaluationConfig:
     """What is measured, and when.
 
     every_steps, or times: dev loss so often, in steps or in all. Example numbers of None mean all there are.
-    generate_examples: test segments decoded greedily at the end; 0 for none.
+    generate_examples: test segments decoded at the end, as `decoding` says; 0 for none.
+    evaluators: what else is scored, by name (evaluation/evaluators.py).
     """
 
     every_steps: int | None = None
@@ -135,10 +148,18 @@ class EvaluationConfig:
     dev_examples: int | None = None
     test_examples: int | None = None
     generate_examples: int | None = 0
+    decoding: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
+    evaluators: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         _check_counts(self, "evaluation", ("every_steps", "times", "batch_size", "dev_examples", "test_examples"))
         _check_counts(self, "evaluation", ("generate_examples",), least=0)
+        read_evaluators(self.evaluators)
+
+    @property
+    def named_evaluators(self) -> dict[str, Evaluator]:
+        """The evaluators by name."""
+        return read_evaluators(self.evaluators)
 
     def interval(self, total_steps: int) -> int:
         """Steps between two evaluations."""
@@ -235,14 +256,7 @@ class Experiment:
 
     def sequence_format(self, max_source_tokens: int, max_target_tokens: int) -> SequenceFormat:
         """The form of this run's finetuning sequences, with the task's limits where the config says none."""
-        sequence = self.sequence
-        return SequenceFormat(
-            length=sequence.length,
-            max_source_tokens=sequence.max_source_tokens or max_source_tokens,
-            max_target_tokens=sequence.max_target_tokens or max_target_tokens,
-            bidirectional_input=sequence.bidirectional_input,
-            mode=sequence.mode,
-        )
+        return self.sequence.format(max_source_tokens, max_target_tokens)
 
 
 def read_experiment(config: Mapping[str, Any]) -> Experiment:

@@ -26,7 +26,7 @@ from finetune_scaling.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-_DEV_SEED = 0  # noise of pretraining's held-out text: the same for every run, so that losses compare
+DEV_SEED = 0  # noise of pretraining's held-out text: the same for every run, so that losses compare
 
 
 class Data(NamedTuple):
@@ -60,7 +60,7 @@ def _pretraining_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
         experiment.objective,
         batch_size=experiment.evaluation.batch_size,
         length=sequence.length,
-        seed=_DEV_SEED,
+        seed=DEV_SEED,
     )
     log.info("pretraining text: %s", json.dumps(batches.statistics))
     return Data(batches, dev)

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -78,12 +78,19 @@ class Pending(NamedTuple):
     metrics: StepMetrics
 
 
+class Probe(NamedTuple):
+    """Further numbers of a model while it trains, every so many steps: trainable parameters -> numbers by name."""
+
+    every_steps: int
+    measure: Callable[[Tree], Mapping[str, float]]
+
+
 @dataclasses.dataclass
 class Loop:
     """Everything that one run's loop works with.
 
     place: puts a batch of this process's rows on the devices. facts: constant facts to save with each checkpoint.
-    seconds: tells how long the run has taken, all its processes.
+    seconds: tells how long the run has taken, all its processes. probes: what else is measured, and written down.
     """
 
     title: str
@@ -97,6 +104,7 @@ class Loop:
     metrics: Metrics
     facts: Facts
     seconds: Callable[[], float]
+    probes: Sequence[Probe] = ()
 
     def run(self, state: State, position: Position) -> tuple[State, Position]:
         """Trains from `position` to the end.
@@ -119,6 +127,7 @@ class Loop:
                 if self._is_due(position.step, self.plan.evaluate_every):
                     self._evaluate(state, position, rate)
                     position.stopped_by = self._reason_to_stop(position)
+                self._probe_if_due(state, position.step)
                 self._save_if_due(state, position, pending, rate)
                 if notice.is_due(position.step) and not position.stopped_by:
                     self._save(state, position, pending, rate)
@@ -156,6 +165,11 @@ class Loop:
         _check_finite(loss, position.step, rate, "dev ")
         position.add_evaluation(position.step, loss)
         self.metrics.write(position.step, dev_loss=loss)
+
+    def _probe_if_due(self, state: State, step: int) -> None:
+        for probe in self.probes:
+            if step % probe.every_steps == 0:
+                self.metrics.write(step, **probe.measure(state.trainable))
 
     def _reason_to_stop(self, position: Position) -> str | None:
         plan = self.plan

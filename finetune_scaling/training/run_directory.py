@@ -28,8 +28,8 @@ CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
 )
 
 # Directories may move; digests in the checkpoints tell whether they are the same. And any mesh goes on with a run, on
-# devices that may want another form of attention or remat, which compute the same.
-_MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)")
+# devices that may want another form of attention or remat, which compute the same. Evaluators change no parameter.
+_MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?")
 
 
 class RunDirectory:

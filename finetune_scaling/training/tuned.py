@@ -11,7 +11,7 @@ import jax
 
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
-from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
 from finetune_scaling.files import Location, absolute, location, modified
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
@@ -25,12 +25,14 @@ from finetune_scaling.training.checkpoints import (
     read_facts,
     read_trainable,
 )
-from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.training.experiment import BaseConfig, Experiment, read_experiment
 from finetune_scaling.training.run_directory import RunDirectory
-from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.attach import attach, cast
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.partition import Tree, size
 from finetune_scaling.tuning.registry import METHODS
+
+UNTUNED = Tuning(name="untuned", trainable="(?!)")  # the rule of a model of which nothing trains
 
 
 class Base(NamedTuple):
@@ -69,7 +71,7 @@ def start(experiment: Experiment) -> TunedModel:
     base = None if experiment.base is None else load_base(experiment.base.run, experiment.base.step, sharding)
     config = model_config(experiment.model, tokenizer.vocab_size) if base is None else _changed(base, experiment.model)
     if base is not None:
-        _check_tokenizer(base, tokenizer, experiment)
+        _check_tokenizer(base, tokenizer, experiment.base.run if experiment.base else "", experiment.tokenizer)
     check_length(config, tuning, experiment.sequence.length)
     placement = Placement(config, make_mesh(sharding), sharding.axes)
     check_fits(config, sharding, placement.mesh)
@@ -79,27 +81,91 @@ def start(experiment: Experiment) -> TunedModel:
     return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts, placement)
 
 
-def load_run(
-    directory: str | Path,
+@dataclasses.dataclass(frozen=True)
+class FoundRun:
+    """A run's experiment, with base and tokenizer where they are now, and the checkpoint `where` that is to be read."""
+
+    directory: Location
+    experiment: Experiment
+    where: Location
+
+    @functools.cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """The facts of the checkpoint, its arrays unread."""
+        with _mend("train the run"):
+            return read_facts(self.where)
+
+
+def find_run(
+    directory: str | Path | Location,
     step: int | None = None,
     sharding: ShardingConfig | None = None,
     model_changes: Mapping[str, Any] | None = None,
-) -> tuple[TunedModel, Experiment]:
-    """The model of a run at `step`, its best one (so far) by default, and the run's experiment.
+) -> FoundRun:
+    """A run and its checkpoint at `step`: by default the best one so far, of a pretraining run the newest.
 
     sharding: another than the run was trained with; model_changes: fields of the model that change no number.
-    Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
+    Raises WorkdirError where this is no run, CheckpointError where the checkpoint is missing.
     """
     directory = location(directory)
     experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
     if sharding is not None:
         experiment = dataclasses.replace(experiment, sharding=sharding)
     experiment = dataclasses.replace(experiment, model={**experiment.model, **(model_changes or {})})
-    model = start(experiment)
+    return FoundRun(directory, experiment, _checkpoint(directory, step, best=not experiment.pretrains))
+
+
+def load_run(
+    directory: str | Path,
+    step: int | None = None,
+    sharding: ShardingConfig | None = None,
+    model_changes: Mapping[str, Any] | None = None,
+) -> tuple[TunedModel, Experiment]:
+    """The model of a run, found as by `find_run`, and the run's experiment.
+
+    Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
+    """
+    found = find_run(directory, step, sharding, model_changes)
+    return load_found(found), found.experiment
+
+
+def load_found(found: FoundRun) -> TunedModel:
+    """The model of a run that was found; raises as `load_run` does."""
+    model = start(found.experiment)
     with _mend("train the run"):
-        trained, facts = read_trainable(_checkpoint(directory, step, best=True), model.placement.named)
-    check_belongs(directory, facts, model)
-    return dataclasses.replace(model, trainable=_like(trained, model.trainable, directory)), experiment
+        trained, facts = read_trainable(found.where, model.placement.named)
+    check_belongs(found.directory, facts, model)
+    return dataclasses.replace(model, trainable=_like(trained, model.trainable, found.directory))
+
+
+def find_base(base: BaseConfig) -> FoundRun:
+    """The pretraining run that is a base, and the checkpoint of it. Raises as `find_run` does."""
+    directory = location(base.run)
+    with _of_base(base):
+        experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
+        return FoundRun(directory, experiment, _checkpoint(directory, base.step, best=False))
+
+
+def load_untuned(
+    base: BaseConfig, tokenizer: Tokenizer, sharding: ShardingConfig, model_changes: Mapping[str, Any]
+) -> TunedModel:
+    """A base as it is: nothing of it trains. Raises CheckpointError where it is missing or has another tokenizer."""
+    loaded = load_base(base.run, base.step, sharding)
+    _check_tokenizer(loaded, tokenizer, base.run, "the one given")
+    config = _changed(loaded, model_changes)
+    placement = Placement(config, make_mesh(sharding), sharding.axes)
+    check_fits(config, sharding, placement.mesh)
+    nothing = jax.tree.map(lambda _: None, loaded.params)
+    frozen = cast(loaded.params, config.compute_dtype)
+    return TunedModel(config, UNTUNED, nothing, frozen, tokenizer, loaded.facts, placement)
+
+
+@contextlib.contextmanager
+def _of_base(base: BaseConfig) -> Iterator[None]:
+    try:
+        yield
+    except (WorkdirError, CheckpointError) as error:
+        raise CheckpointError(f"the base {base.run} cannot be used: {error}") from error
 
 
 def _relocated(experiment: Experiment, directory: Location) -> Experiment:
@@ -144,7 +210,8 @@ def load_base(directory: str | Path, step: int | None = None, sharding: Sharding
 
     Raises CheckpointError where the checkpoint is missing or damaged, or does not hold a whole model.
     """
-    where = _checkpoint(location(directory), step, best=False)
+    with _of_base(BaseConfig(str(directory), step)):
+        where = _checkpoint(location(directory), step, best=False)
     return _read_base(where, modified(where / "facts" / "metadata"), sharding or ShardingConfig())
 
 
@@ -216,11 +283,11 @@ def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def _check_tokenizer(base: Base, tokenizer: Tokenizer, experiment: Experiment) -> None:
+def _check_tokenizer(base: Base, tokenizer: Tokenizer, base_name: str, tokenizer_name: str) -> None:
     if base.facts["tokenizer_sha256"] != tokenizer.digest:
         raise CheckpointError(
-            f"the base {experiment.base.run if experiment.base else ''} was pretrained with another tokenizer than "
-            f"{experiment.tokenizer}; give the base's own (digest {base.facts['tokenizer_sha256'][:12]}...)"
+            f"the base {base_name} was pretrained with another tokenizer than "
+            f"{tokenizer_name}; give the base's own (digest {base.facts['tokenizer_sha256'][:12]}...)"
         )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.decoding.generation import Generation
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import scoring
 from finetune_scaling.evaluation.scoring import pooled
@@ -106,7 +107,7 @@ def test_an_entropy_is_told_only_where_every_example_has_one(base):
 def test_the_lines_of_a_hypothesis_are_the_sentences_that_rouge_lsum_unites(base, monkeypatch):
     tuned, task, form, examples = base
     lines = [*tuned.tokenizer.encode("d e\na b "), tuned.tokenizer.eos_id]
-    monkeypatch.setattr(scoring, "generate", lambda *_, **__: [lines, []])
+    monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[Generation(lines)], [Generation([])]])
     written = scoring.hypotheses(tuned, task, form, examples[:2], 2)
     assert written == ["d e\na b", ""]
     reference = [{"source": "a b", "target": "a b\nd e", "target_language": "en"}]

@@ -1,0 +1,140 @@
+"""Beam search, with the scores and the endings of Hugging Face's `generate` (transformers 5).
+
+Each step looks at the 2 K best continuations of a row's K texts. The best K of those that do not end go on; those among
+the first K that end compete for the row's K finished texts, by log-probability over the length's penalty. A row's
+result never depends on the rows beside it.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from finetune_scaling.decoding.search import Ending, Row, Texts, keep_ended, nothing_found
+from finetune_scaling.decoding.selection import top_k
+from finetune_scaling.decoding.settings import PenaltyForm
+
+Array = jax.Array
+
+_NEVER = -1e9  # score of a text that is not to be chosen, finite so that differences stay numbers
+
+
+class Finished(NamedTuple):
+    """A row's finished texts, best first: tokens [B, K, T], lengths [B, K], scores [B, K], which there are [B, K]."""
+
+    tokens: Array
+    lengths: Array
+    scores: Array
+    there: Array
+
+
+class BeamState(NamedTuple):
+    """Texts that go on, best first: last token [B, K], tokens [B, K, T], log-probabilities [B, K], stop states [B, K];
+    the finished ones; rows that ended [B].
+    """
+
+    token: Array
+    running: Array
+    scores: Array
+    found: Array
+    finished: Finished
+    ended: Array
+    row: Row
+
+
+class Continuations(NamedTuple):
+    """The 2 K best one-token continuations of a row, best first, each [B, 2 K]: log-probability, text, token."""
+
+    scores: Array
+    parent: Array
+    token: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Beam:
+    """K = width texts a row. The penalty's form and early_stopping are those of DecodingConfig."""
+
+    width: int
+    length_penalty: float
+    form: PenaltyForm
+    early_stopping: bool | Literal["never"]
+    pad_id: int
+
+    def begin(self, row: Row, ended: Array, longest: int) -> BeamState:
+        shape = (row.limit.shape[0], self.width)
+        nothing = jnp.full((*shape, longest), self.pad_id, jnp.int32)
+        unborn = jnp.full(shape, _NEVER, jnp.float32)
+        return BeamState(
+            token=jnp.full(shape, self.pad_id, jnp.int32),
+            running=nothing,
+            scores=unborn.at[:, 0].set(0.0),  # all K texts are the empty one: only the first counts
+            found=nothing_found(row, self.width),
+            finished=Finished(nothing, jnp.zeros(shape, jnp.int32), unborn, jnp.zeros(shape, bool)),
+            ended=ended,
+            row=row,
+        )
+
+    def advance(self, state: BeamState, logits: Array, ending: Ending, written: Array) -> tuple[BeamState, Array]:
+        best = continuations(logits, state.scores)
+        found, is_last = ending.follow(_of(state.found, best.parent), best.token, state.row, written)
+        tokens = _of(state.running, best.parent)
+        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, best.token[..., None], written, axis=2)
+        scores, among = jax.lax.top_k(jnp.where(is_last, best.scores + _NEVER, best.scores), self.width)
+        finished = self._merge(state.finished, best.scores, tokens, is_last, written + 1)
+        ended = self._is_over(scores[:, 0], finished, state.row.limit, written + 1) | is_last.all(axis=1)
+        new = BeamState(
+            token=_of(best.token, among),
+            running=_of(tokens, among),
+            scores=scores,
+            found=_of(found, among),
+            finished=finished,
+            ended=ended,
+            row=state.row,
+        )
+        return keep_ended(state.ended, state, new), _of(best.parent, among)
+
+    def texts(self, state: BeamState) -> Texts:
+        finished = state.finished
+        return Texts(finished.tokens, finished.lengths, finished.scores, state.ended)
+
+    def _merge(self, finished: Finished, scores: Array, tokens: Array, is_last: Array, length: Array) -> Finished:
+        """The K best of the finished texts and of the continuations of this `length` that end."""
+        ends = is_last & (jnp.arange(is_last.shape[1]) < self.width)
+        new = Finished(
+            tokens=tokens,
+            lengths=jnp.broadcast_to(length, ends.shape),
+            scores=jnp.where(ends, scores / self.penalty(length), _NEVER),
+            there=ends,
+        )
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), finished, new)
+        _, chosen = jax.lax.top_k(both.scores, self.width)
+        return jax.tree.map(lambda leaf: _of(leaf, chosen), both)
+
+    def _is_over(self, best: Array, finished: Finished, limit: Array, length: Array) -> Array:
+        """Whether the search of a row is over: bool [B]. best: [B], of the running texts, of this length."""
+        is_full = finished.there.all(axis=1)
+        if self.early_stopping is True:
+            return is_full
+        longest = limit if self.early_stopping == "never" and self.length_penalty > 0 else length
+        return is_full & (best / self.penalty(longest) <= finished.scores.min(axis=1))
+
+    def penalty(self, length: Array) -> Array:
+        """What the log-probability of a text of so many tokens is divided by."""
+        base = length.astype(jnp.float32)
+        return (base if self.form == "hf" else (5 + base) / 6) ** self.length_penalty
+
+
+def continuations(logits: Array, scores: Array) -> Continuations:
+    """The 2 K best of all continuations of texts with log-probabilities `scores` [B, K]: logits [B, K, V]."""
+    rows, width, vocabulary = logits.shape
+    count = min(2 * width, vocabulary)
+    values, tokens = top_k(logits, count)  # those of one text, whose order its normalisation does not change
+    totals = values - jax.nn.logsumexp(logits, axis=-1, keepdims=True) + scores[..., None]
+    best, places = jax.lax.top_k(totals.reshape(rows, -1), 2 * width)
+    return Continuations(best, places // count, _of(tokens.reshape(rows, -1), places))
+
+
+def _of(values: Array, index: Array) -> Array:
+    """Values [B, N, ...] at index [B, M] -> [B, M, ...]."""
+    return jnp.take_along_axis(values, index.reshape(*index.shape, *[1] * (values.ndim - 2)), axis=1)

@@ -1,0 +1,208 @@
+"""Writing for many prompts: batches of similar lengths, stretch by stretch, until every text has ended."""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from finetune_scaling.decoding.beam import Beam
+from finetune_scaling.decoding.buckets import Group, bucket, groups, rows_for
+from finetune_scaling.decoding.programs import Batch, Programs, Writer, make_programs
+from finetune_scaling.decoding.search import Row, Search, Texts
+from finetune_scaling.decoding.settings import DecodingConfig
+from finetune_scaling.decoding.single import Drawn, Likeliest, Single
+from finetune_scaling.decoding.stopping import stop_table
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.cache import lies_apart, slots_of
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
+from finetune_scaling.sharding.batches import place_whole
+from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.partition import Tree
+
+log = logging.getLogger(__name__)
+
+_TELL_EVERY = 10.0  # seconds
+_LEAST_ROOM = 32  # slots of a stretch: below, its program would cost more than it saves
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """A text of a model: its new tokens without eos, and its score where the method has one (beam search)."""
+
+    tokens: list[int]
+    score: float | None = None
+
+
+def make_search(settings: DecodingConfig, pad_id: int) -> Search:
+    """The search that the settings describe."""
+    if settings.method == "beam":
+        return Beam(
+            settings.beams,
+            settings.length_penalty,
+            settings.length_penalty_form,
+            settings.early_stopping,
+            pad_id,
+        )
+    if settings.method == "sample":
+        drawn = Drawn(settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.seed)
+        return Single(drawn, pad_id)
+    return Single(Likeliest(), pad_id)
+
+
+def make_writer(
+    config: ModelConfig,
+    tuning: Tuning,
+    settings: DecodingConfig,
+    *,
+    longest: int,
+    eos_id: int,
+    pad_id: int,
+    bidirectional_input: bool = False,
+    axes: AxisRules = PLAIN_RULES,
+) -> Writer:
+    """What writes as the settings say. Raises ConfigError where the vocabulary is smaller than what beams look at."""
+    if settings.method == "beam" and 2 * settings.beams > config.vocab_size:
+        raise ConfigError(
+            f"decoding.beams = {settings.beams} needs a vocabulary of at least {2 * settings.beams} tokens, not "
+            f"{config.vocab_size}; lower it"
+        )
+    return Writer(config, tuning, make_search(settings, pad_id), longest, eos_id, bidirectional_input, axes)
+
+
+def generate(
+    writer: Writer,
+    settings: DecodingConfig,
+    trainable: Tree,
+    frozen: Tree,
+    prompts: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    token_bytes: Sequence[bytes] = (),
+    sharding: NamedSharding | None = None,
+    multiple: int = 1,
+) -> list[list[Generation]]:
+    """What the writer writes after every prompt, in their order: its n_best texts, the best first.
+
+    token_bytes: of each token, the text it stands for; needed where the settings have stop strings. A text that one of
+    them ends has the tokens up to where it is complete. sharding: how a batch's rows are divided over the mesh in
+    context, into `multiple` parts.
+    """
+    programs = make_programs(writer, lies_apart())
+    table = stop_table(settings.stop, token_bytes) if settings.stop else None
+    trainable, frozen = programs.spread(trainable), programs.spread(frozen)
+    texts: list[list[Generation]] = [[] for _ in prompts]
+    progress = _Progress(len(prompts))
+    rows = batch_size + -batch_size % multiple
+    for group in groups([len(prompt) for prompt in prompts], rows, multiple):
+        batch = _Batch(writer, programs, (trainable, frozen), table, multiple)
+        written = batch.decode(group, _batch(group, prompts, settings, writer, sharding))
+        for number, row_texts in written.items():
+            texts[number] = row_texts[: settings.n_best]
+        progress.add(len(group.members))
+    return texts
+
+
+def _batch(
+    group: Group,
+    prompts: Sequence[Sequence[int]],
+    settings: DecodingConfig,
+    writer: Writer,
+    sharding: NamedSharding | None,
+) -> Batch:
+    """A group as arrays; rows that fill it up have no prompt and end at once."""
+    tokens = np.zeros((group.rows, group.width), np.int32)
+    lengths, limits, examples = (np.zeros(group.rows, np.int32) for _ in range(3))
+    for place, number in enumerate(group.members):
+        prompt = prompts[number]
+        tokens[place, : len(prompt)] = prompt
+        lengths[place], examples[place] = len(prompt), number
+        limits[place] = _limit(len(prompt), settings, writer)
+    batch = Batch(tokens, lengths, Row(limits, examples))
+    return batch if sharding is None else jax.tree.map(lambda array: place_whole(array, sharding), batch)
+
+
+def _limit(length: int, settings: DecodingConfig, writer: Writer) -> int:
+    if settings.max_length_ratio is None:
+        return writer.longest
+    return max(1, min(writer.longest, math.ceil(settings.max_length_ratio * length)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Decodes batches: runs the programs, reads what has ended, and makes room."""
+
+    writer: Writer
+    programs: Programs
+    parameters: tuple[Tree, Tree]
+    table: np.ndarray | None
+    multiple: int
+
+    def decode(self, group: Group, batch: Batch) -> dict[int, list[Generation]]:
+        """Texts of each of the group's prompts, best first, by their numbers."""
+        written: dict[int, list[Generation]] = {}
+        owners: list[int | None] = [*group.members, *[None] * (group.rows - len(group.members))]
+        slots = self._slots_after(self.writer.tuning.prefix_length + group.width, group.width)
+        decoding = self.programs.prefill(*self.parameters, batch, self.table, slots=slots)
+        while True:
+            decoding, texts = self.programs.stretch(*self.parameters, decoding, self.table)
+            texts = jax.tree.map(np.asarray, texts)
+            for place, number in enumerate(owners):
+                if number is not None and texts.ended[place]:
+                    written[number] = _row_texts(texts, place, self.writer.eos_id)
+            if texts.ended.all():
+                return written
+            decoding, owners = self._make_room(decoding, owners, texts.ended, group.width)
+
+    def _make_room(self, decoding: Any, owners: list[int | None], ended: np.ndarray, width: int) -> Any:
+        """Slots for the next stretch; where half of the rows have ended, they leave."""
+        going = np.flatnonzero(~ended)
+        rows = rows_for(len(going), len(owners), self.multiple)
+        chosen = np.arange(len(owners)) if rows == len(owners) else _filled(going, np.flatnonzero(ended), rows)
+        slots = self._slots_after(slots_of(decoding.cache), width)
+        decoding = self.programs.resize(decoding, chosen.astype(np.int32), slots=slots)
+        return decoding, [None if ended[place] else owners[place] for place in chosen]
+
+    def _slots_after(self, used: int, width: int) -> int:
+        """Slots of the stretch after one with `used`: of the next bucket, but not more than are ever needed."""
+        return min(bucket(used + max(_LEAST_ROOM, self.writer.search.width)), _round_up(self.writer.slots(width)))
+
+
+def _round_up(slots: int, multiple: int = 16) -> int:
+    return -(-slots // multiple) * multiple
+
+
+def _filled(going: np.ndarray, ended: np.ndarray, rows: int) -> np.ndarray:
+    """Places of the rows that go on, filled up with some that have ended."""
+    return np.sort(np.concatenate([going, ended[: rows - len(going)]]))
+
+
+def _row_texts(texts: Texts, place: int, eos_id: int) -> list[Generation]:
+    scores = [None] * texts.lengths.shape[1] if texts.scores is None else map(float, texts.scores[place])
+    return [
+        Generation(_without(tokens[:length].tolist(), eos_id), score)
+        for tokens, length, score in zip(texts.tokens[place], texts.lengths[place], scores, strict=True)
+    ]
+
+
+def _without(tokens: list[int], eos_id: int) -> list[int]:
+    return tokens[:-1] if tokens and tokens[-1] == eos_id else tokens
+
+
+class _Progress:
+    """Tells on the log how far it is, every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._told = total, 0, time.monotonic()
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._done < self._total and time.monotonic() - self._told > _TELL_EVERY:
+            log.info("decoded %d of %d texts", self._done, self._total)
+            self._told = time.monotonic()

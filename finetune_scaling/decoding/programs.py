@@ -1,0 +1,208 @@
+"""The compiled programs of decoding: prefill, a stretch of steps, and what happens to a batch between two stretches.
+
+A batch is decoded in stretches. During one the cache keeps its size, so that early steps attend to few slots; between
+two it grows, and rows that have ended leave. A step writes K new slots a row, one for each of its texts, and changes
+nothing that was written before: which slots a text goes back to is a mask, and when texts are reordered the mask is,
+not the cache. So the texts of a beam share their prompt's slots and each other's.
+
+Parameters are plain arguments: other adapters and prompts of the same shapes run the same programs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from finetune_scaling.decoding.search import Ending, Row, Search, Texts
+from finetune_scaling.models.cache import Cache, apart, empty_cache, grown, lies_apart, rows_of, slots_of
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.models.layout import Layout
+from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.partition import Tree, combine
+
+Array = jax.Array
+
+
+class Batch(NamedTuple):
+    """Prompts int32 [B, L], padded on the right; their lengths int32 [B], 0 in rows without one; what is given else."""
+
+    prompts: Any  # arrays of JAX or NumPy, or their shapes
+    lengths: Any
+    row: Row
+
+
+class Decoding(NamedTuple):
+    """A batch in the middle of decoding.
+
+    cache: keys and values of S slots; end: int32 scalar, slots in use. seen: bool [B, K, S], the slots that each text
+    goes back to. position: int32 [B], of the next tokens. written: int32 scalar, tokens chosen so far. search: the
+    method's state.
+    """
+
+    cache: Cache
+    end: Array
+    seen: Array
+    position: Array
+    written: Array
+    search: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """What writes: a model, the method it was tuned by, and a search. Hashable: it keys the compiled programs.
+
+    longest: most new tokens of any text. bidirectional_input: prompts are attended to in both directions.
+    """
+
+    config: ModelConfig
+    tuning: Tuning
+    search: Search
+    longest: int
+    eos_id: int
+    bidirectional_input: bool = False
+    axes: AxisRules = PLAIN_RULES
+
+    @property
+    def model(self) -> LanguageModel:
+        return LanguageModel(self.config, self.tuning.adapter, self.axes)
+
+    def slots(self, width: int) -> int:
+        """Slots that prompts of `width` tokens need up to the end."""
+        return self.tuning.prefix_length + width + self.search.width * self.longest
+
+
+class Programs(NamedTuple):
+    """Jitted functions; trees are those of `partition`, as `spread` returns them.
+
+    spread(tree) -> the tree as the others take it
+    prefill(trainable, frozen, batch, table, slots) -> the batch with its first tokens, in a cache of `slots` slots
+    stretch(trainable, frozen, decoding, table) -> the batch when its cache is full or all have ended; and its texts
+    resize(decoding, rows int32 [R], slots) -> those rows, with room for more
+    """
+
+    spread: Callable[[Tree], Tree]
+    prefill: Callable[..., Decoding]
+    stretch: Callable[..., tuple[Decoding, Texts]]
+    resize: Callable[..., Decoding]
+
+
+@functools.lru_cache(maxsize=64)
+def make_programs(writer: Writer, is_apart: bool) -> Programs:
+    """The programs of a writer. is_apart: whether layers lie apart (`models.cache`)."""
+
+    def spread(tree: Tree) -> Tree:
+        return apart(tree, writer.config.layers)
+
+    def prefill(trainable: Tree, frozen: Tree, batch: Batch, table: Array | None, slots: int) -> Decoding:
+        return _prefill(writer, combine(trainable, frozen), batch, table, slots, is_apart)
+
+    def stretch(trainable: Tree, frozen: Tree, decoding: Decoding, table: Array | None) -> tuple[Decoding, Texts]:
+        steps = (slots_of(decoding.cache) - decoding.end) // writer.search.width
+        until = jnp.minimum(decoding.written + steps, writer.longest)
+        decoding = _advance_until(writer, combine(trainable, frozen), decoding, table, until)
+        return decoding, _everywhere(writer.search.texts(decoding.search), writer.axes)
+
+    def resize(decoding: Decoding, rows: Array, slots: int) -> Decoding:
+        return _resize(decoding, rows, slots, writer.axes)
+
+    return Programs(
+        # Stacked layers are used as they are, so nothing is done to them.
+        spread=jax.jit(spread) if is_apart else lambda tree: tree,
+        prefill=jax.jit(prefill, static_argnames="slots"),
+        stretch=jax.jit(stretch, donate_argnums=2),
+        resize=jax.jit(resize, static_argnames="slots"),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def make_whole(writer: Writer) -> Callable[[Tree, Tree, Batch], Texts]:
+    """Prefill and all steps as one program, without stretches: it needs at least as much memory as they do."""
+
+    def whole(trainable: Tree, frozen: Tree, batch: Batch) -> Texts:
+        params, is_apart = combine(trainable, frozen), lies_apart()
+        params = apart(params, writer.config.layers) if is_apart else params
+        decoding = _prefill(writer, params, batch, None, writer.slots(batch.prompts.shape[1]), is_apart)
+        decoding = _advance_until(writer, params, decoding, None, writer.longest)
+        return _everywhere(writer.search.texts(decoding.search), writer.axes)
+
+    return jax.jit(whole)
+
+
+def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, slots: int, is_apart: bool) -> Decoding:
+    rows, width = batch.prompts.shape
+    model, tuning, search = writer.model, writer.tuning, writer.search
+    real = jnp.arange(width) < batch.lengths[:, None]
+    layout = Layout(
+        positions=jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width)),
+        segments=real.astype(jnp.int32),
+        prefix=real & writer.bidirectional_input,
+    )
+    embeddings, layout = tuning.embed(model, params, batch.prompts, layout)
+    cache = empty_cache(writer.config, writer.axes, rows, slots, is_apart)
+    hidden, filled = model.forward(params, embeddings, layout, cache)
+    assert filled is not None
+    last = tuning.prefix_length + jnp.maximum(batch.lengths, 1) - 1
+    logits = model.unembed(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1))  # [B, 1, V]
+    logits = jnp.broadcast_to(logits, (rows, search.width, logits.shape[-1]))
+    written = jnp.zeros((), jnp.int32)
+    ending = Ending(writer.eos_id, table)
+    state, _ = search.advance(search.begin(batch.row, batch.lengths == 0, writer.longest), logits, ending, written)
+    end = tuning.prefix_length + width
+    seen = jnp.pad(layout.segments != 0, ((0, 0), (0, slots - end)))
+    return Decoding(
+        cache=filled,
+        end=jnp.int32(end),
+        seen=jnp.broadcast_to(seen[:, None], (rows, search.width, slots)),
+        position=tuning.prefix_length + batch.lengths,
+        written=written + 1,
+        search=state,
+    )
+
+
+def _advance_until(
+    writer: Writer, params: Params, decoding: Decoding, table: Array | None, until: Array | int
+) -> Decoding:
+    """Steps until so many tokens are written, or all rows have ended."""
+    unfinished = lambda state: (state.written < until) & ~writer.search.texts(state.search).ended.all()  # noqa: E731
+    return jax.lax.while_loop(unfinished, functools.partial(_advance, writer, params, table), decoding)
+
+
+def _advance(writer: Writer, params: Params, table: Array | None, decoding: Decoding) -> Decoding:
+    model, width = writer.model, writer.search.width
+    tokens = decoding.search.token
+    own = jnp.broadcast_to(jnp.eye(width, dtype=bool), (tokens.shape[0], width, width))
+    seen = jax.lax.dynamic_update_slice_in_dim(decoding.seen, own, decoding.end, axis=2)
+    positions = jnp.broadcast_to(decoding.position[:, None], tokens.shape)
+    hidden, cache = model.extend(params, model.embed(params, tokens), positions, seen, decoding.cache, decoding.end)
+    logits = model.unembed(params, hidden)
+    ending = Ending(writer.eos_id, table)
+    state, parent = writer.search.advance(decoding.search, logits, ending, decoding.written)
+    return Decoding(
+        cache=cache,
+        end=decoding.end + width,
+        seen=seen if parent is None else jnp.take_along_axis(seen, parent[..., None], axis=1),
+        position=decoding.position + 1,
+        written=decoding.written + 1,
+        search=state,
+    )
+
+
+def _resize(decoding: Decoding, rows: Array, slots: int, axes: AxisRules) -> Decoding:
+    take = lambda leaf: constrain(jnp.take(leaf, rows, axis=0), axes, "batch", *[None] * (leaf.ndim - 1))  # noqa: E731
+    seen = take(decoding.seen)
+    return decoding._replace(
+        cache=grown(rows_of(decoding.cache, rows), slots),
+        seen=jnp.pad(seen, ((0, 0), (0, 0), (0, slots - seen.shape[-1]))),
+        position=take(decoding.position),
+        search=jax.tree.map(take, decoding.search),
+    )
+
+
+def _everywhere(texts: Texts, axes: AxisRules) -> Texts:
+    """Every device has all of it, so that every process can read it."""
+    return jax.tree.map(lambda leaf: constrain(leaf, axes, *[None] * leaf.ndim), texts)

@@ -1,0 +1,125 @@
+"""Searches that write one text a row: the likeliest token (greedy), or one drawn at random."""
+
+import dataclasses
+import math
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from finetune_scaling.decoding.search import Ending, Row, Texts, keep_ended, nothing_found
+from finetune_scaling.decoding.selection import most_likely, threshold
+
+Array = jax.Array
+
+
+class SingleState(NamedTuple):
+    """Last token [B, 1], output [B, 1, T], its length [B, 1], states of the stop strings [B, 1], ended rows [B]."""
+
+    token: Array
+    output: Array
+    length: Array
+    found: Array
+    ended: Array
+    row: Row
+
+
+class Choice(Protocol):
+    """Chooses a token a row from logits [B, V]: int32 [B]. Hashable."""
+
+    def __call__(self, logits: Array, row: Row, written: Array) -> Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """One text a row, each token chosen by `choice`; it has no score."""
+
+    choice: Choice
+    pad_id: int
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    def begin(self, row: Row, ended: Array, longest: int) -> SingleState:
+        rows = row.limit.shape[0]
+        return SingleState(
+            token=jnp.full((rows, 1), self.pad_id, jnp.int32),
+            output=jnp.full((rows, 1, longest), self.pad_id, jnp.int32),
+            length=jnp.zeros((rows, 1), jnp.int32),
+            found=nothing_found(row, 1),
+            ended=ended,
+            row=row,
+        )
+
+    def advance(self, state: SingleState, logits: Array, ending: Ending, written: Array) -> tuple[SingleState, None]:
+        token = self.choice(logits[:, 0], state.row, written)[:, None]
+        found, is_last = ending.follow(state.found, token, state.row, written)
+        new = state._replace(
+            token=token,
+            output=jax.lax.dynamic_update_slice_in_dim(state.output, token[..., None], written, axis=2),
+            length=state.length + 1,
+            found=found,
+            ended=is_last[:, 0],
+        )
+        return keep_ended(state.ended, state, new), None
+
+    def texts(self, state: SingleState) -> Texts:
+        return Texts(state.output, state.length, None, state.ended)
+
+
+@dataclasses.dataclass(frozen=True)
+class Likeliest:
+    """Greedy search; the lowest id among equals."""
+
+    def __call__(self, logits: Array, row: Row, written: Array) -> Array:
+        return most_likely(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A token drawn at random, with the probabilities that temperature, top_k, top_p and min_p leave.
+
+    The draw depends on the seed, the example's number and the token's place alone.
+    """
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int
+
+    def __call__(self, logits: Array, row: Row, written: Array) -> Array:
+        key = jax.random.key(self.seed)
+
+        def draw(example: Array, warped: Array) -> Array:
+            return jax.random.categorical(jax.random.fold_in(jax.random.fold_in(key, example), written), warped)
+
+        return jax.vmap(draw)(row.example, self.warp(logits)).astype(jnp.int32)
+
+    def warp(self, logits: Array) -> Array:
+        """Logits [B, V] of the distribution that is drawn from; -inf is never drawn."""
+        logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            logits = _among_largest(logits, self.top_k)
+        if self.top_p is not None and self.top_p < 1:
+            logits = _nucleus(logits, self.top_p)
+        if self.min_p is not None and self.min_p > 0:
+            logits = _at_least(logits, logits.max(axis=-1) + math.log(self.min_p))
+        return logits
+
+
+def _among_largest(logits: Array, count: int) -> Array:
+    return _at_least(logits, threshold(logits, lambda among: among.sum(axis=-1) >= count))
+
+
+def _nucleus(logits: Array, mass: float) -> Array:
+    """The fewest of the likeliest tokens that together have this probability."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    least = threshold(probabilities, lambda among: jnp.where(among, probabilities, 0).sum(axis=-1) >= mass)
+    return jnp.where(probabilities >= least[:, None], logits, -jnp.inf)
+
+
+def _at_least(logits: Array, least: Array) -> Array:
+    """Logits [B, V] with those below `least` [B] left out."""
+    return jnp.where(logits >= least[:, None], logits, -jnp.inf)

@@ -1,0 +1,109 @@
+"""Evaluations of many runs one after another: checked before the first, grouped by base, resumable, with time left."""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.evaluation.evaluators import Evaluator
+from finetune_scaling.evaluation.metric import Metric
+from finetune_scaling.evaluation.records import Record
+from finetune_scaling.evaluation.subject import Prepared, Subject, done, evaluate, found_subject, prepare_evaluators
+from finetune_scaling.files import Location
+from finetune_scaling.sharding.mesh import ShardingConfig
+from finetune_scaling.training.experiment import Experiment
+from finetune_scaling.training.tuned import find_base
+
+log = logging.getLogger(__name__)
+
+Choose = Callable[[str, Experiment], Mapping[str, Evaluator]]  # directory, its experiment -> its evaluators by name
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How runs are read and scored.
+
+    step: of the checkpoints, None for each run's own choice; sharding, model_changes: see `find_run`;
+    finetuning: whose task bases are asked; out: file for the one record; again: makes anew what is there;
+    metrics: of generated text, None for the default ones.
+    """
+
+    step: int | None = None
+    sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
+    model_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    finetuning: Experiment | None = None
+    out: Location | None = None
+    again: bool = False
+    metrics: tuple[Metric, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """A run or base, all that it is asked, and how much of that is open."""
+
+    name: str
+    subject: Subject
+    prepared: Sequence[Prepared]
+    open: int
+
+    @property
+    def base(self) -> str:
+        """Jobs of one base follow each other."""
+        base = self.subject.base
+        return f"{self.subject.directory}" if base is None else f"{base.run} {base.step}"
+
+
+def plan(directories: Iterable[str], choose: Choose, how: How) -> list[Job]:
+    """Jobs for the runs, those of one base together. Opens and checks everything that they need but parameters.
+
+    Raises UserError where anything is missing or does not fit, or where other settings were scored already.
+    """
+    jobs = [_job(directory, choose, how) for directory in directories]
+    bases = {job.base: place for place, job in reversed(list(enumerate(jobs)))}
+    return sorted(jobs, key=lambda job: bases[job.base])
+
+
+def _job(directory: str, choose: Choose, how: How) -> Job:
+    subject, model = found_subject(directory, how.step, how.sharding, how.model_changes)
+    if subject.base is not None:
+        find_base(subject.base)
+    tokenizer = load_tokenizer(subject.experiment.tokenizer)
+    evaluators = choose(directory, subject.experiment)
+    prepared = prepare_evaluators(evaluators, subject.experiment, tokenizer, model, how.finetuning, how.metrics)
+    left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
+    return Job(directory, subject, prepared, len(left))
+
+
+def work(
+    jobs: Sequence[Job], how: How, tell: Callable[[Job, Prepared, Record], None] = lambda *_: None
+) -> list[Exception]:
+    """Makes every record that is not there, and tells them all. A damaged or foreign checkpoint spoils its run alone.
+
+    Returns the errors of such runs.
+    """
+    total = sum(job.open for job in jobs)
+    left, began = total, time.monotonic()
+    errors: list[Exception] = []
+    for job in jobs:
+        subject = dataclasses.replace(job.subject, load=functools.cache(job.subject.load))  # once, and then let go
+        try:
+            for one in job.prepared:
+                if total > 1 and (how.again or done(subject, one, how.out) is None):
+                    so_far = f"{total - left + 1} of {total}, {_left(began, total, left)}"
+                    log.info("evaluation %s: %s of %s", so_far, one.name, job.name)
+                    left -= 1
+                tell(job, one, evaluate(subject, one, how.out, how.again))
+        except CheckpointError as error:
+            log.error("%s: %s", job.name, error)
+            errors.append(error)
+    return errors
+
+
+def _left(began: float, total: int, left: int) -> str:
+    if left == total:
+        return "time left unknown"
+    return f"about {(time.monotonic() - began) / (total - left) * left / 60:.0f} min left"

@@ -1,0 +1,117 @@
+"""Loss on running text under the base's pretraining objective: tuned and untuned models read the same masked rows."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_scaling import configuration
+from finetune_scaling.data.corpus import CorpusPart, Texts
+from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
+from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation.evaluators import TextEvaluator
+from finetune_scaling.evaluation.likelihood import perplexity
+from finetune_scaling.evaluation.scoring import Losses, row_losses
+from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.training.inputs import DEV_SEED
+from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.tuned import TunedModel
+
+SET = "text"  # the one set of rows of running text
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunningText:
+    """The first `rows` packed rows of some text. settings: all that decides the loss beside the model."""
+
+    batches: Batches
+    rows: int
+    length: int
+    settings: dict[str, Any]
+
+    mend = "lower the evaluator's length"
+    shown = ()
+    baselines: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def explain_length(self) -> str:
+        """What the tokens of a sequence are taken by, for an error."""
+        return f"rows of {self.length} tokens"
+
+    def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+        """Loss in nats a token, and the rows' own sums; `batch_size` is that of the rows already."""
+        every = row_losses(model, self.batches)
+        losses = Losses(every.sums[: self.rows], every.tokens[: self.rows])
+        summary = {"loss": losses.mean, "tokens": int(losses.tokens.sum()), "rows": self.rows}
+        rows = [
+            {"index": i, "loss_sum": float(losses.sums[i]), "tokens": int(losses.tokens[i])} for i in range(self.rows)
+        ]
+        pooled = {"loss": losses.mean, "perplexity": perplexity(losses.mean), "metrics": {}}
+        return {**pooled, "splits": {SET: summary}}, {SET: rows}
+
+
+def read_running_text(
+    evaluator: TextEvaluator, experiment: Experiment, tokenizer: Tokenizer, batch_size: int
+) -> RunningText:
+    """The rows of an evaluator for a model of `experiment`; encoded once in a process.
+
+    Raises ConfigError where there is no base whose text could be taken, DataError where the text is missing.
+    """
+    source = None if all((evaluator.texts, evaluator.objective, evaluator.length)) else _pretraining(experiment)
+    texts = evaluator.texts or (source.corpus.dev if source and source.corpus else None)
+    assert texts is not None
+    objective = evaluator.objective or source.objective  # type: ignore[union-attr]
+    length = evaluator.length or source.sequence.length  # type: ignore[union-attr]
+    return _read(
+        configuration.canonical(texts),
+        configuration.canonical(objective),
+        length,
+        evaluator.rows,
+        tokenizer,
+        batch_size,
+    )
+
+
+def _pretraining(experiment: Experiment) -> Experiment:
+    """The experiment that pretrained the base, or the base of the base."""
+    while not experiment.pretrains:
+        if experiment.base is None:
+            raise ConfigError("nothing that was pretrained is below the run; give texts, objective and length")
+        experiment = read_experiment(RunDirectory(experiment.base.run).config)
+    return experiment
+
+
+@functools.lru_cache(maxsize=8)
+def _read(
+    texts: str, objective: str, length: int, rows: int | None, tokenizer: Tokenizer, batch_size: int
+) -> RunningText:
+    parts = [configuration.build(CorpusPart, part, "texts") for part in json.loads(texts)]
+    built = configuration.build(ObjectiveConfig, json.loads(objective), "objective")
+    batches = pretraining_evaluation_batches(
+        Texts(parts, "texts"), tokenizer, built, batch_size=batch_size, length=length, seed=DEV_SEED
+    )
+    count = min(rows or batches.rows_per_epoch, batches.rows_per_epoch)
+    few = dataclasses.replace(batches, keys=batches.keys[: -(-count // batch_size)])
+    settings = {
+        "kind": "text",
+        "rows": count,
+        "length": length,
+        "objective": json.loads(objective),
+        "tokenizer_sha256": tokenizer.digest,
+        "sha256": _digest(few, count),
+    }
+    return RunningText(few, count, length, settings)
+
+
+def _digest(batches: Batches, count: int) -> str:
+    """SHA-256 of the tokens that the rows hold, and of which of them are predicted."""
+    digest = hashlib.sha256()
+    for number in range(len(batches)):
+        batch = batches[number]
+        left = count - number * batches.batch_size
+        for name in ("tokens", "targets", "weights"):
+            digest.update(batch[name][:left].tobytes())
+    return digest.hexdigest()

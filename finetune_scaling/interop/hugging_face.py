@@ -1,0 +1,178 @@
+"""Models from Hugging Face directories: config.json and safetensors files in, our config and parameters out.
+
+Nothing is unpickled and no torch is needed. Tensors go where their family's table says; what is missing, left over or
+of another shape is an error that names it.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from finetune_scaling.configuration import choose
+from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.files import read_json
+from finetune_scaling.interop.family import LAYER, Family, Tensor
+from finetune_scaling.interop.llama import LLAMA
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.tuning.partition import path_name
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA,)}
+
+_CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+def load_llama(directory: str | Path) -> tuple[ModelConfig, Params]:
+    """The model in a Hugging Face directory of Llama's architecture; parameters keep the dtype of the files.
+
+    Raises ConfigError, naming the field, for what our decoder does not compute, and CheckpointError, naming file and
+    tensor, where the weights are not those of the config.
+    """
+    return load_model(directory, {LLAMA.model_type: LLAMA})
+
+
+def load_model(directory: str | Path, families: Mapping[str, Family] = FAMILIES) -> tuple[ModelConfig, Params]:
+    """The model in a Hugging Face directory, of whichever of the families; otherwise like load_llama."""
+    directory = Path(directory)
+    fields = _read_fields(directory)
+    family = choose(families, fields.get("model_type", ""), f"{directory / _CONFIG}: model_type")
+    config = family.read_config(fields, str(directory / _CONFIG))
+    with _Files.open(directory) as files:
+        return config, _parameters(files, family, config)
+
+
+def _read_fields(directory: Path) -> dict[str, Any]:
+    file = directory / _CONFIG
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file; name a directory that a model was saved into")
+    fields = read_json(file)
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{file}: not a group of fields; this is no model's config")
+    return fields
+
+
+def _parameters(files: "_Files", family: Family, config: ModelConfig) -> Params:
+    shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
+    table = {tensor.ours: tensor for tensor in family.tensors(config)}
+    _check_names(files, family, config, list(table.values()))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(_leaf(files, table[path_name(path)], leaf.shape)), shapes
+    )
+
+
+def _leaf(files: "_Files", tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """One leaf of our tree; layers are read into their places one by one."""
+    if LAYER not in tensor.theirs:
+        return files.read(tensor.theirs, shape, tensor.transposed)
+    first = files.read(tensor.theirs.replace(LAYER, "0"), shape[1:], tensor.transposed)
+    leaf = np.empty(shape, first.dtype)
+    leaf[0] = first
+    for layer in range(1, shape[0]):
+        leaf[layer] = files.read(tensor.theirs.replace(LAYER, str(layer)), shape[1:], tensor.transposed)
+    return leaf
+
+
+def _check_names(files: "_Files", family: Family, config: ModelConfig, table: list[Tensor]) -> None:
+    """Raises CheckpointError where a tensor is missing, or there is one that nothing is made of."""
+    needed = {name for tensor in table for name in _names(tensor.theirs, config.layers)}
+    if missing := sorted(needed - files.names):
+        raise CheckpointError(
+            f"{files.directory}: tensor {missing[0]} is missing{_more(missing)}; copy all files again"
+        )
+    harmless = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    left = [name for name in sorted(files.names - needed) if not any(re.fullmatch(p, name) for p in harmless)]
+    if config.tied_head and "lm_head.weight" in left:
+        left.remove("lm_head.weight")
+        _check_tied(files)
+    if left:
+        raise CheckpointError(
+            f"{files.directory}: tensor {left[0]} belongs to nothing in the model of {_CONFIG}{_more(left)}; the two "
+            "are not of one model, or it is of a variant that is not read yet"
+        )
+
+
+def _check_tied(files: "_Files") -> None:
+    """Some files keep a tied head beside the embedding: it has to be the same."""
+    head, embedding = (files.raw(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    if not np.array_equal(head, embedding):
+        raise CheckpointError(
+            f"{files.directory}: tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight; set "
+            f"it to false in {_CONFIG} if the head is meant"
+        )
+
+
+def _names(theirs: str, layers: int) -> list[str]:
+    return [theirs.replace(LAYER, str(layer)) for layer in range(layers)] if LAYER in theirs else [theirs]
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+class _Files:
+    """The tensors of a directory's safetensors files, by name."""
+
+    def __init__(self, directory: Path, opened: Mapping[str, Any]):
+        self.directory = directory
+        self._of = {name: file for file in opened for name in opened[file].keys()}  # noqa: SIM118, not a mapping
+        self._opened = opened
+        self.names = set(self._of)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, directory: Path) -> Iterator["_Files"]:
+        """Opens all files, of which nothing but the headers is read."""
+        with contextlib.ExitStack() as stack:
+            opened = {}
+            for file in _weight_files(directory):
+                try:
+                    opened[file.name] = stack.enter_context(safe_open(file, framework="np"))
+                except (SafetensorError, OSError) as error:
+                    raise CheckpointError(f"{file}: not a whole safetensors file ({error}); copy it again") from error
+            yield cls(directory, opened)
+
+    def read(self, name: str, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
+        """A tensor as ours, of `shape`."""
+        value = self.raw(name)
+        expected = shape[::-1] if transposed else shape
+        if value.shape != tuple(expected):
+            raise CheckpointError(
+                f"{self.directory / self._of[name]}: tensor {name} is {list(value.shape)}, but {_CONFIG} makes it "
+                f"{list(expected)}; the two are not of one model"
+            )
+        return value.T if transposed else value
+
+    def raw(self, name: str) -> np.ndarray:
+        """A tensor as it is in its file."""
+        value = self._opened[self._of[name]].get_tensor(name)
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise CheckpointError(
+                f"{self.directory / self._of[name]}: tensor {name} holds {value.dtype}, not numbers of float32, "
+                "bfloat16 or float16; quantised weights are not read"
+            )
+        return value
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / _INDEX
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        files = [directory / Path(name).name for name in names]
+        if missing := [file for file in files if not file.is_file()]:
+            raise CheckpointError(f"{missing[0]}: {_INDEX} names this file, but it is not there; copy it too")
+        if files:
+            return files
+        raise CheckpointError(f"{index}: names no file; copy it again")
+    if (directory / _WEIGHTS).is_file():
+        return [directory / _WEIGHTS]
+    raise CheckpointError(
+        f"{directory}: has no {_WEIGHTS} and no {_INDEX}. Pickled weights (.bin, .pt) are not read, since to open them "
+        "is to run what they say: save the model as safetensors"
+    )

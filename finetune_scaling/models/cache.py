@@ -1,0 +1,88 @@
+"""The key-value cache of all layers, and the layers' way through it.
+
+Where products are fast and memory is not, on CPUs, every layer has weights and a cache of its own: a loop over tokens
+then changes each buffer in place and copies nothing. Elsewhere the layers stay stacked and are scanned, which cuts a
+layer's part out as it is read, without a second copy of the weights.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from finetune_scaling.models.attention import LayerCache, Place
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.sharding.axes import AxisRules, constrain
+
+Array = jax.Array
+Cache = LayerCache | tuple[LayerCache, ...]  # of all layers, stacked, or of each
+Weights = Any  # one layer's parameters
+Layer = Callable[[Weights, Array, LayerCache, Place], tuple[Array, LayerCache]]
+
+
+def lies_apart() -> bool:
+    """Whether layers lie apart on the platform of the mesh in context, or of this process."""
+    mesh = jax.sharding.get_abstract_mesh()
+    platform = jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
+    return platform == "cpu"
+
+
+def apart(params: Any, layers: int) -> Any:
+    """Parameters, or one part of them, whose stacked `layers` became a tuple of each layer's own."""
+    if "layers" not in params:
+        return params
+    each = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(layers))
+    return {**params, "layers": each}
+
+
+def empty_cache(config: ModelConfig, axes: AxisRules, batch: int, slots: int, is_apart: bool) -> Cache:
+    """A cache for `slots` tokens a row, in the compute dtype."""
+    if is_apart:
+        return tuple(_zeros(config, axes, (batch,), slots) for _ in range(config.layers))
+    return _zeros(config, axes, (config.layers, batch), slots)
+
+
+def _zeros(config: ModelConfig, axes: AxisRules, leading: tuple[int, ...], slots: int) -> LayerCache:
+    zeros = jnp.zeros((*leading, config.kv_heads, slots, config.head_dim), config.compute_dtype)
+    names = ("layers", "batch")[-len(leading) :]
+    return LayerCache(*(constrain(zeros, axes, *names, "kv_heads", None, None) for _ in range(2)))
+
+
+def grown(cache: Cache, slots: int) -> Cache:
+    """The cache with room for `slots` tokens a row."""
+
+    def grow(part: Array) -> Array:
+        room = [(0, 0)] * part.ndim
+        room[-2] = (0, slots - part.shape[-2])
+        return jnp.pad(part, room)
+
+    return jax.tree.map(grow, cache)
+
+
+def slots_of(cache: Cache) -> int:
+    """Slots of each row."""
+    return jax.tree.leaves(cache)[0].shape[-2]
+
+
+def rows_of(cache: Cache, rows: Array) -> Cache:
+    """The cache of some rows, int32 [R]."""
+    stacked = isinstance(cache, LayerCache)
+    return jax.tree.map(lambda part: jnp.take(part, rows, axis=1 if stacked else 0), cache)
+
+
+def through_layers(layer: Layer, weights: Any, x: Array, cache: Cache, end: Array | int) -> tuple[Array, Cache]:
+    """x [B, L, D] through all layers, whose weights and cache lie both apart or are both stacked."""
+    if not isinstance(cache, LayerCache):
+        parts = []
+        for own, part in zip(weights, cache, strict=True):
+            x, part = layer(own, x, part, Place(end))
+            parts.append(part)
+        return x, tuple(parts)
+
+    def step(carry: tuple[Array, LayerCache], own: tuple[Array, Weights]) -> tuple[tuple[Array, LayerCache], None]:
+        index, layers_weights = own
+        return layer(layers_weights, *carry, Place(end, index)), None
+
+    indices = jnp.arange(cache.keys.shape[0], dtype=jnp.int32)
+    return jax.lax.scan(step, (x, cache), (indices, weights))[0]

@@ -1,0 +1,155 @@
+"""A batch writes what each prompt alone would, in whatever batches, stretches and buckets; and compiles little."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from finetune_scaling.decoding import generation
+from finetune_scaling.decoding.buckets import bucket, groups, rows_for
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
+from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.tuning.lora import merge
+from finetune_scaling.tuning.partition import combine
+
+EOS, NEW, WIDTH = 1, 12, 17
+FULL, PROMPT, LORA = {"name": "full"}, {"name": "prompt", "length": 4}, {"name": "lora", "rank": 3}
+BEAM = {"method": "beam", "beams": 3, "n_best": 2}
+
+each_method = pytest.mark.parametrize("block", [PROMPT, LORA], ids=["prompt", "lora"])
+each_search = pytest.mark.parametrize("settings", [{}, BEAM], ids=["greedy", "beam"])
+
+
+@pytest.fixture(scope="module")
+def method(tiny_config, tuned):
+    """method(name, ...): on the tiny base, as `write` takes it."""
+    return lambda **block: (tiny_config, *tuned(**block))
+
+
+def best(texts):
+    return [row[0].tokens for row in texts]
+
+
+@functools.cache
+def full_forward(config, tuning):
+    """logits(params, tokens [B, L], layout) of the prompted text, without a cache: [B, L, V]."""
+    model = LanguageModel(config, tuning.adapter)
+
+    def logits(params, tokens, layout):
+        hidden, _ = model.forward(params, *tuning.embed(model, params, tokens, layout))
+        return model.unembed(params, hidden[:, tuning.prefix_length :])
+
+    return jax.jit(logits)
+
+
+def teacher_forced(config, tuning, trainable, frozen, prompts, outputs, bidirectional):
+    """What the full forward pass chooses after each prompt and each prefix of its output."""
+    tokens = np.zeros((len(prompts), WIDTH + NEW), np.int32)
+    for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+        tokens[row, : len(prompt) + len(output)] = prompt + output
+    positions = np.broadcast_to(np.arange(WIDTH + NEW), tokens.shape)
+    lengths = np.array([len(prompt) for prompt in prompts])[:, None]
+    layout = Layout(positions, np.ones_like(tokens), (positions < lengths) & bidirectional)
+    choices = np.argmax(full_forward(config, tuning)(combine(trainable, frozen), tokens, layout), axis=-1)
+    pairs = zip(prompts, outputs, strict=True)
+    return [choices[row, len(p) - 1 : len(p) + len(output)].tolist() for row, (p, output) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("block", "bidirectional"),
+    [(FULL, False), (PROMPT, True), (LORA, True)],
+    ids=["full", "prompt", "lora"],
+)
+def test_every_token_is_the_full_forward_passs_choice(method, write, prompts, block, bidirectional):
+    decoder = method(**block)
+    outputs = best(write(decoder, prompts, longest=NEW, bidirectional=bidirectional))
+    for output, choice in zip(outputs, teacher_forced(*decoder, prompts, outputs, bidirectional), strict=True):
+        assert choice[: len(output)] == output
+        assert len(output) == NEW or choice[len(output)] == EOS
+
+
+@each_search
+@each_method
+def test_a_batch_gives_each_prompt_what_it_gives_it_alone(method, write, prompts, block, settings):
+    """In one batch, in batches of two of other widths with empty rows, and in another order."""
+    decoder = method(**block)
+    together = write(decoder, prompts, longest=NEW, bidirectional=True, **settings)
+    alone = [write(decoder, [p], longest=NEW, bidirectional=True, batch_size=1, **settings) for p in prompts]
+    for one, row in zip(alone, together, strict=True):
+        assert [text.tokens for text in one[0]] == [text.tokens for text in row]
+        if settings:
+            np.testing.assert_allclose([text.score for text in one[0]], [text.score for text in row], rtol=1e-5)
+    again = write(decoder, prompts[::-1], longest=NEW, bidirectional=True, batch_size=2, **settings)
+    assert best(again) == best(together)[::-1]
+    assert len(set(map(tuple, best(together)))) == len(prompts)
+    assert write(decoder, []) == []
+
+
+@each_search
+def test_a_prompt_and_an_adapter_change_what_is_written_and_a_merged_one_nothing(
+    method, whole, write, prompts, tiny_base, settings
+):
+    config, tuning, *parts = method(**LORA)
+    base = best(write(whole(config, tiny_base), prompts, longest=NEW, **settings))
+    adapted = best(write((config, tuning, *parts), prompts, longest=NEW, **settings))
+    merged = whole(config, merge(combine(*parts), tuning.adapter))
+    assert best(write(merged, prompts, longest=NEW, **settings)) == adapted
+    assert adapted != base
+    assert best(write(method(**PROMPT), prompts, longest=NEW, **settings)) != base
+
+
+def test_a_row_ends_at_its_eos_while_others_go_on(method, write, prompts):
+    """With a token as eos that some rows write in their middle, those stop there and the others are unchanged."""
+    decoder = method(**LORA)
+    free = best(write(decoder, prompts, longest=NEW, eos_id=-1))
+    assert {len(output) for output in free} == {NEW}
+    eos = next(token for token in free[1][2:] if 0 < sum(token in output for output in free) < len(free))
+    ended = best(write(decoder, prompts, longest=NEW, eos_id=eos))
+    assert ended == [output[: output.index(eos)] if eos in output else output for output in free]
+
+
+def test_rows_that_ended_leave_the_batch(method, write, prompts, monkeypatch):
+    """Limits by ratio end 6 of 8 rows early; the batch shrinks to 2 rows, and what is written does not change."""
+    decoder, many = method(**LORA), [[5, 6]] * 6 + [prompts[3], prompts[3][::-1]]
+    options = {"longest": 90, "eos_id": -1, "max_length_ratio": 4.5, "batch_size": 8}
+    rows = []
+    run = generation._Batch._make_room
+
+    def spied(batch, decoding, owners, ended, width):
+        rows.append(len(owners))
+        return run(batch, decoding, owners, ended, width)
+
+    monkeypatch.setattr(generation._Batch, "_make_room", spied)
+    texts = best(write(decoder, many, **options))
+    assert [len(text) for text in texts] == [9] * 6 + [77, 77]
+    assert rows[0] == 8
+    assert rows[-1] == 2
+    assert texts == [best(write(decoder, [prompt], **{**options, "batch_size": 1}))[0] for prompt in many]
+
+
+def test_other_parameters_of_the_same_shapes_compile_nothing(method, write, prompts):
+    """Adapters of one base, one after the other: the base is an argument like them."""
+    config, tuning, trainable, frozen = method(**LORA)
+    first = write((config, tuning, trainable, frozen), prompts, longest=NEW)
+    before = compiled_programs()
+    other = jax.tree.map(lambda leaf: np.asarray(leaf) * 1.5, trainable)
+    second = write((config, tuning, other, frozen), prompts, longest=NEW)
+    assert compiled_programs() == before
+    assert best(second) != best(first)
+
+
+def test_lengths_fall_into_few_buckets():
+    assert [bucket(n) for n in (1, 16, 17, 24, 25, 33, 48, 49, 65, 96, 97)] == [
+        16, 16, 24, 24, 32, 48, 48, 64, 96, 96, 128,
+    ]  # fmt: skip
+    assert len({bucket(n) for n in range(1, 2049)}) == 15
+
+
+def test_prompts_are_grouped_by_length_the_longest_first():
+    found = groups([5, 100, 7, 30, 6], batch_size=2, multiple=1)
+    members = [(group.members, group.rows, group.width) for group in found]
+    assert members == [([1, 3], 2, 128), ([2, 4], 2, 16), ([0], 1, 16)]
+    assert [rows_for(n, 32, 4) for n in (32, 17, 16, 9, 5, 1)] == [32, 32, 16, 16, 8, 4]
+    assert rows_for(1, 6, 2) == 6  # half of it is no multiple of 2

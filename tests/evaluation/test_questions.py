@@ -1,0 +1,178 @@
+"""What evaluators ask, token by token: demonstrations, questions cut as ever, other languages, rows of text."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_scaling.data.encoding import encode_examples, encode_prompts
+from finetune_scaling.data.task import load_task
+from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.evaluation.evaluators import TaskEvaluator, preset
+from finetune_scaling.evaluation.questions import Questions, check_sets, read_questions
+from finetune_scaling.evaluation.zero_shot import zero_shot_task
+from finetune_scaling.training.experiment import Experiment, read_experiment
+
+# Seed 0 of tests/tiny.py's task: these must never change, or scores of different days would not compare.
+FIRST, SECOND = "sili sati luli = bubo gevo zego\n\n", "supi pati kuma sila suta nip = ruze bove bube vore gode\n\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_runs) -> Tokenizer:
+    return load_tokenizer(tiny_runs.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny_runs) -> Experiment:
+    return read_experiment(tiny_runs.config("full", sequence={"mode": "S"}))
+
+
+def sequences(questions: Questions, tokenizer: Tokenizer) -> list[dict[str, list[int]]]:
+    """Whole training sequences of the test questions, as lists."""
+    examples = questions.sets["test"].examples
+    encoded = encode_examples(examples, tokenizer, questions.task.template, questions.form)
+    found = [encoded.sequence(i, tokenizer, questions.form) for i in range(len(examples))]
+    return [{name: np.asarray(value).tolist() for name, value in one._asdict().items()} for one in found]
+
+
+def test_few_shot_prompts_to_the_token(experiment, tokenizer):
+    questions = read_questions(preset("few_shot_2"), experiment, tokenizer)
+    place = next(i for i, one in enumerate(questions.sets["test"].examples) if len(tokenizer.encode(one["target"])) < 9)
+    example = questions.sets["test"].examples[place]
+    demonstrations = [*tokenizer.encode(FIRST), *tokenizer.encode(SECOND)]
+    question = tokenizer.encode(f"{example['source']} =")
+    answer = [*tokenizer.encode(f" {example['target']}"), tokenizer.eos_id]
+    prompt = [tokenizer.bos_id, tokenizer.mode_ids["S"], *demonstrations, *question]
+    assert encode_prompts([example], tokenizer, questions.task.template, questions.form) == [prompt]
+
+    whole = sequences(questions, tokenizer)[place]
+    assert whole["tokens"] == prompt + answer[:-1]
+    assert whole["targets"] == prompt[1:] + answer
+    assert whole["weights"] == [0] * (len(prompt) - 1) + [1] * len(answer)  # of the question's own target alone
+    assert whole["prefix"] == [True] * len(prompt) + [False] * (len(answer) - 1)
+    assert questions.length == 32 + len(demonstrations)
+
+
+def test_demonstrations_are_fixed_recorded_and_nested(experiment, tokenizer):
+    one, two, again = (read_questions(preset(f"few_shot_{k}"), experiment, tokenizer) for k in (1, 2, 1))
+    assert [shown.text for shown in two.shown] == [FIRST, SECOND]
+    assert list(one.shown) == list(two.shown)[:1] == list(again.shown)
+    record = two.shown[0].record()
+    train = load_task(experiment.task).examples("train")
+    assert (record["split"], record["source"]) == ("train", train[record["index"]]["source"])
+    assert f"{record['source']} = {record['target']}\n\n" == record["text"] == FIRST
+    assert json.loads(json.dumps(record)) == record
+    other = read_questions(TaskEvaluator(shots=2, seed=1), experiment, tokenizer)
+    assert [shown.text for shown in other.shown] != [FIRST, SECOND]
+    assert other.settings["sets"]["test"]["sha256"] != two.settings["sets"]["test"]["sha256"]
+
+
+def test_questions_are_cut_as_without_demonstrations(tiny_runs, tokenizer):
+    limits = {"length": 14, "max_source_tokens": 9, "max_target_tokens": 6}  # the length cuts some sources further
+    short = read_experiment(tiny_runs.config("full", sequence=limits))
+    plain = read_questions(TaskEvaluator(), short, tokenizer)
+    shown = read_questions(TaskEvaluator(shots=1, demonstration="{input} |{target}\n"), short, tokenizer)
+    front = tokenizer.encode(shown.shown[0].text)
+    assert shown.shown[0].text.count(" | ") == 1
+    for left, right in zip(sequences(shown, tokenizer), sequences(plain, tokenizer), strict=True):
+        assert left["targets"] == front + right["targets"]
+        assert sum(left["weights"]) == sum(right["weights"]) <= 6
+
+
+def test_each_direction_has_demonstrations_of_its_own(tiny_runs, tokenizer):
+    config = tiny_runs.config("full")
+    forth = config["task"]["train"][0]
+    back = {**forth, "source": {**forth["source"], "languages": ["B", "A"]}}
+    back |= {"source_language": "B", "target_language": "A"}
+    tests = [dict(part, source={**part["source"], "split": "test", "size": 3}) for part in (forth, back)]
+    config["task"] |= {"train": [forth, back], "test": {"test": tests}}
+    questions = read_questions(preset("few_shot_1"), read_experiment(config), tokenizer)
+    assert [shown.example["source_language"] for shown in questions.shown] == ["A", "B"]
+    assert questions.shown[1].place >= 60  # in the second part of the split
+    for example in questions.sets["test"].examples:
+        own = next(s for s in questions.shown if s.example["source_language"] == example["source_language"])
+        text, _ = questions.task.template.render(example)
+        assert text == f"{own.text}{example['source']} ="
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "error", "message"),
+    [
+        (TaskEvaluator(splits=("tset",)), DataError, "has no split 'tset'; did you mean 'test'"),
+        (TaskEvaluator(shots=1, shots_from="test"), ConfigError, "'test' is scored, too"),
+        (
+            TaskEvaluator(shots=3, max_shot_tokens=6),
+            DataError,
+            "3 demonstrations A-B are asked for, but of up to 2",
+        ),
+        (TaskEvaluator(shots=61), DataError, "raise a limit, or lower shots"),
+        (TaskEvaluator(task={"name": "flores200"}), DataError, r"flores200/devtest\.jsonl"),
+        (TaskEvaluator(task={"name": "florse200"}), ConfigError, "did you mean 'flores200'"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(evaluator, error, message, experiment, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        read_questions(evaluator, experiment, tokenizer)
+
+
+def test_a_base_reads_questions_as_it_was_pretrained(tiny_runs, tokenizer):
+    task = tiny_runs.config("full")["task"] | {"max_source_tokens": 9, "max_target_tokens": 7}
+    finetuning = read_experiment(tiny_runs.config("full", task=task))
+    for name, mode, bidirectional in (("causal", "", False), ("prefix_lm", "", True), ("ul2", "S", True)):
+        base = read_experiment(tiny_runs.config("pretrain", objective={"name": name}))
+        form = read_questions(TaskEvaluator(task=task), base, tokenizer).form
+        assert (form.mode, form.bidirectional_input, form.max_source_tokens) == (mode, bidirectional, 9)
+        assert form.max_input_tokens == 9 + len(tokenizer.encode(" ="))
+    as_a_run = read_questions(TaskEvaluator(), finetuning, tokenizer)
+    assert read_questions(TaskEvaluator(), base, tokenizer, finetuning).settings == as_a_run.settings
+    with pytest.raises(ConfigError, match="a pretraining run has no task; give a finetuning run's config"):
+        read_questions(TaskEvaluator(), base, tokenizer)
+
+
+def test_zero_shot_of_artificial_languages_is_language_c(experiment, tokenizer):
+    questions = read_questions(preset("zero_shot"), experiment, tokenizer)
+    examples = questions.sets["test-C"].examples
+    assert {(e["source_language"], e["target_language"]) for e in examples} == {("C", "B")}
+    assert all(e["target_nll"] > 0 for e in examples)
+    check_sets(preset("zero_shot"), experiment)
+    summaries = zero_shot_task(load_task("grammar_summarization"))
+    assert {part.direction for part in summaries.test["test-C"]} == {"C"}
+
+
+@pytest.mark.parametrize(("task", "target"), [("wmt14_en_de", "de"), ("wmt19_en_zh", "zh")])
+def test_zero_shot_of_the_papers_tasks_is_flores(task, target, tmp_path):
+    """Five directions into the language that the task translates into, as in the paper's section 4."""
+    languages = ("fr", "de" if target == "zh" else "zh", "hi", "tr", "pl")
+    rows = [dict.fromkeys((*languages, target), f"sentence {i}") for i in range(3)]
+    (tmp_path / "flores200").mkdir()
+    file = tmp_path / "flores200" / "devtest.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = {"input": "{source} in {target_language}: "}
+    tuned = load_task({"name": task, "template": template, "sources": {"data_dir": str(tmp_path)}})
+    other = zero_shot_task(tuned)
+    assert list(other.test) == [f"{source}-{target}" for source in languages]
+    assert other.template == tuned.template
+    assert [len(other.examples(name)) for name in other.test] == [3] * 5
+
+
+def test_zero_shot_of_other_tasks_wants_a_task(experiment):
+    with pytest.raises(
+        ConfigError, match=r"known for task mlsum; give the evaluator a task: evaluators\.zero_shot\.task"
+    ):
+        zero_shot_task(load_task("mlsum"))
+    wmt = load_task("wmt14_en_de")
+    everything: Any = {**wmt.test, "back": load_task("flores200").test["fr-de"]}
+    assert "fr-de" not in zero_shot_task(load_task({"name": "wmt14_en_de", "test": everything})).test
+
+
+def test_an_en_zh_task_on_shared_data(shared_data, tokenizer, experiment):
+    """Any task can be named: another language pair for a run that was tuned on the first."""
+    part = {"source": {"kind": "files", "path": str(shared_data / "mt_news/en-zh.test.jsonl.xz")}}
+    part |= {"source_field": "en", "target_field": "zh", "source_language": "en", "target_language": "zh"}
+    task = {"name": "en_zh", "kind": "translation", "test": {"newstest2020": [part]}}
+    questions = read_questions(TaskEvaluator(task=task, examples=5, generate=2), experiment, tokenizer)
+    assert questions.settings["sets"]["newstest2020"].keys() == {"examples", "generated", "sha256"}
+    assert "tok:zh" in questions.baselines["copy"]["metrics"]["bleu"]["signature"]

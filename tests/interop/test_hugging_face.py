@@ -1,0 +1,186 @@
+"""Llamas that transformers makes and saves, read without torch: the same logits; and what is wrong is named."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.interop.hugging_face import load_llama, load_model
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout
+
+SHAPE = {
+    "vocab_size": 59, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "attn_implementation": "eager",
+}  # fmt: skip
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def random_llama(**fields):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{**SHAPE, **fields}))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """saved(max_shard_size=..., fields of the config) -> the model, and where it is."""
+
+    def save(max_shard_size="5GB", dtype=torch.float32, **fields):
+        model = random_llama(**fields).to(dtype)
+        model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+        return model, tmp_path
+
+    return save
+
+
+def logits_of(directory, tokens):
+    config, params = load_llama(directory)
+    model = LanguageModel(config)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+    hidden, _ = jax.jit(model.forward)(params, model.embed(params, tokens), layout)
+    return model.unembed(params, hidden)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"num_key_value_heads": 2, "head_dim": 10, "tie_word_embeddings": True, "max_shard_size": "20KB"},
+        {"num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+        {"hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-3},
+    ],
+    ids=["multi-head", "grouped, tied, in shards", "multi-query, rope", "gelu, epsilon"],
+)
+def test_logits_equal_hugging_faces(saved, fields):
+    model, directory = saved(**fields)
+    tokens = np.random.default_rng(1).integers(SHAPE["vocab_size"], size=(2, 17))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+    assert np.abs(expected).max() > 1  # else the bound below would say little
+    np.testing.assert_allclose(logits_of(directory, tokens), expected, atol=1e-4)
+    assert (len(list(directory.glob("*.safetensors"))) > 1) == ("max_shard_size" in fields)
+
+
+def test_older_configs_have_other_fields(saved):
+    _, directory = saved(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    edit(directory, remove=("rope_parameters", "head_dim", "num_key_value_heads", "dtype"), rope_theta=500.0,
+         rope_scaling=None, torch_dtype="float32")  # fmt: skip
+    config, _ = load_llama(directory)
+    assert (config.rope_theta, config.head_dim, config.kv_heads, config.compute_dtype) == (500.0, 6, 4, "float32")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "compute"), [(torch.bfloat16, "bfloat16"), (torch.float16, "float32")], ids=["bfloat16", "float16"]
+)
+def test_dtypes_are_kept(saved, dtype, compute):
+    model, directory = saved(dtype=dtype)
+    config, params = load_llama(directory)
+    assert config.compute_dtype == compute
+    assert str(params["embedding"].dtype) == str(dtype).removeprefix("torch.")
+    expected = model.model.layers[1].mlp.up_proj.weight.float().detach().numpy().T
+    np.testing.assert_array_equal(params["layers"]["feed_forward"]["up"]["kernel"][1].astype(jnp.float32), expected)
+
+
+def edit(directory, remove=(), **fields):
+    config = json.loads((directory / CONFIG).read_text())
+    for name in remove:
+        config.pop(name, None)
+    (directory / CONFIG).write_text(json.dumps({**config, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "mistral"}, "config.json: model_type = 'mistral' is unknown; choose one of llama"),
+        ({"attention_bias": True}, "config.json: attention_bias = True is something that our decoder does not"),
+        ({"mlp_bias": True}, "mlp_bias = True"),
+        ({"sliding_window": 128}, "sliding_window = 128"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling = "),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.rope_type = 'yarn'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config = "),
+        ({"hidden_act": "relu6"}, "hidden_act = 'relu6' is something .* it may be silu or gelu_pytorch_tanh"),
+        ({"dtype": "float8_e4m3fn"}, "dtype = 'float8_e4m3fn'"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is missing"),
+        ({"hidden_size": "24"}, "hidden_size = '24' is not a number"),
+        ({"num_attention_heads": 3}, "must be a multiple of model.kv_heads"),
+    ],
+)
+def test_what_is_not_computed_is_named(saved, fields, message):
+    _, directory = saved()
+    edit(directory, **fields)
+    with pytest.raises(ConfigError, match=message):
+        load_model(directory)
+
+
+def change_tensors(directory, change):
+    tensors = load_file(directory / WEIGHTS)
+    change(tensors)
+    save_file(tensors, directory / WEIGHTS)
+
+
+NORM, GATE = "model.layers.1.input_layernorm.weight", "model.layers.0.mlp.gate_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop(NORM), f"tensor {NORM} is missing; copy all files again"),
+        (lambda tensors: tensors.update(extra=np.zeros(2, np.float32)), "tensor extra belongs to nothing in the model"),
+        (
+            lambda tensors: tensors.update({GATE: np.zeros((40, 23), np.float32)}),
+            rf"{WEIGHTS}: tensor {GATE} is \[40, 23\], but config.json makes it \[40, 24\]",
+        ),
+        (lambda tensors: tensors.update({NORM: np.zeros(24, np.int8)}), f"tensor {NORM} holds int8"),
+    ],
+    ids=["missing", "unknown", "shape", "dtype"],
+)
+def test_tensors_that_do_not_fit_are_named(saved, change, message):
+    _, directory = saved()
+    change_tensors(directory, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_llama(directory)
+
+
+def test_a_tied_head_that_is_saved_has_to_be_the_embedding(saved):
+    _, directory = saved(tie_word_embeddings=True)
+    change_tensors(directory, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
+    load_llama(directory)
+    change_tensors(directory, lambda t: t.update({"lm_head.weight": 2 * t["model.embed_tokens.weight"]}))
+    with pytest.raises(CheckpointError, match=r"lm_head.weight is not model.embed_tokens.weight"):
+        load_llama(directory)
+
+
+def test_what_holds_nothing_new_is_ignored(saved):
+    _, directory = saved()
+    inverse = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32)}
+    change_tensors(directory, lambda tensors: tensors.update(inverse))
+    load_llama(directory)
+
+
+def test_files_that_are_not_there_or_damaged(saved, tmp_path):
+    with pytest.raises(CheckpointError, match=r"config.json: no such file"):
+        load_llama(tmp_path / "nowhere")
+    _, directory = saved(max_shard_size="20KB")
+    shards = sorted(directory.glob("*.safetensors"))
+    shards[0].write_bytes(shards[0].read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=f"{shards[0].name}: not a whole safetensors file"):
+        load_llama(directory)
+    shards[0].unlink()
+    with pytest.raises(CheckpointError, match=f"{shards[0].name}: .* names this file, but it is not there"):
+        load_llama(directory)
+    for file in [*shards[1:], directory / "model.safetensors.index.json"]:
+        file.unlink()
+    (directory / "pytorch_model.bin").write_bytes(b"not to be unpickled")
+    with pytest.raises(CheckpointError, match=r"Pickled weights .* are not read"):
+        load_llama(directory)

@@ -1,0 +1,57 @@
+"""Prefill and extension through a cache give the full forward pass's hidden states, layers apart or stacked."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finetune_scaling.models.cache import apart, empty_cache, grown, rows_of, slots_of
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.layout import Layout, visible
+from finetune_scaling.sharding.axes import PLAIN_RULES
+from finetune_scaling.tuning.partition import combine
+
+SLOTS = 16
+
+
+@pytest.mark.parametrize("is_apart", [True, False], ids=["apart", "stacked"])
+@pytest.mark.parametrize(
+    "block", [{"name": "prompt", "length": 4}, {"name": "lora", "rank": 3}], ids=["prompt", "lora"]
+)
+def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_config, tuned, block, is_apart):
+    """A prefill of 5 tokens, then pieces of 1 and of 3; the cache grows between, and has spare slots at its end."""
+    method = tuned(**block)
+    tuning, params = method.tuning, combine(method.trainable, method.frozen)
+    model = LanguageModel(tiny_config, tuning.adapter)
+    tokens = np.random.default_rng(0).integers(4, 61, size=(2, 9))
+    positions = np.broadcast_to(np.arange(9, dtype=np.int32), tokens.shape)
+    of_tokens = Layout(positions, np.ones_like(positions), positions < 5)
+
+    @jax.jit
+    def whole_and_in_pieces(params):
+        embeddings, layout = tuning.embed(model, params, tokens, of_tokens)
+        whole, _ = model.forward(params, embeddings, layout)
+        own = apart(params, tiny_config.layers) if is_apart else params
+        edges = np.cumsum([0, tuning.prefix_length + 5, 1, 3])
+        cache = empty_cache(tiny_config, PLAIN_RULES, 2, SLOTS - 2, is_apart)
+        pieces = []
+        for start, end in itertools.pairwise(edges):
+            piece = embeddings[:, start:end]
+            part, so_far = (Layout(*(field[:, s:end] for field in layout)) for s in (start, 0))
+            if start == 0:
+                hidden, cache = model.forward(own, piece, part, cache)
+                cache = grown(cache, SLOTS)
+            else:
+                seen = jnp.pad(visible(part, so_far), ((0, 0), (0, 0), (0, SLOTS - end)))
+                hidden, cache = model.extend(own, piece, part.positions, seen, cache, jnp.int32(start))
+            pieces.append(hidden)
+        return whole, jnp.concatenate(pieces, axis=1), cache
+
+    whole, pieces, cache = whole_and_in_pieces(params)
+    assert slots_of(cache) == SLOTS
+    np.testing.assert_allclose(pieces, whole, atol=1e-4)
+    second = rows_of(cache, jnp.array([1]))
+    leaf, one = jax.tree.leaves(cache)[0], jax.tree.leaves(second)[0]
+    np.testing.assert_array_equal(one, leaf[1:] if is_apart else leaf[:, 1:])

@@ -1,0 +1,33 @@
+"""Evaluators over several processes: the records of one, and one word to say of each."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from finetune_scaling.evaluation.evaluators import TaskEvaluator, TextEvaluator
+from finetune_scaling.evaluation.queue import How, plan, work
+from finetune_scaling.runs.run import run
+
+ASKED = {"few_shot_1": TaskEvaluator(shots=1, examples=5, generate=3), "pretraining": TextEvaluator(rows=5)}
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_records_of_one(tiny_runs, together, tmp_path):
+    base = shutil.copytree(tiny_runs.base, tmp_path / "base")
+    run(tiny_runs.config("prompt", base={"run": str(base)}), tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert not work(plan([str(tmp_path / "one")], lambda *_: ASKED, How()), How())
+    shutil.rmtree(base / "evaluation")
+    flags = [f"--workdir={tmp_path / 'two'}", f"--evaluators={','.join(ASKED)}", "--examples=5", "--generate=3"]
+    ends = together.wait(together.start([["-m", "finetune_scaling.evaluate", *flags, "--fsdp=2"]] * 2), 300)
+    assert [end.code for end in ends] == [0, 0], ends
+    assert len({tuple(end.output.splitlines()[-2:]) for end in ends}) == 1
+    for name, split in zip(ASKED, ("test", "text"), strict=True):
+        folders = [tmp_path / place / "evaluation" for place in ("one", "two")]
+        one, two = (json.loads((folder / f"{name}.json").read_text()) for folder in folders)
+        assert one["settings"] == two["settings"]
+        for left, right in ((one, two), (one["untuned"], two["untuned"])):
+            np.testing.assert_allclose(right["loss"], left["loss"], rtol=1e-4)
+        assert len({(folder / f"{name}.{split}.jsonl").read_text().count("\n") for folder in folders}) == 1
