@@ -11,7 +11,8 @@ from finetune_scaling.evaluation.text_metrics import find_metric
 def chosen_metrics(names: Sequence[str] | None) -> list[Metric] | None:
     """The metrics of a flag's values; None, which stands for the default ones, where it was not given.
 
-    Raises ConfigError: an unknown name, a config file that is none, a name twice, or none at all.
+    Raises ConfigError: an unknown name, a config file that is none, a program that is missing, a name twice, or none at
+    all.
     """
     if names is None:
         return None
@@ -21,8 +22,12 @@ def chosen_metrics(names: Sequence[str] | None) -> list[Metric] | None:
 
 
 def named_metric(name: str) -> Metric:
-    """One metric. Raises ConfigError as `chosen_metrics` does."""
-    return read_learned_metric(name) if is_config(name) else find_metric(name)
+    """One metric, its program looked for. Raises ConfigError as `chosen_metrics` does."""
+    if not is_config(name):
+        return find_metric(name)
+    metric = read_learned_metric(name)
+    metric.check_program()
+    return metric
 
 
 def check_distinct(names: Sequence[str]) -> None:

@@ -147,9 +147,7 @@ def read_learned_metric(name: str) -> LearnedMetric:
             f"--metrics: {name} cannot be read ({reason}); name a file whose get_config() returns a metric's fields, "
             "such as configs/metrics/comet.py"
         ) from error
-    metric = build(LearnedMetric, values, os.path.basename(name.partition(":")[0]))
-    metric.check_program()
-    return metric
+    return build(LearnedMetric, values, os.path.basename(name.partition(":")[0]))
 
 
 def _content(corpus: Corpus, index: int) -> dict[str, Any]:

@@ -220,10 +220,10 @@ def test_config_files_that_are_no_metric_are_named(tmp_path, text, message):
 
 
 def test_a_config_file_of_ones_own_is_a_metric(tmp_path):
-    fields = "{'name': 'm', 'command': ('x', arg), 'timeout': 5}"
+    fields = "{'name': 'm', 'command': ('{python}', arg), 'timeout': 5}"
     (tmp_path / "m.py").write_text(f"def get_config(arg='y'):\n    return {fields}")
     (metric,) = chosen_metrics([f"{tmp_path / 'm.py'}:z,1"])
-    assert metric == LearnedMetric("m", ("x", "z,1"), timeout=5.0)
+    assert metric == LearnedMetric("m", ("{python}", "z,1"), timeout=5.0)
 
 
 def test_a_damaged_cache_is_named(make, tmp_path):
