@@ -34,6 +34,8 @@ if mode == "no header":
     print("loading the model ...", flush=True)
 version = "2" if mode == "newer" else "1"
 print(json.dumps({"protocol": 3 if mode == "protocol 3" else 1, "metric": "length", "version": version}), flush=True)
+if mode == "never reads":
+    time.sleep(600)
 requests = [json.loads(line) for line in sys.stdin.buffer]
 with open(noted, "a") as file:
     file.writelines(json.dumps(request) + "\\n" for request in requests)
@@ -158,6 +160,13 @@ def test_a_program_that_hangs_is_ended(make, mode):
     with pytest.raises(MetricError, match="gave no line for 2 s and was ended; raise `timeout`"):
         make(mode, timeout=2.0).segments(CORPUS)
     assert time.monotonic() - began < 15
+
+
+def test_a_program_that_never_reads_its_requests_is_ended_too(make):
+    """The thread that sends them is blocked then, and holds the pipe that is to be closed."""
+    texts = ["Wort " * 200 + str(i) for i in range(200)]  # more than a pipe holds
+    with pytest.raises(MetricError, match="gave no line for 1 s and was ended"):
+        make("never reads", timeout=1.0).segments(Corpus(texts, [["r"]] * 200, "de", texts))
 
 
 @pytest.mark.parametrize("mode", ["crashes", "killed", "hangs", "malformed"])
