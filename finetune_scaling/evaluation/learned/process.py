@@ -82,6 +82,11 @@ class MetricProcess:
             raise self._error(f"answered more than the {len(requests)} requests: {_shown(line)}")
         self._check_exit()
 
+    @property
+    def has_more(self) -> bool:
+        """Whether an answer, or the end, has come that was not read yet."""
+        return not self._lines.empty()
+
     def _send(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Writes from a thread of its own, since a pipe that is full would keep answers from being read."""
         stdin = self._process.stdin
