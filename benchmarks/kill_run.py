@@ -161,7 +161,7 @@ def kill(directory: Path, moment: Moment, processes: list[subprocess.Popen], vic
         "after_seconds": round(died - began, 2),
         "victim": victim,
         "aimed_inside_a_write": moment.inside,
-        "left_half_written": bool(half_written(directory)),
+        "left_half_written": bool(half_written(directory) - before),
         "newest": next(checkpoint_steps(directory), None),
         "survived_seconds": round(time.monotonic() - died, 2),
     }
@@ -192,7 +192,10 @@ def went_on_from(log: Path) -> int | None:
 
 
 def went_on(death: dict[str, Any], following: dict[str, Any] | None) -> bool:
-    """Whether the next process went on from the newest checkpoint, or was itself killed before it came to that."""
+    """Whether the next process went on from the newest checkpoint, or was itself killed before it came to that.
+
+    Killed so early, it leaves what it found: no newer checkpoint, and no half-written one of its own.
+    """
     if death["went_on_from"] is not None or following is None:
         return death["went_on_from"] == death["newest"]
     return following["newest"] == death["newest"] and not following["left_half_written"]

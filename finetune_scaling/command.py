@@ -55,9 +55,10 @@ keep_freed_memory()
 _end_at_once_on_interrupt()
 
 
-def run(main: Callable[..., Any], subcommands: Collection[str] = ()) -> None:
+def run(main: Callable[..., Any], subcommands: Collection[str] = (), operand: str = "") -> None:
     """Runs a command whose flags are absl's; where it has subcommands, `main` is given the chosen one's name.
 
+    operand: what the argument is of a command that takes one; `main` is given it.
     Usage errors exit with 2, errors that a user can mend with their own code, all without a traceback.
     """
 
@@ -65,7 +66,9 @@ def run(main: Callable[..., Any], subcommands: Collection[str] = ()) -> None:
         given = arguments[1:]
         if subcommands and len(given) != 1:
             raise ConfigError(f"say what to do, one of: {', '.join(subcommands)}; --help lists the flags")
-        if given and not subcommands:
+        if operand and len(given) != 1:
+            raise ConfigError(f"give one {operand}; --help tells what it is")
+        if given and not (subcommands or operand):
             raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
         set_up()  # here, since absl resets logging before it calls
         if signal.getsignal(signal.SIGINT) is _end_at_once:

@@ -9,7 +9,7 @@ what the figures rest on.
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,14 @@ from finetune_scaling.models.attention import check_attention
 from finetune_scaling.planning import plans, prices
 from finetune_scaling.planning.chips import CHIPS, Chip, Slice, find_chip, find_slice, slices
 from finetune_scaling.planning.layout import Layout, shapes
-from finetune_scaling.planning.search import Candidate, analytic, candidates, choose, smallest_first
+from finetune_scaling.planning.search import (
+    Candidate,
+    analytic,
+    candidates,
+    choose,
+    choose_smallest,
+    smallest_first,
+)
 from finetune_scaling.planning.study_totals import MethodTotals, study_totals
 from finetune_scaling.planning.topology import prepare_environment
 from finetune_scaling.planning.totals import RunTotals, run_totals
@@ -39,6 +46,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of the r
 _PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Slice, as v5e:4x4 or h100:8; a kind for --study; either for --search.")
 _BATCH = flags.DEFINE_integer("batch", None, "Sequences a step, in place of the config's.", lower_bound=1)
+_BATCHES = flags.DEFINE_list("batches", None, "With --search: batches to compare by cost per sequence, as 16,32,64.")
 _LENGTH = flags.DEFINE_integer("length", None, "Tokens of a row, in place of the config's.", lower_bound=1)
 _MODEL = flags.DEFINE_string("model", None, "Size of the ladder, in place of the config's model or base.")
 _VOCABULARY = flags.DEFINE_integer("vocabulary", None, "Size of the vocabulary where no tokenizer is there.", 1)
@@ -62,10 +70,15 @@ def main() -> None:
         result = plan_study(config, table)
         print(json.dumps(result) if _JSON.value else describe_study(result))
         return
-    experiment = _changed(read_experiment(config))
-    workload = read_workload(experiment, planned_model(experiment, _MODEL.value, _VOCABULARY.value))
-    found = search(workload, experiment.sharding.axes) if _SEARCH.value else [(plan_run(experiment, workload), [])]
-    _print([_result(plan, tried, experiment, workload, table) for plan, tried in found], found)
+    experiments = _changed(read_experiment(config))
+    model = planned_model(next(iter(experiments.values())), _MODEL.value, _VOCABULARY.value)
+    workloads = {batch: read_workload(experiment, model) for batch, experiment in experiments.items()}
+    if _SEARCH.value:
+        found = search(list(workloads.values()), next(iter(experiments.values())).sharding.axes)
+    else:
+        found = [plan_run(experiment, workloads[batch]) for batch, experiment in experiments.items()]
+    results = [_result(entry, experiments[entry.workload.batch], table) for entry in found]
+    _print(results, found)
 
 
 def _check_flags() -> None:
@@ -76,35 +89,62 @@ def _check_flags() -> None:
     if not (_SEARCH.value or _STUDY.value):
         command.required(_TOPOLOGY)
     if _STUDY.value:
-        for flag in (_BATCH, _LENGTH, _MODEL, _VOCABULARY):
+        for flag in (_BATCH, _BATCHES, _LENGTH, _MODEL, _VOCABULARY):
             if flag.value is not None:
                 raise ConfigError(f"--{flag.name} is for one run; a study's config says it for all of its own")
         kind, shaped, _ = _TOPOLOGY.value.partition(":")
         if shaped:
             raise ConfigError(f"--study chooses a slice for each run; give the kind of chip alone, --topology={kind}")
+    if _BATCHES.value and (not _SEARCH.value or _BATCH.value is not None):
+        raise ConfigError("--batches is for --search, in place of --batch")
     if _TRAINING_ONLY.value and (_SEARCH.value or _STUDY.value or not _compiles(find_slice(_TOPOLOGY.value).chip)):
         raise ConfigError("--training-only is for one run compiled for a TPU slice; leave it out")
 
 
-def _changed(experiment: Experiment) -> Experiment:
-    """The experiment with --batch and --length."""
-    if _BATCH.value is not None:
-        if _BATCH.value % experiment.batch.accumulation:
-            raise ConfigError(f"--batch={_BATCH.value} must be a multiple of batch.accumulation")
-        experiment = dataclasses.replace(experiment, batch=dataclasses.replace(experiment.batch, size=_BATCH.value))
+def _changed(experiment: Experiment) -> dict[int, Experiment]:
+    """The experiment with --length and --batch, or with each of --batches; by batch."""
+    if _BATCH.value is not None and _BATCH.value % experiment.batch.accumulation:
+        raise ConfigError(f"--batch={_BATCH.value} must be a multiple of batch.accumulation")
     if _LENGTH.value is not None:
         sequence = dataclasses.replace(experiment.sequence, length=_LENGTH.value)
         batch = dataclasses.replace(experiment.batch, row_length=None)
         experiment = dataclasses.replace(experiment, sequence=sequence, batch=batch)
-    return experiment
+    if _BATCHES.value:
+        return {size: _with_batch(experiment, size, accumulation=1) for size in _batches()}  # which is searched
+    if _BATCH.value is not None:
+        return {_BATCH.value: _with_batch(experiment, _BATCH.value, experiment.batch.accumulation)}
+    return {experiment.batch_size: experiment}
 
 
-def plan_run(experiment: Experiment, workload: Workload) -> plans.Plan:
+def _batches() -> list[int]:
+    """The batches of --batches; ConfigError where one is no number of sequences."""
+    given = _BATCHES.value or []
+    for text in given:
+        if not text.isdecimal() or not int(text):
+            raise ConfigError(f"--batches: {text!r} is no number of sequences; give numbers such as 16,32,64")
+    return [int(text) for text in given]
+
+
+def _with_batch(experiment: Experiment, size: int, accumulation: int) -> Experiment:
+    batch = dataclasses.replace(experiment.batch, size=size, accumulation=accumulation)
+    return dataclasses.replace(experiment, batch=batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A plan, the step that it is of, and the plans that the compiler refused before it."""
+
+    plan: plans.Plan
+    workload: Workload
+    refused: tuple[plans.Plan, ...] = ()
+
+
+def plan_run(experiment: Experiment, workload: Workload) -> Found:
     """The plan of the layout that the config asks for, on the slice of --topology."""
     slice_ = find_slice(_TOPOLOGY.value)
     check_attention(workload.model, slice_.chip.platform)
     layout = plans.layout_of(workload, slice_, experiment.sharding, experiment.batch.accumulation)
-    return _planned(workload, slice_, layout, _TRAINING_ONLY.value)
+    return Found(_planned(workload, slice_, layout, _TRAINING_ONLY.value), workload)
 
 
 def _planned(workload: Workload, slice_: Slice, layout: Layout, training_only: bool) -> plans.Plan:
@@ -118,40 +158,43 @@ def _compiles(chip: Chip) -> bool:
     return chip.is_tpu and not _ANALYTIC.value
 
 
-def search(workload: Workload, axes: AxisRules) -> list[tuple[plans.Plan, list[plans.Plan]]]:
-    """For each kind of chip the plan of the cheapest layout that fits, and the plans that were refused before it."""
-    found = []
+def search(workloads: Sequence[Workload], axes: AxisRules) -> list[Found]:
+    """For each kind of chip the plan of the cheapest batch and layout that fit; the workloads differ in batch alone."""
+    found: list[Found] = []
     for chip, chosen in _slices():
         try:
-            check_attention(workload.model, chip.platform)
+            check_attention(workloads[0].model, chip.platform)
         except ConfigError as error:
             if _TOPOLOGY.value:
                 raise
             log.warning("%s is left out: %s", chip.kind, error)
             continue
-        ranked = candidates(workload, chosen, axes)
-        plan, tried = _search_kind(workload, smallest_first(ranked) if _SMALLEST.value else ranked)
-        if plan is None:
-            log.warning("%s: no layout fits, by the estimate or by %d compiled ones", chip.kind, len(tried))
+        best = _search_kind(candidates(workloads, chosen, axes))
+        if best is None:
+            log.warning("%s: no layout fits, by the estimate or by the compiler", chip.kind)
         else:
-            found.append((plan, tried))
+            found.append(best)
     if not found:
         raise ConfigError("no layout fits; give a larger slice, a smaller batch or another kind of chip by --topology")
     return found
 
 
-def _search_kind(workload: Workload, ranked: list[Candidate]) -> tuple[plans.Plan | None, list[plans.Plan]]:
+def _search_kind(ranked: list[Candidate]) -> Found | None:
+    """The best of one kind's candidates, the cheapest first; None where none fits."""
+    ordered, pick = (smallest_first(ranked), choose_smallest) if _SMALLEST.value else (ranked, choose)
     if not ranked or not _compiles(ranked[0].slice.chip):
-        best = analytic(ranked)
-        return (None if best is None else plans.estimated_plan(workload, best.slice, best.layout)), []
+        best = analytic(ordered)
+        return (
+            None if best is None else Found(plans.estimated_plan(best.workload, best.slice, best.layout), best.workload)
+        )
 
     def compile_(candidate: Candidate) -> tuple[bool, plans.Plan]:
-        plan = _planned(workload, candidate.slice, candidate.layout, training_only=True)
+        plan = _planned(candidate.workload, candidate.slice, candidate.layout, training_only=True)
         return plan.training.fits, plan
 
-    best, tried = choose(ranked, compile_)
+    best, tried = pick(ordered, compile_)
     made = [plan for _, plan in tried]
-    return (made.pop() if best is not None else None), made
+    return None if best is None else Found(made.pop(), best.workload, tuple(made))
 
 
 def _slices() -> Iterator[tuple[Chip, tuple[Slice, ...]]]:
@@ -164,10 +207,9 @@ def _slices() -> Iterator[tuple[Chip, tuple[Slice, ...]]]:
         yield chip, slices(chip)
 
 
-def _result(
-    plan: plans.Plan, tried: list[plans.Plan], experiment: Experiment, workload: Workload, table: prices.Prices
-) -> dict[str, Any]:
+def _result(found: Found, experiment: Experiment, table: prices.Prices) -> dict[str, Any]:
     """A plan's JSON: the plan, the model, the run's totals and their cost, and what was compiled and refused before."""
+    plan, workload = found.plan, found.workload
     state, frozen = shapes(workload)
     trainable = size(state.trainable)
     model = {"parameters": trainable + size(frozen), "trainable_parameters": trainable}
@@ -175,9 +217,10 @@ def _result(
         **plans.as_json(plan),
         "batch": workload.batch,
         "length": workload.length,
+        "chip_seconds_per_sequence_bound": plan.chip_seconds / workload.batch,
         "model": model,
         **_money(plan, experiment, workload, table),
-        **({"refused": [plans.as_json(other) for other in tried]} if tried else {}),
+        **({"refused": [plans.as_json(other) for other in found.refused]} if found.refused else {}),
     }
 
 
@@ -198,11 +241,11 @@ def _usd(price: prices.Price, totals: RunTotals) -> dict[str, Any]:
     }
 
 
-def _print(results: list[dict[str, Any]], found: list[tuple[plans.Plan, list[plans.Plan]]]) -> None:
+def _print(results: list[dict[str, Any]], found: list[Found]) -> None:
     if _JSON.value:
         print(json.dumps(results if _SEARCH.value else results[0]))
         return
-    print("\n\n".join(describe(plan, result) for (plan, _), result in zip(found, results, strict=True)))
+    print("\n\n".join(describe(entry.plan, result) for entry, result in zip(found, results, strict=True)))
 
 
 def plan_study(config: Mapping[str, Any], table: prices.Prices) -> dict[str, Any]:

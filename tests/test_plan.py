@@ -113,6 +113,21 @@ def test_search_without_a_compiler_takes_every_kind() -> None:
     assert all(entry["fits"] for entry in found)
 
 
+def test_search_over_batches_says_which() -> None:
+    small = ("--config=configs/pretrain/grammar.py:30k", "--vocabulary=384", "--length=64")  # reading weights is most
+    flags = (*small, "--search", "--topology=h100", "--json")
+    code, printed, errors = plan(*flags, "--batches=1,2,64")
+    assert code == 0, errors
+    (found,) = json.loads(printed)
+    apart = {}
+    for batch in (1, 2, 64):
+        code, printed, _ = plan(*flags, f"--batch={batch}")
+        (apart[batch],) = json.loads(printed)
+    costs = {batch: one["chip_seconds_per_sequence_bound"] for batch, one in apart.items()}
+    assert found == apart[64]
+    assert costs[64] < costs[2] < costs[1]
+
+
 def test_search_divides_as_the_config_says(tmp_path: Path) -> None:
     """Where only batches are divided, each chip holds the whole model."""
     whole = dict.fromkeys(("embed", "heads", "kv_heads", "ffn", "vocab", "other"), ())
@@ -147,6 +162,8 @@ def test_search_leaves_out_chips_that_attention_is_not_for() -> None:
         ((LORA, "--topology=h100:8", "--model=3b"), "--model = '3b' is unknown"),
         ((LORA, "--topology=h100:8", "--smallest"), "--smallest is for --search"),
         ((LORA, "--search", "--study"), "give one of them"),
+        ((LORA, "--topology=h100:8", "--batches=8,16"), "--batches is for --search"),
+        ((LORA, "--search", "--topology=h100", "--batches=8,x"), "--batches: 'x' is no number of sequences"),
         (("--config=configs/study/paper.py", "--study", "--batch=4"), "--batch is for one run"),
         ((LORA, "--topology=h100:8", "--prices.h100.spot=-1"), "must not be negative"),
         ((LORA, "--topology=v5e:4x4", "--analytic", "--config.model.attention=cudnn"), "'cudnn' needs a GPU, not tpu"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.order import gradient_after, read_here
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -43,7 +44,9 @@ class Dense(nn.Module):
         # One matrix of rows: where the gradient contracts two axes, XLA on CPUs transposes x in memory before, which is
         # a third of a training step.
         rows = x.reshape(-1, x.shape[-1])
-        y = rows @ kernel.astype(self.dtype)
+        if kernel.dtype != self.dtype:  # trained: frozen ones are kept in the compute dtype
+            kernel = read_here(kernel).astype(self.dtype)
+        y = rows @ kernel
         if self.adapter is not None and self.name in self.adapter.targets:
             y = self.adapter(self.param, rows, y)
         return y.reshape(*x.shape[:-1], self.features)
@@ -100,11 +103,17 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, L, D]
         config, activation = self.config, _ACTIVATIONS[self.config.activation]
-        up = Dense(config.ffn_dim, x.dtype, self.adapter, name="up")(x)
+        # One matrix of rows, as Dense computes it: between two shapes XLA would keep what it could overwrite.
+        rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
+        up = rows(Dense(config.ffn_dim, x.dtype, self.adapter, name="up")(x))
         if config.gated:
-            gate = Dense(config.ffn_dim, x.dtype, self.adapter, name="gate")(x)
+            gate = rows(Dense(config.ffn_dim, x.dtype, self.adapter, name="gate")(x))
             hidden = activation(gate) * up
         else:
             hidden = activation(up)
-        hidden = constrain(hidden, self.axes, "batch", "length", "ffn")
-        return Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)
+        hidden = constrain(hidden.reshape(*x.shape[:-1], config.ffn_dim), self.axes, "batch", "length", "ffn")
+        y = Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)
+        if config.remat == "none":  # the products are there anyway
+            return y
+        # The gradient of `hidden` would be formed early, and wait for the products to be computed again.
+        return gradient_after(y, (up, gate) if config.gated else up)

@@ -1,8 +1,9 @@
 """A lower bound of a step's time: operations, memory traffic and messages between chips, each at its full stated rate.
 
-    seconds >= max(operations / peak, memory bytes / memory bandwidth, received bytes / interconnect bandwidth)
+    seconds >= max(operations / peak, memory bytes / memory bandwidth, received bytes / interconnect bandwidth,
+                   bytes to and from the host / host bandwidth)
 
-All three are of one chip. They overlap at best, so no step is faster; how far a real one is from the bound, only a run
+All four are of one chip. They overlap at best, so no step is faster; how far a real one is from the bound, only a run
 tells. The counts themselves are lower bounds too:
 
 operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" or "offload" a
@@ -14,6 +15,8 @@ interconnect  fsdp: weights are gathered for the forward and for the backward pa
               scattered once; data: gradients are reduced; tensor: one sum of [rows, length, model_dim] a parallel block
               (two a sequential one) forward, as much backward, and again with remat "full" or "offload". n chips
               that share an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it.
+host          with remat "offload" the input of every layer goes to the host in the forward pass and comes back in the
+              backward pass; otherwise nothing.
 """
 
 import dataclasses
@@ -29,11 +32,14 @@ from finetune_scaling.training.flops import forward_flops_per_token, training_fl
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Of one chip in one step: operations, bytes to and from memory, bytes received from other chips."""
+    """Of one chip in one step: operations, bytes to and from memory, bytes received from other chips, bytes to the host
+    and back.
+    """
 
     flops: float
     hbm_bytes: float
     link_bytes: float
+    host_bytes: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +49,16 @@ class Bound:
     compute: float
     hbm: float
     interconnect: float
+    host: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return max(self.compute, self.hbm, self.interconnect)
+        return max(self.compute, self.hbm, self.interconnect, self.host)
 
     @property
     def set_by(self) -> str:
-        """The name of the largest of the three."""
-        return max(("compute", "hbm", "interconnect"), key=lambda name: getattr(self, name))
+        """The name of the largest of the four."""
+        return max(("compute", "hbm", "interconnect", "host"), key=lambda name: getattr(self, name))
 
 
 def bound(chip: Chip, work: Work) -> Bound:
@@ -60,6 +67,7 @@ def bound(chip: Chip, work: Work) -> Bound:
         compute=work.flops / chip.peak_flops,
         hbm=work.hbm_bytes / chip.hbm_bandwidth,
         interconnect=work.link_bytes / chip.interconnect_bandwidth,
+        host=work.host_bytes / chip.host_bandwidth if work.host_bytes else 0.0,
     )
 
 
@@ -67,7 +75,8 @@ def training_work(workload: Workload, layout: Layout, holds: Held, link_bytes: f
     """The least work of a train step on each chip; link_bytes: as counted in its program, in place of the formula."""
     counted = least_link_bytes(workload, layout) if link_bytes is None else link_bytes
     flops = model_flops(workload) + recomputed_flops(workload, layout)
-    return Work(flops / layout.chips, least_hbm_bytes(workload, layout, holds), counted)
+    held_back = _residual_bytes(workload, layout) if layout.remat == "offload" else 0.0
+    return Work(flops / layout.chips, least_hbm_bytes(workload, layout, holds), counted, held_back)
 
 
 def model_flops(workload: Workload) -> float:
@@ -89,9 +98,13 @@ def least_hbm_bytes(workload: Workload, layout: Layout, holds: Held) -> float:
     """Bytes that a chip reads and writes in a train step, at least."""
     written = holds.trainable + holds.optimizer
     weights = 2 * layout.accumulation * _weight_bytes(workload.model) / layout.tensor
+    return holds.total + written + weights + _residual_bytes(workload, layout)
+
+
+def _residual_bytes(workload: Workload, layout: Layout) -> float:
+    """The residual stream of every layer, once there and once back."""
     rows = workload.batch / layout.batch_parts
-    residuals = 2 * workload.model.layers * rows * workload.positions * _row_bytes(workload.model)
-    return holds.total + written + weights + residuals
+    return 2 * workload.model.layers * rows * workload.positions * _row_bytes(workload.model)
 
 
 def least_link_bytes(workload: Workload, layout: Layout) -> float:

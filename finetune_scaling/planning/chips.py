@@ -21,6 +21,7 @@ class Chip:
     peak_flops: dense bfloat16 operations a second. hbm_bandwidth: bytes/s, reads and writes together.
     interconnect_bandwidth: bytes/s that a chip receives from the others over all its links, half of the bidirectional
     figure; it sends as many at the same time.
+    host_bandwidth: bytes/s to or from its host's memory; 0 where that is the chip's own.
     accelerator: how the cloud names a slice, {chips} and {cores} filled in; empty where there are no such slices.
     """
 
@@ -29,6 +30,7 @@ class Chip:
     peak_flops: float
     hbm_bandwidth: float
     interconnect_bandwidth: float
+    host_bandwidth: float
     chips_per_host: int
     source: str
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -52,6 +54,7 @@ _CUBES = (
     *((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
     *((8, 8, 16), (8, 16, 16)),
 )
+_TPU_PCIE = 15e9  # https://jax-ml.github.io/scaling-book/tpus; Google's pages give no figure
 _TPU_PAGES = "https://docs.cloud.google.com/tpu/docs/"
 
 CHIPS: dict[str, Chip] = {
@@ -63,6 +66,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=275e12,
             hbm_bandwidth=1200e9,
             interconnect_bandwidth=270e9,  # six links of 45 GB/s
+            host_bandwidth=_TPU_PCIE,
             chips_per_host=4,
             source=_TPU_PAGES + "v4; links: https://jax-ml.github.io/scaling-book/tpus",
             shapes=_CUBES,
@@ -74,6 +78,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=197e12,
             hbm_bandwidth=819e9,
             interconnect_bandwidth=200e9,  # bidirectional: 400 GB/s
+            host_bandwidth=_TPU_PCIE,
             chips_per_host=4,
             source=_TPU_PAGES + "v5e",
             shapes=_SQUARES,
@@ -85,6 +90,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=459e12,
             hbm_bandwidth=2765e9,
             interconnect_bandwidth=600e9,  # 4,800 Gbit/s
+            host_bandwidth=_TPU_PCIE,
             chips_per_host=4,
             source=_TPU_PAGES + "v5p",
             shapes=_CUBES,
@@ -96,6 +102,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=918e12,
             hbm_bandwidth=1638e9,
             interconnect_bandwidth=400e9,  # bidirectional: 800 GB/s
+            host_bandwidth=_TPU_PCIE,
             chips_per_host=4,
             source=_TPU_PAGES + "v6e",
             shapes=_SQUARES,
@@ -107,6 +114,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=312e12,
             hbm_bandwidth=2039e9,
             interconnect_bandwidth=300e9,  # NVLink 3: 600 GB/s both ways, within one host
+            host_bandwidth=32e9,  # PCIe 4: 64 GB/s both ways
             chips_per_host=8,
             source="https://www.nvidia.com/en-us/data-center/a100 (SXM, 80 GB)",
         ),
@@ -116,6 +124,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=989e12,
             hbm_bandwidth=3350e9,
             interconnect_bandwidth=450e9,  # NVLink 4: 900 GB/s both ways, within one host
+            host_bandwidth=64e9,  # PCIe 5: 128 GB/s both ways
             chips_per_host=8,
             source="https://www.nvidia.com/en-us/data-center/h100 (SXM; without sparsity)",
         ),
@@ -125,6 +134,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=989e12,
             hbm_bandwidth=4800e9,
             interconnect_bandwidth=450e9,
+            host_bandwidth=64e9,
             chips_per_host=8,
             source="https://www.nvidia.com/en-us/data-center/h200 (SXM; without sparsity)",
         ),
@@ -134,6 +144,7 @@ CHIPS: dict[str, Chip] = {
             peak_flops=2.15e12,  # 32 cores x 2 units x 8 float32 lanes x 2 operations x 2.1 GHz
             hbm_bandwidth=100e9,
             interconnect_bandwidth=1.25e9,  # 10 Gbit/s
+            host_bandwidth=0.0,
             chips_per_host=1,
             source="nominal: a server of 32 cores with AVX2 at 2.1 GHz, float32; no vendor's figure",
         ),

@@ -1,9 +1,9 @@
-"""The cheapest layout that fits: mesh, parts of the batch and remat, with the batch as the config has it.
+"""The cheapest layout that fits: mesh, parts of the batch and remat, for the config's batch or for several.
 
-Every layout that the model, the batch and a slice allow is a candidate. What a candidate costs is its chips times the
-lower bound of its step's time (bounds.py); whether it may fit is told by the estimate (estimate.py). The cheapest are
-compiled, at most three of a kind of chip, and the first that the compiler accepts is taken. Where one is refused, only
-candidates that need less by the estimate are tried after it.
+Every layout that the model, a batch and a slice allow is a candidate. What a candidate costs is its chips times the
+lower bound of its step's time (bounds.py), for each sequence of the batch; whether it may fit is told by the estimate
+(estimate.py). The cheapest are compiled, at most three of a kind of chip, and the first that the compiler accepts is
+taken. Where one is refused, only candidates that need less by the estimate are tried after it.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, check_fi
 
 T = TypeVar("T")
 
-REMAT: tuple[Remat, ...] = ("none", "dots", "full")  # "offload" waits for the host, of which the bound knows nothing
+REMAT: tuple[Remat, ...] = ("none", "dots", "full", "offload")
 FINALISTS = 3
 SLACK = 1.15  # an estimate of so many times the memory may still fit, and the compiler is asked
 SURE = 0.9  # one of no more than this is sure to
@@ -31,8 +31,9 @@ SURE = 0.9  # one of no more than this is sure to
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A layout on a slice, the memory that it is estimated to need, and the least time of its step."""
+    """A step laid out on a slice, the memory that it is estimated to need, and the least time that it takes."""
 
+    workload: Workload
     slice: Slice
     layout: Layout
     memory: Memory
@@ -43,16 +44,27 @@ class Candidate:
         """Of one step, at least: what is paid for."""
         return self.slice.chips * self.bound.seconds
 
+    @property
+    def cost(self) -> float:
+        """Chip-seconds of one sequence: what steps of other batches are compared by."""
+        return self.chip_seconds / self.workload.batch
 
-def candidates(workload: Workload, slices: Sequence[Slice], axes: AxisRules | None = None) -> list[Candidate]:
-    """Every layout that can be on these slices, the cheapest first, whether it fits or not."""
+
+def candidates(
+    workloads: Sequence[Workload], slices: Sequence[Slice], axes: AxisRules | None = None
+) -> list[Candidate]:
+    """Every layout that can be on these slices, the cheapest first, whether it fits or not; of one run's step, or of
+    the same step with other batches.
+    """
     rules = axes or PLAIN_RULES
     found = [
         _assessed(workload, slice_, layout, holds)
+        for workload in workloads
         for slice_ in slices
         for mesh in _meshes(workload, slice_.chips, rules)
         for holds in (held(workload, mesh),)
         for layout in _layouts(workload, mesh)
+        if layout.remat != "offload" or slice_.chip.host_bandwidth
     ]
     return sorted(found, key=_rank)
 
@@ -61,7 +73,11 @@ def _rank(candidate: Candidate) -> tuple:
     """Cheapest first; of equals the fewest chips, then the simplest layout."""
     layout = candidate.layout
     simple = (candidate.slice.chips, layout.accumulation, REMAT.index(layout.remat), layout.tensor, -layout.fsdp)
-    return (float(f"{candidate.chip_seconds:.6g}"), *simple)  # rounded: rounding errors shall decide nothing
+    return (
+        float(f"{candidate.cost:.6g}"),
+        *simple,
+        candidate.workload.batch,
+    )  # rounded: rounding errors shall decide nothing
 
 
 def smallest_first(ranked: Sequence[Candidate]) -> list[Candidate]:
@@ -72,14 +88,14 @@ def smallest_first(ranked: Sequence[Candidate]) -> list[Candidate]:
 
     def rank(candidate: Candidate) -> tuple[int, bool, float]:
         unsure = candidate.memory.peak > SURE * candidate.slice.chip.hbm_bytes
-        return candidate.slice.chips, unsure, candidate.memory.peak if unsure else candidate.chip_seconds
+        return candidate.slice.chips, unsure, candidate.memory.peak if unsure else candidate.cost
 
     return sorted(ranked, key=rank)
 
 
 def _assessed(workload: Workload, slice_: Slice, layout: Layout, holds: Held) -> Candidate:
     work = training_work(workload, layout, holds)
-    return Candidate(slice_, layout, estimated(workload, layout, holds), bound(slice_.chip, work))
+    return Candidate(workload, slice_, layout, estimated(workload, layout, holds), bound(slice_.chip, work))
 
 
 def _meshes(workload: Workload, chips: int, rules: AxisRules) -> Iterator[Layout]:
@@ -126,6 +142,22 @@ def choose(
         if fits:
             return candidate, tried
         least = candidate.memory.peak
+    return None, tried
+
+
+def choose_smallest(
+    ranked: Sequence[Candidate], compile_: Callable[[Candidate], tuple[bool, T]]
+) -> tuple[Candidate | None, list[tuple[Candidate, T]]]:
+    """As `choose`, of candidates in the order of smallest_first: at most FINALISTS on each number of chips, and on to
+    the next one where the compiler refuses them.
+    """
+    tried: list[tuple[Candidate, T]] = []
+    for _, group in itertools.groupby(ranked, key=lambda candidate: candidate.slice.chips):
+        least = min((candidate.memory.peak for candidate, _ in tried), default=math.inf)
+        chosen, compiled = choose([candidate for candidate in group if candidate.memory.peak < least], compile_)
+        tried += compiled
+        if chosen is not None:
+            return chosen, tried
     return None, tried
 
 

@@ -1,6 +1,7 @@
 """What a whole study takes: operations, chip-hours and money by method, from the analytic part alone.
 
-Every run is laid out on the cheapest slice that holds it by the estimate; its step takes what its operations need at an
+Every run is laid out on the cheapest slice and layout that hold it by the estimate, with the batch and the rules of its
+config, as the search does it (search.py); its step takes what its operations need at an
 assumed model FLOPs utilisation, or its lower bound where that is longer. Runs go to their limits: early stopping is not
 foreseen. Scoring is not in it.
 """
@@ -15,6 +16,7 @@ from finetune_scaling.planning.chips import Chip, slices
 from finetune_scaling.planning.search import analytic, candidates
 from finetune_scaling.planning.totals import SECONDS_AN_HOUR, step_chip_seconds
 from finetune_scaling.planning.workload import Workload, read_workload
+from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.configs import expected_flops, family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import StudyConfig, runs
 from finetune_scaling.training.experiment import Experiment, read_experiment
@@ -40,6 +42,7 @@ class _Planned:
 
     group: str
     workload: Workload
+    axes: AxisRules
     flops: float
     steps: int
 
@@ -50,7 +53,9 @@ def study_totals(study: StudyConfig, chips: list[Chip], utilisation: float) -> d
     totals: dict[str, MethodTotals] = {}
     for run in _planned(study):
         before = totals.get(run.group, MethodTotals(0, 0.0, {chip.kind: 0.0 for chip in chips}))
-        hours = {chip.kind: _plus(before.chip_hours[chip.kind], run, seconds(run.workload, chip)) for chip in chips}
+        hours = {
+            chip.kind: _plus(before.chip_hours[chip.kind], run, seconds(run.workload, run.axes, chip)) for chip in chips
+        }
         totals[run.group] = MethodTotals(before.runs + 1, before.flops + run.flops, hours)
     return totals
 
@@ -61,9 +66,9 @@ def _plus(hours: float | None, run: _Planned, step_seconds: float | None) -> flo
     return hours + run.steps * step_seconds / SECONDS_AN_HOUR
 
 
-def _step_seconds(workload: Workload, chip: Chip, utilisation: float) -> float | None:
+def _step_seconds(workload: Workload, axes: AxisRules, chip: Chip, utilisation: float) -> float | None:
     """Chip-seconds of a step on the cheapest slice that holds it; None where none does."""
-    chosen = analytic(candidates(workload, slices(chip)))
+    chosen = analytic(candidates([workload], slices(chip), axes))
     return None if chosen is None else step_chip_seconds(workload, chip, chosen.chip_seconds, utilisation)
 
 
@@ -86,4 +91,4 @@ def _plan(
     workload = read_workload(experiment, model)
     steps, _ = experiment.limits.ending(steps_per_epoch, workload.batch * workload.length)
     flops = expected_flops(experiment, model, steps_per_epoch * experiment.batch_size)  # type: ignore[arg-type]
-    return _Planned(group, workload, flops, steps)
+    return _Planned(group, workload, experiment.sharding.axes, flops, steps)

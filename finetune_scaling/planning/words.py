@@ -29,6 +29,7 @@ def describe(plan: Plan, extra: Mapping[str, Any]) -> str:
     lines.append(
         f"a train step takes at least {_seconds(bound.seconds)} ({bound.set_by}): compute {_seconds(bound.compute)}, "
         f"memory {_seconds(bound.hbm)}, interconnect {_seconds(bound.interconnect)}"
+        + (f", host {_seconds(bound.host)}" if bound.host else "")
     )
     return "\n".join([*lines, *_totals(extra)])
 

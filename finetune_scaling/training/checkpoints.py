@@ -207,13 +207,15 @@ def read(
 def _targets(known: dict[str, Any], place: Place | None) -> dict[str, Any]:
     if place is None:
         return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in known.items()}
-    shapes = {
-        name.replace(_SEPARATOR, "/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in known.items()
-    }
+    shapes = _shapes(known)
     return {
         name.replace("/", _SEPARATOR): jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=sharding)
         for name, sharding in place(shapes).items()
     }
+
+
+def _shapes(known: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name.replace(_SEPARATOR, "/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in known.items()}
 
 
 def read_facts(where: Location) -> Facts:
@@ -221,6 +223,16 @@ def read_facts(where: Location) -> Facts:
     where = absolute(where)
     with _damage(where):
         return _read_facts(where)
+
+
+def read_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a checkpoint's arrays by name (trainable/..., optimizer/...), without reading any of them.
+
+    Raises as `read` does, on this process only.
+    """
+    where = absolute(where)
+    with _damage(where), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        return _shapes(dict(handler.metadata(epath.Path(where / "state")).tree))
 
 
 def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], Facts]:

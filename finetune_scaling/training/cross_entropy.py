@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from finetune_scaling.models.order import read_here
 from finetune_scaling.sharding.axes import AxisRules, spec
 
 Array = jax.Array
@@ -128,20 +129,26 @@ class _Part(NamedTuple):
 
 
 def _parts(ways: _Ways, hidden: Array, table: Array) -> _Part:
-    """The table in parts on a leading axis, in the states' dtype, the last one filled up with rows of zeros."""
+    """The table in parts on a leading axis, the last one filled up with rows of zeros."""
     tokens, size = hidden.shape[0] * hidden.shape[1], table.shape[0]
     rows = min(size, max(_ROWS, _LOGITS_AT_ONCE // tokens // _ROWS * _ROWS))
     count = -(-size // rows)
     starts = jnp.arange(count, dtype=jnp.int32) * rows
-    padded = jnp.pad(table.astype(hidden.dtype), ((0, count * rows - size), (0, 0))).reshape(count, rows, -1)
+    if count * rows > size:  # cast before it is copied; otherwise each part is cast in its turn
+        table = jnp.pad(table.astype(hidden.dtype), ((0, count * rows - size), (0, 0)))
+    padded = table.reshape(count, rows, -1)
     return _Part(padded, ways.first_row(size) + starts, jnp.minimum(rows, size - starts))
 
 
 def _logits(ways: _Ways, hidden: Array, part: _Part) -> tuple[Array, Array]:
     """Float32 logits [B, L, R] of a part of the vocabulary, and the part's rows [R, D] that gave them."""
-    rows = ways.gather(part.rows)
+    rows = ways.gather(_cast(part.rows, hidden.dtype))
     logits = jnp.einsum("bld,rd->blr", hidden, rows, preferred_element_type=jnp.float32)
     return jnp.where(jnp.arange(rows.shape[0]) < part.real, logits, _NEVER), rows
+
+
+def _cast(rows: Array, dtype: jnp.dtype) -> Array:
+    return rows if rows.dtype == dtype else read_here(rows).astype(dtype)
 
 
 def _is_target(targets: Array, part: _Part) -> Array:

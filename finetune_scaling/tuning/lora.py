@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.layers import DENSE_LAYERS, MakeParameter
+from finetune_scaling.models.order import after
 from finetune_scaling.tuning.method import Defaults, Method, Tuning
 
 Array = jax.Array
@@ -45,7 +46,10 @@ class LoraAdapter:
     def __call__(self, parameter: MakeParameter, x: Array, y: Array) -> Array:
         a = parameter("lora_a", _a_init, (x.shape[-1], self.rank), jnp.float32)
         b = parameter("lora_b", jax.nn.initializers.zeros, (self.rank, y.shape[-1]), jnp.float32)
-        return y + ((x @ a.astype(x.dtype)) @ b.astype(x.dtype)) * self.scale
+        # XLA would form the second product early, another [rows, F] beside the parts of y that are summed up while the
+        # kernel is gathered. When y is there, it is added in place.
+        narrow = after(x @ a.astype(x.dtype), y)
+        return y + (narrow @ b.astype(x.dtype)) * self.scale
 
 
 def build(options: LoraOptions) -> Tuning:

@@ -26,6 +26,8 @@ def test_bound_is_the_largest_of_three() -> None:
     found = bound(chip, Work(flops=197e12, hbm_bytes=2 * 819e9, link_bytes=0.5 * 200e9))
     assert (found.compute, found.hbm, found.interconnect) == pytest.approx((1.0, 2.0, 0.5))
     assert (found.seconds, found.set_by) == (pytest.approx(2.0), "hbm")
+    found = bound(chip, Work(flops=197e12, hbm_bytes=0, link_bytes=0, host_bytes=45e9))
+    assert (found.seconds, found.set_by) == (pytest.approx(3.0), "host")
 
 
 def test_operations_of_16b_full_tuning(workload: Callable[..., Workload]) -> None:
@@ -43,6 +45,13 @@ def test_remat_repeats_the_layers_but_not_the_head(workload: Callable[..., Workl
     assert recomputed_flops(step, Layout(1, 64, 1, remat="full")) == pytest.approx(full, rel=1e-4)
     assert recomputed_flops(step, Layout(1, 64, 1, remat="dots")) == pytest.approx(B * L * scores)
     assert recomputed_flops(step, Layout(1, 64, 1)) == 0
+
+
+def test_offloading_sends_each_layers_input_to_the_host_and_back(workload: Callable[..., Workload]) -> None:
+    step = workload("16b", batch=B, length=L)
+    work = training_work(step, Layout(1, 32, 2, remat="offload"), Held(0, 0, 0, 0))
+    assert work.host_bytes == pytest.approx(2 * LAYERS * (B / 32) * L * D * 2)
+    assert training_work(step, Layout(1, 32, 2, remat="full"), Held(0, 0, 0, 0)).host_bytes == 0
 
 
 def test_fsdp_gathers_twice_and_scatters_once(workload: Callable[..., Workload]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, EXIT_USAGE, InUseError, WorkdirError
 from finetune_scaling.files import location, read_json, write_atomically
+from finetune_scaling.inspection.kinds import inspect
 from finetune_scaling.planning.workload import planned_model
 from finetune_scaling.runs.run import run
 from finetune_scaling.training import checkpoints as checkpoints_module
@@ -100,6 +101,10 @@ def test_killed_at_any_moment_a_run_there_ends_as_one_on_a_local_disk(bucket, ti
         process = start("finetune_scaling.train", *flags, *changes)
         while max(checkpoint_steps(url), default=0) < least and process.poll() is None:
             time.sleep(0.02)
+        if process.poll() is None:
+            found = inspect(url)
+            assert (found["kind"], found["state"], found["damage"]) == ("run", "started", None)
+            assert found["checkpoint"]["step"] >= least
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.communicate()
@@ -109,6 +114,7 @@ def test_killed_at_any_moment_a_run_there_ends_as_one_on_a_local_disk(bucket, ti
     assert "going on from step" in errors
     assert outcome(location(url)) == outcome(tmp_path)
     assert not (location(url) / ".lock").exists()
+    assert told(url) == told(tmp_path)
     out = f"{url}/evaluation/again.json"
     process = start("finetune_scaling.evaluate", f"--workdir={url}", f"--out={out}", "--generate=0")
     _, errors = process.communicate(timeout=120)
@@ -116,6 +122,16 @@ def test_killed_at_any_moment_a_run_there_ends_as_one_on_a_local_disk(bucket, ti
     assert read_json(out)["loss"] == RunDirectory(tmp_path).result["loss"]
     # The base may be there, too.
     assert run(tiny_runs.config("lora", base={"run": copied(tiny_runs.base, bucket)}), tmp_path / "b")["best_step"]
+
+
+def told(run: Any) -> Any:
+    """What inspect says of a run and of its newest checkpoint, but for times, places and sizes of files."""
+    found = inspect(run)
+    checkpoint = inspect(location(run) / "checkpoints" / str(found["checkpoint"]["step"]))
+    assert checkpoint == found["checkpoint"]
+    checkpoint |= {"path": None, "file_bytes": None}
+    result = found["result"] | {"seconds": None}
+    return found | {"path": None, "checkpoint": checkpoint, "result": result, "last_report": None}
 
 
 def copied(directory: Path, bucket: str) -> str:
@@ -133,6 +149,7 @@ def test_a_base_and_a_tokenizer_there_are_planned_with(bucket, tiny_runs):
     tokenizer = f"{bucket}/tokenizer"
     for path in tiny_runs.tokenizer.iterdir():
         write_atomically(f"{tokenizer}/{path.name}", path.read_bytes())
+    assert inspect(tokenizer) == inspect(tiny_runs.tokenizer) | {"path": tokenizer}
     assert load_tokenizer(tokenizer).digest == load_tokenizer(tiny_runs.tokenizer).digest
     here, there = (read_experiment(tiny_runs.config("pretrain", **to)) for to in ({}, {"tokenizer": tokenizer}))
     assert planned_model(there) == planned_model(here)
@@ -341,6 +358,13 @@ def test_a_store_that_does_not_answer_is_named_in_time():
         done = try_to_hold(silent.getsockname()[1], 1)
     assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
     assert "gs://bucket/run/.lock: no answer within 1 s; check the network and your credentials" in done.stderr
+
+
+def test_inspecting_names_a_bucket_and_a_folder_that_are_not_there(bucket):
+    with pytest.raises(WorkdirError, match=r"gs://bucket/nothing: no such directory"):
+        inspect(f"{bucket}/nothing")
+    with pytest.raises(WorkdirError, match=r"gs://missing/run: (no such directory|cannot be reached)"):
+        inspect("gs://missing/run")
 
 
 def test_a_url_of_another_kind_is_named(tmp_path, monkeypatch):

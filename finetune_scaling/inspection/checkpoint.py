@@ -1,0 +1,95 @@
+"""A checkpoint: its arrays' shapes, what trains and what is frozen, its base, and how far the run had come."""
+
+import math
+from typing import Any
+
+import jax
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.files import Location, size
+from finetune_scaling.models.config import ModelConfig, count_parameters
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.training.checkpoints import Facts, read_facts, read_shapes
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.partition import path_name
+from finetune_scaling.tuning.registry import METHODS
+
+
+def inspect_checkpoint(where: Location) -> dict[str, Any]:
+    """What a checkpoint holds, as plain data.
+
+    Raises CheckpointError where it is damaged, or a run in progress drops it meanwhile; WorkdirError where it cannot be
+    read just now.
+    """
+    try:
+        return _inspected(where)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{where}: was removed while it was read; look at a newer one") from error
+
+
+def _inspected(where: Location) -> dict[str, Any]:
+    facts, shapes = read_facts(where), read_shapes(where)
+    arrays = {part: _of_part(shapes, part) for part in ("trainable", "optimizer")}
+    model = configuration.build(ModelConfig, facts["model"], f"{where}: model")
+    tuning = configure(METHODS, facts["method"])
+    position = facts["position"]
+    return {
+        "kind": "checkpoint",
+        "path": str(where),
+        "step": facts["step"],
+        "method": facts["method"],
+        "pet_size": tuning.size,
+        "model": facts["model"],
+        "parameters": _parameters(model, arrays["trainable"]),
+        "arrays": {part: [_row(name, leaf) for name, leaf in leaves.items()] for part, leaves in arrays.items()},
+        "array_bytes": {
+            part: sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()) for part, leaves in arrays.items()
+        },
+        "file_bytes": _bytes_below(where),
+        "tokens_computed": facts["step"] * facts["tokens_per_step"],
+        "dev_loss": _dev_loss(facts),
+        "best_step": position["best_step"],
+        "best_dev_loss": position["best_loss"] if position["best_step"] is not None else None,
+        "stopped_by": position["stopped_by"],
+        "digests": {
+            "arrays": facts["arrays_digest"],
+            "base": facts["base_digest"],
+            "tokenizer": facts["tokenizer_sha256"],
+        },
+    }
+
+
+def _of_part(shapes: dict[str, jax.ShapeDtypeStruct], part: str) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name.removeprefix(f"{part}/"): leaf for name, leaf in sorted(shapes.items()) if name.startswith(f"{part}/")}
+
+
+def _parameters(model: ModelConfig, trainable: dict[str, jax.ShapeDtypeStruct]) -> dict[str, int]:
+    """Counts: of the base, of what the method adds to it, and of what trains and what is frozen of both together."""
+    base = count_parameters(model)
+    tree = jax.eval_shape(LanguageModel(model).init, jax.random.key(0))
+    names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+    trains = sum(leaf.size for leaf in trainable.values())
+    added = sum(leaf.size for name, leaf in trainable.items() if name not in names)
+    return {
+        "base": base.total,
+        "base_non_embedding": base.non_embedding,
+        "added": added,
+        "trainable": trains,
+        "frozen": base.total + added - trains,
+    }
+
+
+def _row(name: str, leaf: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    return {"name": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype), "size": math.prod(leaf.shape)}
+
+
+def _dev_loss(facts: Facts) -> float | None:
+    """The dev loss of this very step, where it was taken."""
+    position = facts["position"]
+    losses = dict(zip(position["steps_evaluated"], position["losses"], strict=True))
+    return losses.get(facts["step"])
+
+
+def _bytes_below(folder: Location) -> int:
+    return sum(_bytes_below(entry) if entry.is_dir() else size(entry) for entry in folder.iterdir())

@@ -1,0 +1,77 @@
+"""A run, which may be in progress: what it is, how far it is, its checkpoints and its scores."""
+
+from typing import Any
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.evaluation.scoring import EVALUATION
+from finetune_scaling.files import Location
+from finetune_scaling.inspection.checkpoint import inspect_checkpoint
+from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps
+from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.training.run_directory import RunDirectory
+
+_TRIES = 5  # a run in progress may drop the checkpoint that is being read
+
+
+def inspect_run(path: Location) -> dict[str, Any]:
+    """A run's directory as plain data; `kind` is base for a pretraining run. UserError where a file is broken."""
+    directory = RunDirectory(path)
+    experiment = read_experiment(directory.config)
+    record, metrics = directory.result, directory.metrics()
+    dev = [line for line in metrics if "dev_loss" in line]
+    checkpoint, damage = _newest(path)
+    known = record or checkpoint
+    best = known["best_step"] if known else None
+    return {
+        "kind": "base" if experiment.pretrains else "run",
+        "path": str(path),
+        "name": experiment.name,
+        "state": "done" if record else "started",
+        "task": None if experiment.task is None else experiment.task.get("name"),
+        "method": configuration.given(experiment.method),
+        "base": configuration.plain(experiment.base),
+        "tokenizer": experiment.tokenizer,
+        "finetune_examples": record["finetune_examples"] if record else experiment.finetune_examples,
+        "batch_size": experiment.batch_size,
+        "length": experiment.batch.row_length or experiment.sequence.length,
+        "limits": configuration.plain(experiment.limits),
+        "last_report": metrics[-1] if metrics else None,
+        "dev_losses": {str(line["step"]): line["dev_loss"] for line in dev},
+        "best_step": best,
+        "dev_loss": min((line["dev_loss"] for line in dev), default=None),
+        "checkpoints": _checkpoints(path, experiment, best),
+        "checkpoint": checkpoint,
+        "damage": damage,
+        "result": record,
+        "evaluations": _names(path / EVALUATION),
+    }
+
+
+def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
+    """The newest checkpoint, or why it cannot be read; neither where there is none yet."""
+    for _ in range(_TRIES):
+        step = next(checkpoint_steps(run), None)
+        if step is None:
+            return None, None
+        try:
+            return inspect_checkpoint(run / DIRECTORY / str(step)), None
+        except CheckpointError as error:
+            reason = str(error)
+    return None, reason
+
+
+def _checkpoints(run: Location, experiment: Experiment, best: int | None) -> dict[str, Any]:
+    folder = run / DIRECTORY
+    damaged = _names(folder, "damaged.")
+    steps = sorted(checkpoint_steps(run))
+    return {
+        "steps": steps,
+        "best": best if best in steps else None,
+        "save_every": experiment.checkpoint.every_steps,
+        "set_aside": damaged,
+    }
+
+
+def _names(folder: Location, prefix: str = "") -> list[str]:
+    return sorted(e.name for e in folder.iterdir() if e.name.startswith(prefix)) if folder.is_dir() else []

@@ -1,0 +1,145 @@
+"""What is in a directory, as text for a terminal."""
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Found = Mapping[str, Any]
+
+_WIDTH = 26
+
+
+def describe(found: Found) -> str:
+    """What was found, as lines of a name and what it is."""
+    by_kind: dict[str, Callable[[Found], Iterable[tuple[str, Any]]]] = {
+        "checkpoint": _checkpoint,
+        "run": _run,
+        "base": _run,
+        "study": _study,
+        "tokenizer": _tokenizer,
+        "corpus": _corpus,
+    }
+    lines = [(found["kind"], found["path"]), *by_kind[found["kind"]](found)]
+    return "\n".join(f"{name:<{_WIDTH}}{value}" for name, value in lines if value not in (None, ""))
+
+
+def _checkpoint(found: Found) -> Iterable[tuple[str, Any]]:
+    yield "step", found["step"]
+    yield from _dev_loss(found["best_step"], found["best_dev_loss"])
+    yield "dev loss here", _number(found["dev_loss"])
+    yield "stopped by", found["stopped_by"]
+    yield from _contents(found)
+
+
+def _contents(found: Found) -> Iterable[tuple[str, Any]]:
+    """Method, counts, digests and arrays of a checkpoint."""
+    counts, digests = found["parameters"], found["digests"]
+    yield "method", _options(found["method"])
+    yield "model", _options({name: found["model"][name] for name in ("layers", "model_dim", "heads", "vocab_size")})
+    yield "parameters", f"{counts['base']:,} of the model, {counts['base_non_embedding']:,} without embeddings"
+    yield "which train", f"{counts['trainable']:,} ({counts['added']:,} of them added by the method)"
+    yield "which are frozen", f"{counts['frozen']:,}" + (", in the base" if counts["frozen"] else "")
+    yield "tokens computed", f"{found['tokens_computed']:,}"
+    yield "on disk", f"{found['file_bytes']:,} bytes"
+    for name in ("base", "arrays", "tokenizer"):
+        yield f"digest, {name}", digests[name] or ("none: not on a base" if name == "base" else None)
+    for part, rows in found["arrays"].items():
+        yield part, f"{len(rows)} arrays, {found['array_bytes'][part]:,} bytes"
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows if part == "trainable" else ():
+            yield "", f"{row['name']:<{width}}  {row['dtype']:<9} {row['shape']}"
+
+
+def _run(found: Found) -> Iterable[tuple[str, Any]]:
+    result, checkpoints = found["result"], found["checkpoints"]
+    yield "name", found["name"]
+    yield "state", _state(found)
+    yield "task", found["task"]
+    yield "examples", None if found["finetune_examples"] is None else f"{found['finetune_examples']:,}"
+    yield "base", found["base"] and _options(found["base"])
+    yield "tokenizer", found["tokenizer"]
+    yield "batch", f"{found['batch_size']} rows of {found['length']} tokens"
+    yield from _dev_loss(found["best_step"], found["dev_loss"])
+    yield "steps kept", ", ".join(map(str, checkpoints["steps"])) or "none yet"
+    yield "set aside", ", ".join(checkpoints["set_aside"])
+    yield "damage", found["damage"]
+    if result:
+        yield "stopped by", result["stopped_by"]
+        yield "loss", _number(result["loss"])
+        yield from _scores(result)
+    yield "evaluation/", ", ".join(found["evaluations"])
+    if found["checkpoint"]:
+        yield "newest checkpoint", f"step {found['checkpoint']['step']}"
+        yield from _contents(found["checkpoint"])
+
+
+def _state(found: Found) -> str:
+    """Done, or how far it came and when it last said so."""
+    if found["result"]:
+        return f"done, {found['result']['steps']} steps"
+    last = found["last_report"]
+    if last is None:
+        return "started, no report yet"
+    when = f" at {datetime.datetime.fromtimestamp(last['time']):%Y-%m-%d %H:%M:%S}" if "time" in last else ""
+    return f"started, last report of step {last['step']}{when}"
+
+
+def _scores(result: Found) -> Iterable[tuple[str, Any]]:
+    for name, test in result.get("tests", {}).items():
+        for metric, entry in test["metrics"].items():
+            yield f"{name}, {metric}", f"{entry['score']:.2f}  {entry['signature']}"
+
+
+def _study(found: Found) -> Iterable[tuple[str, Any]]:
+    yield "name", found["name"]
+    yield "runs", _states(found["states"])
+    for name, states in found["by_method"].items():
+        yield f"  {name}", _states(states)
+    for base in found["bases"]:
+        loss = "" if base["dev_loss"] is None else f", dev loss {base['dev_loss']:.4f}"
+        yield f"  base {base['base']}", f"{base['state']}{loss}"
+    for run in found["runs"]:
+        if run["state"] == "failed":
+            yield "failed", f"{run['directory']}: {run['error']}"
+    yield "points.csv", "written" if found["points"] else "not yet"
+    yield "report", "written" if found["report"] else "not yet"
+
+
+def _states(states: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in states.items() if number)
+
+
+def _tokenizer(found: Found) -> Iterable[tuple[str, Any]]:
+    yield "vocabulary", f"{found['vocab_size']:,} ids, {found['sentinels']} of them sentinels"
+    yield "special ids", _options(found["special_ids"])
+    yield "digest", found["digest"]
+    yield "made with", found["record"] and _options(found["record"].get("config") or {})
+
+
+def _corpus(found: Found) -> Iterable[tuple[str, Any]]:
+    settings, statistics = found["settings"], found["statistics"]
+    yield "state", f"{found['state']}: {found['shards_made']} of {found['shards']} shards made"
+    yield "chunks of up to", f"{settings['chunk_tokens']} tokens"
+    yield "digest, tokenizer", settings["tokenizer_sha256"]
+    if statistics:
+        yield (
+            "holds",
+            (
+                f"{statistics['documents']:,} documents, {statistics['chunks']:,} chunks, "
+                f"{statistics['text_tokens']:,} tokens, {found['bytes']:,} bytes"
+            ),
+        )
+        dropped = ("empty_documents", "duplicates", "too_short", "too_long")
+        yield "left out", _options({name: statistics[name] for name in dropped})
+
+
+def _dev_loss(step: int | None, loss: float | None) -> Iterable[tuple[str, Any]]:
+    yield "best step", None if step is None else f"{step}, dev loss {_number(loss)}"
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f} nats a token"
+
+
+def _options(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)

@@ -1,0 +1,59 @@
+"""Flash attention, interpreted on eight CPU devices, beside plain attention on one; prints the largest differences as
+JSON: {mesh: {output: difference}}.
+
+Run as a process of its own, since the number of devices is settled when JAX starts.
+"""
+
+import functools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from finetune_scaling.models import attention, flash
+from finetune_scaling.models.layout import Layout, visible
+from finetune_scaling.sharding.axes import PLAIN_RULES
+from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
+
+ROWS, LENGTH, HEADS, KV_HEADS, HEAD_DIM = 8, 140, 8, 2, 8  # more than a block of queries, fewer kv heads than devices
+MESHES = [(8, 1), (1, 8), (2, 4), (4, 2), (2, 2)]  # fsdp, tensor; data is the rest
+
+
+def layout() -> Layout:
+    """Two packed texts a row, of another length in each row, and an input that is read both ways."""
+    positions = np.tile(np.arange(LENGTH), (ROWS, 1))
+    ends = 40 + 9 * np.arange(ROWS)[:, None]
+    second = positions >= ends
+    fields = (positions - second * ends, 1 + second, (positions < 20) & ~second)
+    return Layout(*(jnp.asarray(f, t) for f, t in zip(fields, (jnp.int32, jnp.int32, bool), strict=True)))
+
+
+def value_and_gradients(attend, arrays):
+    *inputs, gradient = arrays
+    mixed, pull = jax.vjp(attend, *inputs)
+    return dict(zip(("mixed", "query", "keys", "values"), (mixed, *pull(gradient)), strict=True))
+
+
+def main() -> None:
+    flash.pl.pallas_call = functools.partial(flash.pl.pallas_call, interpret=True)
+    rng, seen = np.random.default_rng(0), layout()
+    arrays = [
+        jnp.asarray(rng.normal(size=(ROWS, LENGTH, n, HEAD_DIM)), jnp.float32)
+        for n in (HEADS, KV_HEADS, KV_HEADS, HEADS)
+    ]
+    plain = lambda *inputs: attention.attend(*inputs, visible(seen, seen))  # noqa: E731
+    in_flash = lambda *inputs: flash.flash_attention(*inputs, seen, PLAIN_RULES)  # noqa: E731
+    expected = value_and_gradients(plain, arrays)
+    found = {}
+    for fsdp, tensor in MESHES:
+        with jax.set_mesh(make_mesh(ShardingConfig(fsdp, tensor), jax.devices())):
+            ours = jax.jit(functools.partial(value_and_gradients, in_flash))(arrays)
+        name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
+        found[name] = {part: float(np.abs(np.asarray(ours[part]) - expected[part]).max()) for part in expected}
+    json.dump({"sizes": {part: float(jnp.abs(array).max()) for part, array in expected.items()}, **found}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
