@@ -144,7 +144,7 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
         ([f"--hypotheses={one}", f"--references={one}", "--target-language=de"], "--out is missing"),
         ([f"--hypotheses={one}", f"--references={one}", *files, "--metrics=bleu,chrff"], "did you mean 'chrf'"),
         ([f"--rows={one}", f"--references={one}", *files], "--references is for files"),
-        ([f"--rows={trained}/evaluation/test.jsonl", *files], "line 1: is in 'B', not in 'de'; correct --target-la"),
+        ([f"--rows={trained}/evaluation/test.jsonl", *files], "no row is of target language 'de'; they are of B"),
         ([f"--workdir={tmp_path}"], "not the directory of a run"),
         ([f"--workdir={tiny_runs.base}"], "a pretraining run has no task"),
         ([f"--workdir={trained}", "--split=tset"], "tset"),

@@ -1,6 +1,7 @@
 """What a run wrote about the examples of a test set, example by example: evaluation/SPLIT.jsonl."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.evaluation.languages import base_language
 from finetune_scaling.evaluation.metric import Corpus
 from finetune_scaling.files import location
+
+log = logging.getLogger(__name__)
 
 _FIELDS = {"source", "reference", "loss_sum", "tokens"}
 
@@ -26,8 +29,11 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def written_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str) -> Corpus | None:
-    """The rows that have a hypothesis; None where none has. Raises DataError as Corpus does, naming the file."""
-    written = [row for row in rows if "hypothesis" in row]
+    """The rows that have a hypothesis and are of the language, as far as they tell one; None without a hypothesis.
+
+    Raises DataError: as Corpus does, or no row is of the language; it names the file.
+    """
+    written = _written(path, rows, target_language)
     if not written:
         return None
     texts, references, sources = ([row[name] for row in written] for name in ("hypothesis", "reference", "source"))
@@ -38,28 +44,41 @@ def written_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], t
 
 
 def written_examples(
-    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], language: str
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """Examples and hypotheses of the rows that were decoded, in their own language, or `language` where they tell none.
+    """Examples and hypotheses of such rows; of every language, each in its own, where `target_language` is empty.
 
-    Raises DataError where none was decoded, a row is in another language than the given one, or nothing tells it.
+    Raises DataError where none was decoded, none is of the language, or nothing tells a row's.
     """
-    examples, texts = [], []
-    for number, row in enumerate(rows, start=1):
-        if "hypothesis" not in row:
-            continue
-        own = row.get("target_language") or language
-        if not own:
-            raise DataError(f"{path}, line {number}: does not tell its language; give it as --target-language")
-        if language and base_language(own) != base_language(language):
-            raise DataError(
-                f"{path}, line {number}: is in {own!r}, not in {language!r}; correct --target-language or leave it out"
-            )
-        examples.append({"source": row["source"], "target": row["reference"], "target_language": own})
-        texts.append(row["hypothesis"])
-    if not texts:
+    written = _written(path, rows, target_language)
+    if not written:
         raise DataError(f"{path}: no row has a hypothesis; score the run with --generate=N")
-    return examples, texts
+    languages = [row.get("target_language") or target_language for row in written]
+    if not all(languages):
+        raise DataError(f"{path}: its rows do not tell their language; give it as --target-language")
+    examples = [
+        {"source": row["source"], "target": row["reference"], "target_language": language}
+        for row, language in zip(written, languages, strict=True)
+    ]
+    return examples, [row["hypothesis"] for row in written]
+
+
+def _written(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], language: str) -> list[Mapping[str, Any]]:
+    """The rows that have a hypothesis and are of the language, as far as they tell one; of all where it is empty."""
+    every = [row for row in rows if "hypothesis" in row]
+    if not language:
+        return every
+    written = [row for row in every if _is_of(row.get("target_language", language), language)]
+    if len(written) < len(every):
+        others = ", ".join(sorted({row["target_language"] for row in every if "target_language" in row} - {language}))
+        if not written:
+            raise DataError(f"{path}: no row is of target language {language!r}; they are of {others}")
+        log.info("%s: %d rows; those of other languages (%s) are left out", path, len(written), others)
+    return written
+
+
+def _is_of(language: str, other: str) -> bool:
+    return base_language(language) == base_language(other)
 
 
 def _read_row(path: str | os.PathLike, number: int, line: bytes) -> dict[str, Any]:

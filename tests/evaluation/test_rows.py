@@ -36,8 +36,8 @@ def test_what_was_decoded_is_in_the_language_of_its_row_or_else_in_the_given_one
     ("rows", "language", "message"),
     [
         ([row()], "de", r"rows: no row has a hypothesis; score the run with --generate=N"),
-        ([row(), row(hypothesis="h")], "", r"rows, line 2: does not tell its language; give it as --target-language"),
-        ([row(hypothesis="h", target_language="de")], "zh", r"line 1: is in 'de', not in 'zh'; correct --target-lang"),
+        ([row(), row(hypothesis="h")], "", r"rows: its rows do not tell their language; give it as --target-language"),
+        ([row(hypothesis="h", target_language="de")], "zh", r"rows: no row is of target language 'zh'; they are of de"),
         ([row(), [1]], "de", r"line 2: not a row of an evaluation; score the run again"),
         ([{"index": 0, "loss_sum": 1.0, "tokens": 3}], "de", r"line 1: not a row of an evaluation"),
     ],
