@@ -11,7 +11,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
 from finetune_scaling.data.objectives import ObjectiveConfig
-from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.evaluators import TextEvaluator
 from finetune_scaling.evaluation.likelihood import perplexity
@@ -54,7 +54,7 @@ class RunningText:
 
 
 def read_running_text(
-    evaluator: TextEvaluator, experiment: Experiment, tokenizer: Tokenizer, batch_size: int
+    evaluator: TextEvaluator, experiment: Experiment, tokenizer: TextTokenizer, batch_size: int
 ) -> RunningText:
     """The rows of an evaluator for a model of `experiment`; encoded once in a process.
 
@@ -86,7 +86,7 @@ def _pretraining(experiment: Experiment) -> Experiment:
 
 @functools.lru_cache(maxsize=8)
 def _read(
-    texts: str, objective: str, length: int, rows: int | None, tokenizer: Tokenizer, batch_size: int
+    texts: str, objective: str, length: int, rows: int | None, tokenizer: TextTokenizer, batch_size: int
 ) -> RunningText:
     parts = [configuration.build(CorpusPart, part, "texts") for part in json.loads(texts)]
     built = configuration.build(ObjectiveConfig, json.loads(objective), "objective")
