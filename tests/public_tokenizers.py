@@ -4,10 +4,12 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import generate_merges
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"  # ids 0, 1, 2
 TEXTS = (
@@ -79,6 +81,20 @@ def sentence_pieces(directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": {"content": UNK}}))
 
 
+def theirs(directory: Path) -> Any:
+    """The tokenizer as transformers has it.
+
+    Of a tokenizer.model its own reader asks for a newer protobuf than other packages allow, so it is given the pieces.
+    """
+    if (directory / "tokenizer.json").exists():
+        return AutoTokenizer.from_pretrained(directory)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    merges = generate_merges(vocabulary)
+    return LlamaTokenizer(vocabulary, merges, add_bos_token=settings["add_bos_token"])
+
+
 KINDS: dict[str, Callable[[Path], None]] = {
     one.__name__: one for one in (byte_level, without_front, byte_fallback, metaspace, sentence_pieces)
 }
@@ -89,7 +105,7 @@ def _train_sentencepiece() -> sentencepiece.SentencePieceProcessor:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter("\n".join(TEXTS).split("\n")), model_writer=model, model_type="bpe", vocab_size=SIZE,
         byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        character_coverage=0.9, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1, minloglevel=2,
+        character_coverage=0.98, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1, minloglevel=2,
     )  # fmt: skip
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 

@@ -21,6 +21,8 @@ class TextTokenizer(Protocol):
     vocab_size: number of ids; digest: SHA-256 of all that decides the ids; pad_id: fills rows up and is never read.
     """
 
+    def __hash__(self) -> int: ...
+
     @property
     def vocab_size(self) -> int: ...
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import sentencepiece
 import tokenizers
+from tokenizers import decoders
 
 from finetune_scaling.data.text_tokenizer import explain_text
 from finetune_scaling.errors import DataError
@@ -126,7 +127,7 @@ class SentencePieceTokens:
         except RuntimeError as error:
             raise DataError(f"{name}: not a SentencePiece model, or a damaged one; copy it again") from error
         self._model, self._name = model, name
-        self.front = None
+        self.front: list[int] | None = None
 
     @functools.cached_property
     def continuing(self) -> "SentencePieceTokens":
@@ -142,18 +143,26 @@ class SentencePieceTokens:
         return [end for _, end in self._processor.encode(text, out_type="offset_mapping")["offsets"]]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._processor.decode([i for i in ids if i < self.size])
+        """Text as the tokenizers library decodes such a file: bytes that form no character each become U+FFFD."""
+        pieces = [self._processor.id_to_piece(i) for i in ids if i < self.size and not self._is_special(i)]
+        return self._decoder.decode(pieces)
 
     def token_bytes(self) -> list[bytes]:
-        processor = self._processor
-        return [
-            b"" if processor.is_control(i) or processor.is_unknown(i) else _spaced_bytes(processor.id_to_piece(i))
-            for i in range(self.size)
-        ]
+        pieces = [self._processor.id_to_piece(i) for i in range(self.size)]
+        return [b"" if self._is_special(i) else _spaced_bytes(piece) for i, piece in enumerate(pieces)]
 
     def token_id(self, token: str) -> int | None:
         place = self._processor.piece_to_id(token)
         return place if self._processor.id_to_piece(place) == token else None
+
+    def _is_special(self, place: int) -> bool:
+        return self._processor.is_control(place) or self._processor.is_unknown(place)
+
+    @functools.cached_property
+    def _decoder(self) -> decoders.Decoder:
+        steps = [decoders.Replace(_SPACE_SYMBOL, " "), decoders.ByteFallback(), decoders.Fuse()]
+        adds_space = self.encode(["a"]) != self.continuing.encode(["a"])
+        return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if adds_space else steps)
 
 
 def _flat(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
