@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
+from finetune_scaling.data.templates import Template
 from finetune_scaling.errors import DataError
 from finetune_scaling.interop.tokenizer import load_imported_tokenizer
 
@@ -107,6 +109,14 @@ def test_what_is_in_front_is_what_the_files_say(made, tmp_path):
         (folder / "tokenizer_config.json").unlink()  # the ids of the model's config stand in
         alone = load_imported_tokenizer(folder, FIELDS)
         assert (alone.special.bos_id, alone.eos_id) == (None if kind == "without_front" else 1, 2)
+
+
+def test_a_prompt_without_any_token_is_refused(made):
+    example = {"source": "", "target": "x", "source_language": "A", "target_language": "B"}
+    arguments = Template("{source}", "{target}"), SequenceFormat(8, 4, 4)
+    assert encode_prompts([example], load_imported_tokenizer(made("byte_level"), FIELDS), *arguments) == [[1]]
+    with pytest.raises(DataError, match="example 0: its input is empty"):
+        encode_prompts([example], load_imported_tokenizer(made("without_front"), FIELDS), *arguments)
 
 
 def change(directory, **fields):
