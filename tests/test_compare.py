@@ -132,6 +132,26 @@ def test_runs_compare_by_their_rows(tmp_path):
     assert set(LOSSES) == {"loss", "loss_per_byte"}
 
 
+def test_of_rows_in_several_languages_the_texts_of_one_are_compared_and_losses_of_all(tmp_path):
+    def languages(k):
+        return "zho_Hans" if k % 5 == 4 else "de"
+
+    runs = {
+        name: write_rows(tmp_path / name, worsened(0.3, seed), np.ones(25) * seed, target_language=languages)
+        for name, seed in (("full", 1), ("lora", 2))
+    }
+    german = [k for k in range(25) if k % 5 != 4]
+    metrics = ["loss", find_metric("bleu"), find_metric("rougeL")]
+    (first, _) = compare(systems_from_runs(runs, "test", "de"), metrics, Procedure("randomization", 50))["systems"]
+    texts, references = ([some[k] for k in german] for some in (worsened(0.3, 1), REFERENCES))
+    assert first["metrics"]["bleu"]["score"] == sacrebleu.corpus_bleu(texts, [references]).score
+    assert first["metrics"]["loss"]["score"] == 25 / sum(10 + k % 3 for k in range(25))
+    (chinese, _) = systems_from_runs(runs, "test", "zh")
+    assert chinese.corpus.references == [[REFERENCES[k]] for k in range(4, 25, 5)]
+    with pytest.raises(DataError, match=r"test\.jsonl: no row is of target language 'fr'; they are of de, zho_Hans"):
+        systems_from_runs(runs, "test", "fr")
+
+
 @pytest.mark.parametrize(
     ("changes", "metric", "message"),
     [

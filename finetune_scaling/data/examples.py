@@ -152,6 +152,16 @@ def describe(examples: Examples, most: int = 10_000) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def check_references(task: str, split: str, examples: Sequence[Mapping[str, Any]], count: int | None) -> None:
+    """Raises DataError where one of the first `count` examples (None: all) has no target to hold a text against."""
+    for index in range(len(examples) if count is None else min(count, len(examples))):
+        if not examples[index]["target"].strip():
+            raise DataError(
+                f"task {task}: an example of its split {split} has an empty target (its source: "
+                f"{examples[index]['source'][:60]!r}), but what is written is to be scored against it; remove it"
+            )
+
+
 def _lengths(texts: Sequence[str]) -> dict[str, Any]:
     return {
         "empty": sum(not text.strip() for text in texts),

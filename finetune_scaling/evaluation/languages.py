@@ -6,8 +6,8 @@ from finetune_scaling.errors import DataError
 
 WRITTEN_WITHOUT_SPACES = ("zh", "ja")
 
-# Thai, Lao, Khmer, Burmese, Tibetan, Dzongkha: no spaces between words either, and what is a character is no word.
-WITHOUT_TOKENIZER = ("th", "lo", "km", "my", "bo", "dz")
+# Thai, Lao, Khmer, Burmese, Tibetan, Dzongkha, Shan: no spaces between words either, and no character is a word.
+WITHOUT_TOKENIZER = ("th", "lo", "km", "my", "bo", "dz", "shn")
 
 _THREE_LETTER_CODES = {
     "deu": "de",
@@ -15,6 +15,9 @@ _THREE_LETTER_CODES = {
     "jpn": "ja",
     "zho": "zh",
     "cmn": "zh",
+    "yue": "zh",  # Cantonese, Wu and literary Chinese are written in the same characters
+    "wuu": "zh",
+    "lzh": "zh",
     "kor": "ko",
     "tha": "th",
     "lao": "lo",

@@ -21,15 +21,6 @@ def utf8_bytes(texts: Iterable[str]) -> np.ndarray:
     return np.array([len(text.encode()) for text in texts], np.int64)
 
 
-def per_byte(loss_sum: float, texts: Iterable[str]) -> float:
-    """Nats a UTF-8 byte, `loss_sum` being the loss summed over all of `texts`; divide by ln 2 for bits a byte.
-
-    NaN where the texts have no byte.
-    """
-    total = int(utf8_bytes(texts).sum())
-    return float(loss_sum) / total if total else math.nan
-
-
 def likelihood(loss_sum: float, tokens: int, size: int) -> dict[str, float]:
     """Figures of a loss summed over `tokens` tokens that cover `size` bytes: nats a byte, and both perplexities."""
     figures = {"perplexity": perplexity(loss_sum / max(1, tokens))}

@@ -16,12 +16,13 @@ class Corpus:
     """N segments of one language: texts, their references, and what they were made from.
 
     hypotheses: N texts; an empty one is a hypothesis like any other.
-    references: N sequences, references[i] being the one or more references of hypotheses[i].
+    references: N sequences, references[i] being the one or more references of hypotheses[i]; an empty one is a gap in
+      the data, which chrF leaves out of account and TER counts in full.
     language: code of the language of hypotheses and references; it chooses tokenizers and stemmers.
     sources: N texts, or None where they are not known.
 
-    Raises DataError: no segments, unequal counts, a segment without reference, something that is no text, or a name in
-    place of a language code.
+    Raises DataError: no segments, unequal counts, a segment without reference, an empty reference, something that is
+    no text, or a name in place of a language code.
     """
 
     hypotheses: Sequence[str]
@@ -38,6 +39,8 @@ class Corpus:
                     f"references[{index}] is {own!r}; give a list of one or more references for every segment"
                 )
             _check_texts(f"references[{index}]", own)
+            if not all(map(str.strip, own)):
+                raise DataError(f"references[{index}] has an empty reference; leave the segment out, or that reference")
         _check_texts("sources", self.sources or ())
         base_language(self.language)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from finetune_scaling import configuration
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.examples import check_references
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.text_tokenizer import TextTokenizer
@@ -190,6 +191,7 @@ def _open(evaluator: TaskEvaluator, task: Task) -> dict[str, QuestionSet]:
         chosen = first(task.examples(name), evaluator.examples)
         examples = [chosen[i] for i in range(len(chosen))]
         generate = len(examples) if evaluator.generate is None else min(evaluator.generate, len(examples))
+        check_references(task.name, name, examples, generate)
         sets[name] = QuestionSet(examples, generate)
     return sets
 

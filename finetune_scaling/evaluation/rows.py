@@ -1,13 +1,17 @@
 """What a run wrote about the examples of a test set, example by example: evaluation/SPLIT.jsonl."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.evaluation.languages import base_language
 from finetune_scaling.evaluation.metric import Corpus
 from finetune_scaling.files import location
+
+log = logging.getLogger(__name__)
 
 _FIELDS = {"source", "reference", "loss_sum", "tokens"}
 
@@ -25,15 +29,28 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def written_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str) -> Corpus | None:
-    """The rows that have a hypothesis; None where none has. Raises DataError as Corpus does, naming the file."""
-    written = [row for row in rows if "hypothesis" in row]
-    if not written:
+    """The rows that have a hypothesis and are of the language, as far as they tell one; None without a hypothesis.
+
+    Raises DataError: as Corpus does, or no row is of the language; it names the file.
+    """
+    every = [row for row in rows if "hypothesis" in row]
+    if not every:
         return None
+    written = [row for row in every if _is_of(row.get("target_language", target_language), target_language)]
+    if len(written) < len(every):
+        others = ", ".join(sorted({row["target_language"] for row in every} - {target_language}))
+        if not written:
+            raise DataError(f"{path}: no row is of target language {target_language!r}; they are of {others}")
+        log.info("%s: %d rows; those of other languages (%s) are left out", path, len(written), others)
     texts, references, sources = ([row[name] for row in written] for name in ("hypothesis", "reference", "source"))
     try:
         return Corpus(texts, [[text] for text in references], target_language, sources)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _is_of(language: str, other: str) -> bool:
+    return base_language(language) == base_language(other)
 
 
 def _read_row(path: str | os.PathLike, number: int, line: bytes) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
@@ -14,7 +16,7 @@ from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.evaluators import TextEvaluator
-from finetune_scaling.evaluation.likelihood import perplexity
+from finetune_scaling.evaluation.likelihood import likelihood
 from finetune_scaling.evaluation.scoring import Losses, row_losses
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.inputs import DEV_SEED
@@ -26,10 +28,15 @@ SET = "text"  # the one set of rows of running text
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunningText:
-    """The first `rows` packed rows of some text. settings: all that decides the loss beside the model."""
+    """The first `rows` packed rows of some text.
+
+    sizes: int64[rows], the bytes that the predicted tokens of each stand for. settings: all that decides the loss
+    beside the model.
+    """
 
     batches: Batches
     rows: int
+    sizes: np.ndarray
     length: int
     settings: dict[str, Any]
 
@@ -42,15 +49,15 @@ class RunningText:
         return f"rows of {self.length} tokens"
 
     def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-        """Loss in nats a token, and the rows' own sums; `batch_size` is that of the rows already."""
+        """Loss in nats a token and a byte, and the rows' own sums; `batch_size` is that of the rows already."""
         every = row_losses(model, self.batches)
         losses = Losses(every.sums[: self.rows], every.tokens[: self.rows])
-        summary = {"loss": losses.mean, "tokens": int(losses.tokens.sum()), "rows": self.rows}
-        rows = [
-            {"index": i, "loss_sum": float(losses.sums[i]), "tokens": int(losses.tokens[i])} for i in range(self.rows)
-        ]
-        pooled = {"loss": losses.mean, "perplexity": perplexity(losses.mean), "metrics": {}}
-        return {**pooled, "splits": {SET: summary}}, {SET: rows}
+        tokens, size = int(losses.tokens.sum()), int(self.sizes.sum())
+        figures = {"loss": losses.mean, **likelihood(float(losses.sums.sum()), tokens, size)}
+        columns = {"loss_sum": losses.sums.tolist(), "tokens": losses.tokens.tolist(), "bytes": self.sizes.tolist()}
+        rows = [{"index": i, **{name: column[i] for name, column in columns.items()}} for i in range(self.rows)]
+        summary = {**figures, "tokens": tokens, "bytes": size, "rows": self.rows}
+        return {**figures, "metrics": {}, "splits": {SET: summary}}, {SET: rows}
 
 
 def read_running_text(
@@ -95,23 +102,26 @@ def _read(
     )
     count = min(rows or batches.rows_per_epoch, batches.rows_per_epoch)
     few = dataclasses.replace(batches, keys=batches.keys[: -(-count // batch_size)])
+    sizes, digest = _read_through(few, count, tokenizer)
     settings = {
         "kind": "text",
         "rows": count,
         "length": length,
         "objective": json.loads(objective),
         "tokenizer_sha256": tokenizer.digest,
-        "sha256": _digest(few, count),
+        "sha256": digest,
     }
-    return RunningText(few, count, length, settings)
+    return RunningText(few, count, sizes, length, settings)
 
 
-def _digest(batches: Batches, count: int) -> str:
-    """SHA-256 of the tokens that the rows hold, and of which of them are predicted."""
-    digest = hashlib.sha256()
+def _read_through(batches: Batches, count: int, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
+    """Bytes of each row's predicted tokens, int64[count]; SHA-256 of the rows' tokens, and of which are predicted."""
+    size_of = np.array([len(text) for text in tokenizer.token_bytes()], np.int64)
+    sizes, digest = [], hashlib.sha256()
     for number in range(len(batches)):
         batch = batches[number]
         left = count - number * batches.batch_size
         for name in ("tokens", "targets", "weights"):
             digest.update(batch[name][:left].tobytes())
-    return digest.hexdigest()
+        sizes.append(np.where(batch["weights"] > 0, size_of[batch["targets"]], 0).sum(axis=1))
+    return np.concatenate(sizes)[:count], digest.hexdigest()

@@ -79,12 +79,15 @@ def read_corpus(
     """A corpus from files, one segment a line; one or more files of references.
 
     Raises:
-      DataError: a file cannot be read, is empty, is not UTF-8, or has another number of lines than the hypotheses.
+      DataError: a file cannot be read, is empty, is not UTF-8, or has another number of lines than the hypotheses; a
+        reference is empty.
     """
     if not references:
         raise DataError("no file of references was given; name at least one")
     paths = [hypotheses, *references, *([] if sources is None else [sources])]
     texts, *others = read_parallel_segments(paths)
+    for path, segments in zip(references, others, strict=False):
+        _check_references(path, segments)
     per_segment = list(zip(*others[: len(references)], strict=True))
     return Corpus(texts, per_segment, target_language, None if sources is None else others[-1])
 
@@ -98,3 +101,9 @@ def score_files(
 ) -> dict[str, Scores]:
     """Scores a file of hypotheses against files of references: {"metrics": {...}}. Raises as `score` does."""
     return {"metrics": score_corpus(read_corpus(hypotheses, references, sources, target_language), metrics)}
+
+
+def _check_references(path: str | os.PathLike, segments: Sequence[str]) -> None:
+    empty = next((line for line, text in enumerate(segments, start=1) if not text.strip()), None)
+    if empty:
+        raise DataError(f"{path}, line {empty}: an empty reference; leave this line out of every file")

@@ -92,7 +92,7 @@ def read_fields(directory: Path) -> dict[str, Any]:
     file = directory / _CONFIG
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; name a directory that a model was saved into")
-    fields = read_json(file)
+    fields = read_json(file, mend="copy it again")
     if not isinstance(fields, dict):
         raise ConfigError(f"{file}: not a group of fields; this is no model's config")
     return fields
@@ -207,16 +207,23 @@ class _Files:
 def _weight_files(directory: Path) -> list[Path]:
     index = directory / _INDEX
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        files = [directory / Path(name).name for name in names]
+        files = [directory / Path(name).name for name in _indexed_files(index)]
         if missing := [file for file in files if not file.is_file()]:
             raise CheckpointError(f"{missing[0]}: {_INDEX} names this file, but it is not there; copy it too")
-        if files:
-            return files
-        raise CheckpointError(f"{index}: names no file; copy it again")
+        return files
     if (directory / _WEIGHTS).is_file():
         return [directory / _WEIGHTS]
     raise CheckpointError(
         f"{directory}: has no {_WEIGHTS} and no {_INDEX}. Pickled weights (.bin, .pt) are not read, since to open them "
         "is to run what they say: save the model as safetensors"
     )
+
+
+def _indexed_files(index: Path) -> list[str]:
+    """The files that an index names, at least one."""
+    content = read_json(index, mend="copy it again")
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    names = set(places.values()) if isinstance(places, dict) else set()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{index}: names no files; copy it again")
+    return sorted(names)

@@ -41,15 +41,15 @@ def read_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
         ModelConfig,
         {
             **shape,
-            "kv_heads": fields.get("num_key_value_heads") or heads,
-            "head_dim": fields.get("head_dim") or _head_dim(shape["model_dim"], heads, where),
+            "kv_heads": _number(fields, "num_key_value_heads", where, heads),
+            "head_dim": _head_dim(fields, shape["model_dim"], heads, where),
             "block": "sequential",
             "norm": "rmsnorm",
             "activation": _choice(fields, ("hidden_act",), "silu", _ACTIVATIONS, where),
             "rope_theta": _rope_theta(fields, where),
             "tied_head": bool(fields.get("tie_word_embeddings", False)),
             "scale_logits": False,
-            "embedding_std": float(fields.get("initializer_range") or 0.02),
+            "embedding_std": _number(fields, "initializer_range", where, 0.02),
             "compute_dtype": _choice(fields, ("dtype", "torch_dtype"), "float32", _COMPUTE, where),
         },
         where,
@@ -82,18 +82,23 @@ def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
 LLAMA = Family("llama", read_config, tensors, ignored=(f"model.layers.{LAYER}.self_attn.rotary_emb.inv_freq",))
 
 
-def _number(fields: Mapping[str, Any], name: str, where: str) -> int | float:
+def _number(fields: Mapping[str, Any], name: str, where: str, default: float | None = None) -> int | float:
+    """A field's number; the default where it is absent or null, which without one is an error."""
     value = fields.get(name)
+    if value is None and default is not None:
+        return default
     if isinstance(value, bool) or not isinstance(value, int | float):
         state = "is missing" if value is None else f"= {value!r} is not a number"
         raise ConfigError(f"{where}: {name} {state}; this is not the config of a Llama model")
     return value
 
 
-def _head_dim(model_dim: int | float, heads: int | float, where: str) -> int:
-    if model_dim % heads:
+def _head_dim(fields: Mapping[str, Any], model_dim: int | float, heads: int | float, where: str) -> int | float:
+    if fields.get("head_dim") is not None:
+        return _number(fields, "head_dim", where)
+    if heads < 1 or model_dim % heads:
         raise ConfigError(f"{where}: hidden_size = {model_dim} is not a multiple of num_attention_heads = {heads}")
-    return int(model_dim // heads)
+    return model_dim // heads
 
 
 def _choice(
@@ -102,20 +107,22 @@ def _choice(
     """Our word for the first of these fields that is there."""
     name = next((name for name in names if fields.get(name) is not None), names[0])
     value = fields.get(name) or default
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise _unsupported(where, name, value, f"it may be {' or '.join(known)}")
     return known[value]
 
 
-def _rope_theta(fields: Mapping[str, Any], where: str) -> float:
+def _rope_theta(fields: Mapping[str, Any], where: str) -> int | float:
     """Of transformers 5's `rope_parameters`, or of the field that older files have."""
     rope = fields.get("rope_parameters")
     if rope is None:
-        return float(fields.get("rope_theta") or 10_000.0)
+        rope = {}
+    if not isinstance(rope, Mapping):
+        raise ConfigError(f"{where}: rope_parameters = {rope!r} is not a group of fields")
     for name, harmless in (("rope_type", (None, "default")), ("partial_rotary_factor", (None, 1, 1.0))):
         if rope.get(name) not in harmless:
             raise _unsupported(where, f"rope_parameters.{name}", rope[name], "leave models with it out")
-    return float(rope.get("rope_theta") or fields.get("rope_theta") or 10_000.0)
+    return _number(rope if rope.get("rope_theta") is not None else fields, "rope_theta", where, 10_000.0)
 
 
 def _unsupported(where: str, name: str, value: Any, mend: str) -> ConfigError:

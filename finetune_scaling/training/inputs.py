@@ -8,7 +8,7 @@ from typing import NamedTuple
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import Texts
 from finetune_scaling.data.encoding import SequenceFormat
-from finetune_scaling.data.examples import Examples, describe, subset
+from finetune_scaling.data.examples import Examples, check_references, describe, subset
 from finetune_scaling.data.loader import (
     Batches,
     document_batches,
@@ -86,7 +86,8 @@ def prepared_task(experiment: Experiment) -> tuple[Task, SequenceFormat]:
 def check_task(experiment: Experiment) -> None:
     """Opens every split that a finetuning run will read, its test sets included.
 
-    Raises DataError where one is absent or faulty or has too few examples, ConfigError where there is no test set.
+    Raises DataError where one is absent or faulty or has too few examples, or where what is decoded lacks a reference,
+    ConfigError where there is no test set.
     """
     task, _ = prepared_task(experiment)
     if not task.test:
@@ -95,6 +96,11 @@ def check_task(experiment: Experiment) -> None:
     for name in ("dev", *task.test):
         if not _split(configuration.canonical(experiment.task), name):
             raise DataError(f"task {task.name}: its split {name} has no examples; give it another source")
+    evaluation = experiment.evaluation
+    for name in task.test:
+        _check_decoded(
+            configuration.canonical(experiment.task), name, evaluation.test_examples, evaluation.generate_examples
+        )
 
 
 def _finetuning_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
@@ -142,6 +148,11 @@ def _task(key: str) -> Task:
 @functools.lru_cache(maxsize=32)
 def _split(key: str, split: str) -> Examples:
     return _task(key).examples(split)
+
+
+@functools.lru_cache(maxsize=32)
+def _check_decoded(key: str, split: str, examples: int | None, generate: int | None) -> None:
+    check_references(_task(key).name, split, first(_split(key, split), examples), generate)
 
 
 @functools.lru_cache(maxsize=8)

@@ -79,7 +79,7 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a last line that a kill cut short is left out."""
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        lines = path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else []
         return list(_whole_records(lines))
 
     def rewind_metrics(self, step: int) -> None:

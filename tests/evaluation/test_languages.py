@@ -10,7 +10,15 @@ from finetune_scaling.evaluation.text_metrics import METRICS, score
 
 @pytest.mark.parametrize(
     ("code", "language"),
-    [("de", "de"), ("zh_CN", "zh"), ("ZH-Hans", "zh"), ("zho_Hans", "zh"), ("deu_Latn", "de"), ("A", "a")],
+    [
+        ("de", "de"),
+        ("zh_CN", "zh"),
+        ("ZH-Hans", "zh"),
+        ("zho_Hans", "zh"),
+        ("deu_Latn", "de"),
+        ("A", "a"),
+        ("yue_Hant", "zh"),
+    ],
 )
 def test_spellings_of_a_code(code, language):
     assert base_language(code) == language
@@ -22,7 +30,7 @@ def test_names_are_no_codes(name):
         base_language(name)
 
 
-@pytest.mark.parametrize("language", [*WITHOUT_TOKENIZER, "tha_Thai"])
+@pytest.mark.parametrize("language", [*WITHOUT_TOKENIZER, "tha_Thai", "shn_Mymr"])
 def test_a_language_without_a_tokenizer_has_metrics_of_characters_only(language):
     text, reference = "ฉันชอบกินแอปเปิ้ล", "ฉันชอบกินส้ม"
     scores = score([text], [[reference]], language)

@@ -6,15 +6,13 @@ import pytest
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples
 from finetune_scaling.data.tokenizer import load_tokenizer
-from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, per_byte, perplexity, utf8_bytes
+from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import prepared_task
 
 
 def test_a_byte_is_one_of_utf8():
     assert utf8_bytes(["abc", "Größe", "好", ""]).tolist() == [3, 7, 3, 0]
-    assert per_byte(13 * math.log(2), ["abc", "Größe", "好"]) == pytest.approx(math.log(2))  # one bit a byte
-    assert math.isnan(per_byte(1.0, [""]))
 
 
 def test_a_uniform_model_over_bytes_has_perplexity_256_by_either_count():

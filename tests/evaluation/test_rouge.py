@@ -146,7 +146,9 @@ def test_normal_form_does_not_matter(text, language):
     assert tokenize(unicodedata.normalize("NFD", text)) == tokenize(unicodedata.normalize("NFC", text))
 
 
-@given(st.lists(st.text(max_size=30), min_size=1, max_size=4), st.sampled_from(["de", "zh", "en", "fr"]))
+@given(
+    st.lists(st.text(max_size=30).filter(str.strip), min_size=1, max_size=4), st.sampled_from(["de", "zh", "en", "fr"])
+)
 def test_scores_lie_between_0_and_100_and_more_references_never_lower_them(texts, language):
     one = mean_rouge("rougeL", [texts[0]], [texts[-1:]], language)
     more = mean_rouge("rougeL", [texts[0]], [texts], language)

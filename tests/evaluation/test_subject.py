@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from finetune_scaling import configuration
+from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import queue, records, scoring, subject
@@ -108,6 +111,20 @@ def test_running_text_is_scored_as_pretraining_scored_it(copied):
     first = scored([lora], {"first": TextEvaluator(rows=5)})["lora first"]
     assert first["splits"]["text"]["tokens"] == sum(row["tokens"] for row in own[:5])
     assert rows(lora, "first.text") == own[:5]
+
+
+def test_running_text_has_its_loss_a_byte(copied):
+    """Under the causal objective every token of a text is predicted, so that the bytes are those of the texts."""
+    (lora,) = copied("lora")
+    record = scored([lora], {"all": TextEvaluator(rows=None)})["lora all"]
+    config = json.loads((Path(lora).parents[3] / "bases/grammar/30k/config.json").read_text())
+    texts = Texts([configuration.build(CorpusPart, part, "text") for part in config["corpus"]["dev"]], "text")
+    size = sum(len(texts[i].encode()) for i in range(len(texts)))
+    own = rows(lora, "all.text")
+    assert record["splits"]["text"]["bytes"] == sum(row["bytes"] for row in own) == size
+    assert record["loss_per_byte"] == pytest.approx(sum(row["loss_sum"] for row in own) / size)
+    assert record["perplexity_per_byte"] == pytest.approx(np.exp(record["loss_per_byte"]))
+    assert record["untuned"]["loss_per_byte"] != record["loss_per_byte"]
 
 
 def test_runs_of_one_base_share_its_load_its_answers_and_its_programs(copied, monkeypatch):

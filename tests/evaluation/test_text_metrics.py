@@ -129,7 +129,7 @@ def test_bleu_tokenizer_follows_the_language(language, tokenizer):
     assert sacrebleu_metrics.bleu_tokenizer(language) == tokenizer
 
 
-@given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), min_size=1, max_size=5))
+@given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30).filter(str.strip)), min_size=1, max_size=5))
 def test_any_text_has_a_score_in_every_metric(pairs):
     hypotheses, references = [pair[0] for pair in pairs], [[pair[1]] for pair in pairs]
     scores = score(hypotheses, references, "zh", metrics=[*DEFAULT_METRICS, "exact_match", "f1"])
@@ -148,6 +148,8 @@ def test_any_text_has_a_score_in_every_metric(pairs):
         (["a", None], [["a"], ["b"]], None, r"hypotheses\[1\] is None, which is not text"),
         (["a", b"b"], [["a"], ["b"]], None, r"hypotheses\[1\] is b'b', which is not text"),
         (["a"], [["a", 3]], None, r"references\[0\]\[1\] is 3, which is not text"),
+        (["a", "b"], [["a", ""], ["b"]], None, r"references\[0\] has an empty reference; leave the segment out"),
+        (["a", "b"], [["a"], [" "]], None, r"references\[1\] has an empty reference"),
         (["a"], [["a"]], [7], r"sources\[0\] is 7, which is not text"),
     ],
 )
@@ -189,5 +191,8 @@ def test_files_of_unequal_length_and_missing_references_are_named(tmp_path):
         score_files(hypotheses, [references], None, "en")
     with pytest.raises(DataError, match=r"src\.txt"):
         score_files(hypotheses, [hypotheses], tmp_path / "src.txt", "en")
+    gap = write(tmp_path / "gap.txt", "a", "")
+    with pytest.raises(DataError, match=r"gap\.txt, line 2: an empty reference; leave this line out of every file"):
+        score_files(hypotheses, [hypotheses, gap], None, "en")
     with pytest.raises(DataError, match="name at least one"):
         score_files(hypotheses, [], None, "en")

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
 from finetune_scaling.interop.hugging_face import load_llama, load_model
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
@@ -113,6 +113,17 @@ def edit(directory, remove=(), **fields):
         ({"dtype": "float8_e4m3fn"}, "dtype = 'float8_e4m3fn'"),
         ({"num_hidden_layers": None}, "num_hidden_layers is missing"),
         ({"hidden_size": "24"}, "hidden_size = '24' is not a number"),
+        ({"num_attention_heads": 0, "head_dim": None}, "hidden_size = 24 is not a multiple of num_attention_heads = 0"),
+        ({"num_key_value_heads": "4"}, "config.json: num_key_value_heads = '4' is not a number"),
+        ({"num_key_value_heads": 0}, "kv_heads = 0 must be at least 1"),
+        ({"head_dim": "6"}, "config.json: head_dim = '6' is not a number"),
+        ({"initializer_range": "small"}, "config.json: initializer_range = 'small' is not a number"),
+        ({"hidden_act": ["silu"]}, r"hidden_act = \['silu'\]"),
+        ({"dtype": {"default": "float32"}}, "dtype = {'default': 'float32'}"),
+        ({"rope_parameters": [500.0]}, r"config.json: rope_parameters = \[500.0\] is not a group of fields"),
+        ({"rope_parameters": {"rope_theta": "500"}}, "config.json: rope_theta = '500' is not a number"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta = 0"),
+        ({"rope_parameters": None, "rope_theta": "500"}, "config.json: rope_theta = '500' is not a number"),
         ({"num_attention_heads": 3}, "must be a multiple of model.kv_heads"),
     ],
 )
@@ -183,4 +194,22 @@ def test_files_that_are_not_there_or_damaged(saved, tmp_path):
         file.unlink()
     (directory / "pytorch_model.bin").write_bytes(b"not to be unpickled")
     with pytest.raises(CheckpointError, match=r"Pickled weights .* are not read"):
+        load_llama(directory)
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{}", '{"weight_map": {}}', '{"weight_map": []}', '{"weight_map": {"a": 3}}']
+)
+def test_an_index_that_names_no_files(saved, content):
+    _, directory = saved()
+    (directory / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"model.safetensors.index.json: names no files; copy it again"):
+        load_llama(directory)
+
+
+@pytest.mark.parametrize("name", [CONFIG, "model.safetensors.index.json"])
+def test_a_file_that_is_no_json_is_to_be_copied_and_not_deleted(saved, name):
+    _, directory = saved(max_shard_size="20KB")
+    (directory / name).write_text("{")
+    with pytest.raises(WorkdirError, match=f"{name}: not valid JSON .*; copy it again"):
         load_llama(directory)

@@ -21,9 +21,13 @@ from finetune_scaling.errors import (
     UserError,
     WorkdirError,
 )
+from finetune_scaling.evaluation.evaluators import TaskEvaluator, preset
+from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.runs.run import run
 from finetune_scaling.training.checkpoints import checkpoint_steps, read
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.inputs import check_task
 from finetune_scaling.training.run_directory import RunDirectory, exclusive
 from finetune_scaling.training.step import all_finite
 from finetune_scaling.training.tuned import load_run
@@ -108,6 +112,25 @@ def test_a_task_that_could_not_be_scored_is_not_trained(tiny_runs, tmp_path):
         with pytest.raises(kind, match=message):
             run(config, tmp_path / "run")
         assert list(checkpoint_steps(tmp_path / "run")) == []
+
+
+def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_path):
+    """An example without a target has a loss, but nothing that is written could be scored against it."""
+    (tmp_path / "test.jsonl").write_text('{"source": "sili", "target": "bubo"}\n{"source": "sati", "target": " "}\n')
+    found = {"source": {"kind": "files", "path": str(tmp_path / "test.jsonl")}, "source_field": "source"}
+    config = tiny_runs.config("full", evaluation={"generate_examples": 2})
+    config["task"]["test"] = {
+        "test": [{**found, "target_field": "target", "source_language": "A", "target_language": "B"}]
+    }
+    with pytest.raises(DataError, match=r"its split test has an empty target \(its source: 'sati'\)"):
+        run(config, tmp_path / "run")
+    assert list(checkpoint_steps(tmp_path / "run")) == []
+    experiment = read_experiment(config)
+    with pytest.raises(DataError, match="its split test has an empty target"):
+        check_sets(preset("test"), experiment)
+    check_sets(TaskEvaluator(generate=1), experiment)
+    config["evaluation"]["generate_examples"] = 1
+    check_task(read_experiment(config))
 
 
 def test_a_base_of_another_tokenizer(tiny_runs, other_tokenizer, tmp_path):

@@ -311,12 +311,12 @@ def test_facts_are_read_with_the_arrays(run):
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system with 300 KB of room."""
+    """A file system with 450 KB of room: for one checkpoint of the tiny runs while it is written, not for two."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if (
         shutil.which("mount") is None
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=450k", "tmpfs", folder], capture_output=True).returncode
     ):
         pytest.skip("mounting a small file system takes root's rights")
     yield folder

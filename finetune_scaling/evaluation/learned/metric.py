@@ -103,7 +103,7 @@ class LearnedMetric:
             order = sorted(missing, key=lambda key: len(missing[key]["hypothesis"]), reverse=True)  # alike in length
             answers = process.scores([missing[key] for key in order])
             for place, value in _with_progress(self.name, answers, len(order)):
-                cache.put(order[place], value)
+                cache.put(order[place], value, more=process.has_more)
                 known[order[place]] = value
         return [known[key] for key in keys], _signature(process.header, corpus)
 

@@ -69,7 +69,7 @@ class MetricProcess:
         Raises MetricError: the program ends too early or with an error, hangs, answers too often or too seldom, or
         with something else than a finite score.
         """
-        _start(lambda: self._send(requests))
+        self._threads.append(_start(lambda: self._send(requests)))
         waiting = set(range(len(requests)))
         while waiting:
             line = self._next_line()
@@ -82,14 +82,18 @@ class MetricProcess:
             raise self._error(f"answered more than the {len(requests)} requests: {_shown(line)}")
         self._check_exit()
 
+    @property
+    def has_more(self) -> bool:
+        """Whether an answer, or the end, has come that was not read yet."""
+        return not self._lines.empty()
+
     def _send(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Writes from a thread of its own, since a pipe that is full would keep answers from being read."""
         stdin = self._process.stdin
         assert stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # the program ended: the reader tells how
+        with contextlib.suppress(BrokenPipeError), stdin:  # the program ended: the reader tells how
             for index, request in enumerate(requests):
                 stdin.write(json.dumps({"id": index, **request}).encode() + b"\n")
-            stdin.close()
 
     def _read_header(self) -> dict[str, Any]:
         line = self._next_line()
@@ -156,10 +160,7 @@ class MetricProcess:
         return MetricError(f"metric {self._name}: the command {what}{told}")
 
     def _end(self) -> None:
-        """Lets the program go where nothing is asked of it any more, or ends it and all that it started."""
-        with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+        """Ends the program and all that it started, where they have not ended by themselves."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -47,11 +47,14 @@ class ScoreCache:
                 found.update(self._database.execute(f"SELECT key, score FROM scores WHERE key IN ({marks})", part))
         return found
 
-    def put(self, key: str, score: float) -> None:
-        """Keeps a score; on the disk within a second or so, or on leaving."""
+    def put(self, key: str, score: float, more: bool) -> None:
+        """Keeps a score: on the disk at once, or where `more` are coming at once, with them within a second.
+
+        What is not yet on the disk keeps other processes from writing.
+        """
         with self._errors():
             self._database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, score))
-            if time.monotonic() - self._committed > _COMMIT_SECONDS:
+            if not more or time.monotonic() - self._committed > _COMMIT_SECONDS:
                 self._database.commit()
                 self._committed = time.monotonic()
 

@@ -1,5 +1,6 @@
 """Metrics of other programs: the protocol, its failures, what is kept, and what an environment is made of."""
 
+import contextlib
 import json
 import os
 import signal
@@ -34,6 +35,8 @@ if mode == "no header":
     print("loading the model ...", flush=True)
 version = "2" if mode == "newer" else "1"
 print(json.dumps({"protocol": 3 if mode == "protocol 3" else 1, "metric": "length", "version": version}), flush=True)
+if mode == "never reads":
+    time.sleep(600)
 requests = [json.loads(line) for line in sys.stdin.buffer]
 with open(noted, "a") as file:
     file.writelines(json.dumps(request) + "\\n" for request in requests)
@@ -160,12 +163,51 @@ def test_a_program_that_hangs_is_ended(make, mode):
     assert time.monotonic() - began < 15
 
 
+def test_a_program_that_never_reads_its_requests_is_ended_too(make):
+    """The thread that sends them is blocked then, and holds the pipe that is to be closed."""
+    texts = ["Wort " * 200 + str(i) for i in range(200)]  # more than a pipe holds
+    with pytest.raises(MetricError, match="gave no line for 1 s and was ended"):
+        make("never reads", timeout=1.0).segments(Corpus(texts, [["r"]] * 200, "de", texts))
+
+
 @pytest.mark.parametrize("mode", ["crashes", "killed", "hangs", "malformed"])
 def test_what_was_scored_before_a_failure_is_kept(make, asked, mode):
     with pytest.raises(MetricError):
         make(mode, timeout=2.0).segments(CORPUS)
     assert make().segments(CORPUS).values.tolist() == LENGTHS
     assert len(asked()) == 4 + 2
+
+
+def test_answers_are_on_the_disk_and_nobody_locked_out_while_the_program_works_on(make, tmp_path):
+    """A batch may take minutes: a kill must not lose the answers before it, nor another process wait for it."""
+    failed = []
+
+    def run():
+        try:
+            make("hangs", timeout=4.0).segments(CORPUS)
+        except MetricError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    kept = []
+    while thread.is_alive() and len(kept) < 2:
+        time.sleep(0.05)
+        kept = _scores_of_another_process(tmp_path / "cache" / "scores.sqlite")
+    assert thread.is_alive()
+    assert kept == [(8.5,), (8.5,)]
+    thread.join()
+    assert len(failed) == 1
+
+
+def _scores_of_another_process(file):
+    """What is on the disk, for one that wants to write, too; nothing where that has to wait."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=0.01)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            return database.execute("SELECT score FROM scores").fetchall()
+    except sqlite3.OperationalError:  # not there yet, or another one's
+        return []
 
 
 def test_a_missing_command_is_a_mistake_of_the_config(make):
