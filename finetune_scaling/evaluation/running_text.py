@@ -114,7 +114,7 @@ def _read(
     return RunningText(few, count, sizes, length, settings)
 
 
-def _read_through(batches: Batches, count: int, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
+def _read_through(batches: Batches, count: int, tokenizer: TextTokenizer) -> tuple[np.ndarray, str]:
     """Bytes of each row's predicted tokens, int64[count]; SHA-256 of the rows' tokens, and of which are predicted."""
     size_of = np.array([len(text) for text in tokenizer.token_bytes()], np.int64)
     sizes, digest = [], hashlib.sha256()

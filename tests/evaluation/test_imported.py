@@ -159,6 +159,8 @@ def test_running_text_under_the_causal_objective(saved, model):
     documents = [[*tokenizer(texts[i]).input_ids, EOS] for i in range(len(texts))]
     expected = sum(cross_entropy(saved[0], ids, 1) for ids in documents)
     assert record["splits"]["text"]["tokens"] == sum(len(ids) - 1 for ids in documents)
+    # Each document's first word counts with the space that such a tokenizer puts in front of it.
+    assert record["splits"]["text"]["bytes"] == sum(len(texts[i].encode()) + 1 for i in range(len(texts)))
     assert record["loss"] == pytest.approx(expected / record["splits"]["text"]["tokens"], abs=1e-4)
     with pytest.raises(ConfigError, match="evaluator pretraining: a public model has no pretraining text of its own"):
         scored(directory, {"pretraining": TextEvaluator()})
