@@ -34,6 +34,7 @@ REQUIREMENTS = [
     "sacrebleu>=2.5.1,<2.7",  # BLEU, chrF and TER with signatures
     "rouge-score>=0.1.2,<0.2",  # ROUGE
     "safetensors>=0.8,<0.9",  # the files of public checkpoints
+    "tokenizers>=0.23.1,<0.24",  # and their tokenizers; transformers has the same bounds
     "ml-collections>=1.0,<2",  # ConfigDict and the --config flag
     "absl-py>=2.3,<3",  # command-line flags
     "numpy>=2.2,<2.5",  # batches and tables of numbers

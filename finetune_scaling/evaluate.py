@@ -1,7 +1,8 @@
-"""Scores runs, bases, whole studies, or plain files.
+"""Scores runs, bases, public models, whole studies, or plain files.
 
     python -m finetune_scaling.evaluate --workdir=RUN --out=FILE.json [--split=test --step=N --generate=200]
     python -m finetune_scaling.evaluate --workdir=RUN[,RUN...] --evaluators=zero_shot,few_shot_1 [--config=FILE]
+    python -m finetune_scaling.evaluate --workdir=MODEL --config=FILE --evaluators=test,few_shot_1 [--tokenizer=DIR]
     python -m finetune_scaling.evaluate --study=DIR --evaluators=few_shot_1,few_shot_5,pretraining [--index=I --of=N]
     python -m finetune_scaling.evaluate --hypotheses=FILE --references=FILE[,FILE] --target-language=de --out=FILE.json
     python -m finetune_scaling.evaluate --rows=RUN/evaluation/test.jsonl --out=FILE.json
@@ -49,12 +50,15 @@ from finetune_scaling.studies.table import POINTS, write_facts, write_points
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.run_directory import exclusive
 
-_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Runs or bases to score: directories, several by commas or globs.")
+_WORKDIR = flags.DEFINE_multi_string(
+    "workdir", [], "Runs, bases, public models: directories, several by commas or globs."
+)
 _STUDY = flags.DEFINE_string("study", "", "Directory of a study whose finished runs are scored; renews its points.csv.")
 _EVALUATORS = flags.DEFINE_list("evaluators", None, "Names of evaluators: the config's, or presets such as few_shot_1.")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config with evaluators and decoding; of a base, the task, too."
+    "config", help_string="Config with evaluators and decoding; for a base or public model, of the task, too."
 )
+_TOKENIZER = flags.DEFINE_string("tokenizer", "", "Directory of a public model's tokenizer; default: its own.")
 _OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, of a base the newest.")
@@ -80,7 +84,7 @@ _LANGUAGE = flags.DEFINE_string(
 
 _OF_RUNS: tuple[flags.FlagHolder, ...] = (
     *(_EVALUATORS, _SPLIT, _STEP, _EXAMPLES, _GENERATE, _UNTUNED, _AGAIN, _INDEX, _OF),
-    *(_FSDP, _TENSOR, _ATTENTION),
+    *(_FSDP, _TENSOR, _ATTENTION, _TOKENIZER),
 )
 
 
@@ -148,7 +152,7 @@ def _score_runs(directories: list[str]) -> None:
 
 def _score_study(workdir: Path) -> None:
     """Scores this process's share of a study's finished runs, then writes its table anew."""
-    for flag in (_OUT, _SPLIT, _STEP):
+    for flag in (_OUT, _SPLIT, _STEP, _TOKENIZER):
         if flag.value:
             raise ConfigError(f"--{flag.name} is for a run (--workdir); a study's runs have their own, so leave it out")
     study = recorded_study(workdir)
@@ -198,6 +202,7 @@ def _how() -> How:
         sharding=ShardingConfig(_FSDP.value, _TENSOR.value),
         model_changes={"attention": _ATTENTION.value} if _ATTENTION.value else {},
         finetuning=_finetuning(),
+        tokenizer=_TOKENIZER.value,
         out=location(_OUT.value) if _OUT.value else None,
         again=_AGAIN.value,
         metrics=None if (metrics := chosen_metrics(_METRICS.value)) is None else tuple(metrics),

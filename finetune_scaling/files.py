@@ -126,6 +126,12 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
+def check_writable(directory: Location) -> None:
+    """Raises WorkdirError where nothing can be written into a local directory, before there is anything to write."""
+    if isinstance(directory, Path) and not os.access(directory, os.W_OK):
+        raise WorkdirError(f"{directory}: cannot be written into; give --out=FILE.json, or score a copy of it")
+
+
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
     """Writes JSON atomically, indented, non-ASCII text as it is."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from finetune_scaling.configuration import suggestion
-from finetune_scaling.data.tokenizer import MODES, SpecialTokens
+from finetune_scaling.data.text_tokenizer import SpecialTokens
+from finetune_scaling.data.tokenizer import MODES
 from finetune_scaling.errors import ConfigError
 
 Ids = np.ndarray  # int32[n]
@@ -90,7 +91,8 @@ def prefix_lm(
     """Predicts `target_ids` [m] and eos from `input_ids` [n]; the length is n + m + 1, or n + m where `ends` is False.
 
     s = input + target + eos; tokens = bos + s[:-1]; targets = s; weights are 1 from the first target on.
-    Where `bidirectional`, prefix is True on bos and the input, provided that there is an input.
+    Where `bidirectional`, prefix is True on bos and the input, provided that there is an input. A model without bos
+    has the same sequence without its first position: what nothing comes before is not predicted.
     """
     start = len(input_ids)
     targets = np.empty(start + len(target_ids) + ends, np.int32)
@@ -99,13 +101,14 @@ def prefix_lm(
     if ends:
         targets[-1] = special.eos_id
     tokens = np.empty_like(targets)
-    tokens[:1] = special.bos_id
+    tokens[:1] = special.bos_id or 0  # 0 where there is no bos: it goes with its position
     tokens[1:] = targets[:-1]
     weights = np.ones(len(targets), np.float32)
     weights[:start] = 0
     prefix = np.zeros(len(targets), np.bool_)
     prefix[: start + 1] = bidirectional and start > 0
-    return TokenSequence(tokens, targets, weights, prefix)
+    whole = TokenSequence(tokens, targets, weights, prefix)
+    return whole if special.bos_id is not None else TokenSequence(*(field[1:] for field in whole))
 
 
 def split_prefix(

@@ -15,11 +15,12 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import sentencepiece
 
 from finetune_scaling.configuration import plain
+from finetune_scaling.data.text_tokenizer import SpecialTokens, explain_text, longest_prefix
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.files import (
     Location,
@@ -83,15 +84,6 @@ class TokenizerConfig:
         return _FIXED_PIECES + self.sentinels + (256 if self.byte_fallback else 0)
 
 
-class SpecialTokens(NamedTuple):
-    """The ids that objectives insert."""
-
-    bos_id: int
-    eos_id: int
-    mode_ids: dict[str, int]
-    sentinel_ids: tuple[int, ...]
-
-
 class Tokenizer:
     """A SentencePiece model whose special ids are pad 0, eos 1, bos 2, unk 3, then modes and sentinels."""
 
@@ -122,6 +114,11 @@ class Tokenizer:
     def __hash__(self) -> int:
         return hash(self.digest)  # so that what is encoded once is found again by a tokenizer that is read again
 
+    @property
+    def continuing(self) -> "Tokenizer":
+        """Itself: a text is encoded as it is, wherever it stands."""
+        return self
+
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no bos, eos or other special token. DataError where the text is not valid Unicode."""
         return self.encode_batch([text])[0]
@@ -131,7 +128,7 @@ class Tokenizer:
         try:
             plain_ids = self._processor.encode(list(texts), num_threads=1)
         except (TypeError, UnicodeEncodeError) as error:
-            raise _explain_text(texts, error) from error
+            raise explain_text(texts, error) from error
         return [
             self._encode_around_space_symbols(text) if _SPACE_SYMBOL in text else ids
             for text, ids in zip(texts, plain_ids, strict=True)
@@ -155,10 +152,7 @@ class Tokenizer:
             return text
         # Any other character in the space symbol's place leaves the offsets, in characters, as they are.
         offsets = self._processor.encode(text.replace(_SPACE_SYMBOL, "?"), out_type="offset_mapping")["offsets"]
-        ends = sorted({0, *(end for _, end in offsets[:max_tokens])})
-        while ends and len(self.encode(text[: ends[-1]])) > max_tokens:
-            ends.pop()
-        return text[: ends[-1]] if ends else ""
+        return longest_prefix(text, (end for _, end in offsets), max_tokens, self.encode)
 
     def save(self, out_dir: str | os.PathLike, config: TokenizerConfig | None = None) -> Path:
         """Writes tokenizer.model and tokenizer.json (its digest, its size, and `config` where given) into `out_dir`."""
@@ -221,15 +215,6 @@ def _find_special(pieces: list[str], name: str) -> SpecialTokens:
         )
     sentinels = itertools.takewhile(lambda i: i is not None, (ids.get(_sentinel(n)) for n in itertools.count()))
     return SpecialTokens(BOS_ID, EOS_ID, modes, tuple(sentinels))  # type: ignore[arg-type]
-
-
-def _explain_text(texts: Sequence[str], error: Exception) -> Exception:
-    for text in texts:
-        if not isinstance(text, str):
-            return DataError(f"expected text, not {type(text).__name__}: {text!r:.80}")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            return DataError(f"a lone surrogate is no character, so this text is not valid Unicode: {text[:80]!a}")
-    return error
 
 
 def _sentinel(number: int) -> str:

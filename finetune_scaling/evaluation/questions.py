@@ -13,7 +13,7 @@ from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.examples import check_references
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import Task, load_task
-from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator
@@ -119,7 +119,7 @@ class Questions:
 def read_questions(
     evaluator: TaskEvaluator,
     experiment: Experiment,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     finetuning: Experiment | None = None,
     metrics: tuple[Metric, ...] | None = None,
 ) -> Questions:
@@ -155,7 +155,7 @@ def _read(
     evaluator: TaskEvaluator,
     task_text: str,
     trained: SequenceConfig | ObjectiveConfig,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     decoding: DecodingConfig,
     metrics: tuple[Metric, ...] | None,
 ) -> Questions:
@@ -199,7 +199,7 @@ def _open(evaluator: TaskEvaluator, task: Task) -> dict[str, QuestionSet]:
 
 
 def _form_for_base(
-    objective: ObjectiveConfig, task: Task, sets: Mapping[str, QuestionSet], tokenizer: Tokenizer
+    objective: ObjectiveConfig, task: Task, sets: Mapping[str, QuestionSet], tokenizer: TextTokenizer
 ) -> SequenceFormat:
     """Sequences for a model that was only pretrained: attention and mode as then, room for the task's limits."""
     mode: Literal["", "S"] = "S" if objective.name == "ul2" else ""
@@ -219,7 +219,7 @@ def _settings(
     task: Task,
     form: SequenceFormat,
     sets: Mapping[str, QuestionSet],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
 ) -> dict[str, Any]:
     """By content and not by place: the same texts elsewhere are the same questions."""
     return {

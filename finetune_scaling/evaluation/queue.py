@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import Evaluator
+from finetune_scaling.evaluation.imported import check_evaluators, imported_subject
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.records import Record
 from finetune_scaling.evaluation.subject import Prepared, Subject, done, evaluate, found_subject, prepare_evaluators
-from finetune_scaling.files import Location
+from finetune_scaling.files import Location, check_writable
+from finetune_scaling.interop.hugging_face import is_model
+from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.experiment import Experiment
 from finetune_scaling.training.tuned import find_base
@@ -28,7 +32,8 @@ class How:
     """How runs are read and scored.
 
     step: of the checkpoints, None for each run's own choice; sharding, model_changes: see `find_run`;
-    finetuning: whose task bases are asked; out: file for the one record; again: makes anew what is there;
+    finetuning: whose task bases are asked; tokenizer: directory of a public model's, "" for its own;
+    out: file for the one record; again: makes anew what is there;
     metrics: of generated text, None for the default ones.
     """
 
@@ -36,6 +41,7 @@ class How:
     sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     model_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     finetuning: Experiment | None = None
+    tokenizer: str = ""
     out: Location | None = None
     again: bool = False
     metrics: tuple[Metric, ...] | None = None
@@ -68,17 +74,34 @@ def plan(directories: Iterable[str], choose: Choose, how: How) -> list[Job]:
 
 
 def _job(directory: str, choose: Choose, how: How) -> Job:
-    subject, model = found_subject(directory, how.step, how.sharding, how.model_changes)
-    if subject.base is not None:
-        find_base(subject.base)
-    tokenizer = load_tokenizer(subject.experiment.tokenizer)
+    imported = is_model(directory)
+    subject, model, tokenizer = (_imported if imported else _trained_here)(directory, how)
     evaluators = choose(directory, subject.experiment)
+    if imported:
+        check_evaluators(evaluators)
     try:
         prepared = prepare_evaluators(evaluators, subject.experiment, tokenizer, model, how.finetuning, how.metrics)
     except (ConfigError, DataError) as error:
         raise type(error)(f"{directory}: {error}") from error  # which of many it is
     left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
+    if left and how.out is None:
+        check_writable(subject.directory)
     return Job(directory, subject, prepared, len(left))
+
+
+def _trained_here(directory: str, how: How) -> tuple[Subject, ModelConfig, TextTokenizer]:
+    if how.tokenizer:
+        raise ConfigError(f"--tokenizer is for a public model; {directory} has its own, so leave it out")
+    subject, model = found_subject(directory, how.step, how.sharding, how.model_changes)
+    if subject.base is not None:
+        find_base(subject.base)
+    return subject, model, load_tokenizer(subject.experiment.tokenizer)
+
+
+def _imported(directory: str, how: How) -> tuple[Subject, ModelConfig, TextTokenizer]:
+    if how.step is not None:
+        raise ConfigError(f"--step is for checkpoints of runs; {directory} is a public model, so leave it out")
+    return imported_subject(directory, how.finetuning, how.tokenizer, how.sharding, how.model_changes)
 
 
 def work(

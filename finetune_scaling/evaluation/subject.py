@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import records
 from finetune_scaling.evaluation.evaluators import Evaluator, TextEvaluator
@@ -51,7 +52,8 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A model to score. directory: where its evaluations go below; checkpoint: step and digest of its parameters.
+    """A model to score. directory: where its evaluations go below; checkpoint: step and digest of its parameters (of a
+    public model the digest of its files alone).
 
     base: whose answers stand beside its own; None where it has none. load: reads its parameters. is_base: whether it is
     scored as what runs are tuned from.
@@ -65,12 +67,19 @@ class Subject:
     is_base: bool = False
 
     def record_path(self, prepared: Prepared) -> Location:
-        """Where the record of an evaluation belongs: NAME.json; of a base, by step and settings."""
+        """Where the record of an evaluation belongs: NAME.json; of a base, by step (or files) and settings."""
         folder = self.directory / EVALUATION
         if not self.is_base:
             return folder / f"{prepared.name}.json"
         digest = records.settings_digest(prepared.settings)
-        return folder / f"step_{self.checkpoint['step']}" / f"{prepared.name}.{digest}.json"
+        return folder / self._parameters_name / f"{prepared.name}.{digest}.json"
+
+    @property
+    def _parameters_name(self) -> str:
+        """Names a base's parameters among all that were scored in its directory."""
+        if "step" in self.checkpoint:
+            return f"step_{self.checkpoint['step']}"
+        return f"weights_{self.checkpoint['files_sha256'][:12]}"
 
 
 def found_subject(
@@ -105,7 +114,7 @@ def found_subject(
 def prepare_evaluators(
     evaluators: Mapping[str, Evaluator],
     experiment: Experiment,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     model: ModelConfig,
     finetuning: Experiment | None = None,
     metrics: tuple[Metric, ...] | None = None,
@@ -122,7 +131,7 @@ def _prepare(
     name: str,
     evaluator: Evaluator,
     experiment: Experiment,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     model: ModelConfig,
     finetuning: Experiment | None,
     metrics: tuple[Metric, ...] | None,

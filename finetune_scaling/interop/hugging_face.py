@@ -4,9 +4,11 @@ Nothing is unpickled and no torch is needed. Tensors go where their family's tab
 of another shape is an error that names it.
 """
 
+import concurrent.futures
 import contextlib
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.files import read_json
+from finetune_scaling.files import location, read_json, sha256
 from finetune_scaling.interop.family import LAYER, Family, Tensor
 from finetune_scaling.interop.llama import LLAMA
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.tuning.partition import path_name
+from finetune_scaling.tuning.partition import Tree, path_name
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA,)}
 
@@ -38,17 +40,55 @@ def load_llama(directory: str | Path) -> tuple[ModelConfig, Params]:
     return load_model(directory, {LLAMA.model_type: LLAMA})
 
 
-def load_model(directory: str | Path, families: Mapping[str, Family] = FAMILIES) -> tuple[ModelConfig, Params]:
-    """The model in a Hugging Face directory, of whichever of the families; otherwise like load_llama."""
+def load_model(
+    directory: str | Path,
+    families: Mapping[str, Family] = FAMILIES,
+    place: Callable[[Tree], Tree] | None = None,
+) -> tuple[ModelConfig, Params]:
+    """The model in a Hugging Face directory, of whichever of the families; otherwise like load_llama.
+
+    place: from the parameters' shapes to their shardings, each parameter going there as it is read; None: one device.
+    """
     directory = Path(directory)
-    fields = _read_fields(directory)
-    family = choose(families, fields.get("model_type", ""), f"{directory / _CONFIG}: model_type")
-    config = family.read_config(fields, str(directory / _CONFIG))
+    family, config = _read_family(directory, families)
     with _Files.open(directory) as files:
-        return config, _parameters(files, family, config)
+        return config, _parameters(files, family, config, place)
 
 
-def _read_fields(directory: Path) -> dict[str, Any]:
+def check_model(directory: str | Path, families: Mapping[str, Family] = FAMILIES) -> ModelConfig:
+    """The config of such a model, of whose weights the headers alone are read; raises as load_model does."""
+    directory = Path(directory)
+    family, config = _read_family(directory, families)
+    with _Files.open(directory) as files:
+        _check_names(files, family, config, list(family.tensors(config)))
+    return config
+
+
+def is_model(directory: str | Path) -> bool:
+    """Whether a directory's config.json is that of a public model, known or not: it names a type of model."""
+    file = location(directory) / _CONFIG
+    fields = read_json(file, mend="put a good copy back") if file.is_file() else None
+    return isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
+
+
+def files_digest(directory: str | Path) -> str:
+    """SHA-256 of the SHA-256 of config.json and of each file of weights, read to the last byte, several at a time."""
+    directory = Path(directory)
+    files = [directory / _CONFIG, *_weight_files(directory)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = pool.map(sha256, files)
+    lines = [f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
+    fields = read_fields(directory)
+    family = choose(families, fields.get("model_type", ""), f"{directory / _CONFIG}: model_type")
+    return family, family.read_config(fields, str(directory / _CONFIG))
+
+
+def read_fields(directory: Path) -> dict[str, Any]:
+    """The fields of a directory's config.json. Raises CheckpointError or ConfigError where there are none."""
     file = directory / _CONFIG
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; name a directory that a model was saved into")
@@ -58,13 +98,17 @@ def _read_fields(directory: Path) -> dict[str, Any]:
     return fields
 
 
-def _parameters(files: "_Files", family: Family, config: ModelConfig) -> Params:
+def _parameters(files: "_Files", family: Family, config: ModelConfig, place: Callable[[Tree], Tree] | None) -> Params:
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
     table = {tensor.ours: tensor for tensor in family.tensors(config)}
     _check_names(files, family, config, list(table.values()))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(_leaf(files, table[path_name(path)], leaf.shape)), shapes
-    )
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wheres = jax.tree.map(lambda _: one_device, shapes) if place is None else place(shapes)
+
+    def read(path: Any, leaf: Any, where: Any) -> jax.Array:
+        return jax.device_put(_leaf(files, table[path_name(path)], leaf.shape), where)
+
+    return jax.tree_util.tree_map_with_path(read, shapes, wheres)
 
 
 def _leaf(files: "_Files", tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:

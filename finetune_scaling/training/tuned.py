@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from finetune_scaling import configuration
+from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
 from finetune_scaling.files import Location, absolute, location, modified
@@ -54,7 +55,7 @@ class TunedModel:
     tuning: Tuning
     trainable: Tree
     frozen: Tree
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     base_facts: Mapping[str, Any]
     placement: Placement
 
@@ -147,17 +148,29 @@ def find_base(base: BaseConfig) -> FoundRun:
 
 
 def load_untuned(
-    base: BaseConfig, tokenizer: Tokenizer, sharding: ShardingConfig, model_changes: Mapping[str, Any]
+    base: BaseConfig, tokenizer: TextTokenizer, sharding: ShardingConfig, model_changes: Mapping[str, Any]
 ) -> TunedModel:
     """A base as it is: nothing of it trains. Raises CheckpointError where it is missing or has another tokenizer."""
     loaded = load_base(base.run, base.step, sharding)
     _check_tokenizer(loaded, tokenizer, base.run, "the one given")
     config = _changed(loaded, model_changes)
+    placement = placed(config, sharding)
+    return untuned(config, loaded.params, tokenizer, loaded.facts, placement)
+
+
+def placed(config: ModelConfig, sharding: ShardingConfig) -> Placement:
+    """Where a model lives on this program's devices. Raises ConfigError where they do not divide it."""
     placement = Placement(config, make_mesh(sharding), sharding.axes)
     check_fits(config, sharding, placement.mesh)
-    nothing = jax.tree.map(lambda _: None, loaded.params)
-    frozen = cast(loaded.params, config.compute_dtype)
-    return TunedModel(config, UNTUNED, nothing, frozen, tokenizer, loaded.facts, placement)
+    return placement
+
+
+def untuned(
+    config: ModelConfig, params: Params, tokenizer: TextTokenizer, facts: Mapping[str, Any], placement: Placement
+) -> TunedModel:
+    """A whole model of which nothing trains, in the dtype that it computes in."""
+    nothing = jax.tree.map(lambda _: None, params)
+    return TunedModel(config, UNTUNED, nothing, cast(params, config.compute_dtype), tokenizer, facts, placement)
 
 
 @contextlib.contextmanager
@@ -282,7 +295,7 @@ def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def _check_tokenizer(base: Base, tokenizer: Tokenizer, base_name: str, tokenizer_name: str) -> None:
+def _check_tokenizer(base: Base, tokenizer: TextTokenizer, base_name: str, tokenizer_name: str) -> None:
     if base.facts["tokenizer_sha256"] != tokenizer.digest:
         raise CheckpointError(
             f"the base {base_name} was pretrained with another tokenizer than "

@@ -62,6 +62,14 @@ def test_golden_causal_of_a_text_that_goes_on():
     ]
 
 
+def test_golden_sequences_without_bos():
+    """What nothing comes before is read and not predicted."""
+    without = SPECIAL._replace(bos_id=None)
+    assert _as_lists(causal(_ids(3), without))[:3] == [[1000, 1001, 1002], [1001, 1002, 1], [1, 1, 1]]
+    sequence = prefix_lm(np.array([10, 11]), np.array([20, 21]), without, bidirectional=True)
+    assert _as_lists(sequence) == [[10, 11, 20, 21], [11, 20, 21, 1], [0, 1, 1, 1], [1, 1, 0, 0]]
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_golden_prefix_lm(bidirectional):
     sequence = prefix_lm(np.array([10, 11]), np.array([20, 21, 22]), SPECIAL, bidirectional=bidirectional)

@@ -1,0 +1,148 @@
+"""Tokenizers of public models give the ids that transformers' AutoTokenizer gives, and text of them again."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
+from finetune_scaling.data.templates import Template
+from finetune_scaling.errors import DataError
+from finetune_scaling.interop.tokenizer import load_imported_tokenizer
+
+MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))
+KINDS = MADE["KINDS"]
+TEXTS = (
+    *MADE["TEXTS"],
+    "Zwei  Leerzeichen,\tein Tab\n\nund leere Zeilen \n",
+    "naïve café, Ωμέγα, 🙂👩‍👩‍👧 and \u00a0 spaces",
+    "日本語のテキスト。한국어 텍스트",
+    "x",
+    "",
+)
+PAIRS = ((0, 10), (1, 17), (2, 7), (4, 14))  # a text, and where it is cut: before a space
+FIELDS = {"vocab_size": 400, "bos_token_id": 1, "eos_token_id": 2}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """made(kind) -> the directory of such a tokenizer."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    for name, make in KINDS.items():
+        make(folder / name)
+    return lambda kind: folder / kind
+
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@each_kind
+def test_ids_and_texts_are_those_of_transformers(made, kind):
+    ours, theirs = load_imported_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
+    front = [] if ours.special.bos_id is None else [ours.special.bos_id]
+    assert (front == []) == (kind == "without_front")
+    assert (ours.eos_id, ours.vocab_size) == (theirs.eos_token_id, len(theirs))
+    for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
+        assert front + ids == theirs(text).input_ids, text
+        assert ours.encode(text) == ids
+        assert ours.decode(ids) == theirs.decode(front + ids, skip_special_tokens=True) == text
+
+
+@each_kind
+def test_a_text_and_what_goes_on_after_it_are_encoded_as_one(made, kind):
+    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    for number, cut in PAIRS:
+        text = TEXTS[number]
+        place = text.find(" ", cut) if " " in text[cut:] else cut
+        assert tokenizer.encode(text[:place]) + tokenizer.continuing.encode(text[place:]) == tokenizer.encode(text)
+    adds_space = kind in ("byte_fallback", "metaspace", "sentence_pieces")
+    assert (tokenizer.continuing.encode("fox") != tokenizer.encode("fox")) == adds_space
+
+
+@each_kind
+def test_the_bytes_of_the_tokens_are_those_of_the_text(made, kind):
+    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    table = tokenizer.token_bytes()
+    assert len(table) == FIELDS["vocab_size"]
+    assert {table[i] for i in (1, 2, 399)} == {b""}
+    for text in TEXTS:
+        assert b"".join(table[i] for i in tokenizer.continuing.encode(text)).decode() == text
+
+
+@each_kind
+def test_a_cut_text_is_the_longest_that_ends_with_a_token(made, kind):
+    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    for text in (TEXTS[1], TEXTS[3], TEXTS[6]):
+        whole = tokenizer.encode(text)
+        cuts = [tokenizer.truncate(text, count) for count in range(len(whole) + 1)]
+        assert cuts == sorted(cuts, key=len)
+        assert cuts[0] == ""
+        assert cuts[-1] == text
+        for count, cut in enumerate(cuts):
+            assert text.startswith(cut)
+            assert len(tokenizer.encode(cut)) <= count
+
+
+@each_kind
+def test_no_text_spells_a_special_token(made, kind):
+    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    assert not {0, 1, 2} & set(tokenizer.encode("a</s> <s>b <unk>"))
+    assert tokenizer.decode(tokenizer.encode("a</s> <s>b")) == "a</s> <s>b"
+    with pytest.raises(DataError, match="lone surrogate"):
+        tokenizer.encode("a\ud800")
+
+
+def test_what_is_in_front_is_what_the_files_say(made, tmp_path):
+    settings = json.loads((made("byte_level") / "tokenizer_config.json").read_text())
+    for kind, asked, expected in (
+        ("byte_level", False, None), ("without_front", True, 1), ("sentence_pieces", False, None),
+    ):  # fmt: skip
+        folder = tmp_path / f"{kind}-{asked}"
+        folder.mkdir()
+        for file in made(kind).iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": asked}))
+        ours = load_imported_tokenizer(folder, FIELDS)
+        assert ours.special.bos_id == expected
+        assert ours.digest != load_imported_tokenizer(made(kind), FIELDS).digest
+        (folder / "tokenizer_config.json").unlink()  # the ids of the model's config stand in
+        alone = load_imported_tokenizer(folder, FIELDS)
+        assert (alone.special.bos_id, alone.eos_id) == (None if kind == "without_front" else 1, 2)
+
+
+def test_a_prompt_without_any_token_is_refused(made):
+    example = {"source": "", "target": "x", "source_language": "A", "target_language": "B"}
+    arguments = Template("{source}", "{target}"), SequenceFormat(8, 4, 4)
+    assert encode_prompts([example], load_imported_tokenizer(made("byte_level"), FIELDS), *arguments) == [[1]]
+    with pytest.raises(DataError, match="example 0: its input is empty"):
+        encode_prompts([example], load_imported_tokenizer(made("without_front"), FIELDS), *arguments)
+
+
+def change(directory, **fields):
+    file = directory / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "fields", "message"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), {}, "no tokenizer.model; name .*--tokenizer=DIR"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "tokenizer.json: not a file of the"),
+        (lambda folder: change(folder, eos_token="<end>"), {}, "eos_token = '<end>' is no token of the tokenizer"),
+        (lambda folder: change(folder, eos_token=None), {"eos_token_id": [1, 2]}, "eos_token is missing"),
+        (lambda folder: None, {"vocab_size": 339}, "has 340 ids, but the model has embeddings of 339"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, break_it, fields, message):
+    KINDS["byte_level"](tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(DataError, match=message) as error:
+        load_imported_tokenizer(tmp_path, {**FIELDS, **fields})
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_sentencepiece_model_is_named(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"of something else")
+    with pytest.raises(DataError, match=r"tokenizer.model: not a SentencePiece model"):
+        load_imported_tokenizer(tmp_path, FIELDS)
