@@ -44,8 +44,6 @@ def imported_subject(
     _check_causal(finetuning.sequence)
     tokens = Path(tokenizer_directory or directory)
     tokenizer = load_imported_tokenizer(tokens, read_fields(directory))
-    if finetuning.evaluation.decoding.stop:
-        tokenizer.token_bytes()  # raises, before anything is scored, where they are not known
     experiment = dataclasses.replace(
         finetuning, base=None, model=configuration.plain(config), method={"name": "full"}, tokenizer=str(tokens)
     )

@@ -174,6 +174,8 @@ def _read(
         task, form = with_demonstrations(task, form, shown)
     settings = _settings(evaluator, task, form, sets, tokenizer)
     settings["decoding"] = configuration.plain(decoding)
+    if decoding.stop:
+        tokenizer.token_bytes()  # raises, before anything is scored, where they are not known
     if metrics is not None:
         settings["metrics"] = [one.identity if isinstance(one, LearnedMetric) else one.name for one in metrics]
     every = [one for chosen in shown.values() for one in chosen]

@@ -96,7 +96,7 @@ class FastTokens:
         else:
             raise DataError(
                 f"{self._name}: its decoder is {', '.join(steps) or 'not given'}, of which no token's own bytes are "
-                "known, as stop strings need; leave decoding.stop out"
+                "known, as stop strings and losses a byte of running text need; leave those out"
             )
         added = self._tokenizer.get_added_tokens_decoder()
         texts = [self._tokenizer.id_to_token(i) for i in range(self.size)]

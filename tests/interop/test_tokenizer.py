@@ -119,6 +119,15 @@ def test_a_prompt_without_any_token_is_refused(made):
         encode_prompts([example], load_imported_tokenizer(made("without_front"), FIELDS), *arguments)
 
 
+def test_a_decoder_that_tells_no_tokens_bytes_is_named(tmp_path):
+    KINDS["byte_level"](tmp_path)
+    file = tmp_path / "tokenizer.json"
+    decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "decoder": decoder}))
+    with pytest.raises(DataError, match=r"tokenizer.json: its decoder is WordPiece, of which no token's own bytes"):
+        load_imported_tokenizer(tmp_path, FIELDS).token_bytes()
+
+
 def change(directory, **fields):
     file = directory / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
