@@ -3,6 +3,7 @@
 import functools
 import os
 import runpy
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,11 @@ from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.partition import Tree, path_name
 from finetune_scaling.tuning.registry import METHODS
+
+# Tests send signals to programs that they start, which would ignore those that a shell lets its background jobs ignore.
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 # Compilation is most of what these tests cost, and their models are too small for optimised code to pay.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
