@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from finetune_scaling.scaling.columns import ENTROPY, Column, lower_is_better
+from finetune_scaling.scaling.columns import ENTROPY, LOSS, Column, lower_is_better
 from finetune_scaling.scaling.points import FACTORS, PointsTable
 
 # task -> evaluator -> name of a baseline -> metric -> score
@@ -66,7 +66,7 @@ def shown_columns(found: list[Change], task: str, metric: str | None) -> list[st
             metrics.setdefault(change.evaluator, {})[change.metric] = change.column
     columns = []
     for own in metrics.values():
-        scores = [name for name in own if name != "loss"]
+        scores = [name for name in own if not LOSS.fullmatch(name)]  # perplexities say again what the loss says
         main = metric if metric in own else next(iter(scores), None)
         columns += [own[name] for name in ("loss", main) if name in own]
     return columns

@@ -57,6 +57,15 @@ def test_only_columns_with_an_untuned_twin_and_only_runs_with_both(table):
     assert table.ignored == ("remark",)
 
 
+def test_a_perplexity_is_not_shown_beside_its_loss(tmp_path):
+    columns = [f"pretraining.{twin}{name}" for name in ("loss", "perplexity") for twin in ("", "untuned.")]
+    header = ",".join(["task,method,factor,x,finetune_examples,loss,seed,held_out", *columns])
+    (tmp_path / "points.csv").write_text(f"{header}\nt,full,model,1e6,100,2.0,0,0,3.0,2.0,20.1,7.4")
+    found = changes(read_points(tmp_path / "points.csv"), {})
+    assert {change.column for change in found} == {"pretraining.loss", "pretraining.perplexity"}
+    assert shown_columns(found, "t", "bleu") == ["pretraining.loss"]
+
+
 def test_a_table_without_evaluators_has_no_changes(tmp_path):
     (tmp_path / "points.csv").write_text(f"{HEADER.partition(',pretraining')[0]}\nt,full,model,1e6,10,2,0,0,20")
     found = changes(read_points(tmp_path / "points.csv"), {})
