@@ -49,6 +49,7 @@ from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.table import POINTS, write_facts, write_points
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.run_directory import exclusive
+from finetune_scaling.training.step import compiled_programs
 
 _WORKDIR = flags.DEFINE_multi_string(
     "workdir", [], "Runs, bases, public models: directories, several by commas or globs."
@@ -170,7 +171,8 @@ def _score_study(workdir: Path) -> None:
     with exclusive(workdir, wait=True):
         from_first(lambda: _write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
-    print(f"{count} evaluations of {len(jobs)} runs: {workdir / POINTS}", flush=True)
+    done = f"{count} evaluations of {len(jobs)} runs, {compiled_programs()} programs compiled"
+    print(f"{done}: {workdir / POINTS}", flush=True)
     _finish(errors)
 
 
