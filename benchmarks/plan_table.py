@@ -43,8 +43,8 @@ def main() -> None:
             continue
         if name in table and (table[name]["compiled"] or arguments.analytic):
             continue
-        table[name] = smallest(size, method, kind, arguments.analytic)
-        table = stored() | table  # another process may be making other kinds
+        made = {name: smallest(size, method, kind, arguments.analytic)}
+        table = (stored() or table) | made  # another process may have made other kinds meanwhile
         TABLE.write_text(json.dumps(table, indent=1) + "\n")
         print(f"{name}: {cell(table[name])}", file=sys.stderr, flush=True)
     if len(table) == len(cells()):
