@@ -37,17 +37,17 @@ def main() -> None:
     if arguments.prototype:
         print_prototype()
         return
-    table = {} if arguments.again else stored()
+    known = {} if arguments.again else stored()
     for name, size, method, kind in cells():
         if kind not in arguments.kinds.split(","):
             continue
-        if name in table and (table[name]["compiled"] or arguments.analytic):
+        if name in known and (known[name]["compiled"] or arguments.analytic):
             continue
-        made = {name: smallest(size, method, kind, arguments.analytic)}
-        table = (stored() or table) | made  # another process may have made other kinds meanwhile
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
-        print(f"{name}: {cell(table[name])}", file=sys.stderr, flush=True)
-    if len(table) == len(cells()):
+        made = smallest(size, method, kind, arguments.analytic)
+        # Only this cell is written over: another process may have made others meanwhile.
+        TABLE.write_text(json.dumps(stored() | {name: made}, indent=1) + "\n")
+        print(f"{name}: {cell(made)}", file=sys.stderr, flush=True)
+    if len(table := stored()) == len(cells()):
         print(as_markdown(table))
 
 
