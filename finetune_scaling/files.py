@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -210,3 +211,8 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where it is no finite one (JSON has no infinity)."""
+    return None if value is None or not math.isfinite(value) else float(value)

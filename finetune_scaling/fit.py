@@ -14,16 +14,16 @@ from absl import flags
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import read_json
-from finetune_scaling.scaling.analysis import Analysis, analyse
-from finetune_scaling.scaling.figures import all_plots
-from finetune_scaling.scaling.fitting import HUBER_DELTA, FitSettings
-from finetune_scaling.scaling.laws import LAWS, Residual, law_named
-from finetune_scaling.scaling.one_law import fit_one_law
-from finetune_scaling.scaling.plots import save
-from finetune_scaling.scaling.points import read_points
-from finetune_scaling.scaling.report import write_report
-from finetune_scaling.scaling.tables import write_tables
-from finetune_scaling.scaling.words import summary
+from finetune_scaling.scaling.findings.analysis import Analysis, analyse
+from finetune_scaling.scaling.fitting.one_law import fit_one_law
+from finetune_scaling.scaling.fitting.program import HUBER_DELTA, FitSettings
+from finetune_scaling.scaling.laws.declared import LAWS, Residual, law_named
+from finetune_scaling.scaling.points.table import read_points
+from finetune_scaling.scaling.reporting.figures import all_plots
+from finetune_scaling.scaling.reporting.plots import save
+from finetune_scaling.scaling.reporting.report import write_report
+from finetune_scaling.scaling.reporting.tables import write_tables
+from finetune_scaling.scaling.reporting.words import summary
 from finetune_scaling.tuning.registry import METHODS
 
 

@@ -1,1 +1,1 @@
-"""From points to laws: reading, fitting, leave-out errors, critical sizes, claims, plots and the report."""
+"""From points to laws and guidance: points, laws, fitting, uncertainty, findings and reporting, in this order."""

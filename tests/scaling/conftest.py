@@ -2,10 +2,10 @@
 
 import pytest
 
-from finetune_scaling.scaling import planted
-from finetune_scaling.scaling.analysis import Analysis, analyse
-from finetune_scaling.scaling.fitting import FitSettings
-from finetune_scaling.scaling.points import read_points
+from finetune_scaling.scaling.findings.analysis import Analysis, analyse
+from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.points import planted
+from finetune_scaling.scaling.points.table import read_points
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finetune_scaling.scaling.analysis import Analysis
-from finetune_scaling.scaling.claims import FAILS, HOLDS, UNTOLD, Cell, Claim, check_claims, judge
-from finetune_scaling.scaling.jackknife import Spread
+from finetune_scaling.scaling.findings.analysis import Analysis
+from finetune_scaling.scaling.findings.claims import FAILS, HOLDS, UNTOLD, Cell, Claim, check_claims, judge
+from finetune_scaling.scaling.uncertainty.jackknife import Spread
 
 
 @pytest.mark.parametrize(

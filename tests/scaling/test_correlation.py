@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from finetune_scaling.scaling.claims import UNTOLD
-from finetune_scaling.scaling.correlation import (
+from finetune_scaling.scaling.findings.claims import UNTOLD
+from finetune_scaling.scaling.findings.correlation import (
     DOES_NOT_FOLLOW,
     FEWEST,
     FOLLOWS,
@@ -19,7 +19,7 @@ from finetune_scaling.scaling.correlation import (
     spearman,
     stand_ins,
 )
-from finetune_scaling.scaling.points import read_points
+from finetune_scaling.scaling.points.table import read_points
 
 
 def planted(r: float, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.fit import fit_study
-from finetune_scaling.scaling import planted
+from finetune_scaling.scaling.points import planted
 
 TASK = 'wmt <script>alert("x")</script> & co'
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from finetune_scaling.scaling import laws
-from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit, padded_size, refit
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size, refit
+from finetune_scaling.scaling.laws import declared as laws
 
 DELTA = 1e-3
 

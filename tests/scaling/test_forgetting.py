@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from finetune_scaling.scaling.columns import Column, evaluator_column, lower_is_better
-from finetune_scaling.scaling.forgetting import changes, main_factor, shown_columns
-from finetune_scaling.scaling.points import read_points
-from finetune_scaling.scaling.score_words import column_name, forgetting_lines
+from finetune_scaling.scaling.findings.forgetting import changes, main_factor, shown_columns
+from finetune_scaling.scaling.points.columns import Column, evaluator_column, lower_is_better
+from finetune_scaling.scaling.points.table import read_points
+from finetune_scaling.scaling.reporting.score_words import column_name, forgetting_lines
 
 BASELINES = {"t": {"few_shot_1": {"copy": {"bleu": 1.5}}}}
 RISE = {"full": 0.4, "lora": 0.1, "prompt": 0.0}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_scaling.scaling.jackknife import Spread, combine, leave_out_weights, spread
+from finetune_scaling.scaling.uncertainty.jackknife import Spread, combine, leave_out_weights, spread
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=12))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.scaling import laws
-from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit
-from finetune_scaling.scaling.points import FACTORS
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.scaling.laws import declared as laws
+from finetune_scaling.scaling.points.table import FACTORS
 
 VALUES = {"A": 3.0, "B": 5.0, "E": 0.7, "alpha": 0.3, "beta": 0.2}
 

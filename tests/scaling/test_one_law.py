@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.scaling.fitting import FitSettings
-from finetune_scaling.scaling.laws import CHINCHILLA, SINGLE
-from finetune_scaling.scaling.one_law import fit_one_law
+from finetune_scaling.scaling.fitting.one_law import fit_one_law
+from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.laws.declared import CHINCHILLA, SINGLE
 
 
 def test_chinchilla_with_standard_errors_like_the_published_ones(shared_data: Path, tmp_path: Path) -> None:

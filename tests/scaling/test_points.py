@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.scaling import planted
-from finetune_scaling.scaling.points import read_points
+from finetune_scaling.scaling.points import planted
+from finetune_scaling.scaling.points.table import read_points
 
 HEADER = "task,method,factor,x,finetune_examples,loss,seed,held_out"
 GOOD = "t,lora,model,1000,100,1.5,0,0"

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_scaling.scaling import planted
-from finetune_scaling.scaling.analysis import Analysis
-from finetune_scaling.scaling.fitting import FitSettings
-from finetune_scaling.scaling.laws import ADDITIVE, MULTIPLICATIVE, Law, predict
-from finetune_scaling.scaling.points import read_points
-from finetune_scaling.scaling.stages import fit_staged
+from finetune_scaling.scaling.findings.analysis import Analysis
+from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.fitting.stages import fit_staged
+from finetune_scaling.scaling.laws.declared import ADDITIVE, MULTIPLICATIVE, Law, predict
+from finetune_scaling.scaling.points import planted
+from finetune_scaling.scaling.points.table import read_points
 
 PADDED = 256  # as the fixture noisy pads, so that both use one compiled program
 

@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from finetune_scaling.scaling.analysis import JOINT_LAWS, Analysis
-from finetune_scaling.scaling.critical import CriticalSize
-from finetune_scaling.scaling.forgetting_figure import forgetting_plots
-from finetune_scaling.scaling.laws import SINGLE, predict
-from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
-from finetune_scaling.scaling.plots import (
+from finetune_scaling.scaling.findings.analysis import JOINT_LAWS, Analysis
+from finetune_scaling.scaling.findings.critical import CriticalSize
+from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.laws.declared import SINGLE, predict
+from finetune_scaling.scaling.points.table import SENSITIVITY_FACTOR
+from finetune_scaling.scaling.reporting.forgetting_figure import forgetting_plots
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.plots import (
     Plot,
     amounts,
     axis_label,
@@ -30,9 +32,7 @@ from finetune_scaling.scaling.plots import (
     span,
     style,
 )
-from finetune_scaling.scaling.points import SENSITIVITY_FACTOR
-from finetune_scaling.scaling.stages import StagedFit
-from finetune_scaling.scaling.tables import predictions_table, present_factors
+from finetune_scaling.scaling.reporting.tables import predictions_table, present_factors
 
 LOSS = "loss (nats per token)"
 EXAMPLES = "finetuning examples"

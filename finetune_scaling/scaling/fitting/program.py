@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from finetune_scaling.scaling.laws import Law, Layout, Residual
+from finetune_scaling.scaling.laws.declared import Law, Layout, Residual
 
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512

@@ -1,6 +1,5 @@
 """The machine-readable twins of the report: fit.json and one CSV a table."""
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.files import write_atomically, write_json_atomically
-from finetune_scaling.scaling.analysis import Analysis, best_runs, measured_best
-from finetune_scaling.scaling.claims import Claim
-from finetune_scaling.scaling.correlation import Correlation, bootstrap_record
-from finetune_scaling.scaling.critical import SEARCH_RANGE, CriticalSize
-from finetune_scaling.scaling.points import FACTORS
-from finetune_scaling.scaling.stages import StagedFit
+from finetune_scaling.files import finite, write_atomically, write_json_atomically
+from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
+from finetune_scaling.scaling.findings.claims import Claim
+from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap_record
+from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
+from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.points.table import FACTORS
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
@@ -49,13 +48,13 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
 
 
 def parameter_record(fit: StagedFit, name: str) -> dict[str, Any]:
-    """One parameter: value, interval (null until one with checked coverage is computed), leave-out standard error."""
-    spread = fit.spread(name)
+    """One parameter: value, 90 % bootstrap interval, leave-out standard error."""
+    spread, interval = fit.spread(name), fit.interval(name)
     is_log = name.partition("_")[0] in ("A", "B", "E")
     return {
         "value": finite(fit.parameters[name]),
-        "low": None,
-        "high": None,
+        "low": interval.low,
+        "high": interval.high,
         "identified": fit.is_identified(name),
         "standard_error": finite(spread.standard_error),
         "of_logarithm": is_log,
@@ -155,11 +154,6 @@ def entropy_rows(analysis: Analysis) -> list[dict[str, Any]]:
         for f in analysis.fits.values()
         if np.isfinite(floors[f.task])
     ]
-
-
-def finite(value: float | None) -> float | None:
-    """The number, or None where it is no finite one (JSON has no infinity)."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _joint_record(analysis: Analysis, fit: StagedFit) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
-from finetune_scaling.scaling.columns import METRIC, Column, evaluator_column
+from finetune_scaling.scaling.points.columns import METRIC, Column, evaluator_column
 
 METHODS = ("full", "prompt", "lora")
 FACTORS = ("model", "pretrain", "pet")

@@ -6,16 +6,16 @@ from pathlib import Path
 import pandas as pd
 
 from finetune_scaling.files import write_atomically
-from finetune_scaling.scaling import page
-from finetune_scaling.scaling.analysis import Analysis, best_runs, measured_best
-from finetune_scaling.scaling.correlation_section import correlation_section
-from finetune_scaling.scaling.critical import SEARCH_RANGE, CriticalSize
-from finetune_scaling.scaling.forgetting_section import forgetting_section
-from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
-from finetune_scaling.scaling.plots import Plot
-from finetune_scaling.scaling.stages import StagedFit
-from finetune_scaling.scaling.tables import entropy_rows, errors_table
-from finetune_scaling.scaling.words import BASELINE, parameter_text, reservations, summary
+from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
+from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
+from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.reporting import page
+from finetune_scaling.scaling.reporting.correlation_section import correlation_section
+from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.plots import Plot
+from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
+from finetune_scaling.scaling.reporting.words import BASELINE, parameter_text, reservations, summary
 
 
 def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: str) -> Path:

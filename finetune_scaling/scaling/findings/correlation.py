@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from finetune_scaling.scaling.claims import UNTOLD
-from finetune_scaling.scaling.columns import lower_is_better
-from finetune_scaling.scaling.points import PointsTable
+from finetune_scaling.scaling.findings.claims import UNTOLD
+from finetune_scaling.scaling.points.columns import lower_is_better
+from finetune_scaling.scaling.points.table import PointsTable
 
 FOLLOWS_LOSS, DOES_NOT_FOLLOW = "follows", "does not follow"
 FOLLOWS = 0.7  # half of the metric's variance is then the loss's

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling import jackknife
-from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit, refit
-from finetune_scaling.scaling.laws import Law, Layout, Parameter, of_factor, predict
-from finetune_scaling.scaling.points import FACTORS
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, refit
+from finetune_scaling.scaling.laws.declared import Law, Layout, Parameter, of_factor, predict
+from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.uncertainty import jackknife
+from finetune_scaling.scaling.uncertainty.bootstrap import RESAMPLES, case_weights
+from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
 
 FIRST_STAGE_FACTORS = ("model", "pretrain")
 # An exponent is called identified where its 90 % leave-out margin is below the larger of these two, a coefficient or
@@ -28,7 +30,8 @@ LOG_COEFFICIENT_MARGIN = float(np.log(2))
 class StagedFit:
     """One law fitted to one task and method.
 
-    vector [K]: as in layout.names; refits [W, K]: with one level left out, families: which rows left out what;
+    vector [K]: as in layout.names; draws [R, K]: refits to bootstrap resamples; refits [W, K]: with one level left out,
+    families: which rows left out what;
     reasons: name -> why its spread cannot be told; objective: {"stage_1", "stage_2"}; errors: {"fitted"|"held_out":
     {factor: mean absolute deviation in nats}}; points: {factor: number of settings fitted}.
     """
@@ -37,6 +40,7 @@ class StagedFit:
     method: str
     layout: Layout
     vector: np.ndarray
+    draws: np.ndarray
     refits: np.ndarray
     families: tuple[slice, ...]
     reasons: dict[str, str]
@@ -68,6 +72,18 @@ class StagedFit:
     def predict(self, factor: str, x: np.ndarray | float, examples: np.ndarray | float) -> np.ndarray:
         """Loss at factor value x after finetuning on `examples` examples."""
         return predict(self.law, of_factor(self.parameters, factor), {"X": x, "D": examples})
+
+    def predict_draws(self, factor: str, x: np.ndarray | float, examples: np.ndarray | float) -> np.ndarray:
+        """The same by every bootstrap draw: x and examples broadcast to [...] -> losses [R, ...]."""
+        x, examples = np.broadcast_arrays(np.asarray(x, float), np.asarray(examples, float))
+        columns = (-1,) + (1,) * x.ndim
+        names = self.layout.names
+        natural = {n: np.array([self.layout.to_natural(d)[n] for d in self.draws]).reshape(columns) for n in names}
+        return predict(self.law, of_factor(natural, factor), {"X": x, "D": examples})
+
+    def interval(self, name: str) -> Interval:
+        """The 90 % bootstrap interval of a parameter, in its printed unit."""
+        return percentiles(np.array([self.layout.to_natural(draw)[name] for draw in self.draws]))
 
     def spread(self, left: str, right: str | None = None) -> jackknife.Spread:
         """Spread of a fitted entry (log A for a coefficient), or of the difference left - right of two."""
@@ -163,16 +179,19 @@ def _fit_stages(
     start_2 = _restart(layout, vector_1[0])
     vector_2, objective_2 = fit(layout, points, present[None], start_2, free_2, settings)
 
+    def refitted(weights: np.ndarray) -> np.ndarray:
+        weights = np.pad(weights, ((0, 0), (0, len(points.loss) - len(fitted))))
+        first, _ = refit(layout, points, weights * in_first, np.tile(vector_2[0], (len(weights), 1)), free_1, settings)
+        return refit(layout, points, weights * present, first, free_2, settings)[0]
+
     weights, families = jackknife.leave_out_weights(_levels(fitted))
-    weights = np.pad(weights, ((0, 0), (0, len(points.loss) - len(fitted))))
-    refits, _ = refit(layout, points, weights * in_first, np.tile(vector_2[0], (len(weights), 1)), free_1, settings)
-    refits, _ = refit(layout, points, weights * present, refits, free_2, settings)
     return StagedFit(
         task=fitted["task"].iloc[0],
         method=fitted["method"].iloc[0],
         layout=layout,
         vector=vector_2[0],
-        refits=refits,
+        draws=refitted(case_weights(len(fitted), RESAMPLES)),
+        refits=refitted(weights),
         families=tuple(families),
         reasons=_untold(layout, fitted, factors),
         objective={"stage_1": float(objective_1[0]), "stage_2": float(objective_2[0])},

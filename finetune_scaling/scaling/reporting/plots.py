@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from finetune_scaling.files import disk_errors
-from finetune_scaling.scaling.names import X_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.names import X_NAMES, human, method_name
 
 STYLES = {"full": ("#0072B2", "o"), "prompt": ("#D55E00", "s"), "lora": ("#009E73", "^")}
 SPARE_STYLES = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))

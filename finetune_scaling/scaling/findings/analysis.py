@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.scaling.claims import Claim, check_claims
-from finetune_scaling.scaling.columns import lower_is_better
-from finetune_scaling.scaling.correlation import Correlation, correlations
-from finetune_scaling.scaling.critical import CriticalSize, critical_sizes
-from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit, padded_size
-from finetune_scaling.scaling.forgetting import Change, changes
-from finetune_scaling.scaling.laws import ADDITIVE, MULTIPLICATIVE, SINGLE, Layout, predict
-from finetune_scaling.scaling.points import FACTORS, METHODS, PointsTable
-from finetune_scaling.scaling.stages import Skipped, StagedFit, fit_staged
+from finetune_scaling.scaling.findings.claims import Claim, check_claims
+from finetune_scaling.scaling.findings.correlation import Correlation, correlations
+from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
+from finetune_scaling.scaling.findings.forgetting import Change, changes
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
+from finetune_scaling.scaling.fitting.stages import Skipped, StagedFit, fit_staged
+from finetune_scaling.scaling.laws.declared import ADDITIVE, MULTIPLICATIVE, SINGLE, Layout, predict
+from finetune_scaling.scaling.points.columns import lower_is_better
+from finetune_scaling.scaling.points.table import FACTORS, METHODS, PointsTable
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
 Progress = Callable[[str], None]

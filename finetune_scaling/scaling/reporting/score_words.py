@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from finetune_scaling.scaling.claims import UNTOLD
-from finetune_scaling.scaling.correlation import DOES_NOT_FOLLOW, FOLLOWS_LOSS, Correlation, StandIn, stand_ins
-from finetune_scaling.scaling.forgetting import Change, main_factor, shown_columns
-from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.findings.claims import UNTOLD
+from finetune_scaling.scaling.findings.correlation import DOES_NOT_FOLLOW, FOLLOWS_LOSS, Correlation, StandIn, stand_ins
+from finetune_scaling.scaling.findings.forgetting import Change, main_factor, shown_columns
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
 
 LEAVES = "leaves within the spread of its runs"
 STAND_IN_WORDS = {

@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.jackknife import Spread, combine, leave_out_weights, spread
-from finetune_scaling.scaling.points import FACTORS
-from finetune_scaling.scaling.stages import StagedFit
+from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.uncertainty.jackknife import Spread, combine, leave_out_weights, spread
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot be told"
 PET_METHODS = ("prompt", "lora")

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from finetune_scaling.scaling.analysis import Analysis, main_metric
-from finetune_scaling.scaling.columns import lower_is_better
-from finetune_scaling.scaling.forgetting import Change, main_factor, shown_columns
-from finetune_scaling.scaling.names import FACTOR_NAMES
-from finetune_scaling.scaling.plots import Plot, log_x, method_handles, panels, style
-from finetune_scaling.scaling.score_words import column_name
+from finetune_scaling.scaling.findings.analysis import Analysis, main_metric
+from finetune_scaling.scaling.findings.forgetting import Change, main_factor, shown_columns
+from finetune_scaling.scaling.points.columns import lower_is_better
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES
+from finetune_scaling.scaling.reporting.plots import Plot, log_x, method_handles, panels, style
+from finetune_scaling.scaling.reporting.score_words import column_name
 
 COLUMNS = 4  # panels side by side
 

@@ -1,10 +1,17 @@
 """The report's section on which metrics may stand in for the loss."""
 
-from finetune_scaling.scaling import page
-from finetune_scaling.scaling.analysis import Analysis
-from finetune_scaling.scaling.correlation import FEWEST, FOLLOWS, RESAMPLES, Coefficient, Correlation, stand_ins
-from finetune_scaling.scaling.names import FACTOR_NAMES, method_name
-from finetune_scaling.scaling.score_words import stand_in_sentence
+from finetune_scaling.scaling.findings.analysis import Analysis
+from finetune_scaling.scaling.findings.correlation import (
+    FEWEST,
+    FOLLOWS,
+    RESAMPLES,
+    Coefficient,
+    Correlation,
+    stand_ins,
+)
+from finetune_scaling.scaling.reporting import page
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, method_name
+from finetune_scaling.scaling.reporting.score_words import stand_in_sentence
 
 
 def correlation_section(analysis: Analysis) -> str:

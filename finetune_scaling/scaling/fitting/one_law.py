@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import write_atomically, write_json_atomically
-from finetune_scaling.scaling import jackknife
-from finetune_scaling.scaling.fitting import FitPoints, FitSettings, fit, refit
-from finetune_scaling.scaling.laws import Law, Layout, predict
-from finetune_scaling.scaling.points import check_choices, read_csv, to_numbers
-from finetune_scaling.scaling.stages import is_pinned
-from finetune_scaling.scaling.tables import finite
+from finetune_scaling.files import finite, write_atomically, write_json_atomically
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, refit
+from finetune_scaling.scaling.fitting.stages import is_pinned
+from finetune_scaling.scaling.laws.declared import Law, Layout, predict
+from finetune_scaling.scaling.points.table import check_choices, read_csv, to_numbers
+from finetune_scaling.scaling.uncertainty import jackknife
 
 # Blocks that the jackknife leaves out in turn; their members are drawn by a fixed seed.
 BLOCKS = 20

@@ -6,12 +6,12 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.analysis import Analysis, best_runs, main_metric, measured_best
-from finetune_scaling.scaling.critical import best_regions
-from finetune_scaling.scaling.names import FACTOR_NAMES, human, method_name
-from finetune_scaling.scaling.score_words import correlation_line, forgetting_lines
-from finetune_scaling.scaling.stages import StagedFit
-from finetune_scaling.scaling.tables import entropy_rows, errors_table
+from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, main_metric, measured_best
+from finetune_scaling.scaling.findings.critical import best_regions
+from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.score_words import correlation_line, forgetting_lines
+from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
 
 # Up to this margin of a logarithm, e^±m is 1 ± m to a few percent, and ± reads better than a factor.
 LINEAR_MARGIN = 0.2

@@ -1,10 +1,10 @@
 """The report's section on what tuning changes outside its task."""
 
-from finetune_scaling.scaling import page
-from finetune_scaling.scaling.analysis import Analysis, main_metric
-from finetune_scaling.scaling.forgetting import Change, main_factor, shown_columns
-from finetune_scaling.scaling.names import FACTOR_NAMES, X_NAMES, human, method_name
-from finetune_scaling.scaling.score_words import column_name, forgetting_lines, told_columns
+from finetune_scaling.scaling.findings.analysis import Analysis, main_metric
+from finetune_scaling.scaling.findings.forgetting import Change, main_factor, shown_columns
+from finetune_scaling.scaling.reporting import page
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, X_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.score_words import column_name, forgetting_lines, told_columns
 
 
 def forgetting_section(analysis: Analysis) -> str:

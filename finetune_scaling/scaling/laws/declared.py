@@ -103,7 +103,7 @@ class Layout:
         return np.array(values, dtype=np.float64)
 
 
-def predict(law: Law, parameters: Mapping[str, float], factors: Mapping[str, Any]) -> np.ndarray:
+def predict(law: Law, parameters: Mapping[str, Any], factors: Mapping[str, Any]) -> np.ndarray:
     """Loss that the law predicts; parameters and factors in natural units, factors broadcast against each other."""
     logs = {p.name: np.log(parameters[p.name]) if p.is_log else parameters[p.name] for p in law.parameters}
     log_factors = {name: np.log(np.asarray(factors[name], dtype=np.float64)) for name in law.factors}
@@ -111,7 +111,7 @@ def predict(law: Law, parameters: Mapping[str, float], factors: Mapping[str, Any
     return np.asarray(sum(np.exp(term) for term in terms))
 
 
-def of_factor(parameters: Mapping[str, float], factor: str) -> dict[str, float]:
+def of_factor(parameters: Mapping[str, Any], factor: str) -> dict[str, Any]:
     """The parameters that hold for one factor, under their short names: A_model -> A."""
     suffix = f"_{factor}"
     own = {name.removesuffix(suffix): value for name, value in parameters.items() if name.endswith(suffix)}

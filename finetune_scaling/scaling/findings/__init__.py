@@ -1,0 +1,1 @@
+"""What the fitted laws and the points say: best methods, critical sizes, claims, correlations."""

@@ -1,0 +1,1 @@
+"""Fits of declared laws to points: the compiled program, the paper's two stages, one law alone."""

@@ -1,0 +1,1 @@
+"""The table of points: read, checked, and planted for tests."""

@@ -1,0 +1,1 @@
+"""Findings for readers: words, tables, pictures and the page."""

@@ -1,0 +1,1 @@
+"""How far fitted values can be trusted: leave-out errors and intervals."""
