@@ -17,7 +17,8 @@ from finetune_scaling.files import read_json
 from finetune_scaling.scaling.findings.analysis import Analysis, analyse
 from finetune_scaling.scaling.fitting.one_law import fit_one_law
 from finetune_scaling.scaling.fitting.program import HUBER_DELTA, FitSettings
-from finetune_scaling.scaling.laws.declared import LAWS, Residual, law_named
+from finetune_scaling.scaling.laws.declared import Residual
+from finetune_scaling.scaling.laws.registry import LAWS, law_named
 from finetune_scaling.scaling.points.table import read_points
 from finetune_scaling.scaling.reporting.figures import all_plots
 from finetune_scaling.scaling.reporting.plots import save

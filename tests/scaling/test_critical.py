@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.critical import closed_form, crossings
-from finetune_scaling.scaling.laws.declared import MULTIPLICATIVE, predict
+from finetune_scaling.scaling.laws.declared import predict
+from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
 from finetune_scaling.scaling.points import planted
 
 # Study section 5: (A, alpha) by factor and beta, for full, prompt, LoRA of each task, as printed.

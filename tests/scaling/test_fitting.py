@@ -8,6 +8,9 @@ from scipy.optimize import minimize
 
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size, refit
 from finetune_scaling.scaling.laws import declared as laws
+from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
+from finetune_scaling.scaling.laws.power import SINGLE
+from finetune_scaling.scaling.laws.registry import LAWS
 
 DELTA = 1e-3
 
@@ -19,17 +22,28 @@ def reference_objective(law: laws.Law, vector: np.ndarray, factors: dict, loss: 
     return float(np.where(gap <= DELTA, gap**2 / 2, DELTA * (gap - DELTA / 2)).sum())
 
 
+TRUTHS = {  # law -> low and high end of each parameter; powers are taken of factors around the middle of their range
+    "single": {"E": (0.3, 1.8), "A": (1, 4), "beta": (0.05, 0.5)},
+    "vanilla": {"E": (0.3, 1.8), "A": (1, 4), "beta": (0.05, 0.5), "alpha": (0.5, 2)},
+    "rectified": {"E": (0.3, 1.8), "A": (10, 90), "beta": (0.2, 0.6), "Dl": (3, 30)},
+    "multiplicative": {"E": (0.3, 1.8), "A": (50, 500), "alpha": (0.1, 0.3), "beta": (0.05, 0.3)},
+    "additive": {"E": (0.3, 1.8), "A": (10, 50), "B": (1, 9), "alpha": (0.1, 0.3), "beta": (0.05, 0.5)},
+    "rectified_joint": {"E": (0.3, 1.8), "A": (90, 900), "alpha": (0.1, 0.3), "beta": (0.2, 0.6), "Dl": (3, 30)},
+    "all_factors": {"E": (0.3, 1.8), "A": (5e3, 2e4), "alphaN": (0.1, 0.3), "alphaT": (0.1, 0.2), "alphaP": (0, 0.05)}
+    | {"beta": (0.05, 0.1)},
+    "chinchilla": {"E": (0.3, 1.8), "A": (50, 500), "B": (50, 500), "alpha": (0.2, 0.4), "beta": (0.2, 0.4)},
+    "pretraining": {"E": (0.3, 1.8), "A": (10, 50), "alpha": (0.1, 0.3)},
+    "exponential": {"F": (0.01, 5), "C": (20, 200), "k": (0.5, 2)},
+    "sigmoid": {"C": (20, 60), "k": (1, 5), "L0": (1, 3)},
+}
+RANGES = {"X": (5, 10), "N": (7, 10), "T": (9, 12), "P": (0.5, 2.5), "D": (2, 7), "L": (-0.3, 0.6)}
+
+
 def problem(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
     """Points of a random law of this form with noise and a few outliers."""
     random = np.random.default_rng(seed)
-    ranges = {"N": (7, 10), "X": (5, 10), "D": (2, 7)}
-    factors = {name: 10 ** random.uniform(*ranges[name], 40) for name in law.factors}
-    exponent_of = {"N": "alpha", "X": "alpha", "D": "beta"}
-    truth = {"E": random.uniform(0.3, 1.8), "beta": random.uniform(0.05, 0.5), "alpha": random.uniform(0.05, 0.5)}
-    spans = {name: float(np.median(values)) ** truth[exponent_of[name]] for name, values in factors.items()}
-    truth["B"] = random.uniform(0.3, 1.5) * spans["D"]
-    own = spans.values() if law.name in ("single", "multiplicative") else [spans[law.factors[0]]]
-    truth["A"] = random.uniform(0.3, 1.5) * float(np.prod(list(own)))
+    factors = {name: 10 ** random.uniform(*RANGES[name], 40) for name in law.factors}
+    truth = {name: random.uniform(*ends) for name, ends in TRUTHS[law.name].items()}
     loss = laws.predict(law, truth, factors) * np.exp(random.normal(0, 0.01, 40))
     loss[:3] *= 1.2
     return factors, loss
@@ -39,65 +53,44 @@ def to_points(factors: dict, loss: np.ndarray) -> FitPoints:
     return FitPoints({name: np.log(values) for name, values in factors.items()}, loss, np.zeros(len(loss), int))
 
 
-def scipys_best(
-    law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str
-) -> tuple[float, np.ndarray]:
-    """Least objective of L-BFGS-B with analytic gradients over the starts."""
-    # The log terms of these laws are linear in the parameters: their values at unit vectors are the design matrix.
-    names = [p.name for p in law.parameters]
-    logs = {name: np.log(values) for name, values in factors.items()}
-    units = [law.log_terms(dict(zip(names, unit, strict=True)), logs) for unit in np.eye(len(names))]
-    designs = [np.stack([np.broadcast_to(u[t], loss.shape) for u in units], axis=1) for t in range(len(units[0]))]
+def scipys_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
+    """Least objective of scipy's L-BFGS-B with numerical gradients over the starts."""
 
-    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        terms = [np.exp(np.minimum(design @ vector, 300)) for design in designs]
-        total = sum(terms)
-        slopes = sum(term[:, None] * design for term, design in zip(terms, designs, strict=True))
-        gap = np.log(total / loss) if residual == "log" else total - loss
-        slopes = slopes / total[:, None] if residual == "log" else slopes
-        clipped = np.clip(gap, -DELTA, DELTA)
-        return float((clipped * (gap - clipped / 2)).sum()), clipped @ slopes
+    def objective(vector: np.ndarray) -> float:
+        value = reference_objective(law, vector, factors, loss, residual)
+        return value if np.isfinite(value) else 1e9
 
-    runs = [minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000}) for start in starts]
-    best = min(runs, key=lambda run: run.fun)
-    return float(best.fun), best.x
+    with np.errstate(all="ignore"):
+        return min(minimize(objective, start, method="L-BFGS-B", options={"maxiter": 500}).fun for start in starts)
 
 
-RESIDUALS: dict[str, laws.Residual] = {
-    "single": "log",
-    "additive": "log",
-    "multiplicative": "linear",
-    "chinchilla": "log",
-}
-
-
-@pytest.mark.parametrize("name", laws.LAWS)
+@pytest.mark.parametrize("name", LAWS)
 def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
-    law, residual = laws.LAWS[name], RESIDUALS[name]
+    law, residual = LAWS[name], LAWS[name].residual
     layout = laws.Layout(law)
     free, ones = np.ones(len(layout.names), bool), np.ones((1, 40))
     for seed in range(4):
         factors, loss = problem(law, seed)
-        starts = np.random.default_rng(seed).permutation(layout.starts())[:24]
+        starts = np.random.default_rng(seed).permutation(layout.starts())[:16]
         vectors, values = fit(layout, to_points(factors, loss), ones, starts, free, FitSettings(DELTA, residual))
         expected = reference_objective(law, vectors[0], factors, loss, residual)
         assert values[0] == pytest.approx(expected, rel=1e-9)
-        best, _ = scipys_best(law, starts, factors, loss, residual)
+        best = scipys_best(law, starts, factors, loss, residual)
         assert values[0] <= best * (1 + 1e-6), f"seed {seed}"
 
 
 def test_exact_points_give_back_the_law() -> None:
-    factors, _ = problem(laws.MULTIPLICATIVE, 0)
+    factors, _ = problem(MULTIPLICATIVE, 0)
     truth = {"E": 0.62, "beta": 0.081, "A": 2.1e3, "alpha": 0.36}
-    layout = laws.Layout(laws.MULTIPLICATIVE)
-    points = to_points(factors, laws.predict(laws.MULTIPLICATIVE, truth, factors))
+    layout = laws.Layout(MULTIPLICATIVE)
+    points = to_points(factors, laws.predict(MULTIPLICATIVE, truth, factors))
     vectors, _ = fit(layout, points, np.ones((1, 40)), layout.starts(), np.ones(4, bool), FitSettings())
     assert layout.to_natural(vectors[0]) == {name: pytest.approx(value, rel=1e-3) for name, value in truth.items()}
 
 
 def test_weight_zero_is_absence_and_frozen_entries_stay() -> None:
-    factors, loss = problem(laws.MULTIPLICATIVE, 1)
-    layout = laws.Layout(laws.MULTIPLICATIVE)
+    factors, loss = problem(MULTIPLICATIVE, 1)
+    layout = laws.Layout(MULTIPLICATIVE)
     free = np.array([True, False, True, True])
     starts = layout.starts({"beta": 0.1})
     part = {name: values[:30] for name, values in factors.items()}
@@ -109,8 +102,8 @@ def test_weight_zero_is_absence_and_frozen_entries_stay() -> None:
 
 
 def test_rows_of_weights_are_problems_of_their_own() -> None:
-    factors, loss = problem(laws.SINGLE, 2)
-    layout, points = laws.Layout(laws.SINGLE), to_points(factors, loss)
+    factors, loss = problem(SINGLE, 2)
+    layout, points = laws.Layout(SINGLE), to_points(factors, loss)
     weights = (np.random.default_rng(0).random((3, 40)) < 0.7).astype(float)
     together, values = fit(layout, points, weights, layout.starts(), np.ones(3, bool), FitSettings())
     for row, vector, value in zip(weights, together, values, strict=True):
@@ -120,8 +113,8 @@ def test_rows_of_weights_are_problems_of_their_own() -> None:
 
 
 def test_a_refit_of_the_optimum_stays_there() -> None:
-    factors, loss = problem(laws.MULTIPLICATIVE, 3)
-    layout, points, free = laws.Layout(laws.MULTIPLICATIVE), to_points(factors, loss), np.ones(4, bool)
+    factors, loss = problem(MULTIPLICATIVE, 3)
+    layout, points, free = laws.Layout(MULTIPLICATIVE), to_points(factors, loss), np.ones(4, bool)
     vectors, values = fit(layout, points, np.ones((1, 40)), layout.starts(), free, FitSettings())
     again, same = refit(layout, points, np.ones((1, 40)), vectors, free, FitSettings())
     np.testing.assert_allclose(again, vectors, rtol=1e-6)
@@ -129,8 +122,8 @@ def test_a_refit_of_the_optimum_stays_there() -> None:
 
 
 def test_the_rest_of_the_process_keeps_float32() -> None:
-    factors, loss = problem(laws.SINGLE, 0)
-    layout = laws.Layout(laws.SINGLE)
+    factors, loss = problem(SINGLE, 0)
+    layout = laws.Layout(SINGLE)
     vectors, _ = fit(
         layout, to_points(factors, loss), np.ones((1, 40)), layout.starts(), np.ones(3, bool), FitSettings()
     )

@@ -10,7 +10,8 @@ import pytest
 from finetune_scaling.errors import DataError
 from finetune_scaling.scaling.fitting.one_law import fit_one_law
 from finetune_scaling.scaling.fitting.program import FitSettings
-from finetune_scaling.scaling.laws.declared import CHINCHILLA, SINGLE
+from finetune_scaling.scaling.laws.chinchilla import CHINCHILLA
+from finetune_scaling.scaling.laws.power import SINGLE
 
 
 def test_chinchilla_with_standard_errors_like_the_published_ones(shared_data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.fitting.program import FitSettings
 from finetune_scaling.scaling.fitting.stages import fit_staged
-from finetune_scaling.scaling.laws.declared import ADDITIVE, MULTIPLICATIVE, Law, predict
+from finetune_scaling.scaling.laws.declared import Law, predict
+from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.scaling.points import planted
 from finetune_scaling.scaling.points.table import read_points
 

@@ -15,7 +15,9 @@ from finetune_scaling.scaling.findings.critical import CriticalSize, critical_si
 from finetune_scaling.scaling.findings.forgetting import Change, changes
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
 from finetune_scaling.scaling.fitting.stages import Skipped, StagedFit, fit_staged
-from finetune_scaling.scaling.laws.declared import ADDITIVE, MULTIPLICATIVE, SINGLE, Layout, predict
+from finetune_scaling.scaling.laws.declared import Layout, predict
+from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
+from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.columns import lower_is_better
 from finetune_scaling.scaling.points.table import FACTORS, METHODS, PointsTable
 

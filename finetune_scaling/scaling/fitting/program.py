@@ -8,26 +8,24 @@ points (refits without some of them) differ by their weights alone.
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from finetune_scaling.scaling.laws.declared import Law, Layout, Residual
+from finetune_scaling.scaling.fitting.descent import lbfgs, newton
+from finetune_scaling.scaling.laws.declared import Law, Layout, Residual, predict
 
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512
 POLISH_ROWS = 32
 # Starts that are polished: the screen's order is not yet that of the optima that they lead to.
 POLISHED_STARTS = 1024
-MEMORY = 8
-SCREEN_ITERATIONS = 80
-POLISH_ITERATIONS = 100
-# Damping factors tried side by side in one polish step: cheaper than a Hessian for each try.
-DAMPINGS = (1e-3, 1e-1, 1.0, 10.0)
-STALLS = 4
+# Turns of new starts around the best optimum, how many each, and among how many optima their directions are drawn.
+HOPS = 3
+HOP_STARTS = 32
+GOOD_OPTIMA = 64
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,15 @@ class Program:
     residual: Residual
 
 
+class Rows(NamedTuple):
+    """Problems side by side: vectors [B, K] to start from, weights [B, P], losses [B, P], free [B, K] (1: moves)."""
+
+    vectors: Any
+    weights: Any
+    losses: Any
+    free: Any
+
+
 def padded_size(points: int) -> int:
     """Number of points that a program is compiled for: the next power of two, at least 64."""
     return max(64, 1 << (points - 1).bit_length())
@@ -89,17 +96,52 @@ def fit(
     weights [W, P]; starts [S, K]; free bool [K], False where a parameter stays at its start.
     Returns vectors [W, K] and their objectives [W] (weighted sums of Huber losses).
     """
+    vectors, values = optima(layout, points, weights, starts, free, settings)
+    return vectors[:, 0], values[:, 0]
+
+
+def optima(
+    layout: Layout,
+    points: FitPoints,
+    weights: np.ndarray,
+    starts: np.ndarray,
+    free: np.ndarray,
+    settings: FitSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What all the polished starts lead to, best first: vectors [W, S', K] and objectives [W, S']; else as `fit`."""
     problems, grid = len(weights), len(starts)
     rows = np.repeat(np.arange(problems), grid)
-    vectors, values = _run(
-        _screen, SCREEN_ROWS, layout, points, weights[rows], np.tile(starts, (problems, 1)), free, settings
-    )
+    losses = np.broadcast_to(points.loss, weights.shape)
+    screened = _rows(np.tile(starts, (problems, 1)), weights[rows], losses[rows], free)
+    vectors, values = _run(_screen, SCREEN_ROWS, layout, points, screened, settings)
     kept = min(grid, POLISHED_STARTS)
     order = np.argsort(values.reshape(problems, grid), axis=1, kind="stable")[:, :kept]
     chosen = (np.arange(problems)[:, None] * grid + order).ravel()
     vectors, values = refit(layout, points, np.repeat(weights, kept, axis=0), vectors[chosen], free, settings)
-    best = np.argmin(values.reshape(problems, kept), axis=1) + np.arange(problems) * kept
-    return vectors[best], values[best]
+    found = _sorted(vectors.reshape(problems, kept, -1), values.reshape(problems, kept))
+    for turn in range(HOPS):
+        hopped = _hop(found[0], turn)
+        rows = np.repeat(weights, hopped.shape[1], axis=0)
+        vectors, values = refit(layout, points, rows, hopped.reshape(-1, hopped.shape[2]), free, settings)
+        more = vectors.reshape(hopped.shape), values.reshape(hopped.shape[:2])
+        found = _sorted(*(np.concatenate([old, new], axis=1) for old, new in zip(found, more, strict=True)))
+    return found
+
+
+def _sorted(vectors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    best = np.argsort(values, axis=1, kind="stable")
+    return np.take_along_axis(vectors, best[..., None], axis=1), np.take_along_axis(values, best, axis=1)
+
+
+def _hop(vectors: np.ndarray, turn: int) -> np.ndarray:
+    """New starts [W, S, K] around the best optimum: moved by differences of good ones (Storn and Price 1997).
+
+    A Huber loss with a small delta has many optima along a flat valley; their differences point along it.
+    """
+    good = vectors[:, :GOOD_OPTIMA]
+    random = np.random.default_rng(turn)
+    left, right = random.integers(good.shape[1], size=(2, HOP_STARTS))
+    return vectors[:, :1] + random.uniform(0.2, 1.0, (HOP_STARTS, 1)) * (good[:, left] - good[:, right])
 
 
 def refit(
@@ -109,68 +151,85 @@ def refit(
     vectors: np.ndarray,
     free: np.ndarray,
     settings: FitSettings,
+    losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Polishes one vector per row of weights to its nearest optimum: weights [W, P], vectors [W, K] -> [W, K], [W]."""
-    return _run(_polish, POLISH_ROWS, layout, points, weights, vectors, free, settings)
+    """Polishes one vector per row of weights to its nearest optimum: weights [W, P], vectors [W, K] -> [W, K], [W].
+
+    free: [K], or [W, K] where the rows differ; losses [W, P]: what each row is fitted to, by default the points' own.
+    """
+    losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
+    return _run(_polish, POLISH_ROWS, layout, points, _rows(vectors, weights, losses, free), settings)
+
+
+def predictions(layout: Layout, points: FitPoints, vectors: np.ndarray) -> np.ndarray:
+    """What vectors [..., K] predict at the points: [..., P]."""
+    natural = layout.to_natural(vectors[..., None, :])
+    own = {p.name: natural[p.name] for p in layout.law.parameters if not p.per_factor}
+    for parameter in (p for p in layout.law.parameters if p.per_factor):
+        of_groups = [natural[f"{parameter.name}_{g}" if g else parameter.name] for g in layout.groups]
+        own[parameter.name] = np.choose(points.groups, of_groups)
+    return predict(layout.law, own, {name: np.exp(values) for name, values in points.log_factors.items()})
+
+
+def _rows(vectors: np.ndarray, weights: np.ndarray, losses: np.ndarray, free: np.ndarray) -> Rows:
+    return Rows(vectors, weights, losses, np.broadcast_to(free, vectors.shape).astype(float))
 
 
 def _run(
     program: Callable[..., tuple[jax.Array, jax.Array]],
-    rows: int,
+    chunk: int,
     layout: Layout,
     points: FitPoints,
-    weights: np.ndarray,
-    vectors: np.ndarray,
-    free: np.ndarray,
+    rows: Rows,
     settings: FitSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calls a compiled program on chunks of `rows` rows, the last one filled up with copies of its first row."""
-    size = padded_size(len(points.loss))
+    """Calls a compiled program on chunks of `chunk` rows, the last one filled up with copies of its first row."""
+    size, given = padded_size(len(points.loss)), rows.weights.shape[1]
     blank = points.padded(size)
-    weights = np.pad(weights, ((0, 0), (0, size - weights.shape[1])))
+    rows = rows._replace(
+        weights=np.pad(rows.weights, ((0, 0), (0, size - given))),
+        losses=np.pad(rows.losses, ((0, 0), (0, size - given)), constant_values=1.0),
+    )
     key = Program(layout, settings.residual_of(layout.law))
     results = []
     with jax.enable_x64(True):
-        for start in range(0, len(vectors), rows):
-            index = np.arange(start, start + rows)
-            index[index >= len(vectors)] = start
-            data = (dict(blank.log_factors), blank.loss, blank.groups)
-            results.append(program(key, vectors[index], weights[index], data, free.astype(float), settings.huber_delta))
-    vectors_out, values_out = (np.concatenate([np.asarray(r[i]) for r in results])[: len(vectors)] for i in (0, 1))
-    return vectors_out, np.where(np.isfinite(values_out), values_out, np.inf)
+        for start in range(0, len(rows.vectors), chunk):
+            index = np.arange(start, start + chunk)
+            index[index >= len(rows.vectors)] = start
+            part = Rows(*(values[index] for values in rows))
+            results.append(program(key, part, (dict(blank.log_factors), blank.groups), settings.huber_delta))
+    vectors, values = (np.concatenate([np.asarray(r[i]) for r in results])[: len(rows.vectors)] for i in (0, 1))
+    return vectors, np.where(np.isfinite(values), values, np.inf)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _screen(key: Program, vectors: Any, weights: Any, data: Any, free: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
-    """L-BFGS from every start: vectors [B, K], weights [B, P] -> vectors [B, K], objectives [B]."""
+def _screen(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
+    """L-BFGS from every start: vectors [B, K], objectives [B]."""
 
-    def one(vector: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        gradient = jax.value_and_grad(lambda v: _objective(key, v, weight, data, delta))
-        return _lbfgs(lambda v: _masked(gradient(v), free), vector)
+    def one(row: Rows) -> tuple[jax.Array, jax.Array]:
+        objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
+        return lbfgs(objective, row.vectors, row.free)
 
-    return jax.vmap(one)(vectors, weights)
+    return jax.vmap(one)(rows)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _polish(key: Program, vectors: Any, weights: Any, data: Any, free: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
-    """Damped Newton from every start: vectors [B, K], weights [B, P] -> vectors [B, K], objectives [B]."""
+def _polish(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
+    """Damped Newton from every start: vectors [B, K], objectives [B]."""
 
-    def one(vector: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _newton(key, vector, weight, data, free, delta)
+    def one(row: Rows) -> tuple[jax.Array, jax.Array]:
+        objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
+        metric = functools.partial(_metric, key, row=row, data=data, delta=delta)
+        return newton(objective, metric, row.vectors, row.free)
 
-    return jax.vmap(one)(vectors, weights)
-
-
-def _masked(result: tuple[jax.Array, jax.Array], free: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return result[0], result[1] * free
+    return jax.vmap(one)(rows)
 
 
-def _residuals(key: Program, vector: jax.Array, data: Any) -> jax.Array:
+def _residuals(key: Program, vector: jax.Array, loss: jax.Array, data: Any) -> jax.Array:
     """Predicted minus measured loss (or of their logs), [P]."""
-    log_factors, loss, groups = data
-    prediction = sum(
-        jnp.exp(term) for term in key.layout.law.log_terms(_spread(key.layout, vector, groups), log_factors)
-    )
+    log_factors, groups = data
+    terms = key.layout.law.log_terms(_spread(key.layout, vector, groups), log_factors, jnp)
+    prediction = sum(jnp.exp(term) for term in terms)
     return jnp.log(prediction / loss) if key.residual == "log" else prediction - loss
 
 
@@ -179,117 +238,22 @@ def _spread(layout: Layout, vector: jax.Array, groups: jax.Array) -> dict[str, j
     # A sum of products, not a gather: the gradient of a gather is a scatter, which is slow on CPUs.
     spread = {}
     for parameter, columns in layout.columns():
-        entries = [vector[i] for i in range(columns.start, columns.stop)]
+        entries = [parameter.for_law(vector[i], jnp) for i in range(columns.start, columns.stop)]
         own = [(groups == i) * entry for i, entry in enumerate(entries)]
         spread[parameter.name] = sum(own[1:], own[0]) if parameter.per_factor else entries[0]
     return spread
 
 
-def _objective(key: Program, vector: jax.Array, weight: jax.Array, data: Any, delta: jax.Array) -> jax.Array:
+def _objective(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
     """Weighted sum of Huber losses of the residuals (Huber 1964), quadratic within delta."""
-    size = jnp.abs(_residuals(key, vector, data))
+    size = jnp.abs(_residuals(key, vector, row.losses, data))
     clipped = jnp.minimum(size, delta)
-    return jnp.sum(weight * clipped * (size - clipped / 2))
+    return jnp.sum(row.weights * clipped * (size - clipped / 2))
 
 
-def _lbfgs(
-    gradient: Callable[[jax.Array], tuple[jax.Array, jax.Array]], start: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """L-BFGS (Nocedal 1980) with backtracking, one evaluation an iteration so that vmapped lanes never wait."""
-
-    def body(_: int, state: tuple) -> tuple:
-        vector, value, slope, direction, length, steps, changes = state
-        trial = vector + length * direction
-        trial_value, trial_slope = gradient(trial)
-        accepted = trial_value <= value + 1e-4 * length * jnp.dot(slope, direction)
-        new_steps, new_changes = _remember(steps, changes, trial - vector, trial_slope - slope)
-        next_direction = _two_loops(trial_slope, new_steps, new_changes)
-        moved = (trial, trial_value, trial_slope, next_direction, jnp.ones_like(length), new_steps, new_changes)
-        stayed = (vector, value, slope, direction, length / 4, steps, changes)
-        return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), moved, stayed)
-
-    value, slope = gradient(start)
-    history = jnp.zeros((MEMORY, *start.shape), start.dtype)
-    first = _two_loops(slope, history, history)
-    state = (start, value, slope, first, jnp.ones_like(value), history, history)
-    state = lax.fori_loop(0, SCREEN_ITERATIONS, body, state)
-    return state[0], state[1]
-
-
-def _remember(steps: jax.Array, changes: jax.Array, step: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Appends a pair to the history [MEMORY, K], newest last, where its curvature is positive."""
-    curved = jnp.dot(step, change) > 1e-12 * jnp.linalg.norm(step) * jnp.linalg.norm(change)
-    pushed = [jnp.concatenate([history[1:], new[None]]) for history, new in ((steps, step), (changes, change))]
-    return jnp.where(curved, pushed[0], steps), jnp.where(curved, pushed[1], changes)
-
-
-def _two_loops(slope: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Array:
-    """Descent direction from the history; empty pairs are zero and change nothing."""
-    products = jnp.sum(steps * changes, axis=1)
-    inverse = jnp.where(products > 0, 1 / jnp.where(products > 0, products, 1), 0)
-
-    def backward(remaining: jax.Array, pair: tuple) -> tuple[jax.Array, jax.Array]:
-        step, change, rho = pair
-        share = rho * jnp.dot(step, remaining)
-        return remaining - share * change, share
-
-    def forward(direction: jax.Array, pair: tuple) -> tuple[jax.Array, None]:
-        step, change, rho, share = pair
-        return direction + step * (share - rho * jnp.dot(change, direction)), None
-
-    remaining, shares = lax.scan(backward, slope, (steps, changes, inverse), reverse=True)
-    newest = jnp.sum(changes[-1] ** 2)
-    unit = 1 / jnp.maximum(jnp.linalg.norm(slope), 1e-300)
-    scale = jnp.where(newest > 0, products[-1] / jnp.where(newest > 0, newest, 1), unit)
-    direction, _ = lax.scan(forward, remaining * scale, (steps, changes, inverse, shares))
-    return -direction
-
-
-def _newton(
-    key: Program, start: jax.Array, weight: jax.Array, data: Any, free: jax.Array, delta: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Newton steps damped in the metric of iteratively reweighted least squares, until no damping lowers the objective.
-
-    The metric follows the parameters' scales and correlations, so flat valleys cost no extra steps; the exact Hessian
-    ends the search where the set of points within delta no longer changes.
-    """
-    objective = functools.partial(_objective, key, weight=weight, data=data, delta=delta)
-    slope_of = jax.grad(objective)
-    dampings = jnp.array(DAMPINGS)
-
-    def metric(vector: jax.Array) -> jax.Array:
-        residuals = _residuals(key, vector, data)
-        jacobian = jax.jacfwd(lambda v: _residuals(key, v, data))(vector) * free
-        pull = weight * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals), 1e-300))
-        return jnp.einsum("p,pi,pj->ij", pull, jacobian, jacobian)
-
-    def body(state: tuple) -> tuple:
-        vector, value, damping, stalls, iteration = state
-        slope = slope_of(vector) * free
-        hessian = jax.jacfwd(slope_of)(vector) * free[:, None] * free
-        scale = metric(vector)
-        ridge = jnp.diag(1 - free + free * (1e-12 * jnp.trace(scale) + 1e-300))
-        systems = hessian + ridge + (damping * dampings)[:, None, None] * scale
-        trials = (
-            vector - jnp.linalg.solve(systems, jnp.broadcast_to(slope, (len(DAMPINGS), len(slope)))[..., None])[..., 0]
-        )
-        values = jax.vmap(objective)(trials)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        improved = values[best] < value
-        stalled = jnp.where(value - values[best] > 1e-11 * value, False, True)
-        damping = jnp.where(improved, jnp.maximum(damping * dampings[best], 1e-12), jnp.minimum(damping * 100, 1e12))
-        vector = jnp.where(improved, trials[best], vector)
-        return (
-            vector,
-            jnp.where(improved, values[best], value),
-            damping,
-            jnp.where(stalled, stalls + 1, 0),
-            iteration + 1,
-        )
-
-    def unfinished(state: tuple) -> jax.Array:
-        return (state[3] < STALLS) & (state[4] < POLISH_ITERATIONS)
-
-    state = (start, objective(start), jnp.ones(()), jnp.zeros((), int), jnp.zeros((), int))
-    state = lax.while_loop(unfinished, body, state)
-    return state[0], state[1]
+def _metric(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
+    """The objective's curvature by iteratively reweighted least squares, [K, K]."""
+    residuals = _residuals(key, vector, row.losses, data)
+    jacobian = jax.jacfwd(lambda v: _residuals(key, v, row.losses, data))(vector) * row.free
+    pull = row.weights * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals), 1e-300))
+    return jnp.einsum("p,pi,pj->ij", pull, jacobian, jacobian)

@@ -1,12 +1,13 @@
-"""Scaling laws as declared data: each a name, a formula, its parameters with their starts, and the logs of its terms.
+"""What a scaling law is: a name, a formula, its parameters with their bounds and starts, and the logs of its terms.
 
-A loss law is a sum of positive terms, and every term is written in log space: coefficients enter as a = log A,
-factors as log X, so that no fit can leave the positive numbers. To add a law, write the function that returns the
-logs of its terms (arithmetic operators only, so that it serves NumPy and JAX alike), declare its parameters and put
-the law into LAWS.
+A law is a sum of positive terms, and every term is written in log space: coefficients enter as a = log A, factors as
+log X, so that no fit can leave the positive numbers and none overflows. Each law is a file of this package;
+docs/laws.md shows how to write one of your own.
 """
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from finetune_scaling.errors import ConfigError
 
 Residual = Literal["log", "linear"]
 Values = Mapping[str, Any]
+LogTerms = Callable[[Values, Values, Any], Sequence[Any]]
 
 # The grid of starts of Hoffmann et al. 2022 (arXiv 2203.15556), appendix D.3.
 COEFFICIENT_STARTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
@@ -28,33 +30,88 @@ OFFSET_STARTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 class Parameter:
     """One parameter of a law.
 
-    name: as printed ("A"); is_log: whether the fit moves its logarithm; starts: grid of starting values, of the
-    logarithm where is_log; per_factor: whether each factor of a study (model, pretrain, pet) has its own.
+    name: as printed ("A"); low, high: its bounds in printed units, open or infinite at both ends; starts: grid of
+    starting values, of the logarithm where the parameter is positive (bounds 0 and infinity), else in printed units;
+    per_factor: whether each factor of a study (model, pretrain, pet) has its own.
+
+    The bounds decide how the fit moves: a positive parameter by its logarithm, one between two finite bounds by its
+    logit, an unbounded one as it is. Raises ConfigError where they are of no such kind or a start lies outside.
     """
 
     name: str
-    is_log: bool
     starts: tuple[float, ...]
+    low: float = -math.inf
+    high: float = math.inf
     per_factor: bool = False
+
+    def __post_init__(self) -> None:
+        if "_" in self.name:
+            raise ConfigError(f"parameter {self.name}: '_' parts a name from its factor (A_model); leave it out")
+        free = math.isinf(self.low) and math.isinf(self.high) and self.low < self.high
+        if not (free or self.is_log or self.is_bounded):
+            raise ConfigError(
+                f"parameter {self.name}: bounds ({self.low}, {self.high}) are of no known kind; give none, "
+                "(0, infinity), or two finite numbers in order"
+            )
+        if self.is_bounded and not all(self.low < start < self.high for start in self.starts):
+            raise ConfigError(f"parameter {self.name}: starts {self.starts} must lie inside ({self.low}, {self.high})")
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the fit moves, and the law receives, its logarithm."""
+        return self.low == 0 and self.high == math.inf
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it lies between two finite bounds."""
+        return math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+
+    def to_printed(self, moved: Any) -> Any:
+        """What the fit moves -> the printed value."""
+        if self.is_log:
+            return np.exp(moved)
+        return self.for_law(moved, np)
+
+    def to_moved(self, printed: Any) -> Any:
+        """The printed value -> what the fit moves; infinite where it lies on a bound."""
+        with np.errstate(divide="ignore"):
+            if self.is_log:
+                return np.log(printed)
+            if self.is_bounded:
+                return np.log((printed - self.low) / (self.high - printed))
+        return printed
+
+    def for_law(self, moved: Any, xp: Any) -> Any:
+        """What the fit moves -> what the law's terms receive; xp: numpy or jax.numpy."""
+        if not self.is_bounded:
+            return moved
+        return self.low + (self.high - self.low) / (1 + xp.exp(-moved))
 
 
 @dataclass(frozen=True)
 class Law:
-    """A law L = sum of exp(terms).
+    """A law: response = sum of exp(terms).
 
-    log_terms(parameters, log_factors) -> the logs of the terms; parameters by name, logarithms where is_log.
-    factors: the columns that it takes, as in its formula; residual: the residual its authors fit; sizes_needed: how
-    many values of D determine it where the other factor varies.
+    log_terms(parameters, log_factors, xp) -> the logs of the terms; parameters by name, logarithms where positive;
+    xp: numpy or jax.numpy, for functions beyond arithmetic. factors: the columns that it takes, as in its formula;
+    response: the column that it describes; residual: the residual its authors fit; sizes_needed: how many values of D
+    determine it where the other factor varies.
     """
 
     name: str
     formula: str
     factors: tuple[str, ...]
     parameters: tuple[Parameter, ...]
-    log_terms: Callable[[Values, Values], Sequence[Any]]
+    log_terms: LogTerms
     residual: Residual
     source: str
     sizes_needed: int = 3
+    response: str = "loss"
+
+    def freed(self) -> "Law":
+        """The same law with every parameter each factor's own: nothing is shared, E and beta neither."""
+        own = tuple(dataclasses.replace(parameter, per_factor=True) for parameter in self.parameters)
+        return dataclasses.replace(self, name=f"{self.name}_free", parameters=own)
 
 
 @dataclass(frozen=True)
@@ -85,29 +142,28 @@ class Layout:
     def starts(self, frozen: Mapping[str, float] | None = None) -> np.ndarray:
         """The grid of starts [S, K]; a per-factor parameter starts equal in all groups, frozen ones at their value."""
         frozen = frozen or {}
-        grids = [(frozen[p.name],) if p.name in frozen else p.starts for p in self.law.parameters]
+        grids = [(frozen[p.name],) if p.name in frozen else _moved_starts(p) for p in self.law.parameters]
         widths = [columns.stop - columns.start for _, columns in self.columns()]
         return np.array([np.repeat(start, widths) for start in itertools.product(*grids)], dtype=np.float64)
 
-    def to_natural(self, vector: np.ndarray) -> dict[str, float]:
-        """Fitted vector [K] -> printed values (A = exp(a))."""
-        values = (np.exp(v) if p.is_log else v for (p, _), v in zip(self.slots, vector, strict=True))
-        return dict(zip(self.names, map(float, values), strict=True))
+    def to_natural(self, vectors: np.ndarray) -> dict[str, Any]:
+        """Fitted vectors [..., K] -> printed values [...] by name (A = exp(a)); floats for one vector [K]."""
+        values = [p.to_printed(vectors[..., i]) for i, (p, _) in enumerate(self.slots)]
+        if vectors.ndim == 1:
+            values = [float(value) for value in values]
+        return dict(zip(self.names, values, strict=True))
 
     def to_vector(self, natural: Mapping[str, float]) -> np.ndarray:
         """Printed values -> fitted vector [K]; the inverse of to_natural."""
-        with np.errstate(divide="ignore"):
-            values = [
-                np.log(natural[n]) if p.is_log else natural[n] for n, (p, _) in zip(self.names, self.slots, strict=True)
-            ]
+        values = [p.to_moved(natural[name]) for name, (p, _) in zip(self.names, self.slots, strict=True)]
         return np.array(values, dtype=np.float64)
 
 
 def predict(law: Law, parameters: Mapping[str, Any], factors: Mapping[str, Any]) -> np.ndarray:
-    """Loss that the law predicts; parameters and factors in natural units, factors broadcast against each other."""
-    logs = {p.name: np.log(parameters[p.name]) if p.is_log else parameters[p.name] for p in law.parameters}
+    """What the law predicts; parameters and factors in printed units, all broadcast against each other."""
+    given = {p.name: np.log(parameters[p.name]) if p.is_log else parameters[p.name] for p in law.parameters}
     log_factors = {name: np.log(np.asarray(factors[name], dtype=np.float64)) for name in law.factors}
-    terms: Any = law.log_terms(logs, log_factors)
+    terms: Any = law.log_terms(given, log_factors, np)
     return np.asarray(sum(np.exp(term) for term in terms))
 
 
@@ -118,75 +174,20 @@ def of_factor(parameters: Mapping[str, Any], factor: str) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if "_" not in name} | own
 
 
-def _single(p: Values, x: Values) -> Sequence[Any]:
-    return p["A"] - p["beta"] * x["D"], p["E"]
+def coefficient(name: str, per_factor: bool = False, starts: tuple[float, ...] = COEFFICIENT_STARTS) -> Parameter:
+    """A positive parameter, started on the grid of Hoffmann et al. (of its logarithm)."""
+    return Parameter(name, starts, low=0.0, per_factor=per_factor)
 
 
-def _multiplicative(p: Values, x: Values) -> Sequence[Any]:
-    return p["A"] - p["alpha"] * x["X"] - p["beta"] * x["D"], p["E"]
+def exponent(name: str, per_factor: bool = False, starts: tuple[float, ...] = EXPONENT_STARTS) -> Parameter:
+    """An unbounded parameter, started on the grid of Hoffmann et al."""
+    return Parameter(name, starts, per_factor=per_factor)
 
 
-def _additive(p: Values, x: Values) -> Sequence[Any]:
-    return p["A"] - p["alpha"] * x["X"], p["B"] - p["beta"] * x["D"], p["E"]
+OFFSET = coefficient("E", starts=OFFSET_STARTS)
 
 
-def _chinchilla(p: Values, x: Values) -> Sequence[Any]:
-    return p["A"] - p["alpha"] * x["N"], p["B"] - p["beta"] * x["D"], p["E"]
-
-
-def _coefficient(name: str, per_factor: bool = False) -> Parameter:
-    return Parameter(name, True, COEFFICIENT_STARTS, per_factor)
-
-
-def _exponent(name: str, per_factor: bool = False) -> Parameter:
-    return Parameter(name, False, EXPONENT_STARTS, per_factor)
-
-
-_OFFSET = Parameter("E", True, OFFSET_STARTS)
-_ZHANG = "Zhang et al. 2024, arXiv 2402.17193"
-
-SINGLE = Law(
-    name="single",
-    formula="L = A / D^beta + E",
-    factors=("D",),
-    parameters=(_OFFSET, _coefficient("A"), _exponent("beta")),
-    log_terms=_single,
-    residual="linear",
-    source=_ZHANG,
-)
-MULTIPLICATIVE = Law(
-    name="multiplicative",
-    formula="L = A / (X^alpha * D^beta) + E",
-    factors=("X", "D"),
-    parameters=(_OFFSET, _exponent("beta"), _coefficient("A", True), _exponent("alpha", True)),
-    log_terms=_multiplicative,
-    residual="linear",
-    source=_ZHANG,
-    sizes_needed=2,
-)
-ADDITIVE = Law(
-    name="additive",
-    formula="L = A / X^alpha + B / D^beta + E",
-    factors=("X", "D"),
-    parameters=(_OFFSET, _coefficient("B"), _exponent("beta"), _coefficient("A", True), _exponent("alpha", True)),
-    log_terms=_additive,
-    residual="linear",
-    source=_ZHANG,
-)
-CHINCHILLA = Law(
-    name="chinchilla",
-    formula="L = A / N^alpha + B / D^beta + E",
-    factors=("N", "D"),
-    parameters=(_OFFSET, _coefficient("A"), _coefficient("B"), _exponent("alpha"), _exponent("beta")),
-    log_terms=_chinchilla,
-    residual="log",
-    source="Hoffmann et al. 2022, arXiv 2203.15556, equation 10",
-)
-LAWS = {law.name: law for law in (SINGLE, MULTIPLICATIVE, ADDITIVE, CHINCHILLA)}
-
-
-def law_named(name: str) -> Law:
-    """The law of that name; ConfigError lists the known ones where there is none."""
-    if name not in LAWS:
-        raise ConfigError(f"--law={name} is not a law; choose one of {', '.join(LAWS)}")
-    return LAWS[name]
+def _moved_starts(parameter: Parameter) -> tuple[float, ...]:
+    if not parameter.is_bounded:
+        return parameter.starts
+    return tuple(float(parameter.to_moved(start)) for start in parameter.starts)
