@@ -8,7 +8,7 @@ import pandas as pd
 from finetune_scaling.files import write_atomically
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
-from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.correlation_section import correlation_section
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
