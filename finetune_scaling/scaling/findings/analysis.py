@@ -96,7 +96,7 @@ def analyse(
     fits, skipped = _fit_joint(table, settings, pad_to, progress)
     if not fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
-        raise DataError(f"{table.path}: too few points to fit any law ({reasons}); add settings")
+        raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
     singles = [s for task, method in _pairs(table) for s in _fit_single(table, task, method, settings, pad_to)]
     progress(f"single laws: {len(singles)} fitted")
     methods = ordered(rows["method"].unique(), METHODS)

@@ -13,7 +13,8 @@ from finetune_scaling.files import finite, write_atomically, write_json_atomical
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, refit
 from finetune_scaling.scaling.fitting.stages import is_pinned
 from finetune_scaling.scaling.laws.declared import Law, Layout, predict
-from finetune_scaling.scaling.points.table import check_choices, read_csv, to_numbers
+from finetune_scaling.scaling.points.checks import to_flags, to_numbers
+from finetune_scaling.scaling.points.text import read_text
 from finetune_scaling.scaling.uncertainty import jackknife
 
 # Blocks that the jackknife leaves out in turn; their members are drawn by a fixed seed.
@@ -67,14 +68,9 @@ def fit_one_law(
 
 def read_factors(path: Path, law: Law) -> pd.DataFrame:
     """The law's factors and the loss as positive floats, held_out as bool (False where the column is absent)."""
-    text = read_csv(path, (*law.factors, "loss"))
-    table = pd.DataFrame({name: to_numbers(path, text, name, positive=True) for name in (*law.factors, "loss")})
-    if "held_out" in text:
-        check_choices(path, text, "held_out", ("0", "1"))
-        table["held_out"] = text["held_out"] == "1"
-    else:
-        table["held_out"] = False
-    return table
+    text = read_text(path, (*law.factors, "loss"))
+    table = pd.DataFrame({name: to_numbers(text, name, positive=True) for name in (*law.factors, "loss")})
+    return table.assign(held_out=to_flags(text, "held_out") if "held_out" in text.cells else False)
 
 
 def _blocks(count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
 from finetune_scaling.scaling.fitting.stages import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.reporting.reservations import reservations
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
@@ -27,8 +28,9 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
         "claims": [_claim_record(claim) for claim in analysis.claims],
         "correlations": [correlation_record(c) for c in analysis.correlations],
         "forgetting": [asdict(change) for change in analysis.forgetting],
+        "reservations": reservations(analysis),
         "data": {
-            "points": str(table.path),
+            "points": table.source,
             "runs": len(table.runs),
             "settings": len(table.settings),
             "fitted_settings": int((~table.settings["held_out"]).sum()),
