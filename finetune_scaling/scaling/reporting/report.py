@@ -252,8 +252,8 @@ def _data(analysis: Analysis) -> str:
     residual = settings.residual or "the law's own (linear: predicted minus measured loss)"
     body = page.paragraph(
         f"Points: {Path(table.source).name}. Huber loss, delta {settings.huber_delta:g}, residual: {residual}; "
-        f"model size counted as {analysis.size.replace('_', '-')} parameters; seeds of a setting are averaged; held-out "
-        "settings never enter a fit. Stage 1 fits model and pretraining size together (shared E and beta), stage "
+        f"model size counted as {analysis.size.replace('_', '-')} parameters; seeds of a setting are averaged; "
+        "held-out settings never enter a fit. Stage 1 fits model and pretraining size together (shared E and beta), stage "
         "2 freezes these and refits A and alpha of every factor."
     )
     body += page.table("Settings by factor", header, rows, wrap=("X", "examples"))
