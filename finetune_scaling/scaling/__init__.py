@@ -1,1 +1,1 @@
-"""From points to laws and guidance: points, laws, fitting, uncertainty, findings and reporting, in this order."""
+"""From points to laws and guidance: points, laws, uncertainty, fitting, findings and reporting, in this order."""

@@ -54,8 +54,11 @@ def test_fit_json_has_the_agreed_form(study: Path) -> None:
         assert {"E", "beta", "A_model", "alpha_model", "A_pretrain", "alpha_pretrain"} <= set(fit["parameters"])
         for parameter in fit["parameters"].values():
             assert {"value", "low", "high", "identified"} <= set(parameter)
-            assert parameter["low"] is None
             assert isinstance(parameter["identified"], bool)
+            if parameter["identified"]:
+                assert parameter["low"] <= parameter["high"]
+            else:
+                assert parameter["why"]
     assert record["data"]["stopped_by_budget"] == 1
     assert record["data"]["ignored_columns"] == ["remark"]
     assert {c["verdict"] for c in record["claims"]} <= {"holds", "does not hold", "cannot be told"}
@@ -183,7 +186,7 @@ def test_the_command_fits_one_law(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--out=x",), "points"),
-        (("--points=none.csv", "--out=x", "--law=cubic"), "--law=cubic is not a law"),
+        (("--points=none.csv", "--out=x", "--law=cubic"), "'cubic' is not a law"),
         (("--points=none.csv", "--out=x", "--huber_delta=0"), "must be above zero"),
         (("--points=none.csv", "--out=x", "--sizes=total"), "sizes"),
     ],

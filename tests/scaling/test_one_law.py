@@ -26,8 +26,8 @@ def test_chinchilla_with_standard_errors_like_the_published_ones(shared_data: Pa
     expected = {"A": 477.8, "B": 2143, "E": 1.8172, "alpha": 0.3473, "beta": 0.3672}
     for name, value in expected.items():
         assert record["parameters"][name]["value"] == pytest.approx(value, rel=3e-4)
-    # Besiroglu et al. 2024 bootstrap: E .03, alpha .02, beta .02.
-    for name, published in (("alpha", 0.02), ("beta", 0.02)):
+    # Besiroglu et al. 2024, by bootstrap too.
+    for name, published in {"A": 124.6, "B": 1293.2, "E": 0.03, "alpha": 0.02, "beta": 0.02}.items():
         assert published / 2 < record["parameters"][name]["standard_error"] < published * 2
 
 
@@ -37,7 +37,7 @@ def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
     loss[-1] += 0.25
     lines = [f"{x},{y},{int(x == d[-1])}" for x, y in zip(d, loss, strict=True)]
     (tmp_path / "points.csv").write_text("\n".join(["D,loss,held_out", *lines]))
-    record = fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
+    (record,) = fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
     assert record["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert record["errors"]["held_out"]["all"] == pytest.approx(0.25, rel=1e-3)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 9
@@ -48,7 +48,7 @@ def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
     [
         ("D,los\n1,2\n", "column 'loss' is missing; did you mean 'los'"),
         ("D,loss\n10,1\n0,2\n", "line 3, column 'D' is 0"),
-        ("D,loss\n10,1\n20,.9\n", "2 rows to fit, the single law has 3 parameters"),
+        ("D,loss\n10,1\n20,.9\n", "2 points to fit, the single law has 3 parameters"),
     ],
 )
 def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
@@ -56,3 +56,17 @@ def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError) as error:
         fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings())
     assert message in str(error.value)
+
+
+def test_curves_are_fitted_apart_and_a_law_that_misses_them_tells_no_value(tmp_path: Path) -> None:
+    d = np.geomspace(10, 1e5, 12)
+    step = np.where(d > 1e3, 1.0, 4.0)
+    curves = {"smooth": 2 / d**0.3 + 0.5, "step": step}
+    lines = [f"{x},{y},{name}" for name, loss in curves.items() for x, y in zip(d, loss, strict=True)]
+    (tmp_path / "points.csv").write_text("\n".join(["D,loss,curve", *lines]))
+    told: list[str] = []
+    records = fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), told.append, by="curve")
+    assert [(r["curve"], r["describes"]) for r in records] == [("smooth", True), ("step", False)]
+    assert records[0]["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
+    assert all(entry["value"] is None for entry in records[1]["parameters"].values())
+    assert any("does not describe these points" in line for line in told)

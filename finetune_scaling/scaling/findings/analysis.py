@@ -14,7 +14,8 @@ from finetune_scaling.scaling.findings.correlation import Correlation, correlati
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.findings.forgetting import Change, changes
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
-from finetune_scaling.scaling.fitting.stages import Skipped, StagedFit, fit_staged
+from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
+from finetune_scaling.scaling.fitting.stages import fit_staged
 from finetune_scaling.scaling.laws.declared import Layout, predict
 from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.scaling.laws.power import SINGLE
@@ -171,9 +172,8 @@ def _fit_single(table: PointsTable, task: str, method: str, settings: FitSetting
         return []
     layout, count = Layout(SINGLE), len(fitted)
     log_d = np.log(fitted["finetune_examples"].to_numpy(float))
-    points = FitPoints({"D": log_d}, fitted["loss"].to_numpy(float), np.zeros(count, int)).padded(pad_to)
+    points = FitPoints({"D": log_d}, fitted["loss"].to_numpy(float), np.zeros(count, int), pad_to)
     weights = np.array([((fitted["factor"] == f) & (fitted["x"] == x)).to_numpy(float) for f, x in groups])
-    weights = np.pad(weights, ((0, 0), (0, pad_to - count)))
     free = np.ones(len(layout.names), bool)
     vectors, objectives = fit(layout, points, weights, layout.starts(), free, settings)
     return [

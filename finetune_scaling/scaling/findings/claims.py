@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
 from finetune_scaling.scaling.uncertainty.jackknife import Spread, combine, leave_out_weights, spread
 

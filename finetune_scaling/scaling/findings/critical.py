@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import optimize
 
-from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.laws.declared import of_factor, predict
 
 SEARCH_RANGE = (1e1, 1e12)

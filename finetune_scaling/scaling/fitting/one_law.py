@@ -1,108 +1,135 @@
-"""One law of the library fitted to a CSV whose columns are the law's factors and loss."""
+"""One law of the library fitted to a CSV whose columns are the law's factors and the loss (or metric)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import finite, write_atomically, write_json_atomically
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, refit
-from finetune_scaling.scaling.fitting.stages import is_pinned
-from finetune_scaling.scaling.laws.declared import Law, Layout, predict
+from finetune_scaling.scaling.fitting.law_fit import LawFit, fit_law
+from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.laws.declared import Law
 from finetune_scaling.scaling.points.checks import to_flags, to_numbers
 from finetune_scaling.scaling.points.text import read_text
-from finetune_scaling.scaling.uncertainty import jackknife
-
-# Blocks that the jackknife leaves out in turn; their members are drawn by a fixed seed.
-BLOCKS = 20
+from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 
 def fit_one_law(
-    law: Law, path: Path, out: Path, settings: FitSettings, progress: Callable[[str], None] = print
-) -> dict[str, Any]:
-    """Fits `law` to the CSV at `path`, writes out/fit.json and out/predictions.csv, returns the record of the fit.
+    law: Law,
+    path: Path,
+    out: Path,
+    settings: FitSettings,
+    progress: Callable[[str], None] = print,
+    *,
+    by: str | None = None,
+    resampling: Resampling | None = None,
+) -> list[dict[str, Any]]:
+    """Fits `law` to the CSV at `path`, writes out/fit.json and out/predictions.csv, returns the records of the fits.
 
-    A column held_out (0/1) keeps its rows out of the fit. Raises DataError that names file, line, column and mend.
+    by: a column whose values are fitted apart; resampling: as fit_law's. A column held_out (0/1) keeps its rows out of
+    the fit. Raises DataError that names file, line, column and mend.
     """
-    started = time.perf_counter()
-    table = read_factors(path, law)
-    layout, fitted = Layout(law), table[~table["held_out"]]
-    if len(fitted) < len(layout.names):
-        raise DataError(
-            f"{path}: {len(fitted)} rows to fit, the {law.name} law has {len(layout.names)} parameters; add rows"
+    table = read_factors(path, law, by)
+    records = []
+    groups: Any = table.groupby(by, sort=False) if by else [(None, table)]
+    for group, rows in groups:
+        started = time.perf_counter()
+        name: dict[Any, Any] = {} if group is None else {by: group}
+        fitted = _fit(law, path, table.loc[rows.index], name, settings, resampling, len(table))
+        values = {factor: rows[factor].to_numpy(float) for factor in law.factors}
+        table.loc[rows.index, "predicted"] = fitted.predict(values)
+        records.append({**name, **_record(fitted, settings, table.loc[rows.index])})
+        for line in _lines(records[-1], name, time.perf_counter() - started):
+            progress(line)
+    write_json_atomically(out / "fit.json", {"fits": records, "critical_sizes": [], "claims": []})
+    write_atomically(out / "predictions.csv", table.to_csv(index=False))
+    return records
+
+
+def read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
+    """The law's factors and its response as positive floats, held_out as bool (False where the column is absent)."""
+    columns = (*law.factors, law.response)
+    text = read_text(path, (*columns, *([by] if by else [])))
+    table = pd.DataFrame({name: to_numbers(text, name, positive=True) for name in columns})
+    if by:
+        table[by] = text.cells[by]
+    return table.assign(held_out=to_flags(text, "held_out") if "held_out" in text.cells else False)
+
+
+def _fit(
+    law: Law,
+    path: Path,
+    rows: pd.DataFrame,
+    group: dict,
+    settings: FitSettings,
+    resampling: Resampling | None,
+    pad_to: int,
+) -> LawFit:
+    fitted = rows[~rows["held_out"]]
+    factors = {name: fitted[name].to_numpy(float) for name in law.factors}
+    try:
+        return fit_law(
+            law, factors, fitted[law.response].to_numpy(float), settings, resampling, pad_to=min(pad_to, 256)
         )
-    points = FitPoints(
-        {name: np.log(fitted[name].to_numpy(float)) for name in law.factors},
-        fitted["loss"].to_numpy(float),
-        np.zeros(len(fitted), int),
-    )
-    starts, free = layout.starts(), np.ones(len(layout.names), bool)
-    vectors, objectives = fit(layout, points, np.ones((1, len(fitted))), starts, free, settings)
-    weights, families = jackknife.leave_out_weights([_blocks(len(fitted))])
-    refits, _ = refit(layout, points, weights, np.tile(vectors[0], (len(weights), 1)), free, settings)
-    parameters = layout.to_natural(vectors[0])
-    table["predicted"] = predict(law, parameters, {name: table[name].to_numpy(float) for name in law.factors})
-    record = {
+    except DataError as error:
+        where = "".join(f", {name}={value}" for name, value in group.items())
+        raise DataError(f"{path}{where}: {error}") from None
+
+
+def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[str, Any]:
+    law = fitted.law
+    return {
         "task": None,
         "method": None,
         "law": law.name,
         "formula": law.formula,
-        "parameters": _parameters(layout, vectors[0], refits, families),
-        "objective": float(objectives[0]),
-        "points": len(fitted),
-        "starts": len(starts),
+        "source": law.source,
+        "describes": fitted.describes,
+        "misfit": finite(fitted.misfit),
+        "parameters": {name: _parameter(fitted, name) for name in fitted.layout.names},
+        "objective": fitted.objective,
+        "points": fitted.count,
+        "starts": len(fitted.layout.starts()),
+        "resamples": len(fitted.draws),
         "residual": settings.residual_of(law),
         "huber_delta": settings.huber_delta,
-        "errors": {kind: {"all": error} for kind, error in _errors(table).items()},
+        "errors": {kind: {"all": error} for kind, error in _errors(rows, law.response).items()},
     }
-    write_json_atomically(out / "fit.json", {"fits": [record], "critical_sizes": [], "claims": []})
-    write_atomically(out / "predictions.csv", table.to_csv(index=False))
-    for line in _lines(record, time.perf_counter() - started):
-        progress(line)
-    return record
 
 
-def read_factors(path: Path, law: Law) -> pd.DataFrame:
-    """The law's factors and the loss as positive floats, held_out as bool (False where the column is absent)."""
-    text = read_text(path, (*law.factors, "loss"))
-    table = pd.DataFrame({name: to_numbers(text, name, positive=True) for name in (*law.factors, "loss")})
-    return table.assign(held_out=to_flags(text, "held_out") if "held_out" in text.cells else False)
+def _parameter(fitted: LawFit, name: str) -> dict[str, Any]:
+    """Value, 90 % interval and standard error; no value where the law does not describe the points."""
+    interval, why = fitted.interval(name), fitted.why_unidentified(name)
+    told = fitted.describes
+    return {
+        "value": finite(fitted.parameters[name]) if told else None,
+        "low": interval.low if told else None,
+        "high": interval.high if told else None,
+        "identified": not why,
+        "standard_error": finite(fitted.standard_error(name)) if told else None,
+        "why": why,
+    }
 
 
-def _blocks(count: int) -> np.ndarray:
-    """A label for each point, in as equal random blocks as can be."""
-    return np.random.default_rng(0).permutation(count) % min(BLOCKS, count)
-
-
-def _parameters(layout: Layout, vector: np.ndarray, refits: np.ndarray, families: list[slice]) -> dict[str, Any]:
-    natural = layout.to_natural(vector)
-    records = {}
-    for column, (name, (parameter, _)) in enumerate(zip(layout.names, layout.slots, strict=True)):
-        spread = jackknife.spread(refits[:, column], families)
-        records[name] = {
-            "value": finite(natural[name]),
-            "low": None,
-            "high": None,
-            "identified": is_pinned(parameter, vector[column], spread),
-            "standard_error": finite(spread.standard_error),
-            "of_logarithm": parameter.is_log,
-        }
-    return records
-
-
-def _errors(table: pd.DataFrame) -> dict[str, float]:
-    deviation = (table["predicted"] - table["loss"]).abs()
-    kinds = {"fitted": deviation[~table["held_out"]], "held_out": deviation[table["held_out"]]}
+def _errors(rows: pd.DataFrame, response: str) -> dict[str, float]:
+    deviation = (rows["predicted"] - rows[response]).abs()
+    kinds = {"fitted": deviation[~rows["held_out"]], "held_out": deviation[rows["held_out"]]}
     return {kind: float(values.mean()) for kind, values in kinds.items() if len(values)}
 
 
-def _lines(record: dict[str, Any], seconds: float) -> list[str]:
-    lines = [f"{record['law']}: {record['formula']}, residual {record['residual']}, {record['points']} points"]
-    for name, entry in record["parameters"].items():
-        kind = "standard error of log" if entry["of_logarithm"] else "standard error"
-        lines.append(f"  {name:6} {entry['value']:.6g}  ({kind} {entry['standard_error']:.2g})")
-    return [*lines, f"  objective {record['objective']:.6e} from {record['starts']} starts in {seconds:.1f} s"]
+def _lines(record: dict[str, Any], group: dict, seconds: float) -> Iterator[str]:
+    name = "".join(f"{column}={value}, " for column, value in group.items())
+    yield f"{name}{record['law']}: {record['formula']}, residual {record['residual']}, {record['points']} points"
+    if not record["describes"]:
+        yield f"  the law does not describe these points: it misses them by {record['misfit']:.0%}; no value is told"
+    for parameter, entry in record["parameters"].items() if record["describes"] else ():
+        ends = " to ".join("?" if end is None else f"{end:.4g}" for end in (entry["low"], entry["high"]))
+        mark = f"; not identified, {entry['why']}" if entry["why"] else ""
+        yield f"  {parameter:6} {entry['value']:.6g}  (90 % {ends}, standard error {entry['standard_error']:.2g}{mark})"
+    yield (
+        f"  objective {record['objective']:.6e} from {record['starts']} starts, {record['resamples']} resamples, "
+        f"in {seconds:.1f} s"
+    )

@@ -46,11 +46,15 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitPoints:
-    """Points to fit. log_factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's factor."""
+    """Points to fit. log_factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's factor.
+
+    pad_to: number of points that programs are compiled for at least, so that several problems share one.
+    """
 
     log_factors: Mapping[str, np.ndarray]
     loss: np.ndarray
     groups: np.ndarray
+    pad_to: int = 0
 
     def padded(self, size: int) -> "FitPoints":
         """The same points followed by blanks (all factors and losses 1), `size` in all."""
@@ -184,7 +188,7 @@ def _run(
     settings: FitSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calls a compiled program on chunks of `chunk` rows, the last one filled up with copies of its first row."""
-    size, given = padded_size(len(points.loss)), rows.weights.shape[1]
+    size, given = padded_size(max(len(points.loss), points.pad_to)), rows.weights.shape[1]
     blank = points.padded(size)
     rows = rows._replace(
         weights=np.pad(rows.weights, ((0, 0), (0, size - given))),

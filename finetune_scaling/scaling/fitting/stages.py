@@ -1,4 +1,4 @@
-"""The paper's two stages, per task and method (Zhang et al. 2024, section 4).
+"""The paper's two stages, per task and method (Zhang et al. 2024, section 4), and all parameters in one stage.
 
 Stage 1 fits the model-size and pretraining-size points together: E and beta (and the additive law's B) are shared, A
 and alpha are each factor's own. Stage 2 freezes what is shared and refits A and alpha of every factor, PET size
@@ -11,141 +11,203 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, refit
-from finetune_scaling.scaling.laws.declared import Law, Layout, Parameter, of_factor, predict
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, optima, predictions, refit
+from finetune_scaling.scaling.fitting.staged_fit import OneStage, Skipped, StagedFit
+from finetune_scaling.scaling.laws.declared import Law, Layout
 from finetune_scaling.scaling.points.table import FACTORS
 from finetune_scaling.scaling.uncertainty import jackknife
-from finetune_scaling.scaling.uncertainty.bootstrap import RESAMPLES, case_weights
-from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
+from finetune_scaling.scaling.uncertainty.components import Components, components
 
 FIRST_STAGE_FACTORS = ("model", "pretrain")
-# An exponent is called identified where its 90 % leave-out margin is below the larger of these two, a coefficient or
-# offset where the margin of its logarithm is below log 2.
-EXPONENT_MARGIN = 0.02
-EXPONENT_RELATIVE_MARGIN = 0.25
-LOG_COEFFICIENT_MARGIN = float(np.log(2))
-
-
-@dataclass(frozen=True)
-class StagedFit:
-    """One law fitted to one task and method.
-
-    vector [K]: as in layout.names; draws [R, K]: refits to bootstrap resamples; refits [W, K]: with one level left out,
-    families: which rows left out what;
-    reasons: name -> why its spread cannot be told; objective: {"stage_1", "stage_2"}; errors: {"fitted"|"held_out":
-    {factor: mean absolute deviation in nats}}; points: {factor: number of settings fitted}.
-    """
-
-    task: str
-    method: str
-    layout: Layout
-    vector: np.ndarray
-    draws: np.ndarray
-    refits: np.ndarray
-    families: tuple[slice, ...]
-    reasons: dict[str, str]
-    objective: dict[str, float]
-    errors: dict[str, dict[str, float]]
-    points: dict[str, int]
-    stage_1: tuple[str, ...]
-
-    @property
-    def law(self) -> Law:
-        """The law that was fitted."""
-        return self.layout.law
-
-    @property
-    def factors(self) -> tuple[str, ...]:
-        """Factors that have parameters in this fit."""
-        return tuple(self.points)
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        """Printed values of the parameters of the factors that are present."""
-        return {name: value for name, value in self.layout.to_natural(self.vector).items() if self.has(name)}
-
-    def has(self, name: str) -> bool:
-        """Whether the parameter belongs to a factor that is present."""
-        group = name.partition("_")[2]
-        return not group or group in self.points
-
-    def predict(self, factor: str, x: np.ndarray | float, examples: np.ndarray | float) -> np.ndarray:
-        """Loss at factor value x after finetuning on `examples` examples."""
-        return predict(self.law, of_factor(self.parameters, factor), {"X": x, "D": examples})
-
-    def predict_draws(self, factor: str, x: np.ndarray | float, examples: np.ndarray | float) -> np.ndarray:
-        """The same by every bootstrap draw: x and examples broadcast to [...] -> losses [R, ...]."""
-        x, examples = np.broadcast_arrays(np.asarray(x, float), np.asarray(examples, float))
-        columns = (-1,) + (1,) * x.ndim
-        names = self.layout.names
-        natural = {n: np.array([self.layout.to_natural(d)[n] for d in self.draws]).reshape(columns) for n in names}
-        return predict(self.law, of_factor(natural, factor), {"X": x, "D": examples})
-
-    def interval(self, name: str) -> Interval:
-        """The 90 % bootstrap interval of a parameter, in its printed unit."""
-        return percentiles(np.array([self.layout.to_natural(draw)[name] for draw in self.draws]))
-
-    def spread(self, left: str, right: str | None = None) -> jackknife.Spread:
-        """Spread of a fitted entry (log A for a coefficient), or of the difference left - right of two."""
-        names = [left] if right is None else [left, right]
-        columns = [self.refits[:, self.layout.names.index(name)] for name in names]
-        values = columns[0] if right is None else columns[0] - columns[1]
-        return jackknife.spread(values, self.families, [self.reasons[n] for n in names if n in self.reasons])
-
-    def is_identified(self, name: str) -> bool:
-        """Whether the points hold the parameter within the stated margins."""
-        parameter = dict(zip(self.layout.names, (p for p, _ in self.layout.slots), strict=True))[name]
-        return is_pinned(parameter, self.vector[self.layout.names.index(name)], self.spread(name))
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A law or a factor that was not fitted, and why."""
-
-    task: str
-    method: str
-    law: str
-    reason: str
-
-
-def is_pinned(parameter: Parameter, value: float, spread: jackknife.Spread) -> bool:
-    """Whether the margin of a fitted entry (a logarithm where is_log) is within what counts as identified."""
-    allowed = (
-        LOG_COEFFICIENT_MARGIN if parameter.is_log else max(EXPONENT_MARGIN, EXPONENT_RELATIVE_MARGIN * abs(value))
-    )
-    return bool(spread.margin() <= allowed)
+# Optima of stage 1 from which the fit in one stage starts.
+ONE_STAGE_STARTS = 256
 
 
 def fit_staged(
-    law: Law, rows: pd.DataFrame, settings: FitSettings, pad_to: int = 0
+    law: Law,
+    rows: pd.DataFrame,
+    settings: FitSettings,
+    pad_to: int = 0,
+    resampling: Resampling | None = None,
 ) -> tuple[StagedFit | None, list[Skipped]]:
     """Fits `law` in two stages to the settings of one task and method; None where the points do not suffice.
 
     rows: PointsTable.settings of one task and method, held-out ones too (they enter no fit). pad_to: number of points
-    to pad to, so that several calls share a compiled program.
+    to pad to, so that several calls share a compiled program; resampling: how the bootstrap is drawn.
     """
     task, method = rows["task"].iloc[0], rows["method"].iloc[0]
     layout = Layout(law, FACTORS)
     fitted = rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]]
     factors, skipped = _usable_factors(fitted, law.name, task, method)
-    fitted = fitted[fitted["factor"].isin(factors)]
     first = tuple(f for f in factors if f in FIRST_STAGE_FACTORS) or factors
-    needed = _parameter_count(layout, first)
-    available = int(fitted["factor"].isin(first).sum())
-    if not factors or available < needed:
-        reason = f"{available} points to fit for {needed} parameters" if factors else "no factor with two values of x"
+    reason = _too_few(layout, fitted, first)
+    if reason:
         return None, [*skipped, Skipped(task, method, law.name, reason)]
-    sizes = fitted.loc[fitted["factor"].isin(first), "finetune_examples"].nunique()
+    rows = rows[rows["factor"].isin(factors)]
+    fitted = rows[~rows["held_out"]]
+    stages = _stages(layout, fitted, first, factors, settings, pad_to)
+    return _fit_stages(stages, rows, first, factors, resampling or Resampling()), skipped
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """The two stages of one law, to run on any weights and losses of the same settings.
+
+    in_first [P]: 1 where a point belongs to stage 1; free_1, free_2 [K]: what each stage moves, free: what both do.
+    """
+
+    layout: Layout
+    points: FitPoints
+    settings: FitSettings
+    in_first: np.ndarray
+    free_1: np.ndarray
+    free_2: np.ndarray
+
+    @property
+    def free(self) -> np.ndarray:
+        return self.free_1 | self.free_2
+
+    def from_grid(self) -> tuple[np.ndarray, np.ndarray]:
+        """The best vector [K] over the grid of starts, and the optima of stage 1 [S, K]."""
+        grid, weights = self.layout.starts(), self.in_first[None]
+        first, _ = optima(self.layout, self.points, weights, grid, self.free_1, self.settings)
+        restart = _restart(self.layout, first[0, 0])
+        ones = np.ones_like(weights)
+        vectors, _ = fit(self.layout, self.points, ones, restart, self.free_2, self.settings)
+        return vectors[0], first[0]
+
+    def again(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
+        """Both stages from one vector, for every row of weights and losses [W, P]: vectors [W, K]."""
+        starts = np.tile(start, (len(weights), 1))
+        first, _ = refit(self.layout, self.points, weights * self.in_first, starts, self.free_1, self.settings, losses)
+        return refit(self.layout, self.points, weights, first, self.free_2, self.settings, losses)[0]
+
+    def objectives(self, vector: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+        """The sums of Huber losses that the stages minimise: over the points of stage 1, and over all."""
+        frozen = np.zeros_like(self.free)
+        rows = np.stack([weights * self.in_first, weights])
+        _, values = refit(self.layout, self.points, rows, np.tile(vector, (2, 1)), frozen, self.settings)
+        return {"stage_1": float(values[0]), "stage_2": float(values[1])}
+
+
+def _stages(
+    layout: Layout,
+    fitted: pd.DataFrame,
+    first: Sequence[str],
+    factors: Sequence[str],
+    settings: FitSettings,
+    pad_to: int,
+) -> _Stages:
+    points = to_fit_points(fitted, pad_to)
+    in_first = np.isin(points.groups, [FACTORS.index(f) for f in first]).astype(float)
+    free_1, free_2 = _free(layout, first, shared=True), _free(layout, factors, shared=False)
+    return _Stages(layout, points, settings, in_first, free_1, free_2)
+
+
+def _fit_stages(
+    stages: _Stages, rows: pd.DataFrame, first: tuple[str, ...], factors: tuple[str, ...], how: Resampling
+) -> StagedFit:
+    layout, points = stages.layout, stages.points
+    fitted = rows[~rows["held_out"]]
+    vector, valley = stages.from_grid()
+    families = _levels(fitted)
+    scatter = _components(stages, fitted, families, vector)
+    weights = _weights(scatter, fitted["seeds"].to_numpy(float))
+    if np.ptp(weights) > 0:
+        vector = stages.again(vector, weights[None])[0]
+        scatter = _components(stages, fitted, families, vector)
+    predicted = predictions(layout, points, vector)
+    measured = Measured(predicted, points.loss, fitted["seeds"].to_numpy(float), families)
+    counts, losses = resample(measured, scatter, how)
+    draws = stages.again(vector, counts * weights, losses)
+    one_stage = _one_stage(stages, vector, valley, weights, counts, losses)
+    levels, slices = jackknife.leave_out_weights(families)
+    refits = stages.again(vector, levels * weights)
+    every = {"fitted": rows[~rows["held_out"]], "held_out": rows[rows["held_out"]]}
+    return StagedFit(
+        task=fitted["task"].iloc[0],
+        method=fitted["method"].iloc[0],
+        layout=layout,
+        vector=vector,
+        draws=draws,
+        refits=refits,
+        families=tuple(slices),
+        left_out=_left_out(stages, levels, refits),
+        reasons=_untold(layout, fitted, factors),
+        objective=stages.objectives(vector, weights),
+        errors={kind: _deviations(layout, vector[None], own, factors, _mean) for kind, own in every.items()},
+        error_draws={kind: _deviations(layout, draws, own, factors, _resampled_mean) for kind, own in every.items()},
+        points={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
+        stage_1=first,
+        components=scatter,
+        misfit=float(np.sqrt(np.mean(np.log(predicted / points.loss) ** 2))),
+        least_loss=float(points.loss.min()),
+        resampling=how,
+        one_stage=one_stage,
+    )
+
+
+def _one_stage(
+    stages: _Stages,
+    vector: np.ndarray,
+    valley: np.ndarray,
+    weights: np.ndarray,
+    counts: np.ndarray,
+    losses: np.ndarray,
+) -> OneStage:
+    """All parameters at once, from the two stages' result and from the other optima of stage 1."""
+    starts = np.concatenate([vector[None], np.where(stages.free_1, valley[:ONE_STAGE_STARTS], vector)])
+    rows = np.tile(weights, (len(starts), 1))
+    vectors, values = refit(stages.layout, stages.points, rows, starts, stages.free, stages.settings)
+    best = int(np.argmin(values))
+    draws, _ = refit(
+        stages.layout,
+        stages.points,
+        counts * weights,
+        np.tile(vectors[best], (len(counts), 1)),
+        stages.free,
+        stages.settings,
+        losses,
+    )
+    return OneStage(vectors[best], draws, float(values[best]))
+
+
+def _components(
+    stages: _Stages, fitted: pd.DataFrame, families: Sequence[np.ndarray], vector: np.ndarray
+) -> Components:
+    residuals = stages.points.loss - predictions(stages.layout, stages.points, vector)
+    deviations, seeds = (fitted[c].to_numpy(float) for c in ("loss_sd", "seeds"))
+    return components(residuals, deviations, seeds, families, int(stages.free.sum()))
+
+
+def _weights(scatter: Components, seeds: np.ndarray) -> np.ndarray:
+    """Inverse variances of the settings' means [P], of mean one: settings with more seeds count for more."""
+    variances = scatter.of_mean(seeds) ** 2
+    if scatter.seed is None or np.ptp(seeds) == 0 or not (variances > 0).all():
+        return np.ones(len(seeds))
+    return (1 / variances) / np.mean(1 / variances)
+
+
+def _left_out(stages: _Stages, levels: np.ndarray, refits: np.ndarray) -> np.ndarray:
+    """Mean absolute deviation of each refit [W] from the points that it left out."""
+    gaps = np.abs(predictions(stages.layout, stages.points, refits) - stages.points.loss)
+    return np.array([gap[level == 0].mean() for gap, level in zip(gaps, levels, strict=True)])
+
+
+def _too_few(layout: Layout, fitted: pd.DataFrame, first: Sequence[str]) -> str:
+    """Why these points do not determine the law; empty where they do."""
+    if not first:
+        return "no factor with two values of x"
+    needed = sum(1 for _, group in layout.slots if not group or group in first)
+    available = int(fitted["factor"].isin(first).sum())
+    if available < needed:
+        return f"{available} points to fit for {needed} parameters"
+    sizes, law = fitted.loc[fitted["factor"].isin(first), "finetune_examples"].nunique(), layout.law
     if sizes < law.sizes_needed:  # curves without end go through these points, and differ beyond them
         numbers = "numbers" if sizes > 1 else "number"
-        reason = f"{sizes} {numbers} of examples to fit, the law is determined by {law.sizes_needed}"
-        return None, [*skipped, Skipped(task, method, law.name, reason)]
-    staged = _fit_stages(layout, fitted, first, factors, settings, pad_to)
-    errors = {
-        "fitted": _deviations(staged.predict, rows[~rows["held_out"]], factors),
-        "held_out": _deviations(staged.predict, rows[rows["held_out"]], factors),
-    }
-    return StagedFit(**{**staged.__dict__, "errors": errors}), skipped
+        return f"{sizes} {numbers} of examples to fit, the law is determined by {law.sizes_needed}"
+    return ""
 
 
 def _usable_factors(fitted: pd.DataFrame, law: str, task: str, method: str) -> tuple[tuple[str, ...], list[Skipped]]:
@@ -157,56 +219,13 @@ def _usable_factors(fitted: pd.DataFrame, law: str, task: str, method: str) -> t
     return tuple(factor for factor in present if factor not in lonely), skipped
 
 
-def _parameter_count(layout: Layout, factors: Sequence[str]) -> int:
-    return sum(1 for _, group in layout.slots if not group or group in factors)
-
-
-def _fit_stages(
-    layout: Layout,
-    fitted: pd.DataFrame,
-    first: tuple[str, ...],
-    factors: tuple[str, ...],
-    settings: FitSettings,
-    pad_to: int,
-) -> StagedFit:
-    points = to_fit_points(fitted).padded(max(pad_to, len(fitted)))
-    present = np.zeros(len(points.loss))
-    present[: len(fitted)] = 1
-    in_first = present * np.isin(points.groups, [FACTORS.index(f) for f in first])
-    free_1, free_2 = _free(layout, first, shared=True), _free(layout, factors, shared=False)
-
-    vector_1, objective_1 = fit(layout, points, in_first[None], layout.starts(), free_1, settings)
-    start_2 = _restart(layout, vector_1[0])
-    vector_2, objective_2 = fit(layout, points, present[None], start_2, free_2, settings)
-
-    def refitted(weights: np.ndarray) -> np.ndarray:
-        weights = np.pad(weights, ((0, 0), (0, len(points.loss) - len(fitted))))
-        first, _ = refit(layout, points, weights * in_first, np.tile(vector_2[0], (len(weights), 1)), free_1, settings)
-        return refit(layout, points, weights * present, first, free_2, settings)[0]
-
-    weights, families = jackknife.leave_out_weights(_levels(fitted))
-    return StagedFit(
-        task=fitted["task"].iloc[0],
-        method=fitted["method"].iloc[0],
-        layout=layout,
-        vector=vector_2[0],
-        draws=refitted(case_weights(len(fitted), RESAMPLES)),
-        refits=refitted(weights),
-        families=tuple(families),
-        reasons=_untold(layout, fitted, factors),
-        objective={"stage_1": float(objective_1[0]), "stage_2": float(objective_2[0])},
-        errors={},
-        points={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
-        stage_1=first,
-    )
-
-
-def to_fit_points(rows: pd.DataFrame) -> FitPoints:
+def to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
     """Settings as the arrays that a fit takes; groups index FACTORS."""
     return FitPoints(
         log_factors={"X": np.log(rows["x"].to_numpy(float)), "D": np.log(rows["finetune_examples"].to_numpy(float))},
         loss=rows["loss"].to_numpy(float),
         groups=np.array([FACTORS.index(f) for f in rows["factor"]]),
+        pad_to=pad_to,
     )
 
 
@@ -245,13 +264,23 @@ def _untold(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dic
 
 
 def _deviations(
-    predictor: Callable[[str, np.ndarray, np.ndarray], np.ndarray], rows: pd.DataFrame, factors: Sequence[str]
-) -> dict[str, float]:
-    """Mean absolute deviation, nats per token, of each factor that has rows."""
+    layout: Layout, vectors: np.ndarray, rows: pd.DataFrame, factors: Sequence[str], mean: Callable
+) -> dict:
+    """Mean absolute deviation, nats per token, of each factor that has rows, by every vector [R, K]."""
     deviations = {}
     for factor in factors:
         own = rows[rows["factor"] == factor]
         if len(own):
-            predicted = predictor(factor, own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
-            deviations[factor] = float(np.mean(np.abs(predicted - own["loss"].to_numpy(float))))
+            points = to_fit_points(own)
+            deviations[factor] = mean(np.abs(predictions(layout, points, vectors) - points.loss))
     return deviations
+
+
+def _mean(gaps: np.ndarray) -> float:
+    return float(gaps.mean())
+
+
+def _resampled_mean(gaps: np.ndarray) -> np.ndarray:
+    """The mean of each row of gaps [R, P] over points drawn anew, which carries the points' own luck."""
+    drawn = np.random.default_rng(0).integers(gaps.shape[1], size=gaps.shape)
+    return np.take_along_axis(gaps, drawn, axis=1).mean(axis=1)

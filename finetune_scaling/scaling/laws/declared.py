@@ -32,7 +32,8 @@ class Parameter:
 
     name: as printed ("A"); low, high: its bounds in printed units, open or infinite at both ends; starts: grid of
     starting values, of the logarithm where the parameter is positive (bounds 0 and infinity), else in printed units;
-    per_factor: whether each factor of a study (model, pretrain, pet) has its own.
+    per_factor: whether each factor of a study (model, pretrain, pet) has its own; is_offset: whether it is in the
+    response's own unit, so that a value far below all responses is not told from zero.
 
     The bounds decide how the fit moves: a positive parameter by its logarithm, one between two finite bounds by its
     logit, an unbounded one as it is. Raises ConfigError where they are of no such kind or a start lies outside.
@@ -43,6 +44,7 @@ class Parameter:
     low: float = -math.inf
     high: float = math.inf
     per_factor: bool = False
+    is_offset: bool = False
 
     def __post_init__(self) -> None:
         if "_" in self.name:
@@ -184,7 +186,7 @@ def exponent(name: str, per_factor: bool = False, starts: tuple[float, ...] = EX
     return Parameter(name, starts, per_factor=per_factor)
 
 
-OFFSET = coefficient("E", starts=OFFSET_STARTS)
+OFFSET = Parameter("E", OFFSET_STARTS, low=0.0, is_offset=True)
 
 
 def _moved_starts(parameter: Parameter) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ EXPONENTIAL = Law(
     parameters=(
         coefficient("C", starts=(0.0, 3.0, 6.0, 9.0)),
         exponent("k", starts=STEEPNESS_STARTS),
-        coefficient("F", starts=SCORE_STARTS),
+        Parameter("F", SCORE_STARTS, low=0.0, is_offset=True),
     ),
     log_terms=_exponential,
     residual="linear",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from finetune_scaling.scaling.findings.analysis import JOINT_LAWS, Analysis
 from finetune_scaling.scaling.findings.critical import CriticalSize
-from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.laws.declared import predict
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.table import SENSITIVITY_FACTOR

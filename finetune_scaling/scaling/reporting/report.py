@@ -8,7 +8,7 @@ import pandas as pd
 from finetune_scaling.files import write_atomically
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
-from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.correlation_section import correlation_section
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
@@ -253,8 +253,8 @@ def _data(analysis: Analysis) -> str:
     body = page.paragraph(
         f"Points: {Path(table.source).name}. Huber loss, delta {settings.huber_delta:g}, residual: {residual}; "
         f"model size counted as {analysis.size.replace('_', '-')} parameters; seeds of a setting are averaged; "
-        "held-out settings never enter a fit. Stage 1 fits model and pretraining size together (shared E and beta), stage "
-        "2 freezes these and refits A and alpha of every factor."
+        "held-out settings never enter a fit. Stage 1 fits model and pretraining size together (shared E and beta), "
+        "stage 2 freezes these and refits A and alpha of every factor."
     )
     body += page.table("Settings by factor", header, rows, wrap=("X", "examples"))
     floors = entropy_rows(analysis)

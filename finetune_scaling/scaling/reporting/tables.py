@@ -12,9 +12,10 @@ from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, meas
 from finetune_scaling.scaling.findings.claims import Claim
 from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap_record
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
-from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
 from finetune_scaling.scaling.reporting.reservations import reservations
+from finetune_scaling.scaling.uncertainty.intervals import percentiles
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
@@ -50,17 +51,24 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
 
 
 def parameter_record(fit: StagedFit, name: str) -> dict[str, Any]:
-    """One parameter: value, 90 % bootstrap interval, leave-out standard error."""
-    spread, interval = fit.spread(name), fit.interval(name)
-    is_log = name.partition("_")[0] in ("A", "B", "E")
+    """One parameter: value, 90 % bootstrap interval, whether identified and if not why, leave-out standard error.
+
+    in_one_stage: value and interval of the fit of all parameters at once.
+    """
+    spread, interval, together = fit.spread(name), fit.interval(name), fit.one_stage_interval(name)
     return {
         "value": finite(fit.parameters[name]),
         "low": interval.low,
         "high": interval.high,
         "identified": fit.is_identified(name),
-        "standard_error": finite(spread.standard_error),
-        "of_logarithm": is_log,
-        "why": spread.reason,
+        "why": fit.why_unidentified(name),
+        "leave_out_standard_error": finite(spread.standard_error),
+        "of_logarithm": fit.parameter(name).is_log,
+        "in_one_stage": {
+            "value": finite(fit.one_stage_parameters[name]),
+            "low": together.low,
+            "high": together.high,
+        },
     }
 
 
@@ -93,7 +101,7 @@ def laws_table(analysis: Analysis) -> pd.DataFrame:
     rows = []
     for fit in analysis.fits.values():
         key = {"task": fit.task, "method": fit.method, "law": fit.law.name}
-        rows += [{**key, "parameter": name, **parameter_record(fit, name)} for name in fit.parameters]
+        rows += [{**key, "parameter": name, **_flat_parameter(fit, name)} for name in fit.parameters]
     return pd.DataFrame(rows)
 
 
@@ -102,7 +110,13 @@ def errors_table(analysis: Analysis) -> pd.DataFrame:
     rows = []
     for fit in analysis.fits.values():
         for factor in fit.factors:
-            errors = {f"{kind}_error": fit.errors[kind].get(factor) for kind in ("fitted", "held_out")}
+            errors: dict[str, float | None] = {}
+            for kind in ("fitted", "held_out"):
+                interval = fit.error_interval(kind, factor)
+                errors[f"{kind}_error"] = fit.errors[kind].get(factor)
+                errors[f"{kind}_low"], errors[f"{kind}_high"] = (
+                    (interval.low, interval.high) if interval else (None, None)
+                )
             rows.append({"task": fit.task, "method": fit.method, "factor": factor, "law": fit.law.name, **errors})
     return pd.DataFrame(rows)
 
@@ -167,10 +181,19 @@ def _joint_record(analysis: Analysis, fit: StagedFit) -> dict[str, Any]:
         "parameters": {name: parameter_record(fit, name) for name in fit.parameters},
         "objective": fit.objective["stage_2"],
         "objective_stage_1": fit.objective["stage_1"],
+        "objective_one_stage": fit.one_stage.objective,
+        "describes": fit.describes,
+        "misfit": finite(fit.misfit),
+        "scatter": asdict(fit.components),
+        "bootstrap": asdict(fit.resampling),
         "stage_1_factors": list(fit.stage_1),
         "points": fit.points,
         "residual": analysis.settings.residual_of(fit.law),
         "errors": fit.errors,
+        "error_intervals": {
+            kind: {factor: asdict(percentiles(draws)) for factor, draws in by_factor.items()}
+            for kind, by_factor in fit.error_draws.items()
+        },
     }
 
 
@@ -226,6 +249,12 @@ def _flat_correlation(found: Correlation) -> dict[str, Any]:
         values = asdict(coefficient) if coefficient else dict.fromkeys(("value", "low", "high", "p"))
         flat |= {f"{name}_{key}".removesuffix("_value"): value for key, value in values.items()}
     return flat | {name: record[name] for name in ("verdict", "why")}
+
+
+def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
+    record = parameter_record(fit, name)
+    together = {f"one_stage_{key}": value for key, value in record.pop("in_one_stage").items()}
+    return record | together
 
 
 def _flat_single(record: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, main_metric, measured_best
 from finetune_scaling.scaling.findings.critical import best_regions
-from finetune_scaling.scaling.fitting.stages import StagedFit
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.reporting.score_words import correlation_line, forgetting_lines
 from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table

@@ -1,12 +1,91 @@
-"""Bootstrap: a law refitted to resampled points, which carries their scatter into every number made from the law."""
+"""Bootstrap: what a law would be fitted to had the study been run again.
+
+"both" (the default) draws new losses about the fitted law: a residual of some setting, scaled to the variance between
+settings and between seeds, and a luck for every level that was found to hang together. "settings" draws the settings
+with replacement. "seeds" draws the noise between seeds anew about the measured means. Noise between seeds is pooled
+over the settings with n - 1 degrees of freedom each, so that three seeds are not taken to scatter too little.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.scaling.uncertainty.components import Components
+
+Kind = Literal["both", "settings", "seeds"]
+KINDS: tuple[Kind, ...] = ("both", "settings", "seeds")
 RESAMPLES = 200
-SEED = 0
+FEWEST_RESAMPLES = 40  # a 5 % quantile needs two draws below it
 
 
-def case_weights(count: int, resamples: int, seed: int = SEED) -> np.ndarray:
-    """How often each of `count` settings is drawn, with replacement, in each resample: weights [R, P]."""
-    random = np.random.default_rng(seed)
-    return random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+@dataclass(frozen=True)
+class Resampling:
+    """How a bootstrap is drawn. Raises ConfigError on an unknown kind or too few resamples for a 90 % interval."""
+
+    kind: Kind = "both"
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"--bootstrap={self.kind} is none of {', '.join(KINDS)}")
+        if self.resamples < FEWEST_RESAMPLES:
+            raise ConfigError(f"--resamples={self.resamples}: a 90 % interval needs at least {FEWEST_RESAMPLES}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Settings of one fit. predicted, loss, seeds [P]; families: labels [P] of levels, NaN where there is none."""
+
+    predicted: np.ndarray
+    loss: np.ndarray
+    seeds: np.ndarray
+    families: Sequence[np.ndarray]
+
+
+def resample(measured: Measured, scatter: Components, how: Resampling) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [R, P] and losses [R, P] of every resample. ConfigError for "seeds" where no setting has two seeds."""
+    random = np.random.default_rng(how.seed)
+    shape = (how.resamples, len(measured.loss))
+    if how.kind == "settings":
+        weights = random.multinomial(shape[1], np.full(shape[1], 1 / shape[1]), size=shape[0]).astype(float)
+        return weights, np.broadcast_to(measured.loss, shape)
+    if how.kind == "seeds":
+        return np.ones(shape), measured.loss + random.normal(size=shape) * _seed_error(measured, scatter)
+    losses = measured.predicted + _scatter(measured, scatter, shape, random)
+    for labels, luck in zip(measured.families, scatter.levels, strict=True):
+        if luck is not None:
+            losses = losses + _level_luck(labels, luck.standard_deviation, luck.degrees, shape[0], random)
+    return np.ones(shape), np.maximum(losses, 1e-3 * measured.loss)
+
+
+def _seed_error(measured: Measured, scatter: Components) -> np.ndarray:
+    if scatter.seed is None:
+        raise ConfigError("--bootstrap=seeds: no setting has two seeds; use --bootstrap=both or settings")
+    return scatter.seed / np.sqrt(measured.seeds)
+
+
+def _scatter(
+    measured: Measured, scatter: Components, shape: tuple[int, int], random: np.random.Generator
+) -> np.ndarray:
+    """Residuals of the fit in new places, scaled to the variance of a setting's mean."""
+    residuals = measured.loss - measured.predicted
+    residuals = residuals - residuals.mean()
+    spread = float(np.sqrt((residuals**2).mean()))
+    shapes = residuals / spread if spread > 0 else residuals
+    return random.choice(shapes, size=shape) * scatter.of_mean(measured.seeds)
+
+
+def _level_luck(
+    labels: np.ndarray, deviation: float, degrees: float, resamples: int, random: np.random.Generator
+) -> np.ndarray:
+    """One luck a level [R, P]; the deviation itself is as uncertain as its degrees of freedom say."""
+    inside = np.isfinite(labels)
+    names, index = np.unique(labels[inside], return_inverse=True)
+    scale = deviation * np.sqrt(degrees / random.chisquare(degrees, size=(resamples, 1)))
+    lucks = np.zeros((resamples, len(labels)))
+    lucks[:, inside] = (scale * random.normal(size=(resamples, len(names))))[:, index]
+    return lucks

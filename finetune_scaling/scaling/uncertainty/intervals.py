@@ -1,10 +1,19 @@
-"""Two-sided intervals from bootstrap draws."""
+"""Two-sided intervals from bootstrap draws, and when a value counts as identified."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from finetune_scaling.scaling.laws.declared import Parameter
+
 LEVEL = 0.90
+# An offset below this share of the least response is not told from zero.
+NEGLIGIBLE = 1e-3
+# An exponent is called identified where half its 90 % interval is below the larger of these two, a coefficient or
+# offset where half the interval of its logarithm is below log 2.
+EXPONENT_MARGIN = 0.02
+EXPONENT_RELATIVE_MARGIN = 0.25
+LOG_MARGIN = float(np.log(2))
 
 
 @dataclass(frozen=True)
@@ -16,6 +25,32 @@ class Interval:
 
 
 def percentiles(draws: np.ndarray) -> Interval:
-    """The interval between the 5 % and 95 % quantiles of draws [R]."""
-    low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return Interval(float(low), float(high))
+    """The interval between the 5 % and 95 % quantiles of draws [R]; an end that is not finite does not close."""
+    low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="closest_observation")
+    return Interval(*(float(end) if np.isfinite(end) else None for end in (low, high)))
+
+
+def of_parameter(parameter: Parameter, draws: np.ndarray, least_response: float) -> Interval:
+    """The interval of a parameter in printed units from draws [R] of it, open below where it is not told from zero."""
+    found = percentiles(draws)
+    if parameter.is_offset and found.low is not None and found.low < NEGLIGIBLE * least_response:
+        return Interval(None, found.high)
+    if parameter.is_bounded and None not in (found.low, found.high):
+        reach = NEGLIGIBLE * (parameter.high - parameter.low)
+        low, high = float(found.low or 0), float(found.high or 0)
+        return Interval(low if low > parameter.low + reach else None, high if high < parameter.high - reach else None)
+    return found
+
+
+def allowed_margin(parameter: Parameter, value: float) -> float:
+    """Half width up to which a value counts as identified: of the logarithm for a positive parameter."""
+    return LOG_MARGIN if parameter.is_log else max(EXPONENT_MARGIN, EXPONENT_RELATIVE_MARGIN * abs(value))
+
+
+def half_width(parameter: Parameter, interval: Interval) -> float:
+    """Half the interval, of the logarithm for a positive parameter; infinite where it does not close."""
+    if interval.low is None or interval.high is None:
+        return float("inf")
+    if parameter.is_log:
+        return float(np.log(interval.high / interval.low) / 2) if interval.low > 0 else float("inf")
+    return (interval.high - interval.low) / 2

@@ -1,0 +1,125 @@
+"""One law fitted to arrays: its factors, and the loss or metric that it describes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, refit
+from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES
+from finetune_scaling.scaling.laws.declared import Law, Layout, predict
+from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
+from finetune_scaling.scaling.uncertainty.components import components
+from finetune_scaling.scaling.uncertainty.intervals import Interval, allowed_margin, half_width, of_parameter
+
+
+@dataclass(frozen=True)
+class LawFit:
+    """A fitted law.
+
+    vector [K], draws [R, K]: as in layout.names; objective: sum of Huber losses; misfit: root mean square of log
+    prediction - log response over the points; least_response: of them; count: of points; fixed: parameters that were
+    not fitted, since their factor has one value.
+    """
+
+    layout: Layout
+    vector: np.ndarray
+    draws: np.ndarray
+    objective: float
+    misfit: float
+    least_response: float
+    count: int
+    fixed: tuple[str, ...]
+
+    @property
+    def law(self) -> Law:
+        """The law that was fitted."""
+        return self.layout.law
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Printed values."""
+        return self.layout.to_natural(self.vector)
+
+    @property
+    def describes(self) -> bool:
+        """Whether the law follows the points at all."""
+        return self.misfit <= DESCRIBES
+
+    def predict(self, factors: Mapping[str, np.ndarray | float]) -> np.ndarray:
+        """What the law says at factors, in printed units."""
+        return predict(self.law, self.parameters, factors)
+
+    def predict_draws(self, factors: Mapping[str, np.ndarray | float]) -> np.ndarray:
+        """The same by every bootstrap draw: factors of shape [...] -> [R, ...]."""
+        shape = np.broadcast_shapes(*(np.shape(values) for values in factors.values()))
+        draws = self.draws.reshape(-1, *(1,) * len(shape), self.draws.shape[1])
+        return predict(self.law, self.layout.to_natural(draws), factors)
+
+    def interval(self, name: str) -> Interval:
+        """The 90 % bootstrap interval of a parameter, in its printed unit."""
+        parameter = self.law.parameters[self.layout.names.index(name)]
+        return of_parameter(parameter, self.layout.to_natural(self.draws)[name], self.least_response)
+
+    def standard_error(self, name: str) -> float:
+        """The standard deviation of a parameter over the draws, in its printed unit."""
+        return float(np.std(self.layout.to_natural(self.draws)[name], ddof=1))
+
+    def why_unidentified(self, name: str) -> str:
+        """Why the points do not hold a parameter, in words; empty where they do."""
+        if not self.describes:
+            return f"the law does not describe these points (it misses them by {self.misfit:.0%})"
+        if name in self.fixed:
+            return "its factor has one value"
+        parameter = self.law.parameters[self.layout.names.index(name)]
+        interval = self.interval(name)
+        if interval.low is None and interval.high is not None and parameter.is_offset:
+            return "it is not told from zero"
+        if half_width(parameter, interval) > allowed_margin(parameter, self.parameters[name]):
+            return "its interval is wide"
+        return ""
+
+
+def fit_law(
+    law: Law,
+    factors: Mapping[str, np.ndarray],
+    response: np.ndarray,
+    settings: FitSettings | None = None,
+    resampling: Resampling | None = None,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    pad_to: int = 0,
+) -> LawFit:
+    """Fits a law to points: factors by name and response, [P] each, in printed units.
+
+    resampling: by default settings are drawn with replacement; fixed: parameters to leave at a printed value; pad_to:
+    number of points that programs are compiled for at least. Raises DataError where there are fewer points than
+    parameters.
+    """
+    settings, how = settings or FitSettings(), resampling or Resampling("settings")
+    layout, fixed = Layout(law), fixed or {}
+    free = np.array([name not in fixed for name in layout.names])
+    if len(response) < free.sum():
+        raise DataError(
+            f"{len(response)} points to fit, the {law.name} law has {int(free.sum())} parameters; add points"
+        )
+    logs = {name: np.log(np.asarray(factors[name], float)) for name in law.factors}
+    points = FitPoints(logs, np.asarray(response, float), np.zeros(len(response), int), pad_to)
+    by_name = {p.name: p for p in law.parameters}
+    starts = layout.starts({name: float(by_name[name].to_moved(value)) for name, value in fixed.items()})
+    vectors, objectives = fit(layout, points, np.ones((1, len(response))), starts, free, settings)
+    predicted, seeds = predictions(layout, points, vectors[0]), np.ones(len(response))
+    scatter = components(points.loss - predicted, np.full(len(response), np.nan), seeds, (), int(free.sum()))
+    weights, losses = resample(Measured(predicted, points.loss, seeds, ()), scatter, how)
+    draws, _ = refit(layout, points, weights, np.tile(vectors[0], (len(weights), 1)), free, settings, losses)
+    return LawFit(
+        layout=layout,
+        vector=vectors[0],
+        draws=draws,
+        objective=float(objectives[0]),
+        misfit=float(np.sqrt(np.mean(np.log(predicted / points.loss) ** 2))),
+        least_response=float(points.loss.min()),
+        count=len(response),
+        fixed=tuple(fixed),
+    )
