@@ -19,6 +19,7 @@ from finetune_scaling.scaling.fitting.one_law import fit_one_law
 from finetune_scaling.scaling.fitting.program import HUBER_DELTA, FitSettings
 from finetune_scaling.scaling.laws.declared import Residual
 from finetune_scaling.scaling.laws.registry import LAWS, law_named
+from finetune_scaling.scaling.points.bases import bases_beside
 from finetune_scaling.scaling.points.table import read_points
 from finetune_scaling.scaling.points.text import Source
 from finetune_scaling.scaling.reporting.figures import all_plots
@@ -56,7 +57,8 @@ def fit_study(
         "budget"
     )
     facts = _facts(table.path) if facts is None else facts
-    analysis = analyse(table, FitSettings(huber_delta, residual), size, facts, say)
+    bases = bases_beside(table.path, size)
+    analysis = analyse(table, FitSettings(huber_delta, residual), size, facts, say, bases)
     write_tables(analysis, out)
     plots = list(all_plots(analysis))
     for plot in plots:

@@ -162,6 +162,8 @@ def test_sizes_without_embeddings_that_say_so_are_taken_as_they_are() -> None:
         (changed(7, loss=9.0), "t, lora: rows 6, 7: seeds of one setting have losses"),
         ([{**r, "loss": r["loss"] * (2 if i in (14, 15) else 1)} for i, r in enumerate(grid(seeds=2))], "rows 14, 15"),
         ([{**r, "x": r["x"] // 10**6} for r in grid()], "x is 1 parameters; it is a raw count"),
+        ([{**r, "x": r["x"] * 1e9} for r in grid()], "x is 1e+15 parameters; it is a raw count"),
+        ([{**r, "loss": 1.5} for r in grid()], "the loss is 1.5 in all 20 rows"),
         ([{**r, "loss": 2 + math.log(r["finetune_examples"])} for r in grid()], "in 4 of 4 curves"),
         (changed(39, loss=20.0), "losses run from"),
         (grid() + [{**r, "method": "full", "held_out": 1} for r in grid()], "t, full: all 20 rows are held out"),
@@ -272,10 +274,8 @@ def test_too_few_points_to_fit_are_an_error(tmp_path: Path, rows: list[dict], me
 
 ODD = (
     ("equal losses", [{**r, "loss": 1.0} for r in grid()]),
-    ("tiny losses", [{**r, "loss": r["loss"] * 1e-300} for r in grid()]),
-    ("huge sizes", [{**r, "x": r["x"] * 1e9} for r in grid()]),
     ("rising losses", [{**r, "loss": math.log(r["finetune_examples"] * r["x"]) / 2} for r in grid()]),
-    ("random losses", [{**r, "loss": 10 ** random.Random(i).uniform(-5, 1)} for i, r in enumerate(grid())]),
+    ("random losses", [{**r, "loss": 10 ** random.Random(i).uniform(-300, 1)} for i, r in enumerate(grid())]),
 )
 
 

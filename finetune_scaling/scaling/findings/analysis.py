@@ -13,6 +13,7 @@ from finetune_scaling.scaling.findings.claims import Claim, check_claims
 from finetune_scaling.scaling.findings.correlation import Correlation, correlations
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.findings.forgetting import Change, changes
+from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
@@ -55,6 +56,7 @@ class Analysis:
     claims: list[Claim]
     correlations: list[Correlation]
     forgetting: list[Change]
+    pretraining: list[PretrainingFit] = field(default_factory=list)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,8 +92,12 @@ def analyse(
     size: str = "total",
     facts: Mapping[str, Any] | None = None,
     progress: Progress = print,
+    bases: pd.DataFrame | None = None,
 ) -> Analysis:
-    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted."""
+    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted.
+
+    bases: of read_bases, whose pretraining is fitted too.
+    """
     rows = table.settings
     pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
     fits, skipped = _fit_joint(table, settings, pad_to, progress)
@@ -106,7 +112,10 @@ def analyse(
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
-    return Analysis(table, settings, size, fits, singles, skipped, critical, claims, related, forgotten, facts or {})
+    pretrained = [] if bases is None else fit_pretraining(bases, settings)
+    return Analysis(
+        table, settings, size, fits, singles, skipped, critical, claims, related, forgotten, pretrained, facts or {}
+    )
 
 
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.scaling.points.columns import SETTING
+from finetune_scaling.scaling.points.noise import noise_by_method
 from finetune_scaling.scaling.points.text import TextTable
 
 OUTLYING_Z = 8.0
@@ -18,22 +19,29 @@ OUTLYING = 0.1  # of the loss
 LEAST_SCALE = 0.003  # of log loss, where most deviations are zero
 WIDEST_RANGE = 10.0
 RISE = 0.05  # of log loss, from the fewest to the most examples
-SMALLEST_COUNT = 1000  # parameters, or tokens of pretraining
+COUNTS = {"model": ("parameters", 1e3, 1e14), "pretrain": ("pretraining tokens", 1e3, 1e16)}  # what there is
 POLISH_SWEEPS = 10
 FEWEST_LEVELS = 3  # of sizes and of numbers of examples; with fewer, one wrong row cannot be told from the others
 
 
 def doubts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     """Sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
-    yield from _small_counts(text, runs)
+    yield from _counts(text, runs)
     for (task, method), own in runs.groupby(["task", "method"], sort=False):
         for sentence in (*_held_out(own), *_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own)):
             yield f"{task}, {method}: {sentence}"
+    for (task, method), noise in noise_by_method(runs).items():
+        if noise.grows:
+            yield (
+                f"{task}, {method}: seeds lie further apart where the loss is higher (rank correlation "
+                f"{noise.growth:.2f}), while a linear residual weights all alike; compare a fit with --residual=log."
+            )
 
 
-def _small_counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
-    for factor, what in (("model", "parameters"), ("pretrain", "pretraining tokens")):
-        rows = runs.index[(runs["factor"] == factor) & (runs["x"] < SMALLEST_COUNT)]
+def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
+    """Sizes in another unit than single parameters or tokens."""
+    for factor, (what, least, most) in COUNTS.items():
+        rows = runs.index[(runs["factor"] == factor) & ~runs["x"].between(least, most)]
         if len(rows):
             yield (
                 f"{text.rows(list(rows))}: x is {runs['x'][rows[0]]:g} {what}; it is a raw count, 7B being 7e9. "
@@ -48,6 +56,8 @@ def _held_out(own: pd.DataFrame) -> Iterator[str]:
 
 def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
     low, high = own["loss"].idxmin(), own["loss"].idxmax()
+    if len(own) > 1 and own["loss"][low] == own["loss"][high]:
+        yield f"the loss is {own['loss'][low]:.6g} in all {len(own)} rows; no exponent can be told from it."
     if own["loss"][high] > WIDEST_RANGE * own["loss"][low]:
         yield (
             f"losses run from {own['loss'][low]:.3g} ({text.row(low)}) to {own['loss'][high]:.3g} nats "

@@ -14,6 +14,7 @@ from finetune_scaling.scaling.reporting.correlation_section import correlation_s
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.reporting.plots import Plot
+from finetune_scaling.scaling.reporting.pretraining_section import pretraining_section
 from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
 from finetune_scaling.scaling.reporting.words import BASELINE, parameter_text, summary
@@ -41,6 +42,7 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
             forgetting_section(analysis) + _figures(plots, out, ("-forgetting",)),
         ),
         ("more", "Additive and single laws", _more(analysis) + _figures(plots, out, ("-additive-", "-single-"))),
+        ("pretraining", "Pretraining", pretraining_section(analysis) + _figures(plots, out, ("pretraining",))),
         ("data", "Data and settings", _data(analysis)),
         ("remake", "How to remake this report", _remake(command)),
     ]
