@@ -1,8 +1,8 @@
 """The law of pretraining (figure 10 of arXiv 2402.17193): loss on held-out text against model size, per base family.
 
 L = A / N^alpha + E over the sizes at a family's full budget of tokens; and L = A / D^beta + E over the tokens D of one
-size, where at least FEWEST budgets were kept. Few points leave a law few degrees of freedom, so bootstrap draws are
-spread about the fit by the ratio of Student's to the normal quantile of those degrees.
+size, where at least FEWEST budgets were kept. So few points are no matter for a bootstrap: intervals are profile
+intervals (uncertainty/region.py).
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from finetune_scaling.scaling.fitting.law_fit import LawFit, fit_law
 from finetune_scaling.scaling.fitting.program import FitSettings
 from finetune_scaling.scaling.laws.declared import Law
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.laws.pretraining import PRETRAINING
-from finetune_scaling.scaling.uncertainty.intervals import LEVEL, Interval
+from finetune_scaling.scaling.uncertainty.bootstrap import FEWEST_RESAMPLES, Resampling
+from finetune_scaling.scaling.uncertainty.intervals import Interval, allowed_margin, half_width
+from finetune_scaling.scaling.uncertainty.region import Region, region
 
 FEWEST = 4  # one more than the law has parameters
+FEW_RESAMPLES = Resampling("settings", resamples=FEWEST_RESAMPLES)  # no interval here is made of them
 SIZE, TOKENS = "size", "pretrain_tokens"
 
 
@@ -28,7 +30,7 @@ class PretrainingFit:
     """Loss of one family's bases over one factor.
 
     factor: size or pretrain_tokens; at: what is the same in all points, a number of tokens or a model's name; rows:
-    columns x, loss, held_out, by x; fitted: None where `why` says why there is none.
+    columns x, loss, held_out, by x; fitted, region: None where `why` says why there is none.
     """
 
     family: str
@@ -37,6 +39,7 @@ class PretrainingFit:
     rows: pd.DataFrame
     fitted: LawFit | None
     why: str = ""
+    region: Region | None = None
 
     @property
     def law(self) -> Law:
@@ -47,22 +50,25 @@ class PretrainingFit:
         """Loss at values of the factor; only where there is a fit."""
         return self._fit().predict({self.law.factors[0]: x})
 
-    def predict_draws(self, x: np.ndarray) -> np.ndarray:
-        """The same by every draw: x [N] -> losses [R, N]; only where there is a fit."""
-        return self._fit().predict_draws({self.law.factors[0]: x})
+    def band(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the 90 % profile intervals of the loss at x [N]; only where there is a fit."""
+        return self._region().predictions(x)
+
+    def interval(self, name: str) -> Interval:
+        """The 90 % profile interval of a parameter; an end that is None does not close."""
+        found = self._region()
+        return {"E": found.floor, "A": found.coefficient}.get(name, found.exponent)
 
     def why_unidentified(self, name: str) -> str:
         """Why the points do not hold a parameter, in words; empty where they do."""
-        fitted = self._fit()
-        offset = fitted.why_unidentified("E")
-        if name != "E" and offset:  # from few points any exponent goes with some floor
-            return f"it rests on E, which is not identified: {offset}"
-        return fitted.why_unidentified(name)
-
-    def interval(self, name: str) -> Interval:
-        """The 90 % interval of a parameter; open where it rests on a floor E that the points do not hold."""
-        rests = name != "E" and self._fit().why_unidentified("E")
-        return Interval(None, None) if rests else self._fit().interval(name)
+        interval = self.interval(name)
+        if name == "E" and interval.low is None:
+            return "it is not told from zero"
+        if interval.low is None or interval.high is None:
+            return "its interval does not close"
+        parameter = next(p for p in self.law.parameters if p.name == name)
+        value = self._fit().parameters[name]
+        return "its interval is wide" if half_width(parameter, interval) > allowed_margin(parameter, value) else ""
 
     def errors(self) -> dict[str, float]:
         """Mean absolute deviation in nats of fitted and of held-out points."""
@@ -76,6 +82,11 @@ class PretrainingFit:
         if self.fitted is None:
             raise ValueError(f"{self.family}: no law was fitted ({self.why})")
         return self.fitted
+
+    def _region(self) -> Region:
+        if self.region is None:
+            raise ValueError(f"{self.family}: no law was fitted ({self.why})")
+        return self.region
 
 
 def fit_pretraining(bases: pd.DataFrame, settings: FitSettings) -> list[PretrainingFit]:
@@ -102,14 +113,6 @@ def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame, settings
         what = "sizes" if factor == SIZE else "numbers of tokens"
         return replace(empty, why=f"{len(chosen)} {what} to fit; {FEWEST} are needed, one more than parameters")
     law = empty.law
-    fitted = fit_law(
-        law, {law.factors[0]: chosen["x"].to_numpy(float)}, chosen["loss"].to_numpy(float), settings, pad_to=64
-    )
-    return replace(empty, fitted=_spread(fitted))
-
-
-def _spread(fitted: LawFit) -> LawFit:
-    """The fit with its draws spread as its degrees of freedom ask for."""
-    degrees = fitted.count - len(fitted.vector)
-    ratio = stats.t.ppf(0.5 + LEVEL / 2, degrees) / stats.norm.ppf(0.5 + LEVEL / 2)
-    return replace(fitted, draws=fitted.vector + ratio * (fitted.draws - fitted.vector))
+    x, loss = chosen["x"].to_numpy(float), chosen["loss"].to_numpy(float)
+    fitted = fit_law(law, {law.factors[0]: x}, loss, settings, FEW_RESAMPLES, pad_to=64)
+    return replace(empty, fitted=fitted, region=region(x, loss))

@@ -16,7 +16,6 @@ from finetune_scaling.scaling.findings.pretraining import FEWEST, SIZE, TOKENS, 
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.names import human
 from finetune_scaling.scaling.reporting.plots import Plot, held_out_handles, log_x, panels, span
-from finetune_scaling.scaling.uncertainty.intervals import percentiles
 
 COLUMNS = 3  # panels side by side
 COLOUR = "#0072B2"
@@ -31,8 +30,8 @@ def pretraining_section(analysis: Analysis) -> str:
         "Loss of the bases on held-out text of their own pretraining (its objective's, nats per target token): over "
         "size L = A / N^alpha + E at the family's whole number of tokens, over tokens D of one size L = A / D^beta + "
         "E. Losses before the end of one run are those of its intermediate checkpoints, whose learning rate had not "
-        f"decayed yet. Intervals: 90 %, bootstrap widened by Student's t. With fewer than {FEWEST} points no law "
-        "is told; (? to ?) has no interval; * marks what these points do not hold."
+        f"decayed yet. Intervals: 90 %, by profile likelihood. With fewer than {FEWEST} points no law "
+        "is told; ? is an end that does not close; * marks what these points do not hold."
     )
     header = ("family", "over", "at", "points", "A", "exponent", "E", "fitted error", "held-out error", "remark")
     rows = [_row(found) for found in analysis.pretraining]
@@ -133,8 +132,7 @@ def _draw_one(axes: Axes, found: PretrainingFit) -> None:
     x, loss, held_out = (rows[c].to_numpy() for c in ("x", "loss", "held_out"))
     if found.fitted is not None and found.fitted.describes:
         line = span(x)
-        bands = [percentiles(draws) for draws in found.predict_draws(line).T]
-        low, high = (np.array([getattr(band, end) for band in bands], float) for end in ("low", "high"))
+        low, high = found.band(line)
         axes.fill_between(line, low, high, color=COLOUR, alpha=0.15, lw=0)
         axes.plot(line, found.predict(line), color=COLOUR, lw=1.2)
     axes.plot(x[~held_out], loss[~held_out], "o", color=COLOUR, ms=4.5)
