@@ -274,7 +274,6 @@ def test_too_few_points_to_fit_are_an_error(tmp_path: Path, rows: list[dict], me
 
 ODD = (
     ("equal losses", [{**r, "loss": 1.0} for r in grid()]),
-    ("rising losses", [{**r, "loss": math.log(r["finetune_examples"] * r["x"]) / 2} for r in grid()]),
     ("random losses", [{**r, "loss": 10 ** random.Random(i).uniform(-300, 1)} for i, r in enumerate(grid())]),
 )
 

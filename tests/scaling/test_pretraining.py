@@ -132,14 +132,23 @@ def test_bases_are_read_beside_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_shows_them_with_intervals(tmp_path: Path) -> None:
+def test_the_report_shows_them_and_the_laws_of_metrics(tmp_path: Path) -> None:
     rows = [row for row in planted.rows(noise=0.003, methods=("full",)) if row["factor"] == "model"]
-    planted.write(tmp_path / "points.csv", rows)
+    scored = [{**row, "bleu": 45 / (1 + np.exp(8 * (row["loss"] - 1.3)))} for row in rows]
+    planted.write(tmp_path / "points.csv", scored)
     bases(noise=0.001).to_csv(tmp_path / "bases.csv", index=False)
     fit_study(tmp_path, tmp_path / "report", progress=lambda _: None)
-    record = json.loads((tmp_path / "report" / "fit.json").read_text())["pretraining"][0]
+    written = json.loads((tmp_path / "report" / "fit.json").read_text())
+    record, metric = written["pretraining"][0], written["metric_laws"][0]
     assert (record["family"], record["over"], record["points"]) == ("en_de", "size", 5)
     assert record["parameters"]["E"]["low"] < record["parameters"]["E"]["value"] < record["parameters"]["E"]["high"]
     assert (tmp_path / "report" / "plots" / "pretraining.svg").exists()
     assert len(pd.read_csv(tmp_path / "report" / "tables" / "pretraining.csv")) == 18
-    assert "Laws of pretraining" in (tmp_path / "report" / "report.html").read_text()
+    assert (metric["metric"], metric["preferred"], metric["used"]) == ("bleu", "sigmoid", "sigmoid")
+    described = next(f for f in metric["fits"] if f["law"] == "sigmoid")
+    assert described["parameters"]["k"]["low"] < 8.01
+    assert described["parameters"]["k"]["high"] > 7.99
+    assert len(pd.read_csv(tmp_path / "report" / "tables" / "metric_laws.csv")) >= 4
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Laws of pretraining" in page
+    assert "By which law a metric follows the loss" in page

@@ -1,5 +1,6 @@
 """From a table of points to everything that the report says: laws, errors, critical sizes, best methods and claims."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -13,6 +14,7 @@ from finetune_scaling.scaling.findings.claims import Claim, check_claims
 from finetune_scaling.scaling.findings.correlation import Correlation, correlations
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.findings.forgetting import Change, changes
+from finetune_scaling.scaling.findings.metric_laws import MetricFinding, metric_findings
 from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
@@ -57,6 +59,7 @@ class Analysis:
     correlations: list[Correlation]
     forgetting: list[Change]
     pretraining: list[PretrainingFit] = field(default_factory=list)
+    metric_laws: list[MetricFinding] = field(default_factory=list)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -113,8 +116,21 @@ def analyse(
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
     pretrained = [] if bases is None else fit_pretraining(bases, settings)
+    scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
     return Analysis(
-        table, settings, size, fits, singles, skipped, critical, claims, related, forgotten, pretrained, facts or {}
+        table,
+        settings,
+        size,
+        fits,
+        singles,
+        skipped,
+        critical,
+        claims,
+        related,
+        forgotten,
+        pretrained,
+        scored,
+        facts or {},
     )
 
 
@@ -130,8 +146,13 @@ def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
 
 def main_metric(analysis: Analysis, task: str) -> str | None:
     """The metric that the study names for a task, or else its first; None where the task has no scores."""
-    present = [m for m in analysis.table.metrics if analysis.rows(task)[m].notna().any()]
-    named = analysis.facts.get("metrics", {}).get(task)
+    return _main_metric(analysis.table, analysis.facts, task)
+
+
+def _main_metric(table: PointsTable, facts: Mapping[str, Any], task: str) -> str | None:
+    rows = table.settings[table.settings["task"] == task]
+    present = [m for m in table.metrics if rows[m].notna().any()]
+    named = facts.get("metrics", {}).get(task)
     return named if named in present else next(iter(present), None)
 
 

@@ -12,6 +12,7 @@ from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.correlation_section import correlation_section
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
+from finetune_scaling.scaling.reporting.metric_section import metric_section
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.reporting.plots import Plot
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_section
@@ -36,6 +37,7 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
         ("claims", "The paper's findings on these points", _claims(analysis)),
         ("scores", "Scores", _scores(analysis) + _figures(plots, out, ("-metrics", "-learning-rate"))),
         ("correlation", "Which metrics follow the loss", correlation_section(analysis)),
+        ("metric-laws", "By which law a metric follows the loss", metric_section(analysis)),
         (
             "forgetting",
             "What tuning changes elsewhere",
