@@ -70,15 +70,15 @@ def test_too_few_sizes_are_said_and_a_flat_valley_is_not_believed() -> None:
 
 @pytest.mark.parametrize(("points", "noise"), [(4, 0.003), (5, 0.0005), (8, 0.003)])
 def test_profile_intervals_cover(points: int, noise: float) -> None:
-    """At 90 % nominal, at least 85 % of 300 simulations, less two standard errors."""
+    """90 % intervals in 85 to 95 % of 300 simulations."""
     random, x = np.random.default_rng(1), np.geomspace(1e9, 1.6e10, points)
     loss, inside = 500 / x**0.3 + 1.1, []
     for _ in range(300):
         found = region(x, loss + random.normal(0, noise, points))
         low, high = found.predictions(x[:1])
         inside.append((_holds(found.exponent, 0.3), _holds(found.floor, 1.1), low[0] <= loss[0] <= high[0]))
-    assert (np.mean(inside, axis=0) > 0.815).all()
-    assert (np.mean(inside, axis=0) < 0.96).all()
+    assert (np.mean(inside, axis=0) > 0.85).all()
+    assert (np.mean(inside, axis=0) < 0.95).all()
 
 
 def test_a_profile_interval_is_that_of_least_squares_by_scipy() -> None:

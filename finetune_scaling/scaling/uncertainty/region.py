@@ -3,8 +3,8 @@
 A law is in the region where its sum of squares is at most that of the best one times 1 + F / (n - 3), F being the 90 %
 quantile of the F distribution with 1 and n - 3 degrees of freedom (Bates and Watts 1988, chapter 6). What the region
 spans in a parameter, or in a prediction, is its profile interval. With five points a bootstrap would redraw the same
-two or three, and say too little. Given the exponent the law is linear, and the floors that are acceptable with it an
-interval in closed form, so that only the exponent is searched over a grid.
+two or three, and say too little. Given the exponent the law is linear, and what is acceptable with it an ellipse in
+closed form, so that only the exponent is searched over a grid.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from finetune_scaling.scaling.uncertainty.intervals import LEVEL, Interval
 PARAMETERS = 3
 EXPONENTS = (0.003, 6.0)  # what is searched; an interval that reaches an end does not close
 GRID = 1000
-SHARES = np.linspace(0, 1, 9)  # of an interval of floors, whose laws stand for it
+SHARES = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2  # of an interval of floors, whose laws stand for it
 
 
 @dataclass(frozen=True)
 class Region:
-    """Laws that are not ruled out, [M] each: exponents, floors E, log A; floor and exponent: their intervals."""
+    """Laws on the rim of those that are not ruled out, [M] each: exponents, floors E, log A.
+
+    exponent, floor: their intervals.
+    """
 
     exponents: np.ndarray
     floors: np.ndarray
@@ -47,43 +50,52 @@ def region(x: np.ndarray, loss: np.ndarray) -> Region:
     """The region of points x [P], loss [P], at least four of them."""
     logs = np.log(x) - np.log(x).mean()
     wide = np.geomspace(*EXPONENTS, GRID)
-    low, high = _floors(wide, logs, loss)
-    left = np.flatnonzero(low <= high)
+    left = np.flatnonzero(_Profile(wide, logs, loss).inside)
     fine = np.geomspace(wide[max(left[0] - 1, 0)], wide[min(left[-1] + 1, GRID - 1)], GRID)
-    low, high = _floors(fine, logs, loss)
-    inside = low <= high
-    exponents = np.broadcast_to(fine[inside], (len(SHARES), inside.sum()))
-    floors = low[inside] + SHARES[:, None] * (high - low)[inside]
-    scales = _scales(fine[inside], logs, loss, floors)
-    ends = fine[inside][[0, -1]]
+    fine = fine[_Profile(fine, logs, loss).inside]
+    floors, scales = _Profile(fine, logs, loss).members()
+    exponents = np.broadcast_to(fine, floors.shape)
+    closes = left[-1] < GRID - 1
     return Region(
         exponents=exponents.ravel(),
         floors=floors.ravel(),
         logs=(np.log(scales) + exponents * np.log(x).mean()).ravel(),
-        exponent=Interval(float(ends[0]) if left[0] > 0 else None, float(ends[1]) if left[-1] < GRID - 1 else None),
-        floor=Interval(float(floors.min()) or None, float(floors.max()) if left[-1] < GRID - 1 else None),
+        exponent=Interval(float(fine[0]) if left[0] > 0 else None, float(fine[-1]) if closes else None),
+        floor=Interval(float(floors.min()) or None, float(floors.max()) if closes else None),
     )
 
 
-def _floors(exponents: np.ndarray, logs: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and greatest acceptable E [X] with each exponent [X], none below zero; least > greatest where none is.
+class _Profile:
+    """The sum of squares at each of some exponents [X], a paraboloid in E and the coefficient (of centred log x).
 
-    The sum of squares is a parabola in E, the coefficient being at its best: s = least + curvature (E - best)^2.
+    s = least + curvature (E - best)^2 + norm (scale - best scale of E)^2, E not below zero.
     """
-    shapes = np.exp(-exponents[:, None] * logs)  # [X, P]
-    sums, norms = shapes.sum(axis=1), (shapes**2).sum(axis=1)
-    curvature = len(loss) - sums**2 / norms
-    best = (loss.sum() - sums * (shapes @ loss) / norms) / curvature
-    least = ((_scales(exponents, logs, loss, best)[:, None] * shapes + best[:, None] - loss) ** 2).sum(axis=1)
-    allowed = least + curvature * np.minimum(best, 0) ** 2
-    degrees = len(loss) - PARAMETERS
-    bound = allowed.min() * (1 + stats.f.ppf(LEVEL, 1, degrees) / degrees)
-    reach = np.sqrt(np.maximum(bound - least, 0) / curvature)
-    high = np.where(bound >= least, best + reach, -1.0)
-    return np.maximum(best - reach, 0.0), high
 
+    def __init__(self, exponents: np.ndarray, logs: np.ndarray, loss: np.ndarray):
+        shapes = np.exp(-exponents[:, None] * logs)  # [X, P]
+        self.sums, self.norm, self.products = shapes.sum(axis=1), (shapes**2).sum(axis=1), shapes @ loss
+        self.curvature = len(loss) - self.sums**2 / self.norm
+        self.best = (loss.sum() - self.sums * self.products / self.norm) / self.curvature
+        fitted = self._scale(self.best)[:, None] * shapes + self.best[:, None]
+        least = ((fitted - loss) ** 2).sum(axis=1)
+        degrees = len(loss) - PARAMETERS
+        allowed = (least + self.curvature * np.minimum(self.best, 0) ** 2).min()
+        self.slack = allowed * (1 + stats.f.ppf(LEVEL, 1, degrees) / degrees) - least
 
-def _scales(exponents: np.ndarray, logs: np.ndarray, loss: np.ndarray, floors: np.ndarray) -> np.ndarray:
-    """The best coefficient [..., X] of each exponent [X] and floor [..., X], of x in units of its geometric mean."""
-    shapes = np.exp(-exponents[:, None] * logs)
-    return (shapes @ loss - shapes.sum(axis=1) * floors) / (shapes**2).sum(axis=1)
+    @property
+    def inside(self) -> np.ndarray:
+        """Whether an exponent goes with some acceptable E [X]."""
+        return (self.slack >= 0) & (self.best + np.sqrt(np.maximum(self.slack, 0) / self.curvature) >= 0)
+
+    def members(self) -> tuple[np.ndarray, np.ndarray]:
+        """Floors and coefficients [M, X] on the rim of what is acceptable with each exponent."""
+        reach = np.sqrt(np.maximum(self.slack, 0) / self.curvature)
+        low, high = np.maximum(self.best - reach, 0), self.best + reach
+        floors = low + SHARES[:, None] * (high - low)
+        room = np.sqrt(np.maximum(self.slack - self.curvature * (floors - self.best) ** 2, 0) / self.norm)
+        scales = self._scale(floors)
+        some = np.concatenate([scales - room, scales + room])
+        return np.concatenate([floors, floors]), np.maximum(some, np.finfo(float).tiny)
+
+    def _scale(self, floors: np.ndarray) -> np.ndarray:
+        return (self.products - self.sums * floors) / self.norm
