@@ -64,9 +64,7 @@ def fit_study(
     for plot in plots:
         save(plot, out / "plots")
     say(f"{len(plots)} plots")
-    options = f"--points={table.source} --out={out}{_options(huber_delta, residual, size)}"
-    command = f"python -m finetune_scaling.fit {options}"
-    report = write_report(analysis, plots, out, command)
+    report = write_report(analysis, plots, out, _command(table.path, out, _options(huber_delta, residual, size)))
     say(f"report: {report}")
     return analysis
 
@@ -123,6 +121,13 @@ def _facts(points: Path | None) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise DataError(f"{path}: must hold one JSON object with name, baselines and notes; correct or delete it")
     return facts
+
+
+def _command(points: Path | None, out: Path, options: str) -> str:
+    """How to make the report again."""
+    if points is None:
+        return f'fit_study(points, "{out}")  # points: the frame, which tables/points.csv has as settings'
+    return f"python -m finetune_scaling.fit --points={points} --out={out}{options}"
 
 
 def _options(huber_delta: float, residual: str | None, size: str) -> str:

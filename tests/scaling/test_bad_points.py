@@ -105,6 +105,13 @@ def test_quoted_line_breaks_and_byte_order_marks_do_not_shift_lines(tmp_path: Pa
         read_points(path)
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_columns_that_are_not_parted_by_commas_are_named(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "points.csv").write_text(mark.join(COLUMNS) + "\n")
+    with pytest.raises(DataError, match=r"line 1: its columns are parted by .*; save it with commas"):
+        read_points(tmp_path / "points.csv")
+
+
 def changed(row: int, **values: object) -> list[dict]:
     rows = grid(seeds=2)
     rows[row].update(values)

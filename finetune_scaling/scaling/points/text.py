@@ -18,6 +18,7 @@ Source: TypeAlias = str | Path | pd.DataFrame
 POINTS = "points.csv"  # in the directory of a study
 FRAME = "DataFrame"
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+OTHER_MARKS = (";", "\t", "|")  # between columns, as some programs write them
 NAMED_ROWS = 5  # in one message
 
 
@@ -115,6 +116,9 @@ def _commas(path: Path, text: str) -> pd.DataFrame:
     header = lines.pop(1, [])
     if not header:
         raise DataError(f"{path} line 1: is blank; the first line must name the columns")
+    other = next((mark for mark in OTHER_MARKS if len(header) == 1 and mark in header[0]), None)
+    if other:
+        raise DataError(f"{path} line 1: its columns are parted by {other!r}; save it with commas")
     names = [name or f"(column {place + 1})" for place, name in enumerate(header)]
     _refuse_repeated(f"{path} line 1", names)
     for line, values in lines.items():
