@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from finetune_scaling.files import write_json_atomically
+from finetune_scaling.scaling.findings.selection import Candidate, Selection, select
 from finetune_scaling.scaling.fitting.law_fit import LawFit, fit_law
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, refit
+from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES
 from finetune_scaling.scaling.laws.declared import Law, Layout
 from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
 from finetune_scaling.scaling.laws.power import VANILLA
@@ -41,7 +42,7 @@ FEWEST_SIZES = 3  # models of a family for a joint law
 # Exponents (alpha, beta) that a careful fit finds, to .01, and families that the law must be refused for.
 GIGAWORD = {"BART": (0.31, 0.14), "Switch Transformer": (0.04, 0.11), "LaMini": (0.20, 0.20), "OPT": (0.42, 0.21)}
 REFUSED_ON_WMT19 = ("OPT", "T5", "GPT2", "Cerebras")  # English-only models that translate into Chinese
-SIGNIFICANCE = 0.01
+SIZES = 14  # numbers of examples of a curve
 
 
 def read_curves(folder: Path) -> pd.DataFrame:
@@ -61,16 +62,41 @@ def read_published(folder: Path) -> pd.Series:
     return table.assign(data=table["dataset"].str.lower()).set_index(["data", "model"])["our_rmsd_under_log"]
 
 
-def fit_curves(curves: pd.DataFrame, law: Law) -> pd.Series:
-    """The law fitted to every curve: its error by (data, model)."""
-    layout, errors = Layout(law), {}
+def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
+    """The law fitted to every curve; by (data, model): misfit over all its points, and left_out, the mean absolute
+    error of log loss at each number of examples by the law fitted without it.
+    """
+    layout, found = Layout(law), {}
     starts, free = layout.starts(), np.ones(len(layout.names), bool)
     for key, rows in curves.groupby(["data", "model"]):
         loss = rows["loss"].to_numpy(float)
         points = FitPoints({"D": np.log(rows["examples"].to_numpy(float))}, loss, np.zeros(len(loss), int))
         vectors, _ = fit(layout, points, np.ones((1, len(loss))), starts, free, LEAST_SQUARES)
-        errors[key] = float(np.sqrt(np.mean(np.log(predictions(layout, points, vectors[0]) / loss) ** 2)))
-    return pd.Series(errors).rename_axis(["data", "model"])
+        others = 1 - np.eye(len(loss))
+        refits, _ = refit(layout, points, others, np.tile(vectors, (len(loss), 1)), free, LEAST_SQUARES)
+        gaps = [np.log(predictions(layout, points, v) / loss) for v in (vectors[0], *refits)]
+        beyond = np.abs([gap[place] for place, gap in enumerate(gaps[1:])])
+        found[key] = {"misfit": float(np.sqrt(np.mean(gaps[0] ** 2))), "left_out": float(np.mean(beyond))}
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["data", "model"])
+
+
+def selection(fits: dict[Law, pd.DataFrame]) -> Selection:
+    """Which law the curves prefer; the curves are the levels that two laws are compared on."""
+    return select(
+        [
+            Candidate(
+                law=law.name,
+                parameters=len(law.parameters),
+                left_out=table["left_out"].to_numpy(),
+                held_out=None,
+                held_out_draws=None,
+                # AIC of normal errors, of curves with a scale each; the laws have as many parameters.
+                criterion=float(SIZES * 2 * np.log(table["misfit"]).sum() + 2 * len(law.parameters) * len(table)),
+                describes=bool(table["misfit"].mean() <= DESCRIBES),
+            )
+            for law, table in fits.items()
+        ]
+    )
 
 
 def fit_families(curves: pd.DataFrame) -> list[dict[str, Any]]:
@@ -85,18 +111,20 @@ def fit_families(curves: pd.DataFrame) -> list[dict[str, Any]]:
     return records
 
 
-def summary(ours: pd.Series, vanilla: pd.Series, published: pd.Series) -> dict[str, Any]:
-    """Means over curves, and how ours stand beside the published ones."""
-    ratio = ours / published.reindex(ours.index)
+def summary(rectified: pd.DataFrame, vanilla: pd.DataFrame, published: pd.Series) -> dict[str, Any]:
+    """Means over curves, how ours stand beside the published ones, and which law is preferred."""
+    ratio = rectified["misfit"] / published.reindex(rectified.index)
+    chosen = selection({RECTIFIED: rectified, VANILLA: vanilla})
     return {
-        "curves": len(ours),
-        "rectified_mean": float(ours.mean()),
+        "curves": len(rectified),
+        "rectified_mean": float(rectified["misfit"].mean()),
         "published_mean": float(published.mean()),
-        "vanilla_mean": float(vanilla.mean()),
+        "vanilla_mean": float(vanilla["misfit"].mean()),
         "worst_ratio_to_published": float(ratio.max()),
         "worst_curve": " ".join(ratio.idxmax()),
-        "curves_better_by_rectified": int((ours < vanilla).sum()),
-        "sign_test_p": float(stats.binomtest(int((ours < vanilla).sum()), len(ours)).pvalue),
+        "curves_better_by_rectified": int((rectified["misfit"] < vanilla["misfit"]).sum()),
+        "preferred": chosen.preferred,
+        "verdict": chosen.verdict,
     }
 
 
@@ -105,9 +133,8 @@ def misses(found: dict[str, Any]) -> list[str]:
     said = []
     if found["rectified_mean"] > RECTIFIED_MEAN:
         said.append(f"the rectified law's mean error {found['rectified_mean']:.5f} is above {RECTIFIED_MEAN}")
-    better, p = found["curves_better_by_rectified"], found["sign_test_p"]
-    if not (better > found["curves"] / 2 and p < SIGNIFICANCE):  # both laws have four parameters
-        said.append(f"the rectified law is preferred to the vanilla law in {better} of {found['curves']} curves only")
+    if found["preferred"] != RECTIFIED.name:
+        said.append(f"the rectified law is not preferred: {found['verdict']}")
     if not found["worst_ratio_to_published"] <= WORSE_THAN_PUBLISHED:
         said.append(f"{found['worst_curve']}: {found['worst_ratio_to_published']:.3f} times its published error")
     return said + _family_misses({(r["data"], r["family"]): r for r in found["families"]})
@@ -141,11 +168,12 @@ def main() -> None:
         sys.exit(f"error: set {DATA_VARIABLE} to the folder that holds scaling/finetune30")
     folder = Path(os.environ[DATA_VARIABLE]) / "scaling" / "finetune30"
     curves, published = read_curves(folder), read_published(folder)
-    ours, vanilla = fit_curves(curves, RECTIFIED), fit_curves(curves, VANILLA)
-    record = {**summary(ours, vanilla, published), "families": fit_families(curves)}
+    rectified, vanilla = fit_curves(curves, RECTIFIED), fit_curves(curves, VANILLA)
+    record = {**summary(rectified, vanilla, published), "families": fit_families(curves)}
     print(json.dumps(record, indent=2))
     if options.out:
-        table = pd.DataFrame({"rectified": ours, "vanilla": vanilla, "published": published}).reset_index()
+        errors = {"rectified": rectified["misfit"], "vanilla": vanilla["misfit"], "published": published}
+        table = pd.DataFrame(errors).reset_index()
         write_json_atomically(options.out, {**record, "errors": table.to_dict("records")})
     if said := misses(record):
         sys.exit("error: " + "; ".join(said))

@@ -47,7 +47,7 @@ def test_a_worse_fit_would_be_noticed(benchmark: ModuleType, record: dict[str, A
         {"rectified_mean": 0.0078},
         {"worst_ratio_to_published": 1.06},
         {"worst_ratio_to_published": float("nan")},
-        {"curves_better_by_rectified": 19},
+        {"preferred": None},
         {
             "families": [
                 {**family, "describes": True, "alpha": {"value": 1.0}, "beta": {"value": 1.0}}
