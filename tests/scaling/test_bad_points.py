@@ -302,9 +302,17 @@ def run(points: Path, out: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_command_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
-    done = run(json_lines(tmp_path / "p.jsonl", changed(3, loss=57.0)), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (changed(3, loss=57.0), " line 4, column 'loss' is 57 nats per token"),
+        (grid()[:2], ": too few points to fit any law"),
+    ],
+)
+def test_the_command_ends_with_one_line_and_code_2(tmp_path: Path, rows: list[dict], message: str) -> None:
+    path = json_lines(tmp_path / "p.jsonl", rows)
+    done = run(path, tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {tmp_path / 'p.jsonl'} line 4, column 'loss' is 57 nats per token")
+    assert done.stderr.startswith(f"error: {path}{message}")
     assert not (tmp_path / "out").exists()
