@@ -16,6 +16,9 @@ from finetune_scaling.scaling.findings.selection import Selection
 from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.reporting.metric_section import metric_records, metric_table
+from finetune_scaling.scaling.reporting.pretraining_section import pretraining_records, pretraining_table
+from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.uncertainty.intervals import percentiles
 
 
@@ -32,8 +35,11 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
         "claims": [_claim_record(claim) for claim in analysis.claims],
         "correlations": [correlation_record(c) for c in analysis.correlations],
         "forgetting": [asdict(change) for change in analysis.forgetting],
+        "metric_laws": metric_records(analysis),
+        "pretraining": pretraining_records(analysis),
+        "reservations": reservations(analysis),
         "data": {
-            "points": str(table.path),
+            "points": table.source,
             "runs": len(table.runs),
             "settings": len(table.settings),
             "fitted_settings": int((~table.settings["held_out"]).sum()),
@@ -88,6 +94,8 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "best_runs": pd.concat([best_runs(analysis, task) for task in analysis.table.tasks]),
         "correlation": pd.DataFrame([_flat_correlation(c) for c in analysis.correlations]),
         "forgetting": pd.DataFrame([asdict(change) for change in analysis.forgetting]),
+        "metric_laws": metric_table(analysis),
+        "pretraining": pretraining_table(analysis),
         "points": predictions_table(analysis),
     }
     return {name: table for name, table in found.items() if len(table)}
