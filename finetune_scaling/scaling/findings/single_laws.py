@@ -19,8 +19,8 @@ RESAMPLES = 100
 class SingleFit:
     """L = A / D^beta + E at one factor value of one task and method.
 
-    parameters, intervals: printed values and their 90 % intervals by name; objective: sum of Huber losses; fitted_error,
-    held_out_error: mean absolute deviations in nats; points: number fitted.
+    parameters, intervals: printed values and their 90 % intervals by name; objective: sum of Huber losses;
+    fitted_error, held_out_error: mean absolute deviations in nats; points: number fitted.
     """
 
     task: str
