@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 SAME_RUN = ["finetune_examples", "loss"]
@@ -27,6 +28,17 @@ def pet_default(rows: pd.DataFrame) -> PetDefault:
         size = float(shared["x_pet"].iloc[0]) if size is None else size
         base = float(shared["x_model"].iloc[0]) if base is None else base
     return PetDefault(size, base)
+
+
+def with_quantities(rows: pd.DataFrame, pet: PetDefault) -> pd.DataFrame:
+    """Rows of the factors model and pet with columns size, examples and pet; NaN where they do not tell."""
+    rows = rows[rows["factor"].isin(("model", "pet"))]
+    of_model = rows["factor"] == "model"
+    return rows.assign(
+        size=rows["x"].where(of_model, np.nan if pet.base is None else pet.base),
+        examples=rows["finetune_examples"],
+        pet=rows["x"].where(~of_model, np.nan if pet.size is None else pet.size),
+    )
 
 
 def _usual(rows: pd.DataFrame, column: str) -> float | None:

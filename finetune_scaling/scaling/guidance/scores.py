@@ -1,4 +1,4 @@
-"""The score that a loss lets one expect: a metric law fitted to the points' own (loss, score) pairs."""
+"""The score that a loss lets one expect: a metric law fitted to the points' own pairs of loss and score."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ import pandas as pd
 
 from finetune_scaling.scaling.fitting.law_fit import LawFit, fit_law
 from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.laws.declared import Law
 from finetune_scaling.scaling.laws.metric import EXPONENTIAL, SIGMOID
 from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
 
@@ -30,18 +31,16 @@ def expected_score(rows: pd.DataFrame, metric: str, losses: np.ndarray, settings
     needed = max(len(law.parameters) for law in METRIC_LAWS) + 1
     if len(known) < needed:
         return _untold(metric, f"{len(known)} settings have a positive {metric}, a law of it needs {needed}")
-    fits = [_fit(known, metric, law, settings) for law in METRIC_LAWS]
-    best = min(fits, key=lambda fit: fit.objective)
+    best = min((_fit(known, metric, law, settings) for law in METRIC_LAWS), key=lambda fit: fit.objective)
     if not best.describes:
-        return _untold(metric, f"{metric} does not follow the loss: the {best.law.name} law misses it by {best.misfit:.0%}")
-    random = np.random.default_rng(0)
-    drawn = best.layout.to_natural(best.draws[random.permutation(len(best.draws))])
-    scores = best.predict_draws({"L": losses})[np.arange(len(losses)) % len(best.draws), np.arange(len(losses))]
-    del drawn
+        return _untold(metric, f"it does not follow the loss (the {best.law.name} law misses it by {best.misfit:.0%})")
+    # Draws of the two laws are independent: each loss meets one draw of the metric's law, at random.
+    partners = np.resize(np.random.default_rng(0).permutation(len(best.draws)), len(losses))
+    scores = best.predict_draws({"L": losses})[partners, np.arange(len(losses))]
     return ExpectedScore(metric, best.law.name, float(scores.mean()), percentiles(scores), "")
 
 
-def _fit(rows: pd.DataFrame, metric: str, law, settings: FitSettings) -> LawFit:
+def _fit(rows: pd.DataFrame, metric: str, law: Law, settings: FitSettings) -> LawFit:
     return fit_law(law, {"L": rows["loss"].to_numpy(float)}, rows[metric].to_numpy(float), settings)
 
 
