@@ -20,7 +20,7 @@ from finetune_scaling.scaling.fitting.program import FitSettings, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
 from finetune_scaling.scaling.guidance.advice import Advice, advise
-from finetune_scaling.scaling.guidance.question import asked, choose_task
+from finetune_scaling.scaling.guidance.question import Question, asked, choose_task
 from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.scaling.points.table import METHODS, PointsTable, read_points
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
@@ -79,8 +79,11 @@ class Fitted:
 
         Raises ConfigError on an unknown task, a malformed budget, or one below the cheapest candidate.
         """
-        question = asked(examples, budget, **options)
-        return advise(self.table, self.fits, self.skipped, choose_task(self.tasks, task), question, self.settings)
+        return self.recommend_to(asked(examples, budget, **options), choose_task(self.tasks, task))
+
+    def recommend_to(self, question: Question, task: str) -> Advice:
+        """The same, of a question that is made already and a task that is fitted."""
+        return advise(self.table, self.fits, self.skipped, task, question, self.settings)
 
 
 def fit(

@@ -94,8 +94,12 @@ class Grounds:
 
 
 def lay_out(table: PointsTable, task: str, question: Question) -> Grounds:
-    """Candidates and costs of a task; ConfigError where its costs are needed and unknown, or all above the budget."""
+    """Candidates and costs of a task.
+
+    ConfigError where its costs are needed and unknown, where all are above the budget, or of an unknown metric.
+    """
     rows = table.settings[table.settings["task"] == task]
+    known_metric(_scores(table, rows), question.metric)
     methods = ordered(rows["method"], METHODS)
     pets = {method: pet_default(rows[rows["method"] == method]) for method in methods}
     models = cost_models(rows, pets, question.tokens_per_example, question.epochs)
@@ -136,6 +140,11 @@ def advise(
         reservations=tuple(_reservations(grounds, preferred, affordable, question)),
         next_runs=_next_runs(grounds, preferred, affordable, question),
     )
+
+
+def _scores(table: PointsTable, rows: pd.DataFrame) -> tuple[str, ...]:
+    """Metric columns that rows have scores of."""
+    return tuple(metric for metric in table.metrics if rows[metric].notna().any())
 
 
 def _check_costs(grounds: Grounds, question: Question) -> None:
@@ -277,8 +286,7 @@ def _storage(table: PointsTable, grounds: Grounds) -> dict[Candidate, Storage | 
 def _score(
     table: PointsTable, grounds: Grounds, answer: UnderLaw | None, question: Question, settings: FitSettings
 ) -> ExpectedScore | None:
-    present = tuple(m for m in table.metrics if grounds.rows[m].notna().any())
-    metric = known_metric(present, question.metric)
+    metric = known_metric(_scores(table, grounds.rows), question.metric)
     if metric is None or answer is None:
         return None
     chosen = answer.decision.chosen.candidate
