@@ -1,10 +1,10 @@
 """The laws as a library: points -> fit -> predict and recommend.
 
-    points = read_points("points.csv")
-    fitted = fit(points, tasks=["translation"])
-    fitted.predict("lora", 1e9, examples=40e3)
-    fitted.recommend(40e3, budget="1e20flop").chosen
-    fitted.recommend(40e3, next_runs=3).next_runs
+points = read_points("points.csv")
+fitted = fit(points, tasks=["translation"])
+fitted.predict("lora", 1e9, examples=40e3)
+fitted.recommend(40e3, budget="1e20flop").chosen
+fitted.recommend(40e3, next_runs=3).next_runs
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -11,7 +11,7 @@ from finetune_scaling.scaling.fitting.program import FitSettings
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES, Skipped, StagedFit
 from finetune_scaling.scaling.guidance.candidates import Candidate, drawn_losses, list_candidates, priced
 from finetune_scaling.scaling.guidance.cost import Cost, CostModel, cost_models, sources
-from finetune_scaling.scaling.guidance.decision import Decision, decide, regret_of
+from finetune_scaling.scaling.guidance.decision import Decision, decide, excess_loss
 from finetune_scaling.scaling.guidance.next_run import Proposal, list_runs, propose
 from finetune_scaling.scaling.guidance.pet import PetDefault, pet_default
 from finetune_scaling.scaling.guidance.question import Question, known_metric
@@ -28,6 +28,7 @@ CONFIDENT = 0.8
 NEGLIGIBLE = 0.005
 
 CHOOSE, EITHER, NOT_TOLD = "choose", "several are as good", "not enough points to tell"
+RANGES = {"model": "model sizes", "examples": "numbers of examples", "pet": "PET sizes"}
 Fits = Mapping[tuple[str, str, str], StagedFit]
 
 
@@ -179,7 +180,8 @@ def _under(
     for method in grounds.methods:
         fit = fits.get((grounds.task, method, law))
         if fit is not None and "model" in fit.factors:
-            surfaces[method] = _surface(fit, grounds.rows[grounds.rows["method"] == method], grounds.pets[method])
+            own = grounds.rows[grounds.rows["method"] == method]
+            surfaces[method] = surface(fit, own, grounds.pets[method])
     every = [c for c in grounds.candidates if c.method in surfaces]
     within = [c for c in every if c in affordable]
     if not within:
@@ -191,26 +193,15 @@ def _under(
     return UnderLaw(law, decision, unlimited, surfaces)
 
 
-def _surface(fit: StagedFit, rows: pd.DataFrame, pet: PetDefault) -> Surface:
-    fitted = rows[~rows["held_out"]]
-    of_model, of_pet = fitted[fitted["factor"] == "model"], fitted[fitted["factor"] == "pet"]
-    pets = _range(of_pet["x"]) if "pet" in fit.factors else None
-    return surface(fit, pet, _range(of_model["x"]), _range(of_model["finetune_examples"]), pets)
-
-
-def _range(values: pd.Series) -> tuple[float, float]:
-    return float(values.min()), float(values.max())
-
-
 def _regret_under(
     other: UnderLaw | None, preferred: UnderLaw | None, affordable: Sequence[Candidate], question: Question
 ) -> float | None:
-    """What the preferred law's choice costs under the other law; None where that cannot be told."""
+    """What the preferred law's choice costs by the other law; None where that cannot be told."""
     if other is None or preferred is None:
         return None
     chosen = preferred.decision.chosen.candidate
     own = [c for c in affordable if c.method in other.surfaces]
-    return regret_of(chosen, own, drawn_losses(own, other.surfaces, question.examples)) if chosen in own else None
+    return excess_loss(chosen, own, drawn_losses(own, other.surfaces, question.examples)) if chosen in own else None
 
 
 def _verdict(answer: UnderLaw | None, reasons: Sequence[str]) -> str:
@@ -236,7 +227,7 @@ def _reasons(
         found += _why_no_spread(answer.surfaces[outlook.candidate.method], outlook.candidate, question.examples)
     if decision.chosen.best < CONFIDENT and decision.regret_95 > NEGLIGIBLE:
         found.append(
-            f"the choice is right with probability {decision.chosen.best:.2f}, below {CONFIDENT}, and a wrong one may "
+            f"the choice is right with probability {decision.chosen.best:.3g}, below {CONFIDENT}, and a wrong one may "
             f"cost {decision.regret_95:.2g} nats (more than {NEGLIGIBLE})"
         )
     if other_regret is not None and other_regret > NEGLIGIBLE:
@@ -264,13 +255,12 @@ def _why_not_there(own: Surface, interval: Interval, loss: float) -> list[str]:
 
 def _why_no_spread(own: Surface, candidate: Candidate, examples: float) -> list[str]:
     """A direction that is extrapolated along an exponent whose spread cannot be told."""
-    beyond = own.beyond(candidate.size, candidate.pet, examples)
-    names = {"beta": "numbers", "alpha_model": "model sizes"}
+    exponents = {"examples": "beta", "model": "alpha_model", "pet": "alpha_pet"}
     return [
-        f"{own.method} is asked beyond the fitted range, where {name.replace('_', ' ')} is not held: "
-        f"{own.fit.reasons[name]}"
-        for name, start in names.items()
-        if name in own.fit.reasons and any(text.startswith(start) for text in beyond)
+        f"{own.method} is asked beyond the fitted {RANGES[name]}, and their exponent is not held: "
+        f"{own.fit.reasons[exponents[name]]}"
+        for name in own.beyond(candidate.size, candidate.pet, examples)
+        if exponents[name] in own.fit.reasons
     ]
 
 
@@ -305,11 +295,11 @@ def _reservations(
     for outlook in filter(None, (answer.decision.chosen, answer.decision.runner_up)):
         c = outlook.candidate
         own = answer.surfaces[c.method]
-        if beyond := own.beyond(c.size, c.pet, question.examples):
-            found.append(
-                f"{c.method}: extrapolated beyond the fitted {' and '.join(beyond)}; "
-                f"allowed for by {own.allowance:.2g} nats for each width of the range beyond it"
-            )
+        found += [
+            f"{c.method}: beyond the fitted {RANGES[name]} ({own.ranges[name][0]:,.0f} to {own.ranges[name][1]:,.0f}); "
+            f"{own.allowances[name] * beyond:.2g} nats are allowed for that"
+            for name, beyond in own.beyond(c.size, c.pet, question.examples).items()
+        ]
     if chosen.pet is not None and chosen.pet != grounds.pets[chosen.method].size:
         found.append(
             f"{chosen.method}: PET sizes were measured on one model and are taken to act alike on this one "
@@ -340,4 +330,3 @@ def _next_runs(
     losses = drawn_losses(within, answer.surfaces, question.examples)
     runs = list_runs(grounds.rows, answer.surfaces, grounds.models, question.examples, question.further_sizes)
     return tuple(propose(runs, answer.surfaces, losses, answer.decision.regret, question.next_runs))
-

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.scaling.guidance.pet import PetDefault, with_quantities
 from finetune_scaling.scaling.uncertainty.intervals import LEVEL

@@ -68,9 +68,7 @@ def decide(candidates: Sequence[Candidate], losses: Mapping[str, np.ndarray]) ->
     joint = joint_losses(losses)
     means = np.concatenate([own.mean(axis=0) for own in losses.values()])
     best = np.bincount(joint.argmin(axis=1), minlength=len(names)) / len(joint)
-    outlooks = tuple(
-        Outlook(c, float(means[i]), percentiles(joint[:, i]), float(best[i])) for i, c in enumerate(names)
-    )
+    outlooks = tuple(Outlook(c, float(means[i]), percentiles(joint[:, i]), float(best[i])) for i, c in enumerate(names))
     chosen = int(np.argmin(means))
     regret = joint[:, chosen] - joint.min(axis=1)
     others = [outlook for i, outlook in enumerate(outlooks) if i != chosen]
@@ -87,8 +85,7 @@ def decide(candidates: Sequence[Candidate], losses: Mapping[str, np.ndarray]) ->
     )
 
 
-def regret_of(candidate: Candidate, candidates: Sequence[Candidate], losses: Mapping[str, np.ndarray]) -> float:
-    """The expected regret of a given candidate, in nats: what it costs under these draws."""
-    joint = joint_losses(losses)
-    column = ordered_candidates(candidates).index(candidate)
-    return float((joint[:, column] - joint.min(axis=1)).mean())
+def excess_loss(candidate: Candidate, candidates: Sequence[Candidate], losses: Mapping[str, np.ndarray]) -> float:
+    """By how much a candidate's expected loss is above the least one, in nats; 0 for the choice itself."""
+    means = np.concatenate([own.mean(axis=0) for own in losses.values()])
+    return float(means[ordered_candidates(candidates).index(candidate)] - means.min())

@@ -51,14 +51,14 @@ class Run:
 @dataclass(frozen=True)
 class Proposal:
     """A proposed run. gain: by how much the expected regret falls beside the runs before it, in nats; error: of the
-    simulation; regret: what is left after it; enlarged: by what factor its scatter was enlarged, 1 where it was not.
+    simulation; regret: what is left after it; enlarged: by what factor its scatter was enlarged, None where it had none.
     """
 
     run: Run
     gain: float
     error: float
     regret: float
-    enlarged: float
+    enlarged: float | None
 
 
 def list_runs(
@@ -177,14 +177,14 @@ class _Tried:
     run: Run
     gain: float
     error: float
-    enlarged: float
+    enlarged: float | None
     log_weights: np.ndarray
     saved: np.ndarray
 
 
 def _try(belief: Belief, run: Run, surface: Surface, luck: np.ndarray, saved: np.ndarray) -> _Tried:
     predicted = surface.draws(run.size, run.pet, run.examples)
-    noise = surface.noise()
+    noise = surface.noise
     sigma = enough_noise(predicted, noise)
     log_weights = belief.after(run.method, predicted, sigma, luck)
     fewest = min(MIN_EFFECTIVE / 2, belief.left(run.method) / 2)  # beside the runs already chosen
@@ -194,7 +194,7 @@ def _try(belief: Belief, run: Run, surface: Surface, luck: np.ndarray, saved: np
     now = belief.gains(run.method, log_weights)
     further = now - saved
     error = float(further.std(ddof=1) / np.sqrt(len(further)))
-    return _Tried(run, float(further.mean()), error, sigma / noise if noise else np.inf, log_weights, now)
+    return _Tried(run, float(further.mean()), error, sigma / noise if noise else None, log_weights, now)
 
 
 def enough_noise(predicted: np.ndarray, sigma: float) -> float:

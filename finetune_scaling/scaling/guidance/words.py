@@ -7,6 +7,7 @@ from finetune_scaling.scaling.guidance.candidates import Candidate
 from finetune_scaling.scaling.guidance.decision import Decision, Outlook
 from finetune_scaling.scaling.guidance.next_run import Proposal
 from finetune_scaling.scaling.guidance.record import costs_of
+from finetune_scaling.scaling.guidance.scores import ExpectedScore
 from finetune_scaling.scaling.reporting.names import human, method_name
 from finetune_scaling.scaling.uncertainty.intervals import Interval
 
@@ -63,9 +64,7 @@ def _choice(advice: Advice, decision: Decision) -> Iterator[tuple[str, str]]:
     yield "choose" if advice.verdict != NOT_TOLD else "nearest", called(chosen)
     yield "loss", f"{decision.chosen.loss:.3f} nats per token {_interval(decision.chosen.interval)}"
     if advice.score is not None:
-        score = advice.score
-        known = f"{score.score:.3g} {_interval(score.interval)}, by the {score.law} law of the loss"
-        yield score.metric, known if score.score is not None else f"not told: {score.why}"
+        yield advice.score.metric, _score(advice.score)
     yield "cost", _cost(advice, chosen)
     kept = advice.storage[chosen]
     what = "whole model" if chosen.method == "full" else "adapter"
@@ -73,6 +72,12 @@ def _choice(advice: Advice, decision: Decision) -> Iterator[tuple[str, str]]:
         yield "storage", f"{what}: not told, the points have no trainable_parameters"
     else:
         yield "storage", f"{what} of {'' if kept.measured else 'about '}{kept.bytes:,.0f} bytes in float32"
+
+
+def _score(score: ExpectedScore) -> str:
+    if score.score is None:
+        return f"not told: {score.why}"
+    return f"{score.score:.3g} {_interval(score.interval)}, by the {score.law} law of the loss"
 
 
 def _cost(advice: Advice, candidate: Candidate) -> str:
@@ -99,8 +104,9 @@ def _risk(advice: Advice) -> Iterator[tuple[str, str]]:
         f"{decision.size_best:.2f})",
     )
     yield "if wrong", f"expected regret {decision.regret:.2g} nats, {decision.regret_95:.2g} at the 95 % quantile"
-    if decision.runner_up is not None:
-        yield "runner-up", f"{called(decision.runner_up.candidate)}, best with probability {decision.runner_up.best:.2f}"
+    second = decision.runner_up
+    if second is not None:
+        yield "runner-up", f"{called(second.candidate)}, best with probability {second.best:.2f}"
     yield "laws", _other_law(advice)
     if advice.preferred.unlimited is not None:
         beyond = advice.preferred.unlimited.chosen
