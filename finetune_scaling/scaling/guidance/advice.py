@@ -48,8 +48,8 @@ class UnderLaw:
 class Advice:
     """The answer for one task.
 
-    verdict: CHOOSE, EITHER or NOT_TOLD; reasons: why not told; preferred, other: the answers by the two laws, None where
-    no method could be fitted by it; other_regret: what the preferred law's choice costs under the other law, nats;
+    verdict: CHOOSE, EITHER or NOT_TOLD; reasons: why not told; preferred, other: the answers by the two laws, None
+    where no method could be fitted by it; other_regret: what the preferred law's choice costs by the other law, nats;
     costs, affordable, storage: by candidate; cost_sources: by method; score: the expected metric, None without one;
     reservations: in sentences; next_runs: None where none were asked for.
     """

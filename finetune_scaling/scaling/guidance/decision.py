@@ -2,7 +2,7 @@
 
 The bootstrap draws stand for what the points leave open. In draw r candidate c has loss L[r, c]; the choice is
 c* = argmin_c mean_r L[r, c], its regret in a draw L[r, c*] - min_c L[r, c], and the probability that it is right the
-share of draws without regret. Draws of different methods are independent, so they are paired at random, many times over.
+share of draws without regret. Draws of different methods are independent, so they are paired at random, many times.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,15 +1,15 @@
 """Which runs would sharpen the decision most for their cost: the expected value of sample information.
 
-Raiffa and Schlaifer, Applied Statistical Decision Theory (1961), chapters 4 and 5. A run will have outcome y, the loss of
-a true draw at its setting plus the scatter of one run (between seeds, settings and levels, as the fit found it). Seeing
-y, draw r of that method gets weight w_r proportional to exp(-(y - L_r)^2 / 2 sigma^2), and the decision would be made by
-the weighted means. The gain is what the choice then has less in expected loss than the present choice:
+Raiffa and Schlaifer, Applied Statistical Decision Theory (1961), chapters 4 and 5. A run will have outcome y, the loss
+of a true draw at its setting plus the scatter of one run (between seeds, settings and levels, as the fit found it).
+Seeing y, draw r of that method gets weight w_r proportional to exp(-(y - L_r)^2 / 2 sigma^2), and the decision would be
+made by the weighted means. The gain is what the choice then has less in expected loss than the present choice:
 
     EVSI = E_y[ E[L(c*) | y] - min_c E[L(c) | y] ]
 
 which is the reduction of the expected regret, since the loss of the best candidate has the same expectation before
-and after. E_y goes over draws as truths and normal scatter, the same for every run that is compared. Runs are chosen one
-after another: the next is the one with the largest further gain per FLOP beside those already chosen.
+and after. E_y goes over draws as truths and normal scatter, the same for every run that is compared. Runs are chosen
+one after another: the next is the one with the largest further gain per FLOP beside those already chosen.
 
 Where one run would leave too few draws (an effective sample size below MIN_EFFECTIVE, Kong 1992), sigma is enlarged
 until enough are left: a few hundred draws cannot say what more exact knowledge would be worth, so the gain is
@@ -18,6 +18,7 @@ understated there, not overstated.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,8 @@ class Run:
 @dataclass(frozen=True)
 class Proposal:
     """A proposed run. gain: by how much the expected regret falls beside the runs before it, in nats; error: of the
-    simulation; regret: what is left after it; enlarged: by what factor its scatter was enlarged, None where it had none.
+    simulation; regret: what is left after it; enlarged: by what factor its scatter was enlarged, None where it had
+    none.
     """
 
     run: Run
@@ -87,7 +89,7 @@ def list_runs(
 def example_grid(numbers: set[float]) -> list[float]:
     """Numbers of examples with the geometric middles between neighbours at least twice apart, to two digits."""
     known = sorted(numbers)
-    pairs = zip(known, known[1:], strict=False)
+    pairs = pairwise(known)
     middles = {float(f"{np.sqrt(a * b):.2g}") for a, b in pairs if b >= 2 * a}
     return sorted({*known, *middles})
 

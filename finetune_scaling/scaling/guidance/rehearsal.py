@@ -1,9 +1,9 @@
 """Planted worlds in which ways of choosing the next run compete: which is sooner right, at what cost?
 
-A world has two methods whose laws are drawn about the paper's (Zhang et al. 2024, Table 4, En-De), so that either may be
-the better one at the budget; a grid of runs with their costs (6 N or 4 N a token) and their outcomes, noise included;
-and a small first grid that is measured already. An order picks one run after another; after each the law is refitted and the
-choice made anew. The truth is the planted law without noise.
+A world has two methods whose laws are drawn about the paper's (Zhang et al. 2024, Table 4, En-De), so that either may
+be the better one at the budget; a grid of runs with their costs (6 N or 4 N a token) and their outcomes, noise
+included; and a small first grid that is measured already. An order picks one run after another; after each the law is
+refitted and the choice made anew. The truth is the planted law without noise.
 """
 
 from collections.abc import Callable, Sequence

@@ -13,8 +13,8 @@ its own luck: a normal one of standard deviation s times the distance, in units 
 for sizes, once for examples and once for PET sizes. Each has its own s: the largest mean deviation of the law from one
 of its levels that was left out of the fit, or from the held-out points.
 
-Some refits to resamples run off along a flat valley to losses that nobody would believe, and a mean would be theirs alone.
-So draws are kept within WILD times half the 90 % interval about their median; of normal draws that touches none.
+Some refits to resamples run off along a flat valley to losses that nobody would believe, and a mean would be theirs
+alone. So draws are kept within WILD times half the 90 % interval about their median; of normal draws that touches none.
 """
 
 from collections.abc import Mapping, Sequence
