@@ -1,9 +1,9 @@
 """Planted worlds in which ways of choosing the next run compete: which is sooner right, at what cost?
 
 A world has two methods whose laws are drawn about the paper's (Zhang et al. 2024, Table 4, En-De), so that either may
-be the better one at the budget; a grid of runs with their costs (6 N or 4 N a token) and their outcomes, noise
-included; and a small first grid that is measured already. An order picks one run after another; after each the law is
-refitted and the choice made anew. The truth is the planted law without noise.
+be the better one at the budget, by little; a grid of runs with their costs (6 N or 4 N a token) and their outcomes,
+noise included; and a small first grid that is measured already. An order picks one run after another; after each the
+law is refitted and the choice made anew. The truth is the planted law without noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,8 @@ EXAMPLES = tuple(1e4 * 2**power for power in range(7))
 FIRST_MODELS, FIRST_EXAMPLES = MODELS[:3], EXAMPLES[:3]
 TOKENS_PER_EXAMPLE = 100.0
 NOISE = 0.005  # nats, of one run
-BUDGET_SHARE = 0.5  # of the dearest run
+GAPS = (0.006, 0.03)  # nats, between the best of either method at the budget: what makes the decision hard
+BUDGET_SHARE = 0.7  # of the dearest run: the largest model is affordable with LoRA alone
 COLUMNS = ["method", "factor", "x", "finetune_examples"]
 RESAMPLES = 100
 PADDED = 64
@@ -85,7 +86,7 @@ class State:
 
 
 def plant(seed: int) -> World:
-    """A world: coefficients within about 15 %, exponents within about 15 % of the paper's."""
+    """A world: exponents about the paper's, and LoRA's coefficient so that one of GAPS parts the methods' best."""
     random = np.random.default_rng(seed)
     laws = {}
     for method in METHODS:
@@ -93,7 +94,7 @@ def plant(seed: int) -> World:
         own, beta = alpha * random.normal(1, 0.1), EN_DE[method]["beta"] * random.normal(1, 0.15)
         # Exponents turn about the grid's first corner, so that losses stay where the paper has them.
         turned = scale * MODELS[0] ** (own - alpha) * EXAMPLES[0] ** (beta - EN_DE[method]["beta"])
-        laws[method] = (turned * np.exp(random.normal(0, 0.1)), own, beta, EN_DE[method]["E"])
+        laws[method] = (turned, own, beta, EN_DE[method]["E"])
     costs: dict[str, CostModel] = {method: analytic_cost(method, TOKENS_PER_EXAMPLE, 1) for method in METHODS}
     runs = tuple(
         Run(method, "model", x, examples, x, None, costs[method](x, examples, None).flops)
@@ -101,6 +102,8 @@ def plant(seed: int) -> World:
         for x in MODELS
         for examples in EXAMPLES
     )
+    gap = random.choice([-1.0, 1.0]) * random.uniform(*GAPS)
+    laws["lora"] = _parted(World(seed, laws, runs, {}), gap)
     outcomes = {run: _loss(laws[run.method], run.x, run.examples) + random.normal(0, NOISE) for run in runs}
     return World(seed, laws, runs, outcomes)
 
@@ -170,6 +173,14 @@ def cost_until_right(steps: Sequence[Step], flops: float, negligible: float) -> 
 def _loss(law: tuple[float, float, float, float], x: float, examples: float) -> float:
     scale, alpha, beta, offset = law
     return float(scale / x**alpha / examples**beta + offset)
+
+
+def _parted(world: World, gap: float) -> tuple[float, float, float, float]:
+    """LoRA's law with the coefficient that puts its best affordable candidate at full tuning's best plus the gap."""
+    best = {m: min((c for c in world.candidates if c.method == m), key=world.truth) for m in METHODS}
+    scale, alpha, beta, offset = world.laws["lora"]
+    wanted = world.truth(best["full"]) + gap - offset
+    return scale * wanted / (world.truth(best["lora"]) - offset), alpha, beta, offset
 
 
 def _fit(world: World, made: Sequence[Run], method: str) -> Surface:

@@ -63,7 +63,7 @@ def test_probability_and_regret_of_two_normals_are_their_closed_forms() -> None:
 
 def test_what_candidates_of_a_method_share_does_not_count_as_risk() -> None:
     shared = np.random.default_rng(0).normal(size=(200, 1))
-    found = decide([A, Candidate("full", 2e9)], {"full": shared + [[0.0, -0.001]]})
+    found = decide([A, Candidate("full", 2e9)], {"full": shared + np.array([[0.0, -0.001]])})
     assert (found.chosen.candidate.size, found.chosen.best, found.regret) == (2e9, 1.0, 0.0)
 
 
@@ -72,12 +72,14 @@ def test_what_candidates_of_a_method_share_does_not_count_as_risk() -> None:
 def test_properties_of_any_decision(means: list[float], seed: int) -> None:
     random = np.random.default_rng(seed)
     half = len(means) // 2
-    names = [Candidate("full", i + 1) for i in range(half)] + [Candidate("lora", i + 1) for i in range(len(means) - half)]
+    names = [Candidate("full", i + 1) for i in range(half)] + [
+        Candidate("lora", i + 1) for i in range(len(means) - half)
+    ]
     drawn = random.normal(means, 0.3, size=(60, len(means)))
     losses = {"full": drawn[:, :half], "lora": drawn[:, half:]} if half else {"lora": drawn}
     found = decide(names, losses)
     assert sum(outlook.best for outlook in found.outlooks) == pytest.approx(1)
-    assert 0 <= found.regret
+    assert found.regret >= 0
     assert found.chosen.best <= found.method_best + 1e-12
     assert found.chosen.loss == pytest.approx(drawn.mean(axis=0).min())
     assert excess_loss(found.chosen.candidate, names, losses) == 0
