@@ -1,6 +1,7 @@
 """From a table of points to everything that the report says: laws, errors, critical sizes, best methods and claims."""
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -9,18 +10,24 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.scaling.findings.all_factors import fit_all_factors
 from finetune_scaling.scaling.findings.claims import Claim, check_claims
 from finetune_scaling.scaling.findings.correlation import Correlation, correlations
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.findings.forgetting import Change, changes
+from finetune_scaling.scaling.findings.metric_laws import MetricFinding, metric_findings
+from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
+from finetune_scaling.scaling.findings.selection import Selection, select_staged
+from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
-from finetune_scaling.scaling.laws.declared import Layout, predict
+from finetune_scaling.scaling.laws.declared import Law, Layout, predict
 from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.columns import lower_is_better
 from finetune_scaling.scaling.points.table import FACTORS, METHODS, PointsTable
+from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
 Progress = Callable[[str], None]
@@ -43,7 +50,11 @@ class SingleFit:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All results of one points file; fits: (task, method, law) -> fit."""
+    """All results of one points file.
+
+    fits: (task, method, law) -> fit; selections: (task, method) -> which law the points prefer; all_factors: (task,
+    method) -> one law over all factors at once, where the points carry them.
+    """
 
     table: PointsTable
     settings: FitSettings
@@ -51,10 +62,14 @@ class Analysis:
     fits: dict[tuple[str, str, str], StagedFit]
     singles: list[SingleFit]
     skipped: list[Skipped]
+    selections: dict[tuple[str, str], Selection]
+    all_factors: dict[tuple[str, str], LawFit]
     critical: list[CriticalSize]
     claims: list[Claim]
     correlations: list[Correlation]
     forgetting: list[Change]
+    pretraining: list[PretrainingFit] = field(default_factory=list)
+    metric_laws: list[MetricFinding] = field(default_factory=list)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,23 +105,53 @@ def analyse(
     size: str = "total",
     facts: Mapping[str, Any] | None = None,
     progress: Progress = print,
+    laws: Sequence[Law] = JOINT_LAWS,
+    resampling: Resampling | None = None,
+    profile: bool = False,
+    bases: pd.DataFrame | None = None,
 ) -> Analysis:
-    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted."""
+    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted.
+
+    laws: joint laws of X and D; resampling: how the bootstrap is drawn; profile: whether to profile every parameter;
+    bases: of read_bases, whose pretraining is fitted too.
+    """
     rows = table.settings
     pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
-    fits, skipped = _fit_joint(table, settings, pad_to, progress)
+    fit_one = functools.partial(fit_staged, settings=settings, pad_to=pad_to, resampling=resampling, profile=profile)
+    fits, skipped = _fit_joint(table, laws, fit_one, progress)
     if not fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
-        raise DataError(f"{table.path}: too few points to fit any law ({reasons}); add settings")
+        raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
     singles = [s for task, method in _pairs(table) for s in _fit_single(table, task, method, settings, pad_to)]
     progress(f"single laws: {len(singles)} fitted")
+    selections = {pair: select_staged(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
+    together = fit_all_factors(rows, settings, resampling, pad_to)
+    progress(f"all factors at once: {len(together)} fitted")
     methods = ordered(rows["method"].unique(), METHODS)
     critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
-    return Analysis(table, settings, size, fits, singles, skipped, critical, claims, related, forgotten, facts or {})
+    pretrained = [] if bases is None else fit_pretraining(bases, settings)
+    scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
+    return Analysis(
+        table,
+        settings,
+        size,
+        fits,
+        singles,
+        skipped,
+        selections,
+        together,
+        critical,
+        claims,
+        related,
+        forgotten,
+        pretrained,
+        scored,
+        facts or {},
+    )
 
 
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
@@ -121,8 +166,13 @@ def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
 
 def main_metric(analysis: Analysis, task: str) -> str | None:
     """The metric that the study names for a task, or else its first; None where the task has no scores."""
-    present = [m for m in analysis.table.metrics if analysis.rows(task)[m].notna().any()]
-    named = analysis.facts.get("metrics", {}).get(task)
+    return _main_metric(analysis.table, analysis.facts, task)
+
+
+def _main_metric(table: PointsTable, facts: Mapping[str, Any], task: str) -> str | None:
+    rows = table.settings[table.settings["task"] == task]
+    present = [m for m in table.metrics if rows[m].notna().any()]
+    named = facts.get("metrics", {}).get(task)
     return named if named in present else next(iter(present), None)
 
 
@@ -148,18 +198,22 @@ def _pairs(table: PointsTable) -> Iterator[tuple[str, str]]:
 
 
 def _fit_joint(
-    table: PointsTable, settings: FitSettings, pad_to: int, progress: Progress
+    table: PointsTable, laws: Sequence[Law], fit_one: Callable[..., Any], progress: Progress
 ) -> tuple[dict[tuple[str, str, str], StagedFit], list[Skipped]]:
     fits, skipped = {}, []
-    for law in JOINT_LAWS:
+    for law in laws:
         for task, method in _pairs(table):
             rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
-            staged, remarks = fit_staged(law, rows, settings, pad_to)
+            staged, remarks = fit_one(law, rows)
             skipped += remarks
             if staged is not None:
                 fits[task, method, law.name] = staged
                 progress(f"{law.name}, {task}, {method}: objective {staged.objective['stage_2']:.4g}")
     return fits, skipped
+
+
+def _laws_of(fits: Mapping[tuple[str, str, str], StagedFit], task: str, method: str) -> dict[str, StagedFit]:
+    return {law: fit for (t, m, law), fit in fits.items() if (t, m) == (task, method)}
 
 
 def _fit_single(table: PointsTable, task: str, method: str, settings: FitSettings, pad_to: int) -> list[SingleFit]:

@@ -33,6 +33,7 @@ from finetune_scaling.scaling.reporting.plots import (
     span,
     style,
 )
+from finetune_scaling.scaling.reporting.pretraining_section import pretraining_plots
 from finetune_scaling.scaling.reporting.tables import predictions_table, present_factors
 
 LOSS = "loss (nats per token)"
@@ -53,6 +54,7 @@ def all_plots(analysis: Analysis) -> Iterator[Plot]:
         "without a bar has too few of them to tell. Pale: not identified.",
         functools.partial(_draw_exponents, analysis),
     )
+    yield from pretraining_plots(analysis)
 
 
 def _task_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
