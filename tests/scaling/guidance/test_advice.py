@@ -4,6 +4,7 @@ import dataclasses
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,36 +18,75 @@ from finetune_scaling.scaling.guidance.record import to_record
 from finetune_scaling.scaling.guidance.surface import distance, within_reach
 from finetune_scaling.scaling.guidance.words import describe
 from finetune_scaling.scaling.laws.joint import ADDITIVE
+from finetune_scaling.scaling.points import planted
 
-import planted_study as study
-
-ALL = [*product(["full"], study.MODELS, [4.0]), *product(["lora"], study.MODELS, study.RANKS)]
+# A small planted study with costs, PET sizes and a score: two methods on three models.
+MODELS = (1e8, 3e8, 1e9)
+EXAMPLES = (1e3, 2e3, 4e3, 8e3, 16e3)
+RANKS = (2, 4, 8)
+LAWS = {"full": (120.0, 0.30, 0.12, 1.0), "lora": (9.0, 0.18, 0.06, 0.9)}  # A, alpha, beta, E
+PET = 0.02  # exponent of the rank
+TOKENS = 100
+ALL = [*product(["full"], MODELS, [4.0]), *product(["lora"], MODELS, RANKS)]
 PRICES = {"v5e": Price(1.2, None, "2026", "a test")}
+
+
+def planted_loss(method: str, size: float, examples: float, rank: float = 4.0, law: str = "multiplicative") -> float:
+    """The planted loss."""
+    scale, alpha, beta, offset = LAWS[method]
+    if law == "additive":
+        return offset + scale / size**alpha + examples**-beta + (rank**-PET - 4**-PET)
+    return offset + scale / size**alpha / examples**beta * (rank / 4) ** -PET
+
+
+def planted_rows(
+    noise: float = 0.001, law: str = "multiplicative", seed: int = 0, **left_out: bool
+) -> list[dict[str, Any]]:
+    """Rows of points.csv, two seeds each; left_out: columns that are not written."""
+    random = np.random.default_rng(seed)
+    found = []
+    places = [(m, "model", x, x, 4) for m in LAWS for x in MODELS] + [("lora", "pet", r, MODELS[0], r) for r in RANKS]
+    for method, factor, x, size, rank in places:
+        for examples in EXAMPLES:
+            for one in range(2):
+                measured = planted_loss(method, size, examples, rank, law) + random.normal(0, noise)
+                row = {"task": "planted", "method": method, "factor": factor, "x": x, "finetune_examples": examples}
+                row |= {"loss": measured, "seed": one, "held_out": 0, "parameters": size}
+                row |= {"pet_size": "" if method == "full" else rank, "bleu": 100 / (1 + np.exp(4 * (measured - 1.4)))}
+                row |= {"flops": (6 if method == "full" else 4) * size * examples * TOKENS}
+                row |= {"trainable_parameters": int(size if method == "full" else rank * size**0.5)}
+                found.append({name: value for name, value in row.items() if not left_out.get(name)})
+    return found
+
+
+def written(path: Path, **options: Any) -> Path:
+    """The study's points.csv."""
+    return planted.write(path, planted_rows(**options))
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    return fit(read_points(study.write(tmp_path_factory.mktemp("study") / "points.csv")))
+    return fit(read_points(written(tmp_path_factory.mktemp("study") / "points.csv")))
 
 
 @pytest.fixture(scope="module")
 def additive(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    return fit(read_points(study.write(tmp_path_factory.mktemp("study") / "points.csv", law="additive")))
+    return fit(read_points(written(tmp_path_factory.mktemp("study") / "points.csv", law="additive")))
 
 
 def best(examples: float, flops: float = np.inf) -> tuple[str, float, float]:
     """The planted best affordable method, size and rank."""
-    within = [c for c in ALL if (6 if c[0] == "full" else 4) * c[1] * examples * study.TOKENS <= flops]
-    return min(within, key=lambda c: study.loss(c[0], c[1], examples, c[2]))
+    within = [c for c in ALL if (6 if c[0] == "full" else 4) * c[1] * examples * TOKENS <= flops]
+    return min(within, key=lambda c: planted_loss(c[0], c[1], examples, c[2]))
 
 
 def test_points_to_a_recommendation_in_five_lines(tmp_path: Path) -> None:
-    study.write(tmp_path / "points.csv")
+    written(tmp_path / "points.csv")
     points = read_points(tmp_path / "points.csv")
     fitted = fit(points)
     predicted = fitted.predict("lora", 1e9, examples=8e3)
     advice = fitted.recommend(8e3, budget="1e18flop", next_runs=2)
-    assert predicted.loss == pytest.approx(study.loss("lora", 1e9, 8e3), abs=0.002)
+    assert predicted.loss == pytest.approx(planted_loss("lora", 1e9, 8e3), abs=0.002)
     assert predicted.interval.low < predicted.loss < predicted.interval.high
     assert advice.chosen is not None
     assert advice.next_runs is not None
@@ -55,7 +95,7 @@ def test_points_to_a_recommendation_in_five_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("examples", [1e3, 4e3, 16e3])
 @pytest.mark.parametrize("flops", [3e14, 1.5e15, 1e18])
 def test_the_planted_best_is_chosen(fitted: Fitted, examples: float, flops: float) -> None:
-    if flops < 4 * study.MODELS[0] * examples * study.TOKENS:
+    if flops < 4 * MODELS[0] * examples * TOKENS:
         with pytest.raises(ConfigError, match=r"the cheapest candidate on planted \(lora on 100,000,000 parameters"):
             fitted.recommend(examples, f"{flops:g}flop")
         return
@@ -65,27 +105,25 @@ def test_the_planted_best_is_chosen(fitted: Fitted, examples: float, flops: floa
     assert (found.chosen.method, found.chosen.size) == (method, size)
     assert found.chosen.pet == (None if method == "full" else rank)
     chosen = found.preferred.decision.chosen
-    assert chosen.interval.low <= study.loss(method, size, examples, rank) <= chosen.interval.high
+    assert chosen.interval.low <= planted_loss(method, size, examples, rank) <= chosen.interval.high
     assert found.costs[found.chosen].flops == pytest.approx((6 if method == "full" else 4) * size * examples * 100)
     assert all(found.costs[c].flops <= flops for c in found.affordable)
 
 
 @pytest.mark.parametrize("law", ["multiplicative", "additive"])
-def test_the_laws_over_model_and_pet_size_meet(
-    fitted: Fitted, additive: Fitted, law: str
-) -> None:
+def test_the_laws_over_model_and_pet_size_meet(fitted: Fitted, additive: Fitted, law: str) -> None:
     own = fitted if law == "multiplicative" else additive
     advice = own.recommend(4e3)
     answer = advice.preferred if law == "multiplicative" else advice.other
     assert answer.law == law
-    for size, rank in product(study.MODELS, study.RANKS):
+    for size, rank in product(MODELS, RANKS):
         drawn = answer.surfaces["lora"].draws(size, rank, 4e3)
-        assert drawn.mean() == pytest.approx(study.loss("lora", size, 4e3, rank, law), abs=0.003), (size, rank)
+        assert drawn.mean() == pytest.approx(planted_loss("lora", size, 4e3, rank, law), abs=0.003), (size, rank)
 
 
 def test_the_score_follows_from_the_loss(fitted: Fitted) -> None:
     found = fitted.recommend(8e3)
-    truth = 100 / (1 + np.exp(4 * (study.loss(*best(8e3)[:2], 8e3, best(8e3)[2]) - 1.4)))
+    truth = 100 / (1 + np.exp(4 * (planted_loss(*best(8e3)[:2], 8e3, best(8e3)[2]) - 1.4)))
     assert found.score.metric == "bleu"
     assert found.score.law == "sigmoid"
     assert found.score.score == pytest.approx(truth, rel=0.02)
@@ -120,9 +158,9 @@ def test_draws_that_ran_off_do_not_carry_the_mean() -> None:
 
 
 def test_too_few_points_give_no_choice_but_a_reason(tmp_path: Path) -> None:
-    rows = study.rows(noise=0.05)
+    rows = planted_rows(noise=0.05)
     short = [r for r in rows if r["finetune_examples"] <= 2e3 and r["x"] < 1e9 and r["factor"] == "model"]
-    fitted = fit(read_points(study.planted.write(tmp_path / "points.csv", short)))
+    fitted = fit(read_points(planted.write(tmp_path / "points.csv", short)))
     found = fitted.recommend(16e3)
     assert found.verdict == NOT_TOLD
     assert found.reasons
@@ -130,8 +168,8 @@ def test_too_few_points_give_no_choice_but_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_method_without_a_law_is_named(tmp_path: Path) -> None:
-    rows = [r for r in study.rows() if r["method"] == "lora" or r["x"] == study.MODELS[0]]
-    fitted = fit(read_points(study.planted.write(tmp_path / "points.csv", rows)))
+    rows = [r for r in planted_rows() if r["method"] == "lora" or r["x"] == MODELS[0]]
+    fitted = fit(read_points(planted.write(tmp_path / "points.csv", rows)))
     found = fitted.recommend(4e3)
     assert found.verdict == NOT_TOLD
     assert any(text.startswith("full could not be fitted") for text in found.reasons)
@@ -141,7 +179,7 @@ def test_a_method_without_a_law_is_named(tmp_path: Path) -> None:
 
 
 def test_without_pet_sizes_and_costs_the_answer_says_so(tmp_path: Path, fitted: Fitted) -> None:
-    points = study.write(tmp_path / "points.csv", flops=True, pet_size=True, trainable_parameters=True, bleu=True)
+    points = written(tmp_path / "points.csv", flops=True, pet_size=True, trainable_parameters=True, bleu=True)
     bare = fit(read_points(points))
     found = bare.recommend(4e3)
     assert {c.pet for c in found.costs} == {None}
@@ -152,8 +190,8 @@ def test_without_pet_sizes_and_costs_the_answer_says_so(tmp_path: Path, fitted: 
         bare.recommend(4e3, "1e18flop")
     with pytest.raises(ConfigError, match="--next-run: what full, lora costs"):
         bare.recommend(4e3, next_runs=1)
-    analytic = bare.recommend(4e3, "1.5e15flop", tokens_per_example=study.TOKENS)
-    assert [c for c in analytic.affordable if c.method == "full"] == [Candidate("full", x) for x in study.MODELS[:2]]
+    analytic = bare.recommend(4e3, "1.5e15flop", tokens_per_example=TOKENS)
+    assert [c for c in analytic.affordable if c.method == "full"] == [Candidate("full", x) for x in MODELS[:2]]
 
 
 def test_the_record_is_json_and_holds_what_the_words_say(fitted: Fitted) -> None:
