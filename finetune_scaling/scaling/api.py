@@ -65,8 +65,9 @@ class Fitted:
         where the points did not suffice to fit it.
         """
         task = choose_task(self.tasks, task)
-        methods = {m: m for t, m, _ in self.fits if t == task}
-        own = self.fits.get((task, choose(methods, method, "method"), law))
+        methods = dict.fromkeys(self.table.settings.loc[self.table.settings["task"] == task, "method"], "")
+        choose(methods, method, "method")
+        own = self.fits.get((task, method, law))
         if own is None:
             reasons = [s.reason for s in self.skipped if (s.task, s.method, s.law) == (task, method, law)]
             raise DataError(f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'})")
@@ -83,7 +84,7 @@ class Fitted:
 
     def recommend_to(self, question: Question, task: str) -> Advice:
         """The same, of a question that is made already and a task that is fitted."""
-        return advise(self.table, self.fits, self.skipped, task, question, self.settings)
+        return advise(self.table, self.fits, self.skipped, task, question)
 
 
 def fit(

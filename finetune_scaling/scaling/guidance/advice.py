@@ -7,7 +7,7 @@ import pandas as pd
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.scaling.findings.analysis import ordered
-from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.findings.selection import select_staged
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES, Skipped, StagedFit
 from finetune_scaling.scaling.guidance.candidates import Candidate, drawn_losses, list_candidates, priced
 from finetune_scaling.scaling.guidance.cost import Cost, CostModel, cost_models, sources
@@ -116,13 +116,13 @@ def advise(
     skipped: Sequence[Skipped],
     task: str,
     question: Question,
-    settings: FitSettings | None = None,
 ) -> Advice:
     """The answer for a task whose methods were fitted. ConfigError as in lay_out."""
     grounds = lay_out(table, task, question)
     affordable = tuple(c for c in grounds.candidates if _is_affordable(grounds.costs[c], question))
     answers = [_under(law.name, grounds, fits, affordable, question) for law in (MULTIPLICATIVE, ADDITIVE)]
-    preferred, other = answers if answers[0] else answers[::-1]
+    preferred, other = answers if _leads(grounds, fits) == MULTIPLICATIVE.name else answers[::-1]
+    preferred, other = (preferred, other) if preferred else (other, preferred)
     regret = _regret_under(other, preferred, affordable, question)
     reasons = tuple(_reasons(grounds, preferred, skipped, regret, question))
     return Advice(
@@ -137,7 +137,7 @@ def advise(
         affordable=affordable,
         storage=_storage(table, grounds),
         cost_sources=sources(grounds.models, grounds.methods),
-        score=_score(table, grounds, preferred, question, settings or FitSettings()),
+        score=_score(table, grounds, preferred, question),
         reservations=tuple(_reservations(grounds, preferred, affordable, question)),
         next_runs=_next_runs(grounds, preferred, affordable, question),
     )
@@ -171,6 +171,17 @@ def _check_costs(grounds: Grounds, question: Question) -> None:
 
 def _is_affordable(cost: Cost | None, question: Question) -> bool:
     return question.budget is None or (cost is not None and question.affords(cost.flops))
+
+
+def _leads(grounds: Grounds, fits: Fits) -> str:
+    """The law that leads: the additive where the points of some method prefer it and those of none the other."""
+    laws = (MULTIPLICATIVE.name, ADDITIVE.name)
+    preferred = set()
+    for method in grounds.methods:
+        own = {law: fits[grounds.task, method, law] for law in laws if (grounds.task, method, law) in fits}
+        if len(own) == len(laws):
+            preferred.add(select_staged(own).preferred)
+    return ADDITIVE.name if preferred - {None} == {ADDITIVE.name} else MULTIPLICATIVE.name
 
 
 def _under(
@@ -273,16 +284,14 @@ def _storage(table: PointsTable, grounds: Grounds) -> dict[Candidate, Storage | 
     return found
 
 
-def _score(
-    table: PointsTable, grounds: Grounds, answer: UnderLaw | None, question: Question, settings: FitSettings
-) -> ExpectedScore | None:
+def _score(table: PointsTable, grounds: Grounds, answer: UnderLaw | None, question: Question) -> ExpectedScore | None:
     metric = known_metric(_scores(table, grounds.rows), question.metric)
     if metric is None or answer is None:
         return None
     chosen = answer.decision.chosen.candidate
     losses = answer.surfaces[chosen.method].draws(chosen.size, chosen.pet, question.examples)
     own = grounds.rows[grounds.rows["method"] == chosen.method]
-    return expected_score(own, metric, losses, settings)
+    return expected_score(own, metric, losses)
 
 
 def _reservations(
