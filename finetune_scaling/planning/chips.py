@@ -193,9 +193,9 @@ def slices(chip: Chip) -> tuple[Slice, ...]:
     return tuple(Slice(chip, (2**power,)) for power in range(most + 1))
 
 
-def find_chip(kind: str) -> Chip:
-    """A chip by its kind; ConfigError with the nearest kinds where it is unknown."""
-    return configuration.choose(CHIPS, kind, "--topology: the kind of chip")
+def find_chip(kind: str, where: str = "--topology: the kind of chip") -> Chip:
+    """A chip by its kind; ConfigError that says where it was given, with the nearest kinds, where it is unknown."""
+    return configuration.choose(CHIPS, kind, where)
 
 
 def find_slice(topology: str) -> Slice:

@@ -13,16 +13,22 @@ from finetune_scaling.tuning.method import Tuning
 
 def forward_flops_per_token(config: ModelConfig, length: int) -> float:
     """Of one position of a sequence of `length`: 2 per weight that multiplies it, head included, and attention."""
-    return _weight_flops(config) + _attention_flops(config, length)
+    return 2.0 * _multiplying_weights(config) + _attention_flops(config, length)
 
 
 def training_flops_per_token(config: ModelConfig, tuning: Tuning, length: int) -> float:
     """Forward and backward of one position: 3 forwards of its weights, or 2 where they are frozen, 3 of attention."""
-    return _weight_flops(config) * (3 if trains_weights(tuning) else 2) + 3 * _attention_flops(config, length)
+    weights = weight_training_flops(_multiplying_weights(config), trains_weights(tuning))
+    return weights + 3 * _attention_flops(config, length)
 
 
-def _weight_flops(config: ModelConfig) -> float:
-    return 2.0 * (count_parameters(config).non_embedding + config.vocab_size * config.model_dim)
+def weight_training_flops(weights: float, trains: bool) -> float:
+    """Of one position: 6 for each weight where the weights train, 4 where they are frozen."""
+    return 2.0 * weights * (3 if trains else 2)
+
+
+def _multiplying_weights(config: ModelConfig) -> int:
+    return count_parameters(config).non_embedding + config.vocab_size * config.model_dim
 
 
 def _attention_flops(config: ModelConfig, length: int) -> float:

@@ -1,0 +1,107 @@
+"""What to choose for so many finetuning examples: python -m finetune_scaling.recommend --points=points.csv
+--finetune-examples=40e3 --budget=1e20flop
+
+Per task: the method, model size and PET size of least expected loss within the budget, what they cost, how probably
+the choice is right, and what a wrong one costs; or that the points are not enough to tell. --next-run proposes the runs
+that would sharpen the decision most for their cost. --json prints JSON only. docs/guidance.md tells how it is reckoned.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from finetune_scaling import command
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.files import write_json_atomically
+from finetune_scaling.planning import prices
+from finetune_scaling.scaling.api import fit, read_points
+from finetune_scaling.scaling.guidance.advice import CONFIDENT, NEGLIGIBLE, Advice, lay_out
+from finetune_scaling.scaling.guidance.budget import FORMS, UTILISATION
+from finetune_scaling.scaling.guidance.question import NEXT_RUNS, Question, asked, choose_task
+from finetune_scaling.scaling.guidance.record import to_record
+from finetune_scaling.scaling.guidance.words import describe
+from finetune_scaling.tuning.registry import METHODS
+
+_PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")
+_POINTS = flags.DEFINE_string("points", None, "CSV of points (points.csv of a study, or a table of yours).")
+_EXAMPLES = flags.DEFINE_string("finetune_examples", None, "Finetuning examples at hand, as 40000 or 40e3.")
+_TASK = flags.DEFINE_string("task", None, "One of the points' tasks; default: all.")
+_BUDGET = flags.DEFINE_string("budget", None, f"What a run may cost: {FORMS}.")
+_METRIC = flags.DEFINE_string("metric", None, "Score to expect beside the loss, as bleu; default: the points' first.")
+_NEXT_RUN = flags.DEFINE_boolean("next_run", False, "Propose the runs that would sharpen the decision most.")
+_SIZES = flags.DEFINE_list("sizes", None, "Parameters of models to consider beside the measured ones, as 1e9,2e9.")
+_METHODS = flags.DEFINE_list("methods", None, f"Names in the column method; default: {','.join(METHODS)}.")
+_TOKENS = flags.DEFINE_float("tokens_per_example", None, "Reckon costs as 6 N or 4 N a token, not from column flops.")
+_EPOCHS = flags.DEFINE_float("epochs", 1.0, "With --tokens-per-example: passes over the examples.")
+_UTILISATION = flags.DEFINE_float("utilisation", UTILISATION, "Assumed model FLOPs utilisation, a share of the peak.")
+_JSON = flags.DEFINE_boolean("json", False, "JSON on stdout and nothing else.")
+_OUT = flags.DEFINE_string("out", None, "Write the JSON to this file too.")
+
+
+def main() -> None:
+    """Reads the points, fits the tasks that are asked for, and prints the answers."""
+    question = read_question()
+    table = read_points(command.required(_POINTS), methods=_METHODS.value or tuple(METHODS))
+    tasks = table.tasks if _TASK.value is None else (choose_task(table.tasks, _TASK.value),)
+    for task in tasks:  # costs and budget are wrong or right before anything is fitted
+        lay_out(table, task, question)
+    started = time.perf_counter()
+    fitted = fit(table, tasks, progress=lambda text: _say(started, text))
+    answers = []
+    for task in tasks:
+        _say(started, f"{task}: weighing the candidates")
+        answers.append(fitted.recommend_to(question, task))
+    result = {"tasks": [to_record(answer) for answer in answers], "settings": _settings(question, answers)}
+    if _OUT.value:
+        write_json_atomically(Path(_OUT.value), result)
+    print(json.dumps(result) if _JSON.value else "\n\n".join(map(describe, answers)))
+
+
+def read_question() -> Question:
+    """The question that the flags ask."""
+    return asked(
+        number(command.required(_EXAMPLES), "finetune-examples"),
+        _BUDGET.value,
+        prices.read_prices(command.read_config(_PRICES)),
+        _UTILISATION.value,
+        further_sizes=tuple(number(text, "sizes") for text in _SIZES.value or ()),
+        tokens_per_example=_TOKENS.value,
+        epochs=_EPOCHS.value,
+        metric=_METRIC.value,
+        next_runs=NEXT_RUNS if _NEXT_RUN.value else 0,
+    )
+
+
+def number(text: str, flag: str) -> float:
+    """A flag's number, as 40000 or 40e3; ConfigError where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--{flag}={text} is no number; write 40000 or 40e3") from None
+
+
+def _say(started: float, text: str) -> None:
+    print(f"[{time.perf_counter() - started:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def _settings(question: Question, answers: list[Advice]) -> dict[str, Any]:
+    price = question.rates.prices.get(question.chip.kind) if question.chip else None
+    return {
+        "interval": 0.90,
+        "confident": CONFIDENT,
+        "negligible_regret": NEGLIGIBLE,
+        "utilisation": question.rates.utilisation,
+        "price": None if price is None else {"usd": price.on_demand, "date": price.date, "source": price.source},
+        "tokens_per_example": question.tokens_per_example,
+        "epochs": question.epochs,
+        "tasks": [answer.task for answer in answers],
+    }
+
+
+if __name__ == "__main__":
+    command.run(main)

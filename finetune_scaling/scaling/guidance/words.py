@@ -1,0 +1,164 @@
+"""The answer in words: short aligned lines that a person can act on."""
+
+from collections.abc import Iterator
+
+from finetune_scaling.scaling.guidance.advice import CONFIDENT, EITHER, NEGLIGIBLE, NOT_TOLD, Advice
+from finetune_scaling.scaling.guidance.candidates import Candidate
+from finetune_scaling.scaling.guidance.decision import Decision, Outlook
+from finetune_scaling.scaling.guidance.next_run import Proposal
+from finetune_scaling.scaling.guidance.record import costs_of
+from finetune_scaling.scaling.guidance.scores import ExpectedScore
+from finetune_scaling.scaling.reporting.names import human, method_name
+from finetune_scaling.scaling.uncertainty.intervals import Interval
+
+WIDTH = 14
+SHOWN = 6  # candidates in the table
+
+
+def describe(advice: Advice) -> str:
+    """One task's answer."""
+    budget = advice.question.budget
+    limit = "" if budget is None else f", budget {budget.text}"
+    if budget is not None and budget.chip is not None:
+        limit += f" = {budget.flops:.3g} FLOPs of {budget.chip.kind} at {advice.question.rates.utilisation:.0%} of peak"
+    head = f"{advice.task}, {advice.question.examples:,.0f} finetuning examples{limit}"
+    return "\n".join([head, *(_line(name, text) for name, text in _lines(advice))])
+
+
+def called(candidate: Candidate) -> str:
+    """A candidate in running text: LoRA of rank 4 on 1.01M parameters."""
+    kind = {"lora": "rank", "prompt": "length"}.get(candidate.method, "size")
+    pet = "" if candidate.pet is None else f" of {kind} {candidate.pet:g}"
+    return f"{method_name(candidate.method)}{pet} on {human(candidate.size)} parameters"
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<{WIDTH}}{text}"
+
+
+def _lines(advice: Advice) -> Iterator[tuple[str, str]]:
+    yield "verdict", _verdict(advice)
+    for reason in advice.reasons:
+        yield "because", reason
+    answer = advice.preferred
+    if answer is None:
+        return
+    yield from _choice(advice, answer.decision)
+    yield from _risk(advice)
+    yield from _table(advice, answer.decision)
+    for text in advice.reservations:
+        yield "reservation", text
+    yield from _next_runs(advice)
+
+
+def _verdict(advice: Advice) -> str:
+    if advice.verdict == NOT_TOLD:
+        return f"{NOT_TOLD}; the nearest to a choice is below" if advice.preferred else NOT_TOLD
+    if advice.verdict == EITHER:
+        return f"{EITHER}: a wrong choice costs less than {NEGLIGIBLE} nats in 95 % of the draws"
+    return f"a choice that is right with probability {CONFIDENT} or more"
+
+
+def _choice(advice: Advice, decision: Decision) -> Iterator[tuple[str, str]]:
+    chosen = decision.chosen.candidate
+    yield "choose" if advice.verdict != NOT_TOLD else "nearest", called(chosen)
+    yield "loss", f"{decision.chosen.loss:.3f} nats per token {_interval(decision.chosen.interval)}"
+    if advice.score is not None:
+        yield advice.score.metric, _score(advice.score)
+    yield "cost", _cost(advice, chosen)
+    kept = advice.storage[chosen]
+    what = "whole model" if chosen.method == "full" else "adapter"
+    if kept is None:
+        yield "storage", f"{what}: not told, the points have no trainable_parameters"
+    else:
+        yield "storage", f"{what} of {'' if kept.measured else 'about '}{kept.bytes:,.0f} bytes in float32"
+
+
+def _score(score: ExpectedScore) -> str:
+    if score.score is None:
+        return f"not told: {score.why}"
+    return f"{score.score:.3g} {_interval(score.interval)}, by the {score.law} law of the loss"
+
+
+def _cost(advice: Advice, candidate: Candidate) -> str:
+    cost = advice.costs[candidate]
+    if cost is None:
+        return "not told: the points have no flops; --tokens-per-example would tell it"
+    text = f"{cost.flops:.3g} FLOPs"
+    if cost.low is not None and cost.high is not None:
+        text += f" [{cost.low:.3g}, {cost.high:.3g}]"
+    money = costs_of(advice, cost.flops)
+    if money["chip"] is not None:
+        text += f"; {money['chip_hours']:.3g} chip-hours of {money['chip']} at {money['utilisation']:.0%} of peak"
+    if money["usd"] is not None:
+        text += f", ${money['usd']:.2f}"
+    return text
+
+
+def _risk(advice: Advice) -> Iterator[tuple[str, str]]:
+    assert advice.preferred is not None
+    decision = advice.preferred.decision
+    yield (
+        "right",
+        f"with probability {decision.chosen.best:.2f} (its method {decision.method_best:.2f}, its model size "
+        f"{decision.size_best:.2f})",
+    )
+    yield "if wrong", f"expected regret {decision.regret:.2g} nats, {decision.regret_95:.2g} at the 95 % quantile"
+    second = decision.runner_up
+    if second is not None:
+        yield "runner-up", f"{called(second.candidate)}, best with probability {second.best:.2f}"
+    yield "laws", _other_law(advice)
+    if advice.preferred.unlimited is not None:
+        beyond = advice.preferred.unlimited.chosen
+        yield "no budget", f"{called(beyond.candidate)}: {beyond.loss:.3f} nats, {_cost(advice, beyond.candidate)}"
+
+
+def _other_law(advice: Advice) -> str:
+    assert advice.preferred is not None
+    own = advice.preferred.law
+    if advice.other is None:
+        return f"{own}; the other joint law could not be fitted"
+    chosen = advice.other.decision.chosen.candidate
+    if chosen == advice.chosen:
+        return f"{own}; the {advice.other.law} law chooses the same"
+    cost = "" if advice.other_regret is None else f", by it this choice costs {advice.other_regret:.2g} nats"
+    return f"{own}; the {advice.other.law} law chooses {called(chosen)}{cost}"
+
+
+def _table(advice: Advice, decision: Decision) -> Iterator[tuple[str, str]]:
+    """The affordable candidates that matter: the most probable ones, and each method's best."""
+    ranked = sorted(decision.outlooks, key=lambda o: o.loss)
+    firsts = {o.candidate.method: o for o in reversed(ranked)}.values()
+    likely = sorted(decision.outlooks, key=lambda o: -o.best)[:SHOWN]
+    shown = [o for o in ranked if o in likely or o in firsts]
+    budget = advice.question.budget
+    yield "affordable" if budget else "candidates", f"{len(decision.outlooks)} of {len(advice.costs)}, among them"
+    yield from (("", _row(advice, outlook)) for outlook in shown)
+
+
+def _row(advice: Advice, outlook: Outlook) -> str:
+    cost = advice.costs[outlook.candidate]
+    flops = "" if cost is None else f"  {cost.flops:>8.2g} FLOPs"
+    loss = f"{outlook.loss:.3f} {_interval(outlook.interval)}"
+    return f"{called(outlook.candidate):<42} {loss:<24} best {outlook.best:.2f}{flops}"
+
+
+def _next_runs(advice: Advice) -> Iterator[tuple[str, str]]:
+    if advice.next_runs is None:
+        return
+    if not advice.next_runs:
+        yield "next run", "none: no single run that was not made yet would lower the expected regret noticeably"
+    for place, proposal in enumerate(advice.next_runs, 1):
+        yield f"next run {place}", _proposal(proposal)
+
+
+def _proposal(proposal: Proposal) -> str:
+    run = proposal.run
+    text = f"{called(Candidate(run.method, run.size, run.pet))}, {run.examples:,.0f} examples: {run.flops:.2g} FLOPs, "
+    text += f"expected regret falls by {proposal.gain:.2g} to {proposal.regret:.2g} nats"
+    return text
+
+
+def _interval(interval: Interval) -> str:
+    low, high = ("?" if end is None else f"{end:.3f}" for end in (interval.low, interval.high))
+    return f"[{low}, {high}]"

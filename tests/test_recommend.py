@@ -1,0 +1,46 @@
+"""The recommend command on the points of the Debian study: its words, its JSON, and its errors of one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+POINTS = Path(__file__).parents[1] / "docs" / "debian_points.csv"
+
+
+def recommend(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "finetune_scaling.recommend", f"--points={POINTS}", *flags]
+    return subprocess.run(command, cwd=POINTS.parents[1], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_json_alone_is_on_stdout_and_in_the_file(tmp_path: Path) -> None:
+    out = tmp_path / "advice.json"
+    flags = ("--task=summarization", "--budget=1e12flop", "--next-run", "--json", f"--out={out}")
+    done = recommend("--finetune-examples=1e3", *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(out.read_text())
+    (task,) = json.loads(done.stdout)["tasks"]
+    assert (task["task"], task["finetune_examples"], task["budget"]["flops"]) == ("summarization", 1000, 1e12)
+    assert task["choice"]["cost"]["flops"] <= 1e12
+    assert task["next_runs"] is not None
+    assert "fitting the multiplicative law" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--finetune-examples is missing"),
+        (("--finetune-examples=40k",), "--finetune-examples=40k is no number; write 40000 or 40e3"),
+        (("--finetune-examples=5e3", "--budget=1e9flop"), "the cheapest candidate on summarization"),
+        (("--finetune-examples=5e3", "--task=trans"), "did you mean 'translation'"),
+    ],
+)
+def test_usage_errors_are_one_line_and_code_2(flags: tuple[str, ...], message: str) -> None:
+    done = recommend(*flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout
