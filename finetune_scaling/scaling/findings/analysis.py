@@ -13,6 +13,7 @@ from finetune_scaling.scaling.findings.claims import Claim, check_claims
 from finetune_scaling.scaling.findings.correlation import Correlation, correlations
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.findings.forgetting import Change, changes
+from finetune_scaling.scaling.findings.regions import RegionMap, region_map
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
@@ -23,6 +24,7 @@ from finetune_scaling.scaling.points.columns import lower_is_better
 from finetune_scaling.scaling.points.table import FACTORS, METHODS, PointsTable
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
+SHARED_FACTORS = ("model", "pretrain")  # whose values mean the same for every method
 Progress = Callable[[str], None]
 
 
@@ -52,6 +54,7 @@ class Analysis:
     singles: list[SingleFit]
     skipped: list[Skipped]
     critical: list[CriticalSize]
+    regions: list[RegionMap]
     claims: list[Claim]
     correlations: list[Correlation]
     forgetting: list[Change]
@@ -103,10 +106,24 @@ def analyse(
     methods = ordered(rows["method"].unique(), METHODS)
     critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
+    regions = [r for task in table.tasks for r in _regions_of(table, fits, task, methods)]
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
-    return Analysis(table, settings, size, fits, singles, skipped, critical, claims, related, forgotten, facts or {})
+    return Analysis(
+        table=table,
+        settings=settings,
+        size=size,
+        fits=fits,
+        singles=singles,
+        skipped=skipped,
+        critical=critical,
+        regions=regions,
+        claims=claims,
+        correlations=related,
+        forgetting=forgotten,
+        facts=facts or {},
+    )
 
 
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
@@ -206,7 +223,7 @@ def _critical_of(
     rows = table.settings[table.settings["task"] == task]
     for law in JOINT_LAWS:
         own = {m: fits[task, m, law.name] for m in methods if (task, m, law.name) in fits}
-        for factor in ("model", "pretrain"):
+        for factor in SHARED_FACTORS:
             part = rows[rows["factor"] == factor]
             for pair in combinations([m for m in own if factor in own[m].factors], 2):
                 sizes = [part[part["method"] == m] for m in pair]
@@ -216,3 +233,15 @@ def _critical_of(
                     for m, s in zip(pair, sizes, strict=True)
                 }
                 yield from critical_sizes(own, pair, factor, shared, measured)
+
+
+def _regions_of(
+    table: PointsTable, fits: Mapping[tuple[str, str, str], StagedFit], task: str, methods: tuple[str, ...]
+) -> Iterator[RegionMap]:
+    """Maps of the multiplicative law over model and pretraining size; PET sizes of two methods are no common scale."""
+    rows = table.settings[table.settings["task"] == task]
+    own = {m: fits[task, m, MULTIPLICATIVE.name] for m in methods if (task, m, MULTIPLICATIVE.name) in fits}
+    for factor in SHARED_FACTORS:
+        found = region_map(own, factor, rows[rows["factor"] == factor])
+        if found is not None:
+            yield found
