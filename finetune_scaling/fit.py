@@ -14,10 +14,10 @@ from absl import flags
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import read_json
-from finetune_scaling.scaling.findings.analysis import Analysis, analyse
+from finetune_scaling.scaling.findings.analysis import JOINT_LAWS, Analysis, analyse
 from finetune_scaling.scaling.fitting.one_law import fit_one_law
 from finetune_scaling.scaling.fitting.program import HUBER_DELTA, FitSettings
-from finetune_scaling.scaling.laws.declared import Residual
+from finetune_scaling.scaling.laws.declared import Law, Residual
 from finetune_scaling.scaling.laws.registry import LAWS, law_named
 from finetune_scaling.scaling.points.table import read_points
 from finetune_scaling.scaling.reporting.figures import all_plots
@@ -25,6 +25,7 @@ from finetune_scaling.scaling.reporting.plots import save
 from finetune_scaling.scaling.reporting.report import write_report
 from finetune_scaling.scaling.reporting.tables import write_tables
 from finetune_scaling.scaling.reporting.words import summary
+from finetune_scaling.scaling.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -37,12 +38,16 @@ def fit_study(
     size: str = "total",
     methods: Sequence[str] | None = None,
     facts: dict[str, Any] | None = None,
+    laws: Sequence[Law] = JOINT_LAWS,
+    resampling: Resampling | None = None,
+    profile: bool = False,
     progress: Callable[[str], None] = print,
 ) -> Analysis:
     """Fits all laws to a points file and writes fit.json, tables, plots and report.html below `out`.
 
     methods: names that the column method may hold (None: the registered methods); facts: a study's name, baselines
-    {task: {metric: value}} and notes for the report, read from study.json beside the points where not given. Raises
+    {task: {metric: value}} and notes for the report, read from study.json beside the points where not given; laws:
+    joint laws of X and D; resampling: how the bootstrap is drawn; profile: whether to profile every parameter. Raises
     DataError on a table that cannot be fitted.
     """
     points, out = Path(points), Path(out)
@@ -53,13 +58,15 @@ def fit_study(
         f"{points}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by budget"
     )
     facts = _facts(points) if facts is None else facts
-    analysis = analyse(table, FitSettings(huber_delta, residual), size, facts, say)
+    settings = FitSettings(huber_delta, residual)
+    analysis = analyse(table, settings, size, facts, say, laws, resampling, profile)
     write_tables(analysis, out)
     plots = list(all_plots(analysis))
     for plot in plots:
         save(plot, out / "plots")
     say(f"{len(plots)} plots")
-    command = f"python -m finetune_scaling.fit --points={points} --out={out}{_options(huber_delta, residual, size)}"
+    options = _options(huber_delta, residual, size, laws, resampling, profile)
+    command = f"python -m finetune_scaling.fit --points={points} --out={out}{options}"
     report = write_report(analysis, plots, out, command)
     say(f"report: {report}")
     return analysis
@@ -70,6 +77,11 @@ def define_flags() -> None:
     flags.DEFINE_string("points", None, "CSV of points (points.csv of a study, or a table of yours)", required=True)
     flags.DEFINE_string("out", None, "directory for fit.json, tables, plots and report.html", required=True)
     flags.DEFINE_string("law", None, f"fit this law alone to a CSV of its factors and loss: {', '.join(LAWS)}")
+    flags.DEFINE_string("by", None, "with --law: a column whose values are fitted apart")
+    flags.DEFINE_list("laws", None, "joint laws of X and D to fit to a table; default: multiplicative,additive")
+    flags.DEFINE_enum("bootstrap", None, KINDS, "what is drawn anew; default: both, with --law settings")
+    flags.DEFINE_integer("resamples", RESAMPLES, "bootstrap resamples")
+    flags.DEFINE_bool("profile", False, "profile the likelihood of every parameter too")
     flags.DEFINE_float("huber_delta", HUBER_DELTA, "where the Huber loss turns from square to straight")
     flags.DEFINE_enum("residual", None, ["log", "linear"], "residual to fit; default: the law's own")
     flags.DEFINE_list("methods", None, f"names in the column method; default: {','.join(METHODS)}")
@@ -82,12 +94,16 @@ def main() -> None:
     if not values.huber_delta > 0:
         raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero; the paper uses {HUBER_DELTA}")
     settings = FitSettings(values.huber_delta, values.residual)
+    resampling = Resampling(values.bootstrap or ("settings" if values.law else "both"), values.resamples)
     if values.law is not None:
-        for name in ("size", "methods"):
+        for name in ("size", "methods", "laws", "profile"):
             if flags.FLAGS[name].present:
                 raise ConfigError(f"--{name} is for a table of points; --law fits its own columns, so leave it out")
-        fit_one_law(law_named(values.law), Path(values.points), Path(values.out), settings, print)
+        law, points, out = law_named(values.law), Path(values.points), Path(values.out)
+        fit_one_law(law, points, out, settings, print, by=values.by, resampling=resampling)
         return
+    if values.by is not None:
+        raise ConfigError("--by is for --law: a table of points is fitted by task and method anyway")
     analysis = fit_study(
         values.points,
         values.out,
@@ -95,6 +111,9 @@ def main() -> None:
         residual=values.residual,
         size=values.size,
         methods=values.methods,
+        laws=JOINT_LAWS if values.laws is None else tuple(map(_joint_law, values.laws)),
+        resampling=resampling,
+        profile=values.profile,
     )
     print_summary(analysis)
 
@@ -119,11 +138,36 @@ def _facts(points: Path) -> dict[str, Any]:
     return facts
 
 
-def _options(huber_delta: float, residual: str | None, size: str) -> str:
+def _joint_law(name: str) -> Law:
+    law = law_named(name)
+    if set(law.factors) != {"X", "D"}:
+        raise ConfigError(
+            f"--laws={name}: it takes {', '.join(law.factors)}; a table of points is fitted by laws of X and D"
+        )
+    return law
+
+
+def _options(
+    huber_delta: float,
+    residual: str | None,
+    size: str,
+    laws: Sequence[Law],
+    resampling: Resampling | None,
+    profile: bool,
+) -> str:
     """Options other than the defaults, as typed."""
-    given = {"huber-delta": huber_delta if huber_delta != HUBER_DELTA else None, "residual": residual}
-    given["size"] = size if size != "total" else None
-    return "".join(f" --{name}={value}" for name, value in given.items() if value is not None)
+    how = resampling or Resampling()
+    given: dict[str, Any] = {
+        "huber-delta": huber_delta if huber_delta != HUBER_DELTA else None,
+        "residual": residual,
+        "size": size if size != "total" else None,
+        "laws": ",".join(law.name for law in laws) if tuple(laws) != JOINT_LAWS else None,
+        "bootstrap": how.kind if how.kind != "both" else None,
+        "resamples": how.resamples if how.resamples != RESAMPLES else None,
+    }
+    return "".join(f" --{name}={value}" for name, value in given.items() if value is not None) + (
+        " --profile" if profile else ""
+    )
 
 
 def _timed(progress: Callable[[str], None], started: float) -> Callable[[str], None]:

@@ -1,6 +1,7 @@
 """From a table of points to everything that the report says: laws, errors, critical sizes, best methods and claims."""
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -9,19 +10,23 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.scaling.findings.all_factors import fit_all_factors
 from finetune_scaling.scaling.findings.claims import Claim, check_claims
 from finetune_scaling.scaling.findings.correlation import Correlation, correlations
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.findings.forgetting import Change, changes
 from finetune_scaling.scaling.findings.regions import RegionMap, region_map
+from finetune_scaling.scaling.findings.selection import Selection, select_staged
+from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
-from finetune_scaling.scaling.laws.declared import Layout, predict
+from finetune_scaling.scaling.laws.declared import Law, Layout, predict
 from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.columns import lower_is_better
 from finetune_scaling.scaling.points.table import FACTORS, METHODS, PointsTable
+from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
 SHARED_FACTORS = ("model", "pretrain")  # whose values mean the same for every method
@@ -45,7 +50,11 @@ class SingleFit:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All results of one points file; fits: (task, method, law) -> fit."""
+    """All results of one points file.
+
+    fits: (task, method, law) -> fit; selections: (task, method) -> which law the points prefer; all_factors: (task,
+    method) -> one law over all factors at once, where the points carry them.
+    """
 
     table: PointsTable
     settings: FitSettings
@@ -53,6 +62,8 @@ class Analysis:
     fits: dict[tuple[str, str, str], StagedFit]
     singles: list[SingleFit]
     skipped: list[Skipped]
+    selections: dict[tuple[str, str], Selection]
+    all_factors: dict[tuple[str, str], LawFit]
     critical: list[CriticalSize]
     regions: list[RegionMap]
     claims: list[Claim]
@@ -64,6 +75,16 @@ class Analysis:
     def methods(self) -> tuple[str, ...]:
         """Methods present, the paper's first and in its order."""
         return ordered(self.table.settings["method"].unique(), METHODS)
+
+    @property
+    def laws(self) -> tuple[str, ...]:
+        """Names of the joint laws that were fitted."""
+        return tuple(dict.fromkeys(law for _, _, law in self.fits))
+
+    @property
+    def main_law(self) -> str:
+        """The law that pictures and sentences are by: the paper's, or else the first that was fitted."""
+        return _main_law(self.fits)
 
     def of(self, task: str, law: str) -> dict[str, StagedFit]:
         """method -> fit, of one task and law."""
@@ -93,16 +114,26 @@ def analyse(
     size: str = "total",
     facts: Mapping[str, Any] | None = None,
     progress: Progress = print,
+    laws: Sequence[Law] = JOINT_LAWS,
+    resampling: Resampling | None = None,
+    profile: bool = False,
 ) -> Analysis:
-    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted."""
+    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted.
+
+    laws: joint laws of X and D; resampling: how the bootstrap is drawn; profile: whether to profile every parameter.
+    """
     rows = table.settings
     pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
-    fits, skipped = _fit_joint(table, settings, pad_to, progress)
+    fit_one = functools.partial(fit_staged, settings=settings, pad_to=pad_to, resampling=resampling, profile=profile)
+    fits, skipped = _fit_joint(table, laws, fit_one, progress)
     if not fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
         raise DataError(f"{table.path}: too few points to fit any law ({reasons}); add settings")
     singles = [s for task, method in _pairs(table) for s in _fit_single(table, task, method, settings, pad_to)]
     progress(f"single laws: {len(singles)} fitted")
+    selections = {pair: select_staged(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
+    together = fit_all_factors(rows, settings, resampling, pad_to)
+    progress(f"all factors at once: {len(together)} fitted")
     methods = ordered(rows["method"].unique(), METHODS)
     critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
@@ -117,6 +148,8 @@ def analyse(
         fits=fits,
         singles=singles,
         skipped=skipped,
+        selections=selections,
+        all_factors=together,
         critical=critical,
         regions=regions,
         claims=claims,
@@ -165,18 +198,22 @@ def _pairs(table: PointsTable) -> Iterator[tuple[str, str]]:
 
 
 def _fit_joint(
-    table: PointsTable, settings: FitSettings, pad_to: int, progress: Progress
+    table: PointsTable, laws: Sequence[Law], fit_one: Callable[..., Any], progress: Progress
 ) -> tuple[dict[tuple[str, str, str], StagedFit], list[Skipped]]:
     fits, skipped = {}, []
-    for law in JOINT_LAWS:
+    for law in laws:
         for task, method in _pairs(table):
             rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
-            staged, remarks = fit_staged(law, rows, settings, pad_to)
+            staged, remarks = fit_one(law, rows)
             skipped += remarks
             if staged is not None:
                 fits[task, method, law.name] = staged
                 progress(f"{law.name}, {task}, {method}: objective {staged.objective['stage_2']:.4g}")
     return fits, skipped
+
+
+def _laws_of(fits: Mapping[tuple[str, str, str], StagedFit], task: str, method: str) -> dict[str, StagedFit]:
+    return {law: fit for (t, m, law), fit in fits.items() if (t, m) == (task, method)}
 
 
 def _fit_single(table: PointsTable, task: str, method: str, settings: FitSettings, pad_to: int) -> list[SingleFit]:
@@ -238,10 +275,16 @@ def _critical_of(
 def _regions_of(
     table: PointsTable, fits: Mapping[tuple[str, str, str], StagedFit], task: str, methods: tuple[str, ...]
 ) -> Iterator[RegionMap]:
-    """Maps of the multiplicative law over model and pretraining size; PET sizes of two methods are no common scale."""
+    """Maps of the main law over model and pretraining size; PET sizes of two methods are no common scale."""
     rows = table.settings[table.settings["task"] == task]
-    own = {m: fits[task, m, MULTIPLICATIVE.name] for m in methods if (task, m, MULTIPLICATIVE.name) in fits}
+    law = _main_law(fits)
+    own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
     for factor in SHARED_FACTORS:
         found = region_map(own, factor, rows[rows["factor"] == factor])
         if found is not None:
             yield found
+
+
+def _main_law(fits: Mapping[tuple[str, str, str], StagedFit]) -> str:
+    laws = dict.fromkeys(law for _, _, law in fits)
+    return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else next(iter(laws))

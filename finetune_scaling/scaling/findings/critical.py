@@ -146,9 +146,9 @@ def _at(
     drawn = _difference(first, paired_vectors(first)[:count], second, paired_vectors(second)[:count], factor, x)
     draws = many_crossings(drawn, count, *SEARCH_RANGE)
     ranges = _leave_out_ranges(first, second, factor, x, len(found.examples))
-    roots = []
+    roots: list[Root] = []
     for place, rising, leave_out in zip(found.examples, found.rising, ranges, strict=True):
-        rank = sum(1 for root in roots if (root.below == pair[0]) == rising)
+        rank = [root.below for root in roots].count(pair[0] if rising else pair[1])
         interval, share = _interval(drawn, draws, count, float(place), bool(rising), rank)
         if not (first.describes and second.describes):
             interval = OPEN

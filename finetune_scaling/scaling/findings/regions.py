@@ -68,14 +68,14 @@ class RegionMap:
         known = np.zeros(self.best.shape, bool)
         for index, method in enumerate(self.methods):
             known |= (self.best == index) & self.measured[method].holds(x, examples)
+        key = {"task": self.task, "law": self.law, "factor": self.factor}
         columns = {"x": x, "finetune_examples": examples, "method": methods, "agreement": self.agreement}
         columns |= {f"share_{m}": share for m, share in zip(self.methods, self.shares, strict=True)}
-        table = pd.DataFrame({name: values.ravel() for name, values in columns.items()})
-        key = {"task": self.task, "law": self.law, "factor": self.factor}
-        return table.assign(inside_measured_range=known.ravel(), **key)
+        columns["inside_measured_range"] = known
+        return pd.DataFrame(key | {name: values.ravel() for name, values in columns.items()})
 
     def _places(self) -> list[np.ndarray]:
-        return np.meshgrid(self.x, self.examples, indexing="ij")
+        return list(np.meshgrid(self.x, self.examples, indexing="ij"))
 
 
 def region_map(fits: Mapping[str, StagedFit], factor: str, rows: pd.DataFrame) -> RegionMap | None:

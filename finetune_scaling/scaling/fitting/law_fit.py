@@ -12,6 +12,10 @@ from finetune_scaling.scaling.laws.declared import Law, Layout, predict
 from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
 from finetune_scaling.scaling.uncertainty.components import components
 from finetune_scaling.scaling.uncertainty.intervals import Interval, allowed_margin, half_width, of_parameter
+from finetune_scaling.scaling.uncertainty.jackknife import leave_out_weights
+
+# Blocks that are left out in turn; their members are drawn by a fixed seed.
+BLOCKS = 20
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class LawFit:
     """A fitted law.
 
     vector [K], draws [R, K]: as in layout.names; objective: sum of Huber losses; misfit: root mean square of log
-    prediction - log response over the points; least_response: of them; count: of points; fixed: parameters that were
+    prediction - log response over the points, deviation: mean absolute one; left_out [W]: the same on each block of
+    points left out in turn; least_response: of the points; count: of them; fixed: parameters that were
     not fitted, since their factor has one value.
     """
 
@@ -28,6 +33,8 @@ class LawFit:
     draws: np.ndarray
     objective: float
     misfit: float
+    deviation: float
+    left_out: np.ndarray
     least_response: float
     count: int
     fixed: tuple[str, ...]
@@ -113,13 +120,29 @@ def fit_law(
     scatter = components(points.loss - predicted, np.full(len(response), np.nan), seeds, (), int(free.sum()))
     weights, losses = resample(Measured(predicted, points.loss, seeds, ()), scatter, how)
     draws, _ = refit(layout, points, weights, np.tile(vectors[0], (len(weights), 1)), free, settings, losses)
+    levels, _ = leave_out_weights([_blocks(len(response))])
+    refits, _ = refit(layout, points, levels, np.tile(vectors[0], (len(levels), 1)), free, settings)
+    gaps = np.log(predicted / points.loss)
     return LawFit(
         layout=layout,
         vector=vectors[0],
         draws=draws,
         objective=float(objectives[0]),
-        misfit=float(np.sqrt(np.mean(np.log(predicted / points.loss) ** 2))),
+        misfit=float(np.sqrt(np.mean(gaps**2))),
+        deviation=float(np.mean(np.abs(gaps))),
+        left_out=_left_out(layout, points, levels, refits),
         least_response=float(points.loss.min()),
         count=len(response),
         fixed=tuple(fixed),
     )
+
+
+def _blocks(count: int) -> np.ndarray:
+    """A label for each point, in as equal random blocks as can be."""
+    return np.random.default_rng(0).permutation(count) % min(BLOCKS, count)
+
+
+def _left_out(layout: Layout, points: FitPoints, levels: np.ndarray, refits: np.ndarray) -> np.ndarray:
+    """Mean absolute deviation of logarithms of each refit [W] from the points that it left out."""
+    gaps = np.abs(np.log(predictions(layout, points, refits) / points.loss))
+    return np.array([gap[level == 0].mean() for gap, level in zip(gaps, levels, strict=True)])

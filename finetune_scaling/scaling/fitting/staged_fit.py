@@ -1,10 +1,12 @@
 """One law fitted to one task and method: its parameters, how far they can be trusted, and what they predict."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from finetune_scaling.scaling.fitting.profile import Profile
 from finetune_scaling.scaling.laws.declared import Law, Layout, Parameter, of_factor, predict
 from finetune_scaling.scaling.uncertainty import jackknife
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
@@ -41,7 +43,8 @@ class StagedFit:
     reasons: name -> why its spread cannot be told; objective: {"stage_1", "stage_2"}; errors: {"fitted"|"held_out":
     {factor: mean absolute deviation in nats}}, error_draws: the same by every draw, [R]; points: {factor: number of
     settings fitted}; components: where the scatter comes from; misfit: root mean square of log prediction - log loss
-    over the fitted settings; least_loss: of them.
+    over the fitted settings; least_loss: of them; profiles: of
+    the fit in one stage, by parameter, empty where not asked for.
     """
 
     task: str
@@ -63,6 +66,7 @@ class StagedFit:
     least_loss: float
     resampling: Resampling
     one_stage: OneStage
+    profiles: dict[str, Profile]
 
     @property
     def law(self) -> Law:
@@ -150,6 +154,8 @@ class StagedFit:
             return f"it is not told from zero{self._valley(name)}"
         if half_width(parameter, interval) > allowed:
             return f"its interval is wide{self._valley(name)}"
+        if name in self.profiles and half_width(parameter, self.profiles[name].interval) == math.inf:
+            return f"its profile likelihood does not close{self._valley(name)}"
         # Leaving out levels with few of them is coarse, so it contradicts only where it does so by far.
         error = self.spread(name).standard_error
         if error is None or error > allowed:

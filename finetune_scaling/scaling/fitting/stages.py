@@ -6,11 +6,12 @@ included.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.scaling.fitting.profile import Profile, profiles
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, optima, predictions, refit
 from finetune_scaling.scaling.fitting.staged_fit import OneStage, Skipped, StagedFit
 from finetune_scaling.scaling.laws.declared import Law, Layout
@@ -22,6 +23,8 @@ from finetune_scaling.scaling.uncertainty.components import Components, componen
 FIRST_STAGE_FACTORS = ("model", "pretrain")
 # Optima of stage 1 from which the fit in one stage starts.
 ONE_STAGE_STARTS = 256
+# Root mean square residuals within which a Huber loss is smooth.
+SMOOTH = 4.0
 
 
 def fit_staged(
@@ -30,11 +33,13 @@ def fit_staged(
     settings: FitSettings,
     pad_to: int = 0,
     resampling: Resampling | None = None,
+    profile: bool = False,
 ) -> tuple[StagedFit | None, list[Skipped]]:
     """Fits `law` in two stages to the settings of one task and method; None where the points do not suffice.
 
     rows: PointsTable.settings of one task and method, held-out ones too (they enter no fit). pad_to: number of points
-    to pad to, so that several calls share a compiled program; resampling: how the bootstrap is drawn.
+    to pad to, so that several calls share a compiled program; resampling: how the bootstrap is drawn; profile:
+    whether to profile every parameter of the fit in one stage too.
     """
     task, method = rows["task"].iloc[0], rows["method"].iloc[0]
     layout = Layout(law, FACTORS)
@@ -47,7 +52,7 @@ def fit_staged(
     rows = rows[rows["factor"].isin(factors)]
     fitted = rows[~rows["held_out"]]
     stages = _stages(layout, fitted, first, factors, settings, pad_to)
-    return _fit_stages(stages, rows, first, factors, resampling or Resampling()), skipped
+    return _fit_stages(stages, rows, first, factors, resampling or Resampling(), profile), skipped
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,20 @@ class _Stages:
     def again(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
         """Both stages from one vector, for every row of weights and losses [W, P]: vectors [W, K]."""
         starts = np.tile(start, (len(weights), 1))
-        first, _ = refit(self.layout, self.points, weights * self.in_first, starts, self.free_1, self.settings, losses)
+        first, _ = self.from_smooth(weights * self.in_first, starts, self.free_1, losses)
         return refit(self.layout, self.points, weights, first, self.free_2, self.settings, losses)[0]
+
+    def from_smooth(
+        self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Refits by way of a least-squares optimum: the kinks of a small delta hold back steps along a flat valley."""
+        predicted = predictions(self.layout, self.points, starts[:1])[0]
+        log = self.settings.residual_of(self.layout.law) == "log"
+        residuals = np.log(predicted / self.points.loss) if log else predicted - self.points.loss
+        smooth = max(self.settings.huber_delta, SMOOTH * float(np.sqrt(np.mean(residuals**2))))
+        wide = replace(self.settings, huber_delta=smooth)
+        near, _ = refit(self.layout, self.points, weights, starts, free, wide, losses)
+        return refit(self.layout, self.points, weights, near, free, self.settings, losses)
 
     def objectives(self, vector: np.ndarray, weights: np.ndarray) -> dict[str, float]:
         """The sums of Huber losses that the stages minimise: over the points of stage 1, and over all."""
@@ -106,7 +123,12 @@ def _stages(
 
 
 def _fit_stages(
-    stages: _Stages, rows: pd.DataFrame, first: tuple[str, ...], factors: tuple[str, ...], how: Resampling
+    stages: _Stages,
+    rows: pd.DataFrame,
+    first: tuple[str, ...],
+    factors: tuple[str, ...],
+    how: Resampling,
+    profile: bool,
 ) -> StagedFit:
     layout, points = stages.layout, stages.points
     fitted = rows[~rows["held_out"]]
@@ -145,6 +167,7 @@ def _fit_stages(
         least_loss=float(points.loss.min()),
         resampling=how,
         one_stage=one_stage,
+        profiles=_profiles(stages, one_stage, weights) if profile else {},
     )
 
 
@@ -161,16 +184,14 @@ def _one_stage(
     rows = np.tile(weights, (len(starts), 1))
     vectors, values = refit(stages.layout, stages.points, rows, starts, stages.free, stages.settings)
     best = int(np.argmin(values))
-    draws, _ = refit(
-        stages.layout,
-        stages.points,
-        counts * weights,
-        np.tile(vectors[best], (len(counts), 1)),
-        stages.free,
-        stages.settings,
-        losses,
-    )
+    starts = np.tile(vectors[best], (len(counts), 1))
+    draws, _ = stages.from_smooth(counts * weights, starts, stages.free, losses)
     return OneStage(vectors[best], draws, float(values[best]))
+
+
+def _profiles(stages: _Stages, fitted: OneStage, weights: np.ndarray) -> dict[str, Profile]:
+    deviations = dict(zip(stages.layout.names, map(float, np.std(fitted.draws, axis=0)), strict=True))
+    return profiles(stages.layout, stages.points, weights, fitted.vector, stages.free, stages.settings, deviations)
 
 
 def _components(

@@ -1,5 +1,7 @@
 """The picture of exponents and floors: every value with its 90 % interval, pale where it is not identified."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 
 from finetune_scaling.scaling.findings.analysis import Analysis
@@ -10,17 +12,30 @@ from finetune_scaling.scaling.reporting.plots import method_series, panels, styl
 from finetune_scaling.scaling.reporting.words import parameter_text
 
 NAMES = ("alpha_model", "alpha_pretrain", "alpha_pet", "beta", "E")
-CAPTION = (
-    "Multiplicative law. Bars are 90 % intervals over the bootstrap; an arrow says that the interval is open on that "
-    "side. Pale: not identified by these points."
-)
 PALE = 0.4
+
+
+def caption(analysis: Analysis) -> str:
+    """What the picture shows."""
+    return (
+        f"{analysis.main_law.capitalize()} law. Bars are 90 % intervals over the bootstrap; an arrow says that the "
+        "interval is open on that side. Pale: not identified by these points. Fits that do not describe their points "
+        "are left out."
+    )
+
+
+def exponents(analysis: Analysis) -> list[str]:
+    """Which of the parameters there are to show."""
+    return [n for n in NAMES if any(n in f.parameters for f in _fits(analysis))]
+
+
+def _fits(analysis: Analysis) -> list[StagedFit]:
+    return [fit for fit in analysis.of_law(analysis.main_law) if fit.describes]
 
 
 def draw_exponents(analysis: Analysis) -> Picture:
     """One panel a parameter, one row a task and method."""
-    fits = analysis.of_law("multiplicative")
-    present = [n for n in NAMES if any(n in f.parameters for f in fits)]
+    fits, present = _fits(analysis), exponents(analysis)
     picture, grid = panels(1, len(present), width=2.2, height=0.9 + 0.28 * len(fits))
     for axes, name in zip(grid.flat, present, strict=True):
         axes.set_title(name.replace("_", " "))
@@ -42,7 +57,7 @@ def _draw_value(axes: Axes, place: int, name: str, fit: StagedFit, methods: tupl
     alpha = 1.0 if fit.is_identified(name) else PALE
     low = value if interval.low is None else interval.low
     high = value if interval.high is None else interval.high
-    look = {"color": series.colour, "alpha": alpha}
+    look: dict[str, Any] = {"color": series.colour, "alpha": alpha}
     drawn = axes.plot([low, high], [place] * 2, lw=1.6, **look)
     drawn += axes.plot(value, place, marker, ms=6, **look)
     if interval.low is None:

@@ -3,11 +3,11 @@
 import functools
 from collections.abc import Iterator
 
-from finetune_scaling.scaling.findings.analysis import JOINT_LAWS, Analysis
+from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.table import SENSITIVITY_FACTOR
-from finetune_scaling.scaling.reporting import exponent_figure, region_figure
-from finetune_scaling.scaling.reporting.exponent_figure import draw_exponents
+from finetune_scaling.scaling.reporting import region_figure
+from finetune_scaling.scaling.reporting.exponent_figure import caption, draw_exponents, exponents
 from finetune_scaling.scaling.reporting.forgetting_figure import forgetting_plots
 from finetune_scaling.scaling.reporting.law_figure import EXAMPLES, LOSS, draw_law, draw_methods
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES
@@ -33,8 +33,9 @@ def all_plots(analysis: Analysis) -> Iterator[Plot]:
     for number, task in enumerate(analysis.table.tasks):
         tag = f"task{number + 1}" if len(analysis.table.tasks) > 1 else "study"
         yield from _task_plots(analysis, task, tag)
-    draw = functools.partial(draw_exponents, analysis)
-    yield Plot("exponents", "Exponents and floors", exponent_figure.CAPTION, draw)
+    if exponents(analysis):
+        draw = functools.partial(draw_exponents, analysis)
+        yield Plot("exponents", "Exponents and floors", caption(analysis), draw)
 
 
 def _task_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
@@ -43,18 +44,18 @@ def _task_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
         yield Plot(
             f"{tag}-methods",
             f"{task}: methods side by side",
-            f"Loss against {EXAMPLES} at each model size, lines are the multiplicative law. {CAPTION}",
+            f"Loss against {EXAMPLES} at each model size, lines are the {analysis.main_law} law. {CAPTION}",
             functools.partial(draw_methods, analysis, task),
         )
     yield from _region_plots(analysis, task, tag)
-    for law in (*(law.name for law in JOINT_LAWS), SINGLE.name):
-        caption = f"{CAPTION if law != SINGLE.name else BARE_CAPTION} Dashed: the whole curve is extrapolated."
+    for law in (*analysis.laws, SINGLE.name):
+        text = f"{CAPTION if law != SINGLE.name else BARE_CAPTION} Dashed: the whole curve is extrapolated."
         for factor in factors:
             if _has_law(analysis, task, law, factor):
                 yield Plot(
                     f"{tag}-{law}-{factor}",
                     f"{task}: {law} law over {FACTOR_NAMES[factor]}",
-                    caption,
+                    text,
                     functools.partial(draw_law, analysis, task, law, factor),
                 )
     yield Plot(
@@ -105,7 +106,7 @@ def _has_law(analysis: Analysis, task: str, law: str, factor: str) -> bool:
 def _draw_residuals(analysis: Analysis, task: str) -> Picture:
     table = predictions_table(analysis)
     table = table[table["task"] == task]
-    laws = [law.name for law in JOINT_LAWS if f"predicted_{law.name}" in table]
+    laws = [law for law in analysis.laws if table[f"predicted_{law}"].notna().any()]
     figure, grid = panels(1, len(laws), width=3.6, height=2.6)
     for axes, law in zip(grid.flat, laws, strict=True):
         axes.axhline(0, color="#555555", lw=0.8)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -56,7 +57,14 @@ def _draw_method(axes: Axes, cells: list[Change], series: Series, marker: str) -
         means = [c.mean for c in cells]
         bars = [[c.mean - c.low for c in cells], [c.high - c.mean for c in cells]]
         examples = [c.finetune_examples for c in cells]
-        look = {"color": series.colour, "marker": marker, "ms": 4.5, "lw": 1.2, "elinewidth": 0.8, "capsize": 2}
+        look: dict[str, Any] = {
+            "color": series.colour,
+            "marker": marker,
+            "ms": 4.5,
+            "lw": 1.2,
+            "elinewidth": 0.8,
+            "capsize": 2,
+        }
         picture_of(axes).tag(series, *axes.errorbar(examples, means, bars, **look).get_children())
         said = [
             f"{method_name(c.method)}, {human(c.finetune_examples)} examples: {column_name(c.column)} {c.mean:+.3g} "

@@ -33,15 +33,14 @@ from finetune_scaling.scaling.uncertainty.intervals import LEVEL
 
 LOSS = "loss (nats per token)"
 EXAMPLES = "finetuning examples"
-BAND = {"alpha": 0.15, "lw": 0}
+BAND: dict[str, Any] = {"alpha": 0.15, "lw": 0}
 
 
 class Prediction(NamedTuple):
-    """Loss [P] by a law, and its 90 % interval over the bootstrap [P] each; None where there is none."""
+    """Loss [P] by a law, and the ends [2, P] of its 90 % interval over the bootstrap, None where there is none."""
 
     loss: np.ndarray
-    low: np.ndarray | None
-    high: np.ndarray | None
+    band: np.ndarray | None
 
 
 class Curve(Protocol):
@@ -54,19 +53,18 @@ class Curve(Protocol):
 def predicted(fit: StagedFit, factor: str, x: Any, examples: Any) -> Prediction:
     """A fit's prediction with its interval."""
     draws = fit.predict_draws(factor, x, examples)
-    low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
-    return Prediction(fit.predict(factor, x, examples), low, high)
+    band = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+    return Prediction(fit.predict(factor, x, examples), band)
 
 
 def prediction_texts(found: Prediction | None, count: int) -> list[str]:
     """What a law says of each of `count` points; empty where it says nothing."""
     if found is None:
         return [""] * count
-    if found.low is None or found.high is None:
+    if found.band is None:
         return [f"; law {value:.4g}" for value in found.loss]
     return [
-        f"; law {value:.4g} ({low:.4g} to {high:.4g})"
-        for value, low, high in zip(found.loss, found.low, found.high, strict=True)
+        f"; law {value:.4g} ({low:.4g} to {high:.4g})" for value, low, high in zip(found.loss, *found.band, strict=True)
     ]
 
 
@@ -74,7 +72,7 @@ def draw_methods(analysis: Analysis, task: str) -> Picture:
     """Methods side by side: loss against examples, a panel for each model size, lines by the multiplicative law."""
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())
-    fits = {m: f for m, f in analysis.of(task, "multiplicative").items() if "model" in f.factors}
+    fits = {m: f for m, f in analysis.of(task, analysis.main_law).items() if "model" in f.factors}
     columns = len(sizes) if len(sizes) <= 5 else 4
     picture, grid = panels(-(-len(sizes) // columns), columns, width=2.45, height=2.6, share_y=False)
     for axes in grid.flat[len(sizes) :]:
@@ -98,12 +96,10 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, fit: StagedFit | None, methods:
     said = loss_texts(rows)
     if fit is not None:
         examples = span(rows["finetune_examples"])
-        band = predicted(fit, "model", size, examples)
-        picture_of(axes).tag(
-            series,
-            axes.fill_between(examples, band.low, band.high, color=series.colour, **BAND),
-            *axes.plot(examples, band.loss, color=series.colour, lw=1.4),
-        )
+        curve = predicted(fit, "model", size, examples)
+        picture_of(axes).tag(series, *axes.plot(examples, curve.loss, color=series.colour, lw=1.4))
+        if curve.band is not None:
+            picture_of(axes).tag(series, axes.fill_between(examples, *curve.band, color=series.colour, **BAND))
         at_points = predicted(fit, "model", size, rows["finetune_examples"].to_numpy(float))
         said = [a + b for a, b in zip(said, prediction_texts(at_points, len(rows)), strict=True)]
     scatter(axes, rows["finetune_examples"], rows, "loss", series, marker, said)
@@ -149,7 +145,7 @@ def _single(own: dict[float, SingleFit], x: Any, examples: Any) -> Prediction | 
     values = np.unique(x)
     if len(values) != 1 or float(values[0]) not in own:
         return None
-    return Prediction(predict(SINGLE, own[float(values[0])].parameters, {"D": examples}), None, None)
+    return Prediction(predict(SINGLE, own[float(values[0])].parameters, {"D": examples}), None)
 
 
 def _draw_curves(
@@ -165,8 +161,8 @@ def _draw_curves(
         if found is not None:
             dashes = "--" if own["held_out"].all() else "-"
             picture.tag(series, *axes.plot(grid, found.loss, color=series.colour, lw=1.2, ls=dashes))
-        if found is not None and found.low is not None:
-            picture.tag(series, axes.fill_between(grid, found.low, found.high, color=series.colour, **BAND))
+        if found is not None and found.band is not None:
+            picture.tag(series, axes.fill_between(grid, *found.band, color=series.colour, **BAND))
         at_points = curve(own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
         said = [a + b for a, b in zip(loss_texts(own), prediction_texts(at_points, len(own)), strict=True)]
         scatter(axes, own[along], own, "loss", series, said=said)

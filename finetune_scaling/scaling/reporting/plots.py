@@ -131,7 +131,8 @@ def scatter(
     """
     held_out = rows["held_out"].to_numpy(bool)
     x, heights = np.asarray(x, float), rows[y].to_numpy(float)
-    picture, look = picture_of(axes), {"color": series.colour, "ls": "none"}
+    picture = picture_of(axes)
+    look: dict[str, Any] = {"color": series.colour, "ls": "none"}
     if y == "loss" and rows["loss_sd"].notna().any():
         deviations = rows["loss_sd"].fillna(0)
         bars = axes.errorbar(x, heights, deviations, fmt="none", ecolor=series.colour, elinewidth=0.8, alpha=0.6)

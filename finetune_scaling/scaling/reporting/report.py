@@ -10,11 +10,13 @@ from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, meas
 from finetune_scaling.scaling.findings.claims import SURE, Cell
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
+from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.correlation_section import correlation_section
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.reporting.plots import Plot
+from finetune_scaling.scaling.reporting.selection_section import selection_section
 from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
 from finetune_scaling.scaling.reporting.words import (
     BASELINE,
@@ -34,11 +36,13 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
     held_out = int(table.settings["held_out"].sum())
     counts = f"{len(table.runs)} runs of {len(table.settings)} settings, {held_out} held out"
     lead = f"{counts}; tasks: {', '.join(table.tasks)}."
+    others = [*(law for law in analysis.laws if law != analysis.main_law), SINGLE.name]
     sections = [
         ("summary", "Summary", page.bullets(summary(analysis)[0][1], "summary")),
         ("tasks", "Task by task", _tasks(analysis)),
         ("best", "Which method is best", _best(analysis) + _figures(plots, out, ("-methods", "-best-"))),
-        ("laws", "Laws", _laws(analysis) + _figures(plots, out, ("exponents", "-multiplicative-"))),
+        ("laws", "Laws", _laws(analysis) + _figures(plots, out, ("exponents", f"-{analysis.main_law}-"))),
+        ("selection", "Which law the points prefer", selection_section(analysis)),
         ("errors", "How well the laws predict", _errors(analysis) + _figures(plots, out, ("-residuals",))),
         ("critical", "Critical finetuning sizes", _critical(analysis)),
         ("claims", "The paper's findings on these points", _claims(analysis)),
@@ -49,7 +53,7 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
             "What tuning changes elsewhere",
             forgetting_section(analysis) + _figures(plots, out, ("-forgetting",)),
         ),
-        ("more", "Additive and single laws", _more(analysis) + _figures(plots, out, ("-additive-", "-single-"))),
+        ("more", "Further laws", _more(analysis) + _figures(plots, out, tuple(f"-{law}-" for law in others))),
         ("data", "Data and settings", _data(analysis)),
         ("remake", "How to remake this report", _remake(command)),
     ]
@@ -88,7 +92,7 @@ def _laws(analysis: Analysis) -> str:
         "L is the loss in nats per target token, X the factor, D the number of finetuning examples. In brackets the "
         "90 % interval over the bootstrap, open on a side where it does not close. Unidentified: these points do not "
         "hold the value; why is said under Reservations."
-    ) + _law_table(analysis, "multiplicative")
+    ) + _law_table(analysis, analysis.main_law)
 
 
 def _law_table(analysis: Analysis, law: str) -> str:
@@ -149,11 +153,11 @@ def _critical(analysis: Analysis) -> str:
         "H",
         "gamma",
     )
-    for law in ("multiplicative", "additive"):
+    for law in analysis.laws:
         rows = [row for size in analysis.critical if size.law == law for row in _critical_rows(size)]
         if rows:
             content = page.table(f"{law} law", header, rows)
-            body += content if law == "multiplicative" else page.folded("By the additive law", content)
+            body += content if law == analysis.main_law else page.folded(f"By the {law} law", content)
     return body if analysis.critical else ""
 
 
@@ -239,7 +243,7 @@ def _best_scores(analysis: Analysis, task: str) -> str:
 
 
 def _more(analysis: Analysis) -> str:
-    body = _law_table(analysis, "additive")
+    body = "".join(_law_table(analysis, law) for law in analysis.laws if law != analysis.main_law)
     rows = [
         (
             s.task,

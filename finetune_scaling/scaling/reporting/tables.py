@@ -13,6 +13,8 @@ from finetune_scaling.scaling.findings.claims import Cell, Claim
 from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap_record
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, ClosedForm, CriticalSize, Root
 from finetune_scaling.scaling.findings.regions import RegionMap
+from finetune_scaling.scaling.findings.selection import Selection
+from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
 from finetune_scaling.scaling.reporting.latex import latex_table
@@ -25,6 +27,8 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
     return {
         "fits": [_joint_record(analysis, fit) for fit in analysis.fits.values()],
         "single_fits": [asdict(single) for single in analysis.singles],
+        "selections": [_selection_record(*key, found) for key, found in analysis.selections.items()],
+        "all_factors": [_all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()],
         "skipped": [asdict(remark) for remark in analysis.skipped],
         "critical_sizes": [_critical_record(size) for size in analysis.critical],
         "regions": [_region_record(found) for found in analysis.regions],
@@ -58,13 +62,14 @@ def parameter_record(fit: StagedFit, name: str) -> dict[str, Any]:
     """
     spread, interval, together = fit.spread(name), fit.interval(name), fit.one_stage_interval(name)
     return {
-        "value": finite(fit.parameters[name]),
-        "low": interval.low,
-        "high": interval.high,
+        "value": finite(fit.parameters[name]) if fit.describes else None,
+        "low": interval.low if fit.describes else None,
+        "high": interval.high if fit.describes else None,
         "identified": fit.is_identified(name),
         "why": fit.why_unidentified(name),
         "leave_out_standard_error": finite(spread.standard_error),
         "of_logarithm": fit.parameter(name).is_log,
+        "profile": asdict(fit.profiles[name].interval) if name in fit.profiles else None,
         "in_one_stage": {
             "value": finite(fit.one_stage_parameters[name]),
             "low": together.low,
@@ -79,6 +84,7 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "laws": laws_table(analysis),
         "single_laws": pd.DataFrame([_flat_single(asdict(s)) for s in analysis.singles]),
         "errors": errors_table(analysis),
+        "selection": selection_table(analysis),
         "critical_sizes": critical_table(analysis),
         "regions": pd.concat([r.table() for r in analysis.regions]) if analysis.regions else pd.DataFrame(),
         "claims": claims_table(analysis),
@@ -121,6 +127,16 @@ def errors_table(analysis: Analysis) -> pd.DataFrame:
                     (interval.low, interval.high) if interval else (None, None)
                 )
             rows.append({"task": fit.task, "method": fit.method, "factor": factor, "law": fit.law.name, **errors})
+    return pd.DataFrame(rows)
+
+
+def selection_table(analysis: Analysis) -> pd.DataFrame:
+    """One row a task, method and law: what laws are compared by, best first, and whether it is preferred."""
+    rows = []
+    for (task, method), found in analysis.selections.items():
+        for candidate in _selection_record(task, method, found)["candidates"]:
+            preferred = candidate["law"] == found.preferred
+            rows.append({"task": task, "method": method, **candidate, "preferred": preferred})
     return pd.DataFrame(rows)
 
 
@@ -202,6 +218,53 @@ def _joint_record(analysis: Analysis, fit: StagedFit) -> dict[str, Any]:
             kind: {factor: asdict(percentiles(draws)) for factor, draws in by_factor.items()}
             for kind, by_factor in fit.error_draws.items()
         },
+    }
+
+
+def _selection_record(task: str, method: str, found: Selection) -> dict[str, Any]:
+    """Candidates best first, with what they are compared by, and the verdict."""
+    candidates = [
+        {
+            "law": c.law,
+            "parameters": c.parameters,
+            "left_out_error": c.left_out_error,
+            "held_out_error": c.held_out,
+            "aicc": finite(c.criterion),
+            "describes": c.describes,
+        }
+        for c in found.candidates
+    ]
+    comparisons = [
+        {**asdict(c), "margin": finite(c.margin), "criterion": finite(c.criterion)} for c in found.comparisons
+    ]
+    return {
+        "task": task,
+        "method": method,
+        "preferred": found.preferred,
+        "runner_up": found.runner_up,
+        "verdict": found.verdict,
+        "candidates": candidates,
+        "comparisons": comparisons,
+    }
+
+
+def _all_factors_record(task: str, method: str, fit: LawFit) -> dict[str, Any]:
+    parameters = {}
+    for name in fit.layout.names:
+        why = fit.why_unidentified(name)
+        told = fit.describes and name not in fit.fixed
+        ends = asdict(fit.interval(name)) if told else {"low": None, "high": None}
+        value = finite(fit.parameters[name]) if told else None
+        parameters[name] = {"value": value, **ends, "identified": not why, "why": why}
+    return {
+        "task": task,
+        "method": method,
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "points": fit.count,
+        "objective": fit.objective,
+        "misfit": finite(fit.misfit),
+        "parameters": parameters,
     }
 
 
@@ -294,7 +357,8 @@ def _flat_correlation(found: Correlation) -> dict[str, Any]:
 def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
     record = parameter_record(fit, name)
     together = {f"one_stage_{key}": value for key, value in record.pop("in_one_stage").items()}
-    return record | together
+    profile = record.pop("profile") or {"low": None, "high": None}
+    return record | together | {f"profile_{key}": value for key, value in profile.items()}
 
 
 def _flat_single(record: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def interval_text(interval: Interval, show: Callable[[float], str] = "{:.3g}".fo
 
 def parameter_text(fit: StagedFit, name: str) -> str:
     """A value with its 90 % bootstrap interval, or that it is unidentified."""
+    if not fit.describes:
+        return "unidentified, the law does not describe these points"
     text = f"{fit.parameters[name]:.3g} ({interval_text(fit.interval(name))})"
     return text if fit.is_identified(name) else f"unidentified, {text}"
 
@@ -98,12 +100,12 @@ def _choice_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 def _identified_line(analysis: Analysis) -> str:
     """How many of the exponents the points hold."""
-    fits = analysis.of_law("multiplicative")
+    fits = analysis.of_law(analysis.main_law)
     names = [(fit, n) for fit in fits for n in fit.parameters if n.startswith("alpha") or n == "beta"]
     held = sum(fit.is_identified(name) for fit, name in names)
     strays = sorted({f"{fit.task} with {method_name(fit.method)}" for fit in fits if not fit.describes})
     misfit = f" The law does not describe {', '.join(strays)}." if strays else ""
-    return f"The points identify {held} of the {len(names)} exponents of the multiplicative law.{misfit}"
+    return f"The points identify {held} of the {len(names)} exponents of the {analysis.main_law} law.{misfit}"
 
 
 def reservations(analysis: Analysis) -> list[str]:
@@ -124,11 +126,11 @@ def reservations(analysis: Analysis) -> list[str]:
     if table.ignored:
         lines.append(f"Columns not used: {', '.join(table.ignored)}.")
     lines += [f"{s.task}, {method_name(s.method)}, {s.law} law: {s.reason}." for s in analysis.skipped]
-    for fit in analysis.of_law("multiplicative"):
+    for fit in analysis.of_law(analysis.main_law):
         for name in fit.parameters:
             if not fit.is_identified(name):
                 where = f"{fit.task}, {method_name(fit.method)}, {name.replace('_', ' ')}"
-                lines.append(f"{where}: unidentified; {fit.why_unidentified(name)} (multiplicative law).")
+                lines.append(f"{where}: unidentified; {fit.why_unidentified(name)} ({fit.law.name} law).")
     return lines
 
 
@@ -158,7 +160,7 @@ def _measured_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
     """Which method the multiplicative law prefers, over the measured numbers of examples."""
-    fits = analysis.of(task, "multiplicative")
+    fits = analysis.of(task, analysis.main_law)
     rows = analysis.rows(task, factor="model")
     if rows.empty or len([f for f in fits.values() if "model" in f.factors]) < 2:
         return
@@ -167,7 +169,7 @@ def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
     for x in _few(rows["x"]):
         spans = [f"{method_name(m)} {_span(a, b)}" for m, a, b in best_regions(fits, "model", x, low, high)]
         parts.append(f"at {human(x)} {', '.join(spans)}")
-    scope = "multiplicative law; smallest and largest model; a guess where a method was not measured"
+    scope = f"{analysis.main_law} law; smallest and largest model; a guess where a method was not measured"
     yield f"The fitted laws prefer, {'; '.join(parts)} ({scope})."
     inside = [r for c in _crossings(analysis, task) for r in c.roots if not r.extrapolated]
     total = sum(len(c.roots) for c in _crossings(analysis, task))
@@ -175,11 +177,11 @@ def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 
 def _crossings(analysis: Analysis, task: str) -> list:
-    return [c for c in analysis.critical if (c.task, c.law, c.factor) == (task, "multiplicative", "model")]
+    return [c for c in analysis.critical if (c.task, c.law, c.factor) == (task, analysis.main_law, "model")]
 
 
 def _law_lines(analysis: Analysis, task: str) -> Iterator[str]:
-    for method, fit in analysis.of(task, "multiplicative").items():
+    for method, fit in analysis.of(task, analysis.main_law).items():
         names = [n for n in fit.parameters if n.startswith("alpha")] + ["beta", "E"]
         values = "; ".join(f"{n.replace('_', ' ')} {parameter_text(fit, n)}" for n in names)
         yield f"{method_name(method)}: {values}."
@@ -214,9 +216,9 @@ def _score_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 
 def _entropy_lines(analysis: Analysis, task: str) -> Iterator[str]:
-    rows = [r for r in entropy_rows(analysis) if r["task"] == task and r["law"] == "multiplicative"]
+    rows = [r for r in entropy_rows(analysis) if r["task"] == task and r["law"] == analysis.main_law]
     if rows:
-        fits = analysis.of(task, "multiplicative")
+        fits = analysis.of(task, analysis.main_law)
         values = "; ".join(f"{method_name(r['method'])} {parameter_text(fits[r['method']], 'E')}" for r in rows)
         yield f"Fitted floor E: {values}; the true entropy is {rows[0]['entropy']:.3g} nats per token."
 

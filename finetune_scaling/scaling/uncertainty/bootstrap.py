@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.scaling.uncertainty.components import Components
+from finetune_scaling.scaling.uncertainty.intervals import LEVEL
 
 Kind = Literal["both", "settings", "seeds"]
 KINDS: tuple[Kind, ...] = ("both", "settings", "seeds")
 RESAMPLES = 200
+FEWEST_DEGREES = 2  # Student's t with one has an interval four times the normal's
 FEWEST_RESAMPLES = 40  # a 5 % quantile needs two draws below it
 
 
@@ -82,10 +85,15 @@ def _scatter(
 def _level_luck(
     labels: np.ndarray, deviation: float, degrees: float, resamples: int, random: np.random.Generator
 ) -> np.ndarray:
-    """One luck a level [R, P]; the deviation itself is as uncertain as its degrees of freedom say."""
+    """One luck a level [R, P], normal, and as much wider as Student's t is whose degrees the deviation rests on.
+
+    A deviation drawn anew for each resample would be the textbook's way; with the one to three degrees that studies
+    have, its tails send some resamples out of all reason.
+    """
     inside = np.isfinite(labels)
     names, index = np.unique(labels[inside], return_inverse=True)
-    scale = deviation * np.sqrt(degrees / random.chisquare(degrees, size=(resamples, 1)))
+    end = 0.5 + LEVEL / 2
+    wider = float(stats.t.ppf(end, max(degrees, FEWEST_DEGREES)) / stats.norm.ppf(end))
     lucks = np.zeros((resamples, len(labels)))
-    lucks[:, inside] = (scale * random.normal(size=(resamples, len(names))))[:, index]
+    lucks[:, inside] = (deviation * wider * random.normal(size=(resamples, len(names))))[:, index]
     return lucks

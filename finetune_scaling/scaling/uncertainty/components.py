@@ -67,9 +67,23 @@ def components(
     """
     seed, degrees = seed_component(deviations, seeds)
     levels = tuple(_luck(residuals, labels) for labels in families)
-    total = float((residuals**2).sum()) / max(1, len(residuals) - parameters)
-    known = sum(luck.standard_deviation**2 for luck in levels if luck) + (seed or 0.0) ** 2 * float(np.mean(1 / seeds))
+    rest, spent = residuals, float(parameters)
+    for luck, labels in zip(levels, families, strict=True):
+        if luck is not None:  # what is left within its levels is the settings' own
+            rest, spent = _within(rest, labels), spent + luck.degrees
+    total = float((rest**2).sum()) / max(1.0, len(rest) - spent)
+    known = (seed or 0.0) ** 2 * float(np.mean(1 / seeds))
     return Components(seed, degrees, float(np.sqrt(max(0.0, total - known))), levels)
+
+
+def _within(residuals: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Residuals less the means of their levels; those without a level as they are."""
+    inside = np.isfinite(labels)
+    _, index = np.unique(labels[inside], return_inverse=True)
+    means = np.bincount(index, residuals[inside]) / np.bincount(index)
+    found = residuals.copy()
+    found[inside] -= means[index]
+    return found
 
 
 def _luck(residuals: np.ndarray, labels: np.ndarray) -> LevelLuck | None:

@@ -1,0 +1,141 @@
+"""How often the 90 % intervals of `fit` hold the planted truth: the paper's Table 4 on its grid, with its noise.
+
+Each simulation plants one task's points anew (three seeds of normal noise), fits the law as `fit` does, and asks for
+every parameter whether its interval holds the printed value. Prints, per task, method and parameter: the share that
+does (over the simulations that call it identified, and over all), the estimates' bias and standard deviation, how
+often it is called identified; and the mean held-out error by factor beside the error that the noise alone would make.
+
+    python benchmarks/coverage.py --simulations=200
+    python benchmarks/coverage.py --tasks=mlsum --methods=prompt --law=multiplicative --json=coverage.json
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
+from finetune_scaling.scaling.fitting.stages import fit_staged
+from finetune_scaling.scaling.laws.declared import Law
+from finetune_scaling.scaling.laws.registry import law_named
+from finetune_scaling.scaling.points import planted
+from finetune_scaling.scaling.points.table import read_points
+from finetune_scaling.scaling.uncertainty.bootstrap import KINDS, Resampling
+
+NOISE, SEEDS, PADDED = 0.003, 3, 256
+
+
+def main() -> None:
+    """Prints one Markdown table of parameters and one of held-out errors."""
+    given = arguments()
+    how = Resampling(given.bootstrap, given.resamples)
+    rows, errors = [], []
+    for task in given.tasks.split(","):
+        for method in given.methods.split(","):
+            fits = list(simulations(law_named(given.law), task, method, given, how))
+            rows += [{"task": task, "method": method, **row} for row in by_parameter(fits, task, method)]
+            errors += [
+                {"task": task, "method": method, **row} for row in by_factor(fits, given.noise / np.sqrt(given.seeds))
+            ]
+    print_table(rows)
+    print_table(errors)
+    if given.json:
+        Path(given.json).write_text(json.dumps({"parameters": rows, "errors": errors}, indent=2))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--simulations", type=int, default=200)
+    parser.add_argument("--tasks", default=",".join(planted.TASKS))
+    parser.add_argument("--methods", default=",".join(planted.EN_DE))
+    parser.add_argument("--law", default="multiplicative")
+    parser.add_argument("--noise", type=float, default=NOISE, help="standard deviation between seeds, nats")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--bootstrap", choices=KINDS, default="both")
+    parser.add_argument("--resamples", type=int, default=200)
+    parser.add_argument("--json", help="write the tables here too")
+    return parser.parse_args()
+
+
+def simulations(law: Law, task: str, method: str, given: argparse.Namespace, how: Resampling) -> Iterator[StagedFit]:
+    """Fits of one law to points planted anew."""
+    started = time.perf_counter()
+    for seed in range(given.simulations):
+        with TemporaryDirectory() as folder:
+            rows = planted.rows(given.noise, given.seeds, (method,), (task,), seed)
+            table = read_points(planted.write(Path(folder) / "points.csv", rows))
+        fitted, _ = fit_staged(law, table.settings, FitSettings(), PADDED, how)
+        if fitted is not None:
+            yield fitted
+        if (seed + 1) % 20 == 0:
+            seconds = time.perf_counter() - started
+            print(f"{task}, {method}: {seed + 1} simulations, {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def by_parameter(fits: list[StagedFit], task: str, method: str) -> Iterator[dict[str, Any]]:
+    """One row a parameter: coverage, bias and spread of the estimates, how often it is called identified."""
+    for name, truth in printed(task, method).items():
+        values = np.array([fit.parameters[name] for fit in fits])
+        identified = np.array([fit.is_identified(name) for fit in fits])
+        holds = np.array([held(fit, name, truth) for fit in fits])
+        yield {
+            "parameter": name,
+            "printed": truth,
+            "coverage": float(holds[identified].mean()) if identified.any() else None,
+            "coverage, all": float(holds.mean()),
+            "identified": float(identified.mean()),
+            "bias": float(values.mean() - truth),
+            "standard deviation": float(values.std(ddof=1)),
+            "simulations": len(fits),
+        }
+
+
+def by_factor(fits: list[StagedFit], noise: float) -> Iterator[dict[str, Any]]:
+    """One row a factor: held-out error over the simulations; noise: standard deviation of a setting's mean."""
+    for factor in fits[0].factors:
+        held_out = np.array([fit.errors["held_out"][factor] for fit in fits])
+        fitted = np.array([fit.errors["fitted"][factor] for fit in fits])
+        yield {
+            "factor": factor,
+            "held-out error": float(held_out.mean()),
+            "its standard deviation": float(held_out.std(ddof=1)),
+            "fitted error": float(fitted.mean()),
+            "error of the noise alone": float(noise * np.sqrt(2 / np.pi)),
+        }
+
+
+def printed(task: str, method: str) -> dict[str, float]:
+    """The paper's values under the names of a fit."""
+    law = planted.TASKS[task].laws[method]
+    named = {"E": law["E"], "beta": law["beta"]}
+    for factor, (scale, alpha) in law["factors"].items():
+        named |= {f"A_{factor}": scale, f"alpha_{factor}": alpha}
+    return named
+
+
+def held(fit: StagedFit, name: str, truth: float) -> bool:
+    """Whether the interval holds the truth; a side that does not close holds everything there."""
+    interval = fit.interval(name)
+    above = interval.low is None or interval.low <= truth
+    return above and (interval.high is None or truth <= interval.high)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """A Markdown table."""
+    print("|", " | ".join(rows[0]), "|")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows:
+        print("|", " | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()), "|")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

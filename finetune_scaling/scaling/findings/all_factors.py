@@ -1,0 +1,45 @@
+"""One law over all factors at once, where the points carry every run's whole condition."""
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.scaling.fitting.law_fit import LawFit, fit_law
+from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.laws.all_factors import ALL_FACTORS
+from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
+
+COLUMNS = {"N": "parameters", "T": "pretrain_tokens", "P": "pet_size", "D": "finetune_examples"}
+EXPONENTS = {"N": "alphaN", "T": "alphaT", "P": "alphaP", "D": "beta"}
+
+
+def fit_all_factors(
+    settings_of_points: pd.DataFrame, settings: FitSettings, resampling: Resampling | None, pad_to: int
+) -> dict[tuple[str, str], LawFit]:
+    """(task, method) -> the law over all factors, for those with as many settings as it has parameters.
+
+    settings_of_points: PointsTable.settings. A setting that serves several factors counts once; a factor that has one
+    value, or that a method has none of (full tuning has no PET size), keeps the exponent zero. Empty where the points
+    lack the columns parameters and pretrain_tokens.
+    """
+    if not {"parameters", "pretrain_tokens"} <= set(settings_of_points):
+        return {}
+    found = {}
+    for (task, method), rows in settings_of_points.groupby(["task", "method"], sort=False):
+        usable = _usable(rows)
+        factors = {name: usable[column].to_numpy(float) for name, column in COLUMNS.items()}
+        fixed = {EXPONENTS[name]: 0.0 for name, values in factors.items() if len(np.unique(values)) < 2}
+        parameters = len(ALL_FACTORS.parameters) - len(fixed)
+        if len(usable) >= parameters and "beta" not in fixed and len(fixed) < len(EXPONENTS) - 1:
+            loss = usable["loss"].to_numpy(float)
+            found[task, method] = fit_law(ALL_FACTORS, factors, loss, settings, resampling, fixed=fixed, pad_to=pad_to)
+    return found
+
+
+def _usable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fitted settings of the laws' factors, each once, with a whole condition."""
+    own = rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]].copy()
+    own["pet_size"] = own["pet_size"].fillna(1.0).clip(lower=1.0) if "pet_size" in own else 1.0
+    columns = list(COLUMNS.values())
+    own = own[(own[columns] > 0).all(axis=1)]
+    return own.drop_duplicates(columns)
