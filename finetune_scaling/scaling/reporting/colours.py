@@ -18,7 +18,7 @@ DARK = {
     "#cc79a7": "#e39cc3",
 }
 # Amounts run from light to dark on paper, and so from dark to light on black: places on viridis.
-LIGHTEST_ON_PAPER = 0.88
+LIGHTEST_ON_PAPER = 0.7
 LEAST_ON_BLACK, MOST_ON_BLACK = 0.38, 1.0
 
 

@@ -85,7 +85,7 @@ def figure(folder: Path, name: str, title: str, caption: str) -> str:
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])  # type: ignore[index]
     kind = "canvas wide" if width > WIDE else "canvas"
     return (
-        f'<figure><div class="frame"><div class="{kind}" style="max-width:{width * 4 / 3:.0f}px">{svg}</div></div>'
+        f'<figure><div class="frame"><div class="{kind}" style="width:{width * 4 / 3:.0f}px">{svg}</div></div>'
         f'<script type="application/json">{_readings(record)}</script>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
@@ -102,10 +102,10 @@ def folded(heading: str, body: str) -> str:
 
 
 def inline_svg(path: Path, title: str) -> str:
-    """The picture as an element of the page: no header, no metadata, no namespace addresses, ids made unique."""
+    """The picture as an element of the page: no header, metadata, comments or namespace addresses, ids made unique."""
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r'( d| x| y)="([^"]*)"', lambda m: f'{m[1]}="{re.sub(DECIMALS, _two_decimals, m[2])}"', text)
     text = re.sub(r'style="[^"]*"', lambda m: COLOUR.sub(lambda c: f"var(--c{c[0][1:]})", m[0]), text)

@@ -58,7 +58,9 @@ class Picture(Figure):
         """Gives points of a series what they say."""
         x, y = (np.asarray(values, float) for values in (x, y))
         order = np.argsort(x, kind="stable")
-        self._readings.append(_Readings(axes, self._number(series), x[order], y[order], [texts[i] for i in order.tolist()]))
+        self._readings.append(
+            _Readings(axes, self._number(series), x[order], y[order], [texts[i] for i in order.tolist()])
+        )
 
     def record(self) -> dict[str, Any]:
         """Series and points as JSON values, one list a field; svg_x and svg_y: places in the SVG, in its own unit.

@@ -197,7 +197,7 @@ def held_out_handles() -> list[Line2D]:
 
 
 def amounts(values: Any) -> dict[float, Any]:
-    """A colour for each amount by its logarithm, light to dark, leaving out the palest yellow."""
+    """A colour for each amount by its logarithm, light to dark, leaving out what is too pale for paper."""
     distinct = np.unique(np.asarray(values, dtype=float))
     logs = np.log(distinct)
     places = LIGHTEST_ON_PAPER * (logs[-1] - logs) / max(logs[-1] - logs[0], 1e-9)
