@@ -54,7 +54,7 @@ def test_the_figure_holds_the_data_and_no_markup_of_it(folder: Path) -> None:
     data = json.loads(text.split('<script type="application/json">')[1].split("</script>")[0])
     assert data["text"][0] == f"{HOSTILE} 1"
     assert data["series"][0][:2] == [HOSTILE, HOSTILE]
-    assert 'class="s0"' in text
+    assert re.search(r'<g class="s0">', text)
 
 
 def test_every_colour_of_a_picture_is_declared_for_both_schemes(folder: Path) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from finetune_scaling.files import read_json
 from finetune_scaling.scaling.reporting.colours import on_black
+from finetune_scaling.scaling.reporting.inline_svg import inline_svg
 
-COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 USED_COLOUR = re.compile(r"var\(--c([0-9a-f]{6})\)")
-DECIMALS = re.compile(r"-?\d+\.\d{3,}")
 WIDE = 700  # points: a picture wider than this needs more room to be read on a phone
 # "<" could begin an end tag or a comment inside a script element; the separators end a line in old scripts.
 UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
@@ -81,8 +80,7 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]],
 def figure(folder: Path, name: str, title: str, caption: str) -> str:
     """A figure from folder/NAME.svg and NAME.json, with its own ids so that several can share the page."""
     record = read_json(folder / f"{name}.json", mend="run the command again")
-    svg = inline_svg(folder / f"{name}.svg", title)
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])  # type: ignore[index]
+    svg, width = inline_svg(folder / f"{name}.svg", title)
     kind = "canvas wide" if width > WIDE else "canvas"
     return (
         f'<figure><div class="frame"><div class="{kind}" style="width:{width * 4 / 3:.0f}px">{svg}</div></div>'
@@ -101,31 +99,11 @@ def folded(heading: str, body: str) -> str:
     return f"<details><summary>{escape(heading)}</summary>{body}</details>"
 
 
-def inline_svg(path: Path, title: str) -> str:
-    """The picture as an element of the page: no header, metadata, comments or namespace addresses, ids made unique."""
-    text = path.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'( d| x| y)="([^"]*)"', lambda m: f'{m[1]}="{re.sub(DECIMALS, _two_decimals, m[2])}"', text)
-    text = re.sub(r'style="[^"]*"', lambda m: COLOUR.sub(lambda c: f"var(--c{c[0][1:]})", m[0]), text)
-    text = re.sub(r'id="series-(\d+)-\d+"', r'class="s\1"', text)
-    prefix = re.sub(r"\W", "_", path.stem)
-    text = re.sub(r'\bid="', f'id="{prefix}_', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}_", text)
-    text = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
-
-
 def number(value: object, digits: int = 3) -> str:
     """A number with so many significant digits; a dash where there is none."""
     if value is None or (isinstance(value, float) and value != value):
         return "–"
     return f"{value:.{digits}g}" if isinstance(value, int | float) else str(value)
-
-
-def _two_decimals(match: re.Match[str]) -> str:
-    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def _cell(value: object, wrap: bool) -> str:

@@ -25,7 +25,7 @@ from finetune_scaling.scaling.reporting.picture import Picture, Series, picture_
 STYLES = {"full": ("#0072B2", "o"), "prompt": ("#D55E00", "s"), "lora": ("#009E73", "^")}
 SPARE_STYLES = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
 LEGEND_ENTRIES = 8
-CURVE_POINTS = 60
+CURVE_POINTS = 32
 RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
