@@ -19,10 +19,13 @@ from finetune_scaling.scaling.fitting.one_law import fit_one_law
 from finetune_scaling.scaling.fitting.program import HUBER_DELTA, FitSettings
 from finetune_scaling.scaling.laws.declared import Law, Residual
 from finetune_scaling.scaling.laws.registry import LAWS, law_named
+from finetune_scaling.scaling.points.bases import bases_beside
 from finetune_scaling.scaling.points.table import read_points
+from finetune_scaling.scaling.points.text import Source
 from finetune_scaling.scaling.reporting.figures import all_plots
 from finetune_scaling.scaling.reporting.plots import save
 from finetune_scaling.scaling.reporting.report import write_report
+from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.reporting.tables import write_tables
 from finetune_scaling.scaling.reporting.words import summary
 from finetune_scaling.scaling.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
@@ -30,7 +33,7 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def fit_study(
-    points: str | Path,
+    points: Source,
     out: str | Path,
     *,
     huber_delta: float = HUBER_DELTA,
@@ -43,38 +46,38 @@ def fit_study(
     profile: bool = False,
     progress: Callable[[str], None] = print,
 ) -> Analysis:
-    """Fits all laws to a points file and writes fit.json, tables, plots and report.html below `out`.
+    """Fits all laws to a table of points and writes fit.json, tables, plots and report.html below `out`.
 
-    methods: names that the column method may hold (None: the registered methods); facts: a study's name, baselines
-    {task: {metric: value}} and notes for the report, read from study.json beside the points where not given; laws:
-    joint laws of X and D; resampling: how the bootstrap is drawn; profile: whether to profile every parameter. Raises
-    DataError on a table that cannot be fitted.
+    points: a CSV or JSONL file, a study's directory, or a pandas frame; methods: names that the column method may
+    hold (None: the registered methods); facts: a study's name, baselines {task: {metric: value}} and notes for the
+    report, read from study.json beside the points where not given; laws: joint laws of X and D; resampling: how the
+    bootstrap is drawn; profile: whether to profile every parameter. Raises DataError on a table that cannot be fitted.
     """
-    points, out = Path(points), Path(out)
+    out = Path(out)
     started = time.perf_counter()
     say = _timed(progress, started)
     table = read_points(points, size, tuple(METHODS) if methods is None else methods)
     say(
-        f"{points}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by budget"
+        f"{table.source}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by "
+        "budget"
     )
-    facts = _facts(points) if facts is None else facts
-    settings = FitSettings(huber_delta, residual)
-    analysis = analyse(table, settings, size, facts, say, laws, resampling, profile)
+    facts = _facts(table.path) if facts is None else facts
+    settings, bases = FitSettings(huber_delta, residual), bases_beside(table.path, size)
+    analysis = analyse(table, settings, size, facts, say, laws, resampling, profile, bases)
     write_tables(analysis, out)
     plots = list(all_plots(analysis))
     for plot in plots:
         save(plot, out / "plots")
     say(f"{len(plots)} plots")
     options = _options(huber_delta, residual, size, laws, resampling, profile)
-    command = f"python -m finetune_scaling.fit --points={points} --out={out}{options}"
-    report = write_report(analysis, plots, out, command)
+    report = write_report(analysis, plots, out, _command(table.path, out, options))
     say(f"report: {report}")
     return analysis
 
 
 def define_flags() -> None:
     """Declares the command's flags; not on import, so that other commands may call fit_study."""
-    flags.DEFINE_string("points", None, "CSV of points (points.csv of a study, or a table of yours)", required=True)
+    flags.DEFINE_string("points", None, "points: a study's directory, or a CSV or JSONL of yours", required=True)
     flags.DEFINE_string("out", None, "directory for fit.json, tables, plots and report.html", required=True)
     flags.DEFINE_string("law", None, f"fit this law alone to a CSV of its factors and loss: {', '.join(LAWS)}")
     flags.DEFINE_string("by", None, "with --law: a column whose values are fitted apart")
@@ -119,15 +122,15 @@ def main() -> None:
 
 
 def print_summary(analysis: Analysis) -> None:
-    """Prints the report's summary: its headings, and under each its sentences."""
-    for heading, lines in summary(analysis):
+    """Prints the report's summary and reservations: headings, and under each its sentences."""
+    remarks = reservations(analysis)
+    for heading, lines in [*summary(analysis), *([("Reservations", remarks)] if remarks else [])]:
         print(heading, *lines, sep="\n  ", flush=True)
 
 
-def _facts(points: Path) -> dict[str, Any]:
+def _facts(points: Path | None) -> dict[str, Any]:
     """What study.json beside the points says; nothing where there is none."""
-    path = points.parent / "study.json"
-    if not path.exists():
+    if points is None or not (path := points.parent / "study.json").exists():
         return {}
     try:
         facts = read_json(path)
@@ -136,6 +139,13 @@ def _facts(points: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise DataError(f"{path}: must hold one JSON object with name, baselines and notes; correct or delete it")
     return facts
+
+
+def _command(points: Path | None, out: Path, options: str) -> str:
+    """How to make the report again."""
+    if points is None:
+        return f'fit_study(points, "{out}")  # points: the frame, which tables/points.csv has as settings'
+    return f"python -m finetune_scaling.fit --points={points} --out={out}{options}"
 
 
 def _joint_law(name: str) -> Law:

@@ -18,6 +18,7 @@ from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.files import local
 from finetune_scaling.fit import fit_study, print_summary
 from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.studies.bases import write_bases
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import Tally, execute, waiting
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
@@ -64,6 +65,7 @@ def finish(study: StudyConfig, workdir: Path, tally: Tally) -> None:
     total = len(runs(study))
     with exclusive(workdir, wait=True):
         finished = write_points(study, workdir)
+        write_bases(study, workdir)
         print(f"{finished} of {total} runs finished; this process: {tally.text()}", flush=True)
         if finished == total:
             write_facts(study, workdir)

@@ -18,6 +18,8 @@ from finetune_scaling.data.task import load_task, task_names
 from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.text_metrics import METRICS as METRIC_NAMES
 from finetune_scaling.models.ladder import model_config
+from finetune_scaling.scaling.points.units import COLUMNS as UNIT_COLUMNS
+from finetune_scaling.studies.bases import BASE_COLUMNS
 from finetune_scaling.studies.grid import FACTORS, read_study
 from finetune_scaling.studies.table import _COLUMNS
 from finetune_scaling.training.experiment import LimitsConfig, read_experiment
@@ -137,6 +139,13 @@ def test_the_task_of_the_data_page_is_one():
     assert (task.max_source_tokens, task.train[0].direction) == (128, "en-de")
 
 
+def test_the_frame_of_the_points_page_is_read():
+    scope: dict = {}
+    exec("".join(code_blocks("points.md")), scope)
+    assert len(scope["points"].settings) == 9
+    assert scope["points"].doubts == ()
+
+
 def test_the_method_of_the_methods_page_works():
     scope: dict = {"__name__": "norms"}
     exec("".join(code_blocks("methods.md")), scope)
@@ -186,6 +195,9 @@ def test_the_reference_tells_every_column_exit_code_and_limit():
     text = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
     for column in (*_COLUMNS, *FACTORS):
         assert f"`{column}`" in text, column
+    points = (ROOT / "docs/points.md").read_text(encoding="utf-8")
+    for column in (*BASE_COLUMNS, *UNIT_COLUMNS):
+        assert f"`{column}`" in points, column
     for code in (errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PREEMPTED, errors.EXIT_INTERRUPTED):
         assert f"| {code} |" in text
     for limit in ("patience", "max_steps", "max_epochs", "max_tokens"):

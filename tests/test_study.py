@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_scaling.scaling.points.bases import read_bases
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.training.run_directory import RunDirectory
 
@@ -73,6 +74,13 @@ def test_one_command_from_a_config_to_the_report(undisturbed):
     assert {row["x"] for row in rows if row["factor"] == "model"} == {row["parameters"] for row in rows}
     assert all((row["held_out"] == "1") == (row["finetune_examples"] == "40") for row in rows)
     assert all(0 < float(row["entropy"]) < float(row["loss"]) < 6 for row in rows)
+
+    bases = read_bases(workdir / "bases.csv")
+    assert {(row["model"], row["pretrain_tokens"]) for _, row in bases.iterrows()} >= {("30k", 5120), ("100k", 5120)}
+    for _, base in bases.iterrows():
+        record = json.loads((workdir / "bases" / base["family"] / base["model"] / "result.json").read_text())
+        assert base["size"] == record["parameters"]
+        assert base["loss"] in record["dev_losses"].values()
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ _MAIN_METRIC = {"translation": "bleu", "summarization": "rougeL"}  # as in arXiv
 _COLUMNS = (
     *("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out"),
     *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),
-    *("model", "trainable_parameters", "steps", "best_step", "dev_loss", "entropy"),
+    *("model", "trainable_parameters", "steps", "best_step", "dev_loss", "entropy", "tokenizer"),
 )
 
 
@@ -114,6 +114,7 @@ def _rows(
         "seed": run.seed,
         "held_out": int(held_out(study, setting)),
         "model": setting.size,
+        "tokenizer": record["tokenizer_sha256"],
         **record.get("metrics", {}),
         **further,
     }

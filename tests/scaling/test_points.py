@@ -34,7 +34,7 @@ def table(tmp_path: Path, *lines: str, header: str = HEADER) -> Path:
         ("t,full,pet,8,100,1.5,0,0", "line 3, column 'factor': full tuning has no PET size"),
         ("t,lora,model,1000,100,1.6,0,0", "line 3, column 'loss': the same setting and seed as line 2"),
         ("t,lora,model,1000,100,1.6,1,1", "line 3, column 'held_out': the setting's other seeds say otherwise"),
-        ("t,lora,model,1000", "line 3, column 'held_out': '' is unknown"),
+        ("t,lora,model,1000", "line 3, column 'seed' is empty"),
         ("t,lora,model,1000,100,1.5,0,0,9", "line 3"),
     ],
 )

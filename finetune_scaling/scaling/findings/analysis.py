@@ -15,6 +15,8 @@ from finetune_scaling.scaling.findings.claims import Claim, check_claims
 from finetune_scaling.scaling.findings.correlation import Correlation, correlations
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
 from finetune_scaling.scaling.findings.forgetting import Change, changes
+from finetune_scaling.scaling.findings.metric_laws import MetricFinding, metric_findings
+from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
 from finetune_scaling.scaling.findings.regions import RegionMap, region_map
 from finetune_scaling.scaling.findings.selection import Selection, select_staged
 from finetune_scaling.scaling.fitting.law_fit import LawFit
@@ -69,6 +71,8 @@ class Analysis:
     claims: list[Claim]
     correlations: list[Correlation]
     forgetting: list[Change]
+    pretraining: list[PretrainingFit] = field(default_factory=list)
+    metric_laws: list[MetricFinding] = field(default_factory=list)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -117,10 +121,12 @@ def analyse(
     laws: Sequence[Law] = JOINT_LAWS,
     resampling: Resampling | None = None,
     profile: bool = False,
+    bases: pd.DataFrame | None = None,
 ) -> Analysis:
     """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted.
 
-    laws: joint laws of X and D; resampling: how the bootstrap is drawn; profile: whether to profile every parameter.
+    laws: joint laws of X and D; resampling: how the bootstrap is drawn; profile: whether to profile every parameter;
+    bases: of read_bases, whose pretraining is fitted too.
     """
     rows = table.settings
     pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
@@ -128,7 +134,7 @@ def analyse(
     fits, skipped = _fit_joint(table, laws, fit_one, progress)
     if not fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
-        raise DataError(f"{table.path}: too few points to fit any law ({reasons}); add settings")
+        raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
     singles = [s for task, method in _pairs(table) for s in _fit_single(table, task, method, settings, pad_to)]
     progress(f"single laws: {len(singles)} fitted")
     selections = {pair: select_staged(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
@@ -141,6 +147,8 @@ def analyse(
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
+    pretrained = [] if bases is None else fit_pretraining(bases, settings)
+    scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
     return Analysis(
         table=table,
         settings=settings,
@@ -155,6 +163,8 @@ def analyse(
         claims=claims,
         correlations=related,
         forgetting=forgotten,
+        pretraining=pretrained,
+        metric_laws=scored,
         facts=facts or {},
     )
 
@@ -171,8 +181,13 @@ def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
 
 def main_metric(analysis: Analysis, task: str) -> str | None:
     """The metric that the study names for a task, or else its first; None where the task has no scores."""
-    present = [m for m in analysis.table.metrics if analysis.rows(task)[m].notna().any()]
-    named = analysis.facts.get("metrics", {}).get(task)
+    return _main_metric(analysis.table, analysis.facts, task)
+
+
+def _main_metric(table: PointsTable, facts: Mapping[str, Any], task: str) -> str | None:
+    rows = table.settings[table.settings["task"] == task]
+    present = [m for m in table.metrics if rows[m].notna().any()]
+    named = facts.get("metrics", {}).get(task)
     return named if named in present else next(iter(present), None)
 
 

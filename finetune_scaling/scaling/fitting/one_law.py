@@ -12,7 +12,8 @@ from finetune_scaling.files import finite, write_atomically, write_json_atomical
 from finetune_scaling.scaling.fitting.law_fit import LawFit, fit_law
 from finetune_scaling.scaling.fitting.program import FitSettings
 from finetune_scaling.scaling.laws.declared import Law
-from finetune_scaling.scaling.points.table import check_choices, read_csv, to_numbers
+from finetune_scaling.scaling.points.checks import to_flags, to_numbers
+from finetune_scaling.scaling.points.text import read_text
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 
@@ -51,16 +52,11 @@ def fit_one_law(
 def read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
     """The law's factors and its response as positive floats, held_out as bool (False where the column is absent)."""
     columns = (*law.factors, law.response)
-    text = read_csv(path, (*columns, *([by] if by else [])))
-    table = pd.DataFrame({name: to_numbers(path, text, name, positive=True) for name in columns})
+    text = read_text(path, (*columns, *([by] if by else [])))
+    table = pd.DataFrame({name: to_numbers(text, name, positive=True) for name in columns})
     if by:
-        table[by] = text[by]
-    if "held_out" in text:
-        check_choices(path, text, "held_out", ("0", "1"))
-        table["held_out"] = text["held_out"] == "1"
-    else:
-        table["held_out"] = False
-    return table
+        table[by] = text.cells[by]
+    return table.assign(held_out=to_flags(text, "held_out") if "held_out" in text.cells else False)
 
 
 def _fit(

@@ -26,6 +26,7 @@ POLISHED_STARTS = 1024
 HOPS = 3
 HOP_STARTS = 32
 GOOD_OPTIMA = 64
+LIFT = 0.02
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,18 @@ def refit(
     """
     losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
     return _run(_polish, POLISH_ROWS, layout, points, _rows(vectors, weights, losses, free), settings)
+
+
+def lifted(layout: Layout, vectors: np.ndarray, least_response: float) -> np.ndarray:
+    """Vectors [W, K] whose offsets are no smaller than LIFT of the least response: from near zero none comes back.
+
+    The slope of an offset's logarithm is the offset itself, which no descent follows once it has all but vanished.
+    """
+    found = vectors.copy()
+    for column, (parameter, _) in enumerate(layout.slots):
+        if parameter.is_offset:
+            found[:, column] = np.maximum(found[:, column], np.log(LIFT * least_response))
+    return found
 
 
 def predictions(layout: Layout, points: FitPoints, vectors: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.scaling.fitting.profile import Profile, profiles
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, optima, predictions, refit
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, lifted, optima, predictions, refit
 from finetune_scaling.scaling.fitting.staged_fit import OneStage, Skipped, StagedFit
 from finetune_scaling.scaling.laws.declared import Law, Layout
 from finetune_scaling.scaling.points.table import FACTORS
@@ -97,6 +97,7 @@ class _Stages:
         residuals = np.log(predicted / self.points.loss) if log else predicted - self.points.loss
         smooth = max(self.settings.huber_delta, SMOOTH * float(np.sqrt(np.mean(residuals**2))))
         wide = replace(self.settings, huber_delta=smooth)
+        starts = lifted(self.layout, starts, float(self.points.loss.min()))
         near, _ = refit(self.layout, self.points, weights, starts, free, wide, losses)
         return refit(self.layout, self.points, weights, near, free, self.settings, losses)
 

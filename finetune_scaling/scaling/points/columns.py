@@ -1,4 +1,4 @@
-"""What a column of scores in a table of points holds: which metric, by which evaluator, tuned or not.
+"""Columns of a table of points: those it needs, and what a column of scores holds: metric, evaluator, tuned or not.
 
 bleu                        the task's own test sets
 few_shot_1.bleu             another evaluator's
@@ -8,6 +8,23 @@ pretraining.loss            an evaluator may have a loss too
 
 import re
 from dataclasses import dataclass
+
+METHODS = ("full", "prompt", "lora")
+FACTORS = ("model", "pretrain", "pet")
+SENSITIVITY_FACTOR = "learning_rate"
+ALL_FACTORS = (*FACTORS, SENSITIVITY_FACTOR)
+REQUIRED = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out")
+SETTING = ["task", "method", "factor", "x", "finetune_examples"]
+CONDITION = (
+    "parameters",
+    "parameters_non_embedding",
+    "pretrain_tokens",
+    "pet_size",
+    "learning_rate",
+    "flops",
+    "entropy",
+)
+RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # a study's further columns
 
 METRIC = re.compile(r"(bleu|sacrebleu|bleurt|chrf|ter|comet|metricx|rouge|exact_match|f1)[\w+.:-]*", re.IGNORECASE)
 LOSS = re.compile(r"(loss|perplexity)\w*")

@@ -21,6 +21,7 @@ from finetune_scaling.scaling.reporting.plots import (
     scatter,
     style,
 )
+from finetune_scaling.scaling.reporting.pretraining_section import pretraining_plots
 from finetune_scaling.scaling.reporting.region_figure import draw_regions
 from finetune_scaling.scaling.reporting.tables import predictions_table, present_factors
 
@@ -36,6 +37,7 @@ def all_plots(analysis: Analysis) -> Iterator[Plot]:
     if exponents(analysis):
         draw = functools.partial(draw_exponents, analysis)
         yield Plot("exponents", "Exponents and floors", caption(analysis), draw)
+    yield from pretraining_plots(analysis)
 
 
 def _task_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:

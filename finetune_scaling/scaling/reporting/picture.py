@@ -59,7 +59,7 @@ class Picture(Figure):
         x, y = (np.asarray(values, float) for values in (x, y))
         order = np.argsort(x, kind="stable")
         self._readings.append(
-            _Readings(axes, self._number(series), x[order], y[order], [texts[i] for i in order.tolist()])
+            _Readings(axes, self._number(series), x[order], y[order], [texts[int(i)] for i in order])
         )
 
     def record(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Picture(Figure):
             places = own.axes.transData.transform(np.column_stack([own.x, own.y]))
             inside = np.isfinite(places).all(axis=1)
             inside[inside] = [own.axes.bbox.padded(1).contains(*place) for place in places[inside]]
-            for i in np.flatnonzero(inside):
+            for i in np.flatnonzero(inside).tolist():
                 svg = places[i] / self.dpi * POINTS_PER_INCH
                 height = self.get_figheight() * POINTS_PER_INCH
                 values = (own.series, finite(own.x[i]), finite(own.y[i]), svg[0], height - svg[1], own.texts[i])

@@ -14,15 +14,17 @@ from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.correlation_section import correlation_section
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
+from finetune_scaling.scaling.reporting.metric_section import metric_section
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.reporting.plots import Plot
+from finetune_scaling.scaling.reporting.pretraining_section import pretraining_section
+from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.reporting.selection_section import selection_section
 from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
 from finetune_scaling.scaling.reporting.words import (
     BASELINE,
     interval_text,
     parameter_text,
-    reservations,
     share_text,
     summary,
 )
@@ -31,7 +33,7 @@ from finetune_scaling.scaling.uncertainty.intervals import Interval
 
 def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: str) -> Path:
     """Writes out/report.html from the analysis and the pictures in out/plots; returns its path."""
-    name = str(analysis.facts.get("name") or analysis.table.path.stem)
+    name = str(analysis.facts.get("name") or Path(analysis.table.source).stem)
     table = analysis.table
     held_out = int(table.settings["held_out"].sum())
     counts = f"{len(table.runs)} runs of {len(table.settings)} settings, {held_out} held out"
@@ -48,12 +50,14 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
         ("claims", "The paper's findings on these points", _claims(analysis)),
         ("scores", "Scores", _scores(analysis) + _figures(plots, out, ("-metrics", "-learning-rate"))),
         ("correlation", "Which metrics follow the loss", correlation_section(analysis)),
+        ("metric-laws", "By which law a metric follows the loss", metric_section(analysis)),
         (
             "forgetting",
             "What tuning changes elsewhere",
             forgetting_section(analysis) + _figures(plots, out, ("-forgetting",)),
         ),
         ("more", "Further laws", _more(analysis) + _figures(plots, out, tuple(f"-{law}-" for law in others))),
+        ("pretraining", "Pretraining", pretraining_section(analysis) + _figures(plots, out, ("pretraining",))),
         ("data", "Data and settings", _data(analysis)),
         ("remake", "How to remake this report", _remake(command)),
     ]
@@ -245,22 +249,14 @@ def _best_scores(analysis: Analysis, task: str) -> str:
 def _more(analysis: Analysis) -> str:
     body = "".join(_law_table(analysis, law) for law in analysis.laws if law != analysis.main_law)
     rows = [
-        (
-            s.task,
-            method_name(s.method),
-            FACTOR_NAMES[s.factor],
-            human(s.x),
-            *s.parameters.values(),
-            s.fitted_error,
-            s.held_out_error,
-        )
+        (s.task, method_name(s.method), FACTOR_NAMES[s.factor], human(s.x), s.points, s.fitted_error, s.held_out_error)
         for s in analysis.singles
     ]
     if rows:
-        header = ("task", "method", "factor", "X", *analysis.singles[0].parameters, "fitted error", "held-out error")
-        body += page.folded(
-            "Single laws, L = A / D^beta + E at each factor value", page.table("single laws", header, rows)
-        )
+        header = ("task", "method", "factor", "X", "points", "fitted error", "held-out error")
+        caption = "mean absolute deviation, nats per token; their few points make no interval, so no exponent is told"
+        heading = "Single laws, L = A / D^beta + E at each factor value"
+        body += page.folded(heading, page.table(caption, header, rows))
     return body
 
 
@@ -283,10 +279,10 @@ def _data(analysis: Analysis) -> str:
     header = ("task", "method", "factor", "settings", "held out", "X", "examples", "mean seeds")
     residual = settings.residual or "the law's own (linear: predicted minus measured loss)"
     body = page.paragraph(
-        f"Points: {table.path.name}. Huber loss, delta {settings.huber_delta:g}, residual: {residual}; model size "
-        f"counted as {analysis.size.replace('_', '-')} parameters; seeds of a setting are averaged; held-out "
-        "settings never enter a fit. Stage 1 fits model and pretraining size together (shared E and beta), stage "
-        "2 freezes these and refits A and alpha of every factor."
+        f"Points: {Path(table.source).name}. Huber loss, delta {settings.huber_delta:g}, residual: {residual}; "
+        f"model size counted as {analysis.size.replace('_', '-')} parameters; seeds of a setting are averaged; "
+        "held-out settings never enter a fit. Stage 1 fits model and pretraining size together (shared E and beta), "
+        "stage 2 freezes these and refits A and alpha of every factor."
     )
     body += page.table("Settings by factor", header, rows, wrap=("X", "examples"))
     floors = entropy_rows(analysis)

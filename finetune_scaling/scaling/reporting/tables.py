@@ -18,6 +18,9 @@ from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
 from finetune_scaling.scaling.reporting.latex import latex_table
+from finetune_scaling.scaling.reporting.metric_section import metric_records, metric_table
+from finetune_scaling.scaling.reporting.pretraining_section import pretraining_records, pretraining_table
+from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.uncertainty.intervals import percentiles
 
 
@@ -35,8 +38,11 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
         "claims": [_claim_record(claim) for claim in analysis.claims],
         "correlations": [correlation_record(c) for c in analysis.correlations],
         "forgetting": [asdict(change) for change in analysis.forgetting],
+        "metric_laws": metric_records(analysis),
+        "pretraining": pretraining_records(analysis),
+        "reservations": reservations(analysis),
         "data": {
-            "points": str(table.path),
+            "points": table.source,
             "runs": len(table.runs),
             "settings": len(table.settings),
             "fitted_settings": int((~table.settings["held_out"]).sum()),
@@ -92,6 +98,8 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "best_runs": pd.concat([best_runs(analysis, task) for task in analysis.table.tasks]),
         "correlation": pd.DataFrame([_flat_correlation(c) for c in analysis.correlations]),
         "forgetting": pd.DataFrame([asdict(change) for change in analysis.forgetting]),
+        "metric_laws": metric_table(analysis),
+        "pretraining": pretraining_table(analysis),
         "points": predictions_table(analysis),
     }
     return {name: table for name, table in found.items() if len(table)}
@@ -362,7 +370,8 @@ def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
 
 
 def _flat_single(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k != "parameters"} | record["parameters"]
+    """Without the parameters, which have no intervals."""
+    return {k: v for k, v in record.items() if k != "parameters"}
 
 
 def present_factors(analysis: Analysis, task: str) -> list[str]:

@@ -108,32 +108,6 @@ def _identified_line(analysis: Analysis) -> str:
     return f"The points identify {held} of the {len(names)} exponents of the {analysis.main_law} law.{misfit}"
 
 
-def reservations(analysis: Analysis) -> list[str]:
-    """What was left out or could not be fitted, and why."""
-    table = analysis.table
-    lines = []
-    if table.stopped_by_budget:
-        lines.append(
-            f"{table.stopped_by_budget} runs were stopped by their budget before their optimum; no fit uses them."
-        )
-    if table.ended_at_best:
-        lines.append(
-            f"{table.ended_at_best} of the {len(table.runs)} rows used had their least dev loss at their last step: "
-            "more steps might have lowered them."
-        )
-    if table.repeated:
-        lines.append(f"{table.repeated} rows repeat another row exactly; they count once.")
-    if table.ignored:
-        lines.append(f"Columns not used: {', '.join(table.ignored)}.")
-    lines += [f"{s.task}, {method_name(s.method)}, {s.law} law: {s.reason}." for s in analysis.skipped]
-    for fit in analysis.of_law(analysis.main_law):
-        for name in fit.parameters:
-            if not fit.is_identified(name):
-                where = f"{fit.task}, {method_name(fit.method)}, {name.replace('_', ' ')}"
-                lines.append(f"{where}: unidentified; {fit.why_unidentified(name)} ({fit.law.name} law).")
-    return lines
-
-
 def _task_lines(analysis: Analysis, task: str) -> Iterator[str]:
     yield from _measured_lines(analysis, task)
     yield from _region_lines(analysis, task)

@@ -1,0 +1,58 @@
+"""Published finetuning curves of 30 models: our fits beside their authors', and refusals of a law."""
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from finetune_scaling.scaling.laws.power import VANILLA
+from finetune_scaling.scaling.laws.rectified import RECTIFIED
+
+DATA = os.environ.get("FINETUNE_SCALING_DATA")
+FOLDER = Path(DATA or "") / "scaling" / "finetune30"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (DATA and FOLDER.is_dir()), reason="needs FINETUNE_SCALING_DATA/scaling/finetune30"),
+]
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "published_curves.py"
+    spec = importlib.util.spec_from_file_location("published_curves", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def record(benchmark: ModuleType) -> dict[str, Any]:
+    curves, published = benchmark.read_curves(FOLDER), benchmark.read_published(FOLDER)
+    fits = [benchmark.fit_curves(curves, law) for law in (RECTIFIED, VANILLA)]
+    return {**benchmark.summary(*fits, published), "families": benchmark.fit_families(curves)}
+
+
+def test_every_figure_is_within_its_bound(benchmark: ModuleType, record: dict[str, Any]) -> None:
+    assert record["curves"] == 90
+    assert benchmark.misses(record) == []
+
+
+def test_a_worse_fit_would_be_noticed(benchmark: ModuleType, record: dict[str, Any]) -> None:
+    for change in (
+        {"rectified_mean": 0.0078},
+        {"worst_ratio_to_published": 1.06},
+        {"worst_ratio_to_published": float("nan")},
+        {"preferred": None},
+        {
+            "families": [
+                {**family, "describes": True, "alpha": {"value": 1.0}, "beta": {"value": 1.0}}
+                for family in record["families"]
+            ]
+        },
+    ):
+        assert benchmark.misses({**record, **change})
