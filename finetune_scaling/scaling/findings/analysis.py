@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
@@ -19,35 +18,20 @@ from finetune_scaling.scaling.findings.metric_laws import MetricFinding, metric_
 from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
 from finetune_scaling.scaling.findings.regions import RegionMap, region_map
 from finetune_scaling.scaling.findings.selection import Selection, select_staged
+from finetune_scaling.scaling.findings.single_laws import SingleFit, fit_singles
 from finetune_scaling.scaling.fitting.law_fit import LawFit
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
+from finetune_scaling.scaling.fitting.program import FitSettings, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
-from finetune_scaling.scaling.laws.declared import Law, Layout, predict
+from finetune_scaling.scaling.laws.declared import Law
 from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
-from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.columns import lower_is_better
-from finetune_scaling.scaling.points.table import FACTORS, METHODS, PointsTable
+from finetune_scaling.scaling.points.table import METHODS, PointsTable
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
 SHARED_FACTORS = ("model", "pretrain")  # whose values mean the same for every method
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class SingleFit:
-    """L = A / D^beta + E at one factor value of one task and method."""
-
-    task: str
-    method: str
-    factor: str
-    x: float
-    parameters: dict[str, float]
-    objective: float
-    fitted_error: float
-    held_out_error: float | None
-    points: int
 
 
 @dataclass(frozen=True)
@@ -135,7 +119,7 @@ def analyse(
     if not fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
         raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
-    singles = [s for task, method in _pairs(table) for s in _fit_single(table, task, method, settings, pad_to)]
+    singles = [s for pair in _pairs(table) for s in fit_singles(_of_pair(table, *pair), settings)]
     progress(f"single laws: {len(singles)} fitted")
     selections = {pair: select_staged(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
     together = fit_all_factors(rows, settings, resampling, pad_to)
@@ -218,8 +202,7 @@ def _fit_joint(
     fits, skipped = {}, []
     for law in laws:
         for task, method in _pairs(table):
-            rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
-            staged, remarks = fit_one(law, rows)
+            staged, remarks = fit_one(law, _of_pair(table, task, method))
             skipped += remarks
             if staged is not None:
                 fits[task, method, law.name] = staged
@@ -227,45 +210,12 @@ def _fit_joint(
     return fits, skipped
 
 
+def _of_pair(table: PointsTable, task: str, method: str) -> pd.DataFrame:
+    return table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
+
+
 def _laws_of(fits: Mapping[tuple[str, str, str], StagedFit], task: str, method: str) -> dict[str, StagedFit]:
     return {law: fit for (t, m, law), fit in fits.items() if (t, m) == (task, method)}
-
-
-def _fit_single(table: PointsTable, task: str, method: str, settings: FitSettings, pad_to: int) -> list[SingleFit]:
-    """The single law at every factor value that has as many points to fit as the law has parameters."""
-    rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
-    rows = rows[rows["factor"].isin(FACTORS)]
-    fitted = rows[~rows["held_out"]]
-    groups = [key for key, part in fitted.groupby(["factor", "x"]) if len(part) >= len(SINGLE.parameters)]
-    if not groups:
-        return []
-    layout, count = Layout(SINGLE), len(fitted)
-    log_d = np.log(fitted["finetune_examples"].to_numpy(float))
-    points = FitPoints({"D": log_d}, fitted["loss"].to_numpy(float), np.zeros(count, int), pad_to)
-    weights = np.array([((fitted["factor"] == f) & (fitted["x"] == x)).to_numpy(float) for f, x in groups])
-    free = np.ones(len(layout.names), bool)
-    vectors, objectives = fit(layout, points, weights, layout.starts(), free, settings)
-    return [
-        _single(rows[(rows["factor"] == f) & (rows["x"] == x)], layout.to_natural(v), float(o))
-        for (f, x), v, o in zip(groups, vectors, objectives, strict=True)
-    ]
-
-
-def _single(rows: pd.DataFrame, parameters: dict[str, float], objective: float) -> SingleFit:
-    deviation = np.abs(predict(SINGLE, parameters, {"D": rows["finetune_examples"]}) - rows["loss"].to_numpy(float))
-    held_out = rows["held_out"].to_numpy(bool)
-    first = rows.iloc[0]
-    return SingleFit(
-        task=first["task"],
-        method=first["method"],
-        factor=first["factor"],
-        x=float(first["x"]),
-        parameters=parameters,
-        objective=objective,
-        fitted_error=float(deviation[~held_out].mean()),
-        held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,
-        points=int((~held_out).sum()),
-    )
 
 
 def _critical_of(
