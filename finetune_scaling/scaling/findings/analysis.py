@@ -16,6 +16,7 @@ from finetune_scaling.scaling.findings.critical import CriticalSize, critical_si
 from finetune_scaling.scaling.findings.forgetting import Change, changes
 from finetune_scaling.scaling.findings.metric_laws import MetricFinding, metric_findings
 from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
+from finetune_scaling.scaling.findings.regions import RegionMap, region_map
 from finetune_scaling.scaling.findings.selection import Selection, select_staged
 from finetune_scaling.scaling.findings.single_laws import SingleFit, fit_singles
 from finetune_scaling.scaling.fitting.law_fit import LawFit
@@ -29,6 +30,7 @@ from finetune_scaling.scaling.points.table import METHODS, PointsTable
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
+SHARED_FACTORS = ("model", "pretrain")  # whose values mean the same for every method
 Progress = Callable[[str], None]
 
 
@@ -49,6 +51,7 @@ class Analysis:
     selections: dict[tuple[str, str], Selection]
     all_factors: dict[tuple[str, str], LawFit]
     critical: list[CriticalSize]
+    regions: list[RegionMap]
     claims: list[Claim]
     correlations: list[Correlation]
     forgetting: list[Change]
@@ -60,6 +63,16 @@ class Analysis:
     def methods(self) -> tuple[str, ...]:
         """Methods present, the paper's first and in its order."""
         return ordered(self.table.settings["method"].unique(), METHODS)
+
+    @property
+    def laws(self) -> tuple[str, ...]:
+        """Names of the joint laws that were fitted."""
+        return tuple(dict.fromkeys(law for _, _, law in self.fits))
+
+    @property
+    def main_law(self) -> str:
+        """The law that pictures and sentences are by: the paper's, or else the first that was fitted."""
+        return _main_law(self.fits)
 
     def of(self, task: str, law: str) -> dict[str, StagedFit]:
         """method -> fit, of one task and law."""
@@ -114,27 +127,29 @@ def analyse(
     methods = ordered(rows["method"].unique(), METHODS)
     critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
+    regions = [r for task in table.tasks for r in _regions_of(table, fits, task, methods)]
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
     pretrained = [] if bases is None else fit_pretraining(bases, settings)
     scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
     return Analysis(
-        table,
-        settings,
-        size,
-        fits,
-        singles,
-        skipped,
-        selections,
-        together,
-        critical,
-        claims,
-        related,
-        forgotten,
-        pretrained,
-        scored,
-        facts or {},
+        table=table,
+        settings=settings,
+        size=size,
+        fits=fits,
+        singles=singles,
+        skipped=skipped,
+        selections=selections,
+        all_factors=together,
+        critical=critical,
+        regions=regions,
+        claims=claims,
+        correlations=related,
+        forgetting=forgotten,
+        pretraining=pretrained,
+        metric_laws=scored,
+        facts=facts or {},
     )
 
 
@@ -210,7 +225,7 @@ def _critical_of(
     rows = table.settings[table.settings["task"] == task]
     for law in JOINT_LAWS:
         own = {m: fits[task, m, law.name] for m in methods if (task, m, law.name) in fits}
-        for factor in ("model", "pretrain"):
+        for factor in SHARED_FACTORS:
             part = rows[rows["factor"] == factor]
             for pair in combinations([m for m in own if factor in own[m].factors], 2):
                 sizes = [part[part["method"] == m] for m in pair]
@@ -220,3 +235,21 @@ def _critical_of(
                     for m, s in zip(pair, sizes, strict=True)
                 }
                 yield from critical_sizes(own, pair, factor, shared, measured)
+
+
+def _regions_of(
+    table: PointsTable, fits: Mapping[tuple[str, str, str], StagedFit], task: str, methods: tuple[str, ...]
+) -> Iterator[RegionMap]:
+    """Maps of the main law over model and pretraining size; PET sizes of two methods are no common scale."""
+    rows = table.settings[table.settings["task"] == task]
+    law = _main_law(fits)
+    own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
+    for factor in SHARED_FACTORS:
+        found = region_map(own, factor, rows[rows["factor"] == factor])
+        if found is not None:
+            yield found
+
+
+def _main_law(fits: Mapping[tuple[str, str, str], StagedFit]) -> str:
+    laws = dict.fromkeys(law for _, _, law in fits)
+    return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else next(iter(laws))
