@@ -370,8 +370,12 @@ def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
 
 
 def _flat_single(record: dict[str, Any]) -> dict[str, Any]:
-    """Without the parameters, which have no intervals."""
-    return {k: v for k, v in record.items() if k != "parameters"}
+    """Every parameter with the ends of its interval as columns of their own."""
+    flat = {k: v for k, v in record.items() if k not in ("parameters", "intervals")}
+    for name, value in record["parameters"].items():
+        ends = record["intervals"][name]
+        flat |= {name: value, f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
+    return flat
 
 
 def present_factors(analysis: Analysis, task: str) -> list[str]:
