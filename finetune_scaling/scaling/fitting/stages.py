@@ -142,15 +142,16 @@ def _fit_stages(
         scatter = _components(stages, fitted, families, vector)
     predicted = predictions(layout, points, vector)
     measured = Measured(predicted, points.loss, fitted["seeds"].to_numpy(float), families)
-    counts, losses = resample(measured, scatter, how)
+    task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
+    counts, losses = resample(measured, scatter, how.of(f"{task}/{method}"))
     draws = stages.again(vector, counts * weights, losses)
     one_stage = _one_stage(stages, vector, valley, weights, counts, losses)
     levels, slices = jackknife.leave_out_weights(families)
     refits = stages.again(vector, levels * weights)
     every = {"fitted": rows[~rows["held_out"]], "held_out": rows[rows["held_out"]]}
     return StagedFit(
-        task=fitted["task"].iloc[0],
-        method=fitted["method"].iloc[0],
+        task=task,
+        method=method,
         layout=layout,
         vector=vector,
         draws=draws,

@@ -6,8 +6,9 @@ with replacement. "seeds" draws the noise between seeds anew about the measured 
 over the settings with n - 1 degrees of freedom each, so that three seeds are not taken to scatter too little.
 """
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,10 @@ class Resampling:
             raise ConfigError(f"--bootstrap={self.kind} is none of {', '.join(KINDS)}")
         if self.resamples < FEWEST_RESAMPLES:
             raise ConfigError(f"--resamples={self.resamples}: a 90 % interval needs at least {FEWEST_RESAMPLES}")
+
+    def of(self, name: str) -> "Resampling":
+        """The same with a seed of its own for what is so named: draws of two methods must not go together."""
+        return replace(self, seed=self.seed + zlib.crc32(name.encode()))
 
 
 @dataclass(frozen=True)
