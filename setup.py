@@ -90,7 +90,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["finetune_scaling", "finetune_scaling.*"]),
-    package_data={"finetune_scaling.evaluation.sample_page": ["*.html", "*.css", "*.js"]},
+    package_data={
+        "finetune_scaling.evaluation.sample_page": ["*.html", "*.css", "*.js"],
+        "finetune_scaling.scaling.reporting": ["*.css", "*.js"],
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

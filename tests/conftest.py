@@ -4,7 +4,7 @@ import functools
 import os
 import runpy
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,3 +170,13 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> T
     prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, "tiny"), tiny.tokenizer)
     train(tiny.config("pretrain"), tiny.base)
     return tiny
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium; tests skip where there is none."""
+    module = runpy.run_path(str(Path(__file__).parent / "browser.py"))
+    if module["find_chromium"]() is None:
+        pytest.skip("no Chromium was found (Debian: apt-get install chromium)")
+    with module["Browser"](tmp_path_factory.mktemp("profile")) as opened:
+        yield opened

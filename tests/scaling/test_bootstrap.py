@@ -32,7 +32,7 @@ def test_levels_that_hang_together_are_told_from_the_settings_own_scatter() -> N
     found = [components(*scatter_of(seed, luck=0.1), (X, D), 0) for seed in range(60)]
     lucks = [c.levels[0].standard_deviation for c in found if c.levels[0]]
     assert len(lucks) > 55
-    # Two of the six levels' degrees of freedom are taken for a law's own, so raw levels seem to have 6 / 4 the variance.
+    # Two of the levels' degrees of freedom are taken for a law's own, so raw levels seem to have 6 / 4 the variance.
     assert np.sqrt(np.mean(np.square(lucks))) == pytest.approx(0.1 * np.sqrt(6 / 4), rel=0.2)
     assert np.sqrt(np.mean([c.setting**2 for c in found])) == pytest.approx(0.02, rel=0.15)
 

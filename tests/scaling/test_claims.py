@@ -9,32 +9,61 @@ from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.claims import FAILS, HOLDS, UNTOLD, Cell, Claim, check_claims, judge
 from finetune_scaling.scaling.uncertainty.jackknife import Spread
 
+SURE_DRAWS, SPLIT = np.full(200, 0.2), np.repeat([-0.1, 0.2], [60, 140])
+
 
 @pytest.mark.parametrize(
-    ("difference", "spread", "verdict"),
+    ("difference", "spread", "draws", "verdict"),
     [
-        (0.2, Spread(0.05, 10.0), HOLDS),
-        (-0.2, Spread(0.05, 10.0), FAILS),
-        (0.05, Spread(0.05, 10.0), UNTOLD),
-        (0.2, Spread(0.05, 1.0), UNTOLD),
-        (0.2, Spread(None, None, "2 values"), UNTOLD),
+        (0.2, Spread(0.05, 10.0), SURE_DRAWS, HOLDS),
+        (-0.2, Spread(0.05, 10.0), -SURE_DRAWS, FAILS),
+        (0.2, Spread(0.05, 10.0), SPLIT, UNTOLD),  # the bootstrap is not sure
+        (-0.2, Spread(0.05, 10.0), SURE_DRAWS, UNTOLD),  # the bootstrap contradicts
+        (0.05, Spread(0.05, 10.0), SURE_DRAWS, UNTOLD),  # leaving out is not sure
+        (0.2, Spread(0.05, 1.0), SURE_DRAWS, UNTOLD),
+        (0.2, Spread(None, None, "2 values"), SURE_DRAWS, UNTOLD),
     ],
 )
-def test_the_rule(difference: float, spread: Spread, verdict: str) -> None:
-    assert judge("somewhere", difference, spread).verdict == verdict
+def test_the_rule(difference: float, spread: Spread, draws: np.ndarray, verdict: str) -> None:
+    assert judge("somewhere", difference, spread, draws).verdict == verdict
 
 
-def claim_of(*verdicts: str) -> Claim:
-    return Claim("c", "sentence", tuple(Cell("w", None, None, v, "") for v in verdicts))
+def test_a_reservation_overrules_and_is_the_reason() -> None:
+    cell = judge("somewhere", 0.2, Spread(0.05, 10.0), SURE_DRAWS, "the law does not describe these points")
+    assert (cell.verdict, cell.why) == (UNTOLD, "the law does not describe these points")
+
+
+def test_a_cell_has_its_share_and_interval() -> None:
+    draws = np.linspace(-0.0495, 0.9495, 1000)
+    cell = judge("somewhere", 0.45, Spread(0.05, 10.0), draws)
+    assert cell.probability == pytest.approx(0.95)
+    assert cell.low == pytest.approx(0, abs=2e-3)
+    assert cell.high == pytest.approx(0.9, abs=2e-3)
+
+
+def claim_of(*verdicts: str, share: float = 1.0) -> Claim:
+    draws = np.where(np.arange(100) < 100 * share, 1.0, -1.0)
+    return Claim("c", "sentence", tuple(Cell("w", v, "", draws=draws) for v in verdicts))
 
 
 def test_a_claim_is_as_its_cells() -> None:
     assert claim_of(HOLDS, HOLDS).verdict == HOLDS
+    assert claim_of(HOLDS, HOLDS, share=0.9).verdict == UNTOLD
     assert claim_of(HOLDS, UNTOLD).verdict == UNTOLD
     assert claim_of(HOLDS, UNTOLD, FAILS).verdict == FAILS
     assert claim_of().verdict == UNTOLD
     assert claim_of(HOLDS, UNTOLD, HOLDS).tally == "holds in 2, cannot be told in 1 of 3 cells"
     assert claim_of(HOLDS, HOLDS).tally == "in all 2 cells"
+
+
+def test_a_claims_probability_is_that_of_all_cells_together() -> None:
+    random = np.random.default_rng(0)
+    draws = random.normal(1, 1, (3, 5000))
+    cells = [Cell(str(i), HOLDS, "", draws=d) for i, d in enumerate(draws)]
+    whole = Claim("c", "sentence", (*cells, Cell("absent", UNTOLD, "no points")))
+    each = [float((d > 0).mean()) for d in draws]
+    assert whole.probability == pytest.approx(np.prod(each), abs=0.02)
+    assert Claim("c", "sentence", (Cell("absent", UNTOLD, "no points"),)).probability is None
 
 
 def test_what_points_of_the_papers_own_laws_say_of_its_findings(noisy: Analysis) -> None:
@@ -54,7 +83,8 @@ def test_a_law_that_is_off_everywhere_predicts_worse(noisy: Analysis, worse: str
     fits = {}
     for (task, method, law), fit in noisy.fits.items():
         raised = fit.vector + np.log(1.3) * (np.array(fit.layout.names) == "E")
-        fits[task, method, law] = replace(fit, vector=raised) if law == worse else fit
+        draws = fit.draws + (raised - fit.vector)
+        fits[task, method, law] = replace(fit, vector=raised, draws=draws) if law == worse else fit
     claims = {c.name: c for c in check_claims(fits, noisy.table.settings, noisy.table.tasks, noisy.methods)}
     assert claims["multiplicative_predicts_better"].verdict == verdict
 
@@ -86,4 +116,4 @@ def test_noise_as_large_as_the_difference_cannot_be_told(noisy: Analysis) -> Non
     claims = check_claims(shaken, noisy.table.settings, noisy.table.tasks, noisy.methods)
     alphas = next(c for c in claims if c.name == "model_over_pretrain")
     assert alphas.verdict == UNTOLD
-    assert "is within its 90 % margin" in alphas.cells[0].why
+    assert "is within its leave-out margin" in alphas.cells[0].why

@@ -1,15 +1,19 @@
 """Critical sizes: every root found, the closed form, and the paper's printed constants."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
 
 from finetune_scaling.scaling.findings.analysis import Analysis
-from finetune_scaling.scaling.findings.critical import closed_form, crossings
-from finetune_scaling.scaling.laws.declared import predict
+from finetune_scaling.scaling.findings.critical import closed_form, critical_sizes
+from finetune_scaling.scaling.findings.crossings import GRID, crossings, many_crossings
+from finetune_scaling.scaling.laws.declared import of_factor, predict
 from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
 from finetune_scaling.scaling.points import planted
 
@@ -146,13 +150,85 @@ def test_planted_crossings_are_found_and_marked(noisy: Analysis) -> None:
     root = chosen["prompt", "lora"].roots[0]
     assert root.examples == pytest.approx(expected[0], rel=0.5)
     assert (root.below, root.above, root.extrapolated) == ("prompt", "lora", ())
-    assert root.low is not None
-    assert root.high is not None
-    assert root.low <= root.examples <= root.high
+    assert root.leave_out_low is not None
+    assert root.leave_out_high is not None
+    assert root.leave_out_low <= root.examples <= root.leave_out_high
     far = [r for c in noisy.critical for r in c.roots if r.examples > 1e7]
     assert far
     assert all(r.extrapolated for r in far)
 
 
 def test_too_few_points_give_no_range(few: Analysis) -> None:
-    assert all(root.low is None for c in few.critical for root in c.roots)
+    assert all(root.leave_out_low is None for c in few.critical for root in c.roots)
+
+
+def test_many_pairs_at_once_find_what_brent_finds() -> None:
+    random = np.random.default_rng(1)
+    laws = [
+        {"A": random.uniform(1, 9, 60), "beta": random.uniform(0.02, 0.4, 60), "E": random.uniform(0.1, 0.6, 60)}
+        for _ in range(2)
+    ]
+    curves = [lambda k, d, p=p: p["A"][k] * d ** -p["beta"][k] + p["E"][k] for p in laws]
+    found = many_crossings(lambda k, d: curves[0](k, d) - curves[1](k, d), 60, 1e1, 1e12)
+    grid = np.linspace(math.log(1e1), math.log(1e12), 20001)
+    for k in range(60):
+        difference = lambda t, k=k: curves[0](k, np.exp(t)) - curves[1](k, np.exp(t))  # noqa: E731
+        signs = np.sign(difference(grid))
+        brackets = np.flatnonzero(signs[:-1] * signs[1:] < 0)
+        roots = [math.exp(optimize.brentq(difference, grid[i], grid[i + 1], xtol=1e-12)) for i in brackets]
+        assert found.of(k) == [pytest.approx(root, rel=1e-8) for root in roots]
+        rising = [signs[i] < 0 for i in brackets]
+        assert list(found.rising[found.pair == k]) == rising
+    assert {len(found.of(k)) for k in range(60)} >= {0, 1, 2}
+
+
+def test_a_root_on_a_point_of_the_grid_counts_once() -> None:
+    place = math.exp(np.linspace(math.log(10), math.log(1e12), GRID)[7])
+    assert crossings(lambda d: np.log(d) - math.log(place), 10, 1e12) == [pytest.approx(place, rel=1e-9)]
+
+
+def test_an_interval_of_a_crossing_covers_the_draws_of_both_methods(noisy: Analysis) -> None:
+    chosen = next(
+        c
+        for c in noisy.critical
+        if (c.law, c.factor, c.x, c.methods) == ("multiplicative", "model", planted.SIZES[3], ("prompt", "lora"))
+    )
+    root = chosen.roots[0]
+    assert root.share == 1
+    assert chosen.uncrossed_share == 0
+    assert root.low is not None
+    assert root.high is not None
+    assert root.low < root.examples < root.high
+    fits = [noisy.fits["wmt14_en_de", m, "multiplicative"] for m in chosen.methods]
+    places = []
+    for left, right in itertools.product(*(fit.draws[::10] for fit in fits)):  # every pairing is as good as ours
+        own = [of_factor(f.layout.to_natural(v), "model") for f, v in zip(fits, (left, right), strict=True)]
+        curves = [lambda d, p=p: predict(MULTIPLICATIVE, p, {"X": chosen.x, "D": d}) for p in own]
+        places += crossings(lambda d, a=curves[0], b=curves[1]: a(d) - b(d), 10, 1e12)
+    low, high = np.quantile(places, [0.05, 0.95])
+    assert math.log(root.low / low) == pytest.approx(0, abs=0.5 * math.log(high / low))
+    assert math.log(root.high / high) == pytest.approx(0, abs=0.5 * math.log(high / low))
+
+
+def test_an_interval_is_open_where_draws_have_no_crossing(noisy: Analysis) -> None:
+    """LoRA is planted below prompt tuning's floor by too little to tell: lowered in 12 % of draws, it never crosses."""
+    fits = noisy.of("wmt14_en_de", "multiplicative")
+    raised = np.array(fits["lora"].layout.names) == "E"
+    draws = fits["lora"].draws.copy()
+    draws[:24] = np.where(raised, np.log(0.75), draws[:24])
+    shifted = {**fits, "lora": replace(fits["lora"], draws=draws)}
+    measured = dict.fromkeys(fits, (8e3, 1e5))
+    (size,) = critical_sizes(shifted, ("prompt", "lora"), "model", [planted.SIZES[3]], measured)
+    assert size.roots[0].share == pytest.approx(1 - 24 / len(draws), abs=0.01)
+    assert size.uncrossed_share == pytest.approx(24 / len(draws), abs=0.01)
+    assert size.roots[0].high is None  # prompt tuning stays the better one: the crossing lies beyond the range
+    assert size.roots[0].low is not None
+
+
+def test_closed_form_has_intervals_over_the_draws(noisy: Analysis) -> None:
+    form = next(c.closed_form for c in noisy.critical if c.law == "multiplicative" and "full" in c.methods)
+    assert form is not None
+    for value, interval in ((form.log_H, form.log_H_interval), (form.gamma, form.gamma_interval)):
+        assert interval.low is not None
+        assert interval.high is not None
+        assert interval.low < value < interval.high

@@ -14,31 +14,10 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.fit import fit_study
 from finetune_scaling.scaling.points import planted
 
-TASK = 'wmt <script>alert("x")</script> & co'
-
-
-def small_rows() -> list[dict]:
-    """Three sizes, two token counts and two PET sizes with metrics, entropy and a column of no use."""
-    found = []
-    for row in planted.rows(noise=0.003):
-        values = {"model": planted.SIZES[:4], "pretrain": planted.TOKENS[:3], "pet": (50, 100, 150, 4, 8, 16)}
-        if row["x"] in values[row["factor"]] and row["finetune_examples"] in planted.EXAMPLES[row["method"]][::2]:
-            held_out = int(row["held_out"] or row["x"] == planted.SIZES[3])
-            extra = {"bleu": 60 - 20 * row["loss"], "entropy": 0.6, "stopped_by": "patience", "remark": "<i>"}
-            extra |= {"pretraining.loss": 2 + row["finetune_examples"] / 1e7, "pretraining.untuned.loss": 2}
-            found.append({**row, "task": TASK, "held_out": held_out, **extra})
-    found[-1]["stopped_by"] = "budget"
-    return found
-
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    planted.write(folder / "points.csv", small_rows())
-    facts = {"name": "a <b>bold</b> study", "baselines": {TASK: {"bleu": 3.25}}, "notes": ["Made & planted."]}
-    (folder / "study.json").write_text(json.dumps(facts))
-    fit_study(folder / "points.csv", folder / "report", progress=lambda _: None)
-    return folder / "report"
+def study(hostile_report: Path) -> Path:
+    return hostile_report
 
 
 def test_fit_json_has_the_agreed_form(study: Path) -> None:
@@ -72,7 +51,8 @@ def test_fit_json_has_the_agreed_form(study: Path) -> None:
 
 def test_every_figure_is_png_and_svg_and_every_table_csv(study: Path) -> None:
     plots = {p.stem for p in (study / "plots").glob("*.png")}
-    assert plots == {p.stem for p in (study / "plots").glob("*.svg")}
+    for kind in ("svg", "json"):
+        assert plots == {p.stem for p in (study / "plots").glob(f"*.{kind}")}
     for law in ("multiplicative", "additive", "single"):
         for factor in ("model", "pretrain", "pet"):
             assert f"study-{law}-{factor}" in plots
@@ -89,6 +69,8 @@ def test_every_figure_is_png_and_svg_and_every_table_csv(study: Path) -> None:
         "errors",
         "critical_sizes",
         "claims",
+        "regions",
+        "selection",
         "best_measured",
         "correlation",
         "forgetting",
@@ -97,6 +79,7 @@ def test_every_figure_is_png_and_svg_and_every_table_csv(study: Path) -> None:
     ):
         with open(study / "tables" / f"{name}.csv", newline="") as file:
             assert list(csv.DictReader(file)), name
+        assert (study / f"tables/{name}.tex").read_text().count(r"\toprule") == 1
 
 
 class Page(HTMLParser):
@@ -118,18 +101,19 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_report_is_one_page_that_fetches_nothing(study: Path) -> None:
+def test_the_report_is_one_page_that_fetches_nothing(study: Path, hostile_task: str) -> None:
     text = (study / "report.html").read_text()
     page = Page()
     page.feed(text)
     assert "://" not in text
-    assert not {"script", "link", "iframe", "b", "i", "object"} & set(page.tags)
+    assert not {"link", "iframe", "b", "i", "object"} & set(page.tags)
+    assert page.tags.count("script") == page.tags.count("figure") + 1
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
     assert len(page.ids) == len(set(page.ids))
     used = {address[1:] for address in page.addresses if address.startswith("#")}
     used |= set(re.findall(r"url\(#([^)]+)\)", text))
     assert used <= set(page.ids)
-    assert TASK in page.text
+    assert hostile_task in page.text
     assert "a <b>bold</b> study" in page.text
 
 
@@ -159,8 +143,8 @@ def test_too_few_points_are_an_error_not_a_number(tmp_path: Path) -> None:
         fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
 
 
-def test_broken_facts_are_named(tmp_path: Path) -> None:
-    planted.write(tmp_path / "points.csv", small_rows())
+def test_broken_facts_are_named(tmp_path: Path, small_rows: list[dict]) -> None:
+    planted.write(tmp_path / "points.csv", small_rows)
     (tmp_path / "study.json").write_text("[1]")
     with pytest.raises(DataError, match=r"study.json: must hold one JSON object"):
         fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
@@ -17,35 +16,22 @@ from finetune_scaling.scaling.findings.critical import CriticalSize, critical_si
 from finetune_scaling.scaling.findings.forgetting import Change, changes
 from finetune_scaling.scaling.findings.metric_laws import MetricFinding, metric_findings
 from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
+from finetune_scaling.scaling.findings.regions import RegionMap, region_map
 from finetune_scaling.scaling.findings.selection import Selection, select_staged
+from finetune_scaling.scaling.findings.single_laws import SingleFit, fit_singles
 from finetune_scaling.scaling.fitting.law_fit import LawFit
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, padded_size
+from finetune_scaling.scaling.fitting.program import FitSettings, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
-from finetune_scaling.scaling.laws.declared import Law, Layout, predict
+from finetune_scaling.scaling.laws.declared import Law
 from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
-from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.columns import lower_is_better
-from finetune_scaling.scaling.points.table import FACTORS, METHODS, PointsTable
+from finetune_scaling.scaling.points.table import METHODS, PointsTable
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
+SHARED_FACTORS = ("model", "pretrain")  # whose values mean the same for every method
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class SingleFit:
-    """L = A / D^beta + E at one factor value of one task and method."""
-
-    task: str
-    method: str
-    factor: str
-    x: float
-    parameters: dict[str, float]
-    objective: float
-    fitted_error: float
-    held_out_error: float | None
-    points: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +51,7 @@ class Analysis:
     selections: dict[tuple[str, str], Selection]
     all_factors: dict[tuple[str, str], LawFit]
     critical: list[CriticalSize]
+    regions: list[RegionMap]
     claims: list[Claim]
     correlations: list[Correlation]
     forgetting: list[Change]
@@ -76,6 +63,16 @@ class Analysis:
     def methods(self) -> tuple[str, ...]:
         """Methods present, the paper's first and in its order."""
         return ordered(self.table.settings["method"].unique(), METHODS)
+
+    @property
+    def laws(self) -> tuple[str, ...]:
+        """Names of the joint laws that were fitted."""
+        return tuple(dict.fromkeys(law for _, _, law in self.fits))
+
+    @property
+    def main_law(self) -> str:
+        """The law that pictures and sentences are by: the paper's, or else the first that was fitted."""
+        return _main_law(self.fits)
 
     def of(self, task: str, law: str) -> dict[str, StagedFit]:
         """method -> fit, of one task and law."""
@@ -122,7 +119,7 @@ def analyse(
     if not fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
         raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
-    singles = [s for task, method in _pairs(table) for s in _fit_single(table, task, method, settings, pad_to)]
+    singles = [s for pair in _pairs(table) for s in fit_singles(_of_pair(table, *pair), settings)]
     progress(f"single laws: {len(singles)} fitted")
     selections = {pair: select_staged(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
     together = fit_all_factors(rows, settings, resampling, pad_to)
@@ -130,27 +127,29 @@ def analyse(
     methods = ordered(rows["method"].unique(), METHODS)
     critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
+    regions = [r for task in table.tasks for r in _regions_of(table, fits, task, methods)]
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
     pretrained = [] if bases is None else fit_pretraining(bases, settings)
     scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
     return Analysis(
-        table,
-        settings,
-        size,
-        fits,
-        singles,
-        skipped,
-        selections,
-        together,
-        critical,
-        claims,
-        related,
-        forgotten,
-        pretrained,
-        scored,
-        facts or {},
+        table=table,
+        settings=settings,
+        size=size,
+        fits=fits,
+        singles=singles,
+        skipped=skipped,
+        selections=selections,
+        all_factors=together,
+        critical=critical,
+        regions=regions,
+        claims=claims,
+        correlations=related,
+        forgetting=forgotten,
+        pretraining=pretrained,
+        metric_laws=scored,
+        facts=facts or {},
     )
 
 
@@ -203,8 +202,7 @@ def _fit_joint(
     fits, skipped = {}, []
     for law in laws:
         for task, method in _pairs(table):
-            rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
-            staged, remarks = fit_one(law, rows)
+            staged, remarks = fit_one(law, _of_pair(table, task, method))
             skipped += remarks
             if staged is not None:
                 fits[task, method, law.name] = staged
@@ -212,45 +210,12 @@ def _fit_joint(
     return fits, skipped
 
 
+def _of_pair(table: PointsTable, task: str, method: str) -> pd.DataFrame:
+    return table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
+
+
 def _laws_of(fits: Mapping[tuple[str, str, str], StagedFit], task: str, method: str) -> dict[str, StagedFit]:
     return {law: fit for (t, m, law), fit in fits.items() if (t, m) == (task, method)}
-
-
-def _fit_single(table: PointsTable, task: str, method: str, settings: FitSettings, pad_to: int) -> list[SingleFit]:
-    """The single law at every factor value that has as many points to fit as the law has parameters."""
-    rows = table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
-    rows = rows[rows["factor"].isin(FACTORS)]
-    fitted = rows[~rows["held_out"]]
-    groups = [key for key, part in fitted.groupby(["factor", "x"]) if len(part) >= len(SINGLE.parameters)]
-    if not groups:
-        return []
-    layout, count = Layout(SINGLE), len(fitted)
-    log_d = np.log(fitted["finetune_examples"].to_numpy(float))
-    points = FitPoints({"D": log_d}, fitted["loss"].to_numpy(float), np.zeros(count, int), pad_to)
-    weights = np.array([((fitted["factor"] == f) & (fitted["x"] == x)).to_numpy(float) for f, x in groups])
-    free = np.ones(len(layout.names), bool)
-    vectors, objectives = fit(layout, points, weights, layout.starts(), free, settings)
-    return [
-        _single(rows[(rows["factor"] == f) & (rows["x"] == x)], layout.to_natural(v), float(o))
-        for (f, x), v, o in zip(groups, vectors, objectives, strict=True)
-    ]
-
-
-def _single(rows: pd.DataFrame, parameters: dict[str, float], objective: float) -> SingleFit:
-    deviation = np.abs(predict(SINGLE, parameters, {"D": rows["finetune_examples"]}) - rows["loss"].to_numpy(float))
-    held_out = rows["held_out"].to_numpy(bool)
-    first = rows.iloc[0]
-    return SingleFit(
-        task=first["task"],
-        method=first["method"],
-        factor=first["factor"],
-        x=float(first["x"]),
-        parameters=parameters,
-        objective=objective,
-        fitted_error=float(deviation[~held_out].mean()),
-        held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,
-        points=int((~held_out).sum()),
-    )
 
 
 def _critical_of(
@@ -260,7 +225,7 @@ def _critical_of(
     rows = table.settings[table.settings["task"] == task]
     for law in JOINT_LAWS:
         own = {m: fits[task, m, law.name] for m in methods if (task, m, law.name) in fits}
-        for factor in ("model", "pretrain"):
+        for factor in SHARED_FACTORS:
             part = rows[rows["factor"] == factor]
             for pair in combinations([m for m in own if factor in own[m].factors], 2):
                 sizes = [part[part["method"] == m] for m in pair]
@@ -270,3 +235,21 @@ def _critical_of(
                     for m, s in zip(pair, sizes, strict=True)
                 }
                 yield from critical_sizes(own, pair, factor, shared, measured)
+
+
+def _regions_of(
+    table: PointsTable, fits: Mapping[tuple[str, str, str], StagedFit], task: str, methods: tuple[str, ...]
+) -> Iterator[RegionMap]:
+    """Maps of the main law over model and pretraining size; PET sizes of two methods are no common scale."""
+    rows = table.settings[table.settings["task"] == task]
+    law = _main_law(fits)
+    own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
+    for factor in SHARED_FACTORS:
+        found = region_map(own, factor, rows[rows["factor"] == factor])
+        if found is not None:
+            yield found
+
+
+def _main_law(fits: Mapping[tuple[str, str, str], StagedFit]) -> str:
+    laws = dict.fromkeys(law for _, _, law in fits)
+    return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else next(iter(laws))

@@ -1,37 +1,52 @@
 """The paper's findings, checked one by one on the points at hand: holds, does not hold, or cannot be told, and why.
 
-Rule: a cell (one task and method, or task and factor) holds or fails only where the difference in question is larger
-than its 90 % leave-out margin (jackknife.py); otherwise, or where a factor, a method or enough points are absent, it
-cannot be told. A claim holds where all its cells hold, does not hold where any cell fails, and cannot be told
-otherwise.
+Rule: every cell (one task and method, or task and factor) is a difference that must be above zero. It is looked at in
+two ways: the share of the bootstrap draws in which it is above zero, and its 90 % leave-out margin (jackknife.py). A
+cell holds where the share is at least SURE and the difference exceeds its margin, fails where the share is at most
+1 - SURE and the difference is below minus its margin, and cannot be told where the two disagree, where a law does not
+describe its points, or where a factor, a method or enough points are absent. A claim's probability is the share of
+draws in which all its cells hold together. It holds where each cell does and its probability is at least SURE, does
+not hold where any cell fails, and cannot be told otherwise.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.scaling.findings.draws import order, paired_count, paired_parameters
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.uncertainty.intervals import percentiles
 from finetune_scaling.scaling.uncertainty.jackknife import Spread, combine, leave_out_weights, spread
 
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot be told"
 PET_METHODS = ("prompt", "lora")
 FLAT_EXPONENT = 0.01
+SURE = 0.95  # one-sided, as a 90 % two-sided margin is
 Fits = Mapping[tuple[str, str, str], StagedFit]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One comparison: where, the difference that must be above zero, its 90 % margin, the verdict and its reason."""
+    """One comparison: where, and the difference that must be above zero.
+
+    low, high: its 90 % interval over the bootstrap; probability: share of the draws in which it is above zero; margin:
+    its 90 % leave-out margin; verdict, and why it is so; draws [R]: the difference by every draw. All numbers are None
+    where there is nothing to compare.
+    """
 
     where: str
-    difference: float | None
-    margin: float | None
     verdict: str
     why: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    probability: float | None = None
+    margin: float | None = None
+    draws: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,26 @@ class Claim:
     cells: tuple[Cell, ...]
 
     @property
+    def draws(self) -> list[np.ndarray]:
+        """The draws of every cell that could be compared."""
+        return [cell.draws for cell in self.cells if cell.draws is not None]
+
+    @property
+    def probability(self) -> float | None:
+        """The share of draws in which all compared cells hold together; None where nothing could be compared."""
+        if not self.draws:
+            return None
+        count = min(map(len, self.draws))
+        return float(np.mean(np.all([draws[:count] > 0 for draws in self.draws], axis=0)))
+
+    @property
     def verdict(self) -> str:
         """The verdict over all cells."""
         verdicts = [cell.verdict for cell in self.cells]
         if FAILS in verdicts:
             return FAILS
-        return HOLDS if verdicts and all(v == HOLDS for v in verdicts) else UNTOLD
+        sure = self.probability is not None and self.probability >= SURE
+        return HOLDS if sure and all(v == HOLDS for v in verdicts) else UNTOLD
 
     @property
     def tally(self) -> str:
@@ -101,20 +130,35 @@ def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], metho
     ]
 
 
-def judge(where: str, difference: float, spread: Spread) -> Cell:
-    """The rule of this module for one difference that must be above zero."""
-    if spread.standard_error is None:
-        return Cell(where, difference, None, UNTOLD, spread.reason)
-    margin = spread.margin()
+def judge(where: str, difference: float, spread: Spread, draws: np.ndarray, reservation: str = "") -> Cell:
+    """The rule of this module for one difference that must be above zero, and its draws [R].
+
+    reservation: why nothing can be told whatever the numbers say; empty where there is no such reason.
+    """
+    share, interval = float(np.mean(draws > 0)), percentiles(draws)
+    margin = None if spread.standard_error is None else spread.margin()
+    verdict, why = _verdict(difference, share, margin)
+    why = reservation or why or f"no second opinion by leaving out: {spread.reason}"
+    verdict = UNTOLD if reservation else verdict
+    return Cell(where, verdict, why, difference, interval.low, interval.high, share, margin, draws)
+
+
+def _verdict(difference: float, share: float, margin: float | None) -> tuple[str, str]:
+    """The verdict and its reason, which is empty where there is no second opinion."""
+    if 1 - SURE < share < SURE:
+        return UNTOLD, f"the resamples do not agree on the sign of the difference {difference:+.3g}"
+    if margin is None:
+        return UNTOLD, ""
     if abs(difference) <= margin:
-        why = f"the difference {difference:+.3g} is within its 90 % margin of {margin:.2g}"
-        return Cell(where, difference, margin, UNTOLD, why)
-    why = f"the difference {difference:+.3g} exceeds its 90 % margin of {margin:.2g}"
-    return Cell(where, difference, margin, HOLDS if difference > 0 else FAILS, why)
+        return UNTOLD, f"the difference {difference:+.3g} is within its leave-out margin of {margin:.2g}"
+    if (difference > 0) != (share >= SURE):
+        return UNTOLD, f"the resamples contradict the sign of the difference {difference:+.3g}"
+    why = f"the difference {difference:+.3g} exceeds its leave-out margin of {margin:.2g}, and the resamples agree"
+    return (HOLDS if share >= SURE else FAILS), why
 
 
 def _absent(where: str, why: str) -> Cell:
-    return Cell(where, None, None, UNTOLD, why)
+    return Cell(where, UNTOLD, why)
 
 
 def _parameters_cell(fits: Fits, task: str, method: str, left: str, right: str) -> Cell:
@@ -125,7 +169,9 @@ def _parameters_cell(fits: Fits, task: str, method: str, left: str, right: str) 
     for name in (left, right):
         if name not in fit.parameters:
             return _absent(where, f"no points to fit for the factor {name.partition('_')[2]}")
-    return judge(where, fit.parameters[left] - fit.parameters[right], fit.spread(left, right))
+    drawn = paired_parameters(fit)
+    difference = fit.parameters[left] - fit.parameters[right]
+    return judge(where, difference, fit.spread(left, right), drawn[left] - drawn[right], _reservation(fit))
 
 
 def _flat_cell(fits: Fits, task: str, method: str) -> Cell:
@@ -135,7 +181,8 @@ def _flat_cell(fits: Fits, task: str, method: str) -> Cell:
         return _absent(where, f"no law could be fitted to {method}")
     if "alpha_pet" not in fit.parameters:
         return _absent(where, "no points to fit for the factor pet")
-    return judge(where, FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), fit.spread("alpha_pet"))
+    difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), paired_parameters(fit)["alpha_pet"]
+    return judge(where, difference, fit.spread("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), _reservation(fit))
 
 
 def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
@@ -145,39 +192,67 @@ def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
         if fit is None:
             return _absent(where, f"no law could be fitted to {method}")
     first, second = (fit for fit in found if fit is not None)
+    count = paired_count(first, second)
+    drawn = [paired_parameters(fit)["beta"][:count] for fit in (first, second)]
     return judge(
         where,
         first.parameters["beta"] - second.parameters["beta"],
         combine(first.spread("beta"), second.spread("beta")),
+        drawn[0] - drawn[1],
+        _reservation(first) or _reservation(second),
     )
+
+
+def _reservation(fit: StagedFit) -> str:
+    """Why a law's parameters say nothing at all; empty where they may."""
+    return "" if fit.describes else f"the law does not describe the points of {fit.method} (it misses {fit.misfit:.0%})"
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """Of the held-out points [P] of one method: how much further the additive law is from them than the multiplicative.
+
+    gaps [P], by the draws [R, P]; x, examples [P].
+    """
+
+    gaps: np.ndarray
+    drawn: np.ndarray
+    x: np.ndarray
+    examples: np.ndarray
 
 
 def _law_cell(fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]) -> Cell:
     where = f"{task}, {factor}: additive - multiplicative held-out deviation"
     found = [*_deviation_gaps(fits, settings, task, factor, methods)]
-    gaps, x, examples = np.concatenate([np.empty((3, 0)), *found], axis=1)
-    if len(gaps) < 3:
-        return _absent(where, f"{len(gaps)} held-out points to compare on; at least 3 are needed")
+    count = sum(len(one.gaps) for one in found)
+    if count < 3:
+        return _absent(where, f"{count} held-out points to compare on; at least 3 are needed")
+    gaps, x, examples = (np.concatenate([getattr(one, name) for one in found]) for name in ("gaps", "x", "examples"))
     # Points of one model or one number of examples share bases, data and fits, so they are left out together.
     labels = [label for label in (x, examples) if len(np.unique(label)) > 1]
     if not labels:
         return _absent(where, "the held-out points have one factor value and one number of examples")
     weights, levels = leave_out_weights(labels)
-    return judge(where, float(gaps.mean()), spread(weights @ gaps / weights.sum(axis=1), levels))
+    left_out = spread(weights @ gaps / weights.sum(axis=1), levels)
+    resamples = min(len(one.drawn) for one in found)
+    drawn = np.concatenate([one.drawn[:resamples] for one in found], axis=1)
+    # A draw has other laws and, as the held-out points were drawn once too, other held-out points.
+    chosen = np.random.default_rng(0).integers(count, size=drawn.shape)
+    return judge(where, float(gaps.mean()), left_out, np.take_along_axis(drawn, chosen, axis=1).mean(axis=1))
 
 
 def _deviation_gaps(
     fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]
-) -> Iterator[np.ndarray]:
-    """Per method, [3, P]: how much further than the multiplicative law the additive one is from each held-out point,
-    and the point's factor value and number of examples.
-    """
+) -> Iterator[_Gaps]:
     for method in methods:
         pair = [fits.get((task, method, law)) for law in ("multiplicative", "additive")]
         if any(fit is None or factor not in fit.factors for fit in pair):
             continue
+        both = [fit for fit in pair if fit is not None]
         chosen = (settings["task"] == task) & (settings["method"] == method) & (settings["factor"] == factor)
         rows = settings[chosen & settings["held_out"]]
         x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
-        near, far = (np.abs(fit.predict(factor, x, examples) - loss) for fit in pair if fit is not None)
-        yield np.stack([far - near, x, examples])
+        near, far = (np.abs(fit.predict(factor, x, examples) - loss) for fit in both)
+        count = paired_count(*both)
+        drawn = [np.abs(fit.predict_draws(factor, x, examples)[order(fit)[:count]] - loss) for fit in both]
+        yield _Gaps(far - near, drawn[1] - drawn[0], x, examples)

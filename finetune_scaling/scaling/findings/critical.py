@@ -2,36 +2,50 @@
 5).
 
 In general there is no closed form and there may be no, one or two crossings, so they are searched in log space over a
-stated range; the paper's closed form, right where both laws have one E, is given beside them for comparison.
+stated range, of the fitted laws and of every bootstrap draw of the two; the paper's closed form, right where both laws
+have one E, is given beside them for comparison.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from scipy import optimize
 
+from finetune_scaling.scaling.findings.crossings import GRID, Crossings, Difference, many_crossings
+from finetune_scaling.scaling.findings.draws import paired_count, paired_vectors
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.laws.declared import of_factor, predict
+from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
 
 SEARCH_RANGE = (1e1, 1e12)
-GRID = 400
-Curve = Callable[[np.ndarray], np.ndarray]
+OPEN = Interval(None, None)
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """D_c = H * X^gamma, for two multiplicative laws with equal E; H spans decades, so its log is kept."""
+    """D_c = H * X^gamma, for two multiplicative laws with equal E; H spans decades, so its log is kept.
+
+    log_H_interval, gamma_interval: 90 % over the bootstrap.
+    """
 
     log_H: float
     gamma: float
+    log_H_interval: Interval = OPEN
+    gamma_interval: Interval = OPEN
 
     @property
     def H(self) -> float:
         """The constant H, as the paper prints it; infinite where it overflows."""
         return _exp(self.log_H)
+
+    @property
+    def H_interval(self) -> Interval:
+        """The 90 % interval of H."""
+        ends = (self.log_H_interval.low, self.log_H_interval.high)
+        return Interval(*(None if end is None else _exp(end) for end in ends))
 
     def at(self, x: float) -> float:
         """The critical number of examples at factor value x; infinite or zero where it overflows."""
@@ -42,13 +56,18 @@ class ClosedForm:
 class Root:
     """One crossing.
 
-    examples: where; low, high: least and greatest place in the leave-out refits, None where their number of crossings
-    differs; below, above: the better method on either side; extrapolated: methods not measured up to there.
+    examples: where; below, above: the better method on either side; low, high: 90 % interval over the bootstrap, None
+    where that end falls among draws without this crossing, or where a law does not describe its points; share: of the
+    draws, those that have it in the search range; leave_out_low, leave_out_high: least and greatest place in the
+    leave-out refits, None where their number of crossings differs; extrapolated: methods not measured up to there.
     """
 
     examples: float
     low: float | None
     high: float | None
+    share: float
+    leave_out_low: float | None
+    leave_out_high: float | None
     below: str
     above: str
     extrapolated: tuple[str, ...]
@@ -56,7 +75,10 @@ class Root:
 
 @dataclass(frozen=True)
 class CriticalSize:
-    """Crossings of two methods at one factor value; better_everywhere is set where there is none."""
+    """Crossings of two methods at one factor value; better_everywhere is set where there is none.
+
+    uncrossed_share: of the bootstrap draws, those without any crossing in the search range.
+    """
 
     task: str
     law: str
@@ -65,26 +87,8 @@ class CriticalSize:
     methods: tuple[str, str]
     roots: tuple[Root, ...]
     better_everywhere: str | None
+    uncrossed_share: float
     closed_form: ClosedForm | None
-
-
-def crossings(difference: Curve, low: float, high: float) -> list[float]:
-    """Every root of difference(D) for D in [low, high]: bracketed on a log grid, refined to 1e-10 in log D.
-
-    Two roots within one step of the grid are found too, by way of the extremum between them.
-    """
-    logs = np.linspace(math.log(low), math.log(high), GRID)
-    values = difference(np.exp(logs))
-    extra = [_extremum(difference, logs, values, i) for i in _near_misses(values)]
-    logs = np.sort(np.concatenate([logs, extra]))
-    values = difference(np.exp(logs))
-    exact = [float(x) for x, value in zip(logs, values, strict=True) if value == 0]
-    signs = np.sign(values)
-    brackets = [i for i in range(len(logs) - 1) if signs[i] * signs[i + 1] < 0]
-    found = [
-        optimize.brentq(lambda t: float(difference(np.exp(t))), logs[i], logs[i + 1], xtol=1e-10) for i in brackets
-    ]
-    return [math.exp(root) for root in sorted(exact + found)]
 
 
 def closed_form(first: Mapping[str, float], second: Mapping[str, float]) -> ClosedForm | None:
@@ -92,11 +96,10 @@ def closed_form(first: Mapping[str, float], second: Mapping[str, float]) -> Clos
 
     H = (A1 / A2)^(1 / (beta1 - beta2)), gamma = (alpha2 - alpha1) / (beta1 - beta2).
     """
-    slope = first["beta"] - second["beta"]
-    if slope == 0:
+    if first["beta"] == second["beta"]:
         return None
-    log_h = (math.log(first["A"]) - math.log(second["A"])) / slope
-    return ClosedForm(log_h, (second["alpha"] - first["alpha"]) / slope)
+    log_h, gamma = _log_h_and_gamma(first, second)
+    return ClosedForm(float(log_h), float(gamma))
 
 
 def critical_sizes(
@@ -110,7 +113,9 @@ def critical_sizes(
 
     fits: by method; measured: method -> least and greatest number of examples that it was measured with.
     """
-    return [_at(fits, pair, factor, x, measured) for x in x_values]
+    first, second = fits[pair[0]], fits[pair[1]]
+    form = _closed_form_of(first, second, factor) if first.law.name == "multiplicative" else None
+    return [_at(first, second, factor, x, measured, form) for x in x_values]
 
 
 def best_regions(
@@ -127,95 +132,115 @@ def best_regions(
 
 
 def _at(
-    fits: Mapping[str, StagedFit],
-    pair: tuple[str, str],
+    first: StagedFit,
+    second: StagedFit,
     factor: str,
     x: float,
     measured: Mapping[str, tuple[float, float]],
+    form: ClosedForm | None,
 ) -> CriticalSize:
-    first, second = fits[pair[0]], fits[pair[1]]
-    curves = _curve(first, first.vector, factor, x), _curve(second, second.vector, factor, x)
-    places = crossings(lambda d: curves[0](d) - curves[1](d), *SEARCH_RANGE)
-    ranges = _leave_out_ranges(first, second, curves, factor, x, len(places))
-    roots = tuple(_root(place, r, pair, curves, measured) for place, r in zip(places, ranges, strict=True))
-    own = [of_factor(fit.parameters, factor) for fit in (first, second)]
+    pair = (first.method, second.method)
+    fitted = _difference(first, first.vector[None], second, second.vector[None], factor, x)
+    found = many_crossings(fitted, 1, *SEARCH_RANGE)
+    count = paired_count(first, second)
+    drawn = _difference(first, paired_vectors(first)[:count], second, paired_vectors(second)[:count], factor, x)
+    draws = many_crossings(drawn, count, *SEARCH_RANGE)
+    ranges = _leave_out_ranges(first, second, factor, x, len(found.examples))
+    roots: list[Root] = []
+    for place, rising, leave_out in zip(found.examples, found.rising, ranges, strict=True):
+        rank = [root.below for root in roots].count(pair[0] if rising else pair[1])
+        interval, share = _interval(drawn, draws, count, float(place), bool(rising), rank)
+        if not (first.describes and second.describes):
+            interval = OPEN
+        below, above = pair if rising else pair[::-1]  # the difference is the first's loss minus the second's
+        roots.append(
+            Root(
+                examples=float(place),
+                low=interval.low,
+                high=interval.high,
+                share=share,
+                leave_out_low=leave_out.low,
+                leave_out_high=leave_out.high,
+                below=below,
+                above=above,
+                extrapolated=tuple(m for m in pair if not measured[m][0] <= place <= measured[m][1]),
+            )
+        )
+    better = pair[int(fitted(np.zeros(1, int), np.full(1, SEARCH_RANGE[0]))[0] > 0)]
     return CriticalSize(
         task=first.task,
         law=first.law.name,
         factor=factor,
         x=x,
         methods=pair,
-        roots=roots,
-        better_everywhere=None if roots else _better(pair, curves, SEARCH_RANGE[0]),
-        closed_form=closed_form(*own) if first.law.name == "multiplicative" else None,
+        roots=tuple(roots),
+        better_everywhere=None if roots else better,
+        uncrossed_share=1 - len(np.unique(draws.pair)) / count,
+        closed_form=form,
     )
 
 
-def _curve(fit: StagedFit, vector: np.ndarray, factor: str, x: float) -> Curve:
-    parameters = of_factor(fit.layout.to_natural(vector), factor)
-    return lambda examples: predict(fit.law, parameters, {"X": x, "D": examples})
+def _interval(
+    drawn: Difference, draws: Crossings, count: int, place: float, rising: bool, rank: int
+) -> tuple[Interval, float]:
+    """The interval of a crossing over the draws, and the share of them that have it.
+
+    A draw without this crossing has it beyond the end towards which it has not yet come, as the better method at
+    `place` tells: its crossing is counted at infinity there, so that the quantiles stay quantiles of all draws.
+    """
+    places = draws.kind(count, rising, rank)
+    share = float(np.isfinite(places).mean())
+    not_yet = (drawn(np.arange(count), np.full(count, place)) < 0) == rising
+    return percentiles(np.where(np.isfinite(places), places, np.where(not_yet, np.inf, -np.inf))), share
 
 
-def _root(
-    place: float,
-    leave_out: tuple[float, float] | None,
-    pair: tuple[str, str],
-    curves: tuple[Curve, Curve],
-    measured: Mapping[str, tuple[float, float]],
-) -> Root:
-    return Root(
-        examples=place,
-        low=leave_out[0] if leave_out else None,
-        high=leave_out[1] if leave_out else None,
-        below=_better(pair, curves, place * 0.99),
-        above=_better(pair, curves, place * 1.01),
-        extrapolated=tuple(m for m in pair if not measured[m][0] <= place <= measured[m][1]),
+def _difference(
+    first: StagedFit, first_vectors: np.ndarray, second: StagedFit, second_vectors: np.ndarray, factor: str, x: float
+) -> Difference:
+    """Loss of the first method minus that of the second at x, by pairs of fitted vectors [R, K]."""
+    left, right = (
+        of_factor(fit.layout.to_natural(vectors), factor)
+        for fit, vectors in ((first, first_vectors), (second, second_vectors))
     )
+    return lambda pair, examples: _loss(first, left, pair, x, examples) - _loss(second, right, pair, x, examples)
 
 
-def _better(pair: tuple[str, str], curves: tuple[Curve, Curve], examples: float) -> str:
-    at = np.asarray(examples)
-    return pair[0] if curves[0](at) < curves[1](at) else pair[1]
+def _loss(
+    fit: StagedFit, parameters: Mapping[str, np.ndarray], pair: np.ndarray, x: float, examples: np.ndarray
+) -> np.ndarray:
+    return predict(fit.law, {name: values[pair] for name, values in parameters.items()}, {"X": x, "D": examples})
 
 
-def _leave_out_ranges(
-    first: StagedFit, second: StagedFit, curves: tuple[Curve, Curve], factor: str, x: float, count: int
-) -> list[tuple[float, float] | None]:
+def _leave_out_ranges(first: StagedFit, second: StagedFit, factor: str, x: float, count: int) -> list[Interval]:
     """For each crossing its least and greatest place when one method is refitted with one level left out."""
-    if not count:
-        return []
-    if any(f"alpha_{factor}" in fit.reasons or "beta" in fit.reasons for fit in (first, second)):
-        return [None] * count
-    found = []
-    for left, right in _refitted_pairs(first, second, curves, factor, x):
-        found.append(crossings(lambda d, a=left, b=right: a(d) - b(d), *SEARCH_RANGE))  # type: ignore[misc]
-    if any(len(places) != count for places in found):
-        return [None] * count
-    return [(min(column), max(column)) for column in zip(*found, strict=True)]
+    untold = any(f"alpha_{factor}" in fit.reasons or "beta" in fit.reasons for fit in (first, second))
+    if not count or untold:
+        return [OPEN] * count
+    refits = len(first.refits) + len(second.refits)
+    left = np.concatenate([first.refits, np.tile(first.vector, (len(second.refits), 1))])
+    right = np.concatenate([np.tile(second.vector, (len(first.refits), 1)), second.refits])
+    found = many_crossings(_difference(first, left, second, right, factor, x), refits, *SEARCH_RANGE)
+    if (np.bincount(found.pair, minlength=refits) != count).any():
+        return [OPEN] * count
+    places = found.examples.reshape(refits, count)
+    return [Interval(float(column.min()), float(column.max())) for column in places.T]
 
 
-def _refitted_pairs(
-    first: StagedFit, second: StagedFit, curves: tuple[Curve, Curve], factor: str, x: float
-) -> Iterator[tuple[Curve, Curve]]:
-    yield from ((_curve(first, vector, factor, x), curves[1]) for vector in first.refits)
-    yield from ((curves[0], _curve(second, vector, factor, x)) for vector in second.refits)
+def _closed_form_of(first: StagedFit, second: StagedFit, factor: str) -> ClosedForm | None:
+    form = closed_form(*(of_factor(fit.parameters, factor) for fit in (first, second)))
+    if form is None:
+        return None
+    count = paired_count(first, second)
+    own = [of_factor(fit.layout.to_natural(paired_vectors(fit)[:count]), factor) for fit in (first, second)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_h, gamma = (np.nan_to_num(draws, nan=np.inf) for draws in _log_h_and_gamma(*own))
+    return ClosedForm(form.log_H, form.gamma, percentiles(log_h), percentiles(gamma))
+
+
+def _log_h_and_gamma(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Any, Any]:
+    slope = first["beta"] - second["beta"]
+    return (np.log(first["A"]) - np.log(second["A"])) / slope, (second["alpha"] - first["alpha"]) / slope
 
 
 def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
-
-
-def _near_misses(values: np.ndarray) -> list[int]:
-    """Inner grid points where the difference comes closest to zero without changing its sign."""
-    size, inner = np.abs(values), slice(1, -1)
-    closest = (size[inner] <= size[:-2]) & (size[inner] <= size[2:])
-    same = (np.sign(values[:-2]) == np.sign(values[inner])) & (np.sign(values[inner]) == np.sign(values[2:]))
-    return [int(i) + 1 for i in np.flatnonzero(closest & same)]
-
-
-def _extremum(difference: Curve, logs: np.ndarray, values: np.ndarray, index: int) -> float:
-    sign = float(np.sign(values[index]))
-    bounds = (logs[index - 1], logs[index + 1])
-    return float(
-        optimize.minimize_scalar(lambda t: sign * float(difference(np.exp(t))), bounds=bounds, method="bounded").x
-    )

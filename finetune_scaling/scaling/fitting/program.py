@@ -95,13 +95,15 @@ def fit(
     starts: np.ndarray,
     free: np.ndarray,
     settings: FitSettings,
+    losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Best parameters over a grid of starts, for every row of weights.
 
-    weights [W, P]; starts [S, K]; free bool [K], False where a parameter stays at its start.
+    weights [W, P]; starts [S, K]; free bool [K], False where a parameter stays at its start; losses [W, P]: what each
+    row is fitted to, by default the points' own.
     Returns vectors [W, K] and their objectives [W] (weighted sums of Huber losses).
     """
-    vectors, values = optima(layout, points, weights, starts, free, settings)
+    vectors, values = optima(layout, points, weights, starts, free, settings, losses)
     return vectors[:, 0], values[:, 0]
 
 
@@ -112,22 +114,25 @@ def optima(
     starts: np.ndarray,
     free: np.ndarray,
     settings: FitSettings,
+    losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What all the polished starts lead to, best first: vectors [W, S', K] and objectives [W, S']; else as `fit`."""
     problems, grid = len(weights), len(starts)
     rows = np.repeat(np.arange(problems), grid)
-    losses = np.broadcast_to(points.loss, weights.shape)
+    losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
     screened = _rows(np.tile(starts, (problems, 1)), weights[rows], losses[rows], free)
     vectors, values = _run(_screen, SCREEN_ROWS, layout, points, screened, settings)
     kept = min(grid, POLISHED_STARTS)
     order = np.argsort(values.reshape(problems, grid), axis=1, kind="stable")[:, :kept]
     chosen = (np.arange(problems)[:, None] * grid + order).ravel()
-    vectors, values = refit(layout, points, np.repeat(weights, kept, axis=0), vectors[chosen], free, settings)
+    many = tuple(np.repeat(values, kept, axis=0) for values in (weights, losses))
+    vectors, values = refit(layout, points, many[0], vectors[chosen], free, settings, many[1])
     found = _sorted(vectors.reshape(problems, kept, -1), values.reshape(problems, kept))
     for turn in range(HOPS):
         hopped = _hop(found[0], turn)
-        rows = np.repeat(weights, hopped.shape[1], axis=0)
-        vectors, values = refit(layout, points, rows, hopped.reshape(-1, hopped.shape[2]), free, settings)
+        many = tuple(np.repeat(values, hopped.shape[1], axis=0) for values in (weights, losses))
+        starts = hopped.reshape(-1, hopped.shape[2])
+        vectors, values = refit(layout, points, many[0], starts, free, settings, many[1])
         more = vectors.reshape(hopped.shape), values.reshape(hopped.shape[:2])
         found = _sorted(*(np.concatenate([old, new], axis=1) for old, new in zip(found, more, strict=True)))
     return found

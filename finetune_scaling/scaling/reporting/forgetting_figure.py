@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from finetune_scaling.scaling.findings.analysis import Analysis, main_metric
 from finetune_scaling.scaling.findings.forgetting import Change, main_factor, shown_columns
 from finetune_scaling.scaling.points.columns import lower_is_better
-from finetune_scaling.scaling.reporting.names import FACTOR_NAMES
-from finetune_scaling.scaling.reporting.plots import Plot, log_x, method_handles, panels, style
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.picture import Picture, Series, picture_of
+from finetune_scaling.scaling.reporting.plots import Plot, log_x, method_handles, method_series, panels, style
 from finetune_scaling.scaling.reporting.score_words import column_name
 
 COLUMNS = 4  # panels side by side
@@ -29,7 +30,7 @@ def forgetting_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
         )
 
 
-def _draw(analysis: Analysis, task: str, factor: str) -> Figure:
+def _draw(analysis: Analysis, task: str, factor: str) -> Picture:
     found = [c for c in analysis.forgetting if (c.task, c.factor, c.x) == (task, factor, None)]
     columns = shown_columns(analysis.forgetting, task, main_metric(analysis, task))
     across = min(COLUMNS, len(columns))
@@ -39,7 +40,8 @@ def _draw(analysis: Analysis, task: str, factor: str) -> Figure:
     for axes, column in zip(grid.flat, columns, strict=False):
         own = [c for c in found if c.column == column]
         for method in analysis.methods:
-            _draw_method(axes, [c for c in own if c.method == method], *style(method, analysis.methods))
+            cells = [c for c in own if c.method == method]
+            _draw_method(axes, cells, method_series(method, analysis.methods), style(method, analysis.methods)[1])
         _shade_worse(axes, lower_is_better(column))
         log_x(axes, [c.finetune_examples for c in own], "finetuning examples")
         axes.set_title(column_name(column))
@@ -49,13 +51,27 @@ def _draw(analysis: Analysis, task: str, factor: str) -> Figure:
     return figure
 
 
-def _draw_method(axes: Axes, cells: list[Change], colour: str, marker: str) -> None:
+def _draw_method(axes: Axes, cells: list[Change], series: Series, marker: str) -> None:
     cells = sorted(cells, key=lambda c: c.finetune_examples)
     if cells:
         means = [c.mean for c in cells]
         bars = [[c.mean - c.low for c in cells], [c.high - c.mean for c in cells]]
         examples = [c.finetune_examples for c in cells]
-        axes.errorbar(examples, means, bars, color=colour, marker=marker, ms=4.5, lw=1.2, elinewidth=0.8, capsize=2)
+        look: dict[str, Any] = {
+            "color": series.colour,
+            "marker": marker,
+            "ms": 4.5,
+            "lw": 1.2,
+            "elinewidth": 0.8,
+            "capsize": 2,
+        }
+        picture_of(axes).tag(series, *axes.errorbar(examples, means, bars, **look).get_children())
+        said = [
+            f"{method_name(c.method)}, {human(c.finetune_examples)} examples: {column_name(c.column)} {c.mean:+.3g} "
+            f"({c.low:+.3g} to {c.high:+.3g} over {c.runs} runs)"
+            for c in cells
+        ]
+        picture_of(axes).read(axes, series, examples, means, said)
 
 
 def _shade_worse(axes: Axes, above: bool) -> None:

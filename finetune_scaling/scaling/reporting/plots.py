@@ -15,16 +15,17 @@ import pandas as pd
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from finetune_scaling.files import disk_errors
-from finetune_scaling.scaling.reporting.names import X_NAMES, human, method_name
+from finetune_scaling.files import disk_errors, write_json_atomically
+from finetune_scaling.scaling.reporting.colours import LIGHTEST_ON_PAPER
+from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, X_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.picture import Picture, Series, picture_of, series_of
 
 STYLES = {"full": ("#0072B2", "o"), "prompt": ("#D55E00", "s"), "lora": ("#009E73", "^")}
 SPARE_STYLES = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
 LEGEND_ENTRIES = 8
-CURVE_POINTS = 60
+CURVE_POINTS = 32
 RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -35,6 +36,7 @@ RC: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "hatch.linewidth": 0.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "finetune-scaling",
     "font.family": "sans-serif",
@@ -48,11 +50,11 @@ class Plot:
     name: str
     title: str
     caption: str
-    draw: Callable[[], Figure]
+    draw: Callable[[], Picture]
 
 
 def save(plot: Plot, folder: Path) -> None:
-    """Writes folder/NAME.png and folder/NAME.svg; WorkdirError where that cannot be done."""
+    """Writes folder/NAME.png, NAME.svg and NAME.json (what the picture shows); WorkdirError where that fails."""
     with disk_errors(folder), mpl.rc_context(RC):
         folder.mkdir(parents=True, exist_ok=True)
         figure = plot.draw()
@@ -63,6 +65,8 @@ def save(plot: Plot, folder: Path) -> None:
             figure.set_layout_engine("none")  # laying out again for each format would double the time
         figure.savefig(folder / f"{plot.name}.png", dpi=130, facecolor="white")
         figure.savefig(folder / f"{plot.name}.svg", transparent=True, metadata={"Date": None})
+        record = {"title": plot.title, "caption": plot.caption, **figure.record()}
+        write_json_atomically(folder / f"{plot.name}.json", record)
 
 
 def style(method: str, methods: Sequence[str]) -> tuple[str, str]:
@@ -75,9 +79,9 @@ def style(method: str, methods: Sequence[str]) -> tuple[str, str]:
 
 def panels(
     rows: int, columns: int, width: float = 3.3, height: float = 2.9, share_y: bool = True
-) -> tuple[Figure, Any]:
-    """A figure with a grid of axes [rows, columns]."""
-    figure = Figure(figsize=(width * columns + 1.2, height * rows + 0.3), layout="constrained")
+) -> tuple[Picture, Any]:
+    """A picture with a grid of axes [rows, columns]."""
+    figure = Picture(figsize=(width * columns + 1.2, height * rows + 0.3), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, sharey="row" if share_y else False)
 
 
@@ -112,14 +116,61 @@ def log_y(axes: Axes, label: str) -> None:
     axes.set_ylabel(label)
 
 
-def scatter(axes: Axes, x: Any, rows: pd.DataFrame, y: str, colour: Any, marker: str = "o") -> None:
-    """Points of settings: filled where fitted, hollow where held out, bars of one standard deviation over seeds."""
+def scatter(
+    axes: Axes,
+    x: Any,
+    rows: pd.DataFrame,
+    y: str,
+    series: Series,
+    marker: str = "o",
+    said: Sequence[str] | None = None,
+) -> None:
+    """Points of settings: filled where fitted, hollow where held out, bars of one standard deviation over seeds.
+
+    said: what each point says beside its setting [P]; the value of y where not given.
+    """
     held_out = rows["held_out"].to_numpy(bool)
     x, heights = np.asarray(x, float), rows[y].to_numpy(float)
+    picture = picture_of(axes)
+    look: dict[str, Any] = {"color": series.colour, "ls": "none"}
     if y == "loss" and rows["loss_sd"].notna().any():
-        axes.errorbar(x, heights, rows["loss_sd"].fillna(0), fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6)
-    axes.plot(x[~held_out], heights[~held_out], marker, color=colour, ms=4.5, ls="none")
-    axes.plot(x[held_out], heights[held_out], marker, color=colour, mfc="white", mew=1.2, ms=5, ls="none")
+        deviations = rows["loss_sd"].fillna(0)
+        bars = axes.errorbar(x, heights, deviations, fmt="none", ecolor=series.colour, elinewidth=0.8, alpha=0.6)
+        picture.tag(series, *bars.get_children())
+    picture.tag(series, *axes.plot(x[~held_out], heights[~held_out], marker, ms=4.5, **look))
+    picture.tag(series, *axes.plot(x[held_out], heights[held_out], marker, mfc="white", mew=1.2, ms=5, **look))
+    values = said or [f"{y} {value:.4g}" for value in heights]
+    settings = setting_texts(rows)
+    picture.read(axes, series, x, heights, [f"{s}: {v}" for s, v in zip(settings, values, strict=True)])
+
+
+def setting_texts(rows: pd.DataFrame) -> list[str]:
+    """What each setting is, in words: method, factor value, examples, whether held out."""
+    keys = zip(*(rows[c] for c in ("method", "factor", "x", "finetune_examples", "held_out")), strict=True)
+    return [
+        f"{method_name(method)}, {FACTOR_NAMES[factor]} {human(x)}, {human(examples)} examples"
+        f"{', held out' if held_out else ''}"
+        for method, factor, x, examples, held_out in keys
+    ]
+
+
+def loss_texts(rows: pd.DataFrame) -> list[str]:
+    """The loss of each setting with its spread over seeds."""
+    keys = zip(rows["loss"], rows["loss_sd"], rows["seeds"], strict=True)
+    return [
+        f"loss {loss:.4g}" + (f" ± {sd:.2g} over {int(seeds)} seeds" if np.isfinite(sd) else "")
+        for loss, sd, seeds in keys
+    ]
+
+
+def method_series(method: str, methods: Sequence[str]) -> Series:
+    """The series of everything that belongs to a method."""
+    return series_of("method", method_name(method), style(method, methods)[0])
+
+
+def amount_series(group: str, value: float, colour: Any) -> Series:
+    """The series of everything at one amount: a factor's value or a number of examples."""
+    return series_of(group, human(value), colour)
 
 
 def span(values: Any, margin: float = 1.15, points: int = CURVE_POINTS) -> np.ndarray:
@@ -146,10 +197,10 @@ def held_out_handles() -> list[Line2D]:
 
 
 def amounts(values: Any) -> dict[float, Any]:
-    """A colour for each amount by its logarithm, light to dark, leaving out the palest yellow."""
+    """A colour for each amount by its logarithm, light to dark, leaving out what is too pale for paper."""
     distinct = np.unique(np.asarray(values, dtype=float))
     logs = np.log(distinct)
-    places = 0.88 * (logs[-1] - logs) / max(logs[-1] - logs[0], 1e-9)
+    places = LIGHTEST_ON_PAPER * (logs[-1] - logs) / max(logs[-1] - logs[0], 1e-9)
     return {float(v): mpl.colormaps["viridis"](place) for v, place in zip(distinct, places, strict=True)}
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from finetune_scaling.files import finite
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.pretraining import FEWEST, SIZE, TOKENS, PretrainingFit
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.names import human
+from finetune_scaling.scaling.reporting.picture import Picture, picture_of, series_of
 from finetune_scaling.scaling.reporting.plots import Plot, held_out_handles, log_x, panels, span
 
 COLUMNS = 3  # panels side by side
@@ -114,7 +114,7 @@ def _text(name: str, entry: dict[str, Any]) -> str:
     return f"{label}{entry['value']:.3g} ({low} to {high}){' *' if entry['why_unidentified'] else ''}"
 
 
-def _draw(found: list[PretrainingFit]) -> Figure:
+def _draw(found: list[PretrainingFit]) -> Picture:
     across = min(COLUMNS, len(found))
     figure, grid = panels(-(-len(found) // across), across, share_y=False)
     for axes in grid.flat[len(found) :]:
@@ -142,3 +142,8 @@ def _draw_one(axes: Axes, found: PretrainingFit) -> None:
     log_x(axes, x, X_LABELS[found.factor])
     at = f"{human(found.at)} tokens" if isinstance(found.at, float) else found.at
     axes.set_title(f"{found.family}, {at}")
+    said = [
+        f"{found.family}, {human(place)} {X_LABELS[found.factor]}: loss {value:.4g}{', held out' if out else ''}"
+        for place, value, out in zip(x, loss, held_out, strict=True)
+    ]
+    picture_of(axes).read(axes, series_of("bases", found.family, COLOUR), x, loss, said)

@@ -7,8 +7,10 @@ import pandas as pd
 
 from finetune_scaling.files import write_atomically
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
+from finetune_scaling.scaling.findings.claims import SURE, Cell
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
+from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.correlation_section import correlation_section
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
@@ -17,8 +19,16 @@ from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method
 from finetune_scaling.scaling.reporting.plots import Plot
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_section
 from finetune_scaling.scaling.reporting.reservations import reservations
+from finetune_scaling.scaling.reporting.selection_section import selection_section
 from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
-from finetune_scaling.scaling.reporting.words import BASELINE, parameter_text, summary
+from finetune_scaling.scaling.reporting.words import (
+    BASELINE,
+    interval_text,
+    parameter_text,
+    share_text,
+    summary,
+)
+from finetune_scaling.scaling.uncertainty.intervals import Interval
 
 
 def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: str) -> Path:
@@ -28,10 +38,13 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
     held_out = int(table.settings["held_out"].sum())
     counts = f"{len(table.runs)} runs of {len(table.settings)} settings, {held_out} held out"
     lead = f"{counts}; tasks: {', '.join(table.tasks)}."
+    others = [*(law for law in analysis.laws if law != analysis.main_law), SINGLE.name]
     sections = [
-        ("summary", "Summary", _summary(analysis)),
+        ("summary", "Summary", page.bullets(summary(analysis)[0][1], "summary")),
+        ("tasks", "Task by task", _tasks(analysis)),
         ("best", "Which method is best", _best(analysis) + _figures(plots, out, ("-methods", "-best-"))),
-        ("laws", "Laws", _laws(analysis) + _figures(plots, out, ("exponents", "-multiplicative-"))),
+        ("laws", "Laws", _laws(analysis) + _figures(plots, out, ("exponents", f"-{analysis.main_law}-"))),
+        ("selection", "Which law the points prefer", selection_section(analysis)),
         ("errors", "How well the laws predict", _errors(analysis) + _figures(plots, out, ("-residuals",))),
         ("critical", "Critical finetuning sizes", _critical(analysis)),
         ("claims", "The paper's findings on these points", _claims(analysis)),
@@ -43,7 +56,7 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
             "What tuning changes elsewhere",
             forgetting_section(analysis) + _figures(plots, out, ("-forgetting",)),
         ),
-        ("more", "Additive and single laws", _more(analysis) + _figures(plots, out, ("-additive-", "-single-"))),
+        ("more", "Further laws", _more(analysis) + _figures(plots, out, tuple(f"-{law}-" for law in others))),
         ("pretraining", "Pretraining", pretraining_section(analysis) + _figures(plots, out, ("pretraining",))),
         ("data", "Data and settings", _data(analysis)),
         ("remake", "How to remake this report", _remake(command)),
@@ -53,17 +66,15 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
     return path
 
 
-def _summary(analysis: Analysis) -> str:
-    parts = [page.subheading(heading) + page.bullets(lines, "summary") for heading, lines in summary(analysis)]
+def _tasks(analysis: Analysis) -> str:
+    parts = [page.subheading(heading) + page.bullets(lines) for heading, lines in summary(analysis)[1:]]
     remarks = reservations(analysis)
     return "".join(parts) + (page.subheading("Reservations") + page.bullets(remarks) if remarks else "")
 
 
 def _figures(plots: Sequence[Plot], out: Path, parts: Sequence[str]) -> str:
     chosen = [plot for plot in plots if any(part in plot.name for part in parts)]
-    return "".join(
-        page.subheading(p.title) + page.figure(out / "plots" / f"{p.name}.svg", p.title, p.caption) for p in chosen
-    )
+    return "".join(page.subheading(p.title) + page.figure(out / "plots", p.name, p.title, p.caption) for p in chosen)
 
 
 def _best(analysis: Analysis) -> str:
@@ -82,11 +93,10 @@ def _best(analysis: Analysis) -> str:
 
 def _laws(analysis: Analysis) -> str:
     return page.paragraph(
-        "L is the loss in nats per target token, X the factor, D the number of finetuning examples. The numbers "
-        "behind ± are 90 % margins from leaving out one factor value or data size at a time (for A, B and E a "
-        "factor, ×/÷); they are not yet intervals with checked coverage. (±?) means that there are too few values "
-        "to leave one out; * marks what these points do not pin down."
-    ) + "".join(_law_table(analysis, law) for law in ("multiplicative",))
+        "L is the loss in nats per target token, X the factor, D the number of finetuning examples. In brackets the "
+        "90 % interval over the bootstrap, open on a side where it does not close. Unidentified: these points do not "
+        "hold the value; why is said under Reservations."
+    ) + _law_table(analysis, analysis.main_law)
 
 
 def _law_table(analysis: Analysis, law: str) -> str:
@@ -101,41 +111,37 @@ def _law_table(analysis: Analysis, law: str) -> str:
 
 
 def _value(fit: StagedFit, name: str) -> str:
-    if name not in fit.parameters:
-        return "–"
-    return parameter_text(fit, name) + ("" if fit.is_identified(name) else " *")
+    return parameter_text(fit, name) if name in fit.parameters else "–"
 
 
 def _errors(analysis: Analysis) -> str:
     table = errors_table(analysis)
-    keys = ["task", "factor", "method"]
-    wide = table.pivot_table(
-        index=keys, columns="law", values=["fitted_error", "held_out_error"], sort=False, dropna=False
-    )
-    wide = wide.dropna(how="all")
-    kinds = [(kind, law) for kind in ("fitted_error", "held_out_error") for law in ("multiplicative", "additive")]
-    kinds = [kind for kind in kinds if kind in wide.columns]
-    rows = [
-        (key[0], FACTOR_NAMES[key[1]], method_name(key[2]), *(_plain(row[kind]) for kind in kinds))
-        for key, row in wide.iterrows()
-    ]
-    header = (
-        "task",
-        "factor",
-        "method",
-        *(f"{kind.removesuffix('_error').replace('_', '-')}, {law}" for kind, law in kinds),
-    )
-    return page.table("Mean absolute deviation, nats per token", header, rows)
+    kinds = [(kind, law) for kind in ("fitted", "held_out") for law in table["law"].unique()]
+    header = ("task", "factor", "method", *(f"{kind.replace('_', '-')}, {law}" for kind, law in kinds))
+    rows = []
+    for (task, factor, method), own in table.groupby(["task", "factor", "method"], sort=False):
+        by_law = {row["law"]: row for _, row in own.iterrows()}
+        errors = [_error(by_law[law], kind) if law in by_law else "–" for kind, law in kinds]
+        rows.append((task, FACTOR_NAMES[factor], method_name(method), *errors))
+    caption = "Mean absolute deviation, nats per token, with its 90 % interval over the bootstrap"
+    return page.table(caption, header, rows)
+
+
+def _error(row: pd.Series, kind: str) -> str:
+    if pd.isna(row[f"{kind}_error"]):
+        return "–"
+    ends = (None if pd.isna(row[f"{kind}_{end}"]) else float(row[f"{kind}_{end}"]) for end in ("low", "high"))
+    return f"{row[f'{kind}_error']:.3g} ({interval_text(Interval(*ends))})"
 
 
 def _critical(analysis: Analysis) -> str:
     low, high = SEARCH_RANGE
     body = page.paragraph(
         f"The number of examples at which two methods have equal loss, searched from {human(low)} to {human(high)} "
-        "examples. Crossings are very sensitive: the leave-out range is where they move when one factor value or "
+        "examples. Interval: 90 % over the bootstrap, open where it falls among resamples without this crossing; "
+        "share: of the resamples, those that have it. The leave-out range is where it moves when one factor value or "
         "data size is left out. A crossing that extrapolates a method beyond the data it was measured with is a "
-        "guess. H and gamma are the paper's closed form D = H X^gamma, right only where both laws have the same "
-        "E."
+        "guess. H and gamma are the paper's closed form D = H X^gamma, right only where both laws have the same E."
     )
     header = (
         "task",
@@ -143,43 +149,69 @@ def _critical(analysis: Analysis) -> str:
         "X",
         "methods",
         "crossing",
+        "90 % interval",
+        "share",
         "leave-out range",
         "below → above",
         "extrapolates",
         "H",
         "gamma",
     )
-    for law in ("multiplicative", "additive"):
+    for law in analysis.laws:
         rows = [row for size in analysis.critical if size.law == law for row in _critical_rows(size)]
         if rows:
             content = page.table(f"{law} law", header, rows)
-            body += content if law == "multiplicative" else page.folded("By the additive law", content)
+            body += content if law == analysis.main_law else page.folded(f"By the {law} law", content)
     return body if analysis.critical else ""
 
 
 def _critical_rows(size: CriticalSize) -> Iterator[tuple]:
     key = (size.task, FACTOR_NAMES[size.factor], human(size.x), " / ".join(size.methods))
-    form = (size.closed_form.H, size.closed_form.gamma) if size.closed_form else (None, None)
+    form = size.closed_form
+    closed = ("–", "–")
+    if form is not None:
+        closed = (
+            f"{form.H:.2g} ({interval_text(form.H_interval, '{:.2g}'.format)})",
+            f"{form.gamma:.2g} ({interval_text(form.gamma_interval, '{:.2g}'.format)})",
+        )
     if not size.roots:
-        yield (*key, "none", "–", f"{size.better_everywhere} everywhere", "–", *form)
+        uncrossed = share_text(size.uncrossed_share)
+        yield (*key, "none", "–", uncrossed, "–", f"{size.better_everywhere} everywhere", "–", *closed)
     for root in size.roots:
-        reach = f"{human(root.low)} – {human(root.high)}" if root.low and root.high else "cannot be told"
-        extrapolated = ", ".join(root.extrapolated) or "no"
-        yield (*key, human(root.examples), reach, f"{root.below} → {root.above}", extrapolated, *form)
+        low, high = root.leave_out_low, root.leave_out_high
+        reach = f"{human(low)} to {human(high)}" if low and high else "cannot be told"
+        interval = interval_text(Interval(root.low, root.high), human)
+        sides, outside = f"{root.below} → {root.above}", ", ".join(root.extrapolated) or "no"
+        yield (*key, human(root.examples), interval, share_text(root.share), reach, sides, outside, *closed)
 
 
 def _claims(analysis: Analysis) -> str:
     body = page.paragraph(
-        "A finding holds, or does not hold, in a cell only where the difference in question exceeds its 90 % leave-out "
-        "margin; otherwise it cannot be told from these points. It holds overall where it holds in every cell."
+        f"A cell is a difference that a finding says is above zero. It holds where it is so in at least {SURE:.0%} of "
+        f"the resamples, and does not hold where it is so in at most {1 - SURE:.0%}; in both cases the difference must "
+        "also exceed its 90 % leave-out margin. Otherwise, and where the two disagree, it cannot be told from these "
+        "points. A finding holds overall where it holds in every cell, and in all of them together in at least "
+        f"{SURE:.0%} of the resamples."
     )
-    overall = [(claim.sentence, claim.verdict, claim.tally) for claim in analysis.claims]
-    body += page.table("Verdicts", ("finding", "verdict", "cells"), overall, wrap=("finding",))
+    overall = [(c.sentence, c.verdict, c.tally, _share(c.probability)) for c in analysis.claims]
+    header = ("finding", "verdict", "cells", "all together")
+    body += page.table("Verdicts", header, overall, wrap=("finding",))
     for claim in analysis.claims:
-        rows = [(c.where, c.difference, c.margin, c.verdict, c.why) for c in claim.cells]
-        header = ("cell", "difference", "margin", "verdict", "why")
-        body += page.folded(claim.sentence, page.table(claim.name, header, rows, wrap=("why",)))
+        rows = [
+            (c.where, c.difference, _interval(c), _share(c.probability), c.margin, c.verdict, c.why)
+            for c in claim.cells
+        ]
+        names = ("cell", "difference", "90 % interval", "above zero in", "leave-out margin", "verdict", "why")
+        body += page.folded(claim.sentence, page.table(claim.name, names, rows, wrap=("why",)))
     return body
+
+
+def _interval(cell: Cell) -> str:
+    return "–" if cell.draws is None else interval_text(Interval(cell.low, cell.high))
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else share_text(share)
 
 
 def _scores(analysis: Analysis) -> str:
@@ -215,24 +247,16 @@ def _best_scores(analysis: Analysis, task: str) -> str:
 
 
 def _more(analysis: Analysis) -> str:
-    body = _law_table(analysis, "additive")
+    body = "".join(_law_table(analysis, law) for law in analysis.laws if law != analysis.main_law)
     rows = [
-        (
-            s.task,
-            method_name(s.method),
-            FACTOR_NAMES[s.factor],
-            human(s.x),
-            *s.parameters.values(),
-            s.fitted_error,
-            s.held_out_error,
-        )
+        (s.task, method_name(s.method), FACTOR_NAMES[s.factor], human(s.x), s.points, s.fitted_error, s.held_out_error)
         for s in analysis.singles
     ]
     if rows:
-        header = ("task", "method", "factor", "X", *analysis.singles[0].parameters, "fitted error", "held-out error")
-        body += page.folded(
-            "Single laws, L = A / D^beta + E at each factor value", page.table("single laws", header, rows)
-        )
+        header = ("task", "method", "factor", "X", "points", "fitted error", "held-out error")
+        caption = "mean absolute deviation, nats per token; their few points make no interval, so no exponent is told"
+        heading = "Single laws, L = A / D^beta + E at each factor value"
+        body += page.folded(heading, page.table(caption, header, rows))
     return body
 
 
@@ -263,7 +287,16 @@ def _data(analysis: Analysis) -> str:
     body += page.table("Settings by factor", header, rows, wrap=("X", "examples"))
     floors = entropy_rows(analysis)
     if floors:
-        content = [(r["task"], method_name(r["method"]), r["law"], r["E"], r["entropy"]) for r in floors]
+        content = [
+            (
+                r["task"],
+                method_name(r["method"]),
+                r["law"],
+                parameter_text(analysis.fits[r["task"], r["method"], r["law"]], "E"),
+                r["entropy"],
+            )
+            for r in floors
+        ]
         names = ("task", "method", "law", "fitted E", "true entropy")
         body += page.table("Fitted floor and true entropy, nats per token", names, content)
     return body + page.bullets(map(str, analysis.facts.get("notes", ())))
@@ -271,7 +304,8 @@ def _data(analysis: Analysis) -> str:
 
 def _remake(command: str) -> str:
     return f"<pre>{page.escape(command)}</pre>" + page.paragraph(
-        "Beside this page: fit.json (all numbers), tables/*.csv, plots/*.png and *.svg."
+        "Beside this page: fit.json (all numbers), tables/*.csv and *.tex, plots/*.png, *.svg and *.json (what each "
+        "picture shows)."
     )
 
 
@@ -282,7 +316,3 @@ def _values(values: pd.Series) -> str:
         if len(distinct) <= 12
         else f"{human(distinct[0])} … {human(distinct[-1])}"
     )
-
-
-def _plain(value: float) -> float | None:
-    return None if pd.isna(value) else float(value)

@@ -22,9 +22,9 @@ def reservations(analysis: Analysis) -> list[str]:
     if table.ignored:
         lines.append(f"Columns not used: {', '.join(table.ignored)}.")
     lines += [f"{s.task}, {method_name(s.method)}, {s.law} law: {s.reason}." for s in analysis.skipped]
-    for fit in analysis.of_law("multiplicative"):
-        loose = [name.replace("_", " ") for name in fit.parameters if not fit.is_identified(name)]
-        if loose:
-            where = f"{fit.task}, {method_name(fit.method)}"
-            lines.append(f"{where}: these points do not pin down {', '.join(loose)} (multiplicative law).")
+    for fit in analysis.of_law(analysis.main_law):
+        for name in fit.parameters:
+            if not fit.is_identified(name):
+                where = f"{fit.task}, {method_name(fit.method)}, {name.replace('_', ' ')}"
+                lines.append(f"{where}: unidentified; {fit.why_unidentified(name)} ({fit.law.name} law).")
     return lines

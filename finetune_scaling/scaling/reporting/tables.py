@@ -1,4 +1,4 @@
-"""The machine-readable twins of the report: fit.json and one CSV a table."""
+"""The machine-readable twins of the report: fit.json, and each table as CSV and as LaTeX."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,13 +9,15 @@ import pandas as pd
 
 from finetune_scaling.files import finite, write_atomically, write_json_atomically
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
-from finetune_scaling.scaling.findings.claims import Claim
+from finetune_scaling.scaling.findings.claims import Cell, Claim
 from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap_record
-from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
+from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, ClosedForm, CriticalSize, Root
+from finetune_scaling.scaling.findings.regions import RegionMap
 from finetune_scaling.scaling.findings.selection import Selection
 from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.reporting.latex import latex_table
 from finetune_scaling.scaling.reporting.metric_section import metric_records, metric_table
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_records, pretraining_table
 from finetune_scaling.scaling.reporting.reservations import reservations
@@ -23,7 +25,7 @@ from finetune_scaling.scaling.uncertainty.intervals import percentiles
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
-    """Everything as one JSON value; intervals that no method here supports yet are null."""
+    """Everything as one JSON value; an end of an interval that does not close is null."""
     table, settings = analysis.table, analysis.settings
     return {
         "fits": [_joint_record(analysis, fit) for fit in analysis.fits.values()],
@@ -32,6 +34,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
         "all_factors": [_all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()],
         "skipped": [asdict(remark) for remark in analysis.skipped],
         "critical_sizes": [_critical_record(size) for size in analysis.critical],
+        "regions": [_region_record(found) for found in analysis.regions],
         "claims": [_claim_record(claim) for claim in analysis.claims],
         "correlations": [correlation_record(c) for c in analysis.correlations],
         "forgetting": [asdict(change) for change in analysis.forgetting],
@@ -89,6 +92,7 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "errors": errors_table(analysis),
         "selection": selection_table(analysis),
         "critical_sizes": critical_table(analysis),
+        "regions": pd.concat([r.table() for r in analysis.regions]) if analysis.regions else pd.DataFrame(),
         "claims": claims_table(analysis),
         "best_measured": pd.concat([measured_best(analysis, t).assign(task=t) for t in analysis.table.tasks]),
         "best_runs": pd.concat([best_runs(analysis, task) for task in analysis.table.tasks]),
@@ -102,10 +106,11 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
 
 
 def write_tables(analysis: Analysis, out: Path) -> None:
-    """Writes fit.json and tables/*.csv below `out`."""
+    """Writes fit.json, tables/*.csv and tables/*.tex below `out`."""
     write_json_atomically(out / "fit.json", fit_record(analysis))
     for name, table in tables(analysis).items():
         write_atomically(out / "tables" / f"{name}.csv", table.to_csv(index=False))
+        write_atomically(out / "tables" / f"{name}.tex", latex_table(table, name.replace("_", " ")))
 
 
 def laws_table(analysis: Analysis) -> pd.DataFrame:
@@ -149,7 +154,8 @@ def critical_table(analysis: Analysis) -> pd.DataFrame:
     for size in analysis.critical:
         key = {"task": size.task, "law": size.law, "factor": size.factor, "x": size.x}
         key |= {"first": size.methods[0], "second": size.methods[1], "crossings": len(size.roots)}
-        form = {"H": finite(size.closed_form.H), "gamma": size.closed_form.gamma} if size.closed_form else {}
+        key["uncrossed_share"] = size.uncrossed_share
+        form = _form_record(size.closed_form) if size.closed_form else {}
         for record in [_root_record(root) for root in size.roots] or [{"better_everywhere": size.better_everywhere}]:
             rows.append({**key, **record, **form})
     return pd.DataFrame(rows)
@@ -158,7 +164,11 @@ def critical_table(analysis: Analysis) -> pd.DataFrame:
 def claims_table(analysis: Analysis) -> pd.DataFrame:
     """One row a cell of a claim."""
     return pd.DataFrame(
-        [{"claim": c.name, "claim_verdict": c.verdict, **asdict(cell)} for c in analysis.claims for cell in c.cells]
+        [
+            {"claim": c.name, "claim_verdict": c.verdict, "claim_probability": c.probability, **_cell_record(cell)}
+            for c in analysis.claims
+            for cell in c.cells
+        ]
     )
 
 
@@ -278,17 +288,41 @@ def _critical_record(size: CriticalSize) -> dict[str, Any]:
         "roots": [_root_record(root) for root in size.roots],
         "better_everywhere": size.better_everywhere,
         "search_range": list(SEARCH_RANGE),
-        "closed_form": form and {"H": finite(form.H), "gamma": form.gamma, "examples": finite(form.at(size.x))},
+        "uncrossed_share": size.uncrossed_share,
+        "closed_form": form and {**_form_record(form), "examples": finite(form.at(size.x))},
     }
 
 
-def _root_record(root: Any) -> dict[str, Any]:
+def _form_record(form: ClosedForm) -> dict[str, float | None]:
+    return {
+        "H": finite(form.H),
+        "H_low": finite(form.H_interval.low),
+        "H_high": finite(form.H_interval.high),
+        "gamma": form.gamma,
+        "gamma_low": form.gamma_interval.low,
+        "gamma_high": form.gamma_interval.high,
+    }
+
+
+def _region_record(found: RegionMap) -> dict[str, Any]:
+    """A map in short; tables/regions.csv has its places."""
+    return {
+        "task": found.task,
+        "law": found.law,
+        "factor": found.factor,
+        "methods": list(found.methods),
+        "sure_share_of_measured": found.sure_share(),
+    }
+
+
+def _root_record(root: Root) -> dict[str, Any]:
     return {
         "finetune_examples": root.examples,
-        "low": None,
-        "high": None,
-        "leave_out_low": root.low,
-        "leave_out_high": root.high,
+        "low": root.low,
+        "high": root.high,
+        "probability": root.share,
+        "leave_out_low": root.leave_out_low,
+        "leave_out_high": root.leave_out_high,
         "better_below": root.below,
         "better_above": root.above,
         "inside_measured_range": not root.extrapolated,
@@ -302,8 +336,16 @@ def _claim_record(claim: Claim) -> dict[str, Any]:
         "sentence": claim.sentence,
         "verdict": claim.verdict,
         "tally": claim.tally,
-        "cells": [asdict(cell) for cell in claim.cells],
+        "probability": claim.probability,
+        "compared_cells": len(claim.draws),
+        "cells": [_cell_record(cell) for cell in claim.cells],
     }
+
+
+def _cell_record(cell: Cell) -> dict[str, Any]:
+    """A cell without its draws."""
+    names = ("where", "difference", "low", "high", "probability", "margin", "verdict", "why")
+    return {name: getattr(cell, name) for name in names}
 
 
 def correlation_record(found: Correlation) -> dict[str, Any]:
@@ -328,7 +370,8 @@ def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
 
 
 def _flat_single(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k != "parameters"} | record["parameters"]
+    """Without the parameters, which have no intervals."""
+    return {k: v for k, v in record.items() if k != "parameters"}
 
 
 def present_factors(analysis: Analysis, task: str) -> list[str]:

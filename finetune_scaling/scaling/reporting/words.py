@@ -1,42 +1,111 @@
 """What the analysis says, in plain sentences: the summary of the report and of the command's last lines."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, main_metric, measured_best
+from finetune_scaling.scaling.findings.claims import Claim
 from finetune_scaling.scaling.findings.critical import best_regions
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.scaling.reporting.score_words import correlation_line, forgetting_lines
 from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
+from finetune_scaling.scaling.uncertainty.intervals import Interval
 
-# Up to this margin of a logarithm, e^±m is 1 ± m to a few percent, and ± reads better than a factor.
-LINEAR_MARGIN = 0.2
-WIDEST_FACTOR = 10.0  # a margin beyond it says only that the value is unknown
 BASELINE = "copying (a translation's source, a document's first sentence)"
+MOST_TASKS = 3  # that the summary names one by one
+
+
+def interval_text(interval: Interval, show: Callable[[float], str] = "{:.3g}".format) -> str:
+    """The ends of a 90 % interval; an open one is said to be so."""
+    if interval.low is None and interval.high is None:
+        return "open on both sides"
+    if interval.low is None:
+        return f"open to {show(interval.high or 0.0)}"
+    return f"{show(interval.low)} to {'open' if interval.high is None else show(interval.high)}"
 
 
 def parameter_text(fit: StagedFit, name: str) -> str:
-    """A value with its 90 % leave-out margin, or with a mark that there is none."""
-    value, margin = fit.parameters[name], fit.spread(name).margin()
-    if not np.isfinite(margin):
-        return f"{value:.3g} (±?)"
-    if name.startswith(("A", "B", "E")) and margin < LINEAR_MARGIN:
-        return f"{value:.3g} ± {value * margin:.2g}"
-    if name.startswith(("A", "B", "E")):
-        factor = f"{np.exp(margin):.2g}" if margin < np.log(WIDEST_FACTOR) else f"> {WIDEST_FACTOR:.0f}"
-        return f"{value:.3g} (×/÷ {factor})"
-    return f"{value:.3g} ± {margin:.2g}"
+    """A value with its 90 % bootstrap interval, or that it is unidentified."""
+    if not fit.describes:
+        return "unidentified, the law does not describe these points"
+    text = f"{fit.parameters[name]:.3g} ({interval_text(fit.interval(name))})"
+    return text if fit.is_identified(name) else f"unidentified, {text}"
+
+
+def overall(analysis: Analysis) -> list[str]:
+    """The whole in about ten lines of plain words."""
+    table = analysis.table
+    held_out = int(table.settings["held_out"].sum())
+    methods = ", ".join(map(method_name, analysis.methods))
+    lines = [
+        f"{len(table.runs)} runs of {len(table.settings)} settings on {len(table.tasks)} "
+        f"{'task' if len(table.tasks) == 1 else 'tasks'}, tuned by {methods}; "
+        f"{held_out or 'no'} settings were held out to score the laws."
+    ]
+    lines += [line for task in table.tasks[:MOST_TASKS] for line in _choice_lines(analysis, task)]
+    if len(table.tasks) > MOST_TASKS:
+        lines.append(f"{len(table.tasks) - MOST_TASKS} more tasks are told below, task by task.")
+    lines += [claim_line(claim) for claim in analysis.claims]
+    return [*lines, _identified_line(analysis)]
 
 
 def summary(analysis: Analysis) -> list[tuple[str, list[str]]]:
-    """The findings in plain words: (heading, lines) for each task, then for the paper's findings."""
-    claims = [f"{claim.sentence} — {claim.verdict}: {claim.tally}." for claim in analysis.claims]
-    parts = [(task, list(_task_lines(analysis, task))) for task in analysis.table.tasks]
-    return [*parts, ("The paper's findings on these points", claims)]
+    """The findings in plain words: (heading, lines) for the whole, then for each task."""
+    return [("In short", overall(analysis)), *((t, list(_task_lines(analysis, t))) for t in analysis.table.tasks)]
+
+
+def claim_line(claim: Claim) -> str:
+    """A finding of the paper, its verdict, and the share of the resamples in which it holds."""
+    return f"{claim.sentence} — {claim.verdict}: {claim.tally}{_share_words(claim)}."
+
+
+def share_text(share: float) -> str:
+    """A share of the resamples in percent, never rounded to all or none."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}".replace("%", " %")
+    return f"{min(max(100 * share, 1), 99):.0f} %"
+
+
+def _share_words(claim: Claim) -> str:
+    if claim.probability is None:
+        return ""
+    compared = len(claim.draws)
+    share = f"{share_text(claim.probability)} of resamples"
+    if len(claim.cells) == 1:
+        return f"; it does in {share}"
+    which = "all" if compared == len(claim.cells) else f"the {compared} comparable ones"
+    return f"; {which} together in {share}"
+
+
+def _choice_lines(analysis: Analysis, task: str) -> Iterator[str]:
+    """Which methods were best at the fewest and at the most examples, and how sure the laws are of the map."""
+    best = measured_best(analysis, task)
+    maps = [m for m in analysis.regions if (m.task, m.factor) == (task, "model")]
+    sure = "".join(
+        f"; over model size the resamples agree on the best method on {share_text(m.sure_share())} of the measured map"
+        for m in maps
+    )
+    if best.empty:
+        yield f"{task}: no cell was measured with two methods, so none can be called best{sure}."
+        return
+    parts = []
+    for method in dict.fromkeys(best.sort_values("finetune_examples")["method"]):
+        own = best[best["method"] == method]["finetune_examples"]
+        parts.append(f"{method_name(method)} in {len(own)} ({_span(own.min(), own.max())} examples)")
+    yield f"{task}: least measured loss, of {len(best)} cells, by {', '.join(parts)}{sure}."
+
+
+def _identified_line(analysis: Analysis) -> str:
+    """How many of the exponents the points hold."""
+    fits = analysis.of_law(analysis.main_law)
+    names = [(fit, n) for fit in fits for n in fit.parameters if n.startswith("alpha") or n == "beta"]
+    held = sum(fit.is_identified(name) for fit, name in names)
+    strays = sorted({f"{fit.task} with {method_name(fit.method)}" for fit in fits if not fit.describes})
+    misfit = f" The law does not describe {', '.join(strays)}." if strays else ""
+    return f"The points identify {held} of the {len(names)} exponents of the {analysis.main_law} law.{misfit}"
 
 
 def _task_lines(analysis: Analysis, task: str) -> Iterator[str]:
@@ -65,7 +134,7 @@ def _measured_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
     """Which method the multiplicative law prefers, over the measured numbers of examples."""
-    fits = analysis.of(task, "multiplicative")
+    fits = analysis.of(task, analysis.main_law)
     rows = analysis.rows(task, factor="model")
     if rows.empty or len([f for f in fits.values() if "model" in f.factors]) < 2:
         return
@@ -74,7 +143,7 @@ def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
     for x in _few(rows["x"]):
         spans = [f"{method_name(m)} {_span(a, b)}" for m, a, b in best_regions(fits, "model", x, low, high)]
         parts.append(f"at {human(x)} {', '.join(spans)}")
-    scope = "multiplicative law; smallest and largest model; a guess where a method was not measured"
+    scope = f"{analysis.main_law} law; smallest and largest model; a guess where a method was not measured"
     yield f"The fitted laws prefer, {'; '.join(parts)} ({scope})."
     inside = [r for c in _crossings(analysis, task) for r in c.roots if not r.extrapolated]
     total = sum(len(c.roots) for c in _crossings(analysis, task))
@@ -82,13 +151,13 @@ def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 
 def _crossings(analysis: Analysis, task: str) -> list:
-    return [c for c in analysis.critical if (c.task, c.law, c.factor) == (task, "multiplicative", "model")]
+    return [c for c in analysis.critical if (c.task, c.law, c.factor) == (task, analysis.main_law, "model")]
 
 
 def _law_lines(analysis: Analysis, task: str) -> Iterator[str]:
-    for method, fit in analysis.of(task, "multiplicative").items():
+    for method, fit in analysis.of(task, analysis.main_law).items():
         names = [n for n in fit.parameters if n.startswith("alpha")] + ["beta", "E"]
-        values = ", ".join(f"{n.replace('_', ' ')} = {parameter_text(fit, n)}" for n in names)
+        values = "; ".join(f"{n.replace('_', ' ')} {parameter_text(fit, n)}" for n in names)
         yield f"{method_name(method)}: {values}."
 
 
@@ -121,9 +190,10 @@ def _score_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 
 def _entropy_lines(analysis: Analysis, task: str) -> Iterator[str]:
-    rows = [r for r in entropy_rows(analysis) if r["task"] == task and r["law"] == "multiplicative"]
+    rows = [r for r in entropy_rows(analysis) if r["task"] == task and r["law"] == analysis.main_law]
     if rows:
-        values = ", ".join(f"{method_name(r['method'])} {r['E']:.3g}" for r in rows)
+        fits = analysis.of(task, analysis.main_law)
+        values = "; ".join(f"{method_name(r['method'])} {parameter_text(fits[r['method']], 'E')}" for r in rows)
         yield f"Fitted floor E: {values}; the true entropy is {rows[0]['entropy']:.3g} nats per token."
 
 

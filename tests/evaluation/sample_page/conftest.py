@@ -1,9 +1,8 @@
-"""What tests of the page of samples share: directories of scored runs, and a browser."""
+"""What tests of the page of samples share: directories of scored runs."""
 
 import json
 import re
-import runpy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,6 @@ def write_run() -> Callable[..., str]:
         return str(folder)
 
     return write
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium; tests skip where there is none."""
-    module = runpy.run_path(str(Path(__file__).parents[2] / "browser.py"))
-    if module["find_chromium"]() is None:
-        pytest.skip("no Chromium was found (Debian: apt-get install chromium)")
-    with module["Browser"](tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="session")

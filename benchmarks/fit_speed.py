@@ -1,0 +1,138 @@
+"""Speed of fits: the Chinchilla law from 4,500 starts beside SciPy in the same run, and bootstraps of one law.
+
+    python benchmarks/fit_speed.py                        # all three, SciPy over a tenth of the starts, extrapolated
+    python benchmarks/fit_speed.py --fraction=1           # SciPy over all starts
+
+Points: 245 read off Chinchilla's figure where FINETUNE_SCALING_DATA names the folder that has them, else as many
+planted by the published law with noise. SciPy's loop is L-BFGS-B from each start, in one process with numerical
+gradients, and in two with analytic ones. Ours is timed after a first call, as from the cache of compiled programs.
+"""
+
+import argparse
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.scaling.fitting.stages import fit_staged
+from finetune_scaling.scaling.laws.chinchilla import CHINCHILLA
+from finetune_scaling.scaling.laws.declared import Layout
+from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
+from finetune_scaling.scaling.points import planted
+from finetune_scaling.scaling.points.table import read_points
+from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
+
+DELTA, LARGEST_LEFT_OUT = 1e-3, 5
+Points = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def main() -> None:
+    """Prints one line a fit."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--fraction", type=float, default=0.1, help="of the starts that SciPy runs; 1: all")
+    parser.add_argument("--resamples", type=int, default=1000)
+    given = parser.parse_args()
+    points, starts = chinchilla_points(), Layout(CHINCHILLA).starts()
+    ours = time_ours(points, starts)
+    chosen = np.random.default_rng(0).permutation(starts)[: max(1, round(len(starts) * given.fraction))]
+    for label, analytic, processes in (
+        ("numerical gradients, 1 process", False, 1),
+        ("analytic, 2 processes", True, 2),
+    ):
+        seconds, best = time_scipy(points, chosen, analytic, processes)
+        whole = seconds * len(starts) / len(chosen)
+        print(
+            f"SciPy, {label}: {whole:.1f} s for {len(starts)} starts, {whole / ours:.1f} x ours; objective {best:.6e}"
+        )
+    time_bootstrap(given.resamples)
+
+
+def chinchilla_points() -> Points:
+    """(N, D, loss), the largest losses left out as by Besiroglu et al. 2024."""
+    folder = os.environ.get("FINETUNE_SCALING_DATA")
+    if folder:
+        table = pd.read_csv(Path(folder) / "scaling" / "chinchilla" / "svg_extracted_data.csv")
+        table = table.sort_values("loss").iloc[:-LARGEST_LEFT_OUT]
+        size = table["Model Size"].to_numpy(float)
+        return size, table["Training FLOP"].to_numpy(float) / (6 * size), table["loss"].to_numpy(float)
+    random = np.random.default_rng(0)
+    size, tokens = 10 ** random.uniform(7.8, 10.2, 240), 10 ** random.uniform(9, 12, 240)
+    loss = 482.01 / size**0.3478 + 2085.43 / tokens**0.3658 + 1.8172
+    return size, tokens, loss * np.exp(random.normal(0, 0.005, 240))
+
+
+def time_ours(points: Points, starts: np.ndarray) -> float:
+    """Seconds of the fit from all starts, the least of three after a first."""
+    size, tokens, loss = points
+    data = FitPoints({"N": np.log(size), "D": np.log(tokens)}, loss, np.zeros(len(loss), int))
+    layout, weights, free = Layout(CHINCHILLA), np.ones((1, len(loss))), np.ones(5, bool)
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        _, objectives = fit(layout, data, weights, starts, free, FitSettings())
+        times.append(time.perf_counter() - began)
+    print(f"here: {min(times[1:]):.2f} s for {len(starts)} starts ({times[0]:.1f} s with compilation or its cache)")
+    print(f"objective {objectives[0]:.6e}")
+    return min(times[1:])
+
+
+def time_scipy(points: Points, starts: np.ndarray, analytic: bool, processes: int) -> tuple[float, float]:
+    """Seconds of SciPy's loop over the starts, and the best objective."""
+    tasks = [(points, start, analytic) for start in starts]
+    context = multiprocessing.get_context("spawn")
+    # Each process has one core: with more threads the small products of a fit grow slower.
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    with context.Pool(processes) as pool:
+        pool.map(_scipy_fit, tasks[:processes])  # the processes have started
+        began = time.perf_counter()
+        values = pool.map(_scipy_fit, tasks, chunksize=16)
+        return time.perf_counter() - began, min(values)
+
+
+def _scipy_fit(task: tuple[Points, np.ndarray, bool]) -> float:
+    (size, tokens, loss), start, analytic = task
+    log_size, log_tokens, log_loss = np.log(size), np.log(tokens), np.log(loss)
+
+    def objective(vector: np.ndarray) -> tuple[float, np.ndarray] | float:
+        e, a, b, alpha, beta = vector
+        terms = np.exp(np.stack([np.full(len(loss), e), a - alpha * log_size, b - beta * log_tokens]))
+        total = terms.sum(axis=0)
+        gap = np.log(total) - log_loss
+        clipped = np.clip(gap, -DELTA, DELTA)
+        value = float((clipped * (gap - clipped / 2)).sum())
+        if not analytic:
+            return value
+        pull = clipped * terms / total
+        slopes = [pull[0].sum(), pull[1].sum(), pull[2].sum(), -(pull[1] @ log_size), -(pull[2] @ log_tokens)]
+        return value, np.array(slopes)
+
+    with np.errstate(all="ignore"):
+        return float(minimize(objective, start, jac=analytic, method="L-BFGS-B").fun)
+
+
+def time_bootstrap(resamples: int) -> None:
+    """Seconds of one law's fit to one task and method with so many resamples, after a first fit."""
+    with TemporaryDirectory() as folder:
+        rows = planted.rows(0.003, 3, methods=("lora",))
+        settings = read_points(planted.write(Path(folder) / "points.csv", rows)).settings
+    times = {}
+    for count in (40, resamples):
+        fit_staged(MULTIPLICATIVE, settings, FitSettings(), 256, Resampling("both", 40))
+        began = time.perf_counter()
+        fit_staged(MULTIPLICATIVE, settings, FitSettings(), 256, Resampling("both", count))
+        times[count] = time.perf_counter() - began
+    spent = times[resamples] - times[40]
+    print(
+        f"bootstrap of the multiplicative law, both stages and in one stage: {times[resamples]:.1f} s in all for "
+        f"{resamples} resamples, of which {resamples - 40} took {spent:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The single law, L = A / D^beta + E, at every value of a factor: curves over the finetuning examples alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, lifted, predictions, refit
+from finetune_scaling.scaling.laws.declared import Layout, predict
+from finetune_scaling.scaling.laws.power import SINGLE
+from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.uncertainty.intervals import Interval, of_parameter
+
+# Resamples of each curve: a hundred curves share the time of one law's bootstrap.
+RESAMPLES = 100
+
+
+@dataclass(frozen=True)
+class SingleFit:
+    """L = A / D^beta + E at one factor value of one task and method.
+
+    parameters, intervals: printed values and their 90 % intervals by name; objective: sum of Huber losses;
+    fitted_error, held_out_error: mean absolute deviations in nats; points: number fitted.
+    """
+
+    task: str
+    method: str
+    factor: str
+    x: float
+    parameters: dict[str, float]
+    intervals: dict[str, Interval]
+    objective: float
+    fitted_error: float
+    held_out_error: float | None
+    points: int
+
+
+def fit_singles(rows: pd.DataFrame, settings: FitSettings) -> list[SingleFit]:
+    """Fits every factor value that has as many points to fit as the law has parameters.
+
+    rows: PointsTable.settings of one task and method. The intervals are of a bootstrap that draws normal residuals of
+    each curve's own scatter, with its points less three as degrees of freedom.
+    """
+    rows = rows[rows["factor"].isin(FACTORS)]
+    curves = rows[~rows["held_out"]].pivot_table(index=["factor", "x"], columns="finetune_examples", values="loss")
+    curves = curves[curves.notna().sum(axis=1) >= len(SINGLE.parameters)]
+    if curves.empty:
+        return []
+    layout, values = Layout(SINGLE), curves.to_numpy(float)
+    weights, losses = np.isfinite(values).astype(float), np.where(np.isfinite(values), values, 1.0)
+    points = FitPoints({"D": np.log(curves.columns.to_numpy(float))}, losses[0], np.zeros(losses.shape[1], int))
+    free = np.ones(len(layout.names), bool)
+    vectors, objectives = fit(layout, points, weights, layout.starts(), free, settings, losses)
+    draws = _draws(layout, points, weights, losses, vectors, settings)
+    return [
+        _single(rows[(rows["factor"] == factor) & (rows["x"] == x)], layout, vectors[i], draws[i], float(objectives[i]))
+        for i, (factor, x) in enumerate(curves.index)
+    ]
+
+
+def _draws(
+    layout: Layout,
+    points: FitPoints,
+    weights: np.ndarray,
+    losses: np.ndarray,
+    vectors: np.ndarray,
+    settings: FitSettings,
+) -> np.ndarray:
+    """Refits of every curve to drawn losses: [G, R, K]."""
+    predicted = predictions(layout, points, vectors)
+    degrees = np.maximum(1, weights.sum(axis=1) - len(layout.names))
+    scatter = np.sqrt((weights * (losses - predicted) ** 2).sum(axis=1) / degrees)
+    noise = np.random.default_rng(0).normal(size=(len(weights), RESAMPLES, weights.shape[1]))
+    drawn = np.maximum(predicted[:, None] + scatter[:, None, None] * noise, 1e-3)
+    starts = lifted(layout, vectors, float(losses[weights > 0].min()))
+    weights, starts = (np.repeat(values, RESAMPLES, axis=0) for values in (weights, starts))
+    free, flat = np.ones(len(layout.names), bool), drawn.reshape(-1, drawn.shape[2])
+    refits, _ = refit(layout, points, weights, starts, free, settings, flat)
+    return refits.reshape(len(vectors), RESAMPLES, -1)
+
+
+def _single(rows: pd.DataFrame, layout: Layout, vector: np.ndarray, draws: np.ndarray, objective: float) -> SingleFit:
+    parameters, natural = layout.to_natural(vector), layout.to_natural(draws)
+    loss, held_out, first = rows["loss"].to_numpy(float), rows["held_out"].to_numpy(bool), rows.iloc[0]
+    deviation = np.abs(predict(SINGLE, parameters, {"D": rows["finetune_examples"]}) - loss)
+    return SingleFit(
+        task=first["task"],
+        method=first["method"],
+        factor=first["factor"],
+        x=float(first["x"]),
+        parameters=parameters,
+        intervals={p.name: of_parameter(p, natural[p.name], float(loss.min())) for p in SINGLE.parameters},
+        objective=objective,
+        fitted_error=float(deviation[~held_out].mean()),
+        held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,
+        points=int((~held_out).sum()),
+    )

@@ -1,0 +1,62 @@
+"""The report's section on which law the points prefer, and on one law over all factors at once."""
+
+from finetune_scaling.scaling.findings.analysis import Analysis
+from finetune_scaling.scaling.findings.selection import DECISIVE, Candidate
+from finetune_scaling.scaling.fitting.law_fit import LawFit
+from finetune_scaling.scaling.reporting import page
+from finetune_scaling.scaling.reporting.names import method_name
+from finetune_scaling.scaling.reporting.words import interval_text
+
+
+def selection_section(analysis: Analysis) -> str:
+    """Verdict and measures for each task and method, then the law over all factors where the points carry them."""
+    verdicts = [
+        (task, method_name(method), found.preferred or "none", found.verdict)
+        for (task, method), found in analysis.selections.items()
+    ]
+    if not verdicts:
+        return ""
+    body = page.paragraph(
+        "Every value of a factor and every number of examples is left out once and predicted by the laws fitted to the "
+        "rest. A law is preferred where it predicts what was left out better by more than the 90 % margin of the "
+        f"difference, or leads by {DECISIVE:g} in AICc, and neither held-out points nor AICc speak clearly for the "
+        "other. Often no law is preferred; then both describe these points, and what they say beyond them differs."
+    )
+    body += page.table("Verdicts", ("task", "method", "preferred", "in words"), verdicts, wrap=("in words",))
+    rows = [
+        (task, method_name(method), *_measures(candidate))
+        for (task, method), found in analysis.selections.items()
+        for candidate in found.candidates
+    ]
+    header = ("task", "method", "law", "parameters", "left out", "held out", "AICc", "describes the points")
+    measures = page.table("Mean absolute deviation, nats per token; laws best first", header, rows)
+    return body + page.folded("What they are compared by", measures) + _all_factors(analysis)
+
+
+def _measures(candidate: Candidate) -> tuple:
+    described = "yes" if candidate.describes else "no"
+    errors = (candidate.left_out_error, candidate.held_out, candidate.criterion)
+    return (candidate.law, candidate.parameters, *errors, described)
+
+
+def _all_factors(analysis: Analysis) -> str:
+    fits = analysis.all_factors
+    if not fits:
+        return ""
+    names = list(dict.fromkeys(name for fit in fits.values() for name in fit.layout.names if name not in fit.fixed))
+    rows = [
+        (task, method_name(method), *(_value(fit, name) for name in names), fit.count)
+        for (task, method), fit in fits.items()
+    ]
+    law = next(iter(fits.values())).law
+    header = ("task", "method", *names, "points")
+    return page.folded("One law over all factors at once", page.table(f"{law.name}: {law.formula}", header, rows))
+
+
+def _value(fit: LawFit, name: str) -> str:
+    if name not in fit.parameters or name in fit.fixed:
+        return "–"
+    if not fit.describes:
+        return "unidentified, the law does not describe these points"
+    text = f"{fit.parameters[name]:.3g} ({interval_text(fit.interval(name))})"
+    return f"unidentified, {text}" if fit.why_unidentified(name) else text
