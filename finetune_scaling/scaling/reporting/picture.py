@@ -58,9 +58,7 @@ class Picture(Figure):
         """Gives points of a series what they say."""
         x, y = (np.asarray(values, float) for values in (x, y))
         order = np.argsort(x, kind="stable")
-        self._readings.append(
-            _Readings(axes, self._number(series), x[order], y[order], [texts[int(i)] for i in order])
-        )
+        self._readings.append(_Readings(axes, self._number(series), x[order], y[order], [texts[int(i)] for i in order]))
 
     def record(self) -> dict[str, Any]:
         """Series and points as JSON values, one list a field; svg_x and svg_y: places in the SVG, in its own unit.

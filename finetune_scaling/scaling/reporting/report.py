@@ -20,7 +20,7 @@ from finetune_scaling.scaling.reporting.plots import Plot
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_section
 from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.reporting.selection_section import selection_section
-from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
+from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table, single_interval
 from finetune_scaling.scaling.reporting.words import (
     BASELINE,
     interval_text,
@@ -249,12 +249,22 @@ def _best_scores(analysis: Analysis, task: str) -> str:
 def _more(analysis: Analysis) -> str:
     body = "".join(_law_table(analysis, law) for law in analysis.laws if law != analysis.main_law)
     rows = [
-        (s.task, method_name(s.method), FACTOR_NAMES[s.factor], human(s.x), s.points, s.fitted_error, s.held_out_error)
+        (
+            s.task,
+            method_name(s.method),
+            FACTOR_NAMES[s.factor],
+            human(s.x),
+            s.points,
+            *(f"{value:.3g} ({interval_text(single_interval(s, name))})" for name, value in s.parameters.items()),
+            s.fitted_error,
+            s.held_out_error,
+        )
         for s in analysis.singles
     ]
     if rows:
-        header = ("task", "method", "factor", "X", "points", "fitted error", "held-out error")
-        caption = "mean absolute deviation, nats per token; their few points make no interval, so no exponent is told"
+        names = analysis.singles[0].parameters
+        header = ("task", "method", "factor", "X", "points", *names, "fitted error", "held-out error")
+        caption = "90 % intervals in brackets; open with three points, which say nothing of their own scatter"
         heading = "Single laws, L = A / D^beta + E at each factor value"
         body += page.folded(heading, page.table(caption, header, rows))
     return body
