@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from finetune_scaling.scaling.findings.analysis import Analysis, SingleFit
+from finetune_scaling.scaling.findings.analysis import Analysis
+from finetune_scaling.scaling.findings.single_laws import SingleFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.laws.declared import predict
 from finetune_scaling.scaling.laws.power import SINGLE

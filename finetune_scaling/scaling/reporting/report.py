@@ -20,7 +20,7 @@ from finetune_scaling.scaling.reporting.plots import Plot
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_section
 from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.reporting.selection_section import selection_section
-from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
+from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table, single_interval
 from finetune_scaling.scaling.reporting.words import (
     BASELINE,
     interval_text,
@@ -255,16 +255,16 @@ def _more(analysis: Analysis) -> str:
             FACTOR_NAMES[s.factor],
             human(s.x),
             s.points,
-            *(f"{value:.3g} ({interval_text(s.intervals[name])})" for name, value in s.parameters.items()),
+            *(f"{value:.3g} ({interval_text(single_interval(s, name))})" for name, value in s.parameters.items()),
             s.fitted_error,
             s.held_out_error,
         )
         for s in analysis.singles
     ]
     if rows:
-        parameters = tuple(analysis.singles[0].parameters)
-        header = ("task", "method", "factor", "X", "points", *parameters, "fitted error", "held-out error")
-        caption = "90 % intervals in brackets; errors are mean absolute deviations, nats per token"
+        names = analysis.singles[0].parameters
+        header = ("task", "method", "factor", "X", "points", *names, "fitted error", "held-out error")
+        caption = "90 % intervals in brackets; open with three points, which say nothing of their own scatter"
         heading = "Single laws, L = A / D^beta + E at each factor value"
         body += page.folded(heading, page.table(caption, header, rows))
     return body

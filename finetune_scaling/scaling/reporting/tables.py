@@ -14,6 +14,7 @@ from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap
 from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, ClosedForm, CriticalSize, Root
 from finetune_scaling.scaling.findings.regions import RegionMap
 from finetune_scaling.scaling.findings.selection import Selection
+from finetune_scaling.scaling.findings.single_laws import SingleFit
 from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
@@ -21,7 +22,7 @@ from finetune_scaling.scaling.reporting.latex import latex_table
 from finetune_scaling.scaling.reporting.metric_section import metric_records, metric_table
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_records, pretraining_table
 from finetune_scaling.scaling.reporting.reservations import reservations
-from finetune_scaling.scaling.uncertainty.intervals import percentiles
+from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
     table, settings = analysis.table, analysis.settings
     return {
         "fits": [_joint_record(analysis, fit) for fit in analysis.fits.values()],
-        "single_fits": [asdict(single) for single in analysis.singles],
+        "single_fits": [_single_record(single) for single in analysis.singles],
         "selections": [_selection_record(*key, found) for key, found in analysis.selections.items()],
         "all_factors": [_all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()],
         "skipped": [asdict(remark) for remark in analysis.skipped],
@@ -88,7 +89,7 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
     """Name -> table, as they are written and shown."""
     found = {
         "laws": laws_table(analysis),
-        "single_laws": pd.DataFrame([_flat_single(asdict(s)) for s in analysis.singles]),
+        "single_laws": pd.DataFrame([_flat_single(s) for s in analysis.singles]),
         "errors": errors_table(analysis),
         "selection": selection_table(analysis),
         "critical_sizes": critical_table(analysis),
@@ -369,13 +370,22 @@ def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
     return record | together | {f"profile_{key}": value for key, value in profile.items()}
 
 
-def _flat_single(record: dict[str, Any]) -> dict[str, Any]:
-    """Every parameter with the ends of its interval as columns of their own."""
-    flat = {k: v for k, v in record.items() if k not in ("parameters", "intervals")}
-    for name, value in record["parameters"].items():
-        ends = record["intervals"][name]
-        flat |= {name: value, f"{name}_low": ends["low"], f"{name}_high": ends["high"]}
+def _single_record(single: SingleFit) -> dict[str, Any]:
+    intervals = {name: asdict(single_interval(single, name)) for name in single.parameters}
+    return asdict(single) | {"intervals": intervals}
+
+
+def _flat_single(single: SingleFit) -> dict[str, Any]:
+    flat = {k: v for k, v in asdict(single).items() if k not in ("parameters", "intervals")}
+    for name, value in single.parameters.items():
+        interval = single_interval(single, name)
+        flat |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return flat
+
+
+def single_interval(single: SingleFit, name: str) -> Interval:
+    """A single law's interval; open where there are no more points than parameters, which leave no scatter to see."""
+    return single.intervals[name] if single.points > len(single.parameters) else Interval(None, None)
 
 
 def present_factors(analysis: Analysis, task: str) -> list[str]:
