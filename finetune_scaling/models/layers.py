@@ -37,6 +37,7 @@ class Dense(nn.Module):
     features: int
     dtype: Any
     adapter: DenseAdapter | None = None
+    cast_late: bool = False  # a trained kernel, where it is used and no earlier (models/order.py)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D] -> [..., F]
@@ -45,7 +46,7 @@ class Dense(nn.Module):
         # a third of a training step.
         rows = x.reshape(-1, x.shape[-1])
         if kernel.dtype != self.dtype:  # trained: frozen ones are kept in the compute dtype
-            kernel = read_here(kernel).astype(self.dtype)
+            kernel = (read_here(kernel) if self.cast_late else kernel).astype(self.dtype)
         y = rows @ kernel
         if self.adapter is not None and self.name in self.adapter.targets:
             y = self.adapter(self.param, rows, y)
@@ -105,15 +106,15 @@ class FeedForward(nn.Module):
         config, activation = self.config, _ACTIVATIONS[self.config.activation]
         # One matrix of rows, as Dense computes it: between two shapes XLA would keep what it could overwrite.
         rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
-        up = rows(Dense(config.ffn_dim, x.dtype, self.adapter, name="up")(x))
+        up = rows(Dense(config.ffn_dim, x.dtype, self.adapter, cast_late=True, name="up")(x))
         if config.gated:
-            gate = rows(Dense(config.ffn_dim, x.dtype, self.adapter, name="gate")(x))
+            gate = rows(Dense(config.ffn_dim, x.dtype, self.adapter, cast_late=True, name="gate")(x))
             hidden = activation(gate) * up
         else:
             hidden = activation(up)
         hidden = constrain(hidden.reshape(*x.shape[:-1], config.ffn_dim), self.axes, "batch", "length", "ffn")
-        y = Dense(config.model_dim, x.dtype, self.adapter, name="down")(hidden)
-        if config.remat == "none":  # the products are there anyway
+        y = Dense(config.model_dim, x.dtype, self.adapter, cast_late=True, name="down")(hidden)
+        if config.remat == "none" or self.adapter is None:  # the products are there anyway, or nothing waits for them
             return y
-        # The gradient of `hidden` would be formed early, and wait for the products to be computed again.
+        # Beside adapters the gradient of `hidden` would be formed early, and wait for the products to come again.
         return gradient_after(y, (up, gate) if config.gated else up)

@@ -89,9 +89,10 @@ def test_seeds_cannot_be_drawn_where_there_is_one() -> None:
 
 def test_ends_that_are_not_told_from_a_bound_do_not_close() -> None:
     draws = np.geomspace(1e-9, 0.5, 200)
-    assert of_parameter(OFFSET, draws, 2.0).low is None
-    assert of_parameter(OFFSET, draws + 0.1, 2.0).low == pytest.approx(0.1, rel=1e-3)
+    assert of_parameter(OFFSET, 0.3, draws, 2.0).low is None
+    assert of_parameter(OFFSET, 0.3, draws + 0.1, 2.0).low == pytest.approx(0.1, rel=1e-3)
+    assert of_parameter(OFFSET, 1e-9, draws + 0.1, 2.0).low is None
     share = Parameter("share", (0.5,), low=0.0, high=1.0)
-    assert of_parameter(share, np.linspace(0.2, 1.0, 200), 1.0).high is not None
-    assert of_parameter(share, np.append(np.linspace(0.2, 0.9, 100), np.full(100, 1.0)), 1.0).high is None
+    assert of_parameter(share, 0.5, np.linspace(0.2, 1.0, 200), 1.0).high is not None
+    assert of_parameter(share, 0.5, np.append(np.linspace(0.2, 0.9, 100), np.full(100, 1.0)), 1.0).high is None
     assert percentiles(np.append(np.arange(100.0), np.full(20, np.inf))) == Interval(5.0, None)

@@ -89,7 +89,9 @@ def _single(rows: pd.DataFrame, layout: Layout, vector: np.ndarray, draws: np.nd
         factor=first["factor"],
         x=float(first["x"]),
         parameters=parameters,
-        intervals={p.name: of_parameter(p, natural[p.name], float(loss.min())) for p in SINGLE.parameters},
+        intervals={
+            p.name: of_parameter(p, parameters[p.name], natural[p.name], float(loss.min())) for p in SINGLE.parameters
+        },
         objective=objective,
         fitted_error=float(deviation[~held_out].mean()),
         held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,

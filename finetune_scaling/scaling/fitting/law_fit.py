@@ -67,7 +67,9 @@ class LawFit:
     def interval(self, name: str) -> Interval:
         """The 90 % bootstrap interval of a parameter, in its printed unit."""
         parameter = self.law.parameters[self.layout.names.index(name)]
-        return of_parameter(parameter, self.layout.to_natural(self.draws)[name], self.least_response)
+        return of_parameter(
+            parameter, self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_response
+        )
 
     def standard_error(self, name: str) -> float:
         """The standard deviation of a parameter over the draws, in its printed unit."""

@@ -95,7 +95,7 @@ def _profile(
     printed = [None if end is None else float(parameter.to_printed(end)) for end in ends]
     if printed[0] is not None:  # an offset that is not told from zero does not close below
         draws = np.full(2, printed[0])
-        printed[0] = of_parameter(parameter, draws, float(points.loss.min())).low
+        printed[0] = of_parameter(parameter, printed[0], draws, float(points.loss.min())).low
     return Profile(parameter.to_printed(moved), all_rises, Interval(printed[0], printed[1]))
 
 

@@ -114,12 +114,14 @@ class StagedFit:
 
     def interval(self, name: str) -> Interval:
         """The 90 % bootstrap interval of a parameter, in its printed unit."""
-        return of_parameter(self.parameter(name), self.layout.to_natural(self.draws)[name], self.least_loss)
+        return of_parameter(
+            self.parameter(name), self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_loss
+        )
 
     def one_stage_interval(self, name: str) -> Interval:
         """The same, of the fit in one stage."""
         draws = self.layout.to_natural(self.one_stage.draws)[name]
-        return of_parameter(self.parameter(name), draws, self.least_loss)
+        return of_parameter(self.parameter(name), self.one_stage_parameters[name], draws, self.least_loss)
 
     def difference_interval(self, left: str, right: str) -> Interval:
         """The 90 % interval of the difference left - right of two parameters, in their printed unit."""

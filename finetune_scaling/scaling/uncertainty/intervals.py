@@ -30,10 +30,13 @@ def percentiles(draws: np.ndarray) -> Interval:
     return Interval(*(float(end) if np.isfinite(end) else None for end in (low, high)))
 
 
-def of_parameter(parameter: Parameter, draws: np.ndarray, least_response: float) -> Interval:
-    """The interval of a parameter in printed units from draws [R] of it, open below where it is not told from zero."""
+def of_parameter(parameter: Parameter, value: float, draws: np.ndarray, least_response: float) -> Interval:
+    """The interval of a parameter in printed units from its value and draws [R], open below where not told from zero.
+
+    A fitted offset that has vanished is not told from zero, whatever the draws: refits start from above it.
+    """
     found = percentiles(draws)
-    if parameter.is_offset and found.low is not None and found.low < NEGLIGIBLE * least_response:
+    if parameter.is_offset and min(value, found.low or 0.0) < NEGLIGIBLE * least_response:
         return Interval(None, found.high)
     if parameter.is_bounded and None not in (found.low, found.high):
         reach = NEGLIGIBLE * (parameter.high - parameter.low)
