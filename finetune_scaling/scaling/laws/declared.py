@@ -163,7 +163,8 @@ class Layout:
 
 def predict(law: Law, parameters: Mapping[str, Any], factors: Mapping[str, Any]) -> np.ndarray:
     """What the law predicts; parameters and factors in printed units, all broadcast against each other."""
-    given = {p.name: np.log(parameters[p.name]) if p.is_log else parameters[p.name] for p in law.parameters}
+    with np.errstate(divide="ignore"):  # a vanished offset adds nothing
+        given = {p.name: np.log(parameters[p.name]) if p.is_log else parameters[p.name] for p in law.parameters}
     log_factors = {name: np.log(np.asarray(factors[name], dtype=np.float64)) for name in law.factors}
     terms: Any = law.log_terms(given, log_factors, np)
     return np.asarray(sum(np.exp(term) for term in terms))
