@@ -98,7 +98,8 @@ def fit(
     settings, say = settings or FitSettings(), progress or (lambda text: None)
     chosen = table.tasks if tasks is None else tuple(choose_task(table.tasks, task) for task in tasks)
     rows = table.settings[table.settings["task"].isin(chosen)]
-    pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
+    sizes = rows[~rows["held_out"]].groupby(["task", "method"]).size()
+    pad_to = padded_size(int(sizes.max()) if len(sizes) else 1)
     fits, skipped = {}, []
     for task in chosen:
         for method in ordered(rows.loc[rows["task"] == task, "method"], METHODS):

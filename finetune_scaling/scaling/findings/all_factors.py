@@ -1,5 +1,7 @@
 """One law over all factors at once, where the points carry every run's whole condition."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -31,8 +33,10 @@ def fit_all_factors(
         fixed = {EXPONENTS[name]: 0.0 for name, values in factors.items() if len(np.unique(values)) < 2}
         parameters = len(ALL_FACTORS.parameters) - len(fixed)
         if len(usable) >= parameters and "beta" not in fixed and len(fixed) < len(EXPONENTS) - 1:
-            loss = usable["loss"].to_numpy(float)
-            found[task, method] = fit_law(ALL_FACTORS, factors, loss, settings, resampling, fixed=fixed, pad_to=pad_to)
+            loss, how = usable["loss"].to_numpy(float), resampling
+            if how is not None and how.kind == "seeds":  # the law sees means over seeds alone
+                how = replace(how, kind="settings")
+            found[task, method] = fit_law(ALL_FACTORS, factors, loss, settings, how, fixed=fixed, pad_to=pad_to)
     return found
 
 

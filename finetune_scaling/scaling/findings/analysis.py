@@ -223,8 +223,8 @@ def _critical_of(
 ) -> Iterator[CriticalSize]:
     """All pairs of methods over model and pretraining size; PET sizes of two methods are no common scale."""
     rows = table.settings[table.settings["task"] == task]
-    for law in JOINT_LAWS:
-        own = {m: fits[task, m, law.name] for m in methods if (task, m, law.name) in fits}
+    for law in dict.fromkeys(name for _, _, name in fits):
+        own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
         for factor in SHARED_FACTORS:
             part = rows[rows["factor"] == factor]
             for pair in combinations([m for m in own if factor in own[m].factors], 2):

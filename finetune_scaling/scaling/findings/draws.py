@@ -1,8 +1,7 @@
 """Bootstrap draws of several fits side by side.
 
-Every fit draws with the same seed, so draw 7 of one method and draw 7 of another may share their luck; what was
-measured of different tasks or methods does not. So each task and method has an order of its own, in which draws are
-paired by their place. Both laws of one task and method keep the same order, and so do all its parameters.
+What was measured of different tasks or methods shares no luck, and neither may their draws. So each task and method has
+an order of its own, in which draws are paired by their place. Both laws of one task and method keep the same order, and so do all its parameters.
 """
 
 import zlib

@@ -117,10 +117,11 @@ def select_laws(fits: Sequence[LawFit]) -> Selection:
 
 def _compare(best: Candidate, rival: Candidate) -> Comparison:
     gaps = rival.left_out - best.left_out
+    told = math.isfinite(best.criterion) and math.isfinite(rival.criterion)
     margin = math.inf
     if len(gaps) > 1:
         margin = float(stats.t.ppf(0.5 + LEVEL / 2, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    criterion, held_out = rival.criterion - best.criterion, _held_out(best, rival)
+    criterion, held_out = rival.criterion - best.criterion if told else 0.0, _held_out(best, rival)
     left_out = float(gaps.mean())
     speaks_for = left_out > margin or criterion > DECISIVE
     speaks_against = criterion < -DECISIVE or (held_out is not None and held_out[1] < 0)
@@ -165,7 +166,8 @@ def _of_law(fit: LawFit) -> Candidate:
 
 
 def _criterion(deviation: float, points: int, parameters: int) -> float:
-    """AICc of Laplace's distribution; infinite where there are too few points to correct for."""
+    """AICc of Laplace's distribution; infinite where there are too few points to correct for,
+    which then speaks for neither law."""
     if points <= parameters + 1:
         return math.inf
     return 2 * points * math.log(max(deviation, 1e-300)) + 2 * parameters * points / (points - parameters - 1)

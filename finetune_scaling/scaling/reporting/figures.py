@@ -60,12 +60,13 @@ def _task_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
                     text,
                     functools.partial(draw_law, analysis, task, law, factor),
                 )
-    yield Plot(
-        f"{tag}-residuals",
-        f"{task}: what the laws miss",
-        "Predicted minus measured loss of every setting; hollow points were held out.",
-        functools.partial(_draw_residuals, analysis, task),
-    )
+    if any(analysis.of(task, law) for law in analysis.laws):
+        yield Plot(
+            f"{tag}-residuals",
+            f"{task}: what the laws miss",
+            "Predicted minus measured loss of every setting; hollow points were held out.",
+            functools.partial(_draw_residuals, analysis, task),
+        )
     yield from _extra_plots(analysis, task, tag)
 
 

@@ -76,11 +76,11 @@ def parameter_record(fit: StagedFit, name: str) -> dict[str, Any]:
         "why": fit.why_unidentified(name),
         "leave_out_standard_error": finite(spread.standard_error),
         "of_logarithm": fit.parameter(name).is_log,
-        "profile": asdict(fit.profiles[name].interval) if name in fit.profiles else None,
+        "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.describes else None,
         "in_one_stage": {
-            "value": finite(fit.one_stage_parameters[name]),
-            "low": together.low,
-            "high": together.high,
+            "value": finite(fit.one_stage_parameters[name]) if fit.describes else None,
+            "low": together.low if fit.describes else None,
+            "high": together.high if fit.describes else None,
         },
     }
 
@@ -201,7 +201,7 @@ def entropy_rows(analysis: Analysis) -> list[dict[str, Any]]:
             "entropy": float(floors[f.task]),
         }
         for f in analysis.fits.values()
-        if np.isfinite(floors[f.task])
+        if np.isfinite(floors[f.task]) and "E" in f.parameters
     ]
 
 

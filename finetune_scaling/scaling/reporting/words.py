@@ -156,7 +156,7 @@ def _crossings(analysis: Analysis, task: str) -> list:
 
 def _law_lines(analysis: Analysis, task: str) -> Iterator[str]:
     for method, fit in analysis.of(task, analysis.main_law).items():
-        names = [n for n in fit.parameters if n.startswith("alpha")] + ["beta", "E"]
+        names = [n for start in ("alpha", "beta", "E") for n in fit.parameters if n.startswith(start)]
         values = "; ".join(f"{n.replace('_', ' ')} {parameter_text(fit, n)}" for n in names)
         yield f"{method_name(method)}: {values}."
 
