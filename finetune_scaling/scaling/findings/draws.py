@@ -1,7 +1,8 @@
 """Bootstrap draws of several fits side by side.
 
 What was measured of different tasks or methods shares no luck, and neither may their draws. So each task and method has
-an order of its own, in which draws are paired by their place. Both laws of one task and method keep the same order, and so do all its parameters.
+an order of its own, in which draws are paired by their place. Both laws of one task and method keep the same order, and
+so do all its parameters.
 """
 
 import zlib
