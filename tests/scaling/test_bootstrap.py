@@ -96,3 +96,15 @@ def test_ends_that_are_not_told_from_a_bound_do_not_close() -> None:
     assert of_parameter(share, 0.5, np.linspace(0.2, 1.0, 200), 1.0).high is not None
     assert of_parameter(share, 0.5, np.append(np.linspace(0.2, 0.9, 100), np.full(100, 1.0)), 1.0).high is None
     assert percentiles(np.append(np.arange(100.0), np.full(20, np.inf))) == Interval(5.0, None)
+
+
+@pytest.mark.parametrize("kind", ["both", "settings", "seeds"])
+def test_runs_that_stand_under_two_factors_are_drawn_as_one(kind: str) -> None:
+    residuals, deviations, seeds = scatter_of(1, luck=0.0)
+    scatter = components(residuals, deviations, seeds, (), 0)
+    runs = np.append(np.arange(71), 0)  # the last point is the first one again
+    measured = Measured(np.full(72, 5.0), np.append(5 + residuals[:71], 5 + residuals[0]), seeds, (), runs)
+    weights, losses = resample(measured, scatter, Resampling(kind))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(weights[:, 0], weights[:, -1])
+    np.testing.assert_array_equal(losses[:, 0], losses[:, -1])
+    assert (np.ptp(weights, axis=0)[0] > 0) if kind == "settings" else (np.ptp(losses, axis=0)[0] > 0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, lifted, predictions, refit
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, refit_far
 from finetune_scaling.scaling.laws.declared import Layout, predict
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.table import FACTORS
@@ -72,10 +72,9 @@ def _draws(
     scatter = np.sqrt((weights * (losses - predicted) ** 2).sum(axis=1) / degrees)
     noise = np.random.default_rng(0).normal(size=(len(weights), RESAMPLES, weights.shape[1]))
     drawn = np.maximum(predicted[:, None] + scatter[:, None, None] * noise, 1e-3)
-    starts = lifted(layout, vectors, float(losses[weights > 0].min()))
-    weights, starts = (np.repeat(values, RESAMPLES, axis=0) for values in (weights, starts))
+    weights, starts = (np.repeat(values, RESAMPLES, axis=0) for values in (weights, vectors))
     free, flat = np.ones(len(layout.names), bool), drawn.reshape(-1, drawn.shape[2])
-    refits, _ = refit(layout, points, weights, starts, free, settings, flat)
+    refits, _ = refit_far(layout, points, weights, starts, free, settings, float(scatter.max()), flat)
     return refits.reshape(len(vectors), RESAMPLES, -1)
 
 

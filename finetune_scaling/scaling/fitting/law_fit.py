@@ -1,12 +1,13 @@
 """One law fitted to arrays: its factors, and the loss or metric that it describes."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, lifted, predictions, refit
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, refit_far, scatter_about
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES
 from finetune_scaling.scaling.laws.declared import Law, Layout, predict
 from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
@@ -120,11 +121,12 @@ def fit_law(
     vectors, objectives = fit(layout, points, np.ones((1, len(response))), starts, free, settings)
     predicted, seeds = predictions(layout, points, vectors[0]), np.ones(len(response))
     scatter = components(points.loss - predicted, np.full(len(response), np.nan), seeds, (), int(free.sum()))
-    start = lifted(layout, vectors[:1], float(points.loss.min()))
+    residual = scatter_about(layout, points, vectors[0], settings)
+    again = functools.partial(refit_far, layout, points, free=free, settings=settings, scatter=residual)
     weights, losses = resample(Measured(predicted, points.loss, seeds, ()), scatter, how)
-    draws, _ = refit(layout, points, weights, np.tile(start, (len(weights), 1)), free, settings, losses)
+    draws, _ = again(weights, np.tile(vectors[0], (len(weights), 1)), losses=losses)
     levels, _ = leave_out_weights([_blocks(len(response))])
-    refits, _ = refit(layout, points, levels, np.tile(start, (len(levels), 1)), free, settings)
+    refits, _ = again(levels, np.tile(vectors[0], (len(levels), 1)))
     gaps = np.log(predicted / points.loss)
     return LawFit(
         layout=layout,

@@ -7,7 +7,7 @@ points (refits without some of them) differ by their weights alone.
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,9 @@ POLISHED_STARTS = 1024
 HOPS = 3
 HOP_STARTS = 32
 GOOD_OPTIMA = 64
+# Root mean square residuals within which a Huber loss is smooth, and the least offset that is refitted from, as a share
+# of the least response.
+SMOOTH = 4.0
 LIFT = 0.02
 
 
@@ -171,7 +174,36 @@ def refit(
     return _run(_polish, POLISH_ROWS, layout, points, _rows(vectors, weights, losses, free), settings)
 
 
-def lifted(layout: Layout, vectors: np.ndarray, least_response: float) -> np.ndarray:
+def refit_far(
+    layout: Layout,
+    points: FitPoints,
+    weights: np.ndarray,
+    vectors: np.ndarray,
+    free: np.ndarray,
+    settings: FitSettings,
+    scatter: float,
+    losses: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `refit`, by way of a least-squares optimum, from an optimum of other weights or losses.
+
+    There the kinks of a small delta hold back steps along a flat valley, and what is refitted would seem surer than it
+    is. scatter: root mean square residual (scatter_about), within a few of which a Huber loss is made smooth.
+    """
+    wide = replace(settings, huber_delta=max(settings.huber_delta, SMOOTH * scatter))
+    starts = _lifted(layout, vectors, float(points.loss.min()))
+    near, _ = refit(layout, points, weights, starts, free, wide, losses)
+    return refit(layout, points, weights, near, free, settings, losses)
+
+
+def scatter_about(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> float:
+    """Root mean square residual of the points about one fitted vector [K]."""
+    predicted = predictions(layout, points, vector)
+    log = settings.residual_of(layout.law) == "log"
+    residuals = np.log(predicted / points.loss) if log else predicted - points.loss
+    return float(np.sqrt(np.mean(residuals**2)))
+
+
+def _lifted(layout: Layout, vectors: np.ndarray, least_response: float) -> np.ndarray:
     """Vectors [W, K] whose offsets are no smaller than LIFT of the least response: from near zero none comes back.
 
     The slope of an offset's logarithm is the offset itself, which no descent follows once it has all but vanished.

@@ -6,13 +6,22 @@ included.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from finetune_scaling.scaling.fitting.profile import Profile, profiles
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, lifted, optima, predictions, refit
+from finetune_scaling.scaling.fitting.program import (
+    FitPoints,
+    FitSettings,
+    fit,
+    optima,
+    predictions,
+    refit,
+    refit_far,
+    scatter_about,
+)
 from finetune_scaling.scaling.fitting.staged_fit import OneStage, Skipped, StagedFit
 from finetune_scaling.scaling.laws.declared import Law, Layout
 from finetune_scaling.scaling.points.table import FACTORS
@@ -23,8 +32,6 @@ from finetune_scaling.scaling.uncertainty.components import Components, componen
 FIRST_STAGE_FACTORS = ("model", "pretrain")
 # Optima of stage 1 from which the fit in one stage starts.
 ONE_STAGE_STARTS = 256
-# Root mean square residuals within which a Huber loss is smooth.
-SMOOTH = 4.0
 
 
 def fit_staged(
@@ -85,21 +92,13 @@ class _Stages:
     def again(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
         """Both stages from one vector, for every row of weights and losses [W, P]: vectors [W, K]."""
         starts = np.tile(start, (len(weights), 1))
-        first, _ = self.from_smooth(weights * self.in_first, starts, self.free_1, losses)
+        first = self.far(weights * self.in_first, starts, self.free_1, losses)
         return refit(self.layout, self.points, weights, first, self.free_2, self.settings, losses)[0]
 
-    def from_smooth(
-        self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Refits by way of a least-squares optimum: the kinks of a small delta hold back steps along a flat valley."""
-        predicted = predictions(self.layout, self.points, starts[:1])[0]
-        log = self.settings.residual_of(self.layout.law) == "log"
-        residuals = np.log(predicted / self.points.loss) if log else predicted - self.points.loss
-        smooth = max(self.settings.huber_delta, SMOOTH * float(np.sqrt(np.mean(residuals**2))))
-        wide = replace(self.settings, huber_delta=smooth)
-        starts = lifted(self.layout, starts, float(self.points.loss.min()))
-        near, _ = refit(self.layout, self.points, weights, starts, free, wide, losses)
-        return refit(self.layout, self.points, weights, near, free, self.settings, losses)
+    def far(self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None) -> np.ndarray:
+        """Refits of one optimum, repeated in `starts` [W, K], to other weights or losses: vectors [W, K]."""
+        scatter = scatter_about(self.layout, self.points, starts[0], self.settings)
+        return refit_far(self.layout, self.points, weights, starts, free, self.settings, scatter, losses)[0]
 
     def objectives(self, vector: np.ndarray, weights: np.ndarray) -> dict[str, float]:
         """The sums of Huber losses that the stages minimise: over the points of stage 1, and over all."""
@@ -141,7 +140,7 @@ def _fit_stages(
         vector = stages.again(vector, weights[None])[0]
         scatter = _components(stages, fitted, families, vector)
     predicted = predictions(layout, points, vector)
-    measured = Measured(predicted, points.loss, fitted["seeds"].to_numpy(float), families)
+    measured = Measured(predicted, points.loss, fitted["seeds"].to_numpy(float), families, _runs(fitted))
     task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
     counts, losses = resample(measured, scatter, how.of(f"{task}/{method}"))
     draws = stages.again(vector, counts * weights, losses)
@@ -187,7 +186,7 @@ def _one_stage(
     vectors, values = refit(stages.layout, stages.points, rows, starts, stages.free, stages.settings)
     best = int(np.argmin(values))
     starts = np.tile(vectors[best], (len(counts), 1))
-    draws, _ = stages.from_smooth(counts * weights, starts, stages.free, losses)
+    draws = stages.far(counts * weights, starts, stages.free, losses)
     return OneStage(vectors[best], draws, float(values[best]))
 
 
@@ -201,7 +200,14 @@ def _components(
 ) -> Components:
     residuals = stages.points.loss - predictions(stages.layout, stages.points, vector)
     deviations, seeds = (fitted[c].to_numpy(float) for c in ("loss_sd", "seeds"))
+    _, first = np.unique(_runs(fitted), return_index=True)  # runs that stand under two factors have their seeds once
+    deviations = np.where(np.isin(np.arange(len(fitted)), first), deviations, np.nan)
     return components(residuals, deviations, seeds, families, int(stages.free.sum()))
+
+
+def _runs(fitted: pd.DataFrame) -> np.ndarray:
+    """Which settings are the same runs [P]: a base's largest budget, say, is measured once for two factors."""
+    return fitted.groupby(["finetune_examples", "loss", "seeds"], sort=False).ngroup().to_numpy()
 
 
 def _weights(scatter: Components, seeds: np.ndarray) -> np.ndarray:

@@ -46,24 +46,37 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Measured:
-    """Settings of one fit. predicted, loss, seeds [P]; families: labels [P] of levels, NaN where there is none."""
+    """Settings of one fit. predicted, loss, seeds [P]; families: labels [P] of levels, NaN where there is none.
+
+    runs [P]: 0, 1, ...: which points are the same runs, standing under several factors, and are drawn as one; None
+    where each point has runs of its own.
+    """
 
     predicted: np.ndarray
     loss: np.ndarray
     seeds: np.ndarray
     families: Sequence[np.ndarray]
+    runs: np.ndarray | None = None
+
+    @property
+    def places(self) -> np.ndarray:
+        """The index of each point's runs [P]."""
+        return np.arange(len(self.loss)) if self.runs is None else self.runs
 
 
 def resample(measured: Measured, scatter: Components, how: Resampling) -> tuple[np.ndarray, np.ndarray]:
     """Weights [R, P] and losses [R, P] of every resample. ConfigError for "seeds" where no setting has two seeds."""
     random = np.random.default_rng(how.seed)
-    shape = (how.resamples, len(measured.loss))
+    places = measured.places
+    shape, own = (how.resamples, len(places)), (how.resamples, int(places.max()) + 1)
     if how.kind == "settings":
-        weights = random.multinomial(shape[1], np.full(shape[1], 1 / shape[1]), size=shape[0]).astype(float)
-        return weights, np.broadcast_to(measured.loss, shape)
+        weights = random.multinomial(own[1], np.full(own[1], 1 / own[1]), size=own[0]).astype(float)
+        return weights[:, places], np.broadcast_to(measured.loss, shape)
     if how.kind == "seeds":
-        return np.ones(shape), measured.loss + random.normal(size=shape) * _seed_error(measured, scatter)
-    losses = measured.predicted + _scatter(measured, scatter, shape, random)
+        return np.ones(shape), measured.loss + random.normal(size=own)[:, places] * _seed_error(measured, scatter)
+    losses = measured.predicted + random.choice(_shapes(measured), size=own)[:, places] * scatter.of_mean(
+        measured.seeds
+    )
     for labels, luck in zip(measured.families, scatter.levels, strict=True):
         if luck is not None:
             losses = losses + _level_luck(labels, luck.standard_deviation, luck.degrees, shape[0], random)
@@ -76,15 +89,12 @@ def _seed_error(measured: Measured, scatter: Components) -> np.ndarray:
     return scatter.seed / np.sqrt(measured.seeds)
 
 
-def _scatter(
-    measured: Measured, scatter: Components, shape: tuple[int, int], random: np.random.Generator
-) -> np.ndarray:
-    """Residuals of the fit in new places, scaled to the variance of a setting's mean."""
+def _shapes(measured: Measured) -> np.ndarray:
+    """The fit's residuals [P], of mean zero and variance one."""
     residuals = measured.loss - measured.predicted
     residuals = residuals - residuals.mean()
     spread = float(np.sqrt((residuals**2).mean()))
-    shapes = residuals / spread if spread > 0 else residuals
-    return random.choice(shapes, size=shape) * scatter.of_mean(measured.seeds)
+    return residuals / spread if spread > 0 else residuals
 
 
 def _level_luck(
