@@ -4,6 +4,7 @@ Writes fit.json, tables/*.csv, plots/*.png and *.svg and report.html. With --law
 whose columns are the law's factors and loss.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def fit_study(
     for plot in plots:
         save(plot, out / "plots")
     say(f"{len(plots)} plots")
-    options = _options(huber_delta, residual, size, laws, resampling, profile)
+    options = _options(huber_delta, residual, size, methods, laws, resampling, profile)
     report = write_report(analysis, plots, out, _command(table.path, out, options))
     say(f"report: {report}")
     return analysis
@@ -145,7 +146,8 @@ def _command(points: Path | None, out: Path, options: str) -> str:
     """How to make the report again."""
     if points is None:
         return f'fit_study(points, "{out}")  # points: the frame, which tables/points.csv has as settings'
-    return f"python -m finetune_scaling.fit --points={points} --out={out}{options}"
+    paths = shlex.join([f"--points={points}", f"--out={out}"])
+    return f"python -m finetune_scaling.fit {paths}{options}"
 
 
 def _joint_law(name: str) -> Law:
@@ -161,6 +163,7 @@ def _options(
     huber_delta: float,
     residual: str | None,
     size: str,
+    methods: Sequence[str] | None,
     laws: Sequence[Law],
     resampling: Resampling | None,
     profile: bool,
@@ -171,13 +174,13 @@ def _options(
         "huber-delta": huber_delta if huber_delta != HUBER_DELTA else None,
         "residual": residual,
         "size": size if size != "total" else None,
-        "laws": ",".join(law.name for law in laws) if tuple(laws) != JOINT_LAWS else None,
+        "methods": ",".join(methods) if methods else None,
+        "laws": ",".join(law.given for law in laws) if tuple(laws) != JOINT_LAWS else None,
         "bootstrap": how.kind if how.kind != "both" else None,
         "resamples": how.resamples if how.resamples != RESAMPLES else None,
     }
-    return "".join(f" --{name}={value}" for name, value in given.items() if value is not None) + (
-        " --profile" if profile else ""
-    )
+    typed = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return "".join(f" {shlex.quote(option)}" for option in [*typed, *(["--profile"] if profile else [])])
 
 
 def _timed(progress: Callable[[str], None], started: float) -> Callable[[str], None]:

@@ -12,7 +12,9 @@ import pytest
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.fit import fit_study
+from finetune_scaling.scaling.laws.registry import law_named
 from finetune_scaling.scaling.points import planted
+from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,37 @@ def test_too_few_points_are_an_error_not_a_number(tmp_path: Path) -> None:
     planted.write(tmp_path / "points.csv", rows)
     with pytest.raises(DataError, match=r"too few points to fit any law .*one value of x"):
         fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
+
+
+@pytest.mark.slow
+def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path, small_rows: list[dict]) -> None:
+    own = (
+        "from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE\n"
+        "import dataclasses\nOWN = dataclasses.replace(MULTIPLICATIVE, name='own')\n"
+    )
+    (tmp_path / "mine.py").write_text(own)
+    law = law_named(f"{tmp_path}/mine.py:OWN")
+    points = planted.write(tmp_path / "my points.csv", [row for row in small_rows if row["method"] != "prompt"])
+    analysis = fit_study(
+        points,
+        tmp_path / "report",
+        methods=("full", "lora"),
+        laws=(law, law_named("multiplicative_free")),
+        resampling=Resampling("settings", 40),
+        profile=True,
+        progress=lambda _: None,
+    )
+    page = Page()
+    page.feed((tmp_path / "report" / "report.html").read_text())
+    for piece in ("my points.csv'", "--methods=full,lora", f"--laws={law.file},multiplicative_free", "--resamples=40"):
+        assert piece in page.text, piece
+    assert "--bootstrap=settings" in page.text
+    assert "--profile" in page.text
+    reasons = {cell.why for claim in analysis.claims for cell in claim.cells}
+    assert "the multiplicative law was not asked for" in reasons
+    fits = json.loads((tmp_path / "report" / "fit.json").read_text())["fits"]
+    assert {fit["law"] for fit in fits} == {"own", "multiplicative_free"}
+    assert any(parameter["profile"] for fit in fits for parameter in fit["parameters"].values())
 
 
 def test_broken_facts_are_named(tmp_path: Path, small_rows: list[dict]) -> None:

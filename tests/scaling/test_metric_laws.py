@@ -86,6 +86,7 @@ def test_noise_is_described_by_no_law_and_nothing_is_predicted() -> None:
     [
         (points(sigmoid).iloc[:7], "cannot be told: 6 settings with 4 numbers of examples"),
         (points(lambda loss: 0.0), "cannot be told: all settings have the same bleu"),
+        (points(lambda loss: sigmoid(loss) - 20), "cannot be told: bleu is below zero in some settings"),
         (points(sigmoid).assign(bleu=""), "cannot be told: 0 settings with 0 numbers of examples"),
     ],
 )

@@ -11,7 +11,6 @@ from scipy import optimize, stats
 from finetune_scaling.errors import DataError
 from finetune_scaling.fit import fit_study
 from finetune_scaling.scaling.findings.pretraining import SIZE, TOKENS, PretrainingFit, fit_pretraining
-from finetune_scaling.scaling.fitting.program import FitSettings
 from finetune_scaling.scaling.points import planted
 from finetune_scaling.scaling.points.bases import bases_beside, read_bases
 from finetune_scaling.scaling.uncertainty.region import region
@@ -32,7 +31,7 @@ def bases(noise: float = 0.0, sizes: int = 5, **extra: object) -> pd.DataFrame:
 
 
 def fits(table: pd.DataFrame) -> list[PretrainingFit]:
-    return fit_pretraining(read_bases(table), FitSettings())
+    return fit_pretraining(read_bases(table))
 
 
 def test_planted_laws_are_found_over_sizes_and_over_tokens() -> None:

@@ -131,7 +131,7 @@ def analyse(
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
     forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
-    pretrained = [] if bases is None else fit_pretraining(bases, settings)
+    pretrained = [] if bases is None else fit_pretraining(bases)
     scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
     return Analysis(
         table=table,

@@ -157,6 +157,13 @@ def _verdict(difference: float, share: float, margin: float | None) -> tuple[str
     return (HOLDS if share >= SURE else FAILS), why
 
 
+def _unfitted(fits: Fits, method: str) -> str:
+    """Why there is no multiplicative law of a method: not asked for at all, or its points do not suffice."""
+    if fits and not any(law == "multiplicative" for _, _, law in fits):
+        return "the multiplicative law was not asked for"
+    return f"no law could be fitted to {method}"
+
+
 def _absent(where: str, why: str) -> Cell:
     return Cell(where, UNTOLD, why)
 
@@ -165,7 +172,7 @@ def _parameters_cell(fits: Fits, task: str, method: str, left: str, right: str) 
     where = f"{task}, {method}: {left} > {right}"
     fit = fits.get((task, method, "multiplicative"))
     if fit is None:
-        return _absent(where, f"no law could be fitted to {method}")
+        return _absent(where, _unfitted(fits, method))
     for name in (left, right):
         if name not in fit.parameters:
             return _absent(where, f"no points to fit for the factor {name.partition('_')[2]}")
@@ -178,7 +185,7 @@ def _flat_cell(fits: Fits, task: str, method: str) -> Cell:
     where = f"{task}, {method}: |alpha_pet| < {FLAT_EXPONENT}"
     fit = fits.get((task, method, "multiplicative"))
     if fit is None:
-        return _absent(where, f"no law could be fitted to {method}")
+        return _absent(where, _unfitted(fits, method))
     if "alpha_pet" not in fit.parameters:
         return _absent(where, "no points to fit for the factor pet")
     difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), paired_parameters(fit)["alpha_pet"]
@@ -190,7 +197,7 @@ def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
     found = [fits.get((task, method, "multiplicative")) for method in (left, right)]
     for method, fit in zip((left, right), found, strict=True):
         if fit is None:
-            return _absent(where, f"no law could be fitted to {method}")
+            return _absent(where, _unfitted(fits, method))
     first, second = (fit for fit in found if fit is not None)
     count = paired_count(first, second)
     drawn = [paired_parameters(fit)["beta"][:count] for fit in (first, second)]

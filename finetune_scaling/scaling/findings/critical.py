@@ -114,7 +114,8 @@ def critical_sizes(
     fits: by method; measured: method -> least and greatest number of examples that it was measured with.
     """
     first, second = fits[pair[0]], fits[pair[1]]
-    form = _closed_form_of(first, second, factor) if first.law.name == "multiplicative" else None
+    told = first.law.name == "multiplicative" and first.describes and second.describes
+    form = _closed_form_of(first, second, factor) if told else None
     return [_at(first, second, factor, x, measured, form) for x in x_values]
 
 

@@ -145,6 +145,8 @@ def fit_metric(rows: pd.DataFrame, metric: str) -> MetricFinding:
         return MetricFinding(*key, (), few)
     if np.ptp(fitted[metric]) == 0:
         return MetricFinding(*key, (), f"all settings have the same {metric}")
+    if (rows[metric] < 0).any():
+        return MetricFinding(*key, (), f"{metric} is below zero in some settings, and no law of metrics can be")
     return MetricFinding(*key, tuple(_fits(fitted, rows[rows["held_out"]], metric)))
 
 

@@ -22,6 +22,7 @@ from finetune_scaling.scaling.uncertainty.region import Region, region
 
 FEWEST = 4  # one more than the law has parameters
 FEW_RESAMPLES = Resampling("settings", resamples=FEWEST_RESAMPLES)  # no interval here is made of them
+LEAST_SQUARES = FitSettings(huber_delta=1e3, residual="linear")  # as the region is, so that it holds the value
 SIZE, TOKENS = "size", "pretrain_tokens"
 
 
@@ -89,23 +90,23 @@ class PretrainingFit:
         return self.region
 
 
-def fit_pretraining(bases: pd.DataFrame, settings: FitSettings) -> list[PretrainingFit]:
+def fit_pretraining(bases: pd.DataFrame) -> list[PretrainingFit]:
     """Fits every family of read_bases' table, over its sizes and then over the tokens of each size that has several."""
     found = []
     for family, own in bases.groupby("family", sort=False):
         full = own[TOKENS].max()
-        found.append(_fit(family, SIZE, float(full), own[own[TOKENS] == full], settings))
-        found += _over_tokens(str(family), own, settings)
+        found.append(_fit(family, SIZE, float(full), own[own[TOKENS] == full]))
+        found += _over_tokens(str(family), own)
     return found
 
 
-def _over_tokens(family: str, own: pd.DataFrame, settings: FitSettings) -> Iterator[PretrainingFit]:
+def _over_tokens(family: str, own: pd.DataFrame) -> Iterator[PretrainingFit]:
     for model, rows in own.groupby("model", sort=False):
         if len(rows) > 1:
-            yield _fit(family, TOKENS, str(model), rows, settings)
+            yield _fit(family, TOKENS, str(model), rows)
 
 
-def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame, settings: FitSettings) -> PretrainingFit:
+def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame) -> PretrainingFit:
     points = rows[[factor, "loss", "held_out"]].rename(columns={factor: "x"}).sort_values("x", ignore_index=True)
     chosen = points[~points["held_out"]]
     empty = PretrainingFit(family, factor, at, points, None)
@@ -114,5 +115,5 @@ def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame, settings
         return replace(empty, why=f"{len(chosen)} {what} to fit; {FEWEST} are needed, one more than parameters")
     law = empty.law
     x, loss = chosen["x"].to_numpy(float), chosen["loss"].to_numpy(float)
-    fitted = fit_law(law, {law.factors[0]: x}, loss, settings, FEW_RESAMPLES, pad_to=64)
+    fitted = fit_law(law, {law.factors[0]: x}, loss, LEAST_SQUARES, FEW_RESAMPLES, pad_to=64)
     return replace(empty, fitted=fitted, region=region(x, loss))

@@ -79,12 +79,12 @@ class RegionMap:
 
 
 def region_map(fits: Mapping[str, StagedFit], factor: str, rows: pd.DataFrame) -> RegionMap | None:
-    """The map of one task, law and factor; None where fewer than two methods have the factor.
+    """The map of one task, law and factor; None where fewer than two methods have the factor or a law misses its points.
 
     fits: method -> fit, of one task and law; rows: its settings of that factor, columns method, x, finetune_examples.
     """
     fits = {m: f for m, f in fits.items() if factor in f.factors}
-    if len(fits) < 2:
+    if len(fits) < 2 or not all(fit.describes for fit in fits.values()):
         return None
     x, examples = (_span(rows[c], reach) for c, reach in zip(("x", "finetune_examples"), REACH, strict=True))
     first = next(iter(fits.values()))

@@ -91,6 +91,7 @@ def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[s
         "misfit": finite(fitted.misfit),
         "parameters": {name: _parameter(fitted, name) for name in fitted.layout.names},
         "objective": fitted.objective,
+        "objective_is": "sum of Huber losses",
         "points": fitted.count,
         "starts": len(fitted.layout.starts()),
         "resamples": len(fitted.draws),

@@ -211,7 +211,7 @@ def _lifted(layout: Layout, vectors: np.ndarray, least_response: float) -> np.nd
     found = vectors.copy()
     for column, (parameter, _) in enumerate(layout.slots):
         if parameter.is_offset:
-            found[:, column] = np.maximum(found[:, column], np.log(LIFT * least_response))
+            found[:, column] = np.maximum(found[:, column], np.log(max(LIFT * least_response, np.finfo(float).tiny)))
     return found
 
 

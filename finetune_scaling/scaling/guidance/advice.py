@@ -232,6 +232,7 @@ def _reasons(
     found = [_why_missing(grounds.task, m, skipped, answer) for m in grounds.methods if not _has(answer, m)]
     if answer is None:
         return found or ["no candidate's law could be fitted"]
+    found += [_why_no_law(own) for own in answer.surfaces.values() if not own.fit.describes]
     decision = answer.decision
     for outlook in filter(None, (decision.chosen, decision.runner_up)):
         found += _why_not_there(answer.surfaces[outlook.candidate.method], outlook.interval, outlook.loss)
@@ -256,9 +257,11 @@ def _why_missing(task: str, method: str, skipped: Sequence[Skipped], answer: Und
     return f"{method} could not be fitted: {'; '.join(own) or 'its points do not vary the model size'}"
 
 
+def _why_no_law(own: Surface) -> str:
+    return f"the {own.fit.law.name} law does not describe {own.method} (it misses by {own.fit.misfit:.0%})"
+
+
 def _why_not_there(own: Surface, interval: Interval, loss: float) -> list[str]:
-    if not own.fit.describes:
-        return [f"the {own.fit.law.name} law does not describe {own.method} (it misses by {own.fit.misfit:.0%})"]
     if interval.low is None or interval.high is None or (interval.high - interval.low) / 2 > DESCRIBES * loss:
         return [f"the loss of {own.method} is not held there: its 90 % interval is wider than ±{DESCRIBES:.0%}"]
     return []

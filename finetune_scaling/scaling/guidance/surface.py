@@ -115,10 +115,14 @@ def within_reach(draws: np.ndarray) -> np.ndarray:
 
 
 def distance(value: float, measured: Range) -> float:
-    """How far a value lies beyond a range, in units of the range's width in logarithms; 0 inside."""
+    """How far a value lies beyond a range, in units of the range's width in logarithms; 0 inside.
+
+    Of a range of one value the width is taken as a factor of two: nothing beyond it was measured at all.
+    """
     low, high = measured
     outside = max(np.log(low / value), np.log(value / high), 0.0)
-    return float(outside / np.log(high / low)) if outside > 1e-9 else 0.0
+    width = np.log(high / low) if high > low else np.log(2.0)
+    return float(outside / width) if outside > 1e-9 else 0.0
 
 
 def _noise(scatter: Components, families: Sequence[str]) -> float:

@@ -97,7 +97,7 @@ class Law:
     log_terms(parameters, log_factors, xp) -> the logs of the terms; parameters by name, logarithms where positive;
     xp: numpy or jax.numpy, for functions beyond arithmetic. factors: the columns that it takes, as in its formula;
     response: the column that it describes; residual: the residual its authors fit; sizes_needed: how many values of D
-    determine it where the other factor varies.
+    determine it where the other factor varies; file: where a law of a user's own is declared, as FILE.py:NAME.
     """
 
     name: str
@@ -109,6 +109,12 @@ class Law:
     source: str
     sizes_needed: int = 3
     response: str = "loss"
+    file: str = ""
+
+    @property
+    def given(self) -> str:
+        """How it is named on a command line."""
+        return self.file or self.name
 
     def freed(self) -> "Law":
         """The same law with every parameter each factor's own: nothing is shared, E and beta neither."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import types
+from dataclasses import replace
 from pathlib import Path
 
 from finetune_scaling.configuration import suggestion
@@ -58,7 +59,7 @@ def _of_file(name: str) -> Law:
     if not isinstance(law, Law):
         found = "has no such name" if law is None else f"holds a {type(law).__name__} there, not a Law"
         raise ConfigError(f"{path}: {attribute} {found}; docs/laws.md shows how to declare one")
-    return law
+    return replace(law, file=name)
 
 
 def _module(path: str) -> types.ModuleType:

@@ -54,6 +54,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
             "ignored_columns": list(table.ignored),
         },
         "settings": {
+            "objective": "sum of Huber losses",
             "huber_delta": settings.huber_delta,
             "residual": settings.residual or "the law's own",
             "size": analysis.size,

@@ -134,7 +134,7 @@ def _measured_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
     """Which method the multiplicative law prefers, over the measured numbers of examples."""
-    fits = analysis.of(task, analysis.main_law)
+    fits = {m: fit for m, fit in analysis.of(task, analysis.main_law).items() if fit.describes}
     rows = analysis.rows(task, factor="model")
     if rows.empty or len([f for f in fits.values() if "model" in f.factors]) < 2:
         return

@@ -142,6 +142,8 @@ def test_distance_counts_widths_of_the_range() -> None:
     assert distance(50, (10, 100)) == 0
     assert distance(1000, (10, 100)) == pytest.approx(1)
     assert distance(10**-1, (10, 100)) == pytest.approx(2)
+    assert distance(40, (10, 10)) == pytest.approx(2)  # of one value, in factors of two
+    assert distance(10, (10, 10)) == 0
 
 
 def test_draws_that_ran_off_do_not_carry_the_mean() -> None:
