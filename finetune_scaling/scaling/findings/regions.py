@@ -79,7 +79,7 @@ class RegionMap:
 
 
 def region_map(fits: Mapping[str, StagedFit], factor: str, rows: pd.DataFrame) -> RegionMap | None:
-    """The map of one task, law and factor; None where fewer than two methods have the factor or a law misses its points.
+    """The map of one task, law and factor; None with fewer than two methods, or where a law misses its points.
 
     fits: method -> fit, of one task and law; rows: its settings of that factor, columns method, x, finetune_examples.
     """
