@@ -174,9 +174,12 @@ def test_a_tied_head_that_is_saved_has_to_be_the_embedding(saved):
 
 def test_what_holds_nothing_new_is_ignored(saved):
     _, directory = saved()
+    config, params = load_llama(directory)
     inverse = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32)}
     change_tensors(directory, lambda tensors: tensors.update(inverse))
-    load_llama(directory)
+    same_config, same_params = load_llama(directory)
+    assert same_config == config
+    jax.tree.map(np.testing.assert_array_equal, same_params, params)
 
 
 def test_files_that_are_not_there_or_damaged(saved, tmp_path):
