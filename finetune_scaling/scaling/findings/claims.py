@@ -16,7 +16,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.findings.draws import order, paired_count, paired_parameters
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
 from finetune_scaling.scaling.uncertainty.intervals import percentiles
@@ -67,8 +66,7 @@ class Claim:
         """The share of draws in which all compared cells hold together; None where nothing could be compared."""
         if not self.draws:
             return None
-        count = min(map(len, self.draws))
-        return float(np.mean(np.all([draws[:count] > 0 for draws in self.draws], axis=0)))
+        return float(np.mean(np.all([draws > 0 for draws in self.draws], axis=0)))
 
     @property
     def verdict(self) -> str:
@@ -176,7 +174,7 @@ def _parameters_cell(fits: Fits, task: str, method: str, left: str, right: str) 
     for name in (left, right):
         if name not in fit.parameters:
             return _absent(where, f"no points to fit for the factor {name.partition('_')[2]}")
-    drawn = paired_parameters(fit)
+    drawn = fit.drawn_parameters
     difference = fit.parameters[left] - fit.parameters[right]
     return judge(where, difference, fit.spread(left, right), drawn[left] - drawn[right], _reservation(fit))
 
@@ -188,7 +186,7 @@ def _flat_cell(fits: Fits, task: str, method: str) -> Cell:
         return _absent(where, _unfitted(fits, method))
     if "alpha_pet" not in fit.parameters:
         return _absent(where, "no points to fit for the factor pet")
-    difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), paired_parameters(fit)["alpha_pet"]
+    difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), fit.drawn_parameters["alpha_pet"]
     return judge(where, difference, fit.spread("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), _reservation(fit))
 
 
@@ -199,8 +197,7 @@ def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
         if fit is None:
             return _absent(where, _unfitted(fits, method))
     first, second = (fit for fit in found if fit is not None)
-    count = paired_count(first, second)
-    drawn = [paired_parameters(fit)["beta"][:count] for fit in (first, second)]
+    drawn = [fit.drawn_parameters["beta"] for fit in (first, second)]
     return judge(
         where,
         first.parameters["beta"] - second.parameters["beta"],
@@ -241,8 +238,7 @@ def _law_cell(fits: Fits, settings: pd.DataFrame, task: str, factor: str, method
         return _absent(where, "the held-out points have one factor value and one number of examples")
     weights, levels = leave_out_weights(labels)
     left_out = spread(weights @ gaps / weights.sum(axis=1), levels)
-    resamples = min(len(one.drawn) for one in found)
-    drawn = np.concatenate([one.drawn[:resamples] for one in found], axis=1)
+    drawn = np.concatenate([one.drawn for one in found], axis=1)
     # A draw has other laws and, as the held-out points were drawn once too, other held-out points.
     chosen = np.random.default_rng(0).integers(count, size=drawn.shape)
     return judge(where, float(gaps.mean()), left_out, np.take_along_axis(drawn, chosen, axis=1).mean(axis=1))
@@ -260,6 +256,5 @@ def _deviation_gaps(
         rows = settings[chosen & settings["held_out"]]
         x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
         near, far = (np.abs(fit.predict(factor, x, examples) - loss) for fit in both)
-        count = paired_count(*both)
-        drawn = [np.abs(fit.predict_draws(factor, x, examples)[order(fit)[:count]] - loss) for fit in both]
+        drawn = [np.abs(fit.predict_draws(factor, x, examples) - loss) for fit in both]
         yield _Gaps(far - near, drawn[1] - drawn[0], x, examples)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.scaling.findings.crossings import GRID, Crossings, Difference, many_crossings
-from finetune_scaling.scaling.findings.draws import paired_count, paired_vectors
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.laws.declared import of_factor, predict
 from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
@@ -143,8 +142,8 @@ def _at(
     pair = (first.method, second.method)
     fitted = _difference(first, first.vector[None], second, second.vector[None], factor, x)
     found = many_crossings(fitted, 1, *SEARCH_RANGE)
-    count = paired_count(first, second)
-    drawn = _difference(first, paired_vectors(first)[:count], second, paired_vectors(second)[:count], factor, x)
+    count = len(first.draws)
+    drawn = _difference(first, first.draws, second, second.draws, factor, x)
     draws = many_crossings(drawn, count, *SEARCH_RANGE)
     ranges = _leave_out_ranges(first, second, factor, x, len(found.examples))
     roots: list[Root] = []
@@ -231,8 +230,7 @@ def _closed_form_of(first: StagedFit, second: StagedFit, factor: str) -> ClosedF
     form = closed_form(*(of_factor(fit.parameters, factor) for fit in (first, second)))
     if form is None:
         return None
-    count = paired_count(first, second)
-    own = [of_factor(fit.layout.to_natural(paired_vectors(fit)[:count]), factor) for fit in (first, second)]
+    own = [of_factor(fit.drawn_parameters, factor) for fit in (first, second)]
     with np.errstate(divide="ignore", invalid="ignore"):
         log_h, gamma = (np.nan_to_num(draws, nan=np.inf) for draws in _log_h_and_gamma(*own))
     return ClosedForm(form.log_H, form.gamma, percentiles(log_h), percentiles(gamma))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.findings.draws import order, paired_count
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 
 SURE = 0.90
@@ -104,11 +103,10 @@ def region_map(fits: Mapping[str, StagedFit], factor: str, rows: pd.DataFrame) -
 
 def _shares(fits: list[StagedFit], factor: str, x: np.ndarray, examples: np.ndarray) -> np.ndarray:
     """Of the draws, those in which each of the fits is the least [M, X, D]."""
-    count = paired_count(*fits)
     parts = []
     for start in range(0, len(x), CHUNK):
         columns = x[start : start + CHUNK, None]
-        losses = np.array([fit.predict_draws(factor, columns, examples)[order(fit)[:count]] for fit in fits])
+        losses = np.array([fit.predict_draws(factor, columns, examples) for fit in fits])
         best = np.argmin(losses, axis=0)
         parts.append(np.array([(best == index).mean(axis=0) for index in range(len(fits))]))
     return np.concatenate(parts, axis=1)

@@ -84,6 +84,15 @@ class StagedFit:
         return self._present(self.layout.to_natural(self.vector))
 
     @property
+    def drawn_parameters(self) -> dict[str, np.ndarray]:
+        """Printed values [R] of every parameter by every bootstrap draw.
+
+        Draw r of one law and draw r of another were refitted to the same resample of a task and method, and those of
+        other tasks and methods to resamples that are independent of it: draws may be compared one by one.
+        """
+        return self.layout.to_natural(self.draws)
+
+    @property
     def one_stage_parameters(self) -> dict[str, float]:
         """The same, of the fit in one stage."""
         return self._present(self.layout.to_natural(self.one_stage.vector))
@@ -114,19 +123,12 @@ class StagedFit:
 
     def interval(self, name: str) -> Interval:
         """The 90 % bootstrap interval of a parameter, in its printed unit."""
-        return of_parameter(
-            self.parameter(name), self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_loss
-        )
+        return of_parameter(self.parameter(name), self.parameters[name], self.drawn_parameters[name], self.least_loss)
 
     def one_stage_interval(self, name: str) -> Interval:
         """The same, of the fit in one stage."""
         draws = self.layout.to_natural(self.one_stage.draws)[name]
         return of_parameter(self.parameter(name), self.one_stage_parameters[name], draws, self.least_loss)
-
-    def difference_interval(self, left: str, right: str) -> Interval:
-        """The 90 % interval of the difference left - right of two parameters, in their printed unit."""
-        natural = self.layout.to_natural(self.draws)
-        return percentiles(natural[left] - natural[right])
 
     def error_interval(self, kind: str, factor: str) -> Interval | None:
         """The 90 % interval of a mean absolute deviation ("fitted" or "held_out"); None where there is none."""
