@@ -5,8 +5,9 @@ import pytest
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.scaling.laws.declared import OFFSET, Parameter
+from finetune_scaling.scaling.points.noise import pooled_deviation
 from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
-from finetune_scaling.scaling.uncertainty.components import components, seed_component
+from finetune_scaling.scaling.uncertainty.components import components
 from finetune_scaling.scaling.uncertainty.intervals import Interval, of_parameter, percentiles
 
 X, D = (values.ravel().astype(float) for values in np.meshgrid(np.arange(6), np.arange(12), indexing="ij"))
@@ -49,10 +50,10 @@ def test_a_luck_that_concerns_some_points_leaves_the_others_their_scatter() -> N
 
 def test_three_seeds_scatter_with_two_degrees_of_freedom() -> None:
     runs = np.array([[1.0, 2.0, 3.0], [4.0, 4.0, 7.0]])
-    found, degrees = seed_component(runs.std(axis=1, ddof=1), np.array([3.0, 3.0]))
+    found, degrees = pooled_deviation(runs.std(axis=1, ddof=1), np.array([3.0, 3.0]))
     assert degrees == 4
     assert found == pytest.approx(np.sqrt((2 + 6) / 4))
-    assert seed_component(np.array([np.nan, np.nan]), np.array([1.0, 1.0])) == (None, 0)
+    assert pooled_deviation(np.array([np.nan, np.nan]), np.array([1.0, 1.0])) == (None, 0)
 
 
 @pytest.mark.parametrize("kind", ["both", "seeds"])

@@ -40,11 +40,20 @@ def seed_noise(runs: pd.DataFrame) -> SeedNoise:
     groups = once.groupby(SETTING, sort=False)["loss"]
     spread = pd.DataFrame({"mean": groups.mean(), "variance": groups.var(), "degrees": groups.size() - 1})
     spread = spread[spread["degrees"] > 0]
-    degrees = int(spread["degrees"].sum())
-    if degrees == 0:
-        return SeedNoise(None, 0)
-    deviation = float(np.sqrt((spread["variance"] * spread["degrees"]).sum() / degrees))
-    return SeedNoise(deviation, degrees, *_growth(spread))
+    deviation, degrees = pooled_deviation(np.sqrt(spread["variance"]).to_numpy(), spread["degrees"].to_numpy() + 1)
+    return SeedNoise(deviation, degrees, *(_growth(spread) if degrees else ()))
+
+
+def pooled_deviation(deviations: np.ndarray, seeds: np.ndarray) -> tuple[float | None, int]:
+    """Pooled standard deviation between seeds and its degrees of freedom.
+
+    deviations [P]: of each setting, by n - 1 (NaN for one seed); seeds [P].
+    """
+    several = np.isfinite(deviations) & (seeds > 1)
+    degrees = int((seeds[several] - 1).sum())
+    if not degrees:
+        return None, 0
+    return float(np.sqrt(((seeds[several] - 1) * deviations[several] ** 2).sum() / degrees)), degrees
 
 
 def noise_by_method(runs: pd.DataFrame) -> dict[tuple[str, str], SeedNoise]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from finetune_scaling.scaling.points.noise import pooled_deviation
+
 # A law follows the means of a factor's levels with two parameters (A and alpha, or E and beta).
 PARAMETERS_PER_FAMILY = 2
 # Levels are taken to hang together where an F test says so at this size; else their luck is within the scatter.
@@ -41,18 +43,6 @@ class Components:
         return np.sqrt(self.setting**2 + (self.seed or 0.0) ** 2 / seeds)
 
 
-def seed_component(deviations: np.ndarray, seeds: np.ndarray) -> tuple[float | None, int]:
-    """Pooled standard deviation between seeds and its degrees of freedom.
-
-    deviations [P]: of each setting, by n - 1 (NaN for one seed); seeds [P].
-    """
-    several = np.isfinite(deviations) & (seeds > 1)
-    degrees = int((seeds[several] - 1).sum())
-    if not degrees:
-        return None, 0
-    return float(np.sqrt(((seeds[several] - 1) * deviations[several] ** 2).sum() / degrees)), degrees
-
-
 def components(
     residuals: np.ndarray,
     deviations: np.ndarray,
@@ -65,7 +55,7 @@ def components(
     deviations [P]: standard deviations over each setting's seeds; seeds [P]; families: labels [P] each, NaN where a
     point has no level in that labelling.
     """
-    seed, degrees = seed_component(deviations, seeds)
+    seed, degrees = pooled_deviation(deviations, seeds)
     levels = tuple(_luck(residuals, labels) for labels in families)
     rest, spent = residuals, float(parameters)
     for luck, labels in zip(levels, families, strict=True):
