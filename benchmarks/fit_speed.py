@@ -1,7 +1,8 @@
-"""Speed of fits: the Chinchilla law from 4,500 starts beside SciPy in the same run, and bootstraps of one law.
+"""Speed of fits: Chinchilla's law from 4,500 starts beside SciPy in the same run, one law's bootstrap, a whole study.
 
     python benchmarks/fit_speed.py                        # all three, SciPy over a tenth of the starts, extrapolated
     python benchmarks/fit_speed.py --fraction=1           # SciPy over all starts
+    python benchmarks/fit_speed.py --study                # `fit` and its report on the paper's three tasks, alone
 
 Points: 245 read off Chinchilla's figure where FINETUNE_SCALING_DATA names the folder that has them, else as many
 planted by the published law with noise. SciPy's loop is L-BFGS-B from each start, in one process with numerical
@@ -11,6 +12,7 @@ gradients, and in two with analytic ones. Ours is timed after a first call, as f
 import argparse
 import multiprocessing
 import os
+import resource
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
+from finetune_scaling.fit import fit_study
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit
 from finetune_scaling.scaling.fitting.stages import fit_staged
 from finetune_scaling.scaling.laws.chinchilla import CHINCHILLA
@@ -37,7 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fraction", type=float, default=0.1, help="of the starts that SciPy runs; 1: all")
     parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--study", action="store_true", help="time a whole study's fit and report instead")
     given = parser.parse_args()
+    if given.study:
+        time_study()
+        return
     points, starts = chinchilla_points(), Layout(CHINCHILLA).starts()
     ours = time_ours(points, starts)
     chosen = np.random.default_rng(0).permutation(starts)[: max(1, round(len(starts) * given.fraction))]
@@ -114,6 +121,19 @@ def _scipy_fit(task: tuple[Points, np.ndarray, bool]) -> float:
 
     with np.errstate(all="ignore"):
         return float(minimize(objective, start, jac=analytic, method="L-BFGS-B").fun)
+
+
+def time_study() -> None:
+    """Seconds, memory and page of `fit` with its defaults on the paper's three tasks, planted with three seeds."""
+    with TemporaryDirectory() as folder:
+        rows = planted.rows(0.003, 3, tasks=tuple(planted.TASKS))
+        points, out = planted.write(Path(folder) / "points.csv", rows), Path(folder) / "report"
+        began = time.perf_counter()
+        fit_study(points, out)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        page = (out / "report.html").stat().st_size / 1e6
+    print(f"{len(rows)} runs: {seconds:.0f} s, {peak:.2f} GiB at most, report.html {page:.2f} MB")
 
 
 def time_bootstrap(resamples: int) -> None:
