@@ -114,12 +114,12 @@ def _parameters(files: "_Files", family: Family, config: ModelConfig, place: Cal
 def _leaf(files: "_Files", tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     """One leaf of our tree; layers are read into their places one by one."""
     if LAYER not in tensor.theirs:
-        return files.read(tensor.theirs, shape, tensor.transposed)
-    first = files.read(tensor.theirs.replace(LAYER, "0"), shape[1:], tensor.transposed)
+        return files.read(tensor, tensor.theirs, shape)
+    first = files.read(tensor, tensor.theirs.replace(LAYER, "0"), shape[1:])
     leaf = np.empty(shape, first.dtype)
     leaf[0] = first
     for layer in range(1, shape[0]):
-        leaf[layer] = files.read(tensor.theirs.replace(LAYER, str(layer)), shape[1:], tensor.transposed)
+        leaf[layer] = files.read(tensor, tensor.theirs.replace(LAYER, str(layer)), shape[1:])
     return leaf
 
 
@@ -182,16 +182,16 @@ class _Files:
                     raise CheckpointError(f"{file}: not a whole safetensors file ({error}); copy it again") from error
             yield cls(directory, opened)
 
-    def read(self, name: str, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
-        """A tensor as ours, of `shape`."""
+    def read(self, tensor: Tensor, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor of that name, as ours, of `shape`."""
         value = self.raw(name)
-        expected = shape[::-1] if transposed else shape
-        if value.shape != tuple(expected):
+        expected = tensor.theirs_shape(shape)
+        if value.shape != expected:
             raise CheckpointError(
                 f"{self.directory / self._of[name]}: tensor {name} is {list(value.shape)}, but {_CONFIG} makes it "
                 f"{list(expected)}; the two are not of one model"
             )
-        return value.T if transposed else value
+        return tensor.to_ours(value)
 
     def raw(self, name: str) -> np.ndarray:
         """A tensor as it is in its file."""
