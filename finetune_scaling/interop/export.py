@@ -11,16 +11,15 @@ import numpy as np
 
 from finetune_scaling.files import new_directory
 from finetune_scaling.interop.family import LAYER, Tensor, to_theirs
-from finetune_scaling.interop.hugging_face import FAMILIES
-from finetune_scaling.interop.standard_form import StandardForm, standard_form
-from finetune_scaling.interop.tensor_files import Shape, TensorFiles, written
+from finetune_scaling.interop.provenance import PROVENANCE
+from finetune_scaling.interop.safetensors_writer import Shape, TensorFiles, written
+from finetune_scaling.interop.standard_form import StandardForm
 from finetune_scaling.interop.tokenizer_files import TokenizerFiles
 from finetune_scaling.interop.weights import Tensors, TrainedRun, leaf_shapes, merged_tensors, plain_tensors
 from finetune_scaling.training.metrics import Progress
 
 log = logging.getLogger(__name__)
 
-PROVENANCE = "finetune_scaling.json"  # beside what others read: which run it was, and the digests of its checkpoints
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
@@ -42,7 +41,9 @@ class Export:
         """Every tensor of theirs, layer after layer."""
         layers = range(self.form.config.layers)
         stacked = {name: group for name, group in self.by_name.items() if LAYER in name}
-        single = {name: self._shape(group, stacked=False) for name, group in self.by_name.items() if name not in stacked}
+        single = {
+            name: self._shape(group, stacked=False) for name, group in self.by_name.items() if name not in stacked
+        }
         head, *tail = single.items()  # the embeddings come before the layers, as in their models
         body = {
             name.replace(LAYER, str(layer)): self._shape(group, stacked=True)
@@ -74,17 +75,16 @@ class Export:
         return value if scale is None else (value.astype(np.float32) * np.float32(scale)).astype(value.dtype)
 
 
-def plan_export(run: TrainedRun, *, merged: bool, dtype: str | None) -> Export:
-    """What is to be written of a run: its tuned model, or the one underneath. dtype: None keeps each leaf's own.
+def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str | None) -> Export:
+    """What is to be written of a run in its standard form: its tuned model, or the one underneath.
 
-    Raises ConfigError where no family of public models computes the same, or where a soft prompt would be merged.
+    dtype: None keeps each leaf's own. Raises ConfigError where a soft prompt would be merged.
     """
-    form = standard_form(run.model, FAMILIES.values(), str(run.found.directory))
     by_name: dict[str, list[Tensor]] = {}
     for tensor in form.family.tensors(form.config):
         by_name.setdefault(tensor.theirs, []).append(tensor)
-    stored = {path: dtype or str(leaf.dtype) for path, leaf in run.base_weights.items()}
     tensors = merged_tensors(run, keep_dtypes=dtype is None) if merged else plain_tensors(run)
+    stored = {path: dtype or str(leaf.dtype) for path, leaf in run.base_weights.items()}
     return Export(form, by_name, leaf_shapes(form.config), stored, tensors)
 
 
@@ -102,8 +102,13 @@ def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance
             (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for name, data in tokenizer.files.items():
             (directory / name).write_bytes(data)
-    return {"out": str(out), "family": export.form.family.model_type, "tensors": len(shapes), "bytes": total,
-            "tokenizer": tokenizer.reason or sorted(tokenizer.files)}
+    return {
+        "out": str(out),
+        "family": export.form.family.model_type,
+        "tensors": len(shapes),
+        "bytes": total,
+        "tokenizer": tokenizer.reason or sorted(tokenizer.files),
+    }
 
 
 def _json_files(

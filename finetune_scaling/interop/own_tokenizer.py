@@ -18,7 +18,20 @@ from finetune_scaling.errors import DataError
 
 MARK = "\U0010ffff"
 _SPACE_SYMBOL, _BYTE_OF_LESS = "\u2581", "<0x3C>"
-_ODD = ("<s>a</s><pad>", "<0x41>", "<unk><X>", "   ", "\n\n ", "\t\r", "a\0b", "< <", "e\u0301", "🙂👍🏽", "\ufeff", "你好")
+_ODD = (
+    "<s>a</s><pad>",
+    "<0x41>",
+    "<unk><X>",
+    "   ",
+    "\n\n ",
+    "\t\r",
+    "a\0b",
+    "< <",
+    "e\u0301",
+    "🙂👍🏽",
+    "\ufeff",
+    "你好",
+)
 
 
 def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
@@ -30,12 +43,13 @@ def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     fast = tokenizers.Tokenizer(_bpe(pieces) if pieces.are_ranks else _unigram(pieces))
     fast.normalizer = normalizers.Replace("<", MARK)
     fast.decoder = decoders.Sequence([decoders.Replace(MARK, "<"), decoders.ByteFallback(), decoders.Fuse()])
+    fast.encode_special_tokens = True  # no text spells them
     fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in pieces.special])
     bos = pieces.names[tokenizer.bos_id]
     fast.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_id)]
     )
-    _check_same(tokenizer, fast, [piece for piece in pieces.ordinary.values()])
+    _check_same(tokenizer, fast, list(pieces.ordinary.values()))
     return fast
 
 
@@ -51,7 +65,9 @@ class _Pieces:
         self.special = [pieces[i] for i in ids if model.is_control(i) or model.is_unknown(i)]
         self.has_bytes = any(model.is_byte(i) for i in ids)
         self.ordinary = {
-            i: pieces[i].replace(_SPACE_SYMBOL, " ") for i in ids if pieces[i] not in self.special and not model.is_byte(i)
+            i: pieces[i].replace(_SPACE_SYMBOL, " ")
+            for i in ids
+            if pieces[i] not in self.special and not model.is_byte(i)
         }
         marked = {i: text.replace("<", MARK) for i, text in self.ordinary.items()}
         self.names = [marked.get(i, pieces[i]) for i in ids]

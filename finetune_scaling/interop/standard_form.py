@@ -1,4 +1,4 @@
-"""The standard form of a model of ours: the family of public models that computes the same, and what is to be scaled."""
+"""The standard form of a model of ours: the family of public models that computes the same, and what is scaled."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping

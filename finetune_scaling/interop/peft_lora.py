@@ -1,0 +1,127 @@
+"""LoRA's factors in our tree and in PEFT's files, which are the same numbers under other names.
+
+Ours are one adapter a dense layer. Where a family keeps several of them in one tensor (queries, keys and values of
+GPT-NeoX), PEFT has one adapter for all: that of rank k r whose A has the k adapters' A below each other, and whose B
+their B as blocks, zero elsewhere. It computes the same, and comes apart again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.interop.family import LAYER, Family, Tensor, to_theirs
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.layers import DENSE_LAYERS
+
+Factors = Mapping[str, np.ndarray]  # layers/attention/query/lora_a [layers, D, rank], .../lora_b [layers, rank, F]
+
+_PREFIX = "base_model.model."
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
+class Module(NamedTuple):
+    """A linear layer of theirs: its name, with LAYER, and the dense layers of ours that are in it, by their kernels."""
+
+    name: str
+    parts: tuple[Tensor, ...]
+
+    def key(self, layer: int, factor: str) -> str:
+        """The name of a factor of one layer in their files."""
+        return f"{_PREFIX}{self.name.replace(LAYER, str(layer))}{factor}"
+
+    @property
+    def last_name(self) -> str:
+        """What target_modules and patterns call it."""
+        return self.name.rpartition(".")[2]
+
+
+def modules(family: Family, config: ModelConfig) -> list[Module]:
+    """The linear layers of a model that an adapter of ours can extend."""
+    parts: dict[str, list[Tensor]] = {}
+    for tensor in family.tensors(config):
+        folder, _, leaf = tensor.ours.rpartition("/")
+        if leaf == "kernel" and folder.rpartition("/")[2] in DENSE_LAYERS:
+            parts.setdefault(tensor.theirs.removesuffix(".weight"), []).append(tensor)
+    return [Module(name, tuple(group)) for name, group in parts.items()]
+
+
+def folder_of(part: Tensor) -> str:
+    """Where a dense layer's leaves are in our tree."""
+    return part.ours.rpartition("/")[0]
+
+
+def adapted(module: Module, factors: Factors) -> list[Tensor]:
+    """The parts of a module that have an adapter."""
+    return [part for part in module.parts if f"{folder_of(part)}/lora_a" in factors]
+
+
+def to_peft(module: Module, factors: Factors) -> dict[str, np.ndarray]:
+    """The tensors of their files for a module with an adapter, of all layers: A [k r, D] and B [F, k r]."""
+    extended = adapted(module, factors)
+    a = [factors[f"{folder_of(part)}/lora_a"] for part in extended]
+    rank, total = a[0].shape[-1], a[0].shape[-1] * len(a)
+    tensors = {}
+    for layer in range(len(a[0])):
+        tensors[module.key(layer, _A)] = np.concatenate([factor[layer].T for factor in a])
+        wide = [np.zeros((total, _width(part, module, factors)), a[0].dtype) for part in module.parts]
+        for place, part in enumerate(extended):
+            rows = slice(place * rank, (place + 1) * rank)
+            wide[module.parts.index(part)][rows] = factors[f"{folder_of(part)}/lora_b"][layer]
+        tensors[module.key(layer, _B)] = to_theirs(module.parts, wide)
+    return tensors
+
+
+def _width(part: Tensor, module: Module, factors: Factors) -> int:
+    """Outputs of a part; parts of one tensor have the same number."""
+    own = f"{folder_of(part)}/lora_b"
+    return factors[own if own in factors else f"{folder_of(adapted(module, factors)[0])}/lora_b"].shape[-1]
+
+
+class FromPeft(NamedTuple):
+    """An adapter of one module, of all layers: a [layers, D, R], b of each part [layers, R, F]."""
+
+    a: np.ndarray
+    b: Sequence[np.ndarray]
+
+
+def from_peft(module: Module, layers: int, tensors: Mapping[str, np.ndarray]) -> FromPeft:
+    """The inverse of `to_peft`, the parts still with the whole A; tensors: checked ones of their files."""
+    a = np.stack([tensors[module.key(layer, _A)].T for layer in range(layers)])
+    whole = [tensors[module.key(layer, _B)] for layer in range(layers)]
+    return FromPeft(a, [np.stack([part.to_ours(b) for b in whole]) for part in module.parts])
+
+
+def split(adapter: FromPeft) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A and B of each part with the ranks that bear on it.
+
+    Ranks that are zero in B for one part and not for another were another part's alone, or do nothing here.
+    """
+    bears = np.array([(b != 0).any((0, 2)) for b in adapter.b])  # [parts, R]
+    kept = bears | ~bears.any(0)  # a rank that no part uses yet is new: all parts train it on
+    return [(adapter.a[:, :, used], b[:, used]) for used, b in zip(kept, adapter.b, strict=True)]
+
+
+def check_keys(names: Iterable[str], wanted: Sequence[Module], layers: int, where: str) -> list[Module]:
+    """The modules that tensors of these names extend, each in every layer.
+
+    Raises CheckpointError, naming the tensor, for one that extends nothing in the model, and for one that is missing.
+    """
+    left = set(names)
+    found = []
+    for module in wanted:
+        keys = {module.key(layer, factor) for layer in range(layers) for factor in (_A, _B)}
+        if not keys & left:
+            continue
+        if missing := sorted(keys - left):
+            raise CheckpointError(f"{where}: {missing[0]} is missing; an adapter has to extend a module in every layer")
+        left -= keys
+        found.append(module)
+    if left:
+        known = ", ".join(module.last_name for module in wanted)
+        raise CheckpointError(
+            f"{where}: {min(left)} extends nothing that adapters of ours can: they extend {known}, by lora_A and "
+            f"lora_B, in {layers} layers; is it an adapter for another base?"
+        )
+    return found
