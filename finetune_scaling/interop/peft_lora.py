@@ -12,24 +12,30 @@ import numpy as np
 
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.interop.family import LAYER, Family, Tensor, to_theirs
+from finetune_scaling.interop.weights import leaf_shapes
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.layers import DENSE_LAYERS
 
 Factors = Mapping[str, np.ndarray]  # layers/attention/query/lora_a [layers, D, rank], .../lora_b [layers, rank, F]
 
 _PREFIX = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+A, B = ".lora_A.weight", ".lora_B.weight"
 
 
 class Module(NamedTuple):
-    """A linear layer of theirs: its name, with LAYER, and the dense layers of ours that are in it, by their kernels."""
+    """A linear layer of theirs: its name, with LAYER, its shape [out, in], and our kernels that are in it."""
 
     name: str
+    shape: tuple[int, ...]
     parts: tuple[Tensor, ...]
 
+    def name_in(self, layer: int) -> str:
+        """Its name in one layer."""
+        return self.name.replace(LAYER, str(layer))
+
     def key(self, layer: int, factor: str) -> str:
-        """The name of a factor of one layer in their files."""
-        return f"{_PREFIX}{self.name.replace(LAYER, str(layer))}{factor}"
+        """The name of a factor of one layer, A or B, in their files."""
+        return f"{_PREFIX}{self.name_in(layer)}{factor}"
 
     @property
     def last_name(self) -> str:
@@ -44,7 +50,10 @@ def modules(family: Family, config: ModelConfig) -> list[Module]:
         folder, _, leaf = tensor.ours.rpartition("/")
         if leaf == "kernel" and folder.rpartition("/")[2] in DENSE_LAYERS:
             parts.setdefault(tensor.theirs.removesuffix(".weight"), []).append(tensor)
-    return [Module(name, tuple(group)) for name, group in parts.items()]
+    shapes = leaf_shapes(config)
+    return [
+        Module(name, group[0].theirs_shape(shapes[group[0].ours][1:]), tuple(group)) for name, group in parts.items()
+    ]
 
 
 def folder_of(part: Tensor) -> str:
@@ -64,12 +73,12 @@ def to_peft(module: Module, factors: Factors) -> dict[str, np.ndarray]:
     rank, total = a[0].shape[-1], a[0].shape[-1] * len(a)
     tensors = {}
     for layer in range(len(a[0])):
-        tensors[module.key(layer, _A)] = np.concatenate([factor[layer].T for factor in a])
+        tensors[module.key(layer, A)] = np.concatenate([factor[layer].T for factor in a])
         wide = [np.zeros((total, _width(part, module, factors)), a[0].dtype) for part in module.parts]
         for place, part in enumerate(extended):
             rows = slice(place * rank, (place + 1) * rank)
             wide[module.parts.index(part)][rows] = factors[f"{folder_of(part)}/lora_b"][layer]
-        tensors[module.key(layer, _B)] = to_theirs(module.parts, wide)
+        tensors[module.key(layer, B)] = to_theirs(module.parts, wide)
     return tensors
 
 
@@ -79,28 +88,15 @@ def _width(part: Tensor, module: Module, factors: Factors) -> int:
     return factors[own if own in factors else f"{folder_of(adapted(module, factors)[0])}/lora_b"].shape[-1]
 
 
-class FromPeft(NamedTuple):
-    """An adapter of one module, of all layers: a [layers, D, R], b of each part [layers, R, F]."""
+def split(a: np.ndarray, parts: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A and B of each part of a module, with the ranks that bear on it: the inverse of `to_peft`.
 
-    a: np.ndarray
-    b: Sequence[np.ndarray]
-
-
-def from_peft(module: Module, layers: int, tensors: Mapping[str, np.ndarray]) -> FromPeft:
-    """The inverse of `to_peft`, the parts still with the whole A; tensors: checked ones of their files."""
-    a = np.stack([tensors[module.key(layer, _A)].T for layer in range(layers)])
-    whole = [tensors[module.key(layer, _B)] for layer in range(layers)]
-    return FromPeft(a, [np.stack([part.to_ours(b) for b in whole]) for part in module.parts])
-
-
-def split(adapter: FromPeft) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A and B of each part with the ranks that bear on it.
-
-    Ranks that are zero in B for one part and not for another were another part's alone, or do nothing here.
+    a: [layers, D, R]; parts: B of each, [layers, R, F]. Ranks that are zero in B for one part and not for another
+    belonged to the other alone; those that are zero for all are new, and every part can train them on.
     """
-    bears = np.array([(b != 0).any((0, 2)) for b in adapter.b])  # [parts, R]
-    kept = bears | ~bears.any(0)  # a rank that no part uses yet is new: all parts train it on
-    return [(adapter.a[:, :, used], b[:, used]) for used, b in zip(kept, adapter.b, strict=True)]
+    bears = np.array([(b != 0).any((0, 2)) for b in parts])  # [parts, R]
+    kept = bears | ~bears.any(0)
+    return [(a[:, :, ranks], b[:, ranks]) for ranks, b in zip(kept, parts, strict=True)]
 
 
 def check_keys(names: Iterable[str], wanted: Sequence[Module], layers: int, where: str) -> list[Module]:
@@ -111,7 +107,7 @@ def check_keys(names: Iterable[str], wanted: Sequence[Module], layers: int, wher
     left = set(names)
     found = []
     for module in wanted:
-        keys = {module.key(layer, factor) for layer in range(layers) for factor in (_A, _B)}
+        keys = {module.key(layer, factor) for layer in range(layers) for factor in (A, B)}
         if not keys & left:
             continue
         if missing := sorted(keys - left):

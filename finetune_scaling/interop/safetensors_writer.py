@@ -45,7 +45,7 @@ class TensorFiles:
         self._left.remove(name)
         file = self._files[name]
         file.seek(self._offsets[name])
-        file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
     def check_whole(self) -> None:
         """That nothing was forgotten, which would be zeros."""
