@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -125,6 +126,29 @@ def _replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A local directory to fill: what is in it is at `path` when the block ends, or nothing is, whatever happens.
+
+    needed: bytes that will go there. Raises WorkdirError where something is at `path`, or there is too little room.
+    """
+    path = path.resolve()
+    with disk_errors(path):
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise WorkdirError(f"{path}: there is something already; name a new directory, or remove that one")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(path.parent).free) < needed:
+            raise WorkdirError(f"{path}: needs {needed:,} bytes, and the disk has {free:,} left; free some space")
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield unfinished
+            unfinished.chmod(0o777 & ~_umask())
+            unfinished.rename(path)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
 
 
 def check_writable(directory: Location) -> None:

@@ -56,6 +56,27 @@ def read_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
     )
 
 
+def write_config(config: ModelConfig) -> dict[str, Any]:
+    """The fields of a Llama's config.json."""
+    written = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+    if config.activation not in written:
+        raise ConfigError(f"model.activation = {config.activation!r}, where llama has {' or '.join(written)}")
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        **{theirs: getattr(config, ours) for ours, theirs in _REQUIRED.items()},
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": written[config.activation],
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tied_head,
+        "initializer_range": config.embedding_std,
+        "dtype": config.compute_dtype,
+    }
+
+
 def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
     """Every tensor of a Llama."""
     layer = f"model.layers.{LAYER}"
@@ -79,7 +100,13 @@ def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
     )
 
 
-LLAMA = Family("llama", read_config, tensors, ignored=(f"model.layers.{LAYER}.self_attn.rotary_emb.inv_freq",))
+LLAMA = Family(
+    "llama",
+    read_config,
+    tensors,
+    write_config,
+    ignored=(f"model.layers.{LAYER}.self_attn.rotary_emb.inv_freq",),
+)
 
 
 def _number(fields: Mapping[str, Any], name: str, where: str, default: float | None = None) -> int | float:

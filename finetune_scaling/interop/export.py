@@ -1,0 +1,117 @@
+"""Runs out: a directory that transformers' AutoModelForCausalLM.from_pretrained loads, without any code of ours."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_scaling.files import new_directory
+from finetune_scaling.interop.family import LAYER, Tensor, to_theirs
+from finetune_scaling.interop.hugging_face import FAMILIES
+from finetune_scaling.interop.standard_form import StandardForm, standard_form
+from finetune_scaling.interop.tensor_files import Shape, TensorFiles, written
+from finetune_scaling.interop.tokenizer_files import TokenizerFiles
+from finetune_scaling.interop.weights import Tensors, TrainedRun, leaf_shapes, merged_tensors, plain_tensors
+from finetune_scaling.training.metrics import Progress
+
+log = logging.getLogger(__name__)
+
+PROVENANCE = "finetune_scaling.json"  # beside what others read: which run it was, and the digests of its checkpoints
+CONFIG, GENERATION = "config.json", "generation_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A model that is to be written: all is known of it but its tensors' numbers.
+
+    by_name: for each tensor of theirs those of ours that are in it. dtypes: of each leaf of ours, as it is written.
+    """
+
+    form: StandardForm
+    by_name: Mapping[str, Sequence[Tensor]]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    tensors: Tensors
+
+    @property
+    def files(self) -> dict[str, Shape]:
+        """Every tensor of theirs, layer after layer."""
+        layers = range(self.form.config.layers)
+        stacked = {name: group for name, group in self.by_name.items() if LAYER in name}
+        single = {name: self._shape(group, stacked=False) for name, group in self.by_name.items() if name not in stacked}
+        head, *tail = single.items()  # the embeddings come before the layers, as in their models
+        body = {
+            name.replace(LAYER, str(layer)): self._shape(group, stacked=True)
+            for layer in layers
+            for name, group in stacked.items()
+        }
+        return {**dict([head]), **body, **dict(tail)}
+
+    def _shape(self, group: Sequence[Tensor], stacked: bool) -> Shape:
+        first = group[0]
+        ours = self.shapes[first.ours]
+        return Shape(first.theirs_shape(ours[1:] if stacked else ours), self.dtypes[first.ours])
+
+    def write(self, files: TensorFiles) -> None:
+        """Writes all tensors, one leaf of ours after the other, so that each is read once."""
+        layers = self.form.config.layers
+        progress = Progress("writing tensors", 0, len(self.files))
+        done = 0
+        for name, group in self.by_name.items():
+            for layer in range(layers) if LAYER in name else (None,):
+                value = to_theirs(group, [self._scaled(tensor.ours, layer) for tensor in group])
+                files.write(name.replace(LAYER, str(layer)), value.astype(self.dtypes[group[0].ours], copy=False))
+                done += 1
+                progress.update(done)
+        progress.close()
+
+    def _scaled(self, path: str, layer: int | None) -> np.ndarray:
+        value, scale = self.tensors(path, layer), self.form.scales.get(path)
+        return value if scale is None else (value.astype(np.float32) * np.float32(scale)).astype(value.dtype)
+
+
+def plan_export(run: TrainedRun, *, merged: bool, dtype: str | None) -> Export:
+    """What is to be written of a run: its tuned model, or the one underneath. dtype: None keeps each leaf's own.
+
+    Raises ConfigError where no family of public models computes the same, or where a soft prompt would be merged.
+    """
+    form = standard_form(run.model, FAMILIES.values(), str(run.found.directory))
+    by_name: dict[str, list[Tensor]] = {}
+    for tensor in form.family.tensors(form.config):
+        by_name.setdefault(tensor.theirs, []).append(tensor)
+    stored = {path: dtype or str(leaf.dtype) for path, leaf in run.base_weights.items()}
+    tensors = merged_tensors(run, keep_dtypes=dtype is None) if merged else plain_tensors(run)
+    return Export(form, by_name, leaf_shapes(form.config), stored, tensors)
+
+
+def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a model's directory, which is there as a whole or not at all; returns the figures for its user.
+
+    Raises WorkdirError where `out` is not empty, or has not the room.
+    """
+    shapes = export.files
+    total = sum(tensor.bytes for tensor in shapes.values())
+    with new_directory(out, total) as directory:
+        with written(directory, shapes) as files:
+            export.write(files)
+        for name, content in _json_files(export, tokenizer, provenance).items():
+            (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, data in tokenizer.files.items():
+            (directory / name).write_bytes(data)
+    return {"out": str(out), "family": export.form.family.model_type, "tensors": len(shapes), "bytes": total,
+            "tokenizer": tokenizer.reason or sorted(tokenizer.files)}
+
+
+def _json_files(
+    export: Export, tokenizer: TokenizerFiles, provenance: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    specials = {f"{name}_token_id": number for name, number in tokenizer.special_ids.items()}
+    dtypes = sorted(set(export.dtypes.values()))
+    # transformers reads all in one dtype: the widest, so that nothing is lost.
+    config = {**export.form.fields, "dtype": "float32" if "float32" in dtypes else dtypes[0]}
+    config |= {name: number for name, number in specials.items() if name != "pad_token_id"}
+    return {CONFIG: config, GENERATION: {"_from_model_config": True, **specials}, PROVENANCE: provenance}
