@@ -3,6 +3,7 @@
     python -m finetune_scaling.convert --from-hf=DIR_OR_NAME[@REVISION] --out=DIR
     python -m finetune_scaling.convert --checkpoint=RUN --to-hf=DIR [--step=N --dtype=bfloat16 --no-merge]
     python -m finetune_scaling.convert --checkpoint=RUN --to-peft=DIR
+    python -m finetune_scaling.convert --from-peft=DIR --base=RUN --out=RUN [--config=FILE]
 
 The model's files (config.json, safetensors, tokenizer) become the directory of a base that finetuning starts from:
 --config.base.run=DIR --config.tokenizer=DIR/tokenizer. Nothing is unpickled, and no code of the model's is run. The
@@ -13,10 +14,12 @@ import json
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.conversion import Conversion, convert
+from finetune_scaling.interop.incoming_adapter import Incoming, bring_in
 from finetune_scaling.interop.outgoing import Outgoing, write_out
 from finetune_scaling.sharding.mesh import ShardingConfig
 
@@ -32,20 +35,28 @@ _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward an
 
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "A run, or one of its checkpoints, that is to leave.")
-_STEP = flags.DEFINE_integer("step", None, "Its checkpoint; default: the best one, of a whole model the newest.")
+_STEP = flags.DEFINE_integer(
+    "step", None, "The run's or base's checkpoint; default: the best one, of a base the newest."
+)
 _TO_HF = flags.DEFINE_string("to_hf", "", "Writes the model there, as transformers' AutoModelForCausalLM reads it.")
 _TO_PEFT = flags.DEFINE_string("to_peft", "", "Writes the adapter there (LoRA, soft prompt), as PEFT reads it.")
 _MERGE = flags.DEFINE_boolean("merge", True, "Whether --to-hf's model has LoRA in it; --no-merge: base and adapter.")
+_FROM_PEFT = flags.DEFINE_string("from_peft", "", "Directory of a PEFT adapter (LoRA, soft prompt) that is to come in.")
+_BASE = flags.DEFINE_string("base", "", "The run that the adapter stands on: a base, or a converted public model.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Config of a finetuning run: the task that the adapter is scored on, and trained on with."
+)
 
 _FLAGS: dict[str, tuple[flags.FlagHolder, ...]] = {
     "from_hf": (_OUT, _DTYPE, _FSDP, _TENSOR),
+    "from_peft": (_BASE, _STEP, _OUT, _CONFIG),
     "checkpoint": (_STEP, _TO_HF, _TO_PEFT, _MERGE, _DTYPE),
 }
 
 
 def main() -> None:
     """Converts and prints the main figures as one JSON line."""
-    figures = {"from_hf": _bring_in, "checkpoint": _write_out}[_direction()]()
+    figures = {"from_hf": _bring_in, "from_peft": _bring_in_adapter, "checkpoint": _write_out}[_direction()]()
     print(json.dumps(figures))
 
 
@@ -68,6 +79,11 @@ def _direction() -> str:
 def _bring_in() -> dict[str, Any]:
     sharding = ShardingConfig(_FSDP.value, _TENSOR.value)
     return convert(Conversion(_FROM_HF.value, command.required(_OUT), _DTYPE.value, sharding))
+
+
+def _bring_in_adapter() -> dict[str, Any]:
+    config = command.read_config(_CONFIG) if _CONFIG.value else {}
+    return bring_in(Incoming(_FROM_PEFT.value, command.required(_BASE), command.required(_OUT), _STEP.value, config))
 
 
 def _write_out() -> dict[str, Any]:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune_scaling.files import new_directory
 from finetune_scaling.interop.family import LAYER, Tensor, to_theirs
 from finetune_scaling.interop.provenance import PROVENANCE
@@ -64,15 +62,11 @@ class Export:
         done = 0
         for name, group in self.by_name.items():
             for layer in range(layers) if LAYER in name else (None,):
-                value = to_theirs(group, [self._scaled(tensor.ours, layer) for tensor in group])
+                value = to_theirs(group, [self.form.leaf(t.ours, self.tensors(t.ours, layer)) for t in group])
                 files.write(name.replace(LAYER, str(layer)), value.astype(self.dtypes[group[0].ours], copy=False))
                 done += 1
                 progress.update(done)
         progress.close()
-
-    def _scaled(self, path: str, layer: int | None) -> np.ndarray:
-        value, scale = self.tensors(path, layer), self.form.scales.get(path)
-        return value if scale is None else (value.astype(np.float32) * np.float32(scale)).astype(value.dtype)
 
 
 def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str | None) -> Export:

@@ -13,8 +13,7 @@ import numpy as np
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.interop.family import LAYER, Family, Tensor, to_theirs
 from finetune_scaling.interop.weights import leaf_shapes
-from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.layers import DENSE_LAYERS
+from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 
 Factors = Mapping[str, np.ndarray]  # layers/attention/query/lora_a [layers, D, rank], .../lora_b [layers, rank, F]
 

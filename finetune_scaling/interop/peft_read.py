@@ -20,7 +20,7 @@ from finetune_scaling.interop.peft_config import (
 )
 from finetune_scaling.interop.peft_lora import A, B, Module, check_keys, folder_of, modules, split
 from finetune_scaling.interop.standard_form import StandardForm
-from finetune_scaling.models.layers import DENSE_LAYERS
+from finetune_scaling.models.config import DENSE_LAYERS
 
 _FLOATS = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
 

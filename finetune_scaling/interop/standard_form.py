@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.family import Family
@@ -17,13 +19,22 @@ _FREE = ("embedding_std", "compute_dtype", "remat", "attention")
 class StandardForm:
     """A model as one of a family.
 
-    config: the same with fields of the family; fields: its config.json; scales: what leaves are to be multiplied by.
+    config: the same with fields of the family; fields: its config.json; logit_scale: what logits were multiplied by in
+    ours, which the last norm does there.
     """
 
     family: Family
     config: ModelConfig
     fields: Mapping[str, Any]
-    scales: Mapping[str, float]
+    logit_scale: float | None
+
+    def leaf(self, path: str, value: np.ndarray) -> np.ndarray:
+        """A leaf of ours, or one layer of it, as the form has it."""
+        folder, _, name = path.rpartition("/")
+        if self.logit_scale is None or folder != "final_norm":
+            return value
+        offset = self.config.norm_offset if name == "scale" else 0.0
+        return ((value.astype(np.float32) + offset) * self.logit_scale - offset).astype(value.dtype)
 
 
 def standard_form(config: ModelConfig, families: Iterable[Family], what: str) -> StandardForm:
@@ -31,7 +42,9 @@ def standard_form(config: ModelConfig, families: Iterable[Family], what: str) ->
 
     Raises ConfigError that names the fields which differ in each family where none does; what: names the model.
     """
-    plain, scales = _without_logit_scale(config)
+    # The last norm multiplies by its scale in the end, so that what logits are multiplied by can go there.
+    plain = dataclasses.replace(config, scale_logits=False)
+    logit_scale = config.model_dim**-0.5 if config.scale_logits else None
     refusals = []
     for family in families:
         try:
@@ -40,20 +53,11 @@ def standard_form(config: ModelConfig, families: Iterable[Family], what: str) ->
         except ConfigError as error:
             refusals.append(f"{family.model_type}: {error}")
         else:
-            return StandardForm(family, plain, fields, scales)
+            return StandardForm(family, plain, fields, logit_scale)
     raise ConfigError(
         f"{what}: no family of public models computes what this model does. It differs from each in: "
         + "; ".join(refusals)
     )
-
-
-def _without_logit_scale(config: ModelConfig) -> tuple[ModelConfig, dict[str, float]]:
-    """A model without `scale_logits`: the final norm multiplies by its scale last, so that the factor goes there."""
-    if not config.scale_logits:
-        return config, {}
-    factor = config.model_dim**-0.5
-    names = ("scale", "bias") if config.norm == "layernorm" else ("scale",)
-    return dataclasses.replace(config, scale_logits=False), {f"final_norm/{name}": factor for name in names}
 
 
 def _check_same(config: ModelConfig, back: ModelConfig) -> None:

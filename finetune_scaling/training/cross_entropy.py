@@ -68,9 +68,7 @@ def _backward_rule(axes, cap, kept, cotangent):
 _in_parts.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
 
 
-def _forward(
-    hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None
-) -> tuple[Array, Array]:
+def _forward(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None) -> tuple[Array, Array]:
     """Losses and log-sum-exps, [B, L] each."""
     ways = _Ways(axes, hidden.shape, table.shape, cap)
     return ways.divided(functools.partial(_losses, ways), "htr", "rr")(hidden, table, targets)
