@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.safetensors_writer import Shape, TensorFiles, written
 from finetune_scaling.interop.standard_form import StandardForm
 from finetune_scaling.interop.tokenizer_files import TokenizerFiles
-from finetune_scaling.interop.weights import Tensors, TrainedRun, leaf_shapes, merged_tensors, plain_tensors
+from finetune_scaling.interop.weights import Leaves, TrainedRun, leaf_shapes, merged_leaves, plain_leaves
 from finetune_scaling.training.metrics import Progress
 
 log = logging.getLogger(__name__)
@@ -26,13 +26,15 @@ class Export:
     """A model that is to be written: all is known of it but its tensors' numbers.
 
     by_name: for each tensor of theirs those of ours that are in it. dtypes: of each leaf of ours, as it is written.
+    leaves: reads them; check: tells, when all were read, whether they were what was written once.
     """
 
     form: StandardForm
     by_name: Mapping[str, Sequence[Tensor]]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
-    tensors: Tensors
+    leaves: Leaves
+    check: Callable[[], None]
 
     @property
     def files(self) -> dict[str, Shape]:
@@ -61,9 +63,11 @@ class Export:
         progress = Progress("writing tensors", 0, len(self.files))
         done = 0
         for name, group in self.by_name.items():
+            opened = [self.leaves(tensor.ours) for tensor in group]
             for layer in range(layers) if LAYER in name else (None,):
-                value = to_theirs(group, [self.form.leaf(t.ours, self.tensors(t.ours, layer)) for t in group])
-                files.write(name.replace(LAYER, str(layer)), value.astype(self.dtypes[group[0].ours], copy=False))
+                ours = [self.form.leaf(tensor.ours, leaf(layer)) for tensor, leaf in zip(group, opened, strict=True)]
+                value = to_theirs(group, ours).astype(self.dtypes[group[0].ours], copy=False)
+                files.write(name.replace(LAYER, str(layer)), value)
                 done += 1
                 progress.update(done)
         progress.close()
@@ -77,9 +81,9 @@ def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str
     by_name: dict[str, list[Tensor]] = {}
     for tensor in form.family.tensors(form.config):
         by_name.setdefault(tensor.theirs, []).append(tensor)
-    tensors = merged_tensors(run, keep_dtypes=dtype is None) if merged else plain_tensors(run)
-    stored = {path: dtype or str(leaf.dtype) for path, leaf in run.base_weights.items()}
-    return Export(form, by_name, leaf_shapes(form.config), stored, tensors)
+    leaves = merged_leaves(run, keep_dtypes=dtype is None) if merged else plain_leaves(run)
+    dtypes = {path: dtype or str(leaf.dtype) for path, leaf in run.weights.shapes.items()}
+    return Export(form, by_name, leaf_shapes(form.config), dtypes, leaves, run.weights.check)
 
 
 def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +96,7 @@ def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance
     with new_directory(out, total) as directory:
         with written(directory, shapes) as files:
             export.write(files)
+        export.check()
         for name, content in _json_files(export, tokenizer, provenance).items():
             (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for name, data in tokenizer.files.items():

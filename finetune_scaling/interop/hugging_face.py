@@ -96,7 +96,9 @@ def read_fields(directory: Path) -> dict[str, Any]:
     return fields
 
 
-def _parameters(files: WeightFiles, family: Family, config: ModelConfig, place: Callable[[Tree], Tree] | None) -> Params:
+def _parameters(
+    files: WeightFiles, family: Family, config: ModelConfig, place: Callable[[Tree], Tree] | None
+) -> Params:
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
     table = {tensor.ours: tensor for tensor in family.tensors(config)}
     check_tensors(files, family, config)

@@ -48,7 +48,7 @@ def plan_adapter(run: TrainedRun, form: StandardForm, base: BaseName) -> Adapter
     if isinstance(run.tuning.adapter, LoraAdapter):
         return _lora(run, form, run.tuning.adapter, base)
     if run.tuning.prefix is not None and run.tuning.prefix_length:
-        prompt = run.trained["prompt/embedding"]
+        prompt = run.adapter["prompt/embedding"]
         fields = prompt_fields(PromptSettings(*prompt.shape), run.model, *base)
         return Adapter(fields, {PROMPT_TENSOR: prompt})
     raise ConfigError(f"{run.found.directory}: {run.tuning.name} tuned no adapter; write the model itself: --to-hf=DIR")
@@ -72,9 +72,9 @@ def write_adapter(adapter: Adapter, out: Path, run: TrainedRun) -> dict[str, Any
 
 
 def _lora(run: TrainedRun, form: StandardForm, adapter: LoraAdapter, base: BaseName) -> Adapter:
-    extended = [module for module in modules(form.family, form.config) if adapted(module, run.trained)]
+    extended = [module for module in modules(form.family, form.config) if adapted(module, run.adapter)]
     alpha = adapter.scale * adapter.rank
-    fused = {module.last_name: n for module in extended if (n := len(adapted(module, run.trained))) > 1}
+    fused = {module.last_name: n for module in extended if (n := len(adapted(module, run.adapter))) > 1}
     settings = LoraSettings(
         rank=adapter.rank,
         alpha=_whole(alpha),
@@ -83,7 +83,7 @@ def _lora(run: TrainedRun, form: StandardForm, adapter: LoraAdapter, base: BaseN
     )
     tensors: dict[str, np.ndarray] = {}
     for module in extended:
-        tensors |= to_peft(module, run.trained)
+        tensors |= to_peft(module, run.adapter)
     return Adapter(lora_fields(settings, _targets(extended, form), *base), tensors)
 
 

@@ -235,6 +235,17 @@ def read_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
         return _shapes(dict(handler.metadata(epath.Path(where / "state")).tree))
 
 
+def read_leaf(where: Location, name: str) -> np.ndarray:
+    """One array of a checkpoint by its name (trainable/...), which no digest tells of alone; raises as `read` does."""
+    where, key = absolute(where), name.replace("/", _SEPARATOR)
+    with _damage(where), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        known = dict(handler.metadata(epath.Path(where / "state")).tree)[key]
+        target = {key: np.zeros(known.shape, known.dtype)}
+        how = {key: ocp.RestoreArgs(restore_type=np.ndarray)}
+        args = ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
+        return handler.restore(epath.Path(where / "state"), args=args)[key]
+
+
 def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
     tree, facts = read(where, place=place)
