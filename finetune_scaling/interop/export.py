@@ -42,7 +42,9 @@ class Export:
         """Every tensor of theirs, layer after layer."""
         layers = range(self.form.config.layers)
         stacked = {name: group for name, group in self.by_name.items() if LAYER in name}
-        single = {name: self._shape(group, stacked=False) for name, group in self.by_name.items() if name not in stacked}
+        single = {
+            name: self._shape(group, stacked=False) for name, group in self.by_name.items() if name not in stacked
+        }
         head, *tail = single.items()  # the embeddings come before the layers, as in their models
         body = {
             name.replace(LAYER, str(layer)): self._shape(group, stacked=True)
@@ -102,8 +104,13 @@ def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance
             (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for name, data in tokenizer.files.items():
             (directory / name).write_bytes(data)
-    return {"out": str(out), "family": export.form.family.model_type, "tensors": len(shapes), "bytes": total,
-            "tokenizer": tokenizer.reason or sorted(tokenizer.files)}
+    return {
+        "out": str(out),
+        "family": export.form.family.model_type,
+        "tensors": len(shapes),
+        "bytes": total,
+        "tokenizer": tokenizer.reason or sorted(tokenizer.files),
+    }
 
 
 def _json_files(

@@ -18,7 +18,20 @@ from finetune_scaling.errors import DataError
 
 MARK = "\U0010ffff"
 _SPACE_SYMBOL, _BYTE_OF_LESS = "\u2581", "<0x3C>"
-_ODD = ("<s>a</s><pad>", "<0x41>", "<unk><X>", "   ", "\n\n ", "\t\r", "a\0b", "< <", "e\u0301", "🙂👍🏽", "\ufeff", "你好")
+_ODD = (
+    "<s>a</s><pad>",
+    "<0x41>",
+    "<unk><X>",
+    "   ",
+    "\n\n ",
+    "\t\r",
+    "a\0b",
+    "< <",
+    "e\u0301",
+    "🙂👍🏽",
+    "\ufeff",
+    "你好",
+)
 
 
 def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
@@ -51,7 +64,9 @@ class _Pieces:
         self.special = [pieces[i] for i in ids if model.is_control(i) or model.is_unknown(i)]
         self.has_bytes = any(model.is_byte(i) for i in ids)
         self.ordinary = {
-            i: pieces[i].replace(_SPACE_SYMBOL, " ") for i in ids if pieces[i] not in self.special and not model.is_byte(i)
+            i: pieces[i].replace(_SPACE_SYMBOL, " ")
+            for i in ids
+            if pieces[i] not in self.special and not model.is_byte(i)
         }
         marked = {i: text.replace("<", MARK) for i, text in self.ordinary.items()}
         self.names = [marked.get(i, pieces[i]) for i in ids]

@@ -133,9 +133,7 @@ def attend_blockwise(
 def attend_cudnn(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:
     """`attend` by cuDNN's kernel, whose scores stay on the chip; the mask becomes a bias [B, 1, L, S]."""
     scale = scoring.scale(query.shape[3])
-    return jax.nn.dot_product_attention(
-        query, keys, values, mask=mask[:, None], scale=scale, implementation="cudnn"
-    )
+    return jax.nn.dot_product_attention(query, keys, values, mask=mask[:, None], scale=scale, implementation="cudnn")
 
 
 def check_platform(config: ModelConfig) -> None:

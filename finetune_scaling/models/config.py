@@ -70,7 +70,9 @@ class ModelConfig:
         if self.positions == "none":
             for name in ("rope_scaling", "local_rope_theta"):
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"model.{name} is of rotary positions, and model.positions = 'none'; leave it out")
+                    raise ConfigError(
+                        f"model.{name} is of rotary positions, and model.positions = 'none'; leave it out"
+                    )
         elif self.rope_fraction == 1 and self.head_dim % 2:
             raise ConfigError(f"model.head_dim = {self.head_dim} must be even, since rotary positions turn pairs")
         elif self.rope_fraction > 1 or self.rotary_dim < 2 or self.rotary_dim % 2:

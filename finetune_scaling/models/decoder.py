@@ -29,7 +29,9 @@ class Block(nn.Module):
     axes: AxisRules = PLAIN_RULES
 
     @nn.compact
-    def __call__(self, x, cache, sights, place, local):  # carry [B, L, D], one layer's cache, shared by all, one layer's
+    def __call__(
+        self, x, cache, sights, place, local
+    ):  # carry [B, L, D], one layer's cache, shared by all, one layer's
         attention = Attention(self.config, self.adapter, self.axes, name="attention")
         feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
         x = checkpoint_name(constrain(x, self.axes, "batch", "length", None), _BLOCK_INPUT)

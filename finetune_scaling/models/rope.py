@@ -105,9 +105,7 @@ class YarnScaling:
 RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
 
 
-def rotary_angles(
-    positions: Array, dim: int, theta: float, scaling: RopeScaling | None = None
-) -> tuple[Array, Array]:
+def rotary_angles(positions: Array, dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Array, Array]:
     """Cosines and sines [B, L, 1, dim / 2] for positions [B, L], of `dim` dimensions of a head."""
     half = dim // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
