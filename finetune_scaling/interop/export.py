@@ -9,11 +9,12 @@ from typing import Any
 
 from finetune_scaling.files import new_directory
 from finetune_scaling.interop.family import LAYER, Tensor, to_theirs
+from finetune_scaling.interop.hugging_face import leaf_shapes
 from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.safetensors_writer import Shape, TensorFiles, written
 from finetune_scaling.interop.standard_form import StandardForm
 from finetune_scaling.interop.tokenizer_files import TokenizerFiles
-from finetune_scaling.interop.weights import Leaves, TrainedRun, leaf_shapes, merged_leaves, plain_leaves
+from finetune_scaling.interop.weights import Leaves, TrainedRun, merged_leaves, plain_leaves
 from finetune_scaling.training.metrics import Progress
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str
         by_name.setdefault(tensor.theirs, []).append(tensor)
     leaves = merged_leaves(run, keep_dtypes=dtype is None) if merged else plain_leaves(run)
     dtypes = {path: dtype or str(leaf.dtype) for path, leaf in run.weights.shapes.items()}
-    return Export(form, by_name, leaf_shapes(form.config), dtypes, leaves, run.weights.check)
+    shapes = {path: leaf.shape for path, leaf in leaf_shapes(form.config).items()}
+    return Export(form, by_name, shapes, dtypes, leaves, run.weights.check)
 
 
 def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance: Mapping[str, Any]) -> dict[str, Any]:

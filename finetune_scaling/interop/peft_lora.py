@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.interop.family import LAYER, Family, Tensor, to_theirs
-from finetune_scaling.interop.weights import leaf_shapes
+from finetune_scaling.interop.hugging_face import leaf_shapes
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 
 Factors = Mapping[str, np.ndarray]  # layers/attention/query/lora_a [layers, D, rank], .../lora_b [layers, rank, F]
@@ -51,7 +51,7 @@ def modules(family: Family, config: ModelConfig) -> list[Module]:
             parts.setdefault(tensor.theirs.removesuffix(".weight"), []).append(tensor)
     shapes = leaf_shapes(config)
     return [
-        Module(name, group[0].theirs_shape(shapes[group[0].ours][1:]), tuple(group)) for name, group in parts.items()
+        Module(name, group[0].theirs_shape(shapes[group[0].ours].shape[1:]), tuple(group)) for name, group in parts.items()
     ]
 
 

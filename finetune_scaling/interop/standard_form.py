@@ -40,29 +40,31 @@ class StandardForm:
 def standard_form(config: ModelConfig, families: Iterable[Family], what: str) -> StandardForm:
     """The form of a model in the first of the families that computes the same.
 
-    Raises ConfigError that names the fields which differ in each family where none does; what: names the model.
+    Raises ConfigError that names the nearest family and the fields which differ there where none does; what: the model.
     """
     # The last norm multiplies by its scale in the end, so that what logits are multiplied by can go there.
     plain = dataclasses.replace(config, scale_logits=False)
     logit_scale = config.model_dim**-0.5 if config.scale_logits else None
-    refusals = []
+    refusals: dict[str, list[str]] = {}
     for family in families:
         try:
             fields = family.write_config(plain)
-            _check_same(plain, family.read_config(fields, f"as {family.model_type}"))
-        except ConfigError as error:
-            refusals.append(f"{family.model_type}: {error}")
-        else:
+            back = family.read_config(fields, f"{what}, as {family.model_type}")
+        except ConfigError:  # it has no word for the activation, or the shape, but others do
+            continue
+        differing = _differences(plain, back)
+        if not differing:
             return StandardForm(family, plain, fields, logit_scale)
+        refusals[family.model_type] = differing
+    nearest = min(refusals, key=lambda name: len(refusals[name]))
     raise ConfigError(
-        f"{what}: no family of public models computes what this model does. It differs from each in: "
-        + "; ".join(refusals)
+        f"{what}: no family of public models computes this model; the nearest is {nearest}, which differs in "
+        f"{', '.join(refusals[nearest])}; models that were pretrained with a family's fields go out"
     )
 
 
-def _check_same(config: ModelConfig, back: ModelConfig) -> None:
-    """Raises ConfigError, naming the fields, where a family's fields say something else than the config."""
+def _differences(config: ModelConfig, back: ModelConfig) -> list[str]:
+    """The fields in which a family's model differs from ours, with the family's values."""
     ours, theirs = configuration.plain(config), configuration.plain(back)
     differing = [name for name in configuration.difference(ours, theirs) if name.partition(".")[0] not in _FREE]
-    if differing:
-        raise ConfigError(", ".join(f"{name} ({ours.get(name)!r}, not {theirs.get(name)!r})" for name in differing))
+    return [f"{name} = {theirs.get(name)!r} (not {ours.get(name)!r})" for name in differing]

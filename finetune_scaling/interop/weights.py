@@ -10,7 +10,6 @@ import numpy as np
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.training.checkpoints import read_trainable
 from finetune_scaling.training.leaves import CheckedLeaves
 from finetune_scaling.training.tuned import FoundRun, find_base
@@ -71,12 +70,6 @@ def _base(found: FoundRun, facts: Mapping[str, Any]) -> FoundRun:
 def flat(tree: Any) -> dict[str, Any]:
     """A tree's leaves by path."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def leaf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of a plain model's leaves by path."""
-    tree = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
-    return {name: leaf.shape for name, leaf in flat(tree).items()}
 
 
 Layers = Callable[[int | None], np.ndarray]  # a leaf by its layers; None: the whole of one that is not stacked

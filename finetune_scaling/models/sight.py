@@ -1,4 +1,4 @@
-"""What layers need to know of where tokens stand: computed once for all of them, for each of two kinds where they differ.
+"""What layers need to know of where tokens stand, computed once for all of them, or for each of their two kinds.
 
 Local layers attend to a window and may have rotary angles of their own; the others see all. Layers are scanned, so
 which kind each is goes along the scan as data.

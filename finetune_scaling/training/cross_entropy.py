@@ -26,10 +26,10 @@ _NEVER = -1e30  # logit of a row that fills up the last part
 
 
 def cross_entropy(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None = None) -> Array:
-    """Negative log-likelihood of targets [B, L] in nats, float32 [B, L], under softmax(soft_cap(hidden @ table.T, cap)).
+    """Negative log-likelihood of targets [B, L] in nats, float32 [B, L], under softmax(hidden @ table.T).
 
     hidden [B, L, D]; table [V, D], whose gradient is computed only where it is asked for. In the mesh in context both
-    lie as `axes` say.
+    lie as `axes` say. cap: soft cap of the logits.
     """
     mesh = jax.sharding.get_abstract_mesh()
     small = targets.size * table.shape[0] <= _LOGITS_AT_ONCE

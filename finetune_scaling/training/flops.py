@@ -1,8 +1,9 @@
 """Analytic floating-point operations: XLA's own count sees a scanned layer once.
 
 Convention: a multiply-add is two operations; every computed position counts, padding and soft prompt included;
-attention scores count half, since they are causal, and of local layers those within the window. A frozen weight needs the gradient of its input, not its own;
-attention multiplies two activations, and so needs the gradients of both whatever trains.
+attention scores count half, since they are causal, and those of local layers within their window. A frozen weight needs
+the gradient of its input, not its own; attention multiplies two activations, and so needs the gradients of both
+whatever trains.
 """
 
 import re
