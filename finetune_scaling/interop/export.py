@@ -19,6 +19,7 @@ from finetune_scaling.training.metrics import Progress
 
 log = logging.getLogger(__name__)
 
+SHARD_BYTES = 5_000_000_000  # as transformers divides models
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
@@ -96,7 +97,7 @@ def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance
     shapes = export.files
     total = sum(tensor.bytes for tensor in shapes.values())
     with new_directory(out, total) as directory:
-        with written(directory, shapes) as files:
+        with written(directory, shapes, SHARD_BYTES) as files:
             export.write(files)
         export.check()
         for name, content in _json_files(export, tokenizer, provenance).items():
