@@ -49,10 +49,9 @@ def modules(family: Family, config: ModelConfig) -> list[Module]:
         folder, _, leaf = tensor.ours.rpartition("/")
         if leaf == "kernel" and folder.rpartition("/")[2] in DENSE_LAYERS:
             parts.setdefault(tensor.theirs.removesuffix(".weight"), []).append(tensor)
-    shapes = leaf_shapes(config)
-    return [
-        Module(name, group[0].theirs_shape(shapes[group[0].ours].shape[1:]), tuple(group)) for name, group in parts.items()
-    ]
+    leaves = leaf_shapes(config)
+    shapes = {name: group[0].theirs_shape(leaves[group[0].ours].shape[1:]) for name, group in parts.items()}
+    return [Module(name, shapes[name], tuple(group)) for name, group in parts.items()]
 
 
 def folder_of(part: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""What tests of models and adapters that leave and come in share: runs that nobody had to train, and both sides' logits."""
+"""What tests of what leaves and comes in share: runs that nobody trained, and the logits of both sides."""
 
 import runpy
 from collections.abc import Callable
