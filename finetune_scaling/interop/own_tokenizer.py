@@ -5,8 +5,10 @@ There such tokens are pieces like others, so every "<" of a text becomes MARK be
 too: nothing that is special has one. With spaces as themselves in the pieces, the character that SentencePiece writes
 for them is like any other that no piece has.
 
-Apart are: MARK, which is no character, in a text, as if it were "<"; and, where a tokenizer has no bytes to fall back
-on, U+2581, which is one unknown token there and three here.
+What stays apart: MARK, which is no character, reads as "<". Where a unigram model finds two ways to divide a text as
+likely (the same pieces in another order, as in a long row of one letter), rounding chooses, which is finer there. Of a
+tokenizer without bytes to fall back on, U+2581 is one unknown token there and three here. And ids of bytes that form no
+character are a row of U+FFFD there, as the library decodes them.
 """
 
 import sentencepiece
