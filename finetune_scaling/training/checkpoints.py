@@ -27,10 +27,11 @@ from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, is_remote, location, remote_failure
 from finetune_scaling.library_reports import leave_out_of_logs
 from finetune_scaling.training.digest import digest
+from finetune_scaling.training.run_directory import CHECKPOINTS
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import path_name
 
-DIRECTORY = "checkpoints"
+DIRECTORY = CHECKPOINTS
 _DAMAGED = "damaged."
 log = logging.getLogger(__name__)
 

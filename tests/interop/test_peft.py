@@ -11,7 +11,8 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling import configuration
+from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
 from finetune_scaling.interop.family import to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.interop.incoming_adapter import Incoming, bring_in
@@ -21,6 +22,7 @@ from finetune_scaling.runs.run import run as train
 from finetune_scaling.training.checkpoints import checkpoint_steps
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
+CONFIG_OF_RUN = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "run.py"))["get_config"]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LORA = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 KINDS = {
@@ -32,6 +34,7 @@ KINDS = {
     ),
     "prompt": PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
 }  # fmt: skip
+OTHER = {"plain": {"alpha": 1.0}, "prompt": {"length": 2}}  # than what was trained
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,9 @@ def test_training_goes_on_here_and_peft_loads_what_comes_of_it(
     run = tmp_path / "run"
     bring_in(Incoming(str(folder), str(base), str(run), config=runs.config(named(kind), base, method={"rank": 9})))
     before = ours(run)
-    config = json.loads((run / "config.json").read_text())
+    config = configuration.plain(CONFIG_OF_RUN(str(run)))
+    with pytest.raises(WorkdirError, match=f"another config .they differ in method.{next(iter(OTHER[kind]))}"):
+        train({**config, "method": {**config["method"], **OTHER[kind]}}, run)
     record = train({**config, "limits": {"max_steps": 8}, "schedule": {"learning_rate": 0.1}}, run)
     assert record["steps"] == 8
     assert next(checkpoint_steps(run)) == 8
