@@ -60,19 +60,21 @@ class Export:
         return Shape(first.theirs_shape(ours[1:] if stacked else ours), self.dtypes[first.ours])
 
     def write(self, files: TensorFiles) -> None:
-        """Writes all tensors, one leaf of ours after the other, so that each is read once."""
-        layers = self.form.config.layers
-        progress = Progress("writing tensors", 0, len(self.files))
-        done = 0
-        for name, group in self.by_name.items():
-            opened = [self.leaves(tensor.ours) for tensor in group]
-            for layer in range(layers) if LAYER in name else (None,):
-                ours = [self.form.leaf(tensor.ours, leaf(layer)) for tensor, leaf in zip(group, opened, strict=True)]
-                value = to_theirs(group, ours).astype(self.dtypes[group[0].ours], copy=False)
-                files.write(name.replace(LAYER, str(layer)), value)
-                done += 1
-                progress.update(done)
+        """Writes all tensors, leaf by leaf of ours, so that each is read once; those in one tensor together."""
+        progress = Progress("writing tensors", 0, len(self.by_name))
+        for done, name in enumerate(self.by_name):
+            self._write_layers(name, files)
+            progress.update(done + 1)
         progress.close()
+
+    def _write_layers(self, name: str, files: TensorFiles) -> None:
+        """A tensor of theirs in all layers."""
+        group = self.by_name[name]
+        opened = [self.leaves(tensor.ours) for tensor in group]
+        for layer in range(self.form.config.layers) if LAYER in name else (None,):
+            ours = [self.form.leaf(tensor.ours, leaf(layer)) for tensor, leaf in zip(group, opened, strict=True)]
+            value = to_theirs(group, ours).astype(self.dtypes[group[0].ours], copy=False)
+            files.write(name.replace(LAYER, str(layer)), value)
 
 
 def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str | None) -> Export:

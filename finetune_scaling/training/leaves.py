@@ -1,6 +1,7 @@
 """A checkpoint's arrays one by one, for what is too large to be in memory at once, and then checked all the same."""
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from finetune_scaling.training.checkpoints import DamagedCheckpointError, read_f
 from finetune_scaling.training.digest import PieceSums
 
 TRAINABLE = "trainable/"
+_PIECE = 1 << 22  # elements
 
 
 class CheckedLeaves:
@@ -21,7 +23,7 @@ class CheckedLeaves:
         self._all = read_shapes(where)
         # Digests are of the names as they are stored.
         self._sums = PieceSums({_stored(name): leaf for name, leaf in self._all.items()})
-        self._read: dict[str, list[int]] = {}
+        self._read: dict[str, list[list[int]]] = {}  # the sums of every leaf's pieces
 
     @property
     def shapes(self) -> Mapping[str, Any]:
@@ -36,16 +38,27 @@ class CheckedLeaves:
         for name in self._all:
             if name not in self._read:
                 self._leaf(name)
-        found = self._sums.digest((_stored(name), sums) for name, sums in self._read.items())
+        found = self._sums.digest((_stored(name), sums) for name, pieces in self._read.items() for sums in pieces)
         if found != read_facts(self._where)["arrays_digest"]:
             raise DamagedCheckpointError(
                 f"{self._where}: damaged: its arrays do not have the digest that was recorded with them"
             )
 
     def _leaf(self, name: str) -> np.ndarray:
+        gc.collect()  # what reads a leaf stays behind in cycles that hold it
         leaf = read_leaf(self._where, name)
-        self._read[name] = self._sums.of(_stored(name), leaf, (0,) * leaf.ndim)
+        self._read[name] = [self._sums.of(_stored(name), piece, start) for piece, start in _pieces(leaf)]
         return leaf
+
+
+def _pieces(leaf: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+    """Parts of about _PIECE elements along the first axis, and where each begins: sums take several times their room."""
+    if not leaf.ndim:
+        yield leaf, ()
+        return
+    rows = max(1, _PIECE * leaf.shape[0] // max(1, leaf.size))
+    for first in range(0, leaf.shape[0], rows):
+        yield leaf[first : first + rows], (first,) + (0,) * (leaf.ndim - 1)
 
 
 def _stored(name: str) -> str:
