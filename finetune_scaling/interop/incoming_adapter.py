@@ -29,7 +29,7 @@ from finetune_scaling.tuning.registry import METHODS
 class Incoming:
     """adapter: its directory; base: the run that it stands on, at `step` (None: the newest); out: the new run's.
 
-    config: of a finetuning run, whose task the adapter is scored on and trained on with.
+    config: of a finetuning run, whose task the adapter is scored on and trained on with; empty for none.
     """
 
     adapter: str
@@ -52,9 +52,9 @@ def bring_in(incoming: Incoming) -> dict[str, Any]:
     form = standard_form(model, FAMILIES.values(), str(base.directory))
     adapter = read_adapter(directory, form)
     _check_base(directory, adapter, base)
-    config = _config(incoming, adapter, base)
+    config = _config(incoming, adapter, base, model)
     experiment = read_experiment(config)
-    checkpoint = _checkpoint(experiment, model, adapter, base, directory)
+    checkpoint = _checkpoint(experiment, model, adapter, base)
     with new_directory(out) as unfinished:
         RunDirectory(unfinished).claim(config)
         with contextlib.closing(Checkpoints(unfinished)) as checkpoints:
@@ -80,7 +80,7 @@ def _check_base(directory: Path, adapter: ReadAdapter, base: FoundRun) -> None:
         )
 
 
-def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun) -> dict[str, Any]:
+def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun, model: ModelConfig) -> dict[str, Any]:
     """The run's config: what was given, with method, base and tokenizer as they have to be."""
     given = configuration.given(incoming.config)
     asked = given.get("method", {}).get("name", adapter.method["name"])
@@ -88,13 +88,21 @@ def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun) -> dict[st
         raise ConfigError(
             f"--config: method.name = {asked!r}, but the adapter is {adapter.method['name']!r}; give the config of that"
         )
+    origin = {"name": str(absolute(incoming.adapter)), "weights_sha256": sha256(Path(incoming.adapter) / WEIGHTS)}
     place = {"run": str(absolute(base.directory)), "step": int(base.where.name)}
     tokenizer = given.get("tokenizer") or base.experiment.tokenizer
-    return {**given, "method": dict(adapter.method), "base": place, "tokenizer": tokenizer}
+    shared = {"method": dict(adapter.method), "base": place, "tokenizer": tokenizer, "adapter": origin}
+    return {**(given or _without_task(model, adapter)), **shared}
+
+
+def _without_task(model: ModelConfig, adapter: ReadAdapter) -> dict[str, Any]:
+    """What a config has to say of a run that nothing is known of: all of the context that a soft prompt leaves."""
+    room = model.max_length - adapter.method.get("length", 0)
+    return {"sequence": {"length": max(1, room)}, "limits": {"max_steps": 1}}
 
 
 def _checkpoint(
-    experiment: Experiment, model: ModelConfig, adapter: ReadAdapter, base: FoundRun, directory: Path
+    experiment: Experiment, model: ModelConfig, adapter: ReadAdapter, base: FoundRun
 ) -> tuple[State, Facts]:
     """The checkpoint of step 0: the adapter's parameters with a new optimizer's state, and the facts of any run's."""
     tuning = configure(METHODS, experiment.method)
@@ -105,7 +113,6 @@ def _checkpoint(
         "tokenizer_sha256": base.facts["tokenizer_sha256"],
         "base_digest": base.facts["arrays_digest"],
         "tokens_per_step": experiment.batch_size * experiment.row_length,
-        "adapter": {"name": directory.name, "weights_sha256": sha256(directory / WEIGHTS)},
         "position": dataclasses.asdict(Position()),
         "best_step": None,
     }

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
+from finetune_scaling.evaluation.evaluators import TaskEvaluator
+from finetune_scaling.evaluation.queue import How, plan, work
 from finetune_scaling.interop.family import to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.interop.incoming_adapter import Incoming, bring_in
@@ -20,6 +22,7 @@ from finetune_scaling.interop.outgoing import Outgoing, write_out
 from finetune_scaling.interop.peft_lora import modules, split, to_peft
 from finetune_scaling.runs.run import run as train
 from finetune_scaling.training.checkpoints import checkpoint_steps
+from finetune_scaling.training.experiment import read_experiment
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 CONFIG_OF_RUN = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "run.py"))["get_config"]
@@ -123,6 +126,23 @@ def test_training_goes_on_here_and_peft_loads_what_comes_of_it(
         write_out(Outgoing(str(run), model=str(tmp_path / "merged")))
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
         np.testing.assert_allclose(theirs(merged), after, atol=1e-4)
+
+
+def test_an_adapter_without_a_task_is_asked_that_of_a_config(trained_there, base, runs, ours, theirs, tmp_path):
+    folder, model = trained_there("plain")
+    run = tmp_path / "run"
+    bring_in(Incoming(str(folder), str(base), str(run)))
+    np.testing.assert_allclose(ours(run), theirs(model), atol=1e-4)
+    config = runs.config("lora", base)
+    how = How(finetuning=read_experiment({**config, "base": {"run": "nowhere"}}))
+    choose = lambda *_: {"mine": TaskEvaluator(examples=4, generate=0)}  # noqa: E731
+    assert not work(plan([str(run)], choose, how), how)
+    record = json.loads((run / "evaluation" / "mine.json").read_text())
+    assert record["loss"] != record["untuned"]["loss"]
+    with pytest.raises(ConfigError, match="an adapter that came in alone has no task"):
+        plan([str(run)], choose, How())
+    with pytest.raises(ConfigError, match="came in without a task; give a finetuning run's config to train on"):
+        train(configuration.plain(CONFIG_OF_RUN(str(run))), run)
 
 
 def test_queries_keys_and_values_in_one_tensor(runs, ours, theirs, tmp_path):
