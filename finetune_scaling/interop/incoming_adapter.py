@@ -22,6 +22,7 @@ from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.training.step import State, init_state
 from finetune_scaling.training.tuned import FoundRun, check_length, find_base
 from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.partition import nested
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -116,15 +117,4 @@ def _checkpoint(
         "position": dataclasses.asdict(Position()),
         "best_step": None,
     }
-    return init_state(_nested(adapter.leaves), experiment.optimizer), facts
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = leaf
-    return tree
+    return init_state(nested(adapter.leaves), experiment.optimizer), facts

@@ -52,7 +52,7 @@ class CheckedLeaves:
 
 
 def _pieces(leaf: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-    """Parts of about _PIECE elements along the first axis, and where each begins: sums take several times their room."""
+    """Parts of about _PIECE elements along axis 0, and where each begins; sums take several times their room."""
     if not leaf.ndim:
         yield leaf, ()
         return
