@@ -128,6 +128,12 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
+def check_new(path: Path) -> None:
+    """Raises WorkdirError where something is at `path` that is no empty directory."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise WorkdirError(f"{path}: there is something already; name a new directory, or remove that one")
+
+
 @contextlib.contextmanager
 def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
     """A local directory to fill: what is in it is at `path` when the block ends, or nothing is, whatever happens.
@@ -136,8 +142,7 @@ def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
     """
     path = path.resolve()
     with disk_errors(path):
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise WorkdirError(f"{path}: there is something already; name a new directory, or remove that one")
+        check_new(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise WorkdirError(f"{path}: needs {needed:,} bytes, and the disk has {free:,} left; free some space")

@@ -3,24 +3,23 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune_scaling.files import new_directory
 from finetune_scaling.interop.family import LAYER, Tensor, to_theirs
-from finetune_scaling.interop.hugging_face import FAMILIES
-from finetune_scaling.interop.standard_form import StandardForm, standard_form
-from finetune_scaling.interop.tensor_files import Shape, TensorFiles, written
+from finetune_scaling.interop.hugging_face import leaf_shapes
+from finetune_scaling.interop.provenance import PROVENANCE
+from finetune_scaling.interop.safetensors_writer import Shape, TensorFiles, written
+from finetune_scaling.interop.standard_form import StandardForm
 from finetune_scaling.interop.tokenizer_files import TokenizerFiles
-from finetune_scaling.interop.weights import Tensors, TrainedRun, leaf_shapes, merged_tensors, plain_tensors
+from finetune_scaling.interop.weights import Leaves, TrainedRun, merged_leaves, plain_leaves
 from finetune_scaling.training.metrics import Progress
 
 log = logging.getLogger(__name__)
 
-PROVENANCE = "finetune_scaling.json"  # beside what others read: which run it was, and the digests of its checkpoints
+SHARD_BYTES = 5_000_000_000  # as transformers divides models
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
@@ -29,13 +28,15 @@ class Export:
     """A model that is to be written: all is known of it but its tensors' numbers.
 
     by_name: for each tensor of theirs those of ours that are in it. dtypes: of each leaf of ours, as it is written.
+    leaves: reads them; check: tells, when all were read, whether they were what was written once.
     """
 
     form: StandardForm
     by_name: Mapping[str, Sequence[Tensor]]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
-    tensors: Tensors
+    leaves: Leaves
+    check: Callable[[], None]
 
     @property
     def files(self) -> dict[str, Shape]:
@@ -59,35 +60,35 @@ class Export:
         return Shape(first.theirs_shape(ours[1:] if stacked else ours), self.dtypes[first.ours])
 
     def write(self, files: TensorFiles) -> None:
-        """Writes all tensors, one leaf of ours after the other, so that each is read once."""
-        layers = self.form.config.layers
-        progress = Progress("writing tensors", 0, len(self.files))
-        done = 0
-        for name, group in self.by_name.items():
-            for layer in range(layers) if LAYER in name else (None,):
-                value = to_theirs(group, [self._scaled(tensor.ours, layer) for tensor in group])
-                files.write(name.replace(LAYER, str(layer)), value.astype(self.dtypes[group[0].ours], copy=False))
-                done += 1
-                progress.update(done)
+        """Writes all tensors, leaf by leaf of ours, so that each is read once; those in one tensor together."""
+        progress = Progress("writing tensors", 0, len(self.by_name))
+        for done, name in enumerate(self.by_name):
+            self._write_layers(name, files)
+            progress.update(done + 1)
         progress.close()
 
-    def _scaled(self, path: str, layer: int | None) -> np.ndarray:
-        value, scale = self.tensors(path, layer), self.form.scales.get(path)
-        return value if scale is None else (value.astype(np.float32) * np.float32(scale)).astype(value.dtype)
+    def _write_layers(self, name: str, files: TensorFiles) -> None:
+        """A tensor of theirs in all layers."""
+        group = self.by_name[name]
+        opened = [self.leaves(tensor.ours) for tensor in group]
+        for layer in range(self.form.config.layers) if LAYER in name else (None,):
+            ours = [self.form.leaf(tensor.ours, leaf(layer)) for tensor, leaf in zip(group, opened, strict=True)]
+            value = to_theirs(group, ours).astype(self.dtypes[group[0].ours], copy=False)
+            files.write(name.replace(LAYER, str(layer)), value)
 
 
-def plan_export(run: TrainedRun, *, merged: bool, dtype: str | None) -> Export:
-    """What is to be written of a run: its tuned model, or the one underneath. dtype: None keeps each leaf's own.
+def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str | None) -> Export:
+    """What is to be written of a run in its standard form: its tuned model, or the one underneath.
 
-    Raises ConfigError where no family of public models computes the same, or where a soft prompt would be merged.
+    dtype: None keeps each leaf's own. Raises ConfigError where a soft prompt would be merged.
     """
-    form = standard_form(run.model, FAMILIES.values(), str(run.found.directory))
     by_name: dict[str, list[Tensor]] = {}
     for tensor in form.family.tensors(form.config):
         by_name.setdefault(tensor.theirs, []).append(tensor)
-    stored = {path: dtype or str(leaf.dtype) for path, leaf in run.base_weights.items()}
-    tensors = merged_tensors(run, keep_dtypes=dtype is None) if merged else plain_tensors(run)
-    return Export(form, by_name, leaf_shapes(form.config), stored, tensors)
+    leaves = merged_leaves(run, keep_dtypes=dtype is None) if merged else plain_leaves(run)
+    dtypes = {path: dtype or str(leaf.dtype) for path, leaf in run.weights.shapes.items()}
+    shapes = {path: leaf.shape for path, leaf in leaf_shapes(form.config).items()}
+    return Export(form, by_name, shapes, dtypes, leaves, run.weights.check)
 
 
 def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,8 +99,9 @@ def write_model(export: Export, out: Path, tokenizer: TokenizerFiles, provenance
     shapes = export.files
     total = sum(tensor.bytes for tensor in shapes.values())
     with new_directory(out, total) as directory:
-        with written(directory, shapes) as files:
+        with written(directory, shapes, SHARD_BYTES) as files:
             export.write(files)
+        export.check()
         for name, content in _json_files(export, tokenizer, provenance).items():
             (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for name, data in tokenizer.files.items():

@@ -5,8 +5,10 @@ There such tokens are pieces like others, so every "<" of a text becomes MARK be
 too: nothing that is special has one. With spaces as themselves in the pieces, the character that SentencePiece writes
 for them is like any other that no piece has.
 
-Apart are: MARK, which is no character, in a text, as if it were "<"; and, where a tokenizer has no bytes to fall back
-on, U+2581, which is one unknown token there and three here.
+What stays apart: MARK, which is no character, reads as "<". Where a unigram model finds two ways to divide a text as
+likely (the same pieces in another order, as in a long row of one letter), rounding chooses, which is finer there. Of a
+tokenizer without bytes to fall back on, U+2581 is one unknown token there and three here. And ids of bytes that form no
+character are a row of U+FFFD there, as the library decodes them.
 """
 
 import sentencepiece
@@ -43,12 +45,13 @@ def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     fast = tokenizers.Tokenizer(_bpe(pieces) if pieces.are_ranks else _unigram(pieces))
     fast.normalizer = normalizers.Replace("<", MARK)
     fast.decoder = decoders.Sequence([decoders.Replace(MARK, "<"), decoders.ByteFallback(), decoders.Fuse()])
+    fast.encode_special_tokens = True  # no text spells them
     fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in pieces.special])
     bos = pieces.names[tokenizer.bos_id]
     fast.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_id)]
     )
-    _check_same(tokenizer, fast, [piece for piece in pieces.ordinary.values()])
+    _check_same(tokenizer, fast, list(pieces.ordinary.values()))
     return fast
 
 

@@ -1,7 +1,6 @@
-"""A run's weights, tensor by tensor: of its own checkpoint, or of its base's with its adapter merged in."""
+"""A run's weights, leaf by leaf: of its own checkpoint, or of its base's with its adapter merged in."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,47 +10,49 @@ import numpy as np
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.training.checkpoints import read_trainable
+from finetune_scaling.training.leaves import CheckedLeaves
 from finetune_scaling.training.tuned import FoundRun, find_base
 from finetune_scaling.tuning.lora import LoraAdapter, merge
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.partition import path_name
 from finetune_scaling.tuning.registry import METHODS
 
-Flat = Mapping[str, np.ndarray]  # by path: layers/attention/query/kernel
+Factors = Mapping[str, np.ndarray]  # what an adapter trained, by path: layers/attention/query/lora_a, ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A run, what it trained, and the run whose model is underneath (itself, where it trained all of it).
+    """A run, and the model that it tuned.
 
-    trained: its trained leaves; whole: the run that holds the model underneath.
+    model, tuning: of the run's checkpoint; adapter: the leaves that it added to a base, none where it trained a whole
+    model; weights: those of that model, or of the base.
     """
 
     found: FoundRun
     model: ModelConfig
     tuning: Tuning
-    trained: Flat
-    whole: FoundRun
+    adapter: Factors
+    weights: CheckedLeaves
 
     @property
     def is_whole(self) -> bool:
         """Whether it trained a whole model, and no adapter."""
-        return self.whole is self.found
-
-    @functools.cached_property
-    def base_weights(self) -> Flat:
-        """The weights of the model underneath, in the dtypes of its checkpoint. Raises as `read_trainable` does."""
-        return self.trained if self.is_whole else flat(read_trainable(self.whole.where)[0])
+        return self.tuning.size is None
 
 
 def read_run(found: FoundRun) -> TrainedRun:
-    """A run that was found. Raises CheckpointError where a checkpoint is damaged, or its base is another by now."""
-    trained, facts = read_trainable(found.where)
+    """A run that was found; of a whole model no weight is read yet.
+
+    Raises CheckpointError where a checkpoint is damaged, or where an adapter's base is another by now.
+    """
+    facts = found.facts
     model = configuration.build(ModelConfig, facts["model"], f"{found.where}: model")
     tuning = configure(METHODS, facts["method"])
-    return TrainedRun(found, model, tuning, flat(trained), found if tuning.size is None else _base(found, facts))
+    if tuning.size is None:
+        return TrainedRun(found, model, tuning, {}, CheckedLeaves(found.where))
+    base = _base(found, facts)
+    return TrainedRun(found, model, tuning, flat(read_trainable(found.where)[0]), CheckedLeaves(base.where))
 
 
 def _base(found: FoundRun, facts: Mapping[str, Any]) -> FoundRun:
@@ -71,47 +72,46 @@ def flat(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def leaf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of a plain model's leaves by path."""
-    tree = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
-    return {name: leaf.shape for name, leaf in flat(tree).items()}
+Layers = Callable[[int | None], np.ndarray]  # a leaf by its layers; None: the whole of one that is not stacked
+Leaves = Callable[[str], Layers]  # by path
 
 
-Tensors = Callable[[str, int | None], np.ndarray]  # (path, layer of a stacked one) -> one tensor
+def plain_leaves(run: TrainedRun) -> Leaves:
+    """The leaves of the model underneath, without what an adapter changes."""
+
+    def read(path: str) -> Layers:
+        leaf = run.weights[path]
+        return lambda layer: leaf if layer is None else leaf[layer]
+
+    return read
 
 
-def plain_tensors(run: TrainedRun) -> Tensors:
-    """The tensors of the model underneath, without what an adapter changes."""
-
-    def tensor(path: str, layer: int | None) -> np.ndarray:
-        leaf = run.base_weights[path]
-        return leaf if layer is None else leaf[layer]
-
-    return tensor
-
-
-def merged_tensors(run: TrainedRun, keep_dtypes: bool) -> Tensors:
-    """The tensors of the tuned model; kernels that an adapter changes are float32 unless `keep_dtypes`.
+def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> Leaves:
+    """The leaves of the tuned model; kernels that an adapter changes are float32 unless `keep_dtypes`.
 
     Raises ConfigError where the method changes something else than kernels.
     """
+    plain, adapter = plain_leaves(run), run.tuning.adapter
     if run.is_whole:
-        return plain_tensors(run)
-    adapter = run.tuning.adapter
+        return plain
     if not isinstance(adapter, LoraAdapter):
         raise ConfigError(
             f"{run.found.directory}: a soft prompt cannot be merged into a model, whose texts it stands before; write "
             "it as an adapter: --to-peft=DIR (and its base beside it: --to-hf=DIR --no-merge)"
         )
-    plain = plain_tensors(run)
 
-    def tensor(path: str, layer: int | None) -> np.ndarray:
-        value, folder = plain(path, layer), path.rpartition("/")[0]
-        if f"{folder}/lora_a" not in run.trained:
-            return value
-        factors = {name: run.trained[f"{folder}/{name}"][layer] for name in ("lora_a", "lora_b")}
-        kernel = value if keep_dtypes else value.astype(np.float32)
-        with jax.default_matmul_precision("highest"):  # accelerators would round the factors
-            return np.asarray(merge({"kernel": kernel, **factors}, adapter)["kernel"])
+    def read(path: str) -> Layers:
+        folder, _, name = path.rpartition("/")
+        layers = plain(path)
+        if name != "kernel" or f"{folder}/lora_a" not in run.adapter:
+            return layers
+        a, b = (run.adapter[f"{folder}/{factor}"] for factor in ("lora_a", "lora_b"))
 
-    return tensor
+        def merged(layer: int | None) -> np.ndarray:
+            kernel = layers(layer) if keep_dtypes else layers(layer).astype(np.float32)
+            with jax.default_matmul_precision("highest"):  # accelerators would round the factors
+                return np.asarray(merge({"kernel": kernel, "lora_a": a[layer], "lora_b": b[layer]}, adapter)["kernel"])
+
+        return merged
+
+    return read

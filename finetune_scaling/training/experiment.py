@@ -55,6 +55,14 @@ class BaseConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdapterOrigin:
+    """The adapter that a run was made of (interop/incoming_adapter.py): its directory, and its weights' digest."""
+
+    name: str
+    weights_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     """size: sequences a step (rows, where packed); None takes the method's. accumulation: parts, one after another."""
 
@@ -190,7 +198,7 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run: pretraining where `corpus` is given, finetuning where `task` is.
+    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone.
 
     model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
     schedule.learning_rate and batch.size may be left out: the method has defaults.
@@ -206,6 +214,7 @@ class Experiment:
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     task: Mapping[str, Any] | None = None
     base: BaseConfig | None = None
+    adapter: AdapterOrigin | None = None
     finetune_examples: int | None = None
     seeds: Seeds = Seeds()
     batch: BatchConfig = BatchConfig()
@@ -217,12 +226,15 @@ class Experiment:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        if (self.corpus is None) == (self.task is None):
+        neither = self.corpus is None and self.task is None
+        if (neither and self.adapter is None) or (self.corpus is not None and self.task is not None):
             raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
         if self.corpus is not None and self.base is not None:
             raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
         if self.corpus is not None and self.batch.pack:
             raise ConfigError("batch.pack is for finetuning; pretraining's rows are always packed, so leave it out")
+        if self.adapter is not None and self.base is None:
+            raise ConfigError("base is missing; an adapter that came in stands on one")
         if self.base is None and not self.model:
             raise ConfigError("model is missing; name a rung of the ladder, or give a base to finetune")
         if self.finetune_examples is not None and self.finetune_examples < 1:

@@ -158,7 +158,7 @@ NORM, GATE = "model.layers.1.input_layernorm.weight", "model.layers.0.mlp.gate_p
             lambda tensors: tensors.update({GATE: np.zeros((40, 23), np.float32)}),
             rf"{WEIGHTS}: tensor {GATE} is \[40, 23\], but config.json makes it \[40, 24\]",
         ),
-        (lambda tensors: tensors.update({NORM: np.zeros(24, np.int8)}), f"tensor {NORM} holds int8"),
+        (lambda tensors: tensors.update({NORM: np.zeros(24, np.int8)}), f"tensor {NORM} holds I8"),
     ],
     ids=["missing", "unknown", "shape", "dtype"],
 )

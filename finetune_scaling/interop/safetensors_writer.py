@@ -14,7 +14,6 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-SHARD_BYTES = 5_000_000_000  # as transformers divides models
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -45,7 +44,7 @@ class TensorFiles:
         self._left.remove(name)
         file = self._files[name]
         file.seek(self._offsets[name])
-        file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
     def check_whole(self) -> None:
         """That nothing was forgotten, which would be zeros."""
@@ -53,7 +52,7 @@ class TensorFiles:
 
 
 @contextlib.contextmanager
-def written(directory: Path, tensors: Mapping[str, Shape], limit: int = SHARD_BYTES) -> Iterator[TensorFiles]:
+def written(directory: Path, tensors: Mapping[str, Shape], limit: int) -> Iterator[TensorFiles]:
     """Opens the files of a model for writing, on the disk and whole when the block ends: model.safetensors, or several
     of at most `limit` bytes (a larger tensor has a file of its own) with their index."""
     shards = _shards(tensors, limit)
