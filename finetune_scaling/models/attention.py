@@ -76,8 +76,8 @@ class Scoring:
 
     def masked(self, products: Array, mask: Array, head_dim: int) -> Array:
         """Scores of products [B, ..., L, S], with mask [B, L, S]; float32."""
-        scores = soft_cap(products * self.scale(head_dim), self.softcap)
-        return jnp.where(mask[:, None, None], scores, _MASKED)
+        seen = mask[:, None, None]
+        return jnp.where(seen, soft_cap(products * self.scale(head_dim), self.softcap), _MASKED)
 
 
 def attend(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:

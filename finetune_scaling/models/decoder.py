@@ -38,12 +38,12 @@ class Block(nn.Module):
         normed = self._norm("norm", x)
         mixed, cache = attention(normed, sights.of(local), cache, place)
         mixed = self._norm("attention_out_norm", mixed)
+        after = x + mixed
         if self.config.block == "sequential":
-            x = x + mixed
-            y = feed_forward(self._norm("feed_forward_norm", x))
-            return x + self._norm("feed_forward_out_norm", y), cache
-        y = feed_forward(normed if self.config.shared_norm else self._norm("feed_forward_norm", x))
-        return x + mixed + self._norm("feed_forward_out_norm", y), cache
+            normed = self._norm("feed_forward_norm", after)
+        elif not self.config.shared_norm:
+            normed = self._norm("feed_forward_norm", x)
+        return after + self._norm("feed_forward_out_norm", feed_forward(normed)), cache
 
     def _norm(self, name, x):
         return Norm(self.config, name=name)(x) if name in self.config.layer_norms else x
