@@ -1,6 +1,7 @@
 """A checkpoint's arrays one by one, for what is too large to be in memory at once, and then checked all the same."""
 
 import gc
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ class CheckedLeaves:
             )
 
     def _leaf(self, name: str) -> np.ndarray:
-        gc.collect()  # what reads a leaf stays behind in cycles that hold it
+        if math.prod(self._all[name].shape) > _PIECE:
+            gc.collect()  # what read the leaf before stays behind in cycles that hold it
         leaf = read_leaf(self._where, name)
         self._read[name] = [self._sums.of(_stored(name), piece, start) for piece, start in _pieces(leaf)]
         return leaf

@@ -166,6 +166,19 @@ def test_queries_keys_and_values_in_one_tensor(runs, ours, theirs, tmp_path):
     np.testing.assert_allclose(theirs(again), theirs(model), atol=1e-4)
 
 
+def test_a_soft_prompt_before_embeddings_that_are_scaled(runs, ours, theirs, tmp_path):
+    """Gemma multiplies its tokens' embeddings, and a prompt's not; windows count the prompt."""
+    public = MADE["make"]("gemma2")
+    public.save_pretrained(tmp_path / "public")
+    base = runs.write(tmp_path / "base", *load_model(tmp_path / "public"))
+    torch.manual_seed(0)
+    model = get_peft_model(public, PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path / "adapter")
+    bring_in(Incoming(str(tmp_path / "adapter"), str(base), str(tmp_path / "run")))
+    check_different(theirs(model), ours(base))
+    np.testing.assert_allclose(ours(tmp_path / "run"), theirs(model), atol=1e-4)
+
+
 @pytest.mark.parametrize("targets", [("query", "key", "value"), ("value", "query"), ("key",)])
 def test_adapters_of_one_tensor_are_one_and_come_apart_as_they_were(targets, tmp_path):
     MADE["make"]("gpt_neox").save_pretrained(tmp_path)
