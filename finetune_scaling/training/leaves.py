@@ -42,7 +42,8 @@ class CheckedLeaves:
         found = self._sums.digest((_stored(name), sums) for name, pieces in self._read.items() for sums in pieces)
         if found != read_facts(self._where)["arrays_digest"]:
             raise DamagedCheckpointError(
-                f"{self._where}: damaged: its arrays do not have the digest that was recorded with them"
+                f"{self._where}: damaged: its arrays do not have the digest that was recorded with them; put a "
+                "good copy back"
             )
 
     def _leaf(self, name: str) -> np.ndarray:
