@@ -1,4 +1,4 @@
-"""GPT-NeoX (Black et al., 2022), Pythia's form too (Biderman et al., 2023): parallel blocks with two LayerNorms, biases,
+"""GPT-NeoX (Black et al., 2022), and Pythia (Biderman et al., 2023): parallel blocks with two LayerNorms, biases,
 rotary positions of a part of each head, and queries, keys and values in one tensor.
 """
 
