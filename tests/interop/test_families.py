@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.family import LAYER, to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.models.config import ModelConfig, count_parameters
@@ -272,3 +273,47 @@ def test_a_config_that_is_written_is_read_again(made, kind, tmp_path):
     tokens = torch.from_numpy(texts()[0])[None]
     with torch.no_grad():
         torch.testing.assert_close(again(tokens).logits, model.theirs(tokens).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
+def test_a_soft_prompt_goes_out_of_a_windows_sight_as_theirs_does(made, kind):
+    """Windows count the prompt's embeddings as tokens, and Gemma scales tokens' embeddings but not the prompt's."""
+    model = made(kind)
+    tuning = configure(METHODS, {"name": "prompt", "length": 3})
+    trainable, frozen = attach(model.config, tuning, jax.random.key(0), model.params, range(2, VOCABULARY))
+    decoder, text = LanguageModel(model.config), texts()[1][None]
+    positions = np.arange(text.shape[1], dtype=np.int32)[None]
+    layout = Layout(positions, np.ones_like(positions), np.zeros_like(positions, bool))
+
+    def logits(params: Params) -> jax.Array:
+        hidden, _ = decoder.forward(params, *tuning.embed(decoder, params, text, layout))
+        return decoder.unembed(params, hidden)
+
+    ours = jax.jit(logits)(combine(trainable, frozen))
+    with torch.no_grad():
+        prompt = torch.from_numpy(np.array(trainable["prompt"]["embedding"]))[None]
+        embedded = model.theirs.get_input_embeddings()(torch.from_numpy(text))
+        expected = model.theirs(inputs_embeds=torch.cat([prompt, embedded], dim=1)).logits.numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_the_text_model_of_a_gemma_that_reads_images(tmp_path):
+    """Its own weights alone are read; what is of images is left, and goes not out again."""
+    text = MADE["make"]("gemma3_text").config.to_dict()
+    vision = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 16, "patch_size": 8}  # fmt: skip
+    whole = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=VOCABULARY - 1
+    )
+    theirs = Gemma3ForConditionalGeneration(whole).eval()
+    theirs.save_pretrained(tmp_path)
+    config, params = load_model(tmp_path)
+    names = {tensor.theirs.replace("language_model.", "") for tensor in FAMILIES["gemma3"].tensors(config)}
+    assert names == {tensor.theirs for tensor in FAMILIES["gemma3_text"].tensors(config)}
+    assert config == make_model("gemma3_text", tmp_path / "text").config
+    found = theirs_of(Model(theirs, config, params, {"model_type": "gemma3_text"}), by_name(params))
+    expected = {name.removeprefix("model.language_model."): w for name, w in theirs.named_parameters()}
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, expected[name.removeprefix("model.")].detach().numpy())
+    with pytest.raises(ConfigError, match="gemma3_text is its text model"):
+        FAMILIES["gemma3"].write_config(config)
