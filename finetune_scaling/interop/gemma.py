@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.config_json import FULL, LOCAL, Fields
-from finetune_scaling.interop.family import Family, Tensor
+from finetune_scaling.interop.family import REST, Family, Tensor
 from finetune_scaling.interop.llama_form import ATTENTION_LAYERS, IGNORED, biased, form_tensors, read_form, write_form
 from finetune_scaling.interop.rope_json import layer_types, read_rope, read_windows, rope_group, write_scaling
 from finetune_scaling.models.config import ModelConfig
@@ -23,6 +24,7 @@ _NORMS = {
 _GEMMA2_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 _KV_HEADS, _HEAD_DIM, _SCALAR, _WINDOW = 4, 256, 256, 4096
 _GEMMA3_PATTERN, _GEMMA3_THETA, _GEMMA3_LOCAL_THETA = 6, 1_000_000.0, 10_000.0
+_OUTER = ("dtype", "torch_dtype", "tie_word_embeddings")  # of the model around a text model, where that has none
 _GEMMA3_TEXT = {
     "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
     "num_attention_heads": 8, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6,
@@ -52,7 +54,7 @@ def _read_gemma3_wrapper(values: Mapping[str, Any], where: str) -> ModelConfig:
     outer = Fields(values, where, "Gemma 3")
     text = outer.group("text_config")
     outer.check_rest()
-    given = {name: outer.get(name) for name in ("dtype", "torch_dtype") if outer.get(name) is not None}
+    given = {name: outer.get(name) for name in _OUTER if outer.get(name) is not None}
     return _read_gemma3({**given, **({} if text is None else text.values)}, f"{where}: text_config")
 
 
@@ -119,9 +121,24 @@ def _write(config: ModelConfig, model_type: str, architecture: str) -> dict[str,
     }
 
 
+def _write_gemma3_wrapper(config: ModelConfig) -> dict[str, Any]:
+    raise ConfigError("gemma3 reads images too, of which there is no model here; gemma3_text is its text model")
+
+
 def _tensors(config: ModelConfig) -> tuple[Tensor, ...]:
     return form_tensors(config, _NORMS)
 
 
+def _wrapped_tensors(config: ModelConfig) -> tuple[Tensor, ...]:
+    return form_tensors(config, _NORMS, "language_model.model", "language_model.lm_head.weight")
+
+
 GEMMA2 = Family("gemma2", _read_gemma2, _tensors, _write_gemma2, ignored=IGNORED)
 GEMMA3_TEXT = Family("gemma3_text", _read_gemma3, _tensors, _write_gemma3, ignored=IGNORED)
+GEMMA3 = Family(
+    "gemma3",
+    _read_gemma3_wrapper,
+    _wrapped_tensors,
+    _write_gemma3_wrapper,
+    ignored=(f"vision_tower.{REST}", f"multi_modal_projector.{REST}"),
+)

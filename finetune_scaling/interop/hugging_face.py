@@ -17,8 +17,8 @@ import numpy as np
 
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import location, read_json, sha256
-from finetune_scaling.interop.family import LAYER, Family, Tensor
-from finetune_scaling.interop.gemma import GEMMA2, GEMMA3_TEXT
+from finetune_scaling.interop.family import LAYER, REST, Family, Tensor
+from finetune_scaling.interop.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
 from finetune_scaling.interop.gpt_neox import GPT_NEOX
 from finetune_scaling.interop.llama import LLAMA
 from finetune_scaling.interop.mistral import MISTRAL
@@ -31,7 +31,7 @@ from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.tuning.partition import Tree, path_name
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, GPT_NEOX)
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, GEMMA3, GPT_NEOX)
 }
 
 _CONFIG = "config.json"
@@ -174,7 +174,8 @@ def _check_names(files: WeightFiles, family: Family, config: ModelConfig, table:
         raise CheckpointError(
             f"{files.directory}: tensor {missing[0]} is missing{_more(missing)}; copy all files again"
         )
-    harmless = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    escaped = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    harmless = [name.replace(re.escape(REST), ".+") for name in escaped]
     left = [name for name in sorted(files.names - needed) if not any(re.fullmatch(p, name) for p in harmless)]
     head, embedding = _tables(family, config)
     if config.tied_head and head in left:

@@ -1,7 +1,9 @@
 """Models of every family that transformers makes and saves: read, they compute the same, and write the same texts."""
 
+import functools
 import json
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.family import LAYER, to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.models.config import ModelConfig, count_parameters
@@ -29,7 +32,8 @@ MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 TEXT, VOCABULARY, EOS = MADE["TEXT"], MADE["VOCABULARY"], MADE["EOS"]
 LENGTHS = (TEXT, 13, 10, TEXT - 10)  # a row; a row with padding; two texts in one row
 PLACES = ((0, 0, 1), (1, 0, 1), (2, 0, 1), (2, 10, 2))  # of each text: its row, where it begins, its segment
-LORA = configure(METHODS, {"name": "lora", "rank": 2, "alpha": 3.0})
+NEW = 20  # tokens that are written
+LORA = configure(METHODS, {"name": "lora", "rank": 2, "alpha": 3.0, "targets": ("query", "down")})
 
 each_kind = pytest.mark.parametrize("kind", MADE["KINDS"])
 
@@ -46,18 +50,14 @@ class Model(NamedTuple):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """made(kind): a random model, as transformers has it and as ours read from its files."""
-    found: dict[str, Model] = {}
+    return functools.cache(lambda kind: make_model(kind, tmp_path_factory.mktemp("model")))
 
-    def make(kind: str) -> Model:
-        if kind not in found:
-            folder = tmp_path_factory.mktemp("model")
-            theirs = MADE["make"](kind)
-            theirs.save_pretrained(folder)
-            fields = json.loads((folder / "config.json").read_text())
-            found[kind] = Model(theirs, *load_model(folder), fields)
-        return found[kind]
 
-    return make
+def make_model(kind: str, folder: Path) -> Model:
+    theirs = MADE["make"](kind)
+    theirs.save_pretrained(folder)
+    fields = json.loads((folder / "config.json").read_text())
+    return Model(theirs, *load_model(folder), fields)
 
 
 def texts() -> list[np.ndarray]:
@@ -99,19 +99,16 @@ def by_torch(model) -> Computed:
     return Computed(logits, total, {name: weight.grad.numpy() for name, weight in model.named_parameters()})
 
 
-@pytest.fixture(scope="module")
-def by_ours():
-    """by_ours(config, params): the same in one batch, of the model with LoRA, whose factors are among the params."""
-    programs = {}
+@functools.cache
+def compiled(config: ModelConfig) -> Callable[[Params], Computed]:
+    """The same in one batch, of the model with LoRA, whose factors are among the parameters."""
+    program = jax.jit(jax.value_and_grad(loss_and_logits(config), has_aux=True))
 
-    def compute(config: ModelConfig, params: Params) -> Computed:
-        if config not in programs:
-            programs[config] = jax.jit(jax.value_and_grad(loss_and_logits(config), has_aux=True))
-        (loss, logits), gradients = programs[config](params, batch())
+    def compute(params: Params) -> Computed:
+        (loss, logits), gradients = program(params, batch())
         logits = np.asarray(logits)
         of_texts = [logits[row, start : start + n] for n, (row, start, _) in zip(LENGTHS, PLACES, strict=True)]
-        named = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)}
-        return Computed(of_texts, float(loss), named)
+        return Computed(of_texts, float(loss), by_name(gradients))
 
     return compute
 
@@ -138,92 +135,121 @@ def with_lora(model: Model, noise: float) -> Params:
     return combine(jax.tree_util.tree_map_with_path(move, trainable), frozen)
 
 
-def theirs_of(model: Model, params: Params) -> dict[str, np.ndarray]:
+def by_name(tree: Params) -> dict[str, np.ndarray]:
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def theirs_of(model: Model, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Parameters, or their gradients, as tensors of theirs by name."""
-    leaves = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     groups: dict[str, list] = {}
     for tensor in FAMILIES[model.fields["model_type"]].tensors(model.config):
         groups.setdefault(tensor.theirs, []).append(tensor)
     found = {}
     for name, group in groups.items():
-        layers = range(model.config.layers) if LAYER in name else (None,)
-        for layer in layers:
+        for layer in range(model.config.layers) if LAYER in name else (None,):
             values = [leaves[tensor.ours] if layer is None else leaves[tensor.ours][layer] for tensor in group]
             found[name.replace(LAYER, str(layer)).replace("embed_out.", "lm_head.")] = to_theirs(group, values)
     return found
 
 
-def check_same(ours: Computed, theirs: Computed) -> None:
-    for left, right in zip(ours.logits, theirs.logits, strict=True):
-        assert np.abs(right).max() > 1  # else the bound below would say little
-        np.testing.assert_allclose(left, right, atol=1e-4)
-    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-5)
+class Difference(NamedTuple):
+    """Logits: the largest difference; loss: relative; gradients: relative to the largest of the tensor's, the worst."""
+
+    logits: float
+    loss: float
+    gradients: float
 
 
-def check_gradients(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        np.testing.assert_allclose(ours[name], value, atol=1e-3 * np.abs(value).max(), err_msg=name)
+def compare(model: Model, compute: Callable[[Params], Computed], kind: str, noise: float) -> Difference:
+    """Of the model with LoRA, whose B is noise, and of theirs with it merged; without noise it is the model itself.
+
+    Gradients are those of all weights, and with noise those of LoRA's factors: the chain rule's, of theirs.
+    """
+    params = with_lora(model, noise)
+    ours, theirs = compute(params), by_torch(_merged(model, params, kind) if noise else model.theirs)
+    pairs = list(zip(ours.logits, theirs.logits, strict=True))
+    assert all(np.abs(right).max() > 1 for _, right in pairs)  # else a small difference would say little
+    gradients = {name: leaf for name, leaf in ours.gradients.items() if "/lora_" not in name}
+    gradients, expected = theirs_of(model, gradients), theirs.gradients
+    assert gradients.keys() == expected.keys()
+    worst = max(_relative(gradients[name], expected[name]) for name in expected)
+    if noise:
+        chained = _chained(by_name(params), ours.gradients)
+        worst = max(worst, *(_relative(ours.gradients[name], value) for name, value in chained.items()))
+    return Difference(
+        logits=float(max(np.abs(left - right).max() for left, right in pairs)),
+        loss=abs(ours.loss - theirs.loss) / theirs.loss,
+        gradients=float(worst),
+    )
 
 
-def nested(flat: dict[str, np.ndarray]) -> Params:
-    tree: Params = {}
-    for name, value in flat.items():
-        *folders, last = name.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = value
-    return tree
+def _relative(left: np.ndarray, right: np.ndarray) -> float:
+    return np.abs(left - right).max() / np.abs(right).max()
 
 
-@each_kind
-def test_logits_loss_and_gradients_are_theirs(made, by_ours, kind):
-    """In rows with padding and with two texts, beyond the length that positions are stretched from."""
-    model = made(kind)
-    ours, theirs = by_ours(model.config, with_lora(model, 0.0)), by_torch(model.theirs)
-    check_same(ours, theirs)
-    plain = {name: leaf for name, leaf in ours.gradients.items() if "lora" not in name}
-    check_gradients(theirs_of(model, nested(plain)), theirs.gradients)
-
-
-@each_kind
-def test_lora_on_it_has_the_merged_models_logits_and_the_chain_rules_gradients(made, by_ours, kind):
-    model = made(kind)
-    params = with_lora(model, 0.3)
-    ours = by_ours(model.config, params)
+def _merged(model: Model, params: Params, kind: str) -> Any:
+    """Another model of theirs, with LoRA in its weights."""
+    tensors = theirs_of(model, by_name(merge(params, LORA.adapter)))
     other = MADE["make"](kind)
-    merged = {name: torch.from_numpy(np.array(v)) for name, v in theirs_of(model, merge(params, LORA.adapter)).items()}
-    other.load_state_dict(merged, strict=not model.config.tied_head)
-    check_same(ours, by_torch(other))
-    factors = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    other.load_state_dict(weights, strict=not model.config.tied_head)
+    return other
+
+
+def _chained(params: dict[str, np.ndarray], gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gradients of LoRA's factors by those of the kernels: of A they are G B', of B they are A' G, scaled."""
     chained = {}
-    for name in factors:
+    for name in params:
         folder, _, which = name.rpartition("/")
-        if which in ("lora_a", "lora_b"):
-            a, b, kernel = factors[f"{folder}/lora_a"], factors[f"{folder}/lora_b"], ours.gradients[f"{folder}/kernel"]
-            parts = kernel @ b.swapaxes(1, 2) if which == "lora_a" else a.swapaxes(1, 2) @ kernel
-            chained[name] = LORA.adapter.scale * parts
-    check_gradients({name: ours.gradients[name] for name in chained}, chained)
+        if which.startswith("lora_"):
+            a, b, kernel = params[f"{folder}/lora_a"], params[f"{folder}/lora_b"], gradients[f"{folder}/kernel"]
+            product = kernel @ b.swapaxes(1, 2) if which == "lora_a" else a.swapaxes(1, 2) @ kernel
+            chained[name] = LORA.adapter.scale * product
+    return chained
+
+
+def prompts() -> list[list[int]]:
+    return [text[:length].tolist() for text, length in zip(texts(), (3, 12, 7), strict=False)]
+
+
+def written(model: Model) -> list[list[int]]:
+    """What ours writes after prompts, as a batch, by greedy search."""
+    how, full = DecodingConfig(), configure(METHODS, {"name": "full"})
+    writer = make_writer(model.config, full, how, longest=NEW, eos_id=EOS, pad_id=0)
+    found = generate(writer, how, *partition(model.params, full.trainable), prompts(), batch_size=3)
+    return [best.tokens for (best,) in found]
+
+
+def written_by_theirs(model: Model) -> list[list[int]]:
+    """What theirs writes after each prompt alone."""
+    found = []
+    for prompt in prompts():
+        tokens = torch.tensor([prompt])
+        out = model.theirs.generate(
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False, eos_token_id=EOS,
+            pad_token_id=0,
+        )  # fmt: skip
+        new = out[0, len(prompt) :].tolist()
+        found.append(new[: new.index(EOS)] if EOS in new else new)
+    return found
+
+
+@each_kind
+def test_logits_loss_and_gradients_are_theirs(made, kind):
+    """In rows with padding and with two texts, beyond the length that positions are stretched from; also with LoRA."""
+    model = made(kind)
+    for noise in (0.0, 0.3):
+        difference = compare(model, compiled(model.config), kind, noise)
+        assert difference.logits <= 1e-4
+        assert difference.loss <= 1e-5
+        assert difference.gradients <= 1e-3
 
 
 @each_kind
 def test_texts_are_theirs(made, kind):
     """Greedy search, whose cache grows on the way, after prompts shorter and longer than windows."""
     model = made(kind)
-    how, new = DecodingConfig(), 20
-    full = configure(METHODS, {"name": "full"})
-    writer = make_writer(model.config, full, how, longest=new, eos_id=EOS, pad_id=0)
-    prompts = [text[:length].tolist() for text, length in zip(texts(), (3, 12, 7), strict=False)]
-    found = generate(writer, how, *partition(model.params, full.trainable), prompts, batch_size=3)
-    for prompt, (ours,) in zip(prompts, found, strict=True):
-        tokens = torch.tensor([prompt])
-        out = model.theirs.generate(
-            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new, do_sample=False, eos_token_id=EOS,
-            pad_token_id=0,
-        )  # fmt: skip
-        expected = out[0, len(prompt) :].tolist()
-        assert ours.tokens == (expected[: expected.index(EOS)] if EOS in expected else expected)
+    assert written(model) == written_by_theirs(model)
 
 
 @each_kind
@@ -247,3 +273,47 @@ def test_a_config_that_is_written_is_read_again(made, kind, tmp_path):
     tokens = torch.from_numpy(texts()[0])[None]
     with torch.no_grad():
         torch.testing.assert_close(again(tokens).logits, model.theirs(tokens).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
+def test_a_soft_prompt_goes_out_of_a_windows_sight_as_theirs_does(made, kind):
+    """Windows count the prompt's embeddings as tokens, and Gemma scales tokens' embeddings but not the prompt's."""
+    model = made(kind)
+    tuning = configure(METHODS, {"name": "prompt", "length": 3})
+    trainable, frozen = attach(model.config, tuning, jax.random.key(0), model.params, range(2, VOCABULARY))
+    decoder, text = LanguageModel(model.config), texts()[1][None]
+    positions = np.arange(text.shape[1], dtype=np.int32)[None]
+    layout = Layout(positions, np.ones_like(positions), np.zeros_like(positions, bool))
+
+    def logits(params: Params) -> jax.Array:
+        hidden, _ = decoder.forward(params, *tuning.embed(decoder, params, text, layout))
+        return decoder.unembed(params, hidden)
+
+    ours = jax.jit(logits)(combine(trainable, frozen))
+    with torch.no_grad():
+        prompt = torch.from_numpy(np.array(trainable["prompt"]["embedding"]))[None]
+        embedded = model.theirs.get_input_embeddings()(torch.from_numpy(text))
+        expected = model.theirs(inputs_embeds=torch.cat([prompt, embedded], dim=1)).logits.numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_the_text_model_of_a_gemma_that_reads_images(tmp_path):
+    """Its own weights alone are read; what is of images is left, and goes not out again."""
+    text = MADE["make"]("gemma3_text").config.to_dict()
+    vision = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 16, "patch_size": 8}  # fmt: skip
+    whole = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=VOCABULARY - 1
+    )
+    theirs = Gemma3ForConditionalGeneration(whole).eval()
+    theirs.save_pretrained(tmp_path)
+    config, params = load_model(tmp_path)
+    names = {tensor.theirs.replace("language_model.", "") for tensor in FAMILIES["gemma3"].tensors(config)}
+    assert names == {tensor.theirs for tensor in FAMILIES["gemma3_text"].tensors(config)}
+    assert config == make_model("gemma3_text", tmp_path / "text").config
+    found = theirs_of(Model(theirs, config, params, {"model_type": "gemma3_text"}), by_name(params))
+    expected = {name.removeprefix("model.language_model."): w for name, w in theirs.named_parameters()}
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, expected[name.removeprefix("model.")].detach().numpy())
+    with pytest.raises(ConfigError, match="gemma3_text is its text model"):
+        FAMILIES["gemma3"].write_config(config)

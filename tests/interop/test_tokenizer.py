@@ -69,7 +69,7 @@ def test_ids_of_decomposed_letters_numbers_and_runs_of_spaces_too(made, kind):
 
 @pytest.mark.parametrize("theirs", [GPTNeoXTokenizer, Qwen2Tokenizer, GemmaTokenizer])
 def test_ids_of_the_families_own_tokenizers(theirs, tmp_path):
-    """As transformers' classes train and save them, with their own special tokens; without byte tokens a Gemma's too."""
+    """As transformers' classes train and save them, with their own special tokens."""
     theirs().train_new_from_iterator(MADE["TEXTS"] * 3, MADE["SIZE"]).save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     ours = load_imported_tokenizer(tmp_path, FIELDS)
