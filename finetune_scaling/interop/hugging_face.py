@@ -135,8 +135,8 @@ def _leaf(files: WeightFiles, tensor: Tensor, shape: tuple[int, ...]) -> np.ndar
 def check_tensors(files: WeightFiles, family: Family, config: ModelConfig) -> None:
     """Checks by their headers that files hold a model and nothing else.
 
-    Raises CheckpointError, naming the tensor, where one is missing, is of another shape or no floating-point numbers, is
-    not of one dtype in all layers, or where nothing is made of one.
+    Raises CheckpointError, naming the tensor, where one is missing, is of another shape or no floating-point numbers,
+    is not of one dtype in all layers, or where nothing is made of one.
     """
     shapes = leaf_shapes(config)
     table = family.tensors(config)
