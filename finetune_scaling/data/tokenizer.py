@@ -85,7 +85,10 @@ class TokenizerConfig:
 
 
 class Tokenizer:
-    """A SentencePiece model whose special ids are pad 0, eos 1, bos 2, unk 3, then modes and sentinels."""
+    """A SentencePiece model whose special ids are pad 0, eos 1, bos 2, unk 3, then modes and sentinels.
+
+    model: its file's bytes.
+    """
 
     pad_id, eos_id, bos_id, unk_id = PAD_ID, EOS_ID, BOS_ID, UNK_ID
 
@@ -96,7 +99,7 @@ class Tokenizer:
             pieces = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
         except RuntimeError as error:
             raise DataError(f"{name}: not a SentencePiece model, or a damaged one; make it again") from error
-        self._model = model
+        self.model = model
         self._name = name
         self.vocab_size = len(pieces)
         self.digest = hashlib.sha256(model).hexdigest()
@@ -106,7 +109,7 @@ class Tokenizer:
         self._space_symbol_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_SYMBOL.encode()]
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, str]]:
-        return Tokenizer, (self._model, self._name)  # to other processes it goes as its bytes
+        return Tokenizer, (self.model, self._name)  # to other processes it goes as its bytes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.digest == other.digest
@@ -162,7 +165,7 @@ class Tokenizer:
             record["config"] = plain(config)
         # The record goes first: a kill in between leaves it without a model, which counts as no tokenizer.
         write_json_atomically(folder / RECORD_FILE, record)
-        write_atomically(folder / MODEL_FILE, self._model)
+        write_atomically(folder / MODEL_FILE, self.model)
         return folder / MODEL_FILE
 
     def _encode_around_space_symbols(self, text: str) -> list[int]:

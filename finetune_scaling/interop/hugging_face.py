@@ -5,6 +5,7 @@ of another shape is an error that names it.
 """
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +15,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from finetune_scaling.configuration import choose
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import location, read_json, sha256
-from finetune_scaling.interop.family import LAYER, Family, Tensor
+from finetune_scaling.interop.family import LAYER, REST, Family, Tensor
+from finetune_scaling.interop.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
+from finetune_scaling.interop.gpt_neox import GPT_NEOX
 from finetune_scaling.interop.llama import LLAMA
+from finetune_scaling.interop.mistral import MISTRAL
+from finetune_scaling.interop.nearest import unknown_model
+from finetune_scaling.interop.olmo2 import OLMO2
+from finetune_scaling.interop.qwen import QWEN2, QWEN3
 from finetune_scaling.interop.weight_files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.tuning.partition import Tree, path_name
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, GEMMA3, GPT_NEOX)
+}
 
 _CONFIG = "config.json"
 
@@ -81,8 +89,11 @@ def files_digest(directory: str | Path) -> str:
 
 def _read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
     fields = read_fields(directory)
-    family = choose(families, fields.get("model_type", ""), f"{directory / _CONFIG}: model_type")
-    return family, family.read_config(fields, str(directory / _CONFIG))
+    where = str(directory / _CONFIG)
+    if fields.get("model_type") not in families:
+        raise unknown_model(fields, families.values(), where)
+    family = families[fields["model_type"]]
+    return family, family.read_config(fields, where)
 
 
 def read_fields(directory: Path) -> dict[str, Any]:
@@ -96,7 +107,9 @@ def read_fields(directory: Path) -> dict[str, Any]:
     return fields
 
 
-def _parameters(files: WeightFiles, family: Family, config: ModelConfig, place: Callable[[Tree], Tree] | None) -> Params:
+def _parameters(
+    files: WeightFiles, family: Family, config: ModelConfig, place: Callable[[Tree], Tree] | None
+) -> Params:
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
     table = {tensor.ours: tensor for tensor in family.tensors(config)}
     check_tensors(files, family, config)
@@ -122,8 +135,8 @@ def _leaf(files: WeightFiles, tensor: Tensor, shape: tuple[int, ...]) -> np.ndar
 def check_tensors(files: WeightFiles, family: Family, config: ModelConfig) -> None:
     """Checks by their headers that files hold a model and nothing else.
 
-    Raises CheckpointError, naming the tensor, where one is missing, is of another shape or no floating-point numbers, is
-    not of one dtype in all layers, or where nothing is made of one.
+    Raises CheckpointError, naming the tensor, where one is missing, is of another shape or no floating-point numbers,
+    is not of one dtype in all layers, or where nothing is made of one.
     """
     shapes = leaf_shapes(config)
     table = family.tensors(config)
@@ -161,11 +174,13 @@ def _check_names(files: WeightFiles, family: Family, config: ModelConfig, table:
         raise CheckpointError(
             f"{files.directory}: tensor {missing[0]} is missing{_more(missing)}; copy all files again"
         )
-    harmless = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    escaped = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    harmless = [name.replace(re.escape(REST), ".+") for name in escaped]
     left = [name for name in sorted(files.names - needed) if not any(re.fullmatch(p, name) for p in harmless)]
-    if config.tied_head and "lm_head.weight" in left:
-        left.remove("lm_head.weight")
-        _check_tied(files)
+    head, embedding = _tables(family, config)
+    if config.tied_head and head in left:
+        left.remove(head)
+        _check_tied(files, head, embedding)
     if left:
         raise CheckpointError(
             f"{files.directory}: tensor {left[0]} belongs to nothing in the model of {_CONFIG}{_more(left)}; the two "
@@ -173,13 +188,18 @@ def _check_names(files: WeightFiles, family: Family, config: ModelConfig, table:
         )
 
 
-def _check_tied(files: WeightFiles) -> None:
+def _tables(family: Family, config: ModelConfig) -> tuple[str, str]:
+    """Their names of an untied head and of the embedding."""
+    names = {tensor.ours: tensor.theirs for tensor in family.tensors(dataclasses.replace(config, tied_head=False))}
+    return names["head"], names["embedding"]
+
+
+def _check_tied(files: WeightFiles, head: str, embedding: str) -> None:
     """Some files keep a tied head beside the embedding: it has to be the same."""
-    head, embedding = (files.read(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
-    if not np.array_equal(head, embedding):
+    if not np.array_equal(files.read(head), files.read(embedding)):
         raise CheckpointError(
-            f"{files.directory}: tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight; set "
-            f"it to false in {_CONFIG} if the head is meant"
+            f"{files.directory}: tie_word_embeddings is true, but {head} is not {embedding}; set it to false in "
+            f"{_CONFIG} if the head is meant"
         )
 
 

@@ -84,6 +84,7 @@ def load_imported_tokenizer(directory: Path, model_fields: Mapping[str, Any]) ->
     its special tokens are not known, or the model has fewer embeddings than it has ids.
     """
     model, file = _read_model(directory)
+    model_fields = {**model_fields, **model_fields.get("text_config", {})}  # of models that read images too
     rows = model_fields["vocab_size"]
     if rows < model.size:
         raise DataError(

@@ -27,10 +27,11 @@ from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, is_remote, location, remote_failure
 from finetune_scaling.library_reports import leave_out_of_logs
 from finetune_scaling.training.digest import digest
+from finetune_scaling.training.run_directory import CHECKPOINTS
 from finetune_scaling.training.step import State
-from finetune_scaling.tuning.partition import path_name
+from finetune_scaling.tuning.partition import nested, path_name
 
-DIRECTORY = "checkpoints"
+DIRECTORY = CHECKPOINTS
 _DAMAGED = "damaged."
 log = logging.getLogger(__name__)
 
@@ -235,10 +236,22 @@ def read_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
         return _shapes(dict(handler.metadata(epath.Path(where / "state")).tree))
 
 
+def read_leaf(where: Location, name: str) -> np.ndarray:
+    """One array of a checkpoint by its name (trainable/...), which no digest tells of alone; raises as `read` does."""
+    where, key = absolute(where), name.replace("/", _SEPARATOR)
+    with _damage(where), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        known = dict(handler.metadata(epath.Path(where / "state")).tree)[key]
+        target = {key: np.zeros(known.shape, known.dtype)}
+        how = {key: ocp.RestoreArgs(restore_type=np.ndarray)}
+        args = ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
+        return handler.restore(epath.Path(where / "state"), args=args)[key]
+
+
 def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
     tree, facts = read(where, place=place)
-    return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
+    trained = {name.removeprefix(_TRAINABLE): leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}
+    return nested({name.replace(_SEPARATOR, "/"): leaf for name, leaf in trained.items()}), facts
 
 
 @contextlib.contextmanager
@@ -349,17 +362,6 @@ def stored_name(path: str) -> str:
 def _unnamed(tree: dict[str, Any], target: State) -> State:
     structure = jax.tree.structure(target)
     return jax.tree.unflatten(structure, [tree[name] for name in _named(target)])
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *folders, last = name.removeprefix(_TRAINABLE).split(_SEPARATOR)
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = leaf
-    return tree
 
 
 def _read_facts(where: Location) -> Facts:

@@ -75,6 +75,14 @@ class PublicModel:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdapterOrigin:
+    """The adapter that a run was made of (interop/incoming_adapter.py): its directory, and its weights' digest."""
+
+    name: str
+    weights_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     """size: sequences a step (rows, where packed); None takes the method's. accumulation: parts, one after another."""
 
@@ -210,8 +218,8 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run: pretraining where `corpus` is given, finetuning where `task` is; or a base that came in from elsewhere,
-    where `public` is.
+    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone, nor for a
+    base that came in from elsewhere, which `public` tells.
 
     model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
     schedule.learning_rate and batch.size may be left out: the method has defaults.
@@ -228,6 +236,7 @@ class Experiment:
     task: Mapping[str, Any] | None = None
     base: BaseConfig | None = None
     public: PublicModel | None = None
+    adapter: AdapterOrigin | None = None
     finetune_examples: int | None = None
     seeds: Seeds = Seeds()
     batch: BatchConfig = BatchConfig()
@@ -239,12 +248,15 @@ class Experiment:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        if sum(block is not None for block in (self.corpus, self.task, self.public)) != 1:
+        ways = [block for block in (self.corpus, self.task, self.public) if block is not None]
+        if len(ways) > 1 or (not ways and self.adapter is None):
             raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
         if self.corpus is not None and self.base is not None:
             raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
         if self.corpus is not None and self.batch.pack:
             raise ConfigError("batch.pack is for finetuning; pretraining's rows are always packed, so leave it out")
+        if self.adapter is not None and self.base is None:
+            raise ConfigError("base is missing; an adapter that came in stands on one")
         if self.base is None and not self.model:
             raise ConfigError("model is missing; name a rung of the ladder, or give a base to finetune")
         if self.finetune_examples is not None and self.finetune_examples < 1:
@@ -253,7 +265,7 @@ class Experiment:
     @property
     def pretrains(self) -> bool:
         """Whether what comes out is a base: a pretraining run, or a public model that was converted."""
-        return self.task is None
+        return self.corpus is not None or self.public is not None
 
     @property
     def method_declaration(self) -> Method:

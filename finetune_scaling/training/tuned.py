@@ -193,6 +193,8 @@ def _relocated(experiment: Experiment, directory: Location) -> Experiment:
     """
 
     def found(recorded: str, names: int) -> str:
+        if not recorded:  # a public model that came in without a tokenizer
+            return recorded
         tail = Path(*Path(recorded).parts[-names:])
         return next(
             (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded
