@@ -72,8 +72,8 @@ def _wanted(name: str, there: set[str], revision: str | None) -> list[str]:
         told = f", but pickles ({', '.join(pickles[:1])}), which are not read: to open them is to run what they say"
         instead = told if pickles else ""
         raise CheckpointError(
-            f"{name}: the hub has no {min(weights - there)} of it{instead}; take a revision that has safetensors, or save "
-            "the model as such and name its directory"
+            f"{name}: the hub has no {min(weights - there)} of it{instead}; take a revision that has them, or save "
+            "the model as safetensors and name its directory"
         )
     return sorted(weights | ({"config.json", *TOKENIZER_FILES} & there))
 

@@ -208,9 +208,10 @@ def test_what_another_conversion_left_half_done_gives_way(public, base, tmp_path
     def stop(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "digest_of", stop)
-        convert(Conversion(str(public[0]), str(tmp_path), "bfloat16"))
+        with pytest.raises(KeyboardInterrupt):
+            convert(Conversion(str(public[0]), str(tmp_path), "bfloat16"))
     convert(Conversion(str(public[0]), str(tmp_path)))
     assert_same(numbers(base)[1], numbers(tmp_path)[1])
 
@@ -235,11 +236,12 @@ def test_a_full_disk_is_named_and_conversion_goes_on_when_there_is_room(public, 
         pytest.skip("mounting a small file system takes root's rights")
     monkeypatch.setattr(module, "_SPARE_BYTES", 0)
     try:
-        with pytest.raises(WorkdirError, match="needs .* bytes, and the disk has .* left"):
+        with pytest.raises(WorkdirError, match=r"needs .* bytes, and the disk has .* left"):
             convert(Conversion(str(public[0]), str(disk / "out")))
-        with monkeypatch.context() as patch, pytest.raises(WorkdirError, match="the disk is full; free some space"):
+        with monkeypatch.context() as patch:
             patch.setattr(module, "_check_room", lambda *_: None)
-            convert(Conversion(str(public[0]), str(disk / "out")))
+            with pytest.raises(WorkdirError, match="the disk is full; free some space"):
+                convert(Conversion(str(public[0]), str(disk / "out")))
         assert not (disk / "out" / "checkpoints" / "0").exists()
         subprocess.run(["mount", "-o", "remount,size=5m", str(disk)], check=True)
         convert(Conversion(str(public[0]), str(disk / "out")))
@@ -349,7 +351,7 @@ def test_each_kind_of_tokenizer_comes_along(kind, tokenizers, tmp_path):
 
 def test_mode_tokens_are_none_of_a_public_tokenizers(config):
     changed = config("full", sequence={**config("full")["sequence"], "mode": "S"})
-    with pytest.raises(ConfigError, match="sequence.mode = 'S', but the tokenizer has no mode tokens"):
+    with pytest.raises(ConfigError, match=r"sequence.mode = 'S', but the tokenizer has no mode tokens"):
         prepare_data(read_experiment(changed))
 
 
@@ -362,7 +364,7 @@ def test_a_model_without_a_tokenizer_takes_any_that_fits(public, tokenizers, con
         load_tokenizer(json.loads((out / "config.json").read_text())["tokenizer"])
     save_llama(tmp_path / "small", max_shard_size="1GB", vocab_size=100)
     convert(Conversion(str(tmp_path / "small"), str(tmp_path / "few")))
-    with pytest.raises(CheckpointError, match="has embeddings of 100 ids and .* has 340; give the base's own"):
+    with pytest.raises(CheckpointError, match=r"has embeddings of 100 ids and .* has 340; give the base's own"):
         start(read_experiment(config("full", base={"run": str(tmp_path / "few")})))
     with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 100"):
         convert(Conversion(str(tmp_path / "small"), str(tmp_path / "none"), tokenizer=str(public[0])))
@@ -373,7 +375,7 @@ def test_what_does_not_fit_leaves_nothing_behind(public, tmp_path):
     save_llama(tmp_path / "public", max_shard_size="1GB")
     fields = json.loads((tmp_path / "public" / "config.json").read_text())
     (tmp_path / "public" / "config.json").write_text(json.dumps({**fields, "hidden_size": 40, "head_dim": 8}))
-    with pytest.raises(CheckpointError, match="but config.json makes it"):
+    with pytest.raises(CheckpointError, match=r"but config.json makes it"):
         convert(Conversion(str(tmp_path / "public"), str(tmp_path / "out")))
     with pytest.raises(CheckpointError, match="nowhere: no such directory; name one, or a model on the hub"):
         convert(Conversion(str(tmp_path / "nowhere"), str(tmp_path / "out")))
