@@ -10,7 +10,6 @@ it reads a number, the most memory that it holds of its own, and its ratio to th
 import json
 import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -35,6 +34,7 @@ _PAIRS = flags.DEFINE_integer("pairs", 3, "How often both are done.", lower_boun
 _FOLDER = flags.DEFINE_string("folder", "", "Where all goes; default: a directory that is deleted afterwards.")
 
 FILE_BYTES = 500_000_000
+SECONDS_BETWEEN_LOOKS = 0.02
 
 
 def main() -> None:
@@ -134,18 +134,26 @@ def convert(source: Path, out: Path) -> tuple[float, int]:
     """Seconds that the command takes, and the most memory that it held; TrainingError where it failed on a model."""
     began = time.perf_counter()
     arguments = [sys.executable, "-m", "finetune_scaling.convert", f"--from-hf={source}", f"--out={out}"]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    errors = process.stderr.read() if process.stderr else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode and source.exists():
-        raise TrainingError(f"{arguments[1:4]} ended with {process.returncode}: {errors[-2000:]}")
-    return time.perf_counter() - began, peak_bytes(usage)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=errors)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, peak_bytes(process.pid))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        seconds = time.perf_counter() - began
+        errors.seek(0)
+        if process.returncode and source.exists():
+            raise TrainingError(f"{arguments[1:4]} ended with {process.returncode}: {errors.read()[-2000:]}")
+    return seconds, peak
 
 
-def peak_bytes(usage: resource.struct_rusage) -> int:
-    """The system tells it in KiB."""
-    return usage.ru_maxrss * 1024
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has held so far. (What wait4 tells counts its parent's, too.)"""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has just ended
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 if __name__ == "__main__":
