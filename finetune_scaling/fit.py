@@ -26,7 +26,7 @@ from finetune_scaling.scaling.points.text import Source
 from finetune_scaling.scaling.reporting.figures import all_plots
 from finetune_scaling.scaling.reporting.plots import save
 from finetune_scaling.scaling.reporting.report import write_report
-from finetune_scaling.scaling.reporting.reservations import reservations
+from finetune_scaling.scaling.reporting.reservations import reservations, unidentified
 from finetune_scaling.scaling.reporting.tables import write_tables
 from finetune_scaling.scaling.reporting.words import summary
 from finetune_scaling.scaling.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
@@ -124,7 +124,7 @@ def main() -> None:
 
 def print_summary(analysis: Analysis) -> None:
     """Prints the report's summary and reservations: headings, and under each its sentences."""
-    remarks = reservations(analysis)
+    remarks = reservations(analysis) + unidentified(analysis)
     for heading, lines in [*summary(analysis), *([("Reservations", remarks)] if remarks else [])]:
         print(heading, *lines, sep="\n  ", flush=True)
 

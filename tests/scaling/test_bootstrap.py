@@ -1,11 +1,18 @@
 """Where scatter comes from, and what a resample draws from it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.scaling.fitting.program import FitSettings
+from finetune_scaling.scaling.fitting.stages import fit_staged
 from finetune_scaling.scaling.laws.declared import OFFSET, Parameter
+from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
+from finetune_scaling.scaling.points import planted
 from finetune_scaling.scaling.points.noise import pooled_deviation
+from finetune_scaling.scaling.points.table import read_points
 from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
 from finetune_scaling.scaling.uncertainty.components import components
 from finetune_scaling.scaling.uncertainty.intervals import Interval, of_parameter, percentiles
@@ -109,3 +116,17 @@ def test_runs_that_stand_under_two_factors_are_drawn_as_one(kind: str) -> None:
     np.testing.assert_array_equal(weights[:, 0], weights[:, -1])
     np.testing.assert_array_equal(losses[:, 0], losses[:, -1])
     assert (np.ptp(weights, axis=0)[0] > 0) if kind == "settings" else (np.ptp(losses, axis=0)[0] > 0)
+
+
+def test_draws_reach_a_floor_of_zero(tmp_path: Path) -> None:
+    """MLSum's prompt tuning has E = .0005 (Zhang et al. 2024, Table 4): a descent of log E stops short of it."""
+    task, seed = "mlsum", 3  # a draw of the noise for which the fitted E is .084
+    path = planted.write(tmp_path / "points.csv", planted.rows(0.003, 3, ("prompt",), (task,), seed))
+    fit, _ = fit_staged(MULTIPLICATIVE, read_points(path).settings, FitSettings(), 256)
+    assert fit is not None
+    assert np.quantile(fit.drawn_parameters["E"], 0.05) < 1e-3
+    assert not fit.is_identified("E")
+    low, high = fit.interval("alpha_model").low, fit.interval("alpha_model").high
+    assert low is not None
+    assert high is not None
+    assert low < 0.10 < high

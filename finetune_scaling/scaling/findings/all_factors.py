@@ -28,8 +28,8 @@ def fit_all_factors(
         return {}
     found = {}
     for (task, method), rows in settings_of_points.groupby(["task", "method"], sort=False):
-        usable = _usable(rows)
-        factors = {name: usable[column].to_numpy(float) for name, column in COLUMNS.items()}
+        usable = conditions(rows[~rows["held_out"]])
+        factors = factors_of(usable)
         fixed = {EXPONENTS[name]: 0.0 for name, values in factors.items() if len(np.unique(values)) < 2}
         parameters = len(ALL_FACTORS.parameters) - len(fixed)
         if len(usable) >= parameters and "beta" not in fixed and len(fixed) < len(EXPONENTS) - 1:
@@ -40,10 +40,15 @@ def fit_all_factors(
     return found
 
 
-def _usable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Fitted settings of the laws' factors, each once, with a whole condition."""
-    own = rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]].copy()
+def conditions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Settings of the laws' factors, each once, with a whole condition; rows: PointsTable.settings of one method."""
+    own = rows[rows["factor"].isin(FACTORS)].copy()
     own["pet_size"] = own["pet_size"].fillna(1.0).clip(lower=1.0) if "pet_size" in own else 1.0
     columns = list(COLUMNS.values())
     own = own[(own[columns] > 0).all(axis=1)]
     return own.drop_duplicates(columns)
+
+
+def factors_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The law's factors [P] of such settings."""
+    return {name: rows[column].to_numpy(float) for name, column in COLUMNS.items()}

@@ -176,7 +176,7 @@ def _parameters_cell(fits: Fits, task: str, method: str, left: str, right: str) 
             return _absent(where, f"no points to fit for the factor {name.partition('_')[2]}")
     drawn = fit.drawn_parameters
     difference = fit.parameters[left] - fit.parameters[right]
-    return judge(where, difference, fit.spread(left, right), drawn[left] - drawn[right], _reservation(fit))
+    return judge(where, difference, fit.spread(left, right), drawn[left] - drawn[right], fit.why_nothing)
 
 
 def _flat_cell(fits: Fits, task: str, method: str) -> Cell:
@@ -187,7 +187,7 @@ def _flat_cell(fits: Fits, task: str, method: str) -> Cell:
     if "alpha_pet" not in fit.parameters:
         return _absent(where, "no points to fit for the factor pet")
     difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), fit.drawn_parameters["alpha_pet"]
-    return judge(where, difference, fit.spread("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), _reservation(fit))
+    return judge(where, difference, fit.spread("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), fit.why_nothing)
 
 
 def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
@@ -203,13 +203,8 @@ def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
         first.parameters["beta"] - second.parameters["beta"],
         combine(first.spread("beta"), second.spread("beta")),
         drawn[0] - drawn[1],
-        _reservation(first) or _reservation(second),
+        first.why_nothing or second.why_nothing,
     )
-
-
-def _reservation(fit: StagedFit) -> str:
-    """Why a law's parameters say nothing at all; empty where they may."""
-    return "" if fit.describes else f"the law does not describe the points of {fit.method} (it misses {fit.misfit:.0%})"
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,9 @@ class Root:
     """One crossing.
 
     examples: where; below, above: the better method on either side; low, high: 90 % interval over the bootstrap, None
-    where that end falls among draws without this crossing, or where a law does not describe its points; share: of the
-    draws, those that have it in the search range; leave_out_low, leave_out_high: least and greatest place in the
-    leave-out refits, None where their number of crossings differs; extrapolated: methods not measured up to there.
+    where that end falls among draws without this crossing; share: of the draws, those that have it in the search range;
+    leave_out_low, leave_out_high: least and greatest place in the leave-out refits, None where their number of
+    crossings differs; extrapolated: methods not measured up to there.
     """
 
     examples: float
@@ -76,7 +76,8 @@ class Root:
 class CriticalSize:
     """Crossings of two methods at one factor value; better_everywhere is set where there is none.
 
-    uncrossed_share: of the bootstrap draws, those without any crossing in the search range.
+    uncrossed_share: of the bootstrap draws, those without any crossing in the search range. why: why neither can be
+    told, in words; empty where they can.
     """
 
     task: str
@@ -86,8 +87,9 @@ class CriticalSize:
     methods: tuple[str, str]
     roots: tuple[Root, ...]
     better_everywhere: str | None
-    uncrossed_share: float
+    uncrossed_share: float | None
     closed_form: ClosedForm | None
+    why: str = ""
 
 
 def closed_form(first: Mapping[str, float], second: Mapping[str, float]) -> ClosedForm | None:
@@ -113,8 +115,11 @@ def critical_sizes(
     fits: by method; measured: method -> least and greatest number of examples that it was measured with.
     """
     first, second = fits[pair[0]], fits[pair[1]]
-    told = first.law.name == "multiplicative" and first.describes and second.describes
-    form = _closed_form_of(first, second, factor) if told else None
+    why = "; ".join(fit.why_nothing for fit in (first, second) if not fit.describes)
+    if why:
+        law = first.law.name
+        return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]
+    form = _closed_form_of(first, second, factor) if first.law.name == "multiplicative" else None
     return [_at(first, second, factor, x, measured, form) for x in x_values]
 
 
@@ -150,8 +155,6 @@ def _at(
     for place, rising, leave_out in zip(found.examples, found.rising, ranges, strict=True):
         rank = [root.below for root in roots].count(pair[0] if rising else pair[1])
         interval, share = _interval(drawn, draws, count, float(place), bool(rising), rank)
-        if not (first.describes and second.describes):
-            interval = OPEN
         below, above = pair if rising else pair[::-1]  # the difference is the first's loss minus the second's
         roots.append(
             Root(

@@ -20,7 +20,8 @@ class SingleFit:
     """L = A / D^beta + E at one factor value of one task and method.
 
     parameters, intervals: printed values and their 90 % intervals by name; objective: sum of Huber losses;
-    fitted_error, held_out_error: mean absolute deviations in nats; points: number fitted.
+    fitted_error, held_out_error: mean absolute deviations in nats; points: number fitted; draws [R, K]: refits to
+    drawn points, as in the law's order of parameters.
     """
 
     task: str
@@ -33,6 +34,26 @@ class SingleFit:
     fitted_error: float
     held_out_error: float | None
     points: int
+    draws: np.ndarray
+
+    @property
+    def shows_scatter(self) -> bool:
+        """Whether there are more points than parameters: else the points leave no scatter to see, and no interval."""
+        return self.points > len(self.parameters)
+
+    def interval(self, name: str) -> Interval:
+        """A parameter's 90 % interval; open where there is no scatter to see."""
+        return self.intervals[name] if self.shows_scatter else Interval(None, None)
+
+    def predict(self, examples: np.ndarray | float) -> np.ndarray:
+        """Loss after finetuning on `examples` examples."""
+        return predict(SINGLE, self.parameters, {"D": examples})
+
+    def predict_draws(self, examples: np.ndarray | float) -> np.ndarray:
+        """The same by every draw: examples [...] -> losses [R, ...]."""
+        examples = np.asarray(examples, float)
+        drawn = self.draws.reshape(-1, *(1,) * examples.ndim, self.draws.shape[1])
+        return predict(SINGLE, Layout(SINGLE).to_natural(drawn), {"D": examples})
 
 
 def fit_singles(rows: pd.DataFrame, settings: FitSettings) -> list[SingleFit]:
@@ -95,4 +116,5 @@ def _single(rows: pd.DataFrame, layout: Layout, vector: np.ndarray, draws: np.nd
         fitted_error=float(deviation[~held_out].mean()),
         held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,
         points=int((~held_out).sum()),
+        draws=draws,
     )

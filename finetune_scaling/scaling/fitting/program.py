@@ -26,10 +26,13 @@ POLISHED_STARTS = 1024
 HOPS = 3
 HOP_STARTS = 32
 GOOD_OPTIMA = 64
-# Root mean square residuals within which a Huber loss is smooth, and the least offset that is refitted from, as a share
-# of the least response.
+# Root mean square residuals within which a Huber loss is smooth.
 SMOOTH = 4.0
+# Offsets as shares of the least response: the least that is refitted from, below which a refitted one is tried at zero,
+# and what stands for zero.
 LIFT = 0.02
+SMALL = 0.1
+VANISHED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,28 @@ def refit_far(
     """As `refit`, by way of a least-squares optimum, from an optimum of other weights or losses.
 
     There the kinks of a small delta hold back steps along a flat valley, and what is refitted would seem surer than it
-    is. scatter: root mean square residual (scatter_about), within a few of which a Huber loss is made smooth.
+    is. scatter: root mean square residual (scatter_about), within a few of which a Huber loss is made smooth. Offsets
+    that come out small are tried at zero too: a descent slows down on the way there, and would never say so.
     """
     wide = replace(settings, huber_delta=max(settings.huber_delta, SMOOTH * scatter))
-    starts = _lifted(layout, vectors, float(points.loss.min()))
-    near, _ = refit(layout, points, weights, starts, free, wide, losses)
-    return refit(layout, points, weights, near, free, settings, losses)
+    losses, free = np.broadcast_to(points.loss if losses is None else losses, weights.shape), np.asarray(free)
+    free = np.broadcast_to(free, vectors.shape)
+
+    def through(starts: np.ndarray, rows: Any, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        near, _ = refit(layout, points, weights[rows], starts, moves, wide, losses[rows])
+        return refit(layout, points, weights[rows], near, moves, settings, losses[rows])
+
+    least = float(points.loss.min())
+    found, values = through(_lifted(layout, vectors, least), slice(None), free)
+    offsets = np.array([parameter.is_offset for parameter, _ in layout.slots])
+    small = (offsets & free & (found < np.log(max(SMALL * least, np.finfo(float).tiny)))).any(axis=1)
+    rows = np.flatnonzero(small)
+    if len(rows):
+        vanished = np.where(offsets & free[rows], np.log(max(VANISHED * least, np.finfo(float).tiny)), found[rows])
+        at_zero, lower = through(vanished, rows, free[rows] & ~offsets)
+        better = lower < values[rows]
+        found[rows[better]], values[rows[better]] = at_zero[better], lower[better]
+    return found, values
 
 
 def scatter_about(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> float:

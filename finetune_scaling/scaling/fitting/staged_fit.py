@@ -102,6 +102,13 @@ class StagedFit:
         """Whether the law follows the fitted points at all."""
         return self.misfit <= DESCRIBES
 
+    @property
+    def why_nothing(self) -> str:
+        """Why nothing can be told from the law, in words; empty where it describes its points."""
+        if self.describes:
+            return ""
+        return f"the law does not describe the points of {self.method} (it misses them by {self.misfit:.0%})"
+
     def has(self, name: str) -> bool:
         """Whether the parameter belongs to a factor that is present."""
         group = name.partition("_")[2]

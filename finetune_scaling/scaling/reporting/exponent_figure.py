@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting.names import method_name
+from finetune_scaling.scaling.reporting.phrases import parameter_text
 from finetune_scaling.scaling.reporting.picture import Picture, picture_of
 from finetune_scaling.scaling.reporting.plots import method_series, panels, style
-from finetune_scaling.scaling.reporting.words import parameter_text
 
 NAMES = ("alpha_model", "alpha_pretrain", "alpha_pet", "beta", "E")
 PALE = 0.4

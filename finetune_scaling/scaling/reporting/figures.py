@@ -7,9 +7,11 @@ from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.table import SENSITIVITY_FACTOR
 from finetune_scaling.scaling.reporting import region_figure
+from finetune_scaling.scaling.reporting.all_factors_section import all_factors_plots
 from finetune_scaling.scaling.reporting.exponent_figure import caption, draw_exponents, exponents
 from finetune_scaling.scaling.reporting.forgetting_figure import forgetting_plots
 from finetune_scaling.scaling.reporting.law_figure import EXAMPLES, LOSS, draw_law, draw_methods
+from finetune_scaling.scaling.reporting.metric_figure import draw_metrics
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES
 from finetune_scaling.scaling.reporting.picture import Picture
 from finetune_scaling.scaling.reporting.plots import (
@@ -51,7 +53,7 @@ def _task_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
         )
     yield from _region_plots(analysis, task, tag)
     for law in (*analysis.laws, SINGLE.name):
-        text = f"{CAPTION if law != SINGLE.name else BARE_CAPTION} Dashed: the whole curve is extrapolated."
+        text = f"{CAPTION} Dashed: the whole curve is extrapolated."
         for factor in factors:
             if _has_law(analysis, task, law, factor):
                 yield Plot(
@@ -87,8 +89,9 @@ def _extra_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
         yield Plot(
             f"{tag}-metrics",
             f"{task}: loss and scores",
-            "Does the loss stand for the scores? One mark a setting, all factors.",
-            functools.partial(_draw_metrics, analysis, task, metrics[:3]),
+            "Does the loss stand for the scores? One mark a setting, all factors. Lines with 90 % bands: the law of "
+            "the main metric, where one describes it.",
+            functools.partial(draw_metrics, analysis, task, metrics[:3]),
         )
     if len(analysis.rows(task, factor=SENSITIVITY_FACTOR)):
         yield Plot(
@@ -97,6 +100,7 @@ def _extra_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
             "Measured only; no law is fitted to this factor.",
             functools.partial(_draw_learning_rate, analysis, task),
         )
+    yield from all_factors_plots(analysis, task, tag)
     yield from forgetting_plots(analysis, task, tag)
 
 
@@ -124,25 +128,6 @@ def _draw_residuals(analysis: Analysis, task: str) -> Picture:
         axes.set_title(f"{law} law")
         axes.set_xlabel(f"measured {LOSS}")
     grid[0, 0].set_ylabel("predicted - measured")
-    figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
-    return figure
-
-
-def _draw_metrics(analysis: Analysis, task: str, metrics: list[str]) -> Picture:
-    figure, grid = panels(1, len(metrics), share_y=False)
-    for axes, metric in zip(grid.flat, metrics, strict=True):
-        for method in analysis.methods:
-            own = analysis.rows(task, method).dropna(subset=[metric])
-            if len(own):
-                series, marker = method_series(method, analysis.methods), style(method, analysis.methods)[1]
-                said = [f"loss {x:.4g}, {metric} {y:.4g}" for x, y in zip(own["loss"], own[metric], strict=True)]
-                scatter(axes, own["loss"], own, metric, series, marker, said)
-        baseline = analysis.facts.get("baselines", {}).get(task, {}).get(metric)
-        if isinstance(baseline, int | float):
-            axes.axhline(baseline, color="#555555", lw=1, ls=":", label="copy baseline")
-            axes.legend(loc="upper right")
-        axes.set_xlabel(LOSS)
-        axes.set_ylabel(metric)
     figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
     return figure
 

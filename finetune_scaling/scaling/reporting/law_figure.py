@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.single_laws import SingleFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
-from finetune_scaling.scaling.laws.declared import predict
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.reporting.names import human, method_name
 from finetune_scaling.scaling.reporting.picture import Picture, picture_of
@@ -53,9 +52,12 @@ class Curve(Protocol):
 
 def predicted(fit: StagedFit, factor: str, x: Any, examples: Any) -> Prediction:
     """A fit's prediction with its interval."""
-    draws = fit.predict_draws(factor, x, examples)
-    band = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
-    return Prediction(fit.predict(factor, x, examples), band)
+    return Prediction(fit.predict(factor, x, examples), band_of(fit.predict_draws(factor, x, examples)))
+
+
+def band_of(draws: np.ndarray) -> np.ndarray:
+    """Ends [2, ...] of the 90 % interval over draws [R, ...]."""
+    return np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
 
 
 def prediction_texts(found: Prediction | None, count: int) -> list[str]:
@@ -146,7 +148,10 @@ def _single(own: dict[float, SingleFit], x: Any, examples: Any) -> Prediction | 
     values = np.unique(x)
     if len(values) != 1 or float(values[0]) not in own:
         return None
-    return Prediction(predict(SINGLE, own[float(values[0])].parameters, {"D": examples}), None)
+    single = own[float(values[0])]
+    return Prediction(
+        single.predict(examples), band_of(single.predict_draws(examples)) if single.shows_scatter else None
+    )
 
 
 def _draw_curves(

@@ -1,6 +1,6 @@
 """report.html: the summary in plain words, then laws, errors, critical sizes, claims, scores, data and settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,26 +8,23 @@ import pandas as pd
 from finetune_scaling.files import write_atomically
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
 from finetune_scaling.scaling.findings.claims import SURE, Cell
-from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, CriticalSize
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.reporting import page
+from finetune_scaling.scaling.reporting.all_factors_section import all_factors_section
+from finetune_scaling.scaling.reporting.certainty_section import certainty_section
 from finetune_scaling.scaling.reporting.correlation_section import correlation_section
+from finetune_scaling.scaling.reporting.critical_section import critical_section
 from finetune_scaling.scaling.reporting.forgetting_section import forgetting_section
 from finetune_scaling.scaling.reporting.metric_section import metric_section
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.phrases import interval_text, parameter_text, share_text
 from finetune_scaling.scaling.reporting.plots import Plot
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_section
 from finetune_scaling.scaling.reporting.reservations import reservations
 from finetune_scaling.scaling.reporting.selection_section import selection_section
-from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table, single_interval
-from finetune_scaling.scaling.reporting.words import (
-    BASELINE,
-    interval_text,
-    parameter_text,
-    share_text,
-    summary,
-)
+from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
+from finetune_scaling.scaling.reporting.words import BASELINE, summary
 from finetune_scaling.scaling.uncertainty.intervals import Interval
 
 
@@ -45,8 +42,9 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
         ("best", "Which method is best", _best(analysis) + _figures(plots, out, ("-methods", "-best-"))),
         ("laws", "Laws", _laws(analysis) + _figures(plots, out, ("exponents", f"-{analysis.main_law}-"))),
         ("selection", "Which law the points prefer", selection_section(analysis)),
+        ("certainty", "How sure each parameter is", certainty_section(analysis)),
         ("errors", "How well the laws predict", _errors(analysis) + _figures(plots, out, ("-residuals",))),
-        ("critical", "Critical finetuning sizes", _critical(analysis)),
+        ("critical", "Critical finetuning sizes", critical_section(analysis)),
         ("claims", "The paper's findings on these points", _claims(analysis)),
         ("scores", "Scores", _scores(analysis) + _figures(plots, out, ("-metrics", "-learning-rate"))),
         ("correlation", "Which metrics follow the loss", correlation_section(analysis)),
@@ -57,6 +55,11 @@ def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: 
             forgetting_section(analysis) + _figures(plots, out, ("-forgetting",)),
         ),
         ("more", "Further laws", _more(analysis) + _figures(plots, out, tuple(f"-{law}-" for law in others))),
+        (
+            "all-factors",
+            "One law over all factors",
+            all_factors_section(analysis) + _figures(plots, out, ("-all-factors",)),
+        ),
         ("pretraining", "Pretraining", pretraining_section(analysis) + _figures(plots, out, ("pretraining",))),
         ("data", "Data and settings", _data(analysis)),
         ("remake", "How to remake this report", _remake(command)),
@@ -95,7 +98,7 @@ def _laws(analysis: Analysis) -> str:
     return page.paragraph(
         "L is the loss in nats per target token, X the factor, D the number of finetuning examples. In brackets the "
         "90 % interval over the bootstrap, open on a side where it does not close. Unidentified: these points do not "
-        "hold the value; why is said under Reservations."
+        "hold the value; why is said below, parameter by parameter."
     ) + _law_table(analysis, analysis.main_law)
 
 
@@ -132,57 +135,6 @@ def _error(row: pd.Series, kind: str) -> str:
         return "–"
     ends = (None if pd.isna(row[f"{kind}_{end}"]) else float(row[f"{kind}_{end}"]) for end in ("low", "high"))
     return f"{row[f'{kind}_error']:.3g} ({interval_text(Interval(*ends))})"
-
-
-def _critical(analysis: Analysis) -> str:
-    low, high = SEARCH_RANGE
-    body = page.paragraph(
-        f"The number of examples at which two methods have equal loss, searched from {human(low)} to {human(high)} "
-        "examples. Interval: 90 % over the bootstrap, open where it falls among resamples without this crossing; "
-        "share: of the resamples, those that have it. The leave-out range is where it moves when one factor value or "
-        "data size is left out. A crossing that extrapolates a method beyond the data it was measured with is a "
-        "guess. H and gamma are the paper's closed form D = H X^gamma, right only where both laws have the same E."
-    )
-    header = (
-        "task",
-        "factor",
-        "X",
-        "methods",
-        "crossing",
-        "90 % interval",
-        "share",
-        "leave-out range",
-        "below → above",
-        "extrapolates",
-        "H",
-        "gamma",
-    )
-    for law in analysis.laws:
-        rows = [row for size in analysis.critical if size.law == law for row in _critical_rows(size)]
-        if rows:
-            content = page.table(f"{law} law", header, rows)
-            body += content if law == analysis.main_law else page.folded(f"By the {law} law", content)
-    return body if analysis.critical else ""
-
-
-def _critical_rows(size: CriticalSize) -> Iterator[tuple]:
-    key = (size.task, FACTOR_NAMES[size.factor], human(size.x), " / ".join(size.methods))
-    form = size.closed_form
-    closed = ("–", "–")
-    if form is not None:
-        closed = (
-            f"{form.H:.2g} ({interval_text(form.H_interval, '{:.2g}'.format)})",
-            f"{form.gamma:.2g} ({interval_text(form.gamma_interval, '{:.2g}'.format)})",
-        )
-    if not size.roots:
-        uncrossed = share_text(size.uncrossed_share)
-        yield (*key, "none", "–", uncrossed, "–", f"{size.better_everywhere} everywhere", "–", *closed)
-    for root in size.roots:
-        low, high = root.leave_out_low, root.leave_out_high
-        reach = f"{human(low)} to {human(high)}" if low and high else "cannot be told"
-        interval = interval_text(Interval(root.low, root.high), human)
-        sides, outside = f"{root.below} → {root.above}", ", ".join(root.extrapolated) or "no"
-        yield (*key, human(root.examples), interval, share_text(root.share), reach, sides, outside, *closed)
 
 
 def _claims(analysis: Analysis) -> str:
@@ -255,7 +207,7 @@ def _more(analysis: Analysis) -> str:
             FACTOR_NAMES[s.factor],
             human(s.x),
             s.points,
-            *(f"{value:.3g} ({interval_text(single_interval(s, name))})" for name, value in s.parameters.items()),
+            *(f"{value:.3g} ({interval_text(s.interval(name))})" for name, value in s.parameters.items()),
             s.fitted_error,
             s.held_out_error,
         )

@@ -22,6 +22,12 @@ def reservations(analysis: Analysis) -> list[str]:
     if table.ignored:
         lines.append(f"Columns not used: {', '.join(table.ignored)}.")
     lines += [f"{s.task}, {method_name(s.method)}, {s.law} law: {s.reason}." for s in analysis.skipped]
+    return lines
+
+
+def unidentified(analysis: Analysis) -> list[str]:
+    """Which parameters of the main law the points do not hold, and why."""
+    lines = []
     for fit in analysis.of_law(analysis.main_law):
         for name in fit.parameters:
             if not fit.is_identified(name):

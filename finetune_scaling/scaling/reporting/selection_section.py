@@ -2,10 +2,8 @@
 
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.selection import DECISIVE, Candidate
-from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.names import method_name
-from finetune_scaling.scaling.reporting.words import interval_text
 
 
 def selection_section(analysis: Analysis) -> str:
@@ -30,33 +28,10 @@ def selection_section(analysis: Analysis) -> str:
     ]
     header = ("task", "method", "law", "parameters", "left out", "held out", "AICc", "describes the points")
     measures = page.table("Mean absolute deviation, nats per token; laws best first", header, rows)
-    return body + page.folded("What they are compared by", measures) + _all_factors(analysis)
+    return body + page.folded("What they are compared by", measures)
 
 
 def _measures(candidate: Candidate) -> tuple:
     described = "yes" if candidate.describes else "no"
     errors = (candidate.left_out_error, candidate.held_out, candidate.criterion)
     return (candidate.law, candidate.parameters, *errors, described)
-
-
-def _all_factors(analysis: Analysis) -> str:
-    fits = analysis.all_factors
-    if not fits:
-        return ""
-    names = list(dict.fromkeys(name for fit in fits.values() for name in fit.layout.names if name not in fit.fixed))
-    rows = [
-        (task, method_name(method), *(_value(fit, name) for name in names), fit.count)
-        for (task, method), fit in fits.items()
-    ]
-    law = next(iter(fits.values())).law
-    header = ("task", "method", *names, "points")
-    return page.folded("One law over all factors at once", page.table(f"{law.name}: {law.formula}", header, rows))
-
-
-def _value(fit: LawFit, name: str) -> str:
-    if name not in fit.parameters or name in fit.fixed:
-        return "–"
-    if not fit.describes:
-        return "unidentified, the law does not describe these points"
-    text = f"{fit.parameters[name]:.3g} ({interval_text(fit.interval(name))})"
-    return f"unidentified, {text}" if fit.why_unidentified(name) else text

@@ -11,18 +11,20 @@ from finetune_scaling.files import finite, write_atomically, write_json_atomical
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
 from finetune_scaling.scaling.findings.claims import Cell, Claim
 from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap_record
-from finetune_scaling.scaling.findings.critical import SEARCH_RANGE, ClosedForm, CriticalSize, Root
 from finetune_scaling.scaling.findings.regions import RegionMap
 from finetune_scaling.scaling.findings.selection import Selection
 from finetune_scaling.scaling.findings.single_laws import SingleFit
-from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
+from finetune_scaling.scaling.reporting.all_factors_section import all_factors_records
+from finetune_scaling.scaling.reporting.critical_section import critical_record, critical_table
 from finetune_scaling.scaling.reporting.latex import latex_table
 from finetune_scaling.scaling.reporting.metric_section import metric_records, metric_table
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_records, pretraining_table
-from finetune_scaling.scaling.reporting.reservations import reservations
-from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.scaling.reporting.reservations import reservations, unidentified
+from finetune_scaling.scaling.uncertainty.intervals import percentiles
+
+_SINGLE_FIELDS = ("task", "method", "factor", "x", "objective", "fitted_error", "held_out_error", "points")
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
@@ -32,16 +34,16 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
         "fits": [_joint_record(analysis, fit) for fit in analysis.fits.values()],
         "single_fits": [_single_record(single) for single in analysis.singles],
         "selections": [_selection_record(*key, found) for key, found in analysis.selections.items()],
-        "all_factors": [_all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()],
+        "all_factors": all_factors_records(analysis),
         "skipped": [asdict(remark) for remark in analysis.skipped],
-        "critical_sizes": [_critical_record(size) for size in analysis.critical],
+        "critical_sizes": [critical_record(size) for size in analysis.critical],
         "regions": [_region_record(found) for found in analysis.regions],
         "claims": [_claim_record(claim) for claim in analysis.claims],
         "correlations": [correlation_record(c) for c in analysis.correlations],
         "forgetting": [asdict(change) for change in analysis.forgetting],
         "metric_laws": metric_records(analysis),
         "pretraining": pretraining_records(analysis),
-        "reservations": reservations(analysis),
+        "reservations": reservations(analysis) + unidentified(analysis),
         "data": {
             "points": table.source,
             "runs": len(table.runs),
@@ -150,19 +152,6 @@ def selection_table(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def critical_table(analysis: Analysis) -> pd.DataFrame:
-    """One row a crossing, or one that says there is none."""
-    rows = []
-    for size in analysis.critical:
-        key = {"task": size.task, "law": size.law, "factor": size.factor, "x": size.x}
-        key |= {"first": size.methods[0], "second": size.methods[1], "crossings": len(size.roots)}
-        key["uncrossed_share"] = size.uncrossed_share
-        form = _form_record(size.closed_form) if size.closed_form else {}
-        for record in [_root_record(root) for root in size.roots] or [{"better_everywhere": size.better_everywhere}]:
-            rows.append({**key, **record, **form})
-    return pd.DataFrame(rows)
-
-
 def claims_table(analysis: Analysis) -> pd.DataFrame:
     """One row a cell of a claim."""
     return pd.DataFrame(
@@ -258,54 +247,6 @@ def _selection_record(task: str, method: str, found: Selection) -> dict[str, Any
     }
 
 
-def _all_factors_record(task: str, method: str, fit: LawFit) -> dict[str, Any]:
-    parameters = {}
-    for name in fit.layout.names:
-        why = fit.why_unidentified(name)
-        told = fit.describes and name not in fit.fixed
-        ends = asdict(fit.interval(name)) if told else {"low": None, "high": None}
-        value = finite(fit.parameters[name]) if told else None
-        parameters[name] = {"value": value, **ends, "identified": not why, "why": why}
-    return {
-        "task": task,
-        "method": method,
-        "law": fit.law.name,
-        "formula": fit.law.formula,
-        "points": fit.count,
-        "objective": fit.objective,
-        "misfit": finite(fit.misfit),
-        "parameters": parameters,
-    }
-
-
-def _critical_record(size: CriticalSize) -> dict[str, Any]:
-    form = size.closed_form
-    return {
-        "task": size.task,
-        "law": size.law,
-        "factor": size.factor,
-        "x": size.x,
-        "methods": list(size.methods),
-        "crossings": len(size.roots),
-        "roots": [_root_record(root) for root in size.roots],
-        "better_everywhere": size.better_everywhere,
-        "search_range": list(SEARCH_RANGE),
-        "uncrossed_share": size.uncrossed_share,
-        "closed_form": form and {**_form_record(form), "examples": finite(form.at(size.x))},
-    }
-
-
-def _form_record(form: ClosedForm) -> dict[str, float | None]:
-    return {
-        "H": finite(form.H),
-        "H_low": finite(form.H_interval.low),
-        "H_high": finite(form.H_interval.high),
-        "gamma": form.gamma,
-        "gamma_low": form.gamma_interval.low,
-        "gamma_high": form.gamma_interval.high,
-    }
-
-
 def _region_record(found: RegionMap) -> dict[str, Any]:
     """A map in short; tables/regions.csv has its places."""
     return {
@@ -314,21 +255,6 @@ def _region_record(found: RegionMap) -> dict[str, Any]:
         "factor": found.factor,
         "methods": list(found.methods),
         "sure_share_of_measured": found.sure_share(),
-    }
-
-
-def _root_record(root: Root) -> dict[str, Any]:
-    return {
-        "finetune_examples": root.examples,
-        "low": root.low,
-        "high": root.high,
-        "probability": root.share,
-        "leave_out_low": root.leave_out_low,
-        "leave_out_high": root.leave_out_high,
-        "better_below": root.below,
-        "better_above": root.above,
-        "inside_measured_range": not root.extrapolated,
-        "extrapolated_methods": " ".join(root.extrapolated),
     }
 
 
@@ -372,21 +298,17 @@ def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
 
 
 def _single_record(single: SingleFit) -> dict[str, Any]:
-    intervals = {name: asdict(single_interval(single, name)) for name in single.parameters}
-    return asdict(single) | {"intervals": intervals}
+    record = {field: getattr(single, field) for field in _SINGLE_FIELDS}
+    intervals = {name: asdict(single.interval(name)) for name in single.parameters}
+    return record | {"parameters": single.parameters, "intervals": intervals}
 
 
 def _flat_single(single: SingleFit) -> dict[str, Any]:
-    flat = {k: v for k, v in asdict(single).items() if k not in ("parameters", "intervals")}
+    flat = {field: getattr(single, field) for field in _SINGLE_FIELDS}
     for name, value in single.parameters.items():
-        interval = single_interval(single, name)
+        interval = single.interval(name)
         flat |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return flat
-
-
-def single_interval(single: SingleFit, name: str) -> Interval:
-    """A single law's interval; open where there are no more points than parameters, which leave no scatter to see."""
-    return single.intervals[name] if single.points > len(single.parameters) else Interval(None, None)
 
 
 def present_factors(analysis: Analysis, task: str) -> list[str]:

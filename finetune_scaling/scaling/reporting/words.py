@@ -1,6 +1,6 @@
 """What the analysis says, in plain sentences: the summary of the report and of the command's last lines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 
 import pandas as pd
@@ -8,31 +8,13 @@ import pandas as pd
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, main_metric, measured_best
 from finetune_scaling.scaling.findings.claims import Claim
 from finetune_scaling.scaling.findings.critical import best_regions
-from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
+from finetune_scaling.scaling.reporting.phrases import parameter_text, share_text
 from finetune_scaling.scaling.reporting.score_words import correlation_line, forgetting_lines
 from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
-from finetune_scaling.scaling.uncertainty.intervals import Interval
 
 BASELINE = "copying (a translation's source, a document's first sentence)"
 MOST_TASKS = 3  # that the summary names one by one
-
-
-def interval_text(interval: Interval, show: Callable[[float], str] = "{:.3g}".format) -> str:
-    """The ends of a 90 % interval; an open one is said to be so."""
-    if interval.low is None and interval.high is None:
-        return "open on both sides"
-    if interval.low is None:
-        return f"open to {show(interval.high or 0.0)}"
-    return f"{show(interval.low)} to {'open' if interval.high is None else show(interval.high)}"
-
-
-def parameter_text(fit: StagedFit, name: str) -> str:
-    """A value with its 90 % bootstrap interval, or that it is unidentified."""
-    if not fit.describes:
-        return "unidentified, the law does not describe these points"
-    text = f"{fit.parameters[name]:.3g} ({interval_text(fit.interval(name))})"
-    return text if fit.is_identified(name) else f"unidentified, {text}"
 
 
 def overall(analysis: Analysis) -> list[str]:
@@ -60,13 +42,6 @@ def summary(analysis: Analysis) -> list[tuple[str, list[str]]]:
 def claim_line(claim: Claim) -> str:
     """A finding of the paper, its verdict, and the share of the resamples in which it holds."""
     return f"{claim.sentence} — {claim.verdict}: {claim.tally}{_share_words(claim)}."
-
-
-def share_text(share: float) -> str:
-    """A share of the resamples in percent, never rounded to all or none."""
-    if share in (0.0, 1.0):
-        return f"{share:.0%}".replace("%", " %")
-    return f"{min(max(100 * share, 1), 99):.0f} %"
 
 
 def _share_words(claim: Claim) -> str:
