@@ -134,6 +134,14 @@ def _scalar_kind(hint: Any) -> type | None:
     return hint if hint in (int, float, str, bool) else None
 
 
-def _placeholders(kind: type) -> Mapping[str, FieldReference]:
-    hints = typing.get_type_hints(kind)
-    return {name: FieldReference(None, field_type=_scalar_kind(hint)) for name, hint in hints.items()}
+def _placeholders(kind: type) -> dict[str, Any]:
+    return {name: _placeholder(hint) for name, hint in typing.get_type_hints(kind).items()}
+
+
+def _placeholder(hint: Any) -> Any:
+    """Of a field: for the value, or a group of them where it is a dataclass, or one of several of different `kind`."""
+    groups = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    if groups:
+        return {name: value for kind in groups for name, value in _placeholders(kind).items()}  # type: ignore[arg-type]
+    is_tuple = typing.get_origin(hint) is tuple
+    return FieldReference(None, field_type=tuple if is_tuple else _scalar_kind(hint))
