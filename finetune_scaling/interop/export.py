@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import new_directory
 from finetune_scaling.interop.family import LAYER, Tensor, to_theirs
 from finetune_scaling.interop.hugging_face import leaf_shapes
@@ -16,8 +18,6 @@ from finetune_scaling.interop.standard_form import StandardForm
 from finetune_scaling.interop.tokenizer_files import TokenizerFiles
 from finetune_scaling.interop.weights import Leaves, TrainedRun, merged_leaves, plain_leaves
 from finetune_scaling.training.metrics import Progress
-
-log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5_000_000_000  # as transformers divides models
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -73,8 +73,16 @@ class Export:
         opened = [self.leaves(tensor.ours) for tensor in group]
         for layer in range(self.form.config.layers) if LAYER in name else (None,):
             ours = [self.form.leaf(tensor.ours, leaf(layer)) for tensor, leaf in zip(group, opened, strict=True)]
-            value = to_theirs(group, ours).astype(self.dtypes[group[0].ours], copy=False)
-            files.write(name.replace(LAYER, str(layer)), value)
+            files.write(name.replace(LAYER, str(layer)), self._rounded(name, to_theirs(group, ours)))
+
+    def _rounded(self, name: str, value: np.ndarray) -> np.ndarray:
+        """A tensor in the dtype that it is written in. Raises ConfigError where that has no room for its numbers."""
+        dtype = self.dtypes[self.by_name[name][0].ours]
+        with np.errstate(over="ignore"):
+            rounded = value.astype(dtype, copy=False)
+        if dtype == "float16" and value.dtype != dtype and not np.isfinite(rounded).all():
+            raise ConfigError(f"--dtype=float16: {name} has numbers above 65,504, its largest; take bfloat16")
+        return rounded
 
 
 def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str | None) -> Export:
@@ -83,11 +91,13 @@ def plan_export(run: TrainedRun, form: StandardForm, *, merged: bool, dtype: str
     dtype: None keeps each leaf's own. Raises ConfigError where a soft prompt would be merged.
     """
     by_name: dict[str, list[Tensor]] = {}
-    for tensor in form.family.tensors(form.config):
+    table = form.family.tensors(form.config)
+    for tensor in table:
         by_name.setdefault(tensor.theirs, []).append(tensor)
     leaves = merged_leaves(run, keep_dtypes=dtype is None) if merged else plain_leaves(run)
     dtypes = {path: dtype or str(leaf.dtype) for path, leaf in run.weights.shapes.items()}
     shapes = {path: leaf.shape for path, leaf in leaf_shapes(form.config).items()}
+    assert {tensor.ours for tensor in table} == set(shapes), "a leaf that would be left out"
     return Export(form, by_name, shapes, dtypes, leaves, run.weights.check)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import absolute, check_new, local, new_directory, read_json, sha256
-from finetune_scaling.interop.hugging_face import FAMILIES
-from finetune_scaling.interop.peft_config import WEIGHTS
+from finetune_scaling.interop.peft_config import CONFIG, WEIGHTS
 from finetune_scaling.interop.peft_read import ReadAdapter, read_adapter
 from finetune_scaling.interop.provenance import PROVENANCE
+from finetune_scaling.interop.source import families_for, is_hub_name, source_of
 from finetune_scaling.interop.standard_form import standard_form
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.training.checkpoints import Checkpoints, Facts
@@ -22,6 +22,7 @@ from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.training.step import State, init_state
 from finetune_scaling.training.tuned import FoundRun, check_length, find_base
 from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.partition import nested
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -49,7 +50,7 @@ def bring_in(incoming: Incoming) -> dict[str, Any]:
     check_new(out)
     base = find_base(BaseConfig(incoming.base, incoming.step))
     model = _whole_model(base)
-    form = standard_form(model, FAMILIES.values(), str(base.directory))
+    form = standard_form(model, families_for(base), str(base.directory))
     adapter = read_adapter(directory, form)
     _check_base(directory, adapter, base)
     config = _config(incoming, adapter, base, model)
@@ -76,7 +77,14 @@ def _check_base(directory: Path, adapter: ReadAdapter, base: FoundRun) -> None:
     if known not in (None, base.facts["arrays_digest"]):
         raise CheckpointError(
             f"{directory}: was trained on another base (digest {known[:12]}...) than {base.where} (digest "
-            f"{base.facts['arrays_digest'][:12]}...); name its own as --base"
+            f"{base.facts['arrays_digest'][:12]}...); name its own as --base. Where the weights are the same all the "
+            f"same, as in a base that was converted again, remove {PROVENANCE}"
+        )
+    name, source = adapter.fields.get("base_model_name_or_path") or "", source_of(base)
+    if source is not None and source.is_of_hub and is_hub_name(name) and name.lower() != source.name.lower():
+        raise CheckpointError(
+            f"{directory / CONFIG}: base_model_name_or_path = {name!r}, but {base.directory} was converted from "
+            f"{source.name!r}; name a base of the former as --base, or change the field where both are the same model"
         )
 
 
@@ -116,15 +124,4 @@ def _checkpoint(
         "position": dataclasses.asdict(Position()),
         "best_step": None,
     }
-    return init_state(_nested(adapter.leaves), experiment.optimizer), facts
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = leaf
-    return tree
+    return init_state(nested(adapter.leaves), experiment.optimizer), facts

@@ -7,14 +7,14 @@ from typing import Any
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import absolute, check_new, local
 from finetune_scaling.interop.export import plan_export, write_model
-from finetune_scaling.interop.hugging_face import FAMILIES
 from finetune_scaling.interop.peft_export import BaseName, plan_adapter, write_adapter
 from finetune_scaling.interop.provenance import provenance
+from finetune_scaling.interop.source import families_for, source_of
 from finetune_scaling.interop.standard_form import standard_form
 from finetune_scaling.interop.tokenizer_files import tokenizer_files
-from finetune_scaling.interop.weights import read_run
+from finetune_scaling.interop.weights import TrainedRun, read_run
 from finetune_scaling.training.checkpoints import DIRECTORY
-from finetune_scaling.training.tuned import FoundRun, find_run
+from finetune_scaling.training.tuned import FoundRun, find_base, find_run
 
 ADAPTER = "adapter"  # the folder of an adapter that is written with its base
 
@@ -46,8 +46,8 @@ def write_out(outgoing: Outgoing) -> dict[str, Any]:
     run = read_run(found)
     if not outgoing.merged and run.is_whole:
         raise ConfigError(f"{found.directory}: {run.tuning.name} tuned the model itself; leave --no-merge out")
-    form = standard_form(run.model, FAMILIES.values(), str(found.directory))
-    adapter = plan_adapter(run, form, BaseName(_name(model_out, outgoing))) if adapter_out else None
+    form = standard_form(run.model, families_for(found), str(found.directory))
+    adapter = plan_adapter(run, form, _base_name(run, model_out, outgoing)) if adapter_out else None
     figures = {}
     if model_out:
         export = plan_export(run, form, merged=outgoing.merged, dtype=outgoing.dtype)
@@ -70,9 +70,12 @@ def _directories(outgoing: Outgoing) -> tuple[Path | None, Path | None]:
     return model, adapter
 
 
-def _name(model_out: Path | None, outgoing: Outgoing) -> str | None:
-    """How an adapter calls its base: the directory where that is written with it."""
-    return str(model_out.resolve()) if model_out and not outgoing.merged else None
+def _base_name(run: TrainedRun, model_out: Path | None, outgoing: Outgoing) -> BaseName:
+    """How an adapter calls its base: the directory where that is written with it, or what it was converted from."""
+    if model_out and not outgoing.merged:
+        return BaseName(str(model_out.resolve()))
+    source = source_of(find_base(run.found.experiment.base)) if run.found.experiment.base else None
+    return BaseName(source.name, source.revision) if source else BaseName()
 
 
 def _find(outgoing: Outgoing) -> FoundRun:

@@ -3,11 +3,10 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from finetune_scaling.data.tokenizer import RECORD_FILE, Tokenizer, load_tokenizer
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import read_json
+from finetune_scaling.files import Location, location, read_json
 from finetune_scaling.interop.own_tokenizer import fast_tokenizer
 from finetune_scaling.interop.tokenizer import FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE, load_imported_tokenizer
 
@@ -32,7 +31,7 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
     """
     if not directory:
         return TokenizerFiles({}, {}, "the run has no tokenizer")
-    place = Path(directory)
+    place = location(directory)
     if is_imported(place):
         return _copied(place, vocab_size)
     tokenizer = load_tokenizer(directory)
@@ -43,7 +42,7 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
         return TokenizerFiles({}, specials, str(error))
 
 
-def is_imported(directory: Path) -> bool:
+def is_imported(directory: Location) -> bool:
     """Whether a directory's tokenizer is a public model's: ours has a record of its digest beside it."""
     record = directory / RECORD_FILE
     if not record.is_file():
@@ -52,7 +51,7 @@ def is_imported(directory: Path) -> bool:
     return isinstance(content, dict) and "model" in content
 
 
-def _copied(directory: Path, vocab_size: int) -> TokenizerFiles:
+def _copied(directory: Location, vocab_size: int) -> TokenizerFiles:
     tokenizer = load_imported_tokenizer(directory, {"vocab_size": vocab_size})
     names = (FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE, *_FURTHER)
     files = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}

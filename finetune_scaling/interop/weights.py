@@ -15,7 +15,7 @@ from finetune_scaling.training.leaves import CheckedLeaves
 from finetune_scaling.training.tuned import FoundRun, find_base
 from finetune_scaling.tuning.lora import LoraAdapter, merge
 from finetune_scaling.tuning.method import Tuning, configure
-from finetune_scaling.tuning.partition import path_name
+from finetune_scaling.tuning.partition import flat
 from finetune_scaling.tuning.registry import METHODS
 
 Factors = Mapping[str, np.ndarray]  # what an adapter trained, by path: layers/attention/query/lora_a, ...
@@ -65,11 +65,6 @@ def _base(found: FoundRun, facts: Mapping[str, Any]) -> FoundRun:
             f"is there now ({base.facts['arrays_digest'][:12]}...): {base.where}; put the right base back"
         )
     return base
-
-
-def flat(tree: Any) -> dict[str, Any]:
-    """A tree's leaves by path."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 Layers = Callable[[int | None], np.ndarray]  # a leaf by its layers; None: the whole of one that is not stacked

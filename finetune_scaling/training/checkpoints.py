@@ -29,7 +29,7 @@ from finetune_scaling.library_reports import leave_out_of_logs
 from finetune_scaling.training.digest import digest
 from finetune_scaling.training.run_directory import CHECKPOINTS
 from finetune_scaling.training.step import State
-from finetune_scaling.tuning.partition import path_name
+from finetune_scaling.tuning.partition import nested, path_name
 
 DIRECTORY = CHECKPOINTS
 _DAMAGED = "damaged."
@@ -250,7 +250,8 @@ def read_leaf(where: Location, name: str) -> np.ndarray:
 def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
     tree, facts = read(where, place=place)
-    return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
+    trained = {name.removeprefix(_TRAINABLE): leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}
+    return nested({name.replace(_SEPARATOR, "/"): leaf for name, leaf in trained.items()}), facts
 
 
 @contextlib.contextmanager
@@ -356,17 +357,6 @@ def _named(state: State) -> dict[str, Any]:
 def _unnamed(tree: dict[str, Any], target: State) -> State:
     structure = jax.tree.structure(target)
     return jax.tree.unflatten(structure, [tree[name] for name in _named(target)])
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *folders, last = name.removeprefix(_TRAINABLE).split(_SEPARATOR)
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = leaf
-    return tree
 
 
 def _read_facts(where: Location) -> Facts:

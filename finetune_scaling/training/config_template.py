@@ -135,13 +135,13 @@ def _scalar_kind(hint: Any) -> type | None:
 
 
 def _placeholders(kind: type) -> dict[str, Any]:
+    """Every field of a dataclass, to be filled on the command line: groups where a field is a dataclass."""
     return {name: _placeholder(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
 def _placeholder(hint: Any) -> Any:
-    """Of a field: for the value, or a group of them where it is a dataclass, or one of several of different `kind`."""
-    groups = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-    if groups:
-        return {name: value for kind in groups for name, value in _placeholders(kind).items()}  # type: ignore[arg-type]
-    is_tuple = typing.get_origin(hint) is tuple
-    return FieldReference(None, field_type=tuple if is_tuple else _scalar_kind(hint))
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [option for option in options if option is not type(None)]
+    if dataclasses.is_dataclass(kinds[0]):
+        return {name: value for kind in kinds for name, value in _placeholders(kind).items()}  # type: ignore[arg-type]
+    return FieldReference(None, field_type=_scalar_kind(hint) or typing.get_origin(kinds[0]))

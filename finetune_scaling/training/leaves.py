@@ -1,6 +1,7 @@
 """A checkpoint's arrays one by one, for what is too large to be in memory at once, and then checked all the same."""
 
 import gc
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,18 +42,20 @@ class CheckedLeaves:
         found = self._sums.digest((_stored(name), sums) for name, pieces in self._read.items() for sums in pieces)
         if found != read_facts(self._where)["arrays_digest"]:
             raise DamagedCheckpointError(
-                f"{self._where}: damaged: its arrays do not have the digest that was recorded with them"
+                f"{self._where}: damaged: its arrays do not have the digest that was recorded with them; put a "
+                "good copy back"
             )
 
     def _leaf(self, name: str) -> np.ndarray:
-        gc.collect()  # what reads a leaf stays behind in cycles that hold it
+        if math.prod(self._all[name].shape) > _PIECE:
+            gc.collect()  # what read the leaf before stays behind in cycles that hold it
         leaf = read_leaf(self._where, name)
         self._read[name] = [self._sums.of(_stored(name), piece, start) for piece, start in _pieces(leaf)]
         return leaf
 
 
 def _pieces(leaf: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-    """Parts of about _PIECE elements along the first axis, and where each begins: sums take several times their room."""
+    """Parts of about _PIECE elements along axis 0, and where each begins; sums take several times their room."""
     if not leaf.ndim:
         yield leaf, ()
         return

@@ -73,6 +73,14 @@ def test_large_models_are_divided_and_other_dtypes_are_rounded(base, theirs, tmp
         assert torch.equal(value, rounded[name]), name
 
 
+def test_numbers_that_a_dtype_has_no_room_for(runs, sequential, random_params, tmp_path):
+    params = random_params(sequential)
+    run = runs.write(tmp_path / "run", sequential, {**params, "embedding": 1e5 * params["embedding"]})
+    with pytest.raises(ConfigError, match=r"float16: model.embed_tokens.weight has numbers above 65,504"):
+        write(run, tmp_path / "out", dtype="float16")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_of_no_family_is_refused_and_the_fields_named(runs, tiny_config, tiny_base, tmp_path):
     run = runs.write(tmp_path / "run", tiny_config, tiny_base)
     with pytest.raises(ConfigError, match=r"the nearest is llama, which differs in block = 'sequential' \(not 'par"):

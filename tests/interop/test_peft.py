@@ -20,6 +20,7 @@ from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.interop.incoming_adapter import Incoming, bring_in
 from finetune_scaling.interop.outgoing import Outgoing, write_out
 from finetune_scaling.interop.peft_lora import modules, split, to_peft
+from finetune_scaling.interop.source import Source
 from finetune_scaling.runs.run import run as train
 from finetune_scaling.training.checkpoints import checkpoint_steps
 from finetune_scaling.training.experiment import read_experiment
@@ -166,6 +167,19 @@ def test_queries_keys_and_values_in_one_tensor(runs, ours, theirs, tmp_path):
     np.testing.assert_allclose(theirs(again), theirs(model), atol=1e-4)
 
 
+def test_a_soft_prompt_before_embeddings_that_are_scaled(runs, ours, theirs, tmp_path):
+    """Gemma multiplies its tokens' embeddings, and a prompt's not; windows count the prompt."""
+    public = MADE["make"]("gemma2")
+    public.save_pretrained(tmp_path / "public")
+    base = runs.write(tmp_path / "base", *load_model(tmp_path / "public"))
+    torch.manual_seed(0)
+    model = get_peft_model(public, PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path / "adapter")
+    bring_in(Incoming(str(tmp_path / "adapter"), str(base), str(tmp_path / "run")))
+    check_different(theirs(model), ours(base))
+    np.testing.assert_allclose(ours(tmp_path / "run"), theirs(model), atol=1e-4)
+
+
 @pytest.mark.parametrize("targets", [("query", "key", "value"), ("value", "query"), ("key",)])
 def test_adapters_of_one_tensor_are_one_and_come_apart_as_they_were(targets, tmp_path):
     MADE["make"]("gpt_neox").save_pretrained(tmp_path)
@@ -292,3 +306,18 @@ def test_an_adapter_of_ours_knows_its_base(trained_there, base, runs, sequential
     check_refused(folder, tmp_path / "run", tmp_path / "new", CheckpointError, "cannot be used|holds an adapter itself")
     with pytest.raises(ConfigError, match=r"method\.name = 'prompt', but the adapter is 'lora'"):
         bring_in(Incoming(str(folder), str(base), str(tmp_path / "new"), config=runs.config("prompt", base)))
+
+
+def test_the_public_model_that_a_base_was_converted_from(copied, base, runs, tmp_path, monkeypatch):
+    source = Source("owner/model-70m", "abc123", "llama")
+    for module in ("incoming_adapter", "outgoing"):
+        monkeypatch.setattr(f"finetune_scaling.interop.{module}.source_of", lambda _: source)
+    adapter = copied(base_model_name_or_path="owner/model-160m")
+    message = "base_model_name_or_path = 'owner/model-160m', but .* was converted from 'owner/model-70m'"
+    check_refused(adapter, base, tmp_path, CheckpointError, message)
+    fields = json.loads((adapter / CONFIG).read_text())
+    (adapter / CONFIG).write_text(json.dumps({**fields, "base_model_name_or_path": "Owner/Model-70m"}))
+    bring_in(Incoming(str(adapter), str(base), str(tmp_path / "run")))
+    write_out(Outgoing(str(tmp_path / "run"), adapter=str(tmp_path / "out")))
+    fields = json.loads((tmp_path / "out" / CONFIG).read_text())
+    assert (fields["base_model_name_or_path"], fields["revision"]) == ("owner/model-70m", "abc123")
