@@ -96,7 +96,7 @@ class WeightFiles:
         data = np.empty(last - first, np.uint8)
         done = 0
         while done < len(data):  # one call of the system's reads 2 GiB at most
-            count = os.preadv(self._opened[entry.file], [memoryview(data)[done:]], entry.start + first + done)
+            count = os.preadv(self._opened[entry.file], [data[done:].data], entry.start + first + done)
             if not count:
                 raise CheckpointError(f"{self.directory / entry.file}: became shorter while it was read; copy it again")
             done += count
