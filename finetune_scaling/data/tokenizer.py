@@ -217,7 +217,7 @@ def _find_special(pieces: list[str], name: str) -> SpecialTokens:
             "make one with `python -m finetune_scaling.prepare tokenizer`"
         )
     sentinels = itertools.takewhile(lambda i: i is not None, (ids.get(_sentinel(n)) for n in itertools.count()))
-    return SpecialTokens(BOS_ID, EOS_ID, modes, tuple(sentinels))  # type: ignore[arg-type]
+    return SpecialTokens(BOS_ID, EOS_ID, modes, tuple(sentinels), UNK_ID)  # type: ignore[arg-type]
 
 
 def _sentinel(number: int) -> str:

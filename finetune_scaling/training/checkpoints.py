@@ -60,7 +60,7 @@ class Checkpoints:
         self._best = _KeepBest()
         keep = [policies.LatestN(n=1), policies.CustomSteps(steps=sorted(keep_steps)), self._best]
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager = ocp.CheckpointManager(epath.Path(absolute(self.directory)), options=options)
         self._check_shared()
 
@@ -84,17 +84,17 @@ class Checkpoints:
             state=ocp.args.StandardSave(tree),
             facts=ocp.args.JsonSave({**facts, "step": step, "arrays_digest": digest(tree)}),
         )
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Returns when everything is on disk; WorkdirError where it did not fit there."""
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the background threads."""
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager.wait_until_finished()
             self._manager.close()  # which raises what a failed save left behind
 
@@ -156,7 +156,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Location) -> Iterator[None]:
+def storage_errors(path: Location) -> Iterator[None]:
     """As files.disk_errors, and for TensorStore too, whose ValueErrors tell the system's code in their text."""
     with disk_errors(path):
         try:
@@ -210,7 +210,7 @@ def _targets(known: dict[str, Any], place: Place | None) -> dict[str, Any]:
         return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in known.items()}
     shapes = _shapes(known)
     return {
-        name.replace("/", _SEPARATOR): jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=sharding)
+        stored_name(name): jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=sharding)
         for name, sharding in place(shapes).items()
     }
 
@@ -351,7 +351,12 @@ _TRAINABLE = "trainable" + _SEPARATOR
 
 def _named(state: State) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {path_name(path).replace("/", _SEPARATOR): leaf for path, leaf in leaves}
+    return {stored_name(path_name(path)): leaf for path, leaf in leaves}
+
+
+def stored_name(path: str) -> str:
+    """What an array of a checkpoint is called on the disk: trainable.embedding of trainable/embedding."""
+    return path.replace("/", _SEPARATOR)
 
 
 def _unnamed(tree: dict[str, Any], target: State) -> State:

@@ -63,6 +63,26 @@ class AdapterOrigin:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublicModel:
+    """The public model that a base was converted from (interop/conversion.py).
+
+    name: its directory, or its name on the hub; revision: as it was asked for, commit: which that was (None: a
+    directory); family: the model_type of its config.json; dtype: of the stored parameters, where another than the
+    files' was asked for; pretrain_tokens: that it had seen, where that was told.
+    """
+
+    name: str
+    family: str
+    revision: str | None = None
+    commit: str | None = None
+    dtype: str | None = None
+    pretrain_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "public", ("pretrain_tokens",))
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     """size: sequences a step (rows, where packed); None takes the method's. accumulation: parts, one after another."""
 
@@ -198,7 +218,8 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone.
+    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither where it came in from elsewhere,
+    a base where `public` is given, an adapter on one where `adapter` is.
 
     model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
     schedule.learning_rate and batch.size may be left out: the method has defaults.
@@ -214,6 +235,7 @@ class Experiment:
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     task: Mapping[str, Any] | None = None
     base: BaseConfig | None = None
+    public: PublicModel | None = None
     adapter: AdapterOrigin | None = None
     finetune_examples: int | None = None
     seeds: Seeds = Seeds()
@@ -226,8 +248,8 @@ class Experiment:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        neither = self.corpus is None and self.task is None
-        if (neither and self.adapter is None) or (self.corpus is not None and self.task is not None):
+        blocks = sum(block is not None for block in (self.corpus, self.task, self.public))
+        if blocks != 1 and (blocks or self.adapter is None):
             raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
         if self.corpus is not None and self.base is not None:
             raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
@@ -242,8 +264,8 @@ class Experiment:
 
     @property
     def pretrains(self) -> bool:
-        """Whether this is a pretraining run."""
-        return self.corpus is not None
+        """Whether what comes out is a base: a pretraining run, or a public model that was converted."""
+        return self.corpus is not None or self.public is not None
 
     @property
     def method_declaration(self) -> Method:
