@@ -55,14 +55,6 @@ class BaseConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterOrigin:
-    """The adapter that a run was made of (interop/incoming_adapter.py): its directory, and its weights' digest."""
-
-    name: str
-    weights_sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
 class PublicModel:
     """The public model that a base was converted from (interop/conversion.py).
 
@@ -80,6 +72,14 @@ class PublicModel:
 
     def __post_init__(self) -> None:
         _check_counts(self, "public", ("pretrain_tokens",))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterOrigin:
+    """The adapter that a run was made of (interop/incoming_adapter.py): its directory, and its weights' digest."""
+
+    name: str
+    weights_sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +218,8 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither where it came in from elsewhere,
-    a base where `public` is given, an adapter on one where `adapter` is.
+    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone, nor for a
+    base that came in from elsewhere, which `public` tells.
 
     model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
     schedule.learning_rate and batch.size may be left out: the method has defaults.
@@ -248,8 +248,8 @@ class Experiment:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        blocks = sum(block is not None for block in (self.corpus, self.task, self.public))
-        if blocks != 1 and (blocks or self.adapter is None):
+        ways = [block for block in (self.corpus, self.task, self.public) if block is not None]
+        if len(ways) > 1 or (not ways and self.adapter is None):
             raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
         if self.corpus is not None and self.base is not None:
             raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")

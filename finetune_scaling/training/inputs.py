@@ -41,12 +41,12 @@ class Data(NamedTuple):
 
 def prepare_data(experiment: Experiment) -> Data:
     """Opens and checks all that the run reads, before any parameter exists."""
+    if experiment.public is not None:
+        raise ConfigError("public is of bases that `convert` made, which are not trained; finetune them: base.run=DIR")
     if experiment.task is None and experiment.adapter is not None:
         raise ConfigError(
             f"the adapter {experiment.adapter.name} came in without a task; give a finetuning run's config to train on"
         )
-    if experiment.public is not None:
-        raise ConfigError("public is of bases that `convert` made, which are not trained; finetune them: base.run=DIR")
     tokenizer = load_tokenizer(experiment.tokenizer)
     return _pretraining_data(experiment, tokenizer) if experiment.pretrains else _finetuning_data(experiment, tokenizer)
 
