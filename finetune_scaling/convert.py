@@ -30,9 +30,12 @@ _OUT = flags.DEFINE_string("out", "", "Where the result goes: a directory that i
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the stored parameters; default: the files' own."
 )
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided over while converting; -1: all.")
-_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
-
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that will divide the parameters: each reads files of its own; -1: all.")
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary will be divided over.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "", "Directory of the model's tokenizer; default: the model's own.")
+_PRETRAIN_TOKENS = flags.DEFINE_integer(
+    "pretrain_tokens", None, "Tokens that the model has seen, for studies of that factor.", lower_bound=1
+)
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "A run, or one of its checkpoints, that is to leave.")
 _STEP = flags.DEFINE_integer(
@@ -48,7 +51,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 
 _FLAGS: dict[str, tuple[flags.FlagHolder, ...]] = {
-    "from_hf": (_OUT, _DTYPE, _FSDP, _TENSOR),
+    "from_hf": (_OUT, _DTYPE, _FSDP, _TENSOR, _TOKENIZER, _PRETRAIN_TOKENS),
     "from_peft": (_BASE, _STEP, _OUT, _CONFIG),
     "checkpoint": (_STEP, _TO_HF, _TO_PEFT, _MERGE, _DTYPE),
 }
@@ -78,7 +81,8 @@ def _direction() -> str:
 
 def _bring_in() -> dict[str, Any]:
     sharding = ShardingConfig(_FSDP.value, _TENSOR.value)
-    return convert(Conversion(_FROM_HF.value, command.required(_OUT), _DTYPE.value, sharding))
+    out, tokenizer = command.required(_OUT), _TOKENIZER.value
+    return convert(Conversion(_FROM_HF.value, out, _DTYPE.value, sharding, tokenizer, _PRETRAIN_TOKENS.value))
 
 
 def _bring_in_adapter() -> dict[str, Any]:

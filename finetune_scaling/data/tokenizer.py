@@ -20,7 +20,7 @@ from typing import Any, Literal
 import sentencepiece
 
 from finetune_scaling.configuration import plain
-from finetune_scaling.data.text_tokenizer import SpecialTokens, explain_text, longest_prefix
+from finetune_scaling.data.text_tokenizer import SpecialTokens, TextTokenizer, explain_text, longest_prefix
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.files import (
     Location,
@@ -31,6 +31,7 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
+from finetune_scaling.interop.tokenizer import is_imported, load_imported_tokenizer, read_model_fields
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 MODES = ("R", "X", "S")
@@ -187,8 +188,26 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, out_dir: str 
     return tokenizer
 
 
-def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a tokenizer from its directory or its model file, which may be in an object store.
+def load_tokenizer(path: str | os.PathLike) -> TextTokenizer:
+    """Reads a tokenizer, ours or a public model's, from its directory or, ours, its model file.
+
+    They may be in an object store. Raises DataError, naming the file, where it is missing or damaged; WorkdirError
+    where the object store cannot be read.
+    """
+    if not os.fspath(path):
+        raise DataError(
+            "tokenizer is empty: the public model was converted without its files; convert it again with "
+            "--tokenizer=DIR, or give a run its own: --config.tokenizer=DIR"
+        )
+    with disk_errors(path):
+        place = location(path)
+        if place.is_dir() and is_imported(place):
+            return load_imported_tokenizer(place, read_model_fields(place))
+        return _read(place)
+
+
+def load_own_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """Reads a tokenizer of ours from its directory or its model file, which may be in an object store.
 
     Raises DataError, naming the file, where it is missing, damaged, or not one of ours; WorkdirError where the object
     store cannot be read.

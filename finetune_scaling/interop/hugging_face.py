@@ -35,6 +35,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 _CONFIG = "config.json"
+_ROWS = 4096  # that are compared at a time
 
 
 def load_llama(directory: str | Path) -> tuple[ModelConfig, Params]:
@@ -56,7 +57,7 @@ def load_model(
     place: from the parameters' shapes to their shardings, each parameter going there as it is read; None: one device.
     """
     directory = Path(directory)
-    family, config = _read_family(directory, families)
+    family, config = read_family(directory, families)
     with WeightFiles.open(directory) as files:
         return config, _parameters(files, family, config, place)
 
@@ -64,7 +65,7 @@ def load_model(
 def check_model(directory: str | Path, families: Mapping[str, Family] = FAMILIES) -> ModelConfig:
     """The config of such a model, of whose weights the headers alone are read; raises as load_model does."""
     directory = Path(directory)
-    family, config = _read_family(directory, families)
+    family, config = read_family(directory, families)
     with WeightFiles.open(directory) as files:
         check_tensors(files, family, config)
     return config
@@ -87,7 +88,8 @@ def files_digest(directory: str | Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
+def read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
+    """The family of a directory's model and its config; raises as load_model does."""
     fields = read_fields(directory)
     where = str(directory / _CONFIG)
     if fields.get("model_type") not in families:
@@ -196,7 +198,10 @@ def _tables(family: Family, config: ModelConfig) -> tuple[str, str]:
 
 def _check_tied(files: WeightFiles, head: str, embedding: str) -> None:
     """Some files keep a tied head beside the embedding: it has to be the same."""
-    if not np.array_equal(files.read(head), files.read(embedding)):
+    rows = files.shape(embedding)[0]
+    parts = (slice(first, first + _ROWS) for first in range(0, rows, _ROWS))  # neither is held as a whole
+    same = files.shape(head) == files.shape(embedding) and files.dtype(head) == files.dtype(embedding)
+    if not (same and all(np.array_equal(files.read(head, part), files.read(embedding, part)) for part in parts)):
         raise CheckpointError(
             f"{files.directory}: tie_word_embeddings is true, but {head} is not {embedding}; set it to false in "
             f"{_CONFIG} if the head is meant"

@@ -27,6 +27,7 @@ from finetune_scaling.interop.family import LAYER, Family, Tensor
 from finetune_scaling.interop.hugging_face import leaf_shapes, tensor_names
 from finetune_scaling.interop.weight_files import WeightFiles
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.sharding.roles import alone
 from finetune_scaling.training.checkpoints import storage_errors, stored_name
 from finetune_scaling.training.digest import PieceSums
 from finetune_scaling.training.metrics import Progress
@@ -54,6 +55,11 @@ class Leaf:
     chunk: tuple[int, ...]
     rows: int
     piece: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its numbers."""
+        return math.prod(self.shape)
 
     @property
     def stacked(self) -> bool:
@@ -157,7 +163,7 @@ class Journal:
         self._own = folder / f"pieces-{jax.process_index()}.jsonl"
         self._lock = threading.Lock()
         records = [*_records(self._own)]
-        write_atomically_here(self._own, "".join(json.dumps(record) + "\n" for record in records))  # no half line
+        _write_here(self._own, "".join(json.dumps(record) + "\n" for record in records))  # no half line
         self._file = self._own.open("a", encoding="utf-8")
 
     def done(self) -> dict[tuple[str, Start], list[int]]:
@@ -180,10 +186,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     yield from map(json.loads, lines)
 
 
-def write_atomically_here(path: Path, text: str) -> None:
+def _write_here(path: Path, text: str) -> None:
     """As write_atomically, on every one of several processes."""
-    from finetune_scaling.sharding.roles import alone
-
     with alone():
         write_atomically(path, text)
 

@@ -4,14 +4,18 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from finetune_scaling.data.tokenizer import RECORD_FILE, Tokenizer, load_tokenizer
+from finetune_scaling.data.tokenizer import Tokenizer, load_own_tokenizer
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import Location, location, read_json
+from finetune_scaling.files import Location, location
 from finetune_scaling.interop.own_tokenizer import fast_tokenizer
-from finetune_scaling.interop.tokenizer import FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE, load_imported_tokenizer
-
-# All that transformers reads of tokenizers, beside the first three.
-_FURTHER = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja")
+from finetune_scaling.interop.tokenizer import (
+    FAST_FILE,
+    SETTINGS_FILE,
+    TOKENIZER_FILES,
+    is_imported,
+    load_imported_tokenizer,
+    read_model_fields,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
     place = location(directory)
     if is_imported(place):
         return _copied(place, vocab_size)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_own_tokenizer(directory)
     specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     try:
         return TokenizerFiles(_ours(tokenizer), specials)
@@ -42,19 +46,9 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
         return TokenizerFiles({}, specials, str(error))
 
 
-def is_imported(directory: Location) -> bool:
-    """Whether a directory's tokenizer is a public model's: ours has a record of its digest beside it."""
-    record = directory / RECORD_FILE
-    if not record.is_file():
-        return (directory / SETTINGS_FILE).is_file()
-    content = read_json(record)
-    return isinstance(content, dict) and "model" in content
-
-
 def _copied(directory: Location, vocab_size: int) -> TokenizerFiles:
-    tokenizer = load_imported_tokenizer(directory, {"vocab_size": vocab_size})
-    names = (FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE, *_FURTHER)
-    files = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
+    tokenizer = load_imported_tokenizer(directory, {**read_model_fields(directory), "vocab_size": vocab_size})
+    files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
     specials = {"bos": tokenizer.special.bos_id, "eos": tokenizer.special.eos_id}
     return TokenizerFiles(files, {name: i for name, i in specials.items() if i is not None})
 
