@@ -68,9 +68,7 @@ class Leaf:
 
     def starts(self) -> Iterator[Start]:
         """Where each piece begins."""
-        yield from itertools.product(
-            *(range(0, size, step) for size, step in zip(self.shape, self.piece, strict=True))
-        )
+        yield from itertools.product(*(range(0, size, step) for size, step in zip(self.shape, self.piece, strict=True)))
 
     def box(self, start: Start) -> tuple[slice, ...]:
         """The piece that begins at `start`."""
