@@ -11,7 +11,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.config_json import FULL, LOCAL, Fields
 from finetune_scaling.interop.family import REST, Family, Tensor
 from finetune_scaling.interop.llama_form import ATTENTION_LAYERS, IGNORED, biased, form_tensors, read_form, write_form
-from finetune_scaling.interop.rope_json import layer_types, read_rope, read_windows, rope_group, write_scaling
+from finetune_scaling.interop.rope_json import layer_types, read_rope, read_windows, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 _NORMS = {
@@ -110,8 +110,6 @@ def _write(config: ModelConfig, model_type: str, architecture: str) -> dict[str,
     scalar = config.head_dim if config.query_scalar is None else config.query_scalar
     return {
         **write_form(config, model_type, architecture, "hidden_activation"),
-        "rope_theta": config.rope_theta,
-        "rope_scaling": write_scaling(config.rope_scaling),
         "attention_bias": "attention_out" in config.biased,
         "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar,  # transformers asks for an int
         "attn_logit_softcapping": config.attention_softcap,

@@ -15,7 +15,7 @@ from finetune_scaling.interop.llama_form import (
     read_form,
     write_form,
 )
-from finetune_scaling.interop.rope_json import read_rope, rope_group, write_scaling
+from finetune_scaling.interop.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 
@@ -36,8 +36,6 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """The fields of a Llama's config.json."""
     return {
         **write_form(config, "llama", "LlamaForCausalLM"),
-        "rope_theta": config.rope_theta,
-        "rope_scaling": write_scaling(config.rope_scaling),
         "attention_bias": "attention_out" in config.biased,
         "mlp_bias": "down" in config.biased,
     }

@@ -6,6 +6,7 @@ from typing import Any
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.config_json import Fields, named
 from finetune_scaling.interop.family import LAYER, Tensor
+from finetune_scaling.interop.rope_json import write_scaling
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 
 SHAPE = {
@@ -66,7 +67,7 @@ def read_form(
 def write_form(
     config: ModelConfig, model_type: str, architecture: str, activation: str = "hidden_act"
 ) -> dict[str, Any]:
-    """The fields of config.json that `read_form` reads, and the name of the architecture."""
+    """The fields of config.json that `read_form` reads, how positions turn, and the name of the architecture."""
     return {
         "architectures": [architecture],
         "model_type": model_type,
@@ -74,6 +75,8 @@ def write_form(
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": write_scaling(config.rope_scaling),
         activation: named(config.activation, ACTIVATIONS, "activation", model_type),
         "tie_word_embeddings": config.tied_head,
         "initializer_range": config.embedding_std,

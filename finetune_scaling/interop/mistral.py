@@ -7,7 +7,7 @@ from finetune_scaling import configuration
 from finetune_scaling.interop.config_json import Fields
 from finetune_scaling.interop.family import Family
 from finetune_scaling.interop.llama_form import IGNORED, form_tensors, read_form, write_form
-from finetune_scaling.interop.rope_json import read_rope, rope_group, write_scaling
+from finetune_scaling.interop.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 _WINDOW = 4096  # where the field is absent; null is no window
@@ -29,8 +29,6 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """The fields of a Mistral's config.json."""
     return {
         **write_form(config, "mistral", "MistralForCausalLM"),
-        "rope_theta": config.rope_theta,
-        "rope_scaling": write_scaling(config.rope_scaling),
         "sliding_window": config.window,
     }
 

@@ -9,7 +9,7 @@ from finetune_scaling import configuration
 from finetune_scaling.interop.config_json import Fields
 from finetune_scaling.interop.family import Family, Tensor
 from finetune_scaling.interop.llama_form import ATTENTION_LAYERS, IGNORED, biased, form_tensors, read_form, write_form
-from finetune_scaling.interop.rope_json import read_rope, rope_group, write_scaling
+from finetune_scaling.interop.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 _NORMS = {"attention_out_norm": "post_attention_layernorm", "feed_forward_out_norm": "post_feedforward_layernorm"}
@@ -33,8 +33,6 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """The fields of an OLMo 2's config.json."""
     return {
         **write_form(config, "olmo2", "Olmo2ForCausalLM"),
-        "rope_theta": config.rope_theta,
-        "rope_scaling": write_scaling(config.rope_scaling),
         "attention_bias": "attention_out" in config.biased,
     }
 

@@ -9,7 +9,7 @@ from finetune_scaling import configuration
 from finetune_scaling.interop.config_json import Fields
 from finetune_scaling.interop.family import Family
 from finetune_scaling.interop.llama_form import ATTENTION_LAYERS, IGNORED, biased, form_tensors, read_form, write_form
-from finetune_scaling.interop.rope_json import layer_types, read_rope, read_windows, rope_group, write_scaling
+from finetune_scaling.interop.rope_json import layer_types, read_rope, read_windows, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 _QWEN3_HEAD_DIM = 128  # where the field is absent
@@ -43,8 +43,6 @@ def _read(fields: Fields, head_dim: int | None = None) -> dict[str, Any]:
 def _write(config: ModelConfig) -> dict[str, Any]:
     local = config.local_layers
     return {
-        "rope_theta": config.rope_theta,
-        "rope_scaling": write_scaling(config.rope_scaling),
         "use_sliding_window": config.window is not None,
         "sliding_window": config.window,
         "max_window_layers": local.index(True) if any(local) else config.layers,

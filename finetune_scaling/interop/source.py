@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from finetune_scaling.interop.family import Family
 from finetune_scaling.interop.hugging_face import FAMILIES
-from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.training.tuned import FoundRun, find_base
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,10 +32,8 @@ def is_hub_name(name: str) -> bool:
 
 def source_of(found: FoundRun) -> Source | None:
     """What a base was converted from; None for a run that was trained here."""
-    public = RunDirectory(found.directory).config.get("public")
-    if not public:
-        return None
-    return Source(public["name"], public.get("commit") or public.get("revision"), public["family"])
+    public = found.experiment.public
+    return None if public is None else Source(public.name, public.commit or public.revision, public.family)
 
 
 def families_for(found: FoundRun) -> Iterable[Family]:

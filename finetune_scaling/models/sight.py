@@ -4,6 +4,7 @@ Local layers attend to a window and may have rotary angles of their own; the oth
 which kind each is goes along the scan as data.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -79,7 +80,7 @@ def kinds(config: ModelConfig) -> tuple[bool, ...] | None:
     return config.local_layers if len(set(config.local_layers)) > 1 else None
 
 
-def _of_kinds(config: ModelConfig, sight) -> Sights:
+def _of_kinds(config: ModelConfig, sight: Callable[[bool], Sight]) -> Sights:
     local = config.local_layers
     return Sights(near=sight(True) if any(local) else None, far=sight(False) if not all(local) else None)
 

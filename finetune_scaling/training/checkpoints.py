@@ -238,7 +238,7 @@ def read_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
 
 def read_leaf(where: Location, name: str) -> np.ndarray:
     """One array of a checkpoint by its name (trainable/...), which no digest tells of alone; raises as `read` does."""
-    where, key = absolute(where), name.replace("/", _SEPARATOR)
+    where, key = absolute(where), stored_name(name)
     with _damage(where), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         known = dict(handler.metadata(epath.Path(where / "state")).tree)[key]
         target = {key: np.zeros(known.shape, known.dtype)}

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.files import Location
-from finetune_scaling.training.checkpoints import DamagedCheckpointError, read_facts, read_leaf, read_shapes
+from finetune_scaling.training.checkpoints import (
+    DamagedCheckpointError,
+    read_facts,
+    read_leaf,
+    read_shapes,
+    stored_name,
+)
 from finetune_scaling.training.digest import PieceSums
 
 TRAINABLE = "trainable/"
@@ -23,7 +29,7 @@ class CheckedLeaves:
         self._where = where
         self._all = read_shapes(where)
         # Digests are of the names as they are stored.
-        self._sums = PieceSums({_stored(name): leaf for name, leaf in self._all.items()})
+        self._sums = PieceSums({stored_name(name): leaf for name, leaf in self._all.items()})
         self._read: dict[str, list[list[int]]] = {}  # the sums of every leaf's pieces
 
     @property
@@ -39,7 +45,7 @@ class CheckedLeaves:
         for name in self._all:
             if name not in self._read:
                 self._leaf(name)
-        found = self._sums.digest((_stored(name), sums) for name, pieces in self._read.items() for sums in pieces)
+        found = self._sums.digest((stored_name(name), sums) for name, pieces in self._read.items() for sums in pieces)
         if found != read_facts(self._where)["arrays_digest"]:
             raise DamagedCheckpointError(
                 f"{self._where}: damaged: its arrays do not have the digest that was recorded with them; put a "
@@ -50,7 +56,7 @@ class CheckedLeaves:
         if math.prod(self._all[name].shape) > _PIECE:
             gc.collect()  # what read the leaf before stays behind in cycles that hold it
         leaf = read_leaf(self._where, name)
-        self._read[name] = [self._sums.of(_stored(name), piece, start) for piece, start in _pieces(leaf)]
+        self._read[name] = [self._sums.of(stored_name(name), piece, start) for piece, start in _pieces(leaf)]
         return leaf
 
 
@@ -62,7 +68,3 @@ def _pieces(leaf: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
     rows = max(1, _PIECE * leaf.shape[0] // max(1, leaf.size))
     for first in range(0, leaf.shape[0], rows):
         yield leaf[first : first + rows], (first,) + (0,) * (leaf.ndim - 1)
-
-
-def _stored(name: str) -> str:
-    return name.replace("/", ".")

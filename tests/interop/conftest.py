@@ -33,11 +33,24 @@ class Runs(NamedTuple):
 
     tokenizer: Path
 
-    def write(self, directory: Path, config: ModelConfig, params: Params, tokenizer: str | None = None) -> Path:
-        """The run of a pretrained model, as training leaves it but for the optimizer's state."""
+    def write(
+        self,
+        directory: Path,
+        config: ModelConfig,
+        params: Params,
+        tokenizer: str | None = None,
+        public: dict[str, Any] | None = None,
+    ) -> Path:
+        """The run of a pretrained model, as training leaves it but for the optimizer's state.
+
+        public: what it was converted from, where it was not trained here.
+        """
         own = str(self.tokenizer) if tokenizer is None else tokenizer
         model = configuration.plain(config)
         pretraining = {**configuration.plain(TINY["get_config"]("pretrain")), "model": model, "tokenizer": own}
+        if public is not None:
+            del pretraining["corpus"]
+            pretraining["public"] = public
         RunDirectory(directory).claim(pretraining)
         facts = {
             "model": model,

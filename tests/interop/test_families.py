@@ -212,22 +212,22 @@ def prompts() -> list[list[int]]:
     return [text[:length].tolist() for text, length in zip(texts(), (3, 12, 7), strict=False)]
 
 
-def written(model: Model) -> list[list[int]]:
-    """What ours writes after prompts, as a batch, by greedy search."""
-    how, full = DecodingConfig(), configure(METHODS, {"name": "full"})
+def written(model: Model, **settings: Any) -> list[list[int]]:
+    """What ours writes after prompts, as a batch, by greedy search unless settings say otherwise."""
+    how, full = DecodingConfig(**settings), configure(METHODS, {"name": "full"})
     writer = make_writer(model.config, full, how, longest=NEW, eos_id=EOS, pad_id=0)
     found = generate(writer, how, *partition(model.params, full.trainable), prompts(), batch_size=3)
     return [best.tokens for (best,) in found]
 
 
-def written_by_theirs(model: Model) -> list[list[int]]:
+def written_by_theirs(model: Model, **settings: Any) -> list[list[int]]:
     """What theirs writes after each prompt alone."""
     found = []
     for prompt in prompts():
         tokens = torch.tensor([prompt])
         out = model.theirs.generate(
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False, eos_token_id=EOS,
-            pad_token_id=0,
+            pad_token_id=0, **settings,
         )  # fmt: skip
         new = out[0, len(prompt) :].tolist()
         found.append(new[: new.index(EOS)] if EOS in new else new)
@@ -250,6 +250,12 @@ def test_texts_are_theirs(made, kind):
     """Greedy search, whose cache grows on the way, after prompts shorter and longer than windows."""
     model = made(kind)
     assert written(model) == written_by_theirs(model)
+
+
+def test_texts_of_beams_are_theirs(made):
+    """The texts of a beam share slots, some of which are out of a text's window and in none of its past."""
+    model = made("gemma3_text")
+    assert written(model, method="beam", beams=3) == written_by_theirs(model, num_beams=3)
 
 
 @each_kind

@@ -1,5 +1,6 @@
 """Adapters out and in: PEFT's own models of them have our logits, after training steps on either side."""
 
+import dataclasses
 import json
 import runpy
 from pathlib import Path
@@ -20,7 +21,6 @@ from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.interop.incoming_adapter import Incoming, bring_in
 from finetune_scaling.interop.outgoing import Outgoing, write_out
 from finetune_scaling.interop.peft_lora import modules, split, to_peft
-from finetune_scaling.interop.source import Source
 from finetune_scaling.runs.run import run as train
 from finetune_scaling.training.checkpoints import checkpoint_steps
 from finetune_scaling.training.experiment import read_experiment
@@ -308,16 +308,27 @@ def test_an_adapter_of_ours_knows_its_base(trained_there, base, runs, sequential
         bring_in(Incoming(str(folder), str(base), str(tmp_path / "new"), config=runs.config("prompt", base)))
 
 
-def test_the_public_model_that_a_base_was_converted_from(copied, base, runs, tmp_path, monkeypatch):
-    source = Source("owner/model-70m", "abc123", "llama")
-    for module in ("incoming_adapter", "outgoing"):
-        monkeypatch.setattr(f"finetune_scaling.interop.{module}.source_of", lambda _: source)
+def test_the_public_model_that_a_base_was_converted_from(copied, runs, sequential, random_params, tmp_path):
+    public = {"name": "owner/model-70m", "family": "qwen3", "revision": "main", "commit": "abc123"}
+    params = random_params(dataclasses.replace(sequential, qk_norm="head"))
+    config = dataclasses.replace(sequential, qk_norm="head", scale_logits=False)
+    converted = runs.write(tmp_path / "base", config, params, tokenizer="", public=public)
     adapter = copied(base_model_name_or_path="owner/model-160m")
     message = "base_model_name_or_path = 'owner/model-160m', but .* was converted from 'owner/model-70m'"
-    check_refused(adapter, base, tmp_path, CheckpointError, message)
+    check_refused(adapter, converted, tmp_path, CheckpointError, message)
     fields = json.loads((adapter / CONFIG).read_text())
     (adapter / CONFIG).write_text(json.dumps({**fields, "base_model_name_or_path": "Owner/Model-70m"}))
-    bring_in(Incoming(str(adapter), str(base), str(tmp_path / "run")))
+    bring_in(Incoming(str(adapter), str(converted), str(tmp_path / "run")))
     write_out(Outgoing(str(tmp_path / "run"), adapter=str(tmp_path / "out")))
     fields = json.loads((tmp_path / "out" / CONFIG).read_text())
     assert (fields["base_model_name_or_path"], fields["revision"]) == ("owner/model-70m", "abc123")
+
+
+def test_a_model_goes_out_as_the_family_that_it_came_from(runs, sequential, random_params, tmp_path):
+    """This one is a Llama and a Mistral."""
+    config = dataclasses.replace(sequential, scale_logits=False)
+    for family in ("llama", "mistral"):
+        public = {"name": "here", "family": family}
+        run = runs.write(tmp_path / family, config, random_params(config), tokenizer="", public=public)
+        figures = write_out(Outgoing(str(run), model=str(tmp_path / f"{family} out")))
+        assert figures["model"]["family"] == family
