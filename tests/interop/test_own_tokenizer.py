@@ -104,6 +104,7 @@ def test_where_ids_would_differ_no_files_are_written_but_a_reason(pairs, tmp_pat
 
 def test_a_public_models_own_files_are_copied(tmp_path):
     PUBLIC["byte_level"](tmp_path)
+    (tmp_path / "model_fields.json").write_text(json.dumps({"vocab_size": 400}))  # as a converted base has it
     found = tokenizer_files(str(tmp_path), 400)
     assert found.files["tokenizer.json"] == (tmp_path / "tokenizer.json").read_bytes()
     assert found.files.keys() == {"tokenizer.json", "tokenizer_config.json"}
