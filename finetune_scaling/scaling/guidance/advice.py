@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.scaling.findings.analysis import ordered
+from finetune_scaling.scaling.findings.fitted_table import ordered
 from finetune_scaling.scaling.findings.selection import select_staged
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES, Skipped, StagedFit
 from finetune_scaling.scaling.guidance.candidates import Candidate, drawn_losses, list_candidates, priced

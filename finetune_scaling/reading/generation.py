@@ -1,0 +1,123 @@
+"""A run's model on the devices at hand, and what it writes for texts of the reader's."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from finetune_scaling import configuration
+from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.examples import Part
+from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.data.templates import Template
+from finetune_scaling.decoding.settings import DecodingConfig
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.evaluation.questions import form_of_pretraining
+from finetune_scaling.evaluation.scoring import Example, hypotheses
+from finetune_scaling.evaluation.subject import Subject, found_subject
+from finetune_scaling.files import Location
+from finetune_scaling.models.attention import check_attention
+from finetune_scaling.sharding.mesh import ShardingConfig
+from finetune_scaling.training.experiment import Experiment
+from finetune_scaling.training.tuned import TunedModel
+
+CONTINUATION = 32  # new tokens of a base, which no task limits
+
+
+def subject_of(directory: Location, step: int | None) -> Subject:
+    """A run's model, yet to be loaded, in a form of attention that this platform has. Raises as `find_run` does."""
+    subject, model = found_subject(str(directory), step, ShardingConfig(), {})
+    try:
+        check_attention(model, jax.default_backend())
+    except ConfigError:
+        subject, _ = found_subject(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
+    return subject
+
+
+def write(
+    model: TunedModel,
+    experiment: Experiment,
+    texts: Sequence[str],
+    target_language: str | None,
+    options: Mapping[str, Any],
+) -> list[str]:
+    """The best text for every one of `texts`. See Run.generate."""
+    _check_texts(texts)
+    if not texts:
+        return []
+    decoding = _decoding(experiment, options)
+    if experiment.pretrains:
+        if target_language is not None:
+            raise ConfigError("target_language is for finetuned runs; a base goes on with the text as it is")
+        task, form = _continuation(model, experiment, texts, decoding.limit(CONTINUATION))
+        languages = {"source_language": "en", "target_language": "en"}  # which its template does not name
+    else:
+        task = load_task(experiment.task or {})
+        form = experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+        languages = _languages(task, target_language)
+    _check_room(model, form, decoding)
+    examples: list[Example] = [{"source": text, "target": "", **languages} for text in texts]
+    size = min(experiment.evaluation.batch_size, len(texts))
+    with model.placement.in_use():
+        return hypotheses(model, task, form, examples, size, decoding)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise ConfigError("generate takes a list of texts, not one text; put it in brackets")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(f"generate: texts[{place}] is {text!r} and no text")
+
+
+def _decoding(experiment: Experiment, options: Mapping[str, Any]) -> DecodingConfig:
+    """The run's own way of writing with some fields changed; another method begins from that method's defaults."""
+    own = experiment.evaluation.decoding
+    if options.get("method", own.method) != own.method:
+        own = DecodingConfig(max_new_tokens=own.max_new_tokens, max_length_ratio=own.max_length_ratio, stop=own.stop)
+    return configuration.build(DecodingConfig, {**dataclasses.asdict(own), **options}, "decoding")
+
+
+def _continuation(
+    model: TunedModel, experiment: Experiment, texts: Sequence[str], longest: int
+) -> tuple[Task, SequenceFormat]:
+    """Going on with a text as a task, which cuts no text: DataError where one and what is to come do not fit."""
+    room = model.config.max_length - longest - 1  # a mode token
+    lengths = [len(ids) for ids in model.tokenizer.encode_batch(list(texts))]
+    if max(lengths) > room:
+        place = lengths.index(max(lengths))
+        raise DataError(
+            f"texts[{place}] has {lengths[place]} tokens, and the model's context of {model.config.max_length} leaves "
+            f"{max(0, room)} beside {longest} new ones; shorten it, or lower max_new_tokens"
+        )
+    task = Task("continuation", "summarization", Template("{source}"), max(1, *lengths), longest)
+    return task, form_of_pretraining(experiment.objective, task, template_tokens=0)
+
+
+def _languages(task: Task, target: str | None) -> dict[str, str]:
+    """The languages that a source is read and answered in: those of the task, or of its direction into `target`."""
+    parts: list[Part] = [part for parts in task.splits().values() for part in parts]
+    known = {part.direction: part for part in parts if target in (None, part.target_language)}
+    if not known:
+        into = ", ".join(sorted({part.target_language for part in parts}))
+        raise ConfigError(f"target_language = {target!r} is none of task {task.name}: it writes {into}")
+    if len(known) > 1 and target is None:
+        raise ConfigError(f"task {task.name} has the directions {', '.join(known)}; give target_language")
+    if len(known) > 1:
+        raise ConfigError(
+            f"task {task.name} has the directions {', '.join(known)} into {target}; score a file of sources by "
+            "python -m finetune_scaling.evaluate, whose tasks say which is meant"
+        )
+    part = next(iter(known.values()))
+    return {"source_language": part.source_language, "target_language": part.target_language}
+
+
+def _check_room(model: TunedModel, form: SequenceFormat, decoding: DecodingConfig) -> None:
+    longest = decoding.limit(form.max_target_tokens)
+    inputs = model.tuning.prefix_length + form.length - form.max_target_tokens
+    if inputs + longest > model.config.max_length:
+        raise ConfigError(
+            f"max_new_tokens = {longest} and inputs of up to {inputs} tokens are more than the model's context, "
+            f"max_length = {model.config.max_length}; lower it"
+        )
