@@ -144,6 +144,7 @@ class Study:
     def _inspected(self) -> dict[str, Any]:
         from finetune_scaling.inspection.study import inspect_study
 
+        self._need_runs("runs")
         config = self.config
         with disk_errors(self.path):
             return inspect_study(self.path, config)

@@ -74,6 +74,12 @@ class Advice:
         """The preferred law's choice."""
         return self.preferred.decision.chosen.candidate if self.preferred else None
 
+    def __str__(self) -> str:
+        """The answer in words, as the command prints it."""
+        from finetune_scaling.scaling.guidance.words import describe  # here, since it is about this class
+
+        return describe(self)
+
 
 @dataclass(frozen=True)
 class Grounds:
