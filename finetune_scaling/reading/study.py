@@ -4,7 +4,6 @@ import functools
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -102,21 +101,16 @@ class Study:
 
         Raises WorkdirError while there is none.
         """
-        file = self.path / POINTS
+        file = self._points_file()
         with disk_errors(file):
-            if not file.exists():
-                raise WorkdirError(
-                    f"{self.path}: has no {POINTS} yet; the study command writes it when it ends: run it to its end"
-                )
-            return pd.read_csv(io.BytesIO(file.read_bytes()))
+            return pd.read_csv(io.BytesIO(file.read_bytes()), float_precision="round_trip")
 
     @functools.cached_property
     def table(self) -> "PointsTable":
         """The points checked and in nats, as laws are fitted to them. Raises DataError where they are faulty."""
         from finetune_scaling.scaling.points.table import read_points
 
-        points = self.points
-        return read_points(self.path / POINTS) if isinstance(self.path, Path) else read_points(points)
+        return read_points(self._points_file())
 
     def fit(self, tasks: Sequence[str] | None = None, **options: Any) -> "Fitted":
         """The laws of the points, fitted here and now (scaling/api.py: fit, whose further options these are).
@@ -139,6 +133,15 @@ class Study:
                     f"python -m finetune_scaling.fit --points={self.path} --out={self.path / 'report'}"
                 )
         return Report(file)
+
+    def _points_file(self) -> Location:
+        file = self.path / POINTS
+        with disk_errors(file):
+            if not file.exists():
+                raise WorkdirError(
+                    f"{self.path}: has no {POINTS} yet; the study command writes it when it ends: run it to its end"
+                )
+        return file
 
     @functools.cached_property
     def _inspected(self) -> dict[str, Any]:
