@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCORE_COLUMNS = ("evaluation", "split", "of", "metric", "score", "signature")
 ROW_COLUMNS = ("source", "reference", "hypothesis", "loss", "tokens", "target_language")
+OWN_SPLIT = "test"
 _CURVES = ("loss", "dev_loss", "learning_rate", "gradient_norm")  # in this order, before what evaluators add
 
 
@@ -130,20 +131,21 @@ class Run:
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         return sorted(name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
 
-    def samples(self, split: str = "test") -> pd.DataFrame:
+    def samples(self, split: str | None = None) -> pd.DataFrame:
         """What the run read, should have written, and wrote, one example a row, by the example's index.
 
-        hypothesis: None where it was scored but not decoded; loss: nats a token. Raises DataError where there are no
-        such rows, naming those that there are, or a line is damaged.
+        split: one of `splits`; by default the task's first test set. hypothesis: None where it was scored but not
+        decoded; loss: nats a token. Raises DataError where there are no such rows, or a line is damaged.
         """
         from finetune_scaling.evaluation.scoring import EVALUATION
 
-        rows = read_rows(self.path / EVALUATION / f"{split}.jsonl")
-        frame = pd.DataFrame(rows).set_index("index")
-        frame["loss"] = frame["loss_sum"] / frame["tokens"]
-        if "hypothesis" in frame:
-            frame["hypothesis"] = frame["hypothesis"].astype(object).where(frame["hypothesis"].notna(), None)
-        return frame[[name for name in ROW_COLUMNS if name in frame]]
+        split = split or next(iter((self.result or {}).get("tests", self.splits)), OWN_SPLIT)
+        rows = pd.DataFrame(read_rows(self.path / EVALUATION / f"{split}.jsonl")).set_index("index")
+        rows["loss"] = rows["loss_sum"] / rows["tokens"]
+        frame = rows.reindex(columns=list(ROW_COLUMNS))
+        texts = ["hypothesis", "target_language"]
+        frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
+        return frame
 
     @functools.cached_property
     def steps(self) -> list[int]:

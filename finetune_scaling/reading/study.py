@@ -78,14 +78,15 @@ class Study:
             error=[row["error"] for row in rows], path=[str(self.path / row["directory"]) for row in rows]
         )
         frame.index = pd.Index([row["directory"].removeprefix(_BELOW) for row in rows], name="run")
-        return frame.astype({"pet_size": "Int64", "best_step": "Int64"})
+        return frame.astype(_floats("loss", "dev_loss", "seconds") | _counts("pet_size", "best_step"))
 
     @functools.cached_property
     def bases(self) -> pd.DataFrame:
         """One row a base, by FAMILY/SIZE: state, dev_loss (nats a token), parameters, tokens_seen, seconds, path."""
         frame = pd.DataFrame(self._inspected["bases"]).set_index("base")
         frame["path"] = [str(self.path / "bases" / key) for key in frame.index]
-        return frame.astype(dict.fromkeys(("parameters", "parameters_non_embedding", "tokens_seen"), "Int64"))
+        counts = _counts("parameters", "parameters_non_embedding", "tokens_seen")
+        return frame.astype(_floats("dev_loss", "seconds") | counts)
 
     def run(self, key: str) -> Run:
         """A run by its key in `runs`. Raises ConfigError on an unknown one, WorkdirError where it has not begun."""
@@ -164,3 +165,12 @@ class Study:
     def _need_runs(self, what: str) -> None:
         if not self.has_runs:
             raise WorkdirError(f"{self.path}: has no {what}: it holds the tables of a study without its runs")
+
+
+def _floats(*columns: str) -> dict[str, str]:
+    """Dtypes of numbers that may be missing, also where all of them are."""
+    return dict.fromkeys(columns, "float64")
+
+
+def _counts(*columns: str) -> dict[str, str]:
+    return dict.fromkeys(columns, "Int64")

@@ -107,8 +107,24 @@ def test_samples_are_its_rows(directory):
     assert list(samples["hypothesis"]) == [row.get("hypothesis") for row in rows]
     assert samples["hypothesis"].notna().sum() == DECODED
     np.testing.assert_allclose(samples["loss"] * samples["tokens"], [row["loss_sum"] for row in rows])
+    assert run.samples("test").equals(samples)
     with pytest.raises(DataError, match="beside it are rows of test"):
         run.samples("dev")
+
+
+def test_samples_of_a_run_that_decoded_nothing_or_has_other_sets(directory, tiny_runs, tmp_path):
+    copy = Path(shutil.copytree(directory, tmp_path / "run"))
+    (copy / "evaluation" / "test.jsonl").rename(copy / "evaluation" / "news.jsonl")
+    record = json.loads((copy / "result.json").read_text())
+    record["tests"] = {"news": record["tests"].pop("test")}
+    (copy / "result.json").write_text(json.dumps(record))
+    assert load_run(copy).samples().equals(load_run(directory).samples())
+    rows = [json.loads(line) for line in (copy / "evaluation" / "news.jsonl").read_text().splitlines()]
+    bare = [{name: value for name, value in row.items() if name != "hypothesis"} for row in rows]
+    (copy / "evaluation" / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    assert list(load_run(copy).samples()["hypothesis"]) == [None] * len(rows)
+    with pytest.raises(DataError, match="score the run first"):
+        load_run(tiny_runs.base).samples()
 
 
 def test_parameters_are_the_adapter_alone(directory):

@@ -94,6 +94,15 @@ def test_points_and_report_come_with_the_study_s_end(directory, tmp_path):
     assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;&amp;amp;&lt;/p&gt;"' in report._repr_html_()
 
 
+def test_a_study_of_which_nothing_has_begun(tiny_runs, tmp_path):
+    config = tiny_runs.config("study")
+    claim(read_study(config), config, tmp_path)
+    study = load_study(tmp_path)
+    assert set(study.runs["state"]) == set(study.bases["state"]) == {"waiting"}
+    assert study.runs["loss"].isna().all()
+    assert study.runs["loss"].dtype == study.bases["dev_loss"].dtype == "float64"
+
+
 def test_tables_without_runs():
     study = load_study(PUBLISHED)
     assert study.name == "debian"
