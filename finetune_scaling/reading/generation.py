@@ -47,9 +47,9 @@ def write(
     if not texts:
         return []
     decoding = _decoding(experiment, options)
-    if experiment.pretrains:
+    if experiment.task is None:  # a base, or an adapter that came in alone
         if target_language is not None:
-            raise ConfigError("target_language is for finetuned runs; a base goes on with the text as it is")
+            raise ConfigError("target_language is for runs with a task; this one goes on with the text as it is")
         task, form = _continuation(model, experiment, texts, decoding.limit(CONTINUATION))
         languages = {"source_language": "en", "target_language": "en"}  # which its template does not name
     else:
@@ -83,7 +83,7 @@ def _continuation(
     model: TunedModel, experiment: Experiment, texts: Sequence[str], longest: int
 ) -> tuple[Task, SequenceFormat]:
     """Going on with a text as a task, which cuts no text: DataError where one and what is to come do not fit."""
-    room = model.config.max_length - longest - 1  # a mode token
+    room = model.config.max_length - model.tuning.prefix_length - longest - 1  # a mode token
     lengths = [len(ids) for ids in model.tokenizer.encode_batch(list(texts))]
     if max(lengths) > room:
         place = lengths.index(max(lengths))

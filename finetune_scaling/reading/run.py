@@ -33,10 +33,14 @@ def load_run(path: str | os.PathLike) -> "Run":
 
 
 class Run:
-    """A run's directory. What was read is kept: load the run again to see how far it has come since."""
+    """A run's directory. What was read is kept: load the run again to see how far it has come since.
 
-    def __init__(self, path: Location):
+    step: the checkpoint that is read where none is named; None: the best one, of a base the newest.
+    """
+
+    def __init__(self, path: Location, step: int | None = None):
         self.path = path
+        self.step = step
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}): {self.state}" + ("" if self.loss is None else f", loss {self.loss:.4f}")
@@ -76,7 +80,7 @@ class Run:
 
     @functools.cached_property
     def base(self) -> "Run | None":
-        """The pretrained run that this one was tuned from, where it is now; None for a base.
+        """The pretrained run that this one was tuned from, where it is now, at the step from which; None for a base.
 
         Raises WorkdirError where it is not there any more.
         """
@@ -84,7 +88,7 @@ class Run:
         from finetune_scaling.training.tuned import relocated
 
         base = relocated(read_experiment(self.config), self.path).base
-        return None if base is None else load_run(base.run)
+        return None if base is None else Run(load_run(base.run).path, base.step)
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
@@ -158,13 +162,12 @@ class Run:
     def params(self, step: int | None = None) -> dict[str, Any]:
         """What trained, as a nested dict of NumPy arrays: all of a base, an adapter or a soft prompt alone.
 
-        step: which checkpoint; by default the best one, of a base the newest. Raises CheckpointError where it is
-        missing or damaged.
+        step: which checkpoint; by default the run's `step`. Raises CheckpointError where it is missing or damaged.
         """
         from finetune_scaling.training.checkpoints import read_trainable
         from finetune_scaling.training.tuned import find_run
 
-        return read_trainable(find_run(self.path, step).where)[0]
+        return read_trainable(find_run(self.path, self.step if step is None else step).where)[0]
 
     def model(self, step: int | None = None) -> "TunedModel":
         """The whole model of a checkpoint, chosen as in `params`, on the devices at hand; the last one asked for stays.
@@ -197,7 +200,7 @@ class Run:
     def _subject(self, step: int | None) -> "Subject":
         from finetune_scaling.reading.generation import subject_of
 
-        return subject_of(self.path, step)
+        return subject_of(self.path, self.step if step is None else step)
 
 
 def _sets(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -166,17 +166,18 @@ def test_a_base_goes_on_with_a_text(tiny_runs):
     ids = [tokenizer.bos_id, *tokenizer.encode(text)]
     start = len(ids)
     for _ in range(count):  # without a cache: the whole text anew for every token
-        row = jnp.asarray([ids], jnp.int32)
-        layout = Layout(jnp.arange(len(ids))[None], jnp.ones_like(row), jnp.zeros(row.shape, bool))
+        row = jnp.asarray([ids + [tokenizer.pad_id] * (start + count - len(ids))], jnp.int32)
+        places = jnp.arange(start + count)[None]
+        layout = Layout(places, (places < len(ids)).astype(jnp.int32), jnp.zeros(row.shape, bool))
         hidden, _ = network.forward(model.frozen, network.embed(model.frozen, row), layout)
-        ids.append(int(network.unembed(model.frozen, hidden)[0, -1].argmax()))
+        ids.append(int(network.unembed(model.frozen, hidden)[0, len(ids) - 1].argmax()))
         if ids[-1] == tokenizer.eos_id:
             break
     assert base.generate([text], max_new_tokens=count) == [tokenizer.decode(ids[start:]).strip()]
     assert (base.base, base.state, base.scores.empty) == (None, "done", True)
     with pytest.raises(DataError, match=r"texts\[1\] has .* tokens, and the model's context of 64 leaves"):
         base.generate([text, "supi " * 70])
-    with pytest.raises(ConfigError, match="a base goes on with the text"):
+    with pytest.raises(ConfigError, match="this one goes on with the text"):
         base.generate([text], target_language="B")
 
 
@@ -209,6 +210,20 @@ def test_a_run_in_progress(directory, tmp_path):
     empty = load_run(copy).curves
     assert empty.empty
     assert isinstance(empty["dev_loss"].dropna(), pd.Series)
+
+
+def test_its_base_is_the_one_at_the_step_that_it_was_tuned_from(directory, tiny_runs, tmp_path):
+    copy = Path(shutil.copytree(directory, tmp_path / "run"))
+    config = json.loads((copy / "config.json").read_text())
+    config["base"]["step"] = 10
+    (copy / "config.json").write_text(json.dumps(config))
+    early, last = load_run(copy).base, load_run(tiny_runs.base)
+    assert (early.step, last.step) == (10, None)
+    assert last.steps == [10, 20]
+    equal = lambda one, other: jax.tree.all(jax.tree.map(np.array_equal, one, other))  # noqa: E731
+    assert equal(early.params(), last.params(10))
+    assert equal(early.params(20), last.params())
+    assert not equal(early.params(), last.params())
 
 
 def test_a_base_that_moved_with_its_run_is_found(directory, tiny_runs, tmp_path):
