@@ -6,10 +6,9 @@ from typing import Any, TypeVar
 
 from finetune_scaling.files import Location, is_remote, read_json
 from finetune_scaling.studies.configs import base_directory
-from finetune_scaling.studies.execute import FAILURE, state
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, read_study, runs
 from finetune_scaling.studies.table import POINTS
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.run_directory import FAILURE, RunDirectory, state
 
 STATES = ("done", "started", "failed", "waiting")
 _AT_ONCE = 32  # requests to an object store, which answers each in tens of milliseconds

@@ -1,7 +1,7 @@
 """A run's model on the devices at hand, and what it writes for texts of the reader's."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,8 @@ from finetune_scaling.training.experiment import Experiment
 from finetune_scaling.training.tuned import TunedModel
 
 CONTINUATION = 32  # new tokens of a base, which no task limits
+Languages = tuple[str | None, str | None]  # source and target, None where it is not named
+_FIELDS = ("source_language", "target_language")
 
 
 def subject_of(directory: Location, step: int | None) -> Subject:
@@ -36,28 +38,27 @@ def subject_of(directory: Location, step: int | None) -> Subject:
 
 
 def write(
-    model: TunedModel,
     experiment: Experiment,
+    load: Callable[[], TunedModel],
     texts: Sequence[str],
-    target_language: str | None,
+    languages: Languages,
     options: Mapping[str, Any],
 ) -> list[str]:
-    """The best text for every one of `texts`. See Run.generate."""
+    """The best text for every one of `texts`. See Run.generate; load: reads the model, once the rest is checked."""
     _check_texts(texts)
+    decoding = _decoding(experiment, options)
+    # An adapter that came in alone has no task, either.
+    task = None if experiment.task is None else load_task(experiment.task)
+    named = _languages(task, languages)
     if not texts:
         return []
-    decoding = _decoding(experiment, options)
-    if experiment.task is None:  # a base, or an adapter that came in alone
-        if target_language is not None:
-            raise ConfigError("target_language is for runs with a task; this one goes on with the text as it is")
+    model = load()
+    if task is None:
         task, form = _continuation(model, experiment, texts, decoding.limit(CONTINUATION))
-        languages = {"source_language": "en", "target_language": "en"}  # which its template does not name
     else:
-        task = load_task(experiment.task or {})
         form = experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
-        languages = _languages(task, target_language)
     _check_room(model, form, decoding)
-    examples: list[Example] = [{"source": text, "target": "", **languages} for text in texts]
+    examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(experiment.evaluation.batch_size, len(texts))
     with model.placement.in_use():
         return hypotheses(model, task, form, examples, size, decoding)
@@ -95,22 +96,27 @@ def _continuation(
     return task, form_of_pretraining(experiment.objective, task, template_tokens=0)
 
 
-def _languages(task: Task, target: str | None) -> dict[str, str]:
-    """The languages that a source is read and answered in: those of the task, or of its direction into `target`."""
-    parts: list[Part] = [part for parts in task.splits().values() for part in parts]
-    known = {part.direction: part for part in parts if target in (None, part.target_language)}
-    if not known:
-        into = ", ".join(sorted({part.target_language for part in parts}))
-        raise ConfigError(f"target_language = {target!r} is none of task {task.name}: it writes {into}")
-    if len(known) > 1 and target is None:
-        raise ConfigError(f"task {task.name} has the directions {', '.join(known)}; give target_language")
-    if len(known) > 1:
+def _languages(task: Task | None, asked: Languages) -> dict[str, str]:
+    """The languages that a source is read and answered in: the task's, or of its directions the one asked for."""
+    if task is None:
+        if asked != (None, None):
+            raise ConfigError("languages are for runs with a task; this one goes on with the text as it is")
+        return {"source_language": "en", "target_language": "en"}  # which the template of _continuation does not name
+    parts = {part.direction: part for split in task.splits().values() for part in split}
+    fitting = [part for part in parts.values() if _fits(part, asked)]
+    if len(fitting) != 1:
+        given = " and ".join(f"{name} = {code!r}" for name, code in zip(_FIELDS, asked, strict=True) if code)
         raise ConfigError(
-            f"task {task.name} has the directions {', '.join(known)} into {target}; score a file of sources by "
-            "python -m finetune_scaling.evaluate, whose tasks say which is meant"
+            f"task {task.name} has the directions {', '.join(parts)}: "
+            f"{f'{given} fits {len(fitting)} of them' if given else 'name one'}; give source_language or "
+            "target_language, or both"
         )
-    part = next(iter(known.values()))
-    return {"source_language": part.source_language, "target_language": part.target_language}
+    return {"source_language": fitting[0].source_language, "target_language": fitting[0].target_language}
+
+
+def _fits(part: Part, asked: Languages) -> bool:
+    own = (part.source_language, part.target_language)
+    return all(wanted in (None, code) for wanted, code in zip(asked, own, strict=True))
 
 
 def _check_room(model: TunedModel, form: SequenceFormat, decoding: DecodingConfig) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from finetune_scaling.evaluation.rows import read_rows
+from finetune_scaling.evaluation.rows import EVALUATION, read_rows
 from finetune_scaling.files import Location, disk_errors
 from finetune_scaling.reading.place import found
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.run_directory import RunDirectory, state
 
 # What imports JAX is imported where it is asked for: looking at numbers takes none of it.
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ class Run:
     @property
     def state(self) -> str:
         """done, failed (in a study), or started."""
-        from finetune_scaling.studies.execute import state
-
-        return state(self.path)
+        with disk_errors(self.path):
+            return state(self.path)
 
     @property
     def method(self) -> dict[str, Any]:
@@ -97,7 +96,7 @@ class Run:
         A row for every step at which something was; NaN where that was not. time: when, in UTC.
         """
         with disk_errors(self.path):
-            lines = pd.DataFrame(RunDirectory(self.path).metrics(), columns=None)
+            lines = pd.DataFrame(RunDirectory(self.path).metrics())
         if lines.empty:
             return pd.DataFrame(columns=list(_CURVES), index=pd.Index([], name="step", dtype="int64"))
         frame = lines.groupby("step").last()
@@ -128,8 +127,6 @@ class Run:
     @functools.cached_property
     def splits(self) -> list[str]:
         """The sets of which there are samples: test sets of the task, and EVALUATOR.SET of other evaluators."""
-        from finetune_scaling.evaluation.scoring import EVALUATION
-
         folder = self.path / EVALUATION
         with disk_errors(folder):
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
@@ -141,8 +138,6 @@ class Run:
         split: one of `splits`; by default the task's first test set. hypothesis: None where it was scored but not
         decoded; loss: nats a token. Raises DataError where there are no such rows, or a line is damaged.
         """
-        from finetune_scaling.evaluation.scoring import EVALUATION
-
         split = split or next(iter((self.result or {}).get("tests", self.splits)), OWN_SPLIT)
         rows = pd.DataFrame(read_rows(self.path / EVALUATION / f"{split}.jsonl")).set_index("index")
         rows["loss"] = rows["loss_sum"] / rows["tokens"]
@@ -181,18 +176,24 @@ class Run:
         return self._loaded[1]
 
     def generate(
-        self, texts: Sequence[str], step: int | None = None, target_language: str | None = None, **decoding: Any
+        self,
+        texts: Sequence[str],
+        step: int | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        **decoding: Any,
     ) -> list[str]:
         """What the model writes for every text, as the evaluate command has it written.
 
         A finetuned run reads each text as a source of its task, cut as in training; a base goes on with it. step: as
-        in `params`. target_language: needed where the task has several. decoding: fields of DecodingConfig
-        (decoding/settings.py) to change in the run's own, such as method="beam", beams=4, or max_new_tokens=64.
+        in `params`. source_language, target_language: which of the task's directions, where it has several. decoding:
+        fields of DecodingConfig (decoding/settings.py) to change in the run's own, such as method="beam", beams=4.
         Raises ConfigError on a wrong option, DataError on a text that does not fit, and as `model` does.
         """
         from finetune_scaling.reading.generation import write
 
-        return write(self.model(step), self._subject(step).experiment, texts, target_language, decoding)
+        languages = (source_language, target_language)
+        return write(self._subject(step).experiment, lambda: self.model(step), texts, languages, decoding)
 
     _loaded: "tuple[Mapping[str, Any], TunedModel] | None" = None
 

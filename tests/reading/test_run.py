@@ -42,6 +42,7 @@ import sys
 from finetune_scaling.reading import load_run, load_study
 run = load_run({str(directory)!r})
 assert run.config and run.result and run.method and run.loss and len(run.curves) and run.name
+assert len(run.samples()) and run.splits and "done" in repr(run)
 assert "jax" not in sys.modules and "scipy" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -188,13 +189,34 @@ def test_a_base_goes_on_with_a_text(tiny_runs):
         (["one", None], {}, r"texts\[1\] is None and no text"),
         (["one"], {"beam": 4}, "decoding.beam is not a field of decoding; did you mean 'beams'"),
         (["one"], {"method": "greedy", "temperature": 0.5}, "is for decoding.method = 'sample'"),
-        (["one"], {"target_language": "de"}, "'de' is none of task tiny: it writes B"),
+        (["one"], {"target_language": "de"}, "directions A-B: target_language = 'de' fits 0 of them"),
         (["one"], {"max_new_tokens": 60}, "more than the model's context, max_length = 64; lower it"),
     ],
 )
 def test_wrong_requests_are_named(directory, texts, options, message):
     with pytest.raises(ConfigError, match=message):
         load_run(directory).generate(texts, **options)
+
+
+def test_a_direction_is_asked_for_where_the_task_has_several(directory, tmp_path):
+    copy = Path(shutil.copytree(directory, tmp_path / "run"))
+    config = json.loads((copy / "config.json").read_text())
+    (part,) = config["task"]["train"]
+    config["task"]["train"].append({**part, "source_language": "B", "target_language": "A"})
+    (copy / "config.json").write_text(json.dumps(config))
+    run = load_run(copy)
+    with pytest.raises(ConfigError, match="has the directions A-B, B-A: name one; give source_language or"):
+        run.generate(["supi"])
+    into_b = run.generate(["supi"], target_language="B")
+    assert into_b == run.generate(["supi"], source_language="A") == load_run(directory).generate(["supi"])
+
+
+def test_requests_are_checked_before_the_model_is_read(directory, monkeypatch):
+    run = load_run(directory)
+    monkeypatch.setattr(type(run), "model", lambda *_: pytest.fail("the model was read"))
+    for wrong in ({"beam": 4}, {"target_language": "de"}):
+        with pytest.raises(ConfigError):
+            run.generate(["supi"], **wrong)
 
 
 def test_a_run_in_progress(directory, tmp_path):
