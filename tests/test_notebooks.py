@@ -13,7 +13,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.reading import load_study
+from finetune_scaling.studies.grid import read_study, runs
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "launch" / "notebooks"
@@ -75,7 +77,8 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 def rows(frame: str) -> int:
-    return frame.count("<tr>") + frame.count("<tr style") - 1  # the header
+    """Rows of a frame that was shown, its header apart."""
+    return frame.count("<tr>") + frame.count("<tr style") - 1
 
 
 @pytest.mark.slow
@@ -179,6 +182,17 @@ def test_what_it_mentions_is_there(path):
     for mentioned in re.findall(r"(?:docs|configs)/[\w/.]+\w|(?<=\()\w+\.ipynb", text):
         place = FOLDER if mentioned.endswith(".ipynb") else ROOT
         assert (place / mentioned).exists(), mentioned
+
+
+@pytest.mark.parametrize("path", [QUICKSTART, READ, GENERATE], ids=lambda path: path.stem)
+def test_the_study_that_they_make_is_part_of_the_quickstart(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    file, extent = re.search(r'"(configs/study/\w+\.py):(\w+)"', text).groups()
+    get_config = runpy.run_path(str(ROOT / file))["get_config"]
+    short, whole = ({run.directory for run in runs(read_study(get_config(*a)))} for a in ((extent,), ()))
+    assert short < whole
+    with pytest.raises(ConfigError, match=r"quickstart\.py:long: choose one of whole, short"):
+        get_config("long")
 
 
 def test_the_repository_s_address_is_one(tmp_path):

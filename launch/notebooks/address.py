@@ -34,14 +34,18 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print("usage: python launch/notebooks/address.py [--check]", file=sys.stderr)
         return 2
-    changed = [page for page in pages() if addressed(page.read_text(encoding="utf-8")) != page.read_text("utf-8")]
-    for page in changed:
+    changed = False
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if addressed(text) == text:
+            continue
+        changed = True
         if arguments:
             print(f"{page.relative_to(ROOT)}: tells another address than address.py", file=sys.stderr)
         else:
-            page.write_text(addressed(page.read_text(encoding="utf-8")), encoding="utf-8")
+            page.write_text(addressed(text), encoding="utf-8")
             print(f"{page.relative_to(ROOT)}: {REPOSITORY}")
-    return 1 if arguments and changed else 0
+    return int(changed and bool(arguments))
 
 
 if __name__ == "__main__":
