@@ -26,13 +26,13 @@ CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
     "result.json",
     ".lock",
 )
-FAILURE = "failure.json"  # of a study's run
-
-State = Literal["done", "failed", "started", "waiting"]
 
 # Directories may move; digests in the checkpoints tell whether they are the same. And any mesh goes on with a run, on
 # devices that may want another form of attention or remat, which compute the same. Evaluators change no parameter.
 _MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?")
+
+FAILURE = "failure.json"  # beside a study's run that failed
+State = Literal["done", "failed", "started", "waiting"]
 
 
 class RunDirectory:
