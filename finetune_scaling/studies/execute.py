@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError, InUseError, Preempted, TrainingError, UserError, WorkdirError
@@ -16,13 +16,10 @@ from finetune_scaling.runs.run import run as train
 from finetune_scaling.sharding.roles import are_several, from_first, is_first
 from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
-from finetune_scaling.training.run_directory import CONFIG, RESULT, RunDirectory, exclusive
+from finetune_scaling.training.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, exclusive, state
 from finetune_scaling.training.step import compiled_programs
 
 log = logging.getLogger(__name__)
-
-FAILURE = "failure.json"
-State = Literal["done", "failed", "started", "waiting"]
 
 
 @dataclasses.dataclass
@@ -96,15 +93,6 @@ def claim(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
             if (workdir / run.directory).exists():
                 RunDirectory(workdir / run.directory).check(finetuning_config(study, workdir, run))
         write_json_atomically(workdir / CONFIG, configuration.plain(config))
-
-
-def state(directory: Path) -> State:
-    """How far a run is."""
-    if (directory / RESULT).exists():
-        return "done"
-    if (directory / FAILURE).exists():
-        return "failed"
-    return "started" if (directory / CONFIG).exists() else "waiting"
 
 
 def ensure_tokenizer(study: StudyConfig, workdir: Path, family: str) -> None:

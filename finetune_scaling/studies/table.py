@@ -20,11 +20,10 @@ from finetune_scaling.studies.configs import (
     finetuning_config,
     pretraining_flops,
 )
-from finetune_scaling.studies.execute import state
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, runs, x_of
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import test_examples
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.run_directory import RunDirectory, state
 
 POINTS, FACTS = "points.csv", "study.json"
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.files import Location
 from finetune_scaling.scaling.points.checks import check_choices, check_filled, check_range, to_flags, to_numbers
 from finetune_scaling.scaling.points.columns import (
     ALL_FACTORS,
@@ -43,7 +43,7 @@ class PointsTable:
     """
 
     source: str
-    path: Path | None
+    path: Location | None
     runs: pd.DataFrame
     settings: pd.DataFrame
     metrics: tuple[str, ...]
