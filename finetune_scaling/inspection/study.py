@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from finetune_scaling.files import Location, is_remote, read_json
-from finetune_scaling.studies.configs import base_directory
+from finetune_scaling.studies.configs import Base, bases
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, read_study, runs
 from finetune_scaling.studies.table import POINTS
 from finetune_scaling.training.run_directory import FAILURE, RunDirectory, state
@@ -68,15 +68,14 @@ def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
 
 
 def _bases(workdir: Location, study: StudyConfig) -> list[dict[str, Any]]:
-    wanted = dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study))
-    return _each(workdir, lambda base: _base(workdir, *base), wanted)
+    return _each(workdir, lambda base: _base(workdir, base), bases(study))
 
 
-def _base(workdir: Location, family: str, size: str) -> dict[str, Any]:
-    directory = base_directory(workdir, family, size)
+def _base(workdir: Location, base: Base) -> dict[str, Any]:
+    directory = base.directory(workdir)
     record = RunDirectory(directory).result
     return {
-        "base": f"{family}/{size}",
+        "base": base.name,
         "state": state(directory),
         "dev_loss": record["loss"] if record else None,
         **_told(record, ("parameters", "parameters_non_embedding", "tokens_seen", "seconds")),

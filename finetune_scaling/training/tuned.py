@@ -195,7 +195,9 @@ def relocated(experiment: Experiment, directory: Location) -> Experiment:
     def found(recorded: str, names: int) -> str:
         if not recorded:  # a public model that came in without a tokenizer
             return recorded
-        tail = Path(*Path(recorded).parts[-names:])
+        parts = Path(recorded).parts
+        studys = [place for place, part in enumerate(parts) if part in ("bases", "tokenizers")]  # a study's folders
+        tail = Path(*parts[min([*studys[-1:], len(parts) - names]) :])
         return next(
             (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded
         )
