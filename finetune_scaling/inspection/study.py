@@ -58,6 +58,7 @@ def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
         "model": setting.size,
         "pretrain_tokens": setting.tokens,
         "pet_size": setting.pet_size,
+        "learning_rate": setting.learning_rate,
         "finetune_examples": setting.finetune_examples,
         "seed": run.seed,
         "held_out": held_out(study, setting),

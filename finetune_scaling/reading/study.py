@@ -68,8 +68,8 @@ class Study:
     def runs(self) -> pd.DataFrame:
         """One row a run, by its key: state (done, started, failed, waiting), setting, loss, scores; path.
 
-        Columns: state, task, method, family, model, pretrain_tokens, pet_size, finetune_examples, seed, held_out, loss
-        and dev_loss (nats a token), best_step, seconds, the metrics on the test sets, error (of a failed run), path.
+        Columns: state, task, method, family, model, pretrain_tokens, pet_size, learning_rate (of a sweep),
+        finetune_examples, seed, held_out, loss and dev_loss (nats a token), best_step, seconds, the metrics on the test sets, error (of a failed run), path.
         """
         rows = self._inspected["runs"]
         frame = pd.DataFrame(rows).drop(columns=["directory", "metrics", "error"])
@@ -78,7 +78,7 @@ class Study:
             error=[row["error"] for row in rows], path=[str(self.path / row["directory"]) for row in rows]
         )
         frame.index = pd.Index([row["directory"].removeprefix(_BELOW) for row in rows], name="run")
-        return frame.astype(_floats("loss", "dev_loss", "seconds") | _counts("pet_size", "best_step"))
+        return frame.astype(_floats("learning_rate", "loss", "dev_loss", "seconds") | _counts("pet_size", "best_step"))
 
     @functools.cached_property
     def bases(self) -> pd.DataFrame:
