@@ -69,7 +69,8 @@ class Study:
         """One row a run, by its key: state (done, started, failed, waiting), setting, loss, scores; path.
 
         Columns: state, task, method, family, model, pretrain_tokens, pet_size, learning_rate (of a sweep),
-        finetune_examples, seed, held_out, loss and dev_loss (nats a token), best_step, seconds, the metrics on the test sets, error (of a failed run), path.
+        finetune_examples, seed, held_out, loss and dev_loss (nats a token), best_step, seconds, the metrics on the test
+        sets, error (of a failed run), path.
         """
         rows = self._inspected["runs"]
         frame = pd.DataFrame(rows).drop(columns=["directory", "metrics", "error"])
