@@ -162,8 +162,14 @@ def _check_free(out: Path) -> None:
         strangers = sorted({entry.name for entry in out.iterdir()} - _OURS) if out.exists() else []
     if strangers:
         raise WorkdirError(f"{out}: holds something else ({', '.join(strangers[:4])}); give --out=DIR a new directory")
-    if (out / CONFIG).exists() and not read_json(out / CONFIG).get("public"):
-        raise WorkdirError(f"{out}: holds a run or a study; give --out=DIR a new directory")
+    if (out / CONFIG).exists():
+        config = read_json(out / CONFIG)
+        if not (isinstance(config, dict) and config.get("public")):
+            raise WorkdirError(f"{out}: holds a run or a study; give --out=DIR a new directory")
+    elif not (out / WORK / _SOURCE).exists():  # what is there is not ours, whatever it is called
+        found = [name for name in (DIRECTORY, TOKENIZER, RESULT) if (out / name).exists()]
+        if found:
+            raise WorkdirError(f"{out}: holds {', '.join(found)} of something else; give --out=DIR a new directory")
 
 
 def _claim(conversion: Conversion, model: _Model, config: Mapping[str, Any], out: Path) -> None:

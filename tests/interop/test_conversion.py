@@ -228,6 +228,22 @@ def test_a_finished_one_is_left_alone_and_is_no_other(public, base, tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer.model", "checkpoints/7/facts", "result.json"])
+def test_files_of_something_else_stay_whatever_they_are_called(public, tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("years of work")
+    with pytest.raises(WorkdirError, match=rf"holds {name.partition('/')[0]} of something else; give --out=DIR a new"):
+        convert(Conversion(str(public[0]), str(tmp_path)))
+    assert file.read_text() == "years of work"
+
+
+def test_a_config_that_is_no_group_of_fields_is_a_stranger(public, tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(WorkdirError, match="holds a run or a study"):
+        convert(Conversion(str(public[0]), str(tmp_path)))
+
+
 def test_a_full_disk_is_named_and_conversion_goes_on_when_there_is_room(public, base, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
