@@ -92,10 +92,15 @@ def read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family
     """The family of a directory's model and its config; raises as load_model does."""
     fields = read_fields(directory)
     where = str(directory / _CONFIG)
-    if fields.get("model_type") not in families:
+    kind = fields.get("model_type")
+    if not isinstance(kind, str) or kind not in families:
         raise unknown_model(fields, families.values(), where)
-    family = families[fields["model_type"]]
-    return family, family.read_config(fields, where)
+    try:
+        return families[kind], families[kind].read_config(fields, where)
+    except ConfigError as error:
+        if where in str(error):
+            raise
+        raise ConfigError(f"{where}: {error}") from error  # about a field of ours that the file's give
 
 
 def read_fields(directory: Path) -> dict[str, Any]:
