@@ -213,8 +213,11 @@ def _weights(directory: Path) -> dict[str, list[int]]:
 def _check_same(model: _Model, result: Mapping[str, Any], out: Path) -> None:
     """Raises WorkdirError where a finished base was made of other files than those that are there now."""
     directory, public = model.found.directory, result["public"]
-    now = {"config.json": sha256(directory / "config.json"), "tokenizer": model.tokenizer and model.tokenizer.digest}
-    then = {"config.json": public["config_sha256"], "tokenizer": result["tokenizer_sha256"]}
+    now: dict[str, Any] = {
+        "config.json": sha256(directory / "config.json"),
+        "tokenizer": model.tokenizer and model.tokenizer.digest,
+    }
+    then: dict[str, Any] = {"config.json": public["config_sha256"], "tokenizer": result["tokenizer_sha256"]}
     if model.found.commit is None:  # a commit's files are what they are, whenever they were fetched
         now |= _weights(directory)
         then |= public["weights"]
