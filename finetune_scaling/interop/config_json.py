@@ -68,6 +68,13 @@ class Fields:
             raise ConfigError(f"{self._called(name)} {state}; this is not the config of a {self.model} model")
         return value
 
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A field's whole number; absent or null as for `number`."""
+        value = self.number(name, default)
+        if isinstance(value, float) and not value.is_integer():
+            raise ConfigError(f"{self._called(name)} = {value!r} is not a whole number")
+        return int(value)
+
     def optional_number(self, name: str, absent: float | None = None) -> int | float | None:
         """A field's number, None where it is null, and `absent` where it is not there."""
         value = self.get(name) if name in self else absent
@@ -81,6 +88,13 @@ class Fields:
         if not isinstance(value, bool):
             raise ConfigError(f"{self._called(name)} = {value!r} is neither true nor false")
         return value
+
+    def words(self, name: str) -> list[Any] | None:
+        """A field that is a list; None where it is absent or null."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, list | tuple):
+            raise ConfigError(f"{self._called(name)} = {value!r} is not a list")
+        return value if value is None else list(value)
 
     def choice(self, names: tuple[str, ...], default: str, known: Mapping[str, str]) -> str:
         """Our word for the first of these fields that is there."""
@@ -108,7 +122,7 @@ class Fields:
         for name, harmless in _HARMLESS.items():
             if not self.was_read(name) and self.get(name) not in harmless:
                 raise self.unsupported(name, self.values[name])
-        if not self.was_read("layer_types") and any(word != FULL for word in self.get("layer_types") or ()):
+        if not self.was_read("layer_types") and any(word != FULL for word in self.words("layer_types") or ()):
             raise self.unsupported("layer_types", self.get("layer_types"))
 
     def _called(self, name: str) -> str:

@@ -102,7 +102,10 @@ def convert(conversion: Conversion) -> dict[str, Any]:
     with exclusive(out):
         directory = RunDirectory(out)
         from_first(lambda: directory.check(config))
-        if from_first(lambda: directory.result) is None:
+        result = from_first(lambda: directory.result)
+        if result is not None:
+            from_first(lambda: _check_same(model, result, out))
+        else:
             from_first(lambda: _claim(conversion, model, config, out))
             _make_checkpoint(conversion, model, out)
             from_first(lambda: _finish(directory, config))
@@ -162,8 +165,14 @@ def _check_free(out: Path) -> None:
         strangers = sorted({entry.name for entry in out.iterdir()} - _OURS) if out.exists() else []
     if strangers:
         raise WorkdirError(f"{out}: holds something else ({', '.join(strangers[:4])}); give --out=DIR a new directory")
-    if (out / CONFIG).exists() and not read_json(out / CONFIG).get("public"):
-        raise WorkdirError(f"{out}: holds a run or a study; give --out=DIR a new directory")
+    if (out / CONFIG).exists():
+        config = read_json(out / CONFIG)
+        if not (isinstance(config, dict) and config.get("public")):
+            raise WorkdirError(f"{out}: holds a run or a study; give --out=DIR a new directory")
+    elif not (out / WORK / _SOURCE).exists():  # what is there is not ours, whatever it is called
+        found = [name for name in (DIRECTORY, TOKENIZER, RESULT) if (out / name).exists()]
+        if found:
+            raise WorkdirError(f"{out}: holds {', '.join(found)} of something else; give --out=DIR a new directory")
 
 
 def _claim(conversion: Conversion, model: _Model, config: Mapping[str, Any], out: Path) -> None:
@@ -186,14 +195,37 @@ def _claim(conversion: Conversion, model: _Model, config: Mapping[str, Any], out
 def _identity(conversion: Conversion, model: _Model) -> dict[str, Any]:
     """All that decides the pieces that are written, told without reading the weights."""
     directory = model.found.directory
-    weights = {file.name: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in weight_files(directory)}
     return {
         "config_sha256": sha256(directory / "config.json"),
-        "weights": weights,
+        "weights": _weights(directory),
+        "tokenizer_sha256": model.tokenizer.digest if model.tokenizer else None,
         "dtype": conversion.dtype,
         "sharding": configuration.plain(conversion.sharding),
         "piece_bytes": PIECE_BYTES,
     }
+
+
+def _weights(directory: Path) -> dict[str, list[int]]:
+    """Size and time of change of each file of weights, which are theirs unless somebody deceives."""
+    return {file.name: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in weight_files(directory)}
+
+
+def _check_same(model: _Model, result: Mapping[str, Any], out: Path) -> None:
+    """Raises WorkdirError where a finished base was made of other files than those that are there now."""
+    directory, public = model.found.directory, result["public"]
+    now: dict[str, Any] = {
+        "config.json": sha256(directory / "config.json"),
+        "tokenizer": model.tokenizer and model.tokenizer.digest,
+    }
+    then: dict[str, Any] = {"config.json": public["config_sha256"], "tokenizer": result["tokenizer_sha256"]}
+    if model.found.commit is None:  # a commit's files are what they are, whenever they were fetched
+        now |= _weights(directory)
+        then |= public["weights"]
+    if differing := [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]:
+        raise WorkdirError(
+            f"{out}: was converted from other files than are in {directory} now (they differ in "
+            f"{', '.join(differing[:4])}); give --out=DIR a new directory, or delete this one"
+        )
 
 
 def _copy_tokenizer(model: _Model, folder: Path) -> None:
@@ -264,7 +296,7 @@ def _complete(model: _Model, out: Path, leaves: list[Leaf], journal: Journal, pr
             "family": model.family.model_type,
             "pretrain_tokens": pretrain_tokens,
             "config_sha256": sha256(model.found.directory / "config.json"),
-            "weights": {file.name: file.stat().st_size for file in weight_files(model.found.directory)},
+            "weights": _weights(model.found.directory),
         },
         "position": position,
         "best_step": None,

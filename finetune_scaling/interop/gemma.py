@@ -41,8 +41,10 @@ def _read_gemma2(values: Mapping[str, Any], where: str) -> ModelConfig:
 def _read_gemma3(values: Mapping[str, Any], where: str) -> ModelConfig:
     fields = Fields({**_GEMMA3_TEXT, **values}, where, "Gemma 3")
     form = {**_read(fields, {}), **_read_gemma3_rope(fields), "qk_norm": "head"}
-    pattern = fields.number("sliding_window_pattern", fields.number("_sliding_window_pattern", _GEMMA3_PATTERN))
-    windows = _read_windows(fields, int(pattern))
+    pattern = fields.integer("sliding_window_pattern", fields.integer("_sliding_window_pattern", _GEMMA3_PATTERN))
+    if pattern < 1:
+        raise fields.unsupported("sliding_window_pattern", pattern, "it must be at least 1")
+    windows = _read_windows(fields, pattern)
     local_theta = form.pop("local_rope_theta")
     form |= {**windows, "local_rope_theta": local_theta} if windows else {}
     fields.check_rest()
@@ -78,7 +80,7 @@ def _read(fields: Fields, caps: Mapping[str, float]) -> dict[str, Any]:
 
 def _read_windows(fields: Fields, pattern: int) -> dict[str, Any]:
     """pattern: every so-manieth layer sees all, where `layer_types` does not say."""
-    layers = int(fields.number("num_hidden_layers"))
+    layers = fields.integer("num_hidden_layers")
     window = fields.optional_number("sliding_window", _WINDOW)
     return read_windows(fields, window, [(i + 1) % pattern != 0 for i in range(layers)])
 

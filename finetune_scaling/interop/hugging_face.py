@@ -99,10 +99,15 @@ def listed_model(fields: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _read_family(fields: Mapping[str, Any], where: str, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
-    if fields.get("model_type") not in families:
+    kind = fields.get("model_type")
+    if not isinstance(kind, str) or kind not in families:
         raise unknown_model(fields, families.values(), where)
-    family = families[fields["model_type"]]
-    return family, family.read_config(fields, where)
+    try:
+        return families[kind], families[kind].read_config(fields, where)
+    except ConfigError as error:
+        if where in str(error):
+            raise
+        raise ConfigError(f"{where}: {error}") from error  # about a field of ours that the file's give
 
 
 def read_fields(directory: Path) -> dict[str, Any]:

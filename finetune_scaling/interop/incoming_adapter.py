@@ -73,19 +73,28 @@ def _whole_model(base: FoundRun) -> ModelConfig:
 def _check_base(directory: Path, adapter: ReadAdapter, base: FoundRun) -> None:
     """Raises CheckpointError where the adapter says that it was made for another base than this one."""
     record = directory / PROVENANCE
-    known = read_json(record).get("base_digest") if record.is_file() else None
+    known = _recorded_base(record) if record.is_file() else None
     if known not in (None, base.facts["arrays_digest"]):
         raise CheckpointError(
             f"{directory}: was trained on another base (digest {known[:12]}...) than {base.where} (digest "
             f"{base.facts['arrays_digest'][:12]}...); name its own as --base. Where the weights are the same all the "
             f"same, as in a base that was converted again, remove {PROVENANCE}"
         )
-    name, source = adapter.fields.get("base_model_name_or_path") or "", source_of(base)
+    name, source = str(adapter.fields.get("base_model_name_or_path") or ""), source_of(base)
     if source is not None and source.is_of_hub and is_hub_name(name) and name.lower() != source.name.lower():
         raise CheckpointError(
             f"{directory / CONFIG}: base_model_name_or_path = {name!r}, but {base.directory} was converted from "
             f"{source.name!r}; name a base of the former as --base, or change the field where both are the same model"
         )
+
+
+def _recorded_base(record: Path) -> str | None:
+    """The digest of the base that an adapter of ours was trained on."""
+    fields = read_json(record, mend="copy it again")
+    known = fields.get("base_digest") if isinstance(fields, Mapping) else fields
+    if known is not None and not isinstance(known, str):
+        raise CheckpointError(f"{record}: names no base_digest; copy it again")
+    return known
 
 
 def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun, model: ModelConfig) -> dict[str, Any]:

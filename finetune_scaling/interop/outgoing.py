@@ -7,6 +7,7 @@ from typing import Any
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import absolute, check_new, local
 from finetune_scaling.interop.export import plan_export, write_model
+from finetune_scaling.interop.hugging_face import is_model
 from finetune_scaling.interop.peft_export import BaseName, plan_adapter, write_adapter
 from finetune_scaling.interop.provenance import provenance
 from finetune_scaling.interop.source import families_for, source_of
@@ -64,6 +65,8 @@ def _directories(outgoing: Outgoing) -> tuple[Path | None, Path | None]:
     adapter = local(outgoing.adapter, "an adapter for others") if outgoing.adapter else None
     if model and not adapter and not outgoing.merged:
         adapter = model / ADAPTER
+    if model and adapter and (model == adapter or adapter in model.parents):
+        raise ConfigError(f"--to-hf={model} would be in --to-peft={adapter}; give each a directory of its own")
     for directory in (model, adapter):
         if directory:
             check_new(directory)
@@ -81,6 +84,8 @@ def _base_name(run: TrainedRun, model_out: Path | None, outgoing: Outgoing) -> B
 def _find(outgoing: Outgoing) -> FoundRun:
     """The run; a path of one of its checkpoints says the step, too."""
     path = absolute(outgoing.source)
+    if is_model(path):
+        raise ConfigError(f"{path}: is a public model, and no run; bring it in first: --from-hf={path} --out=DIR")
     if path.parent.name != DIRECTORY or not path.name.isdigit():
         return find_run(outgoing.source, outgoing.step)
     if outgoing.step not in (None, int(path.name)):

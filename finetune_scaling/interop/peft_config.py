@@ -132,7 +132,7 @@ def _lora(fields: Mapping[str, Any], where: str) -> LoraSettings:
         alpha=_number(fields, "lora_alpha", where),
         ranks={name: _integer(ranks, name, f"{where}: rank_pattern") for name in ranks},
         alphas={name: _number(alphas, name, f"{where}: alpha_pattern") for name in alphas},
-        rank_stabilised=bool(fields.get("use_rslora")),
+        rank_stabilised=_flag(fields, "use_rslora", where),
     )
 
 
@@ -160,7 +160,19 @@ def _group(fields: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any
     value = fields.get(name) or {}
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: {name} = {value!r} is not a group of fields")
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{where}: {name}: {pattern!r} is not a regular expression ({error})") from None
     return value
+
+
+def _flag(fields: Mapping[str, Any], name: str, where: str) -> bool:
+    value = fields.get(name)
+    if value not in (None, False, True):
+        raise ConfigError(f"{where}: {name} = {value!r} is neither true nor false")
+    return bool(value)
 
 
 def _integer(fields: Mapping[str, Any], name: str, where: str) -> int:

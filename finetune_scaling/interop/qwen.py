@@ -33,8 +33,8 @@ def _read(fields: Fields, head_dim: int | None = None) -> dict[str, Any]:
     form = {**read_form(fields, kv_heads=None, head_dim=head_dim), **read_rope(fields, rope_group(fields))}
     window = fields.optional_number("sliding_window")  # which says nothing unless it is to be used
     if fields.flag("use_sliding_window"):
-        first = fields.number("max_window_layers", 28)
-        form |= read_windows(fields, window, [i >= first for i in range(int(form["layers"]))])
+        first = fields.integer("max_window_layers", 28)
+        form |= read_windows(fields, window, [i >= first for i in range(fields.integer("num_hidden_layers"))])
     fields.get("max_window_layers")
     fields.check_rest()
     return form

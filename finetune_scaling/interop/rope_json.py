@@ -32,7 +32,7 @@ def read_rope(fields: Fields, group: Fields | None, theta: float = 10_000.0) -> 
 
     Raises ConfigError for a kind of scaling that our decoder does not compute.
     """
-    longest = fields.number("max_position_embeddings")
+    longest = fields.integer("max_position_embeddings")
     if group is None:
         return {"rope_theta": fields.number("rope_theta", theta)}
     given = group if group.get("rope_theta") is not None else fields
@@ -66,12 +66,12 @@ def write_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
             }
 
 
-def _scaling(group: Fields, longest: int | float) -> RopeScaling | None:
+def _scaling(group: Fields, longest: int) -> RopeScaling | None:
     name = "rope_type" if group.get("rope_type") is not None or group.get("type") is None else "type"
     kind = group.get(name) or "default"
     if not group.was_read("partial_rotary_factor") and group.get("partial_rotary_factor") not in (None, 1):
         raise group.unsupported("partial_rotary_factor", group.get("partial_rotary_factor"))
-    if kind not in _KNOWN:
+    if not isinstance(kind, str) or kind not in _KNOWN:
         raise group.unsupported(name, kind, f"it may be {', '.join(_KNOWN)}")
     for field, value in group.values.items():
         if field not in (*_COMMON, *_KNOWN[kind]) and value is not None:
@@ -81,7 +81,7 @@ def _scaling(group: Fields, longest: int | float) -> RopeScaling | None:
     factor = group.number("factor")
     if kind == "linear":
         return LinearScaling(factor)
-    original = int(group.number("original_max_position_embeddings", longest))
+    original = group.integer("original_max_position_embeddings", longest)
     if kind == "llama3":
         low, high = (group.number(f"{end}_freq_factor") for end in ("low", "high"))
         return Llama3Scaling(factor, original, low, high)
@@ -108,7 +108,7 @@ def _magnitude(group: Fields, factor: float) -> float:
 
 def read_windows(fields: Fields, window: int | float | None, usual: Sequence[bool]) -> dict[str, Any]:
     """window and window_pattern of our config; usual: which layers are local where `layer_types` does not say."""
-    types = fields.get("layer_types")
+    types = fields.words("layer_types")
     local = list(usual) if types is None else [_is_local(fields, word) for word in types]
     if len(local) != fields.number("num_hidden_layers"):
         raise ConfigError(

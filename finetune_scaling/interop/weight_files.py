@@ -123,10 +123,10 @@ def _indexed_files(index: Path) -> list[str]:
     """The files that an index names, at least one."""
     content = read_json(index, mend="copy it again")
     places = content.get("weight_map") if isinstance(content, dict) else None
-    names = set(places.values()) if isinstance(places, dict) else set()
+    names = list(places.values()) if isinstance(places, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{index}: names no files; copy it again")
-    return sorted(names)
+    return sorted(set(names))
 
 
 def _header(file: Path) -> dict[str, Entry]:

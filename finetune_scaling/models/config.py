@@ -5,7 +5,7 @@ import math
 from typing import Literal
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.rope import RopeScaling
+from finetune_scaling.models.rope import RopeScaling, YarnScaling
 
 DENSE_LAYERS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 
@@ -73,6 +73,8 @@ class ModelConfig:
                     raise ConfigError(
                         f"model.{name} is of rotary positions, and model.positions = 'none'; leave it out"
                     )
+        elif isinstance(self.rope_scaling, YarnScaling) and self.rope_theta <= 1:
+            raise ConfigError(f"model.rope_theta = {self.rope_theta} must be above 1, where YaRN stretches positions")
         elif self.rope_fraction == 1 and self.head_dim % 2:
             raise ConfigError(f"model.head_dim = {self.head_dim} must be even, since rotary positions turn pairs")
         elif self.rope_fraction > 1 or self.rotary_dim < 2 or self.rotary_dim % 2:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from finetune_scaling.errors import ConfigError
 
@@ -27,7 +28,7 @@ class LinearScaling:
         """What queries and keys are multiplied by."""
         return 1.0
 
-    def stretch(self, frequencies: Array, theta: float) -> Array:
+    def stretch(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         """New frequencies [half] of the pairs, from those of `theta`."""
         return frequencies / self.factor
 
@@ -58,9 +59,9 @@ class Llama3Scaling:
     def magnitude(self) -> float:
         return 1.0
 
-    def stretch(self, frequencies: Array, theta: float) -> Array:
+    def stretch(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         turns = self.original_length * frequencies / (2 * math.pi)
-        kept = jnp.clip((turns - self.low_frequency) / (self.high_frequency - self.low_frequency), 0.0, 1.0)
+        kept = np.clip((turns - self.low_frequency) / (self.high_frequency - self.low_frequency), 0.0, 1.0)
         return (1 - kept) * frequencies / self.factor + kept * frequencies
 
 
@@ -87,14 +88,14 @@ class YarnScaling:
                 f"model.rope_scaling.fast_turns = {self.fast_turns} must be above slow_turns = {self.slow_turns}"
             )
 
-    def stretch(self, frequencies: Array, theta: float) -> Array:
+    def stretch(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         pairs = frequencies.shape[0]
         first, last = (self._pair(turns, 2 * pairs, theta) for turns in (self.fast_turns, self.slow_turns))
         if self.whole_pairs:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, 2 * pairs - 1)
         width = last - first if last != first else 0.001  # a step, where the ramp has no width
-        stretched = jnp.clip((jnp.arange(pairs, dtype=jnp.float32) - first) / width, 0.0, 1.0)
+        stretched = np.clip((np.arange(pairs, dtype=np.float32) - first) / width, 0.0, 1.0)
         return stretched * frequencies / self.factor + (1 - stretched) * frequencies
 
     def _pair(self, turns: float, dim: int, theta: float) -> float:
@@ -107,15 +108,24 @@ RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
 
 def rotary_angles(positions: Array, dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Array, Array]:
     """Cosines and sines [B, L, 1, dim / 2] for positions [B, L], of `dim` dimensions of a head."""
-    half = dim // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = _frequencies(dim, theta)
     if scaling is not None:
-        frequencies = scaling.stretch(frequencies, theta)
+        frequencies = scaling.stretch(frequencies, theta).astype(np.float32)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     cosine, sine = jnp.cos(angles), jnp.sin(angles)
     if scaling is None or scaling.magnitude == 1:
         return cosine, sine
     return cosine * scaling.magnitude, sine * scaling.magnitude
+
+
+def _frequencies(dim: int, theta: float) -> np.ndarray:
+    """Radians a position of each pair, float32[dim / 2], rounded where Hugging Face's models round them.
+
+    Far from the start of a text one unit in the last place turns queries and keys visibly, and accelerators' powers
+    are off by several; so no device computes them.
+    """
+    exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    return np.float32(1) / (theta ** exponents.astype(np.float64)).astype(np.float32)
 
 
 def rotate(x: Array, angles: tuple[Array, Array]) -> Array:

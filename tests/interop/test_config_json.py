@@ -1,5 +1,7 @@
 """config.json of published models, as their makers wrote them, and of models of no family that is read."""
 
+import math
+
 import pytest
 from transformers import AutoConfig
 
@@ -185,6 +187,26 @@ def test_an_unknown_model_is_told_the_nearest_family(model_type, fields, message
         ("Pythia 70M", {"rotary_pct": 0.02}, "rope_fraction = 0.02 turns 1 of a head's 64 dimensions"),
         ("Pythia 70M", {"num_attention_heads": 7}, "hidden_size = 512 is not a multiple of num_attention_heads = 7"),
         ("OLMo 2 1B", {"clip_qkv": 8.0}, "clip_qkv = 8.0"),
+        ("OLMo 2 1B", {"layer_types": 3}, "layer_types = 3 is not a list"),
+        ("Gemma 2 2B", {"layer_types": 3}, "layer_types = 3 is not a list"),
+        ("Gemma 3 1B", {"sliding_window_pattern": 0, "layer_types": None}, "sliding_window_pattern = 0 .* at least 1"),
+        ("Gemma 3 1B", {"sliding_window_pattern": math.nan}, "sliding_window_pattern = nan is not a whole number"),
+        (
+            "Qwen 2.5 0.5B",
+            {"use_sliding_window": True, "layer_types": None, "max_window_layers": math.nan},
+            "max_window_layers = nan is not a whole number",
+        ),
+        ("Qwen 2.5 0.5B", {"rope_scaling": {"rope_type": ["yarn"]}}, r"rope_scaling.rope_type = \['yarn'\]"),
+        (
+            "Qwen 2.5 0.5B",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": math.inf}},
+            "rope_scaling.original_max_position_embeddings = inf is not a whole number",
+        ),
+        (
+            "Qwen 2.5 0.5B",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4}, "rope_theta": 1},
+            "rope_theta = 1.0 must be above 1",
+        ),
         ("Qwen 3 0.6B", {"quantization_config": {"bits": 4}}, "quantization_config = "),
     ],
 )

@@ -228,6 +228,38 @@ def test_a_finished_one_is_left_alone_and_is_no_other(public, base, tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer"])
+def test_a_finished_one_is_of_the_files_that_it_was_made_of(name, tokenizers, tmp_path):
+    source, out = tmp_path / "public", tmp_path / "out"
+    save_llama(source, max_shard_size="1GB")
+    convert(Conversion(str(source), str(out)))
+    if name == "tokenizer":
+        tokenizers["byte_level"](source)
+    elif name == "config.json":
+        fields = json.loads((source / name).read_text())
+        (source / name).write_text(json.dumps({**fields, "bos_token_id": 5}))
+    else:
+        os.utime(source / name, ns=(0, 0))
+    with pytest.raises(WorkdirError, match=r"was converted from other files than are in .* \(they differ in " + name):
+        convert(Conversion(str(source), str(out)))
+
+
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer.model", "checkpoints/7/facts", "result.json"])
+def test_files_of_something_else_stay_whatever_they_are_called(public, tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("years of work")
+    with pytest.raises(WorkdirError, match=rf"holds {name.partition('/')[0]} of something else; give --out=DIR a new"):
+        convert(Conversion(str(public[0]), str(tmp_path)))
+    assert file.read_text() == "years of work"
+
+
+def test_a_config_that_is_no_group_of_fields_is_a_stranger(public, tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(WorkdirError, match="holds a run or a study"):
+        convert(Conversion(str(public[0]), str(tmp_path)))
+
+
 def test_a_full_disk_is_named_and_conversion_goes_on_when_there_is_room(public, base, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -248,6 +248,8 @@ def copied(trained_there, tmp_path):
         ({"r": 0}, "r = 0 must be a whole number of at least 1"),
         ({"lora_alpha": "high"}, "lora_alpha = 'high' must be a number above 0"),
         ({"rank_pattern": [3]}, r"rank_pattern = \[3\] is not a group of fields"),
+        ({"alpha_pattern": {"(": 3}}, r"alpha_pattern: '\(' is not a regular expression"),
+        ({"use_rslora": "no"}, "use_rslora = 'no' is neither true nor false"),
     ],
 )
 def test_what_our_adapters_do_not_compute_is_named(copied, base, fields, message, tmp_path):
@@ -306,6 +308,23 @@ def test_an_adapter_of_ours_knows_its_base(trained_there, base, runs, sequential
     check_refused(folder, tmp_path / "run", tmp_path / "new", CheckpointError, "cannot be used|holds an adapter itself")
     with pytest.raises(ConfigError, match=r"method\.name = 'prompt', but the adapter is 'lora'"):
         bring_in(Incoming(str(folder), str(base), str(tmp_path / "new"), config=runs.config("prompt", base)))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"base_digest": 5}'])
+def test_a_record_that_names_no_base(copied, base, content, tmp_path):
+    adapter = copied()
+    (adapter / "finetune_scaling.json").write_text(content)
+    check_refused(adapter, base, tmp_path, CheckpointError, "finetune_scaling.json: names no base_digest")
+
+
+def test_a_model_and_its_adapter_need_places_of_their_own(copied, base, public_base, tmp_path):
+    bring_in(Incoming(str(copied()), str(base), str(tmp_path / "run")))
+    for model in (tmp_path / "out", tmp_path / "out" / "model"):
+        with pytest.raises(ConfigError, match="give each a directory of its own"):
+            write_out(Outgoing(str(tmp_path / "run"), model=str(model), adapter=str(tmp_path / "out")))
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="is a public model, and no run; bring it in first: --from-hf="):
+        write_out(Outgoing(str(public_base), model=str(tmp_path / "out")))
 
 
 def test_the_public_model_that_a_base_was_converted_from(copied, runs, sequential, random_params, tmp_path):
