@@ -61,6 +61,7 @@ EXTRAS = {
         "mypy>=2.4,<2.5",
         "nltk>=3.9.1,<4",  # its Cistem is the reference of ours
         *HUGGING_FACE,
+        "peft>=0.21.2,<0.22",  # adapters that leave and come in are loaded by it
         GCSFS,
         "gcp-storage-emulator>=2026.7,<2027",  # runs in an object store, without one
         f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax names its own

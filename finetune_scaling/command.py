@@ -222,6 +222,16 @@ def _find(config: ConfigDict, name: str) -> None:
 
 
 def _with_underscores(argument: str) -> str:
-    """--target-language=de is as good as --target_language=de."""
+    """--target-language=de is as good as --target_language=de, and --no-merge as --nomerge."""
     name, equals, value = argument.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+    if not name.startswith("--"):
+        return argument
+    plain = name[2:].replace("-", "_")
+    if plain.startswith("no_") and plain not in flags.FLAGS and f"no{plain[3:]}" in _negated():
+        plain = f"no{plain[3:]}"
+    return f"--{plain}{equals}{value}"
+
+
+def _negated() -> set[str]:
+    """What absl calls truth values that are given as false."""
+    return {f"no{name}" for name in flags.FLAGS if flags.FLAGS[name].boolean}

@@ -133,6 +133,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in options:
         return None
+    options = _of_kind(options, value, where)
     errors = []
     for option in options:
         if option is type(None):
@@ -142,6 +143,14 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         except ConfigError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _of_kind(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    """The one of several dataclasses whose field `kind` a mapping names; all options where there are none such."""
+    kinds = {kind.kind: kind for kind in options if dataclasses.is_dataclass(kind) and hasattr(kind, "kind")}
+    if not kinds or not isinstance(value, Mapping | ml_collections.ConfigDict):
+        return options
+    return (choose(kinds, value.get("kind", ""), f"{where}.kind"),)
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple:

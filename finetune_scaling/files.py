@@ -5,12 +5,15 @@ A path may be a local one or a URL of an object store (gs://bucket/...), where o
 
 import contextlib
 import errno
+import fcntl
 import functools
+import glob
 import hashlib
 import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -125,6 +128,57 @@ def _replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def check_new(path: Path) -> None:
+    """Raises WorkdirError where something is at `path` that is no empty directory."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise WorkdirError(f"{path}: there is something already; name a new directory, or remove that one")
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A local directory to fill: what is in it is at `path` when the block ends, or nothing is, whatever happens.
+
+    needed: bytes that will go there. Raises WorkdirError where something is at `path`, or there is too little room.
+    """
+    path = path.resolve()
+    with disk_errors(path):
+        check_new(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(path.parent).free) < needed:
+            raise WorkdirError(f"{path}: needs {needed:,} bytes, and the disk has {free:,} left; free some space")
+        _remove_abandoned(path)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent))
+        with _held(unfinished):
+            try:
+                yield unfinished
+                unfinished.chmod(0o777 & ~_umask())
+                unfinished.rename(path)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+
+
+_UNFINISHED = ".unfinished"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what killed processes left of this directory; those that are at work hold theirs."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"):
+        with contextlib.suppress(BlockingIOError), _held(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Holds a directory while this process lives. Raises BlockingIOError where another one does."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(directory: Location) -> None:

@@ -30,7 +30,7 @@ from finetune_scaling.data.preparation.pipeline import import_beam
 from finetune_scaling.data.preparation.settings import Filters, Preparation
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
 from finetune_scaling.data.task import load_task, prepare_task, task_names
-from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
+from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, load_own_tokenizer, train_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import location
 from finetune_scaling.training.experiment import Experiment, read_experiment
@@ -116,7 +116,7 @@ def shards_of_run(experiment: Experiment, shards: int, filters: Filters) -> Prep
     return Preparation(
         parts=parts,
         counts=tuple(document_counts(parts, "corpus.train")),
-        tokenizer=load_tokenizer(experiment.tokenizer),
+        tokenizer=load_own_tokenizer(experiment.tokenizer),
         chunk_tokens=longest_text(experiment.sequence.length, experiment.objective),
         shards=shards,
         filters=filters,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import generate_merges
 
@@ -20,31 +20,78 @@ TEXTS = (
     "sili sati luli = bubo gevo zego\nsupi sati niki silik namik satik = gevo",
 )
 SIZE = 340
+# Words as these models split them: contractions, letters with a sign before, digits, signs with a space before, lines.
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_LLAMA3_WORDS = _QWEN_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
-def byte_level(directory: Path, *, front: bool = True) -> None:
-    """As Llama 3 has it; without `front` as SmolLM does, whose texts begin without a token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=SIZE, special_tokens=[UNK, BOS, EOS], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS * 3, trainer)
-    if front:
-        tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
-    else:
-        tokenizer.post_processor = processors.ByteLevel()
-    _save(tokenizer, directory)
+def byte_level(directory: Path) -> None:
+    """As SmolLM has it, but with a token in front of texts."""
+    _save(_train_byte_level(), directory)
 
 
 def without_front(directory: Path) -> None:
-    byte_level(directory, front=False)
+    """As SmolLM has it."""
+    tokenizer = _train_byte_level()
+    tokenizer.post_processor = processors.ByteLevel()
+    _save(tokenizer, directory)
+
+
+def llama3(directory: Path) -> None:
+    """Words split by a pattern, numbers by three digits, and tokens looked up before merges are."""
+    tokenizer = _train_byte_level(models.BPE(ignore_merges=True), pattern=_LLAMA3_WORDS)
+    first = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), first])
+    _save(tokenizer, directory)
+
+
+def qwen(directory: Path) -> None:
+    """Texts composed (NFC), words split by a pattern, numbers by digits; no token in front."""
+    tokenizer = _train_byte_level(pattern=_QWEN_WORDS, normalizer=normalizers.NFC())
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    _save(tokenizer, directory)
+
+
+def gpt_neox(directory: Path) -> None:
+    """Texts composed (NFC), and runs of spaces that were added as tokens; no token in front."""
+    tokenizer = _train_byte_level(normalizer=normalizers.NFC())
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    tokenizer.add_tokens([AddedToken(" " * length, normalized=True) for length in (4, 3, 2)])
+    _save(tokenizer, directory)
+
+
+def gemma(directory: Path) -> None:
+    """SentencePiece's pieces without a space in front, with runs of lines that were added as tokens."""
+    tokenizer = _byte_fallback_model()
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([UNK, BOS, EOS])
+    tokenizer.add_tokens([AddedToken("\n" * length, normalized=False) for length in (2, 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    _save(tokenizer, directory)
 
 
 def byte_fallback(directory: Path, *, metaspace: bool = False) -> None:
     """As the tokenizer.json of Llama 2, or as newer files write the same; with a token that was added later."""
+    tokenizer = _byte_fallback_model()
+    if metaspace:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    else:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    tokenizer.add_special_tokens([UNK, BOS, EOS])
+    tokenizer.add_tokens([AddedToken("<fox>", normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    _save(tokenizer, directory)
+
+
+def _byte_fallback_model() -> Tokenizer:
+    """Pieces and merges of a SentencePiece model, and nothing around them."""
     pieces = _train_sentencepiece()
     vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
     scores = {piece: pieces.get_score(i) for piece, i in vocabulary.items()}
@@ -56,17 +103,7 @@ def byte_fallback(directory: Path, *, metaspace: bool = False) -> None:
         if piece[:cut] in vocabulary and piece[cut:] in vocabulary
     ]
     ranked = [(left, right) for _, left, right in sorted(merges, key=lambda merge: -merge[0])]
-    tokenizer = Tokenizer(models.BPE(vocabulary, ranked, unk_token=UNK, fuse_unk=True, byte_fallback=True))
-    if metaspace:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
-    else:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    tokenizer.decoder = decoders.Sequence(steps)
-    tokenizer.add_special_tokens([UNK, BOS, EOS])
-    tokenizer.add_tokens([AddedToken("<fox>", normalized=False)])
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
-    _save(tokenizer, directory)
+    return Tokenizer(models.BPE(vocabulary, ranked, unk_token=UNK, fuse_unk=True, byte_fallback=True))
 
 
 def metaspace(directory: Path) -> None:
@@ -96,8 +133,36 @@ def theirs(directory: Path) -> Any:
 
 
 KINDS: dict[str, Callable[[Path], None]] = {
-    one.__name__: one for one in (byte_level, without_front, byte_fallback, metaspace, sentence_pieces)
-}
+    one.__name__: one
+    for one in (
+        byte_level, without_front, llama3, qwen, gpt_neox, gemma, byte_fallback, metaspace, sentence_pieces,
+    )
+}  # fmt: skip
+WITHOUT_FRONT = ("without_front", "qwen", "gpt_neox")  # whose texts begin without a token
+ADDS_SPACE = ("byte_fallback", "metaspace", "sentence_pieces")  # in front of a text
+
+
+def _train_byte_level(
+    model: Any = None, *, pattern: str | None = None, normalizer: normalizers.Normalizer | None = None
+) -> Tokenizer:
+    """Bytes and merges of them, within the words of a pattern, or else of GPT-2's."""
+    tokenizer = Tokenizer(models.BPE() if model is None else model)
+    if pattern is None:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        words = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+        rest = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, rest])
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZE, special_tokens=[UNK, BOS, EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    return tokenizer
 
 
 def _train_sentencepiece() -> sentencepiece.SentencePieceProcessor:

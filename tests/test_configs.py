@@ -163,7 +163,7 @@ def test_an_unchanged_template_says_what_the_defaults_say(method):
 def test_a_template_has_every_field_with_a_type():
     template = experiment_template("lora")
     assert set(template) == set(Experiment.__dataclass_fields__)
-    filled_by_configs = ("corpus", "task", "base", "evaluation.evaluators")
+    filled_by_configs = ("corpus", "task", "base", "public", "adapter", "evaluation.evaluators")
     for path, value in leaves(template):
         assert value is not None or path in filled_by_configs, f"{path} could not be set on the command line"
 

@@ -12,7 +12,14 @@ import time
 import pytest
 
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import disk_errors, read_json, sha256, write_atomically, write_json_atomically
+from finetune_scaling.files import (
+    disk_errors,
+    new_directory,
+    read_json,
+    sha256,
+    write_atomically,
+    write_json_atomically,
+)
 
 
 def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
@@ -155,3 +162,32 @@ def test_sha256_is_the_published_one(tmp_path):
     """The digest of "abc" in FIPS 180-2, appendix B.1."""
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+_FILLS_FOREVER = """
+import sys, time
+from pathlib import Path
+from finetune_scaling.files import new_directory
+with new_directory(Path(sys.argv[1])) as directory:
+    (directory / "half").write_text("x")
+    print("half", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_directory_that_a_killed_process_left_is_removed_by_the_next_one_alone(tmp_path):
+    target = tmp_path / "made"
+    writer = subprocess.Popen([sys.executable, "-c", _FILLS_FOREVER, str(target)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "half\n"
+    hidden = [entry.name for entry in tmp_path.iterdir()]
+    assert target.name not in hidden
+    with new_directory(tmp_path / "made") as directory:  # the other one is at work
+        (directory / "whole").write_text("y")
+        assert len(list(tmp_path.iterdir())) == 2
+    writer.kill()
+    writer.wait()
+    (target / "whole").unlink()
+    with new_directory(target) as directory:
+        (directory / "whole").write_text("z")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["made"]
+    assert [entry.name for entry in target.iterdir()] == ["whole"]

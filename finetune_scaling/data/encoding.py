@@ -208,8 +208,17 @@ def _encode_inputs(
         if len(source) > form.max_source_tokens or len(ids) > form.max_input_tokens:
             inputs[i] = _encode_cut_input(examples[i], tokenizer, template, form)
             cut += 1
-    front = [tokenizer.mode_ids[form.mode]] if form.mode else []
+    front = [_mode_id(tokenizer, form.mode)] if form.mode else []
     return [front + ids for ids in inputs], cut
+
+
+def _mode_id(tokenizer: TextTokenizer, mode: str) -> int:
+    if mode not in tokenizer.mode_ids:
+        raise ConfigError(
+            f"sequence.mode = {mode!r}, but the tokenizer has no mode tokens, as those of public models; leave the mode "
+            "out: --config.sequence.mode="
+        )
+    return tokenizer.mode_ids[mode]
 
 
 def _encode_cut_input(

@@ -7,12 +7,16 @@ from finetune_scaling.errors import DataError
 
 
 class SpecialTokens(NamedTuple):
-    """The ids that objectives insert. bos_id: None where a model reads texts without a token in front."""
+    """The ids that objectives insert. bos_id: None where a model reads texts without a token in front.
+
+    unk_id: of what no token spells, None where its text is nothing.
+    """
 
     bos_id: int | None
     eos_id: int
     mode_ids: dict[str, int]
     sentinel_ids: tuple[int, ...]
+    unk_id: int | None = None
 
 
 class TextTokenizer(Protocol):

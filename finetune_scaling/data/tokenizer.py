@@ -20,7 +20,7 @@ from typing import Any, Literal
 import sentencepiece
 
 from finetune_scaling.configuration import plain
-from finetune_scaling.data.text_tokenizer import SpecialTokens, explain_text, longest_prefix
+from finetune_scaling.data.text_tokenizer import SpecialTokens, TextTokenizer, explain_text, longest_prefix
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.files import (
     Location,
@@ -31,6 +31,7 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
+from finetune_scaling.interop.tokenizer import is_imported, load_imported_tokenizer, read_model_fields
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 MODES = ("R", "X", "S")
@@ -85,7 +86,10 @@ class TokenizerConfig:
 
 
 class Tokenizer:
-    """A SentencePiece model whose special ids are pad 0, eos 1, bos 2, unk 3, then modes and sentinels."""
+    """A SentencePiece model whose special ids are pad 0, eos 1, bos 2, unk 3, then modes and sentinels.
+
+    model: its file's bytes.
+    """
 
     pad_id, eos_id, bos_id, unk_id = PAD_ID, EOS_ID, BOS_ID, UNK_ID
 
@@ -96,7 +100,7 @@ class Tokenizer:
             pieces = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
         except RuntimeError as error:
             raise DataError(f"{name}: not a SentencePiece model, or a damaged one; make it again") from error
-        self._model = model
+        self.model = model
         self._name = name
         self.vocab_size = len(pieces)
         self.digest = hashlib.sha256(model).hexdigest()
@@ -106,7 +110,7 @@ class Tokenizer:
         self._space_symbol_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_SYMBOL.encode()]
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes, str]]:
-        return Tokenizer, (self._model, self._name)  # to other processes it goes as its bytes
+        return Tokenizer, (self.model, self._name)  # to other processes it goes as its bytes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.digest == other.digest
@@ -162,7 +166,7 @@ class Tokenizer:
             record["config"] = plain(config)
         # The record goes first: a kill in between leaves it without a model, which counts as no tokenizer.
         write_json_atomically(folder / RECORD_FILE, record)
-        write_atomically(folder / MODEL_FILE, self._model)
+        write_atomically(folder / MODEL_FILE, self.model)
         return folder / MODEL_FILE
 
     def _encode_around_space_symbols(self, text: str) -> list[int]:
@@ -184,8 +188,26 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, out_dir: str 
     return tokenizer
 
 
-def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a tokenizer from its directory or its model file, which may be in an object store.
+def load_tokenizer(path: str | os.PathLike) -> TextTokenizer:
+    """Reads a tokenizer, ours or a public model's, from its directory or, ours, its model file.
+
+    They may be in an object store. Raises DataError, naming the file, where it is missing or damaged; WorkdirError
+    where the object store cannot be read.
+    """
+    if not os.fspath(path):
+        raise DataError(
+            "tokenizer is empty: the public model was converted without its files; convert it again with "
+            "--tokenizer=DIR, or give a run its own: --config.tokenizer=DIR"
+        )
+    with disk_errors(path):
+        place = location(path)
+        if place.is_dir() and is_imported(place):
+            return load_imported_tokenizer(place, read_model_fields(place))
+        return _read(place)
+
+
+def load_own_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """Reads a tokenizer of ours from its directory or its model file, which may be in an object store.
 
     Raises DataError, naming the file, where it is missing, damaged, or not one of ours; WorkdirError where the object
     store cannot be read.
@@ -214,7 +236,7 @@ def _find_special(pieces: list[str], name: str) -> SpecialTokens:
             "make one with `python -m finetune_scaling.prepare tokenizer`"
         )
     sentinels = itertools.takewhile(lambda i: i is not None, (ids.get(_sentinel(n)) for n in itertools.count()))
-    return SpecialTokens(BOS_ID, EOS_ID, modes, tuple(sentinels))  # type: ignore[arg-type]
+    return SpecialTokens(BOS_ID, EOS_ID, modes, tuple(sentinels), UNK_ID)  # type: ignore[arg-type]
 
 
 def _sentinel(number: int) -> str:

@@ -20,7 +20,7 @@ from finetune_scaling.decoding.search import Ending, Row, Search, Texts
 from finetune_scaling.models.cache import Cache, apart, empty_cache, grown, lies_apart, rows_of, slots_of
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.layout import Layout, near
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import Tree, combine
@@ -41,7 +41,7 @@ class Decoding(NamedTuple):
 
     cache: keys and values of S slots; end: int32 scalar, slots in use. seen: bool [B, K, S], the slots that each text
     goes back to. position: int32 [B], of the next tokens. written: int32 scalar, tokens chosen so far. search: the
-    method's state.
+    method's state. places: int32 [B, S], the position of each slot in use, where the model has windows.
     """
 
     cache: Cache
@@ -50,6 +50,7 @@ class Decoding(NamedTuple):
     position: Array
     written: Array
     search: Any
+    places: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +162,7 @@ def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, 
         position=tuning.prefix_length + batch.lengths,
         written=written + 1,
         search=state,
+        places=None if writer.config.window is None else jnp.pad(layout.positions, ((0, 0), (0, slots - end))),
     )
 
 
@@ -178,7 +180,12 @@ def _advance(writer: Writer, params: Params, table: Array | None, decoding: Deco
     own = jnp.broadcast_to(jnp.eye(width, dtype=bool), (tokens.shape[0], width, width))
     seen = jax.lax.dynamic_update_slice_in_dim(decoding.seen, own, decoding.end, axis=2)
     positions = jnp.broadcast_to(decoding.position[:, None], tokens.shape)
-    hidden, cache = model.extend(params, model.embed(params, tokens), positions, seen, decoding.cache, decoding.end)
+    places, seen_near = decoding.places, None
+    if places is not None and model.config.window is not None:
+        places = jax.lax.dynamic_update_slice_in_dim(places, positions, decoding.end, axis=1)
+        seen_near = seen & near(positions[:, :, None], places[:, None], model.config.window)
+    embeddings = model.embed(params, tokens)
+    hidden, cache = model.extend(params, embeddings, positions, seen, decoding.cache, decoding.end, seen_near)
     logits = model.unembed(params, hidden)
     ending = Ending(writer.eos_id, table)
     state, parent = writer.search.advance(decoding.search, logits, ending, decoding.written)
@@ -189,17 +196,19 @@ def _advance(writer: Writer, params: Params, table: Array | None, decoding: Deco
         position=decoding.position + 1,
         written=decoding.written + 1,
         search=state,
+        places=places,
     )
 
 
 def _resize(decoding: Decoding, rows: Array, slots: int, axes: AxisRules) -> Decoding:
     take = lambda leaf: constrain(jnp.take(leaf, rows, axis=0), axes, "batch", *[None] * (leaf.ndim - 1))  # noqa: E731
-    seen = take(decoding.seen)
+    seen, places = jax.tree.map(take, (decoding.seen, decoding.places))
     return decoding._replace(
         cache=grown(rows_of(decoding.cache, rows), slots),
         seen=jnp.pad(seen, ((0, 0), (0, 0), (0, slots - seen.shape[-1]))),
         position=take(decoding.position),
         search=jax.tree.map(take, decoding.search),
+        places=None if places is None else jnp.pad(places, ((0, 0), (0, slots - places.shape[-1]))),
     )
 
 

@@ -125,15 +125,14 @@ def read_questions(
 ) -> Questions:
     """The questions of an evaluator for a model of `experiment`; opened once in a process.
 
-    finetuning: for a base, the experiment whose task it is asked, in the form of its sequences.
+    finetuning: for what has no task of its own, the experiment whose task it is asked, in the form of its sequences.
     Raises ConfigError where there is no such task or set, DataError where its files or demonstrations are missing.
     """
-    asking = finetuning if experiment.pretrains and finetuning is not None else experiment
+    asking = finetuning if experiment.task is None and finetuning is not None else experiment
     task = evaluator.task or asking.task
     if task is None:
-        raise ConfigError(
-            "a pretraining run has no task; give a finetuning run's config (--config), or the evaluator a task"
-        )
+        what = "a pretraining run" if asking.pretrains else "an adapter that came in alone"
+        raise ConfigError(f"{what} has no task; give a finetuning run's config (--config), or the evaluator a task")
     decoding = evaluator.decoding or asking.evaluation.decoding
     # Of the evaluator what decides the questions.
     alone = dataclasses.replace(evaluator, task=None, decoding=None, untuned=True, every_steps=None)

@@ -68,6 +68,8 @@ def read_running_text(
     Raises ConfigError where there is no base whose text could be taken, DataError where the text is missing.
     """
     source = None if all((evaluator.texts, evaluator.objective, evaluator.length)) else _pretraining(experiment)
+    if source is not None and source.corpus is None:
+        raise ConfigError("a public model has no pretraining text of its own; give texts, objective and length")
     texts = evaluator.texts or (source.corpus.dev if source and source.corpus else None)
     assert texts is not None
     objective = evaluator.objective or source.objective  # type: ignore[union-attr]

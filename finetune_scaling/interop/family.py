@@ -9,6 +9,7 @@ import numpy as np
 from finetune_scaling.models.config import ModelConfig
 
 LAYER = "{layer}"  # in a tensor's name: the number of its layer
+REST = "{rest}"  # in the name of what is ignored: whatever follows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +69,14 @@ class Family:
 
     model_type: as in its config.json. read_config: config.json, with the file's name for messages -> our config; raises
     ConfigError that names the field for what our decoder does not compute. tensors: config -> all that a model has.
-    ignored: names, with LAYER, of tensors that hold nothing that is not in the config.
+    write_config: the inverse of read_config. It need not check that the family has all that a config says: whoever
+    writes a model reads these fields back and compares (interop/export.py). It may raise ConfigError.
+    ignored: names, with LAYER and REST, of tensors that hold nothing that is not in the config, or that are not of the
+    language model.
     """
 
     model_type: str
     read_config: Callable[[Mapping[str, Any], str], ModelConfig]
     tensors: Callable[[ModelConfig], tuple[Tensor, ...]]
+    write_config: Callable[[ModelConfig], dict[str, Any]]
     ignored: tuple[str, ...] = ()

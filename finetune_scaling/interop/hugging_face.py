@@ -5,30 +5,37 @@ of another shape is an error that names it.
 """
 
 import concurrent.futures
-import contextlib
+import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from finetune_scaling.configuration import choose
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import location, read_json, sha256
-from finetune_scaling.interop.family import LAYER, Family, Tensor
+from finetune_scaling.interop.family import LAYER, REST, Family, Tensor
+from finetune_scaling.interop.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
+from finetune_scaling.interop.gpt_neox import GPT_NEOX
 from finetune_scaling.interop.llama import LLAMA
+from finetune_scaling.interop.mistral import MISTRAL
+from finetune_scaling.interop.nearest import unknown_model
+from finetune_scaling.interop.olmo2 import OLMO2
+from finetune_scaling.interop.qwen import QWEN2, QWEN3
+from finetune_scaling.interop.weight_files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.tuning.partition import Tree, path_name
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, GEMMA3, GPT_NEOX)
+}
 
-_CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_CONFIG = "config.json"
+_ROWS = 4096  # that are compared at a time
 
 
 def load_llama(directory: str | Path) -> tuple[ModelConfig, Params]:
@@ -50,17 +57,17 @@ def load_model(
     place: from the parameters' shapes to their shardings, each parameter going there as it is read; None: one device.
     """
     directory = Path(directory)
-    family, config = _read_family(directory, families)
-    with _Files.open(directory) as files:
+    family, config = read_family(directory, families)
+    with WeightFiles.open(directory) as files:
         return config, _parameters(files, family, config, place)
 
 
 def check_model(directory: str | Path, families: Mapping[str, Family] = FAMILIES) -> ModelConfig:
     """The config of such a model, of whose weights the headers alone are read; raises as load_model does."""
     directory = Path(directory)
-    family, config = _read_family(directory, families)
-    with _Files.open(directory) as files:
-        _check_names(files, family, config, list(family.tensors(config)))
+    family, config = read_family(directory, families)
+    with WeightFiles.open(directory) as files:
+        check_tensors(files, family, config)
     return config
 
 
@@ -74,17 +81,21 @@ def is_model(directory: str | Path) -> bool:
 def files_digest(directory: str | Path) -> str:
     """SHA-256 of the SHA-256 of config.json and of each file of weights, read to the last byte, several at a time."""
     directory = Path(directory)
-    files = [directory / _CONFIG, *_weight_files(directory)]
+    files = [directory / _CONFIG, *weight_files(directory)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = pool.map(sha256, files)
     lines = [f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
+def read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
+    """The family of a directory's model and its config; raises as load_model does."""
     fields = read_fields(directory)
-    family = choose(families, fields.get("model_type", ""), f"{directory / _CONFIG}: model_type")
-    return family, family.read_config(fields, str(directory / _CONFIG))
+    where = str(directory / _CONFIG)
+    if fields.get("model_type") not in families:
+        raise unknown_model(fields, families.values(), where)
+    family = families[fields["model_type"]]
+    return family, family.read_config(fields, where)
 
 
 def read_fields(directory: Path) -> dict[str, Any]:
@@ -98,10 +109,12 @@ def read_fields(directory: Path) -> dict[str, Any]:
     return fields
 
 
-def _parameters(files: "_Files", family: Family, config: ModelConfig, place: Callable[[Tree], Tree] | None) -> Params:
+def _parameters(
+    files: WeightFiles, family: Family, config: ModelConfig, place: Callable[[Tree], Tree] | None
+) -> Params:
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
     table = {tensor.ours: tensor for tensor in family.tensors(config)}
-    _check_names(files, family, config, list(table.values()))
+    check_tensors(files, family, config)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wheres = jax.tree.map(lambda _: one_device, shapes) if place is None else place(shapes)
 
@@ -111,30 +124,65 @@ def _parameters(files: "_Files", family: Family, config: ModelConfig, place: Cal
     return jax.tree_util.tree_map_with_path(read, shapes, wheres)
 
 
-def _leaf(files: "_Files", tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+def _leaf(files: WeightFiles, tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     """One leaf of our tree; layers are read into their places one by one."""
     if LAYER not in tensor.theirs:
-        return files.read(tensor, tensor.theirs, shape)
-    first = files.read(tensor, tensor.theirs.replace(LAYER, "0"), shape[1:])
-    leaf = np.empty(shape, first.dtype)
-    leaf[0] = first
-    for layer in range(1, shape[0]):
-        leaf[layer] = files.read(tensor, tensor.theirs.replace(LAYER, str(layer)), shape[1:])
+        return tensor.to_ours(files.read(tensor.theirs))
+    leaf = np.empty(shape, files.dtype(tensor.theirs.replace(LAYER, "0")))
+    for layer, name in enumerate(tensor_names(tensor, shape[0])):
+        leaf[layer] = tensor.to_ours(files.read(name))
     return leaf
 
 
-def _check_names(files: "_Files", family: Family, config: ModelConfig, table: list[Tensor]) -> None:
+def check_tensors(files: WeightFiles, family: Family, config: ModelConfig) -> None:
+    """Checks by their headers that files hold a model and nothing else.
+
+    Raises CheckpointError, naming the tensor, where one is missing, is of another shape or no floating-point numbers,
+    is not of one dtype in all layers, or where nothing is made of one.
+    """
+    shapes = leaf_shapes(config)
+    table = family.tensors(config)
+    _check_names(files, family, config, table)
+    for tensor in table:
+        _check_shapes(files, tensor, shapes[tensor.ours].shape, config.layers)
+
+
+def leaf_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """The leaves of a plain model by path: layers/attention/query/kernel."""
+    tree = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _check_shapes(files: WeightFiles, tensor: Tensor, ours: tuple[int, ...], layers: int) -> None:
+    expected = tensor.theirs_shape(ours[1:] if LAYER in tensor.theirs else ours)
+    names = tensor_names(tensor, layers)
+    for name in names:
+        if files.shape(name) != expected:
+            raise CheckpointError(
+                f"{files.where(name)}: tensor {name} is {list(files.shape(name))}, but {_CONFIG} makes it "
+                f"{list(expected)}; the two are not of one model"
+            )
+        if files.dtype(name) != files.dtype(names[0]):
+            raise CheckpointError(
+                f"{files.where(name)}: tensor {name} is {files.dtype(name)}, but {names[0]} is "
+                f"{files.dtype(names[0])}; save the model in one dtype"
+            )
+
+
+def _check_names(files: WeightFiles, family: Family, config: ModelConfig, table: Sequence[Tensor]) -> None:
     """Raises CheckpointError where a tensor is missing, or there is one that nothing is made of."""
-    needed = {name for tensor in table for name in _names(tensor.theirs, config.layers)}
+    needed = {name for tensor in table for name in tensor_names(tensor, config.layers)}
     if missing := sorted(needed - files.names):
         raise CheckpointError(
             f"{files.directory}: tensor {missing[0]} is missing{_more(missing)}; copy all files again"
         )
-    harmless = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    escaped = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    harmless = [name.replace(re.escape(REST), ".+") for name in escaped]
     left = [name for name in sorted(files.names - needed) if not any(re.fullmatch(p, name) for p in harmless)]
-    if config.tied_head and "lm_head.weight" in left:
-        left.remove("lm_head.weight")
-        _check_tied(files)
+    head, embedding = _tables(family, config)
+    if config.tied_head and head in left:
+        left.remove(head)
+        _check_tied(files, head, embedding)
     if left:
         raise CheckpointError(
             f"{files.directory}: tensor {left[0]} belongs to nothing in the model of {_CONFIG}{_more(left)}; the two "
@@ -142,88 +190,29 @@ def _check_names(files: "_Files", family: Family, config: ModelConfig, table: li
         )
 
 
-def _check_tied(files: "_Files") -> None:
+def _tables(family: Family, config: ModelConfig) -> tuple[str, str]:
+    """Their names of an untied head and of the embedding."""
+    names = {tensor.ours: tensor.theirs for tensor in family.tensors(dataclasses.replace(config, tied_head=False))}
+    return names["head"], names["embedding"]
+
+
+def _check_tied(files: WeightFiles, head: str, embedding: str) -> None:
     """Some files keep a tied head beside the embedding: it has to be the same."""
-    head, embedding = (files.raw(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
-    if not np.array_equal(head, embedding):
+    rows = files.shape(embedding)[0]
+    parts = (slice(first, first + _ROWS) for first in range(0, rows, _ROWS))  # neither is held as a whole
+    same = files.shape(head) == files.shape(embedding) and files.dtype(head) == files.dtype(embedding)
+    if not (same and all(np.array_equal(files.read(head, part), files.read(embedding, part)) for part in parts)):
         raise CheckpointError(
-            f"{files.directory}: tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight; set "
-            f"it to false in {_CONFIG} if the head is meant"
+            f"{files.directory}: tie_word_embeddings is true, but {head} is not {embedding}; set it to false in "
+            f"{_CONFIG} if the head is meant"
         )
 
 
-def _names(theirs: str, layers: int) -> list[str]:
+def tensor_names(tensor: Tensor, layers: int) -> list[str]:
+    """The names in their files of one kind of tensor, layer after layer."""
+    theirs = tensor.theirs
     return [theirs.replace(LAYER, str(layer)) for layer in range(layers)] if LAYER in theirs else [theirs]
 
 
 def _more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-class _Files:
-    """The tensors of a directory's safetensors files, by name."""
-
-    def __init__(self, directory: Path, opened: Mapping[str, Any]):
-        self.directory = directory
-        self._of = {name: file for file in opened for name in opened[file].keys()}  # noqa: SIM118, not a mapping
-        self._opened = opened
-        self.names = set(self._of)
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, directory: Path) -> Iterator["_Files"]:
-        """Opens all files, of which nothing but the headers is read."""
-        with contextlib.ExitStack() as stack:
-            opened = {}
-            for file in _weight_files(directory):
-                try:
-                    opened[file.name] = stack.enter_context(safe_open(file, framework="np"))
-                except (SafetensorError, OSError) as error:
-                    raise CheckpointError(f"{file}: not a whole safetensors file ({error}); copy it again") from error
-            yield cls(directory, opened)
-
-    def read(self, tensor: Tensor, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor of that name, as ours, of `shape`."""
-        value = self.raw(name)
-        expected = tensor.theirs_shape(shape)
-        if value.shape != expected:
-            raise CheckpointError(
-                f"{self.directory / self._of[name]}: tensor {name} is {list(value.shape)}, but {_CONFIG} makes it "
-                f"{list(expected)}; the two are not of one model"
-            )
-        return tensor.to_ours(value)
-
-    def raw(self, name: str) -> np.ndarray:
-        """A tensor as it is in its file."""
-        value = self._opened[self._of[name]].get_tensor(name)
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise CheckpointError(
-                f"{self.directory / self._of[name]}: tensor {name} holds {value.dtype}, not numbers of float32, "
-                "bfloat16 or float16; quantised weights are not read"
-            )
-        return value
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / _INDEX
-    if index.is_file():
-        files = [directory / Path(name).name for name in _indexed_files(index)]
-        if missing := [file for file in files if not file.is_file()]:
-            raise CheckpointError(f"{missing[0]}: {_INDEX} names this file, but it is not there; copy it too")
-        return files
-    if (directory / _WEIGHTS).is_file():
-        return [directory / _WEIGHTS]
-    raise CheckpointError(
-        f"{directory}: has no {_WEIGHTS} and no {_INDEX}. Pickled weights (.bin, .pt) are not read, since to open them "
-        "is to run what they say: save the model as safetensors"
-    )
-
-
-def _indexed_files(index: Path) -> list[str]:
-    """The files that an index names, at least one."""
-    content = read_json(index, mend="copy it again")
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    names = set(places.values()) if isinstance(places, dict) else set()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{index}: names no files; copy it again")
-    return sorted(names)

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory, for evaluation: ids as transformers' AutoTokenizer gives them.
+"""The tokenizer of a Hugging Face directory, or of a base that was converted from one: ids as transformers' AutoTokenizer gives them.
 
 What is in front of a text (bos or nothing) is what `add_bos_token` of tokenizer_config.json says, else tokenizer.json's
 post-processor, else bos, as in Llama's own code. A text ends with `eos_token`. Unlike there, no text can spell a
@@ -9,15 +9,21 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_scaling.data.text_tokenizer import SpecialTokens, longest_prefix
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import read_json, sha256
+from finetune_scaling.files import Location, read_json, sha256
 from finetune_scaling.interop.token_models import FastTokens, SentencePieceTokens, TokenModel
 
 FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+# All that transformers reads of tokenizers.
+TOKENIZER_FILES = (
+    *(FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "chat_template.jinja"),
+)
+MODEL_FIELDS = "model_fields.json"  # what `load_imported_tokenizer` takes of a model's config, beside copied files
+_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id")
 
 
 class ImportedTokenizer:
@@ -76,7 +82,37 @@ class ImportedTokenizer:
         return longest_prefix(text, self._model.ends(text), max_tokens, self.encode)
 
 
-def load_imported_tokenizer(directory: Path, model_fields: Mapping[str, Any]) -> ImportedTokenizer:
+def has_tokenizer(directory: Location) -> bool:
+    """Whether there is a tokenizer's file in a directory."""
+    return any((directory / name).is_file() for name in (FAST_FILE, SENTENCEPIECE_FILE))
+
+
+def is_imported(directory: Location) -> bool:
+    """Whether a directory's tokenizer is a public model's: ours has a record of its digest, and no settings."""
+    record = directory / FAST_FILE
+    if (directory / MODEL_FIELDS).is_file() or not record.is_file():
+        return (directory / SETTINGS_FILE).is_file() or (directory / MODEL_FIELDS).is_file()
+    content = read_json(record)
+    return isinstance(content, dict) and "model" in content
+
+
+def read_model_fields(directory: Location) -> dict[str, Any]:
+    """What a tokenizer's directory says of its model: MODEL_FIELDS, or the model's own config.json.
+
+    Raises DataError where neither is there.
+    """
+    file = next((directory / name for name in (MODEL_FIELDS, "config.json") if (directory / name).is_file()), None)
+    if file is None:
+        raise DataError(
+            f"{directory}: has the tokenizer of a public model without that model's config.json; name the directory of "
+            "the whole model, or DIR/tokenizer of a converted one"
+        )
+    fields = read_json(file, mend="copy it again")
+    found = {**fields, **fields.get("text_config", {})}
+    return {name: found.get(name) for name in _FIELDS}
+
+
+def load_imported_tokenizer(directory: Location, model_fields: Mapping[str, Any]) -> ImportedTokenizer:
     """Reads tokenizer.json or, where there is none, tokenizer.model, and tokenizer_config.json beside it.
 
     model_fields: config.json of the model that it is for; bos_token_id and eos_token_id stand in for tokens that
@@ -84,6 +120,7 @@ def load_imported_tokenizer(directory: Path, model_fields: Mapping[str, Any]) ->
     its special tokens are not known, or the model has fewer embeddings than it has ids.
     """
     model, file = _read_model(directory)
+    model_fields = {**model_fields, **model_fields.get("text_config", {})}  # of models that read images too
     rows = model_fields["vocab_size"]
     if rows < model.size:
         raise DataError(
@@ -98,7 +135,7 @@ def load_imported_tokenizer(directory: Path, model_fields: Mapping[str, Any]) ->
     return ImportedTokenizer(model, special, hashlib.sha256(json.dumps(facts).encode()).hexdigest(), rows)
 
 
-def _read_model(directory: Path) -> tuple[TokenModel, Path]:
+def _read_model(directory: Location) -> tuple[TokenModel, Location]:
     fast, slow = directory / FAST_FILE, directory / SENTENCEPIECE_FILE
     if fast.is_file():
         return FastTokens(fast.read_text(encoding="utf-8"), str(fast)), fast
@@ -113,7 +150,7 @@ def _read_model(directory: Path) -> tuple[TokenModel, Path]:
 class _SpecialTokens(NamedTuple):
     """Where special tokens are named."""
 
-    directory: Path
+    directory: Location
     model: TokenModel
     settings: Mapping[str, Any]
     model_fields: Mapping[str, Any]

@@ -3,6 +3,7 @@
 Four forms of the same numbers, chosen by `ModelConfig.attention`; they differ in what they keep in memory.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,8 +13,11 @@ from flax import linen as nn
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.flash import flash_attention
-from finetune_scaling.models.layers import Dense, DenseAdapter, rotate
+from finetune_scaling.models.layers import Dense, DenseAdapter, Norm
 from finetune_scaling.models.layout import Layout, visible
+from finetune_scaling.models.rope import rotate
+from finetune_scaling.models.sight import Sight
+from finetune_scaling.models.soft_cap import soft_cap
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -21,6 +25,7 @@ Array = jax.Array
 _MASKED = -1e30  # finite, so that the rows of padding stay finite too
 _QUERIES_AT_ONCE = 128  # of blockwise attention
 _PLATFORMS = {"flash": "tpu", "cudnn": "gpu"}
+_LACKS = {"flash": ("window", "attention_softcap"), "cudnn": ("attention_softcap",)}  # what they do not compute
 
 
 class LayerCache(NamedTuple):
@@ -56,31 +61,55 @@ class Place(NamedTuple):
         return jax.lax.dynamic_update_slice(part, new[None], (self.layer, 0, 0, self.end, 0))
 
 
-def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What products of queries and keys become before the softmax: c tanh(product / (c sqrt(scalar))).
+
+    scalar: None is the size of a head. softcap, c: None leaves the tanh out.
+    """
+
+    scalar: float | None = None
+    softcap: float | None = None
+
+    def scale(self, head_dim: int) -> float:
+        return (self.scalar or head_dim) ** -0.5
+
+    def masked(self, products: Array, mask: Array, head_dim: int) -> Array:
+        """Scores of products [B, ..., L, S], with mask [B, L, S]; float32."""
+        seen = mask[:, None, None]
+        return jnp.where(seen, soft_cap(products * self.scale(head_dim), self.softcap), _MASKED)
+
+
+def attend(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:
     """Softmax attention, scores and softmax in float32.
 
     query [B, L, heads, H], keys and values [B, S, kv_heads, H], mask [B, L, S] -> [B, L, heads, H].
     """
     batch, length, heads, head_dim = query.shape
     grouped = query.reshape(batch, length, keys.shape[2], heads // keys.shape[2], head_dim)
-    scores = jnp.einsum("blkgh,bskh->bkgls", grouped, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    products = jnp.einsum("blkgh,bskh->bkgls", grouped, keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scoring.masked(products, mask, head_dim), axis=-1).astype(values.dtype)
     return jnp.einsum("bkgls,bskh->blkgh", weights, values).reshape(batch, length, heads, head_dim)
 
 
-def attend_cached(query: Array, cache: LayerCache, seen: Array) -> Array:
+def attend_cached(query: Array, cache: LayerCache, seen: Array, scoring: Scoring = Scoring()) -> Array:
     """`attend` to a cache of one layer: query [B, L, heads, H], seen [B, L, S] -> [B, L, heads, H]."""
     batch, length, heads, head_dim = query.shape
     kv_heads = cache.keys.shape[1]
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("blkgh,bksh->bkgls", grouped, cache.keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(seen[:, None, None], scores * head_dim**-0.5, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(cache.values.dtype)
+    products = jnp.einsum("blkgh,bksh->bkgls", grouped, cache.keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scoring.masked(products, seen, head_dim), axis=-1).astype(cache.values.dtype)
     return jnp.einsum("bkgls,bksh->blkgh", weights, cache.values).reshape(batch, length, heads, head_dim)
 
 
-def attend_blockwise(query: Array, keys: Array, values: Array, layout: Layout) -> Array:
+def attend_blockwise(
+    query: Array,
+    keys: Array,
+    values: Array,
+    layout: Layout,
+    window: Array | int | None = None,
+    scoring: Scoring = Scoring(),
+) -> Array:
     """`attend` for a block of queries after the other: scores [B, heads, block, L], forward and backward.
 
     query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H].
@@ -95,23 +124,16 @@ def attend_blockwise(query: Array, keys: Array, values: Array, layout: Layout) -
 
     @jax.checkpoint
     def attend_block(block: tuple[Array, Layout]) -> Array:
-        return attend(block[0], keys, values, visible(block[1], layout))
+        return attend(block[0], keys, values, visible(block[1], layout, window), scoring)
 
     mixed = jax.lax.map(attend_block, (divide(query), Layout(*map(divide, layout))))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape[0], blocks * size, *query.shape[2:])[:, :length]
 
 
-def attend_cudnn(query: Array, keys: Array, values: Array, mask: Array) -> Array:
+def attend_cudnn(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:
     """`attend` by cuDNN's kernel, whose scores stay on the chip; the mask becomes a bias [B, 1, L, S]."""
-    return jax.nn.dot_product_attention(query, keys, values, mask=mask[:, None], implementation="cudnn")
-
-
-def sight(config: ModelConfig, layout: Layout, plain: bool) -> Array | Layout:
-    """What attention without a cache needs to know of who sees whom, the same for all layers.
-
-    The mask [B, L, L], or the layout [B, L] for the forms that compute masks block by block.
-    """
-    return layout if config.attention in ("blockwise", "flash") and not plain else visible(layout, layout)
+    scale = scoring.scale(query.shape[3])
+    return jax.nn.dot_product_attention(query, keys, values, mask=mask[:, None], scale=scale, implementation="cudnn")
 
 
 def check_platform(config: ModelConfig) -> None:
@@ -123,12 +145,18 @@ def check_platform(config: ModelConfig) -> None:
 
 
 def check_attention(config: ModelConfig, platform: str) -> None:
-    """Raises ConfigError where attention's form is not for the platform: tpu, gpu or cpu."""
+    """Raises ConfigError where attention's form is not for the platform (tpu, gpu or cpu), or not for the model."""
     needed = _PLATFORMS.get(config.attention, platform)
     if platform != needed:
         raise ConfigError(
             f"model.attention = {config.attention!r} needs a {needed.upper()}, not {platform}; use 'blockwise'"
         )
+    for name in _LACKS.get(config.attention, ()):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"model.attention = {config.attention!r} does not compute model.{name} = {getattr(config, name)}; use "
+                "'blockwise'"
+            )
     if config.attention == "cudnn" and config.compute_dtype != "bfloat16":
         raise ConfigError("model.attention = 'cudnn' needs model.compute_dtype = 'bfloat16'; or use 'blockwise'")
 
@@ -144,38 +172,47 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Array,
-        angles: tuple[Array, Array] | None,
-        seen: Array | Layout,
+        sight: Sight,
         cache: LayerCache | None,
         place: Place | None,
     ) -> tuple[Array, LayerCache | None]:  # [B, L, D] -> [B, L, D]
         config = self.config
         query = self._heads("query", config.heads, x)
         keys, values = self._heads("key", config.kv_heads, x), self._heads("value", config.kv_heads, x)
-        if angles is not None:
-            query, keys = rotate(query, angles), rotate(keys, angles)
+        if sight.angles is not None:
+            query, keys = rotate(query, sight.angles), rotate(keys, sight.angles)
         if cache is not None and place is not None:
             cache = place.write(cache, keys, values)
         if cache is None or place is None or _is_empty(place):
-            mixed = self._mix(query, keys, values, seen)
+            mixed = self._mix(query, keys, values, sight)
         else:
-            assert not isinstance(seen, Layout)
-            mixed = attend_cached(query, place.read(cache), seen)
+            assert not isinstance(sight.seen, Layout)
+            mixed = attend_cached(query, place.read(cache), sight.seen, self._scoring)
         mixed = mixed.reshape(*x.shape[:2], config.heads * config.head_dim)
-        return Dense(config.model_dim, x.dtype, self.adapter, name="attention_out")(mixed), cache
+        return Dense(config, x.dtype, self.adapter, name="attention_out")(mixed), cache
 
-    def _mix(self, query: Array, keys: Array, values: Array, seen: Array | Layout) -> Array:
+    def _mix(self, query: Array, keys: Array, values: Array, sight: Sight) -> Array:
+        seen, scoring = sight.seen, self._scoring
         if isinstance(seen, Layout):
             if self.config.attention == "flash":
-                return flash_attention(query, keys, values, seen, self.axes)
-            return attend_blockwise(query, keys, values, seen)
+                return flash_attention(query, keys, values, seen, self.axes, scoring.scale(self.config.head_dim))
+            return attend_blockwise(query, keys, values, seen, sight.window, scoring)
         if self.config.attention == "cudnn" and not self.is_initializing():
-            return attend_cudnn(query, keys, values, seen)
-        return attend(query, keys, values, seen)
+            return attend_cudnn(query, keys, values, seen, scoring)
+        return attend(query, keys, values, seen, scoring)
+
+    @property
+    def _scoring(self) -> Scoring:
+        return Scoring(self.config.query_scalar, self.config.attention_softcap)
 
     def _heads(self, name: str, heads: int, x: Array) -> Array:
-        flat = Dense(heads * self.config.head_dim, x.dtype, self.adapter, name=name)(x)
+        flat = Dense(self.config, x.dtype, self.adapter, name=name)(x)
+        normed = self.config.qk_norm if name != "value" else "none"
+        if normed == "all":
+            flat = Norm(self.config, name=f"{name}_norm")(flat)
         split = flat.reshape(*x.shape[:2], heads, self.config.head_dim)
+        if normed == "head":
+            split = Norm(self.config, name=f"{name}_norm")(split)
         return constrain(split, self.axes, "batch", "length", "heads" if name == "query" else "kv_heads", None)
 
 

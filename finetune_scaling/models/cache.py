@@ -18,7 +18,8 @@ from finetune_scaling.sharding.axes import AxisRules, constrain
 Array = jax.Array
 Cache = LayerCache | tuple[LayerCache, ...]  # of all layers, stacked, or of each
 Weights = Any  # one layer's parameters
-Layer = Callable[[Weights, Array, LayerCache, Place], tuple[Array, LayerCache]]
+# (weights, x, cache, place, whether the layer is local: None where all are of one kind) -> x, cache
+Layer = Callable[[Weights, Array, LayerCache, Place, Array | bool | None], tuple[Array, LayerCache]]
 
 
 def lies_apart() -> bool:
@@ -71,18 +72,23 @@ def rows_of(cache: Cache, rows: Array) -> Cache:
     return jax.tree.map(lambda part: jnp.take(part, rows, axis=1 if stacked else 0), cache)
 
 
-def through_layers(layer: Layer, weights: Any, x: Array, cache: Cache, end: Array | int) -> tuple[Array, Cache]:
-    """x [B, L, D] through all layers, whose weights and cache lie both apart or are both stacked."""
+def through_layers(
+    layer: Layer, weights: Any, x: Array, cache: Cache, end: Array | int, local: tuple[bool, ...] | None = None
+) -> tuple[Array, Cache]:
+    """x [B, L, D] through all layers, whose weights and cache lie both apart or are both stacked.
+
+    local: of each layer, whether it is; None where all are of one kind.
+    """
     if not isinstance(cache, LayerCache):
         parts = []
-        for own, part in zip(weights, cache, strict=True):
-            x, part = layer(own, x, part, Place(end))
+        for own, part, is_local in zip(weights, cache, local or [None] * len(cache), strict=True):
+            x, part = layer(own, x, part, Place(end), is_local)
             parts.append(part)
         return x, tuple(parts)
 
-    def step(carry: tuple[Array, LayerCache], own: tuple[Array, Weights]) -> tuple[tuple[Array, LayerCache], None]:
-        index, layers_weights = own
-        return layer(layers_weights, *carry, Place(end, index)), None
+    def step(carry: tuple[Array, LayerCache], own: tuple[Array, Weights, Any]) -> tuple[tuple[Array, LayerCache], None]:
+        index, layers_weights, is_local = own
+        return layer(layers_weights, *carry, Place(end, index), is_local), None
 
     indices = jnp.arange(cache.keys.shape[0], dtype=jnp.int32)
-    return jax.lax.scan(step, (x, cache), (indices, weights))[0]
+    return jax.lax.scan(step, (x, cache), (indices, weights, None if local is None else jnp.array(local)))[0]

@@ -5,6 +5,9 @@ import math
 from typing import Literal
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.rope import RopeScaling
+
+DENSE_LAYERS = ("query", "key", "value", "attention_out", "gate", "up", "down")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,34 +26,121 @@ class ModelConfig:
     ffn_dim: int
     max_length: int = 2048  # longest sequence in tokens, soft prompt included
     block: Literal["parallel", "sequential"] = "parallel"
+    shared_norm: bool = True  # a parallel block's attention and feed-forward layer read one norm; False: one each
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_place: Literal["before", "after", "both"] = "before"  # of attention and feed-forward layer
     norm_epsilon: float = 1e-6
+    norm_offset: float = 0.0  # added to the scales of all norms
+    qk_norm: Literal["none", "head", "all"] = "none"  # of queries and keys: each head's, or over all heads
     activation: Literal["swiglu", "geglu", "gelu", "relu"] = "swiglu"
+    biased: tuple[str, ...] = ()  # dense layers with a bias, of DENSE_LAYERS
     positions: Literal["rope", "none"] = "rope"
     rope_theta: float = 10_000.0
+    rope_fraction: float = 1.0  # of each head's dimensions, the first ones
+    rope_scaling: RopeScaling | None = None
+    window: int | None = None  # tokens that local layers attend to, a token's own among them
+    window_pattern: tuple[bool, ...] = (True,)  # which layers are local where there is a window, repeated
+    local_rope_theta: float | None = None  # of local layers, which are not scaled then; None: as the others
+    query_scalar: float | None = None  # scores are divided by its square root; None: head_dim
+    attention_softcap: float | None = None  # c: scores become c tanh(scores / c)
     tied_head: bool = True
     scale_logits: bool = True  # logits / sqrt(model_dim), which goes with embeddings of unit variance
+    logit_softcap: float | None = None  # c: logits become c tanh(logits / c)
     embedding_std: float = 1.0
+    scale_embeddings: bool = False  # embeddings * sqrt(model_dim), a soft prompt's excepted
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     remat: Literal["none", "full", "dots", "offload"] = "none"  # what of a block's forward pass is computed again
     attention: Literal["plain", "blockwise", "flash", "cudnn"] = "plain"  # the same numbers in less memory
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "layers", "model_dim", "heads", "kv_heads", "head_dim", "ffn_dim", "max_length"):
-            if getattr(self, name) < 1:
+        for name in _COUNTS:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} = {getattr(self, name)} must be at least 1")
-        for name in ("norm_epsilon", "rope_theta", "embedding_std"):
-            if not 0 < getattr(self, name) < math.inf:
+        for name in _POSITIVE:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"model.{name} = {getattr(self, name)} must be a finite number above 0")
+        if not math.isfinite(self.norm_offset):
+            raise ConfigError(f"model.norm_offset = {self.norm_offset} must be a finite number")
         if self.heads % self.kv_heads:
             raise ConfigError(f"model.heads = {self.heads} must be a multiple of model.kv_heads = {self.kv_heads}")
-        if self.positions == "rope" and self.head_dim % 2:
+        self._check_positions()
+        self._check_layers()
+
+    def _check_positions(self) -> None:
+        if self.positions == "none":
+            for name in ("rope_scaling", "local_rope_theta"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(
+                        f"model.{name} is of rotary positions, and model.positions = 'none'; leave it out"
+                    )
+        elif self.rope_fraction == 1 and self.head_dim % 2:
             raise ConfigError(f"model.head_dim = {self.head_dim} must be even, since rotary positions turn pairs")
+        elif self.rope_fraction > 1 or self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ConfigError(
+                f"model.rope_fraction = {self.rope_fraction} turns {self.rotary_dim} of a head's {self.head_dim} "
+                "dimensions; it must be an even number of them"
+            )
+        if self.window is None:
+            for name, default in (("window_pattern", (True,)), ("local_rope_theta", None)):
+                if getattr(self, name) != default:
+                    raise ConfigError(f"model.{name} is of layers with a model.window, of which there is none")
+        if not self.window_pattern or len(self.window_pattern) > self.layers or not any(self.window_pattern):
+            raise ConfigError(
+                f"model.window_pattern = {list(self.window_pattern)} must say of 1 to {self.layers} layers which are "
+                "local, and one of them must be"
+            )
+
+    def _check_layers(self) -> None:
+        if not self.shared_norm and (self.block == "sequential" or self.norm_place == "after"):
+            raise ConfigError("model.shared_norm = False is of parallel blocks with norms before; leave it out")
+        known = [name for name in DENSE_LAYERS if name != "gate" or self.gated]
+        if unknown := [name for name in self.biased if name not in known]:
+            raise ConfigError(f"model.biased names {unknown[0]!r}; this model's dense layers are {', '.join(known)}")
+        if len(set(self.biased)) < len(self.biased):
+            raise ConfigError(f"model.biased = {list(self.biased)} names a layer twice")
 
     @property
     def gated(self) -> bool:
         """Whether the feed-forward layer has a gate beside its up projection."""
         return self.activation in ("swiglu", "geglu")
+
+    @property
+    def embedding_scale(self) -> float | None:
+        """What embeddings are multiplied by; None where they are taken as they are."""
+        return self.model_dim**0.5 if self.scale_embeddings else None
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that rotary positions turn."""
+        return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def local_layers(self) -> tuple[bool, ...]:
+        """Of each layer, whether it attends to a window."""
+        length = len(self.window_pattern)
+        return tuple(self.window is not None and self.window_pattern[i % length] for i in range(self.layers))
+
+    @property
+    def layer_norms(self) -> tuple[str, ...]:
+        """Names of the norms of a block, in front of attention and feed-forward layer, and behind."""
+        both = self.block == "sequential" or not self.shared_norm
+        before = ("norm", "feed_forward_norm") if both else ("norm",)
+        after = ("attention_out_norm", "feed_forward_out_norm")
+        return {"before": before, "after": after, "both": before + after}[self.norm_place]
+
+    def dense_features(self, name: str) -> int:
+        """Outputs of a dense layer."""
+        heads = {"query": self.heads, "key": self.kv_heads, "value": self.kv_heads}
+        if name in heads:
+            return heads[name] * self.head_dim
+        return self.model_dim if name in ("attention_out", "down") else self.ffn_dim
+
+
+_COUNTS = ("vocab_size", "layers", "model_dim", "heads", "kv_heads", "head_dim", "ffn_dim", "max_length", "window")
+_POSITIVE = (
+    "norm_epsilon", "rope_theta", "rope_fraction", "local_rope_theta", "query_scalar", "attention_softcap",
+    "logit_softcap", "embedding_std",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +155,10 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     """Closed-form parameter counts, [total, non-embedding]; the built model's shapes agree with it (tested)."""
     attention = 2 * config.model_dim * config.head_dim * (config.heads + config.kv_heads)
     feed_forward = (3 if config.gated else 2) * config.model_dim * config.ffn_dim
-    norm = config.model_dim * (2 if config.norm == "layernorm" else 1)
-    norms = 1 if config.block == "parallel" else 2
-    body = config.layers * (attention + feed_forward + norms * norm) + norm
+    biases = sum(config.dense_features(name) for name in config.biased)
+    of_norm = 2 if config.norm == "layernorm" else 1  # parameters of each of its dimensions
+    qk_norms = {"none": 0, "head": 2, "all": config.heads + config.kv_heads}[config.qk_norm] * config.head_dim
+    norms = (len(config.layer_norms) * config.model_dim + qk_norms) * of_norm
+    body = config.layers * (attention + feed_forward + biases + norms) + config.model_dim * of_norm
     embeddings = config.vocab_size * config.model_dim * (1 if config.tied_head else 2)
     return ParameterCount(total=body + embeddings, non_embedding=body)

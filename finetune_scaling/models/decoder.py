@@ -7,33 +7,46 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from finetune_scaling.models.attention import Attention, check_platform, sight
+from finetune_scaling.models.attention import Attention, check_platform
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm, rotary_angles
+from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm
 from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.sight import kinds, sights
+from finetune_scaling.models.soft_cap import soft_cap
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 
 Array = jax.Array
 
 
 class Block(nn.Module):
-    """x + attention(norm x) + feed_forward(norm x), or the two in turn where the block is sequential."""
+    """x + attention(norm x) + feed_forward(norm x), or the two in turn where the block is sequential.
+
+    Norms may stand behind attention and feed-forward layer too, or only there.
+    """
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
     axes: AxisRules = PLAIN_RULES
 
     @nn.compact
-    def __call__(self, x, cache, angles, seen, place):  # carry [B, L, D], one layer's cache, the rest shared by all
+    def __call__(
+        self, x, cache, sights, place, local
+    ):  # carry [B, L, D], one layer's cache, shared by all, one layer's
         attention = Attention(self.config, self.adapter, self.axes, name="attention")
         feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
         x = checkpoint_name(constrain(x, self.axes, "batch", "length", None), _BLOCK_INPUT)
-        normed = Norm(self.config, name="norm")(x)
-        mixed, cache = attention(normed, angles, seen, cache, place)
-        if self.config.block == "parallel":
-            return x + mixed + feed_forward(normed), cache
-        x = x + mixed
-        return x + feed_forward(Norm(self.config, name="feed_forward_norm")(x)), cache
+        normed = self._norm("norm", x)
+        mixed, cache = attention(normed, sights.of(local), cache, place)
+        mixed = self._norm("attention_out_norm", mixed)
+        after = x + mixed
+        if self.config.block == "sequential":
+            normed = self._norm("feed_forward_norm", after)
+        elif not self.config.shared_norm:
+            normed = self._norm("feed_forward_norm", x)
+        return after + self._norm("feed_forward_out_norm", feed_forward(normed)), cache
+
+    def _norm(self, name, x):
+        return Norm(self.config, name=name)(x) if name in self.config.layer_norms else x
 
 
 _BLOCK_INPUT = "block input"
@@ -75,18 +88,29 @@ class Decoder(nn.Module):
         shared = dataclasses.replace(self.axes, batch=tuple(a for a in self.axes.batch if a not in self.axes.embed))
         embeddings = jnp.take(self.embedding, constrain(tokens, shared, "batch", "length"), axis=0)
         columns = constrain(embeddings, shared, "batch", "length", "embed").astype(self.config.compute_dtype)
+        if self.config.embedding_scale is not None:
+            columns = columns * jnp.asarray(self.config.embedding_scale, columns.dtype)
         return constrain(columns, self.axes, "batch", "length", None)
 
     def __call__(self, embeddings: Array, layout: Layout) -> Array:
         """[B, L, D] -> hidden states [B, L, D]."""
-        angles = angles_of(self.config, layout.positions)
         if not self.is_initializing():
             check_platform(self.config)
-        hidden, _ = self.layers(embeddings, None, angles, sight(self.config, layout, self.is_initializing()), None)
+        local = kinds(self.config)
+        hidden, _ = self.layers(
+            embeddings,
+            None,
+            sights(self.config, layout, plain=self.is_initializing()),
+            None,
+            None if local is None else jnp.array(local),
+        )
         return self.final_norm(hidden)
 
     def head_parts(self, hidden: Array) -> tuple[Array, Array]:
-        """What the logits are the product of: [..., D] -> scaled states [..., D] and the head's table [V, D]."""
+        """What the logits are the product of: [..., D] -> scaled states [..., D] and the head's table [V, D].
+
+        Before their soft cap, where there is one.
+        """
         config = self.config
         if config.scale_logits:
             hidden = hidden * config.model_dim**-0.5
@@ -95,7 +119,8 @@ class Decoder(nn.Module):
     def unembed(self, hidden: Array) -> Array:
         """[..., D] -> float32 logits [..., V]."""
         states, table = self.head_parts(hidden)
-        return jnp.matmul(states, table.T.astype(states.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.matmul(states, table.T.astype(states.dtype), preferred_element_type=jnp.float32)
+        return soft_cap(logits, self.config.logit_softcap)
 
 
 def _scanned_block(config: ModelConfig) -> type[nn.Module]:
@@ -106,11 +131,6 @@ def _scanned_block(config: ModelConfig) -> type[nn.Module]:
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast, 0),
         length=config.layers,
     )
-
-
-def angles_of(config: ModelConfig, positions: Array) -> tuple[Array, Array] | None:
-    """Rotary angles of positions [B, L], where the model has them."""
-    return rotary_angles(positions, config) if config.positions == "rope" else None

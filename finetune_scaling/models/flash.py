@@ -26,20 +26,24 @@ _QUERIES = 128  # of a block
 _MASKED = -1e30
 
 
-def flash_attention(query: Array, keys: Array, values: Array, layout: Layout, rules: AxisRules) -> Array:
+def flash_attention(
+    query: Array, keys: Array, values: Array, layout: Layout, rules: AxisRules, scale: float | None = None
+) -> Array:
     """Softmax attention of every token to the tokens of its row that it sees.
 
-    query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H]. On the mesh in
-    context each device computes its own rows and heads. Raises ConfigError for rows of more than LONGEST tokens.
+    query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H]. scale: of the
+    scores; None is H ** -0.5. On the mesh in context each device computes its own rows and heads. Raises ConfigError
+    for rows of more than LONGEST tokens.
     """
     length = query.shape[1]
     if length > LONGEST:
         raise ConfigError(
             f"model.attention = 'flash' holds rows of at most {LONGEST} tokens, not {length}; use 'blockwise'"
         )
+    attention = functools.partial(_attention, scale=query.shape[3] ** -0.5 if scale is None else scale)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return _attention(query, keys, values, layout)
+        return attention(query, keys, values, layout)
     divided = spec(mesh, rules, ("batch", None, "heads", None), query.shape)
     # Each device needs the keys of its own heads: where there are fewer than devices, copies of them.
     devices = parts(mesh, rules.heads) if divided[2] else 1
@@ -47,14 +51,14 @@ def flash_attention(query: Array, keys: Array, values: Array, layout: Layout, ru
     keys, values = (jnp.repeat(array, copies, axis=2) for array in (keys, values))
     rows = PartitionSpec(divided[0], None)
     return jax.shard_map(
-        _attention,
+        attention,
         in_specs=(divided, divided, divided, Layout(rows, rows, rows)),  # type: ignore[arg-type]
         out_specs=divided,
         check_vma=False,  # a kernel does not say over which mesh axes its results vary
     )(query, keys, values, layout)
 
 
-def _attention(query: Array, keys: Array, values: Array, layout: Layout) -> Array:
+def _attention(query: Array, keys: Array, values: Array, layout: Layout, scale: float) -> Array:
     """flash_attention on one device."""
     batch, length, heads, head_dim = query.shape
     groups = heads // keys.shape[2]
@@ -62,7 +66,7 @@ def _attention(query: Array, keys: Array, values: Array, layout: Layout) -> Arra
     layout = Layout(*(_pad(field.astype(jnp.int32), padding) for field in layout))  # with segment PADDING
     query = _pad(query, padding).reshape(batch, -1, keys.shape[2], groups, head_dim).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(array, padding).swapaxes(1, 2) for array in (keys, values))
-    mixed = _kernels(query, keys, values, jnp.stack(layout, axis=2), jnp.stack(layout, axis=1))
+    mixed = _kernels(query, keys, values, jnp.stack(layout, axis=2), jnp.stack(layout, axis=1), scale)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, -1, heads, head_dim)[:, :length]
 
 
@@ -70,27 +74,29 @@ def _pad(array: Array, padding: int) -> Array:
     return jnp.pad(array, ((0, 0), (0, padding)) + ((0, 0),) * (array.ndim - 2))
 
 
-@jax.custom_vjp
-def _kernels(query: Array, keys: Array, values: Array, columns: Array, rows: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _kernels(query: Array, keys: Array, values: Array, columns: Array, rows: Array, scale: float) -> Array:
     """query [B, K, G, L, H], keys and values [B, K, L, H], layout as columns [B, L, 3] and rows [B, 3, L]."""
-    return _call(_forward, (query, keys, values, columns, rows), (), [query])[0]
+    return _call(_forward, scale, (query, keys, values, columns, rows), (), [query])[0]
 
 
-def _kernels_forward(*inputs: Array) -> tuple[Array, tuple[Array, ...]]:
-    return _kernels(*inputs), inputs
+def _kernels_forward(*inputs: Any) -> tuple[Array, tuple[Array, ...]]:
+    return _kernels(*inputs), inputs[:-1]
 
 
-def _kernels_backward(inputs: tuple[Array, ...], gradient: Array) -> tuple[Array | None, ...]:
+def _kernels_backward(scale: float, inputs: tuple[Array, ...], gradient: Array) -> tuple[Array | None, ...]:
     query, keys, values, _, _ = inputs
     summed = jax.ShapeDtypeStruct(keys.shape, jnp.float32)
-    to_query, to_keys, to_values = _call(_backward, inputs, (gradient,), [query, summed, summed])
+    to_query, to_keys, to_values = _call(_backward, scale, inputs, (gradient,), [query, summed, summed])
     return to_query, to_keys.astype(keys.dtype), to_values.astype(values.dtype), None, None
 
 
 _kernels.defvjp(_kernels_forward, _kernels_backward)
 
 
-def _call(kernel: Any, inputs: tuple[Array, ...], gradients: tuple[Array, ...], outputs: list) -> list[Array]:
+def _call(
+    kernel: Any, scale: float, inputs: tuple[Array, ...], gradients: tuple[Array, ...], outputs: list
+) -> list[Array]:
     """Runs a kernel for each block of queries of each head; heads of one group one after the other."""
     batch, kv_heads, groups, length, head_dim = inputs[0].shape
     of_queries = pl.BlockSpec((None, None, None, _QUERIES, head_dim), lambda b, k, g, i: (b, k, g, i, 0))
@@ -98,7 +104,7 @@ def _call(kernel: Any, inputs: tuple[Array, ...], gradients: tuple[Array, ...], 
     columns = pl.BlockSpec((None, _QUERIES, 3), lambda b, k, g, i: (b, i, 0))
     rows = pl.BlockSpec((None, 3, length), lambda b, k, g, i: (b, 0, 0))
     return pl.pallas_call(
-        functools.partial(kernel, scale=head_dim**-0.5),
+        functools.partial(kernel, scale=scale),
         grid=(batch, kv_heads, groups, length // _QUERIES),
         in_specs=[of_queries, of_keys, of_keys, columns, rows, *(of_queries for _ in gradients)],
         out_specs=[of_queries if output.ndim == 5 else of_keys for output in outputs],

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.models.attention import LayerCache, Place, check_platform, sight
+from finetune_scaling.models.attention import LayerCache, Place, check_platform
 from finetune_scaling.models.cache import Cache, through_layers
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.decoder import Block, Decoder, angles_of
+from finetune_scaling.models.decoder import Block, Decoder
 from finetune_scaling.models.layers import DenseAdapter, Norm
 from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.sight import Sights, cached_sights, kinds, sights
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
 
 Array = jax.Array
@@ -49,42 +50,43 @@ class LanguageModel:
         if cache is None:
             return self._apply(params, embeddings, layout), None
         check_platform(self.config)
-        return self._through(params, embeddings, layout.positions, sight(self.config, layout, False), cache, 0)
+        return self._through(params, embeddings, sights(self.config, layout), cache, 0)
 
     def extend(
-        self, params: Params, embeddings: Array, positions: Array, seen: Array, cache: Cache, end: Array
+        self,
+        params: Params,
+        embeddings: Array,
+        positions: Array,
+        seen: Array,
+        cache: Cache,
+        end: Array,
+        seen_near: Array | None = None,
     ) -> tuple[Array, Cache]:
         """Hidden states of L tokens after those in a cache, [B, L, D] -> [B, L, D], and the cache with them.
 
-        positions: int32 [B, L]. seen: bool [B, L, S], which slots each of them sees, its own among them. end: int32
-        scalar, the first free slot, from which on they are written.
+        positions: int32 [B, L]. seen: bool [B, L, S], which slots each of them sees, its own among them. seen_near: the
+        same within the window (`layout.near`), where the model has one. end: int32 scalar, the first free slot, from
+        which on they are written.
         """
-        return self._through(params, embeddings, positions, seen, cache, end)
+        return self._through(params, embeddings, cached_sights(self.config, positions, seen, seen_near), cache, end)
 
     def unembed(self, params: Params, hidden: Array) -> Array:
         """Float32 logits, [..., D] -> [..., V]."""
         return self._apply(params, hidden, method="unembed")
 
     def head(self, params: Params, hidden: Array) -> tuple[Array, Array]:
-        """States [..., D] and table [V, D] whose product, table transposed, is `unembed`'s logits."""
+        """States [..., D] and table [V, D] whose product, table transposed, is `unembed`'s logits before a soft cap."""
         return self._apply(params, hidden, method="head_parts")
 
     def _through(
-        self,
-        params: Params,
-        embeddings: Array,
-        positions: Array,
-        seen: Array | Layout,
-        cache: Cache,
-        end: Array | int,
+        self, params: Params, embeddings: Array, views: Sights, cache: Cache, end: Array | int
     ) -> tuple[Array, Cache]:
         block = Block(self.config, self.adapter, self.axes)
-        angles = angles_of(self.config, positions)
 
-        def layer(weights: Params, x: Array, part: LayerCache, place: Place) -> Any:
-            return block.apply({"params": weights}, x, part, angles, seen, place)
+        def layer(weights: Params, x: Array, part: LayerCache, place: Place, local: Array | bool | None) -> Any:
+            return block.apply({"params": weights}, x, part, views, place, local)
 
-        hidden, cache = through_layers(layer, params["layers"], embeddings, cache, end)
+        hidden, cache = through_layers(layer, params["layers"], embeddings, cache, end, kinds(self.config))
         normed: Any = Norm(self.config).apply({"params": params["final_norm"]}, hidden)
         return normed, cache
 

@@ -1,4 +1,4 @@
-"""The decoder's parts: dense layers that an adapter may extend, norms, rotary positions, feed-forward."""
+"""The decoder's parts: dense layers that an adapter may extend, norms, feed-forward."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -26,31 +26,33 @@ class DenseAdapter(Protocol):
         """Returns the new output [..., F] of a layer with input x [..., D] and plain output y [..., F]."""
 
 
-DENSE_LAYERS = ("query", "key", "value", "attention_out", "gate", "up", "down")
-
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class Dense(nn.Module):
-    """y = x W without a bias; an adapter that names this layer adds to y."""
+    """y = x W, plus a bias where `config` gives this layer one; an adapter that names the layer changes y."""
 
-    features: int
+    config: ModelConfig
     dtype: Any
     adapter: DenseAdapter | None = None
     cast_late: bool = False  # a trained kernel, where it is used and no earlier (models/order.py)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D] -> [..., F]
-        kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features), jnp.float32)
+        assert self.name is not None
+        features = self.config.dense_features(self.name)
+        kernel = self.param("kernel", _kernel_init, (x.shape[-1], features), jnp.float32)
         # One matrix of rows: where the gradient contracts two axes, XLA on CPUs transposes x in memory before, which is
         # a third of a training step.
         rows = x.reshape(-1, x.shape[-1])
         if kernel.dtype != self.dtype:  # trained: frozen ones are kept in the compute dtype
             kernel = (read_here(kernel) if self.cast_late else kernel).astype(self.dtype)
         y = rows @ kernel
+        if self.name in self.config.biased:
+            y = y + self.param("bias", nn.initializers.zeros, (features,), jnp.float32).astype(self.dtype)
         if self.adapter is not None and self.name in self.adapter.targets:
             y = self.adapter(self.param, rows, y)
-        return y.reshape(*x.shape[:-1], self.features)
+        return y.reshape(*x.shape[:-1], features)
 
 
 class Norm(nn.Module):
@@ -60,7 +62,9 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        offset = self.config.norm_offset
+        scale = self.param("scale", nn.initializers.constant(1.0 - offset), (x.shape[-1],), jnp.float32)
+        scale = scale.astype(jnp.float32) + offset if offset else scale
         y = x.astype(jnp.float32)
         if self.config.norm == "layernorm":
             y = y - y.mean(-1, keepdims=True)
@@ -68,22 +72,6 @@ class Norm(nn.Module):
         if self.config.norm == "layernorm":
             y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return y.astype(x.dtype)
-
-
-def rotary_angles(positions: Array, config: ModelConfig) -> tuple[Array, Array]:
-    """Cosines and sines [B, L, 1, head_dim / 2] of RoPE (Su et al., 2021) for positions [B, L]."""
-    half = config.head_dim // 2
-    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
-    """Turns the pairs (x_i, x_{i + head_dim/2}) of x [B, L, heads, head_dim], the layout of Llama's weights."""
-    cosine, sine = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return turned.astype(x.dtype)
 
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -106,14 +94,14 @@ class FeedForward(nn.Module):
         config, activation = self.config, _ACTIVATIONS[self.config.activation]
         # One matrix of rows, as Dense computes it: between two shapes XLA would keep what it could overwrite.
         rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
-        up = rows(Dense(config.ffn_dim, x.dtype, self.adapter, cast_late=True, name="up")(x))
+        up = rows(Dense(config, x.dtype, self.adapter, cast_late=True, name="up")(x))
         if config.gated:
-            gate = rows(Dense(config.ffn_dim, x.dtype, self.adapter, cast_late=True, name="gate")(x))
+            gate = rows(Dense(config, x.dtype, self.adapter, cast_late=True, name="gate")(x))
             hidden = activation(gate) * up
         else:
             hidden = activation(up)
         hidden = constrain(hidden.reshape(*x.shape[:-1], config.ffn_dim), self.axes, "batch", "length", "ffn")
-        y = Dense(config.model_dim, x.dtype, self.adapter, cast_late=True, name="down")(hidden)
+        y = Dense(config, x.dtype, self.adapter, cast_late=True, name="down")(hidden)
         if config.remat == "none" or self.adapter is None:  # the products are there anyway, or nothing waits for them
             return y
         # Beside adapters the gradient of `hidden` would be formed early, and wait for the products to come again.

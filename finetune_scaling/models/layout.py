@@ -23,20 +23,31 @@ class Layout(NamedTuple):
     prefix: Array
 
 
-def visible(queries: Layout, keys: Layout) -> Array:
+def visible(queries: Layout, keys: Layout, window: Array | int | None = None) -> Array:
     """Which keys each query sees: bool [B, L, S]. See `sees`."""
-    return sees(Layout(*(field[:, :, None] for field in queries)), Layout(*(field[:, None, :] for field in keys)))
+    of_queries = Layout(*(field[:, :, None] for field in queries))
+    return sees(of_queries, Layout(*(field[:, None, :] for field in keys)), window)
 
 
-def sees(queries: Layout, keys: Layout) -> Array:
+def sees(queries: Layout, keys: Layout, window: Array | int | None = None) -> Array:
     """Whether queries see keys, of layouts whose fields broadcast against each other.
 
     A key is seen from its own segment (a soft prompt's from every segment), if it is not later than the query or
     belongs to the input part of a prefix LM. A soft prompt sees only itself, causally: so a packed row computes what
     its texts alone would, and the prompt's keys can be shared between rows.
+
+    window: how many tokens a query looks back on, itself among them, or forward within the input of a prefix LM; None
+    or an int32 scalar. A soft prompt is counted as any text before the query is: far behind it, it is out of sight, as
+    virtual tokens are for Hugging Face's models.
     """
     same = queries.segments == keys.segments
     soft = keys.segments == SOFT_PROMPT
     real = keys.segments != PADDING
     earlier = keys.positions <= queries.positions
-    return (same | soft) & real & (earlier | (same & keys.prefix))
+    seen = (same | soft) & real & (earlier | (same & keys.prefix))
+    return seen if window is None else seen & near(queries.positions, keys.positions, window)
+
+
+def near(queries: Array, keys: Array, window: Array | int) -> Array:
+    """Whether keys lie in the window of queries, of positions that broadcast against each other."""
+    return abs(queries - keys) < window

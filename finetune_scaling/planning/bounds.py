@@ -27,7 +27,12 @@ from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.layout import Held, Layout
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.training.flops import forward_flops_per_token, training_flops, trains_weights
+from finetune_scaling.training.flops import (
+    attention_flops_per_token,
+    forward_flops_per_token,
+    training_flops,
+    trains_weights,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,7 @@ def recomputed_flops(workload: Workload, layout: Layout) -> float:
     """Of the forward computations that the backward pass repeats, over all chips."""
     model, positions = workload.model, workload.positions
     head = 2.0 * model.vocab_size * model.model_dim
-    scores = 2 * 2 * model.layers * model.heads * model.head_dim * positions / 2
+    scores = attention_flops_per_token(model, positions)
     layers = forward_flops_per_token(model, positions) - head
     repeated = {"none": 0.0, "dots": scores, "full": layers, "offload": layers}
     return workload.batch * positions * repeated[layout.remat]

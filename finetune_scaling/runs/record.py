@@ -1,5 +1,6 @@
 """What is written down about a run: the facts in its checkpoints and its result record."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling import configuration
@@ -23,6 +24,13 @@ def checkpoint_facts(experiment: Experiment, model: TunedModel) -> dict[str, Any
     }
 
 
+def pretrain_tokens(base: Mapping[str, Any]) -> int | None:
+    """Tokens that a base had seen, from the facts of its checkpoint; None where there is no base, or nobody said it."""
+    if not base or "public" in base:
+        return base.get("public", {}).get("pretrain_tokens")
+    return base["position"]["step"] * base["tokens_per_step"]
+
+
 def training_record(experiment: Experiment, data: Data, model: TunedModel, position: Position) -> dict[str, Any]:
     """What the run was and how it went; scores come on top."""
     parameters = count_parameters(model.config)
@@ -36,7 +44,7 @@ def training_record(experiment: Experiment, data: Data, model: TunedModel, posit
         "parameters": parameters.total,
         "parameters_non_embedding": parameters.non_embedding,
         "trainable_parameters": size(model.trainable),
-        "pretrain_tokens": base["position"]["step"] * base["tokens_per_step"] if base else None,
+        "pretrain_tokens": pretrain_tokens(base),
         "finetune_examples": data.train.statistics["examples"] if data.task else None,
         "learning_rate": experiment.schedule_config.learning_rate,
         "batch_size": experiment.batch_size,

@@ -21,10 +21,16 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"head", ("embed", "vocab")),
     (r"layers/attention/query/kernel", ("layers", "embed", "heads")),
     (r"layers/attention/(key|value)/kernel", ("layers", "embed", "kv_heads")),
+    (r"layers/attention/query/bias", ("layers", "heads")),
+    (r"layers/attention/(key|value)/bias", ("layers", "kv_heads")),
     (r"layers/attention/attention_out/kernel", ("layers", "heads", "embed")),
+    (r"layers/attention/attention_out/bias", ("layers", None)),
+    (r"layers/attention/(query|key)_norm/(scale|bias)", ("layers", None)),
     (r"layers/feed_forward/(gate|up)/kernel", ("layers", "embed", "ffn")),
+    (r"layers/feed_forward/(gate|up)/bias", ("layers", "ffn")),
     (r"layers/feed_forward/down/kernel", ("layers", "ffn", "embed")),
-    (r"layers/(feed_forward_)?norm/(scale|bias)", ("layers", None)),
+    (r"layers/feed_forward/down/bias", ("layers", None)),
+    (r"layers/(norm|feed_forward_norm|attention_out_norm|feed_forward_out_norm)/(scale|bias)", ("layers", None)),
     (r"final_norm/(scale|bias)", (None,)),
 )
 SMALL = 4 * 2**20  # bytes below which an array outside the table stays whole: to gather it would cost more

@@ -27,10 +27,11 @@ from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, is_remote, location, remote_failure
 from finetune_scaling.library_reports import leave_out_of_logs
 from finetune_scaling.training.digest import digest
+from finetune_scaling.training.run_directory import CHECKPOINTS
 from finetune_scaling.training.step import State
-from finetune_scaling.tuning.partition import path_name
+from finetune_scaling.tuning.partition import nested, path_name
 
-DIRECTORY = "checkpoints"
+DIRECTORY = CHECKPOINTS
 _DAMAGED = "damaged."
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Checkpoints:
         self._best = _KeepBest()
         keep = [policies.LatestN(n=1), policies.CustomSteps(steps=sorted(keep_steps)), self._best]
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager = ocp.CheckpointManager(epath.Path(absolute(self.directory)), options=options)
         self._check_shared()
 
@@ -83,17 +84,17 @@ class Checkpoints:
             state=ocp.args.StandardSave(tree),
             facts=ocp.args.JsonSave({**facts, "step": step, "arrays_digest": digest(tree)}),
         )
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Returns when everything is on disk; WorkdirError where it did not fit there."""
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the background threads."""
-        with _disk_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager.wait_until_finished()
             self._manager.close()  # which raises what a failed save left behind
 
@@ -155,7 +156,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Location) -> Iterator[None]:
+def storage_errors(path: Location) -> Iterator[None]:
     """As files.disk_errors, and for TensorStore too, whose ValueErrors tell the system's code in their text."""
     with disk_errors(path):
         try:
@@ -209,7 +210,7 @@ def _targets(known: dict[str, Any], place: Place | None) -> dict[str, Any]:
         return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in known.items()}
     shapes = _shapes(known)
     return {
-        name.replace("/", _SEPARATOR): jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=sharding)
+        stored_name(name): jax.ShapeDtypeStruct(shapes[name].shape, shapes[name].dtype, sharding=sharding)
         for name, sharding in place(shapes).items()
     }
 
@@ -235,10 +236,22 @@ def read_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
         return _shapes(dict(handler.metadata(epath.Path(where / "state")).tree))
 
 
+def read_leaf(where: Location, name: str) -> np.ndarray:
+    """One array of a checkpoint by its name (trainable/...), which no digest tells of alone; raises as `read` does."""
+    where, key = absolute(where), stored_name(name)
+    with _damage(where), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        known = dict(handler.metadata(epath.Path(where / "state")).tree)[key]
+        target = {key: np.zeros(known.shape, known.dtype)}
+        how = {key: ocp.RestoreArgs(restore_type=np.ndarray)}
+        args = ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=True)
+        return handler.restore(epath.Path(where / "state"), args=args)[key]
+
+
 def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
     tree, facts = read(where, place=place)
-    return _nest({name: leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}), facts
+    trained = {name.removeprefix(_TRAINABLE): leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}
+    return nested({name.replace(_SEPARATOR, "/"): leaf for name, leaf in trained.items()}), facts
 
 
 @contextlib.contextmanager
@@ -338,23 +351,17 @@ _TRAINABLE = "trainable" + _SEPARATOR
 
 def _named(state: State) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {path_name(path).replace("/", _SEPARATOR): leaf for path, leaf in leaves}
+    return {stored_name(path_name(path)): leaf for path, leaf in leaves}
+
+
+def stored_name(path: str) -> str:
+    """What an array of a checkpoint is called on the disk: trainable.embedding of trainable/embedding."""
+    return path.replace("/", _SEPARATOR)
 
 
 def _unnamed(tree: dict[str, Any], target: State) -> State:
     structure = jax.tree.structure(target)
     return jax.tree.unflatten(structure, [tree[name] for name in _named(target)])
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *folders, last = name.removeprefix(_TRAINABLE).split(_SEPARATOR)
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = leaf
-    return tree
 
 
 def _read_facts(where: Location) -> Facts:

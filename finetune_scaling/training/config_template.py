@@ -134,6 +134,14 @@ def _scalar_kind(hint: Any) -> type | None:
     return hint if hint in (int, float, str, bool) else None
 
 
-def _placeholders(kind: type) -> Mapping[str, FieldReference]:
-    hints = typing.get_type_hints(kind)
-    return {name: FieldReference(None, field_type=_scalar_kind(hint)) for name, hint in hints.items()}
+def _placeholders(kind: type) -> dict[str, Any]:
+    """Every field of a dataclass, to be filled on the command line: groups where a field is a dataclass."""
+    return {name: _placeholder(hint) for name, hint in typing.get_type_hints(kind).items()}
+
+
+def _placeholder(hint: Any) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [option for option in options if option is not type(None)]
+    if dataclasses.is_dataclass(kinds[0]):
+        return {name: value for kind in kinds for name, value in _placeholders(kind).items()}  # type: ignore[arg-type]
+    return FieldReference(None, field_type=_scalar_kind(hint) or typing.get_origin(kinds[0]))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from finetune_scaling.models.order import read_here
+from finetune_scaling.models.soft_cap import soft_cap, soft_cap_slope
 from finetune_scaling.sharding.axes import AxisRules, spec
 
 Array = jax.Array
@@ -24,38 +25,39 @@ _ROWS = 128  # a part of the vocabulary is a multiple of this: a TPU's matrix un
 _NEVER = -1e30  # logit of a row that fills up the last part
 
 
-def cross_entropy(hidden: Array, table: Array, targets: Array, axes: AxisRules) -> Array:
+def cross_entropy(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None = None) -> Array:
     """Negative log-likelihood of targets [B, L] in nats, float32 [B, L], under softmax(hidden @ table.T).
 
     hidden [B, L, D]; table [V, D], whose gradient is computed only where it is asked for. In the mesh in context both
-    lie as `axes` say.
+    lie as `axes` say. cap: soft cap of the logits.
     """
     mesh = jax.sharding.get_abstract_mesh()
     small = targets.size * table.shape[0] <= _LOGITS_AT_ONCE
     if small and (mesh.empty or mesh.size == 1):
         logits = jnp.einsum("bld,vd->blv", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = soft_cap(logits, cap)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen
-    return _in_parts(hidden, table, targets, axes)
+    return _in_parts(hidden, table, targets, axes, cap)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _in_parts(hidden: Array, table: Array, targets: Array, axes: AxisRules) -> Array:
-    losses, _ = _forward(hidden, table, targets, axes)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _in_parts(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None) -> Array:
+    losses, _ = _forward(hidden, table, targets, axes, cap)
     return losses
 
 
-def _forward_rule(hidden, table, targets, axes):  # arguments are primals that know whether they are differentiated
-    losses, normalizers = _forward(hidden.value, table.value, targets.value, axes)
+def _forward_rule(hidden, table, targets, axes, cap):  # primals that know whether they are differentiated
+    losses, normalizers = _forward(hidden.value, table.value, targets.value, axes, cap)
     wanted = () if table.perturbed else None  # its structure, not a value: known when the backward pass is traced
     return losses, (hidden.value, table.value, targets.value, normalizers, wanted)
 
 
-def _backward_rule(axes, kept, cotangent):
+def _backward_rule(axes, cap, kept, cotangent):
     hidden, table, targets, normalizers, wanted = kept
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
         return jnp.zeros_like(hidden), jnp.zeros_like(table), None
-    ways = _Ways(axes, hidden.shape, table.shape)
+    ways = _Ways(axes, hidden.shape, table.shape, cap)
     if wanted is None:
         run = ways.divided(functools.partial(_hidden_gradient, ways), "htrrr", "h")
         return run(hidden, table, targets, normalizers, cotangent), None, None
@@ -66,16 +68,17 @@ def _backward_rule(axes, kept, cotangent):
 _in_parts.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
 
 
-def _forward(hidden: Array, table: Array, targets: Array, axes: AxisRules) -> tuple[Array, Array]:
+def _forward(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None) -> tuple[Array, Array]:
     """Losses and log-sum-exps, [B, L] each."""
-    ways = _Ways(axes, hidden.shape, table.shape)
+    ways = _Ways(axes, hidden.shape, table.shape, cap)
     return ways.divided(functools.partial(_losses, ways), "htr", "rr")(hidden, table, targets)
 
 
 class _Ways:
-    """How the arrays are divided, and which mesh axes each sum over devices goes along."""
+    """How the arrays are divided, and which mesh axes each sum over devices goes along. cap: of the logits."""
 
-    def __init__(self, axes: AxisRules, hidden: tuple[int, ...], table: tuple[int, ...]):
+    def __init__(self, axes: AxisRules, hidden: tuple[int, ...], table: tuple[int, ...], cap: float | None):
+        self.cap = cap
         self.mesh = jax.sharding.get_abstract_mesh()
         alone = self.mesh.empty
         self.rows = PartitionSpec() if alone else spec(self.mesh, axes, ("batch", "length"), hidden[:2])
@@ -143,7 +146,7 @@ def _parts(ways: _Ways, hidden: Array, table: Array) -> _Part:
 def _logits(ways: _Ways, hidden: Array, part: _Part) -> tuple[Array, Array]:
     """Float32 logits [B, L, R] of a part of the vocabulary, and the part's rows [R, D] that gave them."""
     rows = ways.gather(_cast(part.rows, hidden.dtype))
-    logits = jnp.einsum("bld,rd->blr", hidden, rows, preferred_element_type=jnp.float32)
+    logits = soft_cap(jnp.einsum("bld,rd->blr", hidden, rows, preferred_element_type=jnp.float32), ways.cap)
     return jnp.where(jnp.arange(rows.shape[0]) < part.real, logits, _NEVER), rows
 
 
@@ -180,6 +183,8 @@ def _part_gradient(
     logits, rows = _logits(ways, hidden, part)
     probabilities = jnp.exp(logits - normalizers[..., None])
     gradient = (probabilities - _is_target(targets, part)) * cotangent[..., None]
+    if ways.cap is not None:  # the logits of rows that fill up lie beyond the cap
+        gradient = gradient * soft_cap_slope(jnp.maximum(logits, -ways.cap), ways.cap)
     return gradient.astype(hidden.dtype), rows
 
 

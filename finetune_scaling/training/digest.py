@@ -8,7 +8,9 @@ four sums under different constants make 128 bits a leaf. It finds damage and mi
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,19 +34,60 @@ def digest(tree: Any) -> str:
     Every process of a run over several must call it, and each gets the same. Leaves are numbers of up to 32 bits, or
     truth values; raises TypeError for others. Elements of a leaf 2^32 apart count as being in one place.
     """
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    leaves = dict(sorted(leaves.items()))
+    leaves = _in_order({path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)})
+    if not leaves:
+        return _digest({}, None)
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
+    with jax.default_device(_host()) if on_host else contextlib.nullcontext():
+        sums = _make_sums(_mesh(leaves.values()))(list(leaves.values()))
+    return _digest(leaves, np.asarray(sums))
+
+
+class PieceSums:
+    """The same digest of leaves that are never in memory together: each piece is summed by itself.
+
+    leaves: all by name, of which shapes and dtypes are taken. Pieces may come in any order, from several threads.
+    """
+
+    def __init__(self, leaves: Mapping[str, Any]):
+        self._leaves = _in_order(leaves)
+        large = [name for name, leaf in self._leaves.items() if math.prod(leaf.shape) >= _SMALL]
+        self._rows = {name: row for row, name in enumerate(large)}
+        small = [name for name in self._leaves if name not in self._rows]
+        sizes = [math.prod(self._leaves[name].shape) for name in small]
+        self._firsts = dict(zip(small, itertools.accumulate(sizes, initial=0), strict=False))
+        self._small = len(large)
+
+    def of(self, name: str, piece: np.ndarray, start: Sequence[int]) -> list[int]:
+        """The four sums of a piece of a leaf whose first element is at `start` there."""
+        strides = _strides(self._leaves[name].shape)
+        first = self._firsts.get(name, 0) + sum(place * stride for place, stride in zip(start, strides, strict=True))
+        with jax.default_device(_host()):
+            sums = _piece_sums(piece, np.uint32(first % 2**32), strides)
+        return np.asarray(sums).tolist()
+
+    def digest(self, pieces: Iterable[tuple[str, Sequence[int]]]) -> str:
+        """The digest of all leaves from the names and sums of all their pieces."""
+        total = np.zeros((self._small + 1, len(_FACTORS)), np.uint32)
+        for name, sums in pieces:
+            total[self._rows.get(name, self._small)] += np.asarray(sums, np.uint32)
+        return _digest(self._leaves, total)
+
+
+def _in_order(leaves: Mapping[str, Any]) -> dict[str, Any]:
     for name, leaf in leaves.items():
         if np.dtype(leaf.dtype).itemsize not in _UNSIGNED:
             raise TypeError(f"{name}: {leaf.dtype} has more than 32 bits")
+    return dict(sorted(leaves.items()))
+
+
+def _digest(leaves: Mapping[str, Any], sums: np.ndarray | None) -> str:
+    """Of leaves in order and their sums, uint32[large leaves + 1, 4]."""
     total = hashlib.sha256()
     for name, leaf in leaves.items():
         total.update(f"{name} {tuple(leaf.shape)} {leaf.dtype};".encode())
-    if leaves:
-        on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
-        with jax.default_device(_host()) if on_host else contextlib.nullcontext():
-            sums = _make_sums(_mesh(leaves.values()))(list(leaves.values()))
-        total.update(np.asarray(sums).astype("<u4").tobytes())
+    if sums is not None:
+        total.update(sums.astype("<u4").tobytes())
     return total.hexdigest()
 
 
@@ -78,9 +121,15 @@ def _make_sums(mesh: Mesh | None) -> Callable[[Sequence[Array]], Array]:
         large = [leaf for leaf in leaves if leaf.size >= _SMALL]
         small = [_bits(leaf).reshape(-1) for leaf in leaves if leaf.size < _SMALL]
         together = jnp.concatenate(small) if small else jnp.zeros(0, jnp.uint32)
-        return jnp.stack([*(reduce(_mixtures(_bits(leaf))) for leaf in large), reduce(_mixtures(together))])
+        return jnp.stack([reduce(_mixtures(bits)) for bits in (*map(_bits, large), together)])
 
     return jax.jit(sums, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+
+
+@functools.partial(jax.jit, static_argnames="strides")
+def _piece_sums(piece: Array, first: Array, strides: tuple[int, ...]) -> Array:
+    """The four sums of a piece whose first element is at place `first`; strides: of the whole leaf, in elements."""
+    return _one_pass(_mixtures(_bits(piece), first + _places(piece.shape, strides)))
 
 
 def _bits(leaf: Array) -> Array:
@@ -90,18 +139,22 @@ def _bits(leaf: Array) -> Array:
     return jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize]).astype(jnp.uint32)
 
 
-def _places(shape: tuple[int, ...]) -> Array:
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Elements between neighbours along each axis, in row-major order."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _places(shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
     """Every element's place in row-major order, modulo 2^32; computed where the element lies."""
-    places, stride = jnp.zeros(shape, jnp.uint32), 1
-    for axis in reversed(range(len(shape))):
+    places = jnp.zeros(shape, jnp.uint32)
+    for axis, stride in enumerate(strides):
         places += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= shape[axis]
     return places
 
 
-def _mixtures(bits: Array) -> list[Array]:
-    """Four arrays in which every bit of an element and of its place bears on every bit."""
-    places = _finalize(_places(bits.shape))
+def _mixtures(bits: Array, places: Array | None = None) -> list[Array]:
+    """Four arrays in which every bit of an element and of its place, by default in order, bears on every bit."""
+    places = _finalize(_places(bits.shape, _strides(bits.shape)) if places is None else places)
     return [
         _finalize(bits ^ (places * jnp.uint32(factor) + jnp.uint32(offset)))
         for factor, offset in zip(_FACTORS, _OFFSETS, strict=True)

@@ -55,6 +55,34 @@ class BaseConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublicModel:
+    """The public model that a base was converted from (interop/conversion.py).
+
+    name: its directory, or its name on the hub; revision: as it was asked for, commit: which that was (None: a
+    directory); family: the model_type of its config.json; dtype: of the stored parameters, where another than the
+    files' was asked for; pretrain_tokens: that it had seen, where that was told.
+    """
+
+    name: str
+    family: str
+    revision: str | None = None
+    commit: str | None = None
+    dtype: str | None = None
+    pretrain_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "public", ("pretrain_tokens",))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterOrigin:
+    """The adapter that a run was made of (interop/incoming_adapter.py): its directory, and its weights' digest."""
+
+    name: str
+    weights_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     """size: sequences a step (rows, where packed); None takes the method's. accumulation: parts, one after another."""
 
@@ -190,7 +218,8 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run: pretraining where `corpus` is given, finetuning where `task` is.
+    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone, nor for a
+    base that came in from elsewhere, which `public` tells.
 
     model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
     schedule.learning_rate and batch.size may be left out: the method has defaults.
@@ -206,6 +235,8 @@ class Experiment:
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     task: Mapping[str, Any] | None = None
     base: BaseConfig | None = None
+    public: PublicModel | None = None
+    adapter: AdapterOrigin | None = None
     finetune_examples: int | None = None
     seeds: Seeds = Seeds()
     batch: BatchConfig = BatchConfig()
@@ -217,12 +248,15 @@ class Experiment:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        if (self.corpus is None) == (self.task is None):
+        ways = [block for block in (self.corpus, self.task, self.public) if block is not None]
+        if len(ways) > 1 or (not ways and self.adapter is None):
             raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
         if self.corpus is not None and self.base is not None:
             raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
         if self.corpus is not None and self.batch.pack:
             raise ConfigError("batch.pack is for finetuning; pretraining's rows are always packed, so leave it out")
+        if self.adapter is not None and self.base is None:
+            raise ConfigError("base is missing; an adapter that came in stands on one")
         if self.base is None and not self.model:
             raise ConfigError("model is missing; name a rung of the ladder, or give a base to finetune")
         if self.finetune_examples is not None and self.finetune_examples < 1:
@@ -230,8 +264,8 @@ class Experiment:
 
     @property
     def pretrains(self) -> bool:
-        """Whether this is a pretraining run."""
-        return self.corpus is not None
+        """Whether what comes out is a base: a pretraining run, or a public model that was converted."""
+        return self.corpus is not None or self.public is not None
 
     @property
     def method_declaration(self) -> Method:

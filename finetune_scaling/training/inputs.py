@@ -20,7 +20,8 @@ from finetune_scaling.data.loader import (
 from finetune_scaling.data.objectives import longest_text
 from finetune_scaling.data.preparation.prepared import open_prepared
 from finetune_scaling.data.task import Task, load_task
-from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.training.experiment import Experiment
 
@@ -40,6 +41,12 @@ class Data(NamedTuple):
 
 def prepare_data(experiment: Experiment) -> Data:
     """Opens and checks all that the run reads, before any parameter exists."""
+    if experiment.public is not None:
+        raise ConfigError("public is of bases that `convert` made, which are not trained; finetune them: base.run=DIR")
+    if experiment.task is None and experiment.adapter is not None:
+        raise ConfigError(
+            f"the adapter {experiment.adapter.name} came in without a task; give a finetuning run's config to train on"
+        )
     tokenizer = load_tokenizer(experiment.tokenizer)
     return _pretraining_data(experiment, tokenizer) if experiment.pretrains else _finetuning_data(experiment, tokenizer)
 
@@ -50,7 +57,7 @@ def finetuning_examples(experiment: Experiment) -> Examples:
     return subset(examples, experiment.finetune_examples or len(examples), experiment.seeds.data)
 
 
-def _pretraining_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
+def _pretraining_data(experiment: Experiment, tokenizer: TextTokenizer) -> Data:
     assert experiment.corpus is not None
     corpus, sequence = experiment.corpus, experiment.sequence
     batches = _pretraining_batches(experiment, tokenizer)
@@ -66,7 +73,7 @@ def _pretraining_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
     return Data(batches, dev)
 
 
-def _pretraining_batches(experiment: Experiment, tokenizer: Tokenizer) -> Batches:
+def _pretraining_batches(experiment: Experiment, tokenizer: TextTokenizer) -> Batches:
     """Of the text itself, or of what was prepared of it: the same batches."""
     assert experiment.corpus is not None
     corpus, objective, length = experiment.corpus, experiment.objective, experiment.sequence.length
@@ -103,7 +110,7 @@ def check_task(experiment: Experiment) -> None:
         )
 
 
-def _finetuning_data(experiment: Experiment, tokenizer: Tokenizer) -> Data:
+def _finetuning_data(experiment: Experiment, tokenizer: TextTokenizer) -> Data:
     check_task(experiment)
     key = configuration.canonical(experiment.task)
     task, form = prepared_task(experiment)

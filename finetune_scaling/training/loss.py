@@ -20,7 +20,8 @@ def token_losses(model: LanguageModel, tuning: Tuning, params: Params, batch: Ba
     embeddings, layout = tuning.embed(model, params, batch["tokens"], layout)
     hidden, _ = model.forward(params, embeddings, layout)
     states, table = model.head(params, hidden[:, tuning.prefix_length :])
-    return cross_entropy(states, table, batch["targets"], model.axes) * batch["weights"]
+    losses = cross_entropy(states, table, batch["targets"], model.axes, model.config.logit_softcap)
+    return losses * batch["weights"]
 
 
 def loss_sum_and_count(model: LanguageModel, tuning: Tuning, params: Params, batch: Batch) -> tuple[Array, Array]:

@@ -26,6 +26,7 @@ CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
     "result.json",
     ".lock",
 )
+CHECKPOINTS = "checkpoints"
 
 # Directories may move; digests in the checkpoints tell whether they are the same. And any mesh goes on with a run, on
 # devices that may want another form of attention or remat, which compute the same. Evaluators change no parameter.
@@ -56,17 +57,27 @@ class RunDirectory:
         write_json_atomically(self.path / CONFIG, configuration.plain(config))
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Raises WorkdirError, naming the fields, where something was trained here with another config."""
-        if not any((self.path / name).exists() for name in (METRICS, RESULT)):
+        """Raises WorkdirError, naming the fields, where something was trained here with another config.
+
+        Of an adapter that came in (interop/incoming_adapter.py) only the method has to be the same.
+        """
+        trained = any((self.path / name).exists() for name in (METRICS, RESULT))
+        if not trained and not self._came_in():
             return
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}; choose another --workdir")
         differing = [name for name in configuration.difference(self.config, config) if not _MAY_CHANGE.fullmatch(name)]
+        if not trained:
+            differing = [name for name in differing if name.startswith("method.")]
         if differing:
             raise WorkdirError(
                 f"{self.path}: holds a run of another config (they differ in {', '.join(differing[:8])}); "
                 "choose another --workdir, or delete this one"
             )
+
+    def _came_in(self) -> bool:
+        """Whether there is a checkpoint of no step."""
+        return (self.path / CHECKPOINTS / "0").is_dir()
 
     def write_result(self, record: Mapping[str, Any]) -> None:
         """Finishes the run."""

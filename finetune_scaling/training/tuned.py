@@ -11,7 +11,7 @@ import jax
 
 from finetune_scaling import configuration
 from finetune_scaling.data.text_tokenizer import TextTokenizer
-from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
 from finetune_scaling.files import Location, absolute, location, modified
 from finetune_scaling.models.config import ModelConfig, count_parameters
@@ -33,6 +33,7 @@ from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.partition import Tree, size
 from finetune_scaling.tuning.registry import METHODS
 
+TOKENIZER = "tokenizer"  # in the directory of a converted model
 UNTUNED = Tuning(name="untuned", trainable="(?!)")  # the rule of a model of which nothing trains
 
 
@@ -184,21 +185,26 @@ def _of_base(base: BaseConfig) -> Iterator[None]:
 def _relocated(experiment: Experiment, directory: Location) -> Experiment:
     """The experiment with its base and tokenizer where they are now, if the whole study was moved or copied.
 
+    A public model that was converted has its tokenizer in its own directory.
+
     They are looked for above the run, under the last names that their recorded paths have: a copy has its own, and
     what is written beside them belongs there, though the original may still be where the record says. Digests tell
     later whether they are the right ones.
     """
 
     def found(recorded: str, names: int) -> str:
+        if not recorded:  # a public model that came in without a tokenizer
+            return recorded
         tail = Path(*Path(recorded).parts[-names:])
         return next(
             (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded
         )
 
     base = experiment.base
+    its_own = experiment.public is not None and experiment.tokenizer
     return dataclasses.replace(
         experiment,
-        tokenizer=found(experiment.tokenizer, 2),  # tokenizers/FAMILY
+        tokenizer=str(directory / TOKENIZER) if its_own else found(experiment.tokenizer, 2),  # tokenizers/FAMILY
         base=None if base is None else dataclasses.replace(base, run=found(base.run, 3)),  # bases/FAMILY/SIZE
     )
 
@@ -249,12 +255,12 @@ def _mend(again: str) -> Iterator[None]:
         raise CheckpointError(f"{error}; put a good copy back, or {again} anew in an empty directory") from error
 
 
-def common_tokens(tokenizer: Tokenizer) -> list[int]:
-    """Ids of ordinary text pieces, the commonest first: SentencePiece numbers its pieces by score."""
-    special = {tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.unk_id}
-    special |= {*tokenizer.mode_ids.values(), *tokenizer.sentinel_ids}
+def common_tokens(tokenizer: TextTokenizer) -> list[int]:
+    """Ids of ordinary text pieces, the commonest first: SentencePiece numbers its pieces by score, BPE as it merges."""
+    own = tokenizer.special
+    special = {tokenizer.pad_id, own.eos_id, own.bos_id, own.unk_id, *own.mode_ids.values(), *own.sentinel_ids}
     ordinary = [i for i in range(tokenizer.vocab_size) if i not in special and tokenizer.decode([i]).strip("\ufffd")]
-    return ordinary or [tokenizer.unk_id]
+    return ordinary or [own.eos_id if own.unk_id is None else own.unk_id]
 
 
 def _checkpoint(run: Location, step: int | None, *, best: bool) -> Location:
@@ -296,7 +302,13 @@ def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
 
 
 def _check_tokenizer(base: Base, tokenizer: TextTokenizer, base_name: str, tokenizer_name: str) -> None:
-    if base.facts["tokenizer_sha256"] != tokenizer.digest:
+    if base.facts["tokenizer_sha256"] is None:  # a public model that was converted without one
+        if tokenizer.vocab_size > base.config.vocab_size:
+            raise CheckpointError(
+                f"the base {base_name} has embeddings of {base.config.vocab_size} ids and {tokenizer_name} has "
+                f"{tokenizer.vocab_size}; give the base's own tokenizer"
+            )
+    elif base.facts["tokenizer_sha256"] != tokenizer.digest:
         raise CheckpointError(
             f"the base {base_name} was pretrained with another tokenizer than "
             f"{tokenizer_name}; give the base's own (digest {base.facts['tokenizer_sha256'][:12]}...)"

@@ -32,7 +32,7 @@ def attach(
     model = LanguageModel(config, tuning.adapter)
     params = graft(_init_missing(model, model_rng, base or {}, placement), base or {})
     if tuning.new_params is not None:
-        make = _make_new(tuning.new_params, placement)
+        make = _make_new(tuning.new_params, config, placement)
         params = graft(params, make(new_rng, params, np.asarray(common_tokens, np.int32)))
     trainable, frozen = partition(params, tuning.trainable)
     return cast(trainable, jnp.float32), cast(frozen, config.compute_dtype)
@@ -67,6 +67,12 @@ def _make_init(
 
 
 @functools.cache
-def _make_new(new_params: Callable[..., Params], placement: Placement | None) -> Callable[..., Params]:
+def _make_new(
+    new_params: Callable[..., Params], config: ModelConfig, placement: Placement | None
+) -> Callable[[jax.Array, Params, np.ndarray], Params]:
     """A method's further parameters; they are small, so every device has them."""
-    return jax.jit(new_params, out_shardings=None if placement is None else placement.whole())
+
+    def make(rng: jax.Array, base: Params, common_tokens: jax.Array) -> Params:
+        return new_params(rng, config, base, common_tokens)
+
+    return jax.jit(make, out_shardings=None if placement is None else placement.whole())

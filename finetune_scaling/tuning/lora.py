@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import DENSE_LAYERS
 from finetune_scaling.models.language_model import Params
-from finetune_scaling.models.layers import DENSE_LAYERS, MakeParameter
+from finetune_scaling.models.layers import MakeParameter
 from finetune_scaling.models.order import after
 from finetune_scaling.tuning.method import Defaults, Method, Tuning
 
@@ -67,7 +68,8 @@ def merge(params: Params, adapter: LoraAdapter) -> Params:
     if "lora_a" in params:
         delta = jnp.einsum("...dr,...rf->...df", params["lora_a"], params["lora_b"]) * adapter.scale
         kernel = params["kernel"]
-        return {"kernel": (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)}
+        rest = {name: leaf for name, leaf in params.items() if name not in ("lora_a", "lora_b")}
+        return {**rest, "kernel": (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)}
     return {name: merge(value, adapter) if isinstance(value, dict) else value for name, value in params.items()}
 
 

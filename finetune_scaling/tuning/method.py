@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling import configuration
+from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layers import DenseAdapter
 from finetune_scaling.models.layout import SOFT_PROMPT, Layout
@@ -30,7 +31,8 @@ class Tuning:
     trainable:  regular expression; parameters whose whole name matches train, all others are frozen
     size:       the PET size that scaling laws see (prompt length, rank); None where the method has none
     adapter:    extends the model's dense layers with parameters of its own
-    new_params: (rng, base parameters, token ids from the commonest on) -> further parameters, to graft on the base's
+    new_params: (rng, the model's config, base parameters, token ids from the commonest on) -> further parameters, to
+                graft on the base's
     prefix:     parameters -> soft prompt embeddings [P, D] that go before every text
     prefix_length: P, so that positions and cache sizes are known before there are parameters
     """
@@ -39,7 +41,7 @@ class Tuning:
     trainable: str
     size: int | None = None
     adapter: DenseAdapter | None = None
-    new_params: Callable[[Array, Params, Array], Params] | None = None
+    new_params: Callable[[Array, ModelConfig, Params, Array], Params] | None = None
     prefix: Callable[[Params], Array] | None = None
     prefix_length: int = 0
 

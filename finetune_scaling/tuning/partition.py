@@ -6,6 +6,7 @@ Masking the optimizer instead would form gradients of frozen leaves the day some
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -54,6 +55,23 @@ def graft(params: Tree, additions: Tree) -> Tree:
         if value is not None:
             merged[name] = graft(merged.get(name), value)
     return merged
+
+
+def flat(tree: Tree) -> dict[str, Any]:
+    """A tree's leaves by name."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def nested(leaves: Mapping[str, Any]) -> Tree:
+    """The inverse of flat: a tree of dicts."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = leaf
+    return tree
 
 
 def size(tree: Tree) -> int:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.tuning.method import Defaults, Method, Tuning
 
@@ -36,10 +37,12 @@ class SampledVocabulary:
     length: int
     frequent: int
 
-    def __call__(self, rng: Array, base: Params, common_tokens: Array) -> Params:
+    def __call__(self, rng: Array, config: ModelConfig, base: Params, common_tokens: Array) -> Params:
         candidates = jnp.asarray(common_tokens)[: self.frequent]
         tokens = jax.random.choice(rng, candidates, (self.length,), replace=self.length > len(candidates))
-        return {"prompt": {"embedding": jnp.asarray(base["embedding"][tokens], jnp.float32)}}
+        rows = jnp.asarray(base["embedding"][tokens], jnp.float32)
+        # As the layers read them: a soft prompt comes behind the scaling of embeddings.
+        return {"prompt": {"embedding": rows if config.embedding_scale is None else rows * config.embedding_scale}}
 
 
 def _prompt(params: Params) -> Array:

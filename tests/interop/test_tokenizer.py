@@ -2,9 +2,11 @@
 
 import json
 import runpy
+import unicodedata
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer, GemmaTokenizer, GPTNeoXTokenizer, Qwen2Tokenizer
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.templates import Template
@@ -41,12 +43,44 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 def test_ids_and_texts_are_those_of_transformers(made, kind):
     ours, theirs = load_imported_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
     front = [] if ours.special.bos_id is None else [ours.special.bos_id]
-    assert (front == []) == (kind == "without_front")
+    assert (front == []) == (kind in MADE["WITHOUT_FRONT"])
     assert (ours.eos_id, ours.vocab_size) == (theirs.eos_token_id, len(theirs))
     for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
         assert front + ids == theirs(text).input_ids, text
         assert ours.encode(text) == ids
         assert ours.decode(ids) == theirs.decode(front + ids, skip_special_tokens=True) == text
+
+
+DECOMPOSED = "Stra\u00dfe nai\u0308ve cafe\u0301, 12345 it's\n\n\n    four  spaces\u00a0\r\n a\u0300"
+
+
+@each_kind
+def test_ids_of_decomposed_letters_numbers_and_runs_of_spaces_too(made, kind):
+    """Some kinds compose letters, and their ids then spell the composed text."""
+    ours, theirs = load_imported_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
+    front = [] if ours.special.bos_id is None else [ours.special.bos_id]
+    ids = ours.encode(DECOMPOSED)
+    assert front + ids == theirs(DECOMPOSED).input_ids
+    spelled = unicodedata.normalize("NFC", DECOMPOSED) if kind in ("qwen", "gpt_neox") else DECOMPOSED
+    assert ours.decode(ids) == spelled
+    assert DECOMPOSED.startswith(ours.truncate(DECOMPOSED, len(ids) - 1))
+    assert b"".join(ours.token_bytes()[i] for i in ours.continuing.encode(DECOMPOSED)).decode() == spelled
+
+
+@pytest.mark.parametrize("theirs", [GPTNeoXTokenizer, Qwen2Tokenizer, GemmaTokenizer])
+def test_ids_of_the_families_own_tokenizers(theirs, tmp_path):
+    """As transformers' classes train and save them, with their own special tokens."""
+    theirs().train_new_from_iterator(MADE["TEXTS"] * 3, MADE["SIZE"]).save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    ours = load_imported_tokenizer(tmp_path, FIELDS)
+    assert type(again) is theirs
+    assert (ours.special.bos_id, ours.eos_id, ours.vocab_size) == (None, again.eos_token_id, len(again))
+    for text in (*TEXTS, DECOMPOSED):
+        assert ours.encode(text) == again(text).input_ids, text
+    assert again.eos_token_id not in ours.encode(f"a{again.eos_token}b")
+    change(tmp_path, add_bos_token=True)
+    if again.bos_token is not None:
+        assert load_imported_tokenizer(tmp_path, FIELDS).special.bos_id == again.bos_token_id
 
 
 @each_kind
@@ -56,8 +90,7 @@ def test_a_text_and_what_goes_on_after_it_are_encoded_as_one(made, kind):
         text = TEXTS[number]
         place = text.find(" ", cut) if " " in text[cut:] else cut
         assert tokenizer.encode(text[:place]) + tokenizer.continuing.encode(text[place:]) == tokenizer.encode(text)
-    adds_space = kind in ("byte_fallback", "metaspace", "sentence_pieces")
-    assert (tokenizer.continuing.encode("fox") != tokenizer.encode("fox")) == adds_space
+    assert (tokenizer.continuing.encode("fox") != tokenizer.encode("fox")) == (kind in MADE["ADDS_SPACE"])
 
 
 @each_kind

@@ -1,5 +1,7 @@
 """Which keys a query sees, against the rule written out pair by pair, and attention against plain NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.models.attention import attend
+from finetune_scaling.models.attention import Scoring, attend
 from finetune_scaling.models.layout import PADDING, SOFT_PROMPT, Layout, visible
 from finetune_scaling.tuning.method import prepend
 
 LENGTH = 9
 
 
-def sees(query: tuple[int, int, bool], key: tuple[int, int, bool]) -> bool:
+def sees(query: tuple[int, int, bool], key: tuple[int, int, bool], window: int | None) -> bool:
     """The rule for one pair of (position, segment, prefix)."""
-    if key[1] == PADDING:
+    if key[1] == PADDING or (window is not None and not -window < key[0] - query[0] < window):
         return False
     if key[1] == SOFT_PROMPT and query[1] != SOFT_PROMPT:
         return key[0] <= query[0]
@@ -29,12 +31,12 @@ tokens = st.tuples(st.integers(0, 5), st.integers(-1, 2), st.booleans()).map(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(tokens, min_size=LENGTH, max_size=LENGTH))
-def test_visibility_is_the_rule_for_every_pair(row):
+@given(st.lists(tokens, min_size=LENGTH, max_size=LENGTH), st.sampled_from([None, 1, 2, 4, 100]))
+def test_visibility_is_the_rule_for_every_pair(row, window):
     positions, segments, prefix = (np.array([column]) for column in zip(*row, strict=True))
     layout = Layout(positions, segments, prefix)
-    expected = [[sees(query, key) for key in row] for query in row]
-    np.testing.assert_array_equal(np.asarray(visible(layout, layout))[0], expected)
+    expected = [[sees(query, key, window) for key in row] for query in row]
+    np.testing.assert_array_equal(np.asarray(visible(layout, layout, window))[0], expected)
 
 
 def test_a_packed_row_with_a_prompt_looks_as_drawn():
@@ -59,24 +61,39 @@ def test_a_packed_row_with_a_prompt_looks_as_drawn():
     np.testing.assert_array_equal(np.asarray(visible(layout, layout))[0], expected)
 
 
-def softmax_attention(query, keys, values, mask):
+def test_a_window_counts_a_soft_prompt_as_the_text_before():
+    """Two prompt tokens and a text of four, with a window of three: the prompt goes out of sight."""
+    text = Layout(jnp.arange(4)[None], jnp.ones((1, 4), int), jnp.zeros((1, 4), bool))
+    _, layout = prepend(jnp.zeros((2, 4)), jnp.zeros((1, 4, 4)), text)
+    expected = np.tri(6, dtype=bool) & ~np.tri(6, k=-3, dtype=bool)
+    np.testing.assert_array_equal(np.asarray(visible(layout, layout, 3))[0], expected)
+
+
+def softmax_attention(query, keys, values, mask, scale, cap):
     """One head at a time: query [L, H], keys and values [S, H], mask [L, S]."""
-    scores = np.where(mask, query @ keys.T / np.sqrt(query.shape[1]), -np.inf)
+    scores = query @ keys.T * scale
+    scores = np.where(mask, scores if cap is None else cap * np.tanh(scores / cap), -np.inf)
     weights = np.exp(scores - scores.max(1, keepdims=True))
     return weights / weights.sum(1, keepdims=True) @ values
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_every_head_attends_to_the_keys_of_its_group(kv_heads):
+@pytest.mark.parametrize(
+    ("kv_heads", "scalar", "cap"), [(1, None, None), (2, None, None), (4, None, None), (2, 11.0, 0.7)]
+)
+def test_every_head_attends_to_the_keys_of_its_group(kv_heads, scalar, cap):
     rng = np.random.default_rng(kv_heads)
     query = rng.normal(size=(2, 5, 4, 6))
     keys, values = rng.normal(size=(2, 2, 7, kv_heads, 6))
     mask = rng.random((2, 5, 7)) < 0.6
     mask[:, :, 0] = True
-    mixed = jax.jit(attend)(*(jnp.asarray(array, jnp.float32) for array in (query, keys, values)), mask)
+    run = jax.jit(functools.partial(attend, scoring=Scoring(scalar, cap)))
+    mixed = run(*(jnp.asarray(array, jnp.float32) for array in (query, keys, values)), mask)
+    scale = (6 if scalar is None else scalar) ** -0.5
     for row, head in np.ndindex(2, 4):
         group = head // (4 // kv_heads)
-        expected = softmax_attention(query[row, :, head], keys[row, :, group], values[row, :, group], mask[row])
+        expected = softmax_attention(
+            query[row, :, head], keys[row, :, group], values[row, :, group], mask[row], scale, cap
+        )
         np.testing.assert_allclose(mixed[row, :, head], expected, atol=1e-5)
 
 

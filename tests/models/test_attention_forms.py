@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -109,10 +110,22 @@ def test_cudnn_is_plain_attention(prompt):
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=0.05)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-@pytest.mark.parametrize("form", ["blockwise", "flash"])
-def test_the_model_has_the_same_gradients_with_every_form(form, remat, tiny_config, tiny_base, monkeypatch):
+MIXED = {"window": 20, "window_pattern": (True, False), "local_rope_theta": 50.0, "attention_softcap": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("form", "remat", "fields"),
+    [
+        *itertools.product(["blockwise", "flash"], ["none", "full"], [{}]),
+        ("flash", "none", {"query_scalar": 3.0}),
+        ("blockwise", "none", {"window": 20, "query_scalar": 3.0}),
+        ("blockwise", "full", MIXED),
+    ],
+)
+def test_the_model_has_the_same_gradients_with_every_form(form, remat, fields, tiny_config, tiny_base, monkeypatch):
+    """Windows are shorter than texts, and not of all layers; flash attention has none."""
     monkeypatch.setattr(decoder, "check_platform", lambda config: None)
+    tiny_config = dataclasses.replace(tiny_config, **fields)
     layout = layouts()
     real = (layout.segments != PADDING)[:, :, None]
     tokens = np.random.default_rng(0).integers(tiny_config.vocab_size, size=layout.segments.shape)
@@ -148,6 +161,23 @@ def test_a_form_for_another_platform_is_refused(changes, message, tiny_config, t
     model = LanguageModel(dataclasses.replace(tiny_config, **changes))
     with pytest.raises(ConfigError, match=message):
         model.forward(tiny_base, tiny_base["embedding"][np.zeros((2, 140), int)], layouts())
+
+
+@pytest.mark.parametrize(
+    ("form", "fields"),
+    [
+        ("flash", {"window": 8}),
+        ("flash", {"attention_softcap": 50.0}),
+        ("cudnn", {"attention_softcap": 50.0}),
+    ],
+)
+def test_a_form_that_lacks_what_a_model_has_is_refused(form, fields, tiny_config):
+    (name,) = fields
+    config = dataclasses.replace(tiny_config, attention=form, compute_dtype="bfloat16", **fields)
+    with pytest.raises(
+        ConfigError, match=rf"model\.attention = '{form}' does not compute model\.{name} = .*; use 'block"
+    ):
+        attention.check_attention(config, {"flash": "tpu", "cudnn": "gpu"}[form])
 
 
 def test_rows_that_flash_attention_cannot_hold_are_refused():

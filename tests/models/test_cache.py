@@ -1,5 +1,6 @@
 """Prefill and extension through a cache give the full forward pass's hidden states, layers apart or stacked."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -16,13 +17,27 @@ from finetune_scaling.tuning.partition import combine
 SLOTS = 16
 
 
+WINDOW = {"window": 3, "query_scalar": 5.0}
+MIXED = {**WINDOW, "window_pattern": (False, True), "local_rope_theta": 50.0, "attention_softcap": 2.0}
+
+
 @pytest.mark.parametrize("is_apart", [True, False], ids=["apart", "stacked"])
 @pytest.mark.parametrize(
-    "block", [{"name": "prompt", "length": 4}, {"name": "lora", "rank": 3}], ids=["prompt", "lora"]
+    ("block", "fields"),
+    [
+        ({"name": "prompt", "length": 4}, {}),
+        ({"name": "lora", "rank": 3}, {}),
+        ({"name": "prompt", "length": 4}, MIXED),
+        ({"name": "lora", "rank": 3}, WINDOW),
+    ],
+    ids=["prompt", "lora", "prompt, some local", "lora, all local"],
 )
-def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_config, tuned, block, is_apart):
-    """A prefill of 5 tokens, then pieces of 1 and of 3; the cache grows between, and has spare slots at its end."""
-    method = tuned(**block)
+def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_config, tuned, block, fields, is_apart):
+    """A prefill of 5 tokens, then pieces of 1 and of 3; the cache grows between, and has spare slots at its end.
+
+    Windows are shorter than the text, and than the soft prompt before it.
+    """
+    method, tiny_config = tuned(**block), dataclasses.replace(tiny_config, **fields)
     tuning, params = method.tuning, combine(method.trainable, method.frozen)
     model = LanguageModel(tiny_config, tuning.adapter)
     tokens = np.random.default_rng(0).integers(4, 61, size=(2, 9))
@@ -44,8 +59,10 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
                 hidden, cache = model.forward(own, piece, part, cache)
                 cache = grown(cache, SLOTS)
             else:
-                seen = jnp.pad(visible(part, so_far), ((0, 0), (0, 0), (0, SLOTS - end)))
-                hidden, cache = model.extend(own, piece, part.positions, seen, cache, jnp.int32(start))
+                spare = ((0, 0), (0, 0), (0, SLOTS - end))
+                seen = jnp.pad(visible(part, so_far), spare)
+                in_window = jnp.pad(visible(part, so_far, tiny_config.window), spare)
+                hidden, cache = model.extend(own, piece, part.positions, seen, cache, jnp.int32(start), in_window)
             pieces.append(hidden)
         return whole, jnp.concatenate(pieces, axis=1), cache
 

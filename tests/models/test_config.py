@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.config import ModelConfig, ParameterCount, count_parameters
+from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig, ParameterCount, count_parameters
 from finetune_scaling.models.ladder import LADDER, model_config, paper_model
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.tuning.partition import size
@@ -64,6 +64,10 @@ def test_the_small_ladder_is_geometric():
 @st.composite
 def configs(draw) -> ModelConfig:
     kv_heads, groups = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    block = draw(st.sampled_from(["parallel", "sequential"]))
+    place = draw(st.sampled_from(["before", "after", "both"]))
+    activation = draw(st.sampled_from(["swiglu", "geglu", "gelu", "relu"]))
+    gated = activation in ("swiglu", "geglu")
     return ModelConfig(
         vocab_size=draw(st.integers(1, 300)),
         layers=draw(st.integers(1, 5)),
@@ -72,9 +76,14 @@ def configs(draw) -> ModelConfig:
         kv_heads=kv_heads,
         head_dim=2 * draw(st.integers(1, 8)),
         ffn_dim=draw(st.integers(1, 60)),
-        block=draw(st.sampled_from(["parallel", "sequential"])),
+        block=block,
+        shared_norm=block == "sequential" or place == "after" or draw(st.booleans()),
+        norm_place=place,
+        norm_offset=draw(st.sampled_from([0.0, 1.0])),
+        qk_norm=draw(st.sampled_from(["none", "head", "all"])),
+        biased=tuple(n for n in DENSE_LAYERS if (n != "gate" or gated) and draw(st.booleans())),
         norm=draw(st.sampled_from(["rmsnorm", "layernorm"])),
-        activation=draw(st.sampled_from(["swiglu", "geglu", "gelu", "relu"])),
+        activation=activation,
         positions=draw(st.sampled_from(["rope", "none"])),
         tied_head=draw(st.booleans()),
         remat=draw(st.sampled_from(["none", "full", "dots", "offload"])),
@@ -108,6 +117,42 @@ def test_a_rung_may_be_changed_field_by_field():
         ({"name": "30k", "ffn_dim": 0}, r"model\.ffn_dim = 0 must be at least 1"),
         ({"name": "30k", "block": "paralel"}, r"model\.block = 'paralel' is unknown; did you mean 'parallel'"),
         ({"layers": 2}, r"model\.model_dim is missing"),
+        ({"name": "30k", "window": 0}, r"model\.window = 0 must be at least 1"),
+        ({"name": "30k", "window_pattern": [True, False]}, r"model\.window_pattern is of layers with a model\.window"),
+        ({"name": "30k", "local_rope_theta": 10.0}, r"model\.local_rope_theta is of layers with a model\.window"),
+        (
+            {"name": "30k", "window": 8, "window_pattern": [False]},
+            r"model\.window_pattern = \[False\] must say of 1 to 2",
+        ),
+        ({"name": "30k", "window": 8, "window_pattern": [True] * 3}, r"must say of 1 to 2 layers which are local"),
+        ({"name": "30k", "rope_fraction": 0.2}, r"model\.rope_fraction = 0\.2 turns 3 of a head's 16 dimensions"),
+        ({"name": "30k", "rope_fraction": 1.5}, r"model\.rope_fraction = 1\.5 turns 24 of a head's 16"),
+        ({"name": "30k", "logit_softcap": 0.0}, r"model\.logit_softcap = 0\.0 must be a finite number above 0"),
+        ({"name": "30k", "norm_offset": float("inf")}, r"model\.norm_offset = inf must be a finite number"),
+        (
+            {"name": "30k", "biased": ["quary"]},
+            r"model\.biased names 'quary'; this model's dense layers are query, key",
+        ),
+        ({"name": "30k", "biased": ["gate"], "activation": "gelu"}, r"model\.biased names 'gate'"),
+        ({"name": "30k", "biased": ["up", "up"]}, r"model\.biased = \['up', 'up'\] names a layer twice"),
+        (
+            {"name": "30k", "block": "sequential", "shared_norm": False},
+            r"model\.shared_norm = False is of parallel blocks",
+        ),
+        (
+            {"name": "30k", "rope_scaling": {"factor": 2}},
+            r"model\.rope_scaling\.kind = '' is unknown; choose one of linear",
+        ),
+        ({"name": "30k", "rope_scaling": {"kind": "yarm"}}, r"kind = 'yarm' is unknown; did you mean 'yarn'"),
+        ({"name": "30k", "rope_scaling": {"kind": "llama3", "factor": 2}}, r"rope_scaling\.original_length is missing"),
+        (
+            {"name": "30k", "rope_scaling": {"kind": "linear", "factor": -2}},
+            r"rope_scaling\.factor = -2\.0 must be a fin",
+        ),
+        (
+            {"name": "30k", "positions": "none", "rope_scaling": {"kind": "linear", "factor": 2}},
+            r"model\.rope_scaling is of rotary positions",
+        ),
     ],
 )
 def test_mistakes_are_named(block, message):

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from finetune_scaling.data.loader import EMPTY, Batches
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 from finetune_scaling.models.ladder import paper_model
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules, parts
@@ -26,6 +26,10 @@ from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import path_name
 from finetune_scaling.tuning.registry import METHODS
 
+EVERYTHING = {
+    "block": "sequential", "norm": "layernorm", "norm_place": "both", "qk_norm": "head", "biased": DENSE_LAYERS,
+    "tied_head": False,
+}  # fmt: skip
 LLAMA = {"block": "sequential", "tied_head": False, "norm": "layernorm", "activation": "gelu"}
 BIG = paper_model("16b")
 
@@ -44,7 +48,7 @@ def spec_of(tree, name: str) -> tuple:
     return tuple(found[name])
 
 
-@pytest.mark.parametrize("form", [{}, LLAMA])
+@pytest.mark.parametrize("form", [{}, LLAMA, EVERYTHING])
 def test_one_rule_and_only_one_names_each_parameter(tiny_config, form):
     config = dataclasses.replace(tiny_config, **form)
     for path, leaf in jax.tree_util.tree_leaves_with_path(
@@ -68,6 +72,16 @@ def test_a_large_model_is_divided_by_all_devices():
         for leaf, where in zip(jax.tree.leaves(trainable), jax.tree.leaves(shardings), strict=True)
     )
     assert held < 1.03 * 15_440_491_520 / 32
+
+
+def test_biases_lie_as_the_outputs_that_they_are_added_to(tiny_config):
+    config = dataclasses.replace(tiny_config, **EVERYTHING)
+    trainable, _ = abstract(config, "full")
+    shardings = Placement(config, mesh(1, 2, 4), PLAIN_RULES).parameters(trainable)
+    assert spec_of(shardings, "layers/attention/query/bias") == (None, "tensor")
+    assert spec_of(shardings, "layers/attention/key/bias") == (None, None)  # two heads, which four devices would cut
+    assert spec_of(shardings, "layers/feed_forward/up/bias") == (None, "tensor")
+    assert spec_of(shardings, "layers/feed_forward/down/bias") == (None, None)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])

@@ -28,19 +28,20 @@ def case(vocabulary: int, dtype=np.float32):
     return hidden.astype(dtype), table.astype(np.float32), targets.astype(np.int32), weights.astype(np.float32)
 
 
-def plain(hidden, table, targets, weights):
-    logits = jax.nn.log_softmax(jnp.einsum("bld,vd->blv", hidden, table))
+def plain(hidden, table, targets, weights, cap=None):
+    logits = jnp.einsum("bld,vd->blv", hidden, table)
+    logits = jax.nn.log_softmax(logits if cap is None else cap * jnp.tanh(logits / cap))
     return -(jnp.take_along_axis(logits, targets[..., None], -1)[..., 0] * weights).sum()
 
 
-def ours(hidden, table, targets, weights):
-    return (cross_entropy(hidden, table, targets, PLAIN_RULES) * weights).sum()
+def ours(hidden, table, targets, weights, cap=None):
+    return (cross_entropy(hidden, table, targets, PLAIN_RULES, cap) * weights).sum()
 
 
-def assert_as_plain(vocabulary: int) -> None:
+def assert_as_plain(vocabulary: int, cap: float | None = None) -> None:
     inputs = case(vocabulary)
-    want = jax.jit(jax.value_and_grad(plain, (0, 1)))(*inputs)
-    got = jax.jit(jax.value_and_grad(ours, (0, 1)))(*inputs)
+    want = jax.jit(jax.value_and_grad(functools.partial(plain, cap=cap), (0, 1)))(*inputs)
+    got = jax.jit(jax.value_and_grad(functools.partial(ours, cap=cap), (0, 1)))(*inputs)
     jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=2e-5, atol=1e-5), got, want)
 
 
@@ -51,13 +52,14 @@ def in_parts(monkeypatch):
     monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 8 * BATCH * LENGTH)
 
 
-@pytest.mark.parametrize("vocabulary", [8, 16, 61, 64])
-def test_losses_and_gradients_are_those_of_log_softmax(in_parts, vocabulary):
-    assert_as_plain(vocabulary)
+@pytest.mark.parametrize(("vocabulary", "cap"), [(8, None), (16, None), (61, None), (64, None), (61, 2.0), (64, 2.0)])
+def test_losses_and_gradients_are_those_of_log_softmax(in_parts, vocabulary, cap):
+    assert_as_plain(vocabulary, cap)
 
 
-def test_a_small_vocabulary_too():
-    assert_as_plain(61)
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_a_small_vocabulary_too(cap):
+    assert_as_plain(61, cap)
 
 
 def test_large_logits_stay_finite(in_parts):

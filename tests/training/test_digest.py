@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.training.digest import digest
+from finetune_scaling.training.digest import PieceSums, digest
 from finetune_scaling.training.step import compiled_programs
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint32, np.int8, np.bool_)
@@ -152,3 +152,21 @@ def test_on_any_mesh_it_is_the_same_and_no_large_leaf_is_gathered():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     result = subprocess.run([sys.executable, "-c", MESHES], env=environment, capture_output=True, text=True)
     assert result.stdout == "8 devices\n", result.stderr
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.randoms(use_true_random=False))
+def test_pieces_in_any_order_have_the_digest_of_the_whole(random):
+    leaves = {"b": drawn(0, LARGE, np.float32), "c": drawn(1, SMALL, np.float16), "a": drawn(2, (4,), np.float32)}
+    leaves["d"] = drawn(3, (2, 200, 330), ml_dtypes.bfloat16)
+    sums = PieceSums({name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in leaves.items()})
+    pieces = []
+    for name, leaf in leaves.items():
+        sizes = [-(-size // random.choice((1, 2))) for size in leaf.shape]
+        for corner in np.ndindex(*(-(-size // step) for size, step in zip(leaf.shape, sizes, strict=True))):
+            start = [place * step for place, step in zip(corner, sizes, strict=True)]
+            box = tuple(slice(first, first + step) for first, step in zip(start, sizes, strict=True))
+            pieces.append((name, sums.of(name, leaf[box], start)))
+    random.shuffle(pieces)
+    assert sums.digest(pieces) == digest(leaves)
+    assert sums.digest(pieces[1:]) != digest(leaves)

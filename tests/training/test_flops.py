@@ -10,7 +10,12 @@ import pytest
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config, paper_model
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.training.flops import forward_flops_per_token, training_flops, training_flops_per_token
+from finetune_scaling.training.flops import (
+    attention_flops_per_token,
+    forward_flops_per_token,
+    training_flops,
+    training_flops_per_token,
+)
 from finetune_scaling.training.loss import loss_sum_and_count
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
@@ -75,6 +80,17 @@ def test_training_costs_what_its_program_multiplies(block, form):
     tuning = configure(METHODS, block)
     expected = counted(config, tuning, training=True)
     assert math.isclose(training_flops_per_token(config, tuning, LENGTH), expected, rel_tol=0.02)
+
+
+@pytest.mark.parametrize(("window", "pattern"), [(None, (True,)), (7, (True,)), (7, (False, True)), (500, (True,))])
+def test_local_layers_attend_to_their_window(window, pattern):
+    """Against a count of who sees whom, of which the formula takes each token itself by half."""
+    config = model_config({"name": "30k", "window": window, "window_pattern": pattern}, vocab_size=300)
+    position = np.arange(LENGTH)
+    distance = position[:, None] - position
+    pairs = [((distance >= 0) & (distance < (window if local else LENGTH))).sum() for local in config.local_layers]
+    expected = 4 * config.heads * config.head_dim * sum(pairs) / LENGTH
+    assert math.isclose(attention_flops_per_token(config, LENGTH), expected, rel_tol=0.08)
 
 
 def test_large_models_cost_6n_and_4n_a_token():

@@ -1,0 +1,320 @@
+"""Public models in: a Hugging Face directory becomes a run directory that finetuning takes as its base.
+
+In DIR/.conversion everything is made that could be half done, and taken up again; the checkpoint gets its name when it
+is whole, and result.json comes last.
+"""
+
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import WorkdirError
+from finetune_scaling.files import absolute, disk_errors, local, read_json, sha256, write_atomically, write_json_atomically
+from finetune_scaling.interop.family import Family
+from finetune_scaling.interop.hub import Found, find
+from finetune_scaling.interop.hugging_face import FAMILIES, check_tensors, read_family, read_fields
+from finetune_scaling.interop.incoming import PIECE_BYTES, Journal, Leaf, digest_of, leaves_of, write_state
+from finetune_scaling.interop.tokenizer import (
+    MODEL_FIELDS,
+    TOKENIZER_FILES,
+    ImportedTokenizer,
+    has_tokenizer,
+    load_imported_tokenizer,
+    read_model_fields,
+)
+from finetune_scaling.interop.weight_files import WeightFiles, weight_files
+from finetune_scaling.models.config import ModelConfig, count_parameters
+from finetune_scaling.sharding.axes import MESH_AXES
+from finetune_scaling.sharding.mesh import ShardingConfig
+from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.rules import Placement
+from finetune_scaling.training.checkpoints import DIRECTORY, read_facts
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.loop import Position
+from finetune_scaling.training.run_directory import CONFIG, LOCK, RESULT, RunDirectory, exclusive
+from finetune_scaling.training.tuned import TOKENIZER
+
+log = logging.getLogger(__name__)
+
+WORK = ".conversion"
+_SOURCE = "source.json"  # in WORK: what is being converted, and how
+_STEP = "0"
+_OURS = {WORK, CONFIG, RESULT, LOCK, TOKENIZER, DIRECTORY}
+_SPARE_BYTES = 64 * 2**20  # for the small files, and what the file system takes for itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """source: a directory or a name on the hub, @REVISION; out: the new base's directory.
+
+    dtype: of the stored parameters, None for the files' own; sharding: the mesh whose devices the base is for, each of
+    which then reads files of its own; tokenizer: its directory, "" for the model's own; pretrain_tokens: that the model
+    has seen, None where nobody told.
+    """
+
+    source: str
+    out: str
+    dtype: str | None = None
+    sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
+    tokenizer: str = ""
+    pretrain_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """A public model that was found and checked, none of its numbers read."""
+
+    found: Found
+    family: Family
+    config: ModelConfig
+    tokenizer: ImportedTokenizer | None
+    tokens: Path
+
+
+def convert(conversion: Conversion) -> dict[str, Any]:
+    """Converts a model, going on where an earlier call was stopped; returns the main figures.
+
+    Several processes that run together all call it and share the work. Raises CheckpointError, ConfigError or DataError
+    where files, config or tokenizer are missing, damaged, not of one model or not supported, before anything is
+    written; WorkdirError where `out` is in use, full, or holds something else.
+    """
+    out = local(conversion.out, "a converted model")
+    model = _opened(conversion)
+    config = _config(conversion, model, out)
+    from_first(lambda: _check_free(out))
+    with exclusive(out):
+        directory = RunDirectory(out)
+        from_first(lambda: directory.check(config))
+        if from_first(lambda: directory.result) is None:
+            from_first(lambda: _claim(conversion, model, config, out))
+            _make_checkpoint(conversion, model, out)
+            from_first(lambda: _finish(directory, config))
+        return _figures(out, from_first(lambda: directory.result))
+
+
+def _opened(conversion: Conversion) -> _Model:
+    """The model, with all checked that its small files and headers tell."""
+    name, directory, revision, commit = from_first(lambda: _plain(find(conversion.source)))
+    found = Found(name, Path(directory), revision, commit)
+    family, config = read_family(found.directory, FAMILIES)
+    with WeightFiles.open(found.directory) as files:
+        check_tensors(files, family, config)
+    tokens = Path(conversion.tokenizer or found.directory)
+    tokenizer = None
+    if conversion.tokenizer or has_tokenizer(tokens):
+        tokenizer = load_imported_tokenizer(tokens, read_fields(found.directory))
+    else:
+        log.warning(
+            "%s: has no tokenizer; runs on this base have to be given one (--config.tokenizer=DIR), or convert it with "
+            "--tokenizer=DIR",
+            found.directory,
+        )
+    return _Model(found, family, config, tokenizer, tokens)
+
+
+def _plain(found: Found) -> list[Any]:
+    return [found.name, str(found.directory), found.revision, found.commit]
+
+
+def _config(conversion: Conversion, model: _Model, out: Path) -> dict[str, Any]:
+    """What the new run's config.json says."""
+    found = model.found
+    config = {
+        "name": found.name if found.commit else Path(found.name).name,
+        "model": configuration.plain(model.config),
+        "tokenizer": str(absolute(out) / TOKENIZER) if model.tokenizer else "",
+        "objective": {"name": "causal"},
+        "sequence": {"length": model.config.max_length},
+        "limits": {"max_steps": 1},
+        "public": {
+            "name": found.name,
+            "family": model.family.model_type,
+            "revision": found.revision,
+            "commit": found.commit,
+            "dtype": conversion.dtype,
+            "pretrain_tokens": conversion.pretrain_tokens,
+        },
+    }
+    read_experiment(config)
+    return config
+
+
+def _check_free(out: Path) -> None:
+    """Raises WorkdirError where something else is in the directory."""
+    with disk_errors(out):
+        strangers = sorted({entry.name for entry in out.iterdir()} - _OURS) if out.exists() else []
+    if strangers:
+        raise WorkdirError(f"{out}: holds something else ({', '.join(strangers[:4])}); give --out=DIR a new directory")
+    if (out / CONFIG).exists() and not read_json(out / CONFIG).get("public"):
+        raise WorkdirError(f"{out}: holds a run or a study; give --out=DIR a new directory")
+
+
+def _claim(conversion: Conversion, model: _Model, config: Mapping[str, Any], out: Path) -> None:
+    """Makes the directory this conversion's: what another one left half done gives way to it."""
+    identity = _identity(conversion, model)
+    work = out / WORK
+    with disk_errors(out):
+        left = read_json(work / _SOURCE) if (work / _SOURCE).exists() else None
+        if left is not None and not configuration.same(left, identity):
+            log.warning("%s: what was half converted there is of other files or settings; starting anew", out)
+        if left is None or not configuration.same(left, identity):
+            for folder in (work, out / DIRECTORY):
+                shutil.rmtree(folder, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(work / _SOURCE, identity)
+        RunDirectory(out).claim(config)
+        _copy_tokenizer(model, out / TOKENIZER)
+
+
+def _identity(conversion: Conversion, model: _Model) -> dict[str, Any]:
+    """All that decides the pieces that are written, told without reading the weights."""
+    directory = model.found.directory
+    weights = {file.name: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in weight_files(directory)}
+    return {
+        "config_sha256": sha256(directory / "config.json"),
+        "weights": weights,
+        "dtype": conversion.dtype,
+        "sharding": configuration.plain(conversion.sharding),
+        "piece_bytes": PIECE_BYTES,
+    }
+
+
+def _copy_tokenizer(model: _Model, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if model.tokenizer is None:
+        return
+    for name in TOKENIZER_FILES:
+        if (model.tokens / name).is_file():
+            write_atomically(folder / name, (model.tokens / name).read_bytes())
+    write_json_atomically(folder / MODEL_FIELDS, read_model_fields(model.found.directory))
+
+
+def _make_checkpoint(conversion: Conversion, model: _Model, out: Path) -> None:
+    """Writes checkpoints/0 where it is not there yet: in WORK first, and under its name when it is whole."""
+    if from_first((out / DIRECTORY / _STEP).exists):
+        return
+    work = out / WORK
+    unfinished = work / _STEP
+    with WeightFiles.open(model.found.directory) as files:
+        leaves = leaves_of(files, model.family, model.config, conversion.dtype, _shards(conversion, model.config))
+        from_first(lambda: _check_room(out, leaves))
+        journal = Journal(work)
+        try:
+            write_state(unfinished / "state", leaves, files, journal, Path(model.found.name).name)
+            multihost_utils.sync_global_devices("all pieces are written")
+            from_first(lambda: _complete(model, out, leaves, journal, conversion.pretrain_tokens))
+        finally:
+            journal.close()
+
+
+def _shards(conversion: Conversion, model: ModelConfig) -> Any:
+    """From leaves to the shape of what one device of the mesh holds of each; the mesh need not be here."""
+    sharding = conversion.sharding
+    devices = jax.device_count() if sharding.fsdp < 1 else sharding.fsdp * sharding.tensor
+    mesh = AbstractMesh(sharding.shape(devices), MESH_AXES)
+    placement = Placement(model, mesh, sharding.axes)
+
+    def shards(leaves: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        named = placement.named({f"trainable/{path}": leaf for path, leaf in leaves.items()})
+        return {path: named[f"trainable/{path}"].shard_shape(leaf.shape) for path, leaf in leaves.items()}
+
+    return shards
+
+
+def _check_room(out: Path, leaves: list[Leaf]) -> None:
+    """Raises WorkdirError where the disk cannot hold what is still to be written."""
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + _SPARE_BYTES
+    written = sum(file.stat().st_size for file in (out / WORK).rglob("*") if file.is_file())
+    free = shutil.disk_usage(out).free
+    if free < needed - written:
+        raise WorkdirError(f"{out}: needs {needed - written:,} bytes, and the disk has {free:,} left; free some space")
+
+
+def _complete(model: _Model, out: Path, leaves: list[Leaf], journal: Journal, pretrain_tokens: int | None) -> None:
+    """Adds the facts to the arrays and gives the checkpoint its name."""
+    unfinished = out / WORK / _STEP
+    position = dataclasses.asdict(Position())
+    facts = {
+        "model": configuration.plain(model.config),
+        "method": {"name": "full"},
+        "tokenizer_sha256": model.tokenizer.digest if model.tokenizer else None,
+        "base_digest": None,
+        "tokens_per_step": 0,
+        "public": {
+            "name": model.found.name,
+            "revision": model.found.revision,
+            "commit": model.found.commit,
+            "family": model.family.model_type,
+            "pretrain_tokens": pretrain_tokens,
+            "config_sha256": sha256(model.found.directory / "config.json"),
+            "weights": {file.name: file.stat().st_size for file in weight_files(model.found.directory)},
+        },
+        "position": position,
+        "best_step": None,
+        "step": int(_STEP),
+        "arrays_digest": digest_of(leaves, journal),
+    }
+    with disk_errors(out):
+        (unfinished / "facts").mkdir(exist_ok=True)
+        write_json_atomically(unfinished / "facts" / "metadata", facts)  # where Orbax's JSON handler has them
+        for folder in (unfinished / "facts", unfinished / "state", unfinished):
+            write_atomically(folder / "commit_success.txt", "")  # a copy in a bucket counts as whole by them
+        _synchronize(unfinished / "state" / "_METADATA")
+        (out / DIRECTORY).mkdir(exist_ok=True)
+        unfinished.rename(out / DIRECTORY / _STEP)
+
+
+def _synchronize(file: Path) -> None:
+    """Puts on the disk what a library wrote without waiting for that."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _finish(directory: RunDirectory, config: Mapping[str, Any]) -> None:
+    """Writes the result of a run that is done, and clears away what it was made with."""
+    where = directory.path / DIRECTORY / _STEP
+    facts = read_facts(where)
+    parameters = count_parameters(configuration.build(ModelConfig, facts["model"], f"{where}: model"))
+    directory.write_result(
+        {
+            "name": config["name"],
+            "task": None,
+            "method": "full",
+            "pet_size": None,
+            "parameters": parameters.total,
+            "parameters_non_embedding": parameters.non_embedding,
+            "trainable_parameters": parameters.total,
+            "pretrain_tokens": facts["public"]["pretrain_tokens"],
+            "finetune_examples": None,
+            "steps": 0,
+            "best_step": None,
+            "dev_loss": None,
+            "dev_losses": {},
+            "stopped_by": "converted",
+            "loss": None,
+            "flops": 0,
+            "tokenizer_sha256": facts["tokenizer_sha256"],
+            "base_digest": None,
+            "arrays_digest": facts["arrays_digest"],
+            "public": facts["public"],
+        }
+    )
+    shutil.rmtree(directory.path / WORK, ignore_errors=True)
+
+
+def _figures(out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    public = record["public"]
+    return {
+        "out": str(out),
+        **{name: public[name] for name in ("name", "revision", "commit", "family")},
+        **{name: record[name] for name in ("parameters", "arrays_digest", "tokenizer_sha256")},
+    }

@@ -1,0 +1,126 @@
+"""What Llama and the families that descend from it share: fields of config.json, and names of tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.interop.config_json import Fields, named
+from finetune_scaling.interop.family import LAYER, Tensor
+from finetune_scaling.interop.rope_json import write_scaling
+from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
+
+SHAPE = {
+    "vocab_size": "vocab_size",
+    "layers": "num_hidden_layers",
+    "model_dim": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
+    "max_length": "max_position_embeddings",
+}
+COMPUTE = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float32"}  # float16's values fit float32 alone
+ACTIVATIONS = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu"}
+ATTENTION_LAYERS, FEED_FORWARD_LAYERS = DENSE_LAYERS[:4], DENSE_LAYERS[4:]
+LLAMA_NORMS = {"norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
+_KERNELS = {
+    "query": ("attention", "self_attn.q_proj"),
+    "key": ("attention", "self_attn.k_proj"),
+    "value": ("attention", "self_attn.v_proj"),
+    "attention_out": ("attention", "self_attn.o_proj"),
+    "gate": ("feed_forward", "mlp.gate_proj"),
+    "up": ("feed_forward", "mlp.up_proj"),
+    "down": ("feed_forward", "mlp.down_proj"),
+}
+_QK_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+# What a family's tensors have beside those that are needed: rotary frequencies, which the config gives.
+IGNORED = (f"model.layers.{LAYER}.self_attn.rotary_emb.inv_freq",)
+
+
+def read_form(
+    fields: Fields,
+    *,
+    kv_heads: int | float | None,
+    head_dim: int | float | None = None,
+    activation: tuple[str, str] = ("hidden_act", "silu"),
+    tied: bool = False,
+) -> dict[str, Any]:
+    """Our config's fields, but for positions and what families differ in.
+
+    kv_heads, head_dim, tied: where there is none given; of kv_heads None asks for one, of head_dim for the quotient of
+    model_dim and heads. activation: its field, and its value where there is none.
+    """
+    shape = {ours: fields.number(theirs) for ours, theirs in SHAPE.items()}
+    return {
+        **shape,
+        "kv_heads": fields.number("num_key_value_heads", kv_heads),
+        "head_dim": _head_dim(fields, shape, head_dim),
+        "block": "sequential",
+        "norm": "rmsnorm",
+        "norm_epsilon": fields.number("rms_norm_eps"),
+        "activation": fields.choice(activation[:1], activation[1], ACTIVATIONS),
+        "tied_head": fields.flag("tie_word_embeddings", tied),
+        "scale_logits": False,
+        "embedding_std": fields.number("initializer_range", 0.02),
+        "compute_dtype": fields.choice(("dtype", "torch_dtype"), "float32", COMPUTE),
+    }
+
+
+def write_form(
+    config: ModelConfig, model_type: str, architecture: str, activation: str = "hidden_act"
+) -> dict[str, Any]:
+    """The fields of config.json that `read_form` reads, how positions turn, and the name of the architecture."""
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        **{theirs: getattr(config, ours) for ours, theirs in SHAPE.items()},
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": write_scaling(config.rope_scaling),
+        activation: named(config.activation, ACTIVATIONS, "activation", model_type),
+        "tie_word_embeddings": config.tied_head,
+        "initializer_range": config.embedding_std,
+        "dtype": config.compute_dtype,
+    }
+
+
+def biased(fields: Fields, **layers: tuple[str, ...]) -> tuple[str, ...]:
+    """Dense layers with a bias, by the names of the flags that give them one."""
+    names = {name for flag, dense in layers.items() if fields.flag(flag) for name in dense}
+    return tuple(name for name in DENSE_LAYERS if name in names)
+
+
+def form_tensors(
+    config: ModelConfig, norms: Mapping[str, str] = LLAMA_NORMS, model: str = "model", head: str = "lm_head.weight"
+) -> tuple[Tensor, ...]:
+    """Every tensor of such a model; norms: their names of a block's, by ours; model, head: where the two are."""
+    layer = f"{model}.layers.{LAYER}"
+    kernels = {name: place for name, place in _KERNELS.items() if name != "gate" or config.gated}
+    qk_norms = _QK_NORMS if config.qk_norm != "none" else {}
+    return (
+        Tensor(f"{model}.embed_tokens.weight", "embedding"),
+        *(
+            Tensor(f"{layer}.{theirs}.weight", f"layers/{part}/{name}/kernel", transposed=True)
+            for name, (part, theirs) in kernels.items()
+        ),
+        *(
+            Tensor(f"{layer}.{theirs}.bias", f"layers/{part}/{name}/bias")
+            for name, (part, theirs) in kernels.items()
+            if name in config.biased
+        ),
+        *(Tensor(f"{layer}.{theirs}.weight", f"layers/attention/{ours}/scale") for ours, theirs in qk_norms.items()),
+        *(Tensor(f"{layer}.{norms[ours]}.weight", f"layers/{ours}/scale") for ours in config.layer_norms),
+        Tensor(f"{model}.norm.weight", "final_norm/scale"),
+        *(() if config.tied_head else (Tensor(head, "head", transposed=True),)),
+    )
+
+
+def _head_dim(fields: Fields, shape: Mapping[str, int | float], default: int | float | None) -> int | float:
+    if default is not None or fields.get("head_dim") is not None:
+        return fields.number("head_dim", default)
+    model_dim, heads = shape["model_dim"], shape["heads"]
+    if heads < 1 or model_dim % heads:
+        raise ConfigError(
+            f"{fields.where}: hidden_size = {model_dim} is not a multiple of num_attention_heads = {heads}"
+        )
+    return model_dim // heads

@@ -1,0 +1,109 @@
+"""Our SentencePiece tokenizers as a tokenizer.json of the `tokenizers` library, which gives the same ids.
+
+Ours takes texts as they are, so no step may change one, and no text can spell a special token or the name of a byte.
+There such tokens are pieces like others, so every "<" of a text becomes MARK before it is divided, in ordinary pieces
+too: nothing that is special has one. With spaces as themselves in the pieces, the character that SentencePiece writes
+for them is like any other that no piece has.
+
+What stays apart: MARK, which is no character, reads as "<". Where a unigram model finds two ways to divide a text as
+likely (the same pieces in another order, as in a long row of one letter), rounding chooses, which is finer there. Of a
+tokenizer without bytes to fall back on, U+2581 is one unknown token there and three here. And ids of bytes that form no
+character are a row of U+FFFD there, as the library decodes them.
+"""
+
+import sentencepiece
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, processors
+
+from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.errors import DataError
+
+MARK = "\U0010ffff"
+_SPACE_SYMBOL, _BYTE_OF_LESS = "\u2581", "<0x3C>"
+_ODD = (
+    "<s>a</s><pad>",
+    "<0x41>",
+    "<unk><X>",
+    "   ",
+    "\n\n ",
+    "\t\r",
+    "a\0b",
+    "< <",
+    "e\u0301",
+    "🙂👍🏽",
+    "\ufeff",
+    "你好",
+)
+
+
+def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer in the library's form; what it is asked to put around a text is the token that ours begin with.
+
+    Raises DataError where it gives other ids than ours for texts made of the tokenizer's own pieces.
+    """
+    pieces = _Pieces(tokenizer)
+    fast = tokenizers.Tokenizer(_bpe(pieces) if pieces.are_ranks else _unigram(pieces))
+    fast.normalizer = normalizers.Replace("<", MARK)
+    fast.decoder = decoders.Sequence([decoders.Replace(MARK, "<"), decoders.ByteFallback(), decoders.Fuse()])
+    fast.encode_special_tokens = True  # no text spells them
+    fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in pieces.special])
+    bos = pieces.names[tokenizer.bos_id]
+    fast.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_id)]
+    )
+    _check_same(tokenizer, fast, list(pieces.ordinary.values()))
+    return fast
+
+
+class _Pieces:
+    """What a SentencePiece model has: names by id, scores, and which are special, bytes, or ordinary text."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        model = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+        ids = range(model.vocab_size())
+        self.unk_id = model.unk_id()
+        self.scores = [model.get_score(i) for i in ids]
+        pieces = [model.id_to_piece(i) for i in ids]
+        self.special = [pieces[i] for i in ids if model.is_control(i) or model.is_unknown(i)]
+        self.has_bytes = any(model.is_byte(i) for i in ids)
+        self.ordinary = {
+            i: pieces[i].replace(_SPACE_SYMBOL, " ")
+            for i in ids
+            if pieces[i] not in self.special and not model.is_byte(i)
+        }
+        marked = {i: text.replace("<", MARK) for i, text in self.ordinary.items()}
+        self.names = [marked.get(i, pieces[i]) for i in ids]
+        if self.has_bytes and MARK not in marked.values():
+            self.names[pieces.index(_BYTE_OF_LESS)] = MARK  # no other character has this byte
+
+    @property
+    def are_ranks(self) -> bool:
+        """Whether the scores are the order of BPE's merges: 0, -1, -2, ...; unigram models' are log-probabilities."""
+        return all(score == int(score) for score in (self.scores[i] for i in self.ordinary))
+
+
+def _unigram(pieces: _Pieces) -> models.Unigram:
+    vocabulary = list(zip(pieces.names, pieces.scores, strict=True))
+    return models.Unigram(vocabulary, unk_id=pieces.unk_id, byte_fallback=pieces.has_bytes)
+
+
+def _bpe(pieces: _Pieces) -> models.BPE:
+    """Merges are all ways to put a piece together from two, the best pieces first."""
+    known = {pieces.names[i]: i for i in pieces.ordinary}
+    merges = [
+        (word[:cut], word[cut:])
+        for word in sorted(known, key=lambda word: -pieces.scores[known[word]])
+        for cut in range(1, len(word))
+        if word[:cut] in known and word[cut:] in known
+    ]
+    names = {name: i for i, name in enumerate(pieces.names)}
+    unknown = pieces.names[pieces.unk_id]
+    return models.BPE(names, merges, unk_token=unknown, fuse_unk=True, byte_fallback=pieces.has_bytes)
+
+
+def _check_same(ours: Tokenizer, theirs: tokenizers.Tokenizer, pieces: list[str]) -> None:
+    joined = ["".join(pieces[i :: len(pieces) // 50 + 1]) for i in range(len(pieces) // 50 + 1)]
+    texts = [*pieces, *joined, *_ODD]
+    for text, ids in zip(texts, ours.encode_batch(texts), strict=True):
+        if theirs.encode(text, add_special_tokens=False).ids != ids:
+            raise DataError(f"the tokenizer has no exact form in a tokenizer.json: {text[:80]!r} has other ids there")

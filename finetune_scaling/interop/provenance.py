@@ -1,0 +1,21 @@
+"""What is written beside a run's files for others: which run it was, by digests that tell it from any other."""
+
+from typing import Any
+
+from finetune_scaling import configuration
+from finetune_scaling.interop.weights import TrainedRun
+
+PROVENANCE = "finetune_scaling.json"
+
+
+def provenance(run: TrainedRun) -> dict[str, Any]:
+    """A run's name, step and method, and the digests of its checkpoint, its base's and its tokenizer."""
+    facts = run.found.facts
+    return {
+        "run": run.found.directory.name,
+        "step": int(run.found.where.name),
+        "method": configuration.plain(facts["method"]),
+        "arrays_digest": facts["arrays_digest"],
+        "base_digest": facts["base_digest"],
+        "tokenizer_sha256": facts["tokenizer_sha256"],
+    }

@@ -1,0 +1,68 @@
+"""The files of a run's tokenizer, for a directory that others read: a public one's own, or ours in a standard form."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from finetune_scaling.data.tokenizer import Tokenizer, load_own_tokenizer
+from finetune_scaling.errors import DataError
+from finetune_scaling.files import Location, location
+from finetune_scaling.interop.own_tokenizer import fast_tokenizer
+from finetune_scaling.interop.tokenizer import (
+    FAST_FILE,
+    SETTINGS_FILE,
+    TOKENIZER_FILES,
+    is_imported,
+    load_imported_tokenizer,
+    read_model_fields,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """files: by name; special_ids: bos, eos, pad, those that it has; reason: why there are no files, where none are."""
+
+    files: Mapping[str, bytes]
+    special_ids: Mapping[str, int]
+    reason: str = ""
+
+
+def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
+    """The files of the tokenizer in a directory, of a model with so many embeddings.
+
+    Raises DataError where it is damaged, or fits no such model. A tokenizer of ours that has no exact standard form has
+    no files, but a reason.
+    """
+    if not directory:
+        return TokenizerFiles({}, {}, "the run has no tokenizer")
+    place = location(directory)
+    if is_imported(place):
+        return _copied(place, vocab_size)
+    tokenizer = load_own_tokenizer(directory)
+    specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    try:
+        return TokenizerFiles(_ours(tokenizer), specials)
+    except DataError as error:
+        return TokenizerFiles({}, specials, str(error))
+
+
+def _copied(directory: Location, vocab_size: int) -> TokenizerFiles:
+    tokenizer = load_imported_tokenizer(directory, {**read_model_fields(directory), "vocab_size": vocab_size})
+    files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
+    specials = {"bos": tokenizer.special.bos_id, "eos": tokenizer.special.eos_id}
+    return TokenizerFiles(files, {name: i for name, i in specials.items() if i is not None})
+
+
+def _ours(tokenizer: Tokenizer) -> dict[str, bytes]:
+    fast = fast_tokenizer(tokenizer)
+    named = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id,
+             "pad_token": tokenizer.pad_id}  # fmt: skip
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{name: fast.id_to_token(i) for name, i in named.items()},
+        "add_bos_token": True,
+        "split_special_tokens": True,  # no text spells one
+        "clean_up_tokenization_spaces": False,
+    }
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    return {FAST_FILE: fast.to_str(pretty=True).encode(), SETTINGS_FILE: text.encode()}

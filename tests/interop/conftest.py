@@ -1,0 +1,130 @@
+"""What tests of what leaves and comes in share: runs that nobody trained, and the logits of both sides."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from finetune_scaling import configuration
+from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.models.layout import Layout
+from finetune_scaling.studies.configs import merge
+from finetune_scaling.training.checkpoints import Checkpoints
+from finetune_scaling.training.loop import Position
+from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.step import State
+from finetune_scaling.training.tuned import load_run
+from finetune_scaling.tuning.partition import combine
+
+TINY = runpy.run_path(str(Path(__file__).parents[1] / "tiny.py"))
+TEXTS = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))["TEXTS"]
+
+
+class Runs(NamedTuple):
+    """A tokenizer, and what makes runs with it."""
+
+    tokenizer: Path
+
+    def write(
+        self,
+        directory: Path,
+        config: ModelConfig,
+        params: Params,
+        tokenizer: str | None = None,
+        public: dict[str, Any] | None = None,
+    ) -> Path:
+        """The run of a pretrained model, as training leaves it but for the optimizer's state.
+
+        public: what it was converted from, where it was not trained here.
+        """
+        own = str(self.tokenizer) if tokenizer is None else tokenizer
+        model = configuration.plain(config)
+        pretraining = {**configuration.plain(TINY["get_config"]("pretrain")), "model": model, "tokenizer": own}
+        if public is not None:
+            del pretraining["corpus"]
+            pretraining["public"] = public
+        RunDirectory(directory).claim(pretraining)
+        facts = {
+            "model": model,
+            "method": {"name": "full"},
+            "tokenizer_sha256": Tokenizer((self.tokenizer / "tokenizer.model").read_bytes()).digest,
+            "base_digest": None,
+            "tokens_per_step": 256,
+            "position": configuration.plain(Position()),
+            "best_step": None,
+        }
+        checkpoints = Checkpoints(directory)
+        checkpoints.save(7, State(params, ()), facts)
+        checkpoints.close()
+        return directory
+
+    def config(self, what: str, base: Path, **changes: Any) -> dict[str, Any]:
+        """The config of a finetuning run on a base."""
+        config = configuration.plain(TINY["get_config"](what))
+        return merge(merge(config, {"tokenizer": str(self.tokenizer), "base": {"run": str(base)}}), changes)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> Runs:
+    """See Runs."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = (first + second for first in ("sa", "li", "ge", "bu", "ne") for second in ("ti", "vo", "ko", "mi", "lu"))
+    train_tokenizer([*TEXTS, " ".join(words)], TokenizerConfig(vocab_size=300, sentinels=4), folder)
+    return Runs(folder)
+
+
+@pytest.fixture(scope="session")
+def sequential() -> ModelConfig:
+    """A model of our own ladder in all but its block, whose logits are scaled by no power of two."""
+    return ModelConfig(
+        vocab_size=300, layers=2, model_dim=24, heads=4, kv_heads=2, head_dim=8, ffn_dim=40, max_length=64,
+        block="sequential", embedding_std=1.0, compute_dtype="float32",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def base(runs, sequential, random_params, tmp_path_factory) -> Path:
+    """A run that pretrained such a model; nobody may write into it."""
+    return runs.write(tmp_path_factory.mktemp("base") / "run", sequential, random_params(sequential))
+
+
+@pytest.fixture(scope="session")
+def tokens() -> np.ndarray:
+    """Tokens [2, 9] that are no special ones of either side."""
+    return np.random.default_rng(1).integers(4, 61, size=(2, 9))
+
+
+@pytest.fixture(scope="session")
+def ours(tokens) -> Callable[[Path], np.ndarray]:
+    """ours(run): the logits of the run's best checkpoint, [2, 9, V]."""
+
+    def compute(directory: Path) -> np.ndarray:
+        model, _ = load_run(directory)
+        language_model = LanguageModel(model.config, model.tuning.adapter)
+        params = combine(model.trainable, model.frozen)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+        embeddings, layout = model.tuning.embed(language_model, params, tokens, layout)
+        hidden, _ = jax.jit(language_model.forward)(params, embeddings, layout)
+        return np.asarray(language_model.unembed(params, hidden[:, model.tuning.prefix_length :]))
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def theirs(tokens) -> Callable[[Any], np.ndarray]:
+    """theirs(model): the logits of a model of transformers or PEFT, those of a soft prompt apart."""
+
+    def compute(model: Any) -> np.ndarray:
+        with torch.no_grad():
+            return model.eval()(input_ids=torch.from_numpy(tokens)).logits[:, -tokens.shape[1] :].numpy()
+
+    return compute

@@ -1,0 +1,113 @@
+"""Our tokenizers in the form that transformers reads: the same ids for every text, and the same texts of ids."""
+
+import json
+import lzma
+import runpy
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from finetune_scaling.data.tokenizer import TokenizerConfig, train_tokenizer
+from finetune_scaling.errors import DataError
+from finetune_scaling.interop.own_tokenizer import MARK, _Pieces, fast_tokenizer
+from finetune_scaling.interop.tokenizer_files import tokenizer_files
+
+PUBLIC = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog, and then it sleeps.",
+    "Der schnelle Fuchs läuft über die Straße; größer wird er nicht.",
+    "Быстрая лиса прыгает через ленивую собаку.",
+    "敏捷的狐狸跳过了懒狗。你好，世界！",
+    "if a < b and b <= c: <s> is <b>bold</b>",
+)
+PARTS = ("sa", "li", "ge", "bu", "the ", "aa", "tion", "vor", "ko", "mi<", "lu")
+WORDS = " ".join(first + second + third for first in PARTS for second in PARTS for third in PARTS)
+KINDS = {
+    "unigram": {"vocab_size": 320},
+    "bpe": {"vocab_size": 330, "model_type": "bpe"},
+    "unigram, no <": {"vocab_size": 290, "character_coverage": 0.9},
+    "without bytes": {"vocab_size": 256, "byte_fallback": False, "character_coverage": 0.95, "sentinels": 120},
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """By kind: a tokenizer of ours, and what transformers makes of the files that are written of it."""
+    found = {}
+    for kind, options in KINDS.items():
+        folder = tmp_path_factory.mktemp("tokenizer")
+        texts = TEXTS[:-1] if kind == "unigram, no <" else TEXTS
+        words = WORDS.replace("<", "") if "no <" in kind else WORDS
+        ours = train_tokenizer([*texts, words], TokenizerConfig(**{"sentinels": 4, **options}), folder)
+        files = tokenizer_files(str(folder), ours.vocab_size)
+        for name, data in files.files.items():
+            (folder / "out").mkdir(exist_ok=True)
+            (folder / "out" / name).write_bytes(data)
+        found[kind] = ours, AutoTokenizer.from_pretrained(folder / "out")
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.one_of(st.sampled_from("".join(TEXTS) + "<>/s0xABpad unk_\u2581\n\t"), st.characters(codec="utf-8"))))
+@example("<s></s><pad><unk><R><X><sentinel_0>")
+@example("<0x41><0x3C>< <0x")
+@example("a\u2581b \u2581\u2581 aaaaaaaaa")
+@example("  two  spaces\n\nand\tothers \u00a0 \0")
+def test_ids_and_texts_are_the_same(pairs, text):
+    for kind, (ours, theirs) in pairs.items():
+        if MARK in text or (kind == "without bytes" and "\u2581" in text):
+            continue  # what is told apart
+        ids, found = ours.encode(text), theirs.encode(text, add_special_tokens=False)
+        assert found == ids or (kind != "bpe" and is_tie(ours, found, ids)), kind
+        assert theirs.encode(text) == [ours.bos_id, *found], kind
+        if kind != "without bytes":
+            assert theirs.decode(ids, skip_special_tokens=True) == ours.decode(ids) == text, kind
+
+
+def is_tie(tokenizer, left, right):
+    """Whether two ways to divide a text are as likely, so that rounding chose between them."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    scores = [sum(model.get_score(i) for i in ids) for ids in (left, right)]
+    return sorted(left) == sorted(right) and abs(scores[0] - scores[1]) < 1e-9
+
+
+def test_specials_are_the_same(pairs):
+    for ours, theirs in pairs.values():
+        assert len(theirs) == ours.vocab_size
+        specials = (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, theirs.unk_token_id)
+        assert specials == (ours.bos_id, ours.eos_id, ours.pad_id, ours.unk_id)
+        assert [ours.decode([i]) for i in theirs.all_special_ids if i != ours.unk_id] == [""] * 3
+
+
+def test_real_text_has_the_same_ids(shared_data, tmp_path):
+    with lzma.open(shared_data / "mt_news" / "en-zh.valid.jsonl.xz", "rt", encoding="utf-8") as file:
+        texts = [value for line in file for value in json.loads(line).values() if isinstance(value, str)]
+    for model_type in ("unigram", "bpe"):
+        ours = train_tokenizer(texts, TokenizerConfig(vocab_size=4000, model_type=model_type), tmp_path / model_type)
+        theirs = fast_tokenizer(ours)
+        assert [theirs.encode(text, add_special_tokens=False).ids for text in texts] == ours.encode_batch(texts)
+
+
+def test_where_ids_would_differ_no_files_are_written_but_a_reason(pairs, tmp_path, monkeypatch):
+    ours, _ = pairs["bpe"]
+    ours.save(tmp_path)
+    monkeypatch.setattr(_Pieces, "are_ranks", False)  # merges, read as log-probabilities
+    found = tokenizer_files(str(tmp_path), ours.vocab_size)
+    assert not found.files
+    assert found.special_ids == {"bos": 2, "eos": 1, "pad": 0}
+    assert "no exact form in a tokenizer.json" in found.reason
+
+
+def test_a_public_models_own_files_are_copied(tmp_path):
+    PUBLIC["byte_level"](tmp_path)
+    (tmp_path / "model_fields.json").write_text(json.dumps({"vocab_size": 400}))  # as a converted base has it
+    found = tokenizer_files(str(tmp_path), 400)
+    assert found.files["tokenizer.json"] == (tmp_path / "tokenizer.json").read_bytes()
+    assert found.files.keys() == {"tokenizer.json", "tokenizer_config.json"}
+    assert found.special_ids == {"bos": 1, "eos": 2}
+    with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 300"):
+        tokenizer_files(str(tmp_path), 300)
