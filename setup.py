@@ -16,6 +16,7 @@ PYTHON_3_12 = 'python_version >= "3.12"'
 
 GCSFS = "gcsfs>=2026.10,<2027"  # gs:// paths; TensorStore writes the arrays by itself
 BEAM = "apache-beam>=2.77,<3"  # preparing large corpora in parallel: ours, and those that TFDS makes
+HUB = "huggingface_hub>=2.4,<3"  # public models by name, with downloads that resume
 
 REQUIREMENTS = [
     f"jax>=0.10.1,<0.11; {PYTHON_3_11}",  # models, training and fits; 0.10 is the last series for Python 3.11
@@ -63,11 +64,13 @@ EXTRAS = {
         *HUGGING_FACE,
         "peft>=0.21.2,<0.22",  # adapters that leave and come in are loaded by it
         GCSFS,
+        HUB,
         "gcp-storage-emulator>=2026.7,<2027",  # runs in an object store, without one
         f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax names its own
         f"libtpu>=0.0.48,<0.0.49; {PYTHON_3_12}",
     ],
     "beam": [BEAM],
+    "hub": [HUB],
     "peers": HUGGING_FACE,  # what benchmarks/ times beside ours
     "notebooks": ["jupyter>=1.1,<2", "nbclient>=0.10,<0.12", "ipykernel>=7.0,<8"],
     "logging": ["tensorboardX>=2.6.4,<3", "wandb>=0.28,<0.32"],  # event files without TensorFlow; W&B

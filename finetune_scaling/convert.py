@@ -30,7 +30,7 @@ _OUT = flags.DEFINE_string("out", "", "Where the result goes: a directory that i
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the stored parameters; default: the files' own."
 )
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that will divide the parameters: each reads files of its own; -1: all.")
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that will divide the parameters, with files for each; -1: all.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary will be divided over.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "", "Directory of the model's tokenizer; default: the model's own.")
 _PRETRAIN_TOKENS = flags.DEFINE_integer(

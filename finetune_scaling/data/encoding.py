@@ -215,8 +215,8 @@ def _encode_inputs(
 def _mode_id(tokenizer: TextTokenizer, mode: str) -> int:
     if mode not in tokenizer.mode_ids:
         raise ConfigError(
-            f"sequence.mode = {mode!r}, but the tokenizer has no mode tokens, as those of public models; leave the mode "
-            "out: --config.sequence.mode="
+            f"sequence.mode = {mode!r}, but the tokenizer has no mode tokens, as those of public models; leave it out: "
+            "--config.sequence.mode="
         )
     return tokenizer.mode_ids[mode]
 

@@ -31,6 +31,7 @@ def inspect_run(path: Location) -> dict[str, Any]:
         "task": None if experiment.task is None else experiment.task.get("name"),
         "method": configuration.given(experiment.method),
         "base": configuration.plain(experiment.base),
+        "public": configuration.plain(experiment.public),
         "tokenizer": experiment.tokenizer,
         "finetune_examples": record["finetune_examples"] if record else experiment.finetune_examples,
         "batch_size": experiment.batch_size,

@@ -57,14 +57,17 @@ def _run(found: Found) -> Iterable[tuple[str, Any]]:
     yield "task", found["task"]
     yield "examples", None if found["finetune_examples"] is None else f"{found['finetune_examples']:,}"
     yield "base", found["base"] and _options(found["base"])
+    if found["public"]:
+        yield "converted from", found["public"]["name"]
+        yield "", _options({name: value for name, value in found["public"].items() if name != "name"})
     yield "tokenizer", found["tokenizer"]
-    yield "batch", f"{found['batch_size']} rows of {found['length']} tokens"
+    yield "batch", None if found["public"] else f"{found['batch_size']} rows of {found['length']} tokens"
     yield from _dev_loss(found["best_step"], found["dev_loss"])
     yield "steps kept", ", ".join(map(str, checkpoints["steps"])) or "none yet"
     yield "set aside", ", ".join(checkpoints["set_aside"])
     yield "damage", found["damage"]
     if result:
-        yield "stopped by", result["stopped_by"]
+        yield "stopped by", None if found["public"] else result["stopped_by"]
         yield "loss", _number(result["loss"])
         yield from _scores(result)
     yield "evaluation/", ", ".join(found["evaluations"])
@@ -76,7 +79,9 @@ def _run(found: Found) -> Iterable[tuple[str, Any]]:
 def _state(found: Found) -> str:
     """Done, or how far it came and when it last said so."""
     if found["result"]:
-        return f"done, {found['result']['steps']} steps"
+        return "converted" if found["public"] else f"done, {found['result']['steps']} steps"
+    if found["public"]:
+        return "half converted; the same convert command goes on with it"
     last = found["last_report"]
     if last is None:
         return "started, no report yet"

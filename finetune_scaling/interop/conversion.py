@@ -18,7 +18,15 @@ from jax.sharding import AbstractMesh
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import absolute, disk_errors, local, read_json, sha256, write_atomically, write_json_atomically
+from finetune_scaling.files import (
+    absolute,
+    disk_errors,
+    local,
+    read_json,
+    sha256,
+    write_atomically,
+    write_json_atomically,
+)
 from finetune_scaling.interop.family import Family
 from finetune_scaling.interop.hub import Found, find
 from finetune_scaling.interop.hugging_face import FAMILIES, check_tensors, read_family, read_fields

@@ -51,51 +51,49 @@ def _fetched(name: str, revision: str | None) -> Found:
         return _cached(name, revision, error)
     there = {file.rfilename for file in info.siblings or ()}
     try:
-        wanted = _wanted(name, there, info.sha)
-        directory = hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted)
+        # By the revision's own name, which the cache then knows without a network, too.
+        directory = Path(hub.snapshot_download(name, revision=revision, allow_patterns=_wanted(name, there, revision)))
     except CheckpointError:
         raise
     except Exception as error:
         raise _explained(name, revision, error) from error
-    return Found(name, Path(directory), revision, info.sha)
+    return Found(name, directory, revision, directory.name)
 
 
-def _wanted(name: str, there: set[str], commit: str) -> list[str]:
+def _wanted(name: str, there: set[str], revision: str | None) -> list[str]:
     """The files to fetch. Of weights those that the index names: some models have a second copy beside them."""
     if INDEX in there:
-        index = Path(_library().hf_hub_download(name, INDEX, revision=commit))
+        index = Path(_library().hf_hub_download(name, INDEX, revision=revision))
         weights = {INDEX, *json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()}
     else:
         weights = {WEIGHTS}
     if not weights <= there:
         pickles = sorted(file for file in there if file.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        told = f", but pickles ({', '.join(pickles[:1])}), which are not read: to open them is to run what they say"
+        instead = told if pickles else ""
         raise CheckpointError(
-            f"{name}: the hub has no {min(weights - there)} of it"
-            + (f", but pickles ({pickles[0]}), which are not read, since to open them is to run what they say" if pickles else "")
-            + "; take a revision with safetensors (@refs/pr/N of a converting bot's, say), or save it as safetensors"
+            f"{name}: the hub has no {min(weights - there)} of it{instead}; take a revision that has them, or save "
+            "the model as safetensors and name its directory"
         )
     return sorted(weights | ({"config.json", *TOKENIZER_FILES} & there))
 
 
 def _cached(name: str, revision: str | None, error: Exception) -> Found:
     """What was fetched before, where the hub cannot be reached."""
-    hub = _library()
-    try:
-        directory = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:
+    config = _library().try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(config, str):
         raise CheckpointError(
             f"{name}: is no directory here, and the hub cannot be reached ({type(error).__name__}); check the name and "
             "the network (and HF_HUB_OFFLINE), or fetch the model elsewhere and name its directory"
         ) from error
-    return Found(name, directory, revision, directory.name)
+    return Found(name, Path(config).parent, revision, Path(config).parent.name)
 
 
 def _is_unreachable(error: Exception) -> bool:
+    """Whether nothing answered; the library's client for HTTP has its own classes, which differ by version."""
     offline = _library().errors.OfflineModeIsEnabled
-    return isinstance(error, offline | ConnectionError | TimeoutError) or type(error).__module__.partition(".")[0] in (
-        "httpx",
-        "httpcore",
-    )
+    of_client = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+    return of_client or isinstance(error, offline | ConnectionError | TimeoutError)
 
 
 def _explained(name: str, revision: str | None, error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory, or of a base that was converted from one: ids as transformers' AutoTokenizer gives them.
+"""The tokenizer of a Hugging Face directory, or of a base converted from one: ids as AutoTokenizer gives them.
 
 What is in front of a text (bos or nothing) is what `add_bos_token` of tokenizer_config.json says, else tokenizer.json's
 post-processor, else bos, as in Llama's own code. A text ends with `eos_token`. Unlike there, no text can spell a

@@ -218,8 +218,8 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone, nor for a
-    base that came in from elsewhere, which `public` tells.
+    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone, nor for
+    a base that came in from elsewhere, which `public` tells.
 
     model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
     schedule.learning_rate and batch.size may be left out: the method has defaults.

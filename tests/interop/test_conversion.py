@@ -1,0 +1,390 @@
+"""Public models become bases: bit for bit, resumable after a kill, and tuned, scored and inspected like our own."""
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from finetune_scaling import configuration
+from finetune_scaling.data.encoding import encode_examples
+from finetune_scaling.data.task import jsonl_task
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
+from finetune_scaling.evaluation.scoring import row_losses
+from finetune_scaling.inspection.kinds import inspect
+from finetune_scaling.inspection.words import describe
+from finetune_scaling.interop import conversion as module
+from finetune_scaling.interop import incoming
+from finetune_scaling.interop.conversion import Conversion, convert
+from finetune_scaling.interop.hugging_face import load_model
+from finetune_scaling.runs.record import pretrain_tokens
+from finetune_scaling.runs.run import run as train
+from finetune_scaling.sharding.mesh import ShardingConfig
+from finetune_scaling.training.digest import digest
+from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.training.inputs import prepare_data
+from finetune_scaling.training.tuned import find_base, find_run, load_base, start
+from finetune_scaling.tuning.partition import path_name
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {
+    "vocab_size": 352, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "eager",
+}  # fmt: skip
+
+
+def save_llama(directory, dtype=torch.float32, max_shard_size="30KB", **fields):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_key_value_heads": 2, **fields}))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    model.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
+    return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return runpy.run_path(str(ROOT / "tests" / "public_tokenizers.py"))["KINDS"]
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory, tokenizers):
+    """A Llama in several files with its tokenizer."""
+    folder = tmp_path_factory.mktemp("public") / "llama"
+    tokenizers["byte_level"](folder)
+    return folder, save_llama(folder)
+
+
+@pytest.fixture(scope="module")
+def base(public, tmp_path_factory):
+    """The same, converted."""
+    out = tmp_path_factory.mktemp("bases") / "llama"
+    convert(Conversion(str(public[0]), str(out)))
+    return out
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(left):
+        other = np.asarray(dict(_flat(right))[path_name(path)])
+        assert other.dtype == leaf.dtype
+        assert np.asarray(leaf).tobytes() == other.tobytes(), path_name(path)
+
+
+def _flat(tree):
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def numbers(out):
+    base = load_base(out)
+    return base.config, jax.tree.map(np.asarray, base.params)
+
+
+def neox(directory):
+    shape = {name: value for name, value in SHAPE.items() if name != "attn_implementation"}
+    GPTNeoXForCausalLM(GPTNeoXConfig(**shape)).save_pretrained(directory)
+
+
+@pytest.mark.parametrize("piece", [incoming.PIECE_BYTES, 700], ids=["whole leaves", "in pieces"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        save_llama,
+        lambda folder: save_llama(folder, torch.bfloat16, "1GB", tie_word_embeddings=True),
+        lambda folder: save_llama(folder, torch.float16, "1GB", num_hidden_layers=5),
+        neox,
+    ],
+    ids=["shards", "bfloat16, tied", "float16, five layers", "fused, NeoX"],
+)
+def test_the_base_has_the_files_numbers_bit_for_bit(make, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(incoming, "PIECE_BYTES", piece)
+    make(tmp_path / "public")
+    config, params = load_model(tmp_path / "public")
+    convert(Conversion(str(tmp_path / "public"), str(tmp_path / "out")))
+    assert (pieces := len(list(tmp_path.glob("out/checkpoints/0/state/*/[0-9]*")))) == len(jax.tree.leaves(params)) or (
+        piece == 700 and pieces > 50
+    )
+    converted, stored = numbers(tmp_path / "out")
+    assert converted == config
+    assert_same(params, stored)
+    plain = {f"trainable.{name.replace('/', '.')}": np.asarray(leaf) for name, leaf in _flat(params)}
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert record["arrays_digest"] == digest(plain)
+    assert not (tmp_path / "out" / module.WORK).exists()
+
+
+def test_another_dtype_is_the_rounded_one(public, tmp_path):
+    convert(Conversion(str(public[0]), str(tmp_path / "out"), "bfloat16"))
+    expected = jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.bfloat16)), load_model(public[0])[1])
+    assert_same(expected, numbers(tmp_path / "out")[1])
+
+
+def test_files_are_cut_as_a_mesh_divides_the_parameters(public, base, tmp_path):
+    convert(Conversion(str(public[0]), str(tmp_path / "out"), sharding=ShardingConfig(fsdp=4, tensor=2)))
+    chunks = {
+        file.parent.name: json.loads(file.read_text())["chunks"]
+        for file in tmp_path.glob("out/checkpoints/0/state/*/.zarray")
+    }
+    assert chunks["trainable.layers.feed_forward.gate.kernel"] == [2, 8, 24]
+    assert chunks["trainable.embedding"] == [176, 8]
+    assert chunks["trainable.final_norm.scale"] == [32]
+    assert_same(numbers(base)[1], numbers(tmp_path / "out")[1])
+
+
+def test_orbax_itself_reads_the_checkpoint(base):
+    manager = ocp.CheckpointManager(base / "checkpoints")
+    assert manager.all_steps() == [0]
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
+    found = manager.restore(0, args=arguments)
+    assert found.facts["public"]["family"] == "llama"
+    np.testing.assert_array_equal(found.state["trainable.embedding"], numbers(base)[1]["embedding"])
+
+
+KILLING = """
+import os, signal, sys
+from finetune_scaling.interop import conversion, incoming
+incoming.PIECE_BYTES = 2000
+place, left = sys.argv[3], int(sys.argv[4])
+def counted(function):
+    def call(*arguments, **named):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **named)
+    return call
+if place == "rename":
+    import pathlib
+    pathlib.Path.rename = counted(pathlib.Path.rename)
+else:
+    owner = incoming.Journal if place == "add" else incoming.Leaf if place == "read" else conversion
+    setattr(owner, place, counted(getattr(owner, place)))
+conversion.convert(conversion.Conversion(sys.argv[1], sys.argv[2]))
+print(left)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "count"), [("add", 12), ("read", 30), ("write_state", 0), ("digest_of", 0), ("rename", 0), ("_finish", 0)]
+)
+def test_a_killed_conversion_goes_on_where_it_was(public, base, tmp_path, place, count, monkeypatch):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLING, str(public[0]), str(out), place, str(count)]
+    assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
+    assert not (out / "result.json").exists()
+    if place != "_finish":
+        with pytest.raises(CheckpointError, match="no checkpoint; there is none"):
+            load_base(out)
+        assert inspect(out)["state"] == "started"
+    else:
+        load_base(out)  # it was whole
+    monkeypatch.setattr(incoming, "PIECE_BYTES", 2000)
+    read = []
+    plain = incoming.Leaf.read
+    monkeypatch.setattr(incoming.Leaf, "read", lambda *arguments: read.append(1) or plain(*arguments))
+    record = convert(Conversion(str(public[0]), str(out)))
+    assert record["arrays_digest"] == json.loads((base / "result.json").read_text())["arrays_digest"]
+    assert_same(numbers(base)[1], numbers(out)[1])
+    total = len(list(out.glob("checkpoints/0/state/*/[0-9]*")))
+    at_work = incoming._THREADS  # pieces that were read and not yet noted
+    assert total > 100
+    assert len(read) <= {"add": total - 12, "read": total - 30 + at_work, "write_state": total}.get(place, 0)
+
+
+def test_what_another_conversion_left_half_done_gives_way(public, base, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "digest_of", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(Conversion(str(public[0]), str(tmp_path), "bfloat16"))
+    convert(Conversion(str(public[0]), str(tmp_path)))
+    assert_same(numbers(base)[1], numbers(tmp_path)[1])
+
+
+def test_a_finished_one_is_left_alone_and_is_no_other(public, base, tmp_path):
+    before = (base / "result.json").stat().st_mtime_ns
+    convert(Conversion(str(public[0]), str(base)))
+    assert (base / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(WorkdirError, match=r"holds a run of another config \(they differ in public.dtype\)"):
+        convert(Conversion(str(public[0]), str(base), "bfloat16"))
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(WorkdirError, match=r"holds something else \(thesis.tex\); give --out=DIR a new directory"):
+        convert(Conversion(str(public[0]), str(tmp_path)))
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_full_disk_is_named_and_conversion_goes_on_when_there_is_room(public, base, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system takes root's rights")
+    monkeypatch.setattr(module, "_SPARE_BYTES", 0)
+    try:
+        with pytest.raises(WorkdirError, match=r"needs .* bytes, and the disk has .* left"):
+            convert(Conversion(str(public[0]), str(disk / "out")))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_check_room", lambda *_: None)
+            with pytest.raises(WorkdirError, match="the disk is full; free some space"):
+                convert(Conversion(str(public[0]), str(disk / "out")))
+        assert not (disk / "out" / "checkpoints" / "0").exists()
+        subprocess.run(["mount", "-o", "remount,size=5m", str(disk)], check=True)
+        convert(Conversion(str(public[0]), str(disk / "out")))
+        assert_same(numbers(base)[1], numbers(disk / "out")[1])
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def sentences(count):
+    words = ("the", "quick", "fox", "lazy", "dog", "jumps")
+    return [" ".join(words[(i * k + k) % len(words)] for k in range(1, 4)) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def config(base, tmp_path_factory):
+    """config("lora", **changes): a finetuning run of a few steps on JSONL files."""
+    data = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 24), ("dev", 8), ("test", 8)):
+        lines = [json.dumps({"en": text, "de": text.upper()}) for text in sentences(count)]
+        (data / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    task = jsonl_task(
+        name="jsonl", kind="translation", languages=("en", "de"), fields=("en", "de"), train="train.jsonl",
+        dev="dev.jsonl", test={"test": "test.jsonl"}, template={"input": "{source} =", "target": " {target}"},
+        sources={"data_dir": str(data)},
+    )  # fmt: skip
+    options = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2, "targets": ("query", "down")}}
+
+    def make(method, **changes):
+        return {
+            "name": method,
+            "task": configuration.plain(task),
+            "method": {"name": method, **options[method]},
+            "base": {"run": str(base)},
+            "tokenizer": str(base / "tokenizer"),
+            "sequence": {"length": 48, "max_source_tokens": 20, "max_target_tokens": 24},
+            "batch": {"size": 8},
+            "limits": {"max_steps": 3},
+            "evaluation": {"times": 1, "batch_size": 8, "generate_examples": 2},
+            **changes,
+        }
+
+    return make
+
+
+def test_the_first_loss_is_transformers(public, config):
+    experiment = read_experiment(config("full"))
+    data, model = prepare_data(experiment), start(experiment)
+    with model.placement.in_use():
+        ours = row_losses(model, data.dev)
+    tokenizer = load_tokenizer(experiment.tokenizer)
+    encoded = encode_examples(data.task.examples("dev"), tokenizer, data.task.template, data.form)
+    sums = []
+    for i in range(8):
+        sequence = encoded.sequence(i, tokenizer, data.form)
+        ids = torch.from_numpy(np.asarray(sequence.tokens, np.int64))[None]
+        with torch.no_grad():
+            logits = torch.log_softmax(public[1](ids).logits[0], -1)
+        chosen = logits[torch.arange(ids.shape[1]), torch.from_numpy(np.asarray(sequence.targets, np.int64))]
+        sums.append(-float((chosen * torch.from_numpy(sequence.weights)).sum()))
+    np.testing.assert_allclose(sorted(ours.sums), sorted(sums), rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_a_base_is_tuned_scored_and_inspected(config, base, method, tmp_path, shared_cache):
+    record = train(config(method), tmp_path / "run")
+    assert record["steps"] == 3
+    assert record["pretrain_tokens"] is None
+    assert np.isfinite(record["loss"])
+    assert set(record["tests"]["test"]["metrics"]) >= {"bleu", "chrf"}
+    assert inspect(tmp_path / "run")["base"]["run"] == str(base)
+    shown = describe(inspect(base))
+    assert "converted from" in shown
+    assert "family llama" in shown
+    assert record["base_digest"] in shown
+    if method == "lora":
+        scored = evaluate(
+            f"--workdir={tmp_path / 'run'}", "--split=dev", "--generate=2", f"--out={tmp_path / 'e.json'}"
+        )
+        assert scored.returncode == 0, scored.stderr
+        assert {"untuned", "loss"} <= json.loads(scored.stdout).keys()
+
+
+def evaluate(*arguments):
+    command = [sys.executable, "-m", "finetune_scaling.evaluate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_tokens_that_were_told_are_the_runs_factor(public, config, tmp_path):
+    convert(Conversion(str(public[0]), str(tmp_path / "out"), pretrain_tokens=300_000_000_000))
+    assert pretrain_tokens(load_base(tmp_path / "out").facts) == 300_000_000_000
+
+
+def test_a_moved_base_has_its_tokenizer_with_it(base, config, tmp_path):
+    shutil.copytree(base, tmp_path / "moved")
+    assert find_run(tmp_path / "moved").experiment.tokenizer == str(tmp_path / "moved" / "tokenizer")
+    assert find_base(read_experiment(config("full", base={"run": str(tmp_path / "moved")})).base).facts["step"] == 0
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "sentence_pieces"])
+def test_each_kind_of_tokenizer_comes_along(kind, tokenizers, tmp_path):
+    tokenizers[kind](tmp_path / "public")
+    save_llama(tmp_path / "public", max_shard_size="1GB")
+    record = convert(Conversion(str(tmp_path / "public"), str(tmp_path / "out")))
+    assert load_tokenizer(tmp_path / "out" / "tokenizer").digest == record["tokenizer_sha256"]
+    assert load_tokenizer(tmp_path / "public").digest == record["tokenizer_sha256"]
+
+
+def test_mode_tokens_are_none_of_a_public_tokenizers(config):
+    changed = config("full", sequence={**config("full")["sequence"], "mode": "S"})
+    with pytest.raises(ConfigError, match=r"sequence.mode = 'S', but the tokenizer has no mode tokens"):
+        prepare_data(read_experiment(changed))
+
+
+def test_a_model_without_a_tokenizer_takes_any_that_fits(public, tokenizers, config, tmp_path):
+    save_llama(tmp_path / "public", max_shard_size="1GB")
+    out = tmp_path / "out"
+    assert convert(Conversion(str(tmp_path / "public"), str(out)))["tokenizer_sha256"] is None
+    start(read_experiment(config("full", base={"run": str(out)})))
+    with pytest.raises(DataError, match="tokenizer is empty: the public model was converted without its files"):
+        load_tokenizer(json.loads((out / "config.json").read_text())["tokenizer"])
+    save_llama(tmp_path / "small", max_shard_size="1GB", vocab_size=100)
+    convert(Conversion(str(tmp_path / "small"), str(tmp_path / "few")))
+    with pytest.raises(CheckpointError, match=r"has embeddings of 100 ids and .* has 340; give the base's own"):
+        start(read_experiment(config("full", base={"run": str(tmp_path / "few")})))
+    with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 100"):
+        convert(Conversion(str(tmp_path / "small"), str(tmp_path / "none"), tokenizer=str(public[0])))
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_does_not_fit_leaves_nothing_behind(public, tmp_path):
+    save_llama(tmp_path / "public", max_shard_size="1GB")
+    fields = json.loads((tmp_path / "public" / "config.json").read_text())
+    (tmp_path / "public" / "config.json").write_text(json.dumps({**fields, "hidden_size": 40, "head_dim": 8}))
+    with pytest.raises(CheckpointError, match=r"but config.json makes it"):
+        convert(Conversion(str(tmp_path / "public"), str(tmp_path / "out")))
+    with pytest.raises(CheckpointError, match="nowhere: no such directory; name one, or a model on the hub"):
+        convert(Conversion(str(tmp_path / "nowhere"), str(tmp_path / "out")))
+    with pytest.raises(CheckpointError, match="a revision is for names on the hub"):
+        convert(Conversion(f"{public[0]}@main", str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_converted_base_is_not_trained(base, tmp_path):
+    config = json.loads((base / "config.json").read_text())
+    with pytest.raises(ConfigError, match="public is of bases that `convert` made, which are not trained"):
+        train(config, tmp_path)

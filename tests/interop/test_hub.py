@@ -1,0 +1,190 @@
+"""Names on the hub, against a stand-in of its interface on this machine: what is fetched, resumed and refused."""
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).parents[2]
+COMMIT = "c0ffee" + "0" * 34
+FIND = "import sys; from finetune_scaling.interop.hub import find; print(*find(sys.argv[1]), sep='\\n')"
+COMMAND = f"""
+from finetune_scaling.errors import exit_on_user_error
+with exit_on_user_error():
+    exec({FIND!r})
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Requests of the hub's interface: what a model's revision holds, and a file of it, whole or from a byte on."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            return self.tell(*found.groups())
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/.+", path):
+            return self.list(found[1])
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            return self.send(found[1], found[3])
+        return self.refuse(404, "EntryNotFound")
+
+    def tell(self, name, revision):
+        if name == "owner/gated":
+            return self.refuse(403, "GatedRepo")
+        if name not in self.server.models:
+            return self.refuse(401, "RepoNotFound")
+        if revision not in (None, "main", "step3", COMMIT):
+            return self.refuse(404, "RevisionNotFound")
+        files = [{"rfilename": file} for file in self.server.models[name]]
+        body = json.dumps({"id": name, "modelId": name, "sha": COMMIT, "siblings": files, "tags": []}).encode()
+        return self.answer(200, body, {"Content-Type": "application/json"})
+
+    def list(self, name):
+        files = self.server.models[name].items()
+        rows = [{"type": "file", "path": file, "size": len(content), "oid": "0" * 40} for file, content in files]
+        return self.answer(200, json.dumps(rows).encode(), {"Content-Type": "application/json"})
+
+    def send(self, name, file):
+        content = self.server.models.get(name, {}).get(file)
+        if content is None:
+            return self.refuse(404, "EntryNotFound")
+        first = int(re.fullmatch(r"bytes=(\d+)-.*", self.headers.get("Range", "bytes=0-"))[1])
+        etag = hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if self.command == "GET":
+            self.server.requests.append((file, first))
+        cut = self.server.cut if self.command == "GET" and file.endswith(".safetensors") else None
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        return self.answer(206 if first else 200, content[first:], headers, cut)
+
+    def refuse(self, code, kind):
+        self.answer(code, b"{}", {"X-Error-Code": kind, "X-Error-Message": kind})
+
+    def answer(self, code, body, headers, cut=None):
+        self.send_response(code)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body if cut is None else body[:cut])
+            self.wfile.flush()
+        if cut is not None:
+            self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """The server; models: files by name; requests: (file, first byte) of each that was fetched; cut: bytes sent."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    save_file({"a": np.arange(6_000_000, dtype=np.float32)}, tmp_path / "weights")
+    weights = (tmp_path / "weights").read_bytes()
+    others = {
+        "modeling.py": b"raise SystemExit",
+        "pytorch_model.bin": b"pickle",
+        "README.md": b"",
+        "tokenizer.json": b"{}",
+    }
+    index = json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}).encode()
+    server.models = {
+        "owner/whole": {"config.json": b"{\"a\": 1}", "model.safetensors": weights, **others},
+        "owner/parts": {
+            "config.json": b"{}", "model.safetensors.index.json": index, "model-00001-of-00001.safetensors": weights,
+            "consolidated.safetensors": weights,
+        },
+        "owner/pickles": {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
+    }  # fmt: skip
+    server.requests, server.cut = [], None
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def find(hub, tmp_path):
+    """find("owner/name@revision"): in a process of its own, since the library reads its settings on import."""
+
+    def call(source, **settings):
+        known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "http"))}
+        environment = {
+            **known, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1", **settings,
+        }  # fmt: skip
+        command = [sys.executable, "-c", COMMAND, source]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+
+    return call
+
+
+def test_only_config_weights_and_tokenizer_are_fetched(hub, find):
+    found = find("owner/whole@step3")
+    assert found.returncode == 0, found.stderr
+    name, directory, revision, commit = found.stdout.splitlines()
+    assert (name, revision, commit) == ("owner/whole", "step3", COMMIT)
+    assert sorted(os.listdir(directory)) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert (Path(directory) / "model.safetensors").read_bytes() == hub.models[name]["model.safetensors"]
+    assert {file for file, _ in hub.requests} == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_a_second_copy_of_the_weights_is_left(hub, find):
+    assert find("owner/parts").returncode == 0
+    assert "consolidated.safetensors" not in {file for file, _ in hub.requests}
+
+
+def test_a_download_that_broke_off_goes_on(hub, find):
+    hub.cut = 21_000_000
+    broken = find("owner/whole")
+    hub.cut = None
+    assert broken.returncode in (0, 2)  # the library itself tries again, from where it was
+    assert broken.returncode == 0 or "run the same command again, and it goes on" in broken.stderr
+    whole = find("owner/whole")
+    assert whole.returncode == 0, whole.stderr
+    firsts = [first for file, first in hub.requests if file == "model.safetensors"]
+    assert max(firsts) >= 20_000_000
+    directory = Path(whole.stdout.splitlines()[1])
+    assert (directory / "model.safetensors").read_bytes() == hub.models["owner/whole"]["model.safetensors"]
+
+
+def test_what_is_in_the_cache_needs_no_network(hub, find):
+    first = find("owner/whole")
+    again = find("owner/whole", HF_HUB_OFFLINE="1")
+    assert (again.returncode, again.stdout.splitlines()[3]) == (0, COMMIT), again.stderr
+    assert again.stdout.splitlines()[1] == first.stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "message"),
+    [
+        ("owner/gated", {}, "owner/gated: its owner asks for an agreement first; accept it at the model's page"),
+        ("owner/absent", {}, "owner/absent: is no directory here, and no model on the hub that you may see"),
+        ("owner/whole@step4", {}, "owner/whole: has no revision 'step4' on the hub"),
+        ("owner/pickles", {}, r"has no model.safetensors of it, but pickles \(pytorch_model.bin\), which are not read"),
+        ("owner/whole", {"HF_HUB_OFFLINE": "1"}, "owner/whole: is no directory here, and the hub cannot be reached"),
+        ("owner/whole", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "and the hub cannot be reached"),
+        ("no directory", {}, "no directory: no such directory; name one, or a model on the hub"),
+    ],
+    ids=["gated", "absent", "revision", "pickles", "offline", "no network", "no name"],
+)
+def test_what_cannot_be_fetched_says_what_to_do(find, source, settings, message):
+    found = find(source, **settings)
+    assert found.returncode == 2, found.stderr
+    assert re.search(f"^error: .*{message}", found.stderr, re.MULTILINE), found.stderr
+    assert "Traceback" not in found.stderr
