@@ -47,6 +47,9 @@ REQUIREMENTS = [
 # The public model families by their own code: the reference of tests, and a peer to time.
 HUGGING_FACE = ["transformers>=5.20,<6", "torch>=2.13,<2.14"]  # torch's CPU build is enough
 
+# Running notebooks from a program: launch/notebooks/ in the tests.
+NOTEBOOKS = ["nbclient>=0.10,<0.12", "ipykernel>=7.0,<8", "nbformat>=5.10,<6"]
+
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],  # CUDA 12 wheels run on the drivers of CUDA 12 and of CUDA 13
@@ -66,13 +69,14 @@ EXTRAS = {
         GCSFS,
         HUB,
         "gcp-storage-emulator>=2026.7,<2027",  # runs in an object store, without one
+        *NOTEBOOKS,
         f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax names its own
         f"libtpu>=0.0.48,<0.0.49; {PYTHON_3_12}",
     ],
     "beam": [BEAM],
     "hub": [HUB],
     "peers": HUGGING_FACE,  # what benchmarks/ times beside ours
-    "notebooks": ["jupyter>=1.1,<2", "nbclient>=0.10,<0.12", "ipykernel>=7.0,<8"],
+    "notebooks": ["jupyter>=1.1,<2", *NOTEBOOKS],
     "logging": ["tensorboardX>=2.6.4,<3", "wandb>=0.28,<0.32"],  # event files without TensorFlow; W&B
 }
 

@@ -14,7 +14,7 @@ from absl import flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
-from finetune_scaling.files import read_json
+from finetune_scaling.files import Location, read_json
 from finetune_scaling.scaling.findings.analysis import JOINT_LAWS, Analysis, analyse
 from finetune_scaling.scaling.fitting.one_law import fit_one_law
 from finetune_scaling.scaling.fitting.program import HUBER_DELTA, FitSettings
@@ -129,7 +129,7 @@ def print_summary(analysis: Analysis) -> None:
         print(heading, *lines, sep="\n  ", flush=True)
 
 
-def _facts(points: Path | None) -> dict[str, Any]:
+def _facts(points: Location | None) -> dict[str, Any]:
     """What study.json beside the points says; nothing where there is none."""
     if points is None or not (path := points.parent / "study.json").exists():
         return {}

@@ -33,7 +33,10 @@ for ignored in (signal.SIGINT, signal.SIGHUP):
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
-_LONGEST = ("test_slurm.py", "test_processes.py", "test_study.py", "test_meshes.py", "test_clouds.py", "test_claims.py")
+_LONGEST = (
+    *("test_slurm.py", "test_processes.py", "test_study.py", "test_meshes.py", "test_clouds.py", "test_claims.py"),
+    "test_notebooks.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,5 @@
 """Configs of runs and of a study that take seconds: `--config=tests/tiny.py:WHAT`, WHAT being tokenizer, pretrain, a
-method's name, or study.
+method's name, study, or notebook, a part of the study that writes texts, too.
 
 Paths (tokenizer, base.run) are left for the command line or the test to fill in.
 """
@@ -15,7 +15,7 @@ PET = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2, "targets": TARGE
 
 
 def get_config(what: str) -> ConfigDict:
-    configs = {"study": study, "pretrain": pretrain, "tokenizer": tokenizer}
+    configs = {"study": study, "notebook": notebook, "pretrain": pretrain, "tokenizer": tokenizer}
     return ConfigDict(configs[what]() if what in configs else finetune(what))
 
 
@@ -94,6 +94,15 @@ def study() -> dict:
             }
         },
     }
+
+
+def notebook() -> dict:
+    """Of the study, full tuning and LoRA at 2 sizes, 12 runs that write texts: what notebooks show."""
+    whole = study()
+    task = whole["tasks"]["translation"]
+    task["finetune"]["evaluation"] = {**task["finetune"]["evaluation"], "generate_examples": 6}
+    task["methods"] = {name: {**task["methods"][name], "factors": ("model",)} for name in ("full", "lora")}
+    return {**whole, "name": "notebook"}
 
 
 _PRETRAINING = ("corpus", "objective", "sequence", "batch", "schedule", "evaluation", "logging")

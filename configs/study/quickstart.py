@@ -1,12 +1,17 @@
 """A whole study in a few minutes on two CPU cores: artificial languages whose entropy is known, three sizes of model.
 
 Translation from language A into B. Held out from the fits: the largest number of examples of every method.
+quickstart.py:short is a part of it that a notebook can wait for: the two smaller sizes, full tuning and LoRA.
 """
 
 from ml_collections import ConfigDict
 
+from finetune_scaling.errors import ConfigError
+
 LANGUAGE = {"seed": 0, "lexicon_size": 40}
 LENGTH = 40
+SIZES = {"whole": ("30k", "100k", "300k"), "short": ("30k", "100k")}
+METHODS = {"whole": ("full", "prompt", "lora"), "short": ("full", "lora")}
 EXAMPLES = (125, 250, 500, 1000, 2000)
 HELD_OUT = (2000,)
 
@@ -18,13 +23,16 @@ DENOISERS = (
 )
 
 
-def get_config() -> ConfigDict:
+def get_config(extent: str = "whole") -> ConfigDict:
+    if extent not in SIZES:
+        raise ConfigError(f"configs/study/quickstart.py:{extent}: choose one of {', '.join(SIZES)}")
+    methods = task()["methods"]
     return ConfigDict(
         {
-            "name": "quickstart",
+            "name": "quickstart" if extent == "whole" else f"quickstart, {extent}",
             "seeds": (0,),
-            "families": {"grammar": family()},
-            "tasks": {"translation": task()},
+            "families": {"grammar": {**family(), "sizes": SIZES[extent]}},
+            "tasks": {"translation": {**task(), "methods": {name: methods[name] for name in METHODS[extent]}}},
             "notes": ("Artificial languages; the entropy of a target given its source is known.",),
         }
     )
@@ -34,7 +42,6 @@ def family() -> dict:
     return {
         "tokenizer": {"vocab_size": 256, "byte_fallback": False, "sentinels": 16, "max_sentences": 5000},
         "model": {"compute_dtype": "float32", "max_length": 128},
-        "sizes": ("30k", "100k", "300k"),
         "factor_size": "100k",
         "tokens": (32 * LENGTH * 700,),
         "pretrain": {

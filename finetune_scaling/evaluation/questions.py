@@ -202,12 +202,16 @@ def _open(evaluator: TaskEvaluator, task: Task) -> dict[str, QuestionSet]:
 def _form_for_base(
     objective: ObjectiveConfig, task: Task, sets: Mapping[str, QuestionSet], tokenizer: TextTokenizer
 ) -> SequenceFormat:
-    """Sequences for a model that was only pretrained: attention and mode as then, room for the task's limits."""
-    mode: Literal["", "S"] = "S" if objective.name == "ul2" else ""
     example = next(iter(sets.values())).examples[0]
     template = len(tokenizer.encode(task.template.render({**example, "source": ""})[0]))
+    return form_of_pretraining(objective, task, template)
+
+
+def form_of_pretraining(objective: ObjectiveConfig, task: Task, template_tokens: int) -> SequenceFormat:
+    """Sequences for a model that was only pretrained: attention and mode as then, room for the task's limits."""
+    mode: Literal["", "S"] = "S" if objective.name == "ul2" else ""
     return SequenceFormat(
-        length=bool(mode) + template + task.max_source_tokens + task.max_target_tokens,
+        length=bool(mode) + template_tokens + task.max_source_tokens + task.max_target_tokens,
         max_source_tokens=task.max_source_tokens,
         max_target_tokens=task.max_target_tokens,
         bidirectional_input=objective.bidirectional_input and objective.name != "causal",

@@ -13,6 +13,7 @@ from finetune_scaling.files import location
 
 log = logging.getLogger(__name__)
 
+EVALUATION = "evaluation"  # folder of a run that holds what was scored, example by example
 _FIELDS = {"source", "reference", "loss_sum", "tokens"}
 
 

@@ -26,7 +26,6 @@ from finetune_scaling.tuning.partition import Tree
 
 Example = Mapping[str, Any]
 GREEDY = DecodingConfig()
-EVALUATION = "evaluation"  # folder of a run that holds what was scored, example by example
 
 
 class Losses(NamedTuple):

@@ -14,8 +14,8 @@ from finetune_scaling.evaluation import records
 from finetune_scaling.evaluation.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.questions import Questions, Rows, read_questions
+from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.evaluation.running_text import RunningText, read_running_text
-from finetune_scaling.evaluation.scoring import EVALUATION
 from finetune_scaling.files import Location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.mesh import ShardingConfig

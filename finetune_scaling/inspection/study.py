@@ -1,22 +1,25 @@
 """A study, which may be in progress: the state of its bases and runs, and what came out so far."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-from finetune_scaling.files import Location, read_json
-from finetune_scaling.studies.configs import base_directory
-from finetune_scaling.studies.execute import FAILURE, state
-from finetune_scaling.studies.grid import Run, StudyConfig, read_study, runs
+from finetune_scaling.files import Location, is_remote, read_json
+from finetune_scaling.studies.configs import Base, bases
+from finetune_scaling.studies.grid import Run, StudyConfig, held_out, read_study, runs
 from finetune_scaling.studies.table import POINTS
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.run_directory import FAILURE, RunDirectory, state
 
 STATES = ("done", "started", "failed", "waiting")
+_AT_ONCE = 32  # requests to an object store, which answers each in tens of milliseconds
+
+Item = TypeVar("Item")
 
 
 def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
     """A study's directory as plain data. Raises UserError where its config or a record is broken."""
     study = read_study(config)
-    rows = [_run(path, run) for run in runs(study)]
+    rows = _each(path, lambda run: _run(path, study, run), runs(study))
     return {
         "kind": "study",
         "path": str(path),
@@ -34,32 +37,55 @@ def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(workdir: Location, run: Run) -> dict[str, Any]:
+def _each(path: Location, tell: Callable[[Item], dict[str, Any]], items: Iterable[Item]) -> list[dict[str, Any]]:
+    """tell(item) of every item, in order; many at once where each has to be asked for over a network."""
+    if not is_remote(path):
+        return [tell(item) for item in items]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(tell, items))
+
+
+def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
     directory, setting = workdir / run.directory, run.setting
     how = state(directory)
     record = RunDirectory(directory).result if how == "done" else None
     return {
         "directory": run.directory,
+        "state": how,
         "task": setting.task,
         "method": setting.method,
-        "state": how,
-        "loss": record["loss"] if record else None,
-        "dev_loss": record["dev_loss"] if record else None,
-        "best_step": record["best_step"] if record else None,
-        "seconds": record["seconds"] if record else None,
+        "family": setting.family,
+        "model": setting.size,
+        "pretrain_tokens": setting.tokens,
+        "pet_size": setting.pet_size,
+        "learning_rate": setting.learning_rate,
+        "finetune_examples": setting.finetune_examples,
+        "seed": run.seed,
+        "held_out": held_out(study, setting),
+        **_told(record, ("loss", "dev_loss", "best_step", "seconds")),
+        "metrics": record.get("metrics", {}) if record else {},
         "error": read_json(directory / FAILURE)["error"] if how == "failed" else None,
     }
 
 
 def _bases(workdir: Location, study: StudyConfig) -> list[dict[str, Any]]:
-    wanted = dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study))
-    found = []
-    for family, size in wanted:
-        directory = base_directory(workdir, family, size)
-        record = RunDirectory(directory).result
-        loss = record["loss"] if record else None
-        found.append({"base": f"{family}/{size}", "state": state(directory), "dev_loss": loss})
-    return found
+    return _each(workdir, lambda base: _base(workdir, base), bases(study))
+
+
+def _base(workdir: Location, base: Base) -> dict[str, Any]:
+    directory = base.directory(workdir)
+    record = RunDirectory(directory).result
+    return {
+        "base": base.name,
+        "state": state(directory),
+        "dev_loss": record["loss"] if record else None,
+        **_told(record, ("parameters", "parameters_non_embedding", "tokens_seen", "seconds")),
+    }
+
+
+def _told(record: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
+    """What a result says under these names; None where there is none yet, or it does not say."""
+    return {name: (record or {}).get(name) for name in names}
 
 
 def _count(rows: list[dict[str, Any]]) -> dict[str, int]:

@@ -90,8 +90,15 @@ def files_digest(directory: str | Path) -> str:
 
 def read_family(directory: Path, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
     """The family of a directory's model and its config; raises as load_model does."""
-    fields = read_fields(directory)
-    where = str(directory / _CONFIG)
+    return _read_family(read_fields(directory), str(directory / _CONFIG), families)
+
+
+def listed_model(fields: Mapping[str, Any], where: str) -> ModelConfig:
+    """The config of a model of which the fields of a config.json are known; raises ConfigError that names `where`."""
+    return _read_family(fields, where, FAMILIES)[1]
+
+
+def _read_family(fields: Mapping[str, Any], where: str, families: Mapping[str, Family]) -> tuple[Family, ModelConfig]:
     if fields.get("model_type") not in families:
         raise unknown_model(fields, families.values(), where)
     family = families[fields["model_type"]]

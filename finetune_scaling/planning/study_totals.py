@@ -17,7 +17,7 @@ from finetune_scaling.planning.search import analytic, candidates
 from finetune_scaling.planning.totals import SECONDS_AN_HOUR, step_chip_seconds
 from finetune_scaling.planning.workload import Workload, read_workload
 from finetune_scaling.sharding.axes import AxisRules
-from finetune_scaling.studies.configs import expected_flops, family_model, finetuning_config, pretraining_config
+from finetune_scaling.studies.configs import bases, expected_flops, family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import StudyConfig, runs
 from finetune_scaling.training.experiment import Experiment, read_experiment
 
@@ -79,9 +79,10 @@ def _planned(study: StudyConfig) -> Iterator[_Planned]:
         experiment = read_experiment(finetuning_config(study, workdir, run))
         examples = setting.finetune_examples / experiment.batch_size
         yield _plan(setting.method, study, setting.family, setting.size, experiment, examples)
-    for family, size in dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study)):
-        experiment = read_experiment(pretraining_config(study, workdir, family, size))
-        yield _plan(PRETRAINING, study, family, size, experiment, math.inf)
+    for base in bases(study):
+        if base.tokens is None:  # public bases are there
+            experiment = read_experiment(pretraining_config(study, workdir, base))
+            yield _plan(PRETRAINING, study, base.family, base.size, experiment, math.inf)
 
 
 def _plan(

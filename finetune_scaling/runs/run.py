@@ -12,7 +12,8 @@ from typing import Any
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.evaluation.records import scores_alone
-from finetune_scaling.evaluation.scoring import EVALUATION, pooled, row_losses, score_split, write_rows
+from finetune_scaling.evaluation.rows import EVALUATION
+from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split, write_rows
 from finetune_scaling.evaluation.subject import Prepared, Subject, evaluate, prepare_evaluators
 from finetune_scaling.runs.record import checkpoint_facts, training_record
 from finetune_scaling.sharding.batches import local_rows, place

@@ -9,13 +9,14 @@ fitted.recommend(40e3, next_runs=3).next_runs
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import DataError
-from finetune_scaling.scaling.findings.analysis import ordered
+from finetune_scaling.scaling.findings.fitted_table import FittedTable, ordered
 from finetune_scaling.scaling.fitting.program import FitSettings, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
 from finetune_scaling.scaling.fitting.stages import fit_staged
@@ -25,6 +26,9 @@ from finetune_scaling.scaling.laws.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.scaling.points.table import METHODS, PointsTable, read_points
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
+
+if TYPE_CHECKING:  # pictures take longer to import than laws
+    from finetune_scaling.scaling.reporting.picture import Picture
 
 __all__ = ["Fitted", "Prediction", "fit", "read_points"]
 
@@ -41,7 +45,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(FittedTable):
     """Laws fitted to a table's points: (task, method, law) -> fit; skipped: what could not be fitted, and why."""
 
     table: PointsTable
@@ -74,6 +78,30 @@ class Fitted:
         choose({f: f for f in own.factors}, factor, "factor")
         draws = own.predict_draws(factor, x, examples)
         return Prediction(float(own.predict(factor, x, examples)), percentiles(draws), draws)
+
+    @property
+    def parameters(self) -> pd.DataFrame:
+        """One row a fitted parameter: its value and 90 % interval, and whether the points identify it, or why not."""
+        from finetune_scaling.scaling.reporting.tables import laws_table
+
+        return laws_table(self)[[*("task", "method", "law", "parameter", "value", "low", "high", "identified", "why")]]
+
+    def figure(self, task: str | None = None) -> "Picture":
+        """Loss against finetuning examples, a panel for each model size: measured, and by the multiplicative law.
+
+        task: may be left out where there is one. A matplotlib figure, which a notebook shows in place. Raises
+        ConfigError on an unknown task, DataError where it was measured at no model size.
+        """
+        import matplotlib as mpl
+
+        from finetune_scaling.scaling.reporting.law_figure import draw_methods
+        from finetune_scaling.scaling.reporting.plots import RC
+
+        task = choose_task(self.tasks, task)
+        if self.rows(task, factor="model").empty:
+            raise DataError(f"{task}: no row of {self.table.source} has the factor 'model', over which methods compare")
+        with mpl.rc_context(RC):
+            return draw_methods(self, task)
 
     def recommend(self, examples: float, budget: str | None = None, task: str | None = None, **options: Any) -> Advice:
         """What to choose for so many examples; budget: as on the command line; options: of guidance.question.asked.

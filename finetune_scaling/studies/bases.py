@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling.files import write_atomically
-from finetune_scaling.studies.configs import base_directory
+from finetune_scaling.studies.configs import Base
 from finetune_scaling.studies.grid import StudyConfig
 from finetune_scaling.training.run_directory import RunDirectory
 
@@ -19,8 +19,12 @@ BASE_COLUMNS = (
 
 
 def write_bases(study: StudyConfig, workdir: Path) -> int:
-    """Writes bases.csv: a row for every base and token count kept that has a dev loss. Returns their number."""
-    rows = [row for family in study.families for row in _rows(study, workdir, family)]
+    """Writes bases.csv: a row for every base and token count kept that has a dev loss. Returns their number.
+
+    Public models have none: on which text, nobody says.
+    """
+    own = (name for name, family in study.families.items() if family.public is None)
+    rows = [row for family in own for row in _rows(study, workdir, family)]
     text = io.StringIO()
     writer = csv.DictWriter(text, BASE_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -32,7 +36,7 @@ def write_bases(study: StudyConfig, workdir: Path) -> int:
 def _rows(study: StudyConfig, workdir: Path, name: str) -> Iterator[dict[str, Any]]:
     family = study.families[name]
     for size in family.sizes:
-        record = RunDirectory(base_directory(workdir, name, size)).result
+        record = RunDirectory(Base(name, size).directory(workdir)).result
         if record is None:
             continue
         per_step = record["tokens_seen"] / record["steps"]

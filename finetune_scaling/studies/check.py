@@ -9,7 +9,7 @@ from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.questions import check_sets
-from finetune_scaling.studies.configs import family_model, finetuning_config, pretraining_config
+from finetune_scaling.studies.configs import Base, bases, family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import Run, StudyConfig
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import check_task
@@ -23,12 +23,13 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
 
     Raises ConfigError or DataError that says which part of the study's config the mistake is in.
     """
-    for family, size in dict.fromkeys((run.setting.family, run.setting.size) for run in runs):
-        with _within(f"families.{family}.pretrain"):
-            read_experiment(pretraining_config(study, workdir, family, size))
-    for family in dict.fromkeys(run.setting.family for run in runs):
-        with _within(f"families.{family}.pretrain"):
-            _open_corpus(study, workdir, family)
+    own = [base for base in bases(study, runs) if base.tokens is None]
+    for base in own:
+        with _within(f"families.{base.family}.pretrain"):
+            read_experiment(pretraining_config(study, workdir, base))
+    for base in {base.family: base for base in own}.values():
+        with _within(f"families.{base.family}.pretrain"):
+            _open_corpus(study, workdir, base)
     for run in _largest(runs):
         setting = run.setting
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
@@ -42,8 +43,8 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
                         check_sets(evaluator, experiment)
 
 
-def _open_corpus(study: StudyConfig, workdir: Path, family: str) -> None:
-    corpus = read_experiment(pretraining_config(study, workdir, family, study.families[family].sizes[0])).corpus
+def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
+    corpus = read_experiment(pretraining_config(study, workdir, base)).corpus
     if corpus is None:
         raise ConfigError("corpus is missing; say what the bases are pretrained on")
     if corpus.prepared is None:

@@ -1,45 +1,87 @@
-"""The configs of a study's runs: pretraining of its bases, finetuning of its settings."""
+"""The configs of a study's runs: pretraining or conversion of its bases, finetuning of its settings."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizer import TokenizerConfig, load_tokenizer
+from finetune_scaling.interop.conversion import Conversion
+from finetune_scaling.interop.hugging_face import listed_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.studies.grid import FamilyConfig, Run, StudyConfig
+from finetune_scaling.studies.grid import FamilyConfig, Run, Setting, StudyConfig, runs
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.flops import training_flops
+from finetune_scaling.training.tuned import TOKENIZER
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
 Config = dict[str, Any]
 
 
-def tokenizer_path(study: StudyConfig, workdir: Path, family: str) -> str:
-    """Where a family's tokenizer is: the one it names, or the one that the study trains."""
-    tokenizer = study.families[family].tokenizer
-    return tokenizer if isinstance(tokenizer, str) else str(workdir / "tokenizers" / family)
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """One directory below bases/: a pretraining run with all its checkpoints, or one revision of a public model.
+
+    tokens: of the revision; None of a pretraining run.
+    """
+
+    family: str
+    size: str
+    tokens: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As it is listed, and below bases/."""
+        return f"{self.family}/{self.size}" + ("" if self.tokens is None else f"/t{self.tokens}")
+
+    def directory(self, workdir: Any) -> Any:
+        """Where it is below a study's directory, a path of any kind."""
+        return workdir / "bases" / self.name
 
 
-def base_directory(workdir: Path, family: str, size: str) -> Path:
-    """The pretraining run of one base."""
-    return workdir / "bases" / family / size
+def base_of(study: StudyConfig, setting: Setting) -> Base:
+    """The base that a setting is finetuned from."""
+    public = study.families[setting.family].public
+    return Base(setting.family, setting.size, setting.tokens if public else None)
 
 
-def pretraining_config(study: StudyConfig, workdir: Path, family: str, size: str) -> Config:
+def bases(study: StudyConfig, of: Iterable[Run] | None = None) -> list[Base]:
+    """The bases that runs (by default all) need, each once."""
+    return list(dict.fromkeys(base_of(study, run.setting) for run in (runs(study) if of is None else of)))
+
+
+def tokenizer_path(study: StudyConfig, workdir: Path, base: Base) -> str:
+    """Where a base's tokenizer is: the one its family names, the one that the study trains, or the base's own."""
+    family = study.families[base.family]
+    if family.public:
+        return str(base.directory(workdir) / TOKENIZER)
+    return family.tokenizer if isinstance(family.tokenizer, str) else str(workdir / "tokenizers" / base.family)
+
+
+def conversion(study: StudyConfig, workdir: Path, base: Base) -> Conversion:
+    """How a public base is brought in."""
+    family = study.families[base.family]
+    if family.public is None or base.tokens is None:
+        raise ValueError(f"{base.name} is no public base")
+    source = family.public.of(base.size, family.revision(base.tokens))
+    return Conversion(source, str(base.directory(workdir)), pretrain_tokens=base.tokens)
+
+
+def pretraining_config(study: StudyConfig, workdir: Path, base: Base) -> Config:
     """The config that pretrains one base once, keeping a checkpoint at every token count of the family."""
-    base = study.families[family]
+    family = study.families[base.family]
     common: Config = {
-        "name": f"{family} {size}",
-        "model": {**base.model, "name": size},
-        "tokenizer": tokenizer_path(study, workdir, family),
-        "limits": {"max_tokens": base.tokens[-1]},
-        "checkpoint": {"keep_tokens": list(base.tokens)},
+        "name": f"{base.family} {base.size}",
+        "model": {**family.model, "name": base.size},
+        "tokenizer": tokenizer_path(study, workdir, base),
+        "limits": {"max_tokens": family.tokens[-1]},
+        "checkpoint": {"keep_tokens": list(family.tokens)},
     }
-    return merge(configuration.plain(base.pretrain), common)
+    return merge(configuration.plain(family.pretrain), common)
 
 
 def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
@@ -49,29 +91,34 @@ def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
     grid = task.methods[setting.method]
     field = METHODS[setting.method].size_field
     pet: Config = {} if field is None else {field: setting.pet_size}
+    rate: Config = {} if setting.learning_rate is None else {"schedule": {"learning_rate": setting.learning_rate}}
+    base = base_of(study, setting)
     own: Config = {
         "name": Path(run.directory).relative_to("runs").as_posix(),
         "task": configuration.plain(task.task),
         "method": {"name": setting.method, **pet},
-        "tokenizer": tokenizer_path(study, workdir, setting.family),
-        "base": {
-            "run": str(base_directory(workdir, setting.family, setting.size)),
-            "step": pretraining_step(study, workdir, setting.family, setting.size, setting.tokens),
-        },
+        "tokenizer": tokenizer_path(study, workdir, base),
+        "base": {"run": str(base.directory(workdir)), "step": base_step(study, workdir, base, setting.tokens)},
         "finetune_examples": setting.finetune_examples,
         "seeds": {"data": run.seed, "parameters": run.seed, "order": run.seed},
+        **rate,
     }
     return merge(merge(configuration.plain(task.finetune), configuration.plain(grid.config)), own)
 
 
-def pretraining_step(study: StudyConfig, workdir: Path, family: str, size: str, tokens: int) -> int:
-    """The pretraining step at which `tokens` had been seen."""
-    experiment = read_experiment(pretraining_config(study, workdir, family, size))
+def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int) -> int:
+    """The step at which a base had seen `tokens`; a converted one has one checkpoint, of step 0."""
+    if base.tokens is not None:
+        return 0
+    experiment = read_experiment(pretraining_config(study, workdir, base))
     return round(tokens / (experiment.batch_size * experiment.sequence.length))
 
 
 def family_model(family: FamilyConfig, size: str) -> ModelConfig:
     """The model of one rung, without reading a tokenizer where its size is known from the config."""
+    if family.public:
+        fields = family.public.models[family.sizes.index(size)]
+        return listed_model(configuration.plain(fields), f"families.public.models, {size}")
     if isinstance(family.tokenizer, str):
         vocabulary = load_tokenizer(family.tokenizer).vocab_size
     else:
@@ -87,10 +134,12 @@ def expected_flops(experiment: Experiment, model: ModelConfig, examples: int) ->
     return training_flops(model, tuning, steps, experiment.batch_size, row)
 
 
-def pretraining_flops(study: StudyConfig, workdir: Path, family: str, size: str) -> float:
-    """FLOPs of one base's pretraining."""
-    experiment = read_experiment(pretraining_config(study, workdir, family, size))
-    model = family_model(study.families[family], size)
+def pretraining_flops(study: StudyConfig, workdir: Path, base: Base) -> float:
+    """FLOPs of one base's pretraining; none of a public one, which others paid for."""
+    if base.tokens is not None:
+        return 0.0
+    experiment = read_experiment(pretraining_config(study, workdir, base))
+    model = family_model(study.families[base.family], base.size)
     return expected_flops(experiment, model, math.inf)  # type: ignore[arg-type]
 
 

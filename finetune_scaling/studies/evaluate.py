@@ -16,9 +16,8 @@ from finetune_scaling.evaluation.evaluators import (
 )
 from finetune_scaling.files import read_json
 from finetune_scaling.studies.configs import merge
-from finetune_scaling.studies.execute import state
 from finetune_scaling.studies.grid import Run, StudyConfig, read_study, runs
-from finetune_scaling.training.run_directory import CONFIG
+from finetune_scaling.training.run_directory import CONFIG, state
 
 
 def recorded_study(workdir: Path) -> StudyConfig:

@@ -6,23 +6,38 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import ConfigError, InUseError, Preempted, TrainingError, UserError, WorkdirError
-from finetune_scaling.files import disk_errors, write_json_atomically
+from finetune_scaling.errors import (
+    CheckpointError,
+    ConfigError,
+    InUseError,
+    Preempted,
+    TrainingError,
+    UserError,
+    WorkdirError,
+)
+from finetune_scaling.files import disk_errors, read_json, write_json_atomically
+from finetune_scaling.interop.conversion import convert
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.runs.run import run as train
 from finetune_scaling.sharding.roles import are_several, from_first, is_first
-from finetune_scaling.studies.configs import base_directory, finetuning_config, pretraining_config, tokenizer_path
+from finetune_scaling.studies.configs import (
+    Base,
+    base_of,
+    bases,
+    conversion,
+    family_model,
+    finetuning_config,
+    pretraining_config,
+    tokenizer_path,
+)
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
-from finetune_scaling.training.run_directory import CONFIG, RESULT, RunDirectory, exclusive
+from finetune_scaling.training.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, exclusive, state
 from finetune_scaling.training.step import compiled_programs
 
 log = logging.getLogger(__name__)
-
-FAILURE = "failure.json"
-State = Literal["done", "failed", "started", "waiting"]
 
 
 @dataclasses.dataclass
@@ -34,7 +49,7 @@ class Tally:
     elsewhere: int = 0
     steps: int = 0
     seconds: float = 0.0
-    broken_bases: dict[tuple[str, str], Exception] = dataclasses.field(default_factory=dict)
+    broken_bases: dict[Base, Exception] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         rate = f", {self.steps / self.seconds:.1f} steps/s" if self.seconds else ""
@@ -89,27 +104,19 @@ def claim(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
     with disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with exclusive(workdir, wait=True):
-        for family, size in dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study)):
-            directory = RunDirectory(base_directory(workdir, family, size))
-            directory.check(pretraining_config(study, workdir, family, size))
+        for base in bases(study):
+            if base.tokens is None:  # a conversion compares what is there with its source
+                RunDirectory(base.directory(workdir)).check(pretraining_config(study, workdir, base))
         for run in runs(study):
             if (workdir / run.directory).exists():
                 RunDirectory(workdir / run.directory).check(finetuning_config(study, workdir, run))
         write_json_atomically(workdir / CONFIG, configuration.plain(config))
 
 
-def state(directory: Path) -> State:
-    """How far a run is."""
-    if (directory / RESULT).exists():
-        return "done"
-    if (directory / FAILURE).exists():
-        return "failed"
-    return "started" if (directory / CONFIG).exists() else "waiting"
-
-
-def ensure_tokenizer(study: StudyConfig, workdir: Path, family: str) -> None:
+def ensure_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> None:
     """Trains a family's tokenizer if it has none yet."""
-    settings, path = study.families[family].tokenizer, Path(tokenizer_path(study, workdir, family))
+    family = base.family
+    settings, path = study.families[family].tokenizer, Path(tokenizer_path(study, workdir, base))
     if isinstance(settings, str):
         return
     with exclusive(path, wait=True):
@@ -125,14 +132,37 @@ def _train_tokenizer(study: StudyConfig, family: str, settings: Any, path: Path)
     prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, f"families.{family}"), path)
 
 
-def ensure_base(study: StudyConfig, workdir: Path, family: str, size: str, *, wait: bool = True) -> None:
-    """Pretrains a base if nobody has. Where another process is at it, waits for that, or raises InUseError."""
-    directory = base_directory(workdir, family, size)
-    ensure_tokenizer(study, workdir, family)
-    with exclusive(directory.with_name(f"{size}.turn"), wait=wait):
+def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = True) -> None:
+    """Pretrains or converts a base if nobody has. Where another process is at it, waits, or raises InUseError.
+
+    Raises CheckpointError where a public model has another shape than the study's config says.
+    """
+    directory = base.directory(workdir)
+    ensure_tokenizer(study, workdir, base)
+    with exclusive(directory.with_name(f"{directory.name}.turn"), wait=wait):
         if not from_first((directory / RESULT).exists):
-            log.info("pretraining %s %s", family, size)
-            train(pretraining_config(study, workdir, family, size), directory)
+            if base.tokens is None:
+                log.info("pretraining %s", base.name)
+                train(pretraining_config(study, workdir, base), directory)
+            else:
+                log.info("converting %s", base.name)
+                convert(conversion(study, workdir, base))
+        if base.tokens is not None:
+            _check_shape(study, base, directory)
+
+
+def _check_shape(study: StudyConfig, base: Base, directory: Path) -> None:
+    """Raises CheckpointError, naming the field, where the model is not the one that was listed and costed."""
+    there = configuration.plain(read_json(directory / CONFIG)["model"])
+    listed = configuration.plain(family_model(study.families[base.family], base.size))
+    free = ("compute_dtype", "remat", "attention", "max_length", "embedding_std")
+    differing = [name for name in configuration.difference(listed, there) if name not in free]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{directory}: model.{name} = {there.get(name)!r}, but families.{base.family}.public.models, {base.size}, "
+            f"says {listed.get(name)!r}; correct the study's config"
+        )
 
 
 def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait: bool) -> None:
@@ -162,11 +192,11 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait:
 
 def _prepare_base(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait: bool) -> None:
     """Pretrains the run's base if need be. A base that failed is not tried again for each of its runs."""
-    base = (run.setting.family, run.setting.size)
+    base = base_of(study, run.setting)
     if base in tally.broken_bases:
         raise tally.broken_bases[base]
     try:
-        ensure_base(study, workdir, *base, wait=wait)
+        ensure_base(study, workdir, base, wait=wait)
     except InUseError as error:
         raise _BaseInUse from error
     except (WorkdirError, Preempted):

@@ -2,10 +2,12 @@
 
 A setting is one cell: task, method, base size, pretraining tokens, PET size, finetuning examples. Three factors vary
 one thing at a time: `model` the base's size, `pretrain` its tokens and `pet` the PET size, each with every number of
-examples. The cells where all three are at their defaults serve every factor and are run once.
+examples. The cells where all three are at their defaults serve every factor and are run once. A fourth, the learning
+rate, is swept at every size; no law is fitted to it.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -16,30 +18,56 @@ from finetune_scaling.models.ladder import LADDER
 from finetune_scaling.tuning.registry import METHODS
 
 FACTORS = ("model", "pretrain", "pet")
+SWEEP = "learning_rate"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublicLadder:
+    """Where a family's bases come from that others pretrained.
+
+    source: a directory or a name on the hub, in which {size} and {revision} stand for the base's own; a revision that
+    is not in it follows the name after @. models: one for each of the family's sizes, the fields of its config.json
+    that bear on its shape, so that a study is listed and costed before anything is fetched; a base that has another
+    shape is refused. revisions: one for each of the family's tokens; empty: one base a size, the newest.
+    """
+
+    source: str
+    models: tuple[Mapping[str, Any], ...]
+    revisions: tuple[str, ...] = ()
+
+    def of(self, size: str, revision: str | None) -> str:
+        """The source of one base, as `convert --from-hf` takes it."""
+        name = self.source.replace("{size}", size)
+        if revision is None or "{revision}" in name:
+            return name.replace("{revision}", revision or "")
+        return f"{name}@{revision}"
 
 
 @dataclasses.dataclass(frozen=True)
 class FamilyConfig:
-    """Bases that differ in size and pretraining tokens only.
+    """Bases that differ in size and pretraining tokens only: a ladder that the study pretrains, or a public one.
 
-    tokenizer: a directory, or the fields of a TokenizerConfig to train one on the family's corpus.
-    pretrain: fields of the pretraining runs' configs, model, tokenizer and limits apart.
+    tokenizer: a directory, or the fields of a TokenizerConfig to train one on the family's corpus; a public ladder has
+    its own. pretrain: fields of the pretraining runs' configs, model, tokenizer and limits apart.
     model: fields changed on every rung. sizes: rungs. tokens: checkpoints kept, the last of them the whole run.
     factor_size: the size at which pretraining tokens and PET sizes are varied.
     """
 
-    tokenizer: str | Mapping[str, Any]
-    pretrain: Mapping[str, Any]
     sizes: tuple[str, ...]
     tokens: tuple[int, ...]
     factor_size: str
+    tokenizer: str | Mapping[str, Any] = ""
+    pretrain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    public: PublicLadder | None = None
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     held_out_sizes: tuple[str, ...] = ()
     held_out_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for size in self.sizes:
-            choose(LADDER, size, "families.sizes")
+        if self.public is None:
+            self._check_own()
+        else:
+            self._check_public(self.public)
         if self.factor_size not in self.sizes:
             raise ConfigError(f"families.factor_size = {self.factor_size!r} is not among its sizes {list(self.sizes)}")
         if list(self.tokens) != sorted(set(self.tokens)) or not self.tokens or self.tokens[0] < 1:
@@ -49,13 +77,43 @@ class FamilyConfig:
         _check_subset(self.held_out_sizes, self.sizes, "families.held_out_sizes")
         _check_subset(self.held_out_tokens, self.tokens, "families.held_out_tokens")
 
+    def _check_own(self) -> None:
+        for size in self.sizes:
+            choose(LADDER, size, "families.sizes")
+        if not self.tokenizer:
+            raise ConfigError(
+                "families.tokenizer is missing; give a directory or how to train one, or name public bases"
+            )
+
+    def _check_public(self, public: PublicLadder) -> None:
+        for name in ("tokenizer", "pretrain", "model"):
+            if getattr(self, name):
+                raise ConfigError(f"families.{name} is for bases that the study pretrains; leave it out beside public")
+        if len(public.models) != len(self.sizes):
+            raise ConfigError(
+                f"families.public.models are {len(public.models)}, families.sizes {len(self.sizes)}; give one for each"
+            )
+        if public.revisions and len(public.revisions) != len(self.tokens):
+            raise ConfigError(
+                f"families.public.revisions are {len(public.revisions)}, families.tokens {len(self.tokens)}; give one "
+                "for each"
+            )
+        if not public.revisions and len(self.tokens) > 1:
+            raise ConfigError("families.public.revisions is missing; families.tokens has more than one number")
+
+    def revision(self, tokens: int) -> str | None:
+        """The revision of a public base that has seen so many tokens; None where there is one base a size."""
+        revisions = self.public.revisions if self.public else ()
+        return revisions[self.tokens.index(tokens)] if revisions else None
+
 
 @dataclasses.dataclass(frozen=True)
 class MethodGrid:
     """One method's grid on one task.
 
     factors: which of model, pretrain, pet are varied. pet_sizes: the default first is not needed; `pet_size` names it.
-    config: fields changed on the method's runs.
+    config: fields changed on the method's runs. learning_rates: swept at every size of the family, with
+    sweep_examples (those of finetune_examples where it is empty).
     """
 
     finetune_examples: tuple[int, ...]
@@ -65,8 +123,12 @@ class MethodGrid:
     held_out_pet_sizes: tuple[int, ...] = ()
     factors: tuple[str, ...] = FACTORS
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    learning_rates: tuple[float, ...] = ()
+    sweep_examples: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.learning_rates and min(self.learning_rates) <= 0:
+            raise ConfigError(f"methods.learning_rates = {list(self.learning_rates)} must be above 0")
         if not self.finetune_examples or min(self.finetune_examples) < 1:
             raise ConfigError(f"methods.finetune_examples = {list(self.finetune_examples)} must be numbers above 0")
         _check_subset(self.factors, FACTORS, "methods.factors")
@@ -116,7 +178,10 @@ class StudyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One cell of the grid. factors: those that it serves, the first of them the one that it is listed under."""
+    """One cell of the grid. factors: those that it serves, the first of them the one that it is listed under.
+
+    learning_rate: one of a sweep; None is that of the method's config.
+    """
 
     task: str
     family: str
@@ -126,6 +191,7 @@ class Setting:
     pet_size: int | None
     finetune_examples: int
     factors: tuple[str, ...]
+    learning_rate: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +205,8 @@ class Run:
     def directory(self) -> str:
         s = self.setting
         pet = "" if s.pet_size is None else f"_p{s.pet_size}"
-        return f"runs/{s.task}/{s.method}/{s.size}_t{s.tokens}{pet}_d{s.finetune_examples}_s{self.seed}"
+        rate = "" if s.learning_rate is None else f"_lr{s.learning_rate:g}"
+        return f"runs/{s.task}/{s.method}/{s.size}_t{s.tokens}{pet}_d{s.finetune_examples}{rate}_s{self.seed}"
 
 
 def read_study(config: Mapping[str, Any]) -> StudyConfig:
@@ -152,13 +219,16 @@ def settings(study: StudyConfig) -> list[Setting]:
     cells: dict[Setting, dict[str, None]] = {}  # with the factors that each serves, in the order of FACTORS
     for task_name, task in study.tasks.items():
         for method, grid in task.methods.items():
-            for factor in (factor for factor in FACTORS if factor in grid.factors):
+            swept = (SWEEP,) if grid.learning_rates else ()
+            for factor in (*(factor for factor in FACTORS if factor in grid.factors), *swept):
                 for cell in _cells(study, task_name, method, factor):
                     cells.setdefault(cell, {})[factor] = None
     found = [dataclasses.replace(cell, factors=tuple(factors)) for cell, factors in cells.items()]
-    rank = {size: place for place, size in enumerate(LADDER)}
+    rank = {(name, size): place for name, f in study.families.items() for place, size in enumerate(_ordered(f))}
     methods = {method: place for place, method in enumerate(METHODS)}
-    return sorted(found, key=lambda s: (s.family, rank[s.size], s.task, methods[s.method], s.pet_size or 0, s.tokens))
+    return sorted(
+        found, key=lambda s: (s.family, rank[s.family, s.size], s.task, methods[s.method], s.pet_size or 0, s.tokens)
+    )
 
 
 def runs(study: StudyConfig) -> list[Run]:
@@ -166,9 +236,9 @@ def runs(study: StudyConfig) -> list[Run]:
     return [Run(setting, seed) for setting in settings(study) for seed in study.seeds]
 
 
-def x_of(setting: Setting, factor: str, parameters: int) -> int:
-    """The factor's value at a setting: parameters of the model, pretraining tokens, or PET size."""
-    values = {"model": parameters, "pretrain": setting.tokens, "pet": setting.pet_size}
+def x_of(setting: Setting, factor: str, parameters: int, learning_rate: float) -> int | float:
+    """The factor's value at a setting: parameters of the model, pretraining tokens, PET size, or learning rate."""
+    values = {"model": parameters, "pretrain": setting.tokens, "pet": setting.pet_size, SWEEP: learning_rate}
     value = values[factor]
     if value is None:
         raise ValueError(f"{setting.method} has no {factor} size")
@@ -190,16 +260,31 @@ def held_out(study: StudyConfig, setting: Setting) -> bool:
 def _cells(study: StudyConfig, task_name: str, method: str, factor: str) -> Iterator[Setting]:
     task = study.tasks[task_name]
     family, grid = study.families[task.family], task.methods[method]
-    sizes = family.sizes if factor == "model" else (family.factor_size,)
+    sizes = family.sizes if factor in ("model", SWEEP) else (family.factor_size,)
     tokens = family.tokens if factor == "pretrain" else family.tokens[-1:]
     pets = (grid.pet_sizes or (grid.pet_size,)) if factor == "pet" else (grid.pet_size,)
     if factor == "pet" and grid.pet_size is None:
         return  # full tuning has no PET size to vary
-    for size in sizes:
-        for token_count in tokens:
-            for pet in pets:
-                for examples in grid.finetune_examples:
-                    yield Setting(task_name, task.family, method, size, token_count, pet, examples, ())
+    swept = factor == SWEEP
+    rates = [None if rate == own_rate(task, grid) else rate for rate in grid.learning_rates] if swept else [None]
+    every = (grid.sweep_examples if swept else ()) or grid.finetune_examples
+    for size, token_count, pet, examples, rate in itertools.product(sizes, tokens, pets, every, rates):
+        yield Setting(task_name, task.family, method, size, token_count, pet, examples, (), rate)
+
+
+def own_rate(task: TaskGrid, grid: MethodGrid) -> float | None:
+    """The learning rate that a method's runs have outside the sweep, where the study's config says it."""
+    for fields in (grid.config, task.finetune):
+        rate = fields.get("schedule", {}).get("learning_rate")
+        if rate is not None:
+            return float(rate)
+    return None
+
+
+def _ordered(family: FamilyConfig) -> list[str]:
+    """Sizes from small to large, where that is known: else in the config's order."""
+    rungs = list(LADDER)
+    return list(family.sizes) if family.public else sorted(family.sizes, key=rungs.index)
 
 
 def _check_subset(part: tuple, whole: tuple, where: str) -> None:

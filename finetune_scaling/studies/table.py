@@ -1,6 +1,7 @@
 """From result records to the table of points, and to the list of runs that --list prints."""
 
 import csv
+import functools
 import io
 import statistics
 from collections.abc import Mapping
@@ -14,17 +15,17 @@ from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, write_atomically, write_json_atomically
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.studies.configs import (
-    base_directory,
+    base_of,
+    bases,
     expected_flops,
     family_model,
     finetuning_config,
     pretraining_flops,
 )
-from finetune_scaling.studies.execute import state
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, runs, x_of
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import test_examples
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.run_directory import RunDirectory, state
 
 POINTS, FACTS = "points.csv", "study.json"
 
@@ -91,11 +92,11 @@ def listing(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
 def base_listing(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
     """One object a base that the runs need: its FLOPs, and its seconds, expected where it is not done (or None)."""
     rows: list[dict[str, Any]] = []
-    for family, size in dict.fromkeys((run.setting.family, run.setting.size) for run in runs(study)):
-        record = RunDirectory(base_directory(workdir, family, size)).result
-        flops = record["flops"] if record else pretraining_flops(study, workdir, family, size)
-        rows.append({"base": f"{family}/{size}", "flops": flops, "seconds": record["seconds"] if record else None})
-    rates = [row["seconds"] / row["flops"] for row in rows if row["seconds"]]
+    for base in bases(study):
+        record = RunDirectory(base.directory(workdir)).result
+        flops = record["flops"] if record else pretraining_flops(study, workdir, base)
+        rows.append({"base": base.name, "flops": flops, "seconds": record["seconds"] if record else None})
+    rates = [row["seconds"] / row["flops"] for row in rows if row["seconds"] and row["flops"]]
     for row in rows:
         known = row["seconds"] is None and rates
         row["expected_seconds"] = round(statistics.median(rates) * row["flops"], 1) if known else None
@@ -118,9 +119,8 @@ def _rows(
         **record.get("metrics", {}),
         **further,
     }
-    return [
-        {**shared, "factor": factor, "x": x_of(setting, factor, record["parameters"])} for factor in setting.factors
-    ]
+    x = functools.partial(x_of, setting, parameters=record["parameters"], learning_rate=record["learning_rate"])
+    return [{**shared, "factor": factor, "x": x(factor)} for factor in setting.factors]
 
 
 def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
         "task": setting.task,
         "method": setting.method,
         "factor": factor,
-        "x": x_of(setting, factor, count_parameters(model).total),
+        "x": x_of(setting, factor, count_parameters(model).total, experiment.schedule_config.learning_rate),
         "finetune_examples": setting.finetune_examples,
         "seed": run.seed,
         "held_out": held_out(study, setting),
@@ -146,7 +146,7 @@ def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
         "learning_rate": experiment.schedule_config.learning_rate,
         "batch_size": experiment.batch_size,
         "max_steps": experiment.limits.max_steps,
-        "base": f"{setting.family}/{setting.size}",
+        "base": base_of(study, setting).name,
         "directory": run.directory,
         "seconds": record["seconds"] if record else None,
         "expected_seconds": None,

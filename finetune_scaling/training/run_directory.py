@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
@@ -31,6 +31,9 @@ CHECKPOINTS = "checkpoints"
 # Directories may move; digests in the checkpoints tell whether they are the same. And any mesh goes on with a run, on
 # devices that may want another form of attention or remat, which compute the same. Evaluators change no parameter.
 _MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?")
+
+FAILURE = "failure.json"  # beside a study's run that failed
+State = Literal["done", "failed", "started", "waiting"]
 
 
 class RunDirectory:
@@ -97,6 +100,15 @@ class RunDirectory:
         """Drops metrics of steps after `step`: a resumed run writes them again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         write_atomically(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def state(directory: Location) -> State:
+    """How far a run is."""
+    if (directory / RESULT).exists():
+        return "done"
+    if (directory / FAILURE).exists():
+        return "failed"
+    return "started" if (directory / CONFIG).exists() else "waiting"
 
 
 def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:

@@ -110,7 +110,7 @@ def find_run(
     Raises WorkdirError where this is no run, CheckpointError where the checkpoint is missing.
     """
     directory = location(directory)
-    experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
+    experiment = relocated(read_experiment(RunDirectory(directory).config), directory)
     if sharding is not None:
         experiment = dataclasses.replace(experiment, sharding=sharding)
     experiment = dataclasses.replace(experiment, model={**experiment.model, **(model_changes or {})})
@@ -144,7 +144,7 @@ def find_base(base: BaseConfig) -> FoundRun:
     """The pretraining run that is a base, and the checkpoint of it. Raises as `find_run` does."""
     directory = location(base.run)
     with _of_base(base):
-        experiment = _relocated(read_experiment(RunDirectory(directory).config), directory)
+        experiment = relocated(read_experiment(RunDirectory(directory).config), directory)
         return FoundRun(directory, experiment, _checkpoint(directory, base.step, best=False))
 
 
@@ -182,7 +182,7 @@ def _of_base(base: BaseConfig) -> Iterator[None]:
         raise CheckpointError(f"the base {base.run} cannot be used: {error}") from error
 
 
-def _relocated(experiment: Experiment, directory: Location) -> Experiment:
+def relocated(experiment: Experiment, directory: Location) -> Experiment:
     """The experiment with its base and tokenizer where they are now, if the whole study was moved or copied.
 
     A public model that was converted has its tokenizer in its own directory.
@@ -195,7 +195,9 @@ def _relocated(experiment: Experiment, directory: Location) -> Experiment:
     def found(recorded: str, names: int) -> str:
         if not recorded:  # a public model that came in without a tokenizer
             return recorded
-        tail = Path(*Path(recorded).parts[-names:])
+        parts = Path(recorded).parts
+        studys = [place for place, part in enumerate(parts) if part in ("bases", "tokenizers")]  # a study's folders
+        tail = Path(*parts[min([*studys[-1:], len(parts) - names]) :])
         return next(
             (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded
         )

@@ -19,16 +19,16 @@ def study(tiny_runs):
 
 
 def test_a_base_is_pretrained_once_and_keeps_every_token_count(study):
-    config = configs.pretraining_config(study, WORKDIR, "grammar", "100k")
+    config = configs.pretraining_config(study, WORKDIR, configs.Base("grammar", "100k"))
     experiment = read_experiment(config)
     assert experiment.pretrains
     assert experiment.model["name"] == "100k"
     assert experiment.limits.max_tokens == max(study.families["grammar"].tokens)
     assert experiment.checkpoint.keep_tokens == study.families["grammar"].tokens
     assert experiment.tokenizer == "study/tokenizers/grammar"
-    assert configs.base_directory(WORKDIR, "grammar", "100k") == Path("study/bases/grammar/100k")
+    assert configs.Base("grammar", "100k").directory(WORKDIR) == Path("study/bases/grammar/100k")
     steps = [
-        configs.pretraining_step(study, WORKDIR, "grammar", "30k", tokens)
+        configs.base_step(study, WORKDIR, configs.Base("grammar", "30k"), tokens)
         for tokens in experiment.checkpoint.keep_tokens
     ]
     assert steps == [10, 20]

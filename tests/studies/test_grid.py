@@ -143,10 +143,10 @@ def test_the_cell_that_several_factors_share_is_listed_under_the_first():
 def test_x_is_the_raw_count_of_the_factor():
     lora = {"finetune_examples": (5,), "pet_size": 2}
     setting = grid.settings(read_study(study(methods={"lora": lora})))[0]
-    assert [grid.x_of(setting, factor, 12345) for factor in FACTORS] == [12345, setting.tokens, 2]
+    assert [grid.x_of(setting, factor, 12345, 0.1) for factor in FACTORS] == [12345, setting.tokens, 2]
     full = grid.settings(read_study(study()))[0]
     with pytest.raises(ValueError, match="full has no pet size"):
-        grid.x_of(full, "pet", 12345)
+        grid.x_of(full, "pet", 12345, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_pretraining_tokens_are_whole_steps_of_two_million(paper, settings):
         assert tokens == [n * K * 2**21 for n in thousands]
         assert [round(n / B) for n in tokens] == billions.get(task, billions[EN_DE])
         family = next(s.family for s in settings if s.task == task)
-        found = [configs.pretraining_step(paper, WORKDIR, family, "1b", n) for n in tokens]
+        found = [configs.base_step(paper, WORKDIR, configs.Base(family, "1b"), n) for n in tokens]
         assert found == [n * K for n in thousands]
     assert {s.family for s in settings if s.task == MLSUM} == {s.family for s in settings if s.task == EN_DE}
 
@@ -124,7 +124,7 @@ def test_learning_rates_batches_and_limits(paper):
 def test_bases(paper):
     for family, steps in (("en_de", 135 * K), ("en_zh", 98 * K)):
         for size in ("1b", "2b", "4b", "8b", "16b"):
-            experiment = read_experiment(configs.pretraining_config(paper, WORKDIR, family, size))
+            experiment = read_experiment(configs.pretraining_config(paper, WORKDIR, configs.Base(family, size)))
             assert experiment.batch_size * experiment.sequence.length == 2**21
             assert experiment.limits.max_tokens == steps * 2**21
             schedule = experiment.schedule_config

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from finetune_scaling.data.tokenizer import load_tokenizer
@@ -22,7 +25,10 @@ from finetune_scaling.errors import EXIT_FAILED, EXIT_USAGE, InUseError, Workdir
 from finetune_scaling.files import location, read_json, write_atomically
 from finetune_scaling.inspection.kinds import inspect
 from finetune_scaling.planning.workload import planned_model
+from finetune_scaling.reading import load_study
 from finetune_scaling.runs.run import run
+from finetune_scaling.studies.execute import claim
+from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.training import checkpoints as checkpoints_module
 from finetune_scaling.training import lease as lease_module
 from finetune_scaling.training.checkpoints import Checkpoints, checkpoint_steps
@@ -35,6 +41,7 @@ from finetune_scaling.training.step import State
 pytest.importorskip("gcsfs", reason="needs the extra [gcs]")
 pytest.importorskip("gcp_storage_emulator", reason="needs the extra [test]")
 
+POINTS = Path(__file__).parents[2] / "docs" / "debian_points.csv"
 SERVER = Path(__file__).parents[1] / "object_store.py"
 STEPS = 60
 LONGER = {"limits": {"max_steps": STEPS}, "checkpoint": {"every_steps": 7}, "evaluation": {"every_steps": 20}}
@@ -134,15 +141,34 @@ def told(run: Any) -> Any:
     return found | {"path": None, "checkpoint": checkpoint, "result": result, "last_report": None}
 
 
-def copied(directory: Path, bucket: str) -> str:
+def copied(directory: Path, bucket: str, name: str = "copied") -> str:
     """A local directory copied to the bucket."""
-    url = location(bucket) / "copied"
+    url = location(bucket) / name
     for path in directory.rglob("*"):
         if path.is_file() and path.name != ".lock":
             write_atomically(url / path.relative_to(directory).as_posix(), path.read_bytes())
-    for step in (url / "checkpoints").iterdir():
-        write_atomically(step / "commit_success.txt", "")
+        if path.parent.name == "checkpoints":
+            write_atomically(url / path.relative_to(directory).as_posix() / "commit_success.txt", "")
     return os.fspath(url)
+
+
+def test_a_study_there_is_read_as_one_on_a_local_disk(bucket, tiny_runs, tmp_path):
+    config = tiny_runs.config("study")
+    claim(read_study(config), config, tmp_path)
+    first = runs(read_study(config))[0].directory
+    for path in (tmp_path / first, tmp_path / "bases" / "grammar" / "30k"):
+        shutil.copytree(tiny_runs.base, path)
+    shutil.copy(POINTS, tmp_path / "points.csv")
+    here, there = load_study(tmp_path), load_study(copied(tmp_path, bucket, "study"))
+    assert there.runs.drop(columns="path").equals(here.runs.drop(columns="path"))
+    assert there.bases.drop(columns="path").equals(here.bases.drop(columns="path"))
+    assert there.points.equals(here.points)
+    assert there.table.settings.equals(here.table.settings)
+    key = here.runs["loss"].idxmin()
+    assert there.run(key).curves.equals(here.run(key).curves)
+    base = there.base("grammar/30k")
+    assert base.steps == here.base("grammar/30k").steps
+    jax.tree.map(np.testing.assert_array_equal, base.params(), here.base("grammar/30k").params())
 
 
 def test_a_base_and_a_tokenizer_there_are_planned_with(bucket, tiny_runs):

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.errors import DataError
-from finetune_scaling.evaluation.scoring import EVALUATION
+from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.files import Location, location
 from finetune_scaling.training.run_directory import RunDirectory
 

@@ -13,6 +13,7 @@ from finetune_scaling.scaling.findings.all_factors import fit_all_factors
 from finetune_scaling.scaling.findings.claims import Claim, check_claims
 from finetune_scaling.scaling.findings.correlation import Correlation, correlations
 from finetune_scaling.scaling.findings.critical import CriticalSize, critical_sizes
+from finetune_scaling.scaling.findings.fitted_table import FittedTable, main_law, ordered
 from finetune_scaling.scaling.findings.forgetting import Change, changes
 from finetune_scaling.scaling.findings.metric_laws import MetricFinding, metric_findings
 from finetune_scaling.scaling.findings.pretraining import PretrainingFit, fit_pretraining
@@ -35,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(FittedTable):
     """All results of one points file.
 
     fits: (task, method, law) -> fit; selections: (task, method) -> which law the points prefer; all_factors: (task,
@@ -58,42 +59,6 @@ class Analysis:
     pretraining: list[PretrainingFit] = field(default_factory=list)
     metric_laws: list[MetricFinding] = field(default_factory=list)
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Methods present, the paper's first and in its order."""
-        return ordered(self.table.settings["method"].unique(), METHODS)
-
-    @property
-    def laws(self) -> tuple[str, ...]:
-        """Names of the joint laws that were fitted."""
-        return tuple(dict.fromkeys(law for _, _, law in self.fits))
-
-    @property
-    def main_law(self) -> str:
-        """The law that pictures and sentences are by: the paper's, or else the first that was fitted."""
-        return _main_law(self.fits)
-
-    def of(self, task: str, law: str) -> dict[str, StagedFit]:
-        """method -> fit, of one task and law."""
-        return {m: self.fits[task, m, law] for m in self.methods if (task, m, law) in self.fits}
-
-    def of_law(self, law: str) -> list[StagedFit]:
-        """All fits of a law."""
-        return [fit for (_, _, name), fit in self.fits.items() if name == law]
-
-    def rows(self, task: str, method: str | None = None, factor: str | None = None) -> pd.DataFrame:
-        """Settings of a task, and of a method and a factor where given."""
-        rows = self.table.settings
-        for column, value in (("task", task), ("method", method), ("factor", factor)):
-            rows = rows if value is None else rows[rows[column] == value]
-        return rows
-
-
-def ordered(values: Any, order: tuple[str, ...]) -> tuple[str, ...]:
-    """Values without repeats, those of `order` first and in its order."""
-    present = list(dict.fromkeys(values))
-    return tuple([v for v in order if v in present] + [v for v in present if v not in order])
 
 
 def analyse(
@@ -242,14 +207,9 @@ def _regions_of(
 ) -> Iterator[RegionMap]:
     """Maps of the main law over model and pretraining size; PET sizes of two methods are no common scale."""
     rows = table.settings[table.settings["task"] == task]
-    law = _main_law(fits)
+    law = main_law(fits)
     own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
     for factor in SHARED_FACTORS:
         found = region_map(own, factor, rows[rows["factor"] == factor])
         if found is not None:
             yield found
-
-
-def _main_law(fits: Mapping[tuple[str, str, str], StagedFit]) -> str:
-    laws = dict.fromkeys(law for _, _, law in fits)
-    return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else next(iter(laws))

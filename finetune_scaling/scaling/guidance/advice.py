@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.scaling.findings.analysis import ordered
+from finetune_scaling.scaling.findings.fitted_table import ordered
 from finetune_scaling.scaling.findings.selection import select_staged
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES, Skipped, StagedFit
 from finetune_scaling.scaling.guidance.candidates import Candidate, drawn_losses, list_candidates, priced
@@ -73,6 +73,12 @@ class Advice:
     def chosen(self) -> Candidate | None:
         """The preferred law's choice."""
         return self.preferred.decision.chosen.candidate if self.preferred else None
+
+    def __str__(self) -> str:
+        """The answer in words, as the command prints it."""
+        from finetune_scaling.scaling.guidance.words import describe  # here, since it is about this class
+
+        return describe(self)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """The table of bases: one row a base model and number of pretraining tokens, with its loss on held-out text."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.files import Location
 from finetune_scaling.scaling.points.checks import check_filled, check_range, to_flags, to_numbers
 from finetune_scaling.scaling.points.text import Source, read_text
 from finetune_scaling.scaling.points.units import check_units, in_nats
@@ -38,7 +37,7 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
-def bases_beside(points: Path | None, size: str) -> pd.DataFrame | None:
+def bases_beside(points: Location | None, size: str) -> pd.DataFrame | None:
     """The table of bases in the directory of a table of points; None where there is none."""
     path = None if points is None else points.parent / BASES
     return read_bases(path, size) if path is not None and path.is_file() else None

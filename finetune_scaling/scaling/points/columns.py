@@ -14,7 +14,8 @@ FACTORS = ("model", "pretrain", "pet")
 SENSITIVITY_FACTOR = "learning_rate"
 ALL_FACTORS = (*FACTORS, SENSITIVITY_FACTOR)
 REQUIRED = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out")
-SETTING = ["task", "method", "factor", "x", "finetune_examples"]
+SWEPT_SIZE = "swept_size"  # of a sweep of learning rates: its model's parameters; 0 elsewhere, and where not told
+SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]
 CONDITION = (
     "parameters",
     "parameters_non_embedding",

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.files import Location
 from finetune_scaling.scaling.points.checks import check_choices, check_filled, check_range, to_flags, to_numbers
 from finetune_scaling.scaling.points.columns import (
     ALL_FACTORS,
@@ -18,6 +18,7 @@ from finetune_scaling.scaling.points.columns import (
     REQUIRED,
     SENSITIVITY_FACTOR,
     SETTING,
+    SWEPT_SIZE,
     Column,
     evaluator_column,
 )
@@ -43,7 +44,7 @@ class PointsTable:
     """
 
     source: str
-    path: Path | None
+    path: Location | None
     runs: pd.DataFrame
     settings: pd.DataFrame
     metrics: tuple[str, ...]
@@ -126,6 +127,8 @@ def _numbers(text: TextTable) -> pd.DataFrame:
     optional = [c for c in table.columns if c in CONDITION or METRIC.fullmatch(c) or evaluator_column(c)]
     for column in optional:
         table[column] = to_numbers(text, column, positive=False, optional=True)
+    swept = table["factor"] == SENSITIVITY_FACTOR
+    table[SWEPT_SIZE] = table["parameters"].fillna(0).where(swept, 0.0) if "parameters" in table else 0.0
     return table
 
 

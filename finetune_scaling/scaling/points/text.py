@@ -5,15 +5,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
+from finetune_scaling.files import Location, disk_errors, location
 
-Source: TypeAlias = str | Path | pd.DataFrame
+Source: TypeAlias = str | Location | pd.DataFrame
 
 POINTS = "points.csv"  # in the directory of a study
 FRAME = "DataFrame"
@@ -31,7 +31,7 @@ class TextTable:
     """
 
     name: str
-    path: Path | None
+    path: Location | None
     cells: pd.DataFrame
     labels: Mapping[int, Any] = field(default_factory=dict)
 
@@ -64,12 +64,15 @@ def read_text(source: Source, required: Sequence[str]) -> TextTable:
     if isinstance(source, pd.DataFrame):
         table = _of_frame(source)
     else:
-        path = _file(Path(source))
-        table = TextTable(str(path), path, (_json_lines if _is_json(path) else _commas)(path, _read(path, required)))
+        given = location(source)
+        with disk_errors(given):
+            path = _file(given)
+            text = _read(path, required)
+        table = TextTable(str(path), path, (_json_lines if _is_json(path) else _commas)(path, text))
     return _checked(table, required)
 
 
-def _file(path: Path) -> Path:
+def _file(path: Location) -> Location:
     """The file itself, or the points of the study that a directory holds."""
     if not path.is_dir():
         return path
@@ -83,11 +86,11 @@ def _file(path: Path) -> Path:
     raise DataError(f"{path}: is a directory without {POINTS}; give a study's directory, or a table itself")
 
 
-def _is_json(path: Path) -> bool:
+def _is_json(path: Location) -> bool:
     return path.suffix.lower() in JSON_LINES
 
 
-def _read(path: Path, required: Sequence[str]) -> str:
+def _read(path: Location, required: Sequence[str]) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")  # spreadsheets begin CSV with a byte order mark
     except FileNotFoundError:
@@ -101,7 +104,7 @@ def _read(path: Path, required: Sequence[str]) -> str:
     return text
 
 
-def _commas(path: Path, text: str) -> pd.DataFrame:
+def _commas(path: Location, text: str) -> pd.DataFrame:
     """Rows of a CSV by the line that each begins on."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines: dict[int, list[str]] = {}
@@ -131,7 +134,7 @@ def _commas(path: Path, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, index=list(lines), columns=names, dtype=object)
 
 
-def _json_lines(path: Path, text: str) -> pd.DataFrame:
+def _json_lines(path: Location, text: str) -> pd.DataFrame:
     """Objects of a JSONL file by line; a key that an object lacks is an empty cell."""
     lines: dict[int, dict[str, str]] = {}
     for line, content in enumerate(text.split("\n"), 1):
@@ -142,7 +145,7 @@ def _json_lines(path: Path, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, index=list(lines), columns=names, dtype=object)
 
 
-def _object(path: Path, line: int, content: str) -> dict[str, Any]:
+def _object(path: Location, line: int, content: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _refuse_repeated(f"{path} line {line}", [key for key, _ in pairs])
         return dict(pairs)

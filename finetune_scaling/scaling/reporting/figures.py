@@ -11,12 +11,12 @@ from finetune_scaling.scaling.reporting.all_factors_section import all_factors_p
 from finetune_scaling.scaling.reporting.exponent_figure import caption, draw_exponents, exponents
 from finetune_scaling.scaling.reporting.forgetting_figure import forgetting_plots
 from finetune_scaling.scaling.reporting.law_figure import EXAMPLES, LOSS, draw_law, draw_methods
+from finetune_scaling.scaling.reporting.learning_rate_figure import draw_learning_rates
 from finetune_scaling.scaling.reporting.metric_figure import draw_metrics
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES
 from finetune_scaling.scaling.reporting.picture import Picture
 from finetune_scaling.scaling.reporting.plots import (
     Plot,
-    log_y,
     method_handles,
     method_series,
     panels,
@@ -97,8 +97,9 @@ def _extra_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
         yield Plot(
             f"{tag}-learning-rate",
             f"{task}: sensitivity to the learning rate",
-            "Measured only; no law is fitted to this factor.",
-            functools.partial(_draw_learning_rate, analysis, task),
+            "A line for each size of model and number of examples; ringed: the best rate of the line. Measured only, "
+            "no law is fitted to this factor.",
+            functools.partial(draw_learning_rates, analysis, task),
         )
     yield from all_factors_plots(analysis, task, tag)
     yield from forgetting_plots(analysis, task, tag)
@@ -128,20 +129,5 @@ def _draw_residuals(analysis: Analysis, task: str) -> Picture:
         axes.set_title(f"{law} law")
         axes.set_xlabel(f"measured {LOSS}")
     grid[0, 0].set_ylabel("predicted - measured")
-    figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
-    return figure
-
-
-def _draw_learning_rate(analysis: Analysis, task: str) -> Picture:
-    rows = analysis.rows(task, factor=SENSITIVITY_FACTOR)
-    figure, grid = panels(1, 1, width=4.5)
-    for method in analysis.methods:
-        for _, own in rows[rows["method"] == method].sort_values("x").groupby("finetune_examples"):
-            series, marker = method_series(method, analysis.methods), style(method, analysis.methods)[1]
-            figure.tag(series, *grid[0, 0].plot(own["x"], own["loss"], color=series.colour, lw=0.8))
-            scatter(grid[0, 0], own["x"], own, "loss", series, marker)
-    grid[0, 0].set_xscale("log")
-    grid[0, 0].set_xlabel("learning rate")
-    log_y(grid[0, 0], LOSS)
     figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
     return figure

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from finetune_scaling.scaling.findings.analysis import Analysis
+from finetune_scaling.scaling.findings.fitted_table import FittedTable
 from finetune_scaling.scaling.findings.single_laws import SingleFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.laws.power import SINGLE
@@ -71,7 +72,7 @@ def prediction_texts(found: Prediction | None, count: int) -> list[str]:
     ]
 
 
-def draw_methods(analysis: Analysis, task: str) -> Picture:
+def draw_methods(analysis: FittedTable, task: str) -> Picture:
     """Methods side by side: loss against examples, a panel for each model size, lines by the multiplicative law."""
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())

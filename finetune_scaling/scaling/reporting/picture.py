@@ -4,6 +4,7 @@ The SVG carries the series as ids of its groups (series-NUMBER-COUNT); the recor
 place in the SVG and a line of text. The page's script reads the record to answer a pointer or a keyboard.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from finetune_scaling.files import finite
 
 POINTS_PER_INCH = 72  # the SVG's unit is a point
+SCREEN_DPI = 100
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ class Picture(Figure):
                     fields[name].append(round(float(value), 1) if name.startswith("svg") else value)
         series = [{"group": s.group, "name": s.name, "colour": s.colour} for s in self._series]
         return {"series": series, "points": fields}
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=SCREEN_DPI, facecolor="white")
+        return file.getvalue()
 
     def _number(self, series: Series) -> int:
         if series not in self._series:

@@ -11,6 +11,7 @@ from finetune_scaling.files import finite, write_atomically, write_json_atomical
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, measured_best
 from finetune_scaling.scaling.findings.claims import Cell, Claim
 from finetune_scaling.scaling.findings.correlation import Correlation, bootstrap_record
+from finetune_scaling.scaling.findings.fitted_table import FittedTable
 from finetune_scaling.scaling.findings.regions import RegionMap
 from finetune_scaling.scaling.findings.selection import Selection
 from finetune_scaling.scaling.findings.single_laws import SingleFit
@@ -117,7 +118,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         write_atomically(out / "tables" / f"{name}.tex", latex_table(table, name.replace("_", " ")))
 
 
-def laws_table(analysis: Analysis) -> pd.DataFrame:
+def laws_table(analysis: FittedTable) -> pd.DataFrame:
     """One row a parameter: task, method, law, parameter, value, standard error, whether identified."""
     rows = []
     for fit in analysis.fits.values():
@@ -126,7 +127,7 @@ def laws_table(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def errors_table(analysis: Analysis) -> pd.DataFrame:
+def errors_table(analysis: FittedTable) -> pd.DataFrame:
     """Mean absolute deviation per task, method, factor and law, on fitted and on held-out points, in nats per token."""
     rows = []
     for fit in analysis.fits.values():

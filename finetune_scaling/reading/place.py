@@ -1,0 +1,27 @@
+"""Where a thing to read is, and what to do where something else is there."""
+
+import os
+
+from finetune_scaling.errors import WorkdirError
+from finetune_scaling.files import Location, disk_errors, location
+from finetune_scaling.inspection.which import Kind, kind_of
+
+_MENDS: dict[Kind, str] = {
+    "study": "is a study: read it with load_study, whose run(key) is one of its runs",
+    "run": "is a run: read it with load_run",
+    "public model": "is a public model: make a base of it with python -m finetune_scaling.convert --from-hf",
+    "checkpoint": "is a checkpoint: give the directory of its run, two levels up",
+    "corpus": "is a prepared corpus: python -m finetune_scaling.inspect tells of it",
+    "tokenizer": "is a tokenizer: python -m finetune_scaling.inspect tells of it",
+    "tables": "holds the tables of a study without its runs: read them with load_study",
+}
+
+
+def found(path: str | os.PathLike, *wanted: Kind) -> tuple[Location, Kind]:
+    """The place of a path, and which of the wanted kinds is there. Raises WorkdirError where none of them is."""
+    where = location(path)
+    with disk_errors(where):
+        kind = kind_of(where)
+    if kind not in wanted:
+        raise WorkdirError(f"{where}: {_MENDS[kind]}")
+    return where, kind

@@ -1,0 +1,202 @@
+"""Studies on public ladders: sizes and costs of the shipped ones, and a small one from its files to its report."""
+
+import csv
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_scaling.configuration import plain
+from finetune_scaling.data.task import jsonl_task
+from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.fit import fit_study
+from finetune_scaling.models.config import count_parameters
+from finetune_scaling.planning.chips import CHIPS
+from finetune_scaling.planning.study_totals import study_totals
+from finetune_scaling.studies.configs import base_of, bases, conversion, family_model
+from finetune_scaling.studies.execute import ensure_base, execute
+from finetune_scaling.studies.grid import SWEEP, read_study, runs, settings
+from finetune_scaling.studies.table import base_listing, listing, write_facts, write_points
+from finetune_scaling.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+MODELS, TOKENIZERS = (runpy.run_path(str(ROOT / "tests" / f"public_{what}.py")) for what in ("models", "tokenizers"))
+VOCABULARY = 344  # more than the tokenizer has, as Pythia's
+
+# Parameters in all, as the models' cards have them.
+PUBLISHED = {
+    "pythia": {"70m": 70_426_624, "160m": 162_322_944, "410m": 405_334_016, "1b": 1_011_781_632,
+               "1.4b": 1_414_647_808, "2.8b": 2_775_208_960, "6.9b": 6_857_302_016, "12b": 11_846_072_320},
+    "modern": {"0.6B": 596_049_920, "1.7B": 1_720_574_976, "4B": 4_022_468_096, "8B": 8_190_735_360,
+               "14B": 14_768_307_200},
+}  # fmt: skip
+
+
+def shipped(name: str) -> Any:
+    return read_study(plain(runpy.run_path(str(ROOT / "configs" / "study" / f"{name}.py"))["get_config"]()))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_listed_sizes_are_the_published_ones(name):
+    (family,) = shipped(name).families.values()
+    counts = {size: count_parameters(family_model(family, size)).total for size in family.sizes}
+    assert counts == PUBLISHED[name]
+
+
+def test_a_revision_is_a_base_of_its_own(tmp_path):
+    study = shipped("pythia")
+    wanted = {base.name: conversion(study, tmp_path, base) for base in bases(study)}
+    assert len(wanted) == 8 + 4  # sizes at their end, and one size on its way there
+    first = wanted["pythia/410m/t2097152000"]
+    assert (first.source, first.pretrain_tokens) == ("EleutherAI/pythia-410m-deduped@step1000", 2_097_152_000)
+    assert first.out == str(tmp_path / "bases/pythia/410m/t2097152000")
+    assert all(row["flops"] == 0 for row in base_listing(study, tmp_path))
+
+
+def test_rates_are_swept_at_every_size_and_the_methods_own_is_not_run_twice(tmp_path):
+    study = shipped("pythia")
+    swept = [s for s in settings(study) if SWEEP in s.factors and (s.task, s.method) == ("mlsum", "lora")]
+    assert len(swept) == 8 * 4
+    own = [s for s in swept if s.learning_rate is None]
+    assert {s.factors for s in own} == {("model", SWEEP), ("model", "pretrain", "pet", SWEEP)}
+    rates = {row["learning_rate"] for row in listing(study, tmp_path) if row["method"] == "lora"}
+    assert rates == {1e-4, 3e-4, 1e-3, 3e-3}
+
+
+def test_a_ladder_that_is_there_costs_no_pretraining():
+    totals = study_totals(shipped("modern"), [CHIPS["v5p"]], 0.4)
+    assert set(totals) == {"full", "prompt", "lora"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"revisions": ("step1",)}, r"revisions are 1, families.tokens 2"),
+        ({"revisions": ()}, "revisions is missing"),
+        ({"models": ()}, "models are 0, families.sizes 2"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
+    config = small_study(tmp_path)
+    config["families"]["tiny"]["public"].update(changes)
+    with pytest.raises(ConfigError, match=message):
+        read_study(config)
+
+
+WIDTHS = {"small": 16, "large": 32}
+REVISIONS = ("step1", "step2")
+
+
+def small_study(folder: Path) -> dict[str, Any]:
+    """The form of configs/study/pythia.py over models in a folder: two sizes, two revisions, three methods, a sweep."""
+    method = {"finetune_examples": (8, 16), "learning_rates": (0.01, 0.1), "sweep_examples": (16,)}
+    config = {"schedule": {"learning_rate": 0.01}}
+    return {
+        "name": "miniature",
+        "families": {
+            "tiny": {
+                "public": {
+                    "source": f"{folder}/{{size}}-{{revision}}",
+                    "revisions": REVISIONS,
+                    "models": tuple(plain(shape(width)) for width in WIDTHS.values()),
+                },
+                "sizes": tuple(WIDTHS),
+                "factor_size": "small",
+                "tokens": (1000, 2000),
+            }
+        },
+        "tasks": {
+            "translation": {
+                "family": "tiny",
+                "task": task(folder),
+                "finetune": {
+                    "sequence": {"length": 48, "max_source_tokens": 16, "max_target_tokens": 16},
+                    "batch": {"size": 4},
+                    "limits": {"max_steps": 4},
+                    "evaluation": {"times": 2, "dev_examples": 4, "test_examples": 4, "generate_examples": 0},
+                },
+                "methods": {
+                    "full": {**method, "factors": ("model", "pretrain"), "config": config},
+                    "prompt": {**method, "factors": ("model",), "pet_size": 2, "config": config},
+                    "lora": {**method, "factors": ("model",), "pet_size": 2, "config": config},
+                },
+            }
+        },
+    }
+
+
+def shape(width: int) -> dict[str, Any]:
+    return {
+        "model_type": "gpt_neox", "vocab_size": VOCABULARY, "num_hidden_layers": 2, "hidden_size": width,
+        "num_attention_heads": 4, "intermediate_size": 40, "max_position_embeddings": 64, "rotary_pct": 0.5,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def task(folder: Path) -> dict[str, Any]:
+    return plain(
+        jsonl_task(
+            name="jsonl", kind="translation", languages=("en", "de"), fields=("en", "de"), train="train.jsonl",
+            dev="dev.jsonl", test={"test": "test.jsonl"}, template={"input": "{source} =", "target": " {target}"},
+            sources={"data_dir": str(folder)},
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory) -> Path:
+    """Random Pythias of two sizes and two revisions each, with their tokenizer, and a few lines to translate."""
+    folder = tmp_path_factory.mktemp("ladder")
+    for size, width in WIDTHS.items():
+        for number, revision in enumerate(REVISIONS):
+            fields = {name: value for name, value in shape(width).items() if name != "model_type"}
+            model = MODELS["make"]("gpt_neox", **fields)
+            for weight in model.parameters():
+                weight.data += 0.01 * number  # revisions differ
+            TOKENIZERS["KINDS"]["gpt_neox"](folder / f"{size}-{revision}")
+            model.save_pretrained(folder / f"{size}-{revision}")
+    for split, count in (("train", 24), ("dev", 8), ("test", 8)):
+        lines = [json.dumps({"en": f"{split} {n}", "de": f"{split.upper()} {n}"}) for n in range(count)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
+    config = small_study(ladder)
+    study = read_study(config)
+    tally = execute(study, config, tmp_path)
+    assert (tally.failed, tally.done) == (0, len(runs(study)))
+    assert write_points(study, tmp_path) == len(runs(study))
+    write_facts(study, tmp_path)
+    for run in runs(study):
+        base = RunDirectory(base_of(study, run.setting).directory(tmp_path)).result
+        record = RunDirectory(tmp_path / run.directory).result
+        assert record["pretrain_tokens"] == run.setting.tokens
+        assert record["parameters"] == base["parameters"]
+    rows = list(csv.DictReader((tmp_path / "points.csv").open()))
+    sweep = [row for row in rows if row["factor"] == SWEEP]
+    assert {(row["method"], row["model"], float(row["x"])) for row in sweep} == {
+        (method, size, rate) for method in ("full", "prompt", "lora") for size in WIDTHS for rate in (0.01, 0.1)
+    }
+    assert {float(row["x"]) for row in rows if row["factor"] == "pretrain"} == {1000.0, 2000.0}
+    revisions = [r["loss"] for r in rows if r["factor"] == "pretrain" and r["finetune_examples"] == "16"]
+    assert len(set(revisions)) == 2  # another base is another loss
+    assert execute(study, config, tmp_path).done == 0
+    fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
+    drawn = json.loads((tmp_path / "report" / "plots" / "study-learning-rate.json").read_text())
+    assert {series["group"] for series in drawn["series"]} == {"parameters"}
+    finished = [row for row in sweep if row["stopped_by"] != "budget"]
+    assert len(drawn["points"]["x"]) == len(finished) > 0
+
+
+def test_a_base_of_another_shape_than_listed_is_refused(ladder, tmp_path):
+    config = small_study(ladder)
+    config["families"]["tiny"]["public"]["models"] = tuple(
+        {**shape(w), "num_hidden_layers": 3} for w in WIDTHS.values()
+    )
+    study = read_study(config)
+    with pytest.raises(CheckpointError, match=r"model.layers = 2, but families.tiny.public.models, small, says 3"):
+        ensure_base(study, tmp_path, bases(study)[0])

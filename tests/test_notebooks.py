@@ -1,0 +1,219 @@
+"""Notebooks run from top to bottom and show what they promise; as committed, they are clean and tell one address."""
+
+import hashlib
+import html
+import os
+import re
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.reading import load_study
+from finetune_scaling.studies.grid import read_study, runs
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "launch" / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+QUICKSTART, READ, GENERATE, RECOMMEND = NOTEBOOKS
+LONGEST_CELL = 15  # lines
+SECONDS = 300
+
+
+class Executed(NamedTuple):
+    """What a notebook showed: texts, frames as HTML, numbers of pictures, and what libraries complained of."""
+
+    texts: str
+    frames: list[str]
+    pictures: int
+    complaints: str
+
+
+@pytest.fixture(scope="module")
+def environment(shared_cache, tmp_path_factory) -> dict[str, str]:
+    """What points all notebooks to one tiny study, which the first of them makes."""
+    study = tmp_path_factory.mktemp("notebooks") / "a study"
+    return {
+        **os.environ,
+        "FINETUNE_SCALING_CONFIG": f"{ROOT / 'tests' / 'tiny.py'}:notebook",
+        "FINETUNE_SCALING_STUDY": str(study),
+        "FINETUNE_SCALING_TABLES": str(study),
+        "FINETUNE_SCALING_POINTS": str(study / "points.csv"),
+        "JAX_COMPILATION_CACHE_DIR": str(shared_cache),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="module")
+def quickstart(environment) -> Executed:
+    """The first notebook, executed."""
+    return execute(QUICKSTART, environment)
+
+
+def execute(path: Path, environment: dict[str, str]) -> Executed:
+    """Runs a notebook in a kernel of its own, where a user would open it. Raises where a cell fails."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(FOLDER)}})
+    client.execute(env=environment)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    data = [output["data"] for output in outputs if "data" in output]
+    streams = {name: "".join(o["text"] for o in outputs if o.get("name") == name) for name in ("stdout", "stderr")}
+    return Executed(
+        streams["stdout"],
+        [one["text/html"] for one in data if "text/html" in one],
+        sum("image/png" in one for one in data),
+        streams["stderr"],
+    )
+
+
+def contents(directory: Path) -> dict[str, str]:
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def rows(frame: str) -> int:
+    """Rows of a frame that was shown, its header apart."""
+    return frame.count("<tr>") + frame.count("<tr style") - 1
+
+
+@pytest.mark.slow
+def test_the_first_makes_a_study_and_shows_it(quickstart, environment):
+    study = load_study(environment["FINETUNE_SCALING_STUDY"])
+    assert set(study.runs["state"]) == {"done"}
+    losses, samples, report = quickstart.frames
+    for loss in study.runs["loss"]:
+        assert f"<td>{loss:.3f}</td>" in losses
+    best = study.run(study.runs["loss"].idxmin()).samples()
+    assert all(html.escape(text) in samples for text in best["hypothesis"].dropna().head(3))
+    assert html.escape(study.report.html) in report
+    assert quickstart.complaints == ""
+
+
+@pytest.mark.slow
+def test_the_second_reads_it(quickstart, environment):
+    study = load_study(environment["FINETUNE_SCALING_STUDY"])
+    before = contents(study.path)
+    shown = execute(READ, environment)
+    assert shown.pictures == 2
+    runs, losses, samples, scores, bases, parameters, predictions = shown.frames
+    assert study.runs.index[0] in runs
+    assert f"<td>{study.runs['loss'].min():.3f}</td>" in losses
+    assert "<th>lora</th>" in samples
+    assert "nrefs:1|case:mixed" in scores
+    assert rows(bases) >= 2
+    assert "alpha_model" in parameters
+    assert {method for method in ("full", "lora") if f"<td>{method}</td>" in predictions} == {"full", "lora"}
+    assert "fitting the multiplicative law" in shown.texts
+    assert shown.complaints == ""
+    assert contents(study.path) == before
+
+
+@pytest.mark.slow
+def test_the_third_writes_what_the_study_scored(quickstart, environment):
+    study = load_study(environment["FINETUNE_SCALING_STUDY"])
+    before = contents(study.path)
+    shown = execute(GENERATE, environment)
+    written, others, base, leaves = shown.frames
+    run = study.run(study.runs.query("method == 'lora'")["loss"].idxmin())
+    hypotheses = list(run.samples()["hypothesis"].head(6))
+    assert [f"<td>{html.escape(text)}</td>" in written for text in hypotheses] == [True] * 6
+    assert len(set(hypotheses)) > 1
+    assert "<th>sampled</th>" in others
+    assert "the base goes on" in base
+    assert "lora_a" in leaves
+    assert shown.complaints == ""
+    assert contents(study.path) == before
+
+
+@pytest.mark.slow
+def test_the_fourth_recommends(quickstart, environment):
+    shown = execute(RECOMMEND, environment)
+    assert re.search(r"translation, 2,000 finetuning examples.*\n +verdict +\S", shown.texts)
+    assert shown.pictures == 1
+    points, mine = shown.frames
+    assert rows(points) == 5
+    assert rows(mine) == 4
+    assert shown.complaints == ""
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_run(quickstart, environment, capsys):
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+    code = "".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+    tiny = environment["FINETUNE_SCALING_STUDY"]
+    scope: dict[str, Any] = {}
+    exec(code.replace("runs/quickstart", tiny).replace("docs/debian_evaluated", tiny), scope)
+    study, best = load_study(tiny), scope["best"]
+    assert best.loss == study.runs["loss"].min()
+    assert scope["table"].shape == (4, 3)
+    assert scope["unfinished"].empty
+    assert list(scope["curve"]) == list(best.result["dev_losses"].values())
+    assert len(scope["texts"]) == 2
+    assert len(scope["likeliest"]) == len(scope["continued"]) == 1
+    assert scope["signed"]["signature"].notna().any()
+    assert scope["figure"].axes
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{best.method['name']} {best.loss}")
+    assert "verdict" in printed
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_as_committed_it_is_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    before = notebook.cells[0]
+    for cell in notebook.cells[1:]:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
+            assert before.cell_type == "markdown", f"no word of why before {cell.source!r}"
+            assert len(cell.source.splitlines()) <= LONGEST_CELL
+        before = cell
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_it_mentions_is_there(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    for mentioned in re.findall(r"(?:docs|configs)/[\w/.]+\w|(?<=\()\w+\.ipynb", text):
+        place = FOLDER if mentioned.endswith(".ipynb") else ROOT
+        assert (place / mentioned).exists(), mentioned
+
+
+@pytest.mark.parametrize("path", [QUICKSTART, READ, GENERATE], ids=lambda path: path.stem)
+def test_the_study_that_they_make_is_part_of_the_quickstart(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    file, extent = re.search(r'"(configs/study/\w+\.py):(\w+)"', text).groups()
+    get_config = runpy.run_path(str(ROOT / file))["get_config"]
+    short, whole = ({run.directory for run in runs(read_study(get_config(*a)))} for a in ((extent,), ()))
+    assert short < whole
+    with pytest.raises(ConfigError, match=r"quickstart\.py:long: choose one of whole, short"):
+        get_config("long")
+
+
+def test_the_repository_s_address_is_one(tmp_path):
+    address = runpy.run_path(str(FOLDER / "address.py"))
+    old, new = address["REPOSITORY"], "https://github.com/someone/a-fork"
+    assert address["main"](["--check"]) == 0
+    copy = tmp_path / "repository"
+    shutil.copytree(FOLDER, copy / FOLDER.relative_to(ROOT))
+    shutil.copy(ROOT / "README.md", copy)
+    script = copy / FOLDER.relative_to(ROOT) / "address.py"
+    script.write_text(script.read_text().replace(old, new))
+    changed = runpy.run_path(str(script))
+    assert changed["main"](["--check"]) == 1
+    assert changed["main"]([]) == 0
+    assert changed["main"](["--check"]) == 0
+    owner_and_name = old.removeprefix("https://github.com/")
+    for page in [copy / "README.md", *script.parent.glob("*.ipynb")]:
+        text = page.read_text()
+        assert owner_and_name not in text
+        assert f"/github/someone/a-fork/blob/{address['BRANCH']}/launch/notebooks/" in text
+        if page.suffix == ".ipynb":
+            assert f'REPOSITORY = \\"{new}\\"' in text
+            nbformat.validate(nbformat.reads(text, as_version=4))
+    assert changed["main"](["--all"]) == 2
