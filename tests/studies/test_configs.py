@@ -79,7 +79,7 @@ def test_expected_flops_grow_with_what_is_computed(study):
     # Frozen weights need no gradient of their own: 2 forwards' worth instead of 3, which attention needs either way.
     assert 1.4 < by_method["full", None] / by_method["lora", 2] <= 1.5
     assert by_method["lora", 2] < by_method["prompt", 2] < by_method["prompt", 3]
-    assert configs.pretraining_flops(study, WORKDIR, "grammar", "100k") > 0
+    assert configs.pretraining_flops(study, WORKDIR, configs.Base("grammar", "100k")) > 0
 
 
 FIELDS = st.recursive(
