@@ -8,6 +8,7 @@ rate, is swept at every size; no law is fitted to it.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -98,6 +99,12 @@ class FamilyConfig:
                 f"families.public.revisions are {len(public.revisions)}, families.tokens {len(self.tokens)}; give one "
                 "for each"
             )
+        if len(set(self.sizes)) < len(self.sizes) or len(set(public.revisions)) < len(public.revisions):
+            raise ConfigError("families.sizes and families.public.revisions must name none twice: each is another base")
+        if len(self.sizes) > 1 and "{size}" not in public.source:
+            raise ConfigError(
+                f"families.public.source = {public.source!r} names one model for all sizes; put in {{size}}"
+            )
         if not public.revisions and len(self.tokens) > 1:
             raise ConfigError("families.public.revisions is missing; families.tokens has more than one number")
 
@@ -127,8 +134,16 @@ class MethodGrid:
     sweep_examples: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.learning_rates and min(self.learning_rates) <= 0:
-            raise ConfigError(f"methods.learning_rates = {list(self.learning_rates)} must be above 0")
+        names = {f"{rate:g}" for rate in self.learning_rates}  # by which their runs' directories differ
+        if len(names) < len(self.learning_rates) or not all(0 < rate < math.inf for rate in self.learning_rates):
+            raise ConfigError(
+                f"methods.learning_rates = {list(self.learning_rates)} must be finite numbers above 0 that differ in "
+                "their first six digits"
+            )
+        if self.sweep_examples and not self.learning_rates:
+            raise ConfigError("methods.sweep_examples is of a sweep; give methods.learning_rates, or leave it out")
+        if self.sweep_examples and min(self.sweep_examples) < 1:
+            raise ConfigError(f"methods.sweep_examples = {list(self.sweep_examples)} must be numbers above 0")
         if not self.finetune_examples or min(self.finetune_examples) < 1:
             raise ConfigError(f"methods.finetune_examples = {list(self.finetune_examples)} must be numbers above 0")
         _check_subset(self.factors, FACTORS, "methods.factors")
@@ -266,19 +281,21 @@ def _cells(study: StudyConfig, task_name: str, method: str, factor: str) -> Iter
     if factor == "pet" and grid.pet_size is None:
         return  # full tuning has no PET size to vary
     swept = factor == SWEEP
-    rates = [None if rate == own_rate(task, grid) else rate for rate in grid.learning_rates] if swept else [None]
+    rates = (
+        [None if rate == own_rate(task, method, grid) else rate for rate in grid.learning_rates] if swept else [None]
+    )
     every = (grid.sweep_examples if swept else ()) or grid.finetune_examples
     for size, token_count, pet, examples, rate in itertools.product(sizes, tokens, pets, every, rates):
         yield Setting(task_name, task.family, method, size, token_count, pet, examples, (), rate)
 
 
-def own_rate(task: TaskGrid, grid: MethodGrid) -> float | None:
-    """The learning rate that a method's runs have outside the sweep, where the study's config says it."""
+def own_rate(task: TaskGrid, method: str, grid: MethodGrid) -> float:
+    """The learning rate that a method's runs have outside the sweep: the config's, or else the method's default."""
     for fields in (grid.config, task.finetune):
         rate = fields.get("schedule", {}).get("learning_rate")
         if rate is not None:
             return float(rate)
-    return None
+    return METHODS[method].defaults.learning_rate
 
 
 def _ordered(family: FamilyConfig) -> list[str]:

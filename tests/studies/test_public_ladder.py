@@ -20,6 +20,7 @@ from finetune_scaling.studies.execute import ensure_base, execute
 from finetune_scaling.studies.grid import SWEEP, read_study, runs, settings
 from finetune_scaling.studies.table import base_listing, listing, write_facts, write_points
 from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 MODELS, TOKENIZERS = (runpy.run_path(str(ROOT / "tests" / f"public_{what}.py")) for what in ("models", "tokenizers"))
@@ -76,6 +77,8 @@ def test_a_ladder_that_is_there_costs_no_pretraining():
         ({"revisions": ("step1",)}, r"revisions are 1, families.tokens 2"),
         ({"revisions": ()}, "revisions is missing"),
         ({"models": ()}, "models are 0, families.sizes 2"),
+        ({"revisions": ("step1", "step1")}, "must name none twice"),
+        ({"source": "same-{revision}"}, "one model for all sizes; put in {size}"),
     ],
 )
 def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
@@ -83,6 +86,39 @@ def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
     config["families"]["tiny"]["public"].update(changes)
     with pytest.raises(ConfigError, match=message):
         read_study(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rates": (0.01, float("nan"))}, "finite numbers above 0"),
+        ({"learning_rates": (0.01, float("inf"))}, "finite numbers above 0"),
+        ({"learning_rates": (0.0123456, 0.01234564)}, "differ in their first six digits"),  # one directory for two
+        ({"sweep_examples": (0,)}, "sweep_examples = .0. must be"),
+        ({"learning_rates": (), "sweep_examples": (8,)}, "give methods.learning_rates"),
+    ],
+)
+def test_a_sweep_that_could_not_be_run_is_named(tmp_path, changes, message):
+    config = small_study(tmp_path)
+    config["tasks"]["translation"]["methods"]["full"].update(changes)
+    with pytest.raises(ConfigError, match=message):
+        read_study(config)
+
+
+def test_a_methods_default_rate_is_not_run_twice(tmp_path):
+    config = small_study(tmp_path)
+    default = METHODS["full"].defaults.learning_rate
+    config["tasks"]["translation"]["methods"]["full"].update({"config": {}, "learning_rates": (default, 10 * default)})
+    rates = [s.learning_rate for s in settings(read_study(config)) if s.method == "full" and SWEEP in s.factors]
+    assert sorted(rates, key=lambda rate: rate is None) == [10 * default, 10 * default, None, None]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shipped_sweeps_leave_the_held_out_examples_alone(name):
+    for task_grid in shipped(name).tasks.values():
+        for grid in task_grid.methods.values():
+            assert not set(grid.sweep_examples) & set(grid.held_out_examples)
+            assert set(grid.sweep_examples) <= set(grid.finetune_examples)
 
 
 WIDTHS = {"small": 16, "large": 32}
