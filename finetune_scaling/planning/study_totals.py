@@ -12,12 +12,20 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.planning.chips import Chip, slices
 from finetune_scaling.planning.search import analytic, candidates
 from finetune_scaling.planning.totals import SECONDS_AN_HOUR, step_chip_seconds
 from finetune_scaling.planning.workload import Workload, read_workload
 from finetune_scaling.sharding.axes import AxisRules
-from finetune_scaling.studies.configs import bases, expected_flops, family_model, finetuning_config, pretraining_config
+from finetune_scaling.studies.configs import (
+    bases,
+    expected_flops,
+    family_model,
+    finetuning_config,
+    pretraining_config,
+    tuned_model,
+)
 from finetune_scaling.studies.grid import StudyConfig, runs
 from finetune_scaling.training.experiment import Experiment, read_experiment
 
@@ -77,18 +85,15 @@ def _planned(study: StudyConfig) -> Iterator[_Planned]:
     for run in runs(study):
         setting = run.setting
         experiment = read_experiment(finetuning_config(study, workdir, run))
-        examples = setting.finetune_examples / experiment.batch_size
-        yield _plan(setting.method, study, setting.family, setting.size, experiment, examples)
+        model = tuned_model(study.families[setting.family], setting.size, experiment)
+        yield _plan(setting.method, model, experiment, setting.finetune_examples / experiment.batch_size)
     for base in bases(study):
         if base.tokens is None:  # public bases are there
             experiment = read_experiment(pretraining_config(study, workdir, base))
-            yield _plan(PRETRAINING, study, base.family, base.size, experiment, math.inf)
+            yield _plan(PRETRAINING, family_model(study.families[base.family], base.size), experiment, math.inf)
 
 
-def _plan(
-    group: str, study: StudyConfig, family: str, size: str, experiment: Experiment, steps_per_epoch: float
-) -> _Planned:
-    model = family_model(study.families[family], size)
+def _plan(group: str, model: ModelConfig, experiment: Experiment, steps_per_epoch: float) -> _Planned:
     workload = read_workload(experiment, model)
     steps, _ = experiment.limits.ending(steps_per_epoch, workload.batch * workload.length)
     flops = expected_flops(experiment, model, steps_per_epoch * experiment.batch_size)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.questions import check_sets
-from finetune_scaling.studies.configs import Base, bases, family_model, finetuning_config, pretraining_config
+from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import Run, StudyConfig
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import check_task
@@ -34,7 +34,7 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
         setting = run.setting
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
             experiment = read_experiment(finetuning_config(study, workdir, run))
-            model = family_model(study.families[setting.family], setting.size)
+            model = tuned_model(study.families[setting.family], setting.size, experiment)
             check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
             check_task(experiment)
             for name, evaluator in experiment.evaluation.named_evaluators.items():

@@ -15,7 +15,7 @@ from finetune_scaling.models.ladder import model_config
 from finetune_scaling.studies.grid import FamilyConfig, Run, Setting, StudyConfig, runs
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.flops import training_flops
-from finetune_scaling.training.tuned import TOKENIZER
+from finetune_scaling.training.tuned import TOKENIZER, changed
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
@@ -124,6 +124,11 @@ def family_model(family: FamilyConfig, size: str) -> ModelConfig:
     else:
         vocabulary = configuration.build(TokenizerConfig, family.tokenizer, "families.tokenizer").vocab_size
     return model_config({**family.model, "name": size}, vocabulary)
+
+
+def tuned_model(family: FamilyConfig, size: str, experiment: Experiment) -> ModelConfig:
+    """The model that a finetuning run computes: its base's, with what its config changes of how."""
+    return changed(family_model(family, size), experiment.model)
 
 
 def expected_flops(experiment: Experiment, model: ModelConfig, examples: int) -> float:

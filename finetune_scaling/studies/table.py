@@ -18,9 +18,9 @@ from finetune_scaling.studies.configs import (
     base_of,
     bases,
     expected_flops,
-    family_model,
     finetuning_config,
     pretraining_flops,
+    tuned_model,
 )
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, runs, x_of
 from finetune_scaling.training.experiment import read_experiment
@@ -125,10 +125,10 @@ def _rows(
 
 def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
     setting = run.setting
-    model = family_model(study.families[setting.family], setting.size)
     directory = workdir / run.directory
     record = RunDirectory(directory).result
     experiment = read_experiment(finetuning_config(study, workdir, run))
+    model = tuned_model(study.families[setting.family], setting.size, experiment)
     factor = setting.factors[0]
     return {
         "task": setting.task,

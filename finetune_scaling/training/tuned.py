@@ -71,7 +71,9 @@ def start(experiment: Experiment) -> TunedModel:
     tuning = configure(METHODS, experiment.method)
     sharding = experiment.sharding
     base = None if experiment.base is None else load_base(experiment.base.run, experiment.base.step, sharding)
-    config = model_config(experiment.model, tokenizer.vocab_size) if base is None else _changed(base, experiment.model)
+    config = (
+        model_config(experiment.model, tokenizer.vocab_size) if base is None else changed(base.config, experiment.model)
+    )
     if base is not None:
         _check_tokenizer(base, tokenizer, experiment.base.run if experiment.base else "", experiment.tokenizer)
     check_length(config, tuning, experiment.sequence.length)
@@ -154,7 +156,7 @@ def load_untuned(
     """A base as it is: nothing of it trains. Raises CheckpointError where it is missing or has another tokenizer."""
     loaded = load_base(base.run, base.step, sharding)
     _check_tokenizer(loaded, tokenizer, base.run, "the one given")
-    config = _changed(loaded, model_changes)
+    config = changed(loaded.config, model_changes)
     placement = placed(config, sharding)
     return untuned(config, loaded.params, tokenizer, loaded.facts, placement)
 
@@ -287,11 +289,14 @@ def _best_step(run: Location, steps: list[int]) -> int | None:
     return facts["best_step"]
 
 
-def _changed(base: Base, changes: Mapping[str, Any]) -> ModelConfig:
-    """The base's model with what may change while finetuning: how it is computed, and its context length."""
+def changed(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """The base's model with what may change while finetuning: how it is computed, and its context length.
+
+    Raises CheckpointError that names the field where another one would change.
+    """
     if not changes:
-        return base.config
-    fields = configuration.plain(base.config)
+        return base
+    fields = configuration.plain(base)
     config = model_config({**fields, **changes})
     free = ("compute_dtype", "remat", "attention", "max_length")
     differing = [name for name in configuration.difference(fields, config) if name not in free]

@@ -52,7 +52,7 @@ def draw_learning_rates(analysis: Analysis, task: str) -> Picture:
 def _draw_line(axes: Axes, rows: pd.DataFrame, series: Series, dashes: str) -> None:
     picture = picture_of(axes)
     picture.tag(series, *axes.plot(rows["x"], rows["loss"], color=series.colour, lw=1.0, ls=dashes))
-    said = [f"rate {rate:g}, {text}" for rate, text in zip(rows["x"], loss_texts(rows), strict=True)]
+    said = [f"{series.name}, rate {rate:g}, {text}" for rate, text in zip(rows["x"], loss_texts(rows), strict=True)]
     scatter(axes, rows["x"], rows, "loss", series, said=said)
     best = rows.loc[rows["loss"].idxmin()]
     ring: dict[str, Any] = {"mfc": "none", "mec": series.colour, "ms": 10, "mew": 1.2, "ls": "none"}
