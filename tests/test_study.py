@@ -93,7 +93,7 @@ def test_two_processes_started_at_once_do_every_run_once(undisturbed, tmp_path):
     counts = [re.search(r"(\d+) of 15 runs finished; this process: (\d+) runs trained", out) for _, out, _ in outcomes]
     assert [int(match[2]) for match in counts] == [8, 7]
     assert max(int(match[1]) for match in counts) == 15
-    assert sum(errors.count("pretraining grammar 30k") for _, _, errors in outcomes) == 1
+    assert sum(errors.count("pretraining grammar/30k") for _, _, errors in outcomes) == 1
     assert (workdir / "report" / "report.html").exists()
     expected = (undisturbed[0] / "points.csv").read_text().splitlines()
     assert (workdir / "points.csv").read_text().splitlines() == [line for line in expected if ",100k," not in line]
