@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 WITH_PYTHON="" EXTRA=base
-KNOWN='tpu|cuda|gcs|ja|ko|test|beam|notebooks|logging|peers'
+KNOWN='tpu|cuda|gcs|ja|ko|test|beam|notebooks|logging|peers|hub'
 UV_PYTHON=3.12
 
 read_arguments() {

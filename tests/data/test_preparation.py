@@ -460,7 +460,7 @@ def test_tokens_beyond_16_bits_are_kept(parts, tmp_path, workers):
             self.vocab_size = 2**17
 
         def __reduce__(self):
-            return Wide, (self._model,)
+            return Wide, (self.model,)
 
         def encode_batch(self, texts):
             return [[70_000 + i for i in ids] for ids in super().encode_batch(texts)]
