@@ -1,5 +1,6 @@
 """A run, which may be in progress: what it is, how far it is, its checkpoints and its scores."""
 
+import time
 from typing import Any
 
 from finetune_scaling import configuration
@@ -11,7 +12,9 @@ from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps
 from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.run_directory import RunDirectory
 
-_TRIES = 5  # a run in progress may drop the checkpoint that is being read
+# A run in progress may drop the checkpoint that is being read: it is damaged only if it is still there a while later.
+_TRIES = 20
+_SECONDS_BETWEEN = 0.2
 
 
 def inspect_run(path: Location) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def inspect_run(path: Location) -> dict[str, Any]:
 
 def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
     """The newest checkpoint, or why it cannot be read; neither where there is none yet."""
+    failed = None
     for _ in range(_TRIES):
         step = next(checkpoint_steps(run), None)
         if step is None:
@@ -58,8 +62,11 @@ def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
         try:
             return inspect_checkpoint(run / DIRECTORY / str(step)), None
         except CheckpointError as error:
-            reason = str(error)
-    return None, reason
+            if step == failed:
+                return None, str(error)
+            failed = step
+            time.sleep(_SECONDS_BETWEEN)
+    return None, f"{run}: drops its checkpoints faster than they are read; look again later"
 
 
 def _checkpoints(run: Location, experiment: Experiment, best: int | None) -> dict[str, Any]:

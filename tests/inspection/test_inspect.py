@@ -17,6 +17,7 @@ from finetune_scaling.data.preparation.settings import Preparation
 from finetune_scaling.data.preparation.shards import write_shard
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
+from finetune_scaling.inspection import run as inspection_of_runs
 from finetune_scaling.inspection.kinds import inspect
 from finetune_scaling.inspection.words import describe
 from finetune_scaling.runs.run import run as train
@@ -211,3 +212,17 @@ def test_usage_and_errors_of_the_command(tmp_path):
         done = command(*arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (EXIT_USAGE, "", 1)
         assert said in done.stderr
+
+
+def test_a_run_that_drops_what_is_being_read_is_not_damaged(trained, tmp_path, monkeypatch):
+    run, there = Path(shutil.copytree(trained["lora"], tmp_path / "run")), iter([3, 4, 5])
+    monkeypatch.setattr(inspection_of_runs, "checkpoint_steps", lambda _: iter([next(there, 5)]))
+
+    def read(where):
+        if where.name != "5":
+            raise CheckpointError(f"{where}: damaged or half-written")
+        return {"step": 5, "best_step": None, "dev_loss": None}
+
+    monkeypatch.setattr(inspection_of_runs, "inspect_checkpoint", read)
+    found = inspect(run)
+    assert (found["damage"], found["checkpoint"]["step"]) == (None, 5)
