@@ -85,6 +85,13 @@ class Browser:
         self.send("Page.navigate", url=url)
         self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
 
+    def begin(self, url: str) -> None:
+        """A page anew in a wide window, nothing asked for and nothing complained of before."""
+        self.requests.clear()
+        self.complaints.clear()
+        self.look(1280)
+        self.open(url)
+
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, which may be a promise."""
         done = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

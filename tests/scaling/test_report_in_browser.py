@@ -26,10 +26,7 @@ def record(hostile_report: Path) -> dict:
 @pytest.fixture
 def page(browser, address):
     """The page, anew; afterwards it must have asked for itself alone and complained of nothing."""
-    browser.requests.clear()
-    browser.complaints.clear()
-    browser.look(1280)
-    browser.open(address)
+    browser.begin(address)
     yield browser
     assert set(browser.requests) <= {address, "about:blank"} | {r for r in browser.requests if r.startswith("data:")}
     assert browser.complaints == []

@@ -59,10 +59,7 @@ def scores(address) -> list[list[float | None]]:
 @pytest.fixture
 def page(browser, address):
     """The page, anew; afterwards it must have asked for itself alone and complained of nothing."""
-    browser.requests.clear()
-    browser.complaints.clear()
-    browser.look(1280)
-    browser.open(address)
+    browser.begin(address)
     yield browser
     assert set(browser.requests) <= {address, "about:blank"}
     assert browser.complaints == []
