@@ -15,7 +15,7 @@ def runs(noise, seeds: int = 3) -> pd.DataFrame:
     random = np.random.default_rng(0)
     rows = [
         {"task": "t", "method": "lora", "factor": "model", "x": x, "finetune_examples": d, "seed": s, "held_out": 0}
-        | {"loss": loss + random.normal(0, noise(loss))}
+        | {"swept_size": 0.0, "loss": loss + random.normal(0, noise(loss))}
         for x in (1e6, 1e7, 1e8, 1e9)
         for d in range(100, 1100, 100)
         for s in range(seeds)

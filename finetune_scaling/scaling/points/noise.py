@@ -37,7 +37,7 @@ def seed_noise(runs: pd.DataFrame) -> SeedNoise:
     runs: PointsTable.runs of one task and method. A run that serves several factors is counted once.
     """
     once = runs.drop_duplicates(["finetune_examples", "seed", "loss"])
-    groups = once.groupby([c for c in SETTING if c in once], sort=False)["loss"]
+    groups = once.groupby(SETTING, sort=False)["loss"]
     spread = pd.DataFrame({"mean": groups.mean(), "variance": groups.var(), "degrees": groups.size() - 1})
     spread = spread[spread["degrees"] > 0]
     deviation, degrees = pooled_deviation(np.sqrt(spread["variance"]).to_numpy(), spread["degrees"].to_numpy() + 1)
