@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, refit_far
+from finetune_scaling.scaling.fitting.far import refit_far
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions
 from finetune_scaling.scaling.laws.declared import Layout, predict
 from finetune_scaling.scaling.laws.power import SINGLE
 from finetune_scaling.scaling.points.table import FACTORS

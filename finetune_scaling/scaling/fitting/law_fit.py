@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, refit_far, scatter_about
+from finetune_scaling.scaling.fitting.far import refit_far
+from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, scatter_about
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES
 from finetune_scaling.scaling.laws.declared import Law, Layout, predict
 from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample

@@ -7,7 +7,7 @@ points (refits without some of them) differ by their weights alone.
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -26,15 +26,6 @@ POLISHED_STARTS = 1024
 HOPS = 3
 HOP_STARTS = 32
 GOOD_OPTIMA = 64
-# Root mean square residuals within which a Huber loss is smooth.
-SMOOTH = 4.0
-# Offsets as shares of the least response: the least that is refitted from, below which a refitted one is tried at zero,
-# and what stands for zero.
-LIFT = 0.02
-SMALL = 0.1
-VANISHED = 1e-6
-# Turns of new starts of every refit: after 4 the draws vary as they do after 24, within 4 %.
-REFIT_HOPS = 4
 
 
 @dataclass(frozen=True)
@@ -179,86 +170,12 @@ def refit(
     return _run(_polish, POLISH_ROWS, layout, points, _rows(vectors, weights, losses, free), settings)
 
 
-def refit_far(
-    layout: Layout,
-    points: FitPoints,
-    weights: np.ndarray,
-    vectors: np.ndarray,
-    free: np.ndarray,
-    settings: FitSettings,
-    scatter: float,
-    losses: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `refit`, by way of a least-squares optimum, from an optimum of other weights or losses.
-
-    There the kinks of a small delta hold back steps along a flat valley, and what is refitted would seem surer than it
-    is. scatter: root mean square residual (scatter_about), within a few of which a Huber loss is made smooth. Offsets
-    that come out small are tried at zero too: a descent slows down on the way there, and would never say so.
-    """
-    wide = replace(settings, huber_delta=max(settings.huber_delta, SMOOTH * scatter))
-    losses, free = np.broadcast_to(points.loss if losses is None else losses, weights.shape), np.asarray(free)
-    free = np.broadcast_to(free, vectors.shape)
-
-    def through(starts: np.ndarray, rows: Any, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        near, _ = refit(layout, points, weights[rows], starts, moves, wide, losses[rows])
-        return refit(layout, points, weights[rows], near, moves, settings, losses[rows])
-
-    least = float(points.loss.min())
-    found, values = through(_lifted(layout, vectors, least), slice(None), free)
-    offsets = np.array([parameter.is_offset for parameter, _ in layout.slots])
-    small = (offsets & free & (found < np.log(max(SMALL * least, np.finfo(float).tiny)))).any(axis=1)
-    rows = np.flatnonzero(small)
-    if len(rows):
-        vanished = np.where(offsets & free[rows], np.log(max(VANISHED * least, np.finfo(float).tiny)), found[rows])
-        at_zero, lower = through(vanished, rows, free[rows] & ~offsets)
-        better = lower < values[rows]
-        found[rows[better]], values[rows[better]] = at_zero[better], lower[better]
-    return _hopped(layout, points, weights, found, values, free, settings, losses)
-
-
-def _hopped(
-    layout: Layout,
-    points: FitPoints,
-    weights: np.ndarray,
-    vectors: np.ndarray,
-    values: np.ndarray,
-    free: np.ndarray,
-    settings: FitSettings,
-    losses: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Optima [W, K] and objectives [W] that are better than these, where the others' differences lead to such.
-
-    A fit takes the best of many optima along a flat valley; refits that stayed in the nearest would vary less than fits
-    do. Differences between refits point along the valley (as in `_hop`).
-    """
-    random = np.random.default_rng(0)
-    for _ in range(REFIT_HOPS):
-        left, right = random.integers(len(vectors), size=(2, len(vectors)))
-        moves = random.uniform(0.2, 1.0, (len(vectors), 1)) * (vectors[left] - vectors[right]) * free
-        found, objectives = refit(layout, points, weights, vectors + moves, free, settings, losses)
-        better = objectives < values
-        vectors, values = np.where(better[:, None], found, vectors), np.where(better, objectives, values)
-    return vectors, values
-
-
 def scatter_about(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> float:
     """Root mean square residual of the points about one fitted vector [K]."""
     predicted = predictions(layout, points, vector)
     log = settings.residual_of(layout.law) == "log"
     residuals = np.log(predicted / points.loss) if log else predicted - points.loss
     return float(np.sqrt(np.mean(residuals**2)))
-
-
-def _lifted(layout: Layout, vectors: np.ndarray, least_response: float) -> np.ndarray:
-    """Vectors [W, K] whose offsets are no smaller than LIFT of the least response: from near zero none comes back.
-
-    The slope of an offset's logarithm is the offset itself, which no descent follows once it has all but vanished.
-    """
-    found = vectors.copy()
-    for column, (parameter, _) in enumerate(layout.slots):
-        if parameter.is_offset:
-            found[:, column] = np.maximum(found[:, column], np.log(max(LIFT * least_response, np.finfo(float).tiny)))
-    return found
 
 
 def predictions(layout: Layout, points: FitPoints, vectors: np.ndarray) -> np.ndarray:

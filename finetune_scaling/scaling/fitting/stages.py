@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.scaling.fitting.far import refit_far
 from finetune_scaling.scaling.fitting.profile import Profile, profiles
 from finetune_scaling.scaling.fitting.program import (
     FitPoints,
@@ -19,7 +20,6 @@ from finetune_scaling.scaling.fitting.program import (
     optima,
     predictions,
     refit,
-    refit_far,
     scatter_about,
 )
 from finetune_scaling.scaling.fitting.staged_fit import OneStage, Skipped, StagedFit
@@ -144,7 +144,7 @@ def _fit_stages(
     task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
     counts, losses = resample(measured, scatter, how.of(f"{task}/{method}"))
     draws = stages.again(vector, counts * weights, losses)
-    one_stage = _one_stage(stages, vector, valley, weights, counts, losses)
+    one_stage = _one_stage(stages, vector, valley, weights, counts, losses, draws)
     levels, slices = jackknife.leave_out_weights(families)
     refits = stages.again(vector, levels * weights)
     every = {"fitted": rows[~rows["held_out"]], "held_out": rows[rows["held_out"]]}
@@ -179,14 +179,19 @@ def _one_stage(
     weights: np.ndarray,
     counts: np.ndarray,
     losses: np.ndarray,
+    draws: np.ndarray,
 ) -> OneStage:
-    """All parameters at once, from the two stages' result and from the other optima of stage 1."""
+    """All parameters at once, from the two stages' result and from the other optima of stage 1.
+
+    draws: of both stages, which are those of one where stage 1 has all points already.
+    """
     starts = np.concatenate([vector[None], np.where(stages.free_1, valley[:ONE_STAGE_STARTS], vector)])
     rows = np.tile(weights, (len(starts), 1))
     vectors, values = refit(stages.layout, stages.points, rows, starts, stages.free, stages.settings)
     best = int(np.argmin(values))
-    starts = np.tile(vectors[best], (len(counts), 1))
-    draws = stages.far(counts * weights, starts, stages.free, losses)
+    if not stages.in_first.all():
+        starts = np.tile(vectors[best], (len(counts), 1))
+        draws = stages.far(counts * weights, starts, stages.free, losses)
     return OneStage(vectors[best], draws, float(values[best]))
 
 
