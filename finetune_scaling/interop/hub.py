@@ -4,14 +4,13 @@ Pickles and code are never fetched. A download that broke off goes on where it w
 is not fetched again, also without a network.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.tokenizer import TOKENIZER_FILES
-from finetune_scaling.interop.weight_files import INDEX, WEIGHTS
+from finetune_scaling.interop.weight_files import INDEX, WEIGHTS, indexed_files
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -64,7 +63,7 @@ def _wanted(name: str, there: set[str], revision: str | None) -> list[str]:
     """The files to fetch. Of weights those that the index names: some models have a second copy beside them."""
     if INDEX in there:
         index = Path(_library().hf_hub_download(name, INDEX, revision=revision))
-        weights = {INDEX, *json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()}
+        weights = {INDEX, *indexed_files(index)}
     else:
         weights = {WEIGHTS}
     if not weights <= there:

@@ -67,6 +67,8 @@ def _read_tensors(file: Path) -> dict[str, np.ndarray]:
     for name, value in tensors.items():
         if value.dtype not in _FLOATS:
             raise CheckpointError(f"{file}: {name} holds {value.dtype}; quantised adapters are not read")
+        if not np.isfinite(value.astype(np.float32)).all():
+            raise CheckpointError(f"{file}: {name} holds numbers that are not finite; copy it again, or train it anew")
     return {name: value.astype(np.float32) for name, value in tensors.items()}
 
 

@@ -107,7 +107,7 @@ def weight_files(directory: Path) -> list[Path]:
     """A model's files of weights, all there. Raises CheckpointError where one is missing, or only others are there."""
     index = directory / INDEX
     if index.is_file():
-        files = [directory / Path(name).name for name in _indexed_files(index)]
+        files = [directory / Path(name).name for name in indexed_files(index)]
         if missing := [file for file in files if not file.is_file()]:
             raise CheckpointError(f"{missing[0]}: {INDEX} names this file, but it is not there; copy it too")
         return files
@@ -119,7 +119,7 @@ def weight_files(directory: Path) -> list[Path]:
     )
 
 
-def _indexed_files(index: Path) -> list[str]:
+def indexed_files(index: Path) -> list[str]:
     """The files that an index names, at least one."""
     content = read_json(index, mend="copy it again")
     places = content.get("weight_map") if isinstance(content, dict) else None

@@ -109,6 +109,7 @@ def hub(tmp_path):
             "consolidated.safetensors": weights,
         },
         "owner/pickles": {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
+        "owner/odd": {"config.json": b"{}", "model.safetensors.index.json": b'{"weight_map": []}'},
     }  # fmt: skip
     server.requests, server.cut = [], None
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -177,11 +178,12 @@ def test_what_is_in_the_cache_needs_no_network(hub, find):
         ("owner/absent", {}, "owner/absent: is no directory here, and no model on the hub that you may see"),
         ("owner/whole@step4", {}, "owner/whole: has no revision 'step4' on the hub"),
         ("owner/pickles", {}, r"has no model.safetensors of it, but pickles \(pytorch_model.bin\), which are not read"),
+        ("owner/odd", {}, "model.safetensors.index.json: names no files; copy it again"),
         ("owner/whole", {"HF_HUB_OFFLINE": "1"}, "owner/whole: is no directory here, and the hub cannot be reached"),
         ("owner/whole", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "and the hub cannot be reached"),
         ("no directory", {}, "no directory: no such directory; name one, or a model on the hub"),
     ],
-    ids=["gated", "absent", "revision", "pickles", "offline", "no network", "no name"],
+    ids=["gated", "absent", "revision", "pickles", "index", "offline", "no network", "no name"],
 )
 def test_what_cannot_be_fetched_says_what_to_do(find, source, settings, message):
     found = find(source, **settings)

@@ -266,6 +266,7 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (lambda t: {**t, "base_model.model.lm_head.lora_A.weight": t[FIRST]}, "lm_head.lora_A.weight extends nothing"),
         (lambda t: {**t, FIRST: t[FIRST][:, 1:]}, r"lora_A.weight is \[3, 23\], but .* make it \[3, 24\]; is it an"),
         (lambda t: {**t, FIRST: t[FIRST].astype(np.int8)}, "holds int8; quantised adapters are not read"),
+        (lambda t: {**t, FIRST: np.full_like(t[FIRST], np.nan)}, "lora_A.weight holds numbers that are not finite"),
         (lambda t: {}, "holds no tensors"),
     ],
 )
