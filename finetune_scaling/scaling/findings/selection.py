@@ -140,7 +140,7 @@ def _of_staged(fit: StagedFit) -> Candidate:
     counts = np.array([fit.points[factor] for factor in fit.factors], float)
     fitted = float(np.average([fit.errors["fitted"][factor] for factor in fit.factors], weights=counts))
     held_out = fit.errors["held_out"]
-    draws = list(fit.error_draws["held_out"].values())
+    draws = list(fit.held_out_draws.values())
     return Candidate(
         law=fit.law.name,
         parameters=len(fit.parameters),

@@ -41,10 +41,10 @@ class StagedFit:
     vector [K]: as in layout.names; draws [R, K]: refits to bootstrap resamples; refits [W, K]: with one level left out,
     families: which rows left out what; left_out [W]: mean absolute deviation on the level left out, in nats;
     reasons: name -> why its spread cannot be told; objective: {"stage_1", "stage_2"}; errors: {"fitted"|"held_out":
-    {factor: mean absolute deviation in nats}}, error_draws: the same by every draw, [R]; points: {factor: number of
-    settings fitted}; components: where the scatter comes from; misfit: root mean square of log prediction - log loss
-    over the fitted settings; least_loss: of them; profiles: of
-    the fit in one stage, by parameter, empty where not asked for.
+    {factor: mean absolute deviation in nats}}, held_out_draws: {factor: that of held-out settings by every draw, [R]};
+    points: {factor: number of settings fitted}; components: where the scatter comes from; misfit: root mean square of
+    log prediction - log loss over the fitted settings; least_loss: of them; profiles: of the fit in one stage, by
+    parameter, empty where not asked for.
     """
 
     task: str
@@ -58,7 +58,7 @@ class StagedFit:
     reasons: dict[str, str]
     objective: dict[str, float]
     errors: dict[str, dict[str, float]]
-    error_draws: dict[str, dict[str, np.ndarray]]
+    held_out_draws: dict[str, np.ndarray]
     points: dict[str, int]
     stage_1: tuple[str, ...]
     components: Components
@@ -137,9 +137,12 @@ class StagedFit:
         draws = self.layout.to_natural(self.one_stage.draws)[name]
         return of_parameter(self.parameter(name), self.one_stage_parameters[name], draws, self.least_loss)
 
-    def error_interval(self, kind: str, factor: str) -> Interval | None:
-        """The 90 % interval of a mean absolute deviation ("fitted" or "held_out"); None where there is none."""
-        draws = self.error_draws[kind].get(factor)
+    def held_out_interval(self, factor: str) -> Interval | None:
+        """The 90 % interval of the held-out error; None where there is none.
+
+        The error of the fitted settings has none: it is the least that the law can reach, which no draw is below.
+        """
+        draws = self.held_out_draws.get(factor)
         return None if draws is None else percentiles(draws)
 
     def spread(self, left: str, right: str | None = None) -> jackknife.Spread:

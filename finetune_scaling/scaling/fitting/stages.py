@@ -160,7 +160,7 @@ def _fit_stages(
         reasons=_untold(layout, fitted, factors),
         objective=stages.objectives(vector, weights),
         errors={kind: _deviations(layout, vector[None], own, factors, _mean) for kind, own in every.items()},
-        error_draws={kind: _deviations(layout, draws, own, factors, _resampled_mean) for kind, own in every.items()},
+        held_out_draws=_deviations(layout, draws, every["held_out"], factors, _resampled_mean),
         points={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
         stage_1=first,
         components=scatter,

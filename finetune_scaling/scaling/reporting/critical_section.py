@@ -39,9 +39,11 @@ def critical_section(analysis: Analysis) -> str:
         "gamma",
     )
     for law in analysis.laws:
-        rows = [row for size in analysis.critical if size.law == law for row in _critical_rows(size)]
+        told = [size for size in analysis.critical if size.law == law]
+        rows = [row for size in told for row in _critical_rows(size)]
         if rows:
-            content = page.table(f"{law} law", header, rows, wrap=("crossing",))
+            wrap = ("crossing",) if any(size.why for size in told) else ()
+            content = page.table(f"{law} law", header, rows, wrap)
             body += content if law == analysis.main_law else page.folded(f"By the {law} law", content)
     return body if analysis.critical else ""
 

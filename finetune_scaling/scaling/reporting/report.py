@@ -126,15 +126,17 @@ def _errors(analysis: Analysis) -> str:
         by_law = {row["law"]: row for _, row in own.iterrows()}
         errors = [_error(by_law[law], kind) if law in by_law else "–" for kind, law in kinds]
         rows.append((task, FACTOR_NAMES[factor], method_name(method), *errors))
-    caption = "Mean absolute deviation, nats per token, with its 90 % interval over the bootstrap"
+    caption = "Mean absolute deviation, nats per token; of held-out settings with its 90 % interval over the bootstrap"
     return page.table(caption, header, rows)
 
 
 def _error(row: pd.Series, kind: str) -> str:
     if pd.isna(row[f"{kind}_error"]):
         return "–"
-    ends = (None if pd.isna(row[f"{kind}_{end}"]) else float(row[f"{kind}_{end}"]) for end in ("low", "high"))
-    return f"{row[f'{kind}_error']:.3g} ({interval_text(Interval(*ends))})"
+    if kind == "fitted":
+        return f"{row['fitted_error']:.3g}"
+    ends = (None if pd.isna(row[f"held_out_{end}"]) else float(row[f"held_out_{end}"]) for end in ("low", "high"))
+    return f"{row['held_out_error']:.3g} ({interval_text(Interval(*ends))})"
 
 
 def _claims(analysis: Analysis) -> str:

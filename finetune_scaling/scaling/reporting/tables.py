@@ -23,7 +23,7 @@ from finetune_scaling.scaling.reporting.latex import latex_table
 from finetune_scaling.scaling.reporting.metric_section import metric_records, metric_table
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_records, pretraining_table
 from finetune_scaling.scaling.reporting.reservations import reservations, unidentified
-from finetune_scaling.scaling.uncertainty.intervals import percentiles
+from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
 
 _SINGLE_FIELDS = ("task", "method", "factor", "x", "objective", "fitted_error", "held_out_error", "points")
 
@@ -132,13 +132,9 @@ def errors_table(analysis: FittedTable) -> pd.DataFrame:
     rows = []
     for fit in analysis.fits.values():
         for factor in fit.factors:
-            errors: dict[str, float | None] = {}
-            for kind in ("fitted", "held_out"):
-                interval = fit.error_interval(kind, factor)
-                errors[f"{kind}_error"] = fit.errors[kind].get(factor)
-                errors[f"{kind}_low"], errors[f"{kind}_high"] = (
-                    (interval.low, interval.high) if interval else (None, None)
-                )
+            errors = {f"{kind}_error": fit.errors[kind].get(factor) for kind in ("fitted", "held_out")}
+            interval = fit.held_out_interval(factor) or Interval(None, None)
+            errors |= {"held_out_low": interval.low, "held_out_high": interval.high}
             rows.append({"task": fit.task, "method": fit.method, "factor": factor, "law": fit.law.name, **errors})
     return pd.DataFrame(rows)
 
@@ -215,8 +211,7 @@ def _joint_record(analysis: Analysis, fit: StagedFit) -> dict[str, Any]:
         "residual": analysis.settings.residual_of(fit.law),
         "errors": fit.errors,
         "error_intervals": {
-            kind: {factor: asdict(percentiles(draws)) for factor, draws in by_factor.items()}
-            for kind, by_factor in fit.error_draws.items()
+            "held_out": {factor: asdict(percentiles(draws)) for factor, draws in fit.held_out_draws.items()}
         },
     }
 
