@@ -44,10 +44,10 @@ def main() -> None:
             errors += [
                 {"task": task, "method": method, **row} for row in by_factor(fits, given.noise / np.sqrt(given.seeds))
             ]
+            if given.json:  # as far as it is, since all of it takes hours
+                Path(given.json).write_text(json.dumps({"parameters": rows, "errors": errors}, indent=2))
     print_table(rows)
     print_table(errors)
-    if given.json:
-        Path(given.json).write_text(json.dumps({"parameters": rows, "errors": errors}, indent=2))
 
 
 def arguments() -> argparse.Namespace:

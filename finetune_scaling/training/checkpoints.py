@@ -58,6 +58,7 @@ class Checkpoints:
     def __init__(self, run: str | os.PathLike, keep_steps: Collection[int] = ()):
         self.directory = location(run) / DIRECTORY
         self._best = _KeepBest()
+        self._keep_steps = frozenset(keep_steps)
         keep = [policies.LatestN(n=1), policies.CustomSteps(steps=sorted(keep_steps)), self._best]
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
         with storage_errors(self.directory):
@@ -105,16 +106,19 @@ class Checkpoints:
     def restore_newest(self, target: State) -> Restored | None:
         """The newest good checkpoint in the shape of `target`, or None where there is none at all.
 
-        Damaged newer ones are reported and set aside. Raises CheckpointError where all of them are damaged, or where
+        Damaged newer ones are reported and set aside; older ones that a killed process had no time to delete go. Raises CheckpointError where all of them are damaged, or where
         one belongs to another model or method.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return self.restore(step, target)
+                restored = self.restore(step, target)
             except DamagedCheckpointError as error:
                 log.warning("%s; trying an older one", error)
                 self._set_aside(step)
+            else:
+                self._delete_superseded(step)
+                return restored
         if steps:
             raise CheckpointError(
                 f"{self.directory}: none of the checkpoints {steps} is whole; they are kept as damaged.STEP. "
@@ -125,6 +129,12 @@ class Checkpoints:
                 "%s: no whole checkpoint is left, only %s: starting at step 0", self.directory, ", ".join(damaged)
             )
         return None
+
+    def _delete_superseded(self, newest: int) -> None:
+        """Orbax deletes them at the next save only, and a process killed between its last two acts makes no further."""
+        with storage_errors(self.directory):
+            for step in sorted(set(self.steps()) - {newest, self._best.step} - self._keep_steps):
+                self._manager.delete(step)
 
     def _set_aside_before(self) -> list[str]:
         names = [entry.name for entry in self.directory.iterdir()] if self.directory.is_dir() else []

@@ -69,8 +69,14 @@ def test_what_is_restored_is_what_was_saved(run):
         assert equal(restored.state, state(step))
         assert len(restored.facts.pop("arrays_digest")) == 64
         assert restored.facts == {"best_step": 1, "text": "ü", "step": step}
-    assert checkpoints.restore_newest(state(0)).step == 3
     assert list(checkpoint_steps(run)) == [3, 2, 1]
+    checkpoints.close()
+
+
+def test_what_a_killed_process_had_no_time_to_delete_goes(run):
+    checkpoints = Checkpoints(run)
+    assert checkpoints.restore_newest(state(0)).step == 3
+    assert list(checkpoint_steps(run)) == checkpoints.steps()[::-1] == [3, 1]
     checkpoints.close()
 
 
