@@ -106,8 +106,8 @@ class Checkpoints:
     def restore_newest(self, target: State) -> Restored | None:
         """The newest good checkpoint in the shape of `target`, or None where there is none at all.
 
-        Damaged newer ones are reported and set aside; older ones that a killed process had no time to delete go. Raises CheckpointError where all of them are damaged, or where
-        one belongs to another model or method.
+        Damaged newer ones are reported and set aside; older ones that a killed process had no time to delete go.
+        Raises CheckpointError where all of them are damaged, or where one belongs to another model or method.
         """
         steps = self.steps()
         for step in reversed(steps):
