@@ -18,7 +18,7 @@ from scipy import stats
 
 from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
-from finetune_scaling.scaling.uncertainty.intervals import LEVEL, percentiles
+from finetune_scaling.scaling.uncertainty.intervals import LEVEL, Interval, percentiles
 
 DECISIVE = 10.0  # differences of an AIC beyond it leave no support (Burnham and Anderson 2002, section 2.6)
 
@@ -44,6 +44,11 @@ class Candidate:
     def left_out_error(self) -> float:
         """Mean over the levels left out."""
         return float(self.left_out.mean())
+
+    @property
+    def held_out_interval(self) -> Interval:
+        """The 90 % interval of the error on held-out points; open where there are none."""
+        return Interval(None, None) if self.held_out_draws is None else percentiles(self.held_out_draws)
 
 
 @dataclass(frozen=True)
@@ -89,14 +94,25 @@ class Selection:
     def verdict(self) -> str:
         """One sentence, with the runner-up."""
         if not any(candidate.describes for candidate in self.candidates):
-            return f"No law describes these points; {self.best} comes nearest."
+            second = f", then {self.runner_up}" if self.runner_up else ""
+            return f"No law describes these points; {self.best} comes nearest{second}."
         if self.runner_up is None:
             return f"Only the {self.best} law was fitted."
         first, second = (f"{c.law} {c.left_out_error:.2g}" for c in self.candidates[:2])
-        measures = f"left out: {first}, {second}; AICc difference {self.comparisons[0].criterion:+.1f}"
+        measures = f"left out: {first}, {second}, {self._margin}; AICc difference {self._criterion}"
         if self.preferred is None:
             return f"No law is preferred ({measures})."
         return f"The {self.preferred} law is preferred, {self.runner_up} is the runner-up ({measures})."
+
+    @property
+    def _margin(self) -> str:
+        margin = self.comparisons[0].margin
+        return f"90 % margin of the difference {margin:.2g}" if math.isfinite(margin) else "margin unknown"
+
+    @property
+    def _criterion(self) -> str:
+        told = all(math.isfinite(candidate.criterion) for candidate in self.candidates[:2])
+        return f"{self.comparisons[0].criterion:+.1f}" if told else "unknown, too few points"
 
 
 def select(candidates: Sequence[Candidate]) -> Selection:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class LawFit:
     vector [K], draws [R, K]: as in layout.names; objective: sum of Huber losses; misfit: root mean square of log
     prediction - log response over the points, deviation: mean absolute one; left_out [W]: the same on each block of
     points left out in turn; least_response: of the points; count: of them; fixed: parameters that were
-    not fitted, since their factor has one value.
+    not fitted, since their factor has one value; reasons: name -> why the points cannot tell it whatever its interval.
     """
 
     layout: Layout
@@ -40,6 +40,7 @@ class LawFit:
     least_response: float
     count: int
     fixed: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def law(self) -> Law:
@@ -83,6 +84,8 @@ class LawFit:
             return f"the law does not describe these points (it misses them by {self.misfit:.0%})"
         if name in self.fixed:
             return "its factor has one value"
+        if name in self.reasons:
+            return self.reasons[name]
         parameter = self.law.parameters[self.layout.names.index(name)]
         interval = self.interval(name)
         if interval.low is None and interval.high is not None and parameter.is_offset:

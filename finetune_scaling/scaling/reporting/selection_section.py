@@ -1,13 +1,16 @@
-"""The report's section on which law the points prefer, and on one law over all factors at once."""
+"""The report's section on which law the points prefer."""
+
+import math
 
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.selection import DECISIVE, Candidate
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.names import method_name
+from finetune_scaling.scaling.reporting.phrases import interval_text
 
 
 def selection_section(analysis: Analysis) -> str:
-    """Verdict and measures for each task and method, then the law over all factors where the points carry them."""
+    """Verdict and measures for each task and method."""
     verdicts = [
         (task, method_name(method), found.preferred or "none", found.verdict)
         for (task, method), found in analysis.selections.items()
@@ -27,11 +30,16 @@ def selection_section(analysis: Analysis) -> str:
         for candidate in found.candidates
     ]
     header = ("task", "method", "law", "parameters", "left out", "held out", "AICc", "describes the points")
-    measures = page.table("Mean absolute deviation, nats per token; laws best first", header, rows)
+    measures = page.table(
+        "Mean absolute deviation, nats per token, held out with its 90 % interval; laws best first", header, rows
+    )
     return body + page.folded("What they are compared by", measures)
 
 
 def _measures(candidate: Candidate) -> tuple:
     described = "yes" if candidate.describes else "no"
-    errors = (candidate.left_out_error, candidate.held_out, candidate.criterion)
-    return (candidate.law, candidate.parameters, *errors, described)
+    held_out = "–"
+    if candidate.held_out is not None:
+        held_out = f"{candidate.held_out:.3g} ({interval_text(candidate.held_out_interval)})"
+    criterion = candidate.criterion if math.isfinite(candidate.criterion) else "unknown"
+    return (candidate.law, candidate.parameters, candidate.left_out_error, held_out, criterion, described)
