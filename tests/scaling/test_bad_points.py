@@ -141,6 +141,8 @@ def changed(row: int, **values: object) -> list[dict]:
         (grid(size="total")[:9] + grid(size="non_embedding")[9:], "column 'size': task 't' has total in row 0"),
         (grid(size="non_embedding"), "x counts parameters without embeddings; fit with --size=non_embedding"),
         ([{**row, "loss": 0.9} for row in grid(loss_unit="perplexity")], "a perplexity of 0.9 is not above 1"),
+        (changed(3, bleu=1e300), "row 3, column 'bleu' is 1e+300, above 1e+06: no score is so large"),
+        (changed(3, **{"held.ter": -1e9}), "row 3, column 'held.ter' is -1000000000, below -1e+06"),
     ],
 )
 def test_absurd_numbers_and_mixed_units_are_refused(rows: list[dict], message: str) -> None:
@@ -173,6 +175,7 @@ def test_sizes_without_embeddings_that_say_so_are_taken_as_they_are() -> None:
         ([{**r, "loss": 1.5} for r in grid()], "the loss is 1.5 in all 20 rows"),
         ([{**r, "loss": 2 + math.log(r["finetune_examples"])} for r in grid()], "in 4 of 4 curves"),
         (changed(39, loss=20.0), "losses run from"),
+        ([{**r, "loss": r["loss"] / 1e4} for r in grid()], "rows 0, 1, 2, 3, 4 and 15 more: the loss is 0.00"),
         (grid() + [{**r, "method": "full", "held_out": 1} for r in grid()], "t, full: all 20 rows are held out"),
     ],
 )
