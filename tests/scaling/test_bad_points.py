@@ -298,6 +298,8 @@ def test_odd_points_are_fitted_without_a_confident_number(tmp_path: Path, rows: 
     assert "Infinity" not in text
     assert (tmp_path / "report.html").exists()
     assert record["reservations"]
+    assert not any(p["identified"] for fit in record["fits"] for p in fit["parameters"].values())
+    assert all(p["why"] for fit in record["fits"] for p in fit["parameters"].values())
 
 
 def run(points: Path, out: Path) -> subprocess.CompletedProcess:

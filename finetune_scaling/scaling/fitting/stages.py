@@ -284,6 +284,8 @@ def _levels(fitted: pd.DataFrame) -> list[np.ndarray]:
 
 def _untold(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
     """Entries whose spread cannot be told, and why: too few levels to leave one out."""
+    if fitted["loss"].nunique() < 2:
+        return dict.fromkeys(layout.names, "all losses are the same, from which no parameter can be told")
     reasons = {}
     sizes = fitted["finetune_examples"].nunique()
     values = fitted.groupby("factor")["x"].nunique()
