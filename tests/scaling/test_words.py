@@ -9,11 +9,13 @@ import pytest
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.claims import UNTOLD, Cell, Claim
 from finetune_scaling.scaling.findings.critical import CriticalSize, Root
+from finetune_scaling.scaling.findings.selection import Candidate, select
 from finetune_scaling.scaling.points import planted
 from finetune_scaling.scaling.reporting.tables import predictions_table
 from finetune_scaling.scaling.reporting.words import claim_line, overall, summary
 
 TASK = "wmt14_en_de"
+ALIKE_AND_WORSE = np.array([0.9, 1.2, 1.0, 1.0]), np.full(4, 2.0)  # errors on what is left out, beside ones
 
 
 def lines(analysis: Analysis) -> list[str]:
@@ -76,12 +78,24 @@ def test_what_is_held_out_and_not_scored_is_not_called_absent(few: Analysis) -> 
 
 
 def test_the_summary_says_which_law_the_points_prefer(few: Analysis) -> None:
-    (found,) = (text for text in overall(few) if "pairs of task and method" in text)
-    preferred = [selection.preferred for selection in few.selections.values()]
-    assert f"no law in {preferred.count(None)}" in found
-    assert "sentences and maps are by the multiplicative law." in found
+    one = Candidate("additive", 4, np.ones(4), None, None, 0.0, describes=True)
+    none, some = (select([one, replace(one, law="multiplicative", left_out=left_out)]) for left_out in ALIKE_AND_WORSE)
+    start, end = (
+        "Task by task and method by method the points prefer ",
+        " Sentences and maps are by the multiplicative law.",
+    )
+    both = {(TASK, "full"): some, (TASK, "lora"): none}
+    told = overall(replace(few, selections=both))
+    assert f"{start}the additive law for {TASK} with full tuning; no law in 1 of the 2 cases.{end}" in told
+    assert f"{start}no law.{end}" in overall(replace(few, selections={(TASK, "lora"): none}))
     single = {key: fit for key, fit in few.fits.items() if key[2] == "additive"}
-    assert not any("pairs of task and method" in text for text in overall(replace(few, fits=single)))
+    assert not any(text.startswith(start) for text in overall(replace(few, fits=single)))
+
+
+def test_equal_losses_make_no_method_the_best(few: Analysis) -> None:
+    settings = few.table.settings
+    tied = replace(few, table=replace(few.table, settings=settings.assign(loss=1.5)), regions=[])
+    assert f"{TASK}: no cell was measured with two methods of different loss, so none is best." in overall(tied)
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,8 @@ def _too_few(layout: Layout, fitted: pd.DataFrame, first: Sequence[str]) -> str:
     available = int(fitted["factor"].isin(first).sum())
     if available < needed:
         return f"{available} points to fit for {needed} parameters"
+    if fitted.loc[fitted["factor"].isin(first), "loss"].nunique() < 2:
+        return "all losses to fit are the same, from which no exponent can be told"
     sizes, law = fitted.loc[fitted["factor"].isin(first), "finetune_examples"].nunique(), layout.law
     if sizes < law.sizes_needed:  # curves without end go through these points, and differ beyond them
         numbers = "numbers" if sizes > 1 else "number"
@@ -284,8 +286,6 @@ def _levels(fitted: pd.DataFrame) -> list[np.ndarray]:
 
 def _untold(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
     """Entries whose spread cannot be told, and why: too few levels to leave one out."""
-    if fitted["loss"].nunique() < 2:
-        return dict.fromkeys(layout.names, "all losses are the same, from which no parameter can be told")
     reasons = {}
     sizes = fitted["finetune_examples"].nunique()
     values = fitted.groupby("factor")["x"].nunique()

@@ -239,7 +239,6 @@ def _reasons(
     if answer is None:
         return found or ["no candidate's law could be fitted"]
     found += [_why_no_law(own) for own in answer.surfaces.values() if not own.fit.describes]
-    found += [f"all losses of {m} are the same" for m in answer.surfaces if _losses(grounds, m).nunique() < 2]
     decision = answer.decision
     for outlook in filter(None, (decision.chosen, decision.runner_up)):
         found += _why_not_there(answer.surfaces[outlook.candidate.method], outlook.interval, outlook.loss)
@@ -252,11 +251,6 @@ def _reasons(
     if other_regret is not None and other_regret > NEGLIGIBLE:
         found.append(f"the other law would choose otherwise, and by it this choice costs {other_regret:.2g} nats")
     return list(dict.fromkeys(found))
-
-
-def _losses(grounds: Grounds, method: str) -> pd.Series:
-    """A method's losses that were fitted."""
-    return grounds.rows.loc[(grounds.rows["method"] == method) & ~grounds.rows["held_out"], "loss"]
 
 
 def _has(answer: UnderLaw | None, method: str) -> bool:

@@ -70,7 +70,7 @@ def _choice_lines(analysis: Analysis, task: str) -> Iterator[str]:
         for m in maps
     )
     if best.empty:
-        yield f"{task}: no cell was measured with two methods, so none can be called best{sure}."
+        yield f"{task}: no cell was measured with two methods of different loss, so none is best{sure}."
         return
     parts = []
     for method in dict.fromkeys(best.sort_values("finetune_examples")["method"]):
@@ -87,17 +87,14 @@ def _preferred_line(analysis: Analysis) -> Iterator[str]:
     for (task, method), found in analysis.selections.items():
         if found.preferred is not None:
             cases.setdefault(found.preferred, []).append(f"{task} with {method_name(method)}")
-    parts = [f"the {law} law in {len(own)}{_named(own)}" for law, own in cases.items()]
-    rest = len(analysis.selections) - sum(map(len, cases.values()))
-    parts += [f"no law in {rest}"] if rest else []
+    parts = [f"the {law} law for {', '.join(own)}" for law, own in cases.items() if len(own) <= MOST_TASKS]
+    parts += [f"the {law} law in {len(own)} cases" for law, own in cases.items() if len(own) > MOST_TASKS]
+    rest, all_of_them = len(analysis.selections) - sum(map(len, cases.values())), len(analysis.selections)
+    parts += [f"no law in {rest} of the {all_of_them} cases" if parts else "no law"] if rest else []
     yield (
-        f"Of {len(analysis.selections)} pairs of task and method the points prefer {', '.join(parts)}; sentences and "
-        f"maps are by the {analysis.main_law} law."
+        f"Task by task and method by method the points prefer {'; '.join(parts)}. Sentences and maps are by the "
+        f"{analysis.main_law} law."
     )
-
-
-def _named(cases: list[str]) -> str:
-    return f" ({', '.join(cases)})" if len(cases) <= MOST_TASKS else ""
 
 
 def _identified_line(analysis: Analysis) -> str:
@@ -124,7 +121,7 @@ def _measured_lines(analysis: Analysis, task: str) -> Iterator[str]:
     """Which method had the least measured loss, by model size."""
     best = measured_best(analysis, task)
     if best.empty:
-        yield "No model size and number of examples was measured with two methods, so none can be called best."
+        yield "No model size and number of examples was measured with two methods of different loss, so none is best."
         return
     parts = []
     for x, cells in best.groupby("x"):
@@ -146,9 +143,10 @@ def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
         f"at {human(x)} {_regions_text(best_regions(fits, 'model', x, low, high), [c for c in crossed if c.x == x])}"
         for x in _few(rows["x"])
     ]
+    borders = "; in brackets the border's 90 % interval" if any("(" in part for part in parts) else ""
     scope = (
-        f"{analysis.main_law} law, {_span(low, high)} examples; smallest and largest model; in brackets the border's "
-        "90 % interval; a guess where a method was not measured"
+        f"{analysis.main_law} law, {_span(low, high)} examples, smallest and largest model{borders}; a guess where a "
+        "method was not measured"
     )
     yield f"The fitted laws prefer, {'; '.join(parts)} ({scope})."
     inside = [r for c in crossed for r in c.roots if not r.extrapolated]

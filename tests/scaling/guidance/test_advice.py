@@ -193,13 +193,6 @@ def test_doubtful_rows_and_a_single_method_are_reservations(fitted: Fitted) -> N
     assert "lora is the only method that was measured, so no other is compared with it" in single.reservations
 
 
-def test_equal_losses_are_no_ground_for_a_choice(fitted: Fitted) -> None:
-    table = dataclasses.replace(fitted.table, settings=fitted.table.settings.assign(loss=1.5))
-    found = dataclasses.replace(fitted, table=table).recommend(8e3)
-    assert found.verdict == NOT_TOLD
-    assert {"all losses of full are the same", "all losses of lora are the same"} <= set(found.reasons)
-
-
 def test_candidates_stand_in_columns_and_small_losses_keep_their_digits(fitted: Fitted) -> None:
     rows = [text for text in describe(fitted.recommend(8e3)).splitlines() if "] " in text and " best " in text]
     assert len({text.index("[") for text in rows}) == 1
