@@ -125,7 +125,7 @@ def test_the_report_says_what_matters(study: Path) -> None:
     for piece in (
         "Least measured loss at 1.22B parameters",
         "alpha model",
-        "Held-out error (mean over methods, nats per token; 90 % interval): model size multiplicative 0.0",
+        "over methods, intervals in errors.csv): model size multiplicative 0.0",
         "1 runs were stopped by their budget",
         "first sentence) scores 3.25",
         "the true entropy is 0.6 nats per token",

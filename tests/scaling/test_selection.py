@@ -58,12 +58,6 @@ def test_verdicts_tell_their_margin_and_no_difference_that_is_unknown() -> None:
     assert "margin unknown" in select([candidate("one", [1.0]), candidate("two", [2.0])]).verdict
 
 
-def test_held_out_errors_have_their_interval() -> None:
-    scored = candidate("one", [1.0], held_out=2.0, held_out_draws=np.linspace(1.0, 3.0, 201))
-    assert (scored.held_out_interval.low, scored.held_out_interval.high) == pytest.approx((1.1, 2.9), abs=0.02)
-    assert candidate("one", [1.0]).held_out_interval.low is None
-
-
 @pytest.mark.parametrize(("truth", "preferred"), [(RECTIFIED, "rectified"), (SINGLE, None)])
 def test_curves_with_a_flat_start_prefer_the_rectified_law(truth: object, preferred: str | None) -> None:
     d = np.geomspace(200, 1.6e6, 14)

@@ -18,7 +18,7 @@ from scipy import stats
 
 from finetune_scaling.scaling.fitting.law_fit import LawFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
-from finetune_scaling.scaling.uncertainty.intervals import LEVEL, Interval, percentiles
+from finetune_scaling.scaling.uncertainty.intervals import LEVEL, percentiles
 
 DECISIVE = 10.0  # differences of an AIC beyond it leave no support (Burnham and Anderson 2002, section 2.6)
 
@@ -44,11 +44,6 @@ class Candidate:
     def left_out_error(self) -> float:
         """Mean over the levels left out."""
         return float(self.left_out.mean())
-
-    @property
-    def held_out_interval(self) -> Interval:
-        """The 90 % interval of the error on held-out points; open where there are none."""
-        return Interval(None, None) if self.held_out_draws is None else percentiles(self.held_out_draws)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.selection import DECISIVE, Candidate
 from finetune_scaling.scaling.reporting import page
 from finetune_scaling.scaling.reporting.names import method_name
-from finetune_scaling.scaling.reporting.phrases import interval_text
 
 
 def selection_section(analysis: Analysis) -> str:
@@ -31,15 +30,15 @@ def selection_section(analysis: Analysis) -> str:
     ]
     header = ("task", "method", "law", "parameters", "left out", "held out", "AICc", "describes the points")
     measures = page.table(
-        "Mean absolute deviation, nats per token, held out with its 90 % interval; laws best first", header, rows
+        "Mean absolute deviation, nats per token (held out over all factors, with intervals below); laws best first",
+        header,
+        rows,
     )
     return body + page.folded("What they are compared by", measures)
 
 
 def _measures(candidate: Candidate) -> tuple:
     described = "yes" if candidate.describes else "no"
-    held_out = "–"
-    if candidate.held_out is not None:
-        held_out = f"{candidate.held_out:.3g} ({interval_text(candidate.held_out_interval)})"
     criterion = candidate.criterion if math.isfinite(candidate.criterion) else "unknown"
-    return (candidate.law, candidate.parameters, candidate.left_out_error, held_out, criterion, described)
+    errors = (candidate.left_out_error, candidate.held_out)
+    return (candidate.law, candidate.parameters, *errors, criterion, described)

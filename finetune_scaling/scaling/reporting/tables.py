@@ -232,7 +232,6 @@ def _selection_record(task: str, method: str, found: Selection) -> dict[str, Any
             "parameters": c.parameters,
             "left_out_error": c.left_out_error,
             "held_out_error": c.held_out,
-            **{f"held_out_{end}": found for end, found in asdict(c.held_out_interval).items()},
             "aicc": finite(c.criterion),
             "describes": c.describes,
         }

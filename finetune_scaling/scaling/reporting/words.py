@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, main_metric, measured_best
@@ -15,7 +14,7 @@ from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method
 from finetune_scaling.scaling.reporting.phrases import interval_text, parameter_text, share_text
 from finetune_scaling.scaling.reporting.score_words import correlation_line, forgetting_lines
 from finetune_scaling.scaling.reporting.tables import entropy_rows, present_factors
-from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.scaling.uncertainty.intervals import Interval
 
 BASELINE = "copying (a translation's source, a document's first sentence)"
 MOST_TASKS = 3  # that the summary names one by one
@@ -180,26 +179,26 @@ def _error_lines(analysis: Analysis, task: str) -> Iterator[str]:
     """The errors of extrapolation by factor and law, over the methods that all laws were fitted to."""
     laws = [law for law in analysis.laws if analysis.of(task, law)]
     fits = {law: analysis.of(task, law) for law in laws}
-    methods = [m for m in analysis.methods if all(m in fits[law] for law in laws)]
+    methods = [m for m in analysis.methods if laws and all(m in fits[law] for law in laws)]
     parts = []
     for factor in present_factors(analysis, task):
         scored = [m for m in methods if all(factor in fits[law][m].held_out_draws for law in laws)]
-        if laws and scored:
-            texts = [f"{law} {_mean_error([fits[law][m] for m in scored], factor)}" for law in laws]
+        if scored:
+            texts = [f"{law} {_error_range([fits[law][m] for m in scored], factor)}" for law in laws]
             parts.append(f"{FACTOR_NAMES[factor]} {', '.join(texts)}")
     if parts:
-        yield f"Held-out error (mean over methods, nats per token; 90 % interval): {'; '.join(parts)}."
+        yield f"Held-out error (nats per token; over methods, intervals in errors.csv): {'; '.join(parts)}."
     elif analysis.rows(task)["held_out"].any():
         yield "No method with held-out points was fitted by every law, so extrapolation is not scored."
     else:
         yield "No held-out points, so extrapolation is not scored."
 
 
-def _mean_error(fits: list[StagedFit], factor: str) -> str:
-    """The mean over methods with its interval; their draws are independent, so they are averaged one by one."""
-    value = float(np.mean([fit.errors["held_out"][factor] for fit in fits]))
-    ends = percentiles(np.mean([fit.held_out_draws[factor] for fit in fits], axis=0))
-    return f"{value:.2g} ({interval_text(ends, '{:.2g}'.format)})"
+def _error_range(fits: list[StagedFit], factor: str) -> str:
+    """The least and the greatest error over methods."""
+    errors = [fit.errors["held_out"][factor] for fit in fits]
+    low, high = (f"{error:.2g}" for error in (min(errors), max(errors)))
+    return low if len(errors) == 1 else f"{low} to {high}"
 
 
 def _score_lines(analysis: Analysis, task: str) -> Iterator[str]:
