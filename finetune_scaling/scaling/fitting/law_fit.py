@@ -10,10 +10,17 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.scaling.fitting.far import refit_far
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, scatter_about
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES
-from finetune_scaling.scaling.laws.declared import Law, Layout, predict
+from finetune_scaling.scaling.laws.declared import Law, Layout, Parameter, predict
 from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
 from finetune_scaling.scaling.uncertainty.components import components
-from finetune_scaling.scaling.uncertainty.intervals import Interval, allowed_margin, half_width, of_parameter
+from finetune_scaling.scaling.uncertainty.intervals import (
+    Interval,
+    allowed_margin,
+    correlations,
+    half_width,
+    of_parameter,
+    trading_off,
+)
 from finetune_scaling.scaling.uncertainty.jackknife import leave_out_weights
 
 # Blocks that are left out in turn; their members are drawn by a fixed seed.
@@ -69,9 +76,8 @@ class LawFit:
 
     def interval(self, name: str) -> Interval:
         """The 90 % bootstrap interval of a parameter, in its printed unit."""
-        parameter = self.law.parameters[self.layout.names.index(name)]
         return of_parameter(
-            parameter, self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_response
+            self._parameter(name), self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_response
         )
 
     def standard_error(self, name: str) -> float:
@@ -86,13 +92,26 @@ class LawFit:
             return "its factor has one value"
         if name in self.reasons:
             return self.reasons[name]
-        parameter = self.law.parameters[self.layout.names.index(name)]
-        interval = self.interval(name)
-        if interval.low is None and interval.high is not None and parameter.is_offset:
+        if self._vanishes(name):
             return "it is not told from zero"
-        if half_width(parameter, interval) > allowed_margin(parameter, self.parameters[name]):
+        if half_width(self._parameter(name), self.interval(name)) > allowed_margin(
+            self._parameter(name), self.parameters[name]
+        ):
             return "its interval is wide"
+        drawn = self.layout.to_natural(self.draws)
+        vanishing = {other: drawn[other] for other in self.layout.names if self._vanishes(other)}
+        column = drawn[name] if name in vanishing else self.draws[:, self.layout.names.index(name)]
+        if leaning := trading_off(correlations(column, vanishing)):
+            return f"{leaning}, which is not told from zero: the interval ends where that is zero"
         return ""
+
+    def _parameter(self, name: str) -> Parameter:
+        return self.law.parameters[self.layout.names.index(name)]
+
+    def _vanishes(self, name: str) -> bool:
+        """Whether an offset is not told from zero."""
+        interval = self.interval(name)
+        return self._parameter(name).is_offset and interval.low is None and interval.high is not None
 
 
 def fit_law(
