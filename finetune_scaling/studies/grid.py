@@ -185,6 +185,8 @@ class StudyConfig:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.tasks or not all(task.methods for task in self.tasks.values()):
+            raise ConfigError("tasks must name one at least, and each of them a method: there is nothing to run")
         for name, task in self.tasks.items():
             choose(self.families, task.family, f"tasks.{name}.family")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds or min(self.seeds) < 0:
