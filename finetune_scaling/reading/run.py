@@ -188,7 +188,7 @@ class Run:
         target_language: str | None = None,
         **decoding: Any,
     ) -> list[str]:
-        """What the model writes for every text (a list, or a column of a frame), as the evaluate command has it written.
+        """What the model writes for every text, in a list or a column, as the evaluate command has it written.
 
         A finetuned run reads each text as a source of its task, cut as in training; a base goes on with it. step: as
         in `params`. source_language, target_language: which of the task's directions, where it has several. decoding:
