@@ -6,11 +6,12 @@ from pathlib import Path
 
 from finetune_scaling.data.corpus import Texts
 from finetune_scaling.data.preparation.prepared import read_statistics
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import Run, StudyConfig
+from finetune_scaling.studies.public_bases import check_source
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import check_task
 from finetune_scaling.training.tuned import check_length
@@ -19,17 +20,21 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
-    """Reads the configs that `runs` need and opens all their text.
+    """Reads the configs that `runs` need, those of public models too, and opens all their text.
 
-    Raises ConfigError or DataError that says which part of the study's config the mistake is in.
+    Raises ConfigError, DataError or CheckpointError that says which part of the study's config the mistake is in.
     """
-    own = [base for base in bases(study, runs) if base.tokens is None]
+    needed = bases(study, runs)
+    own = [base for base in needed if base.tokens is None]
     for base in own:
         with _within(f"families.{base.family}.pretrain"):
             read_experiment(pretraining_config(study, workdir, base))
     for base in {base.family: base for base in own}.values():
         with _within(f"families.{base.family}.pretrain"):
             _open_corpus(study, workdir, base)
+    for base in (base for base in needed if base.tokens is not None):
+        with _within(f"families.{base.family}.public"):
+            check_source(study, workdir, base)
     for run in _largest(runs):
         setting = run.setting
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
@@ -68,5 +73,5 @@ def _largest(runs: Sequence[Run]) -> Iterator[Run]:
 def _within(place: str) -> Iterator[None]:
     try:
         yield
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         raise type(error)(f"{place}: {error}") from error
