@@ -32,20 +32,21 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
     for base in {base.family: base for base in own}.values():
         with _within(f"families.{base.family}.pretrain"):
             _open_corpus(study, workdir, base)
-    for base in (base for base in needed if base.tokens is not None):
-        with _within(f"families.{base.family}.public"):
-            check_source(study, workdir, base)
-    for run in _largest(runs):
-        setting = run.setting
+    for run, sizes in _largest(runs):
+        setting, family = run.setting, study.families[run.setting.family]
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
             experiment = read_experiment(finetuning_config(study, workdir, run))
-            model = tuned_model(study.families[setting.family], setting.size, experiment)
-            check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
+            for size in sizes:  # of a public ladder each may have a context of its own
+                model = tuned_model(family, size, experiment)
+                check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
             check_task(experiment)
             for name, evaluator in experiment.evaluation.named_evaluators.items():
                 if isinstance(evaluator, TaskEvaluator):
                     with _within(f"evaluator {name}"):
                         check_sets(evaluator, experiment)
+    for base in (base for base in needed if base.tokens is not None):
+        with _within(f"families.{base.family}.public"):
+            check_source(study, workdir, base)
 
 
 def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
@@ -59,14 +60,15 @@ def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
     Texts(corpus.dev, "corpus.dev")
 
 
-def _largest(runs: Sequence[Run]) -> Iterator[Run]:
-    """Per task, method and PET size, the run with the most examples: the others read a part of what it does."""
-    largest: dict[tuple, Run] = {}
+def _largest(runs: Sequence[Run]) -> Iterator[tuple[Run, list[str]]]:
+    """Per task, method and PET size, the run with the most examples, since the others read a part of what it does; and
+    the sizes of all."""
+    alike: dict[tuple, list[Run]] = {}
     for run in runs:
-        key = (run.setting.task, run.setting.method, run.setting.pet_size)
-        if key not in largest or run.setting.finetune_examples > largest[key].setting.finetune_examples:
-            largest[key] = run
-    yield from largest.values()
+        alike.setdefault((run.setting.task, run.setting.method, run.setting.pet_size), []).append(run)
+    for group in alike.values():
+        sizes = dict.fromkeys(run.setting.size for run in group)
+        yield max(group, key=lambda run: run.setting.finetune_examples), list(sizes)
 
 
 @contextmanager

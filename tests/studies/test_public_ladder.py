@@ -245,6 +245,15 @@ def test_a_base_of_another_shape_than_listed_is_refused_before_it_is_fetched(lad
         ensure_base(wrong, tmp_path, first)
 
 
+def test_each_size_s_own_context_is_known_before_anything_is_trained(tmp_path):
+    config = small_study(tmp_path)
+    small, large = config["families"]["tiny"]["public"]["models"]
+    config["families"]["tiny"]["public"]["models"] = small, {**large, "max_position_embeddings": 47}
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"methods.full: sequence.length = 48 .* max_length = 47; shorten"):
+        check_runs(study, tmp_path, runs(study))
+
+
 def deeper(folder: Path) -> dict[str, Any]:
     config = small_study(folder)
     models = tuple({**shape(width), "num_hidden_layers": 3} for width in WIDTHS.values())
