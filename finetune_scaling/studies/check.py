@@ -9,6 +9,7 @@ from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.questions import check_sets
+from finetune_scaling.evaluation.running_text import check_of_public
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import Run, StudyConfig
 from finetune_scaling.studies.public_bases import check_source
@@ -41,9 +42,11 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
                 check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
             check_task(experiment)
             for name, evaluator in experiment.evaluation.named_evaluators.items():
-                if isinstance(evaluator, TaskEvaluator):
-                    with _within(f"evaluator {name}"):
+                with _within(f"evaluator {name}"):
+                    if isinstance(evaluator, TaskEvaluator):
                         check_sets(evaluator, experiment)
+                    elif family.public:
+                        check_of_public(evaluator)
     for base in (base for base in needed if base.tokens is not None):
         with _within(f"families.{base.family}.public"):
             check_source(study, workdir, base)

@@ -94,6 +94,23 @@ def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"sizes": ("owner/small", "large")}, "'owner/small' is to name directories"),
+        ({"sizes": ("..", "large")}, r"'\.\.' is to name directories"),
+        ({"tokens": (1000,), "revisions": ()}, "asks for a revision; give families.public.revisions"),
+    ],
+)
+def test_sizes_and_revisions_that_lead_nowhere_are_named(tmp_path, changes, message):
+    config = small_study(tmp_path)
+    family = config["families"]["tiny"]
+    family["public"]["revisions"] = changes.pop("revisions", family["public"]["revisions"])
+    family.update(changes, factor_size="large")
+    with pytest.raises(ConfigError, match=message):
+        read_study(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"learning_rates": (0.01, float("nan"))}, "finite numbers above 0"),
         ({"learning_rates": (0.01, float("inf"))}, "finite numbers above 0"),
         ({"learning_rates": (0.0123456, 0.01234564)}, "differ in their first six digits"),  # one directory for two
@@ -251,6 +268,14 @@ def test_each_size_s_own_context_is_known_before_anything_is_trained(tmp_path):
     config["families"]["tiny"]["public"]["models"] = small, {**large, "max_position_embeddings": 47}
     study = read_study(config)
     with pytest.raises(ConfigError, match=r"methods.full: sequence.length = 48 .* max_length = 47; shorten"):
+        check_runs(study, tmp_path, runs(study))
+
+
+def test_pretraining_text_of_a_public_model_is_asked_for_before_it_is_fetched(ladder, tmp_path):
+    config = small_study(ladder)
+    config["tasks"]["translation"]["finetune"]["evaluation"]["evaluators"] = {"pretraining": {}}
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"evaluator pretraining: a public model has no pretraining text of its own"):
         check_runs(study, tmp_path, runs(study))
 
 
