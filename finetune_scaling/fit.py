@@ -32,6 +32,13 @@ from finetune_scaling.scaling.reporting.words import summary
 from finetune_scaling.scaling.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
 from finetune_scaling.tuning.registry import METHODS
 
+# What may be known of a study beside its points, and by what it is looked up.
+FACTS = {
+    "metrics": ("task",),
+    "baselines": ("task", "metric"),
+    "evaluator_baselines": ("task", "evaluator", "baseline", "metric"),
+}
+
 
 def fit_study(
     points: Source,
@@ -62,7 +69,7 @@ def fit_study(
         f"{table.source}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by "
         "budget"
     )
-    facts = _facts(table.path) if facts is None else facts
+    facts = _facts(table.path) if facts is None else _checked("facts", facts)
     settings, bases = FitSettings(huber_delta, residual), bases_beside(table.path, size)
     analysis = analyse(table, settings, size, facts, say, laws, resampling, profile, bases)
     write_tables(analysis, out)
@@ -139,6 +146,20 @@ def _facts(points: Location | None) -> dict[str, Any]:
         raise DataError(str(error)) from None
     if not isinstance(facts, dict):
         raise DataError(f"{path}: must hold one JSON object with name, baselines and notes; correct or delete it")
+    return _checked(str(path), facts)
+
+
+def _checked(source: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts, whose mappings are as deep as the report reads them; DataError names the first that is not."""
+    for name, keys in FACTS.items():
+        level = [facts.get(name, {})]
+        for _ in keys:
+            if not all(isinstance(value, dict) for value in level):
+                form = "".join(f"{{{key}: " for key in keys) + "..." + "}" * len(keys)
+                raise DataError(f"{source}: {name} must be {form}, but holds something else; correct or drop it")
+            level = [inner for value in level for inner in value.values()]
+    if not isinstance(facts.get("notes", []), list | tuple):
+        raise DataError(f"{source}: notes must be a list of texts; correct or drop it")
     return facts
 
 

@@ -182,8 +182,13 @@ class Journal:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    yield from map(json.loads, lines)
+    """Those of whole lines, up to the first that a power cut left garbled: what is not told is written again."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
 
 
 def _write_here(path: Path, text: str) -> None:

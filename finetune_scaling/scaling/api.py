@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.configuration import choose
-from finetune_scaling.errors import DataError
+from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.scaling.findings.fitted_table import FittedTable, ordered
 from finetune_scaling.scaling.fitting.program import FitSettings, padded_size
 from finetune_scaling.scaling.fitting.staged_fit import Skipped, StagedFit
@@ -65,9 +65,13 @@ class Fitted(FittedTable):
     ) -> Prediction:
         """The loss of a method at a factor's value x after finetuning on `examples` examples.
 
-        task: may be left out where there is one. Raises ConfigError on an unknown task, method or factor, DataError
-        where the points did not suffice to fit it.
+        task: may be left out where there is one. Raises ConfigError on an unknown task, method or factor and on numbers
+        that are not above zero, DataError where the points did not suffice to fit it, or where it does not describe
+        them.
         """
+        for name, value in (("x", x), ("examples", examples)):
+            if not 0 < value < float("inf"):
+                raise ConfigError(f"{name}={value:g} must be above zero and finite")
         task = choose_task(self.tasks, task)
         methods = dict.fromkeys(self.table.settings.loc[self.table.settings["task"] == task, "method"], "")
         choose(methods, method, "method")
@@ -76,6 +80,8 @@ class Fitted(FittedTable):
             reasons = [s.reason for s in self.skipped if (s.task, s.method, s.law) == (task, method, law)]
             raise DataError(f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'})")
         choose({f: f for f in own.factors}, factor, "factor")
+        if not own.describes:
+            raise DataError(f"{task}, {method}: no loss is told by the {law} law, since {own.why_nothing}")
         draws = own.predict_draws(factor, x, examples)
         return Prediction(float(own.predict(factor, x, examples)), percentiles(draws), draws)
 
@@ -89,8 +95,9 @@ class Fitted(FittedTable):
     def figure(self, task: str | None = None) -> "Picture":
         """Loss against finetuning examples, a panel for each model size: measured, and by the multiplicative law.
 
-        task: may be left out where there is one. A matplotlib figure, which a notebook shows in place. Raises
-        ConfigError on an unknown task, DataError where it was measured at no model size.
+        A method that the law does not describe has no curve. task: may be left out where there is one. A matplotlib
+        figure, which a notebook shows in place. Raises ConfigError on an unknown task, DataError where it was measured
+        at no model size.
         """
         import matplotlib as mpl
 

@@ -204,6 +204,21 @@ def test_a_killed_conversion_goes_on_where_it_was(public, base, tmp_path, place,
     assert len(read) <= {"add": total - 12, "read": total - 30 + at_work, "write_state": total}.get(place, 0)
 
 
+def test_a_journal_that_a_power_cut_garbled_is_believed_up_to_there(public, base, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "digest_of", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(Conversion(str(public[0]), str(tmp_path)))
+    journal = tmp_path / ".conversion" / "pieces-0.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:3]) + bytes(len(lines[3]) - 1) + b"\n" + lines[4][:-2] + b"\xff\n" + lines[5])
+    convert(Conversion(str(public[0]), str(tmp_path)))
+    assert_same(numbers(base)[1], numbers(tmp_path)[1])
+
+
 def test_what_another_conversion_left_half_done_gives_way(public, base, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

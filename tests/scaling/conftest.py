@@ -10,13 +10,14 @@ from finetune_scaling.scaling.findings.analysis import Analysis, analyse
 from finetune_scaling.scaling.fitting.program import FitSettings
 from finetune_scaling.scaling.points import planted
 from finetune_scaling.scaling.points.table import read_points
+from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 
 @pytest.fixture(scope="session")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """The paper's En-De grid with three seeds and noise .003 each."""
+    """The paper's En-De grid with three seeds and noise .003 each; fewer resamples than `fit` draws, to save time."""
     path = planted.write(tmp_path_factory.mktemp("noisy") / "points.csv", planted.rows(noise=0.003, seeds=3))
-    return analyse(read_points(path), FitSettings(), progress=lambda _: None)
+    return analyse(read_points(path), FitSettings(), progress=lambda _: None, resampling=Resampling(resamples=100))
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,8 @@ def changed(row: int, **values: object) -> list[dict]:
         (grid(size="total")[:9] + grid(size="non_embedding")[9:], "column 'size': task 't' has total in row 0"),
         (grid(size="non_embedding"), "x counts parameters without embeddings; fit with --size=non_embedding"),
         ([{**row, "loss": 0.9} for row in grid(loss_unit="perplexity")], "a perplexity of 0.9 is not above 1"),
+        (changed(3, bleu=1e300), "row 3, column 'bleu' is 1e+300, above 1e+06: no score is so large"),
+        (changed(3, **{"held.ter": -1e9}), "row 3, column 'held.ter' is -1000000000, below -1e+06"),
     ],
 )
 def test_absurd_numbers_and_mixed_units_are_refused(rows: list[dict], message: str) -> None:
@@ -173,6 +175,7 @@ def test_sizes_without_embeddings_that_say_so_are_taken_as_they_are() -> None:
         ([{**r, "loss": 1.5} for r in grid()], "the loss is 1.5 in all 20 rows"),
         ([{**r, "loss": 2 + math.log(r["finetune_examples"])} for r in grid()], "in 4 of 4 curves"),
         (changed(39, loss=20.0), "losses run from"),
+        ([{**r, "loss": r["loss"] / 1e4} for r in grid()], "rows 0, 1, 2, 3, 4 and 15 more: the loss is 0.00"),
         (grid() + [{**r, "method": "full", "held_out": 1} for r in grid()], "t, full: all 20 rows are held out"),
     ],
 )
@@ -268,6 +271,7 @@ FIT = (
     ("one number of examples", [r for r in grid() if r["finetune_examples"] == 100], "number of examples"),
     ("two rows", grid()[:2], "too few points to fit any law"),
     ("one row", grid()[:1], "too few points to fit any law"),
+    ("equal losses", [{**r, "loss": 1.0} for r in grid()], "all losses to fit are the same"),
     ("learning rates alone", [{**r, "factor": "learning_rate"} for r in grid()], "too few points to fit any law"),
 )
 
@@ -280,14 +284,14 @@ def test_too_few_points_to_fit_are_an_error(tmp_path: Path, rows: list[dict], me
 
 
 ODD = (
-    ("equal losses", [{**r, "loss": 1.0} for r in grid()]),
-    ("random losses", [{**r, "loss": 10 ** random.Random(i).uniform(-300, 1)} for i, r in enumerate(grid())]),
+    ("equal losses of a method", [*grid(), *({**r, "method": "full", "loss": 1.0} for r in grid())], {"lora"}),
+    ("random losses", [{**r, "loss": 10 ** random.Random(i).uniform(-300, 1)} for i, r in enumerate(grid())], set()),
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [case[1] for case in ODD], ids=[case[0] for case in ODD])
-def test_odd_points_are_fitted_without_a_confident_number(tmp_path: Path, rows: list[dict]) -> None:
+@pytest.mark.parametrize(("rows", "told"), [case[1:] for case in ODD], ids=[case[0] for case in ODD])
+def test_odd_points_are_fitted_without_a_confident_number(tmp_path: Path, rows: list[dict], told: set[str]) -> None:
     fit_study(pd.DataFrame(rows), tmp_path, progress=lambda _: None)
     text = (tmp_path / "fit.json").read_text()
     record = json.loads(text)
@@ -295,6 +299,7 @@ def test_odd_points_are_fitted_without_a_confident_number(tmp_path: Path, rows: 
     assert "Infinity" not in text
     assert (tmp_path / "report.html").exists()
     assert record["reservations"]
+    assert {f["method"] for f in record["fits"] for p in f["parameters"].values() if p["identified"]} == told
 
 
 def run(points: Path, out: Path) -> subprocess.CompletedProcess:

@@ -31,6 +31,7 @@ def test_the_rule(difference: float, spread: Spread, draws: np.ndarray, verdict:
 def test_a_reservation_overrules_and_is_the_reason() -> None:
     cell = judge("somewhere", 0.2, Spread(0.05, 10.0), SURE_DRAWS, "the law does not describe these points")
     assert (cell.verdict, cell.why) == (UNTOLD, "the law does not describe these points")
+    assert (cell.difference, cell.low, cell.high, cell.probability, cell.draws) == (None,) * 5  # no number is told
 
 
 def test_a_cell_has_its_share_and_interval() -> None:

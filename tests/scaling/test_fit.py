@@ -125,7 +125,7 @@ def test_the_report_says_what_matters(study: Path) -> None:
     for piece in (
         "Least measured loss at 1.22B parameters",
         "alpha model",
-        "multiplicative against additive law",
+        "over methods, intervals in errors.csv): model size multiplicative 0.0",
         "1 runs were stopped by their budget",
         "first sentence) scores 3.25",
         "the true entropy is 0.6 nats per token",
@@ -176,10 +176,20 @@ def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path
     assert any(parameter["profile"] for fit in fits for parameter in fit["parameters"].values())
 
 
-def test_broken_facts_are_named(tmp_path: Path, small_rows: list[dict]) -> None:
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ("[1]", r"study.json: must hold one JSON object"),
+        ('{"metrics": ["bleu"]}', r"study.json: metrics must be \{task: ...\}, but holds something else"),
+        ('{"baselines": {"t": 3}}', r"study.json: baselines must be \{task: \{metric: ...\}\}"),
+        ('{"evaluator_baselines": {"t": {"e": {"copy": 1}}}}', r"evaluator_baselines must be \{task: \{evaluator: "),
+        ('{"notes": "one text"}', r"study.json: notes must be a list of texts"),
+    ],
+)
+def test_broken_facts_are_named(tmp_path: Path, small_rows: list[dict], facts: str, message: str) -> None:
     planted.write(tmp_path / "points.csv", small_rows)
-    (tmp_path / "study.json").write_text("[1]")
-    with pytest.raises(DataError, match=r"study.json: must hold one JSON object"):
+    (tmp_path / "study.json").write_text(facts)
+    with pytest.raises(DataError, match=message):
         fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
 
 

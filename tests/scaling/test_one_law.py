@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from finetune_scaling.errors import DataError
@@ -49,6 +50,9 @@ def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
         ("D,los\n1,2\n", "column 'loss' is missing; did you mean 'los'"),
         ("D,loss\n10,1\n0,2\n", "line 3, column 'D' is 0"),
         ("D,loss\n10,1\n20,.9\n", "2 points to fit, the single law has 3 parameters"),
+        ("D,loss\n10,1\n10,.9\n10,.8\n10,.7\n", "D is 10 in all 4 points to fit; vary it"),
+        ("D,loss\n10,1\n20,.9\n10,.8\n20,.7\n", "2 different D to fit, the single law has 3 parameters"),
+        ("D,loss\n10,2\n20,2\n30,2\n40,2\n", "loss is 2 in all 4 points to fit, from which no parameter can be told"),
     ],
 )
 def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
@@ -70,3 +74,6 @@ def test_curves_are_fitted_apart_and_a_law_that_misses_them_tells_no_value(tmp_p
     assert records[0]["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert all(entry["value"] is None for entry in records[1]["parameters"].values())
     assert any("does not describe these points" in line for line in told)
+    table = pd.read_csv(tmp_path / "predictions.csv").set_index("curve")
+    assert (table.loc["smooth", "low"] <= table.loc["smooth", "high"]).all()
+    assert table.loc["step", ["low", "high"]].isna().all(axis=None)

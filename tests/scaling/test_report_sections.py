@@ -7,16 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.scaling.api import Fitted
+from finetune_scaling.scaling.findings.all_factors import few_levels
 from finetune_scaling.scaling.findings.analysis import Analysis, analyse
 from finetune_scaling.scaling.findings.critical import critical_sizes
 from finetune_scaling.scaling.fitting.profile import Profile
 from finetune_scaling.scaling.fitting.program import FitSettings
 from finetune_scaling.scaling.points import planted
 from finetune_scaling.scaling.points.table import read_points
-from finetune_scaling.scaling.reporting.all_factors_section import all_factors_plots
+from finetune_scaling.scaling.reporting.all_factors_section import (
+    all_factors_plots,
+    all_factors_section,
+    all_factors_table,
+)
 from finetune_scaling.scaling.reporting.certainty_section import certainty_section
 from finetune_scaling.scaling.reporting.critical_section import critical_section, critical_table
-from finetune_scaling.scaling.reporting.law_figure import draw_law
+from finetune_scaling.scaling.reporting.law_figure import draw_law, draw_methods
 from finetune_scaling.scaling.reporting.metric_figure import draw_metrics
 from finetune_scaling.scaling.reporting.plots import save
 from finetune_scaling.scaling.uncertainty.intervals import Interval
@@ -52,6 +59,28 @@ def test_a_law_that_misses_its_points_tells_no_crossing_and_no_parameter(noisy: 
     assert "cannot be told: the law does not describe the points of full" in critical_section(analysis)
     assert list(critical_table(analysis)["why"]) == [size.why]
     assert "no: the law does not describe the points of full" in certainty_section(analysis)
+
+
+def test_a_law_that_misses_its_points_is_not_drawn_and_predicts_nothing(noisy: Analysis) -> None:
+    key = (TASK, "full", "multiplicative")
+    strange = replace(noisy, fits={**noisy.fits, key: replace(noisy.fits[key], misfit=0.2)})
+    for draw in (lambda a: draw_methods(a, TASK), lambda a: draw_law(a, TASK, "multiplicative", "model")):
+        texts = {}
+        for name, analysis in (("told", noisy), ("untold", strange)):
+            picture = draw(analysis)
+            picture.canvas.draw()
+            texts[name] = [t for t in picture.record()["points"]["text"] if t.startswith("full tuning")]
+        assert texts["told"]
+        assert all("; law " in text for text in texts["told"])
+        assert not any("; law " in text for text in texts["untold"])
+    laws = Fitted(noisy.table, (TASK,), strange.fits, (), noisy.settings)
+    assert laws.predict("lora", 2e9, 1e5).loss > 0
+    with pytest.raises(
+        DataError, match=r"full: no loss is told by the multiplicative law, since .* misses them by 20%"
+    ):
+        laws.predict("full", 2e9, 1e5)
+    with pytest.raises(ConfigError, match="examples=0 must be above zero"):
+        laws.predict("lora", 2e9, 0)
 
 
 def test_curves_of_single_laws_have_bands_where_there_is_scatter_to_see(noisy: Analysis) -> None:
@@ -94,6 +123,19 @@ def test_the_law_over_all_factors_has_its_picture(whole: Analysis, tmp_path: Pat
     held_out = [text for text in record["text"] if "held out" in text]
     assert held_out
     assert len(held_out) < len(record["text"])
+
+
+def test_two_values_of_a_factor_leave_its_exponent_unidentified_there_too(whole: Analysis) -> None:
+    assert few_levels({"N": np.array([1.0, 2.0, 4.0]), "D": np.array([8.0, 8.0, 8.0])}) == {}
+    reasons = few_levels({"N": np.array([1.0, 2.0, 2.0]), "D": np.array([1.0, 2.0, 3.0])})
+    assert set(reasons) == {"alphaN", "E", "A"}
+    fit = whole.all_factors[TASK, "full"]
+    assert not fit.why_unidentified("alphaN")
+    told = replace(whole, all_factors={(TASK, "full"): replace(fit, reasons=reasons)})
+    assert "unidentified" in all_factors_section(told)
+    table = all_factors_table(told).set_index("parameter")
+    assert table.at["alphaN", "why"] == "2 values of N to fit; 3 are needed to leave one out"
+    assert set(table.index[table["identified"]]) == {"beta", "alphaT"}
 
 
 def test_the_law_of_a_metric_is_drawn_with_its_band(whole: Analysis) -> None:

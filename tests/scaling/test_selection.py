@@ -44,6 +44,18 @@ def test_a_law_that_describes_nothing_is_never_preferred() -> None:
     good = candidate("good", [0.5, 0.5, 0.5])
     assert select([bad, good]).preferred == "good"
     assert select([bad]).verdict == "No law describes these points; bad comes nearest."
+    worse = candidate("worse", [0.2, 0.2, 0.2], describes=False)
+    assert select([worse, bad]).verdict == "No law describes these points; bad comes nearest, then worse."
+
+
+def test_verdicts_tell_their_margin_and_no_difference_that_is_unknown() -> None:
+    one, two = candidate("one", [1.0, 3.0, 1.0, 3.0], 5.0), candidate("two", [3.0, 1.1, 3.0, 1.0], 8.0)
+    found = select([one, two])
+    margin = found.comparisons[0].margin
+    assert f"90 % margin of the difference {margin:.2g}; AICc difference +3.0" in found.verdict
+    few = candidate("few", [3.0, 1.1, 3.0, 1.0], np.inf)  # as many parameters as points
+    assert "AICc difference unknown, too few points" in select([one, few]).verdict
+    assert "margin unknown" in select([candidate("one", [1.0]), candidate("two", [2.0])]).verdict
 
 
 @pytest.mark.parametrize(("truth", "preferred"), [(RECTIFIED, "rectified"), (SINGLE, None)])

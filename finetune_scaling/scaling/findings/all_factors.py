@@ -13,6 +13,9 @@ from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 
 COLUMNS = {"N": "parameters", "T": "pretrain_tokens", "P": "pet_size", "D": "finetune_examples"}
 EXPONENTS = {"N": "alphaN", "T": "alphaT", "P": "alphaP", "D": "beta"}
+FEWEST_LEVELS = (
+    3  # of a factor, to leave one out; with two, the laws over one factor call its exponent unidentified too
+)
 
 
 def fit_all_factors(
@@ -36,8 +39,20 @@ def fit_all_factors(
             loss, how = usable["loss"].to_numpy(float), resampling
             if how is not None and how.kind == "seeds":  # the law sees means over seeds alone
                 how = replace(how, kind="settings")
-            found[task, method] = fit_law(ALL_FACTORS, factors, loss, settings, how, fixed=fixed, pad_to=pad_to)
+            fitted = fit_law(ALL_FACTORS, factors, loss, settings, how, fixed=fixed, pad_to=pad_to)
+            found[task, method] = replace(fitted, reasons=few_levels(factors))
     return found
+
+
+def few_levels(factors: dict[str, np.ndarray]) -> dict[str, str]:
+    """Exponents of factors with two values, with E and A, which move with them: name -> why they cannot be told."""
+    counts = {name: len(np.unique(values)) for name, values in factors.items()}
+    few = {name: count for name, count in counts.items() if 1 < count < FEWEST_LEVELS}
+    reasons = {
+        EXPONENTS[name]: f"{count} values of {name} to fit; {FEWEST_LEVELS} are needed to leave one out"
+        for name, count in few.items()
+    }
+    return reasons | dict.fromkeys(("E", "A"), next(iter(reasons.values()))) if reasons else {}
 
 
 def conditions(rows: pd.DataFrame) -> pd.DataFrame:

@@ -143,13 +143,13 @@ def _main_metric(table: PointsTable, facts: Mapping[str, Any], task: str) -> str
 def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:
     """Where two methods or more were measured: per model size and number of examples, the one with the least loss.
 
-    Columns x, finetune_examples, method, loss, runner_up, gap (runner-up's loss minus the best).
+    Columns x, finetune_examples, method, loss, runner_up, gap (runner-up's loss minus the best, above zero).
     """
     rows = analysis.rows(task, factor="model")
     found = []
     for (x, examples), cell in rows.groupby(["x", "finetune_examples"]):
         cell = cell.sort_values("loss")
-        if len(cell) > 1:
+        if len(cell) > 1 and cell["loss"].iloc[0] < cell["loss"].iloc[1]:  # of equal ones none is the best
             best, second = cell.iloc[0], cell.iloc[1]
             found.append((x, examples, best["method"], best["loss"], second["method"], second["loss"] - best["loss"]))
     return pd.DataFrame(found, columns=["x", "finetune_examples", "method", "loss", "runner_up", "gap"])

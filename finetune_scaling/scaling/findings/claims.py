@@ -131,13 +131,14 @@ def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], metho
 def judge(where: str, difference: float, spread: Spread, draws: np.ndarray, reservation: str = "") -> Cell:
     """The rule of this module for one difference that must be above zero, and its draws [R].
 
-    reservation: why nothing can be told whatever the numbers say; empty where there is no such reason.
+    reservation: why nothing can be told whatever the numbers say, so that none is; empty where there is no such reason.
     """
+    if reservation:
+        return _absent(where, reservation)
     share, interval = float(np.mean(draws > 0)), percentiles(draws)
     margin = None if spread.standard_error is None else spread.margin()
     verdict, why = _verdict(difference, share, margin)
-    why = reservation or why or f"no second opinion by leaving out: {spread.reason}"
-    verdict = UNTOLD if reservation else verdict
+    why = why or f"no second opinion by leaving out: {spread.reason}"
     return Cell(where, verdict, why, difference, interval.low, interval.high, share, margin, draws)
 
 

@@ -89,14 +89,25 @@ class Selection:
     def verdict(self) -> str:
         """One sentence, with the runner-up."""
         if not any(candidate.describes for candidate in self.candidates):
-            return f"No law describes these points; {self.best} comes nearest."
+            second = f", then {self.runner_up}" if self.runner_up else ""
+            return f"No law describes these points; {self.best} comes nearest{second}."
         if self.runner_up is None:
             return f"Only the {self.best} law was fitted."
         first, second = (f"{c.law} {c.left_out_error:.2g}" for c in self.candidates[:2])
-        measures = f"left out: {first}, {second}; AICc difference {self.comparisons[0].criterion:+.1f}"
+        measures = f"left out: {first}, {second}, {self._margin}; AICc difference {self._criterion}"
         if self.preferred is None:
             return f"No law is preferred ({measures})."
         return f"The {self.preferred} law is preferred, {self.runner_up} is the runner-up ({measures})."
+
+    @property
+    def _margin(self) -> str:
+        margin = self.comparisons[0].margin
+        return f"90 % margin of the difference {margin:.2g}" if math.isfinite(margin) else "margin unknown"
+
+    @property
+    def _criterion(self) -> str:
+        told = all(math.isfinite(candidate.criterion) for candidate in self.candidates[:2])
+        return f"{self.comparisons[0].criterion:+.1f}" if told else "unknown, too few points"
 
 
 def select(candidates: Sequence[Candidate]) -> Selection:

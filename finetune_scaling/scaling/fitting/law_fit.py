@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,10 +10,17 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.scaling.fitting.far import refit_far
 from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, scatter_about
 from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES
-from finetune_scaling.scaling.laws.declared import Law, Layout, predict
+from finetune_scaling.scaling.laws.declared import Law, Layout, Parameter, predict
 from finetune_scaling.scaling.uncertainty.bootstrap import Measured, Resampling, resample
 from finetune_scaling.scaling.uncertainty.components import components
-from finetune_scaling.scaling.uncertainty.intervals import Interval, allowed_margin, half_width, of_parameter
+from finetune_scaling.scaling.uncertainty.intervals import (
+    Interval,
+    allowed_margin,
+    correlations,
+    half_width,
+    of_parameter,
+    trading_off,
+)
 from finetune_scaling.scaling.uncertainty.jackknife import leave_out_weights
 
 # Blocks that are left out in turn; their members are drawn by a fixed seed.
@@ -27,7 +34,7 @@ class LawFit:
     vector [K], draws [R, K]: as in layout.names; objective: sum of Huber losses; misfit: root mean square of log
     prediction - log response over the points, deviation: mean absolute one; left_out [W]: the same on each block of
     points left out in turn; least_response: of the points; count: of them; fixed: parameters that were
-    not fitted, since their factor has one value.
+    not fitted, since their factor has one value; reasons: name -> why the points cannot tell it whatever its interval.
     """
 
     layout: Layout
@@ -40,6 +47,7 @@ class LawFit:
     least_response: float
     count: int
     fixed: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def law(self) -> Law:
@@ -68,9 +76,8 @@ class LawFit:
 
     def interval(self, name: str) -> Interval:
         """The 90 % bootstrap interval of a parameter, in its printed unit."""
-        parameter = self.law.parameters[self.layout.names.index(name)]
         return of_parameter(
-            parameter, self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_response
+            self._parameter(name), self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_response
         )
 
     def standard_error(self, name: str) -> float:
@@ -83,13 +90,28 @@ class LawFit:
             return f"the law does not describe these points (it misses them by {self.misfit:.0%})"
         if name in self.fixed:
             return "its factor has one value"
-        parameter = self.law.parameters[self.layout.names.index(name)]
-        interval = self.interval(name)
-        if interval.low is None and interval.high is not None and parameter.is_offset:
+        if name in self.reasons:
+            return self.reasons[name]
+        if self._vanishes(name):
             return "it is not told from zero"
-        if half_width(parameter, interval) > allowed_margin(parameter, self.parameters[name]):
+        if half_width(self._parameter(name), self.interval(name)) > allowed_margin(
+            self._parameter(name), self.parameters[name]
+        ):
             return "its interval is wide"
+        drawn = self.layout.to_natural(self.draws)
+        vanishing = {other: drawn[other] for other in self.layout.names if self._vanishes(other)}
+        column = drawn[name] if name in vanishing else self.draws[:, self.layout.names.index(name)]
+        if leaning := trading_off(correlations(column, vanishing)):
+            return f"{leaning}, which is not told from zero: the interval ends where that is zero"
         return ""
+
+    def _parameter(self, name: str) -> Parameter:
+        return self.law.parameters[self.layout.names.index(name)]
+
+    def _vanishes(self, name: str) -> bool:
+        """Whether an offset is not told from zero."""
+        interval = self.interval(name)
+        return self._parameter(name).is_offset and interval.low is None and interval.high is not None
 
 
 def fit_law(

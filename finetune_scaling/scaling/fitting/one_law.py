@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
@@ -15,6 +16,7 @@ from finetune_scaling.scaling.laws.declared import Law
 from finetune_scaling.scaling.points.checks import to_flags, to_numbers
 from finetune_scaling.scaling.points.text import read_text
 from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
+from finetune_scaling.scaling.uncertainty.intervals import LEVEL
 
 
 def fit_one_law(
@@ -29,10 +31,11 @@ def fit_one_law(
 ) -> list[dict[str, Any]]:
     """Fits `law` to the CSV at `path`, writes out/fit.json and out/predictions.csv, returns the records of the fits.
 
+    predictions.csv has the rows with what the law predicts and its 90 % interval, which is empty where it misses them.
     by: a column whose values are fitted apart; resampling: as fit_law's. A column held_out (0/1) keeps its rows out of
     the fit. Raises DataError that names file, line, column and mend.
     """
-    table = read_factors(path, law, by)
+    table = read_factors(path, law, by).assign(predicted=np.nan, low=np.nan, high=np.nan)
     records = []
     groups: Any = table.groupby(by, sort=False) if by else [(None, table)]
     for group, rows in groups:
@@ -41,6 +44,9 @@ def fit_one_law(
         fitted = _fit(law, path, table.loc[rows.index], name, settings, resampling, len(table))
         values = {factor: rows[factor].to_numpy(float) for factor in law.factors}
         table.loc[rows.index, "predicted"] = fitted.predict(values)
+        if fitted.describes:
+            ends = np.quantile(fitted.predict_draws(values), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+            table.loc[rows.index, ["low", "high"]] = ends.T
         records.append({**name, **_record(fitted, settings, table.loc[rows.index])})
         for line in _lines(records[-1], name, time.perf_counter() - started):
             progress(line)
@@ -71,12 +77,34 @@ def _fit(
     fitted = rows[~rows["held_out"]]
     factors = {name: fitted[name].to_numpy(float) for name in law.factors}
     try:
+        _check_spread(law, fitted)
         return fit_law(
             law, factors, fitted[law.response].to_numpy(float), settings, resampling, pad_to=min(pad_to, 256)
         )
     except DataError as error:
         where = "".join(f", {name}={value}" for name, value in group.items())
         raise DataError(f"{path}{where}: {error}") from None
+
+
+def _check_spread(law: Law, points: pd.DataFrame) -> None:
+    """DataError where points cannot determine the law whatever their number: many curves go through them."""
+    needed = len(law.parameters)
+    if len(points) < needed:
+        return  # which the fit says
+    for name in law.factors:
+        if points[name].nunique() < 2:
+            raise DataError(f"{name} is {points[name].iloc[0]:g} in all {len(points)} points to fit; vary it")
+    different = len(points.drop_duplicates([*law.factors]))
+    if different < needed:
+        raise DataError(
+            f"{different} different {' and '.join(law.factors)} to fit, the {law.name} law has {needed} parameters; "
+            "add points"
+        )
+    if points[law.response].nunique() < 2:
+        raise DataError(
+            f"{law.response} is {points[law.response].iloc[0]:g} in all {len(points)} points to fit, from which no "
+            "parameter can be told; give what was measured"
+        )
 
 
 def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One law fitted to one task and method: its parameters, how far they can be trusted, and what they predict."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,15 @@ from finetune_scaling.scaling.uncertainty.components import Components
 from finetune_scaling.scaling.uncertainty.intervals import (
     Interval,
     allowed_margin,
+    correlations,
     half_width,
     of_parameter,
     percentiles,
+    trading_off,
 )
 
 # A law whose typical miss is above this share of the loss does not describe the points.
 DESCRIBES = 0.05
-# Above this correlation over the draws two parameters trade off along a valley.
-VALLEY = 0.9
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,14 @@ class StagedFit:
             return self.reasons[name]
         parameter, interval = self.parameter(name), self.interval(name)
         allowed = allowed_margin(parameter, self.parameters[name])
-        if interval.low is None and interval.high is not None and parameter.is_offset:
+        if self._vanishes(name):
             return f"it is not told from zero{self._valley(name)}"
         if half_width(parameter, interval) > allowed:
             return f"its interval is wide{self._valley(name)}"
         if name in self.profiles and half_width(parameter, self.profiles[name].interval) == math.inf:
             return f"its profile likelihood does not close{self._valley(name)}"
+        if leaning := trading_off(self._correlations(name, [n for n in self.parameters if self._vanishes(n)])):
+            return f"{leaning}, which is not told from zero: the interval ends where that is zero"
         # Leaving out levels with few of them is coarse, so it contradicts only where it does so by far.
         error = self.spread(name).standard_error
         if error is None or error > allowed:
@@ -179,20 +181,26 @@ class StagedFit:
     def _present(self, natural: Mapping[str, float]) -> dict[str, float]:
         return {name: value for name, value in natural.items() if self.has(name)}
 
+    def _vanishes(self, name: str) -> bool:
+        """Whether an offset is not told from zero."""
+        interval = self.interval(name)
+        return self.parameter(name).is_offset and interval.low is None and interval.high is not None
+
     def _valley(self, name: str) -> str:
         """Which other parameter it trades off with, where the draws lie along a valley."""
         group = name.partition("_")[2]
-        column = self.layout.names.index(name)
         others = [n for n in self.parameters if n != name and not (group and n.endswith(f"_{group}"))]
-        found = {}
-        for other in others:
-            pair = self.draws[:, [column, self.layout.names.index(other)]]
-            if (np.ptp(pair, axis=0) > 0).all():
-                found[other] = abs(float(np.corrcoef(pair.T)[0, 1]))
-        best = max(found, key=lambda n: found[n], default=None)
-        if best is None or found[best] < VALLEY:
-            return ""
-        return f": it trades off with {best.replace('_', ' ')} along a flat valley (correlation {found[best]:.2f})"
+        leaning = trading_off(self._correlations(name, others))
+        return f": {leaning}" if leaning else ""
+
+    def _correlations(self, name: str, others: Sequence[str]) -> dict[str, float]:
+        return correlations(self._drawn(name), {other: self._drawn(other) for other in others})
+
+    def _drawn(self, name: str) -> np.ndarray:
+        """Draws [R] as they are fitted, but an offset's in its printed unit: about zero its logarithm is anything."""
+        if self.parameter(name).is_offset:
+            return self.drawn_parameters[name]
+        return self.draws[:, self.layout.names.index(name)]
 
 
 @dataclass(frozen=True)

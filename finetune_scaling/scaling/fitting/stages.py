@@ -237,6 +237,8 @@ def _too_few(layout: Layout, fitted: pd.DataFrame, first: Sequence[str]) -> str:
     available = int(fitted["factor"].isin(first).sum())
     if available < needed:
         return f"{available} points to fit for {needed} parameters"
+    if fitted.loc[fitted["factor"].isin(first), "loss"].nunique() < 2:
+        return "all losses to fit are the same, from which no exponent can be told"
     sizes, law = fitted.loc[fitted["factor"].isin(first), "finetune_examples"].nunique(), layout.law
     if sizes < law.sizes_needed:  # curves without end go through these points, and differ beyond them
         numbers = "numbers" if sizes > 1 else "number"

@@ -144,7 +144,7 @@ def advise(
         storage=_storage(table, grounds),
         cost_sources=sources(grounds.models, grounds.methods),
         score=_score(table, grounds, preferred, question),
-        reservations=tuple(_reservations(grounds, preferred, affordable, question)),
+        reservations=(*_reservations(grounds, preferred, affordable, question), *_doubts(table, task)),
         next_runs=_next_runs(grounds, preferred, affordable, question),
     )
 
@@ -332,9 +332,17 @@ def _reservations(
     cost = grounds.costs[chosen]
     if cost is not None and cost.high is not None and not question.affords(cost.high):
         found.append("the cost is within the budget as expected, and may be above it (its interval reaches beyond)")
+    if len(grounds.methods) == 1:
+        found.append(f"{chosen.method} is the only method that was measured, so no other is compared with it")
     if len(affordable) == 1:
         found.append("one candidate alone is affordable, so there is nothing to choose")
     return list(dict.fromkeys(found))
+
+
+def _doubts(table: PointsTable, task: str) -> list[str]:
+    """What looks wrong in the rows of a task, and in those that no task is named for."""
+    others = tuple(f"{other}, " for other in table.tasks if other != task)
+    return [doubt.rstrip(".") for doubt in table.doubts if not doubt.startswith(others)]
 
 
 def _next_runs(

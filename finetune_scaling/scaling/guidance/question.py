@@ -7,8 +7,10 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import CHIPS, Chip
 from finetune_scaling.planning.prices import Prices
 from finetune_scaling.scaling.guidance.budget import Budget, Rates, read_budget
+from finetune_scaling.scaling.points.table import MOST
 
 NEXT_RUNS = 3
+COUNTS = {"finetune-examples": MOST["finetune_examples"], "sizes": MOST["x"]}  # raw counts, from 1 up to these
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Question:
     points' column flops tells them; metric: the score to expect, None for the points' first; next_runs: how many runs
     to propose at most, 0 for none.
 
-    Raises ConfigError where a number is not above zero.
+    Raises ConfigError where a number is not above zero, or no count of examples or parameters that there can be.
     """
 
     examples: float
@@ -40,6 +42,10 @@ class Question:
         ):
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"--{name}={value:g} must be above zero and finite")
+            if value is not None and name in COUNTS and not 1 <= value <= COUNTS[name]:
+                raise ConfigError(f"--{name}={value:g} must be a count, from 1 to {COUNTS[name]:g}")
+        if self.next_runs < 0:
+            raise ConfigError(f"next_runs={self.next_runs} must be 0 for none, or how many runs to propose at most")
         if self.tokens_per_example is None and self.epochs != 1:
             raise ConfigError("--epochs goes with --tokens-per-example; give both, or neither")
 

@@ -15,6 +15,7 @@ of its levels that was left out of the fit, or from the held-out points.
 
 Some refits to resamples run off along a flat valley to losses that nobody would believe, and a mean would be theirs
 alone. So draws are kept within WILD times half the 90 % interval about their median; of normal draws that touches none.
+Nor is any draw above MOST_NATS, which is more than guessing costs: a power law knows no such end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.guidance.pet import PetDefault
 from finetune_scaling.scaling.laws.declared import of_factor, predict
 from finetune_scaling.scaling.laws.joint import ADDITIVE
+from finetune_scaling.scaling.points.units import MOST_NATS
 from finetune_scaling.scaling.uncertainty.components import Components
 
 Range = tuple[float, float]
@@ -107,11 +109,11 @@ def _allowance(fit: StagedFit, name: str, families: Sequence[str]) -> float:
 
 
 def within_reach(draws: np.ndarray) -> np.ndarray:
-    """Draws [R] with those that ran off taken back to WILD half intervals from the median."""
-    draws = np.nan_to_num(draws, nan=np.inf, posinf=np.inf)
+    """Draws [R] with those that ran off taken back to WILD half intervals of the median, and to MOST_NATS."""
+    draws = np.minimum(np.nan_to_num(draws, nan=np.inf, posinf=np.inf), MOST_NATS)
     low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], method="closest_observation")
     reach = WILD * (high - low) / 2
-    return np.clip(draws, middle - reach, middle + reach) if np.isfinite(reach) else draws
+    return np.clip(draws, middle - reach, middle + reach)
 
 
 def distance(value: float, measured: Range) -> float:

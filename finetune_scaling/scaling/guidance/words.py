@@ -62,7 +62,7 @@ def _verdict(advice: Advice) -> str:
 def _choice(advice: Advice, decision: Decision) -> Iterator[tuple[str, str]]:
     chosen = decision.chosen.candidate
     yield "choose" if advice.verdict != NOT_TOLD else "nearest", called(chosen)
-    yield "loss", f"{decision.chosen.loss:.3f} nats per token {_interval(decision.chosen.interval)}"
+    yield "loss", f"{_short(decision.chosen.loss)} nats per token {_interval(decision.chosen.interval)}"
     if advice.score is not None:
         yield advice.score.metric, _score(advice.score)
     yield "cost", _cost(advice, chosen)
@@ -110,7 +110,7 @@ def _risk(advice: Advice) -> Iterator[tuple[str, str]]:
     yield "laws", _other_law(advice)
     if advice.preferred.unlimited is not None:
         beyond = advice.preferred.unlimited.chosen
-        yield "no budget", f"{called(beyond.candidate)}: {beyond.loss:.3f} nats, {_cost(advice, beyond.candidate)}"
+        yield "no budget", f"{called(beyond.candidate)}: {_short(beyond.loss)} nats, {_cost(advice, beyond.candidate)}"
 
 
 def _other_law(advice: Advice) -> str:
@@ -131,16 +131,17 @@ def _table(advice: Advice, decision: Decision) -> Iterator[tuple[str, str]]:
     firsts = {o.candidate.method: o for o in reversed(ranked)}.values()
     likely = sorted(decision.outlooks, key=lambda o: -o.best)[:SHOWN]
     shown = [o for o in ranked if o in likely or o in firsts]
+    width = max(len(called(o.candidate)) for o in shown)
     budget = advice.question.budget
     yield "affordable" if budget else "candidates", f"{len(decision.outlooks)} of {len(advice.costs)}, among them"
-    yield from (("", _row(advice, outlook)) for outlook in shown)
+    yield from (("", _row(advice, outlook, width)) for outlook in shown)
 
 
-def _row(advice: Advice, outlook: Outlook) -> str:
+def _row(advice: Advice, outlook: Outlook, width: int) -> str:
     cost = advice.costs[outlook.candidate]
     flops = "" if cost is None else f"  {cost.flops:>8.2g} FLOPs"
-    loss = f"{outlook.loss:.3f} {_interval(outlook.interval)}"
-    return f"{called(outlook.candidate):<42} {loss:<24} best {outlook.best:.2f}{flops}"
+    loss = f"{_short(outlook.loss)} {_interval(outlook.interval)}"
+    return f"{called(outlook.candidate):<{width}}  {loss:<22} best {outlook.best:.2f}{flops}"
 
 
 def _next_runs(advice: Advice) -> Iterator[tuple[str, str]]:
@@ -159,6 +160,11 @@ def _proposal(proposal: Proposal) -> str:
     return text
 
 
+def _short(value: float) -> str:
+    """Thousandths of a nat, or three digits of what is smaller than they tell."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
+
+
 def _interval(interval: Interval) -> str:
-    low, high = ("?" if end is None else f"{end:.3f}" for end in (interval.low, interval.high))
+    low, high = ("?" if end is None else _short(end) for end in (interval.low, interval.high))
     return f"[{low}, {high}]"

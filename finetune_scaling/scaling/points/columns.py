@@ -32,6 +32,7 @@ LOSS = re.compile(r"(loss|perplexity)\w*")
 ENTROPY = "entropy"  # of an evaluator's data, whoever is scored
 LOWER_IS_BETTER = re.compile(rf"(ter|metricx)[\w+.:-]*|{LOSS.pattern}", re.IGNORECASE)
 UNTUNED = "untuned"
+MOST_SCORE = 1e6  # of any metric, on either side of zero
 
 _EVALUATOR = re.compile(
     rf"(?P<evaluator>\w[\w-]*)\.(?P<untuned>{UNTUNED}\.)?(?P<metric>({METRIC.pattern})|({LOSS.pattern})|{ENTROPY})",

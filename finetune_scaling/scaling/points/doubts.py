@@ -18,6 +18,7 @@ OUTLYING_Z = 8.0
 OUTLYING = 0.1  # of the loss
 LEAST_SCALE = 0.003  # of log loss, where most deviations are zero
 WIDEST_RANGE = 10.0
+LEAST_LOSS = 0.01  # nats per token; text that is told so surely by all that is before it is hardly text
 RISE = 0.05  # of log loss, from the fewest to the most examples
 COUNTS = {"model": ("parameters", 1e3, 1e14), "pretrain": ("pretraining tokens", 1e3, 1e16)}  # what there is
 POLISH_SWEEPS = 10
@@ -58,6 +59,12 @@ def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
     low, high = own["loss"].idxmin(), own["loss"].idxmax()
     if len(own) > 1 and own["loss"][low] == own["loss"][high]:
         yield f"the loss is {own['loss'][low]:.6g} in all {len(own)} rows; no exponent can be told from it."
+    tiny = own.index[own["loss"] < LEAST_LOSS]
+    if len(tiny):
+        yield (
+            f"{text.rows(list(tiny))}: the loss is {own['loss'][tiny[0]]:.3g} nats per token, which hardly any text "
+            "allows; check its unit, and that its targets were not seen before."
+        )
     if own["loss"][high] > WIDEST_RANGE * own["loss"][low]:
         yield (
             f"losses run from {own['loss'][low]:.3g} ({text.row(low)}) to {own['loss'][high]:.3g} nats "

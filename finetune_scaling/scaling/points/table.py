@@ -14,6 +14,7 @@ from finetune_scaling.scaling.points.columns import (
     FACTORS,
     METHODS,
     METRIC,
+    MOST_SCORE,
     RECORD,
     REQUIRED,
     SENSITIVITY_FACTOR,
@@ -127,9 +128,19 @@ def _numbers(text: TextTable) -> pd.DataFrame:
     optional = [c for c in table.columns if c in CONDITION or METRIC.fullmatch(c) or evaluator_column(c)]
     for column in optional:
         table[column] = to_numbers(text, column, positive=False, optional=True)
+        if _is_score(column):
+            check_range(
+                text, table[column].dropna(), column, -MOST_SCORE, MOST_SCORE, "no score is so large; correct it"
+            )
     swept = table["factor"] == SENSITIVITY_FACTOR
     table[SWEPT_SIZE] = table["parameters"].fillna(0).where(swept, 0.0) if "parameters" in table else 0.0
     return table
+
+
+def _is_score(column: str) -> bool:
+    """Whether a column has a metric of generated text, whoever scored it: no loss, perplexity or count."""
+    found = evaluator_column(column)
+    return METRIC.fullmatch(found.metric if found else column) is not None
 
 
 def _with_non_embedding_sizes(text: TextTable, table: pd.DataFrame) -> pd.DataFrame:

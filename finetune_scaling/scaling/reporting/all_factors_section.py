@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
+
 from finetune_scaling.files import finite
 from finetune_scaling.scaling.findings.all_factors import conditions, factors_of
 from finetune_scaling.scaling.findings.analysis import Analysis
@@ -55,6 +57,15 @@ def all_factors_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]
 def all_factors_records(analysis: Analysis) -> list[dict[str, Any]]:
     """The same for fit.json."""
     return [_record(*key, fit) for key, fit in analysis.all_factors.items()]
+
+
+def all_factors_table(analysis: Analysis) -> pd.DataFrame:
+    """The same as a table: one row a parameter."""
+    rows = []
+    for record in all_factors_records(analysis):
+        shared = {name: value for name, value in record.items() if name != "parameters"}
+        rows += [{**shared, "parameter": name, **entry} for name, entry in record["parameters"].items()]
+    return pd.DataFrame(rows)
 
 
 def _draw(analysis: Analysis, task: str, fits: dict[str, LawFit]) -> Picture:

@@ -27,8 +27,11 @@ from finetune_scaling.scaling.reporting.pretraining_section import pretraining_p
 from finetune_scaling.scaling.reporting.region_figure import draw_regions
 from finetune_scaling.scaling.reporting.tables import predictions_table, present_factors
 
-BARE_CAPTION = "Filled: fitted; hollow: held out, never seen by the fit. Bars: one standard deviation over seeds."
-CAPTION = f"{BARE_CAPTION} Bands: 90 % intervals of the curves over the bootstrap."
+CAPTION = (
+    "Filled: fitted; hollow: held out, never seen by the fit. Bars: one standard deviation over seeds. Bands: 90 % "
+    "intervals of the curves over the bootstrap. Points without a curve: the law was not fitted to them, or does not "
+    "describe them."
+)
 
 
 def all_plots(analysis: Analysis) -> Iterator[Plot]:
@@ -78,7 +81,7 @@ def _region_plots(analysis: Analysis, task: str, tag: str) -> Iterator[Plot]:
             yield Plot(
                 f"{tag}-best-{found.factor}",
                 f"{task}: which method to choose, over {FACTOR_NAMES[found.factor]}",
-                region_figure.CAPTION,
+                region_figure.CAPTION.format(law=found.law),
                 functools.partial(draw_regions, analysis, found),
             )
 

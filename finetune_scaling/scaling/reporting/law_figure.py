@@ -1,4 +1,7 @@
-"""The picture of one law over one factor: points, curves, and bands that hold 90 % of the bootstrap's curves."""
+"""The picture of one law over one factor: points, curves, and bands that hold 90 % of the bootstrap's curves.
+
+A law that does not describe a method's points has no curve there, as no value is told by it.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -76,7 +79,7 @@ def draw_methods(analysis: FittedTable, task: str) -> Picture:
     """Methods side by side: loss against examples, a panel for each model size, lines by the multiplicative law."""
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())
-    fits = {m: f for m, f in analysis.of(task, analysis.main_law).items() if "model" in f.factors}
+    fits = {m: f for m, f in analysis.of(task, analysis.main_law).items() if "model" in f.factors and f.describes}
     columns = len(sizes) if len(sizes) <= 5 else 4
     picture, grid = panels(-(-len(sizes) // columns), columns, width=2.45, height=2.6, share_y=False)
     for axes in grid.flat[len(sizes) :]:
@@ -137,7 +140,7 @@ def draw_law(analysis: Analysis, task: str, law: str, factor: str) -> Picture:
 def _curve(analysis: Analysis, task: str, method: str, law: str, factor: str) -> Curve:
     if law != SINGLE.name:
         fit = analysis.of(task, law).get(method)
-        if fit is None or factor not in fit.factors:
+        if fit is None or factor not in fit.factors or not fit.describes:
             return lambda x, examples: None
         return lambda x, examples: predicted(fit, factor, x, examples)
     own = {s.x: s for s in analysis.singles if (s.task, s.method, s.factor) == (task, method, factor)}

@@ -41,8 +41,9 @@ def draw_learning_rates(analysis: Analysis, task: str) -> Picture:
         axes.set_xlabel("learning rate")
         axes.set_title(method_name(method))
     log_y(grid[0, 0], LOSS)
-    if (rows[SWEPT_SIZE] > 0).all():
-        legend_of_amounts(grid[0, -1], colours, "parameters")
+    if (rows[SWEPT_SIZE] > 0).any():
+        known = {size: colours[size] for size in rows[SWEPT_SIZE] if size > 0}
+        legend_of_amounts(grid[0, -1], dict(sorted(known.items())), "parameters")
     if len(dashes) > 1:
         handles = [grid[0, 0].plot([], [], color="#555555", ls=ls, label=human(n))[0] for n, ls in dashes.items()]
         picture.legend(handles=handles, title="finetuning examples", loc="outside lower center", ncols=len(dashes))

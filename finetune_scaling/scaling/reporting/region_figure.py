@@ -24,7 +24,7 @@ from finetune_scaling.scaling.reporting.plots import (
 )
 
 CAPTION = (
-    "Tint: the method whose multiplicative law predicts the least loss; hatched where fewer than 90 % of the "
+    "Tint: the method whose {law} law predicts the least loss; hatched where fewer than 90 % of the "
     "resamples agree. Dashed: where each method was measured, small marks its settings. Diamonds: critical sizes with "
     "their 90 % intervals (dotted where open), hollow where they extrapolate a method beyond its measured data, grey "
     "where a third method is better."

@@ -27,6 +27,11 @@ from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
 from finetune_scaling.scaling.reporting.words import BASELINE, summary
 from finetune_scaling.scaling.uncertainty.intervals import Interval
 
+RESIDUALS = {
+    "linear": "linear, predicted minus measured loss",
+    "log": "log, the difference of the logarithms of predicted and measured loss",
+}
+
 
 def write_report(analysis: Analysis, plots: Sequence[Plot], out: Path, command: str) -> Path:
     """Writes out/report.html from the analysis and the pictures in out/plots; returns its path."""
@@ -241,7 +246,8 @@ def _data(analysis: Analysis) -> str:
         for key, part in counts
     ]
     header = ("task", "method", "factor", "settings", "held out", "X", "examples", "mean seeds")
-    residual = settings.residual or "the law's own (linear: predicted minus measured loss)"
+    kinds = sorted({settings.residual_of(fit.law) for fit in analysis.fits.values()})
+    residual = " or ".join(RESIDUALS[kind] for kind in kinds)
     body = page.paragraph(
         f"Points: {Path(table.source).name}. Huber loss, delta {settings.huber_delta:g}, residual: {residual}; "
         f"model size counted as {analysis.size.replace('_', '-')} parameters; seeds of a setting are averaged; "

@@ -1,4 +1,6 @@
-"""The report's section on which law the points prefer, and on one law over all factors at once."""
+"""The report's section on which law the points prefer."""
+
+import math
 
 from finetune_scaling.scaling.findings.analysis import Analysis
 from finetune_scaling.scaling.findings.selection import DECISIVE, Candidate
@@ -7,7 +9,7 @@ from finetune_scaling.scaling.reporting.names import method_name
 
 
 def selection_section(analysis: Analysis) -> str:
-    """Verdict and measures for each task and method, then the law over all factors where the points carry them."""
+    """Verdict and measures for each task and method."""
     verdicts = [
         (task, method_name(method), found.preferred or "none", found.verdict)
         for (task, method), found in analysis.selections.items()
@@ -27,11 +29,16 @@ def selection_section(analysis: Analysis) -> str:
         for candidate in found.candidates
     ]
     header = ("task", "method", "law", "parameters", "left out", "held out", "AICc", "describes the points")
-    measures = page.table("Mean absolute deviation, nats per token; laws best first", header, rows)
+    measures = page.table(
+        "Mean absolute deviation, nats per token (held out over all factors, with intervals below); laws best first",
+        header,
+        rows,
+    )
     return body + page.folded("What they are compared by", measures)
 
 
 def _measures(candidate: Candidate) -> tuple:
     described = "yes" if candidate.describes else "no"
-    errors = (candidate.left_out_error, candidate.held_out, candidate.criterion)
-    return (candidate.law, candidate.parameters, *errors, described)
+    criterion = candidate.criterion if math.isfinite(candidate.criterion) else "unknown"
+    errors = (candidate.left_out_error, candidate.held_out)
+    return (candidate.law, candidate.parameters, *errors, criterion, described)

@@ -17,15 +17,16 @@ from finetune_scaling.scaling.findings.selection import Selection
 from finetune_scaling.scaling.findings.single_laws import SingleFit
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.points.table import FACTORS
-from finetune_scaling.scaling.reporting.all_factors_section import all_factors_records
+from finetune_scaling.scaling.reporting.all_factors_section import all_factors_records, all_factors_table
 from finetune_scaling.scaling.reporting.critical_section import critical_record, critical_table
 from finetune_scaling.scaling.reporting.latex import latex_table
 from finetune_scaling.scaling.reporting.metric_section import metric_records, metric_table
 from finetune_scaling.scaling.reporting.pretraining_section import pretraining_records, pretraining_table
 from finetune_scaling.scaling.reporting.reservations import reservations, unidentified
-from finetune_scaling.scaling.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.scaling.uncertainty.intervals import LEVEL, Interval, percentiles
 
 _SINGLE_FIELDS = ("task", "method", "factor", "x", "objective", "fitted_error", "held_out_error", "points")
+PREDICTED = ("", "_low", "_high")
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "single_laws": pd.DataFrame([_flat_single(s) for s in analysis.singles]),
         "errors": errors_table(analysis),
         "selection": selection_table(analysis),
+        "all_factors": all_factors_table(analysis),
         "critical_sizes": critical_table(analysis),
         "regions": pd.concat([r.table() for r in analysis.regions]) if analysis.regions else pd.DataFrame(),
         "claims": claims_table(analysis),
@@ -161,15 +163,21 @@ def claims_table(analysis: Analysis) -> pd.DataFrame:
 
 
 def predictions_table(analysis: Analysis) -> pd.DataFrame:
-    """The settings with every joint law's prediction."""
+    """The settings with every joint law's prediction and its 90 % interval, predicted_LAW, ..._low and ..._high.
+
+    No interval where the law does not describe its points: the draws know nothing of what it misses.
+    """
     table = analysis.table.settings.copy()
     for law in dict.fromkeys(law for _, _, law in analysis.fits):
-        table[f"predicted_{law}"] = np.nan
+        table[[f"predicted_{law}{end}" for end in PREDICTED]] = np.nan
     for (task, method, law), fit in analysis.fits.items():
         for factor in fit.factors:
             rows = (table["task"] == task) & (table["method"] == method) & (table["factor"] == factor)
             x, examples = (table.loc[rows, c].to_numpy(float) for c in ("x", "finetune_examples"))
             table.loc[rows, f"predicted_{law}"] = fit.predict(factor, x, examples)
+            if fit.describes and rows.any():
+                ends = np.quantile(fit.predict_draws(factor, x, examples), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+                table.loc[rows, [f"predicted_{law}{end}" for end in PREDICTED[1:]]] = ends.T
     return table
 
 

@@ -1,17 +1,20 @@
 """What the analysis says, in plain sentences: the summary of the report and of the command's last lines."""
 
+import math
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pandas as pd
 
 from finetune_scaling.scaling.findings.analysis import Analysis, best_runs, main_metric, measured_best
 from finetune_scaling.scaling.findings.claims import Claim
-from finetune_scaling.scaling.findings.critical import best_regions
+from finetune_scaling.scaling.findings.critical import CriticalSize, best_regions
+from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.reporting.names import FACTOR_NAMES, human, method_name
-from finetune_scaling.scaling.reporting.phrases import parameter_text, share_text
+from finetune_scaling.scaling.reporting.phrases import interval_text, parameter_text, share_text
 from finetune_scaling.scaling.reporting.score_words import correlation_line, forgetting_lines
-from finetune_scaling.scaling.reporting.tables import entropy_rows, errors_table
+from finetune_scaling.scaling.reporting.tables import entropy_rows, present_factors
+from finetune_scaling.scaling.uncertainty.intervals import Interval
 
 BASELINE = "copying (a translation's source, a document's first sentence)"
 MOST_TASKS = 3  # that the summary names one by one
@@ -31,7 +34,7 @@ def overall(analysis: Analysis) -> list[str]:
     if len(table.tasks) > MOST_TASKS:
         lines.append(f"{len(table.tasks) - MOST_TASKS} more tasks are told below, task by task.")
     lines += [claim_line(claim) for claim in analysis.claims]
-    return [*lines, _identified_line(analysis)]
+    return [*lines, *_preferred_line(analysis), _identified_line(analysis)]
 
 
 def summary(analysis: Analysis) -> list[tuple[str, list[str]]]:
@@ -51,6 +54,8 @@ def _share_words(claim: Claim) -> str:
     share = f"{share_text(claim.probability)} of resamples"
     if len(claim.cells) == 1:
         return f"; it does in {share}"
+    if compared == 1:
+        return f"; the only comparable one does in {share}"
     which = "all" if compared == len(claim.cells) else f"the {compared} comparable ones"
     return f"; {which} together in {share}"
 
@@ -64,13 +69,31 @@ def _choice_lines(analysis: Analysis, task: str) -> Iterator[str]:
         for m in maps
     )
     if best.empty:
-        yield f"{task}: no cell was measured with two methods, so none can be called best{sure}."
+        yield f"{task}: no cell was measured with two methods of different loss, so none is best{sure}."
         return
     parts = []
     for method in dict.fromkeys(best.sort_values("finetune_examples")["method"]):
         own = best[best["method"] == method]["finetune_examples"]
         parts.append(f"{method_name(method)} in {len(own)} ({_span(own.min(), own.max())} examples)")
     yield f"{task}: least measured loss, of {len(best)} cells, by {', '.join(parts)}{sure}."
+
+
+def _preferred_line(analysis: Analysis) -> Iterator[str]:
+    """Which laws the points prefer where, and by which one the sentences are; nothing where there is one law only."""
+    if len(analysis.laws) < 2:
+        return
+    cases: dict[str, list[str]] = {}
+    for (task, method), found in analysis.selections.items():
+        if found.preferred is not None:
+            cases.setdefault(found.preferred, []).append(f"{task} with {method_name(method)}")
+    parts = [f"the {law} law for {', '.join(own)}" for law, own in cases.items() if len(own) <= MOST_TASKS]
+    parts += [f"the {law} law in {len(own)} cases" for law, own in cases.items() if len(own) > MOST_TASKS]
+    rest, all_of_them = len(analysis.selections) - sum(map(len, cases.values())), len(analysis.selections)
+    parts += [f"no law in {rest} of the {all_of_them} cases" if parts else "no law"] if rest else []
+    yield (
+        f"Task by task and method by method the points prefer {'; '.join(parts)}. Sentences and maps are by the "
+        f"{analysis.main_law} law."
+    )
 
 
 def _identified_line(analysis: Analysis) -> str:
@@ -97,7 +120,7 @@ def _measured_lines(analysis: Analysis, task: str) -> Iterator[str]:
     """Which method had the least measured loss, by model size."""
     best = measured_best(analysis, task)
     if best.empty:
-        yield "No model size and number of examples was measured with two methods, so none can be called best."
+        yield "No model size and number of examples was measured with two methods of different loss, so none is best."
         return
     parts = []
     for x, cells in best.groupby("x"):
@@ -108,24 +131,40 @@ def _measured_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 
 def _region_lines(analysis: Analysis, task: str) -> Iterator[str]:
-    """Which method the multiplicative law prefers, over the measured numbers of examples."""
+    """Which method the main law prefers over the measured numbers of examples, and how sure the borders are."""
     fits = {m: fit for m, fit in analysis.of(task, analysis.main_law).items() if fit.describes}
     rows = analysis.rows(task, factor="model")
     if rows.empty or len([f for f in fits.values() if "model" in f.factors]) < 2:
         return
     low, high = rows["finetune_examples"].min(), rows["finetune_examples"].max()
-    parts = []
-    for x in _few(rows["x"]):
-        spans = [f"{method_name(m)} {_span(a, b)}" for m, a, b in best_regions(fits, "model", x, low, high)]
-        parts.append(f"at {human(x)} {', '.join(spans)}")
-    scope = f"{analysis.main_law} law; smallest and largest model; a guess where a method was not measured"
+    crossed = _crossings(analysis, task)
+    parts = [
+        f"at {human(x)} {_regions_text(best_regions(fits, 'model', x, low, high), [c for c in crossed if c.x == x])}"
+        for x in _few(rows["x"])
+    ]
+    borders = "; in brackets the border's 90 % interval" if any("(" in part for part in parts) else ""
+    scope = (
+        f"{analysis.main_law} law, {_span(low, high)} examples, smallest and largest model{borders}; a guess where a "
+        "method was not measured"
+    )
     yield f"The fitted laws prefer, {'; '.join(parts)} ({scope})."
-    inside = [r for c in _crossings(analysis, task) for r in c.roots if not r.extrapolated]
-    total = sum(len(c.roots) for c in _crossings(analysis, task))
+    inside = [r for c in crossed for r in c.roots if not r.extrapolated]
+    total = sum(len(c.roots) for c in crossed)
     yield f"{total} critical finetuning sizes over model size, {len(inside)} inside the measured ranges."
 
 
-def _crossings(analysis: Analysis, task: str) -> list:
+def _regions_text(regions: list[tuple[str, float, float]], crossed: list[CriticalSize]) -> str:
+    """LoRA, from 442 (88.5 to 852) on full tuning: methods in order, each border with its interval."""
+    parts = [method_name(regions[0][0])]
+    for (below, _, _), (above, border, _) in pairwise(regions):
+        roots = [root for c in crossed for root in c.roots if (root.below, root.above) == (below, above)]
+        root = min(roots, key=lambda r: abs(math.log(r.examples / border)), default=None)
+        ends = "interval unknown" if root is None else interval_text(Interval(root.low, root.high), human)
+        parts.append(f"from {human(border)} ({ends}) on {method_name(above)}")
+    return ", ".join(parts)
+
+
+def _crossings(analysis: Analysis, task: str) -> list[CriticalSize]:
     return [c for c in analysis.critical if (c.task, c.law, c.factor) == (task, analysis.main_law, "model")]
 
 
@@ -137,19 +176,29 @@ def _law_lines(analysis: Analysis, task: str) -> Iterator[str]:
 
 
 def _error_lines(analysis: Analysis, task: str) -> Iterator[str]:
-    errors = errors_table(analysis)
-    errors = errors[errors["task"] == task].dropna(subset=["held_out_error"])
-    if errors.empty:
+    """The errors of extrapolation by factor and law, over the methods that all laws were fitted to."""
+    laws = [law for law in analysis.laws if analysis.of(task, law)]
+    fits = {law: analysis.of(task, law) for law in laws}
+    methods = [m for m in analysis.methods if laws and all(m in fits[law] for law in laws)]
+    parts = []
+    for factor in present_factors(analysis, task):
+        scored = [m for m in methods if all(factor in fits[law][m].held_out_draws for law in laws)]
+        if scored:
+            texts = [f"{law} {_error_range([fits[law][m] for m in scored], factor)}" for law in laws]
+            parts.append(f"{FACTOR_NAMES[factor]} {', '.join(texts)}")
+    if parts:
+        yield f"Held-out error (nats per token; over methods, intervals in errors.csv): {'; '.join(parts)}."
+    elif analysis.rows(task)["held_out"].any():
+        yield "No method with held-out points was fitted by every law, so extrapolation is not scored."
+    else:
         yield "No held-out points, so extrapolation is not scored."
-        return
-    means = errors.pivot_table(index="factor", columns="law", values="held_out_error", sort=False)
-    if {"multiplicative", "additive"} <= set(means.columns):
-        parts = [
-            f"{FACTOR_NAMES[str(factor)]} {row['multiplicative']:.2g} against {row['additive']:.2g}"
-            for factor, row in means.iterrows()
-        ]
-        what = "Held-out error (mean over methods, nats per token), multiplicative against additive law"
-        yield f"{what}: {', '.join(parts)}."
+
+
+def _error_range(fits: list[StagedFit], factor: str) -> str:
+    """The least and the greatest error over methods."""
+    errors = [fit.errors["held_out"][factor] for fit in fits]
+    low, high = (f"{error:.2g}" for error in (min(errors), max(errors)))
+    return low if len(errors) == 1 else f"{low} to {high}"
 
 
 def _score_lines(analysis: Analysis, task: str) -> Iterator[str]:

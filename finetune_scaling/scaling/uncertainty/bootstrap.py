@@ -1,7 +1,9 @@
 """Bootstrap: what a law would be fitted to had the study been run again.
 
 "both" (the default) draws new losses about the fitted law: a residual of some setting, scaled to the variance between
-settings and between seeds, and a luck for every level that was found to hang together. "settings" draws the settings
+settings and between seeds, and a luck for every level that was found to hang together. Residuals are smoothed: those of
+a Huber loss with a small delta crowd at zero, and draws of them as they are give intervals that are too narrow (De
+Angelis, Hall and Young 1993, on least absolute deviations). "settings" draws the settings
 with replacement. "seeds" draws the noise between seeds anew about the measured means. Noise between seeds is pooled
 over the settings with n - 1 degrees of freedom each, so that three seeds are not taken to scatter too little.
 """
@@ -21,6 +23,7 @@ from finetune_scaling.scaling.uncertainty.intervals import LEVEL
 Kind = Literal["both", "settings", "seeds"]
 KINDS: tuple[Kind, ...] = ("both", "settings", "seeds")
 RESAMPLES = 200
+BANDWIDTH = 1.06  # of a normal kernel for P points, times P^-1/5 (Silverman 1986, equation 3.28)
 FEWEST_DEGREES = 2  # Student's t with one has an interval four times the normal's
 FEWEST_RESAMPLES = 40  # a 5 % quantile needs two draws below it
 
@@ -74,9 +77,7 @@ def resample(measured: Measured, scatter: Components, how: Resampling) -> tuple[
         return weights[:, places], np.broadcast_to(measured.loss, shape)
     if how.kind == "seeds":
         return np.ones(shape), measured.loss + random.normal(size=own)[:, places] * _seed_error(measured, scatter)
-    losses = measured.predicted + random.choice(_shapes(measured), size=own)[:, places] * scatter.of_mean(
-        measured.seeds
-    )
+    losses = measured.predicted + _smoothed(_shapes(measured), own, random)[:, places] * scatter.of_mean(measured.seeds)
     for labels, luck in zip(measured.families, scatter.levels, strict=True):
         if luck is not None:
             losses = losses + _level_luck(labels, luck.standard_deviation, luck.degrees, shape[0], random)
@@ -95,6 +96,12 @@ def _shapes(measured: Measured) -> np.ndarray:
     residuals = residuals - residuals.mean()
     spread = float(np.sqrt((residuals**2).mean()))
     return residuals / spread if spread > 0 else residuals
+
+
+def _smoothed(shapes: np.ndarray, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Draws [*size] from a kernel density of residuals [P] of variance one, scaled back to that variance."""
+    bandwidth = BANDWIDTH * len(shapes) ** -0.2
+    return (random.choice(shapes, size=size) + bandwidth * random.normal(size=size)) / np.sqrt(1 + bandwidth**2)
 
 
 def _level_luck(

@@ -1,5 +1,6 @@
 """Two-sided intervals from bootstrap draws, and when a value counts as identified."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ NEGLIGIBLE = 1e-3
 EXPONENT_MARGIN = 0.02
 EXPONENT_RELATIVE_MARGIN = 0.25
 LOG_MARGIN = float(np.log(2))
+# Above this correlation over the draws two parameters trade off along a valley.
+VALLEY = 0.9
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,20 @@ def half_width(parameter: Parameter, interval: Interval) -> float:
     if parameter.is_log:
         return float(np.log(interval.high / interval.low) / 2) if interval.low > 0 else float("inf")
     return (interval.high - interval.low) / 2
+
+
+def correlations(column: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How closely draws [R] of one parameter go with those of others, by name: absolute Pearson correlations.
+
+    Those that do not vary are left out.
+    """
+    varied = {name: other for name, other in others.items() if np.ptp(other) > 0 and np.ptp(column) > 0}
+    return {name: abs(float(np.corrcoef(column, other)[0, 1])) for name, other in varied.items()}
+
+
+def trading_off(found: Mapping[str, float]) -> str:
+    """The end of a sentence on a parameter: what it trades off with, by its correlations; empty where with nothing."""
+    best = max(found, key=lambda name: found[name], default=None)
+    if best is None or found[best] < VALLEY:
+        return ""
+    return f"it trades off with {best.replace('_', ' ')} along a flat valley (correlation {found[best]:.2f})"

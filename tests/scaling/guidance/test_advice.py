@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from finetune_scaling.errors import ConfigError, DataError
@@ -16,9 +17,10 @@ from finetune_scaling.scaling.guidance.advice import CHOOSE, NOT_TOLD
 from finetune_scaling.scaling.guidance.candidates import Candidate
 from finetune_scaling.scaling.guidance.record import to_record
 from finetune_scaling.scaling.guidance.surface import distance, within_reach
-from finetune_scaling.scaling.guidance.words import describe
+from finetune_scaling.scaling.guidance.words import _short, describe
 from finetune_scaling.scaling.laws.joint import ADDITIVE
 from finetune_scaling.scaling.points import planted
+from finetune_scaling.scaling.points.units import MOST_NATS
 
 # A small planted study with costs, PET sizes and a score: two methods on three models.
 MODELS = (1e8, 3e8, 1e9)
@@ -152,6 +154,7 @@ def test_draws_that_ran_off_do_not_carry_the_mean() -> None:
     wild = normal.copy()
     wild[:3] = 1e6, np.inf, np.nan
     assert within_reach(wild).mean() == pytest.approx(4, abs=0.01)
+    assert within_reach(np.full(200, 1e9)).max() == MOST_NATS  # no loss is more than guessing costs
 
 
 def test_too_few_points_give_no_choice_but_a_reason(tmp_path: Path) -> None:
@@ -173,6 +176,27 @@ def test_a_method_without_a_law_is_named(tmp_path: Path) -> None:
     assert {c.method for c in (o.candidate for o in found.preferred.decision.outlooks)} == {"lora"}
     with pytest.raises(DataError, match="planted, full: no multiplicative law was fitted"):
         fitted.predict("full", 1e9, 4e3)
+
+
+def test_doubtful_rows_and_a_single_method_are_reservations(fitted: Fitted) -> None:
+    doubts = ("planted, lora: line 7: odd.", "others, lora: line 9: odder.", "lines 1, 2: x is 7 parameters.")
+    settings = fitted.table.settings
+    others = settings.head(1).assign(task="others")
+    table = dataclasses.replace(fitted.table, settings=pd.concat([settings, others]), doubts=doubts)
+    found = dataclasses.replace(fitted, table=table).recommend(8e3, task="planted")
+    assert {doubts[0].rstrip("."), doubts[2].rstrip(".")} < set(found.reservations)
+    assert doubts[1].rstrip(".") not in found.reservations
+    assert "reservation   planted, lora: line 7: odd" in describe(found)
+    assert not any("the only method" in text for text in found.reservations)
+    alone = dataclasses.replace(fitted.table, settings=settings[settings["method"] == "lora"])
+    single = dataclasses.replace(fitted, table=alone).recommend(8e3)
+    assert "lora is the only method that was measured, so no other is compared with it" in single.reservations
+
+
+def test_candidates_stand_in_columns_and_small_losses_keep_their_digits(fitted: Fitted) -> None:
+    rows = [text for text in describe(fitted.recommend(8e3)).splitlines() if "] " in text and " best " in text]
+    assert len({text.index("[") for text in rows}) == 1
+    assert (_short(1.2345), _short(0.0012345), _short(0.0)) == ("1.234", "0.00123", "0.000")
 
 
 def test_without_pet_sizes_and_costs_the_answer_says_so(tmp_path: Path, fitted: Fitted) -> None:
@@ -210,6 +234,10 @@ def test_the_record_is_json_and_holds_what_the_words_say(fitted: Fitted) -> None
     ("call", "message"),
     [
         (lambda f: f.recommend(0), "--finetune-examples=0 must be above zero"),
+        (lambda f: f.recommend(0.5), "--finetune-examples=0.5 must be a count, from 1 to 1e+15"),
+        (lambda f: f.recommend(1e20), "--finetune-examples=1e+20 must be a count, from 1 to 1e+15"),
+        (lambda f: f.recommend(4e3, further_sizes=(0.1,)), "--sizes=0.1 must be a count, from 1 to 1e+18"),
+        (lambda f: f.recommend(4e3, next_runs=-1), "next_runs=-1 must be 0"),
         (lambda f: f.recommend(4e3, task="other"), "--task = 'other' is unknown"),
         (lambda f: f.recommend(4e3, metric="rouge"), "--metric = 'rouge' is unknown"),
         (lambda f: f.recommend(4e3, further_sizes=(-1.0,)), "--sizes=-1"),
