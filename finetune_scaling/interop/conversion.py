@@ -28,11 +28,11 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
-from finetune_scaling.interop.family import Family
+from finetune_scaling.interop.families.family import Family
 from finetune_scaling.interop.hub import Found, find, find_config
 from finetune_scaling.interop.hugging_face import FAMILIES, check_tensors, read_family, read_fields
 from finetune_scaling.interop.incoming import PIECE_BYTES, Journal, Leaf, digest_of, leaves_of, write_state
-from finetune_scaling.interop.tokenizer import (
+from finetune_scaling.interop.tokenizers.imported import (
     MODEL_FIELDS,
     TOKENIZER_FILES,
     ImportedTokenizer,
@@ -40,7 +40,7 @@ from finetune_scaling.interop.tokenizer import (
     load_imported_tokenizer,
     read_model_fields,
 )
-from finetune_scaling.interop.weight_files import WeightFiles, weight_files
+from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.sharding.axes import MESH_AXES
 from finetune_scaling.sharding.mesh import ShardingConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.interop.tokenizer import TOKENIZER_FILES
-from finetune_scaling.interop.weight_files import INDEX, WEIGHTS, indexed_files
+from finetune_scaling.interop.tokenizers.imported import TOKENIZER_FILES
+from finetune_scaling.interop.weights.files import INDEX, WEIGHTS, indexed_files
 
 _CONFIG = "config.json"
 Wanted = Callable[[str, set[str], str | None], list[str]]

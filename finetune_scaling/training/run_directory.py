@@ -62,7 +62,7 @@ class RunDirectory:
     def check(self, config: Mapping[str, Any]) -> None:
         """Raises WorkdirError, naming the fields, where something was trained here with another config.
 
-        Of an adapter that came in (interop/incoming_adapter.py) only the method has to be the same.
+        Of an adapter that came in (interop/peft/incoming.py) only the method has to be the same.
         """
         trained = any((self.path / name).exists() for name in (METRICS, RESULT))
         if not trained and not self._came_in():

@@ -155,7 +155,8 @@ def test_orbax_itself_reads_the_checkpoint(base):
 
 KILLING = """
 import os, signal, sys
-from finetune_scaling.interop import conversion, incoming
+from finetune_scaling.interop import conversion
+from finetune_scaling.interop import incoming
 incoming.PIECE_BYTES = 2000
 place, left = sys.argv[3], int(sys.argv[4])
 def counted(function):
