@@ -19,8 +19,8 @@ from ml_collections import config_flags
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.conversion import Conversion, convert
-from finetune_scaling.interop.incoming_adapter import Incoming, bring_in
 from finetune_scaling.interop.outgoing import Outgoing, write_out
+from finetune_scaling.interop.peft.incoming import Incoming, bring_in
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 _FROM_HF = flags.DEFINE_string(

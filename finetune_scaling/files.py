@@ -34,10 +34,12 @@ CONTACT_SECONDS = 50.0  # within which an object store has to answer for the fir
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is the URL of an object store. Raises WorkdirError for a URL of another kind."""
-    scheme, separator, _ = os.fspath(path).partition("://")
+    """Whether a path is the URL of an object store. Raises WorkdirError for a URL of another kind, or of no bucket."""
+    scheme, separator, rest = os.fspath(path).partition("://")
     if separator and scheme not in _SCHEMES:
         raise WorkdirError(f"{os.fspath(path)}: {scheme}:// is not known; give gs:// or a local path")
+    if separator and not rest.strip("/"):
+        raise WorkdirError(f"{os.fspath(path)}: names no bucket; give {scheme}://BUCKET/DIRECTORY")
     return bool(separator)
 
 

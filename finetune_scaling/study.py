@@ -73,7 +73,9 @@ def finish(study: StudyConfig, workdir: Path, tally: Tally) -> None:
             print_summary(fitted)
             print(f"report: {(workdir / 'report' / 'report.html').resolve()}", flush=True)
     if tally.failed:
-        print(f"error: {tally.failed} runs failed; see failure.json in their directories", file=sys.stderr)
+        fit = f"python -m finetune_scaling.fit --points={workdir / POINTS} --out={workdir / 'report'}"
+        without = f"; to have a report without them: {fit}" if finished else ""
+        print(f"error: {tally.failed} runs failed; see failure.json in their directories{without}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     if finished < total:
         print("the report is written by the process that finishes the last run", flush=True)

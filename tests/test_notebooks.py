@@ -2,15 +2,19 @@
 
 import hashlib
 import html
+import importlib.util
 import os
 import re
 import runpy
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 from finetune_scaling.errors import ConfigError
@@ -55,9 +59,14 @@ def quickstart(environment) -> Executed:
     return execute(QUICKSTART, environment)
 
 
-def execute(path: Path, environment: dict[str, str]) -> Executed:
-    """Runs a notebook in a kernel of its own, where a user would open it. Raises where a cell fails."""
+def execute(path: Path, environment: dict[str, str], last: str | None = None) -> Executed:
+    """Runs a notebook in a kernel of its own, where a user would open it. Raises where a cell fails.
+
+    last: id of the cell after which to stop.
+    """
     notebook = nbformat.read(path, as_version=4)
+    if last is not None:
+        notebook.cells = notebook.cells[: [cell.id for cell in notebook.cells].index(last) + 1]
     client = NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(FOLDER)}})
     client.execute(env=environment)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -111,6 +120,25 @@ def test_the_second_reads_it(quickstart, environment):
     assert "fitting the multiplicative law" in shown.texts
     assert shown.complaints == ""
     assert contents(study.path) == before
+
+
+@pytest.mark.slow
+def test_the_second_reads_a_study_that_is_half_done(quickstart, environment, tmp_path):
+    copy = Path(shutil.copytree(environment["FINETUNE_SCALING_STUDY"], tmp_path / "study"))
+    first, *others = load_study(copy).runs.index
+    (copy / "runs" / first / "result.json").unlink()
+    for key in others:
+        if "/lora/" in key:  # a method of which nothing has begun
+            shutil.rmtree(copy / "runs" / key)
+    for made_at_the_end in ("points.csv", "study.json"):
+        (copy / made_at_the_end).unlink()
+    shown = execute(READ, environment | {"FINETUNE_SCALING_STUDY": str(copy)}, "read-a-study-17")
+    runs, losses, samples, *_ = shown.frames
+    assert "<td>started</td>" in runs
+    assert f"<td>{load_study(copy).runs['loss'].min():.3f}</td>" in losses
+    assert "<th>full</th>" in samples
+    assert "<th>lora</th>" not in samples
+    assert shown.complaints == ""
 
 
 @pytest.mark.slow
@@ -193,6 +221,50 @@ def test_the_study_that_they_make_is_part_of_the_quickstart(path):
     assert short < whole
     with pytest.raises(ConfigError, match=r"quickstart\.py:long: choose one of whole, short"):
         get_config("long")
+
+
+class Shell:
+    """In place of IPython: does what `git clone` does, if the address is known, and notes what is asked for."""
+
+    def __init__(self, known: bool):
+        self.known, self.asked = known, []
+
+    def system(self, command: str) -> None:
+        self.asked.append(command)
+        if self.known:
+            package = Path("finetune-scaling", "finetune_scaling")
+            package.mkdir(parents=True)
+            (package / "__init__.py").touch()
+
+    def run_line_magic(self, *words: str) -> None:
+        self.asked.append(" ".join(words))
+
+
+def fetched(name: str) -> ModuleSpec | None:
+    """A package that was cloned into the working directory."""
+    for file in Path.cwd().glob(f"*/{name}/__init__.py"):
+        return importlib.util.spec_from_file_location(name, file)
+    return None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("known", [True, False], ids=["an address", "none"])
+def test_the_first_cell_sets_up_where_nothing_is(path, known, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(importlib.util, "find_spec", fetched)  # of the package that is here nothing is known
+    source = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    shell = Shell(known)
+    program = TransformerManager().transform_cell(source)
+    if known:
+        exec(program, {"get_ipython": lambda: shell})
+        assert Path.cwd() == tmp_path / "finetune-scaling" == Path(sys.path[0])
+        assert shell.asked[1:] == ["pip install --quiet --editable ./finetune-scaling"]
+    else:
+        with pytest.raises(FileNotFoundError, match=r"your--account.* cannot be fetched; give REPOSITORY your copy's"):
+            exec(program, {"get_ipython": lambda: shell})
+        assert len(shell.asked) == 1
+    assert shell.asked[0].startswith("GIT_TERMINAL_PROMPT=0 git clone ")  # or it would ask for a password and wait
 
 
 def test_the_repository_s_address_is_one(tmp_path):

@@ -143,7 +143,10 @@ def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(un
     code, printed, errors = result(study(CONFIG, f"--workdir={workdir}"))
     assert (code, len(early)) == (1, 3)
     assert "18 of 21 runs finished; this process: 0 runs trained, 3 failed" in printed
-    assert "error: 3 runs failed; see failure.json in their directories" in errors
+    fit = f"python -m finetune_scaling.fit --points={workdir}/points.csv --out={workdir}/report"
+    assert (
+        f"error: 3 runs failed; see failure.json in their directories; to have a report without them: {fit}" in errors
+    )
     assert len(list(workdir.rglob("failure.json"))) == 3
     expected = (done / "points.csv").read_text().splitlines()
     assert (workdir / "points.csv").read_text().splitlines() == [line for line in expected if ",2560," not in line]

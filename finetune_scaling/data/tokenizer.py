@@ -31,7 +31,7 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
-from finetune_scaling.interop.tokenizer import is_imported, load_imported_tokenizer, read_model_fields
+from finetune_scaling.interop.tokenizers.imported import is_imported, load_imported_tokenizer, read_model_fields
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 MODES = ("R", "X", "S")

@@ -12,7 +12,7 @@ from finetune_scaling.evaluation.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.evaluation.subject import Subject
 from finetune_scaling.files import local
 from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
-from finetune_scaling.interop.tokenizer import ImportedTokenizer, load_imported_tokenizer
+from finetune_scaling.interop.tokenizers.imported import ImportedTokenizer, load_imported_tokenizer
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.experiment import Experiment, SequenceConfig

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from finetune_scaling.errors import DataError
@@ -14,11 +14,11 @@ from finetune_scaling.files import location
 log = logging.getLogger(__name__)
 
 EVALUATION = "evaluation"  # folder of a run that holds what was scored, example by example
-_FIELDS = {"source", "reference", "loss_sum", "tokens"}
+_FIELDS = ("source", "reference", "loss_sum", "tokens")
 
 
-def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a file; DataError names it, and the line where one is damaged."""
+def read_rows(path: str | os.PathLike, fields: Collection[str] = _FIELDS) -> list[dict[str, Any]]:
+    """The rows of a file, each with these fields at least; DataError names it, and the line where one is damaged."""
     place = location(path)
     try:
         lines = place.read_bytes().removesuffix(b"\n").split(b"\n")
@@ -26,7 +26,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
         others = sorted(p.stem for p in place.parent.glob("*.jsonl")) if place.parent.is_dir() else []
         hint = f"beside it are rows of {', '.join(others)}" if others else "score the run first, by `evaluate`"
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); {hint}") from None
-    return [_read_row(path, number, line) for number, line in enumerate(lines, start=1)]
+    return [_read_row(path, number, line, fields) for number, line in enumerate(lines, start=1)]
 
 
 def written_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str) -> Corpus | None:
@@ -82,11 +82,11 @@ def _is_of(language: str, other: str) -> bool:
     return base_language(language) == base_language(other)
 
 
-def _read_row(path: str | os.PathLike, number: int, line: bytes) -> dict[str, Any]:
+def _read_row(path: str | os.PathLike, number: int, line: bytes, fields: Collection[str]) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise DataError(f"{path}, line {number}: not JSON ({error}); score the run again") from None
-    if not isinstance(row, dict) or not row.keys() >= _FIELDS:
+    if not isinstance(row, dict) or not row.keys() >= set(fields):
         raise DataError(f"{path}, line {number}: not a row of an evaluation; score the run again")
     return row

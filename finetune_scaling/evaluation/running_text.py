@@ -67,9 +67,9 @@ def read_running_text(
 
     Raises ConfigError where there is no base whose text could be taken, DataError where the text is missing.
     """
-    source = None if all((evaluator.texts, evaluator.objective, evaluator.length)) else _pretraining(experiment)
+    source = None if _is_complete(evaluator) else _pretraining(experiment)
     if source is not None and source.corpus is None:
-        raise ConfigError("a public model has no pretraining text of its own; give texts, objective and length")
+        check_of_public(evaluator)
     texts = evaluator.texts or (source.corpus.dev if source and source.corpus else None)
     assert texts is not None
     objective = evaluator.objective or source.objective  # type: ignore[union-attr]
@@ -82,6 +82,16 @@ def read_running_text(
         tokenizer,
         batch_size,
     )
+
+
+def check_of_public(evaluator: TextEvaluator) -> None:
+    """Raises ConfigError where an evaluator would take the text that a public model was pretrained on."""
+    if not _is_complete(evaluator):
+        raise ConfigError("a public model has no pretraining text of its own; give texts, objective and length")
+
+
+def _is_complete(evaluator: TextEvaluator) -> bool:
+    return all((evaluator.texts, evaluator.objective, evaluator.length))
 
 
 def _pretraining(experiment: Experiment) -> Experiment:

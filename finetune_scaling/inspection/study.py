@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
     """A study's directory as plain data. Raises UserError where its config or a record is broken."""
     study = read_study(config)
-    rows = _each(path, lambda run: _run(path, study, run), runs(study))
+    rows = inspect_runs(path, study)
     return {
         "kind": "study",
         "path": str(path),
@@ -30,11 +30,21 @@ def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
             for task, grid in study.tasks.items()
             for method in grid.methods
         },
-        "bases": _bases(path, study),
+        "bases": inspect_bases(path, study),
         "runs": rows,
         "points": (path / POINTS).exists(),
         "report": (path / "report" / "report.html").exists(),
     }
+
+
+def inspect_runs(path: Location, study: StudyConfig) -> list[dict[str, Any]]:
+    """The runs of a study in a directory, in the order of its grid."""
+    return _each(path, lambda run: _run(path, study, run), runs(study))
+
+
+def inspect_bases(path: Location, study: StudyConfig) -> list[dict[str, Any]]:
+    """The bases of a study in a directory."""
+    return _each(path, lambda base: _base(path, base), bases(study))
 
 
 def _each(path: Location, tell: Callable[[Item], dict[str, Any]], items: Iterable[Item]) -> list[dict[str, Any]]:
@@ -66,10 +76,6 @@ def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
         "metrics": record.get("metrics", {}) if record else {},
         "error": read_json(directory / FAILURE)["error"] if how == "failed" else None,
     }
-
-
-def _bases(workdir: Location, study: StudyConfig) -> list[dict[str, Any]]:
-    return _each(workdir, lambda base: _base(workdir, base), bases(study))
 
 
 def _base(workdir: Location, base: Base) -> dict[str, Any]:

@@ -5,6 +5,7 @@ is whole, and result.json comes last.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -27,11 +28,11 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
-from finetune_scaling.interop.family import Family
-from finetune_scaling.interop.hub import Found, find
+from finetune_scaling.interop.families.family import Family
+from finetune_scaling.interop.hub import Found, find, find_config
 from finetune_scaling.interop.hugging_face import FAMILIES, check_tensors, read_family, read_fields
 from finetune_scaling.interop.incoming import PIECE_BYTES, Journal, Leaf, digest_of, leaves_of, write_state
-from finetune_scaling.interop.tokenizer import (
+from finetune_scaling.interop.tokenizers.imported import (
     MODEL_FIELDS,
     TOKENIZER_FILES,
     ImportedTokenizer,
@@ -39,7 +40,7 @@ from finetune_scaling.interop.tokenizer import (
     load_imported_tokenizer,
     read_model_fields,
 )
-from finetune_scaling.interop.weight_files import WeightFiles, weight_files
+from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.sharding.axes import MESH_AXES
 from finetune_scaling.sharding.mesh import ShardingConfig
@@ -104,12 +105,20 @@ def convert(conversion: Conversion) -> dict[str, Any]:
         from_first(lambda: directory.check(config))
         result = from_first(lambda: directory.result)
         if result is not None:
-            from_first(lambda: _check_same(model, result, out))
+            from_first(lambda: _check_same(conversion, model, result, out))
         else:
             from_first(lambda: _claim(conversion, model, config, out))
             _make_checkpoint(conversion, model, out)
             from_first(lambda: _finish(directory, config))
         return _figures(out, from_first(lambda: directory.result))
+
+
+def described_model(source: str) -> ModelConfig:
+    """The model that a source's config.json describes; of a name on the hub no other file is fetched.
+
+    Raises as `convert` does.
+    """
+    return read_family(find_config(source).directory, FAMILIES)[1]
 
 
 def _opened(conversion: Conversion) -> _Model:
@@ -200,7 +209,7 @@ def _identity(conversion: Conversion, model: _Model) -> dict[str, Any]:
         "weights": _weights(directory),
         "tokenizer_sha256": model.tokenizer.digest if model.tokenizer else None,
         "dtype": conversion.dtype,
-        "sharding": configuration.plain(conversion.sharding),
+        "mesh": _mesh(conversion),
         "piece_bytes": PIECE_BYTES,
     }
 
@@ -210,8 +219,8 @@ def _weights(directory: Path) -> dict[str, list[int]]:
     return {file.name: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in weight_files(directory)}
 
 
-def _check_same(model: _Model, result: Mapping[str, Any], out: Path) -> None:
-    """Raises WorkdirError where a finished base was made of other files than those that are there now."""
+def _check_same(conversion: Conversion, model: _Model, result: Mapping[str, Any], out: Path) -> None:
+    """Raises WorkdirError where a finished base was made of other files than are there now, or cut for another mesh."""
     directory, public = model.found.directory, result["public"]
     now: dict[str, Any] = {
         "config.json": sha256(directory / "config.json"),
@@ -226,16 +235,31 @@ def _check_same(model: _Model, result: Mapping[str, Any], out: Path) -> None:
             f"{out}: was converted from other files than are in {directory} now (they differ in "
             f"{', '.join(differing[:4])}); give --out=DIR a new directory, or delete this one"
         )
+    cut, wanted = public.get("mesh"), _mesh(conversion)
+    if cut not in (None, wanted):  # it was not recorded from the beginning
+        raise WorkdirError(
+            f"{out}: its files are cut for {_told(cut)}, not for {_told(wanted)}; every mesh reads them, so leave the "
+            "flags as they were, or give --out=DIR a new directory"
+        )
+
+
+def _told(mesh: Mapping[str, int]) -> str:
+    return " ".join(f"--{name}={count}" for name, count in mesh.items())
 
 
 def _copy_tokenizer(model: _Model, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    if model.tokenizer is None:
-        return
-    for name in TOKENIZER_FILES:
-        if (model.tokens / name).is_file():
-            write_atomically(folder / name, (model.tokens / name).read_bytes())
-    write_json_atomically(folder / MODEL_FIELDS, read_model_fields(model.found.directory))
+    """Puts the tokenizer's files into the base, and nothing else; they may be those that are there already."""
+    files: dict[str, bytes] = {}
+    if model.tokenizer is not None:
+        there = [name for name in TOKENIZER_FILES if (model.tokens / name).is_file()]
+        files = {name: (model.tokens / name).read_bytes() for name in there}
+        fields = read_model_fields(model.found.directory)
+        files[MODEL_FIELDS] = (json.dumps(fields, indent=2) + "\n").encode()
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+    for left in folder.iterdir() if folder.is_dir() else ():
+        if left.name not in files:
+            left.unlink()
 
 
 def _make_checkpoint(conversion: Conversion, model: _Model, out: Path) -> None:
@@ -251,17 +275,23 @@ def _make_checkpoint(conversion: Conversion, model: _Model, out: Path) -> None:
         try:
             write_state(unfinished / "state", leaves, files, journal, Path(model.found.name).name)
             multihost_utils.sync_global_devices("all pieces are written")
-            from_first(lambda: _complete(model, out, leaves, journal, conversion.pretrain_tokens))
+            from_first(lambda: _complete(conversion, model, out, leaves, journal))
         finally:
             journal.close()
 
 
-def _shards(conversion: Conversion, model: ModelConfig) -> Any:
-    """From leaves to the shape of what one device of the mesh holds of each; the mesh need not be here."""
+def _mesh(conversion: Conversion) -> dict[str, int]:
+    """Over how many devices the parameters will be divided, by axis; all that are here where fsdp says so."""
     sharding = conversion.sharding
     devices = jax.device_count() if sharding.fsdp < 1 else sharding.fsdp * sharding.tensor
-    mesh = AbstractMesh(sharding.shape(devices), MESH_AXES)
-    placement = Placement(model, mesh, sharding.axes)
+    _, fsdp, tensor = sharding.shape(devices)
+    return {"fsdp": fsdp, "tensor": tensor}
+
+
+def _shards(conversion: Conversion, model: ModelConfig) -> Any:
+    """From leaves to the shape of what one device of the mesh holds of each; the mesh need not be here."""
+    mesh = AbstractMesh((1, *_mesh(conversion).values()), MESH_AXES)
+    placement = Placement(model, mesh, conversion.sharding.axes)
 
     def shards(leaves: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         named = placement.named({f"trainable/{path}": leaf for path, leaf in leaves.items()})
@@ -279,7 +309,7 @@ def _check_room(out: Path, leaves: list[Leaf]) -> None:
         raise WorkdirError(f"{out}: needs {needed - written:,} bytes, and the disk has {free:,} left; free some space")
 
 
-def _complete(model: _Model, out: Path, leaves: list[Leaf], journal: Journal, pretrain_tokens: int | None) -> None:
+def _complete(conversion: Conversion, model: _Model, out: Path, leaves: list[Leaf], journal: Journal) -> None:
     """Adds the facts to the arrays and gives the checkpoint its name."""
     unfinished = out / WORK / _STEP
     position = dataclasses.asdict(Position())
@@ -294,7 +324,8 @@ def _complete(model: _Model, out: Path, leaves: list[Leaf], journal: Journal, pr
             "revision": model.found.revision,
             "commit": model.found.commit,
             "family": model.family.model_type,
-            "pretrain_tokens": pretrain_tokens,
+            "pretrain_tokens": conversion.pretrain_tokens,
+            "mesh": _mesh(conversion),
             "config_sha256": sha256(model.found.directory / "config.json"),
             "weights": _weights(model.found.directory),
         },

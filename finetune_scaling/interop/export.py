@@ -10,13 +10,13 @@ import numpy as np
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import new_directory
-from finetune_scaling.interop.family import LAYER, Tensor, to_theirs
+from finetune_scaling.interop.families.family import LAYER, Tensor, to_theirs
+from finetune_scaling.interop.families.standard_form import StandardForm
 from finetune_scaling.interop.hugging_face import leaf_shapes
 from finetune_scaling.interop.provenance import PROVENANCE
-from finetune_scaling.interop.safetensors_writer import Shape, TensorFiles, written
-from finetune_scaling.interop.standard_form import StandardForm
-from finetune_scaling.interop.tokenizer_files import TokenizerFiles
-from finetune_scaling.interop.weights import Leaves, TrainedRun, merged_leaves, plain_leaves
+from finetune_scaling.interop.tokenizers.tokenizer_files import TokenizerFiles
+from finetune_scaling.interop.weights.run_weights import Leaves, TrainedRun, merged_leaves, plain_leaves
+from finetune_scaling.interop.weights.safetensors_writer import Shape, TensorFiles, written
 from finetune_scaling.training.metrics import Progress
 
 SHARD_BYTES = 5_000_000_000  # as transformers divides models

@@ -5,14 +5,21 @@ is not fetched again, also without a network.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.interop.tokenizer import TOKENIZER_FILES
-from finetune_scaling.interop.weight_files import INDEX, WEIGHTS, indexed_files
+from finetune_scaling.interop.tokenizers.imported import TOKENIZER_FILES
+from finetune_scaling.interop.weights.files import INDEX, WEIGHTS, indexed_files
 
+_CONFIG = "config.json"
+Wanted = Callable[[str, set[str], str | None], list[str]]
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class UnreachableError(CheckpointError):
+    """The hub does not answer, and what is asked for was not fetched before."""
 
 
 class Found(NamedTuple):
@@ -30,6 +37,16 @@ def find(source: str) -> Found:
     Raises CheckpointError, naming the mend, where there is no such directory or model, it is gated, has no safetensors,
     or cannot be reached.
     """
+    return _find(source, _wanted)
+
+
+def find_config(source: str) -> Found:
+    """The same with config.json alone, which tells of a model what may be wrong before gigabytes are fetched."""
+    return _find(source, lambda *_: [_CONFIG])
+
+
+def _find(source: str, wanted: Wanted) -> Found:
+    """wanted: from a name, the files that are there and the revision to the files to fetch."""
     if Path(source).is_dir():
         return Found(str(Path(source).resolve()), Path(source))
     name, _, revision = source.partition("@") if source.count("@") == 1 else (source, "", "")
@@ -37,10 +54,10 @@ def find(source: str) -> Found:
         raise CheckpointError(f"{source}: a revision is for names on the hub, and {name} is a directory; leave it out")
     if _NAME.fullmatch(name) is None:
         raise CheckpointError(f"{source}: no such directory; name one, or a model on the hub: OWNER/NAME[@REVISION]")
-    return _fetched(name, revision or None)
+    return _fetched(name, revision or None, wanted)
 
 
-def _fetched(name: str, revision: str | None) -> Found:
+def _fetched(name: str, revision: str | None, wanted: Wanted) -> Found:
     hub = _library()
     try:
         info = hub.HfApi().model_info(name, revision=revision)
@@ -51,7 +68,7 @@ def _fetched(name: str, revision: str | None) -> Found:
     there = {file.rfilename for file in info.siblings or ()}
     try:
         # By the revision's own name, which the cache then knows without a network, too.
-        directory = Path(hub.snapshot_download(name, revision=revision, allow_patterns=_wanted(name, there, revision)))
+        directory = Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted(name, there, revision)))
     except CheckpointError:
         raise
     except Exception as error:
@@ -74,14 +91,14 @@ def _wanted(name: str, there: set[str], revision: str | None) -> list[str]:
             f"{name}: the hub has no {min(weights - there)} of it{instead}; take a revision that has them, or save "
             "the model as safetensors and name its directory"
         )
-    return sorted(weights | ({"config.json", *TOKENIZER_FILES} & there))
+    return sorted(weights | ({_CONFIG, *TOKENIZER_FILES} & there))
 
 
 def _cached(name: str, revision: str | None, error: Exception) -> Found:
     """What was fetched before, where the hub cannot be reached."""
-    config = _library().try_to_load_from_cache(name, "config.json", revision=revision)
+    config = _library().try_to_load_from_cache(name, _CONFIG, revision=revision)
     if not isinstance(config, str):
-        raise CheckpointError(
+        raise UnreachableError(
             f"{name}: is no directory here, and the hub cannot be reached ({type(error).__name__}); check the name and "
             "the network (and HF_HUB_OFFLINE), or fetch the model elsewhere and name its directory"
         ) from error

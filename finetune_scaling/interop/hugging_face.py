@@ -17,15 +17,15 @@ import numpy as np
 
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import location, read_json, sha256
-from finetune_scaling.interop.family import LAYER, REST, Family, Tensor
-from finetune_scaling.interop.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
-from finetune_scaling.interop.gpt_neox import GPT_NEOX
-from finetune_scaling.interop.llama import LLAMA
-from finetune_scaling.interop.mistral import MISTRAL
-from finetune_scaling.interop.nearest import unknown_model
-from finetune_scaling.interop.olmo2 import OLMO2
-from finetune_scaling.interop.qwen import QWEN2, QWEN3
-from finetune_scaling.interop.weight_files import WeightFiles, weight_files
+from finetune_scaling.interop.families.family import LAYER, REST, Family, Tensor
+from finetune_scaling.interop.families.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
+from finetune_scaling.interop.families.gpt_neox import GPT_NEOX
+from finetune_scaling.interop.families.llama import LLAMA
+from finetune_scaling.interop.families.mistral import MISTRAL
+from finetune_scaling.interop.families.nearest import unknown_model
+from finetune_scaling.interop.families.olmo2 import OLMO2
+from finetune_scaling.interop.families.qwen import QWEN2, QWEN3
+from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.tuning.partition import Tree, path_name

@@ -23,9 +23,9 @@ from etils import epath
 from orbax.checkpoint import type_handlers
 
 from finetune_scaling.files import write_atomically
-from finetune_scaling.interop.family import LAYER, Family, Tensor
+from finetune_scaling.interop.families.family import LAYER, Family, Tensor
 from finetune_scaling.interop.hugging_face import leaf_shapes, tensor_names
-from finetune_scaling.interop.weight_files import WeightFiles
+from finetune_scaling.interop.weights.files import WeightFiles
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.roles import alone
 from finetune_scaling.training.checkpoints import storage_errors, stored_name

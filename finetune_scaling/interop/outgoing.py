@@ -7,13 +7,13 @@ from typing import Any
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import absolute, check_new, local
 from finetune_scaling.interop.export import plan_export, write_model
+from finetune_scaling.interop.families.standard_form import standard_form
 from finetune_scaling.interop.hugging_face import is_model
-from finetune_scaling.interop.peft_export import BaseName, plan_adapter, write_adapter
+from finetune_scaling.interop.peft.export import BaseName, plan_adapter, write_adapter
 from finetune_scaling.interop.provenance import provenance
 from finetune_scaling.interop.source import families_for, source_of
-from finetune_scaling.interop.standard_form import standard_form
-from finetune_scaling.interop.tokenizer_files import tokenizer_files
-from finetune_scaling.interop.weights import TrainedRun, read_run
+from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
+from finetune_scaling.interop.weights.run_weights import TrainedRun, read_run
 from finetune_scaling.training.checkpoints import DIRECTORY
 from finetune_scaling.training.tuned import FoundRun, find_base, find_run
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.interop.weights import TrainedRun
+from finetune_scaling.interop.weights.run_weights import TrainedRun
 
 PROVENANCE = "finetune_scaling.json"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune_scaling.interop.family import Family
+from finetune_scaling.interop.families.family import Family
 from finetune_scaling.interop.hugging_face import FAMILIES
 from finetune_scaling.training.tuned import FoundRun, find_base
 

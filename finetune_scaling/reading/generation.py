@@ -1,7 +1,7 @@
 """A run's model on the devices at hand, and what it writes for texts of the reader's."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -40,12 +40,12 @@ def subject_of(directory: Location, step: int | None) -> Subject:
 def write(
     experiment: Experiment,
     load: Callable[[], TunedModel],
-    texts: Sequence[str],
+    texts: Iterable[str],
     languages: Languages,
     options: Mapping[str, Any],
 ) -> list[str]:
     """The best text for every one of `texts`. See Run.generate; load: reads the model, once the rest is checked."""
-    _check_texts(texts)
+    texts = _checked(texts)
     decoding = _decoding(experiment, options)
     # An adapter that came in alone has no task, either.
     task = None if experiment.task is None else load_task(experiment.task)
@@ -64,12 +64,16 @@ def write(
         return hypotheses(model, task, form, examples, size, decoding)
 
 
-def _check_texts(texts: Sequence[str]) -> None:
+def _checked(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise ConfigError("generate takes a list of texts, not one text; put it in brackets")
-    for place, text in enumerate(texts):
+    if not isinstance(texts, Iterable):
+        raise ConfigError(f"generate takes a list of texts, not {texts!r}")
+    found = list(texts)
+    for place, text in enumerate(found):
         if not isinstance(text, str):
             raise ConfigError(f"generate: texts[{place}] is {text!r} and no text")
+    return found
 
 
 def _decoding(experiment: Experiment, options: Mapping[str, Any]) -> DecodingConfig:
@@ -81,11 +85,11 @@ def _decoding(experiment: Experiment, options: Mapping[str, Any]) -> DecodingCon
 
 
 def _continuation(
-    model: TunedModel, experiment: Experiment, texts: Sequence[str], longest: int
+    model: TunedModel, experiment: Experiment, texts: list[str], longest: int
 ) -> tuple[Task, SequenceFormat]:
     """Going on with a text as a task, which cuts no text: DataError where one and what is to come do not fit."""
     room = model.config.max_length - model.tuning.prefix_length - longest - 1  # a mode token
-    lengths = [len(ids) for ids in model.tokenizer.encode_batch(list(texts))]
+    lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
     if max(lengths) > room:
         place = lengths.index(max(lengths))
         raise DataError(

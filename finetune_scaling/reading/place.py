@@ -3,7 +3,7 @@
 import os
 
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import Location, disk_errors, location
+from finetune_scaling.files import Location, absolute, disk_errors, location
 from finetune_scaling.inspection.which import Kind, kind_of
 
 _MENDS: dict[Kind, str] = {
@@ -18,10 +18,13 @@ _MENDS: dict[Kind, str] = {
 
 
 def found(path: str | os.PathLike, *wanted: Kind) -> tuple[Location, Kind]:
-    """The place of a path, and which of the wanted kinds is there. Raises WorkdirError where none of them is."""
-    where = location(path)
+    """The place of a path, from wherever it is read later, and which of the wanted kinds is there.
+
+    ~ is the home directory. Raises WorkdirError where none of the kinds is there.
+    """
+    where = location(os.path.expanduser(path))
     with disk_errors(where):
         kind = kind_of(where)
     if kind not in wanted:
         raise WorkdirError(f"{where}: {_MENDS[kind]}")
-    return where, kind
+    return absolute(where), kind

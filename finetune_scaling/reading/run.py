@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCORE_COLUMNS = ("evaluation", "split", "of", "metric", "score", "signature")
 ROW_COLUMNS = ("source", "reference", "hypothesis", "loss", "tokens", "target_language")
+_TEXTS = ["source", "reference", "hypothesis", "target_language"]
 OWN_SPLIT = "test"
 _CURVES = ("loss", "dev_loss", "learning_rate", "gradient_norm")  # in this order, before what evaluators add
 
@@ -41,6 +42,9 @@ class Run:
     def __init__(self, path: Location, step: int | None = None):
         self.path = path
         self.step = step
+        # Here and not in a cache of the class, which would keep every run's model for as long as the program runs.
+        self._subjects: dict[int | None, Subject] = {}
+        self._loaded: tuple[Mapping[str, Any], TunedModel] | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}): {self.state}" + ("" if self.loss is None else f", loss {self.loss:.4f}")
@@ -54,14 +58,14 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """The record that a finished run leaves; None before."""
         with disk_errors(self.path):
-            return RunDirectory(self.path).result
+            return RunDirectory(self.path).result if self.state == "done" else None
 
     @property
     def name(self) -> str:
         """What the config calls it, or its directory's name."""
         return self.config.get("name") or self.path.name
 
-    @property
+    @functools.cached_property
     def state(self) -> str:
         """done, failed (in a study), or started."""
         with disk_errors(self.path):
@@ -93,7 +97,7 @@ class Run:
     def curves(self) -> pd.DataFrame:
         """What was measured while it trained, by step: loss and dev_loss (nats a token), learning_rate, ...
 
-        A row for every step at which something was; NaN where that was not. time: when, in UTC.
+        A row for every step at which something was; NaN where that was not, or not yet. time: when, in UTC.
         """
         with disk_errors(self.path):
             lines = pd.DataFrame(RunDirectory(self.path).metrics())
@@ -102,7 +106,7 @@ class Run:
         frame = lines.groupby("step").last()
         if "time" in frame:
             frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
-        return frame[[*(c for c in _CURVES if c in frame), *(c for c in frame if c not in _CURVES)]]
+        return frame.reindex(columns=[*_CURVES, *(c for c in frame if c not in _CURVES)])
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
@@ -136,14 +140,15 @@ class Run:
         """What the run read, should have written, and wrote, one example a row, by the example's index.
 
         split: one of `splits`; by default the task's first test set. hypothesis: None where it was scored but not
-        decoded; loss: nats a token. Raises DataError where there are no such rows, or a line is damaged.
+        decoded, as are all texts of rows of running text; loss: nats a token. Raises DataError where there are no such
+        rows, or a line is damaged.
         """
         split = split or next(iter((self.result or {}).get("tests", self.splits)), OWN_SPLIT)
-        rows = pd.DataFrame(read_rows(self.path / EVALUATION / f"{split}.jsonl")).set_index("index")
+        file = self.path / EVALUATION / f"{split}.jsonl"
+        rows = pd.DataFrame(read_rows(file, ("index", "loss_sum", "tokens"))).set_index("index")
         rows["loss"] = rows["loss_sum"] / rows["tokens"]
         frame = rows.reindex(columns=list(ROW_COLUMNS))
-        texts = ["hypothesis", "target_language"]
-        frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
+        frame[_TEXTS] = frame[_TEXTS].astype(object).where(frame[_TEXTS].notna(), None)
         return frame
 
     @functools.cached_property
@@ -177,13 +182,13 @@ class Run:
 
     def generate(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         step: int | None = None,
         source_language: str | None = None,
         target_language: str | None = None,
         **decoding: Any,
     ) -> list[str]:
-        """What the model writes for every text, as the evaluate command has it written.
+        """What the model writes for every text, in a list or a column, as the evaluate command has it written.
 
         A finetuned run reads each text as a source of its task, cut as in training; a base goes on with it. step: as
         in `params`. source_language, target_language: which of the task's directions, where it has several. decoding:
@@ -195,13 +200,12 @@ class Run:
         languages = (source_language, target_language)
         return write(self._subject(step).experiment, lambda: self.model(step), texts, languages, decoding)
 
-    _loaded: "tuple[Mapping[str, Any], TunedModel] | None" = None
-
-    @functools.cache  # noqa: B019 - a few steps of a run that is being looked at
     def _subject(self, step: int | None) -> "Subject":
         from finetune_scaling.reading.generation import subject_of
 
-        return subject_of(self.path, self.step if step is None else step)
+        if step not in self._subjects:
+            self._subjects[step] = subject_of(self.path, self.step if step is None else step)
+        return self._subjects[step]
 
 
 def _sets(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

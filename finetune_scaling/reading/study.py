@@ -3,25 +3,26 @@
 import functools
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from finetune_scaling.configuration import suggestion
-from finetune_scaling.errors import ConfigError, WorkdirError
+from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, read_json
 from finetune_scaling.reading.place import found
 from finetune_scaling.reading.report import Report
-from finetune_scaling.reading.run import Run, load_run
+from finetune_scaling.reading.run import Run
 from finetune_scaling.scaling.points.text import POINTS
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.training.run_directory import CONFIG, FAILURE, RunDirectory, state
 
 if TYPE_CHECKING:  # they import SciPy and JAX, which only laws and models take
     from finetune_scaling.scaling.api import Fitted
     from finetune_scaling.scaling.points.table import PointsTable
+    from finetune_scaling.studies.grid import StudyConfig
 
-_BELOW = "runs/"  # where a study's runs are; keys leave it out
+_RUNS, _BASES = "runs/", "bases/"  # where a study's runs and bases are; keys leave it out
 
 
 def load_study(path: str | os.PathLike) -> "Study":
@@ -72,40 +73,60 @@ class Study:
         finetune_examples, seed, held_out, loss and dev_loss (nats a token), best_step, seconds, the metrics on the test
         sets, error (of a failed run), path.
         """
-        rows = self._inspected["runs"]
+        from finetune_scaling.inspection.study import inspect_runs
+
+        grid = self._grid
+        with disk_errors(self.path):
+            rows = inspect_runs(self.path, grid)
         frame = pd.DataFrame(rows).drop(columns=["directory", "metrics", "error"])
         metrics = pd.DataFrame([row["metrics"] for row in rows])
         frame = pd.concat([frame, metrics], axis=1).assign(
             error=[row["error"] for row in rows], path=[str(self.path / row["directory"]) for row in rows]
         )
-        frame.index = pd.Index([row["directory"].removeprefix(_BELOW) for row in rows], name="run")
+        frame.index = pd.Index([row["directory"].removeprefix(_RUNS) for row in rows], name="run")
         return frame.astype(_floats("learning_rate", "loss", "dev_loss", "seconds") | _counts("pet_size", "best_step"))
 
     @functools.cached_property
     def bases(self) -> pd.DataFrame:
         """One row a base, by FAMILY/SIZE: state, dev_loss (nats a token), parameters, tokens_seen, seconds, path."""
-        frame = pd.DataFrame(self._inspected["bases"]).set_index("base")
-        frame["path"] = [str(self.path / "bases" / key) for key in frame.index]
+        from finetune_scaling.inspection.study import inspect_bases
+
+        grid = self._grid
+        with disk_errors(self.path):
+            frame = pd.DataFrame(inspect_bases(self.path, grid)).set_index("base")
+        frame["path"] = [str(self.path / _BASES / key) for key in frame.index]
         counts = _counts("parameters", "parameters_non_embedding", "tokens_seen")
         return frame.astype(_floats("dev_loss", "seconds") | counts)
 
     def run(self, key: str) -> Run:
-        """A run by its key in `runs`. Raises ConfigError on an unknown one, WorkdirError where it has not begun."""
-        return self._open(self.runs, key, "run")
+        """A run by its key in `runs`; no other is looked at.
+
+        Raises ConfigError on an unknown one, WorkdirError where it has not begun, or failed before it could.
+        """
+        from finetune_scaling.studies.grid import runs
+
+        keys = (run.directory.removeprefix(_RUNS) for run in runs(self._grid))
+        return self._open(_RUNS, key, keys, "run")
 
     def base(self, key: str) -> Run:
         """The pretraining run of a base, by its key in `bases`; raises as `run` does."""
-        return self._open(self.bases, key, "base")
+        from finetune_scaling.studies.configs import bases
+
+        return self._open(_BASES, key, (base.name for base in bases(self._grid)), "base")
 
     @functools.cached_property
     def points(self) -> pd.DataFrame:
         """points.csv as it is: a row for every run and every factor that it serves (docs/reference.md has the columns).
 
-        Raises WorkdirError while there is none.
+        Raises WorkdirError while there is none, DataError where it is damaged.
         """
         file = self._points_file()
         with disk_errors(file):
-            return pd.read_csv(io.BytesIO(file.read_bytes()), float_precision="round_trip")
+            data = file.read_bytes()
+        try:
+            return pd.read_csv(io.BytesIO(data), float_precision="round_trip")
+        except ValueError as error:  # pandas' own are of this kind, as is text that is no UTF-8
+            raise DataError(f"{file}: is no table ({' '.join(str(error).split())}); run the study again") from error
 
     @functools.cached_property
     def table(self) -> "PointsTable":
@@ -146,22 +167,29 @@ class Study:
         return file
 
     @functools.cached_property
-    def _inspected(self) -> dict[str, Any]:
-        from finetune_scaling.inspection.study import inspect_study
+    def _grid(self) -> "StudyConfig":
+        from finetune_scaling.studies.grid import read_study
 
         self._need_runs("runs")
-        config = self.config
-        with disk_errors(self.path):
-            return inspect_study(self.path, config)
+        return read_study(self.config)
 
-    def _open(self, frame: pd.DataFrame, key: str, what: str) -> Run:
-        if key not in frame.index:
-            near = suggestion(str(key), frame.index)
+    def _open(self, below: str, key: str, keys: Iterable[str], what: str) -> Run:
+        known = list(keys)
+        if key not in known:
+            near = suggestion(str(key), known)
             mend = near if "did you mean" in near else f"; the index of .{what}s has the keys"
             raise ConfigError(f"{key!r} is no {what} of {self.path}{mend}")
-        if frame.loc[key, "state"] == "waiting":
-            raise WorkdirError(f"{self.path}: the {what} {key} has not begun; run the study")
-        return load_run(str(frame.loc[key, "path"]))
+        where = self.path / below / key
+        with disk_errors(where):
+            how = state(where)
+            if how == "waiting":
+                raise WorkdirError(f"{self.path}: the {what} {key} has not begun; run the study")
+            if how == "failed" and not (where / CONFIG).exists():  # its base could not be had, or its config not read
+                failure = read_json(where / FAILURE)["error"]
+                raise WorkdirError(
+                    f"{self.path}: the {what} {key} failed before it began ({failure}); mend that, and run the study"
+                )
+        return Run(where)
 
     def _need_runs(self, what: str) -> None:
         if not self.has_runs:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from finetune_scaling.data.corpus import Texts
 from finetune_scaling.data.preparation.prepared import read_statistics
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.questions import check_sets
+from finetune_scaling.evaluation.running_text import check_of_public
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import Run, StudyConfig
+from finetune_scaling.studies.public_bases import check_source
 from finetune_scaling.training.experiment import read_experiment
 from finetune_scaling.training.inputs import check_task
 from finetune_scaling.training.tuned import check_length
@@ -19,28 +21,35 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
-    """Reads the configs that `runs` need and opens all their text.
+    """Reads the configs that `runs` need, those of public models too, and opens all their text.
 
-    Raises ConfigError or DataError that says which part of the study's config the mistake is in.
+    Raises ConfigError, DataError or CheckpointError that says which part of the study's config the mistake is in.
     """
-    own = [base for base in bases(study, runs) if base.tokens is None]
+    needed = bases(study, runs)
+    own = [base for base in needed if base.tokens is None]
     for base in own:
         with _within(f"families.{base.family}.pretrain"):
             read_experiment(pretraining_config(study, workdir, base))
     for base in {base.family: base for base in own}.values():
         with _within(f"families.{base.family}.pretrain"):
             _open_corpus(study, workdir, base)
-    for run in _largest(runs):
-        setting = run.setting
+    for run, sizes in _largest(runs):
+        setting, family = run.setting, study.families[run.setting.family]
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
             experiment = read_experiment(finetuning_config(study, workdir, run))
-            model = tuned_model(study.families[setting.family], setting.size, experiment)
-            check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
+            for size in sizes:  # of a public ladder each may have a context of its own
+                model = tuned_model(family, size, experiment)
+                check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
             check_task(experiment)
             for name, evaluator in experiment.evaluation.named_evaluators.items():
-                if isinstance(evaluator, TaskEvaluator):
-                    with _within(f"evaluator {name}"):
+                with _within(f"evaluator {name}"):
+                    if isinstance(evaluator, TaskEvaluator):
                         check_sets(evaluator, experiment)
+                    elif family.public:
+                        check_of_public(evaluator)
+    for base in (base for base in needed if base.tokens is not None):
+        with _within(f"families.{base.family}.public"):
+            check_source(study, workdir, base)
 
 
 def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
@@ -54,19 +63,20 @@ def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
     Texts(corpus.dev, "corpus.dev")
 
 
-def _largest(runs: Sequence[Run]) -> Iterator[Run]:
-    """Per task, method and PET size, the run with the most examples: the others read a part of what it does."""
-    largest: dict[tuple, Run] = {}
+def _largest(runs: Sequence[Run]) -> Iterator[tuple[Run, list[str]]]:
+    """Per task, method and PET size, the run with the most examples, since the others read a part of what it does; and
+    the sizes of all."""
+    alike: dict[tuple, list[Run]] = {}
     for run in runs:
-        key = (run.setting.task, run.setting.method, run.setting.pet_size)
-        if key not in largest or run.setting.finetune_examples > largest[key].setting.finetune_examples:
-            largest[key] = run
-    yield from largest.values()
+        alike.setdefault((run.setting.task, run.setting.method, run.setting.pet_size), []).append(run)
+    for group in alike.values():
+        sizes = dict.fromkeys(run.setting.size for run in group)
+        yield max(group, key=lambda run: run.setting.finetune_examples), list(sizes)
 
 
 @contextmanager
 def _within(place: str) -> Iterator[None]:
     try:
         yield
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         raise type(error)(f"{place}: {error}") from error

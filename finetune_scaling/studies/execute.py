@@ -10,7 +10,6 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import (
-    CheckpointError,
     ConfigError,
     InUseError,
     Preempted,
@@ -18,7 +17,7 @@ from finetune_scaling.errors import (
     UserError,
     WorkdirError,
 )
-from finetune_scaling.files import disk_errors, read_json, write_json_atomically
+from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.interop.conversion import convert
 from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.runs.run import run as train
@@ -28,12 +27,12 @@ from finetune_scaling.studies.configs import (
     base_of,
     bases,
     conversion,
-    family_model,
     finetuning_config,
     pretraining_config,
     tokenizer_path,
 )
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
+from finetune_scaling.studies.public_bases import check_converted, check_source
 from finetune_scaling.training.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, exclusive, state
 from finetune_scaling.training.step import compiled_programs
 
@@ -135,7 +134,7 @@ def _train_tokenizer(study: StudyConfig, family: str, settings: Any, path: Path)
 def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = True) -> None:
     """Pretrains or converts a base if nobody has. Where another process is at it, waits, or raises InUseError.
 
-    Raises CheckpointError where a public model has another shape than the study's config says.
+    Raises CheckpointError where a public model has another shape than the study's config says, before it is fetched.
     """
     directory = base.directory(workdir)
     ensure_tokenizer(study, workdir, base)
@@ -145,24 +144,11 @@ def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = T
                 log.info("pretraining %s", base.name)
                 train(pretraining_config(study, workdir, base), directory)
             else:
+                check_source(study, workdir, base)
                 log.info("converting %s", base.name)
                 convert(conversion(study, workdir, base))
         if base.tokens is not None:
-            _check_shape(study, base, directory)
-
-
-def _check_shape(study: StudyConfig, base: Base, directory: Path) -> None:
-    """Raises CheckpointError, naming the field, where the model is not the one that was listed and costed."""
-    there = configuration.plain(read_json(directory / CONFIG)["model"])
-    listed = configuration.plain(family_model(study.families[base.family], base.size))
-    free = ("compute_dtype", "remat", "attention", "max_length", "embedding_std")
-    differing = [name for name in configuration.difference(listed, there) if name not in free]
-    if differing:
-        name = differing[0]
-        raise CheckpointError(
-            f"{directory}: model.{name} = {there.get(name)!r}, but families.{base.family}.public.models, {base.size}, "
-            f"says {listed.get(name)!r}; correct the study's config"
-        )
+            check_converted(study, workdir, base)
 
 
 def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait: bool) -> None:

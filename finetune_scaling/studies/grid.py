@@ -9,6 +9,7 @@ rate, is swept at every size; no law is fitted to it.
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from finetune_scaling.tuning.registry import METHODS
 
 FACTORS = ("model", "pretrain", "pet")
 SWEEP = "learning_rate"
+_DIRECTORY = re.compile(r"\w([\w.-]*\w)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +103,20 @@ class FamilyConfig:
             )
         if len(set(self.sizes)) < len(self.sizes) or len(set(public.revisions)) < len(public.revisions):
             raise ConfigError("families.sizes and families.public.revisions must name none twice: each is another base")
+        if strange := [size for size in self.sizes if not _DIRECTORY.fullmatch(size)]:
+            raise ConfigError(
+                f"families.sizes: {strange[0]!r} is to name directories; take letters, digits, and . - _ between them"
+            )
         if len(self.sizes) > 1 and "{size}" not in public.source:
             raise ConfigError(
                 f"families.public.source = {public.source!r} names one model for all sizes; put in {{size}}"
             )
         if not public.revisions and len(self.tokens) > 1:
             raise ConfigError("families.public.revisions is missing; families.tokens has more than one number")
+        if "{revision}" in public.source and not public.revisions:
+            raise ConfigError(
+                f"families.public.source = {public.source!r} asks for a revision; give families.public.revisions"
+            )
 
     def revision(self, tokens: int) -> str | None:
         """The revision of a public base that has seen so many tokens; None where there is one base a size."""
@@ -185,6 +195,8 @@ class StudyConfig:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.tasks or not all(task.methods for task in self.tasks.values()):
+            raise ConfigError("tasks must name one at least, and each of them a method: there is nothing to run")
         for name, task in self.tasks.items():
             choose(self.families, task.family, f"tasks.{name}.family")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds or min(self.seeds) < 0:

@@ -76,7 +76,7 @@ class PublicModel:
 
 @dataclasses.dataclass(frozen=True)
 class AdapterOrigin:
-    """The adapter that a run was made of (interop/incoming_adapter.py): its directory, and its weights' digest."""
+    """The adapter that a run was made of (interop/peft/incoming.py): its directory, and its weights' digest."""
 
     name: str
     weights_sha256: str

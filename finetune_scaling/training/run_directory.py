@@ -62,7 +62,7 @@ class RunDirectory:
     def check(self, config: Mapping[str, Any]) -> None:
         """Raises WorkdirError, naming the fields, where something was trained here with another config.
 
-        Of an adapter that came in (interop/incoming_adapter.py) only the method has to be the same.
+        Of an adapter that came in (interop/peft/incoming.py) only the method has to be the same.
         """
         trained = any((self.path / name).exists() for name in (METRICS, RESULT))
         if not trained and not self._came_in():
@@ -147,6 +147,11 @@ def _lock(directory: Path, wait: bool) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         os.close(descriptor)
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            raise WorkdirError(
+                f"{directory}: the file system there has no locks ({error.strerror}), so that two processes could "
+                "write the same files; work in a local directory, and copy it there"
+            ) from None
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
         raise InUseError(f"{directory}: another process is working here; let it end, or choose another") from None

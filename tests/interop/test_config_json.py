@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoConfig
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.interop.families.nearest import unknown_model
 from finetune_scaling.interop.hugging_face import FAMILIES
-from finetune_scaling.interop.nearest import unknown_model
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.rope import LinearScaling, Llama3Scaling, YarnScaling
 

@@ -155,7 +155,8 @@ def test_orbax_itself_reads_the_checkpoint(base):
 
 KILLING = """
 import os, signal, sys
-from finetune_scaling.interop import conversion, incoming
+from finetune_scaling.interop import conversion
+from finetune_scaling.interop import incoming
 incoming.PIECE_BYTES = 2000
 place, left = sys.argv[3], int(sys.argv[4])
 def counted(function):
@@ -231,12 +232,35 @@ def test_what_another_conversion_left_half_done_gives_way(public, base, tmp_path
     assert_same(numbers(base)[1], numbers(tmp_path)[1])
 
 
+class StoppedError(Exception):
+    """Where a conversion is stopped."""
+
+
+def test_a_tokenizer_that_is_there_already_is_kept(public, base, tmp_path, monkeypatch):
+    def stop(*_):
+        raise StoppedError
+
+    monkeypatch.setattr(module, "_make_checkpoint", stop)
+    files = {file.name: file.read_bytes() for file in (base / "tokenizer").iterdir()}
+    for tokenizer in ("", str(tmp_path / "tokenizer")):  # the model's own, and then the copy of it in the base
+        with pytest.raises(StoppedError):
+            convert(Conversion(str(public[0]), str(tmp_path), tokenizer=tokenizer))
+        assert {file.name: file.read_bytes() for file in (tmp_path / "tokenizer").iterdir()} == files
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text("")  # of another tokenizer that was tried
+    with pytest.raises(StoppedError):
+        convert(Conversion(str(public[0]), str(tmp_path)))
+    assert {file.name for file in (tmp_path / "tokenizer").iterdir()} == set(files)
+
+
 def test_a_finished_one_is_left_alone_and_is_no_other(public, base, tmp_path):
     before = (base / "result.json").stat().st_mtime_ns
     convert(Conversion(str(public[0]), str(base)))
     assert (base / "result.json").stat().st_mtime_ns == before
     with pytest.raises(WorkdirError, match=r"holds a run of another config \(they differ in public.dtype\)"):
         convert(Conversion(str(public[0]), str(base), "bfloat16"))
+    message = "cut for --fsdp=1 --tensor=1, not for --fsdp=2 --tensor=1; every mesh reads them"
+    with pytest.raises(WorkdirError, match=message):
+        convert(Conversion(str(public[0]), str(base), sharding=ShardingConfig(fsdp=2)))
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(WorkdirError, match=r"holds something else \(thesis.tex\); give --out=DIR a new directory"):
         convert(Conversion(str(public[0]), str(tmp_path)))

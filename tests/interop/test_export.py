@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
+from finetune_scaling.interop.families.standard_form import standard_form
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.interop.outgoing import Outgoing, write_out
-from finetune_scaling.interop.standard_form import standard_form
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 

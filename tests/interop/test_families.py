@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3F
 from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.family import LAYER, to_theirs
+from finetune_scaling.interop.families.family import LAYER, to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel, Params

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune_scaling.interop.family import Part, Tensor, to_theirs
+from finetune_scaling.interop.families.family import Part, Tensor, to_theirs
 
 HEADS, HEAD_DIM, MODEL_DIM = 3, 2, 4
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "c0ffee" + "0" * 34
-FIND = "import sys; from finetune_scaling.interop.hub import find; print(*find(sys.argv[1]), sep='\\n')"
+FIND = "import sys; from finetune_scaling.interop import hub; print(*getattr(hub, sys.argv[2])(sys.argv[1]), sep='\\n')"
 COMMAND = f"""
 from finetune_scaling.errors import exit_on_user_error
 with exit_on_user_error():
@@ -123,13 +123,13 @@ def hub(tmp_path):
 def find(hub, tmp_path):
     """find("owner/name@revision"): in a process of its own, since the library reads its settings on import."""
 
-    def call(source, **settings):
+    def call(source, function="find", **settings):
         known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "http"))}
         environment = {
             **known, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "HF_HOME": str(tmp_path / "cache"),
             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1", **settings,
         }  # fmt: skip
-        command = [sys.executable, "-c", COMMAND, source]
+        command = [sys.executable, "-c", COMMAND, source, function]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
 
     return call
@@ -143,6 +143,20 @@ def test_only_config_weights_and_tokenizer_are_fetched(hub, find):
     assert sorted(os.listdir(directory)) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (Path(directory) / "model.safetensors").read_bytes() == hub.models[name]["model.safetensors"]
     assert {file for file, _ in hub.requests} == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_the_config_is_fetched_alone_where_it_is_all_that_is_asked_for(hub, find):
+    found = find("owner/parts@step3", "find_config")
+    assert found.returncode == 0, found.stderr
+    name, directory, revision, _ = found.stdout.splitlines()
+    assert (name, revision, os.listdir(directory)) == ("owner/parts", "step3", ["config.json"])
+    assert {file for file, _ in hub.requests} == {"config.json"}
+    gated = find("owner/gated", "find_config")
+    assert (gated.returncode, "asks for an agreement first" in gated.stderr) == (2, True)
+    whole = find("owner/parts@step3")
+    assert sorted(os.listdir(whole.stdout.splitlines()[1])) == sorted(
+        {*hub.models[name]} - {"consolidated.safetensors"}
+    )
 
 
 def test_a_second_copy_of_the_weights_is_left(hub, find):

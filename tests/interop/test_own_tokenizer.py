@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 from finetune_scaling.data.tokenizer import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import DataError
-from finetune_scaling.interop.own_tokenizer import MARK, _Pieces, fast_tokenizer
-from finetune_scaling.interop.tokenizer_files import tokenizer_files
+from finetune_scaling.interop.tokenizers.own_tokenizer import MARK, _Pieces, fast_tokenizer
+from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
 
 PUBLIC = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))
 TEXTS = (

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.interop.weight_files import WEIGHTS, WeightFiles
+from finetune_scaling.interop.weights.files import WEIGHTS, WeightFiles
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

@@ -1,10 +1,12 @@
 """A run read by the library is what lies in its directory, and reading changes nothing there."""
 
+import gc
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -124,6 +126,13 @@ def test_samples_of_a_run_that_decoded_nothing_or_has_other_sets(directory, tiny
     bare = [{name: value for name, value in row.items() if name != "hypothesis"} for row in rows]
     (copy / "evaluation" / "news.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
     assert list(load_run(copy).samples()["hypothesis"]) == [None] * len(rows)
+    sums = [{name: row[name] for name in ("index", "loss_sum", "tokens", "bytes")} for row in rows]
+    (copy / "evaluation" / "text.text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
+    run = load_run(copy)
+    running = run.samples("text.text")
+    assert run.splits == ["news", "text.text"]
+    assert list(running["loss"]) == list(run.samples()["loss"])
+    assert list(running["source"]) == list(running["hypothesis"]) == [None] * len(rows)
     with pytest.raises(DataError, match="score the run first"):
         load_run(tiny_runs.base).samples()
 
@@ -160,6 +169,22 @@ def test_it_writes_what_it_was_scored_with_and_changes_nothing(directory, tiny_r
     assert contents(directory) | contents(tiny_runs.base) == before
 
 
+def test_a_run_that_is_let_go_takes_its_model_with_it(directory):
+    run = load_run(directory)
+    model = weakref.ref(run.model())
+    assert run.model() is model()
+    del run
+    gc.collect()
+    assert model() is None
+
+
+def test_a_column_of_a_frame_is_texts(directory):
+    run = load_run(directory)
+    sources = run.samples()["source"].iloc[2:4]
+    assert run.generate(sources, max_new_tokens=3) == run.generate(list(sources), max_new_tokens=3)
+    assert run.generate(sources.iloc[:0]) == []
+
+
 def test_a_base_goes_on_with_a_text(tiny_runs):
     base, text, count = load_run(tiny_runs.base), "supi sati", 4
     model = base.model()
@@ -186,6 +211,7 @@ def test_a_base_goes_on_with_a_text(tiny_runs):
     ("texts", "options", "message"),
     [
         ("one text", {}, "a list of texts, not one text"),
+        (None, {}, "a list of texts, not None"),
         (["one", None], {}, r"texts\[1\] is None and no text"),
         (["one"], {"beam": 4}, "decoding.beam is not a field of decoding; did you mean 'beams'"),
         (["one"], {"method": "greedy", "temperature": 0.5}, "is for decoding.method = 'sample'"),
@@ -228,6 +254,11 @@ def test_a_run_in_progress(directory, tmp_path):
     assert (run.state, run.result, run.loss, run.scores.empty) == ("started", None, None, True)
     assert len(run.curves) >= 1
     assert run.params()
+    shutil.copy(directory / "result.json", copy)  # it ends while it is looked at
+    assert (run.state, run.loss, load_run(copy).state) == ("started", None, "done")
+    (copy / "result.json").unlink()
+    (copy / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')  # not measured on dev examples yet
+    assert load_run(copy).curves["dev_loss"].dropna().empty
     (copy / "metrics.jsonl").unlink()
     empty = load_run(copy).curves
     assert empty.empty
@@ -257,6 +288,15 @@ def test_a_base_that_moved_with_its_run_is_found(directory, tiny_runs, tmp_path)
     assert load_run(run).base.path == tmp_path / "bases" / "grammar" / "30k"
 
 
+def test_a_path_means_the_same_later(directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(directory.parent)
+    monkeypatch.setenv("HOME", str(directory.parent))
+    runs = load_run(directory.name), load_run(f"~/{directory.name}")
+    monkeypatch.chdir(tmp_path)
+    assert [run.path for run in runs] == [directory, directory]
+    assert all(len(run.curves) for run in runs)
+
+
 def test_what_is_no_run_is_told(directory, tiny_runs, tmp_path):
     step = next((directory / "checkpoints").iterdir())
     public = tmp_path / "public"
@@ -270,6 +310,7 @@ def test_what_is_no_run_is_told(directory, tiny_runs, tmp_path):
         (tiny_runs.tokenizer, "is a tokenizer"),
         (public, "is a public model: make a base of it"),
         ("s3://bucket/run", "s3:// is not known"),
+        ("gs://", "names no bucket"),
     ):
         with pytest.raises(WorkdirError, match=message):
             load_run(path)

@@ -71,6 +71,27 @@ def test_its_runs_and_bases_open_by_their_keys(directory, tiny_runs):
         study.base("7")
 
 
+def test_a_run_opens_whatever_became_of_the_others(directory, tmp_path):
+    copy = Path(shutil.copytree(directory, tmp_path / "study"))
+    keys = list(load_study(copy).runs.index)
+    done, failed = (copy / "runs" / key for key in keys[:2])
+    (failed / "config.json").unlink()  # as where its base could not be had
+    with pytest.raises(WorkdirError, match=rf"{keys[1]} failed before it began \(no such file\); mend that"):
+        load_study(copy).run(keys[1])
+    (done / "result.json").write_text('{"loss"')
+    with pytest.raises(WorkdirError, match=r"result\.json: not valid JSON"):
+        _ = load_study(copy).runs
+    assert load_study(copy).run(keys[2]).state == "started"
+    assert load_study(copy).base("grammar/30k").loss > 0
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe\x00", b'a,b\n1\n"'], ids=["empty", "no text", "cut short"])
+def test_damaged_points_are_named(tmp_path, text):
+    (tmp_path / "points.csv").write_bytes(text)
+    with pytest.raises(DataError, match=r"points\.csv: is no table"):
+        _ = load_study(tmp_path).points
+
+
 def test_it_tells_what_inspect_tells(directory):
     told, study = inspect(directory), load_study(directory)
     assert study.runs["state"].value_counts().to_dict() == {name: n for name, n in told["states"].items() if n}

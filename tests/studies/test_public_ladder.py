@@ -12,9 +12,12 @@ from finetune_scaling.configuration import plain
 from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.fit import fit_study
+from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.study_totals import study_totals
+from finetune_scaling.studies import public_bases
+from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.configs import base_of, bases, conversion, family_model
 from finetune_scaling.studies.execute import ensure_base, execute
 from finetune_scaling.studies.grid import SWEEP, read_study, runs, settings
@@ -84,6 +87,23 @@ def test_a_ladder_that_is_there_costs_no_pretraining():
 def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
     config = small_study(tmp_path)
     config["families"]["tiny"]["public"].update(changes)
+    with pytest.raises(ConfigError, match=message):
+        read_study(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": ("owner/small", "large")}, "'owner/small' is to name directories"),
+        ({"sizes": ("..", "large")}, r"'\.\.' is to name directories"),
+        ({"tokens": (1000,), "revisions": ()}, "asks for a revision; give families.public.revisions"),
+    ],
+)
+def test_sizes_and_revisions_that_lead_nowhere_are_named(tmp_path, changes, message):
+    config = small_study(tmp_path)
+    family = config["families"]["tiny"]
+    family["public"]["revisions"] = changes.pop("revisions", family["public"]["revisions"])
+    family.update(changes, factor_size="large")
     with pytest.raises(ConfigError, match=message):
         read_study(config)
 
@@ -227,11 +247,56 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     assert len(drawn["points"]["x"]) == len(sweep) == 12
 
 
-def test_a_base_of_another_shape_than_listed_is_refused(ladder, tmp_path):
-    config = small_study(ladder)
-    config["families"]["tiny"]["public"]["models"] = tuple(
-        {**shape(w), "num_hidden_layers": 3} for w in WIDTHS.values()
-    )
+def test_a_base_of_another_shape_than_listed_is_refused_before_it_is_fetched(ladder, tmp_path):
+    right, wrong = read_study(small_study(ladder)), read_study(deeper(ladder))
+    first = bases(right)[0]
+    message = r"model.layers = 2, but families.tiny.public.models, small, says 3; correct the study's config"
+    with pytest.raises(CheckpointError, match=rf"families.tiny.public: {ladder}/small-step1: {message}"):
+        check_runs(wrong, tmp_path, runs(wrong))
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=message):
+        ensure_base(wrong, tmp_path, first)
+    assert not first.directory(tmp_path).exists()
+    ensure_base(right, tmp_path, first)
+    with pytest.raises(CheckpointError, match=message):  # one that is here already
+        ensure_base(wrong, tmp_path, first)
+
+
+def test_each_size_s_own_context_is_known_before_anything_is_trained(tmp_path):
+    config = small_study(tmp_path)
+    small, large = config["families"]["tiny"]["public"]["models"]
+    config["families"]["tiny"]["public"]["models"] = small, {**large, "max_position_embeddings": 47}
     study = read_study(config)
-    with pytest.raises(CheckpointError, match=r"model.layers = 2, but families.tiny.public.models, small, says 3"):
-        ensure_base(study, tmp_path, bases(study)[0])
+    with pytest.raises(ConfigError, match=r"methods.full: sequence.length = 48 .* max_length = 47; shorten"):
+        check_runs(study, tmp_path, runs(study))
+
+
+def test_pretraining_text_of_a_public_model_is_asked_for_before_it_is_fetched(ladder, tmp_path):
+    config = small_study(ladder)
+    config["tasks"]["translation"]["finetune"]["evaluation"]["evaluators"] = {"pretraining": {}}
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"evaluator pretraining: a public model has no pretraining text of its own"):
+        check_runs(study, tmp_path, runs(study))
+
+
+def deeper(folder: Path) -> dict[str, Any]:
+    config = small_study(folder)
+    models = tuple({**shape(width), "num_hidden_layers": 3} for width in WIDTHS.values())
+    config["families"]["tiny"]["public"]["models"] = models
+    return config
+
+
+def test_a_base_that_is_nowhere_is_named_before_anything_is_trained(ladder, tmp_path, monkeypatch, caplog):
+    config = small_study(ladder)
+    config["families"]["tiny"]["public"]["source"] = f"{ladder}/{{size}}--{{revision}}"
+    study = read_study(config)
+    with pytest.raises(CheckpointError, match=r"families.tiny.public: .*small--step1: no such directory"):
+        check_runs(study, tmp_path, runs(study))
+
+    def unreachable(source: str) -> None:
+        raise UnreachableError(f"{source}: the hub cannot be reached")
+
+    monkeypatch.setattr(public_bases, "described_model", unreachable)
+    check_runs(study, tmp_path, runs(study))  # runs on bases that are here can go on
+    assert "base tiny/small/t1000: " in caplog.text
+    assert "the hub cannot be reached" in caplog.text

@@ -1,5 +1,6 @@
 """A run's directory: whose it is, one process at a time, and files that a kill cannot leave half-written."""
 
+import errno
 import json
 import os
 import signal
@@ -136,6 +137,15 @@ def test_whoever_waits_gets_it_when_the_other_is_done(tmp_path):
         with exclusive(tmp_path, wait=True):
             assert process.wait() == -signal.SIGKILL
         assert killer.wait() == 0
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(WorkdirError, match=r"the file system there has no locks .*; work in a local directory"):
+        exclusive(tmp_path).__enter__()
 
 
 def test_a_lock_is_let_go_of_after_an_error(tmp_path):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.interop.config_json import Fields
-from finetune_scaling.interop.family import Family
-from finetune_scaling.interop.llama_form import (
+from finetune_scaling.interop.families.config_json import Fields
+from finetune_scaling.interop.families.family import Family
+from finetune_scaling.interop.families.llama_form import (
     ATTENTION_LAYERS,
     FEED_FORWARD_LAYERS,
     IGNORED,
@@ -15,7 +15,7 @@ from finetune_scaling.interop.llama_form import (
     read_form,
     write_form,
 )
-from finetune_scaling.interop.rope_json import read_rope, rope_group
+from finetune_scaling.interop.families.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.config_json import Fields, named
-from finetune_scaling.interop.family import LAYER, Family, Part, Tensor
-from finetune_scaling.interop.llama_form import ATTENTION_LAYERS, COMPUTE, SHAPE
-from finetune_scaling.interop.rope_json import read_rope, rope_group, write_scaling
+from finetune_scaling.interop.families.config_json import Fields, named
+from finetune_scaling.interop.families.family import LAYER, Family, Part, Tensor
+from finetune_scaling.interop.families.llama_form import ATTENTION_LAYERS, COMPUTE, SHAPE
+from finetune_scaling.interop.families.rope_json import read_rope, rope_group, write_scaling
 from finetune_scaling.models.config import ModelConfig
 
 _ACTIVATIONS = {"gelu": "gelu", "relu": "relu"}

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.config_json import Fields, named
-from finetune_scaling.interop.family import LAYER, Tensor
-from finetune_scaling.interop.rope_json import write_scaling
+from finetune_scaling.interop.families.config_json import Fields, named
+from finetune_scaling.interop.families.family import LAYER, Tensor
+from finetune_scaling.interop.families.rope_json import write_scaling
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 
 SHAPE = {

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from finetune_scaling.data.tokenizer import Tokenizer, load_own_tokenizer
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location
-from finetune_scaling.interop.own_tokenizer import fast_tokenizer
-from finetune_scaling.interop.tokenizer import (
+from finetune_scaling.interop.tokenizers.imported import (
     FAST_FILE,
     SETTINGS_FILE,
     TOKENIZER_FILES,
@@ -16,6 +15,7 @@ from finetune_scaling.interop.tokenizer import (
     load_imported_tokenizer,
     read_model_fields,
 )
+from finetune_scaling.interop.tokenizers.own_tokenizer import fast_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import new_directory
-from finetune_scaling.interop.peft_config import (
+from finetune_scaling.interop.families.standard_form import StandardForm
+from finetune_scaling.interop.peft.adapter_config import (
     CONFIG,
     PROMPT_TENSOR,
     WEIGHTS,
@@ -18,11 +19,10 @@ from finetune_scaling.interop.peft_config import (
     lora_fields,
     prompt_fields,
 )
-from finetune_scaling.interop.peft_lora import Module, adapted, modules, to_peft
+from finetune_scaling.interop.peft.lora import Module, adapted, modules, to_peft
 from finetune_scaling.interop.provenance import PROVENANCE, provenance
-from finetune_scaling.interop.safetensors_writer import Shape, open_files
-from finetune_scaling.interop.standard_form import StandardForm
-from finetune_scaling.interop.weights import TrainedRun
+from finetune_scaling.interop.weights.run_weights import TrainedRun
+from finetune_scaling.interop.weights.safetensors_writer import Shape, open_files
 from finetune_scaling.tuning.lora import LoraAdapter
 
 

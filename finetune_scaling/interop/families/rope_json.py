@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.config_json import FULL, LOCAL, Fields
+from finetune_scaling.interop.families.config_json import FULL, LOCAL, Fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.interop.config_json import Fields
-from finetune_scaling.interop.family import Family
-from finetune_scaling.interop.llama_form import IGNORED, form_tensors, read_form, write_form
-from finetune_scaling.interop.rope_json import read_rope, rope_group
+from finetune_scaling.interop.families.config_json import Fields
+from finetune_scaling.interop.families.family import Family
+from finetune_scaling.interop.families.llama_form import IGNORED, form_tensors, read_form, write_form
+from finetune_scaling.interop.families.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 _WINDOW = 4096  # where the field is absent; null is no window

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.interop.family import LAYER, Family, Tensor, to_theirs
+from finetune_scaling.interop.families.family import LAYER, Family, Tensor, to_theirs
 from finetune_scaling.interop.hugging_face import leaf_shapes
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 

@@ -9,11 +9,11 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import absolute, check_new, local, new_directory, read_json, sha256
-from finetune_scaling.interop.peft_config import CONFIG, WEIGHTS
-from finetune_scaling.interop.peft_read import ReadAdapter, read_adapter
+from finetune_scaling.interop.families.standard_form import standard_form
+from finetune_scaling.interop.peft.adapter_config import CONFIG, WEIGHTS
+from finetune_scaling.interop.peft.read import ReadAdapter, read_adapter
 from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.source import families_for, is_hub_name, source_of
-from finetune_scaling.interop.standard_form import standard_form
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.training.checkpoints import Checkpoints, Facts
 from finetune_scaling.training.experiment import BaseConfig, Experiment, read_experiment

@@ -8,10 +8,17 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.config_json import FULL, LOCAL, Fields
-from finetune_scaling.interop.family import REST, Family, Tensor
-from finetune_scaling.interop.llama_form import ATTENTION_LAYERS, IGNORED, biased, form_tensors, read_form, write_form
-from finetune_scaling.interop.rope_json import layer_types, read_rope, read_windows, rope_group
+from finetune_scaling.interop.families.config_json import FULL, LOCAL, Fields
+from finetune_scaling.interop.families.family import REST, Family, Tensor
+from finetune_scaling.interop.families.llama_form import (
+    ATTENTION_LAYERS,
+    IGNORED,
+    biased,
+    form_tensors,
+    read_form,
+    write_form,
+)
+from finetune_scaling.interop.families.rope_json import layer_types, read_rope, read_windows, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 _NORMS = {

@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import read_json
-from finetune_scaling.interop.peft_config import (
+from finetune_scaling.interop.families.standard_form import StandardForm
+from finetune_scaling.interop.peft.adapter_config import (
     CONFIG,
     PROMPT_TENSOR,
     WEIGHTS,
@@ -18,8 +19,7 @@ from finetune_scaling.interop.peft_config import (
     PromptSettings,
     read_settings,
 )
-from finetune_scaling.interop.peft_lora import A, B, Module, check_keys, folder_of, modules, split
-from finetune_scaling.interop.standard_form import StandardForm
+from finetune_scaling.interop.peft.lora import A, B, Module, check_keys, folder_of, modules, split
 from finetune_scaling.models.config import DENSE_LAYERS
 
 _FLOATS = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))

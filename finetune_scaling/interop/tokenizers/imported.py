@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from finetune_scaling.data.text_tokenizer import SpecialTokens, longest_prefix
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, read_json, sha256
-from finetune_scaling.interop.token_models import FastTokens, SentencePieceTokens, TokenModel
+from finetune_scaling.interop.tokenizers.token_models import FastTokens, SentencePieceTokens, TokenModel
 
 FAST_FILE, SENTENCEPIECE_FILE, SETTINGS_FILE = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 # All that transformers reads of tokenizers.

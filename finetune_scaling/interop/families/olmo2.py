@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.interop.config_json import Fields
-from finetune_scaling.interop.family import Family, Tensor
-from finetune_scaling.interop.llama_form import ATTENTION_LAYERS, IGNORED, biased, form_tensors, read_form, write_form
-from finetune_scaling.interop.rope_json import read_rope, rope_group
+from finetune_scaling.interop.families.config_json import Fields
+from finetune_scaling.interop.families.family import Family, Tensor
+from finetune_scaling.interop.families.llama_form import (
+    ATTENTION_LAYERS,
+    IGNORED,
+    biased,
+    form_tensors,
+    read_form,
+    write_form,
+)
+from finetune_scaling.interop.families.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 _NORMS = {"attention_out_norm": "post_attention_layernorm", "feed_forward_out_norm": "post_feedforward_layernorm"}

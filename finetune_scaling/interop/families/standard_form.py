@@ -8,7 +8,7 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.family import Family
+from finetune_scaling.interop.families.family import Family
 from finetune_scaling.models.config import ModelConfig
 
 # Fields that do not change what a trained model computes, beside rounding.

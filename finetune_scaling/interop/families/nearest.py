@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.family import Family
+from finetune_scaling.interop.families.family import Family
 
 # Fields that say nothing of what a decoder computes from tokens.
 _ASIDE = {
