@@ -49,6 +49,14 @@ def test_noisy_points_give_it_back_within_three_standard_errors(noisy: Analysis)
         assert 0 < fit.spread("beta").standard_error < 0.004  # type: ignore[operator]
 
 
+def test_an_interval_of_a_held_out_error_is_about_it(noisy: Analysis) -> None:
+    for fit in noisy.fits.values():
+        for factor, error in fit.errors["held_out"].items():
+            interval = fit.held_out_interval(factor)
+            assert interval is not None
+            assert interval.low < error < interval.high  # type: ignore[operator]
+
+
 def test_held_out_points_never_enter(tmp_path: Path) -> None:
     clean = planted.rows(noise=0.003, methods=("lora",))
     broken = [{**row, "loss": row["loss"] * (7 if row["held_out"] else 1)} for row in clean]

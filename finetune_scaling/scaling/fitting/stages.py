@@ -148,6 +148,8 @@ def _fit_stages(
     levels, slices = jackknife.leave_out_weights(families)
     refits = stages.again(vector, levels * weights)
     every = {"fitted": rows[~rows["held_out"]], "held_out": rows[rows["held_out"]]}
+    errors = {kind: _deviations(layout, vector[None], own, factors, _mean) for kind, own in every.items()}
+    drawn = _deviations(layout, draws, every["held_out"], factors, _resampled_mean)
     return StagedFit(
         task=task,
         method=method,
@@ -159,8 +161,8 @@ def _fit_stages(
         left_out=_left_out(stages, levels, refits),
         reasons=_untold(layout, fitted, factors),
         objective=stages.objectives(vector, weights),
-        errors={kind: _deviations(layout, vector[None], own, factors, _mean) for kind, own in every.items()},
-        held_out_draws=_deviations(layout, draws, every["held_out"], factors, _resampled_mean),
+        errors=errors,
+        held_out_draws={factor: _recentred(values, errors["held_out"][factor]) for factor, values in drawn.items()},
         points={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
         stage_1=first,
         components=scatter,
@@ -314,6 +316,14 @@ def _deviations(
 
 def _mean(gaps: np.ndarray) -> float:
     return float(gaps.mean())
+
+
+def _recentred(draws: np.ndarray, observed: float) -> np.ndarray:
+    """Draws [R] of an error about the observed one, as ratios: a law that is drawn anew misses what was held out by its
+    own luck and by that of the fitted law, and so by more than the fitted law does.
+    """
+    median = float(np.median(draws))
+    return draws * (observed / median) if median > 0 else draws
 
 
 def _resampled_mean(gaps: np.ndarray) -> np.ndarray:
