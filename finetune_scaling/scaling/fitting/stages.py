@@ -294,7 +294,7 @@ def _untold(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dic
     for name, (_, group) in zip(layout.names, layout.slots, strict=True):
         if not group and sizes <= layout.law.sizes_needed:
             reasons[name] = (
-                f"{sizes} finetuning sizes to fit; {layout.law.sizes_needed + 1} are needed to leave one out"
+                f"{sizes} numbers of examples to fit; {layout.law.sizes_needed + 1} are needed to leave one out"
             )
         if group in factors and values[group] < 3:
             reasons[name] = f"{values[group]} values of x to fit for {group}; 3 are needed to leave one out"

@@ -100,17 +100,22 @@ def _risk(advice: Advice) -> Iterator[tuple[str, str]]:
     decision = advice.preferred.decision
     yield (
         "right",
-        f"with probability {decision.chosen.best:.2f} (its method {decision.method_best:.2f}, its model size "
-        f"{decision.size_best:.2f})",
+        f"with probability {_share(decision.chosen.best)} (its method {_share(decision.method_best)}, its model size "
+        f"{_share(decision.size_best)})",
     )
     yield "if wrong", f"expected regret {decision.regret:.2g} nats, {decision.regret_95:.2g} at the 95 % quantile"
     second = decision.runner_up
     if second is not None:
-        yield "runner-up", f"{called(second.candidate)}, best with probability {second.best:.2f}"
+        yield "runner-up", f"{called(second.candidate)}, best with probability {_share(second.best)}"
     yield "laws", _other_law(advice)
     if advice.preferred.unlimited is not None:
         beyond = advice.preferred.unlimited.chosen
         yield "no budget", f"{called(beyond.candidate)}: {_short(beyond.loss)} nats, {_cost(advice, beyond.candidate)}"
+
+
+def _share(share: float) -> str:
+    """A share of the draws as a probability; a few hundred of them do not tell the last half percent."""
+    return ">0.99" if share >= 0.995 else "<0.01" if share < 0.005 else f"{share:.2f}"
 
 
 def _other_law(advice: Advice) -> str:
@@ -141,7 +146,7 @@ def _row(advice: Advice, outlook: Outlook, width: int) -> str:
     cost = advice.costs[outlook.candidate]
     flops = "" if cost is None else f"  {cost.flops:>8.2g} FLOPs"
     loss = f"{_short(outlook.loss)} {_interval(outlook.interval)}"
-    return f"{called(outlook.candidate):<{width}}  {loss:<22} best {outlook.best:.2f}{flops}"
+    return f"{called(outlook.candidate):<{width}}  {loss:<22} best {_share(outlook.best):<5}{flops}"
 
 
 def _next_runs(advice: Advice) -> Iterator[tuple[str, str]]:

@@ -1,13 +1,17 @@
 """How intervals, parameters and shares read in tables and sentences."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from finetune_scaling.scaling.fitting.staged_fit import StagedFit
 from finetune_scaling.scaling.uncertainty.intervals import Interval
 
 
 def interval_text(interval: Interval, show: Callable[[float], str] = "{:.3g}".format) -> str:
-    """The ends of a 90 % interval; an open one is said to be so."""
+    """The ends of a 90 % interval; an open one is said to be so, and so is one above all numbers."""
+    if interval.high is not None and math.isinf(interval.high):
+        interval = replace(interval, high=None)
     if interval.low is None and interval.high is None:
         return "open on both sides"
     if interval.low is None:

@@ -214,7 +214,7 @@ def _more(analysis: Analysis) -> str:
             FACTOR_NAMES[s.factor],
             human(s.x),
             s.points,
-            *(f"{value:.3g} ({interval_text(s.interval(name))})" for name, value in s.parameters.items()),
+            *(_single_text(value, s.interval(name)) for name, value in s.parameters.items()),
             s.fitted_error,
             s.held_out_error,
         )
@@ -223,10 +223,15 @@ def _more(analysis: Analysis) -> str:
     if rows:
         names = analysis.singles[0].parameters
         header = ("task", "method", "factor", "X", "points", *names, "fitted error", "held-out error")
-        caption = "90 % intervals in brackets; open with three points, which say nothing of their own scatter"
+        caption = "90 % intervals in brackets; three points go with every law and tell none"
         heading = "Single laws, L = A / D^beta + E at each factor value"
         body += page.folded(heading, page.table(caption, header, rows))
     return body
+
+
+def _single_text(value: float, interval: Interval) -> str:
+    told = interval.low is not None or interval.high is not None
+    return f"{value:.3g} ({interval_text(interval)})" if told else "not told"
 
 
 def _data(analysis: Analysis) -> str:
