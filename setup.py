@@ -100,7 +100,7 @@ setup(
     packages=find_packages(include=["finetune_scaling", "finetune_scaling.*"]),
     package_data={
         "finetune_scaling.evaluation.sample_page": ["*.html", "*.css", "*.js"],
-        "finetune_scaling.scaling.reporting": ["*.css", "*.js"],
+        "finetune_scaling.report": ["*.css", "*.js"],
     },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

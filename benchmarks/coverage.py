@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from finetune_scaling.scaling.fitting.program import FitSettings
-from finetune_scaling.scaling.fitting.staged_fit import StagedFit
-from finetune_scaling.scaling.fitting.stages import fit_staged
-from finetune_scaling.scaling.laws.declared import Law
-from finetune_scaling.scaling.laws.registry import law_named
-from finetune_scaling.scaling.points import planted
-from finetune_scaling.scaling.points.table import read_points
-from finetune_scaling.scaling.uncertainty.bootstrap import KINDS, Resampling
+from finetune_scaling.laws.fitting.program import FitSettings
+from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.stages import fit_staged
+from finetune_scaling.laws.forms.declared import Law
+from finetune_scaling.laws.forms.registry import law_named
+from finetune_scaling.laws.points import planted
+from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.laws.uncertainty.bootstrap import KINDS, Resampling
 
 NOISE, SEEDS, PADDED = 0.003, 3, 256
 

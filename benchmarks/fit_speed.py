@@ -22,14 +22,14 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from finetune_scaling.fit import fit_study
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit
-from finetune_scaling.scaling.fitting.stages import fit_staged
-from finetune_scaling.scaling.laws.chinchilla import CHINCHILLA
-from finetune_scaling.scaling.laws.declared import Layout
-from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
-from finetune_scaling.scaling.points import planted
-from finetune_scaling.scaling.points.table import read_points
-from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
+from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.laws.fitting.stages import fit_staged
+from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
+from finetune_scaling.laws.forms.declared import Layout
+from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.points import planted
+from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
 DELTA, LARGEST_LEFT_OUT = 1e-3, 5
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -24,8 +24,8 @@ from killing import finish, start, start_together, wait_for
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, TrainingError
-from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps, read_facts
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps, read_facts
+from finetune_scaling.runs.run_directory import RunDirectory
 
 _TINY = Path(__file__).parents[1] / "tests" / "tiny.py"
 

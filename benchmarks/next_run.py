@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling import command
-from finetune_scaling.scaling.guidance.advice import NEGLIGIBLE
-from finetune_scaling.scaling.guidance.rehearsal import ORDERS, Step, cost_until_right, plant, rehearse
+from finetune_scaling.recommendation.advice import NEGLIGIBLE
+from finetune_scaling.recommendation.rehearsal import ORDERS, Step, cost_until_right, plant, rehearse
 
 
 def main() -> None:

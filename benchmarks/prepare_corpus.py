@@ -25,8 +25,8 @@ from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.loader import Batches, iterate
 from finetune_scaling.data.tokenizer import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, TrainingError
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.inputs import prepare_data
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import prepare_data
 
 _MEGABYTES = flags.DEFINE_integer("megabytes", 20, "Size of the text, in units of 10^6 bytes.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes of Beam's DirectRunner (1: the command's).", lower_bound=1)

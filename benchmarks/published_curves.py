@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.analysis.selection import Candidate, Selection, select
 from finetune_scaling.files import write_json_atomically
-from finetune_scaling.scaling.findings.selection import Candidate, Selection, select
-from finetune_scaling.scaling.fitting.law_fit import LawFit, fit_law
-from finetune_scaling.scaling.fitting.program import FitPoints, FitSettings, fit, predictions, refit
-from finetune_scaling.scaling.fitting.staged_fit import DESCRIBES
-from finetune_scaling.scaling.laws.declared import Law, Layout
-from finetune_scaling.scaling.laws.joint import MULTIPLICATIVE
-from finetune_scaling.scaling.laws.power import VANILLA
-from finetune_scaling.scaling.laws.rectified import RECTIFIED
+from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
+from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit, predictions, refit
+from finetune_scaling.laws.fitting.staged_fit import DESCRIBES
+from finetune_scaling.laws.forms.declared import Law, Layout
+from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.forms.power import VANILLA
+from finetune_scaling.laws.forms.rectified import RECTIFIED
 
 DATA_VARIABLE = "FINETUNE_SCALING_DATA"
 DATA_SETS = ("flan", "gigaword", "wmt19")

@@ -24,9 +24,9 @@ from finetune_scaling.models.ladder import LADDER, model_config
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import State, init_state, make_train_step
+from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning, configure
-from finetune_scaling.tuning.partition import Tree
 from finetune_scaling.tuning.registry import METHODS
 
 OPTIONS = {"full": {}, "fmt": {}, "prompt": {"length": 100}, "lora": {"rank": 4, "alpha": 8.0}}

@@ -6,7 +6,7 @@ Fields may be changed on the command line as of any config, as long as nothing w
 from ml_collections import ConfigDict
 
 from finetune_scaling.configuration import given
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.runs.run_directory import RunDirectory
 
 
 def get_config(run: str) -> ConfigDict:

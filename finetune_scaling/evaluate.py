@@ -23,16 +23,6 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError, WorkdirError
-from finetune_scaling.evaluation.evaluators import (
-    OWN_TESTS,
-    Evaluator,
-    TaskEvaluator,
-    changed,
-    named_evaluators,
-    read_decoding,
-    read_evaluators,
-    written_as,
-)
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.metric_names import chosen_metrics
 from finetune_scaling.evaluation.queue import How, Job, plan, work
@@ -42,13 +32,23 @@ from finetune_scaling.evaluation.scoring import text_scores
 from finetune_scaling.evaluation.subject import Prepared
 from finetune_scaling.evaluation.text_metrics import Scores, read_corpus, score_corpus
 from finetune_scaling.files import local, location, write_json_atomically
+from finetune_scaling.runs.evaluators import (
+    OWN_TESTS,
+    Evaluator,
+    TaskEvaluator,
+    changed,
+    named_evaluators,
+    read_decoding,
+    read_evaluators,
+    written_as,
+)
+from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_directory import exclusive
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.table import POINTS, write_facts, write_points
-from finetune_scaling.training.experiment import Experiment, read_experiment
-from finetune_scaling.training.run_directory import exclusive
 from finetune_scaling.training.step import compiled_programs
 
 _WORKDIR = flags.DEFINE_multi_string(

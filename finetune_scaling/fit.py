@@ -13,23 +13,23 @@ from typing import Any
 from absl import flags
 
 from finetune_scaling import command
+from finetune_scaling.analysis.analysis import JOINT_LAWS, Analysis, analyse
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import Location, read_json
-from finetune_scaling.scaling.findings.analysis import JOINT_LAWS, Analysis, analyse
-from finetune_scaling.scaling.fitting.one_law import fit_one_law
-from finetune_scaling.scaling.fitting.program import HUBER_DELTA, FitSettings
-from finetune_scaling.scaling.laws.declared import Law, Residual
-from finetune_scaling.scaling.laws.registry import LAWS, law_named
-from finetune_scaling.scaling.points.bases import bases_beside
-from finetune_scaling.scaling.points.table import read_points
-from finetune_scaling.scaling.points.text import Source
-from finetune_scaling.scaling.reporting.figures import all_plots
-from finetune_scaling.scaling.reporting.plots import save
-from finetune_scaling.scaling.reporting.report import write_report
-from finetune_scaling.scaling.reporting.reservations import reservations, unidentified
-from finetune_scaling.scaling.reporting.tables import write_tables
-from finetune_scaling.scaling.reporting.words import summary
-from finetune_scaling.scaling.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
+from finetune_scaling.laws.fitting.one_law import fit_one_law
+from finetune_scaling.laws.fitting.program import HUBER_DELTA, FitSettings
+from finetune_scaling.laws.forms.declared import Law, Residual
+from finetune_scaling.laws.forms.registry import LAWS, law_named
+from finetune_scaling.laws.points.bases import bases_beside
+from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.laws.points.text import Source
+from finetune_scaling.laws.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
+from finetune_scaling.report.figures import all_plots
+from finetune_scaling.report.plots import save
+from finetune_scaling.report.report import write_report
+from finetune_scaling.report.reservations import reservations, unidentified
+from finetune_scaling.report.tables import write_tables
+from finetune_scaling.report.words import summary
 from finetune_scaling.tuning.registry import METHODS
 
 # What may be known of a study beside its points, and by what it is looked up.

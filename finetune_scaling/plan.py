@@ -35,10 +35,10 @@ from finetune_scaling.planning.topology import prepare_environment
 from finetune_scaling.planning.totals import RunTotals, run_totals
 from finetune_scaling.planning.words import describe, describe_study
 from finetune_scaling.planning.workload import Workload, planned_model, read_workload
+from finetune_scaling.runs.experiment import Experiment, read_experiment
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.grid import read_study
-from finetune_scaling.training.experiment import Experiment, read_experiment
-from finetune_scaling.tuning.partition import size
+from finetune_scaling.trees import size
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,8 @@ or of a whole study. `shards` takes the config of a pretraining run and encodes 
 reads it with --config.corpus.prepared=DIR.
 """
 
-import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -23,32 +21,19 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.configuration import build, choose
-from finetune_scaling.data.corpus import CorpusConfig, Texts, document_counts
+from finetune_scaling.data.corpus import document_counts
 from finetune_scaling.data.objectives import longest_text
 from finetune_scaling.data.preparation.directory import prepare_shards
 from finetune_scaling.data.preparation.pipeline import import_beam
 from finetune_scaling.data.preparation.settings import Filters, Preparation
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
 from finetune_scaling.data.task import load_task, prepare_task, task_names
-from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, load_own_tokenizer, train_tokenizer
+from finetune_scaling.data.tokenizer import load_own_tokenizer
+from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import location
-from finetune_scaling.training.experiment import Experiment, read_experiment
-from finetune_scaling.training.run_directory import exclusive
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerPreparation:
-    """A tokenizer and the text that it is learned from (the training part of `corpus`)."""
-
-    tokenizer: TokenizerConfig
-    corpus: CorpusConfig
-
-
-def prepare_tokenizer(preparation: TokenizerPreparation, out: str | Path) -> Tokenizer:
-    """Trains and saves a tokenizer into `out`; raises DataError or ConfigError where text and settings do not fit."""
-    texts = Texts(preparation.corpus.train, "corpus.train")
-    return train_tokenizer(texts, preparation.tokenizer, out)
+from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_directory import exclusive
 
 
 def define_flags() -> None:

@@ -16,15 +16,15 @@ from absl import flags
 from ml_collections import config_flags
 
 from finetune_scaling import command
+from finetune_scaling.api import fit, read_points
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.planning import prices
-from finetune_scaling.scaling.api import fit, read_points
-from finetune_scaling.scaling.guidance.advice import CONFIDENT, NEGLIGIBLE, Advice, lay_out
-from finetune_scaling.scaling.guidance.budget import FORMS, UTILISATION
-from finetune_scaling.scaling.guidance.question import NEXT_RUNS, Question, asked, choose_task
-from finetune_scaling.scaling.guidance.record import to_record
-from finetune_scaling.scaling.guidance.words import describe
+from finetune_scaling.recommendation.advice import CONFIDENT, NEGLIGIBLE, Advice, lay_out
+from finetune_scaling.recommendation.budget import FORMS, UTILISATION
+from finetune_scaling.recommendation.question import NEXT_RUNS, Question, asked, choose_task
+from finetune_scaling.recommendation.record import to_record
+from finetune_scaling.recommendation.words import describe
 from finetune_scaling.tuning.registry import METHODS
 
 _PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")

@@ -17,13 +17,13 @@ from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.files import local
 from finetune_scaling.fit import fit_study, print_summary
+from finetune_scaling.runs.run_directory import exclusive
 from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.bases import write_bases
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import Tally, execute, waiting
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.table import POINTS, base_listing, listing, write_facts, write_points
-from finetune_scaling.training.run_directory import exclusive
 
 log = logging.getLogger(__name__)
 

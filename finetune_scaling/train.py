@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from finetune_scaling import command
-from finetune_scaling.runs.run import run
+from finetune_scaling.experiments.run import run
 from finetune_scaling.training.step import compiled_programs
 
 _CONFIG = config_flags.DEFINE_config_file(

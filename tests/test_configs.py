@@ -14,13 +14,13 @@ from finetune_scaling.configuration import build, plain
 from finetune_scaling.data.objectives import needed_sentinels
 from finetune_scaling.data.task import load_task
 from finetune_scaling.data.tokenizer import TokenizerConfig
+from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.prepare import TokenizerPreparation
+from finetune_scaling.runs.config_template import experiment_template, group
+from finetune_scaling.runs.experiment import Experiment, read_experiment
 from finetune_scaling.studies.configs import Base, family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import read_study, runs
-from finetune_scaling.training.config_template import experiment_template, group
-from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import sacrebleu
 
-from finetune_scaling.runs.run import run
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.experiments.run import run
+from finetune_scaling.runs.run_directory import RunDirectory
 
 METRICS = {"bleu", "chrf", "chrf++", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 

@@ -12,7 +12,7 @@ from etils import epath
 from orbax.checkpoint._src import asyncio_utils
 from orbax.checkpoint._src.path import async_path
 from finetune_scaling import command
-import finetune_scaling.training.checkpoints
+import finetune_scaling.runs.checkpoints
 
 command.set_up()
 

@@ -11,8 +11,8 @@ import pytest
 
 from finetune_scaling.configuration import build
 from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
 
 CONFIG = """
 import ml_collections

@@ -17,12 +17,12 @@ from finetune_scaling.data.sources import SOURCE_KINDS, source_from_config
 from finetune_scaling.data.task import load_task, task_names
 from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.text_metrics import METRICS as METRIC_NAMES
+from finetune_scaling.laws.points.units import COLUMNS as UNIT_COLUMNS
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.scaling.points.units import COLUMNS as UNIT_COLUMNS
+from finetune_scaling.runs.experiment import LimitsConfig, read_experiment
 from finetune_scaling.studies.bases import BASE_COLUMNS
 from finetune_scaling.studies.grid import FACTORS, read_study
 from finetune_scaling.studies.table import _COLUMNS
-from finetune_scaling.training.experiment import LimitsConfig, read_experiment
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import table

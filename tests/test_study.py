@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_scaling.scaling.points.bases import read_bases
+from finetune_scaling.laws.points.bases import read_bases
+from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies.grid import read_study, runs
-from finetune_scaling.training.run_directory import RunDirectory
 
 CONFIG = f"--config={Path(__file__).with_name('tiny.py')}:study"
 QUICKSTART = f"--config={Path(__file__).parents[1] / 'configs' / 'study' / 'quickstart.py'}"

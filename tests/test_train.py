@@ -17,8 +17,8 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError
-from finetune_scaling.runs.run import run
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.experiments.run import run
+from finetune_scaling.runs.run_directory import RunDirectory
 
 STEPS = 600  # so many that a run on busy cores does not end before it is interrupted
 LONGER = {

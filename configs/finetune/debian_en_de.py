@@ -5,7 +5,7 @@ Argument: size of the base and method, as in debian_en_de.py:800k,lora.
 
 from ml_collections import ConfigDict
 
-from finetune_scaling.training.config_template import short_finetuning_template, size_and_method
+from finetune_scaling.runs.config_template import short_finetuning_template, size_and_method
 
 
 def get_config(argument: str = "800k,lora") -> ConfigDict:

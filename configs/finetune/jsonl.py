@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from finetune_scaling.data.task import jsonl_task
-from finetune_scaling.training.config_template import short_finetuning_template, size_and_method
+from finetune_scaling.runs.config_template import short_finetuning_template, size_and_method
 
 
 def get_config(argument: str = "800k,lora") -> ConfigDict:

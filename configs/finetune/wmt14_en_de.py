@@ -6,7 +6,7 @@ method's own. --config.finetune_examples=N takes N examples.
 
 from ml_collections import ConfigDict
 
-from finetune_scaling.training.config_template import finetuning_template, size_and_method
+from finetune_scaling.runs.config_template import finetuning_template, size_and_method
 
 
 def get_config(argument: str = "1b,lora") -> ConfigDict:

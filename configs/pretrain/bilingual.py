@@ -6,7 +6,7 @@ With the argument en_de,tokenizer it is the config of `prepare tokenizer`.
 from ml_collections import ConfigDict
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.training.config_template import pretraining_template, tokenizer_template
+from finetune_scaling.runs.config_template import pretraining_template, tokenizer_template
 
 STEPS = {"en_de": 135_000, "en_zh": 98_000}
 LENGTH = 1024

@@ -5,7 +5,7 @@ With the argument tokenizer it is the config of `prepare tokenizer`.
 
 from ml_collections import ConfigDict
 
-from finetune_scaling.training.config_template import pretraining_template, tokenizer_template
+from finetune_scaling.runs.config_template import pretraining_template, tokenizer_template
 
 LANGUAGES = ("en", "de", "zh")
 SPLITS = {"train": "train", "dev": "validation"}

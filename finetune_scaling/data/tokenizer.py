@@ -21,6 +21,7 @@ import sentencepiece
 
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.text_tokenizer import SpecialTokens, TextTokenizer, explain_text, longest_prefix
+from finetune_scaling.data.tokenizers.imported import is_imported, load_imported_tokenizer, read_model_fields
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.files import (
     Location,
@@ -31,7 +32,6 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
-from finetune_scaling.interop.tokenizers.imported import is_imported, load_imported_tokenizer, read_model_fields
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 MODES = ("R", "X", "S")

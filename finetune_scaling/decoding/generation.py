@@ -23,8 +23,8 @@ from finetune_scaling.models.cache import lies_apart, slots_of
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
 from finetune_scaling.sharding.batches import place_whole
+from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import Tuning
-from finetune_scaling.tuning.partition import Tree
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout, near
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import Tuning
-from finetune_scaling.tuning.partition import Tree, combine
+from finetune_scaling.tuning.partition import combine
 
 Array = jax.Array
 

@@ -17,7 +17,7 @@ from finetune_scaling.data.task import Task
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.evaluation.evaluators import TaskEvaluator
+from finetune_scaling.runs.evaluators import TaskEvaluator
 
 _TRIED = (
     2000  # examples that are looked at for demonstrations; as many for every k, so that those of 1 begin those of 5

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.data.tokenizers.imported import ImportedTokenizer, load_imported_tokenizer
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.evaluation.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.evaluation.subject import Subject
 from finetune_scaling.files import local
 from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
-from finetune_scaling.interop.tokenizers.imported import ImportedTokenizer, load_imported_tokenizer
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
+from finetune_scaling.runs.experiment import Experiment, SequenceConfig
+from finetune_scaling.runs.tuned import TunedModel, placed, untuned
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.experiment import Experiment, SequenceConfig
-from finetune_scaling.training.tuned import TunedModel, placed, untuned
 
 log = logging.getLogger(__name__)
 

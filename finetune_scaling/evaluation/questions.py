@@ -16,7 +16,6 @@ from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.few_shot import (
     Demonstration,
     Direction,
@@ -35,9 +34,10 @@ from finetune_scaling.evaluation.scoring import (
     text_scores,
 )
 from finetune_scaling.evaluation.zero_shot import zero_shot_task
-from finetune_scaling.training.experiment import Experiment, SequenceConfig
-from finetune_scaling.training.inputs import first
-from finetune_scaling.training.tuned import TunedModel
+from finetune_scaling.runs.evaluators import TaskEvaluator
+from finetune_scaling.runs.experiment import Experiment, SequenceConfig
+from finetune_scaling.runs.inputs import first
+from finetune_scaling.runs.tuned import TunedModel
 
 BASELINES = {"translation": "copy", "summarization": "lead_1"}  # what costs nothing, by the kind of task
 Rows = dict[str, list[dict[str, Any]]]  # per-example records of each set

@@ -10,7 +10,6 @@ from typing import Any
 from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
-from finetune_scaling.evaluation.evaluators import Evaluator
 from finetune_scaling.evaluation.imported import check_evaluators, imported_subject
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.records import Record
@@ -18,9 +17,10 @@ from finetune_scaling.evaluation.subject import Prepared, Subject, done, evaluat
 from finetune_scaling.files import Location, check_writable
 from finetune_scaling.interop.hugging_face import is_model
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.evaluators import Evaluator
+from finetune_scaling.runs.experiment import Experiment
+from finetune_scaling.runs.tuned import find_base
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.experiment import Experiment
-from finetune_scaling.training.tuned import find_base
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.evaluation.evaluators import OWN_TESTS
 from finetune_scaling.evaluation.questions import Rows
 from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.evaluation.scoring import write_rows
 from finetune_scaling.files import Location, read_json, write_json_atomically
+from finetune_scaling.runs.evaluators import OWN_TESTS
 from finetune_scaling.sharding.roles import from_first
 
 Record = dict[str, Any]

@@ -15,13 +15,13 @@ from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.evaluation.evaluators import TextEvaluator
 from finetune_scaling.evaluation.likelihood import likelihood
 from finetune_scaling.evaluation.scoring import Losses, row_losses
-from finetune_scaling.training.experiment import Experiment, read_experiment
-from finetune_scaling.training.inputs import DEV_SEED
-from finetune_scaling.training.run_directory import RunDirectory
-from finetune_scaling.training.tuned import TunedModel
+from finetune_scaling.runs.evaluators import TextEvaluator
+from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.inputs import DEV_SEED
+from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.runs.tuned import TunedModel
 
 SET = "text"  # the one set of rows of running text
 

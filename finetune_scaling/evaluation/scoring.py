@@ -19,10 +19,10 @@ from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, 
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.text_metrics import Scores, score
 from finetune_scaling.files import Location, write_atomically
+from finetune_scaling.runs.tuned import TunedModel
 from finetune_scaling.sharding.batches import local_rows, place
 from finetune_scaling.training.step import make_evaluation_step
-from finetune_scaling.training.tuned import TunedModel
-from finetune_scaling.tuning.partition import Tree
+from finetune_scaling.trees import Tree
 
 Example = Mapping[str, Any]
 GREEDY = DecodingConfig()

@@ -11,17 +11,17 @@ from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import records
-from finetune_scaling.evaluation.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.questions import Questions, Rows, read_questions
 from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.evaluation.running_text import RunningText, read_running_text
 from finetune_scaling.files import Location
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
+from finetune_scaling.runs.experiment import BaseConfig, Experiment
+from finetune_scaling.runs.run_directory import exclusive
+from finetune_scaling.runs.tuned import TunedModel, find_base, find_run, load_found, load_untuned
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.experiment import BaseConfig, Experiment
-from finetune_scaling.training.run_directory import exclusive
-from finetune_scaling.training.tuned import TunedModel, find_base, find_run, load_found, load_untuned
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 

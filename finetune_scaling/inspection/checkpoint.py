@@ -10,9 +10,9 @@ from finetune_scaling.errors import CheckpointError
 from finetune_scaling.files import Location, size
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.training.checkpoints import Facts, read_facts, read_shapes
+from finetune_scaling.runs.checkpoints import Facts, read_facts, read_shapes
+from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.partition import path_name
 from finetune_scaling.tuning.registry import METHODS
 
 

@@ -11,7 +11,7 @@ from finetune_scaling.inspection.run import inspect_run
 from finetune_scaling.inspection.study import inspect_study
 from finetune_scaling.inspection.text import inspect_corpus, inspect_tokenizer
 from finetune_scaling.inspection.which import Kind, kind_of
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.runs.run_directory import RunDirectory
 
 _INSPECT: dict[Kind, Callable[[Location], dict[str, Any]]] = {
     "study": lambda where: inspect_study(where, RunDirectory(where).config),

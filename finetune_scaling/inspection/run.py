@@ -8,9 +8,9 @@ from finetune_scaling.errors import CheckpointError
 from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.files import Location
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
-from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps
-from finetune_scaling.training.experiment import Experiment, read_experiment
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps
+from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_directory import RunDirectory
 
 # A run in progress may drop the checkpoint that is being read: it is damaged only if it is still there a while later.
 _TRIES = 20

@@ -6,8 +6,8 @@ from finetune_scaling.data.preparation.settings import SETTINGS
 from finetune_scaling.data.tokenizer import MODEL_FILE
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import Location, first_contact
-from finetune_scaling.scaling.points.text import POINTS
-from finetune_scaling.training.run_directory import CONFIG, RunDirectory
+from finetune_scaling.laws.points.text import POINTS
+from finetune_scaling.runs.run_directory import CONFIG, RunDirectory
 
 Kind = Literal["study", "run", "public model", "checkpoint", "corpus", "tokenizer", "tables"]
 

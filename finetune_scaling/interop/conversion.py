@@ -18,6 +18,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
 from finetune_scaling import configuration
+from finetune_scaling.data.tokenizers.imported import (
+    MODEL_FIELDS,
+    TOKENIZER_FILES,
+    ImportedTokenizer,
+    has_tokenizer,
+    load_imported_tokenizer,
+    read_model_fields,
+)
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import (
     absolute,
@@ -32,25 +40,17 @@ from finetune_scaling.interop.families.family import Family
 from finetune_scaling.interop.hub import Found, find, find_config
 from finetune_scaling.interop.hugging_face import FAMILIES, check_tensors, read_family, read_fields
 from finetune_scaling.interop.incoming import PIECE_BYTES, Journal, Leaf, digest_of, leaves_of, write_state
-from finetune_scaling.interop.tokenizers.imported import (
-    MODEL_FIELDS,
-    TOKENIZER_FILES,
-    ImportedTokenizer,
-    has_tokenizer,
-    load_imported_tokenizer,
-    read_model_fields,
-)
 from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig, count_parameters
+from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.runs.checkpoints import DIRECTORY, read_facts
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.run_directory import CONFIG, LOCK, RESULT, RunDirectory, exclusive
+from finetune_scaling.runs.tuned import TOKENIZER
 from finetune_scaling.sharding.axes import MESH_AXES
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import from_first
-from finetune_scaling.sharding.rules import Placement
-from finetune_scaling.training.checkpoints import DIRECTORY, read_facts
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.loop import Position
-from finetune_scaling.training.run_directory import CONFIG, LOCK, RESULT, RunDirectory, exclusive
-from finetune_scaling.training.tuned import TOKENIZER
 
 log = logging.getLogger(__name__)
 

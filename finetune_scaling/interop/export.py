@@ -17,7 +17,7 @@ from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.tokenizers.tokenizer_files import TokenizerFiles
 from finetune_scaling.interop.weights.run_weights import Leaves, TrainedRun, merged_leaves, plain_leaves
 from finetune_scaling.interop.weights.safetensors_writer import Shape, TensorFiles, written
-from finetune_scaling.training.metrics import Progress
+from finetune_scaling.runs.metrics import Progress
 
 SHARD_BYTES = 5_000_000_000  # as transformers divides models
 CONFIG, GENERATION = "config.json", "generation_config.json"

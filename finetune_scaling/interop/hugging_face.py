@@ -28,7 +28,7 @@ from finetune_scaling.interop.families.qwen import QWEN2, QWEN3
 from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.tuning.partition import Tree, path_name
+from finetune_scaling.trees import Tree, path_name
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, GEMMA3, GPT_NEOX)

@@ -27,10 +27,10 @@ from finetune_scaling.interop.families.family import LAYER, Family, Tensor
 from finetune_scaling.interop.hugging_face import leaf_shapes, tensor_names
 from finetune_scaling.interop.weights.files import WeightFiles
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.checkpoints import storage_errors, stored_name
+from finetune_scaling.runs.digest import PieceSums
+from finetune_scaling.runs.metrics import Progress
 from finetune_scaling.sharding.roles import alone
-from finetune_scaling.training.checkpoints import storage_errors, stored_name
-from finetune_scaling.training.digest import PieceSums
-from finetune_scaling.training.metrics import Progress
 
 PIECE_BYTES = 32 * 2**20  # at most, of what one thread holds of a leaf
 _THREADS = min(4, os.cpu_count() or 1)

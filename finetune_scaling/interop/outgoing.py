@@ -14,8 +14,8 @@ from finetune_scaling.interop.provenance import provenance
 from finetune_scaling.interop.source import families_for, source_of
 from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
 from finetune_scaling.interop.weights.run_weights import TrainedRun, read_run
-from finetune_scaling.training.checkpoints import DIRECTORY
-from finetune_scaling.training.tuned import FoundRun, find_base, find_run
+from finetune_scaling.runs.checkpoints import DIRECTORY
+from finetune_scaling.runs.tuned import FoundRun, find_base, find_run
 
 ADAPTER = "adapter"  # the folder of an adapter that is written with its base
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune_scaling.interop.families.family import Family
 from finetune_scaling.interop.hugging_face import FAMILIES
-from finetune_scaling.training.tuned import FoundRun, find_base
+from finetune_scaling.runs.tuned import FoundRun, find_base
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -21,15 +21,15 @@ from jax.sharding import Mesh
 from finetune_scaling.decoding.generation import make_writer
 from finetune_scaling.decoding.programs import Batch, make_whole
 from finetune_scaling.decoding.search import Row
+from finetune_scaling.models.param_sharding import Placement
 from finetune_scaling.planning.chips import GIB, Slice
 from finetune_scaling.planning.collectives import Collectives, collectives
 from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, held_bytes, placed_state, shapes
 from finetune_scaling.planning.topology import devices, prepare_environment
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
-from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.step import make_evaluation_step, make_train_step
-from finetune_scaling.tuning.partition import Tree
+from finetune_scaling.trees import Tree
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.param_sharding import Placement
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules
-from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import State, init_state
+from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning
-from finetune_scaling.tuning.partition import Tree
 
 Remat = Literal["none", "dots", "full", "offload"]
 

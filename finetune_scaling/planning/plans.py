@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_scaling.models.param_sharding import check_fits
 from finetune_scaling.planning.bounds import Bound, bound, training_work
 from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_programs
 from finetune_scaling.planning.estimate import memory
 from finetune_scaling.planning.layout import Layout, held
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, check_fits
+from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 
 
 @dataclasses.dataclass(frozen=True)

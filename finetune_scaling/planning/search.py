@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.param_sharding import check_fits
 from finetune_scaling.planning.bounds import Bound, bound, training_work
 from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.estimate import Memory, estimated
 from finetune_scaling.planning.layout import Held, Layout, Remat, held
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
-from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, check_fits
+from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from finetune_scaling.planning.chips import Chip, slices
 from finetune_scaling.planning.search import analytic, candidates
 from finetune_scaling.planning.totals import SECONDS_AN_HOUR, step_chip_seconds
 from finetune_scaling.planning.workload import Workload, read_workload
+from finetune_scaling.runs.experiment import Experiment, read_experiment
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.configs import (
     bases,
@@ -27,7 +28,6 @@ from finetune_scaling.studies.configs import (
     tuned_model,
 )
 from finetune_scaling.studies.grid import StudyConfig, runs
-from finetune_scaling.training.experiment import Experiment, read_experiment
 
 PRETRAINING = "pretraining"
 

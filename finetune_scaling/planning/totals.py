@@ -7,7 +7,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.bounds import model_flops
 from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.training.experiment import Experiment
+from finetune_scaling.runs.experiment import Experiment
 
 SECONDS_AN_HOUR = 3600.0
 

@@ -9,11 +9,11 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import first_contact, location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
-from finetune_scaling.training.checkpoints import DIRECTORY, checkpoint_steps, read_facts
-from finetune_scaling.training.experiment import Experiment
-from finetune_scaling.training.inputs import prepared_task
+from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps, read_facts
+from finetune_scaling.runs.experiment import Experiment
+from finetune_scaling.runs.inputs import prepared_task
+from finetune_scaling.runs.tuned import check_length
 from finetune_scaling.training.optimizers import OptimizerConfig
-from finetune_scaling.training.tuned import check_length
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.registry import METHODS
 

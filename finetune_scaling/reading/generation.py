@@ -18,9 +18,9 @@ from finetune_scaling.evaluation.scoring import Example, hypotheses
 from finetune_scaling.evaluation.subject import Subject, found_subject
 from finetune_scaling.files import Location
 from finetune_scaling.models.attention import check_attention
+from finetune_scaling.runs.experiment import Experiment
+from finetune_scaling.runs.tuned import TunedModel
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.experiment import Experiment
-from finetune_scaling.training.tuned import TunedModel
 
 CONTINUATION = 32  # new tokens of a base, which no task limits
 Languages = tuple[str | None, str | None]  # source and target, None where it is not named

@@ -10,12 +10,12 @@ import pandas as pd
 from finetune_scaling.evaluation.rows import EVALUATION, read_rows
 from finetune_scaling.files import Location, disk_errors
 from finetune_scaling.reading.place import found
-from finetune_scaling.training.run_directory import RunDirectory, state
+from finetune_scaling.runs.run_directory import RunDirectory, state
 
 # What imports JAX is imported where it is asked for: looking at numbers takes none of it.
 if TYPE_CHECKING:
     from finetune_scaling.evaluation.subject import Subject
-    from finetune_scaling.training.tuned import TunedModel
+    from finetune_scaling.runs.tuned import TunedModel
 
 SCORE_COLUMNS = ("evaluation", "split", "of", "metric", "score", "signature")
 ROW_COLUMNS = ("source", "reference", "hypothesis", "loss", "tokens", "target_language")
@@ -87,8 +87,8 @@ class Run:
 
         Raises WorkdirError where it is not there any more.
         """
-        from finetune_scaling.training.experiment import read_experiment
-        from finetune_scaling.training.tuned import relocated
+        from finetune_scaling.runs.experiment import read_experiment
+        from finetune_scaling.runs.tuned import relocated
 
         base = relocated(read_experiment(self.config), self.path).base
         return None if base is None else Run(load_run(base.run).path, base.step)
@@ -154,7 +154,7 @@ class Run:
     @functools.cached_property
     def steps(self) -> list[int]:
         """The steps of which there are whole checkpoints."""
-        from finetune_scaling.training.checkpoints import checkpoint_steps
+        from finetune_scaling.runs.checkpoints import checkpoint_steps
 
         with disk_errors(self.path):
             return sorted(checkpoint_steps(self.path))
@@ -164,8 +164,8 @@ class Run:
 
         step: which checkpoint; by default the run's `step`. Raises CheckpointError where it is missing or damaged.
         """
-        from finetune_scaling.training.checkpoints import read_trainable
-        from finetune_scaling.training.tuned import find_run
+        from finetune_scaling.runs.checkpoints import read_trainable
+        from finetune_scaling.runs.tuned import find_run
 
         return read_trainable(find_run(self.path, self.step if step is None else step).where)[0]
 

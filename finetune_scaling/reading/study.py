@@ -11,15 +11,15 @@ import pandas as pd
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, read_json
+from finetune_scaling.laws.points.text import POINTS
 from finetune_scaling.reading.place import found
 from finetune_scaling.reading.report import Report
 from finetune_scaling.reading.run import Run
-from finetune_scaling.scaling.points.text import POINTS
-from finetune_scaling.training.run_directory import CONFIG, FAILURE, RunDirectory, state
+from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RunDirectory, state
 
 if TYPE_CHECKING:  # they import SciPy and JAX, which only laws and models take
-    from finetune_scaling.scaling.api import Fitted
-    from finetune_scaling.scaling.points.table import PointsTable
+    from finetune_scaling.api import Fitted
+    from finetune_scaling.laws.points.table import PointsTable
     from finetune_scaling.studies.grid import StudyConfig
 
 _RUNS, _BASES = "runs/", "bases/"  # where a study's runs and bases are; keys leave it out
@@ -131,17 +131,17 @@ class Study:
     @functools.cached_property
     def table(self) -> "PointsTable":
         """The points checked and in nats, as laws are fitted to them. Raises DataError where they are faulty."""
-        from finetune_scaling.scaling.points.table import read_points
+        from finetune_scaling.laws.points.table import read_points
 
         return read_points(self._points_file())
 
     def fit(self, tasks: Sequence[str] | None = None, **options: Any) -> "Fitted":
-        """The laws of the points, fitted here and now (scaling/api.py: fit, whose further options these are).
+        """The laws of the points, fitted here and now (api.py: fit, whose further options these are).
 
         The report, where there is one, has those of the study's own fit. Raises ConfigError on an unknown task,
         DataError where the points are faulty.
         """
-        from finetune_scaling.scaling.api import fit
+        from finetune_scaling.api import fit
 
         return fit(self.table, tasks, **options)
 

@@ -7,8 +7,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.sharding.axes import DATA, FSDP, MESH_AXES, PLAIN_RULES, TENSOR, AxisRules, parts
+from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules, parts
 
 ALL = -1  # of fsdp: as many devices as tensor leaves
 
@@ -77,22 +76,6 @@ def make_mesh(config: ShardingConfig, devices: Sequence[jax.Device] | None = Non
     return jax.make_mesh(
         config.shape(len(chosen)), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=chosen
     )
-
-
-def check_fits(config: ModelConfig, sharding: ShardingConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ConfigError where the mesh does not divide the model: a part of a head, say, would be nobody's."""
-    for axis, field, size in (
-        ("embed", "model_dim", config.model_dim),
-        ("heads", "heads", config.heads),
-        ("ffn", "ffn_dim", config.ffn_dim),
-    ):
-        count = parts(mesh, getattr(sharding.axes, axis))
-        if size % count:
-            shape = ", ".join(f"{name} {mesh.shape[name]}" for name in (DATA, FSDP, TENSOR))
-            raise ConfigError(
-                f"model.{field} = {size} cannot be divided into {count} parts on the mesh {shape}; lower sharding.fsdp "
-                "or sharding.tensor"
-            )
 
 
 def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Mesh | AbstractMesh) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling.files import write_atomically
+from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies.configs import Base
 from finetune_scaling.studies.grid import StudyConfig
-from finetune_scaling.training.run_directory import RunDirectory
 
 BASES = "bases.csv"
 BASE_COLUMNS = (

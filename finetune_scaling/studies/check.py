@@ -7,15 +7,15 @@ from pathlib import Path
 from finetune_scaling.data.corpus import Texts
 from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
-from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.evaluation.running_text import check_of_public
+from finetune_scaling.runs.evaluators import TaskEvaluator
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import check_task
+from finetune_scaling.runs.tuned import check_length
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import Run, StudyConfig
 from finetune_scaling.studies.public_bases import check_source
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.inputs import check_task
-from finetune_scaling.training.tuned import check_length
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 

@@ -12,10 +12,10 @@ from finetune_scaling.interop.conversion import Conversion
 from finetune_scaling.interop.hugging_face import listed_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
+from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.tuned import TOKENIZER, changed
 from finetune_scaling.studies.grid import FamilyConfig, Run, Setting, StudyConfig, runs
-from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.flops import training_flops
-from finetune_scaling.training.tuned import TOKENIZER, changed
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.evaluation.evaluators import (
+from finetune_scaling.files import read_json
+from finetune_scaling.runs.evaluators import (
     Evaluator,
     named_evaluators,
     preset,
@@ -14,10 +15,9 @@ from finetune_scaling.evaluation.evaluators import (
     read_evaluators,
     written_as,
 )
-from finetune_scaling.files import read_json
+from finetune_scaling.runs.run_directory import CONFIG, state
 from finetune_scaling.studies.configs import merge
 from finetune_scaling.studies.grid import Run, StudyConfig, read_study, runs
-from finetune_scaling.training.run_directory import CONFIG, state
 
 
 def recorded_study(workdir: Path) -> StudyConfig:

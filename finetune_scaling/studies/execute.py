@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import (
     ConfigError,
     InUseError,
@@ -17,10 +18,10 @@ from finetune_scaling.errors import (
     UserError,
     WorkdirError,
 )
+from finetune_scaling.experiments.run import run as train
 from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.interop.conversion import convert
-from finetune_scaling.prepare import TokenizerPreparation, prepare_tokenizer
-from finetune_scaling.runs.run import run as train
+from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, exclusive, state
 from finetune_scaling.sharding.roles import are_several, from_first, is_first
 from finetune_scaling.studies.configs import (
     Base,
@@ -33,7 +34,6 @@ from finetune_scaling.studies.configs import (
 )
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
 from finetune_scaling.studies.public_bases import check_converted, check_source
-from finetune_scaling.training.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, exclusive, state
 from finetune_scaling.training.step import compiled_programs
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from finetune_scaling.files import read_json
 from finetune_scaling.interop.conversion import described_model
 from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.run_directory import CONFIG, RESULT
 from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.configs import Base, conversion, family_model
 from finetune_scaling.studies.grid import StudyConfig
-from finetune_scaling.training.run_directory import CONFIG, RESULT
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,9 @@ from finetune_scaling.evaluation.records import all_records, figures, table_colu
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, write_atomically, write_json_atomically
 from finetune_scaling.models.config import count_parameters
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import test_examples
+from finetune_scaling.runs.run_directory import RunDirectory, state
 from finetune_scaling.studies.configs import (
     base_of,
     bases,
@@ -23,9 +26,6 @@ from finetune_scaling.studies.configs import (
     tuned_model,
 )
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, runs, x_of
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.inputs import test_examples
-from finetune_scaling.training.run_directory import RunDirectory, state
 
 POINTS, FACTS = "points.csv", "study.json"
 

@@ -14,12 +14,13 @@ import optax
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.param_sharding import Placement
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
-from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
 from finetune_scaling.training.optimizers import OptimizerConfig, make_optimizer
+from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import Tuning
-from finetune_scaling.tuning.partition import Tree, combine
+from finetune_scaling.tuning.partition import combine
 
 Array = jax.Array
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.sharding.rules import Placement
+from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.trees import Tree, graft, path_name
 from finetune_scaling.tuning.method import Tuning
-from finetune_scaling.tuning.partition import Tree, graft, partition, path_name
+from finetune_scaling.tuning.partition import partition
 
 
 def attach(

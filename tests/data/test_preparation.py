@@ -27,8 +27,8 @@ from finetune_scaling.data.preparation.settings import Filters, Preparation
 from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.prepare import shards_of_run
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.inputs import prepare_data
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import prepare_data
 
 ROOT = Path(__file__).parents[2]
 TINY = runpy.run_path(str(ROOT / "tests/tiny.py"))

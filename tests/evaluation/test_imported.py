@@ -19,9 +19,9 @@ from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, UserError, WorkdirError
 from finetune_scaling.evaluation import imported, scoring, subject
-from finetune_scaling.evaluation.evaluators import TaskEvaluator, TextEvaluator
 from finetune_scaling.evaluation.queue import How, plan, work
-from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
+from finetune_scaling.runs.experiment import read_experiment
 
 TINY = Path(__file__).parents[1] / "tiny.py"
 MADE = runpy.run_path(str(TINY.with_name("public_tokenizers.py")))

@@ -7,8 +7,8 @@ import pytest
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.inputs import prepared_task
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import prepared_task
 
 
 def test_a_byte_is_one_of_utf8():

@@ -12,12 +12,12 @@ from finetune_scaling.data.task import load_task
 from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.evaluation.evaluators import TaskEvaluator, preset
 from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.questions import Questions, check_sets, read_questions
 from finetune_scaling.evaluation.text_metrics import find_metric
 from finetune_scaling.evaluation.zero_shot import zero_shot_task
-from finetune_scaling.training.experiment import Experiment, read_experiment
+from finetune_scaling.runs.evaluators import TaskEvaluator, preset
+from finetune_scaling.runs.experiment import Experiment, read_experiment
 
 # Seed 0 of tests/tiny.py's task: these must never change, or scores of different days would not compare.
 FIRST, SECOND = "sili sati luli = bubo gevo zego\n\n", "supi pati kuma sila suta nip = ruze bove bube vore gode\n\n"

@@ -18,9 +18,9 @@ from finetune_scaling.evaluation.scoring import pooled
 from finetune_scaling.evaluation.text_metrics import score
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.inputs import prepared_task
-from finetune_scaling.training.tuned import TunedModel, start
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import prepared_task
+from finetune_scaling.runs.tuned import TunedModel, start
 from finetune_scaling.tuning.partition import combine
 
 

@@ -15,13 +15,13 @@ from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import queue, records, scoring, subject
-from finetune_scaling.evaluation.evaluators import TaskEvaluator, TextEvaluator
 from finetune_scaling.evaluation.queue import How, plan, work
-from finetune_scaling.runs.run import run
+from finetune_scaling.experiments.run import run
+from finetune_scaling.runs import tuned
+from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training import tuned
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.training.step import compiled_programs
 
 FEW = {"few_shot_1": TaskEvaluator(shots=1, examples=6, generate=3)}

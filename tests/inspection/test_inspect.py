@@ -17,14 +17,14 @@ from finetune_scaling.data.preparation.settings import Preparation
 from finetune_scaling.data.preparation.shards import write_shard
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
+from finetune_scaling.experiments.run import run as train
 from finetune_scaling.inspection import run as inspection_of_runs
 from finetune_scaling.inspection.kinds import inspect
 from finetune_scaling.inspection.words import describe
-from finetune_scaling.runs.run import run as train
+from finetune_scaling.runs.checkpoints import read, read_facts
+from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies.execute import claim
 from finetune_scaling.studies.grid import read_study, runs
-from finetune_scaling.training.checkpoints import read, read_facts
-from finetune_scaling.training.run_directory import RunDirectory
 
 METHODS = ("full", "lora", "prompt")
 

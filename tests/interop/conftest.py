@@ -16,12 +16,12 @@ from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_to
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout
+from finetune_scaling.runs.checkpoints import Checkpoints
+from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.runs.tuned import load_run
 from finetune_scaling.studies.configs import merge
-from finetune_scaling.training.checkpoints import Checkpoints
-from finetune_scaling.training.loop import Position
-from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.training.step import State
-from finetune_scaling.training.tuned import load_run
 from finetune_scaling.tuning.partition import combine
 
 TINY = runpy.run_path(str(Path(__file__).parents[1] / "tiny.py"))

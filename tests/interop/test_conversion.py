@@ -23,20 +23,20 @@ from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation.scoring import row_losses
+from finetune_scaling.experiments.record import pretrain_tokens
+from finetune_scaling.experiments.run import run as train
 from finetune_scaling.inspection.kinds import inspect
 from finetune_scaling.inspection.words import describe
 from finetune_scaling.interop import conversion as module
 from finetune_scaling.interop import incoming
 from finetune_scaling.interop.conversion import Conversion, convert
 from finetune_scaling.interop.hugging_face import load_model
-from finetune_scaling.runs.record import pretrain_tokens
-from finetune_scaling.runs.run import run as train
+from finetune_scaling.runs.digest import digest
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import prepare_data
+from finetune_scaling.runs.tuned import find_base, find_run, load_base, start
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.digest import digest
-from finetune_scaling.training.experiment import read_experiment
-from finetune_scaling.training.inputs import prepare_data
-from finetune_scaling.training.tuned import find_base, find_run, load_base, start
-from finetune_scaling.tuning.partition import path_name
+from finetune_scaling.trees import path_name
 
 ROOT = Path(__file__).parents[2]
 SHAPE = {

@@ -22,10 +22,11 @@ from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout
 from finetune_scaling.training.loss import token_losses
+from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.lora import merge
 from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.partition import combine, partition, path_name
+from finetune_scaling.tuning.partition import combine, partition
 from finetune_scaling.tuning.registry import METHODS
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))

@@ -14,16 +14,16 @@ from transformers import AutoModelForCausalLM
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
-from finetune_scaling.evaluation.evaluators import TaskEvaluator
 from finetune_scaling.evaluation.queue import How, plan, work
+from finetune_scaling.experiments.run import run as train
 from finetune_scaling.interop.families.family import to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.interop.outgoing import Outgoing, write_out
 from finetune_scaling.interop.peft.incoming import Incoming, bring_in
 from finetune_scaling.interop.peft.lora import modules, split, to_peft
-from finetune_scaling.runs.run import run as train
-from finetune_scaling.training.checkpoints import checkpoint_steps
-from finetune_scaling.training.experiment import read_experiment
+from finetune_scaling.runs.checkpoints import checkpoint_steps
+from finetune_scaling.runs.evaluators import TaskEvaluator
+from finetune_scaling.runs.experiment import read_experiment
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 CONFIG_OF_RUN = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "run.py"))["get_config"]

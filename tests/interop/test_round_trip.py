@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_scaling import configuration
+from finetune_scaling.experiments.run import run as train
 from finetune_scaling.interop.conversion import Conversion, convert
 from finetune_scaling.interop.outgoing import Outgoing, write_out
-from finetune_scaling.runs.run import run as train
 
 FOLDER = Path(__file__).parents[1]
 MADE = runpy.run_path(str(FOLDER / "public_models.py"))

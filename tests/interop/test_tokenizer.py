@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, GemmaTokenizer, GPTNeoXTokenizer, Qwen2T
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.templates import Template
+from finetune_scaling.data.tokenizers.imported import load_imported_tokenizer
 from finetune_scaling.errors import DataError
-from finetune_scaling.interop.tokenizers.imported import load_imported_tokenizer
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))
 KINDS = MADE["KINDS"]

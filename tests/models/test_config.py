@@ -12,7 +12,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig, ParameterCount, count_parameters
 from finetune_scaling.models.ladder import LADDER, model_config, paper_model
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.tuning.partition import size
+from finetune_scaling.trees import size
 
 PAPER = {  # at a vocabulary of 128,000
     "1b": 1_218_480_128,

@@ -12,8 +12,8 @@ from finetune_scaling.models.ladder import paper_model
 from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.totals import run_steps, run_totals
 from finetune_scaling.planning.workload import planned_model, read_workload
+from finetune_scaling.runs.experiment import Experiment, read_experiment
 from finetune_scaling.studies.configs import merge
-from finetune_scaling.training.experiment import Experiment, read_experiment
 from finetune_scaling.training.flops import training_flops
 
 CONFIGS = Path(__file__).parents[2] / "configs"

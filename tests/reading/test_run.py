@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
+from finetune_scaling.experiments.run import run as train
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
 from finetune_scaling.reading import load_run, load_study
-from finetune_scaling.runs.run import run as train
-from finetune_scaling.training.checkpoints import read
+from finetune_scaling.runs.checkpoints import read
 
 DECODED = 6
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from finetune_scaling.api import fit, read_points
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.inspection.kinds import inspect
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.reading import load_run, load_study
-from finetune_scaling.scaling.api import fit, read_points
-from finetune_scaling.scaling.uncertainty.bootstrap import Resampling
 from finetune_scaling.studies.execute import claim
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.studies.table import write_points

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from finetune_scaling.models.ladder import model_config
+from finetune_scaling.models.param_sharding import Placement
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.sharding.batches import place
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
-from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state, make_train_step
 from finetune_scaling.tuning.attach import attach

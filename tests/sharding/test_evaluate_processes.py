@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune_scaling.evaluation.evaluators import TaskEvaluator, TextEvaluator
 from finetune_scaling.evaluation.queue import How, plan, work
-from finetune_scaling.runs.run import run
+from finetune_scaling.experiments.run import run
+from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
 
 ASKED = {"few_shot_1": TaskEvaluator(shots=1, examples=5, generate=3), "pretraining": TextEvaluator(rows=5)}
 

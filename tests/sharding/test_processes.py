@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from finetune_scaling.errors import EXIT_PREEMPTED
+from finetune_scaling.runs.checkpoints import DamagedCheckpointError
+from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.processes import _outcome
-from finetune_scaling.training.checkpoints import DamagedCheckpointError
-from finetune_scaling.training.run_directory import RunDirectory
 
 DECODE = "--config.evaluation.generate_examples=7"  # an odd number, for two and four processes
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.models.ladder import paper_model
+from finetune_scaling.models.param_sharding import Placement
 from finetune_scaling.planning.chips import find_slice
 from finetune_scaling.planning.topology import devices, prepare_environment
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
-from finetune_scaling.sharding.rules import Placement
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state, make_train_step, state_shardings
 from finetune_scaling.tuning.attach import attach

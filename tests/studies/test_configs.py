@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.studies import configs, grid
 from finetune_scaling.studies.grid import read_study
-from finetune_scaling.training.experiment import read_experiment
 
 WORKDIR = Path("study")
 

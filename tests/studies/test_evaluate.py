@@ -12,7 +12,7 @@ import pytest
 
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, WorkdirError
-from finetune_scaling.evaluation.evaluators import TaskEvaluator, preset
+from finetune_scaling.runs.evaluators import TaskEvaluator, preset
 from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
 from finetune_scaling.studies.execute import claim, execute

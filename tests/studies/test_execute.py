@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from finetune_scaling.errors import Preempted, TrainingError, WorkdirError
+from finetune_scaling.runs.run_directory import RunDirectory, exclusive, state
 from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies import table
 from finetune_scaling.studies.execute import claim, execute
 from finetune_scaling.studies.grid import read_study, runs
-from finetune_scaling.training.run_directory import RunDirectory, exclusive, state
 from finetune_scaling.training.step import compiled_programs
 
 

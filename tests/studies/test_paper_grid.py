@@ -8,10 +8,10 @@ import pytest
 
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.models.ladder import paper_model
+from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.studies import configs, grid
 from finetune_scaling.studies.grid import Setting, StudyConfig, read_study
 from finetune_scaling.studies.table import listing
-from finetune_scaling.training.experiment import read_experiment
 
 PAPER = Path(__file__).parents[2] / "configs" / "study" / "paper.py"
 K, M, B = 10**3, 10**6, 10**9

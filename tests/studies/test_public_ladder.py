@@ -16,13 +16,13 @@ from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.study_totals import study_totals
+from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies import public_bases
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.configs import base_of, bases, conversion, family_model
 from finetune_scaling.studies.execute import ensure_base, execute
 from finetune_scaling.studies.grid import SWEEP, read_study, runs, settings
 from finetune_scaling.studies.table import base_listing, listing, write_facts, write_points
-from finetune_scaling.training.run_directory import RunDirectory
 from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parents[2]

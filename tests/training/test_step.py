@@ -13,9 +13,10 @@ from finetune_scaling.data.packing import pack_batch
 from finetune_scaling.data.tokenizer import SpecialTokens
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import compiled_programs, init_state, make_evaluation_step, make_train_step
+from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.attach import attach, cast
 from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.partition import partition, path_name
+from finetune_scaling.tuning.partition import partition
 from finetune_scaling.tuning.registry import METHODS
 
 SPECIAL = SpecialTokens(bos_id=2, eos_id=1, mode_ids={}, sentinel_ids=())

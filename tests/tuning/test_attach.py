@@ -10,9 +10,10 @@ import pytest
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
+from finetune_scaling.trees import path_name, size
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.partition import combine, path_name, size
+from finetune_scaling.tuning.partition import combine
 from finetune_scaling.tuning.registry import METHODS
 
 BASE = {

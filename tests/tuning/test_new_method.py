@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from finetune_scaling.evaluation.scoring import example_losses
+from finetune_scaling.experiments.run import run
 from finetune_scaling.fit import fit_study
-from finetune_scaling.runs.run import run
+from finetune_scaling.runs import inputs
+from finetune_scaling.runs.checkpoints import read_trainable
+from finetune_scaling.runs.tuned import load_base, load_run
 from finetune_scaling.studies.execute import execute
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.studies.table import write_points
-from finetune_scaling.training import inputs
-from finetune_scaling.training.checkpoints import read_trainable
-from finetune_scaling.training.tuned import load_base, load_run
+from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.method import Defaults, Method, Tuning
-from finetune_scaling.tuning.partition import combine, path_name
+from finetune_scaling.tuning.partition import combine
 from finetune_scaling.tuning.registry import METHODS
 
 

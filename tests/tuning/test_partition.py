@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.tuning.partition import combine, format_table, graft, partition, path_name, size, table
+from finetune_scaling.trees import graft, path_name, size
+from finetune_scaling.tuning.partition import combine, format_table, partition, table
 
 TREE = {
     "embedding": np.zeros((5, 2)),

@@ -10,7 +10,7 @@ from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.errors import DataError
 from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.files import Location, location
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.runs.run_directory import RunDirectory
 
 FIELDS = {"source": str, "reference": str, "hypothesis": str, "loss_sum": (int, float), "tokens": int}
 _NEEDED = ("source", "reference")

@@ -15,14 +15,14 @@ from finetune_scaling.interop.peft.read import ReadAdapter, read_adapter
 from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.source import families_for, is_hub_name, source_of
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.training.checkpoints import Checkpoints, Facts
-from finetune_scaling.training.experiment import BaseConfig, Experiment, read_experiment
-from finetune_scaling.training.loop import Position
-from finetune_scaling.training.run_directory import RunDirectory
+from finetune_scaling.runs.checkpoints import Checkpoints, Facts
+from finetune_scaling.runs.experiment import BaseConfig, Experiment, read_experiment
+from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.runs.tuned import FoundRun, check_length, find_base
 from finetune_scaling.training.step import State, init_state
-from finetune_scaling.training.tuned import FoundRun, check_length, find_base
+from finetune_scaling.trees import nested
 from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.partition import nested
 from finetune_scaling.tuning.registry import METHODS
 
 

@@ -5,9 +5,7 @@ import json
 from collections.abc import Mapping
 
 from finetune_scaling.data.tokenizer import Tokenizer, load_own_tokenizer
-from finetune_scaling.errors import DataError
-from finetune_scaling.files import Location, location
-from finetune_scaling.interop.tokenizers.imported import (
+from finetune_scaling.data.tokenizers.imported import (
     FAST_FILE,
     SETTINGS_FILE,
     TOKENIZER_FILES,
@@ -15,6 +13,8 @@ from finetune_scaling.interop.tokenizers.imported import (
     load_imported_tokenizer,
     read_model_fields,
 )
+from finetune_scaling.errors import DataError
+from finetune_scaling.files import Location, location
 from finetune_scaling.interop.tokenizers.own_tokenizer import fast_tokenizer
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.training.checkpoints import read_trainable
-from finetune_scaling.training.leaves import CheckedLeaves
-from finetune_scaling.training.tuned import FoundRun, find_base
+from finetune_scaling.runs.checkpoints import read_trainable
+from finetune_scaling.runs.leaves import CheckedLeaves
+from finetune_scaling.runs.tuned import FoundRun, find_base
+from finetune_scaling.trees import flat
 from finetune_scaling.tuning.lora import LoraAdapter, merge
 from finetune_scaling.tuning.method import Tuning, configure
-from finetune_scaling.tuning.partition import flat
 from finetune_scaling.tuning.registry import METHODS
 
 Factors = Mapping[str, np.ndarray]  # what an adapter trained, by path: layers/attention/query/lora_a, ...

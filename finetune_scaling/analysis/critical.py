@@ -1,0 +1,248 @@
+"""Critical finetuning sizes: the numbers of examples at which two methods have equal loss (Zhang et al. 2024, section
+5).
+
+In general there is no closed form and there may be no, one or two crossings, so they are searched in log space over a
+stated range, of the fitted laws and of every bootstrap draw of the two; the paper's closed form, right where both laws
+have one E, is given beside them for comparison.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from finetune_scaling.analysis.crossings import GRID, Crossings, Difference, many_crossings
+from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.forms.declared import of_factor, predict
+from finetune_scaling.laws.uncertainty.intervals import Interval, percentiles
+
+SEARCH_RANGE = (1e1, 1e12)
+OPEN = Interval(None, None)
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """D_c = H * X^gamma, for two multiplicative laws with equal E; H spans decades, so its log is kept.
+
+    log_H_interval, gamma_interval: 90 % over the bootstrap.
+    """
+
+    log_H: float
+    gamma: float
+    log_H_interval: Interval = OPEN
+    gamma_interval: Interval = OPEN
+
+    @property
+    def H(self) -> float:
+        """The constant H, as the paper prints it; infinite where it overflows."""
+        return _exp(self.log_H)
+
+    @property
+    def H_interval(self) -> Interval:
+        """The 90 % interval of H."""
+        ends = (self.log_H_interval.low, self.log_H_interval.high)
+        return Interval(*(None if end is None else _exp(end) for end in ends))
+
+    def at(self, x: float) -> float:
+        """The critical number of examples at factor value x; infinite or zero where it overflows."""
+        return _exp(self.log_H + self.gamma * math.log(x))
+
+
+@dataclass(frozen=True)
+class Root:
+    """One crossing.
+
+    examples: where; below, above: the better method on either side; low, high: 90 % interval over the bootstrap, None
+    where that end falls among draws without this crossing; share: of the draws, those that have it in the search range;
+    leave_out_low, leave_out_high: least and greatest place in the leave-out refits, None where their number of
+    crossings differs; extrapolated: methods not measured up to there.
+    """
+
+    examples: float
+    low: float | None
+    high: float | None
+    share: float
+    leave_out_low: float | None
+    leave_out_high: float | None
+    below: str
+    above: str
+    extrapolated: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CriticalSize:
+    """Crossings of two methods at one factor value; better_everywhere is set where there is none.
+
+    uncrossed_share: of the bootstrap draws, those without any crossing in the search range. why: why neither can be
+    told, in words; empty where they can.
+    """
+
+    task: str
+    law: str
+    factor: str
+    x: float
+    methods: tuple[str, str]
+    roots: tuple[Root, ...]
+    better_everywhere: str | None
+    uncrossed_share: float | None
+    closed_form: ClosedForm | None
+    why: str = ""
+
+
+def closed_form(first: Mapping[str, float], second: Mapping[str, float]) -> ClosedForm | None:
+    """H and gamma (Zhang et al., 2024) from A, alpha, beta of two multiplicative laws; None where betas are equal.
+
+    H = (A1 / A2)^(1 / (beta1 - beta2)), gamma = (alpha2 - alpha1) / (beta1 - beta2).
+    """
+    if first["beta"] == second["beta"]:
+        return None
+    log_h, gamma = _log_h_and_gamma(first, second)
+    return ClosedForm(float(log_h), float(gamma))
+
+
+def critical_sizes(
+    fits: Mapping[str, StagedFit],
+    pair: tuple[str, str],
+    factor: str,
+    x_values: Sequence[float],
+    measured: Mapping[str, tuple[float, float]],
+) -> list[CriticalSize]:
+    """Crossings of a pair of methods (of one task and law) at each factor value.
+
+    fits: by method; measured: method -> least and greatest number of examples that it was measured with.
+    """
+    first, second = fits[pair[0]], fits[pair[1]]
+    why = "; ".join(fit.why_nothing for fit in (first, second) if not fit.describes)
+    if why:
+        law = first.law.name
+        return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]
+    form = _closed_form_of(first, second, factor) if first.law.name == "multiplicative" else None
+    return [_at(first, second, factor, x, measured, form) for x in x_values]
+
+
+def best_regions(
+    fits: Mapping[str, StagedFit], factor: str, x: float, low: float, high: float
+) -> list[tuple[str, float, float]]:
+    """Which method has the least predicted loss at x: (method, from, to) in order of the examples, low to high."""
+    grid = np.geomspace(low, high, GRID)
+    methods = [m for m in fits if factor in fits[m].factors]
+    if not methods:
+        return []
+    best = np.argmin([fits[m].predict(factor, x, grid) for m in methods], axis=0)
+    edges = [0, *(np.flatnonzero(np.diff(best)) + 1), len(grid)]
+    return [(methods[best[a]], float(grid[a]), float(grid[min(b, len(grid) - 1)])) for a, b in pairwise(edges)]
+
+
+def _at(
+    first: StagedFit,
+    second: StagedFit,
+    factor: str,
+    x: float,
+    measured: Mapping[str, tuple[float, float]],
+    form: ClosedForm | None,
+) -> CriticalSize:
+    pair = (first.method, second.method)
+    fitted = _difference(first, first.vector[None], second, second.vector[None], factor, x)
+    found = many_crossings(fitted, 1, *SEARCH_RANGE)
+    count = len(first.draws)
+    drawn = _difference(first, first.draws, second, second.draws, factor, x)
+    draws = many_crossings(drawn, count, *SEARCH_RANGE)
+    ranges = _leave_out_ranges(first, second, factor, x, len(found.examples))
+    roots: list[Root] = []
+    for place, rising, leave_out in zip(found.examples, found.rising, ranges, strict=True):
+        rank = [root.below for root in roots].count(pair[0] if rising else pair[1])
+        interval, share = _interval(drawn, draws, count, float(place), bool(rising), rank)
+        below, above = pair if rising else pair[::-1]  # the difference is the first's loss minus the second's
+        roots.append(
+            Root(
+                examples=float(place),
+                low=interval.low,
+                high=interval.high,
+                share=share,
+                leave_out_low=leave_out.low,
+                leave_out_high=leave_out.high,
+                below=below,
+                above=above,
+                extrapolated=tuple(m for m in pair if not measured[m][0] <= place <= measured[m][1]),
+            )
+        )
+    better = pair[int(fitted(np.zeros(1, int), np.full(1, SEARCH_RANGE[0]))[0] > 0)]
+    return CriticalSize(
+        task=first.task,
+        law=first.law.name,
+        factor=factor,
+        x=x,
+        methods=pair,
+        roots=tuple(roots),
+        better_everywhere=None if roots else better,
+        uncrossed_share=1 - len(np.unique(draws.pair)) / count,
+        closed_form=form,
+    )
+
+
+def _interval(
+    drawn: Difference, draws: Crossings, count: int, place: float, rising: bool, rank: int
+) -> tuple[Interval, float]:
+    """The interval of a crossing over the draws, and the share of them that have it.
+
+    A draw without this crossing has it beyond the end towards which it has not yet come, as the better method at
+    `place` tells: its crossing is counted at infinity there, so that the quantiles stay quantiles of all draws.
+    """
+    places = draws.kind(count, rising, rank)
+    share = float(np.isfinite(places).mean())
+    not_yet = (drawn(np.arange(count), np.full(count, place)) < 0) == rising
+    return percentiles(np.where(np.isfinite(places), places, np.where(not_yet, np.inf, -np.inf))), share
+
+
+def _difference(
+    first: StagedFit, first_vectors: np.ndarray, second: StagedFit, second_vectors: np.ndarray, factor: str, x: float
+) -> Difference:
+    """Loss of the first method minus that of the second at x, by pairs of fitted vectors [R, K]."""
+    left, right = (
+        of_factor(fit.layout.to_natural(vectors), factor)
+        for fit, vectors in ((first, first_vectors), (second, second_vectors))
+    )
+    return lambda pair, examples: _loss(first, left, pair, x, examples) - _loss(second, right, pair, x, examples)
+
+
+def _loss(
+    fit: StagedFit, parameters: Mapping[str, np.ndarray], pair: np.ndarray, x: float, examples: np.ndarray
+) -> np.ndarray:
+    return predict(fit.law, {name: values[pair] for name, values in parameters.items()}, {"X": x, "D": examples})
+
+
+def _leave_out_ranges(first: StagedFit, second: StagedFit, factor: str, x: float, count: int) -> list[Interval]:
+    """For each crossing its least and greatest place when one method is refitted with one level left out."""
+    untold = any(f"alpha_{factor}" in fit.reasons or "beta" in fit.reasons for fit in (first, second))
+    if not count or untold:
+        return [OPEN] * count
+    refits = len(first.refits) + len(second.refits)
+    left = np.concatenate([first.refits, np.tile(first.vector, (len(second.refits), 1))])
+    right = np.concatenate([np.tile(second.vector, (len(first.refits), 1)), second.refits])
+    found = many_crossings(_difference(first, left, second, right, factor, x), refits, *SEARCH_RANGE)
+    if (np.bincount(found.pair, minlength=refits) != count).any():
+        return [OPEN] * count
+    places = found.examples.reshape(refits, count)
+    return [Interval(float(column.min()), float(column.max())) for column in places.T]
+
+
+def _closed_form_of(first: StagedFit, second: StagedFit, factor: str) -> ClosedForm | None:
+    form = closed_form(*(of_factor(fit.parameters, factor) for fit in (first, second)))
+    if form is None:
+        return None
+    own = [of_factor(fit.drawn_parameters, factor) for fit in (first, second)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_h, gamma = (np.nan_to_num(draws, nan=np.inf) for draws in _log_h_and_gamma(*own))
+    return ClosedForm(form.log_H, form.gamma, percentiles(log_h), percentiles(gamma))
+
+
+def _log_h_and_gamma(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Any, Any]:
+    slope = first["beta"] - second["beta"]
+    return (np.log(first["A"]) - np.log(second["A"])) / slope, (second["alpha"] - first["alpha"]) / slope
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

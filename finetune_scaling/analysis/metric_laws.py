@@ -1,0 +1,189 @@
+"""How a metric of generated text follows the loss, per task and method: by an exponential, by a sigmoid, or by neither.
+
+Each law of laws/metric.py is fitted by least squares to (loss, metric) of the settings, means over seeds, held-out ones
+apart. A law describes a metric where it leaves at most a fifth of the variance (R^2 of at least DESCRIBES). Of two laws
+that do, one is preferred only where its errors on settings left out of the fit, one number of examples at a time, are
+smaller by Wilcoxon's signed-rank test at SIGNIFICANCE; otherwise no law is preferred, and the better one is used.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
+from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.laws.forms.declared import Law, Layout, predict
+from finetune_scaling.laws.forms.metric import EXPONENTIAL, SIGMOID
+from finetune_scaling.laws.points.table import PointsTable
+from finetune_scaling.laws.uncertainty.intervals import Interval, allowed_margin, half_width
+
+METRIC_LAWS = (EXPONENTIAL, SIGMOID)
+DESCRIBES = 0.8
+SIGNIFICANCE = 0.1
+FEWEST = 8  # settings to fit; three parameters then leave five degrees of freedom
+FEWEST_LEVELS = 3  # numbers of examples, to leave one out
+
+
+@dataclass(frozen=True)
+class MetricFit:
+    """One law of a metric. r_squared: share of the fitted settings' variance that it explains; error: root mean square
+    deviation of them; left_out [P]: absolute errors of every setting in the fit that had not seen its number of
+    examples; held_out_error: root mean square on held-out settings, None where there are none.
+    """
+
+    fitted: LawFit
+    r_squared: float
+    error: float
+    left_out: np.ndarray
+    held_out_error: float | None
+
+    @property
+    def law(self) -> Law:
+        """The law that was fitted."""
+        return self.fitted.law
+
+    @property
+    def describes(self) -> bool:
+        """Whether the metric follows the loss by this law."""
+        return self.r_squared >= DESCRIBES
+
+    def interval(self, name: str) -> Interval:
+        """The 90 % bootstrap interval of a parameter."""
+        return self.fitted.interval(name)
+
+    def why_unidentified(self, name: str) -> str:
+        """Why the settings do not hold a parameter, in words; empty where they do."""
+        if not self.describes:
+            return "the law does not describe this metric"
+        interval = self.interval(name)
+        parameter = next(p for p in self.law.parameters if p.name == name)
+        wide = half_width(parameter, interval) > allowed_margin(parameter, self.fitted.parameters[name])
+        return "its interval is wide" if wide else ""
+
+
+@dataclass(frozen=True)
+class MetricFinding:
+    """What describes a metric of one task and method. fits: none where `why` says why; settings: fitted."""
+
+    task: str
+    method: str
+    metric: str
+    settings: int
+    fits: tuple[MetricFit, ...]
+    why: str = ""
+
+    @property
+    def described(self) -> tuple[MetricFit, ...]:
+        """Fits that describe the metric, the one with the least left-out error first."""
+        return tuple(sorted((f for f in self.fits if f.describes), key=lambda f: float(f.left_out.mean())))
+
+    @property
+    def used(self) -> MetricFit | None:
+        """The law to predict the metric by; None where none describes it."""
+        return self.described[0] if self.described else None
+
+    @property
+    def preferred(self) -> str | None:
+        """The name of the law that is preferred, if one is."""
+        first, *others = self.described or (None,)
+        if first is None or any(not _is_smaller(first.left_out, other.left_out) for other in others):
+            return None
+        return first.law.name
+
+    @property
+    def verdict(self) -> str:
+        """In words: the law that describes the metric, that none does or is preferred, or why it cannot be told."""
+        if self.why:
+            return f"cannot be told: {self.why}"
+        if self.used is None:
+            best = max(self.fits, key=lambda f: f.r_squared)
+            return f"no law describes it (best: {best.law.name}, R^2 {best.r_squared:.2f})"
+        if self.preferred is None:
+            return f"no law is preferred; {self.used.law.name} errs least on settings left out"
+        return f"{self.preferred} describes it"
+
+    def predict(self, loss: np.ndarray | float) -> np.ndarray:
+        """The metric at a loss; only where a law describes it."""
+        return self._law().fitted.predict({"L": loss})
+
+    def predict_draws(self, loss: np.ndarray | float) -> np.ndarray:
+        """The same by every bootstrap draw: loss [...] -> [R, ...]; only where a law describes it."""
+        return self._law().fitted.predict_draws({"L": np.asarray(loss, float)})
+
+    def _law(self) -> MetricFit:
+        if self.used is None:
+            raise ValueError(f"{self.task}, {self.method}, {self.metric}: {self.verdict}")
+        return self.used
+
+
+def metric_findings(
+    table: PointsTable, main_metric: Callable[[str], str | None], progress: Callable[[str], None] = lambda _: None
+) -> list[MetricFinding]:
+    """The main metric of every task, by task and method."""
+    found = []
+    for task in table.tasks:
+        metric = main_metric(task)
+        if metric is not None:
+            own = table.settings[table.settings["task"] == task]
+            found += [fit_metric(rows, metric) for _, rows in own.groupby("method", sort=False)]
+            progress(f"laws of {metric}, {task}: {sum(f.used is not None for f in found if f.task == task)} described")
+    return found
+
+
+def fit_metric(rows: pd.DataFrame, metric: str) -> MetricFinding:
+    """Fits both laws to a metric over the settings of one task and method. rows: PointsTable.settings of them."""
+    task, method = str(rows["task"].iloc[0]), str(rows["method"].iloc[0])
+    rows = rows.dropna(subset=["loss", metric]).drop_duplicates(["finetune_examples", "loss", metric])
+    fitted = rows[~rows["held_out"]]
+    key = (task, method, metric, len(fitted))
+    levels = fitted["finetune_examples"].nunique()
+    if len(fitted) < FEWEST or levels < FEWEST_LEVELS:
+        few = f"{len(fitted)} settings with {levels} numbers of examples, {FEWEST} with {FEWEST_LEVELS} are needed"
+        return MetricFinding(*key, (), few)
+    if np.ptp(fitted[metric]) == 0:
+        return MetricFinding(*key, (), f"all settings have the same {metric}")
+    if (rows[metric] < 0).any():
+        return MetricFinding(*key, (), f"{metric} is below zero in some settings, and no law of metrics can be")
+    return MetricFinding(*key, tuple(_fits(fitted, rows[rows["held_out"]], metric)))
+
+
+def _fits(fitted: pd.DataFrame, held_out: pd.DataFrame, metric: str) -> Iterator[MetricFit]:
+    loss, score = fitted["loss"].to_numpy(float), fitted[metric].to_numpy(float)
+    settings = FitSettings(huber_delta=10 * float(np.ptp(score)), residual="linear")  # least squares
+    for law in METRIC_LAWS:
+        with np.errstate(over="ignore"):  # a resample of few settings may have a coefficient without end
+            found = fit_law(law, {"L": loss}, score, settings, pad_to=64)
+        errors = found.predict({"L": loss}) - score
+        beyond = found.predict({"L": held_out["loss"].to_numpy(float)}) - held_out[metric].to_numpy(float)
+        yield MetricFit(
+            fitted=found,
+            r_squared=1 - float((errors**2).sum() / ((score - score.mean()) ** 2).sum()),
+            error=float(np.sqrt((errors**2).mean())),
+            left_out=_left_out(law, loss, score, fitted["finetune_examples"].to_numpy(float), settings),
+            held_out_error=float(np.sqrt((beyond**2).mean())) if len(beyond) else None,
+        )
+
+
+def _left_out(law: Law, loss: np.ndarray, score: np.ndarray, levels: np.ndarray, settings: FitSettings) -> np.ndarray:
+    """Absolute error [P] of every setting by the law fitted without its number of examples."""
+    layout = Layout(law)
+    points = FitPoints({"L": np.log(loss)}, score, np.zeros(len(score), int), 64)
+    names = np.unique(levels)
+    weights = (levels[None] != names[:, None]).astype(float)
+    vectors, _ = fit(layout, points, weights, layout.starts(), np.ones(len(layout.names), bool), settings)
+    errors = np.zeros(len(score))
+    with np.errstate(over="ignore"):
+        for name, vector in zip(names, vectors, strict=True):
+            out = levels == name
+            errors[out] = np.abs(predict(law, layout.to_natural(vector), {"L": loss[out]}) - score[out])
+    return errors
+
+
+def _is_smaller(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> bool:
+    difference = np.asarray(first) - np.asarray(second)
+    if not np.any(difference):
+        return False
+    return bool(stats.wilcoxon(difference, alternative="less").pvalue < SIGNIFICANCE)

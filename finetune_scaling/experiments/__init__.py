@@ -1,0 +1,1 @@
+"""Execution of one run, from its config to its result record."""

@@ -1,0 +1,226 @@
+"""One run from config to result record: prepare, train, score."""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from finetune_scaling.data.loader import Batches
+from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.evaluation.records import scores_alone
+from finetune_scaling.evaluation.rows import EVALUATION
+from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split, write_rows
+from finetune_scaling.evaluation.subject import Prepared, Subject, evaluate, prepare_evaluators
+from finetune_scaling.experiments.loop import Loop, Plan, Probe
+from finetune_scaling.experiments.record import checkpoint_facts, training_record
+from finetune_scaling.models.param_sharding import placement_table
+from finetune_scaling.runs.checkpoints import DIRECTORY as CHECKPOINTS
+from finetune_scaling.runs.checkpoints import Checkpoints, read_facts
+from finetune_scaling.runs.environment import environment
+from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.inputs import Data, prepare_data, test_examples
+from finetune_scaling.runs.metrics import Metrics
+from finetune_scaling.runs.position import Position, position_from
+from finetune_scaling.runs.run_directory import RunDirectory, exclusive
+from finetune_scaling.runs.tuned import TunedModel, check_belongs, start
+from finetune_scaling.sharding.batches import local_rows, place
+from finetune_scaling.sharding.mesh import check_batch, make_mesh
+from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.training.step import State, init_state, make_train_step
+from finetune_scaling.trees import Tree
+from finetune_scaling.tuning.partition import format_table, table
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
+    """Trains and scores the run of `config` in `workdir`, going on where an earlier process left off.
+
+    Several processes that run together (sharding/processes.py) all call it, and all get the record.
+    Returns the result record, at once where the run is finished. Raises UserError for whatever the user can mend.
+    """
+    experiment = read_experiment(config)
+    directory = RunDirectory(workdir)
+    with exclusive(workdir):
+        from_first(lambda: directory.claim(config))
+        if (record := from_first(lambda: directory.result)) is not None:
+            log.info("%s: finished before, loss %.4f", workdir, record["loss"])
+            return record
+        clock = Clock()
+        sharding = experiment.sharding
+        check_batch(experiment.batch_size, experiment.batch.accumulation, sharding, make_mesh(sharding))
+        data = prepare_data(experiment)
+        model = start(experiment)
+        directory.write_environment(environment())
+        prepared = prepare_evaluators(experiment.evaluation.named_evaluators, experiment, model.tokenizer, model.config)
+        with model.placement.in_use():
+            trained, position = _train(experiment, directory, data, model, clock, probes(prepared, model))
+            scores = _scores(experiment, directory, data, trained)
+            scores |= _evaluators(experiment, directory, trained, position, prepared)
+        record = training_record(experiment, data, trained, position) | scores
+        record["seconds"] = round(clock.seconds(), 2)
+        from_first(lambda: directory.write_result(record))
+    return record
+
+
+class Clock:
+    """Seconds that a run has taken, over all its processes; what one did after its last save is lost, time and all."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def add(self, seconds: float) -> None:
+        """Adds the time of earlier processes."""
+        self._began -= seconds
+
+    def seconds(self) -> float:
+        """The time so far."""
+        return time.monotonic() - self._began
+
+
+def _train(
+    experiment: Experiment,
+    directory: RunDirectory,
+    data: Data,
+    model: TunedModel,
+    clock: Clock,
+    measured: Sequence[Probe],
+) -> tuple[TunedModel, Position]:
+    """Trains to the end; returns the model with its best parameters (pretraining: its last ones)."""
+    log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
+    plan = make_plan(experiment, data.train)
+    checkpoints = Checkpoints(directory.path, plan.keep_steps)
+    state, position = init_state(model.trainable, experiment.optimizer, model.placement), Position()
+    _log_placement(state, model)
+    if (restored := checkpoints.restore_newest(state)) is not None:
+        check_belongs(directory.path, restored.facts, model)
+        state, position = restored.state, position_from(restored.facts)
+        clock.add(position.seconds)
+        log.info("going on from step %d", position.step)
+    directory.rewind_metrics(position.step)
+    metrics = Metrics(directory.path, experiment.logging.writers, position.step)
+    rows = model.placement.batch()
+    loop = Loop(
+        title=experiment.name or directory.path.name,
+        plan=plan,
+        step=make_train_step(
+            model.config,
+            model.tuning,
+            experiment.optimizer,
+            experiment.batch.accumulation,
+            experiment.sharding.axes,
+        ),
+        batches=data.train.part(local_rows(rows, data.train.batch_size)),
+        place=functools.partial(place, sharding=rows, size=data.train.batch_size),
+        frozen=model.frozen,
+        dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        facts=checkpoint_facts(experiment, model),
+        seconds=clock.seconds,
+        probes=measured,
+    )
+    with closing(checkpoints), closing(metrics):
+        state, position = loop.run(state, position)
+        if not experiment.pretrains and position.best_step not in (None, position.step):
+            state = _best_state(checkpoints, position.best_step, state)
+    return dataclasses.replace(model, trainable=state.trainable), position
+
+
+def probes(prepared: Sequence[Prepared], model: TunedModel) -> list[Probe]:
+    """The evaluators that score a model while it trains, too."""
+
+    def measure(one: Prepared, trainable: Tree) -> Mapping[str, float]:
+        return one.numbers(dataclasses.replace(model, trainable=trainable))
+
+    due = [(one, one.evaluator.every_steps) for one in prepared]
+    return [Probe(steps, functools.partial(measure, one)) for one, steps in due if steps is not None]
+
+
+def _log_placement(state: State, model: TunedModel) -> None:
+    """Tells how everything is divided, where there is more than one device to divide it over."""
+    mesh = model.placement.mesh
+    if mesh.size > 1:
+        shape = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        arrays = {"frozen": model.frozen, **state._asdict()}
+        log.info("how it lies on the mesh (%s):\n%s", shape, placement_table(arrays))
+
+
+def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
+    try:
+        return checkpoints.restore(step, target).state
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; it is the best one, which is to be scored: put a good copy back, or delete the run's "
+            "directory and start it anew"
+        ) from error
+
+
+def make_plan(experiment: Experiment, batches: Batches) -> Plan:
+    """The loop's numbers from the config's units."""
+    per_step = experiment.batch_size * experiment.row_length
+    total, limit = experiment.limits.ending(batches.batches_per_epoch, per_step)
+    keep = {round(tokens / per_step) for tokens in experiment.checkpoint.keep_tokens}
+    if any(not 1 <= step <= total for step in keep):
+        raise ConfigError(
+            f"checkpoint.keep_tokens = {list(experiment.checkpoint.keep_tokens)} must lie between one step "
+            f"({per_step:,} tokens) and the run's {total * per_step:,} tokens"
+        )
+    return Plan(
+        total_steps=total,
+        limit=limit,
+        evaluate_every=experiment.evaluation.interval(total),
+        log_every=experiment.logging.every_steps,
+        save_every=experiment.checkpoint.every_steps,
+        keep_steps=frozenset(keep),
+        schedule=experiment.schedule_config,
+        patience=experiment.limits.patience,
+        tolerance=experiment.limits.tolerance,
+    )
+
+
+def _scores(experiment: Experiment, directory: RunDirectory, data: Data, model: TunedModel) -> dict[str, Any]:
+    """Scores on every test set of the task; for pretraining, the last held-out loss."""
+    if data.task is None or data.form is None:
+        return {"loss": row_losses(model, data.dev).mean}
+    evaluation = experiment.evaluation
+    tests = {}
+    for name in data.task.test:
+        tests[name], rows = score_split(
+            model,
+            data.task,
+            data.form,
+            test_examples(experiment, name, evaluation.test_examples),
+            batch_size=evaluation.batch_size,
+            generate_examples=evaluation.generate_examples,
+            decoding=evaluation.decoding,
+        )
+        write_rows(directory.path / EVALUATION / f"{name}.jsonl", rows)
+    return {**pooled(tests), "tests": tests}
+
+
+def _evaluators(
+    experiment: Experiment,
+    directory: RunDirectory,
+    model: TunedModel,
+    position: Position,
+    prepared: Sequence[Prepared],
+) -> dict[str, Any]:
+    """What the config's evaluators say of the trained model; each is kept as soon as it is done."""
+    if not prepared:
+        return {}
+    step = position.step if experiment.pretrains else position.best_step
+    facts = read_facts(directory.path / CHECKPOINTS / str(step))
+    checkpoint = {"step": step, "arrays_digest": facts["arrays_digest"]}
+    subject = Subject(
+        directory.path, experiment, checkpoint, experiment.base, lambda: model, is_base=experiment.pretrains
+    )
+    found = {}
+    for one in prepared:
+        log.info("evaluator %s", one.name)
+        found[one.name] = scores_alone(evaluate(subject, one))
+    return {"evaluators": found}

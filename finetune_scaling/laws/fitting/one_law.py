@@ -1,0 +1,164 @@
+"""One law of the library fitted to a CSV whose columns are the law's factors and the loss (or metric)."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.files import finite, write_atomically, write_json_atomically
+from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
+from finetune_scaling.laws.fitting.program import FitSettings
+from finetune_scaling.laws.forms.declared import Law
+from finetune_scaling.laws.points.checks import to_flags, to_numbers
+from finetune_scaling.laws.points.text import read_text
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.laws.uncertainty.intervals import LEVEL
+
+
+def fit_one_law(
+    law: Law,
+    path: Path,
+    out: Path,
+    settings: FitSettings,
+    progress: Callable[[str], None] = print,
+    *,
+    by: str | None = None,
+    resampling: Resampling | None = None,
+) -> list[dict[str, Any]]:
+    """Fits `law` to the CSV at `path`, writes out/fit.json and out/predictions.csv, returns the records of the fits.
+
+    predictions.csv has the rows with what the law predicts and its 90 % interval, which is empty where it misses them.
+    by: a column whose values are fitted apart; resampling: as fit_law's. A column held_out (0/1) keeps its rows out of
+    the fit. Raises DataError that names file, line, column and mend.
+    """
+    table = read_factors(path, law, by).assign(predicted=np.nan, low=np.nan, high=np.nan)
+    records = []
+    groups: Any = table.groupby(by, sort=False) if by else [(None, table)]
+    for group, rows in groups:
+        started = time.perf_counter()
+        name: dict[Any, Any] = {} if group is None else {by: group}
+        fitted = _fit(law, path, table.loc[rows.index], name, settings, resampling, len(table))
+        values = {factor: rows[factor].to_numpy(float) for factor in law.factors}
+        table.loc[rows.index, "predicted"] = fitted.predict(values)
+        if fitted.describes:
+            ends = np.quantile(fitted.predict_draws(values), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+            table.loc[rows.index, ["low", "high"]] = ends.T
+        records.append({**name, **_record(fitted, settings, table.loc[rows.index])})
+        for line in _lines(records[-1], name, time.perf_counter() - started):
+            progress(line)
+    write_json_atomically(out / "fit.json", {"fits": records, "critical_sizes": [], "claims": []})
+    write_atomically(out / "predictions.csv", table.to_csv(index=False))
+    return records
+
+
+def read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
+    """The law's factors and its response as positive floats, held_out as bool (False where the column is absent)."""
+    columns = (*law.factors, law.response)
+    text = read_text(path, (*columns, *([by] if by else [])))
+    table = pd.DataFrame({name: to_numbers(text, name, positive=True) for name in columns})
+    if by:
+        table[by] = text.cells[by]
+    return table.assign(held_out=to_flags(text, "held_out") if "held_out" in text.cells else False)
+
+
+def _fit(
+    law: Law,
+    path: Path,
+    rows: pd.DataFrame,
+    group: dict,
+    settings: FitSettings,
+    resampling: Resampling | None,
+    pad_to: int,
+) -> LawFit:
+    fitted = rows[~rows["held_out"]]
+    factors = {name: fitted[name].to_numpy(float) for name in law.factors}
+    try:
+        _check_spread(law, fitted)
+        return fit_law(
+            law, factors, fitted[law.response].to_numpy(float), settings, resampling, pad_to=min(pad_to, 256)
+        )
+    except DataError as error:
+        where = "".join(f", {name}={value}" for name, value in group.items())
+        raise DataError(f"{path}{where}: {error}") from None
+
+
+def _check_spread(law: Law, points: pd.DataFrame) -> None:
+    """DataError where points cannot determine the law whatever their number: many curves go through them."""
+    needed = len(law.parameters)
+    if len(points) < needed:
+        return  # which the fit says
+    for name in law.factors:
+        if points[name].nunique() < 2:
+            raise DataError(f"{name} is {points[name].iloc[0]:g} in all {len(points)} points to fit; vary it")
+    different = len(points.drop_duplicates([*law.factors]))
+    if different < needed:
+        raise DataError(
+            f"{different} different {' and '.join(law.factors)} to fit, the {law.name} law has {needed} parameters; "
+            "add points"
+        )
+    if points[law.response].nunique() < 2:
+        raise DataError(
+            f"{law.response} is {points[law.response].iloc[0]:g} in all {len(points)} points to fit, from which no "
+            "parameter can be told; give what was measured"
+        )
+
+
+def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[str, Any]:
+    law = fitted.law
+    return {
+        "task": None,
+        "method": None,
+        "law": law.name,
+        "formula": law.formula,
+        "source": law.source,
+        "describes": fitted.describes,
+        "misfit": finite(fitted.misfit),
+        "parameters": {name: _parameter(fitted, name) for name in fitted.layout.names},
+        "objective": fitted.objective,
+        "objective_is": "sum of Huber losses",
+        "points": fitted.count,
+        "starts": len(fitted.layout.starts()),
+        "resamples": len(fitted.draws),
+        "residual": settings.residual_of(law),
+        "huber_delta": settings.huber_delta,
+        "errors": {kind: {"all": error} for kind, error in _errors(rows, law.response).items()},
+    }
+
+
+def _parameter(fitted: LawFit, name: str) -> dict[str, Any]:
+    """Value, 90 % interval and standard error; no value where the law does not describe the points."""
+    interval, why = fitted.interval(name), fitted.why_unidentified(name)
+    told = fitted.describes
+    return {
+        "value": finite(fitted.parameters[name]) if told else None,
+        "low": interval.low if told else None,
+        "high": interval.high if told else None,
+        "identified": not why,
+        "standard_error": finite(fitted.standard_error(name)) if told else None,
+        "why": why,
+    }
+
+
+def _errors(rows: pd.DataFrame, response: str) -> dict[str, float]:
+    deviation = (rows["predicted"] - rows[response]).abs()
+    kinds = {"fitted": deviation[~rows["held_out"]], "held_out": deviation[rows["held_out"]]}
+    return {kind: float(values.mean()) for kind, values in kinds.items() if len(values)}
+
+
+def _lines(record: dict[str, Any], group: dict, seconds: float) -> Iterator[str]:
+    name = "".join(f"{column}={value}, " for column, value in group.items())
+    yield f"{name}{record['law']}: {record['formula']}, residual {record['residual']}, {record['points']} points"
+    if not record["describes"]:
+        yield f"  the law does not describe these points: it misses them by {record['misfit']:.0%}; no value is told"
+    for parameter, entry in record["parameters"].items() if record["describes"] else ():
+        ends = " to ".join("?" if end is None else f"{end:.4g}" for end in (entry["low"], entry["high"]))
+        mark = f"; not identified, {entry['why']}" if entry["why"] else ""
+        yield f"  {parameter:6} {entry['value']:.6g}  (90 % {ends}, standard error {entry['standard_error']:.2g}{mark})"
+    yield (
+        f"  objective {record['objective']:.6e} from {record['starts']} starts, {record['resamples']} resamples, "
+        f"in {seconds:.1f} s"
+    )

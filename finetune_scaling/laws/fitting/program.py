@@ -1,0 +1,276 @@
+"""Fits a law by Huber loss: L-BFGS from a grid of starts, then a second-order polish of the best, in JAX float64.
+
+The grid runs as one vmapped program; points are padded with weight zero and starts come in chunks of one size, so
+that all tasks, methods and leave-out refits of a law share one compiled program. Several problems over the same
+points (refits without some of them) differ by their weights alone.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from finetune_scaling.laws.fitting.descent import lbfgs, newton
+from finetune_scaling.laws.forms.declared import Law, Layout, Residual, predict
+
+HUBER_DELTA = 1e-3
+SCREEN_ROWS = 512
+POLISH_ROWS = 32
+# Starts that are polished: the screen's order is not yet that of the optima that they lead to.
+POLISHED_STARTS = 1024
+# Turns of new starts around the best optimum, how many each, and among how many optima their directions are drawn.
+HOPS = 3
+HOP_STARTS = 32
+GOOD_OPTIMA = 64
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a fit minimises.
+
+    huber_delta: where the Huber loss turns from square to straight; residual: "linear" (predicted - measured loss),
+    "log" (the difference of their logarithms) or None, the law's own.
+    """
+
+    huber_delta: float = HUBER_DELTA
+    residual: Residual | None = None
+
+    def residual_of(self, law: Law) -> Residual:
+        """The residual that a fit of this law minimises."""
+        return self.residual or law.residual
+
+
+@dataclass(frozen=True)
+class FitPoints:
+    """Points to fit. log_factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's factor.
+
+    pad_to: number of points that programs are compiled for at least, so that several problems share one.
+    """
+
+    log_factors: Mapping[str, np.ndarray]
+    loss: np.ndarray
+    groups: np.ndarray
+    pad_to: int = 0
+
+    def padded(self, size: int) -> "FitPoints":
+        """The same points followed by blanks (all factors and losses 1), `size` in all."""
+        extra = size - len(self.loss)
+        log_factors = {name: np.pad(values, (0, extra)) for name, values in self.log_factors.items()}
+        return FitPoints(
+            log_factors, np.pad(self.loss, (0, extra), constant_values=1.0), np.pad(self.groups, (0, extra))
+        )
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a compiled fit depends on besides array shapes; the key of JAX's cache of compiled programs."""
+
+    layout: Layout
+    residual: Residual
+
+
+class Rows(NamedTuple):
+    """Problems side by side: vectors [B, K] to start from, weights [B, P], losses [B, P], free [B, K] (1: moves)."""
+
+    vectors: Any
+    weights: Any
+    losses: Any
+    free: Any
+
+
+def padded_size(points: int) -> int:
+    """Number of points that a program is compiled for: the next power of two, at least 64."""
+    return max(64, 1 << (points - 1).bit_length())
+
+
+def fit(
+    layout: Layout,
+    points: FitPoints,
+    weights: np.ndarray,
+    starts: np.ndarray,
+    free: np.ndarray,
+    settings: FitSettings,
+    losses: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best parameters over a grid of starts, for every row of weights.
+
+    weights [W, P]; starts [S, K]; free bool [K], False where a parameter stays at its start; losses [W, P]: what each
+    row is fitted to, by default the points' own.
+    Returns vectors [W, K] and their objectives [W] (weighted sums of Huber losses).
+    """
+    vectors, values = optima(layout, points, weights, starts, free, settings, losses)
+    return vectors[:, 0], values[:, 0]
+
+
+def optima(
+    layout: Layout,
+    points: FitPoints,
+    weights: np.ndarray,
+    starts: np.ndarray,
+    free: np.ndarray,
+    settings: FitSettings,
+    losses: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What all the polished starts lead to, best first: vectors [W, S', K] and objectives [W, S']; else as `fit`."""
+    problems, grid = len(weights), len(starts)
+    rows = np.repeat(np.arange(problems), grid)
+    losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
+    screened = _rows(np.tile(starts, (problems, 1)), weights[rows], losses[rows], free)
+    vectors, values = _run(_screen, SCREEN_ROWS, layout, points, screened, settings)
+    kept = min(grid, POLISHED_STARTS)
+    order = np.argsort(values.reshape(problems, grid), axis=1, kind="stable")[:, :kept]
+    chosen = (np.arange(problems)[:, None] * grid + order).ravel()
+    many = tuple(np.repeat(values, kept, axis=0) for values in (weights, losses))
+    vectors, values = refit(layout, points, many[0], vectors[chosen], free, settings, many[1])
+    found = _sorted(vectors.reshape(problems, kept, -1), values.reshape(problems, kept))
+    for turn in range(HOPS):
+        hopped = _hop(found[0], turn)
+        many = tuple(np.repeat(values, hopped.shape[1], axis=0) for values in (weights, losses))
+        starts = hopped.reshape(-1, hopped.shape[2])
+        vectors, values = refit(layout, points, many[0], starts, free, settings, many[1])
+        more = vectors.reshape(hopped.shape), values.reshape(hopped.shape[:2])
+        found = _sorted(*(np.concatenate([old, new], axis=1) for old, new in zip(found, more, strict=True)))
+    return found
+
+
+def _sorted(vectors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    best = np.argsort(values, axis=1, kind="stable")
+    return np.take_along_axis(vectors, best[..., None], axis=1), np.take_along_axis(values, best, axis=1)
+
+
+def _hop(vectors: np.ndarray, turn: int) -> np.ndarray:
+    """New starts [W, S, K] around the best optimum: moved by differences of good ones (Storn and Price 1997).
+
+    A Huber loss with a small delta has many optima along a flat valley; their differences point along it.
+    """
+    good = vectors[:, :GOOD_OPTIMA]
+    random = np.random.default_rng(turn)
+    left, right = random.integers(good.shape[1], size=(2, HOP_STARTS))
+    return vectors[:, :1] + random.uniform(0.2, 1.0, (HOP_STARTS, 1)) * (good[:, left] - good[:, right])
+
+
+def refit(
+    layout: Layout,
+    points: FitPoints,
+    weights: np.ndarray,
+    vectors: np.ndarray,
+    free: np.ndarray,
+    settings: FitSettings,
+    losses: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Polishes one vector per row of weights to its nearest optimum: weights [W, P], vectors [W, K] -> [W, K], [W].
+
+    free: [K], or [W, K] where the rows differ; losses [W, P]: what each row is fitted to, by default the points' own.
+    """
+    losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
+    return _run(_polish, POLISH_ROWS, layout, points, _rows(vectors, weights, losses, free), settings)
+
+
+def scatter_about(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> float:
+    """Root mean square residual of the points about one fitted vector [K]."""
+    predicted = predictions(layout, points, vector)
+    log = settings.residual_of(layout.law) == "log"
+    residuals = np.log(predicted / points.loss) if log else predicted - points.loss
+    return float(np.sqrt(np.mean(residuals**2)))
+
+
+def predictions(layout: Layout, points: FitPoints, vectors: np.ndarray) -> np.ndarray:
+    """What vectors [..., K] predict at the points: [..., P]."""
+    natural = layout.to_natural(vectors[..., None, :])
+    own = {p.name: natural[p.name] for p in layout.law.parameters if not p.per_factor}
+    for parameter in (p for p in layout.law.parameters if p.per_factor):
+        of_groups = [natural[f"{parameter.name}_{g}" if g else parameter.name] for g in layout.groups]
+        own[parameter.name] = np.choose(points.groups, of_groups)
+    return predict(layout.law, own, {name: np.exp(values) for name, values in points.log_factors.items()})
+
+
+def _rows(vectors: np.ndarray, weights: np.ndarray, losses: np.ndarray, free: np.ndarray) -> Rows:
+    return Rows(vectors, weights, losses, np.broadcast_to(free, vectors.shape).astype(float))
+
+
+def _run(
+    program: Callable[..., tuple[jax.Array, jax.Array]],
+    chunk: int,
+    layout: Layout,
+    points: FitPoints,
+    rows: Rows,
+    settings: FitSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calls a compiled program on chunks of `chunk` rows, the last one filled up with copies of its first row."""
+    size, given = padded_size(max(len(points.loss), points.pad_to)), rows.weights.shape[1]
+    blank = points.padded(size)
+    rows = rows._replace(
+        weights=np.pad(rows.weights, ((0, 0), (0, size - given))),
+        losses=np.pad(rows.losses, ((0, 0), (0, size - given)), constant_values=1.0),
+    )
+    key = Program(layout, settings.residual_of(layout.law))
+    results = []
+    with jax.enable_x64(True):
+        for start in range(0, len(rows.vectors), chunk):
+            index = np.arange(start, start + chunk)
+            index[index >= len(rows.vectors)] = start
+            part = Rows(*(values[index] for values in rows))
+            results.append(program(key, part, (dict(blank.log_factors), blank.groups), settings.huber_delta))
+    vectors, values = (np.concatenate([np.asarray(r[i]) for r in results])[: len(rows.vectors)] for i in (0, 1))
+    return vectors, np.where(np.isfinite(values), values, np.inf)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _screen(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
+    """L-BFGS from every start: vectors [B, K], objectives [B]."""
+
+    def one(row: Rows) -> tuple[jax.Array, jax.Array]:
+        objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
+        return lbfgs(objective, row.vectors, row.free)
+
+    return jax.vmap(one)(rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _polish(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
+    """Damped Newton from every start: vectors [B, K], objectives [B]."""
+
+    def one(row: Rows) -> tuple[jax.Array, jax.Array]:
+        objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
+        metric = functools.partial(_metric, key, row=row, data=data, delta=delta)
+        return newton(objective, metric, row.vectors, row.free)
+
+    return jax.vmap(one)(rows)
+
+
+def _residuals(key: Program, vector: jax.Array, loss: jax.Array, data: Any) -> jax.Array:
+    """Predicted minus measured loss (or of their logs), [P]."""
+    log_factors, groups = data
+    terms = key.layout.law.log_terms(_spread(key.layout, vector, groups), log_factors, jnp)
+    prediction = sum(jnp.exp(term) for term in terms)
+    return jnp.log(prediction / loss) if key.residual == "log" else prediction - loss
+
+
+def _spread(layout: Layout, vector: jax.Array, groups: jax.Array) -> dict[str, jax.Array]:
+    """Parameters by name, per-factor ones spread over the points [P]."""
+    # A sum of products, not a gather: the gradient of a gather is a scatter, which is slow on CPUs.
+    spread = {}
+    for parameter, columns in layout.columns():
+        entries = [parameter.for_law(vector[i], jnp) for i in range(columns.start, columns.stop)]
+        own = [(groups == i) * entry for i, entry in enumerate(entries)]
+        spread[parameter.name] = sum(own[1:], own[0]) if parameter.per_factor else entries[0]
+    return spread
+
+
+def _objective(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
+    """Weighted sum of Huber losses of the residuals (Huber 1964), quadratic within delta."""
+    size = jnp.abs(_residuals(key, vector, row.losses, data))
+    clipped = jnp.minimum(size, delta)
+    return jnp.sum(row.weights * clipped * (size - clipped / 2))
+
+
+def _metric(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
+    """The objective's curvature by iteratively reweighted least squares, [K, K]."""
+    residuals = _residuals(key, vector, row.losses, data)
+    jacobian = jax.jacfwd(lambda v: _residuals(key, v, row.losses, data))(vector) * row.free
+    pull = row.weights * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals), 1e-300))
+    return jnp.einsum("p,pi,pj->ij", pull, jacobian, jacobian)

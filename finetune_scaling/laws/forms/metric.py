@@ -1,0 +1,51 @@
+"""How a score of generated text (BLEU, ROUGE, ...) follows the loss L.
+
+Both laws rise as the loss falls for a positive k, and fall for a negative one, as error rates do.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_scaling.laws.forms.declared import Law, Parameter, Values, coefficient, exponent
+
+# Scores run to 1 or to 100, so the ceiling starts on both scales.
+SCORE_STARTS = (-2.0, 0.0, 2.0, 4.0)
+STEEPNESS_STARTS = (-2.0, 0.5, 2.0, 8.0)
+
+
+def _exponential(p: Values, x: Values, xp: Any) -> Sequence[Any]:
+    return p["C"] - p["k"] * xp.exp(x["L"]), p["F"]
+
+
+def _sigmoid(p: Values, x: Values, xp: Any) -> Sequence[Any]:
+    return (p["C"] - xp.logaddexp(0.0, p["k"] * (xp.exp(x["L"]) - p["L0"])),)
+
+
+EXPONENTIAL = Law(
+    name="exponential",
+    formula="M = F + C * exp(-k * L)",
+    factors=("L",),
+    parameters=(
+        coefficient("C", starts=(0.0, 3.0, 6.0, 9.0)),
+        exponent("k", starts=STEEPNESS_STARTS),
+        Parameter("F", SCORE_STARTS, low=0.0, is_offset=True),
+    ),
+    log_terms=_exponential,
+    residual="linear",
+    source="Gadre et al. 2024, arXiv 2403.08540, equation 5 (of errors)",
+    response="metric",
+)
+SIGMOID = Law(
+    name="sigmoid",
+    formula="M = C / (1 + exp(k * (L - L0)))",
+    factors=("L",),
+    parameters=(
+        coefficient("C", starts=SCORE_STARTS),
+        exponent("k", starts=STEEPNESS_STARTS),
+        Parameter("L0", starts=(0.5, 1.0, 2.0, 4.0)),
+    ),
+    log_terms=_sigmoid,
+    residual="linear",
+    source="Llama team 2024, arXiv 2407.21783, section 3.2.1 (a sigmoid of the loss)",
+    response="metric",
+)

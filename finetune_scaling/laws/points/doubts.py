@@ -1,0 +1,136 @@
+"""What looks wrong in rows that are used all the same: said in the report, so that no number rests on it in silence.
+
+Outliers are told by robust z-scores: a deviation of the log loss over 1.4826 times the median absolute deviation
+(Iglewicz and Hoaglin 1993), from the setting's median for seeds, and for settings from a median polish over sizes and
+numbers of examples (Tukey 1977). A row is named where z and the deviation itself are both large.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.laws.points.columns import SETTING
+from finetune_scaling.laws.points.noise import noise_by_method
+from finetune_scaling.laws.points.text import TextTable
+
+OUTLYING_Z = 8.0
+OUTLYING = 0.1  # of the loss
+LEAST_SCALE = 0.003  # of log loss, where most deviations are zero
+WIDEST_RANGE = 10.0
+LEAST_LOSS = 0.01  # nats per token; text that is told so surely by all that is before it is hardly text
+RISE = 0.05  # of log loss, from the fewest to the most examples
+COUNTS = {"model": ("parameters", 1e3, 1e14), "pretrain": ("pretraining tokens", 1e3, 1e16)}  # what there is
+POLISH_SWEEPS = 10
+FEWEST_LEVELS = 3  # of sizes and of numbers of examples; with fewer, one wrong row cannot be told from the others
+
+
+def doubts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
+    """Sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
+    yield from _counts(text, runs)
+    for (task, method), own in runs.groupby(["task", "method"], sort=False):
+        for sentence in (*_held_out(own), *_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own)):
+            yield f"{task}, {method}: {sentence}"
+    for (task, method), noise in noise_by_method(runs).items():
+        if noise.grows:
+            yield (
+                f"{task}, {method}: seeds lie further apart where the loss is higher (rank correlation "
+                f"{noise.growth:.2f}), while a linear residual weights all alike; compare a fit with --residual=log."
+            )
+
+
+def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
+    """Sizes in another unit than single parameters or tokens."""
+    for factor, (what, least, most) in COUNTS.items():
+        rows = runs.index[(runs["factor"] == factor) & ~runs["x"].between(least, most)]
+        if len(rows):
+            yield (
+                f"{text.rows(list(rows))}: x is {runs['x'][rows[0]]:g} {what}; it is a raw count, 7B being 7e9. "
+                "Exponents are right in any unit, sizes and costs are not."
+            )
+
+
+def _held_out(own: pd.DataFrame) -> Iterator[str]:
+    if own["held_out"].all():
+        yield f"all {len(own)} rows are held out, so no law is fitted; mark the points to fit with 0."
+
+
+def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
+    low, high = own["loss"].idxmin(), own["loss"].idxmax()
+    if len(own) > 1 and own["loss"][low] == own["loss"][high]:
+        yield f"the loss is {own['loss'][low]:.6g} in all {len(own)} rows; no exponent can be told from it."
+    tiny = own.index[own["loss"] < LEAST_LOSS]
+    if len(tiny):
+        yield (
+            f"{text.rows(list(tiny))}: the loss is {own['loss'][tiny[0]]:.3g} nats per token, which hardly any text "
+            "allows; check its unit, and that its targets were not seen before."
+        )
+    if own["loss"][high] > WIDEST_RANGE * own["loss"][low]:
+        yield (
+            f"losses run from {own['loss'][low]:.3g} ({text.row(low)}) to {own['loss'][high]:.3g} nats "
+            f"({text.row(high)}), which one method on one task hardly does; check their units."
+        )
+
+
+def _seeds(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
+    """Seeds of one setting that lie much further apart than those of others."""
+    groups = np.log(own["loss"]).groupby([own[c] for c in SETTING], sort=False)
+    several = own[groups.transform("size") > 1]
+    deviation = (np.log(own["loss"]) - groups.transform("median"))[several.index]
+    rows = _outlying(deviation)
+    for _, wrong in own.loc[rows].groupby(SETTING, sort=False):
+        same = (own[SETTING] == wrong[SETTING].iloc[0]).all(axis=1)
+        losses = ", ".join(f"{loss:.3g}" for loss in own.loc[same, "loss"])
+        yield (
+            f"{text.rows(list(own.index[same]))}: seeds of one setting have losses {losses}, much further apart than "
+            "others; the mean is used, check these runs."
+        )
+
+
+def _settings(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
+    """Settings whose loss lies far from what their size and their number of examples suggest."""
+    for _, part in own.groupby("factor", sort=False):
+        means = np.log(part.groupby(["x", "finetune_examples"])["loss"].mean().unstack())
+        if min(means.shape) < FEWEST_LEVELS:
+            continue
+        deviation = _polished(means).stack().dropna()
+        for x, examples in _outlying(deviation):
+            rows = part.index[(part["x"] == x) & (part["finetune_examples"] == examples)]
+            ratio = np.exp(abs(deviation[x, examples])) - 1
+            side = "above" if deviation[x, examples] > 0 else "below"
+            yield (
+                f"{text.rows(list(rows))}: the loss {part['loss'][rows].mean():.3g} lies {ratio:.0%} {side} what other "
+                "rows of its size and number of examples suggest; it is fitted like any other, check it."
+            )
+
+
+def _rises(own: pd.DataFrame) -> Iterator[str]:
+    """More examples that make the loss worse in most curves."""
+    ends = []
+    for _, curve in own.groupby(["factor", "x"], sort=False):
+        means = curve.groupby("finetune_examples")["loss"].mean()
+        if len(means) > 1:
+            ends.append(np.log(means.iloc[-1] / means.iloc[0]))
+    rising = int(np.sum(np.array(ends) > RISE))
+    if rising * 2 > len(ends):
+        yield (
+            f"the loss is higher with the most examples than with the fewest in {rising} of {len(ends)} curves; the "
+            "laws fall with data, so their exponents of it mean little here."
+        )
+
+
+def _polished(table: pd.DataFrame) -> pd.DataFrame:
+    """Residuals [X, D] of a median polish: rows' and columns' medians taken off in turn."""
+    for _ in range(POLISH_SWEEPS):
+        table = table.sub(table.median(axis=1), axis=0)
+        table = table.sub(table.median(axis=0), axis=1)
+    return table
+
+
+def _outlying(deviation: pd.Series) -> list:
+    """Index of the deviations of log loss that are large by themselves and beside the others."""
+    size = deviation.abs()
+    if size.empty:
+        return []
+    scale = max(1.4826 * float(size.median()), LEAST_SCALE)
+    return list(size.index[(size > np.log1p(OUTLYING)) & (size > OUTLYING_Z * scale)])

@@ -1,0 +1,101 @@
+"""Which laws L = A / x^exponent + E a few points cannot rule out: their profile region.
+
+A law is in the region where its sum of squares is at most that of the best one times 1 + F / (n - 3), F being the 90 %
+quantile of the F distribution with 1 and n - 3 degrees of freedom (Bates and Watts 1988, chapter 6). What the region
+spans in a parameter, or in a prediction, is its profile interval. With five points a bootstrap would redraw the same
+two or three, and say too little. Given the exponent the law is linear, and what is acceptable with it an ellipse in
+closed form, so that only the exponent is searched over a grid.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval
+
+PARAMETERS = 3
+EXPONENTS = (0.003, 6.0)  # what is searched; an interval that reaches an end does not close
+GRID = 1000
+SHARES = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2  # of an interval of floors, whose laws stand for it
+
+
+@dataclass(frozen=True)
+class Region:
+    """Laws on the rim of those that are not ruled out, [M] each: exponents, floors E, log A.
+
+    exponent, floor: their intervals.
+    """
+
+    exponents: np.ndarray
+    floors: np.ndarray
+    logs: np.ndarray
+    exponent: Interval
+    floor: Interval
+
+    @property
+    def coefficient(self) -> Interval:
+        """The interval of A; open where that of the exponent, which it goes with, is."""
+        if self.exponent.low is None or self.exponent.high is None:
+            return Interval(None, None)
+        return Interval(float(np.exp(self.logs.min())), float(np.exp(self.logs.max())))
+
+    def predictions(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest loss [N] that the laws of the region predict at x [N]."""
+        losses = np.exp(self.logs[:, None] - self.exponents[:, None] * np.log(x)) + self.floors[:, None]
+        return losses.min(axis=0), losses.max(axis=0)
+
+
+def region(x: np.ndarray, loss: np.ndarray) -> Region:
+    """The region of points x [P], loss [P], at least four of them."""
+    logs = np.log(x) - np.log(x).mean()
+    wide = np.geomspace(*EXPONENTS, GRID)
+    left = np.flatnonzero(_Profile(wide, logs, loss).inside)
+    fine = np.geomspace(wide[max(left[0] - 1, 0)], wide[min(left[-1] + 1, GRID - 1)], GRID)
+    fine = fine[_Profile(fine, logs, loss).inside]
+    floors, scales = _Profile(fine, logs, loss).members()
+    exponents = np.broadcast_to(fine, floors.shape)
+    closes = left[-1] < GRID - 1
+    return Region(
+        exponents=exponents.ravel(),
+        floors=floors.ravel(),
+        logs=(np.log(scales) + exponents * np.log(x).mean()).ravel(),
+        exponent=Interval(float(fine[0]) if left[0] > 0 else None, float(fine[-1]) if closes else None),
+        floor=Interval(float(floors.min()) or None, float(floors.max()) if closes else None),
+    )
+
+
+class _Profile:
+    """The sum of squares at each of some exponents [X], a paraboloid in E and the coefficient (of centred log x).
+
+    s = least + curvature (E - best)^2 + norm (scale - best scale of E)^2, E not below zero.
+    """
+
+    def __init__(self, exponents: np.ndarray, logs: np.ndarray, loss: np.ndarray):
+        shapes = np.exp(-exponents[:, None] * logs)  # [X, P]
+        self.sums, self.norm, self.products = shapes.sum(axis=1), (shapes**2).sum(axis=1), shapes @ loss
+        self.curvature = len(loss) - self.sums**2 / self.norm
+        self.best = (loss.sum() - self.sums * self.products / self.norm) / self.curvature
+        fitted = self._scale(self.best)[:, None] * shapes + self.best[:, None]
+        least = ((fitted - loss) ** 2).sum(axis=1)
+        degrees = len(loss) - PARAMETERS
+        allowed = (least + self.curvature * np.minimum(self.best, 0) ** 2).min()
+        self.slack = allowed * (1 + stats.f.ppf(LEVEL, 1, degrees) / degrees) - least
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Whether an exponent goes with some acceptable E [X]."""
+        return (self.slack >= 0) & (self.best + np.sqrt(np.maximum(self.slack, 0) / self.curvature) >= 0)
+
+    def members(self) -> tuple[np.ndarray, np.ndarray]:
+        """Floors and coefficients [M, X] on the rim of what is acceptable with each exponent."""
+        reach = np.sqrt(np.maximum(self.slack, 0) / self.curvature)
+        low, high = np.maximum(self.best - reach, 0), self.best + reach
+        floors = low + SHARES[:, None] * (high - low)
+        room = np.sqrt(np.maximum(self.slack - self.curvature * (floors - self.best) ** 2, 0) / self.norm)
+        scales = self._scale(floors)
+        some = np.concatenate([scales - room, scales + room])
+        return np.concatenate([floors, floors]), np.maximum(some, np.finfo(float).tiny)
+
+    def _scale(self, floors: np.ndarray) -> np.ndarray:
+        return (self.products - self.sums * floors) / self.norm

@@ -1,0 +1,168 @@
+"""What a run reads: its batches, task and held-out data, opened and checked before any parameter exists."""
+
+import functools
+import json
+import logging
+from typing import NamedTuple
+
+from finetune_scaling import configuration
+from finetune_scaling.data.corpus import Texts
+from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.examples import Examples, check_references, describe, subset
+from finetune_scaling.data.loader import (
+    Batches,
+    document_batches,
+    evaluation_batches,
+    finetuning_batches,
+    pretraining_batches,
+    pretraining_evaluation_batches,
+)
+from finetune_scaling.data.objectives import longest_text
+from finetune_scaling.data.preparation.prepared import open_prepared
+from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.runs.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+DEV_SEED = 0  # noise of pretraining's held-out text: the same for every run, so that losses compare
+
+
+class Data(NamedTuple):
+    """Batches to train on and to choose the best checkpoint by; the task and its form where there is one."""
+
+    train: Batches
+    dev: Batches
+    task: Task | None = None
+    form: SequenceFormat | None = None
+
+
+def prepare_data(experiment: Experiment) -> Data:
+    """Opens and checks all that the run reads, before any parameter exists."""
+    if experiment.public is not None:
+        raise ConfigError("public is of bases that `convert` made, which are not trained; finetune them: base.run=DIR")
+    if experiment.task is None and experiment.adapter is not None:
+        raise ConfigError(
+            f"the adapter {experiment.adapter.name} came in without a task; give a finetuning run's config to train on"
+        )
+    tokenizer = load_tokenizer(experiment.tokenizer)
+    return _pretraining_data(experiment, tokenizer) if experiment.pretrains else _finetuning_data(experiment, tokenizer)
+
+
+def finetuning_examples(experiment: Experiment) -> Examples:
+    """The run's training examples: a prefix of the permutation of its data seed."""
+    examples = _split(configuration.canonical(experiment.task), "train")
+    return subset(examples, experiment.finetune_examples or len(examples), experiment.seeds.data)
+
+
+def _pretraining_data(experiment: Experiment, tokenizer: TextTokenizer) -> Data:
+    assert experiment.corpus is not None
+    corpus, sequence = experiment.corpus, experiment.sequence
+    batches = _pretraining_batches(experiment, tokenizer)
+    dev = pretraining_evaluation_batches(
+        Texts(corpus.dev, "corpus.dev"),
+        tokenizer,
+        experiment.objective,
+        batch_size=experiment.evaluation.batch_size,
+        length=sequence.length,
+        seed=DEV_SEED,
+    )
+    log.info("pretraining text: %s", json.dumps(batches.statistics))
+    return Data(batches, dev)
+
+
+def _pretraining_batches(experiment: Experiment, tokenizer: TextTokenizer) -> Batches:
+    """Of the text itself, or of what was prepared of it: the same batches."""
+    assert experiment.corpus is not None
+    corpus, objective, length = experiment.corpus, experiment.objective, experiment.sequence.length
+    numbers = {"batch_size": experiment.batch_size, "length": length, "seed": experiment.seeds.order}
+    if corpus.prepared is None:
+        return pretraining_batches(Texts(corpus.train, "corpus.train"), tokenizer, objective, **numbers)
+    documents = open_prepared(corpus.prepared, corpus.train, tokenizer, longest_text(length, objective))
+    return document_batches(documents, tokenizer, objective, **numbers)
+
+
+def prepared_task(experiment: Experiment) -> tuple[Task, SequenceFormat]:
+    """The task of a finetuning run, and the form of its sequences."""
+    task = _task(configuration.canonical(experiment.task))
+    return task, experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+
+
+def check_task(experiment: Experiment) -> None:
+    """Opens every split that a finetuning run will read, its test sets included.
+
+    Raises DataError where one is absent or faulty or has too few examples, or where what is decoded lacks a reference,
+    ConfigError where there is no test set.
+    """
+    task, _ = prepared_task(experiment)
+    if not task.test:
+        raise ConfigError(f"task {task.name} has no test set; add one under task.test")
+    finetuning_examples(experiment)
+    for name in ("dev", *task.test):
+        if not _split(configuration.canonical(experiment.task), name):
+            raise DataError(f"task {task.name}: its split {name} has no examples; give it another source")
+    evaluation = experiment.evaluation
+    for name in task.test:
+        _check_decoded(
+            configuration.canonical(experiment.task), name, evaluation.test_examples, evaluation.generate_examples
+        )
+
+
+def _finetuning_data(experiment: Experiment, tokenizer: TextTokenizer) -> Data:
+    check_task(experiment)
+    key = configuration.canonical(experiment.task)
+    task, form = prepared_task(experiment)
+    examples = finetuning_examples(experiment)
+    log.info("training examples: %s", json.dumps(describe(examples, most=1000), ensure_ascii=False))
+    train = finetuning_batches(
+        examples,
+        tokenizer,
+        task.template,
+        form,
+        batch_size=experiment.batch_size,
+        seed=experiment.seeds.order,
+        pack=experiment.batch.pack,
+        row_length=experiment.batch.row_length,
+    )
+    log.info("tokens: %s", json.dumps(train.statistics))
+    evaluation = experiment.evaluation
+    dev = _dev_batches(key, experiment.tokenizer, form, evaluation.dev_examples, evaluation.batch_size)
+    return Data(train, dev, task, form)
+
+
+def test_examples(experiment: Experiment, name: str, count: int | None) -> Examples:
+    """`count` examples (None: all) of a test set of the run's task."""
+    return first(_split(configuration.canonical(experiment.task), name), count)
+
+
+def first(examples: Examples, count: int | None) -> Examples:
+    """A fixed choice of `count` held-out examples (None: all), in the shares of their languages."""
+    if count is None or count >= len(examples):
+        return examples
+    return subset(examples, count, seed=0)
+
+
+# Runs of one study share tasks and their held-out data: opened, rendered and encoded once in a process.
+
+
+@functools.lru_cache(maxsize=8)
+def _task(key: str) -> Task:
+    return load_task(json.loads(key))
+
+
+@functools.lru_cache(maxsize=32)
+def _split(key: str, split: str) -> Examples:
+    return _task(key).examples(split)
+
+
+@functools.lru_cache(maxsize=32)
+def _check_decoded(key: str, split: str, examples: int | None, generate: int | None) -> None:
+    check_references(_task(key).name, split, first(_split(key, split), examples), generate)
+
+
+@functools.lru_cache(maxsize=8)
+def _dev_batches(key: str, tokenizer: str, form: SequenceFormat, examples: int | None, batch_size: int) -> Batches:
+    dev = first(_split(key, "dev"), examples)
+    return evaluation_batches(dev, load_tokenizer(tokenizer), _task(key).template, form, batch_size=batch_size)

@@ -1,0 +1,347 @@
+"""A base with a method on it, ready to train or to be scored: from a config, or from a finished run."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from finetune_scaling import configuration
+from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
+from finetune_scaling.files import Location, absolute, location, modified
+from finetune_scaling.models.config import ModelConfig, count_parameters
+from finetune_scaling.models.ladder import model_config
+from finetune_scaling.models.language_model import Params
+from finetune_scaling.models.param_sharding import Placement, check_fits
+from finetune_scaling.runs.checkpoints import (
+    DIRECTORY,
+    DamagedCheckpointError,
+    checkpoint_steps,
+    read_facts,
+    read_trainable,
+)
+from finetune_scaling.runs.experiment import BaseConfig, Experiment, read_experiment
+from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
+from finetune_scaling.trees import Tree, size
+from finetune_scaling.tuning.attach import attach, cast
+from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.registry import METHODS
+
+TOKENIZER = "tokenizer"  # in the directory of a converted model
+UNTUNED = Tuning(name="untuned", trainable="(?!)")  # the rule of a model of which nothing trains
+
+
+class Base(NamedTuple):
+    """A pretrained model. facts: those of its checkpoint (step, tokens, digests of weights and tokenizer)."""
+
+    config: ModelConfig
+    params: Params
+    facts: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedModel:
+    """Model, method and parameters, trainable and frozen apart, with the tokenizer that they were made for.
+
+    base_facts: facts of the base's checkpoint; empty where there is no base. placement: on which mesh, and where.
+    """
+
+    config: ModelConfig
+    tuning: Tuning
+    trainable: Tree
+    frozen: Tree
+    tokenizer: TextTokenizer
+    base_facts: Mapping[str, Any]
+    placement: Placement
+
+
+def start(experiment: Experiment) -> TunedModel:
+    """The model of an experiment before its first step.
+
+    Raises CheckpointError where base, tokenizer and config do not belong together, ConfigError where soft prompt and
+    sequence are longer than the model's context.
+    """
+    tokenizer = load_tokenizer(experiment.tokenizer)
+    tuning = configure(METHODS, experiment.method)
+    sharding = experiment.sharding
+    base = None if experiment.base is None else load_base(experiment.base.run, experiment.base.step, sharding)
+    config = (
+        model_config(experiment.model, tokenizer.vocab_size) if base is None else changed(base.config, experiment.model)
+    )
+    if base is not None:
+        _check_tokenizer(base, tokenizer, experiment.base.run if experiment.base else "", experiment.tokenizer)
+    check_length(config, tuning, experiment.sequence.length)
+    placement = Placement(config, make_mesh(sharding), sharding.axes)
+    check_fits(config, sharding, placement.mesh)
+    rng = jax.random.key(experiment.seeds.parameters)
+    common = common_tokens(tokenizer)
+    trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common, placement)
+    return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts, placement)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundRun:
+    """A run's experiment, with base and tokenizer where they are now, and the checkpoint `where` that is to be read."""
+
+    directory: Location
+    experiment: Experiment
+    where: Location
+
+    @functools.cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """The facts of the checkpoint, its arrays unread."""
+        with _mend("train the run"):
+            return read_facts(self.where)
+
+
+def find_run(
+    directory: str | Path | Location,
+    step: int | None = None,
+    sharding: ShardingConfig | None = None,
+    model_changes: Mapping[str, Any] | None = None,
+) -> FoundRun:
+    """A run and its checkpoint at `step`: by default the best one so far, of a pretraining run the newest.
+
+    sharding: another than the run was trained with; model_changes: fields of the model that change no number.
+    Raises WorkdirError where this is no run, CheckpointError where the checkpoint is missing.
+    """
+    directory = location(directory)
+    experiment = relocated(read_experiment(RunDirectory(directory).config), directory)
+    if sharding is not None:
+        experiment = dataclasses.replace(experiment, sharding=sharding)
+    experiment = dataclasses.replace(experiment, model={**experiment.model, **(model_changes or {})})
+    return FoundRun(directory, experiment, _checkpoint(directory, step, best=not experiment.pretrains))
+
+
+def load_run(
+    directory: str | Path,
+    step: int | None = None,
+    sharding: ShardingConfig | None = None,
+    model_changes: Mapping[str, Any] | None = None,
+) -> tuple[TunedModel, Experiment]:
+    """The model of a run, found as by `find_run`, and the run's experiment.
+
+    Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
+    """
+    found = find_run(directory, step, sharding, model_changes)
+    return load_found(found), found.experiment
+
+
+def load_found(found: FoundRun) -> TunedModel:
+    """The model of a run that was found; raises as `load_run` does."""
+    model = start(found.experiment)
+    with _mend("train the run"):
+        trained, facts = read_trainable(found.where, model.placement.named)
+    check_belongs(found.directory, facts, model)
+    return dataclasses.replace(model, trainable=_like(trained, model.trainable, found.directory))
+
+
+def find_base(base: BaseConfig) -> FoundRun:
+    """The pretraining run that is a base, and the checkpoint of it. Raises as `find_run` does."""
+    directory = location(base.run)
+    with _of_base(base):
+        experiment = relocated(read_experiment(RunDirectory(directory).config), directory)
+        return FoundRun(directory, experiment, _checkpoint(directory, base.step, best=False))
+
+
+def load_untuned(
+    base: BaseConfig, tokenizer: TextTokenizer, sharding: ShardingConfig, model_changes: Mapping[str, Any]
+) -> TunedModel:
+    """A base as it is: nothing of it trains. Raises CheckpointError where it is missing or has another tokenizer."""
+    loaded = load_base(base.run, base.step, sharding)
+    _check_tokenizer(loaded, tokenizer, base.run, "the one given")
+    config = changed(loaded.config, model_changes)
+    placement = placed(config, sharding)
+    return untuned(config, loaded.params, tokenizer, loaded.facts, placement)
+
+
+def placed(config: ModelConfig, sharding: ShardingConfig) -> Placement:
+    """Where a model lives on this program's devices. Raises ConfigError where they do not divide it."""
+    placement = Placement(config, make_mesh(sharding), sharding.axes)
+    check_fits(config, sharding, placement.mesh)
+    return placement
+
+
+def untuned(
+    config: ModelConfig, params: Params, tokenizer: TextTokenizer, facts: Mapping[str, Any], placement: Placement
+) -> TunedModel:
+    """A whole model of which nothing trains, in the dtype that it computes in."""
+    nothing = jax.tree.map(lambda _: None, params)
+    return TunedModel(config, UNTUNED, nothing, cast(params, config.compute_dtype), tokenizer, facts, placement)
+
+
+@contextlib.contextmanager
+def _of_base(base: BaseConfig) -> Iterator[None]:
+    try:
+        yield
+    except (WorkdirError, CheckpointError) as error:
+        raise CheckpointError(f"the base {base.run} cannot be used: {error}") from error
+
+
+def relocated(experiment: Experiment, directory: Location) -> Experiment:
+    """The experiment with its base and tokenizer where they are now, if the whole study was moved or copied.
+
+    A public model that was converted has its tokenizer in its own directory.
+
+    They are looked for above the run, under the last names that their recorded paths have: a copy has its own, and
+    what is written beside them belongs there, though the original may still be where the record says. Digests tell
+    later whether they are the right ones.
+    """
+
+    def found(recorded: str, names: int) -> str:
+        if not recorded:  # a public model that came in without a tokenizer
+            return recorded
+        parts = Path(recorded).parts
+        studys = [place for place, part in enumerate(parts) if part in ("bases", "tokenizers")]  # a study's folders
+        tail = Path(*parts[min([*studys[-1:], len(parts) - names]) :])
+        return next(
+            (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded
+        )
+
+    base = experiment.base
+    its_own = experiment.public is not None and experiment.tokenizer
+    return dataclasses.replace(
+        experiment,
+        tokenizer=str(directory / TOKENIZER) if its_own else found(experiment.tokenizer, 2),  # tokenizers/FAMILY
+        base=None if base is None else dataclasses.replace(base, run=found(base.run, 3)),  # bases/FAMILY/SIZE
+    )
+
+
+def check_belongs(directory: Location, facts: Mapping[str, Any], model: TunedModel) -> None:
+    """Raises CheckpointError where a checkpoint with these facts was trained on another base or tokenizer."""
+    for name, now in (
+        ("tokenizer_sha256", model.tokenizer.digest),
+        ("base_digest", model.base_facts.get("arrays_digest")),
+    ):
+        if facts.get(name) != now:
+            kind = name.partition("_")[0]
+            raise CheckpointError(
+                f"{directory}: was trained on another {kind} (digest {str(facts.get(name))[:12]}...) than the one that "
+                f"is there now ({str(now)[:12]}...); put the right {kind} back"
+            )
+
+
+def load_base(directory: str | Path, step: int | None = None, sharding: ShardingConfig | None = None) -> Base:
+    """A pretrained run's model at `step`, its last one by default. The two newest bases are kept in memory.
+
+    Raises CheckpointError where the checkpoint is missing or damaged, or does not hold a whole model.
+    """
+    with _of_base(BaseConfig(str(directory), step)):
+        where = _checkpoint(location(directory), step, best=False)
+    return _read_base(where, modified(where / "facts" / "metadata"), sharding or ShardingConfig())
+
+
+@functools.lru_cache(maxsize=2)
+def _read_base(where: Location, changed: int, sharding: ShardingConfig) -> Base:
+    with _mend("pretrain it"):
+        config = configuration.build(ModelConfig, read_facts(where)["model"], f"{where}: model")
+        params, facts = read_trainable(where, Placement(config, make_mesh(sharding), sharding.axes).named)
+    if size(params) != count_parameters(config).total:  # what is missing would be drawn at random
+        raise CheckpointError(
+            f"{where}: holds what {facts['method'].get('name')} trained and no whole model; name a pretrained or fully "
+            "tuned run as base.run"
+        )
+    return Base(config, params, facts)
+
+
+@contextlib.contextmanager
+def _mend(again: str) -> Iterator[None]:
+    """Says what to do about a damaged checkpoint that nothing can stand in for."""
+    try:
+        yield
+    except DamagedCheckpointError as error:
+        raise CheckpointError(f"{error}; put a good copy back, or {again} anew in an empty directory") from error
+
+
+def common_tokens(tokenizer: TextTokenizer) -> list[int]:
+    """Ids of ordinary text pieces, the commonest first: SentencePiece numbers its pieces by score, BPE as it merges."""
+    own = tokenizer.special
+    special = {tokenizer.pad_id, own.eos_id, own.bos_id, own.unk_id, *own.mode_ids.values(), *own.sentinel_ids}
+    ordinary = [i for i in range(tokenizer.vocab_size) if i not in special and tokenizer.decode([i]).strip("\ufffd")]
+    return ordinary or [own.eos_id if own.unk_id is None else own.unk_id]
+
+
+def _checkpoint(run: Location, step: int | None, *, best: bool) -> Location:
+    """The folder of a run's checkpoint at `step`; without one, of the best or the newest."""
+    steps = list(checkpoint_steps(run))
+    if step is None and best:
+        step = _best_step(run, steps)
+    if step is None and steps:
+        step = steps[0]
+    if step not in steps:
+        there = f"there are {sorted(steps)}" if steps else "there is none; train the run first"
+        raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {there}")
+    return run / DIRECTORY / str(step)
+
+
+def _best_step(run: Location, steps: list[int]) -> int | None:
+    """The best step of a run, finished or not; None before its first evaluation."""
+    record = RunDirectory(run).result
+    if record is None and not steps:
+        return None
+    facts = record or read_facts(run / DIRECTORY / str(steps[0]))
+    return facts["best_step"]
+
+
+def changed(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """The base's model with what may change while finetuning: how it is computed, and its context length.
+
+    Raises CheckpointError that names the field where another one would change.
+    """
+    if not changes:
+        return base
+    fields = configuration.plain(base)
+    config = model_config({**fields, **changes})
+    free = ("compute_dtype", "remat", "attention", "max_length")
+    differing = [name for name in configuration.difference(fields, config) if name not in free]
+    if differing:
+        raise CheckpointError(
+            f"model.{differing[0]} differs from the base's, whose checkpoint has another shape; leave model out, or "
+            "name another base"
+        )
+    return config
+
+
+def _check_tokenizer(base: Base, tokenizer: TextTokenizer, base_name: str, tokenizer_name: str) -> None:
+    if base.facts["tokenizer_sha256"] is None:  # a public model that was converted without one
+        if tokenizer.vocab_size > base.config.vocab_size:
+            raise CheckpointError(
+                f"the base {base_name} has embeddings of {base.config.vocab_size} ids and {tokenizer_name} has "
+                f"{tokenizer.vocab_size}; give the base's own tokenizer"
+            )
+    elif base.facts["tokenizer_sha256"] != tokenizer.digest:
+        raise CheckpointError(
+            f"the base {base_name} was pretrained with another tokenizer than "
+            f"{tokenizer_name}; give the base's own (digest {base.facts['tokenizer_sha256'][:12]}...)"
+        )
+
+
+def check_length(config: ModelConfig, tuning: Tuning, length: int) -> None:
+    """Raises ConfigError where soft prompt and sequence together are longer than the model's context."""
+    total = length + tuning.prefix_length
+    if total > config.max_length:
+        raise ConfigError(
+            f"sequence.length = {length} and a soft prompt of {tuning.prefix_length} make {total} tokens, more than "
+            f"the model's context, max_length = {config.max_length}; shorten one of them"
+        )
+
+
+def _like(trained: Params, trainable: Tree, directory: Location) -> Tree:
+    """`trained`, which holds no None, in the structure of `trainable`."""
+
+    def pick(target: Any, tree: Any) -> Any:
+        if isinstance(target, dict):
+            return {name: pick(value, (tree or {}).get(name)) for name, value in target.items()}
+        if target is None:
+            return None
+        if tree is None or tree.shape != target.shape:
+            raise CheckpointError(f"{directory}: its checkpoint has another shape than its config says")
+        return tree
+
+    return pick(trainable, trained)

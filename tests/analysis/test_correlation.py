@@ -1,0 +1,158 @@
+"""Correlations with loss: planted ones are found, scipy agrees, intervals cover, and verdicts follow their rule."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from finetune_scaling.analysis.claims import UNTOLD
+from finetune_scaling.analysis.correlation import (
+    DOES_NOT_FOLLOW,
+    FEWEST,
+    FOLLOWS,
+    FOLLOWS_LOSS,
+    bca_interval,
+    correlate,
+    correlations,
+    pearson,
+    spearman,
+    stand_ins,
+)
+from finetune_scaling.laws.points.table import read_points
+
+
+def planted(r: float, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Normal pairs whose correlation in the population is r."""
+    draw = np.random.default_rng(seed)
+    x, noise = draw.normal(size=(2, count))
+    return x, r * x + np.sqrt(1 - r * r) * noise
+
+
+def cell(x, y, metric="bleu"):
+    return correlate("task", "full", "model", metric, x, y)
+
+
+@pytest.mark.parametrize("r", [-0.98, -0.5, 0.0, 0.9])
+def test_coefficients_and_p_values_are_scipys(r):
+    x, y = planted(r, 23)
+    y = np.round(y, 1)  # with ties
+    found = cell(x, y)
+    assert found.pearson.value == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
+    assert found.pearson.p == stats.pearsonr(x, y).pvalue
+    assert found.spearman.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert found.spearman.p == stats.spearmanr(x, y).pvalue
+
+
+@pytest.mark.parametrize(("statistic", "reference"), [(pearson, stats.pearsonr), (spearman, stats.spearmanr)])
+def test_intervals_are_those_of_scipys_bca_bootstrap(statistic, reference):
+    x, y = planted(-0.8, 30, seed=3)
+    low, high = bca_interval(statistic, (x, y), float(statistic(x, y)))
+    own = lambda a, b, axis=-1: statistic(a, b)  # noqa: E731
+    theirs = stats.bootstrap(
+        (x, y), own, paired=True, confidence_level=0.9, n_resamples=20_000, method="BCa", rng=1
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+    assert low < reference(x, y).statistic < high
+
+
+@pytest.mark.parametrize("r", [0.0, -0.8])
+def test_the_interval_of_normal_pairs_is_about_fishers(r):
+    x, y = planted(r, 200, seed=5)
+    low, high = bca_interval(pearson, (x, y), float(pearson(x, y)))
+    centre, half = np.arctanh(stats.pearsonr(x, y).statistic), stats.norm.ppf(0.95) / np.sqrt(200 - 3)
+    assert (low, high) == pytest.approx((np.tanh(centre - half), np.tanh(centre + half)), abs=0.03)
+
+
+@pytest.mark.parametrize("count", [FEWEST, 12, 40])
+def test_nine_intervals_of_ten_hold_the_planted_value(count):
+    tries = 120
+    held = 0
+    for seed in range(tries):
+        pair = planted(-0.8, count, seed)
+        low, high = bca_interval(pearson, pair, float(pearson(*pair)))
+        held += low <= -0.8 <= high
+    assert 0.82 <= held / tries <= 0.98
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=FEWEST, max_size=12))
+def test_an_interval_lies_within_one_and_turns_with_the_metric(pairs):
+    x, y = np.array(pairs, float).T
+    found, turned = cell(x, y), cell(x, -y)
+    assert (found.pearson is None) == (np.ptp(x) == 0 or np.ptp(y) == 0)
+    if found.pearson:
+        assert -1 <= found.pearson.low <= found.pearson.high <= 1
+        assert turned.pearson.value == pytest.approx(-found.pearson.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "r", "verdict"),
+    [
+        ("bleu", -0.99, FOLLOWS_LOSS),
+        ("bleu", 0.99, DOES_NOT_FOLLOW),  # the wrong way round
+        ("bleu", -0.2, DOES_NOT_FOLLOW),
+        ("bleu", -FOLLOWS, UNTOLD),
+        ("ter", 0.99, FOLLOWS_LOSS),
+        ("ter", -0.99, DOES_NOT_FOLLOW),
+        ("zero_shot.ter", 0.99, FOLLOWS_LOSS),
+    ],
+)
+def test_the_verdict_heeds_which_way_is_better(metric, r, verdict):
+    found = cell(*planted(r, 60, seed=1), metric=metric)
+    assert found.verdict == verdict
+    assert f"{metric}{':' if verdict == UNTOLD else ''} {verdict}" in found.sentence
+    assert f"r {found.pearson.value:.3f}, {found.pearson.low:.3f} to {found.pearson.high:.3f}" in found.sentence
+
+
+def test_what_cannot_be_told_says_why():
+    few = cell(*planted(-0.99, FEWEST - 1))
+    assert (few.verdict, few.pearson) == (UNTOLD, None)
+    assert few.sentence == "bleu: cannot be told: 4 settings, at least 5 are needed"
+    flat = cell(np.arange(9.0), np.zeros(9))
+    assert flat.why == "all settings have the same bleu"
+
+
+def test_a_perfect_line_is_no_error():
+    x = np.arange(8.0)
+    found = cell(x, 50 - 3 * x)
+    assert (found.pearson.low, found.pearson.high) == pytest.approx((-1, -1))
+    assert found.verdict == FOLLOWS_LOSS
+
+
+def points(folder, metrics, count=12):
+    """points.csv of two methods over model size; metrics: {column: value of (method, loss)}."""
+    lines = [",".join(["task,method,factor,x,finetune_examples,loss,seed,held_out", *metrics])]
+    for method in ("full", "lora"):
+        for i in range(count):
+            loss = 2 + 1.5 / (i + 1) + 0.01 * np.sin(7 * i)
+            values = [function(method, loss) for function in metrics.values()]
+            row = ["t", method, "model", 10 ** (6 + i % 3), 100 * (i + 1), loss, 0, int(i == 5), *values]
+            lines.append(",".join("" if v is None else str(v) for v in row))
+    (folder / "points.csv").write_text("\n".join(lines))
+    return read_points(folder / "points.csv")
+
+
+def test_a_metric_stands_in_only_where_it_follows_in_every_cell(tmp_path):
+    noise = np.random.default_rng(0)
+    table = points(
+        tmp_path,
+        {
+            "bleu": lambda method, loss: 50 - 10 * loss,
+            "chrf": lambda method, loss: noise.normal() if method == "lora" else -loss,
+            "few_shot_1.bleu": lambda method, loss: -loss if method == "full" else None,
+            "few_shot_1.untuned.bleu": lambda method, loss: 3,
+            "few_shot_1.loss": lambda method, loss: loss,
+            "few_shot_1.entropy": lambda method, loss: 1,
+        },
+    )
+    found = correlations(table)
+    assert {c.metric for c in found} == {"bleu", "chrf", "few_shot_1.bleu"}  # no losses, nothing of the data
+    verdicts = {s.metric: (s.verdict, s.tally) for s in stand_ins(found)}
+    assert verdicts == {
+        "bleu": (FOLLOWS_LOSS, "follows in 2 of 2"),
+        "chrf": (DOES_NOT_FOLLOW, "follows in 1, does not follow in 1 of 2"),
+        "few_shot_1.bleu": (FOLLOWS_LOSS, "follows in 1 of 1"),
+    }
+    assert all(c.settings == 12 for c in found)  # held-out ones too
+    assert table.ignored == ()

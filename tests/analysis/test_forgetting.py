@@ -1,0 +1,116 @@
+"""What tuning changes elsewhere: differences to the untuned twin, run by run, their means and ranges, and the words."""
+
+import itertools
+
+import pytest
+
+from finetune_scaling.analysis.forgetting import changes, main_factor, shown_columns
+from finetune_scaling.laws.points.columns import Column, evaluator_column, lower_is_better
+from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.report.score_words import column_name, forgetting_lines
+
+BASELINES = {"t": {"few_shot_1": {"copy": {"bleu": 1.5}}}}
+RISE = {"full": 0.4, "lora": 0.1, "prompt": 0.0}
+HEADER = (
+    "task,method,factor,x,finetune_examples,loss,seed,held_out,bleu,pretraining.loss,pretraining.untuned.loss,"
+    "few_shot_1.bleu,few_shot_1.untuned.bleu,pretraining.entropy,pretraining.untuned.entropy,zero_shot.bleu,remark"
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Two sizes, two seeds: pretraining loss rises by RISE, times ten at 1,000 examples, and by seed; 1-shot falls."""
+    lines = [HEADER]
+    for method, x, examples, seed in itertools.product(RISE, (1e6, 4e6), (100, 1000), (0, 1)):
+        base = 3.0 if x == 1e6 else 2.0
+        tuned = base + RISE[method] * (1 if examples == 100 else 10) * (1 + 0.1 * seed)
+        shot = 8 - RISE[method]
+        lines.append(f"t,{method},model,{x},{examples},2.{seed},{seed},0,20,{tuned},{base},{shot},8,1,1,5,x")
+    lines.append("t,lora,pet,16,1000,2.4,0,0,20,2.5,2.0,,8,1,1,5,x")
+    (tmp_path / "points.csv").write_text("\n".join(lines))
+    return read_points(tmp_path / "points.csv")
+
+
+def find(found, **keys):
+    return [change for change in found if all(getattr(change, name) == value for name, value in keys.items())]
+
+
+def test_changes_are_means_and_ranges_over_sizes_and_seeds(table):
+    found = changes(table, BASELINES)
+    keys = {"method": "full", "factor": "model", "finetune_examples": 1000.0, "column": "pretraining.loss"}
+    whole, *each = find(found, **keys)
+    assert (whole.x, whole.runs, whole.untuned) == (None, 4, 2.5)
+    assert (whole.mean, whole.low, whole.high) == pytest.approx((4.2, 4.0, 4.4))
+    assert [(c.x, c.runs, c.untuned) for c in each] == [(1e6, 2, 3.0), (4e6, 2, 2.0)]
+    assert whole.lower_is_better
+    assert whole.baseline is None
+    (shot,) = find(found, method="lora", column="few_shot_1.bleu", finetune_examples=100.0, x=None)
+    assert (shot.mean, shot.baseline, shot.lower_is_better) == (pytest.approx(-0.1), 1.5, False)
+
+
+def test_only_columns_with_an_untuned_twin_and_only_runs_with_both(table):
+    found = changes(table, BASELINES)
+    assert {change.column for change in found} == {"pretraining.loss", "few_shot_1.bleu"}
+    assert {c.column for c in find(found, factor="pet")} == {"pretraining.loss"}
+    assert main_factor(found, "t") == "model"
+    assert shown_columns(found, "t", "bleu") == ["pretraining.loss", "few_shot_1.bleu"]
+    assert table.ignored == ("remark",)
+
+
+def test_a_perplexity_is_not_shown_beside_its_loss(tmp_path):
+    columns = [f"pretraining.{twin}{name}" for name in ("loss", "perplexity") for twin in ("", "untuned.")]
+    header = ",".join(["task,method,factor,x,finetune_examples,loss,seed,held_out", *columns])
+    (tmp_path / "points.csv").write_text(f"{header}\nt,full,model,1e6,100,2.0,0,0,3.0,2.0,20.1,7.4")
+    found = changes(read_points(tmp_path / "points.csv"), {})
+    assert {change.column for change in found} == {"pretraining.loss", "pretraining.perplexity"}
+    assert shown_columns(found, "t", "bleu") == ["pretraining.loss"]
+
+
+def test_a_table_without_evaluators_has_no_changes(tmp_path):
+    (tmp_path / "points.csv").write_text(f"{HEADER.partition(',pretraining')[0]}\nt,full,model,1e6,10,2,0,0,20")
+    found = changes(read_points(tmp_path / "points.csv"), {})
+    assert found == []
+    assert main_factor(found, "t") is None
+    assert list(forgetting_lines(found, "t", "bleu")) == []
+
+
+def test_a_sentence_for_each_method(table):
+    lines = list(forgetting_lines(changes(table, BASELINES), "t", "bleu"))
+    assert lines[0] == (
+        "Full tuning at 1K examples raises the loss on pretraining text by 4.2 (+4 to +4.4, +0.42 at 100); lowers "
+        "1-shot bleu by 0.4 (-0.4 to -0.4, -0.4 at 100) (mean; range over runs)."
+    )
+    assert lines[2].startswith("Prompt tuning at 1K examples leaves within the spread of its runs the loss on pretr")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("few_shot_1.bleu", ("few_shot_1", "bleu", False)),
+        ("pretraining.untuned.loss", ("pretraining", "loss", True)),
+        ("zero_shot.untuned.chrf++", ("zero_shot", "chrf++", True)),
+        ("my-set.perplexity_per_byte", ("my-set", "perplexity_per_byte", False)),
+        ("dev.bleu:intl", ("dev", "bleu:intl", False)),
+        ("few_shot_1.entropy", ("few_shot_1", "entropy", False)),
+    ],
+)
+def test_evaluators_columns_are_read(name, column):
+    assert evaluator_column(name) == Column(name, *column)
+
+
+@pytest.mark.parametrize("name", ["bleu", "loss", "remark", "few_shot_1.remark", "few_shot_1.other.bleu", "rougeL.x"])
+def test_other_columns_are_none_of_an_evaluator(name):
+    assert evaluator_column(name) is None
+
+
+def test_which_way_is_better():
+    names = ["ter", "TER", "zero_shot.ter", "pretraining.loss", "a.untuned.perplexity", "metricx"]
+    assert all(map(lower_is_better, names))
+    assert not any(map(lower_is_better, ["bleu", "chrf", "zero_shot.rougeL", "comet", "few_shot_1.f1"]))
+
+
+def test_columns_have_names_in_running_text():
+    assert column_name("few_shot_5.rougeL") == "5-shot rougeL"
+    assert column_name("pretraining.loss") == "the loss on pretraining text"
+    assert column_name("zero_shot.bleu") == "zero-shot bleu"

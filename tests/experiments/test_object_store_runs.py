@@ -1,0 +1,400 @@
+"""Runs whose directory is in an object store, against a server of its protocol: nothing is lost, nothing hangs."""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.errors import EXIT_FAILED, EXIT_USAGE, InUseError, WorkdirError
+from finetune_scaling.experiments.run import run
+from finetune_scaling.files import location, read_json, write_atomically
+from finetune_scaling.inspection.kinds import inspect
+from finetune_scaling.planning.workload import planned_model
+from finetune_scaling.reading import load_study
+from finetune_scaling.runs import checkpoints as checkpoints_module
+from finetune_scaling.runs import lease as lease_module
+from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps
+from finetune_scaling.runs.digest import digest
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.metrics import Metrics
+from finetune_scaling.runs.run_directory import RunDirectory, exclusive
+from finetune_scaling.studies.execute import claim
+from finetune_scaling.studies.grid import read_study, runs
+from finetune_scaling.training.step import State
+
+pytest.importorskip("gcsfs", reason="needs the extra [gcs]")
+pytest.importorskip("gcp_storage_emulator", reason="needs the extra [test]")
+
+POINTS = Path(__file__).parents[2] / "docs" / "debian_points.csv"
+SERVER = Path(__file__).parents[1] / "object_store.py"
+STEPS = 60
+LONGER = {"limits": {"max_steps": STEPS}, "checkpoint": {"every_steps": 7}, "evaluation": {"every_steps": 20}}
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def settings(port: int) -> dict[str, str]:
+    """What points all libraries to a server on this machine."""
+    address = f"http://127.0.0.1:{port}"
+    return {
+        "STORAGE_EMULATOR_HOST": address,
+        "TENSORSTORE_GCS_HTTP_URL": address,
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which asks Google about every bucket
+    }
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a bucket."""
+    port = free_port()
+    server = subprocess.Popen([sys.executable, SERVER, str(port)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings(port).items():
+            patch.setenv(name, value)
+        while True:
+            assert server.poll() is None
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield "gs://bucket"
+    server.kill()
+    server.wait()
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def outcome(directory: Any) -> Any:
+    """All that a run leaves behind, but for times."""
+    record = RunDirectory(directory).result
+    metrics = RunDirectory(directory).metrics()
+    rows = (directory / "evaluation" / "test.jsonl").read_text()
+    facts = checkpoints_module.read_facts(directory / "checkpoints" / str(next(checkpoint_steps(directory))))
+    return {**record, "seconds": 0}, [{**line, "time": 0} for line in metrics], rows, facts["arrays_digest"]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_there_ends_as_one_on_a_local_disk(bucket, tiny_runs, tmp_path):
+    run(tiny_runs.config("lora", **LONGER), tmp_path)
+    url = f"{bucket}/killed/run"
+    changes = [f"--config.{group}.{name}={value}" for group, block in LONGER.items() for name, value in block.items()]
+    flags = [*(flag for flag in tiny_runs.flags("lora", Path("x")) if "workdir" not in flag), f"--workdir={url}"]
+    rng = random.Random(0)
+    for least in (1, 35):
+        process = start("finetune_scaling.train", *flags, *changes)
+        while max(checkpoint_steps(url), default=0) < least and process.poll() is None:
+            time.sleep(0.02)
+        if process.poll() is None:
+            found = inspect(url)
+            assert (found["kind"], found["state"], found["damage"]) == ("run", "started", None)
+            assert found["checkpoint"]["step"] >= least
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+    process = start("finetune_scaling.train", *flags, *changes)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "going on from step" in errors
+    assert outcome(location(url)) == outcome(tmp_path)
+    assert not (location(url) / ".lock").exists()
+    assert told(url) == told(tmp_path)
+    out = f"{url}/evaluation/again.json"
+    process = start("finetune_scaling.evaluate", f"--workdir={url}", f"--out={out}", "--generate=0")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert read_json(out)["loss"] == RunDirectory(tmp_path).result["loss"]
+    # The base may be there, too.
+    assert run(tiny_runs.config("lora", base={"run": copied(tiny_runs.base, bucket)}), tmp_path / "b")["best_step"]
+
+
+def told(run: Any) -> Any:
+    """What inspect says of a run and of its newest checkpoint, but for times, places and sizes of files."""
+    found = inspect(run)
+    checkpoint = inspect(location(run) / "checkpoints" / str(found["checkpoint"]["step"]))
+    assert checkpoint == found["checkpoint"]
+    checkpoint |= {"path": None, "file_bytes": None}
+    result = found["result"] | {"seconds": None}
+    return found | {"path": None, "checkpoint": checkpoint, "result": result, "last_report": None}
+
+
+def copied(directory: Path, bucket: str, name: str = "copied") -> str:
+    """A local directory copied to the bucket."""
+    url = location(bucket) / name
+    for path in directory.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            write_atomically(url / path.relative_to(directory).as_posix(), path.read_bytes())
+        if path.parent.name == "checkpoints":
+            write_atomically(url / path.relative_to(directory).as_posix() / "commit_success.txt", "")
+    return os.fspath(url)
+
+
+def test_a_study_there_is_read_as_one_on_a_local_disk(bucket, tiny_runs, tmp_path):
+    config = tiny_runs.config("study")
+    claim(read_study(config), config, tmp_path)
+    first = runs(read_study(config))[0].directory
+    for path in (tmp_path / first, tmp_path / "bases" / "grammar" / "30k"):
+        shutil.copytree(tiny_runs.base, path)
+    shutil.copy(POINTS, tmp_path / "points.csv")
+    here, there = load_study(tmp_path), load_study(copied(tmp_path, bucket, "study"))
+    assert there.runs.drop(columns="path").equals(here.runs.drop(columns="path"))
+    assert there.bases.drop(columns="path").equals(here.bases.drop(columns="path"))
+    assert there.points.equals(here.points)
+    assert there.table.settings.equals(here.table.settings)
+    key = here.runs["loss"].idxmin()
+    assert there.run(key).curves.equals(here.run(key).curves)
+    base = there.base("grammar/30k")
+    assert base.steps == here.base("grammar/30k").steps
+    jax.tree.map(np.testing.assert_array_equal, base.params(), here.base("grammar/30k").params())
+
+
+def test_a_base_and_a_tokenizer_there_are_planned_with(bucket, tiny_runs):
+    tokenizer = f"{bucket}/tokenizer"
+    for path in tiny_runs.tokenizer.iterdir():
+        write_atomically(f"{tokenizer}/{path.name}", path.read_bytes())
+    assert inspect(tokenizer) == inspect(tiny_runs.tokenizer) | {"path": tokenizer}
+    assert load_tokenizer(tokenizer).digest == load_tokenizer(tiny_runs.tokenizer).digest
+    here, there = (read_experiment(tiny_runs.config("pretrain", **to)) for to in ({}, {"tokenizer": tokenizer}))
+    assert planned_model(there) == planned_model(here)
+    base = {"run": copied(tiny_runs.base, bucket)}
+    here, there = (read_experiment(tiny_runs.config("lora", **to)) for to in ({}, {"base": base}))
+    assert planned_model(there) == planned_model(here)
+
+
+def state(step: int) -> State:
+    return State({"kernel": jnp.arange(4000.0) % 7919 + step, "scale": jnp.ones(3) * step}, {"count": jnp.int32(step)})
+
+
+def test_damaged_ones_are_set_aside_and_half_written_ones_are_not_seen(bucket, caplog):
+    url = f"{bucket}/damaged"
+    checkpoints = Checkpoints(url, keep_steps=(1, 2))
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step), {})
+    checkpoints.close()
+    half = location(url) / "checkpoints" / "4"
+    write_atomically(half / "state" / "manifest.ocdbt", b"half")
+    for folder in ("state/d", "state/ocdbt.process_0/d"):
+        for path in (location(url) / "checkpoints" / "3" / folder).iterdir():
+            path.write_bytes(bytes(path.stat().length))
+    assert list(checkpoint_steps(url)) == [3, 2, 1]
+    reopened = Checkpoints(url, keep_steps=(1, 2))
+    restored = reopened.restore_newest(state(0))
+    assert restored.step == 2
+    assert digest(restored.state) == digest(state(2))
+    assert f"{url}/checkpoints/3: damaged" in caplog.text
+    assert (location(url) / "checkpoints" / "damaged.3").exists()
+    assert list(checkpoint_steps(url)) == reopened.steps()[::-1] == [2, 1]
+    reopened.save(4, state(4), {})
+    reopened.close()
+    assert digest(Checkpoints(url).restore_newest(state(0)).state) == digest(state(4))
+
+
+def test_what_cannot_be_read_just_now_is_no_damage(bucket, monkeypatch):
+    url = f"{bucket}/unreachable"
+    checkpoints = Checkpoints(url)
+    checkpoints.save(1, state(1), {})
+    checkpoints.wait()
+
+    def unreachable(where: Any) -> None:
+        raise ConnectionResetError("connection reset")
+
+    monkeypatch.setattr(checkpoints_module, "_read_facts", unreachable)
+    monkeypatch.setattr(checkpoints_module, "_read_all", unreachable)
+    with pytest.raises(WorkdirError, match=r"checkpoints/1: cannot be reached.*connection reset.*nothing was moved"):
+        checkpoints.restore_newest(state(0))
+    monkeypatch.undo()
+    assert checkpoints.restore_newest(state(0)).step == 1
+    checkpoints.close()
+
+
+def test_metrics_are_whole_at_each_flush_and_go_on_from_there(bucket):
+    directory = RunDirectory(f"{bucket}/metrics")
+    directory.rewind_metrics(0)
+    for first in (1, 3):
+        metrics = Metrics(directory.path)
+        metrics.write(first, loss=0.1 + 0.2)
+        metrics.flush()
+        assert directory.metrics()[-1] == {"step": first, "loss": 0.1 + 0.2}
+        metrics.write(first + 1, loss=1.0)
+        assert len(directory.metrics()) == first
+        metrics.close()
+    assert [line["step"] for line in directory.metrics()] == [1, 2, 3, 4]
+    directory.rewind_metrics(2)
+    assert [line["step"] for line in directory.metrics()] == [1, 2]
+    with pytest.raises(WorkdirError, match="the log of TensorBoard is written to local directories only"):
+        Metrics(directory.path, ["tensorboard"])
+
+
+# Who holds a directory.
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    """Leases of seconds instead of minutes."""
+    for name, seconds in {"RENEWAL": 0.2, "EXPIRY": 2.0, "SETTLE": 0.1}.items():
+        monkeypatch.setattr(lease_module, f"{name}_SECONDS", seconds)
+    monkeypatch.setattr(lease_module, "_POLL_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_one_process_at_a_time_also_on_another_machine(bucket, monkeypatch):
+    url = f"{bucket}/held"
+    with exclusive(url):
+        with pytest.raises(InUseError, match=f"another process is working here .process {os.getpid()} on "):
+            exclusive(url).__enter__()
+        with monkeypatch.context() as patch:
+            patch.setattr(lease_module, "_machine", lambda: "another machine")
+            with pytest.raises(InUseError):
+                exclusive(url).__enter__()
+    with exclusive(url):
+        pass
+    assert not (location(url) / ".lock").exists()
+
+
+HOLDER = """
+import sys, time
+from finetune_scaling.runs import lease
+lease.RENEWAL_SECONDS, lease.SETTLE_SECONDS = 0.2, 0.1
+from finetune_scaling.runs.run_directory import exclusive
+with exclusive(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(url: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", HOLDER, url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.usefixtures("hasty")
+def test_of_a_dead_holder_it_is_taken_at_once_here_and_after_a_while_elsewhere(bucket, monkeypatch):
+    url = f"{bucket}/dead"
+    process = holder(url)
+    with ExitStack() as stack:
+        waited = threading.Timer(0.5, process.kill)
+        waited.start()
+        stack.enter_context(exclusive(url, wait=True))
+        process.communicate()
+    process = holder(url)
+    process.kill()
+    process.communicate()
+    began = time.monotonic()
+    with exclusive(url):
+        assert time.monotonic() - began < lease_module.EXPIRY_SECONDS
+    process = holder(url)
+    process.kill()
+    process.communicate()
+    monkeypatch.setattr(lease_module, "_machine", lambda: "another machine")
+    began = time.monotonic()
+    with exclusive(url):
+        assert time.monotonic() - began >= lease_module.EXPIRY_SECONDS
+
+
+def test_a_holder_whose_directory_was_taken_over_ends_at_once(bucket):
+    url = f"{bucket}/taken"
+    process = holder(url)
+    write_atomically(f"{url}/.lock", json.dumps({"holder": "another", "pid": 7, "host": "elsewhere"}))
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == EXIT_FAILED
+    assert "error: gs://bucket/taken: process 7 on elsewhere took this directory over" in errors
+
+
+# What a user may get wrong.
+
+
+def test_a_bucket_that_is_not_there_is_named_before_anything_starts(bucket, tiny_runs):
+    flags = [flag for flag in tiny_runs.flags("lora", Path("x")) if "workdir" not in flag]
+    process = start("finetune_scaling.train", *flags, "--workdir=gs://missing/run")
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (EXIT_USAGE, "")
+    assert errors.startswith("error: gs://missing/run/.lock: cannot be reached, read or written (FileNotFoundError")
+    assert "check that the bucket exists" in errors
+    assert errors.count("\n") == 1
+
+
+class Forbids(BaseHTTPRequestHandler):
+    """Lets everything be read, of which there is nothing, and nothing be written."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_error(403)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+SMALL_TRY = """
+import sys
+from finetune_scaling import errors, files
+files.CONTACT_SECONDS = float(sys.argv[1])
+from finetune_scaling.runs.run_directory import exclusive
+with errors.exit_on_user_error(), exclusive("gs://bucket/run"):
+    print("held")
+"""
+
+
+def try_to_hold(port: int, seconds: float) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", SMALL_TRY, str(seconds)]
+    environment = {**os.environ, **settings(port)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_a_bucket_that_may_not_be_written_is_named():
+    server = HTTPServer(("127.0.0.1", 0), Forbids)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    done = try_to_hold(server.server_port, 40)
+    server.shutdown()
+    server.server_close()
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
+    assert "run/.lock: cannot be reached, read or written" in done.stderr
+    assert "your credentials may read and write it" in done.stderr
+
+
+def test_a_store_that_does_not_answer_is_named_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = try_to_hold(silent.getsockname()[1], 1)
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
+    assert "gs://bucket/run/.lock: no answer within 1 s; check the network and your credentials" in done.stderr
+
+
+def test_inspecting_names_a_bucket_and_a_folder_that_are_not_there(bucket):
+    with pytest.raises(WorkdirError, match=r"gs://bucket/nothing: no such directory"):
+        inspect(f"{bucket}/nothing")
+    with pytest.raises(WorkdirError, match=r"gs://missing/run: (no such directory|cannot be reached)"):
+        inspect("gs://missing/run")
+
+
+def test_a_url_of_another_kind_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkdirError, match="ftp://host/run: ftp:// is not known; give gs:// or a local path"):
+        RunDirectory("ftp://host/run")
+    assert list(tmp_path.iterdir()) == []

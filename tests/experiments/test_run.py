@@ -1,0 +1,302 @@
+"""Runs end to end: whatever interrupts one, going on gives what an undisturbed run gives, to the last bit."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from finetune_scaling import errors
+from finetune_scaling.experiments import loop
+from finetune_scaling.experiments import run as run_module
+from finetune_scaling.experiments.run import run
+from finetune_scaling.runs.checkpoints import checkpoint_steps, read
+from finetune_scaling.runs.digest import digest
+from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.runs.tuned import load_base, load_run
+from finetune_scaling.training import optimizers
+from finetune_scaling.training.step import compiled_programs
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a process in the middle of a run."""
+
+
+@pytest.fixture
+def at_step(monkeypatch) -> Callable[[int, Callable[[], Any]], None]:
+    """at_step(k, act): act() happens once, before step k + 1 is computed."""
+
+    def plan(step: int, act: Callable[[], Any]) -> None:
+        waiting = [step]
+
+        def learning_rate(config, at, total):
+            if waiting and at >= waiting[0]:
+                waiting.pop()
+                act()
+            return optimizers.learning_rate(config, at, total)
+
+        monkeypatch.setattr(loop, "learning_rate", learning_rate)
+
+    return plan
+
+
+def kill() -> None:
+    raise Killed
+
+
+def outcome(directory: Path) -> dict[str, Any]:
+    """All that a run leaves behind, but for times."""
+    newest = next(checkpoint_steps(directory))
+    tree, facts = read(directory / "checkpoints" / str(newest))
+    return {
+        "arrays": digest(tree),  # trainable parameters and optimizer state
+        "position": {k: v for k, v in facts["position"].items() if k != "seconds"},
+        "metrics": [{k: v for k, v in line.items() if k != "time"} for line in RunDirectory(directory).metrics()],
+        "record": {k: v for k, v in RunDirectory(directory).result.items() if k != "seconds"},
+        "rows": (directory / "evaluation" / "test.jsonl").read_text(),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_runs, tmp_path_factory) -> Callable[[str], dict[str, Any]]:
+    """The outcome of a method's run that nothing disturbs."""
+    outcomes: dict[str, dict[str, Any]] = {}
+
+    def get(method: str) -> dict[str, Any]:
+        if method not in outcomes:
+            directory = tmp_path_factory.mktemp(method)
+            run(tiny_runs.config(method), directory)
+            outcomes[method] = outcome(directory)
+        return outcomes[method]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_killed_again_and_again_a_run_ends_as_if_undisturbed(method, tiny_runs, undisturbed, at_step, tmp_path):
+    expected = undisturbed(method)
+    for step in sorted(random.Random(method).sample(range(12), 3)):
+        at_step(step, kill)
+        with pytest.raises(Killed):
+            run(tiny_runs.config(method), tmp_path)
+    run(tiny_runs.config(method), tmp_path)
+    assert outcome(tmp_path) == expected
+
+
+def test_sigterm_saves_the_step_that_it_found_and_a_resumed_run_ends_the_same(
+    tiny_runs, undisturbed, at_step, tmp_path
+):
+    before = signal.getsignal(signal.SIGTERM)
+    at_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(errors.Preempted, match="saved step 7 of full; the same command goes on"):
+        run(tiny_runs.config("full"), tmp_path)
+    assert next(checkpoint_steps(tmp_path)) == 7  # not a step at which the run saves by itself
+    assert signal.getsignal(signal.SIGTERM) is before
+    run(tiny_runs.config("full"), tmp_path)
+    assert outcome(tmp_path) == undisturbed("full")
+
+
+def test_resume_is_exact_with_packing_accumulation_and_another_optimizer(tiny_runs, at_step, tmp_path):
+    changes = {
+        "batch": {"size": 4, "accumulation": 2, "pack": True, "row_length": 48},
+        "optimizer": {"name": "adamw", "weight_decay": 0.01},
+        "schedule": {"name": "wsd", "warmup_steps": 3},
+    }
+    config = tiny_runs.config("full", **changes)
+    run(config, tmp_path / "undisturbed")
+    at_step(8, kill)
+    with pytest.raises(Killed):
+        run(config, tmp_path / "killed")
+    run(config, tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
+
+
+def test_tokens_of_packed_rows_are_counted_by_the_row(tiny_runs, tmp_path):
+    config = tiny_runs.config(
+        "lora", batch={"size": 4, "pack": True, "row_length": 48}, limits={"max_steps": None, "max_tokens": 5 * 4 * 48}
+    )
+    record = run(config, tmp_path)
+    assert (record["steps"], record["tokens_seen"]) == (5, 5 * 4 * 48)
+
+
+def test_pretraining_resumes_exactly_and_keeps_the_asked_token_counts(tiny_runs, at_step, tmp_path):
+    config = tiny_runs.config("pretrain")
+    for step in (3, 15):
+        at_step(step, kill)
+        with pytest.raises(Killed):
+            run(config, tmp_path)
+    record = run(config, tmp_path)
+    undisturbed_base = RunDirectory(tiny_runs.base)
+    assert [{**line, "time": 0} for line in RunDirectory(tmp_path).metrics()] == [
+        {**line, "time": 0} for line in undisturbed_base.metrics()
+    ]
+    assert {**record, "seconds": 0} == {**undisturbed_base.result, "seconds": 0}
+    for step in (10, 20):  # tests/tiny.py keeps the tokens of step 10; the last step is kept always
+        assert digest(load_base(tmp_path, step).params) == digest(load_base(tiny_runs.base, step).params)
+    assert record["stopped_by"] in ("max_steps", "budget")
+
+
+def test_seconds_are_those_of_all_processes(tiny_runs, at_step, monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: now[0])
+
+    def end(seconds: float) -> None:
+        now[0] += seconds
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for step, seconds in ((4, 100.0), (8, 50.0)):
+        at_step(step, lambda seconds=seconds: end(seconds))
+        with pytest.raises(errors.Preempted):
+            run(tiny_runs.config("full"), tmp_path)
+    now[0] += 1000.0  # between two processes
+    assert run(tiny_runs.config("full"), tmp_path)["seconds"] == 150.0
+
+
+def test_a_finished_run_is_returned_and_not_rerun(tiny_runs, monkeypatch, tmp_path):
+    config = tiny_runs.config("full")
+    first = run(config, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.suffix}
+    monkeypatch.setattr(run_module, "prepare_data", lambda experiment: pytest.fail("the run was started again"))
+    assert run(config, tmp_path) == first
+    del files[tmp_path / "config.json"]  # locations in it are brought up to date
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_killed_while_scoring_only_the_scores_are_made_again(tiny_runs, undisturbed, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "score_split", lambda *_, **__: kill())
+        with pytest.raises(Killed):
+            run(tiny_runs.config("full"), tmp_path)
+    assert RunDirectory(tmp_path).result is None
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: pytest.fail("a step was trained again"))
+    run(tiny_runs.config("full"), tmp_path)
+    assert outcome(tmp_path) == undisturbed("full")
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_for_another_number_of_examples_seed_rate_or_length(tiny_runs, undisturbed, tmp_path):
+    for method in ("full", "lora", "prompt"):
+        undisturbed(method)
+    before = compiled_programs()
+    changes = [
+        {"finetune_examples": 25},
+        {"seeds": {"data": 1, "parameters": 2, "order": 3}},
+        {"schedule": {"learning_rate": 0.05, "name": "linear", "warmup_steps": 2}},
+        {"limits": {"max_steps": 7}},
+    ]
+    for number, (method, change) in enumerate(itertools.product(("full", "lora", "prompt"), changes)):
+        run(tiny_runs.config(method, **change), tmp_path / str(number))
+    assert compiled_programs() == before
+
+
+def test_seeds_are_separate_and_each_matters(tiny_runs, tmp_path):
+    def losses(**seeds: int) -> list[dict[str, Any]]:
+        name = "-".join(f"{name}{value}" for name, value in seeds.items()) or "none"
+        run(tiny_runs.config("lora", seeds=seeds, limits={"max_steps": 4}), tmp_path / name)
+        return [line["loss"] for line in RunDirectory(tmp_path / name).metrics() if "loss" in line]
+
+    runs = [losses(), losses(data=1), losses(parameters=1), losses(order=1)]
+    assert len({json.dumps(found) for found in runs}) == 4
+    assert losses(data=0, parameters=0, order=0) == runs[0]
+
+
+def test_a_pet_checkpoint_holds_nothing_that_is_frozen(tiny_runs, tmp_path):
+    base_bytes = _bytes(tiny_runs.base / "checkpoints" / "20")
+    for method, names in {"lora": ("lora_a", "lora_b"), "prompt": ("prompt.embedding",)}.items():
+        record = run(tiny_runs.config(method), tmp_path / method)
+        newest = tmp_path / method / "checkpoints" / str(next(checkpoint_steps(tmp_path / method)))
+        tree, facts = read(newest)
+        trainable = {name: leaf for name, leaf in tree.items() if name.startswith("trainable.")}
+        assert trainable
+        assert all(name.endswith(names) for name in trainable)
+        assert sum(leaf.size for leaf in trainable.values()) == record["trainable_parameters"]
+        assert all(not name.endswith("kernel") and "embedding" not in name.removesuffix(names[0]) for name in tree)
+        assert facts["base_digest"] == load_base(tiny_runs.base).facts["arrays_digest"]
+        assert _bytes(newest) < base_bytes
+
+
+def test_finetuning_leaves_the_base_as_it_was(tiny_runs, tmp_path):
+    before = digest(load_base(tiny_runs.base).params)
+    run(tiny_runs.config("full"), tmp_path / "full")
+    run(tiny_runs.config("lora"), tmp_path / "lora")
+    assert digest(load_base(tiny_runs.base).params) == before
+    model, _ = load_run(tmp_path / "lora")
+    frozen = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model.frozen)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(load_base(tiny_runs.base).params):
+        np.testing.assert_array_equal(frozen[jax.tree_util.keystr(path)], leaf)
+
+
+def test_the_best_checkpoint_is_kept_and_scored(tiny_runs, monkeypatch, tmp_path):
+    _script_dev_losses(monkeypatch, [3.0, 2.0, 4.0])
+    record = run(tiny_runs.config("full"), tmp_path)
+    assert (record["best_step"], record["dev_loss"], record["steps"]) == (8, 2.0, 12)
+    assert record["dev_losses"] == {"4": 3.0, "8": 2.0, "12": 4.0}
+    assert list(checkpoint_steps(tmp_path)) == [12, 8]
+    best, last = (_test_loss(tmp_path, step) for step in (None, 12))
+    assert best == record["loss"] != last
+
+
+def test_of_an_unfinished_run_the_best_checkpoint_so_far_is_loaded(tiny_runs, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        _script_dev_losses(patch, [3.0, 2.0, 4.0])
+        patch.setattr(run_module, "score_split", lambda *_, **__: kill())
+        with pytest.raises(Killed):
+            run(tiny_runs.config("full"), tmp_path)
+    assert list(checkpoint_steps(tmp_path)) == [12, 8]
+    best, eighth, last = (digest(load_run(tmp_path, step)[0].trainable) for step in (None, 8, 12))
+    assert best == eighth != last
+    shutil.rmtree(tmp_path / "checkpoints" / "8")
+    with pytest.raises(errors.CheckpointError, match=r"no checkpoint of step 8; there are \[12\]"):
+        load_run(tmp_path)
+
+
+def test_patience_ends_a_run_early(tiny_runs, monkeypatch, tmp_path):
+    _script_dev_losses(monkeypatch, [3.0, 4.0, 3.5, 1.0])
+    record = run(tiny_runs.config("full", limits={"max_steps": 40, "patience": 2}), tmp_path)
+    assert (record["stopped_by"], record["steps"], record["best_step"]) == ("patience", 12, 4)
+
+
+def test_the_record_says_what_was_trained(tiny_runs, tmp_path):
+    record = run(tiny_runs.config("lora", base={"step": 10}), tmp_path)
+    assert (record["method"], record["pet_size"], record["task"]) == ("lora", 2, "tiny")
+    assert record["pretrain_tokens"] == 10 * 8 * 32
+    assert (record["finetune_examples"], record["batch_size"], record["tokens_seen"]) == (40, 8, 12 * 8 * 32)
+    assert 0 < record["entropy"] < record["loss"]  # the grammar knows the floor
+    assert record["flops"] > 0
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    rows = [json.loads(line) for line in (tmp_path / "evaluation" / "test.jsonl").read_text().splitlines()]
+    total, tokens = (sum(row[name] for row in rows) for name in ("loss_sum", "tokens"))
+    assert record["loss"] == pytest.approx(total / tokens, rel=1e-12)
+    assert json.loads((tmp_path / "config.json").read_text()) == tiny_runs.config("lora", base={"step": 10})
+
+
+def _test_loss(directory: Path, step: int | None) -> float:
+    model, experiment = load_run(directory, step)
+    data = run_module.prepare_data(experiment)
+    examples = data.task.examples("test")
+    summary, _ = run_module.score_split(model, data.task, data.form, examples, batch_size=20, generate_examples=0)
+    return summary["loss"]
+
+
+def _script_dev_losses(monkeypatch, losses: list[float]) -> None:
+    script = iter(losses)
+
+    class Scripted:
+        def __init__(self, *_: Any):
+            self.mean = next(script)
+
+    monkeypatch.setattr(run_module, "row_losses", Scripted)
+
+
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

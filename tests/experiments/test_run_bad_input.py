@@ -1,0 +1,280 @@
+"""What does not fit together is said before anything is trained, by name and with the mend, and nothing is lost."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from finetune_scaling import configuration
+from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InUseError,
+    TrainingError,
+    UserError,
+    WorkdirError,
+)
+from finetune_scaling.evaluation.questions import check_sets
+from finetune_scaling.experiments.run import run
+from finetune_scaling.runs.checkpoints import checkpoint_steps, read
+from finetune_scaling.runs.evaluators import TaskEvaluator, preset
+from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.inputs import check_task
+from finetune_scaling.runs.run_directory import RunDirectory, exclusive
+from finetune_scaling.runs.tuned import load_run
+from finetune_scaling.training.step import all_finite
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, of broken files
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_runs, tmp_path_factory) -> Path:
+    """A finished LoRA run that nobody may write into."""
+    directory = tmp_path_factory.mktemp("finished")
+    run(tiny_runs.config("lora"), directory)
+    return directory
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path) -> Path:
+    """The same before it was scored."""
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
+    (directory / "result.json").unlink()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def other_base(tiny_runs, tmp_path_factory) -> Path:
+    """A base like the shared one, but for its seed."""
+    directory = tmp_path_factory.mktemp("other_base")
+    run(tiny_runs.config("pretrain", seeds={"parameters": 1}), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
+    """A tokenizer of the same size as the shared one, learned from other lines."""
+    config = tiny_runs.config("pretrain")
+    settings = json.loads((tiny_runs.tokenizer / "tokenizer.json").read_text())["config"] | {"model_type": "bpe"}
+    preparation = {"tokenizer": settings, "corpus": config["corpus"]}
+    directory = tmp_path_factory.mktemp("other_tokenizer")
+    prepare_tokenizer(configuration.build(TokenizerPreparation, preparation, "tokenizer"), directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("what", "changes", "kind", "message"),
+    [
+        ("full", {"schedul": {}}, ConfigError, "config.schedul is not a field of config; did you mean 'schedule'"),
+        ("full", {"batch": {"size": "8"}}, ConfigError, "config.batch.size = '8' has the wrong type: expected int"),
+        ("full", {"method": {"name": "lorra"}}, ConfigError, "method.name = 'lorra' is unknown; did you mean 'lora'"),
+        ("lora", {"method": {"rnk": 2}}, ConfigError, "method.rnk is not a field of method; did you mean 'rank'"),
+        ("pretrain", {"model": {"name": "31k"}}, ConfigError, "model.name = '31k' is unknown; did you mean '30k'"),
+        ("full", {"finetune_examples": 61}, DataError, "61 finetuning examples are asked for, but the data has 60"),
+        ("full", {"finetune_examples": 0}, ConfigError, "finetune_examples = 0 must be at least 1"),
+        ("prompt", {"method": {"length": 33}}, ConfigError, "a soft prompt of 33 make 65 tokens, more than.*= 64"),
+        ("full", {"tokenizer": "/nowhere"}, DataError, "/nowhere: no such tokenizer"),
+        ("full", {"base": {"run": "/nowhere"}}, CheckpointError, "/nowhere: no checkpoint; there is none"),
+        ("full", {"base": {"step": 7}}, CheckpointError, r"no checkpoint of step 7; there are \[10, 20\]"),
+        ("full", {"model": {"layers": 2}}, CheckpointError, "model.layers differs from the base's"),
+        ("full", {"task": {"template": {"input": "{sorce}"}}}, UserError, "sorce"),
+        ("full", {"limits": {"max_steps": None}}, ConfigError, "limits: give max_steps, max_epochs or max_tokens"),
+        ("pretrain", {"checkpoint": {"keep_tokens": (10**6,)}}, ConfigError, "keep_tokens = .* must lie between"),
+        ("full", {"logging": {"writers": ("tensorbord",)}}, ConfigError, "did you mean 'tensorboard'"),
+        ("full", {"batch": {"size": 6, "accumulation": 4}}, ConfigError, "batch.size = 6 must be a positive multiple"),
+        ("full", {"schedule": {"learning_rate": -1.0}}, ConfigError, "schedule.learning_rate = -1.0 must be positive"),
+        ("full", {"sequence": {"max_target_tokens": 32}}, ConfigError, "leaves no token for the input"),
+    ],
+)
+def test_mistakes_in_a_config_are_named(what, changes, kind, message, tiny_runs, tmp_path):
+    with pytest.raises(kind, match=message):
+        run(tiny_runs.config(what, **changes), tmp_path / "run")
+    assert list(checkpoint_steps(tmp_path / "run")) == []
+
+
+def test_a_task_that_could_not_be_scored_is_not_trained(tiny_runs, tmp_path):
+    missing = {"source": {"kind": "files", "path": str(tmp_path / "none.jsonl")}, "source_field": "source"}
+    parts = [{**missing, "target_field": "target", "source_language": "A", "target_language": "B"}]
+    for test, kind, message in (
+        ({}, ConfigError, "task tiny has no test set; add one under task.test"),
+        ({"test": parts}, DataError, r"none.jsonl: no such file"),
+    ):
+        config = tiny_runs.config("full")
+        config["task"]["test"] = test
+        with pytest.raises(kind, match=message):
+            run(config, tmp_path / "run")
+        assert list(checkpoint_steps(tmp_path / "run")) == []
+
+
+def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_path):
+    """An example without a target has a loss, but nothing that is written could be scored against it."""
+    (tmp_path / "test.jsonl").write_text('{"source": "sili", "target": "bubo"}\n{"source": "sati", "target": " "}\n')
+    found = {"source": {"kind": "files", "path": str(tmp_path / "test.jsonl")}, "source_field": "source"}
+    config = tiny_runs.config("full", evaluation={"generate_examples": 2})
+    config["task"]["test"] = {
+        "test": [{**found, "target_field": "target", "source_language": "A", "target_language": "B"}]
+    }
+    with pytest.raises(DataError, match=r"its split test has an empty target \(its source: 'sati'\)"):
+        run(config, tmp_path / "run")
+    assert list(checkpoint_steps(tmp_path / "run")) == []
+    experiment = read_experiment(config)
+    with pytest.raises(DataError, match="its split test has an empty target"):
+        check_sets(preset("test"), experiment)
+    check_sets(TaskEvaluator(generate=1), experiment)
+    config["evaluation"]["generate_examples"] = 1
+    check_task(read_experiment(config))
+
+
+def test_a_base_of_another_tokenizer(tiny_runs, other_tokenizer, tmp_path):
+    with pytest.raises(CheckpointError, match=r"was pretrained with another tokenizer than .*; give the base's own"):
+        run(tiny_runs.config("lora", tokenizer=str(other_tokenizer)), tmp_path)
+
+
+def test_a_run_that_holds_no_whole_model_is_no_base(tiny_runs, finished, tmp_path):
+    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: holds what lora trained and no whole model; name a"):
+        run(tiny_runs.config("lora", base={"run": str(finished)}), tmp_path)
+
+
+def test_a_base_that_was_trained_anew_after_finetuning(tiny_runs, finished, other_base, tmp_path):
+    moved = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
+    config = tiny_runs.config("lora", base={"run": str(moved)})
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
+    RunDirectory(directory).claim(config)  # a base may move
+    load_run(directory)
+    shutil.rmtree(moved)
+    shutil.copytree(other_base, moved)
+    with pytest.raises(CheckpointError, match=r"was trained on another base \(digest .*put the right base back"):
+        load_run(directory)
+    (directory / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="was trained on another base"):
+        run(config, directory)  # going on with it would mix two bases silently
+
+
+def test_the_directory_of_another_config(tiny_runs, finished):
+    config = tiny_runs.config("lora", schedule={"learning_rate": 0.5}, method={"rank": 3})
+    with pytest.raises(WorkdirError, match=r"another config \(they differ in method.rank, schedule.learning_rate\)"):
+        run(config, finished)
+    assert RunDirectory(finished).config == tiny_runs.config("lora")
+
+
+def test_checkpoints_of_another_method_or_shape(tiny_runs, unfinished):
+    for what, changes in (("full", {}), ("lora", {"method": {"rank": 1}})):
+        config = tiny_runs.config(what, **changes)
+        (unfinished / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match="belongs to another model"):
+            run(config, unfinished)
+        with pytest.raises(CheckpointError, match="another shape"):
+            load_run(unfinished)
+    assert list(checkpoint_steps(unfinished))
+
+
+def test_two_processes_in_one_directory(tiny_runs, unfinished):
+    with exclusive(unfinished), pytest.raises(InUseError, match="another process is working here"):
+        run(tiny_runs.config("lora"), unfinished)
+
+
+def test_a_damaged_newest_checkpoint_costs_some_steps_and_nothing_else(tiny_runs, finished, unfinished, caplog):
+    newest = next(checkpoint_steps(unfinished))
+    _truncate(unfinished / "checkpoints" / str(newest))
+    older = _add_older_checkpoint(tiny_runs, unfinished)
+    with caplog.at_level(logging.INFO, logger="finetune_scaling"):
+        record = run(tiny_runs.config("lora"), unfinished)
+    assert f"checkpoints/{newest}: damaged" in caplog.text
+    assert f"going on from step {older}" in caplog.text
+    expected = RunDirectory(finished).result
+    assert {**record, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_all_checkpoints_damaged(tiny_runs, unfinished):
+    for step in checkpoint_steps(unfinished):
+        _truncate(unfinished / "checkpoints" / str(step))
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[.*\] is whole.*Start the run anew"):
+        run(tiny_runs.config("lora"), unfinished)
+
+
+def test_a_damaged_base_is_named(tiny_runs, tmp_path):
+    base = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
+    _truncate(base / "checkpoints" / "20")
+    with pytest.raises(
+        CheckpointError, match=r"base/checkpoints/20: damaged.*put a good copy back, or pretrain it anew"
+    ):
+        run(tiny_runs.config("lora", base={"run": str(base)}), tmp_path / "run")
+
+
+def test_a_damaged_run_is_not_scored(tiny_runs, finished, tmp_path):
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
+    for step in checkpoint_steps(directory):
+        _truncate(directory / "checkpoints" / str(step))
+    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: damaged.*put a good copy back, or train the run anew"):
+        load_run(directory)
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_and_leaves_nothing_broken_behind(tiny_runs, tmp_path):
+    config = tiny_runs.config(
+        "full", schedule={"learning_rate": 1e37}, optimizer={"name": "adamw"}, checkpoint={"every_steps": 1}
+    )
+    with pytest.raises(TrainingError, match=r"step \d+ \(learning rate \S*e\+3\d\): lower schedule.learning_rate"):
+        run(config, tmp_path)
+    for step in checkpoint_steps(tmp_path):
+        assert all_finite(read(tmp_path / "checkpoints" / str(step))[0])
+    assert RunDirectory(tmp_path).result is None
+
+
+def test_a_directory_that_cannot_be_written(tiny_runs):
+    config = tiny_runs.config("full")
+    with _read_only_directory() as locked:
+        for directory in (locked, locked / "below"):
+            with pytest.raises(
+                WorkdirError, match=rf"{directory}: cannot be written \(.*\); give a directory of yours"
+            ):
+                run(config, directory)
+
+
+def test_a_disk_that_is_full_for_the_metrics(tiny_runs, tmp_path, monkeypatch, full_device):
+    monkeypatch.setattr(RunDirectory, "rewind_metrics", lambda *_: None)
+    (tmp_path / "metrics.jsonl").symlink_to(full_device)
+    config = tiny_runs.config("full")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WorkdirError, match=r"metrics.jsonl: the disk is full; free some space"):
+        run(config, tmp_path)
+
+
+@contextmanager
+def _read_only_directory() -> Iterator[Path]:
+    """A directory that this process may read only; root, who may write anywhere, is another user meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(user)
+            os.chmod(folder, 0o755)
+
+
+def _truncate(checkpoint: Path) -> None:
+    for path in (checkpoint / "state").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+
+
+def _add_older_checkpoint(tiny_runs, directory: Path) -> int:
+    """Puts a good checkpoint of an earlier step of the same run beside the newest one; returns its step."""
+    shorter = directory.with_name("shorter")
+    run(tiny_runs.config("lora", checkpoint={"keep_tokens": (4 * 8 * 32,)}), shorter)
+    source = shorter / "checkpoints" / "4"
+    shutil.copytree(source, directory / "checkpoints" / "4", dirs_exist_ok=True)
+    for step in list(checkpoint_steps(directory))[1:]:
+        if step > 4:
+            shutil.rmtree(directory / "checkpoints" / str(step))
+    return 4

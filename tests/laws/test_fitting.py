@@ -1,0 +1,136 @@
+"""The fitter against scipy, and on its own properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit, padded_size, refit
+from finetune_scaling.laws.forms import declared as laws
+from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.forms.registry import LAWS
+
+DELTA = 1e-3
+
+
+def reference_objective(law: laws.Law, vector: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
+    """Huber loss written out again, in NumPy."""
+    predicted = laws.predict(law, laws.Layout(law).to_natural(vector), factors)
+    gap = np.abs(np.log(predicted / loss) if residual == "log" else predicted - loss)
+    return float(np.where(gap <= DELTA, gap**2 / 2, DELTA * (gap - DELTA / 2)).sum())
+
+
+TRUTHS = {  # law -> low and high end of each parameter; powers are taken of factors around the middle of their range
+    "single": {"E": (0.3, 1.8), "A": (1, 4), "beta": (0.05, 0.5)},
+    "vanilla": {"E": (0.3, 1.8), "A": (1, 4), "beta": (0.05, 0.5), "alpha": (0.5, 2)},
+    "rectified": {"E": (0.3, 1.8), "A": (10, 90), "beta": (0.2, 0.6), "Dl": (3, 30)},
+    "multiplicative": {"E": (0.3, 1.8), "A": (50, 500), "alpha": (0.1, 0.3), "beta": (0.05, 0.3)},
+    "additive": {"E": (0.3, 1.8), "A": (10, 50), "B": (1, 9), "alpha": (0.1, 0.3), "beta": (0.05, 0.5)},
+    "rectified_joint": {"E": (0.3, 1.8), "A": (90, 900), "alpha": (0.1, 0.3), "beta": (0.2, 0.6), "Dl": (3, 30)},
+    "all_factors": {"E": (0.3, 1.8), "A": (5e3, 2e4), "alphaN": (0.1, 0.3), "alphaT": (0.1, 0.2), "alphaP": (0, 0.05)}
+    | {"beta": (0.05, 0.1)},
+    "chinchilla": {"E": (0.3, 1.8), "A": (50, 500), "B": (50, 500), "alpha": (0.2, 0.4), "beta": (0.2, 0.4)},
+    "pretraining": {"E": (0.3, 1.8), "A": (10, 50), "alpha": (0.1, 0.3)},
+    "exponential": {"F": (0.01, 5), "C": (20, 200), "k": (0.5, 2)},
+    "sigmoid": {"C": (20, 60), "k": (1, 5), "L0": (1, 3)},
+}
+RANGES = {"X": (5, 10), "N": (7, 10), "T": (9, 12), "P": (0.5, 2.5), "D": (2, 7), "L": (-0.3, 0.6)}
+
+
+def problem(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
+    """Points of a random law of this form with noise and a few outliers."""
+    random = np.random.default_rng(seed)
+    factors = {name: 10 ** random.uniform(*RANGES[name], 40) for name in law.factors}
+    truth = {name: random.uniform(*ends) for name, ends in TRUTHS[law.name].items()}
+    loss = laws.predict(law, truth, factors) * np.exp(random.normal(0, 0.01, 40))
+    loss[:3] *= 1.2
+    return factors, loss
+
+
+def to_points(factors: dict, loss: np.ndarray) -> FitPoints:
+    return FitPoints({name: np.log(values) for name, values in factors.items()}, loss, np.zeros(len(loss), int))
+
+
+def scipys_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
+    """Least objective of scipy's L-BFGS-B with numerical gradients over the starts."""
+
+    def objective(vector: np.ndarray) -> float:
+        value = reference_objective(law, vector, factors, loss, residual)
+        return value if np.isfinite(value) else 1e9
+
+    with np.errstate(all="ignore"):
+        return min(minimize(objective, start, method="L-BFGS-B", options={"maxiter": 500}).fun for start in starts)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
+    law, residual = LAWS[name], LAWS[name].residual
+    layout = laws.Layout(law)
+    free, ones = np.ones(len(layout.names), bool), np.ones((1, 40))
+    for seed in range(4):
+        factors, loss = problem(law, seed)
+        starts = np.random.default_rng(seed).permutation(layout.starts())[:16]
+        vectors, values = fit(layout, to_points(factors, loss), ones, starts, free, FitSettings(DELTA, residual))
+        expected = reference_objective(law, vectors[0], factors, loss, residual)
+        assert values[0] == pytest.approx(expected, rel=1e-9)
+        best = scipys_best(law, starts, factors, loss, residual)
+        assert values[0] <= best * (1 + 1e-6), f"seed {seed}"
+
+
+def test_exact_points_give_back_the_law() -> None:
+    factors, _ = problem(MULTIPLICATIVE, 0)
+    truth = {"E": 0.62, "beta": 0.081, "A": 2.1e3, "alpha": 0.36}
+    layout = laws.Layout(MULTIPLICATIVE)
+    points = to_points(factors, laws.predict(MULTIPLICATIVE, truth, factors))
+    vectors, _ = fit(layout, points, np.ones((1, 40)), layout.starts(), np.ones(4, bool), FitSettings())
+    assert layout.to_natural(vectors[0]) == {name: pytest.approx(value, rel=1e-3) for name, value in truth.items()}
+
+
+def test_weight_zero_is_absence_and_frozen_entries_stay() -> None:
+    factors, loss = problem(MULTIPLICATIVE, 1)
+    layout = laws.Layout(MULTIPLICATIVE)
+    free = np.array([True, False, True, True])
+    starts = layout.starts({"beta": 0.1})
+    part = {name: values[:30] for name, values in factors.items()}
+    weights = (np.arange(40) < 30).astype(float)[None]
+    alone, _ = fit(layout, to_points(part, loss[:30]), np.ones((1, 30)), starts, free, FitSettings())
+    masked, _ = fit(layout, to_points(factors, loss), weights, starts, free, FitSettings())
+    np.testing.assert_allclose(masked, alone, rtol=1e-9)
+    assert masked[0, 1] == 0.1
+
+
+def test_rows_of_weights_are_problems_of_their_own() -> None:
+    factors, loss = problem(SINGLE, 2)
+    layout, points = laws.Layout(SINGLE), to_points(factors, loss)
+    weights = (np.random.default_rng(0).random((3, 40)) < 0.7).astype(float)
+    together, values = fit(layout, points, weights, layout.starts(), np.ones(3, bool), FitSettings())
+    for row, vector, value in zip(weights, together, values, strict=True):
+        alone, single = fit(layout, points, row[None], layout.starts(), np.ones(3, bool), FitSettings())
+        assert value == pytest.approx(single[0], rel=1e-9)
+        assert vector == pytest.approx(alone[0], rel=1e-5)
+
+
+def test_a_refit_of_the_optimum_stays_there() -> None:
+    factors, loss = problem(MULTIPLICATIVE, 3)
+    layout, points, free = laws.Layout(MULTIPLICATIVE), to_points(factors, loss), np.ones(4, bool)
+    vectors, values = fit(layout, points, np.ones((1, 40)), layout.starts(), free, FitSettings())
+    again, same = refit(layout, points, np.ones((1, 40)), vectors, free, FitSettings())
+    np.testing.assert_allclose(again, vectors, rtol=1e-6)
+    assert same[0] <= values[0] * (1 + 1e-12)
+
+
+def test_the_rest_of_the_process_keeps_float32() -> None:
+    factors, loss = problem(SINGLE, 0)
+    layout = laws.Layout(SINGLE)
+    vectors, _ = fit(
+        layout, to_points(factors, loss), np.ones((1, 40)), layout.starts(), np.ones(3, bool), FitSettings()
+    )
+    assert vectors.dtype == np.float64
+    assert jnp.asarray(1.0).dtype == jnp.float32
+    assert not jax.config.jax_enable_x64
+
+
+def test_few_sizes_are_compiled_for() -> None:
+    assert [padded_size(n) for n in (1, 64, 65, 128, 130, 600)] == [64, 64, 128, 128, 256, 1024]

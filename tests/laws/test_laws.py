@@ -1,0 +1,101 @@
+"""Laws are data: formulas, starts, layouts, and how a user adds one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.laws.forms import declared as laws
+from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
+from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
+from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.forms.registry import LAWS, law_named
+from finetune_scaling.laws.points.table import FACTORS
+
+VALUES = {"A": 3.0, "B": 5.0, "C": 4.0, "E": 0.7, "F": 0.1, "Dl": 6.0, "L0": 2.5, "k": 1.7, "alpha": 0.3, "beta": 0.2}
+VALUES |= {"alphaN": 0.3, "alphaT": 0.1, "alphaP": 0.01}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=list(LAWS))
+def test_prediction_is_the_printed_formula(law: laws.Law) -> None:
+    factors = {"X": 7.0, "N": 7.0, "T": 5.0, "P": 3.0, "D": 11.0, "L": 2.2}
+    formula = law.formula.partition(" = ")[2].replace("^", "**")
+    assert laws.predict(law, VALUES, factors) == pytest.approx(eval(formula, {"exp": np.exp}, VALUES | factors))
+
+
+def test_chinchillas_grid_has_4500_starts() -> None:
+    assert laws.Layout(CHINCHILLA).starts().shape == (4500, 5)
+    assert laws.Layout(ADDITIVE, FACTORS).starts().shape == (4500, 9)
+    assert laws.Layout(MULTIPLICATIVE, FACTORS).starts().shape == (750, 8)
+    assert laws.Layout(SINGLE).starts().shape == (150, 3)
+
+
+def test_layout_names_factors_and_goes_both_ways() -> None:
+    layout = laws.Layout(MULTIPLICATIVE, FACTORS)
+    assert layout.names == ("E", "beta", "A_model", "A_pretrain", "A_pet", "alpha_model", "alpha_pretrain", "alpha_pet")
+    vector = np.linspace(-1, 1, 8)
+    np.testing.assert_allclose(layout.to_vector(layout.to_natural(vector)), vector)
+    own = laws.of_factor(layout.to_natural(vector), "pretrain")
+    assert set(own) == {"E", "beta", "A", "alpha"}
+
+
+def test_an_unknown_law_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'chinchila' is not a law.*chinchilla.*; the library has single"):
+        law_named("chinchila")
+
+
+OWN_LAW = """
+from finetune_scaling.laws.forms.declared import Law, Parameter, coefficient
+
+def terms(p, x, xp):  # the logs of the law's terms; p["A"] is log A, x["D"] is log D
+    return (p["A"] - p["beta"] * x["D"],)
+
+PLAIN = Law(
+    name="plain", formula="L = A / D^beta", factors=("D",), log_terms=terms, residual="log", source="mine",
+    parameters=(coefficient("A"), Parameter("beta", starts=(0.2, 0.5), low=0.0, high=1.0)),
+)
+"""
+
+
+def test_a_new_law_is_a_file_of_a_few_lines(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_LAW)
+    law = law_named(f"{tmp_path}/mine.py:PLAIN")
+    d = np.geomspace(10, 1e5, 9)
+    points = FitPoints({"D": np.log(d)}, 4 / d**0.25, np.zeros(9, int))
+    layout = laws.Layout(law)
+    vectors, _ = fit(layout, points, np.ones((1, 9)), layout.starts(), np.ones(2, bool), FitSettings())
+    assert layout.to_natural(vectors[0]) == {"A": pytest.approx(4, rel=1e-5), "beta": pytest.approx(0.25, rel=1e-5)}
+
+
+def test_a_bounded_parameter_stays_inside(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_LAW)
+    layout = laws.Layout(law_named(f"{tmp_path}/mine.py:PLAIN"))
+    d = np.geomspace(10, 1e5, 9)
+    points = FitPoints({"D": np.log(d)}, 4e6 / d**1.5, np.zeros(9, int))
+    vectors, _ = fit(layout, points, np.ones((1, 9)), layout.starts(), np.ones(2, bool), FitSettings())
+    assert 0.99 < layout.to_natural(vectors[0])["beta"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        (OWN_LAW, "OTHER", "has no such name"),
+        ("OTHER = 3", "OTHER", "holds a int there, not a Law"),
+        ("import nothing_of_that_name", "OTHER", "ModuleNotFoundError while reading it"),
+        (OWN_LAW.replace("high=1.0", "high=-1.0"), "PLAIN", "are of no known kind"),
+        (OWN_LAW.replace("(0.2, 0.5)", "(0.2, 1.5)"), "PLAIN", "must lie inside"),
+        (OWN_LAW.replace('coefficient("A")', 'coefficient("A_0")'), "PLAIN", "leave it out"),
+    ],
+)
+def test_what_is_wrong_with_a_law_of_ones_own_is_told(tmp_path: Path, text: str, name: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        law_named(f"{tmp_path}/mine.py:{name}")
+
+
+def test_a_freed_law_shares_nothing() -> None:
+    layout = laws.Layout(law_named("multiplicative_free"), FACTORS)
+    assert len(layout.names) == 12
+    assert "beta_pet" in layout.names

@@ -1,0 +1,62 @@
+"""Noise between seeds: pooled as analysis of variance does, a run counted once, growth with the loss noticed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from finetune_scaling.laws.points import planted
+from finetune_scaling.laws.points.noise import noise_by_method, seed_noise
+from finetune_scaling.laws.points.table import read_points
+
+
+def runs(noise, seeds: int = 3) -> pd.DataFrame:
+    """Runs of 40 settings; noise(loss) -> standard deviation between seeds."""
+    random = np.random.default_rng(0)
+    rows = [
+        {"task": "t", "method": "lora", "factor": "model", "x": x, "finetune_examples": d, "seed": s, "held_out": 0}
+        | {"swept_size": 0.0, "loss": loss + random.normal(0, noise(loss))}
+        for x in (1e6, 1e7, 1e8, 1e9)
+        for d in range(100, 1100, 100)
+        for s in range(seeds)
+        for loss in [40 / x**0.2 / d**0.1 + 0.8]
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_pooled_deviation_is_that_of_a_one_way_analysis_of_variance() -> None:
+    table = runs(lambda _: 0.01).drop(index=[0, 1, 5])  # settings of one, two and three seeds
+    groups = [own["loss"].to_numpy() for _, own in table.groupby(["x", "finetune_examples"])]
+    within = sum(((g - g.mean()) ** 2).sum() for g in groups)
+    found = seed_noise(table)
+    assert found.degrees == len(table) - len(groups)
+    assert found.standard_deviation == pytest.approx(np.sqrt(within / found.degrees))
+    low, high = np.sqrt(stats.chi2.ppf([0.001, 0.999], found.degrees) / found.degrees) * 0.01
+    assert low < found.standard_deviation < high
+    assert found.of_mean(4) == pytest.approx(found.standard_deviation / 2)
+
+
+def test_a_run_that_serves_several_factors_counts_once() -> None:
+    table = runs(lambda _: 0.01)
+    again = pd.concat([table, table.assign(factor="pet", x=4.0)])
+    assert seed_noise(again) == seed_noise(table)
+
+
+def test_without_two_seeds_there_is_no_noise_to_tell() -> None:
+    found = seed_noise(runs(lambda _: 0.01, seeds=1))
+    assert (found.standard_deviation, found.degrees, found.of_mean(3)) == (None, 0, None)
+
+
+def test_growth_with_the_loss_is_noticed_and_constant_noise_is_not() -> None:
+    assert seed_noise(runs(lambda loss: 0.01 * (loss - 0.8))).grows
+    assert not seed_noise(runs(lambda _: 0.01)).grows
+    doubts = read_points(runs(lambda loss: 0.01 * (loss - 0.8))).doubts
+    assert any("seeds lie further apart where the loss is higher" in doubt for doubt in doubts)
+
+
+def test_the_papers_grid_gives_back_its_noise_by_method() -> None:
+    found = noise_by_method(read_points(pd.DataFrame(planted.rows(noise=0.003, seeds=3))).runs)
+    assert {method for _, method in found} == {"full", "prompt", "lora"}
+    for noise in found.values():
+        assert noise.standard_deviation == pytest.approx(0.003, rel=0.15)
+        assert not noise.grows

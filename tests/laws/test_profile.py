@@ -1,0 +1,47 @@
+"""Profile likelihood against theory: for least squares of a line it is the t interval, and a flat side stays open."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from finetune_scaling.laws.fitting.profile import profiles
+from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.laws.forms.declared import Law, Layout, coefficient, exponent
+from finetune_scaling.laws.forms.power import SINGLE
+
+LINE = Law(
+    name="line",
+    formula="L = A / D^beta",
+    factors=("D",),
+    parameters=(coefficient("A"), exponent("beta")),
+    log_terms=lambda p, x, xp: (p["A"] - p["beta"] * x["D"],),
+    residual="log",
+    source="a line in logarithms",
+)
+
+
+def profiled(law: Law, d: np.ndarray, loss: np.ndarray, settings: FitSettings) -> tuple:
+    layout, points = Layout(law), FitPoints({"D": np.log(d)}, loss, np.zeros(len(d), int))
+    free, weights = np.ones(len(layout.names), bool), np.ones(len(d))
+    vectors, _ = fit(layout, points, weights[None], layout.starts(), free, settings)
+    deviations = dict.fromkeys(layout.names, 0.1) | {"beta": 0.002, "A": 0.02}
+    return vectors[0], profiles(layout, points, weights, vectors[0], free, settings, deviations)
+
+
+def test_of_a_line_it_is_the_textbook_interval() -> None:
+    d = np.geomspace(10, 1e5, 40)
+    noise = np.random.default_rng(0).normal(0, 0.02, 40)
+    _, found = profiled(LINE, d, 4 / d**0.25 * np.exp(noise), FitSettings(huber_delta=10.0, residual="log"))
+    line = stats.linregress(np.log(d), np.log(4 / d**0.25) + noise)
+    margin = stats.norm.ppf(0.95) * line.stderr
+    assert found["beta"].interval.low == pytest.approx(-line.slope - margin, abs=0.02 * margin)
+    assert found["beta"].interval.high == pytest.approx(-line.slope + margin, abs=0.02 * margin)
+    assert (np.diff(found["beta"].values) > 0).all()
+    assert found["beta"].rises.min() == 0
+
+
+def test_an_offset_that_is_not_told_from_zero_stays_open_below() -> None:
+    d = np.geomspace(10, 1e3, 12)
+    loss = 4 / d**0.05 * np.exp(np.random.default_rng(0).normal(0, 0.01, 12))
+    _, found = profiled(SINGLE, d, loss, FitSettings())
+    assert found["E"].interval.low is None

@@ -1,0 +1,213 @@
+"""Where arrays live: every parameter has a rule, no head is cut, and what does not divide is refused by name."""
+
+import dataclasses
+import re
+
+import grain
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from finetune_scaling.data.loader import EMPTY, Batches
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
+from finetune_scaling.models.ladder import paper_model
+from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.models.param_sharding import (
+    PARAMETER_AXES,
+    SMALL,
+    Placement,
+    check_fits,
+    parameter_axes,
+    placement_table,
+)
+from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules, parts
+from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, make_mesh
+from finetune_scaling.training.optimizers import OptimizerConfig
+from finetune_scaling.training.step import state_shardings
+from finetune_scaling.trees import path_name
+from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.registry import METHODS
+
+EVERYTHING = {
+    "block": "sequential", "norm": "layernorm", "norm_place": "both", "qk_norm": "head", "biased": DENSE_LAYERS,
+    "tied_head": False,
+}  # fmt: skip
+LLAMA = {"block": "sequential", "tied_head": False, "norm": "layernorm", "activation": "gelu"}
+BIG = paper_model("16b")
+
+
+def mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def abstract(config: ModelConfig, method: str, **options):
+    tuning = configure(METHODS, {"name": method, **options})
+    return jax.eval_shape(lambda: attach(config, tuning, jax.random.key(0), None, np.arange(8, 400)))
+
+
+def spec_of(tree, name: str) -> tuple:
+    found = {path_name(path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return tuple(found[name])
+
+
+@pytest.mark.parametrize("form", [{}, LLAMA, EVERYTHING])
+def test_one_rule_and_only_one_names_each_parameter(tiny_config, form):
+    config = dataclasses.replace(tiny_config, **form)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
+    ):
+        name = path_name(path)
+        assert sum(re.fullmatch(pattern, name) is not None for pattern, _ in PARAMETER_AXES) == 1, name
+        assert len(parameter_axes(name)) == leaf.ndim, name
+
+
+def test_a_large_model_is_divided_by_all_devices():
+    """Of 16B parameters on 8 x 4 devices each holds a thirty-second, but for multi-query keys, values and norms."""
+    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    trainable, _ = abstract(BIG, "full")
+    shardings = place.parameters(trainable)
+    assert spec_of(shardings, "layers/feed_forward/up/kernel") == (None, "fsdp", "tensor")
+    assert spec_of(shardings, "layers/attention/attention_out/kernel") == (None, "tensor", "fsdp")
+    assert spec_of(shardings, "layers/attention/key/kernel") == (None, "fsdp", None)  # one head: nothing to divide
+    held = sum(
+        np.prod(where.shard_shape(leaf.shape))
+        for leaf, where in zip(jax.tree.leaves(trainable), jax.tree.leaves(shardings), strict=True)
+    )
+    assert held < 1.03 * 15_440_491_520 / 32
+
+
+def test_biases_lie_as_the_outputs_that_they_are_added_to(tiny_config):
+    config = dataclasses.replace(tiny_config, **EVERYTHING)
+    trainable, _ = abstract(config, "full")
+    shardings = Placement(config, mesh(1, 2, 4), PLAIN_RULES).parameters(trainable)
+    assert spec_of(shardings, "layers/attention/query/bias") == (None, "tensor")
+    assert spec_of(shardings, "layers/attention/key/bias") == (None, None)  # two heads, which four devices would cut
+    assert spec_of(shardings, "layers/feed_forward/up/bias") == (None, "tensor")
+    assert spec_of(shardings, "layers/feed_forward/down/bias") == (None, None)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_moments_lie_as_their_parameters(optimizer):
+    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    trainable, _ = abstract(BIG, "full")
+    state = state_shardings(trainable, OptimizerConfig(name=optimizer), place)
+    known = {path_name(path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(state.trainable)}
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(trainable)}
+    followed = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer):
+        name = path_name(path)
+        of = next((n for n in shapes if name.endswith("/" + n)), None)
+        if (of is not None and "/mu/" in name) or "/nu/" in name:
+            assert leaf.spec == known[of], name
+            followed += 1
+    assert followed == (2 * len(shapes) if optimizer == "adamw" else 0)
+
+
+@pytest.mark.parametrize(("method", "options"), [("lora", {"rank": 4}), ("prompt", {"length": 100})])
+def test_small_adapters_and_prompts_are_whole_and_large_ones_divided(method, options):
+    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    trainable, frozen = abstract(BIG, method, **options)
+    for leaf, where in zip(jax.tree.leaves(trainable), jax.tree.leaves(place.parameters(trainable)), strict=True):
+        divided = any(where.spec)
+        assert divided == (leaf.size * 4 >= SMALL), (leaf.shape, where.spec)
+    assert spec_of(place.parameters(frozen), "embedding") == ("tensor", "fsdp")
+
+
+def test_the_table_tells_what_a_device_holds():
+    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    _, frozen = abstract(BIG, "lora", rank=4)
+    text = placement_table(frozen, place.parameters(frozen))
+    (line,) = [line for line in text.splitlines() if "feed_forward/up/kernel" in line]
+    assert "bfloat16" in line
+    assert "1:fsdp 2:tensor" in line
+    assert f"{40 * 5120 * 20480 * 2 // 32:,} bytes a device" in line
+
+
+def test_the_table_leaves_out_axes_that_divide_nothing():
+    _, frozen = abstract(BIG, "lora", rank=4)
+    for sizes, expected in (((1, 8, 1), "1:fsdp"), ((8, 1, 1), "whole")):
+        text = placement_table(frozen, Placement(BIG, mesh(*sizes), PLAIN_RULES).parameters(frozen))
+        (line,) = [line for line in text.splitlines() if "feed_forward/up/kernel" in line]
+        assert re.search(rf"\]  +{expected}  ", line), line
+        assert "tensor" not in text
+
+
+@pytest.mark.parametrize(
+    ("sharding", "expected"),
+    [
+        ({"fsdp": 3}, "sharding.fsdp = 3 x sharding.tensor = 1 does not divide the 8 devices"),
+        ({"fsdp": 0}, "sharding.fsdp = 0 must be at least 1"),
+        ({"tensor": -1}, "sharding.tensor = -1"),
+        ({"axes": AxisRules(heads=("expert",))}, "sharding.axes.heads names 'expert'; there are data, fsdp, tensor"),
+    ],
+)
+def test_a_mesh_that_is_none_is_refused(sharding, expected):
+    with pytest.raises(ConfigError, match=expected.replace(".", r"\.")):
+        ShardingConfig(**sharding).shape(8)
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"length": ("tensor",)}, "sharding.axes.length and sharding.axes.heads both name 'tensor'"),
+        ({"length": ("fsdp",)}, "sharding.axes.batch and sharding.axes.length both name 'fsdp'"),
+        ({"vocab": ("fsdp",), "embed": ()}, "sharding.axes.batch and sharding.axes.vocab both name 'fsdp'"),
+        ({"embed": ("fsdp", "tensor")}, "both name 'tensor'"),
+        ({"batch": ("data",)}, "sharding.axes.embed names 'fsdp', which sharding.axes.batch does not"),
+    ],
+)
+def test_rules_that_no_array_can_follow_are_refused(rules, expected):
+    with pytest.raises(ConfigError, match=expected.replace(".", r"\.")):
+        ShardingConfig(axes=AxisRules(**rules))
+
+
+def test_minus_one_takes_what_is_left():
+    assert ShardingConfig(fsdp=-1, tensor=2).shape(8) == (1, 4, 2)
+    assert ShardingConfig(fsdp=2, tensor=2).shape(8) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((1, 1, 8), "model.heads = 20 "), ((1, 3, 1), "model.model_dim = 5120 "), ((1, 1, 3), "model.heads = 20 ")],
+)
+def test_a_mesh_that_would_cut_a_head_is_refused(sizes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        check_fits(BIG, ShardingConfig(), mesh(*sizes))
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused():
+    check_batch(16, 2, ShardingConfig(), mesh(2, 4, 1))
+    with pytest.raises(ConfigError, match=r"batch.size = 12 .* 8 .* batch.accumulation = 1"):
+        check_batch(12, 1, ShardingConfig(), mesh(2, 4, 1))
+    with pytest.raises(ConfigError, match=r"batch\.accumulation = 3"):
+        check_batch(16, 3, ShardingConfig(), mesh(2, 4, 1))
+
+
+def test_the_mesh_of_one_device_divides_nothing():
+    one = make_mesh(ShardingConfig(fsdp=-1))
+    assert one.size == jax.device_count() == 1
+    assert parts(one, PLAIN_RULES.batch) == 1
+    assert NamedSharding(one, PartitionSpec("fsdp")).is_fully_replicated
+
+
+def numbers(count: int, size: int) -> Batches:
+    keys = grain.MapDataset.range(count).batch(size, batch_fn=list)
+    return Batches(keys, lambda rows: {"row": [-1 if row is EMPTY else row for row in rows]}, size, count, {})
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 5))
+def test_parts_of_padded_batches_hold_each_row_once(size, shards, batches):
+    """Whatever the number of processes: together they make the rows of the batch, in order, and padding behind it."""
+    whole = numbers(size * batches, size)
+    padded = whole.padded(shards)
+    assert padded.batch_size % shards == 0
+    each = padded.batch_size // shards
+    for number in range(batches):
+        mine = [padded.part(range(s * each, (s + 1) * each))[number]["row"] for s in range(shards)]
+        rows = [row for part in mine for row in part]
+        assert rows == whole[number]["row"] + [-1] * (padded.batch_size - size)

@@ -1,0 +1,258 @@
+"""The answer on planted studies: right where the points suffice, silent where they do not; and as a library."""
+
+import dataclasses
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from finetune_scaling.api import Fitted, fit, read_points
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.laws.forms.joint import ADDITIVE
+from finetune_scaling.laws.points import planted
+from finetune_scaling.laws.points.units import MOST_NATS
+from finetune_scaling.planning.prices import Price
+from finetune_scaling.recommendation.advice import CHOOSE, NOT_TOLD
+from finetune_scaling.recommendation.candidates import Candidate
+from finetune_scaling.recommendation.record import to_record
+from finetune_scaling.recommendation.surface import distance, within_reach
+from finetune_scaling.recommendation.words import _short, describe
+
+# A small planted study with costs, PET sizes and a score: two methods on three models.
+MODELS = (1e8, 3e8, 1e9)
+EXAMPLES = (1e3, 2e3, 4e3, 8e3, 16e3)
+RANKS = (2, 4, 8)
+LAWS = {"full": (120.0, 0.30, 0.12, 1.0), "lora": (9.0, 0.18, 0.06, 0.9)}  # A, alpha, beta, E
+PET = 0.02  # exponent of the rank
+TOKENS = 100
+ALL = [*product(["full"], MODELS, [4.0]), *product(["lora"], MODELS, RANKS)]
+PRICES = {"v5e": Price(1.2, None, "2026", "a test")}
+
+
+def planted_loss(method: str, size: float, examples: float, rank: float = 4.0, law: str = "multiplicative") -> float:
+    """The planted loss."""
+    scale, alpha, beta, offset = LAWS[method]
+    if law == "additive":
+        return offset + scale / size**alpha + examples**-beta + (rank**-PET - 4**-PET)
+    return offset + scale / size**alpha / examples**beta * (rank / 4) ** -PET
+
+
+def planted_rows(noise: float = 0.001, law: str = "multiplicative", **left_out: bool) -> list[dict[str, Any]]:
+    """Rows of points.csv, two seeds each; left_out: columns that are not written."""
+    random = np.random.default_rng(0)
+    found = []
+    places = [(m, "model", x, x, 4) for m in LAWS for x in MODELS] + [("lora", "pet", r, MODELS[0], r) for r in RANKS]
+    for method, factor, x, size, rank in places:
+        for examples in EXAMPLES:
+            for one in range(2):
+                measured = planted_loss(method, size, examples, rank, law) + random.normal(0, noise)
+                row = {"task": "planted", "method": method, "factor": factor, "x": x, "finetune_examples": examples}
+                row |= {"loss": measured, "seed": one, "held_out": 0, "parameters": size}
+                row |= {"pet_size": "" if method == "full" else rank, "bleu": 100 / (1 + np.exp(4 * (measured - 1.4)))}
+                row |= {"flops": (6 if method == "full" else 4) * size * examples * TOKENS}
+                row |= {"trainable_parameters": int(size if method == "full" else rank * size**0.5)}
+                found.append({name: value for name, value in row.items() if not left_out.get(name)})
+    return found
+
+
+def written(path: Path, **options: Any) -> Path:
+    """The study's points.csv."""
+    return planted.write(path, planted_rows(**options))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return fit(read_points(written(tmp_path_factory.mktemp("study") / "points.csv")))
+
+
+@pytest.fixture(scope="module")
+def additive(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return fit(read_points(written(tmp_path_factory.mktemp("study") / "points.csv", law="additive")))
+
+
+def best(examples: float, flops: float = np.inf) -> tuple[str, float, float]:
+    """The planted best affordable method, size and rank."""
+    within = [c for c in ALL if (6 if c[0] == "full" else 4) * c[1] * examples * TOKENS <= flops]
+    return min(within, key=lambda c: planted_loss(c[0], c[1], examples, c[2]))
+
+
+def test_points_to_a_recommendation_in_five_lines(fitted: Fitted) -> None:
+    predicted = fitted.predict("lora", 1e9, examples=8e3)
+    advice = fitted.recommend(8e3, budget="1e18flop", next_runs=2)
+    assert predicted.loss == pytest.approx(planted_loss("lora", 1e9, 8e3), abs=0.002)
+    assert predicted.interval.low < predicted.loss < predicted.interval.high
+    assert advice.chosen is not None
+    assert advice.next_runs is not None
+
+
+@pytest.mark.parametrize("examples", [1e3, 4e3, 16e3])
+@pytest.mark.parametrize("flops", [3e14, 1.5e15, 1e18])
+def test_the_planted_best_is_chosen(fitted: Fitted, examples: float, flops: float) -> None:
+    if flops < 4 * MODELS[0] * examples * TOKENS:
+        with pytest.raises(ConfigError, match=r"the cheapest candidate on planted \(lora on 100,000,000 parameters"):
+            fitted.recommend(examples, f"{flops:g}flop")
+        return
+    found = fitted.recommend(examples, f"{flops:g}flop")
+    method, size, rank = best(examples, flops)
+    assert found.verdict == CHOOSE, found.reasons
+    assert (found.chosen.method, found.chosen.size) == (method, size)
+    assert found.chosen.pet == (None if method == "full" else rank)
+    chosen = found.preferred.decision.chosen
+    assert chosen.loss == pytest.approx(planted_loss(method, size, examples, rank), abs=0.003)
+    assert chosen.interval.low < chosen.loss < chosen.interval.high
+    assert found.costs[found.chosen].flops == pytest.approx((6 if method == "full" else 4) * size * examples * 100)
+    assert all(found.costs[c].flops <= flops for c in found.affordable)
+
+
+@pytest.mark.parametrize("law", ["multiplicative", "additive"])
+def test_the_laws_over_model_and_pet_size_meet(fitted: Fitted, additive: Fitted, law: str) -> None:
+    own = fitted if law == "multiplicative" else additive
+    advice = own.recommend(4e3)
+    answer = next(one for one in (advice.preferred, advice.other) if one.law == law)
+    for size, rank in product(MODELS, RANKS):
+        drawn = answer.surfaces["lora"].draws(size, rank, 4e3)
+        assert drawn.mean() == pytest.approx(planted_loss("lora", size, 4e3, rank, law), abs=0.003), (size, rank)
+
+
+def test_the_score_follows_from_the_loss(fitted: Fitted) -> None:
+    found = fitted.recommend(8e3)
+    truth = 100 / (1 + np.exp(4 * (planted_loss(*best(8e3)[:2], 8e3, best(8e3)[2]) - 1.4)))
+    assert found.score.metric == "bleu"
+    assert found.score.law == "sigmoid"
+    assert found.score.score == pytest.approx(truth, rel=0.02)
+
+
+def test_extrapolation_is_said_and_widens_the_interval(fitted: Fitted) -> None:
+    inside, beyond = fitted.recommend(16e3), fitted.recommend(64e3, further_sizes=(4e9,))
+    assert not any("beyond the fitted" in text for text in inside.reservations)
+    said = [text for text in beyond.reservations if "beyond the fitted" in text]
+    assert any("numbers of examples (1,000 to 16,000)" in text for text in said)
+    assert any("model sizes" in text for text in said)
+    own = beyond.preferred.surfaces["lora"]
+    bare = dataclasses.replace(own, allowances=dict.fromkeys(own.allowances, 0.0))
+    place = (4e9, 4.0, 64e3)
+    assert own.draws(*place).std() > bare.draws(*place).std()
+    assert own.draws(*place).mean() == pytest.approx(bare.draws(*place).mean())
+    assert own.draws(1e9, 4.0, 8e3) == pytest.approx(bare.draws(1e9, 4.0, 8e3))
+
+
+def test_distance_counts_widths_of_the_range() -> None:
+    assert distance(50, (10, 100)) == 0
+    assert distance(1000, (10, 100)) == pytest.approx(1)
+    assert distance(10**-1, (10, 100)) == pytest.approx(2)
+    assert distance(40, (10, 10)) == pytest.approx(2)  # of one value, in factors of two
+    assert distance(10, (10, 10)) == 0
+
+
+def test_draws_that_ran_off_do_not_carry_the_mean() -> None:
+    normal = np.random.default_rng(0).normal(4, 0.01, 200)
+    assert within_reach(normal) == pytest.approx(normal)
+    wild = normal.copy()
+    wild[:3] = 1e6, np.inf, np.nan
+    assert within_reach(wild).mean() == pytest.approx(4, abs=0.01)
+    assert within_reach(np.full(200, 1e9)).max() == MOST_NATS  # no loss is more than guessing costs
+
+
+def test_too_few_points_give_no_choice_but_a_reason(tmp_path: Path) -> None:
+    rows = planted_rows(noise=0.05)
+    short = [r for r in rows if r["finetune_examples"] <= 2e3 and r["x"] < 1e9 and r["factor"] == "model"]
+    fitted = fit(read_points(planted.write(tmp_path / "points.csv", short)))
+    found = fitted.recommend(16e3)
+    assert found.verdict == NOT_TOLD
+    assert found.reasons
+    assert "not enough points to tell" in describe(found)
+
+
+def test_a_method_without_a_law_is_named(tmp_path: Path) -> None:
+    rows = [r for r in planted_rows() if r["method"] == "lora" or r["x"] == MODELS[0]]
+    fitted = fit(read_points(planted.write(tmp_path / "points.csv", rows)))
+    found = fitted.recommend(4e3)
+    assert found.verdict == NOT_TOLD
+    assert any(text.startswith("full could not be fitted") for text in found.reasons)
+    assert {c.method for c in (o.candidate for o in found.preferred.decision.outlooks)} == {"lora"}
+    with pytest.raises(DataError, match="planted, full: no multiplicative law was fitted"):
+        fitted.predict("full", 1e9, 4e3)
+
+
+def test_doubtful_rows_and_a_single_method_are_reservations(fitted: Fitted) -> None:
+    doubts = ("planted, lora: line 7: odd.", "others, lora: line 9: odder.", "lines 1, 2: x is 7 parameters.")
+    settings = fitted.table.settings
+    others = settings.head(1).assign(task="others")
+    table = dataclasses.replace(fitted.table, settings=pd.concat([settings, others]), doubts=doubts)
+    found = dataclasses.replace(fitted, table=table).recommend(8e3, task="planted")
+    assert {doubts[0].rstrip("."), doubts[2].rstrip(".")} < set(found.reservations)
+    assert doubts[1].rstrip(".") not in found.reservations
+    assert "reservation   planted, lora: line 7: odd" in describe(found)
+    assert not any("the only method" in text for text in found.reservations)
+    alone = dataclasses.replace(fitted.table, settings=settings[settings["method"] == "lora"])
+    single = dataclasses.replace(fitted, table=alone).recommend(8e3)
+    assert "lora is the only method that was measured, so no other is compared with it" in single.reservations
+
+
+def test_candidates_stand_in_columns_and_small_losses_keep_their_digits(fitted: Fitted) -> None:
+    rows = [text for text in describe(fitted.recommend(8e3)).splitlines() if "] " in text and " best " in text]
+    assert len({text.index("[") for text in rows}) == 1
+    assert (_short(1.2345), _short(0.0012345), _short(0.0)) == ("1.234", "0.00123", "0.000")
+
+
+def test_without_pet_sizes_and_costs_the_answer_says_so(tmp_path: Path, fitted: Fitted) -> None:
+    points = written(tmp_path / "points.csv", flops=True, pet_size=True, trainable_parameters=True, bleu=True)
+    bare = dataclasses.replace(fitted, table=read_points(points))  # fits take none of these columns
+    found = bare.recommend(4e3)
+    assert {c.pet for c in found.costs} == {None}
+    assert any("give them a column pet_size" in text for text in found.reservations)
+    assert found.costs[found.chosen] is None
+    assert "not told: the points have no flops" in describe(found)
+    with pytest.raises(ConfigError, match="--budget: what full, lora costs on planted is not known"):
+        bare.recommend(4e3, "1e18flop")
+    with pytest.raises(ConfigError, match="--next-run: what full, lora costs"):
+        bare.recommend(4e3, next_runs=1)
+    analytic = bare.recommend(4e3, "1.5e15flop", tokens_per_example=TOKENS)
+    assert [c for c in analytic.affordable if c.method == "full"] == [Candidate("full", x) for x in MODELS[:2]]
+
+
+def test_the_record_is_json_and_holds_what_the_words_say(fitted: Fitted) -> None:
+    found = fitted.recommend(8e3, "0.003usd@v5e", prices=PRICES, next_runs=2)
+    record = json.loads(json.dumps(to_record(found), allow_nan=False))
+    decision = record["decisions"]["multiplicative"]
+    assert record["choice"]["cost"]["usd"] <= 0.003
+    assert record["choice"]["affordable"]
+    assert sum(outlook["probability_best"] for outlook in decision["outlooks"]) == pytest.approx(1)
+    assert len(record["candidates"]) == len(ALL)
+    assert record["decisions"]["additive"]["chosen"]["method"]
+    assert decision["without_budget"]["loss"] <= decision["chosen"]["loss"] + 1e-9
+    text = describe(found)
+    for piece in ("of v5e at 40% of peak", f"{decision['chosen']['loss']:.3f} nats", "runner-up", "no budget"):
+        assert piece in text, piece
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f.recommend(0), "--finetune-examples=0 must be above zero"),
+        (lambda f: f.recommend(0.5), "--finetune-examples=0.5 must be a count, from 1 to 1e+15"),
+        (lambda f: f.recommend(1e20), "--finetune-examples=1e+20 must be a count, from 1 to 1e+15"),
+        (lambda f: f.recommend(4e3, further_sizes=(0.1,)), "--sizes=0.1 must be a count, from 1 to 1e+18"),
+        (lambda f: f.recommend(4e3, next_runs=-1), "next_runs=-1 must be 0"),
+        (lambda f: f.recommend(4e3, task="other"), "--task = 'other' is unknown"),
+        (lambda f: f.recommend(4e3, metric="rouge"), "--metric = 'rouge' is unknown"),
+        (lambda f: f.recommend(4e3, further_sizes=(-1.0,)), "--sizes=-1"),
+        (lambda f: f.recommend(4e3, epochs=3.0), "--epochs goes with --tokens-per-example"),
+        (lambda f: f.predict("prompt", 1e9, 4e3), "method = 'prompt' is unknown"),
+        (lambda f: f.predict("full", 4, 4e3, factor="pet"), "factor = 'pet' is unknown"),
+        (lambda f: fit(f.table, ["none"]), "--task = 'none' is unknown"),
+    ],
+)
+def test_mistakes_are_one_clear_line(fitted: Fitted, call, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        call(fitted)
+    assert message in str(caught.value)
+
+
+def test_the_law_that_the_points_prefer_leads(fitted: Fitted, additive: Fitted) -> None:
+    assert fitted.recommend(4e3).preferred.law == "multiplicative"
+    assert additive.recommend(4e3).preferred.law == ADDITIVE.name

@@ -1,0 +1,172 @@
+"""The digest of arrays: any change of any bit or place changes it, and no change of layout does."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_scaling.runs.digest import PieceSums, digest
+from finetune_scaling.training.step import compiled_programs
+
+DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint32, np.int8, np.bool_)
+SMALL, LARGE = (3, 5, 7), (300, 301)  # fewer and more elements than leaves that are taken together have
+
+
+def drawn(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Random bits, but for truth values; NaNs and denormal numbers come with them."""
+    rng = np.random.default_rng(seed)
+    if dtype is np.bool_:
+        return rng.integers(0, 2, shape).astype(bool)
+    return rng.integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8).view(dtype)[..., 0]
+
+
+def finalized(x: np.ndarray) -> np.ndarray:
+    """MurmurHash3's fmix32 by its definition, in 64-bit integers."""
+    x = x.astype(np.uint64) & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def sums(elements: np.ndarray) -> list[int]:
+    """The four sums over a vector, in Python's integers."""
+    bits = np.ascontiguousarray(elements).view(f"u{elements.itemsize}").astype(np.uint64)
+    places = finalized(np.arange(len(bits), dtype=np.uint64))
+    factors, offsets = (
+        (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F),
+        (0x165667B1, 0x7F4A7C15, 0xD6E8FEB8, 0x94D049BB),
+    )
+    return [
+        sum(map(int, finalized(bits ^ ((places * factor + offset) & 0xFFFFFFFF)))) % 2**32
+        for factor, offset in zip(factors, offsets, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_is_what_its_description_says(dtype):
+    large, small = drawn(0, LARGE, dtype), drawn(1, SMALL, dtype)
+    name = np.dtype(dtype).name
+    expected = hashlib.sha256(f"a {LARGE} {name};b {SMALL} {name};".encode())
+    expected.update(np.array([sums(large.reshape(-1)), sums(small.reshape(-1))], "<u4").tobytes())
+    assert digest({"b": small, "a": jnp.asarray(large)}) == expected.hexdigest()
+
+
+def changed(array: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
+    """A copy with one flipped bit, two elements exchanged, or a block of zeros; the same where that changes nothing."""
+    flat = array.copy().reshape(-1)
+    first, second = rng.choice(flat.size, 2, replace=False)
+    if how == "flip":
+        flat.view(np.uint8)[first * flat.itemsize] ^= 1 if flat.dtype == bool else 1 << int(rng.integers(8))
+    elif how == "swap":
+        flat[[first, second]] = flat[[second, first]]
+    else:
+        flat[min(first, second) : max(first, second)] = 0
+    return flat.reshape(array.shape)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from(DTYPES),
+    how=st.sampled_from(["flip", "swap", "zero"]),
+    large=st.booleans(),
+)
+def test_a_changed_bit_place_or_block_changes_it(seed, dtype, how, large):
+    array = drawn(seed, LARGE if large else SMALL, dtype)
+    other = changed(array, how, np.random.default_rng(seed))
+    same = array.tobytes() == other.tobytes()
+    assert (digest({"leaf": array}) == digest({"leaf": other})) == same
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (260, 260)])
+def test_exchanged_or_transposed_leaves_names_shapes_and_dtypes_change_it(shape):
+    a, b = drawn(0, shape, np.float32), drawn(1, shape, np.float32)
+    trees = [
+        {"a": a, "b": b},
+        {"a": b, "b": a},
+        {"a": a.T, "b": b},
+        {"a": a, "c": b},
+        {"a": a.reshape(2, -1), "b": b},
+        {"a": a.view(np.int32), "b": b},
+        {"a": a},
+        {"a": a, "b": b, "c": np.zeros(0, np.float32)},
+        {"a": np.zeros(shape, np.float32), "b": b},
+        {"a": np.full(shape, -0.0, np.float32), "b": b},
+        {},
+    ]
+    assert len({digest(tree) for tree in trees}) == len(trees)
+
+
+def test_what_is_wider_than_32_bits_is_refused_and_not_cut():
+    with pytest.raises(TypeError, match="optimizer/count: int64 has more than 32 bits"):
+        digest({"optimizer": {"count": np.int64(1)}})
+
+
+def test_one_program_for_all_trees_of_one_form():
+    before = compiled_programs()
+    for seed in range(5):
+        digest({"a": drawn(seed, (41, 43), np.float32), "b": drawn(seed, (330, 331), np.float32)})
+    assert compiled_programs() - before == 1
+
+
+MESHES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from finetune_scaling.runs import digest as module
+
+rng = np.random.default_rng(0)
+tree = {
+    "kernel": rng.normal(size=(256, 512)).astype(np.float32),
+    "stack": jnp.asarray(rng.normal(size=(4, 8, 16)), jnp.bfloat16),
+    "count": np.int32(3),
+}
+alone = module.digest(tree)
+assert module.digest(jax.device_put(tree, jax.devices()[3])) == alone
+specs = {
+    "rows": {"kernel": P("fsdp", "tensor"), "stack": P(None, "fsdp"), "count": P()},
+    "columns": {"kernel": P("tensor", ("data", "fsdp")), "stack": P(None, None, "tensor"), "count": P()},
+    "copies": {"kernel": P(), "stack": P(), "count": P()},
+}
+for shape in [(1, 2, 4), (1, 8, 1), (2, 2, 2), (8, 1, 1)]:
+    mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    for spec in specs.values():
+        laid_out = {name: jax.device_put(leaf, NamedSharding(mesh, spec[name])) for name, leaf in tree.items()}
+        assert module.digest(laid_out) == alone, (shape, spec)
+        large = [laid_out["kernel"]]
+        program = module._make_sums(mesh).lower(large).compile().as_text()
+        assert "all-gather" not in program, (shape, spec)
+print(len(jax.devices()), "devices")
+"""
+
+
+def test_on_any_mesh_it_is_the_same_and_no_large_leaf_is_gathered():
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    result = subprocess.run([sys.executable, "-c", MESHES], env=environment, capture_output=True, text=True)
+    assert result.stdout == "8 devices\n", result.stderr
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.randoms(use_true_random=False))
+def test_pieces_in_any_order_have_the_digest_of_the_whole(random):
+    leaves = {"b": drawn(0, LARGE, np.float32), "c": drawn(1, SMALL, np.float16), "a": drawn(2, (4,), np.float32)}
+    leaves["d"] = drawn(3, (2, 200, 330), ml_dtypes.bfloat16)
+    sums = PieceSums({name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in leaves.items()})
+    pieces = []
+    for name, leaf in leaves.items():
+        sizes = [-(-size // random.choice((1, 2))) for size in leaf.shape]
+        for corner in np.ndindex(*(-(-size // step) for size, step in zip(leaf.shape, sizes, strict=True))):
+            start = [place * step for place, step in zip(corner, sizes, strict=True)]
+            box = tuple(slice(first, first + step) for first, step in zip(start, sizes, strict=True))
+            pieces.append((name, sums.of(name, leaf[box], start)))
+    random.shuffle(pieces)
+    assert sums.digest(pieces) == digest(leaves)
+    assert sums.digest(pieces[1:]) != digest(leaves)

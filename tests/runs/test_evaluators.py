@@ -1,0 +1,127 @@
+"""Evaluators as data: presets by name, their fields in a config, and mistakes in them."""
+
+import dataclasses
+
+import pytest
+
+from finetune_scaling.decoding.settings import DecodingConfig
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.runs.evaluators import (
+    PRESETS,
+    TaskEvaluator,
+    TextEvaluator,
+    changed,
+    named_evaluators,
+    preset,
+    read_decoding,
+    read_evaluators,
+    written_as,
+)
+from finetune_scaling.runs.experiment import EvaluationConfig
+
+
+def test_a_name_that_is_known_needs_no_fields_and_any_other_all_of_them():
+    found = read_evaluators(
+        {
+            "few_shot_1": {},
+            "few_shot_5": {"max_shot_tokens": 24},
+            "pretraining": {"every_steps": 100},
+            "zero_shot": {},
+            "news": {"task": {"name": "wmt14_en_de"}, "splits": ["newstest2020"], "generate": None},
+        }
+    )
+    assert found == {
+        "few_shot_1": TaskEvaluator(shots=1),
+        "few_shot_5": TaskEvaluator(shots=5, max_shot_tokens=24),
+        "pretraining": TextEvaluator(every_steps=100),
+        "zero_shot": TaskEvaluator(directions="zero_shot"),
+        "news": TaskEvaluator(task={"name": "wmt14_en_de"}, splits=("newstest2020",), generate=None),
+    }
+    assert EvaluationConfig(evaluators={"few_shot_3": {}}).named_evaluators == {"few_shot_3": TaskEvaluator(shots=3)}
+    assert EvaluationConfig().named_evaluators == {}
+    given = read_evaluators({"zero_shot": {"task": {"name": "debian_en_zh"}}})["zero_shot"]
+    assert given == TaskEvaluator(task={"name": "debian_en_zh"})  # in place of the directions that the name stands for
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "few_shot_12"])
+def test_presets_are_whole(name):
+    assert preset(name) == read_evaluators({name: {}})[name]
+
+
+def test_names_on_a_command_line_are_the_configs_first():
+    configured = read_evaluators({"few_shot_1": {"seed": 3}, "mine": {"splits": ["dev"]}})
+    found = named_evaluators(["mine", "few_shot_1", "few_shot_5"], configured, "--evaluators")
+    assert found == {
+        "mine": TaskEvaluator(splits=("dev",)),
+        "few_shot_1": TaskEvaluator(shots=1, seed=3),
+        "few_shot_5": TaskEvaluator(shots=5),
+    }
+
+
+def test_braces_of_a_demonstration_are_written_twice():
+    evaluator = read_evaluators({"mine": {"demonstration": "{{{input}}}{target}\n"}})["mine"]
+    assert evaluator.demonstration.format(input="I", target="T") == "{I}T\n"
+
+
+def test_a_command_line_changes_numbers():
+    assert changed(TaskEvaluator(shots=2), 7, 0, False) == TaskEvaluator(shots=2, examples=7, generate=0, untuned=False)
+    assert changed(TextEvaluator(), 7, 0, None) == TextEvaluator(rows=7)
+    assert changed(TaskEvaluator(), None, None, None) == TaskEvaluator()
+
+
+def test_how_texts_are_written_is_the_evaluators_first_and_then_the_configs():
+    sampled = {"decoding": {"method": "sample", "top_k": 5}}
+    configured = read_evaluators({"test": {}, "sampled": {"shots": 1, **sampled}, "pretraining": {}})
+    beam = read_decoding({"decoding": {"method": "beam", "beams": 2, "top_k": None}})  # None: nobody filled it
+    assert beam == DecodingConfig(method="beam", beams=2)
+    found = {name: written_as(one, beam) for name, one in configured.items()}
+    assert found["test"] == dataclasses.replace(preset("test"), decoding=beam)
+    assert found["sampled"].decoding == DecodingConfig(method="sample", top_k=5)
+    assert found["pretraining"] == configured["pretraining"]
+    assert read_decoding({}) is read_decoding({"decoding": {"method": None}}) is None
+    assert written_as(preset("test"), None) == preset("test")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (
+            {"few_shot": {}},
+            r"evaluators\.few_shot says nothing, and no evaluator is called so; did you mean 'few_",
+        ),
+        ({"mine": {"shot": 3}}, r"evaluators\.mine\.shot is not a field .*; did you mean 'shots'"),
+        ({"mine": {"kind": "tasks"}}, r"evaluators\.mine\.kind = 'tasks' is unknown; did you mean 'task'"),
+        ({"mine": {"shots": -1}}, r"evaluators\.mine: shots = -1 must be at least 0"),
+        ({"mine": {"every_steps": 0}}, r"evaluators\.mine: every_steps = 0 must be at least 1"),
+        ({"pretraining": {"rows": 0}}, r"evaluators\.pretraining: rows = 0 must be at least 1"),
+        ({"pretraining": {"shots": 1}}, r"evaluators\.pretraining\.shots is not a field"),
+        ({"mine": {"demonstration": "{target}\n{input}\n"}}, r"must hold \{input\} and then \{target\}"),
+        (
+            {"mine": {"demonstration": "{input}{input}{target}\n"}},
+            r"must hold \{input\} and then \{target\}, each once",
+        ),
+        ({"mine": {"demonstration": "{input}{target} "}}, "must end with a newline"),
+        (
+            {"mine": {"demonstration": "{source}{target}\n"}},
+            r"evaluators\.mine: demonstration: unknown placeholder \{source\}",
+        ),
+        ({"mine": {"demonstration": "{input}{target}{\n"}}, r"mine: demonstration = .* write \{\{ and \}\} for braces"),
+        ({"mine": {"decoding": {"method": "beem"}}}, r"evaluators\.mine\.decoding\.method = 'beem' .*'beam'"),
+        ({"mine": {"shots": 1, "seed": -1}}, r"evaluators\.mine: seed = -1 must be at least 0"),
+        ({"mine": {"task": {"name": "a"}, "directions": "zero_shot"}}, "directions = 'zero_shot' chooses a task"),
+        ({"a.b": {"shots": 1}}, r"evaluators\.a\.b: a name is made of letters"),
+        ({"mine": 3}, r"evaluators\.mine must be a group of fields, not 3"),
+    ],
+)
+def test_mistakes_name_the_field(blocks, message):
+    with pytest.raises(ConfigError, match=message):
+        EvaluationConfig(evaluators=blocks)
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    with pytest.raises(
+        ConfigError, match=r"--evaluators: no evaluator is called 'zero_shots'; did you mean 'zero_shot'"
+    ):
+        named_evaluators(["zero_shots"], {}, "--evaluators")
+    with pytest.raises(ConfigError, match="did you mean 'my_own'"):
+        named_evaluators(["my_oven"], {"my_own": TaskEvaluator()}, "--evaluators")

@@ -1,0 +1,155 @@
+"""A run's directory: whose it is, one process at a time, and files that a kill cannot leave half-written."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_scaling.errors import InUseError, WorkdirError
+from finetune_scaling.runs.run_directory import RunDirectory, exclusive
+
+CONFIG = {"name": "a", "schedule": {"learning_rate": 0.1}, "base": {"run": "x", "step": None}, "tokenizer": "t"}
+
+HOLDER = """
+import sys, time
+from finetune_scaling.runs.run_directory import exclusive
+with exclusive(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def held_by_another_process(directory: Path) -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(directory)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_directory_is_claimed_by_one_config(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.claim(CONFIG)
+    directory.rewind_metrics(0)  # as training does when it begins
+    directory.claim(dict(reversed(CONFIG.items())))  # order of fields means nothing
+    assert directory.config == CONFIG
+    other = {**CONFIG, "schedule": {"learning_rate": 0.2}, "seed": 1}
+    with pytest.raises(WorkdirError, match=r"differ in schedule.learning_rate, seed\); choose another --workdir"):
+        directory.claim(other)
+    assert directory.config == CONFIG
+
+
+def test_a_config_with_a_mistake_does_not_keep_the_directory_from_the_mended_one(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.claim({**CONFIG, "task": {"name": "wmt14_en_d"}})
+    directory.claim(CONFIG)
+    assert directory.config == CONFIG
+
+
+def test_a_tokenizer_and_a_base_may_move(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.claim(CONFIG)
+    directory.rewind_metrics(0)
+    moved = {**CONFIG, "base": {"run": "elsewhere", "step": None}, "tokenizer": "there"}
+    directory.claim(moved)
+    assert directory.config == moved
+    with pytest.raises(WorkdirError, match=r"base.step"):
+        directory.claim({**CONFIG, "base": {"run": "x", "step": 3}})
+
+
+def test_files_of_a_run_without_its_config_are_not_written_over(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(WorkdirError, match="has files of a run but no config"):
+        RunDirectory(tmp_path).claim(CONFIG)
+
+
+def test_what_is_not_a_run_or_not_readable_is_named(tmp_path):
+    with pytest.raises(WorkdirError, match="not the directory of a run"):
+        _ = RunDirectory(tmp_path).config
+    (tmp_path / "config.json").write_text('{"name": ')
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(
+        WorkdirError, match=r"config.json: not valid JSON \(.*line 1.*; put a good copy back, or choose"
+    ):
+        RunDirectory(tmp_path).claim(CONFIG)
+
+
+def test_a_result_is_there_only_when_all_is_done(tmp_path):
+    directory = RunDirectory(tmp_path)
+    assert directory.result is None
+    directory.write_result({"loss": 1.5, "text": "ü"})
+    assert directory.result == {"loss": 1.5, "text": "ü"}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_metrics_go_back_to_a_step_and_a_torn_last_line_is_dropped(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.rewind_metrics(0)
+    assert directory.metrics() == []
+    lines = [json.dumps({"step": step, "loss": step / 3}) for step in range(1, 6)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n" + '{"step": 6, "lo')
+    assert [line["step"] for line in directory.metrics()] == [1, 2, 3, 4, 5]
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\x00")  # what a crash of the machine may leave
+    assert [line["step"] for line in directory.metrics()] == [1, 2, 3, 4, 5]
+    directory.rewind_metrics(3)
+    assert (tmp_path / "metrics.jsonl").read_text() == "\n".join(lines[:3]) + "\n"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_wherever_the_metrics_are_cut_whole_lines_are_read_and_never_others(tmp_path_factory, data):
+    directory = RunDirectory(tmp_path_factory.mktemp("cut"))
+    steps = data.draw(st.lists(st.integers(0, 200), max_size=6).map(sorted))
+    text = "".join(json.dumps({"step": step, "dev_loss": 0.1}) + "\n" for step in steps)
+    cut = data.draw(st.integers(0, len(text)))
+    (directory.path / "metrics.jsonl").write_text(text[:cut])
+    read = [line["step"] for line in directory.metrics()]
+    assert read == steps[: len(read)]
+    assert len(read) >= text[:cut].count("\n")
+
+
+def test_one_process_at_a_time(tmp_path):
+    with held_by_another_process(tmp_path) as process:
+        with pytest.raises(InUseError, match=f"{tmp_path}: another process is working here"), exclusive(tmp_path):
+            pytest.fail("two processes hold one directory")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        with exclusive(tmp_path):  # the system lets go of what a dead process held
+            pass
+
+
+def test_whoever_waits_gets_it_when_the_other_is_done(tmp_path):
+    with held_by_another_process(tmp_path) as process:
+        killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(.3); os.kill({process.pid}, 9)"])
+        with exclusive(tmp_path, wait=True):
+            assert process.wait() == -signal.SIGKILL
+        assert killer.wait() == 0
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(WorkdirError, match=r"the file system there has no locks .*; work in a local directory"):
+        exclusive(tmp_path).__enter__()
+
+
+def test_a_lock_is_let_go_of_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "new" / "folder"):
+        _ = 1 / 0
+    with exclusive(tmp_path / "new" / "folder"):
+        pass

@@ -1,0 +1,94 @@
+"""Imports between the package's parts go down the layers that CONTRIBUTING.md declares, and nowhere else."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "finetune_scaling"
+
+
+def declared_layers(text: str) -> dict[str, int]:
+    """Part -> its layer, counted from the bottom, as the block marked `layers` in CONTRIBUTING.md lists them."""
+    block = re.search(r"```layers\n(.*?)```", text, flags=re.DOTALL)
+    assert block is not None, "CONTRIBUTING.md has no block marked `layers`"
+    lines = [line.split("#")[0].split() for line in block.group(1).splitlines()]
+    return {part: layer for layer, line in enumerate(line for line in lines if line) for part in line}
+
+
+LAYERS = declared_layers((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+
+
+def part_of(path: Path) -> str:
+    """The package or top-level module that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(source: str) -> Iterator[tuple[int, str]]:
+    """(line, part) of every import from this package, those inside functions included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; name the module in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, *rest = name.split(".")
+            if package == "finetune_scaling" and rest and not rest[0].startswith("__"):
+                yield node.lineno, rest[0]
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def test_every_part_has_a_layer():
+    assert set(map(part_of, FILES)) == set(LAYERS)
+
+
+@pytest.mark.parametrize("part", sorted(LAYERS))
+def test_a_part_imports_from_layers_below_it_only(part: str):
+    upward = [
+        f"{path.relative_to(ROOT)}:{line} imports {other}"
+        for path in FILES
+        if part_of(path) == part
+        for line, other in imported_parts(path.read_text(encoding="utf-8"))
+        if other != part and LAYERS[other] >= LAYERS[part]
+    ]
+    assert upward == []
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """Modules of this package that a file imports when it is loaded."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & modules
+            found |= inner or ({node.module} & modules)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & modules
+    return found - {"finetune_scaling"}
+
+
+def test_no_modules_import_each_other_in_a_cycle():
+    names = {path: module_name(path) for path in FILES}
+    graph = {name: imports_of(path, set(names.values())) for path, name in names.items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
