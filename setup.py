@@ -1,7 +1,7 @@
-"""Package metadata: what is installed, between which tested versions, and why each is needed.
+"""Package metadata: requirements with their tested version ranges and the reason for each.
 
-The lower bound of what the package and its tests need is the oldest version that the tests were run with, the upper one
-stops before the first series that they were not run with; constraints/ names the one exact set that launch/ installs.
+A lower bound is the oldest version that the tests were run with, an upper bound excludes the first release series that
+they were not run with. constraints/ has the exact versions that launch/ installs.
 """
 
 import re
@@ -15,8 +15,8 @@ PYTHON_3_11 = 'python_version < "3.12"'
 PYTHON_3_12 = 'python_version >= "3.12"'
 
 GCSFS = "gcsfs>=2026.10,<2027"  # gs:// paths; TensorStore writes the arrays by itself
-BEAM = "apache-beam>=2.77,<3"  # preparing large corpora in parallel: ours, and those that TFDS makes
-HUB = "huggingface_hub>=2.4,<3"  # public models by name, with downloads that resume
+BEAM = "apache-beam>=2.77,<3"  # preparation of large corpora in parallel, ours and TFDS's
+HUB = "huggingface_hub>=2.4,<3"  # public models by name, with resumable downloads
 
 REQUIREMENTS = [
     f"jax>=0.10.1,<0.11; {PYTHON_3_11}",  # models, training and fits; 0.10 is the last series for Python 3.11
@@ -27,62 +27,62 @@ REQUIREMENTS = [
     "grain>=0.2.15,<0.3",  # MapDataset: batch k is a function of (seed, k)
     "array_record>=0.8.3,<0.9",  # random access to prepared datasets
     "tensorflow-datasets>=4.9.10,<4.10",  # public datasets and our Debian builders, without TensorFlow
-    "importlib_resources>=6.5,<8",  # tensorflow-datasets imports it and does not declare it
+    "importlib_resources>=6.5,<8",  # imported but not declared by tensorflow-datasets
     "etils[epath]>=1.13,<2",  # paths that may be gs:// URLs
     "fsspec>=2025.10,<2027",  # remote JSONL and TSV files
     "zstandard>=0.23,<0.26",  # .zst text files
     "sentencepiece>=0.2.2,<0.3",  # training and running the tokenizer
     "sacrebleu>=2.5.1,<2.7",  # BLEU, chrF and TER with signatures
     "rouge-score>=0.1.2,<0.2",  # ROUGE
-    "safetensors>=0.8,<0.9",  # the files of public checkpoints
-    "tokenizers>=0.23.1,<0.24",  # and their tokenizers; transformers has the same bounds
+    "safetensors>=0.8,<0.9",  # weights of public checkpoints
+    "tokenizers>=0.23.1,<0.24",  # tokenizers of public checkpoints; same bounds as transformers
     "ml-collections>=1.0,<2",  # ConfigDict and the --config flag
     "absl-py>=2.3,<3",  # command-line flags
     "numpy>=2.2,<2.5",  # batches and tables of numbers
     "pandas>=2.3,<3.2",  # tables of points
-    "scipy>=1.16,<1.18",  # critical sizes by bracketed roots, quantiles of the claims; the fits' independent reference
+    "scipy>=1.16,<1.18",  # root finding, statistical tests and intervals
     "matplotlib>=3.10,<3.12",  # plots of the report
 ]
 
-# The public model families by their own code: the reference of tests, and a peer to time.
+# Reference implementation of the public model families: for tests, and a baseline of benchmarks.
 HUGGING_FACE = ["transformers>=5.20,<6", "torch>=2.13,<2.14"]  # torch's CPU build is enough
 
-# Running notebooks from a program: launch/notebooks/ in the tests.
+# Execution of launch/notebooks/ in the tests.
 NOTEBOOKS = ["nbclient>=0.10,<0.12", "ipykernel>=7.0,<8", "nbformat>=5.10,<6"]
 
 EXTRAS = {
     "tpu": ["jax[tpu]"],
-    "cuda": ["jax[cuda12]"],  # CUDA 12 wheels run on the drivers of CUDA 12 and of CUDA 13
+    "cuda": ["jax[cuda12]"],  # CUDA 12 wheels run on CUDA 12 and CUDA 13 drivers
     "gcs": [GCSFS],
-    "ja": ["sacrebleu[ja]"],  # BLEU by words of Japanese: MeCab and its dictionary
-    "ko": ["sacrebleu[ko]"],  # and of Korean
+    "ja": ["sacrebleu[ja]"],  # Japanese BLEU: MeCab and its dictionary
+    "ko": ["sacrebleu[ko]"],  # Korean BLEU
     "test": [
         BEAM,
         "pytest>=9.0,<10",
-        "pytest-xdist>=3.8,<4",  # two workers where two cores are
-        "hypothesis>=6.140,<7",  # tests of properties
-        "ruff>=0.17,<0.18",  # lint and format: each series formats differently
+        "pytest-xdist>=3.8,<4",  # one worker per core
+        "hypothesis>=6.140,<7",  # property tests
+        "ruff>=0.17,<0.18",  # lint and format; each release series formats differently
         "mypy>=2.4,<2.5",
-        "nltk>=3.9.1,<4",  # its Cistem is the reference of ours
+        "nltk>=3.9.1,<4",  # reference implementation of the Cistem stemmer
         *HUGGING_FACE,
-        "peft>=0.21.2,<0.22",  # adapters that leave and come in are loaded by it
+        "peft>=0.21.2,<0.22",  # reference implementation of the tuning methods and their files
         GCSFS,
         HUB,
-        "gcp-storage-emulator>=2026.7,<2027",  # runs in an object store, without one
+        "gcp-storage-emulator>=2026.7,<2027",  # an object store for tests
         *NOTEBOOKS,
-        f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax names its own
+        f"libtpu>=0.0.42,<0.0.43; {PYTHON_3_11}",  # compiles TPU programs without a TPU; each jax release needs its own
         f"libtpu>=0.0.48,<0.0.49; {PYTHON_3_12}",
     ],
     "beam": [BEAM],
     "hub": [HUB],
-    "peers": HUGGING_FACE,  # what benchmarks/ times beside ours
+    "peers": HUGGING_FACE,  # baselines of benchmarks/
     "notebooks": ["jupyter>=1.1,<2", *NOTEBOOKS],
     "logging": ["tensorboardX>=2.6.4,<3", "wandb>=0.28,<0.32"],  # event files without TensorFlow; W&B
 }
 
 
 def version() -> str:
-    """The one version string, read from the package without importing it."""
+    """Return the version of the package, read without importing it."""
     text = (ROOT / "finetune_scaling" / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
     if found is None:

@@ -1,4 +1,4 @@
-"""What all tests share: where the real data is, a tiny decoder with methods on it, and runs that take a second."""
+"""Shared fixtures: the folder of real data, a tiny decoder with every tuning method, runs of about a second, fits."""
 
 import functools
 import json
@@ -31,12 +31,12 @@ from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.registry import METHODS
 
-# Tests send signals to programs that they start, which would ignore those that a shell lets its background jobs ignore.
+# Programs started by tests must react to SIGINT and SIGHUP, which a shell makes its background jobs ignore.
 for ignored in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
-# Compilation is most of what these tests cost, and their models are too small for optimised code to pay.
+# Compilation dominates the run time of these tests; their models are too small to gain from optimized code.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
@@ -47,14 +47,14 @@ _LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts first the files that take longest, so that no worker is left alone with one at the end."""
+    """Run the slowest files first, so that all workers finish at about the same time."""
     order = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real text and scaling data; tests that need it skip where FINETUNE_SCALING_DATA is unset."""
+    """Return the folder of real text and scaling data; tests skip if FINETUNE_SCALING_DATA is not set."""
     folder = os.environ.get("FINETUNE_SCALING_DATA")
     if not folder:
         pytest.skip("FINETUNE_SCALING_DATA does not name a data folder")
@@ -63,15 +63,15 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def full_device() -> Path:
-    """A file on which every write fails for lack of room."""
+    """Return a file on which every write fails with "no space left on device"."""
     device = Path("/dev/full")
     if not device.is_char_device():
-        pytest.skip("/dev/full is not the device that is always full")
+        pytest.skip("/dev/full is not a character device")
     return device
 
 
 class TunedDecoder(NamedTuple):
-    """A method on the tiny base, every trained leaf moved away from its start, as after training."""
+    """A tuning method on the tiny base whose trainable leaves differ from their initial values, as after training."""
 
     tuning: Tuning
     trainable: Tree
@@ -80,7 +80,7 @@ class TunedDecoder(NamedTuple):
 
 @pytest.fixture(scope="session")
 def tiny_config() -> ModelConfig:
-    """A decoder that compiles in a moment; no two of its sizes are equal, so that shapes tell what an array is."""
+    """Return a decoder config that compiles quickly; all sizes differ, so that shapes identify arrays."""
     return ModelConfig(
         vocab_size=61,
         layers=2,
@@ -97,9 +97,9 @@ def tiny_config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def random_params() -> Callable[[ModelConfig], Params]:
-    """random_params(config): parameters drawn without compiling anything, norms and biases random too.
+    """Return a function config -> random parameters, norms and biases included, that compiles nothing.
 
-    Kernels are larger than at initialisation, so that what a model writes depends on all that it sees.
+    Kernels are larger than at initialization, so that completions depend on the whole prompt.
     """
 
     def draw(config: ModelConfig) -> Params:
@@ -120,13 +120,13 @@ def random_params() -> Callable[[ModelConfig], Params]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tiny_config: ModelConfig, random_params: Callable[[ModelConfig], Params]) -> Params:
-    """Random parameters of `tiny_config`; nobody may change or donate them."""
+    """Return random parameters of `tiny_config`; tests must not modify or donate them."""
     return random_params(tiny_config)
 
 
 @pytest.fixture(scope="session")
 def tuned(tiny_config: ModelConfig, tiny_base: Params) -> Callable[..., TunedDecoder]:
-    """tuned("lora", rank=3): that method on the tiny base, its trained leaves moved by `noise` times a normal draw."""
+    """Return a function such as tuned("lora", rank=3): a method on the tiny base, plus normal noise on its leaves."""
 
     @functools.cache
     def make(name: str, noise: float = 0.5, **options: Any) -> TunedDecoder:
@@ -140,20 +140,20 @@ def tuned(tiny_config: ModelConfig, tiny_base: Params) -> Callable[..., TunedDec
 
 
 class TinyRuns(NamedTuple):
-    """Runs that take a second: a tokenizer and a pretrained base, which nobody may write into, and tests/tiny.py."""
+    """Configs of runs that take a second, with a tokenizer and a pretrained base that tests must not modify."""
 
     tokenizer: Path
     base: Path
     get_config: Callable[[str], Any]
 
     def config(self, what: str, **changes: Any) -> dict[str, Any]:
-        """The config of tests/tiny.py with its paths filled in; groups of `changes` are merged into it."""
+        """Return a config of tests/tiny.py with its paths set and `changes` merged into it."""
         config = configuration.plain(self.get_config(what))
         paths = {"tokenizer": str(self.tokenizer)} | ({"base": {"run": str(self.base)}} if "base" in config else {})
         return merge(merge(config, {} if what == "study" else paths), changes)
 
     def flags(self, what: str, workdir: Path) -> list[str]:
-        """The same config for a command line."""
+        """Return command-line flags that select the same config."""
         flags = [f"--config={Path(__file__).with_name('tiny.py')}:{what}", f"--workdir={workdir}"]
         if what != "study":
             flags.append(f"--config.tokenizer={self.tokenizer}")
@@ -162,7 +162,7 @@ class TinyRuns(NamedTuple):
 
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """XLA's persistent cache of this session, for all its processes: programs are compiled once."""
+    """Return XLA's compilation cache, which all processes of this test session share."""
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla"
     os.environ[command.CACHE_VARIABLE] = str(cache)
@@ -172,7 +172,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> TinyRuns:
-    """See TinyRuns."""
+    """Return the tiny runs of this session."""
     module = runpy.run_path(str(Path(__file__).with_name("tiny.py")))
     folder = tmp_path_factory.mktemp("tiny")
     tiny = TinyRuns(folder / "tokenizer", folder / "base", module["get_config"])
@@ -184,10 +184,10 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> T
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium; tests skip where there is none."""
+    """Start a headless Chromium; tests skip if it is not installed."""
     module = runpy.run_path(str(Path(__file__).parent / "browser.py"))
     if module["find_chromium"]() is None:
-        pytest.skip("no Chromium was found (Debian: apt-get install chromium)")
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
     with module["Browser"](tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 

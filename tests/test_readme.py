@@ -1,4 +1,4 @@
-"""What README and docs/ tell people to type and to open is there: commands, flags, configs, files, code, columns."""
+"""Commands, flags, configs, files, code blocks and columns that README and docs/ mention exist and work."""
 
 import ast
 import importlib.util
@@ -30,12 +30,12 @@ from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-INVENTED = {"finetune_scaling/tuning/norms.py"}  # the example of a fourth method
+INVENTED = {"finetune_scaling/tuning/norms.py"}  # the example of docs/methods.md
 TOP_LEVEL = ("configs/", "finetune_scaling/", "launch/", "benchmarks/", "docs/", "tests/")
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) for every command line that the pages show, indented or in backticks."""
+    """Return (page, command) for every command line on the pages, indented or in backticks."""
     pattern = re.compile(r"(?:python (?:-m )?|bash )[a-z_]+[./][^`\n]*")
     found = []
     for page in PAGES:
@@ -52,7 +52,7 @@ def arguments_of(command: str) -> list[str]:
 
 
 def known_flags(script: Path) -> set[str]:
-    """Names that a script gives to absl's DEFINE_... or argparse's add_argument."""
+    """Return the flags that a script defines by absl's DEFINE_... or argparse's add_argument."""
     names = {"help"}
     for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
@@ -71,7 +71,7 @@ def get_config(name: str) -> ConfigDict:
     return module.get_config(*([argument] if argument else []))
 
 
-def test_there_are_commands_to_check():
+def test_the_pages_show_commands():
     shown = {command.split()[2].partition(".")[2] for _, command in PYTHON if command.startswith("python -m")}
     assert {"train", "evaluate", "study", "fit", "prepare"} <= shown
 
@@ -108,7 +108,7 @@ def test_configs_of_commands_build_with_their_overrides(page, command):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_overrides_that_are_mentioned_name_fields(page):
+def test_overrides_name_config_fields(page):
     configs = ["configs/finetune/wmt14_en_de.py:1b,lora", "configs/study/paper.py"]
     for override in re.findall(r"`(--config\.[^`]+)`", page.read_text(encoding="utf-8")):
         if override.startswith("--config.group."):
@@ -135,7 +135,7 @@ def code_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def test_the_task_of_the_data_page_is_one():
+def test_the_example_task_of_the_data_page_loads():
     scope: dict = {}
     exec("".join(code_blocks("data.md")), scope)
     task = load_task(scope["task"])
@@ -143,7 +143,7 @@ def test_the_task_of_the_data_page_is_one():
     assert (task.max_source_tokens, task.train[0].direction) == (128, "en-de")
 
 
-def test_the_frame_of_the_points_page_is_read():
+def test_the_example_frame_of_the_points_page_is_read():
     scope: dict = {}
     exec("".join(code_blocks("points.md")), scope)
     assert len(scope["points"].settings) == 9
@@ -160,7 +160,7 @@ def test_the_method_of_the_methods_page_works():
     assert trained == {"final_norm/scale", "layers/norm/scale", "layers/feed_forward_norm/scale"}
 
 
-def test_the_metrics_page_names_every_metric_and_its_own_is_one():
+def test_the_metrics_page_lists_every_metric_and_its_example_loads():
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     for name in METRIC_NAMES:
         if not name.startswith("rouge") or name.count("-") == 0:
@@ -175,7 +175,7 @@ def test_the_metrics_page_names_every_metric_and_its_own_is_one():
         assert f'"{field}"' in text, field
 
 
-def test_the_data_page_names_every_source_and_task():
+def test_the_data_page_lists_every_source_and_task():
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     for name in [*SOURCE_KINDS, *task_names()]:
         assert f"`{name}`" in text
@@ -183,7 +183,7 @@ def test_the_data_page_names_every_source_and_task():
         source_from_config(ast.literal_eval(example), "docs/data.md")
 
 
-def test_the_methods_page_tells_the_defaults():
+def test_the_methods_page_lists_the_defaults():
     text = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
     rows = {row.split("|")[1].strip(" `"): [cell.strip() for cell in row.split("|")] for row in text.splitlines()
             if row.startswith("| `")}  # fmt: skip
@@ -195,7 +195,7 @@ def test_the_methods_page_tells_the_defaults():
         )
 
 
-def test_the_reference_tells_every_column_exit_code_and_limit():
+def test_the_reference_lists_every_column_exit_code_and_limit():
     text = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
     for column in (*_COLUMNS, *FACTORS):
         assert f"`{column}`" in text, column
