@@ -42,7 +42,7 @@ from finetune_scaling.runs.evaluators import (
     read_evaluators,
     written_as,
 )
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import exclusive
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import from_first
@@ -142,8 +142,8 @@ def _score_runs(directories: list[str]) -> None:
     configured = read_evaluators(block.get("evaluators")) if _CONFIG.value else None
     decoding = read_decoding(block)
 
-    def choose(_: str, experiment: Experiment) -> dict[str, Evaluator]:
-        return {name: written_as(one, decoding) for name, one in _evaluators(experiment, configured).items()}
+    def choose(_: str, run_config: RunConfig) -> dict[str, Evaluator]:
+        return {name: written_as(one, decoding) for name, one in _evaluators(run_config, configured).items()}
 
     jobs = plan(directories, choose, _how())[_INDEX.value :: _OF.value]
     if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
@@ -161,7 +161,7 @@ def _score_study(workdir: Path) -> None:
     evaluators = StudyEvaluators(naming, _EVALUATORS.value)
     share = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
 
-    def choose(directory: str, _: Experiment) -> dict[str, Evaluator]:
+    def choose(directory: str, _: RunConfig) -> dict[str, Evaluator]:
         return {name: _changed(one) for name, one in evaluators.of(share[directory]).items()}
 
     jobs = plan(list(share), choose, _how())
@@ -211,10 +211,10 @@ def _how() -> How:
     )
 
 
-def _finetuning() -> Experiment | None:
-    """The experiment of --config, whose task bases are asked; None where there is none, or it names evaluators only."""
+def _finetuning() -> RunConfig | None:
+    """The run config of --config, whose task bases are asked; None where there is none, or it names evaluators only."""
     config = command.read_config(_CONFIG) if _CONFIG.value and not _STUDY.value else {}
-    return read_experiment(config) if config.get("task") else None
+    return read_run_config(config) if config.get("task") else None
 
 
 def _evaluation_block() -> Mapping[str, Any]:
@@ -224,9 +224,9 @@ def _evaluation_block() -> Mapping[str, Any]:
     return config.get("evaluation") or {}
 
 
-def _evaluators(experiment: Experiment, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
+def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
     """The named evaluators, or all of --config; without either the run's own splits."""
-    known = experiment.evaluation.named_evaluators if configured is None else configured
+    known = run_config.evaluation.named_evaluators if configured is None else configured
     if _EVALUATORS.value is None and not configured:
         splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
         chosen: dict[str, Evaluator] = {

@@ -35,7 +35,7 @@ from finetune_scaling.planning.topology import prepare_environment
 from finetune_scaling.planning.totals import RunTotals, run_totals
 from finetune_scaling.planning.words import describe, describe_study
 from finetune_scaling.planning.workload import Workload, planned_model, read_workload
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.trees import size
@@ -70,14 +70,14 @@ def main() -> None:
         result = plan_study(config, table)
         print(json.dumps(result) if _JSON.value else describe_study(result))
         return
-    experiments = _changed(read_experiment(config))
-    model = planned_model(next(iter(experiments.values())), _MODEL.value, _VOCABULARY.value)
-    workloads = {batch: read_workload(experiment, model) for batch, experiment in experiments.items()}
+    run_configs = _changed(read_run_config(config))
+    model = planned_model(next(iter(run_configs.values())), _MODEL.value, _VOCABULARY.value)
+    workloads = {batch: read_workload(run_config, model) for batch, run_config in run_configs.items()}
     if _SEARCH.value:
-        found = search(list(workloads.values()), next(iter(experiments.values())).sharding.axes)
+        found = search(list(workloads.values()), next(iter(run_configs.values())).sharding.axes)
     else:
-        found = [plan_run(experiment, workloads[batch]) for batch, experiment in experiments.items()]
-    results = [_result(entry, experiments[entry.workload.batch], table) for entry in found]
+        found = [plan_run(run_config, workloads[batch]) for batch, run_config in run_configs.items()]
+    results = [_result(entry, run_configs[entry.workload.batch], table) for entry in found]
     _print(results, found)
 
 
@@ -101,19 +101,19 @@ def _check_flags() -> None:
         raise ConfigError("--training-only is for one run compiled for a TPU slice; leave it out")
 
 
-def _changed(experiment: Experiment) -> dict[int, Experiment]:
-    """The experiment with --length and --batch, or with each of --batches; by batch."""
-    if _BATCH.value is not None and _BATCH.value % experiment.batch.accumulation:
+def _changed(run_config: RunConfig) -> dict[int, RunConfig]:
+    """The run config with --length and --batch, or with each of --batches; by batch."""
+    if _BATCH.value is not None and _BATCH.value % run_config.batch.accumulation:
         raise ConfigError(f"--batch={_BATCH.value} must be a multiple of batch.accumulation")
     if _LENGTH.value is not None:
-        sequence = dataclasses.replace(experiment.sequence, length=_LENGTH.value)
-        batch = dataclasses.replace(experiment.batch, row_length=None)
-        experiment = dataclasses.replace(experiment, sequence=sequence, batch=batch)
+        sequence = dataclasses.replace(run_config.sequence, length=_LENGTH.value)
+        batch = dataclasses.replace(run_config.batch, row_length=None)
+        run_config = dataclasses.replace(run_config, sequence=sequence, batch=batch)
     if _BATCHES.value:
-        return {size: _with_batch(experiment, size, accumulation=1) for size in _batches()}  # which is searched
+        return {size: _with_batch(run_config, size, accumulation=1) for size in _batches()}  # which is searched
     if _BATCH.value is not None:
-        return {_BATCH.value: _with_batch(experiment, _BATCH.value, experiment.batch.accumulation)}
-    return {experiment.batch_size: experiment}
+        return {_BATCH.value: _with_batch(run_config, _BATCH.value, run_config.batch.accumulation)}
+    return {run_config.batch_size: run_config}
 
 
 def _batches() -> list[int]:
@@ -125,9 +125,9 @@ def _batches() -> list[int]:
     return [int(text) for text in given]
 
 
-def _with_batch(experiment: Experiment, size: int, accumulation: int) -> Experiment:
-    batch = dataclasses.replace(experiment.batch, size=size, accumulation=accumulation)
-    return dataclasses.replace(experiment, batch=batch)
+def _with_batch(run_config: RunConfig, size: int, accumulation: int) -> RunConfig:
+    batch = dataclasses.replace(run_config.batch, size=size, accumulation=accumulation)
+    return dataclasses.replace(run_config, batch=batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +139,11 @@ class Found:
     refused: tuple[plans.Plan, ...] = ()
 
 
-def plan_run(experiment: Experiment, workload: Workload) -> Found:
+def plan_run(run_config: RunConfig, workload: Workload) -> Found:
     """The plan of the layout that the config asks for, on the slice of --topology."""
     slice_ = find_slice(_TOPOLOGY.value)
     check_attention(workload.model, slice_.chip.platform)
-    layout = plans.layout_of(workload, slice_, experiment.sharding, experiment.batch.accumulation)
+    layout = plans.layout_of(workload, slice_, run_config.sharding, run_config.batch.accumulation)
     return Found(_planned(workload, slice_, layout, _TRAINING_ONLY.value), workload)
 
 
@@ -207,7 +207,7 @@ def _slices() -> Iterator[tuple[Chip, tuple[Slice, ...]]]:
         yield chip, slices(chip)
 
 
-def _result(found: Found, experiment: Experiment, table: prices.Prices) -> dict[str, Any]:
+def _result(found: Found, run_config: RunConfig, table: prices.Prices) -> dict[str, Any]:
     """A plan's JSON: the plan, the model, the run's totals and their cost, and what was compiled and refused before."""
     plan, workload = found.plan, found.workload
     state, frozen = shapes(workload)
@@ -219,15 +219,15 @@ def _result(found: Found, experiment: Experiment, table: prices.Prices) -> dict[
         "length": workload.length,
         "chip_seconds_per_sequence_bound": plan.chip_seconds / workload.batch,
         "model": model,
-        **_money(plan, experiment, workload, table),
+        **_money(plan, run_config, workload, table),
         **({"refused": [plans.as_json(other) for other in found.refused]} if found.refused else {}),
     }
 
 
-def _money(plan: plans.Plan, experiment: Experiment, workload: Workload, table: prices.Prices) -> dict[str, Any]:
+def _money(plan: plans.Plan, run_config: RunConfig, workload: Workload, table: prices.Prices) -> dict[str, Any]:
     price = prices.price_of(table, plan.slice.chip.kind)
     try:
-        totals = run_totals(experiment, workload, plan.slice.chip, plan.chip_seconds, _UTILISATION.value)
+        totals = run_totals(run_config, workload, plan.slice.chip, plan.chip_seconds, _UTILISATION.value)
     except ConfigError as error:  # the steps are not known; all else is
         return {"run": None, "run_unknown": str(error), "usd": None}
     return {"run": dataclasses.asdict(totals), "usd": _usd(price, totals)}

@@ -32,7 +32,7 @@ from finetune_scaling.data.tokenizer import load_own_tokenizer
 from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import location
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import exclusive
 
 
@@ -90,19 +90,19 @@ def _run_corpus() -> None:
         print(_report_line(report))
 
 
-def shards_of_run(experiment: Experiment, shards: int, filters: Filters) -> Preparation:
+def shards_of_run(run_config: RunConfig, shards: int, filters: Filters) -> Preparation:
     """The preparation of the text that a run pretrains on, encoded and cut as that run would.
 
     Raises ConfigError where the run does not pretrain, DataError where its text or tokenizer cannot be read.
     """
-    if experiment.corpus is None:
+    if run_config.corpus is None:
         raise ConfigError("prepare shards: this config has no corpus; give it the config of a pretraining run")
-    parts = experiment.corpus.train
+    parts = run_config.corpus.train
     return Preparation(
         parts=parts,
         counts=tuple(document_counts(parts, "corpus.train")),
-        tokenizer=load_own_tokenizer(experiment.tokenizer),
-        chunk_tokens=longest_text(experiment.sequence.length, experiment.objective),
+        tokenizer=load_own_tokenizer(run_config.tokenizer),
+        chunk_tokens=longest_text(run_config.sequence.length, run_config.objective),
         shards=shards,
         filters=filters,
     )
@@ -114,7 +114,7 @@ def _run_shards() -> None:
     config, out = command.read_config(values["config"]), location(_needed("out", "shards"))
     filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)
     with exclusive(out):
-        preparation = shards_of_run(read_experiment(config), values.shards, filters)
+        preparation = shards_of_run(read_run_config(config), values.shards, filters)
         statistics = prepare_shards(preparation, out, shlex.split(values.beam))
     counts = {name: value for name, value in statistics.items() if isinstance(value, int)}
     print(f"{out}: {preparation.shards} shards; {_report_line(counts)}")

@@ -17,8 +17,8 @@ from finetune_scaling.data.tokenizer import TokenizerConfig
 from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.runs.config_template import experiment_template, group
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.config_template import group, run_config_template
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.studies.configs import Base, family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.tuning.method import configure
@@ -43,7 +43,7 @@ def name(path: Path) -> str:
     return path.stem
 
 
-def pretraining_of(base: str) -> tuple[Experiment, str]:
+def pretraining_of(base: str) -> tuple[RunConfig, str]:
     """The shipped pretraining whose base a finetuning config names by default, and its config's argument but the size.
 
     runs/pretrain/debian/800k is made by debian.py:800k, runs/pretrain/en_de/1b by bilingual.py:en_de,1b.
@@ -51,50 +51,50 @@ def pretraining_of(base: str) -> tuple[Experiment, str]:
     folder, size = base.removeprefix("runs/pretrain/").split("/")
     shipped = {path.stem: (path, "") for path in PRETRAIN}
     path, front = shipped.get(folder, (ROOT / "configs/pretrain/bilingual.py", f"{folder},"))
-    return read_experiment(plain(get_config(path, f"{front}{size}"))), f"{front}{size}"
+    return read_run_config(plain(get_config(path, f"{front}{size}"))), f"{front}{size}"
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("path", FINETUNE, ids=name)
 def test_finetuning_configs_fit_their_task_and_base(path, method):
     size = "4b" if path.stem in PAPER_TASKS else "300k"
-    experiment = read_experiment(plain(get_config(path, f"{size},{method}")))
-    assert experiment.method["name"] == method
+    run_config = read_run_config(plain(get_config(path, f"{size},{method}")))
+    assert run_config.method["name"] == method
 
-    task = load_task(experiment.task)
-    form = experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+    task = load_task(run_config.task)
+    form = run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
     assert form.max_input_tokens >= form.max_source_tokens, "the sequence has no room for the source and a template"
 
-    pretraining, _ = pretraining_of(experiment.base.run)
+    pretraining, _ = pretraining_of(run_config.base.run)
     assert pretraining.model["name"] == size
-    assert pretraining.tokenizer == experiment.tokenizer
+    assert pretraining.tokenizer == run_config.tokenizer
     context = model_config(pretraining.model, 1000).max_length
-    assert experiment.sequence.length + configure(METHODS, experiment.method).prefix_length <= context
-    assert experiment.sequence.bidirectional_input == pretraining.objective.bidirectional_input
+    assert run_config.sequence.length + configure(METHODS, run_config.method).prefix_length <= context
+    assert run_config.sequence.bidirectional_input == pretraining.objective.bidirectional_input
 
 
 @pytest.mark.parametrize(("method", "rate", "batch"), [("full", 1e-3, 128), ("prompt", 0.3, 16), ("lora", 1e-2, 16)])
 @pytest.mark.parametrize("task", sorted(PAPER_TASKS))
 def test_the_papers_tasks_have_the_papers_settings(task, method, rate, batch):
-    experiment = read_experiment(plain(get_config(ROOT / f"configs/finetune/{task}.py", f"1b,{method}")))
-    assert (experiment.schedule_config.learning_rate, experiment.batch_size) == (rate, batch)
-    assert experiment.optimizer.name == "adafactor"
-    assert experiment.optimizer.parameter_scale
+    run_config = read_run_config(plain(get_config(ROOT / f"configs/finetune/{task}.py", f"1b,{method}")))
+    assert (run_config.schedule_config.learning_rate, run_config.batch_size) == (rate, batch)
+    assert run_config.optimizer.name == "adafactor"
+    assert run_config.optimizer.parameter_scale
     long = task == "wmt19_en_zh" and method == "full"
-    assert experiment.limits.max_steps == (300_000 if long else 200_000)
-    limits = load_task(experiment.task)
+    assert run_config.limits.max_steps == (300_000 if long else 200_000)
+    limits = load_task(run_config.task)
     assert (limits.max_source_tokens, limits.max_target_tokens) == (512 if task == "mlsum" else 256, 256)
 
 
 @pytest.mark.parametrize("path", PRETRAIN, ids=name)
 def test_pretraining_configs_and_their_tokenizers_belong_together(path):
     for front in PAIRS.get(path.stem, ("",)):
-        experiment = read_experiment(plain(get_config(path, f"{front}2m")))
+        run_config = read_run_config(plain(get_config(path, f"{front}2m")))
         preparation = build(TokenizerPreparation, plain(get_config(path, f"{front}tokenizer")), "config")
-        assert preparation.corpus == experiment.corpus
-        assert preparation.tokenizer.sentinels >= needed_sentinels(experiment.sequence.length, experiment.objective)
-        model = model_config(experiment.model, preparation.tokenizer.vocab_size)
-        assert experiment.sequence.length <= model.max_length
+        assert preparation.corpus == run_config.corpus
+        assert preparation.tokenizer.sentinels >= needed_sentinels(run_config.sequence.length, run_config.objective)
+        model = model_config(run_config.model, preparation.tokenizer.vocab_size)
+        assert run_config.sequence.length <= model.max_length
 
 
 @pytest.mark.parametrize("path", FINETUNE + PRETRAIN + STUDY, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -108,19 +108,19 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
     for family_name, family in study.families.items():
         if family.public:
             continue
-        experiment = read_experiment(pretraining_config(study, tmp_path, Base(family_name, family.sizes[0])))
+        run_config = read_run_config(pretraining_config(study, tmp_path, Base(family_name, family.sizes[0])))
         tokenizer = build(TokenizerConfig, family.tokenizer, "tokenizer")
-        assert tokenizer.sentinels >= needed_sentinels(experiment.sequence.length, experiment.objective)
+        assert tokenizer.sentinels >= needed_sentinels(run_config.sequence.length, run_config.objective)
     kinds = {(run.setting.task, run.setting.method, run.setting.pet_size): run for run in runs(study)}
     for run in kinds.values():
         family = study.families[run.setting.family]
-        experiment = read_experiment(finetuning_config(study, tmp_path, run))
-        task = load_task(experiment.task)
-        experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+        run_config = read_run_config(finetuning_config(study, tmp_path, run))
+        task = load_task(run_config.task)
+        run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
         size = run.setting.size
         model = family_model(family, size) if family.public else model_config({**family.model, "name": size}, 1000)
-        prompt = configure(METHODS, experiment.method).prefix_length
-        assert experiment.sequence.length + prompt <= model.max_length, run.directory
+        prompt = configure(METHODS, run_config.method).prefix_length
+        assert run_config.sequence.length + prompt <= model.max_length, run.directory
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ MINIMAL = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unchanged_template_says_what_the_defaults_say(method):
-    config = experiment_template(method)
+    config = run_config_template(method)
     with config.unlocked():
         config.update(MINIMAL)
-    written, expected = read_experiment(plain(config)), read_experiment({**MINIMAL, "method": {"name": method}})
+    written, expected = read_run_config(plain(config)), read_run_config({**MINIMAL, "method": {"name": method}})
     assert configure(METHODS, written.method) == configure(METHODS, expected.method)
     assert plain(written) | {"method": None} == plain(expected) | {
         "method": None,
@@ -164,8 +164,8 @@ def test_an_unchanged_template_says_what_the_defaults_say(method):
 
 
 def test_a_template_has_every_field_with_a_type():
-    template = experiment_template("lora")
-    assert set(template) == set(Experiment.__dataclass_fields__)
+    template = run_config_template("lora")
+    assert set(template) == set(RunConfig.__dataclass_fields__)
     filled_by_configs = ("corpus", "task", "base", "public", "adapter", "evaluation.evaluators")
     for path, value in leaves(template):
         assert value is not None or path in filled_by_configs, f"{path} could not be set on the command line"
@@ -209,22 +209,22 @@ def test_overrides_of_any_depth_reach_the_experiment(monkeypatch):
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
     values(arguments)
-    experiment = read_experiment(plain(holder.value))
+    run_config = read_run_config(plain(holder.value))
 
-    tuning = configure(METHODS, experiment.method)
+    tuning = configure(METHODS, run_config.method)
     assert (tuning.size, tuning.adapter.scale, tuning.adapter.targets) == (16, 2.0, ("query", "value"))
-    assert experiment.schedule_config.learning_rate == 3e-3
-    assert experiment.batch_size == 64
-    task = load_task(experiment.task)
+    assert run_config.schedule_config.learning_rate == 3e-3
+    assert run_config.batch_size == 64
+    task = load_task(run_config.task)
     assert task.train[0].source.data_dir == "/data"
     assert task.template.render({"source": "x", "target": "y", "source_language": "en", "target_language": "de"}) == (
         "x=",
         "y",
     )
-    assert experiment.model == {"remat": "full"}
-    assert (experiment.finetune_examples, experiment.limits.patience) == (1000, 5)
-    assert (experiment.base.run, experiment.tokenizer) == ("elsewhere", "another")
-    assert experiment.logging.writers == ("tensorboard",)
+    assert run_config.model == {"remat": "full"}
+    assert (run_config.finetune_examples, run_config.limits.patience) == (1000, 5)
+    assert (run_config.base.run, run_config.tokenizer) == ("elsewhere", "another")
+    assert run_config.logging.writers == ("tensorboard",)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.text_metrics import METRICS as METRIC_NAMES
 from finetune_scaling.laws.points.units import COLUMNS as UNIT_COLUMNS
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.runs.experiment import LimitsConfig, read_experiment
+from finetune_scaling.runs.run_config import LimitsConfig, read_run_config
 from finetune_scaling.studies.bases import BASE_COLUMNS
 from finetune_scaling.studies.grid import FACTORS, read_study
 from finetune_scaling.studies.table import _COLUMNS
@@ -101,7 +101,7 @@ def test_configs_of_commands_build_with_their_overrides(page, command):
     if "families" in config:
         read_study(config)
     elif "limits" in config:
-        read_experiment(config)
+        read_run_config(config)
     else:
         assert "tokenizer" in config, f"{page}: {command}"
     check_overrides([argument.replace("--config=", f"--config={ROOT}/") for argument in arguments])

@@ -14,7 +14,7 @@ from finetune_scaling.files import local
 from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
-from finetune_scaling.runs.experiment import Experiment, SequenceConfig
+from finetune_scaling.runs.run_config import RunConfig, SequenceConfig
 from finetune_scaling.runs.tuned import TunedModel, placed, untuned
 from finetune_scaling.sharding.mesh import ShardingConfig
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def imported_subject(
     directory: str | Path,
-    finetuning: Experiment | None,
+    finetuning: RunConfig | None,
     tokenizer_directory: str,
     sharding: ShardingConfig,
     model_changes: Mapping[str, Any],
@@ -44,7 +44,7 @@ def imported_subject(
     _check_causal(finetuning.sequence)
     tokens = Path(tokenizer_directory or directory)
     tokenizer = load_imported_tokenizer(tokens, read_fields(directory))
-    experiment = dataclasses.replace(
+    run_config = dataclasses.replace(
         finetuning, base=None, model=configuration.plain(config), method={"name": "full"}, tokenizer=str(tokens)
     )
     log.info("reading %s once for the digest of its weights", directory)
@@ -55,7 +55,7 @@ def imported_subject(
         _, params = load_model(directory, place=placement.parameters)
         return untuned(config, params, tokenizer, {}, placement)
 
-    return Subject(directory, experiment, checkpoint, None, load, is_base=True), config, tokenizer
+    return Subject(directory, run_config, checkpoint, None, load, is_base=True), config, tokenizer
 
 
 def check_evaluators(evaluators: Mapping[str, Evaluator]) -> None:

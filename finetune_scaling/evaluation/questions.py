@@ -35,8 +35,8 @@ from finetune_scaling.evaluation.scoring import (
 )
 from finetune_scaling.evaluation.zero_shot import zero_shot_task
 from finetune_scaling.runs.evaluators import TaskEvaluator
-from finetune_scaling.runs.experiment import Experiment, SequenceConfig
 from finetune_scaling.runs.inputs import first
+from finetune_scaling.runs.run_config import RunConfig, SequenceConfig
 from finetune_scaling.runs.tuned import TunedModel
 
 BASELINES = {"translation": "copy", "summarization": "lead_1"}  # what costs nothing, by the kind of task
@@ -118,17 +118,17 @@ class Questions:
 
 def read_questions(
     evaluator: TaskEvaluator,
-    experiment: Experiment,
+    run_config: RunConfig,
     tokenizer: TextTokenizer,
-    finetuning: Experiment | None = None,
+    finetuning: RunConfig | None = None,
     metrics: tuple[Metric, ...] | None = None,
 ) -> Questions:
-    """The questions of an evaluator for a model of `experiment`; opened once in a process.
+    """The questions of an evaluator for a model of `run_config`; opened once in a process.
 
-    finetuning: for what has no task of its own, the experiment whose task it is asked, in the form of its sequences.
+    finetuning: for what has no task of its own, the run config whose task it is asked, in the form of its sequences.
     Raises ConfigError where there is no such task or set, DataError where its files or demonstrations are missing.
     """
-    asking = finetuning if experiment.task is None and finetuning is not None else experiment
+    asking = finetuning if run_config.task is None and finetuning is not None else run_config
     task = evaluator.task or asking.task
     if task is None:
         what = "a pretraining run" if asking.pretrains else "an adapter that came in alone"
@@ -140,9 +140,9 @@ def read_questions(
     return _read(alone, configuration.canonical(task), form, tokenizer, decoding, metrics)
 
 
-def check_sets(evaluator: TaskEvaluator, experiment: Experiment) -> None:
+def check_sets(evaluator: TaskEvaluator, run_config: RunConfig) -> None:
     """Opens the sets of an evaluator, for which no tokenizer has to be there yet. Raises as `read_questions` does."""
-    task = load_task(evaluator.task or experiment.task or {})
+    task = load_task(evaluator.task or run_config.task or {})
     if evaluator.directions == "zero_shot":
         task = zero_shot_task(task)
     _open(evaluator, task)

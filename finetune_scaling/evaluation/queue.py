@@ -18,13 +18,13 @@ from finetune_scaling.files import Location, check_writable
 from finetune_scaling.interop.hugging_face import is_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator
-from finetune_scaling.runs.experiment import Experiment
+from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.tuned import find_base
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 log = logging.getLogger(__name__)
 
-Choose = Callable[[str, Experiment], Mapping[str, Evaluator]]  # directory, its experiment -> its evaluators by name
+Choose = Callable[[str, RunConfig], Mapping[str, Evaluator]]  # directory, its run config -> its evaluators by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class How:
     step: int | None = None
     sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     model_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    finetuning: Experiment | None = None
+    finetuning: RunConfig | None = None
     tokenizer: str = ""
     out: Location | None = None
     again: bool = False
@@ -76,11 +76,11 @@ def plan(directories: Iterable[str], choose: Choose, how: How) -> list[Job]:
 def _job(directory: str, choose: Choose, how: How) -> Job:
     imported = is_model(directory)
     subject, model, tokenizer = (_imported if imported else _trained_here)(directory, how)
-    evaluators = choose(directory, subject.experiment)
+    evaluators = choose(directory, subject.run_config)
     if imported:
         check_evaluators(evaluators)
     try:
-        prepared = prepare_evaluators(evaluators, subject.experiment, tokenizer, model, how.finetuning, how.metrics)
+        prepared = prepare_evaluators(evaluators, subject.run_config, tokenizer, model, how.finetuning, how.metrics)
     except (ConfigError, DataError) as error:
         raise type(error)(f"{directory}: {error}") from error  # which of many it is
     left = [one for one in prepared if how.again or done(subject, one, how.out) is None]
@@ -95,7 +95,7 @@ def _trained_here(directory: str, how: How) -> tuple[Subject, ModelConfig, TextT
     subject, model = found_subject(directory, how.step, how.sharding, how.model_changes)
     if subject.base is not None:
         find_base(subject.base)
-    return subject, model, load_tokenizer(subject.experiment.tokenizer)
+    return subject, model, load_tokenizer(subject.run_config.tokenizer)
 
 
 def _imported(directory: str, how: How) -> tuple[Subject, ModelConfig, TextTokenizer]:

@@ -18,8 +18,8 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import likelihood
 from finetune_scaling.evaluation.scoring import Losses, row_losses
 from finetune_scaling.runs.evaluators import TextEvaluator
-from finetune_scaling.runs.experiment import Experiment, read_experiment
 from finetune_scaling.runs.inputs import DEV_SEED
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.tuned import TunedModel
 
@@ -61,13 +61,13 @@ class RunningText:
 
 
 def read_running_text(
-    evaluator: TextEvaluator, experiment: Experiment, tokenizer: TextTokenizer, batch_size: int
+    evaluator: TextEvaluator, run_config: RunConfig, tokenizer: TextTokenizer, batch_size: int
 ) -> RunningText:
-    """The rows of an evaluator for a model of `experiment`; encoded once in a process.
+    """The rows of an evaluator for a model of `run_config`; encoded once in a process.
 
     Raises ConfigError where there is no base whose text could be taken, DataError where the text is missing.
     """
-    source = None if _is_complete(evaluator) else _pretraining(experiment)
+    source = None if _is_complete(evaluator) else _pretraining(run_config)
     if source is not None and source.corpus is None:
         check_of_public(evaluator)
     texts = evaluator.texts or (source.corpus.dev if source and source.corpus else None)
@@ -94,13 +94,13 @@ def _is_complete(evaluator: TextEvaluator) -> bool:
     return all((evaluator.texts, evaluator.objective, evaluator.length))
 
 
-def _pretraining(experiment: Experiment) -> Experiment:
-    """The experiment that pretrained the base, or the base of the base."""
-    while not experiment.pretrains:
-        if experiment.base is None:
+def _pretraining(run_config: RunConfig) -> RunConfig:
+    """The run config that pretrained the base, or the base of the base."""
+    while not run_config.pretrains:
+        if run_config.base is None:
             raise ConfigError("nothing that was pretrained is below the run; give texts, objective and length")
-        experiment = read_experiment(RunDirectory(experiment.base.run).config)
-    return experiment
+        run_config = read_run_config(RunDirectory(run_config.base.run).config)
+    return run_config
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from finetune_scaling.evaluation.running_text import RunningText, read_running_t
 from finetune_scaling.files import Location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
-from finetune_scaling.runs.experiment import BaseConfig, Experiment
+from finetune_scaling.runs.run_config import BaseConfig, RunConfig
 from finetune_scaling.runs.run_directory import exclusive
 from finetune_scaling.runs.tuned import TunedModel, find_base, find_run, load_found, load_untuned
 from finetune_scaling.sharding.mesh import ShardingConfig
@@ -60,7 +60,7 @@ class Subject:
     """
 
     directory: Location
-    experiment: Experiment
+    run_config: RunConfig
     checkpoint: Mapping[str, Any]
     base: BaseConfig | None
     load: Callable[[], TunedModel]
@@ -93,16 +93,16 @@ def found_subject(
     Raises as `find_run` does.
     """
     found = find_run(directory, step, sharding, model_changes)
-    experiment, facts = found.experiment, found.facts
+    run_config, facts = found.run_config, found.facts
     model = configuration.build(ModelConfig, facts["model"], f"{found.where}: model")
     checkpoint = {"step": int(found.where.name), "arrays_digest": facts["arrays_digest"]}
-    if not experiment.pretrains:
-        return Subject(found.directory, experiment, checkpoint, experiment.base, lambda: load_found(found)), model
+    if not run_config.pretrains:
+        return Subject(found.directory, run_config, checkpoint, run_config.base, lambda: load_found(found)), model
     itself = BaseConfig(str(found.directory), checkpoint["step"])
-    tokenizer = load_tokenizer(experiment.tokenizer)
+    tokenizer = load_tokenizer(run_config.tokenizer)
     subject = Subject(
         found.directory,
-        experiment,
+        run_config,
         checkpoint,
         None,
         lambda: load_untuned(itself, tokenizer, sharding, model_changes),
@@ -113,39 +113,39 @@ def found_subject(
 
 def prepare_evaluators(
     evaluators: Mapping[str, Evaluator],
-    experiment: Experiment,
+    run_config: RunConfig,
     tokenizer: TextTokenizer,
     model: ModelConfig,
-    finetuning: Experiment | None = None,
+    finetuning: RunConfig | None = None,
     metrics: tuple[Metric, ...] | None = None,
 ) -> list[Prepared]:
     """Opens what evaluators ask of a model and checks that it fits.
 
-    finetuning: for a base, the experiment whose task it is asked; metrics: of generated text, None for the default.
+    finetuning: for a base, the run config whose task it is asked; metrics: of generated text, None for the default.
     Raises ConfigError or DataError, naming the evaluator.
     """
-    return [_prepare(name, one, experiment, tokenizer, model, finetuning, metrics) for name, one in evaluators.items()]
+    return [_prepare(name, one, run_config, tokenizer, model, finetuning, metrics) for name, one in evaluators.items()]
 
 
 def _prepare(
     name: str,
     evaluator: Evaluator,
-    experiment: Experiment,
+    run_config: RunConfig,
     tokenizer: TextTokenizer,
     model: ModelConfig,
-    finetuning: Experiment | None,
+    finetuning: RunConfig | None,
     metrics: tuple[Metric, ...] | None,
 ) -> Prepared:
-    size = experiment.evaluation.batch_size
+    size = run_config.evaluation.batch_size
     asked: Asked
     try:
         if isinstance(evaluator, TextEvaluator):
-            asked = read_running_text(evaluator, experiment, tokenizer, size)
+            asked = read_running_text(evaluator, run_config, tokenizer, size)
         else:
-            asked = read_questions(evaluator, experiment, tokenizer, finetuning, metrics)
+            asked = read_questions(evaluator, run_config, tokenizer, finetuning, metrics)
     except (ConfigError, DataError) as error:
         raise type(error)(f"evaluator {name}: {error}") from error
-    prompt = configure(METHODS, experiment.method).prefix_length
+    prompt = configure(METHODS, run_config.method).prefix_length
     needed = asked.length + prompt
     if needed > model.max_length:
         soft = f" with a soft prompt of {prompt}" if prompt else ""
@@ -205,16 +205,16 @@ def _untuned(subject: Subject, prepared: Prepared) -> records.Record:
     """What the base scores without tuning: once for all runs on it, kept in its own directory."""
     assert subject.base is not None
     found = find_base(subject.base)
-    experiment = subject.experiment
+    run_config = subject.run_config
     base = BaseConfig(str(found.directory), int(found.where.name))
     checkpoint = {"step": base.step, "arrays_digest": found.facts["arrays_digest"]}
-    tokenizer = load_tokenizer(experiment.tokenizer)
+    tokenizer = load_tokenizer(run_config.tokenizer)
     itself = Subject(
         found.directory,
-        found.experiment,
+        found.run_config,
         checkpoint,
         None,
-        lambda: load_untuned(base, tokenizer, experiment.sharding, experiment.model),
+        lambda: load_untuned(base, tokenizer, run_config.sharding, run_config.model),
         is_base=True,
     )
     path = itself.record_path(prepared)

@@ -5,22 +5,22 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.runs.experiment import Experiment
 from finetune_scaling.runs.inputs import Data
 from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.tuned import TunedModel
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.trees import size
 
 
-def checkpoint_facts(experiment: Experiment, model: TunedModel) -> dict[str, Any]:
+def checkpoint_facts(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
     """What every checkpoint of a run says of the run: model, method, tokenizer, and the base it belongs to."""
     return {
         "model": configuration.plain(model.config),
-        "method": configuration.plain(experiment.method),
+        "method": configuration.plain(run_config.method),
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": model.base_facts.get("arrays_digest"),
-        "tokens_per_step": experiment.batch_size * experiment.row_length,
+        "tokens_per_step": run_config.batch_size * run_config.row_length,
     }
 
 
@@ -31,13 +31,13 @@ def pretrain_tokens(base: Mapping[str, Any]) -> int | None:
     return base["position"]["step"] * base["tokens_per_step"]
 
 
-def training_record(experiment: Experiment, data: Data, model: TunedModel, position: Position) -> dict[str, Any]:
+def training_record(run_config: RunConfig, data: Data, model: TunedModel, position: Position) -> dict[str, Any]:
     """What the run was and how it went; scores come on top."""
     parameters = count_parameters(model.config)
-    row = experiment.row_length
+    row = run_config.row_length
     base = model.base_facts
     return {
-        "name": experiment.name,
+        "name": run_config.name,
         "task": data.task.name if data.task else None,
         "method": model.tuning.name,
         "pet_size": model.tuning.size,
@@ -46,17 +46,17 @@ def training_record(experiment: Experiment, data: Data, model: TunedModel, posit
         "trainable_parameters": size(model.trainable),
         "pretrain_tokens": pretrain_tokens(base),
         "finetune_examples": data.train.statistics["examples"] if data.task else None,
-        "learning_rate": experiment.schedule_config.learning_rate,
-        "batch_size": experiment.batch_size,
-        "seeds": configuration.plain(experiment.seeds),
+        "learning_rate": run_config.schedule_config.learning_rate,
+        "batch_size": run_config.batch_size,
+        "seeds": configuration.plain(run_config.seeds),
         "steps": position.step,
         "best_step": position.best_step,
         "dev_loss": position.best_loss,
         "dev_losses": dict(zip(map(str, position.steps_evaluated), position.losses, strict=True)),
         "stopped_by": position.stopped_by,
-        "tokens_seen": position.step * experiment.batch_size * row,
+        "tokens_seen": position.step * run_config.batch_size * row,
         "target_tokens": position.target_tokens,
-        "flops": training_flops(model.config, model.tuning, position.step, experiment.batch_size, row),
+        "flops": training_flops(model.config, model.tuning, position.step, run_config.batch_size, row),
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": base.get("arrays_digest"),
     }

@@ -21,10 +21,10 @@ from finetune_scaling.models.param_sharding import placement_table
 from finetune_scaling.runs.checkpoints import DIRECTORY as CHECKPOINTS
 from finetune_scaling.runs.checkpoints import Checkpoints, read_facts
 from finetune_scaling.runs.environment import environment
-from finetune_scaling.runs.experiment import Experiment, read_experiment
 from finetune_scaling.runs.inputs import Data, prepare_data, test_examples
 from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.position import Position, position_from
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, exclusive
 from finetune_scaling.runs.tuned import TunedModel, check_belongs, start
 from finetune_scaling.sharding.batches import local_rows, place
@@ -43,7 +43,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     Several processes that run together (sharding/processes.py) all call it, and all get the record.
     Returns the result record, at once where the run is finished. Raises UserError for whatever the user can mend.
     """
-    experiment = read_experiment(config)
+    run_config = read_run_config(config)
     directory = RunDirectory(workdir)
     with exclusive(workdir):
         from_first(lambda: directory.claim(config))
@@ -51,17 +51,17 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
             return record
         clock = Clock()
-        sharding = experiment.sharding
-        check_batch(experiment.batch_size, experiment.batch.accumulation, sharding, make_mesh(sharding))
-        data = prepare_data(experiment)
-        model = start(experiment)
+        sharding = run_config.sharding
+        check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
+        data = prepare_data(run_config)
+        model = start(run_config)
         directory.write_environment(environment())
-        prepared = prepare_evaluators(experiment.evaluation.named_evaluators, experiment, model.tokenizer, model.config)
+        prepared = prepare_evaluators(run_config.evaluation.named_evaluators, run_config, model.tokenizer, model.config)
         with model.placement.in_use():
-            trained, position = _train(experiment, directory, data, model, clock, probes(prepared, model))
-            scores = _scores(experiment, directory, data, trained)
-            scores |= _evaluators(experiment, directory, trained, position, prepared)
-        record = training_record(experiment, data, trained, position) | scores
+            trained, position = _train(run_config, directory, data, model, clock, probes(prepared, model))
+            scores = _scores(run_config, directory, data, trained)
+            scores |= _evaluators(run_config, directory, trained, position, prepared)
+        record = training_record(run_config, data, trained, position) | scores
         record["seconds"] = round(clock.seconds(), 2)
         from_first(lambda: directory.write_result(record))
     return record
@@ -83,7 +83,7 @@ class Clock:
 
 
 def _train(
-    experiment: Experiment,
+    run_config: RunConfig,
     directory: RunDirectory,
     data: Data,
     model: TunedModel,
@@ -92,9 +92,9 @@ def _train(
 ) -> tuple[TunedModel, Position]:
     """Trains to the end; returns the model with its best parameters (pretraining: its last ones)."""
     log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
-    plan = make_plan(experiment, data.train)
+    plan = make_plan(run_config, data.train)
     checkpoints = Checkpoints(directory.path, plan.keep_steps)
-    state, position = init_state(model.trainable, experiment.optimizer, model.placement), Position()
+    state, position = init_state(model.trainable, run_config.optimizer, model.placement), Position()
     _log_placement(state, model)
     if (restored := checkpoints.restore_newest(state)) is not None:
         check_belongs(directory.path, restored.facts, model)
@@ -102,17 +102,17 @@ def _train(
         clock.add(position.seconds)
         log.info("going on from step %d", position.step)
     directory.rewind_metrics(position.step)
-    metrics = Metrics(directory.path, experiment.logging.writers, position.step)
+    metrics = Metrics(directory.path, run_config.logging.writers, position.step)
     rows = model.placement.batch()
     loop = Loop(
-        title=experiment.name or directory.path.name,
+        title=run_config.name or directory.path.name,
         plan=plan,
         step=make_train_step(
             model.config,
             model.tuning,
-            experiment.optimizer,
-            experiment.batch.accumulation,
-            experiment.sharding.axes,
+            run_config.optimizer,
+            run_config.batch.accumulation,
+            run_config.sharding.axes,
         ),
         batches=data.train.part(local_rows(rows, data.train.batch_size)),
         place=functools.partial(place, sharding=rows, size=data.train.batch_size),
@@ -120,13 +120,13 @@ def _train(
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,
         checkpoints=checkpoints,
         metrics=metrics,
-        facts=checkpoint_facts(experiment, model),
+        facts=checkpoint_facts(run_config, model),
         seconds=clock.seconds,
         probes=measured,
     )
     with closing(checkpoints), closing(metrics):
         state, position = loop.run(state, position)
-        if not experiment.pretrains and position.best_step not in (None, position.step):
+        if not run_config.pretrains and position.best_step not in (None, position.step):
             state = _best_state(checkpoints, position.best_step, state)
     return dataclasses.replace(model, trainable=state.trainable), position
 
@@ -160,41 +160,41 @@ def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
         ) from error
 
 
-def make_plan(experiment: Experiment, batches: Batches) -> Plan:
+def make_plan(run_config: RunConfig, batches: Batches) -> Plan:
     """The loop's numbers from the config's units."""
-    per_step = experiment.batch_size * experiment.row_length
-    total, limit = experiment.limits.ending(batches.batches_per_epoch, per_step)
-    keep = {round(tokens / per_step) for tokens in experiment.checkpoint.keep_tokens}
+    per_step = run_config.batch_size * run_config.row_length
+    total, limit = run_config.limits.ending(batches.batches_per_epoch, per_step)
+    keep = {round(tokens / per_step) for tokens in run_config.checkpoint.keep_tokens}
     if any(not 1 <= step <= total for step in keep):
         raise ConfigError(
-            f"checkpoint.keep_tokens = {list(experiment.checkpoint.keep_tokens)} must lie between one step "
+            f"checkpoint.keep_tokens = {list(run_config.checkpoint.keep_tokens)} must lie between one step "
             f"({per_step:,} tokens) and the run's {total * per_step:,} tokens"
         )
     return Plan(
         total_steps=total,
         limit=limit,
-        evaluate_every=experiment.evaluation.interval(total),
-        log_every=experiment.logging.every_steps,
-        save_every=experiment.checkpoint.every_steps,
+        evaluate_every=run_config.evaluation.interval(total),
+        log_every=run_config.logging.every_steps,
+        save_every=run_config.checkpoint.every_steps,
         keep_steps=frozenset(keep),
-        schedule=experiment.schedule_config,
-        patience=experiment.limits.patience,
-        tolerance=experiment.limits.tolerance,
+        schedule=run_config.schedule_config,
+        patience=run_config.limits.patience,
+        tolerance=run_config.limits.tolerance,
     )
 
 
-def _scores(experiment: Experiment, directory: RunDirectory, data: Data, model: TunedModel) -> dict[str, Any]:
+def _scores(run_config: RunConfig, directory: RunDirectory, data: Data, model: TunedModel) -> dict[str, Any]:
     """Scores on every test set of the task; for pretraining, the last held-out loss."""
     if data.task is None or data.form is None:
         return {"loss": row_losses(model, data.dev).mean}
-    evaluation = experiment.evaluation
+    evaluation = run_config.evaluation
     tests = {}
     for name in data.task.test:
         tests[name], rows = score_split(
             model,
             data.task,
             data.form,
-            test_examples(experiment, name, evaluation.test_examples),
+            test_examples(run_config, name, evaluation.test_examples),
             batch_size=evaluation.batch_size,
             generate_examples=evaluation.generate_examples,
             decoding=evaluation.decoding,
@@ -204,7 +204,7 @@ def _scores(experiment: Experiment, directory: RunDirectory, data: Data, model: 
 
 
 def _evaluators(
-    experiment: Experiment,
+    run_config: RunConfig,
     directory: RunDirectory,
     model: TunedModel,
     position: Position,
@@ -213,11 +213,11 @@ def _evaluators(
     """What the config's evaluators say of the trained model; each is kept as soon as it is done."""
     if not prepared:
         return {}
-    step = position.step if experiment.pretrains else position.best_step
+    step = position.step if run_config.pretrains else position.best_step
     facts = read_facts(directory.path / CHECKPOINTS / str(step))
     checkpoint = {"step": step, "arrays_digest": facts["arrays_digest"]}
     subject = Subject(
-        directory.path, experiment, checkpoint, experiment.base, lambda: model, is_base=experiment.pretrains
+        directory.path, run_config, checkpoint, run_config.base, lambda: model, is_base=run_config.pretrains
     )
     found = {}
     for one in prepared:

@@ -9,7 +9,7 @@ from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.files import Location
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
 from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 
 # A run in progress may drop the checkpoint that is being read: it is damaged only if it is still there a while later.
@@ -20,31 +20,31 @@ _SECONDS_BETWEEN = 0.2
 def inspect_run(path: Location) -> dict[str, Any]:
     """A run's directory as plain data; `kind` is base for a pretraining run. UserError where a file is broken."""
     directory = RunDirectory(path)
-    experiment = read_experiment(directory.config)
+    run_config = read_run_config(directory.config)
     record, metrics = directory.result, directory.metrics()
     dev = [line for line in metrics if "dev_loss" in line]
     checkpoint, damage = _newest(path)
     known = record or checkpoint
     best = known["best_step"] if known else None
     return {
-        "kind": "base" if experiment.pretrains else "run",
+        "kind": "base" if run_config.pretrains else "run",
         "path": str(path),
-        "name": experiment.name,
+        "name": run_config.name,
         "state": "done" if record else "started",
-        "task": None if experiment.task is None else experiment.task.get("name"),
-        "method": configuration.given(experiment.method),
-        "base": configuration.plain(experiment.base),
-        "public": configuration.plain(experiment.public),
-        "tokenizer": experiment.tokenizer,
-        "finetune_examples": record["finetune_examples"] if record else experiment.finetune_examples,
-        "batch_size": experiment.batch_size,
-        "length": experiment.batch.row_length or experiment.sequence.length,
-        "limits": configuration.plain(experiment.limits),
+        "task": None if run_config.task is None else run_config.task.get("name"),
+        "method": configuration.given(run_config.method),
+        "base": configuration.plain(run_config.base),
+        "public": configuration.plain(run_config.public),
+        "tokenizer": run_config.tokenizer,
+        "finetune_examples": record["finetune_examples"] if record else run_config.finetune_examples,
+        "batch_size": run_config.batch_size,
+        "length": run_config.batch.row_length or run_config.sequence.length,
+        "limits": configuration.plain(run_config.limits),
         "last_report": metrics[-1] if metrics else None,
         "dev_losses": {str(line["step"]): line["dev_loss"] for line in dev},
         "best_step": best,
         "dev_loss": min((line["dev_loss"] for line in dev), default=None),
-        "checkpoints": _checkpoints(path, experiment, best),
+        "checkpoints": _checkpoints(path, run_config, best),
         "checkpoint": checkpoint,
         "damage": damage,
         "result": record,
@@ -69,14 +69,14 @@ def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
     return None, f"{run}: drops its checkpoints faster than they are read; look again later"
 
 
-def _checkpoints(run: Location, experiment: Experiment, best: int | None) -> dict[str, Any]:
+def _checkpoints(run: Location, run_config: RunConfig, best: int | None) -> dict[str, Any]:
     folder = run / DIRECTORY
     damaged = _names(folder, "damaged.")
     steps = sorted(checkpoint_steps(run))
     return {
         "steps": steps,
         "best": best if best in steps else None,
-        "save_every": experiment.checkpoint.every_steps,
+        "save_every": run_config.checkpoint.every_steps,
         "set_aside": damaged,
     }
 

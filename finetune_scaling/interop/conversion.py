@@ -44,8 +44,8 @@ from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.param_sharding import Placement
 from finetune_scaling.runs.checkpoints import DIRECTORY, read_facts
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import CONFIG, LOCK, RESULT, RunDirectory, exclusive
 from finetune_scaling.runs.tuned import TOKENIZER
 from finetune_scaling.sharding.axes import MESH_AXES
@@ -164,7 +164,7 @@ def _config(conversion: Conversion, model: _Model, out: Path) -> dict[str, Any]:
             "pretrain_tokens": conversion.pretrain_tokens,
         },
     }
-    read_experiment(config)
+    read_run_config(config)
     return config
 
 

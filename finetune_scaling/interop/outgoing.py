@@ -52,7 +52,7 @@ def write_out(outgoing: Outgoing) -> dict[str, Any]:
     figures = {}
     if model_out:
         export = plan_export(run, form, merged=outgoing.merged, dtype=outgoing.dtype)
-        tokenizer = tokenizer_files(found.experiment.tokenizer, run.model.vocab_size)
+        tokenizer = tokenizer_files(found.run_config.tokenizer, run.model.vocab_size)
         figures["model"] = write_model(export, model_out, tokenizer, provenance(run))
     if adapter_out and adapter:
         figures["adapter"] = write_adapter(adapter, adapter_out, run)
@@ -77,7 +77,7 @@ def _base_name(run: TrainedRun, model_out: Path | None, outgoing: Outgoing) -> B
     """How an adapter calls its base: the directory where that is written with it, or what it was converted from."""
     if model_out and not outgoing.merged:
         return BaseName(str(model_out.resolve()))
-    source = source_of(find_base(run.found.experiment.base)) if run.found.experiment.base else None
+    source = source_of(find_base(run.found.run_config.base)) if run.found.run_config.base else None
     return BaseName(source.name, source.revision) if source else BaseName()
 
 

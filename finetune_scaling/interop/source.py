@@ -32,15 +32,15 @@ def is_hub_name(name: str) -> bool:
 
 def source_of(found: FoundRun) -> Source | None:
     """What a base was converted from; None for a run that was trained here."""
-    public = found.experiment.public
+    public = found.run_config.public
     return None if public is None else Source(public.name, public.commit or public.revision, public.family)
 
 
 def families_for(found: FoundRun) -> Iterable[Family]:
     """All families, that of the public model which a run descends from first."""
     source = source_of(found)
-    while source is None and found.experiment.base is not None:
-        found = find_base(found.experiment.base)
+    while source is None and found.run_config.base is not None:
+        found = find_base(found.run_config.base)
         source = source_of(found)
     first = source.family if source else ""
     return sorted(FAMILIES.values(), key=lambda family: family.model_type != first)

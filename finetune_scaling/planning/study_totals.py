@@ -17,7 +17,7 @@ from finetune_scaling.planning.chips import Chip, slices
 from finetune_scaling.planning.search import analytic, candidates
 from finetune_scaling.planning.totals import SECONDS_AN_HOUR, step_chip_seconds
 from finetune_scaling.planning.workload import Workload, read_workload
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.configs import (
     bases,
@@ -84,17 +84,17 @@ def _planned(study: StudyConfig) -> Iterator[_Planned]:
     workdir = Path()
     for run in runs(study):
         setting = run.setting
-        experiment = read_experiment(finetuning_config(study, workdir, run))
-        model = tuned_model(study.families[setting.family], setting.size, experiment)
-        yield _plan(setting.method, model, experiment, setting.finetune_examples / experiment.batch_size)
+        run_config = read_run_config(finetuning_config(study, workdir, run))
+        model = tuned_model(study.families[setting.family], setting.size, run_config)
+        yield _plan(setting.method, model, run_config, setting.finetune_examples / run_config.batch_size)
     for base in bases(study):
         if base.tokens is None:  # public bases are there
-            experiment = read_experiment(pretraining_config(study, workdir, base))
-            yield _plan(PRETRAINING, family_model(study.families[base.family], base.size), experiment, math.inf)
+            run_config = read_run_config(pretraining_config(study, workdir, base))
+            yield _plan(PRETRAINING, family_model(study.families[base.family], base.size), run_config, math.inf)
 
 
-def _plan(group: str, model: ModelConfig, experiment: Experiment, steps_per_epoch: float) -> _Planned:
-    workload = read_workload(experiment, model)
-    steps, _ = experiment.limits.ending(steps_per_epoch, workload.batch * workload.length)
-    flops = expected_flops(experiment, model, steps_per_epoch * experiment.batch_size)  # type: ignore[arg-type]
-    return _Planned(group, workload, experiment.sharding.axes, flops, steps)
+def _plan(group: str, model: ModelConfig, run_config: RunConfig, steps_per_epoch: float) -> _Planned:
+    workload = read_workload(run_config, model)
+    steps, _ = run_config.limits.ending(steps_per_epoch, workload.batch * workload.length)
+    flops = expected_flops(run_config, model, steps_per_epoch * run_config.batch_size)  # type: ignore[arg-type]
+    return _Planned(group, workload, run_config.sharding.axes, flops, steps)

@@ -7,7 +7,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.bounds import model_flops
 from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.runs.experiment import Experiment
+from finetune_scaling.runs.run_config import RunConfig
 
 SECONDS_AN_HOUR = 3600.0
 
@@ -29,16 +29,16 @@ class RunTotals:
     utilisation: float
 
 
-def run_steps(experiment: Experiment) -> tuple[int, str]:
+def run_steps(run_config: RunConfig) -> tuple[int, str]:
     """Steps until the first limit, and its name.
 
     Epochs are counted where finetune_examples is given; else they are left out, and ConfigError is raised where no
     other limit is given.
     """
-    limits, batch = experiment.limits, experiment.batch_size
-    tokens = batch * (experiment.batch.row_length or experiment.sequence.length)
-    if limits.max_epochs is None or experiment.finetune_examples is not None:
-        return limits.ending((experiment.finetune_examples or 0) / batch, tokens)
+    limits, batch = run_config.limits, run_config.batch_size
+    tokens = batch * (run_config.batch.row_length or run_config.sequence.length)
+    if limits.max_epochs is None or run_config.finetune_examples is not None:
+        return limits.ending((run_config.finetune_examples or 0) / batch, tokens)
     others = dataclasses.replace(limits, max_epochs=None) if limits.max_steps or limits.max_tokens else None
     if others is None:
         raise ConfigError("finetune_examples is not given, so limits.max_epochs is no number of steps; give it a value")
@@ -51,10 +51,10 @@ def step_chip_seconds(workload: Workload, chip: Chip, bound_chip_seconds: float,
 
 
 def run_totals(
-    experiment: Experiment, workload: Workload, chip: Chip, bound_chip_seconds: float, utilisation: float
+    run_config: RunConfig, workload: Workload, chip: Chip, bound_chip_seconds: float, utilisation: float
 ) -> RunTotals:
     """The whole run; bound_chip_seconds: of one step, chips times the lower bound of its time."""
-    steps, limit = run_steps(experiment)
+    steps, limit = run_steps(run_config)
     likely = step_chip_seconds(workload, chip, bound_chip_seconds, utilisation)
     return RunTotals(
         steps=steps,

@@ -10,8 +10,8 @@ from finetune_scaling.files import first_contact, location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
 from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps, read_facts
-from finetune_scaling.runs.experiment import Experiment
 from finetune_scaling.runs.inputs import prepared_task
+from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.tuned import check_length
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.tuning.method import Tuning, configure
@@ -51,32 +51,32 @@ class Workload:
         return self.length + self.tuning.prefix_length
 
 
-def read_workload(experiment: Experiment, model: ModelConfig) -> Workload:
-    """The workload of an experiment on a model. Raises ConfigError where rows are longer than the model's context."""
-    tuning = configure(METHODS, experiment.method)
-    length = experiment.batch.row_length or experiment.sequence.length
+def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
+    """The workload of a run config on a model. Raises ConfigError where rows are longer than the model's context."""
+    tuning = configure(METHODS, run_config.method)
+    length = run_config.batch.row_length or run_config.sequence.length
     check_length(model, tuning, length)
     return Workload(
         model=model,
         tuning=tuning,
-        optimizer=experiment.optimizer,
-        batch=experiment.batch_size,
+        optimizer=run_config.optimizer,
+        batch=run_config.batch_size,
         length=length,
-        evaluation_batch=experiment.evaluation.batch_size,
-        decoding=None if experiment.pretrains else _decoding(experiment),
+        evaluation_batch=run_config.evaluation.batch_size,
+        decoding=None if run_config.pretrains else _decoding(run_config),
     )
 
 
-def _decoding(experiment: Experiment) -> Decoding | None:
-    if experiment.evaluation.generate_examples == 0:
+def _decoding(run_config: RunConfig) -> Decoding | None:
+    if run_config.evaluation.generate_examples == 0:
         return None
-    _, form = prepared_task(experiment)
+    _, form = prepared_task(run_config)
     longest = form.length - form.max_target_tokens
-    settings = experiment.evaluation.decoding
+    settings = run_config.evaluation.decoding
     return Decoding(longest, settings.limit(form.max_target_tokens), form.bidirectional_input, settings)
 
 
-def planned_model(experiment: Experiment, rung: str | None = None, vocabulary: int | None = None) -> ModelConfig:
+def planned_model(run_config: RunConfig, rung: str | None = None, vocabulary: int | None = None) -> ModelConfig:
     """The model that a run would train, without reading a parameter.
 
     rung: of the ladder, in place of what the config says. A finetuning run's model is its base's: read from the base's
@@ -84,39 +84,39 @@ def planned_model(experiment: Experiment, rung: str | None = None, vocabulary: i
     runs/pretrain/en_de/16b. vocabulary: its size; without it that of the tokenizer, where it is there, and 128,000 for
     the paper's sizes. Raises ConfigError where size or vocabulary cannot be told.
     """
-    block = configuration.plain(experiment.model)
+    block = configuration.plain(run_config.model)
     if rung is not None:
         configuration.choose(LADDER, rung, "--model")
-        return _of_rung(rung, {**block, "name": rung}, experiment, vocabulary)
-    if experiment.base is None:
-        return _of_rung(block.get("name"), block, experiment, vocabulary)
-    run = location(experiment.base.run)
+        return _of_rung(rung, {**block, "name": rung}, run_config, vocabulary)
+    if run_config.base is None:
+        return _of_rung(block.get("name"), block, run_config, vocabulary)
+    run = location(run_config.base.run)
     newest = first_contact(run, lambda: next(checkpoint_steps(run), None))
     if newest is not None:
         facts = read_facts(run / DIRECTORY / str(newest))
         return model_config({**facts["model"], **block})
     if run.name not in LADDER:
         raise ConfigError(
-            f"base.run = {experiment.base.run} has no checkpoint and its name is no size of the ladder; give the size "
+            f"base.run = {run_config.base.run} has no checkpoint and its name is no size of the ladder; give the size "
             f"of the base by --model, one of: {', '.join(LADDER)}"
         )
-    return _of_rung(run.name, {**block, "name": run.name}, experiment, vocabulary)
+    return _of_rung(run.name, {**block, "name": run.name}, run_config, vocabulary)
 
 
-def _of_rung(name: str | None, block: dict, experiment: Experiment, vocabulary: int | None) -> ModelConfig:
+def _of_rung(name: str | None, block: dict, run_config: RunConfig, vocabulary: int | None) -> ModelConfig:
     if vocabulary is not None:
         block = {**block, "vocab_size": vocabulary}
     if "vocab_size" in block:
         return model_config(block)
-    return model_config(block, _vocabulary(name, experiment))
+    return model_config(block, _vocabulary(name, run_config))
 
 
-def _vocabulary(rung: str | None, experiment: Experiment) -> int:
-    tokenizer = location(experiment.tokenizer)
+def _vocabulary(rung: str | None, run_config: RunConfig) -> int:
+    tokenizer = location(run_config.tokenizer)
     if first_contact(tokenizer, tokenizer.is_dir):
-        return load_tokenizer(experiment.tokenizer).vocab_size
+        return load_tokenizer(run_config.tokenizer).vocab_size
     if rung in _PAPER_SIZES:
         return PAPER_VOCABULARY
     raise ConfigError(
-        f"tokenizer = {experiment.tokenizer} is not there, so the vocabulary's size is unknown; give it by --vocabulary"
+        f"tokenizer = {run_config.tokenizer} is not there, so the vocabulary's size is unknown; give it by --vocabulary"
     )

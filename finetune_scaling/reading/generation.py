@@ -18,7 +18,7 @@ from finetune_scaling.evaluation.scoring import Example, hypotheses
 from finetune_scaling.evaluation.subject import Subject, found_subject
 from finetune_scaling.files import Location
 from finetune_scaling.models.attention import check_attention
-from finetune_scaling.runs.experiment import Experiment
+from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.tuned import TunedModel
 from finetune_scaling.sharding.mesh import ShardingConfig
 
@@ -38,7 +38,7 @@ def subject_of(directory: Location, step: int | None) -> Subject:
 
 
 def write(
-    experiment: Experiment,
+    run_config: RunConfig,
     load: Callable[[], TunedModel],
     texts: Iterable[str],
     languages: Languages,
@@ -46,20 +46,20 @@ def write(
 ) -> list[str]:
     """The best text for every one of `texts`. See Run.generate; load: reads the model, once the rest is checked."""
     texts = _checked(texts)
-    decoding = _decoding(experiment, options)
+    decoding = _decoding(run_config, options)
     # An adapter that came in alone has no task, either.
-    task = None if experiment.task is None else load_task(experiment.task)
+    task = None if run_config.task is None else load_task(run_config.task)
     named = _languages(task, languages)
     if not texts:
         return []
     model = load()
     if task is None:
-        task, form = _continuation(model, experiment, texts, decoding.limit(CONTINUATION))
+        task, form = _continuation(model, run_config, texts, decoding.limit(CONTINUATION))
     else:
-        form = experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+        form = run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
     _check_room(model, form, decoding)
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
-    size = min(experiment.evaluation.batch_size, len(texts))
+    size = min(run_config.evaluation.batch_size, len(texts))
     with model.placement.in_use():
         return hypotheses(model, task, form, examples, size, decoding)
 
@@ -76,16 +76,16 @@ def _checked(texts: Iterable[str]) -> list[str]:
     return found
 
 
-def _decoding(experiment: Experiment, options: Mapping[str, Any]) -> DecodingConfig:
+def _decoding(run_config: RunConfig, options: Mapping[str, Any]) -> DecodingConfig:
     """The run's own way of writing with some fields changed; another method begins from that method's defaults."""
-    own = experiment.evaluation.decoding
+    own = run_config.evaluation.decoding
     if options.get("method", own.method) != own.method:
         own = DecodingConfig(max_new_tokens=own.max_new_tokens, max_length_ratio=own.max_length_ratio, stop=own.stop)
     return configuration.build(DecodingConfig, {**dataclasses.asdict(own), **options}, "decoding")
 
 
 def _continuation(
-    model: TunedModel, experiment: Experiment, texts: list[str], longest: int
+    model: TunedModel, run_config: RunConfig, texts: list[str], longest: int
 ) -> tuple[Task, SequenceFormat]:
     """Going on with a text as a task, which cuts no text: DataError where one and what is to come do not fit."""
     room = model.config.max_length - model.tuning.prefix_length - longest - 1  # a mode token
@@ -97,7 +97,7 @@ def _continuation(
             f"{max(0, room)} beside {longest} new ones; shorten it, or lower max_new_tokens"
         )
     task = Task("continuation", "summarization", Template("{source}"), max(1, *lengths), longest)
-    return task, form_of_pretraining(experiment.objective, task, template_tokens=0)
+    return task, form_of_pretraining(run_config.objective, task, template_tokens=0)
 
 
 def _languages(task: Task | None, asked: Languages) -> dict[str, str]:

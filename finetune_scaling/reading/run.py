@@ -87,10 +87,10 @@ class Run:
 
         Raises WorkdirError where it is not there any more.
         """
-        from finetune_scaling.runs.experiment import read_experiment
+        from finetune_scaling.runs.run_config import read_run_config
         from finetune_scaling.runs.tuned import relocated
 
-        base = relocated(read_experiment(self.config), self.path).base
+        base = relocated(read_run_config(self.config), self.path).base
         return None if base is None else Run(load_run(base.run).path, base.step)
 
     @functools.cached_property
@@ -198,7 +198,7 @@ class Run:
         from finetune_scaling.reading.generation import write
 
         languages = (source_language, target_language)
-        return write(self._subject(step).experiment, lambda: self.model(step), texts, languages, decoding)
+        return write(self._subject(step).run_config, lambda: self.model(step), texts, languages, decoding)
 
     def _subject(self, step: int | None) -> "Subject":
         from finetune_scaling.reading.generation import subject_of

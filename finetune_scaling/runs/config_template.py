@@ -1,4 +1,4 @@
-"""Configs to start from: every field that an experiment has, at its default, so that any can be changed on the command
+"""Configs to start from: every field that a run config has, at its default, so that any can be changed on the command
 line, which changes no field that a config does not have.
 """
 
@@ -15,19 +15,19 @@ from finetune_scaling.data.tokenizer import TokenizerConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER
-from finetune_scaling.runs.experiment import BaseConfig, Experiment
+from finetune_scaling.runs.run_config import BaseConfig, RunConfig
 from finetune_scaling.training.optimizers import ScheduleConfig
 from finetune_scaling.tuning.registry import METHODS
 
 
-def experiment_template(method: str = "full") -> ConfigDict:
-    """Every field of an Experiment at its default, with the options of `method`; a field without one is a placeholder.
+def run_config_template(method: str = "full") -> ConfigDict:
+    """Every field of a RunConfig at its default, with the options of `method`; a field without one is a placeholder.
 
     `corpus`, `task`, `base` and `evaluation.evaluators` are None: a config fills those that it needs.
     Raises ConfigError for an unknown method.
     """
     declaration = configuration.choose(METHODS, method, "method.name")
-    config = group(Experiment)
+    config = group(RunConfig)
     config.model = {"name": FieldReference(None, field_type=str), **_placeholders(ModelConfig)}
     config.method = group(declaration.options)
     config.method.name = method
@@ -36,8 +36,8 @@ def experiment_template(method: str = "full") -> ConfigDict:
 
 
 def pretraining_template(size: str, corpus: Mapping[str, Any]) -> ConfigDict:
-    """An experiment that pretrains a rung of the ladder on a corpus; the config says for how long, and the lengths."""
-    config = experiment_template()
+    """A run config that pretrains a rung of the ladder on a corpus; the config says for how long, and the lengths."""
+    config = run_config_template()
     config.model.name = _rung(size)
     config.corpus = {**corpus, "prepared": FieldReference(None, field_type=str)}
     return config
@@ -51,8 +51,8 @@ def tokenizer_template(corpus: Mapping[str, Any], **fields: Any) -> ConfigDict:
 
 
 def finetuning_template(task: str, method: str) -> ConfigDict:
-    """An experiment that finetunes a base on a named task by `method`; the config says which base, and the lengths."""
-    config = experiment_template(method)
+    """A run config that finetunes a base on a named task by `method`; the config says which base, and the lengths."""
+    config = run_config_template(method)
     config.task = {
         "name": task,
         "max_source_tokens": FieldReference(None, field_type=int),

@@ -23,7 +23,7 @@ from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.text_tokenizer import TextTokenizer
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.runs.experiment import Experiment
+from finetune_scaling.runs.run_config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,33 +39,33 @@ class Data(NamedTuple):
     form: SequenceFormat | None = None
 
 
-def prepare_data(experiment: Experiment) -> Data:
+def prepare_data(run_config: RunConfig) -> Data:
     """Opens and checks all that the run reads, before any parameter exists."""
-    if experiment.public is not None:
+    if run_config.public is not None:
         raise ConfigError("public is of bases that `convert` made, which are not trained; finetune them: base.run=DIR")
-    if experiment.task is None and experiment.adapter is not None:
+    if run_config.task is None and run_config.adapter is not None:
         raise ConfigError(
-            f"the adapter {experiment.adapter.name} came in without a task; give a finetuning run's config to train on"
+            f"the adapter {run_config.adapter.name} came in without a task; give a finetuning run's config to train on"
         )
-    tokenizer = load_tokenizer(experiment.tokenizer)
-    return _pretraining_data(experiment, tokenizer) if experiment.pretrains else _finetuning_data(experiment, tokenizer)
+    tokenizer = load_tokenizer(run_config.tokenizer)
+    return _pretraining_data(run_config, tokenizer) if run_config.pretrains else _finetuning_data(run_config, tokenizer)
 
 
-def finetuning_examples(experiment: Experiment) -> Examples:
+def finetuning_examples(run_config: RunConfig) -> Examples:
     """The run's training examples: a prefix of the permutation of its data seed."""
-    examples = _split(configuration.canonical(experiment.task), "train")
-    return subset(examples, experiment.finetune_examples or len(examples), experiment.seeds.data)
+    examples = _split(configuration.canonical(run_config.task), "train")
+    return subset(examples, run_config.finetune_examples or len(examples), run_config.seeds.data)
 
 
-def _pretraining_data(experiment: Experiment, tokenizer: TextTokenizer) -> Data:
-    assert experiment.corpus is not None
-    corpus, sequence = experiment.corpus, experiment.sequence
-    batches = _pretraining_batches(experiment, tokenizer)
+def _pretraining_data(run_config: RunConfig, tokenizer: TextTokenizer) -> Data:
+    assert run_config.corpus is not None
+    corpus, sequence = run_config.corpus, run_config.sequence
+    batches = _pretraining_batches(run_config, tokenizer)
     dev = pretraining_evaluation_batches(
         Texts(corpus.dev, "corpus.dev"),
         tokenizer,
-        experiment.objective,
-        batch_size=experiment.evaluation.batch_size,
+        run_config.objective,
+        batch_size=run_config.evaluation.batch_size,
         length=sequence.length,
         seed=DEV_SEED,
     )
@@ -73,68 +73,68 @@ def _pretraining_data(experiment: Experiment, tokenizer: TextTokenizer) -> Data:
     return Data(batches, dev)
 
 
-def _pretraining_batches(experiment: Experiment, tokenizer: TextTokenizer) -> Batches:
+def _pretraining_batches(run_config: RunConfig, tokenizer: TextTokenizer) -> Batches:
     """Of the text itself, or of what was prepared of it: the same batches."""
-    assert experiment.corpus is not None
-    corpus, objective, length = experiment.corpus, experiment.objective, experiment.sequence.length
-    numbers = {"batch_size": experiment.batch_size, "length": length, "seed": experiment.seeds.order}
+    assert run_config.corpus is not None
+    corpus, objective, length = run_config.corpus, run_config.objective, run_config.sequence.length
+    numbers = {"batch_size": run_config.batch_size, "length": length, "seed": run_config.seeds.order}
     if corpus.prepared is None:
         return pretraining_batches(Texts(corpus.train, "corpus.train"), tokenizer, objective, **numbers)
     documents = open_prepared(corpus.prepared, corpus.train, tokenizer, longest_text(length, objective))
     return document_batches(documents, tokenizer, objective, **numbers)
 
 
-def prepared_task(experiment: Experiment) -> tuple[Task, SequenceFormat]:
+def prepared_task(run_config: RunConfig) -> tuple[Task, SequenceFormat]:
     """The task of a finetuning run, and the form of its sequences."""
-    task = _task(configuration.canonical(experiment.task))
-    return task, experiment.sequence_format(task.max_source_tokens, task.max_target_tokens)
+    task = _task(configuration.canonical(run_config.task))
+    return task, run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
 
 
-def check_task(experiment: Experiment) -> None:
+def check_task(run_config: RunConfig) -> None:
     """Opens every split that a finetuning run will read, its test sets included.
 
     Raises DataError where one is absent or faulty or has too few examples, or where what is decoded lacks a reference,
     ConfigError where there is no test set.
     """
-    task, _ = prepared_task(experiment)
+    task, _ = prepared_task(run_config)
     if not task.test:
         raise ConfigError(f"task {task.name} has no test set; add one under task.test")
-    finetuning_examples(experiment)
+    finetuning_examples(run_config)
     for name in ("dev", *task.test):
-        if not _split(configuration.canonical(experiment.task), name):
+        if not _split(configuration.canonical(run_config.task), name):
             raise DataError(f"task {task.name}: its split {name} has no examples; give it another source")
-    evaluation = experiment.evaluation
+    evaluation = run_config.evaluation
     for name in task.test:
         _check_decoded(
-            configuration.canonical(experiment.task), name, evaluation.test_examples, evaluation.generate_examples
+            configuration.canonical(run_config.task), name, evaluation.test_examples, evaluation.generate_examples
         )
 
 
-def _finetuning_data(experiment: Experiment, tokenizer: TextTokenizer) -> Data:
-    check_task(experiment)
-    key = configuration.canonical(experiment.task)
-    task, form = prepared_task(experiment)
-    examples = finetuning_examples(experiment)
+def _finetuning_data(run_config: RunConfig, tokenizer: TextTokenizer) -> Data:
+    check_task(run_config)
+    key = configuration.canonical(run_config.task)
+    task, form = prepared_task(run_config)
+    examples = finetuning_examples(run_config)
     log.info("training examples: %s", json.dumps(describe(examples, most=1000), ensure_ascii=False))
     train = finetuning_batches(
         examples,
         tokenizer,
         task.template,
         form,
-        batch_size=experiment.batch_size,
-        seed=experiment.seeds.order,
-        pack=experiment.batch.pack,
-        row_length=experiment.batch.row_length,
+        batch_size=run_config.batch_size,
+        seed=run_config.seeds.order,
+        pack=run_config.batch.pack,
+        row_length=run_config.batch.row_length,
     )
     log.info("tokens: %s", json.dumps(train.statistics))
-    evaluation = experiment.evaluation
-    dev = _dev_batches(key, experiment.tokenizer, form, evaluation.dev_examples, evaluation.batch_size)
+    evaluation = run_config.evaluation
+    dev = _dev_batches(key, run_config.tokenizer, form, evaluation.dev_examples, evaluation.batch_size)
     return Data(train, dev, task, form)
 
 
-def test_examples(experiment: Experiment, name: str, count: int | None) -> Examples:
+def test_examples(run_config: RunConfig, name: str, count: int | None) -> Examples:
     """`count` examples (None: all) of a test set of the run's task."""
-    return first(_split(configuration.canonical(experiment.task), name), count)
+    return first(_split(configuration.canonical(run_config.task), name), count)
 
 
 def first(examples: Examples, count: int | None) -> Examples:

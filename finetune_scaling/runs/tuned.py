@@ -25,7 +25,7 @@ from finetune_scaling.runs.checkpoints import (
     read_facts,
     read_trainable,
 )
-from finetune_scaling.runs.experiment import BaseConfig, Experiment, read_experiment
+from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, size
@@ -61,25 +61,25 @@ class TunedModel:
     placement: Placement
 
 
-def start(experiment: Experiment) -> TunedModel:
-    """The model of an experiment before its first step.
+def start(run_config: RunConfig) -> TunedModel:
+    """The model of a run config before its first step.
 
     Raises CheckpointError where base, tokenizer and config do not belong together, ConfigError where soft prompt and
     sequence are longer than the model's context.
     """
-    tokenizer = load_tokenizer(experiment.tokenizer)
-    tuning = configure(METHODS, experiment.method)
-    sharding = experiment.sharding
-    base = None if experiment.base is None else load_base(experiment.base.run, experiment.base.step, sharding)
+    tokenizer = load_tokenizer(run_config.tokenizer)
+    tuning = configure(METHODS, run_config.method)
+    sharding = run_config.sharding
+    base = None if run_config.base is None else load_base(run_config.base.run, run_config.base.step, sharding)
     config = (
-        model_config(experiment.model, tokenizer.vocab_size) if base is None else changed(base.config, experiment.model)
+        model_config(run_config.model, tokenizer.vocab_size) if base is None else changed(base.config, run_config.model)
     )
     if base is not None:
-        _check_tokenizer(base, tokenizer, experiment.base.run if experiment.base else "", experiment.tokenizer)
-    check_length(config, tuning, experiment.sequence.length)
+        _check_tokenizer(base, tokenizer, run_config.base.run if run_config.base else "", run_config.tokenizer)
+    check_length(config, tuning, run_config.sequence.length)
     placement = Placement(config, make_mesh(sharding), sharding.axes)
     check_fits(config, sharding, placement.mesh)
-    rng = jax.random.key(experiment.seeds.parameters)
+    rng = jax.random.key(run_config.seeds.parameters)
     common = common_tokens(tokenizer)
     trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common, placement)
     return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts, placement)
@@ -87,10 +87,10 @@ def start(experiment: Experiment) -> TunedModel:
 
 @dataclasses.dataclass(frozen=True)
 class FoundRun:
-    """A run's experiment, with base and tokenizer where they are now, and the checkpoint `where` that is to be read."""
+    """A run's run config, with base and tokenizer where they are now, and the checkpoint `where` that is to be read."""
 
     directory: Location
-    experiment: Experiment
+    run_config: RunConfig
     where: Location
 
     @functools.cached_property
@@ -112,11 +112,11 @@ def find_run(
     Raises WorkdirError where this is no run, CheckpointError where the checkpoint is missing.
     """
     directory = location(directory)
-    experiment = relocated(read_experiment(RunDirectory(directory).config), directory)
+    run_config = relocated(read_run_config(RunDirectory(directory).config), directory)
     if sharding is not None:
-        experiment = dataclasses.replace(experiment, sharding=sharding)
-    experiment = dataclasses.replace(experiment, model={**experiment.model, **(model_changes or {})})
-    return FoundRun(directory, experiment, _checkpoint(directory, step, best=not experiment.pretrains))
+        run_config = dataclasses.replace(run_config, sharding=sharding)
+    run_config = dataclasses.replace(run_config, model={**run_config.model, **(model_changes or {})})
+    return FoundRun(directory, run_config, _checkpoint(directory, step, best=not run_config.pretrains))
 
 
 def load_run(
@@ -124,18 +124,18 @@ def load_run(
     step: int | None = None,
     sharding: ShardingConfig | None = None,
     model_changes: Mapping[str, Any] | None = None,
-) -> tuple[TunedModel, Experiment]:
-    """The model of a run, found as by `find_run`, and the run's experiment.
+) -> tuple[TunedModel, RunConfig]:
+    """The model of a run, found as by `find_run`, and the run's run config.
 
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
     """
     found = find_run(directory, step, sharding, model_changes)
-    return load_found(found), found.experiment
+    return load_found(found), found.run_config
 
 
 def load_found(found: FoundRun) -> TunedModel:
     """The model of a run that was found; raises as `load_run` does."""
-    model = start(found.experiment)
+    model = start(found.run_config)
     with _mend("train the run"):
         trained, facts = read_trainable(found.where, model.placement.named)
     check_belongs(found.directory, facts, model)
@@ -146,8 +146,8 @@ def find_base(base: BaseConfig) -> FoundRun:
     """The pretraining run that is a base, and the checkpoint of it. Raises as `find_run` does."""
     directory = location(base.run)
     with _of_base(base):
-        experiment = relocated(read_experiment(RunDirectory(directory).config), directory)
-        return FoundRun(directory, experiment, _checkpoint(directory, base.step, best=False))
+        run_config = relocated(read_run_config(RunDirectory(directory).config), directory)
+        return FoundRun(directory, run_config, _checkpoint(directory, base.step, best=False))
 
 
 def load_untuned(
@@ -184,8 +184,8 @@ def _of_base(base: BaseConfig) -> Iterator[None]:
         raise CheckpointError(f"the base {base.run} cannot be used: {error}") from error
 
 
-def relocated(experiment: Experiment, directory: Location) -> Experiment:
-    """The experiment with its base and tokenizer where they are now, if the whole study was moved or copied.
+def relocated(run_config: RunConfig, directory: Location) -> RunConfig:
+    """The run config with its base and tokenizer where they are now, if the whole study was moved or copied.
 
     A public model that was converted has its tokenizer in its own directory.
 
@@ -204,11 +204,11 @@ def relocated(experiment: Experiment, directory: Location) -> Experiment:
             (str(parent / tail) for parent in absolute(directory).parents if (parent / tail).exists()), recorded
         )
 
-    base = experiment.base
-    its_own = experiment.public is not None and experiment.tokenizer
+    base = run_config.base
+    its_own = run_config.public is not None and run_config.tokenizer
     return dataclasses.replace(
-        experiment,
-        tokenizer=str(directory / TOKENIZER) if its_own else found(experiment.tokenizer, 2),  # tokenizers/FAMILY
+        run_config,
+        tokenizer=str(directory / TOKENIZER) if its_own else found(run_config.tokenizer, 2),  # tokenizers/FAMILY
         base=None if base is None else dataclasses.replace(base, run=found(base.run, 3)),  # bases/FAMILY/SIZE
     )
 

@@ -10,8 +10,8 @@ from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.evaluation.running_text import check_of_public
 from finetune_scaling.runs.evaluators import TaskEvaluator
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.inputs import check_task
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.tuned import check_length
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import Run, StudyConfig
@@ -29,22 +29,22 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
     own = [base for base in needed if base.tokens is None]
     for base in own:
         with _within(f"families.{base.family}.pretrain"):
-            read_experiment(pretraining_config(study, workdir, base))
+            read_run_config(pretraining_config(study, workdir, base))
     for base in {base.family: base for base in own}.values():
         with _within(f"families.{base.family}.pretrain"):
             _open_corpus(study, workdir, base)
     for run, sizes in _largest(runs):
         setting, family = run.setting, study.families[run.setting.family]
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
-            experiment = read_experiment(finetuning_config(study, workdir, run))
+            run_config = read_run_config(finetuning_config(study, workdir, run))
             for size in sizes:  # of a public ladder each may have a context of its own
-                model = tuned_model(family, size, experiment)
-                check_length(model, configure(METHODS, experiment.method), experiment.sequence.length)
-            check_task(experiment)
-            for name, evaluator in experiment.evaluation.named_evaluators.items():
+                model = tuned_model(family, size, run_config)
+                check_length(model, configure(METHODS, run_config.method), run_config.sequence.length)
+            check_task(run_config)
+            for name, evaluator in run_config.evaluation.named_evaluators.items():
                 with _within(f"evaluator {name}"):
                     if isinstance(evaluator, TaskEvaluator):
-                        check_sets(evaluator, experiment)
+                        check_sets(evaluator, run_config)
                     elif family.public:
                         check_of_public(evaluator)
     for base in (base for base in needed if base.tokens is not None):
@@ -53,7 +53,7 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
 
 
 def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
-    corpus = read_experiment(pretraining_config(study, workdir, base)).corpus
+    corpus = read_run_config(pretraining_config(study, workdir, base)).corpus
     if corpus is None:
         raise ConfigError("corpus is missing; say what the bases are pretrained on")
     if corpus.prepared is None:

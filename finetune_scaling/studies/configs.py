@@ -12,7 +12,7 @@ from finetune_scaling.interop.conversion import Conversion
 from finetune_scaling.interop.hugging_face import listed_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.tuned import TOKENIZER, changed
 from finetune_scaling.studies.grid import FamilyConfig, Run, Setting, StudyConfig, runs
 from finetune_scaling.training.flops import training_flops
@@ -110,8 +110,8 @@ def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int) -> int
     """The step at which a base had seen `tokens`; a converted one has one checkpoint, of step 0."""
     if base.tokens is not None:
         return 0
-    experiment = read_experiment(pretraining_config(study, workdir, base))
-    return round(tokens / (experiment.batch_size * experiment.sequence.length))
+    run_config = read_run_config(pretraining_config(study, workdir, base))
+    return round(tokens / (run_config.batch_size * run_config.sequence.length))
 
 
 def family_model(family: FamilyConfig, size: str) -> ModelConfig:
@@ -126,26 +126,26 @@ def family_model(family: FamilyConfig, size: str) -> ModelConfig:
     return model_config({**family.model, "name": size}, vocabulary)
 
 
-def tuned_model(family: FamilyConfig, size: str, experiment: Experiment) -> ModelConfig:
+def tuned_model(family: FamilyConfig, size: str, run_config: RunConfig) -> ModelConfig:
     """The model that a finetuning run computes: its base's, with what its config changes of how."""
-    return changed(family_model(family, size), experiment.model)
+    return changed(family_model(family, size), run_config.model)
 
 
-def expected_flops(experiment: Experiment, model: ModelConfig, examples: int) -> float:
+def expected_flops(run_config: RunConfig, model: ModelConfig, examples: int) -> float:
     """FLOPs of a finetuning run that goes to its limits."""
-    row = experiment.row_length
-    steps, _ = experiment.limits.ending(examples / experiment.batch_size, experiment.batch_size * row)
-    tuning = configure(METHODS, experiment.method)
-    return training_flops(model, tuning, steps, experiment.batch_size, row)
+    row = run_config.row_length
+    steps, _ = run_config.limits.ending(examples / run_config.batch_size, run_config.batch_size * row)
+    tuning = configure(METHODS, run_config.method)
+    return training_flops(model, tuning, steps, run_config.batch_size, row)
 
 
 def pretraining_flops(study: StudyConfig, workdir: Path, base: Base) -> float:
     """FLOPs of one base's pretraining; none of a public one, which others paid for."""
     if base.tokens is not None:
         return 0.0
-    experiment = read_experiment(pretraining_config(study, workdir, base))
+    run_config = read_run_config(pretraining_config(study, workdir, base))
     model = family_model(study.families[base.family], base.size)
-    return expected_flops(experiment, model, math.inf)  # type: ignore[arg-type]
+    return expected_flops(run_config, model, math.inf)  # type: ignore[arg-type]
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:

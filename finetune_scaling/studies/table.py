@@ -14,8 +14,8 @@ from finetune_scaling.evaluation.records import all_records, figures, table_colu
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, write_atomically, write_json_atomically
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.inputs import test_examples
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, state
 from finetune_scaling.studies.configs import (
     base_of,
@@ -127,25 +127,25 @@ def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
     setting = run.setting
     directory = workdir / run.directory
     record = RunDirectory(directory).result
-    experiment = read_experiment(finetuning_config(study, workdir, run))
-    model = tuned_model(study.families[setting.family], setting.size, experiment)
+    run_config = read_run_config(finetuning_config(study, workdir, run))
+    model = tuned_model(study.families[setting.family], setting.size, run_config)
     factor = setting.factors[0]
     return {
         "task": setting.task,
         "method": setting.method,
         "factor": factor,
-        "x": x_of(setting, factor, count_parameters(model).total, experiment.schedule_config.learning_rate),
+        "x": x_of(setting, factor, count_parameters(model).total, run_config.schedule_config.learning_rate),
         "finetune_examples": setting.finetune_examples,
         "seed": run.seed,
         "held_out": held_out(study, setting),
         "state": state(directory),
-        "flops": record["flops"] if record else expected_flops(experiment, model, setting.finetune_examples),
+        "flops": record["flops"] if record else expected_flops(run_config, model, setting.finetune_examples),
         "model": setting.size,
         "pretrain_tokens": setting.tokens,
         "pet_size": setting.pet_size,
-        "learning_rate": experiment.schedule_config.learning_rate,
-        "batch_size": experiment.batch_size,
-        "max_steps": experiment.limits.max_steps,
+        "learning_rate": run_config.schedule_config.learning_rate,
+        "batch_size": run_config.batch_size,
+        "max_steps": run_config.limits.max_steps,
         "base": base_of(study, setting).name,
         "directory": run.directory,
         "seconds": record["seconds"] if record else None,
@@ -158,11 +158,11 @@ def _baseline(study: StudyConfig, workdir: Path, task_name: str) -> dict[str, fl
     grid = study.tasks[task_name]
     task = load_task(configuration.plain(grid.task))
     some_run = next(run for run in runs(study) if run.setting.task == task_name)
-    experiment = read_experiment(finetuning_config(study, workdir, some_run))
+    run_config = read_run_config(finetuning_config(study, workdir, some_run))
     scores: dict[str, list[float]] = {}
     for name in task.test:
-        examples = test_examples(experiment, name, experiment.evaluation.test_examples)
-        wanted = experiment.evaluation.generate_examples
+        examples = test_examples(run_config, name, run_config.evaluation.test_examples)
+        wanted = run_config.evaluation.generate_examples
         chosen = [examples[i] for i in range(len(examples) if wanted is None else min(wanted, len(examples)))]
         if chosen:
             for metric, entry in text_scores(chosen, baseline_texts(task, chosen)).items():

@@ -27,8 +27,8 @@ from finetune_scaling.data.preparation.settings import Filters, Preparation
 from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.prepare import shards_of_run
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.inputs import prepare_data
+from finetune_scaling.runs.run_config import read_run_config
 
 ROOT = Path(__file__).parents[2]
 TINY = runpy.run_path(str(ROOT / "tests/tiny.py"))
@@ -145,10 +145,10 @@ def test_a_run_reads_the_same_batches_with_corpus_prepared(tmp_path, workers):
     config["tokenizer"] = str(tmp_path / "tokenizer")
     part = CorpusPart(config["corpus"]["train"][0]["source"])
     train_tokenizer(Texts([part]), TokenizerConfig(**TINY["TOKENIZER"]), tmp_path / "tokenizer")
-    experiment = read_experiment(config)
-    prepare_shards(shards_of_run(experiment, 3, Filters()), tmp_path / "out")
+    run_config = read_run_config(config)
+    prepare_shards(shards_of_run(run_config, 3, Filters()), tmp_path / "out")
     config["corpus"]["prepared"] = str(tmp_path / "out")
-    assert_same(prepare_data(read_experiment(config)).train, prepare_data(experiment).train)
+    assert_same(prepare_data(read_run_config(config)).train, prepare_data(run_config).train)
 
 
 def test_duplicates_and_lengths_are_filtered_and_counted(parts, tokenizer, tmp_path, workers):
@@ -447,7 +447,7 @@ def test_settings_that_cannot_be(parts, tokenizer):
         Filters(min_tokens=9, max_tokens=3)
     with pytest.raises(ConfigError, match="has no corpus"):
         shards_of_run(
-            read_experiment({**TINY["finetune"]("full"), "tokenizer": "x", "base": {"run": "x"}}), 1, Filters()
+            read_run_config({**TINY["finetune"]("full"), "tokenizer": "x", "base": {"run": "x"}}), 1, Filters()
         )
 
 

@@ -5,7 +5,7 @@ import pytest
 from finetune_scaling import configuration
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.runs.experiment import EvaluationConfig
+from finetune_scaling.runs.run_config import EvaluationConfig
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from finetune_scaling.errors import CheckpointError, ConfigError, DataError, Use
 from finetune_scaling.evaluation import imported, scoring, subject
 from finetune_scaling.evaluation.queue import How, plan, work
 from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
-from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.run_config import read_run_config
 
 TINY = Path(__file__).parents[1] / "tiny.py"
 MADE = runpy.run_path(str(TINY.with_name("public_tokenizers.py")))
@@ -34,7 +34,7 @@ FEW = {"few_shot_1": TaskEvaluator(shots=1, examples=5, generate=2)}
 
 def finetuning(**evaluation):
     config = configuration.plain(runpy.run_path(str(TINY))["get_config"]("lora"))
-    return read_experiment(
+    return read_run_config(
         {
             **config,
             "sequence": CAUSAL,
@@ -233,7 +233,7 @@ def test_attention_both_ways_and_modes_are_refused(model):
     config = configuration.plain(runpy.run_path(str(TINY))["get_config"]("lora"))
     config["sequence"] |= {"mode": "S"}
     with pytest.raises(ConfigError) as error:
-        scored(model(), TEST, finetuning=read_experiment(config))
+        scored(model(), TEST, finetuning=read_run_config(config))
     assert str(error.value) == (
         "sequence.bidirectional_input = True, sequence.mode = 'S': public models are causal and know no mode tokens; "
         "add --config.sequence.bidirectional_input=False --config.sequence.mode="

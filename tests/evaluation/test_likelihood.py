@@ -7,8 +7,8 @@ import pytest
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples
 from finetune_scaling.data.tokenizer import load_tokenizer
 from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.inputs import prepared_task
+from finetune_scaling.runs.run_config import read_run_config
 
 
 def test_a_byte_is_one_of_utf8():
@@ -34,9 +34,9 @@ def test_a_loss_without_text_has_no_figure_by_byte_and_a_huge_one_is_infinite():
 
 @pytest.mark.parametrize("limit", [2, 5, 40])
 def test_cut_targets_count_by_the_text_that_is_kept(tiny_runs, limit):
-    experiment = read_experiment(tiny_runs.config("full"))
-    task, form = prepared_task(experiment)
-    tokenizer = load_tokenizer(experiment.tokenizer)
+    run_config = read_run_config(tiny_runs.config("full"))
+    task, form = prepared_task(run_config)
+    tokenizer = load_tokenizer(run_config.tokenizer)
     form = SequenceFormat(form.length + 40, form.max_source_tokens, limit)
     examples = [task.examples("test")[i] for i in range(10)]
     texts = covered_targets(examples, tokenizer, task.template, form)

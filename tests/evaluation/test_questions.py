@@ -17,7 +17,7 @@ from finetune_scaling.evaluation.questions import Questions, check_sets, read_qu
 from finetune_scaling.evaluation.text_metrics import find_metric
 from finetune_scaling.evaluation.zero_shot import zero_shot_task
 from finetune_scaling.runs.evaluators import TaskEvaluator, preset
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 
 # Seed 0 of tests/tiny.py's task: these must never change, or scores of different days would not compare.
 FIRST, SECOND = "sili sati luli = bubo gevo zego\n\n", "supi pati kuma sila suta nip = ruze bove bube vore gode\n\n"
@@ -29,8 +29,8 @@ def tokenizer(tiny_runs) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def experiment(tiny_runs) -> Experiment:
-    return read_experiment(tiny_runs.config("full", sequence={"mode": "S"}))
+def run_config(tiny_runs) -> RunConfig:
+    return read_run_config(tiny_runs.config("full", sequence={"mode": "S"}))
 
 
 def sequences(questions: Questions, tokenizer: Tokenizer) -> list[dict[str, list[int]]]:
@@ -41,8 +41,8 @@ def sequences(questions: Questions, tokenizer: Tokenizer) -> list[dict[str, list
     return [{name: np.asarray(value).tolist() for name, value in one._asdict().items()} for one in found]
 
 
-def test_few_shot_prompts_to_the_token(experiment, tokenizer):
-    questions = read_questions(preset("few_shot_2"), experiment, tokenizer)
+def test_few_shot_prompts_to_the_token(run_config, tokenizer):
+    questions = read_questions(preset("few_shot_2"), run_config, tokenizer)
     place = next(i for i, one in enumerate(questions.sets["test"].examples) if len(tokenizer.encode(one["target"])) < 9)
     example = questions.sets["test"].examples[place]
     demonstrations = [*tokenizer.encode(FIRST), *tokenizer.encode(SECOND)]
@@ -59,47 +59,47 @@ def test_few_shot_prompts_to_the_token(experiment, tokenizer):
     assert questions.length == 32 + len(demonstrations)
 
 
-def test_texts_are_written_as_the_evaluator_says_or_else_as_the_run_does(experiment, tokenizer):
+def test_texts_are_written_as_the_evaluator_says_or_else_as_the_run_does(run_config, tokenizer):
     beam = DecodingConfig(method="beam", beams=2)
-    own = dataclasses.replace(experiment, evaluation=dataclasses.replace(experiment.evaluation, decoding=beam))
+    own = dataclasses.replace(run_config, evaluation=dataclasses.replace(run_config.evaluation, decoding=beam))
     first, second = (
         read_questions(preset("test"), own, tokenizer),
-        read_questions(preset("test"), experiment, tokenizer),
+        read_questions(preset("test"), run_config, tokenizer),
     )
-    asked = read_questions(dataclasses.replace(preset("test"), decoding=beam), experiment, tokenizer)
+    asked = read_questions(dataclasses.replace(preset("test"), decoding=beam), run_config, tokenizer)
     assert first is asked  # the same questions
     assert asked.decoding == beam
     assert second.decoding == DecodingConfig()
     assert (asked.settings["decoding"]["method"], second.settings["decoding"]["method"]) == ("beam", "greedy")
 
 
-def test_another_model_of_a_learned_metric_is_another_setting(experiment, tokenizer):
+def test_another_model_of_a_learned_metric_is_another_setting(run_config, tokenizer):
     def settings(model: str, **changes: Any) -> Any:
         metric = LearnedMetric("learned", ("program", "{model}"), model=model, **changes)
-        return read_questions(preset("test"), experiment, tokenizer, None, (metric, find_metric("bleu"))).settings
+        return read_questions(preset("test"), run_config, tokenizer, None, (metric, find_metric("bleu"))).settings
 
     assert settings("small") != settings("large")
     assert settings("small") == settings("small", timeout=3.0, batch_size=1)
     assert settings("small")["metrics"][1] == "bleu"
 
 
-def test_demonstrations_are_fixed_recorded_and_nested(experiment, tokenizer):
-    one, two, again = (read_questions(preset(f"few_shot_{k}"), experiment, tokenizer) for k in (1, 2, 1))
+def test_demonstrations_are_fixed_recorded_and_nested(run_config, tokenizer):
+    one, two, again = (read_questions(preset(f"few_shot_{k}"), run_config, tokenizer) for k in (1, 2, 1))
     assert [shown.text for shown in two.shown] == [FIRST, SECOND]
     assert list(one.shown) == list(two.shown)[:1] == list(again.shown)
     record = two.shown[0].record()
-    train = load_task(experiment.task).examples("train")
+    train = load_task(run_config.task).examples("train")
     assert (record["split"], record["source"]) == ("train", train[record["index"]]["source"])
     assert f"{record['source']} = {record['target']}\n\n" == record["text"] == FIRST
     assert json.loads(json.dumps(record)) == record
-    other = read_questions(TaskEvaluator(shots=2, seed=1), experiment, tokenizer)
+    other = read_questions(TaskEvaluator(shots=2, seed=1), run_config, tokenizer)
     assert [shown.text for shown in other.shown] != [FIRST, SECOND]
     assert other.settings["sets"]["test"]["sha256"] != two.settings["sets"]["test"]["sha256"]
 
 
 def test_questions_are_cut_as_without_demonstrations(tiny_runs, tokenizer):
     limits = {"length": 14, "max_source_tokens": 9, "max_target_tokens": 6}  # the length cuts some sources further
-    short = read_experiment(tiny_runs.config("full", sequence=limits))
+    short = read_run_config(tiny_runs.config("full", sequence=limits))
     plain = read_questions(TaskEvaluator(), short, tokenizer)
     shown = read_questions(TaskEvaluator(shots=1, demonstration="{input} |{target}\n"), short, tokenizer)
     front = tokenizer.encode(shown.shown[0].text)
@@ -116,7 +116,7 @@ def test_each_direction_has_demonstrations_of_its_own(tiny_runs, tokenizer):
     back |= {"source_language": "B", "target_language": "A"}
     tests = [dict(part, source={**part["source"], "split": "test", "size": 3}) for part in (forth, back)]
     config["task"] |= {"train": [forth, back], "test": {"test": tests}}
-    questions = read_questions(preset("few_shot_1"), read_experiment(config), tokenizer)
+    questions = read_questions(preset("few_shot_1"), read_run_config(config), tokenizer)
     assert [shown.example["source_language"] for shown in questions.shown] == ["A", "B"]
     assert questions.shown[1].place >= 60  # in the second part of the split
     for example in questions.sets["test"].examples:
@@ -140,17 +140,17 @@ def test_each_direction_has_demonstrations_of_its_own(tiny_runs, tokenizer):
         (TaskEvaluator(task={"name": "florse200"}), ConfigError, "did you mean 'flores200'"),
     ],
 )
-def test_what_cannot_be_asked_is_told(evaluator, error, message, experiment, tokenizer, tmp_path, monkeypatch):
+def test_what_cannot_be_asked_is_told(evaluator, error, message, run_config, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
-        read_questions(evaluator, experiment, tokenizer)
+        read_questions(evaluator, run_config, tokenizer)
 
 
 def test_a_base_reads_questions_as_it_was_pretrained(tiny_runs, tokenizer):
     task = tiny_runs.config("full")["task"] | {"max_source_tokens": 9, "max_target_tokens": 7}
-    finetuning = read_experiment(tiny_runs.config("full", task=task))
+    finetuning = read_run_config(tiny_runs.config("full", task=task))
     for name, mode, bidirectional in (("causal", "", False), ("prefix_lm", "", True), ("ul2", "S", True)):
-        base = read_experiment(tiny_runs.config("pretrain", objective={"name": name}))
+        base = read_run_config(tiny_runs.config("pretrain", objective={"name": name}))
         form = read_questions(TaskEvaluator(task=task), base, tokenizer).form
         assert (form.mode, form.bidirectional_input, form.max_source_tokens) == (mode, bidirectional, 9)
         assert form.max_input_tokens == 9 + len(tokenizer.encode(" ="))
@@ -160,12 +160,12 @@ def test_a_base_reads_questions_as_it_was_pretrained(tiny_runs, tokenizer):
         read_questions(TaskEvaluator(), base, tokenizer)
 
 
-def test_zero_shot_of_artificial_languages_is_language_c(experiment, tokenizer):
-    questions = read_questions(preset("zero_shot"), experiment, tokenizer)
+def test_zero_shot_of_artificial_languages_is_language_c(run_config, tokenizer):
+    questions = read_questions(preset("zero_shot"), run_config, tokenizer)
     examples = questions.sets["test-C"].examples
     assert {(e["source_language"], e["target_language"]) for e in examples} == {("C", "B")}
     assert all(e["target_nll"] > 0 for e in examples)
-    check_sets(preset("zero_shot"), experiment)
+    check_sets(preset("zero_shot"), run_config)
     summaries = zero_shot_task(load_task("grammar_summarization"))
     assert {part.direction for part in summaries.test["test-C"]} == {"C"}
 
@@ -186,7 +186,7 @@ def test_zero_shot_of_the_papers_tasks_is_flores(task, target, tmp_path):
     assert [len(other.examples(name)) for name in other.test] == [3] * 5
 
 
-def test_zero_shot_of_other_tasks_wants_a_task(experiment):
+def test_zero_shot_of_other_tasks_wants_a_task(run_config):
     with pytest.raises(
         ConfigError, match=r"known for task mlsum; give the evaluator a task: evaluators\.zero_shot\.task"
     ):
@@ -196,11 +196,11 @@ def test_zero_shot_of_other_tasks_wants_a_task(experiment):
     assert "fr-de" not in zero_shot_task(load_task({"name": "wmt14_en_de", "test": everything})).test
 
 
-def test_an_en_zh_task_on_shared_data(shared_data, tokenizer, experiment):
+def test_an_en_zh_task_on_shared_data(shared_data, tokenizer, run_config):
     """Any task can be named: another language pair for a run that was tuned on the first."""
     part = {"source": {"kind": "files", "path": str(shared_data / "mt_news/en-zh.test.jsonl.xz")}}
     part |= {"source_field": "en", "target_field": "zh", "source_language": "en", "target_language": "zh"}
     task = {"name": "en_zh", "kind": "translation", "test": {"newstest2020": [part]}}
-    questions = read_questions(TaskEvaluator(task=task, examples=5, generate=2), experiment, tokenizer)
+    questions = read_questions(TaskEvaluator(task=task, examples=5, generate=2), run_config, tokenizer)
     assert questions.settings["sets"]["newstest2020"].keys() == {"examples", "generated", "sha256"}
     assert "tok:zh" in questions.baselines["copy"]["metrics"]["bleu"]["signature"]

@@ -18,8 +18,8 @@ from finetune_scaling.evaluation.scoring import pooled
 from finetune_scaling.evaluation.text_metrics import score
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.inputs import prepared_task
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.tuned import TunedModel, start
 from finetune_scaling.tuning.partition import combine
 
@@ -27,10 +27,10 @@ from finetune_scaling.tuning.partition import combine
 @pytest.fixture(scope="module")
 def base(tiny_runs) -> tuple[TunedModel, Task, SequenceFormat, list[dict[str, Any]]]:
     """The tiny base as it is, its task, and 7 of its test examples."""
-    experiment = read_experiment(tiny_runs.config("full"))
-    task, form = prepared_task(experiment)
+    run_config = read_run_config(tiny_runs.config("full"))
+    task, form = prepared_task(run_config)
     examples = task.examples("test")
-    return start(experiment), task, form, [examples[i] for i in range(7)]
+    return start(run_config), task, form, [examples[i] for i in range(7)]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from finetune_scaling.evaluation.queue import How, plan, work
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs import tuned
 from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
-from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.step import compiled_programs
@@ -219,7 +219,7 @@ def test_the_base_answers_later_where_it_was_left_out(copied):
 def test_a_base_is_scored_by_itself_as_beside_its_runs(copied):
     (directory,) = copied("lora")
     base = str(Path(directory).parents[3] / "bases/grammar/30k")
-    finetuning = read_experiment(RunDirectory(directory).config)
+    finetuning = read_run_config(RunDirectory(directory).config)
     found = scored([base], {**FEW, **TEXT}, finetuning=finetuning)
     assert found["30k pretraining"]["checkpoint"]["step"] == 20
     files = list(Path(base, "evaluation", "step_20").glob("*.json"))
@@ -237,10 +237,10 @@ def test_a_base_is_scored_by_itself_as_beside_its_runs(copied):
 def test_what_does_not_fit_is_told_beforehand_with_the_tokens_it_needs(copied):
     for directory, soft, prompt in zip(copied("lora", "prompt"), ("", " with a soft prompt of 3"), (0, 3), strict=True):
         found, model = subject.found_subject(directory, None, ShardingConfig(), {})
-        tokenizer = load_tokenizer(found.experiment.tokenizer)
+        tokenizer = load_tokenizer(found.run_config.tokenizer)
         prepare = lambda context: subject.prepare_evaluators(  # noqa: E731
             {"few": TaskEvaluator(shots=2)},
-            found.experiment,  # noqa: B023
+            found.run_config,  # noqa: B023
             tokenizer,  # noqa: B023
             dataclasses.replace(model, max_length=context),  # noqa: B023
         )

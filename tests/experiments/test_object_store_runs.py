@@ -31,8 +31,8 @@ from finetune_scaling.runs import checkpoints as checkpoints_module
 from finetune_scaling.runs import lease as lease_module
 from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps
 from finetune_scaling.runs.digest import digest
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.metrics import Metrics
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, exclusive
 from finetune_scaling.studies.execute import claim
 from finetune_scaling.studies.grid import read_study, runs
@@ -177,10 +177,10 @@ def test_a_base_and_a_tokenizer_there_are_planned_with(bucket, tiny_runs):
         write_atomically(f"{tokenizer}/{path.name}", path.read_bytes())
     assert inspect(tokenizer) == inspect(tiny_runs.tokenizer) | {"path": tokenizer}
     assert load_tokenizer(tokenizer).digest == load_tokenizer(tiny_runs.tokenizer).digest
-    here, there = (read_experiment(tiny_runs.config("pretrain", **to)) for to in ({}, {"tokenizer": tokenizer}))
+    here, there = (read_run_config(tiny_runs.config("pretrain", **to)) for to in ({}, {"tokenizer": tokenizer}))
     assert planned_model(there) == planned_model(here)
     base = {"run": copied(tiny_runs.base, bucket)}
-    here, there = (read_experiment(tiny_runs.config("lora", **to)) for to in ({}, {"base": base}))
+    here, there = (read_run_config(tiny_runs.config("lora", **to)) for to in ({}, {"base": base}))
     assert planned_model(there) == planned_model(here)
 
 

@@ -165,7 +165,7 @@ def test_a_finished_run_is_returned_and_not_rerun(tiny_runs, monkeypatch, tmp_pa
     config = tiny_runs.config("full")
     first = run(config, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.suffix}
-    monkeypatch.setattr(run_module, "prepare_data", lambda experiment: pytest.fail("the run was started again"))
+    monkeypatch.setattr(run_module, "prepare_data", lambda run_config: pytest.fail("the run was started again"))
     assert run(config, tmp_path) == first
     del files[tmp_path / "config.json"]  # locations in it are brought up to date
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -281,8 +281,8 @@ def test_the_record_says_what_was_trained(tiny_runs, tmp_path):
 
 
 def _test_loss(directory: Path, step: int | None) -> float:
-    model, experiment = load_run(directory, step)
-    data = run_module.prepare_data(experiment)
+    model, run_config = load_run(directory, step)
+    data = run_module.prepare_data(run_config)
     examples = data.task.examples("test")
     summary, _ = run_module.score_split(model, data.task, data.form, examples, batch_size=20, generate_examples=0)
     return summary["loss"]

@@ -26,8 +26,8 @@ from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read
 from finetune_scaling.runs.evaluators import TaskEvaluator, preset
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.inputs import check_task
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, exclusive
 from finetune_scaling.runs.tuned import load_run
 from finetune_scaling.training.step import all_finite
@@ -125,12 +125,12 @@ def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_p
     with pytest.raises(DataError, match=r"its split test has an empty target \(its source: 'sati'\)"):
         run(config, tmp_path / "run")
     assert list(checkpoint_steps(tmp_path / "run")) == []
-    experiment = read_experiment(config)
+    run_config = read_run_config(config)
     with pytest.raises(DataError, match="its split test has an empty target"):
-        check_sets(preset("test"), experiment)
-    check_sets(TaskEvaluator(generate=1), experiment)
+        check_sets(preset("test"), run_config)
+    check_sets(TaskEvaluator(generate=1), run_config)
     config["evaluation"]["generate_examples"] = 1
-    check_task(read_experiment(config))
+    check_task(read_run_config(config))
 
 
 def test_a_base_of_another_tokenizer(tiny_runs, other_tokenizer, tmp_path):

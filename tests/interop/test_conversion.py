@@ -32,8 +32,8 @@ from finetune_scaling.interop import incoming
 from finetune_scaling.interop.conversion import Conversion, convert
 from finetune_scaling.interop.hugging_face import load_model
 from finetune_scaling.runs.digest import digest
-from finetune_scaling.runs.experiment import read_experiment
 from finetune_scaling.runs.inputs import prepare_data
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.tuned import find_base, find_run, load_base, start
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.trees import path_name
@@ -358,11 +358,11 @@ def config(base, tmp_path_factory):
 
 
 def test_the_first_loss_is_transformers(public, config):
-    experiment = read_experiment(config("full"))
-    data, model = prepare_data(experiment), start(experiment)
+    run_config = read_run_config(config("full"))
+    data, model = prepare_data(run_config), start(run_config)
     with model.placement.in_use():
         ours = row_losses(model, data.dev)
-    tokenizer = load_tokenizer(experiment.tokenizer)
+    tokenizer = load_tokenizer(run_config.tokenizer)
     encoded = encode_examples(data.task.examples("dev"), tokenizer, data.task.template, data.form)
     sums = []
     for i in range(8):
@@ -407,8 +407,8 @@ def test_tokens_that_were_told_are_the_runs_factor(public, config, tmp_path):
 
 def test_a_moved_base_has_its_tokenizer_with_it(base, config, tmp_path):
     shutil.copytree(base, tmp_path / "moved")
-    assert find_run(tmp_path / "moved").experiment.tokenizer == str(tmp_path / "moved" / "tokenizer")
-    assert find_base(read_experiment(config("full", base={"run": str(tmp_path / "moved")})).base).facts["step"] == 0
+    assert find_run(tmp_path / "moved").run_config.tokenizer == str(tmp_path / "moved" / "tokenizer")
+    assert find_base(read_run_config(config("full", base={"run": str(tmp_path / "moved")})).base).facts["step"] == 0
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "sentence_pieces"])
@@ -423,20 +423,20 @@ def test_each_kind_of_tokenizer_comes_along(kind, tokenizers, tmp_path):
 def test_mode_tokens_are_none_of_a_public_tokenizers(config):
     changed = config("full", sequence={**config("full")["sequence"], "mode": "S"})
     with pytest.raises(ConfigError, match=r"sequence.mode = 'S', but the tokenizer has no mode tokens"):
-        prepare_data(read_experiment(changed))
+        prepare_data(read_run_config(changed))
 
 
 def test_a_model_without_a_tokenizer_takes_any_that_fits(public, tokenizers, config, tmp_path):
     save_llama(tmp_path / "public", max_shard_size="1GB")
     out = tmp_path / "out"
     assert convert(Conversion(str(tmp_path / "public"), str(out)))["tokenizer_sha256"] is None
-    start(read_experiment(config("full", base={"run": str(out)})))
+    start(read_run_config(config("full", base={"run": str(out)})))
     with pytest.raises(DataError, match="tokenizer is empty: the public model was converted without its files"):
         load_tokenizer(json.loads((out / "config.json").read_text())["tokenizer"])
     save_llama(tmp_path / "small", max_shard_size="1GB", vocab_size=100)
     convert(Conversion(str(tmp_path / "small"), str(tmp_path / "few")))
     with pytest.raises(CheckpointError, match=r"has embeddings of 100 ids and .* has 340; give the base's own"):
-        start(read_experiment(config("full", base={"run": str(tmp_path / "few")})))
+        start(read_run_config(config("full", base={"run": str(tmp_path / "few")})))
     with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 100"):
         convert(Conversion(str(tmp_path / "small"), str(tmp_path / "none"), tokenizer=str(public[0])))
     assert not (tmp_path / "none").exists()

@@ -23,7 +23,7 @@ from finetune_scaling.interop.peft.incoming import Incoming, bring_in
 from finetune_scaling.interop.peft.lora import modules, split, to_peft
 from finetune_scaling.runs.checkpoints import checkpoint_steps
 from finetune_scaling.runs.evaluators import TaskEvaluator
-from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.run_config import read_run_config
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 CONFIG_OF_RUN = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "run.py"))["get_config"]
@@ -135,7 +135,7 @@ def test_an_adapter_without_a_task_is_asked_that_of_a_config(trained_there, base
     bring_in(Incoming(str(folder), str(base), str(run)))
     np.testing.assert_allclose(ours(run), theirs(model), atol=1e-4)
     config = runs.config("lora", base)
-    how = How(finetuning=read_experiment({**config, "base": {"run": "nowhere"}}))
+    how = How(finetuning=read_run_config({**config, "base": {"run": "nowhere"}}))
     choose = lambda *_: {"mine": TaskEvaluator(examples=4, generate=0)}  # noqa: E731
     assert not work(plan([str(run)], choose, how), how)
     record = json.loads((run / "evaluation" / "mine.json").read_text())

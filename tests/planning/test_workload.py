@@ -12,46 +12,46 @@ from finetune_scaling.models.ladder import paper_model
 from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.totals import run_steps, run_totals
 from finetune_scaling.planning.workload import planned_model, read_workload
-from finetune_scaling.runs.experiment import Experiment, read_experiment
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.studies.configs import merge
 from finetune_scaling.training.flops import training_flops
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def experiment(file: str, argument: str, **changes: Any) -> Experiment:
+def run_config(file: str, argument: str, **changes: Any) -> RunConfig:
     config = configuration.plain(runpy.run_path(str(CONFIGS / file))["get_config"](argument))
-    return read_experiment(merge(config, changes))
+    return read_run_config(merge(config, changes))
 
 
 @pytest.mark.parametrize("size", ["1b", "16b"])
 def test_size_comes_from_the_name_of_a_base_that_is_not_there(size: str) -> None:
-    model = planned_model(experiment("finetune/wmt14_en_de.py", f"{size},lora"))
+    model = planned_model(run_config("finetune/wmt14_en_de.py", f"{size},lora"))
     assert model == paper_model(size, remat="full")
 
 
 def test_pretraining_says_its_own_size_and_a_flag_another() -> None:
-    given = experiment("pretrain/bilingual.py", "en_de,2b")
+    given = run_config("pretrain/bilingual.py", "en_de,2b")
     assert planned_model(given) == paper_model("2b", remat="full")
     assert planned_model(given, rung="8b") == paper_model("8b", remat="full")
     assert planned_model(given, vocabulary=64_000).vocab_size == 64_000
 
 
 def test_fields_of_the_model_are_kept() -> None:
-    given = experiment("finetune/wmt14_en_de.py", "4b,full", model={"remat": "dots", "max_length": 1024})
+    given = run_config("finetune/wmt14_en_de.py", "4b,full", model={"remat": "dots", "max_length": 1024})
     model = planned_model(given)
     assert (model.remat, model.max_length, model.layers) == ("dots", 1024, 24)
 
 
 def test_unknown_base_and_vocabulary_say_the_flag() -> None:
     with pytest.raises(ConfigError, match=r"--model, one of: 30k"):
-        planned_model(experiment("finetune/wmt14_en_de.py", "1b,lora", base={"run": "runs/mine"}))
+        planned_model(run_config("finetune/wmt14_en_de.py", "1b,lora", base={"run": "runs/mine"}))
     with pytest.raises(ConfigError, match="--vocabulary"):
-        planned_model(experiment("pretrain/debian.py", "2m"))
+        planned_model(run_config("pretrain/debian.py", "2m"))
 
 
 def test_a_trained_base_says_what_it_is(tiny_runs) -> None:
-    given = read_experiment(tiny_runs.config("lora"))
+    given = read_run_config(tiny_runs.config("lora"))
     model = planned_model(given)
     assert (model.layers, model.vocab_size, model.compute_dtype) == (1, 256, "float32")
     step = read_workload(given, model)
@@ -60,7 +60,7 @@ def test_a_trained_base_says_what_it_is(tiny_runs) -> None:
 
 
 def test_step_and_decoding_of_a_shipped_config() -> None:
-    given = experiment("finetune/wmt14_en_de.py", "1b,prompt")
+    given = run_config("finetune/wmt14_en_de.py", "1b,prompt")
     step = read_workload(given, planned_model(given))
     assert (step.batch, step.length, step.positions) == (16, 544, 644)
     assert step.decoding is not None
@@ -68,21 +68,21 @@ def test_step_and_decoding_of_a_shipped_config() -> None:
 
 
 def test_rows_longer_than_the_context_are_refused() -> None:
-    given = experiment("finetune/wmt14_en_de.py", "1b,prompt", model={"max_length": 600})
+    given = run_config("finetune/wmt14_en_de.py", "1b,prompt", model={"max_length": 600})
     with pytest.raises(ConfigError, match="644 tokens"):
         read_workload(given, planned_model(given))
 
 
 def test_steps_of_a_run() -> None:
-    endless = experiment("finetune/wmt14_en_de.py", "1b,lora")  # 200,000 steps or 100 epochs
+    endless = run_config("finetune/wmt14_en_de.py", "1b,lora")  # 200,000 steps or 100 epochs
     assert run_steps(endless) == (200_000, "max_steps")
-    assert run_steps(experiment("finetune/wmt14_en_de.py", "1b,lora", finetune_examples=8000)) == (50_000, "max_epochs")
+    assert run_steps(run_config("finetune/wmt14_en_de.py", "1b,lora", finetune_examples=8000)) == (50_000, "max_epochs")
     with pytest.raises(ConfigError, match="finetune_examples is not given"):
-        run_steps(experiment("finetune/wmt14_en_de.py", "1b,lora", limits={"max_steps": None}))
+        run_steps(run_config("finetune/wmt14_en_de.py", "1b,lora", limits={"max_steps": None}))
 
 
 def test_totals_of_a_run() -> None:
-    given = experiment("finetune/wmt14_en_de.py", "1b,full")
+    given = run_config("finetune/wmt14_en_de.py", "1b,full")
     step, chip = read_workload(given, planned_model(given)), find_chip("v5e")
     flops = training_flops(step.model, step.tuning, 200_000, 128, 544)
     slow = run_totals(given, step, chip, bound_chip_seconds=360.0, utilisation=0.5)

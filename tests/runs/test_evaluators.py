@@ -17,7 +17,7 @@ from finetune_scaling.runs.evaluators import (
     read_evaluators,
     written_as,
 )
-from finetune_scaling.runs.experiment import EvaluationConfig
+from finetune_scaling.runs.run_config import EvaluationConfig
 
 
 def test_a_name_that_is_known_needs_no_fields_and_any_other_all_of_them():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.studies import configs, grid
 from finetune_scaling.studies.grid import read_study
 
@@ -20,16 +20,16 @@ def study(tiny_runs):
 
 def test_a_base_is_pretrained_once_and_keeps_every_token_count(study):
     config = configs.pretraining_config(study, WORKDIR, configs.Base("grammar", "100k"))
-    experiment = read_experiment(config)
-    assert experiment.pretrains
-    assert experiment.model["name"] == "100k"
-    assert experiment.limits.max_tokens == max(study.families["grammar"].tokens)
-    assert experiment.checkpoint.keep_tokens == study.families["grammar"].tokens
-    assert experiment.tokenizer == "study/tokenizers/grammar"
+    run_config = read_run_config(config)
+    assert run_config.pretrains
+    assert run_config.model["name"] == "100k"
+    assert run_config.limits.max_tokens == max(study.families["grammar"].tokens)
+    assert run_config.checkpoint.keep_tokens == study.families["grammar"].tokens
+    assert run_config.tokenizer == "study/tokenizers/grammar"
     assert configs.Base("grammar", "100k").directory(WORKDIR) == Path("study/bases/grammar/100k")
     steps = [
         configs.base_step(study, WORKDIR, configs.Base("grammar", "30k"), tokens)
-        for tokens in experiment.checkpoint.keep_tokens
+        for tokens in run_config.checkpoint.keep_tokens
     ]
     assert steps == [10, 20]
 
@@ -37,16 +37,16 @@ def test_a_base_is_pretrained_once_and_keeps_every_token_count(study):
 def test_every_run_has_a_config_of_its_cell(study):
     for run in grid.runs(study):
         setting = run.setting
-        experiment = read_experiment(configs.finetuning_config(study, WORKDIR, run))
-        assert experiment.finetune_examples == setting.finetune_examples
-        assert experiment.base.run == f"study/bases/grammar/{setting.size}"
-        assert experiment.base.step == {2560: 10, 5120: 20}[setting.tokens]
-        assert (experiment.seeds.data, experiment.seeds.parameters, experiment.seeds.order) == (run.seed,) * 3
+        run_config = read_run_config(configs.finetuning_config(study, WORKDIR, run))
+        assert run_config.finetune_examples == setting.finetune_examples
+        assert run_config.base.run == f"study/bases/grammar/{setting.size}"
+        assert run_config.base.step == {2560: 10, 5120: 20}[setting.tokens]
+        assert (run_config.seeds.data, run_config.seeds.parameters, run_config.seeds.order) == (run.seed,) * 3
         field = {"full": None, "prompt": "length", "lora": "rank"}[setting.method]
         own = {"lora": {"targets": ["query", "down"]}}.get(setting.method, {})  # of the method's config
-        assert experiment.method == {"name": setting.method, **own} | ({field: setting.pet_size} if field else {})
-        assert experiment.limits.max_steps == 8
-        assert experiment.tokenizer == "study/tokenizers/grammar"
+        assert run_config.method == {"name": setting.method, **own} | ({field: setting.pet_size} if field else {})
+        assert run_config.limits.max_steps == 8
+        assert run_config.tokenizer == "study/tokenizers/grammar"
 
 
 def test_a_methods_fields_override_the_tasks_and_the_cell_overrides_both(tiny_runs):
@@ -57,11 +57,11 @@ def test_a_methods_fields_override_the_tasks_and_the_cell_overrides_both(tiny_ru
     )
     study = read_study(config)
     run = next(run for run in grid.runs(study) if run.setting.method == "prompt")
-    experiment = read_experiment(configs.finetuning_config(study, WORKDIR, run))
-    assert experiment.schedule_config.learning_rate == 0.5
-    assert experiment.schedule_config.warmup_steps == 2
-    assert experiment.finetune_examples == run.setting.finetune_examples
-    assert experiment.method == {"name": "prompt", "length": run.setting.pet_size, "frequent": 9}
+    run_config = read_run_config(configs.finetuning_config(study, WORKDIR, run))
+    assert run_config.schedule_config.learning_rate == 0.5
+    assert run_config.schedule_config.warmup_steps == 2
+    assert run_config.finetune_examples == run.setting.finetune_examples
+    assert run_config.method == {"name": "prompt", "length": run.setting.pet_size, "frequent": 9}
 
 
 def test_a_size_is_known_before_there_is_a_tokenizer(study):
@@ -74,8 +74,8 @@ def test_expected_flops_grow_with_what_is_computed(study):
     by_method = {}
     for run in grid.runs(study):
         if (run.setting.size, run.setting.tokens, run.setting.finetune_examples) == ("30k", 5120, 20):
-            experiment = read_experiment(configs.finetuning_config(study, WORKDIR, run))
-            by_method[run.setting.method, run.setting.pet_size] = configs.expected_flops(experiment, model, 20)
+            run_config = read_run_config(configs.finetuning_config(study, WORKDIR, run))
+            by_method[run.setting.method, run.setting.pet_size] = configs.expected_flops(run_config, model, 20)
     # Frozen weights need no gradient of their own: 2 forwards' worth instead of 3, which attention needs either way.
     assert 1.4 < by_method["full", None] / by_method["lora", 2] <= 1.5
     assert by_method["lora", 2] < by_method["prompt", 2] < by_method["prompt", 3]

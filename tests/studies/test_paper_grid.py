@@ -8,7 +8,7 @@ import pytest
 
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.models.ladder import paper_model
-from finetune_scaling.runs.experiment import read_experiment
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.studies import configs, grid
 from finetune_scaling.studies.grid import Setting, StudyConfig, read_study
 from finetune_scaling.studies.table import listing
@@ -109,28 +109,28 @@ def test_learning_rates_batches_and_limits(paper):
     for run in grid.runs(paper):
         if run.seed == paper.seeds[0]:
             task, method = run.setting.task, run.setting.method
-            experiment = read_experiment(configs.finetuning_config(paper, WORKDIR, run))
-            schedule = experiment.schedule_config
+            run_config = read_run_config(configs.finetuning_config(paper, WORKDIR, run))
+            schedule = run_config.schedule_config
             assert (schedule.learning_rate, schedule.name) == (rates[method], "cosine")
-            assert experiment.batch_size == batches[method]
-            assert not experiment.batch.pack  # the paper's batch counts examples
-            assert experiment.limits.max_steps == (300 * K if (task, method) == (EN_ZH, "full") else 200 * K)
-            assert experiment.limits.max_epochs == 100
-            assert (experiment.optimizer.name, experiment.optimizer.parameter_scale) == ("adafactor", True)
-            assert (experiment.sequence.max_source_tokens, experiment.sequence.max_target_tokens) == lengths[task]
-            assert experiment.finetune_examples == run.setting.finetune_examples
+            assert run_config.batch_size == batches[method]
+            assert not run_config.batch.pack  # the paper's batch counts examples
+            assert run_config.limits.max_steps == (300 * K if (task, method) == (EN_ZH, "full") else 200 * K)
+            assert run_config.limits.max_epochs == 100
+            assert (run_config.optimizer.name, run_config.optimizer.parameter_scale) == ("adafactor", True)
+            assert (run_config.sequence.max_source_tokens, run_config.sequence.max_target_tokens) == lengths[task]
+            assert run_config.finetune_examples == run.setting.finetune_examples
 
 
 def test_bases(paper):
     for family, steps in (("en_de", 135 * K), ("en_zh", 98 * K)):
         for size in ("1b", "2b", "4b", "8b", "16b"):
-            experiment = read_experiment(configs.pretraining_config(paper, WORKDIR, configs.Base(family, size)))
-            assert experiment.batch_size * experiment.sequence.length == 2**21
-            assert experiment.limits.max_tokens == steps * 2**21
-            schedule = experiment.schedule_config
+            run_config = read_run_config(configs.pretraining_config(paper, WORKDIR, configs.Base(family, size)))
+            assert run_config.batch_size * run_config.sequence.length == 2**21
+            assert run_config.limits.max_tokens == steps * 2**21
+            schedule = run_config.schedule_config
             assert (schedule.name, schedule.learning_rate, schedule.final_fraction) == ("cosine", 0.01, 0.1)
-            assert experiment.objective.name == "ul2"
-            assert experiment.optimizer.name == "adafactor"
+            assert run_config.objective.name == "ul2"
+            assert run_config.optimizer.name == "adafactor"
             model = configs.family_model(paper.families[family], size)
             assert count_parameters(model) == count_parameters(paper_model(size))
 

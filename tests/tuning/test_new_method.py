@@ -80,7 +80,7 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
     assert saved.keys() == TRAINED
     assert all((leaf != 1).any() for name, leaf in saved.items() if name.endswith("ia3"))
 
-    model, experiment = load_run(tmp_path)
+    model, run_config = load_run(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, saved, leaves(model.trainable))
     kept, before = leaves(model.frozen), leaves(base.params)
     assert kept.keys() == before.keys() - TRAINED
@@ -90,8 +90,8 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
     rows = [line for line in (tmp_path / "evaluation" / "test.jsonl").read_text().splitlines() if "hypothesis" in line]
     assert len(rows) == 5
     assert "bleu" in record["metrics"]
-    examples = inputs.test_examples(experiment, "test", None)
-    losses = example_losses(model, *inputs.prepared_task(experiment), examples, batch_size=20)
+    examples = inputs.test_examples(run_config, "test", None)
+    losses = example_losses(model, *inputs.prepared_task(run_config), examples, batch_size=20)
     assert losses.mean == record["loss"]
 
 

@@ -16,8 +16,8 @@ from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.source import families_for, is_hub_name, source_of
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoints import Checkpoints, Facts
-from finetune_scaling.runs.experiment import BaseConfig, Experiment, read_experiment
 from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.tuned import FoundRun, check_length, find_base
 from finetune_scaling.training.step import State, init_state
@@ -54,8 +54,8 @@ def bring_in(incoming: Incoming) -> dict[str, Any]:
     adapter = read_adapter(directory, form)
     _check_base(directory, adapter, base)
     config = _config(incoming, adapter, base, model)
-    experiment = read_experiment(config)
-    checkpoint = _checkpoint(experiment, model, adapter, base)
+    run_config = read_run_config(config)
+    checkpoint = _checkpoint(run_config, model, adapter, base)
     with new_directory(out) as unfinished:
         RunDirectory(unfinished).claim(config)
         with contextlib.closing(Checkpoints(unfinished)) as checkpoints:
@@ -107,7 +107,7 @@ def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun, model: Mod
         )
     origin = {"name": str(absolute(incoming.adapter)), "weights_sha256": sha256(Path(incoming.adapter) / WEIGHTS)}
     place = {"run": str(absolute(base.directory)), "step": int(base.where.name)}
-    tokenizer = given.get("tokenizer") or base.experiment.tokenizer
+    tokenizer = given.get("tokenizer") or base.run_config.tokenizer
     shared = {"method": dict(adapter.method), "base": place, "tokenizer": tokenizer, "adapter": origin}
     return {**(given or _without_task(model, adapter)), **shared}
 
@@ -118,19 +118,17 @@ def _without_task(model: ModelConfig, adapter: ReadAdapter) -> dict[str, Any]:
     return {"sequence": {"length": max(1, room)}, "limits": {"max_steps": 1}}
 
 
-def _checkpoint(
-    experiment: Experiment, model: ModelConfig, adapter: ReadAdapter, base: FoundRun
-) -> tuple[State, Facts]:
+def _checkpoint(run_config: RunConfig, model: ModelConfig, adapter: ReadAdapter, base: FoundRun) -> tuple[State, Facts]:
     """The checkpoint of step 0: the adapter's parameters with a new optimizer's state, and the facts of any run's."""
-    tuning = configure(METHODS, experiment.method)
-    check_length(model, tuning, experiment.sequence.length)
+    tuning = configure(METHODS, run_config.method)
+    check_length(model, tuning, run_config.sequence.length)
     facts = {
         "model": configuration.plain(model),
-        "method": configuration.plain(experiment.method),
+        "method": configuration.plain(run_config.method),
         "tokenizer_sha256": base.facts["tokenizer_sha256"],
         "base_digest": base.facts["arrays_digest"],
-        "tokens_per_step": experiment.batch_size * experiment.row_length,
+        "tokens_per_step": run_config.batch_size * run_config.row_length,
         "position": dataclasses.asdict(Position()),
         "best_step": None,
     }
-    return init_state(nested(adapter.leaves), experiment.optimizer), facts
+    return init_state(nested(adapter.leaves), run_config.optimizer), facts

@@ -57,8 +57,8 @@ def read_run(found: FoundRun) -> TrainedRun:
 
 def _base(found: FoundRun, facts: Mapping[str, Any]) -> FoundRun:
     """The base of an adapter. Raises CheckpointError where it is another one than the adapter was trained on."""
-    assert found.experiment.base is not None
-    base = find_base(found.experiment.base)
+    assert found.run_config.base is not None
+    base = find_base(found.run_config.base)
     if facts["base_digest"] != base.facts["arrays_digest"]:
         raise CheckpointError(
             f"{found.directory}: was trained on another base (digest {facts['base_digest'][:12]}...) than the one that "

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.runs.experiment import EvaluationConfig, LimitsConfig, read_experiment
+from finetune_scaling.runs.run_config import EvaluationConfig, LimitsConfig, read_run_config
 
 FINETUNE = {
     "tokenizer": "tokenizer",
@@ -55,19 +55,19 @@ def test_a_number_of_evaluations_is_kept_to_where_steps_allow(total, times):
 @pytest.mark.parametrize(("method", "rate", "batch"), [("full", 1e-3, 128), ("prompt", 0.3, 16), ("lora", 1e-2, 16)])
 def test_methods_bring_the_papers_rates_and_batches(method, rate, batch):
     config = {**FINETUNE, "method": {"name": method}}
-    experiment = read_experiment(config)
-    assert experiment.schedule_config.learning_rate == rate
-    assert experiment.batch_size == batch
-    changed = read_experiment({**config, "schedule": {"learning_rate": 0.5, "warmup_steps": 3}, "batch": {"size": 8}})
+    run_config = read_run_config(config)
+    assert run_config.schedule_config.learning_rate == rate
+    assert run_config.batch_size == batch
+    changed = read_run_config({**config, "schedule": {"learning_rate": 0.5, "warmup_steps": 3}, "batch": {"size": 8}})
     assert changed.schedule_config.learning_rate == 0.5
     assert changed.batch_size == 8
 
 
 def test_sequence_limits_come_from_the_task_unless_given():
-    form = read_experiment(FINETUNE).sequence_format(20, 30)
+    form = read_run_config(FINETUNE).sequence_format(20, 30)
     assert (form.length, form.max_source_tokens, form.max_target_tokens) == (48, 20, 30)
     given_limit = {**FINETUNE, "sequence": {"length": 48, "max_target_tokens": 10}}
-    form = read_experiment(given_limit).sequence_format(20, 30)
+    form = read_run_config(given_limit).sequence_format(20, 30)
     assert (form.max_source_tokens, form.max_target_tokens) == (20, 10)
 
 
@@ -112,4 +112,4 @@ def test_sequence_limits_come_from_the_task_unless_given():
 def test_mistakes_are_named_before_anything_is_read(changes, message):
     config = {name: value for name, value in {**FINETUNE, **changes}.items() if value is not None}
     with pytest.raises(ConfigError, match=message):
-        read_experiment(config)
+        read_run_config(config)

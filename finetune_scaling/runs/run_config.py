@@ -217,7 +217,7 @@ class LoggingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class RunConfig:
     """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone, nor for
     a base that came in from elsewhere, which `public` tells.
 
@@ -293,18 +293,18 @@ class Experiment:
         return self.sequence.format(max_source_tokens, max_target_tokens)
 
 
-def read_experiment(config: Mapping[str, Any]) -> Experiment:
-    """The experiment of a config. Raises ConfigError that names the first wrong field."""
+def read_run_config(config: Mapping[str, Any]) -> RunConfig:
+    """The run config of a config. Raises ConfigError that names the first wrong field."""
     config = {name: configuration.given(block) if _is_open(name, block) else block for name, block in config.items()}
-    experiment = configuration.build(Experiment, config, "config")
-    if experiment.batch_size % experiment.batch.accumulation:
-        raise ConfigError(f"batch.accumulation must divide the batch of {experiment.batch_size} sequences")
+    run_config = configuration.build(RunConfig, config, "config")
+    if run_config.batch_size % run_config.batch.accumulation:
+        raise ConfigError(f"batch.accumulation must divide the batch of {run_config.batch_size} sequences")
     # The fields of open blocks are checked now, before anything heavy starts.
-    experiment.schedule_config  # noqa: B018
-    configure(METHODS, experiment.method)
-    if experiment.base is None:
-        model_config(experiment.model, vocab_size=1)
-    return experiment
+    run_config.schedule_config  # noqa: B018
+    configure(METHODS, run_config.method)
+    if run_config.base is None:
+        model_config(run_config.model, vocab_size=1)
+    return run_config
 
 
 def _is_open(name: str, block: Any) -> bool:
