@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from finetune_scaling.fit import fit_study
 from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
 from finetune_scaling.laws.fitting.stages import fit_staged
 from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
@@ -30,6 +29,7 @@ from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.report.study_report import fit_study
 
 DELTA, LARGEST_LEFT_OUT = 1e-3, 5
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.files import local
-from finetune_scaling.fit import fit_study, print_summary
+from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.runs.run_directory import exclusive
 from finetune_scaling.sharding.roles import from_first
 from finetune_scaling.studies.bases import write_bases

@@ -18,13 +18,13 @@ from finetune_scaling import command, configuration
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.experiments.run import run as train
-from finetune_scaling.fit import fit_study
 from finetune_scaling.laws.fitting.program import FitSettings
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.studies.configs import merge
 from finetune_scaling.trees import Tree, path_name
 from finetune_scaling.tuning.attach import attach

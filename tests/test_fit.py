@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.fit import fit_study
 from finetune_scaling.laws.forms.registry import law_named
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.report.study_report import fit_study
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from scipy import optimize, stats
 
 from finetune_scaling.analysis.pretraining import SIZE, TOKENS, PretrainingFit, fit_pretraining
 from finetune_scaling.errors import DataError
-from finetune_scaling.fit import fit_study
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.bases import bases_beside, read_bases
 from finetune_scaling.laws.uncertainty.region import region
+from finetune_scaling.report.study_report import fit_study
 
 SIZES = (1.2e9, 2.2e9, 3.6e9, 8.1e9, 15.4e9)
 BUDGETS = (84e9, 126e9, 167e9, 209e9, 283e9)

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.errors import DataError, UserError
-from finetune_scaling.fit import fit_study
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import read_text
+from finetune_scaling.report.study_report import fit_study
 
 COLUMNS = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out")
 

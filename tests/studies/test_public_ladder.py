@@ -11,11 +11,11 @@ import pytest
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.fit import fit_study
 from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.study_totals import study_totals
+from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies import public_bases
 from finetune_scaling.studies.check import check_runs

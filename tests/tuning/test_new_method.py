@@ -14,7 +14,7 @@ import pytest
 
 from finetune_scaling.evaluation.scoring import example_losses
 from finetune_scaling.experiments.run import run
-from finetune_scaling.fit import fit_study
+from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs import inputs
 from finetune_scaling.runs.checkpoints import read_trainable
 from finetune_scaling.runs.tuned import load_base, load_run
