@@ -51,9 +51,9 @@ def imported_subject(
     checkpoint = {"files_sha256": files_digest(directory)}
 
     def load() -> TunedModel:
-        placement = placed(config, sharding)
-        _, params = load_model(directory, place=placement.parameters)
-        return untuned(config, params, tokenizer, {}, placement)
+        model_sharding = placed(config, sharding)
+        _, params = load_model(directory, place=model_sharding.parameters)
+        return untuned(config, params, tokenizer, {}, model_sharding)
 
     return Subject(directory, run_config, checkpoint, None, load, is_base=True), config, tokenizer
 

@@ -42,11 +42,11 @@ class Losses(NamedTuple):
 
 def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = None) -> Losses:
     """Loss of every row of finite `batches`, in order, with other trainable parameters where given."""
-    where = model.placement
+    where = model.sharding
     step = make_evaluation_step(model.config, model.tuning, where.rules)
     trainable = model.trainable if trainable is None else trainable
     size = batches.batch_size
-    padded = batches.padded(where.batch_parts)
+    padded = batches.padded(where.batch_shards)
     mine = padded.part(local_rows(where.batch(), padded.batch_size))
     rows = [
         step(trainable, model.frozen, place(_of_model(mine[k]), where.batch(), padded.batch_size))
@@ -103,7 +103,7 @@ def n_best_hypotheses(
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
         bidirectional_input=form.bidirectional_input,
-        axes=model.placement.rules,
+        axes=model.sharding.rules,
     )
     written = generate(
         writer,
@@ -113,8 +113,8 @@ def n_best_hypotheses(
         encode_prompts(examples, tokenizer, task.template, form),
         batch_size=batch_size,
         token_bytes=tokenizer.token_bytes() if decoding.stop else (),
-        sharding=model.placement.batch(),
-        multiple=model.placement.batch_parts,
+        sharding=model.sharding.batch(),
+        multiple=model.sharding.batch_shards,
     )
     return [[_hypothesis(text, tokenizer, decoding) for text in texts] for texts in written]
 

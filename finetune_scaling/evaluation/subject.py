@@ -188,7 +188,7 @@ def _lacks_untuned(record: records.Record, subject: Subject, prepared: Prepared)
 
 
 def _scored(prepared: Prepared, checkpoint: Mapping[str, Any], model: TunedModel) -> tuple[records.Record, Rows]:
-    with model.placement.in_use():
+    with model.sharding.use_mesh():
         summary, rows = prepared.asked.score(model, prepared.batch_size)
     record = {
         "evaluator": prepared.name,

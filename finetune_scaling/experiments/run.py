@@ -17,7 +17,7 @@ from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split,
 from finetune_scaling.evaluation.subject import Prepared, Subject, evaluate, prepare_evaluators
 from finetune_scaling.experiments.loop import Loop, Plan, Probe
 from finetune_scaling.experiments.record import checkpoint_facts, training_record
-from finetune_scaling.models.param_sharding import placement_table
+from finetune_scaling.models.model_sharding import sharding_table
 from finetune_scaling.runs.checkpoints import DIRECTORY as CHECKPOINTS
 from finetune_scaling.runs.checkpoints import Checkpoints, read_facts
 from finetune_scaling.runs.environment import environment
@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         model = start(run_config)
         directory.write_environment(environment())
         prepared = prepare_evaluators(run_config.evaluation.named_evaluators, run_config, model.tokenizer, model.config)
-        with model.placement.in_use():
+        with model.sharding.use_mesh():
             trained, position = _train(run_config, directory, data, model, clock, probes(prepared, model))
             scores = _scores(run_config, directory, data, trained)
             scores |= _evaluators(run_config, directory, trained, position, prepared)
@@ -94,8 +94,8 @@ def _train(
     log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
     plan = make_plan(run_config, data.train)
     checkpoints = Checkpoints(directory.path, plan.keep_steps)
-    state, position = init_state(model.trainable, run_config.optimizer, model.placement), Position()
-    _log_placement(state, model)
+    state, position = init_state(model.trainable, run_config.optimizer, model.sharding), Position()
+    _log_shardings(state, model)
     if (restored := checkpoints.restore_newest(state)) is not None:
         check_belongs(directory.path, restored.facts, model)
         state, position = restored.state, position_from(restored.facts)
@@ -103,7 +103,7 @@ def _train(
         log.info("going on from step %d", position.step)
     directory.rewind_metrics(position.step)
     metrics = Metrics(directory.path, run_config.logging.writers, position.step)
-    rows = model.placement.batch()
+    rows = model.sharding.batch()
     loop = Loop(
         title=run_config.name or directory.path.name,
         plan=plan,
@@ -141,13 +141,13 @@ def probes(prepared: Sequence[Prepared], model: TunedModel) -> list[Probe]:
     return [Probe(steps, functools.partial(measure, one)) for one, steps in due if steps is not None]
 
 
-def _log_placement(state: State, model: TunedModel) -> None:
-    """Tells how everything is divided, where there is more than one device to divide it over."""
-    mesh = model.placement.mesh
+def _log_shardings(state: State, model: TunedModel) -> None:
+    """Log the sharding of every array if there is more than one device."""
+    mesh = model.sharding.mesh
     if mesh.size > 1:
         shape = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
         arrays = {"frozen": model.frozen, **state._asdict()}
-        log.info("how it lies on the mesh (%s):\n%s", shape, placement_table(arrays))
+        log.info("shardings on the mesh (%s):\n%s", shape, sharding_table(arrays))
 
 
 def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:

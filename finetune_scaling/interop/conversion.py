@@ -42,7 +42,7 @@ from finetune_scaling.interop.hugging_face import FAMILIES, check_tensors, read_
 from finetune_scaling.interop.incoming import PIECE_BYTES, Journal, Leaf, digest_of, leaves_of, write_state
 from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig, count_parameters
-from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.runs.checkpoints import DIRECTORY, read_facts
 from finetune_scaling.runs.position import Position
 from finetune_scaling.runs.run_config import read_run_config
@@ -291,10 +291,10 @@ def _mesh(conversion: Conversion) -> dict[str, int]:
 def _shards(conversion: Conversion, model: ModelConfig) -> Any:
     """From leaves to the shape of what one device of the mesh holds of each; the mesh need not be here."""
     mesh = AbstractMesh((1, *_mesh(conversion).values()), MESH_AXES)
-    placement = Placement(model, mesh, conversion.sharding.axes)
+    model_sharding = ModelSharding(model, mesh, conversion.sharding.axes)
 
     def shards(leaves: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        named = placement.named({f"trainable/{path}": leaf for path, leaf in leaves.items()})
+        named = model_sharding.checkpoint({f"trainable/{path}": leaf for path, leaf in leaves.items()})
         return {path: named[f"trainable/{path}"].shard_shape(leaf.shape) for path, leaf in leaves.items()}
 
     return shards

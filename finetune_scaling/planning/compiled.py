@@ -1,6 +1,6 @@
 """The real programs of a run, compiled for a slice from shapes alone: what the compiler says that they need.
 
-The programs are those that training and scoring run: training.step and decoding.programs build them, the placement
+The programs are those that training and scoring run: training.step and decoding.programs build them, ModelSharding
 divides their arguments. Decoding is compiled as one program, where a run has several that need no more. No array is
 ever made, so a model of any size can be planned on a small machine.
 """
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from finetune_scaling.decoding.generation import make_writer
 from finetune_scaling.decoding.programs import Batch, make_whole
 from finetune_scaling.decoding.search import Row
-from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.chips import GIB, Slice
 from finetune_scaling.planning.collectives import Collectives, collectives
 from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, held_bytes, placed_state, shapes
@@ -103,26 +103,26 @@ def trace(workload: Workload, layout: Layout, mesh: Mesh, name: str) -> Traced:
     makers: Mapping[str, Callable[..., Traced]] = {TRAINING: _training, EVALUATION: _evaluation, DECODING: _decoding}
     shapes(workload)  # before the mesh is in context, whose devices can run nothing
     with jax.set_mesh(mesh):
-        return makers[name](workload, layout, Placement(model, mesh, layout.axes))
+        return makers[name](workload, layout, ModelSharding(model, mesh, layout.axes))
 
 
-def _training(workload: Workload, layout: Layout, placement: Placement) -> Traced:
+def _training(workload: Workload, layout: Layout, sharding: ModelSharding) -> Traced:
     state, frozen = shapes(workload)
     step = make_train_step(workload.model, workload.tuning, workload.optimizer, layout.accumulation, layout.axes)
-    batch = _batch(workload.batch, workload.length, placement)
-    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=placement.whole())
-    placed = _placed(state, placed_state(workload, placement))
-    return _lower(step, placed, _placed(frozen, placement.parameters(frozen)), batch, rate, result=placed)
+    batch = _batch(workload.batch, workload.length, sharding)
+    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated())
+    placed = _placed(state, placed_state(workload, sharding))
+    return _lower(step, placed, _placed(frozen, sharding.parameters(frozen)), batch, rate, result=placed)
 
 
-def _evaluation(workload: Workload, layout: Layout, placement: Placement) -> Traced:
+def _evaluation(workload: Workload, layout: Layout, sharding: ModelSharding) -> Traced:
     step = make_evaluation_step(workload.model, workload.tuning, layout.axes)
     rows = _padded(workload.evaluation_batch, layout)
-    losses = jax.ShapeDtypeStruct((2, rows), jnp.float32, sharding=placement.whole())
-    return _lower(step, *_parameters(workload, placement), _batch(rows, workload.length, placement), result=losses)
+    losses = jax.ShapeDtypeStruct((2, rows), jnp.float32, sharding=sharding.replicated())
+    return _lower(step, *_parameters(workload, sharding), _batch(rows, workload.length, sharding), result=losses)
 
 
-def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Traced:
+def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> Traced:
     decoding = workload.decoding
     assert decoding is not None
     writer = make_writer(
@@ -138,12 +138,12 @@ def _decoding(workload: Workload, layout: Layout, placement: Placement) -> Trace
     rows = _padded(workload.evaluation_batch, layout)
 
     def of_rows(*further: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *further), jnp.int32, sharding=placement.batch())
+        return jax.ShapeDtypeStruct((rows, *further), jnp.int32, sharding=sharding.batch())
 
     batch = Batch(of_rows(decoding.input_tokens), of_rows(), Row(of_rows(), of_rows()))
     texts = (rows, writer.search.width, decoding.new_tokens)
-    written = jax.ShapeDtypeStruct(texts, jnp.int32, sharding=placement.whole())
-    return _lower(make_whole(writer), *_parameters(workload, placement), batch, result=written)
+    written = jax.ShapeDtypeStruct(texts, jnp.int32, sharding=sharding.replicated())
+    return _lower(make_whole(writer), *_parameters(workload, sharding), batch, result=written)
 
 
 def _lower(jitted: Any, *arguments: Any, result: Tree) -> Traced:
@@ -155,17 +155,17 @@ def _padded(rows: int, layout: Layout) -> int:
     return rows + -rows % layout.batch_parts
 
 
-def _parameters(workload: Workload, placement: Placement) -> tuple[Tree, Tree]:
+def _parameters(workload: Workload, sharding: ModelSharding) -> tuple[Tree, Tree]:
     state, frozen = shapes(workload)
     return (
-        _placed(state.trainable, placement.parameters(state.trainable)),
-        _placed(frozen, placement.parameters(frozen)),
+        _placed(state.trainable, sharding.parameters(state.trainable)),
+        _placed(frozen, sharding.parameters(frozen)),
     )
 
 
-def _batch(rows: int, length: int, placement: Placement) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(rows: int, length: int, sharding: ModelSharding) -> dict[str, jax.ShapeDtypeStruct]:
     return {
-        name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=placement.batch())
+        name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding.batch())
         for name, dtype in BATCH_FIELDS.items()
     }
 

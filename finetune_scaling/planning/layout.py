@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules
 from finetune_scaling.training.optimizers import OptimizerConfig
@@ -90,10 +90,10 @@ def _shapes(model: ModelConfig, tuning: Tuning, optimizer: OptimizerConfig) -> t
     return jax.eval_shape(lambda tree: init_state(tree, optimizer), trainable), frozen
 
 
-def placed_state(workload: Workload, placement: Placement) -> State:
+def placed_state(workload: Workload, sharding: ModelSharding) -> State:
     """Where the training state lives, as training.step.state_shardings has it, from shapes that are known already."""
     state, _ = shapes(workload)
-    return State(placement.parameters(state.trainable), placement.optimizer(state.optimizer, state.trainable))
+    return State(sharding.parameters(state.trainable), sharding.optimizer(state.optimizer, state.trainable))
 
 
 def held(workload: Workload, layout: Layout) -> Held:
@@ -109,11 +109,11 @@ def held(workload: Workload, layout: Layout) -> Held:
 def _parameters(workload: Workload, layout: Layout) -> Held:
     """What is held beside a batch, which neither batch nor remat changes: a search asks thousands of times."""
     state, frozen = shapes(workload)
-    placement = Placement(workload.model, layout.mesh(), layout.axes)
-    where = placed_state(workload, placement)
+    sharding = ModelSharding(workload.model, layout.mesh(), layout.axes)
+    where = placed_state(workload, sharding)
     return Held(
         trainable=held_bytes(state.trainable, where.trainable),
-        frozen=held_bytes(frozen, placement.parameters(frozen)),
+        frozen=held_bytes(frozen, sharding.parameters(frozen)),
         optimizer=held_bytes(state.optimizer, where.optimizer),
         batch=0,
     )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_scaling.models.param_sharding import check_fits
+from finetune_scaling.models.model_sharding import check_fits
 from finetune_scaling.planning.bounds import Bound, bound, training_work
 from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_programs

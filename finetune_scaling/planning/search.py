@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.param_sharding import check_fits
+from finetune_scaling.models.model_sharding import check_fits
 from finetune_scaling.planning.bounds import Bound, bound, training_work
 from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.estimate import Memory, estimated

@@ -60,7 +60,7 @@ def write(
     _check_room(model, form, decoding)
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(run_config.evaluation.batch_size, len(texts))
-    with model.placement.in_use():
+    with model.sharding.use_mesh():
         return hypotheses(model, task, form, examples, size, decoding)
 
 

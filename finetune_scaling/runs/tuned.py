@@ -17,7 +17,7 @@ from finetune_scaling.files import Location, absolute, location, modified
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
-from finetune_scaling.models.param_sharding import Placement, check_fits
+from finetune_scaling.models.model_sharding import ModelSharding, check_fits
 from finetune_scaling.runs.checkpoints import (
     DIRECTORY,
     DamagedCheckpointError,
@@ -49,7 +49,7 @@ class Base(NamedTuple):
 class TunedModel:
     """Model, method and parameters, trainable and frozen apart, with the tokenizer that they were made for.
 
-    base_facts: facts of the base's checkpoint; empty where there is no base. placement: on which mesh, and where.
+    base_facts: facts of the base's checkpoint; empty where there is no base. sharding: of its arrays over the mesh.
     """
 
     config: ModelConfig
@@ -58,7 +58,7 @@ class TunedModel:
     frozen: Tree
     tokenizer: TextTokenizer
     base_facts: Mapping[str, Any]
-    placement: Placement
+    sharding: ModelSharding
 
 
 def start(run_config: RunConfig) -> TunedModel:
@@ -77,12 +77,12 @@ def start(run_config: RunConfig) -> TunedModel:
     if base is not None:
         _check_tokenizer(base, tokenizer, run_config.base.run if run_config.base else "", run_config.tokenizer)
     check_length(config, tuning, run_config.sequence.length)
-    placement = Placement(config, make_mesh(sharding), sharding.axes)
-    check_fits(config, sharding, placement.mesh)
+    model_sharding = ModelSharding(config, make_mesh(sharding), sharding.axes)
+    check_fits(config, sharding, model_sharding.mesh)
     rng = jax.random.key(run_config.seeds.parameters)
     common = common_tokens(tokenizer)
-    trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common, placement)
-    return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts, placement)
+    trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common, model_sharding)
+    return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts, model_sharding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def load_found(found: FoundRun) -> TunedModel:
     """The model of a run that was found; raises as `load_run` does."""
     model = start(found.run_config)
     with _mend("train the run"):
-        trained, facts = read_trainable(found.where, model.placement.named)
+        trained, facts = read_trainable(found.where, model.sharding.checkpoint)
     check_belongs(found.directory, facts, model)
     return dataclasses.replace(model, trainable=_like(trained, model.trainable, found.directory))
 
@@ -157,23 +157,27 @@ def load_untuned(
     loaded = load_base(base.run, base.step, sharding)
     _check_tokenizer(loaded, tokenizer, base.run, "the one given")
     config = changed(loaded.config, model_changes)
-    placement = placed(config, sharding)
-    return untuned(config, loaded.params, tokenizer, loaded.facts, placement)
+    model_sharding = placed(config, sharding)
+    return untuned(config, loaded.params, tokenizer, loaded.facts, model_sharding)
 
 
-def placed(config: ModelConfig, sharding: ShardingConfig) -> Placement:
+def placed(config: ModelConfig, sharding: ShardingConfig) -> ModelSharding:
     """Where a model lives on this program's devices. Raises ConfigError where they do not divide it."""
-    placement = Placement(config, make_mesh(sharding), sharding.axes)
-    check_fits(config, sharding, placement.mesh)
-    return placement
+    model_sharding = ModelSharding(config, make_mesh(sharding), sharding.axes)
+    check_fits(config, sharding, model_sharding.mesh)
+    return model_sharding
 
 
 def untuned(
-    config: ModelConfig, params: Params, tokenizer: TextTokenizer, facts: Mapping[str, Any], placement: Placement
+    config: ModelConfig,
+    params: Params,
+    tokenizer: TextTokenizer,
+    facts: Mapping[str, Any],
+    model_sharding: ModelSharding,
 ) -> TunedModel:
     """A whole model of which nothing trains, in the dtype that it computes in."""
     nothing = jax.tree.map(lambda _: None, params)
-    return TunedModel(config, UNTUNED, nothing, cast(params, config.compute_dtype), tokenizer, facts, placement)
+    return TunedModel(config, UNTUNED, nothing, cast(params, config.compute_dtype), tokenizer, facts, model_sharding)
 
 
 @contextlib.contextmanager
@@ -241,7 +245,7 @@ def load_base(directory: str | Path, step: int | None = None, sharding: Sharding
 def _read_base(where: Location, changed: int, sharding: ShardingConfig) -> Base:
     with _mend("pretrain it"):
         config = configuration.build(ModelConfig, read_facts(where)["model"], f"{where}: model")
-        params, facts = read_trainable(where, Placement(config, make_mesh(sharding), sharding.axes).named)
+        params, facts = read_trainable(where, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
     if size(params) != count_parameters(config).total:  # what is missing would be drawn at random
         raise CheckpointError(
             f"{where}: holds what {facts['method'].get('name')} trained and no whole model; name a pretrained or fully "

@@ -14,7 +14,7 @@ import optax
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
 from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
 from finetune_scaling.training.optimizers import OptimizerConfig, make_optimizer
@@ -43,21 +43,21 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[State, Tree, Any, Any], tuple[State, StepMetrics]]  # the last: the rate, a float32 scalar
 
 
-def init_state(trainable: Tree, optimizer: OptimizerConfig, placement: Placement | None = None) -> State:
-    """The state at step 0, born where it is to live: on one device without a placement.
+def init_state(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelSharding | None = None) -> State:
+    """The state at step 0, created with its sharding, or on one device without one.
 
     The leaves are copied, since training donates them and they may be the base's own.
     """
     leaves, structure = jax.tree.flatten(jax.eval_shape(lambda tree: tree, trainable))
-    return _make_init(optimizer, placement, structure, tuple(leaves))(trainable)
+    return _make_init(optimizer, sharding, structure, tuple(leaves))(trainable)
 
 
 @functools.cache
 def _make_init(
-    optimizer: OptimizerConfig, placement: Placement | None, structure: Any, leaves: tuple
+    optimizer: OptimizerConfig, sharding: ModelSharding | None, structure: Any, leaves: tuple
 ) -> Callable[[Tree], State]:
     # One program: made leaf by leaf, the optimizer's zeros would be a small compilation each.
-    where = None if placement is None else state_shardings(jax.tree.unflatten(structure, leaves), optimizer, placement)
+    where = None if sharding is None else state_shardings(jax.tree.unflatten(structure, leaves), optimizer, sharding)
     return jax.jit(functools.partial(_new_state, optimizer=optimizer), out_shardings=where)
 
 
@@ -65,10 +65,10 @@ def _new_state(trainable: Tree, optimizer: OptimizerConfig) -> State:
     return State(jax.tree.map(jnp.copy, trainable), make_optimizer(optimizer).init(trainable))
 
 
-def state_shardings(trainable: Tree, optimizer: OptimizerConfig, placement: Placement) -> State:
-    """Where the state over `trainable` lives; its leaves need a shape and a dtype only."""
+def state_shardings(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelSharding) -> State:
+    """Return the shardings of the state over `trainable`, whose leaves need a shape and a dtype only."""
     shapes = jax.eval_shape(functools.partial(_new_state, optimizer=optimizer), trainable)
-    return State(placement.parameters(shapes.trainable), placement.optimizer(shapes.optimizer, shapes.trainable))
+    return State(sharding.parameters(shapes.trainable), sharding.optimizer(shapes.optimizer, shapes.trainable))
 
 
 @functools.cache
@@ -93,18 +93,18 @@ def make_train_step(
     gradient = jax.value_and_grad(losses, has_aux=True)
 
     def step(state: State, frozen: Tree, batch: Batch, learning_rate: Array) -> tuple[State, StepMetrics]:
-        where = Placement(config, jax.sharding.get_abstract_mesh(), axes)
+        where = ModelSharding(config, jax.sharding.get_abstract_mesh(), axes)
 
         def divided_gradient(*inputs: Any) -> Any:
             totals, gradients = gradient(*inputs)
-            return totals, where.keep(gradients)
+            return totals, where.constrain(gradients)
 
         (loss_sum, count), summed = _accumulate(divided_gradient, state.trainable, frozen, batch, accumulation)
         mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1.0), summed)
         updates, optimizer_state = transformation.update(mean, state.optimizer, state.trainable)
         updates = jax.tree.map(lambda leaf: leaf * learning_rate, updates)
-        trainable = where.keep(optax.apply_updates(state.trainable, updates))
-        optimizer_state = where.keep_optimizer(optimizer_state, trainable)
+        trainable = where.constrain(optax.apply_updates(state.trainable, updates))
+        optimizer_state = where.constrain_optimizer(optimizer_state, trainable)
         return State(trainable, optimizer_state), StepMetrics(loss_sum, count, optax.global_norm(mean))
 
     return jax.jit(step, donate_argnums=0)

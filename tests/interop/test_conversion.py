@@ -360,7 +360,7 @@ def config(base, tmp_path_factory):
 def test_the_first_loss_is_transformers(public, config):
     run_config = read_run_config(config("full"))
     data, model = prepare_data(run_config), start(run_config)
-    with model.placement.in_use():
+    with model.sharding.use_mesh():
         ours = row_losses(model, data.dev)
     tokenizer = load_tokenizer(run_config.tokenizer)
     encoded = encode_examples(data.task.examples("dev"), tokenizer, data.task.template, data.form)

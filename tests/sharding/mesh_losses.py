@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.sharding.batches import place
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
@@ -54,19 +54,19 @@ def batch(step: int) -> dict[str, np.ndarray]:
 
 def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> list[float]:
     mesh = make_mesh(sharding, devices)
-    placement = Placement(MODEL, mesh, sharding.axes)
+    model_sharding = ModelSharding(MODEL, mesh, sharding.axes)
     options, rate = METHOD[method]
     # LoRA's second factor starts at zero: scaled by its size, its updates would be too small to see in 50 steps.
     optimizer = OptimizerConfig(parameter_scale=method != "lora")
     tuning = configure(METHODS, {"name": method, **options})
-    trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), placement)
-    state = init_state(trainable, optimizer, placement)
+    trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), model_sharding)
+    state = init_state(trainable, optimizer, model_sharding)
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(MODEL, tuning, optimizer, 2, sharding.axes)
     found = []
-    with placement.in_use():
+    with model_sharding.use_mesh():
         for number in range(STEPS):
-            rows = place(batch(number), placement.batch(), BATCH)
+            rows = place(batch(number), model_sharding.batch(), BATCH)
             state, numbers = step(state, frozen, rows, np.float32(rate))
             found.append(float(numbers.loss_sum / numbers.tokens))
     jax.tree.map(lambda leaf, before: _check_lies(leaf, before), state, lies)

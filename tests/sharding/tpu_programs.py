@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.models.ladder import paper_model
-from finetune_scaling.models.param_sharding import Placement
+from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.chips import find_slice
 from finetune_scaling.planning.topology import devices, prepare_environment
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
@@ -40,22 +40,22 @@ def compile_step(name: str):
     model, block, topology, shape = PROGRAMS[name]
     chips = devices(find_slice(topology))
     sharding = ShardingConfig(fsdp=-1)
-    placement = Placement(model, make_mesh(sharding, chips), sharding.axes)
+    model_sharding = ModelSharding(model, make_mesh(sharding, chips), sharding.axes)
     tuning, optimizer = configure(METHODS, block), OptimizerConfig()
     trainable, frozen = jax.eval_shape(
         lambda: attach(model, tuning, jax.random.key(0), None, np.arange(8, model.vocab_size))
     )
     state = jax.eval_shape(lambda tree: init_state(tree, optimizer), trainable)
     batch = {
-        field: jax.ShapeDtypeStruct(shape, dtype, sharding=placement.batch())
+        field: jax.ShapeDtypeStruct(shape, dtype, sharding=model_sharding.batch())
         for field, dtype in {**FIELDS, "weights": jnp.float32, "prefix": jnp.bool_}.items()
     }
-    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=placement.whole())
+    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=model_sharding.replicated())
     step = make_train_step(model, tuning, optimizer)
-    with placement.in_use():
+    with model_sharding.use_mesh():
         return step.lower(
-            placed(state, state_shardings(trainable, optimizer, placement)),
-            placed(frozen, placement.parameters(frozen)),
+            placed(state, state_shardings(trainable, optimizer, model_sharding)),
+            placed(frozen, model_sharding.parameters(frozen)),
             batch,
             rate,
         ).compile()

@@ -1,6 +1,4 @@
-"""How every array of a run is divided over the mesh: one table names the model's parameters by regular expression,
-whatever it does not name goes by size.
-"""
+"""Shardings of every array of a run: a table of regular expressions for the model's parameters, size for all others."""
 
 import dataclasses
 import re
@@ -35,35 +33,35 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/(norm|feed_forward_norm|attention_out_norm|feed_forward_out_norm)/(scale|bias)", ("layers", None)),
     (r"final_norm/(scale|bias)", (None,)),
 )
-SMALL = 4 * 2**20  # bytes below which an array outside the table stays whole: to gather it would cost more
+SMALL = 4 * 2**20  # bytes below which an array outside the table is replicated: gathering it would cost more
 
 
 def parameter_axes(name: str) -> tuple[str | None, ...] | None:
-    """Logical axes of a parameter of the model; None for one that the table does not name."""
+    """Return the logical axes of a parameter, or None if the table does not name it."""
     return next((axes for pattern, axes in PARAMETER_AXES if re.fullmatch(pattern, name)), None)
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
-    """Says where everything of one model lives on one mesh."""
+class ModelSharding:
+    """The shardings of one model's arrays on one mesh."""
 
     model: ModelConfig
     mesh: Mesh | AbstractMesh
     rules: AxisRules
 
     def parameters(self, tree: Tree) -> Tree:
-        """NamedShardings for parameters, trainable or frozen; leaves need a shape and a dtype only."""
+        """Return NamedShardings of parameters, trainable or frozen; leaves need only a shape and a dtype."""
         return jax.tree_util.tree_map_with_path(lambda path, leaf: self._parameter(path_name(path), leaf), tree)
 
     def optimizer(self, tree: Tree, trainable: Tree) -> Tree:
-        """NamedShardings for an optimizer's state over `trainable`: moments lie as their parameters do."""
+        """Return NamedShardings of the optimizer state over `trainable`: moments are sharded as their parameters."""
         known = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trainable)}
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: self._like_parameter(path_name(path), leaf, known), tree
         )
 
-    def named(self, leaves: Mapping[str, Any]) -> dict[str, NamedSharding]:
-        """NamedShardings for a checkpoint's arrays by name: "trainable/...", and "optimizer/..." of its state."""
+    def checkpoint(self, leaves: Mapping[str, Any]) -> dict[str, NamedSharding]:
+        """Return NamedShardings of a checkpoint's arrays by name: "trainable/..." and "optimizer/..."."""
         prefix = "trainable/"
         trained = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
         return {
@@ -73,34 +71,38 @@ class Placement:
             for name, leaf in leaves.items()
         }
 
-    def keep(self, tree: Tree) -> Tree:
-        """Inside a compiled function: parameters, or their gradients, held to where they live."""
-        return tree if _alone(self.mesh) else jax.lax.with_sharding_constraint(tree, self.parameters(tree))
+    def constrain(self, tree: Tree) -> Tree:
+        """Constrain parameters, or their gradients, to their shardings inside a compiled function."""
+        return tree if _single_device(self.mesh) else jax.lax.with_sharding_constraint(tree, self.parameters(tree))
 
-    def keep_optimizer(self, tree: Tree, trainable: Tree) -> Tree:
-        """Inside a compiled function: an optimizer's state held to where it lives."""
-        return tree if _alone(self.mesh) else jax.lax.with_sharding_constraint(tree, self.optimizer(tree, trainable))
+    def constrain_optimizer(self, tree: Tree, trainable: Tree) -> Tree:
+        """Constrain an optimizer state to its shardings inside a compiled function."""
+        return (
+            tree
+            if _single_device(self.mesh)
+            else jax.lax.with_sharding_constraint(tree, self.optimizer(tree, trainable))
+        )
 
-    def in_use(self) -> Any:
-        """A context in which compiled functions find the mesh."""
+    def use_mesh(self) -> Any:
+        """Return a context manager that sets the mesh for compiled functions."""
         assert isinstance(self.mesh, Mesh)
         return jax.set_mesh(self.mesh)
 
     def batch(self) -> NamedSharding:
-        """Of arrays whose first dimension counts a batch's rows."""
+        """Return the sharding of batch-major arrays."""
         return self._named(PartitionSpec(self.rules.batch or None))
 
-    def whole(self) -> NamedSharding:
-        """Of what every device has."""
+    def replicated(self) -> NamedSharding:
+        """Return the sharding of replicated arrays."""
         return self._named(PartitionSpec())
 
     @property
-    def batch_parts(self) -> int:
-        """Parts into which a batch's rows are divided."""
+    def batch_shards(self) -> int:
+        """Number of shards of a batch's rows."""
         return parts(self.mesh, self.rules.batch)
 
     def _like_parameter(self, name: str, leaf: Any, parameters: Mapping[str, Any]) -> NamedSharding:
-        """Of an array of an optimizer's, whose name ends in that of its parameter."""
+        """Return the sharding of an optimizer's array, whose name ends with its parameter's name."""
         of = next((n for n, p in parameters.items() if name.endswith("/" + n) and p.shape == leaf.shape), None)
         return self._by_size(leaf) if of is None else self._parameter(of, leaf)
 
@@ -108,17 +110,17 @@ class Placement:
         logical = parameter_axes(name)
         if logical is None:
             return self._by_size(leaf)
-        # A head may not be cut, so a dimension of heads has as many pieces as heads.
+        # A head cannot be split, so a dimension of heads has at most as many shards as heads.
         units = {"heads": self.model.heads, "kv_heads": self.model.kv_heads}
         sizes = [units.get(axis or "", size) for axis, size in zip(logical, leaf.shape, strict=True)]
         return self._named(spec(self.mesh, self.rules, logical, sizes))
 
     def _by_size(self, leaf: Any) -> NamedSharding:
-        """The largest dimension that `other` divides; whole where the array is small or none does."""
+        """Shard the largest dimension that `other` divides; replicate small arrays and those without one."""
         count = parts(self.mesh, self.rules.other)
         divisible = [d for d, size in enumerate(leaf.shape) if size % count == 0]
         if count == 1 or not divisible or leaf.size * np.dtype(leaf.dtype).itemsize < SMALL:
-            return self.whole()
+            return self.replicated()
         largest = max(divisible, key=lambda d: leaf.shape[d])
         return self._named(PartitionSpec(*(self.rules.other if d == largest else None for d in range(len(leaf.shape)))))
 
@@ -126,36 +128,45 @@ class Placement:
         return NamedSharding(self.mesh, entries)
 
 
-def _alone(mesh: Mesh | AbstractMesh) -> bool:
+def _single_device(mesh: Mesh | AbstractMesh) -> bool:
     return mesh.empty or mesh.size == 1
 
 
-def placement_table(arrays: Tree, shardings: Tree = None) -> str:
-    """A line for each array: name, dtype, shape, how it is divided and the bytes that one device holds of it.
+def sharding_table(arrays: Tree, shardings: Tree = None) -> str:
+    """Return one line per array: name, dtype, shape, sharding and bytes per device.
 
-    shardings: of leaves that are shapes only.
+    shardings: given if the leaves of `arrays` are shapes only.
     """
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
     where = [leaf.sharding for _, leaf in leaves] if shardings is None else jax.tree.leaves(shardings)
     rows = []
     for (path, leaf), sharding in zip(leaves, where, strict=True):
         held = int(np.prod(sharding.shard_shape(leaf.shape))) * np.dtype(leaf.dtype).itemsize
-        rows.append((path_name(path), str(leaf.dtype), str(list(leaf.shape)), _divided(sharding) or "whole", held))
+        rows.append(
+            (
+                path_name(path),
+                str(leaf.dtype),
+                str(list(leaf.shape)),
+                _sharded_dimensions(sharding) or "replicated",
+                held,
+            )
+        )
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     return "\n".join(
-        "  " + "  ".join(f"{row[i]:<{widths[i]}}" for i in range(4)) + f"  {row[4]:>14,} bytes a device" for row in rows
+        "  " + "  ".join(f"{row[i]:<{widths[i]}}" for i in range(4)) + f"  {row[4]:>14,} bytes per device"
+        for row in rows
     )
 
 
-def _divided(sharding: NamedSharding) -> str:
-    """Dimensions with the mesh axes that divide them; an axis of size 1 divides nothing."""
+def _sharded_dimensions(sharding: NamedSharding) -> str:
+    """Return the sharded dimensions with their mesh axes, as in "1:fsdp"; axes of size 1 shard nothing."""
     entries = [axes if isinstance(axes, tuple) else (axes,) for axes in sharding.spec]
-    dividing = [[axis for axis in axes if axis is not None and sharding.mesh.shape[axis] > 1] for axes in entries]
-    return " ".join(f"{d}:{'x'.join(axes)}" for d, axes in enumerate(dividing) if axes)
+    sharding_axes = [[axis for axis in axes if axis is not None and sharding.mesh.shape[axis] > 1] for axes in entries]
+    return " ".join(f"{d}:{'x'.join(axes)}" for d, axes in enumerate(sharding_axes) if axes)
 
 
 def check_fits(config: ModelConfig, sharding: ShardingConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ConfigError where the mesh does not divide the model: a part of a head, say, would be nobody's."""
+    """Raise ConfigError if the model's dimensions are not divisible by the mesh axes that shard them."""
     for axis, field, size in (
         ("embed", "model_dim", config.model_dim),
         ("heads", "heads", config.heads),
@@ -165,6 +176,6 @@ def check_fits(config: ModelConfig, sharding: ShardingConfig, mesh: Mesh | Abstr
         if size % count:
             shape = ", ".join(f"{name} {mesh.shape[name]}" for name in (DATA, FSDP, TENSOR))
             raise ConfigError(
-                f"model.{field} = {size} cannot be divided into {count} parts on the mesh {shape}; lower sharding.fsdp "
-                "or sharding.tensor"
+                f"model.{field} = {size} is not divisible by {count} shards on the mesh {shape}. Fix: lower "
+                "sharding.fsdp or sharding.tensor"
             )

@@ -1,4 +1,4 @@
-"""Where arrays live: every parameter has a rule, no head is cut, and what does not divide is refused by name."""
+"""Shardings of parameters and optimizer state, and the errors for meshes that do not divide a model."""
 
 import dataclasses
 import re
@@ -16,13 +16,13 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 from finetune_scaling.models.ladder import paper_model
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.param_sharding import (
+from finetune_scaling.models.model_sharding import (
     PARAMETER_AXES,
     SMALL,
-    Placement,
+    ModelSharding,
     check_fits,
     parameter_axes,
-    placement_table,
+    sharding_table,
 )
 from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules, parts
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, make_mesh
@@ -56,7 +56,7 @@ def spec_of(tree, name: str) -> tuple:
 
 
 @pytest.mark.parametrize("form", [{}, LLAMA, EVERYTHING])
-def test_one_rule_and_only_one_names_each_parameter(tiny_config, form):
+def test_exactly_one_rule_matches_each_parameter(tiny_config, form):
     config = dataclasses.replace(tiny_config, **form)
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
@@ -66,14 +66,14 @@ def test_one_rule_and_only_one_names_each_parameter(tiny_config, form):
         assert len(parameter_axes(name)) == leaf.ndim, name
 
 
-def test_a_large_model_is_divided_by_all_devices():
-    """Of 16B parameters on 8 x 4 devices each holds a thirty-second, but for multi-query keys, values and norms."""
-    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+def test_a_large_model_is_sharded_over_all_devices():
+    """Each of 8 x 4 devices holds a 32nd of 16B parameters; only multi-query keys, values and norms are replicated."""
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
     trainable, _ = abstract(BIG, "full")
-    shardings = place.parameters(trainable)
+    shardings = model_sharding.parameters(trainable)
     assert spec_of(shardings, "layers/feed_forward/up/kernel") == (None, "fsdp", "tensor")
     assert spec_of(shardings, "layers/attention/attention_out/kernel") == (None, "tensor", "fsdp")
-    assert spec_of(shardings, "layers/attention/key/kernel") == (None, "fsdp", None)  # one head: nothing to divide
+    assert spec_of(shardings, "layers/attention/key/kernel") == (None, "fsdp", None)  # one head cannot be sharded
     held = sum(
         np.prod(where.shard_shape(leaf.shape))
         for leaf, where in zip(jax.tree.leaves(trainable), jax.tree.leaves(shardings), strict=True)
@@ -81,21 +81,24 @@ def test_a_large_model_is_divided_by_all_devices():
     assert held < 1.03 * 15_440_491_520 / 32
 
 
-def test_biases_lie_as_the_outputs_that_they_are_added_to(tiny_config):
+def test_biases_are_sharded_as_the_outputs_of_their_layers(tiny_config):
     config = dataclasses.replace(tiny_config, **EVERYTHING)
     trainable, _ = abstract(config, "full")
-    shardings = Placement(config, mesh(1, 2, 4), PLAIN_RULES).parameters(trainable)
+    shardings = ModelSharding(config, mesh(1, 2, 4), PLAIN_RULES).parameters(trainable)
     assert spec_of(shardings, "layers/attention/query/bias") == (None, "tensor")
-    assert spec_of(shardings, "layers/attention/key/bias") == (None, None)  # two heads, which four devices would cut
+    assert spec_of(shardings, "layers/attention/key/bias") == (
+        None,
+        None,
+    )  # two heads cannot be split over four devices
     assert spec_of(shardings, "layers/feed_forward/up/bias") == (None, "tensor")
     assert spec_of(shardings, "layers/feed_forward/down/bias") == (None, None)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-def test_moments_lie_as_their_parameters(optimizer):
-    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+def test_moments_are_sharded_as_their_parameters(optimizer):
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
     trainable, _ = abstract(BIG, "full")
-    state = state_shardings(trainable, OptimizerConfig(name=optimizer), place)
+    state = state_shardings(trainable, OptimizerConfig(name=optimizer), model_sharding)
     known = {path_name(path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(state.trainable)}
     shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(trainable)}
     followed = 0
@@ -109,29 +112,31 @@ def test_moments_lie_as_their_parameters(optimizer):
 
 
 @pytest.mark.parametrize(("method", "options"), [("lora", {"rank": 4}), ("prompt", {"length": 100})])
-def test_small_adapters_and_prompts_are_whole_and_large_ones_divided(method, options):
-    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+def test_small_adapters_and_prompts_are_replicated_and_large_ones_sharded(method, options):
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
     trainable, frozen = abstract(BIG, method, **options)
-    for leaf, where in zip(jax.tree.leaves(trainable), jax.tree.leaves(place.parameters(trainable)), strict=True):
-        divided = any(where.spec)
-        assert divided == (leaf.size * 4 >= SMALL), (leaf.shape, where.spec)
-    assert spec_of(place.parameters(frozen), "embedding") == ("tensor", "fsdp")
+    for leaf, where in zip(
+        jax.tree.leaves(trainable), jax.tree.leaves(model_sharding.parameters(trainable)), strict=True
+    ):
+        sharded = any(where.spec)
+        assert sharded == (leaf.size * 4 >= SMALL), (leaf.shape, where.spec)
+    assert spec_of(model_sharding.parameters(frozen), "embedding") == ("tensor", "fsdp")
 
 
-def test_the_table_tells_what_a_device_holds():
-    place = Placement(BIG, mesh(1, 8, 4), PLAIN_RULES)
+def test_the_table_shows_dtype_sharding_and_bytes_per_device():
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
     _, frozen = abstract(BIG, "lora", rank=4)
-    text = placement_table(frozen, place.parameters(frozen))
+    text = sharding_table(frozen, model_sharding.parameters(frozen))
     (line,) = [line for line in text.splitlines() if "feed_forward/up/kernel" in line]
     assert "bfloat16" in line
     assert "1:fsdp 2:tensor" in line
-    assert f"{40 * 5120 * 20480 * 2 // 32:,} bytes a device" in line
+    assert f"{40 * 5120 * 20480 * 2 // 32:,} bytes per device" in line
 
 
-def test_the_table_leaves_out_axes_that_divide_nothing():
+def test_the_table_omits_mesh_axes_of_size_one():
     _, frozen = abstract(BIG, "lora", rank=4)
-    for sizes, expected in (((1, 8, 1), "1:fsdp"), ((8, 1, 1), "whole")):
-        text = placement_table(frozen, Placement(BIG, mesh(*sizes), PLAIN_RULES).parameters(frozen))
+    for sizes, expected in (((1, 8, 1), "1:fsdp"), ((8, 1, 1), "replicated")):
+        text = sharding_table(frozen, ModelSharding(BIG, mesh(*sizes), PLAIN_RULES).parameters(frozen))
         (line,) = [line for line in text.splitlines() if "feed_forward/up/kernel" in line]
         assert re.search(rf"\]  +{expected}  ", line), line
         assert "tensor" not in text
@@ -146,7 +151,7 @@ def test_the_table_leaves_out_axes_that_divide_nothing():
         ({"axes": AxisRules(heads=("expert",))}, "sharding.axes.heads names 'expert'; there are data, fsdp, tensor"),
     ],
 )
-def test_a_mesh_that_is_none_is_refused(sharding, expected):
+def test_an_invalid_mesh_is_an_error(sharding, expected):
     with pytest.raises(ConfigError, match=expected.replace(".", r"\.")):
         ShardingConfig(**sharding).shape(8)
 
@@ -161,12 +166,12 @@ def test_a_mesh_that_is_none_is_refused(sharding, expected):
         ({"batch": ("data",)}, "sharding.axes.embed names 'fsdp', which sharding.axes.batch does not"),
     ],
 )
-def test_rules_that_no_array_can_follow_are_refused(rules, expected):
+def test_conflicting_axis_rules_are_an_error(rules, expected):
     with pytest.raises(ConfigError, match=expected.replace(".", r"\.")):
         ShardingConfig(axes=AxisRules(**rules))
 
 
-def test_minus_one_takes_what_is_left():
+def test_minus_one_takes_all_remaining_devices():
     assert ShardingConfig(fsdp=-1, tensor=2).shape(8) == (1, 4, 2)
     assert ShardingConfig(fsdp=2, tensor=2).shape(8) == (2, 2, 2)
 
@@ -175,12 +180,12 @@ def test_minus_one_takes_what_is_left():
     ("sizes", "expected"),
     [((1, 1, 8), "model.heads = 20 "), ((1, 3, 1), "model.model_dim = 5120 "), ((1, 1, 3), "model.heads = 20 ")],
 )
-def test_a_mesh_that_would_cut_a_head_is_refused(sizes, expected):
+def test_a_mesh_that_does_not_divide_the_model_is_an_error(sizes, expected):
     with pytest.raises(ConfigError, match=expected):
         check_fits(BIG, ShardingConfig(), mesh(*sizes))
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_refused():
+def test_a_batch_size_that_is_not_divisible_is_an_error():
     check_batch(16, 2, ShardingConfig(), mesh(2, 4, 1))
     with pytest.raises(ConfigError, match=r"batch.size = 12 .* 8 .* batch.accumulation = 1"):
         check_batch(12, 1, ShardingConfig(), mesh(2, 4, 1))
@@ -188,7 +193,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused():
         check_batch(16, 3, ShardingConfig(), mesh(2, 4, 1))
 
 
-def test_the_mesh_of_one_device_divides_nothing():
+def test_a_mesh_of_one_device_replicates_everything():
     one = make_mesh(ShardingConfig(fsdp=-1))
     assert one.size == jax.device_count() == 1
     assert parts(one, PLAIN_RULES.batch) == 1
@@ -201,8 +206,8 @@ def numbers(count: int, size: int) -> Batches:
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 5))
-def test_parts_of_padded_batches_hold_each_row_once(size, shards, batches):
-    """Whatever the number of processes: together they make the rows of the batch, in order, and padding behind it."""
+def test_shards_of_padded_batches_hold_each_row_once(size, shards, batches):
+    """For any number of processes, the shards concatenate to the batch's rows in order, followed by padding."""
     whole = numbers(size * batches, size)
     padded = whole.padded(shards)
     assert padded.batch_size % shards == 0
