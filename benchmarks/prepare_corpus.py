@@ -23,7 +23,7 @@ from measuring import peak_memory_mib
 from finetune_scaling import command
 from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.loader import Batches, iterate
-from finetune_scaling.data.tokenizer import TokenizerConfig, train_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, TrainingError
 from finetune_scaling.runs.inputs import prepare_data
 from finetune_scaling.runs.run_config import read_run_config

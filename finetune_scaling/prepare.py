@@ -28,8 +28,8 @@ from finetune_scaling.data.preparation.pipeline import import_beam
 from finetune_scaling.data.preparation.settings import Filters, Preparation
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
 from finetune_scaling.data.task import load_task, prepare_task, task_names
-from finetune_scaling.data.tokenizer import load_own_tokenizer
-from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import load_sentencepiece_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import location
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
@@ -101,7 +101,7 @@ def shards_of_run(run_config: RunConfig, shards: int, filters: Filters) -> Prepa
     return Preparation(
         parts=parts,
         counts=tuple(document_counts(parts, "corpus.train")),
-        tokenizer=load_own_tokenizer(run_config.tokenizer),
+        tokenizer=load_sentencepiece_tokenizer(run_config.tokenizer),
         chunk_tokens=longest_text(run_config.sequence.length, run_config.objective),
         shards=shards,
         filters=filters,

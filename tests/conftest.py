@@ -16,7 +16,7 @@ import pytest
 
 from finetune_scaling import command, configuration
 from finetune_scaling.analysis.analysis import Analysis, analyse
-from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.laws.fitting.program import FitSettings
 from finetune_scaling.laws.points import planted

@@ -13,8 +13,7 @@ from finetune_scaling.command import check_overrides
 from finetune_scaling.configuration import build, plain
 from finetune_scaling.data.objectives import needed_sentinels
 from finetune_scaling.data.task import load_task
-from finetune_scaling.data.tokenizer import TokenizerConfig
-from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, TokenizerPreparation
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.config_template import group, run_config_template

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from finetune_scaling.configuration import build
-from finetune_scaling.data.tokenizer import load_tokenizer
-from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 CONFIG = """

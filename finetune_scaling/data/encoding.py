@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import numpy as np
 
 from finetune_scaling.data.objectives import TokenSequence, prefix_lm
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 _BLOCK = 1024  # texts that are encoded in one call
@@ -93,12 +93,12 @@ class EncodedExamples(NamedTuple):
         """Tokens of each sequence, eos counted, int64[N]."""
         return self.inputs.lengths + self.targets.lengths + self.ends
 
-    def sequence(self, index: int, tokenizer: TextTokenizer, form: SequenceFormat) -> TokenSequence:
+    def sequence(self, index: int, tokenizer: Tokenizer, form: SequenceFormat) -> TokenSequence:
         """The training sequence of one example."""
         return prefix_lm(
             self.inputs.item(index),
             self.targets.item(index),
-            tokenizer.special,
+            tokenizer.special_tokens,
             bidirectional=form.bidirectional_input,
             ends=bool(self.ends[index]),
         )
@@ -122,7 +122,7 @@ class EncodedDocuments(NamedTuple):
 
 
 def encode_examples(
-    examples: Sequence[Mapping[str, Any]], tokenizer: TextTokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
 ) -> EncodedExamples:
     """Renders, encodes and cuts every example once. Raises DataError where there is none."""
     if len(examples) == 0:
@@ -132,7 +132,7 @@ def encode_examples(
     inputs, targets = [], []
     for block in _blocks(examples[i] for i in range(len(examples))):
         block_inputs, block_cut = _encode_inputs(block, tokenizer, template, form)
-        block_targets = tokenizer.continuing.encode_batch([template.render(example)[1] for example in block])
+        block_targets = tokenizer.continuation.encode_batch([template.render(example)[1] for example in block])
         whole = [len(ids) < form.max_target_tokens for ids in block_targets]
         inputs.append(Ragged.from_lists(block_inputs))
         targets.append(Ragged.from_lists(ids[: form.max_target_tokens] for ids in block_targets))
@@ -144,13 +144,13 @@ def encode_examples(
 
 
 def encode_prompts(
-    examples: Sequence[Mapping[str, Any]], tokenizer: TextTokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
 ) -> list[list[int]]:
     """What decoding starts from, one list per example: bos and the input ids exactly as in training.
 
     Raises DataError where there is neither, and so nothing to start from.
     """
-    bos = tokenizer.special.bos_id
+    bos = tokenizer.special_tokens.bos_id
     front = [] if bos is None else [bos]
     prompts: list[list[int]] = []
     for block in _blocks(examples[i] for i in range(len(examples))):
@@ -163,7 +163,7 @@ def encode_prompts(
     return prompts
 
 
-def encode_documents(texts: Sequence[str], tokenizer: TextTokenizer, chunk_tokens: int) -> EncodedDocuments:
+def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: int) -> EncodedDocuments:
     """Encodes texts and cuts each to chunks of at most `chunk_tokens` ids; DataError where there is no text at all."""
     encoded = encode_texts((texts[i] for i in range(len(texts))), tokenizer)
     documents = int(np.count_nonzero(encoded.lengths))
@@ -180,7 +180,7 @@ def encode_documents(texts: Sequence[str], tokenizer: TextTokenizer, chunk_token
     return EncodedDocuments(chunks, ends, statistics)
 
 
-def encode_texts(texts: Iterable[str], tokenizer: TextTokenizer) -> Ragged:
+def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Ragged:
     """Ids of every text, in order; the texts may come one at a time."""
     return _concatenate([Ragged.from_lists(tokenizer.encode_batch(block)) for block in _blocks(texts)])
 
@@ -198,7 +198,7 @@ def quantiles(lengths: np.ndarray) -> dict[str, float]:
 
 
 def _encode_inputs(
-    examples: Sequence[Mapping[str, Any]], tokenizer: TextTokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
 ) -> tuple[list[list[int]], int]:
     """Input ids of the examples, mode token in front, and how many sources were cut."""
     sources = tokenizer.encode_batch([example["source"] for example in examples])
@@ -212,7 +212,7 @@ def _encode_inputs(
     return [front + ids for ids in inputs], cut
 
 
-def _mode_id(tokenizer: TextTokenizer, mode: str) -> int:
+def _mode_id(tokenizer: Tokenizer, mode: str) -> int:
     if mode not in tokenizer.mode_ids:
         raise ConfigError(
             f"sequence.mode = {mode!r}, but the tokenizer has no mode tokens, as those of public models; leave it out: "
@@ -222,7 +222,7 @@ def _mode_id(tokenizer: TextTokenizer, mode: str) -> int:
 
 
 def _encode_cut_input(
-    example: Mapping[str, Any], tokenizer: TextTokenizer, template: Template, form: SequenceFormat
+    example: Mapping[str, Any], tokenizer: Tokenizer, template: Template, form: SequenceFormat
 ) -> list[int]:
     """Shortens the source until it and the rendered input keep their limits."""
     budget = min(form.max_source_tokens, len(tokenizer.encode(example["source"])))

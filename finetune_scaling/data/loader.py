@@ -30,7 +30,7 @@ from finetune_scaling.data.objectives import (
     sequence_lengths,
 )
 from finetune_scaling.data.packing import Batch, deal, fill_rate, pack_batch, plan_packing
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
 
 # Rows that count as without end: grain's own endless repeat overflows len() when it is batched by one.
@@ -106,7 +106,7 @@ class Documents(Protocol):
 
 def finetuning_batches(
     examples: Sequence[Mapping[str, Any]],
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     template: Template,
     form: SequenceFormat,
     *,
@@ -136,7 +136,7 @@ def finetuning_batches(
 
 def pretraining_batches(
     texts: Sequence[str],
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     objective: ObjectiveConfig,
     *,
     batch_size: int,
@@ -154,7 +154,7 @@ def pretraining_batches(
 
 def document_batches(
     documents: Documents,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     objective: ObjectiveConfig,
     *,
     batch_size: int,
@@ -169,7 +169,7 @@ def document_batches(
 
 def evaluation_batches(
     examples: Sequence[Mapping[str, Any]],
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     template: Template,
     form: SequenceFormat,
     *,
@@ -192,7 +192,7 @@ def evaluation_batches(
 
 def pretraining_evaluation_batches(
     texts: Sequence[str],
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     objective: ObjectiveConfig,
     *,
     batch_size: int,
@@ -269,7 +269,7 @@ class _PackedRows:
 
 
 def _packed_examples(
-    encoded: EncodedExamples, tokenizer: TextTokenizer, form: SequenceFormat, row_length: int, seed: int
+    encoded: EncodedExamples, tokenizer: Tokenizer, form: SequenceFormat, row_length: int, seed: int
 ) -> _PackedRows:
     if row_length < form.length:
         raise ConfigError(f"row_length = {row_length} is shorter than one sequence (length = {form.length}); raise it")
@@ -283,14 +283,12 @@ def _packed_examples(
     return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed)
 
 
-def _encode(
-    texts: Sequence[str], tokenizer: TextTokenizer, objective: ObjectiveConfig, length: int
-) -> EncodedDocuments:
+def _encode(texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> EncodedDocuments:
     _check_sentinels(tokenizer, objective, length)  # before the long part
     return encode_documents(texts, tokenizer, longest_text(length, objective))
 
 
-def _check_sentinels(tokenizer: TextTokenizer, objective: ObjectiveConfig, length: int) -> None:
+def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
     needed = needed_sentinels(length, objective)
     if needed > len(tokenizer.sentinel_ids):
         raise ConfigError(
@@ -300,7 +298,7 @@ def _check_sentinels(tokenizer: TextTokenizer, objective: ObjectiveConfig, lengt
 
 
 def _packed_documents(
-    documents: Documents, tokenizer: TextTokenizer, objective: ObjectiveConfig, length: int, seed: int
+    documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, length: int, seed: int
 ) -> _PackedRows:
     def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         variants = choose_variants(len(sizes), objective, rng)
@@ -308,7 +306,7 @@ def _packed_documents(
 
     def sequence(item: int, variant: int, rng: np.random.Generator) -> TokenSequence:
         ids, ends = documents.chunk(item)
-        return apply_objective(ids, variant, objective, tokenizer.special, rng, ends=ends)
+        return apply_objective(ids, variant, objective, tokenizer.special_tokens, rng, ends=ends)
 
     return _PackedRows(documents.lengths, lengths, sequence, length, seed)
 

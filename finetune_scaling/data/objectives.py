@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from finetune_scaling.configuration import suggestion
-from finetune_scaling.data.text_tokenizer import SpecialTokens
-from finetune_scaling.data.tokenizer import MODES
+from finetune_scaling.data.tokenizers.interface import MODES, SpecialTokens
 from finetune_scaling.errors import ConfigError
 
 Ids = np.ndarray  # int32[n]

@@ -15,7 +15,7 @@ from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.examples import Example, Examples
 from finetune_scaling.data.task import Task
 from finetune_scaling.data.templates import Template
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.runs.evaluators import TaskEvaluator
 
@@ -64,7 +64,7 @@ def demonstrations(
     evaluator: TaskEvaluator,
     task: Task,
     directions: Sequence[Direction],
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     form: SequenceFormat,
 ) -> dict[Direction, list[Demonstration]]:
     """`evaluator.shots` demonstrations for each direction: the first of a seeded order that keep all limits whole.
@@ -107,7 +107,7 @@ def _fitting(
     task: Task,
     languages: Direction,
     examples: Examples,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     form: SequenceFormat,
     seed: Sequence[int],
 ) -> Iterator[Demonstration]:
@@ -119,7 +119,7 @@ def _fitting(
         own_input, target = task.template.render(example)
         text = evaluator.demonstration.format(input=own_input, target=target)
         source_ids, ids = tokenizer.encode_batch([example["source"], text])
-        target_ids = tokenizer.continuing.encode(target)
+        target_ids = tokenizer.continuation.encode(target)
         if (
             0 < len(source_ids) <= form.max_source_tokens
             and 0 < len(target_ids) < form.max_target_tokens

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizers.imported import ImportedTokenizer, load_imported_tokenizer
+from finetune_scaling.data.tokenizers.hugging_face import HuggingFaceTokenizer, load_hugging_face_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.subject import Subject
 from finetune_scaling.files import local
@@ -27,7 +27,7 @@ def imported_subject(
     tokenizer_directory: str,
     sharding: ShardingConfig,
     model_changes: Mapping[str, Any],
-) -> tuple[Subject, ModelConfig, ImportedTokenizer]:
+) -> tuple[Subject, ModelConfig, HuggingFaceTokenizer]:
     """The subject that a public model's directory holds, its config and its tokenizer; no tensor is read yet.
 
     finetuning: whose task it is asked, in the form of its sequences; tokenizer_directory: "" for the model's own.
@@ -43,7 +43,7 @@ def imported_subject(
         )
     _check_causal(finetuning.sequence)
     tokens = Path(tokenizer_directory or directory)
-    tokenizer = load_imported_tokenizer(tokens, read_fields(directory))
+    tokenizer = load_hugging_face_tokenizer(tokens, read_fields(directory))
     run_config = dataclasses.replace(
         finetuning, base=None, model=configuration.plain(config), method={"name": "full"}, tokenizer=str(tokens)
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.data.encoding import SequenceFormat, Template
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 
 
 def utf8_bytes(texts: Iterable[str]) -> np.ndarray:
@@ -35,8 +35,8 @@ def perplexity(loss: float) -> float:
 
 
 def covered_targets(
-    examples: Sequence[Mapping[str, Any]], tokenizer: TextTokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
 ) -> list[str]:
     """The text of each example's target that its loss covers: all of it, or what form.max_target_tokens leaves."""
     targets = [template.render(examples[i])[1] for i in range(len(examples))]
-    return [tokenizer.continuing.truncate(text, form.max_target_tokens) for text in targets]
+    return [tokenizer.continuation.truncate(text, form.max_target_tokens) for text in targets]

@@ -13,7 +13,7 @@ from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.examples import check_references
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import Task, load_task
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.few_shot import (
@@ -119,7 +119,7 @@ class Questions:
 def read_questions(
     evaluator: TaskEvaluator,
     run_config: RunConfig,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     finetuning: RunConfig | None = None,
     metrics: tuple[Metric, ...] | None = None,
 ) -> Questions:
@@ -154,7 +154,7 @@ def _read(
     evaluator: TaskEvaluator,
     task_text: str,
     trained: SequenceConfig | ObjectiveConfig,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     decoding: DecodingConfig,
     metrics: tuple[Metric, ...] | None,
 ) -> Questions:
@@ -200,7 +200,7 @@ def _open(evaluator: TaskEvaluator, task: Task) -> dict[str, QuestionSet]:
 
 
 def _form_for_base(
-    objective: ObjectiveConfig, task: Task, sets: Mapping[str, QuestionSet], tokenizer: TextTokenizer
+    objective: ObjectiveConfig, task: Task, sets: Mapping[str, QuestionSet], tokenizer: Tokenizer
 ) -> SequenceFormat:
     example = next(iter(sets.values())).examples[0]
     template = len(tokenizer.encode(task.template.render({**example, "source": ""})[0]))
@@ -224,7 +224,7 @@ def _settings(
     task: Task,
     form: SequenceFormat,
     sets: Mapping[str, QuestionSet],
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """By content and not by place: the same texts elsewhere are the same questions."""
     return {

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from finetune_scaling.data.text_tokenizer import TextTokenizer
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.imported import check_evaluators, imported_subject
 from finetune_scaling.evaluation.metric import Metric
@@ -89,7 +89,7 @@ def _job(directory: str, choose: Choose, how: How) -> Job:
     return Job(directory, subject, prepared, len(left))
 
 
-def _trained_here(directory: str, how: How) -> tuple[Subject, ModelConfig, TextTokenizer]:
+def _trained_here(directory: str, how: How) -> tuple[Subject, ModelConfig, Tokenizer]:
     if how.tokenizer:
         raise ConfigError(f"--tokenizer is for a public model; {directory} has its own, so leave it out")
     subject, model = found_subject(directory, how.step, how.sharding, how.model_changes)
@@ -98,7 +98,7 @@ def _trained_here(directory: str, how: How) -> tuple[Subject, ModelConfig, TextT
     return subject, model, load_tokenizer(subject.run_config.tokenizer)
 
 
-def _imported(directory: str, how: How) -> tuple[Subject, ModelConfig, TextTokenizer]:
+def _imported(directory: str, how: How) -> tuple[Subject, ModelConfig, Tokenizer]:
     if how.step is not None:
         raise ConfigError(f"--step is for checkpoints of runs; {directory} is a public model, so leave it out")
     return imported_subject(directory, how.finetuning, how.tokenizer, how.sharding, how.model_changes)

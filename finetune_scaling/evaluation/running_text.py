@@ -13,7 +13,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
 from finetune_scaling.data.objectives import ObjectiveConfig
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import likelihood
 from finetune_scaling.evaluation.scoring import Losses, row_losses
@@ -61,7 +61,7 @@ class RunningText:
 
 
 def read_running_text(
-    evaluator: TextEvaluator, run_config: RunConfig, tokenizer: TextTokenizer, batch_size: int
+    evaluator: TextEvaluator, run_config: RunConfig, tokenizer: Tokenizer, batch_size: int
 ) -> RunningText:
     """The rows of an evaluator for a model of `run_config`; encoded once in a process.
 
@@ -105,7 +105,7 @@ def _pretraining(run_config: RunConfig) -> RunConfig:
 
 @functools.lru_cache(maxsize=8)
 def _read(
-    texts: str, objective: str, length: int, rows: int | None, tokenizer: TextTokenizer, batch_size: int
+    texts: str, objective: str, length: int, rows: int | None, tokenizer: Tokenizer, batch_size: int
 ) -> RunningText:
     parts = [configuration.build(CorpusPart, part, "texts") for part in json.loads(texts)]
     built = configuration.build(ObjectiveConfig, json.loads(objective), "objective")
@@ -126,7 +126,7 @@ def _read(
     return RunningText(few, count, sizes, length, settings)
 
 
-def _read_through(batches: Batches, count: int, tokenizer: TextTokenizer) -> tuple[np.ndarray, str]:
+def _read_through(batches: Batches, count: int, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
     """Bytes of each row's predicted tokens, int64[count]; SHA-256 of the rows' tokens, and of which are predicted."""
     size_of = np.array([len(text) for text in tokenizer.token_bytes()], np.int64)
     sizes, digest = [], hashlib.sha256()

@@ -10,7 +10,7 @@ import numpy as np
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.loader import Batches, evaluation_batches
 from finetune_scaling.data.task import Task
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.decoding.generation import Generation, generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.decoding.stopping import cut
@@ -119,7 +119,7 @@ def n_best_hypotheses(
     return [[_hypothesis(text, tokenizer, decoding) for text in texts] for texts in written]
 
 
-def _hypothesis(written: Generation, tokenizer: TextTokenizer, decoding: DecodingConfig) -> Hypothesis:
+def _hypothesis(written: Generation, tokenizer: Tokenizer, decoding: DecodingConfig) -> Hypothesis:
     return Hypothesis(cut(tokenizer.decode(written.tokens), decoding.stop).strip(), written.score)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.text_tokenizer import TextTokenizer
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import records
 from finetune_scaling.evaluation.metric import Metric
@@ -114,7 +114,7 @@ def found_subject(
 def prepare_evaluators(
     evaluators: Mapping[str, Evaluator],
     run_config: RunConfig,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     model: ModelConfig,
     finetuning: RunConfig | None = None,
     metrics: tuple[Metric, ...] | None = None,
@@ -131,7 +131,7 @@ def _prepare(
     name: str,
     evaluator: Evaluator,
     run_config: RunConfig,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     model: ModelConfig,
     finetuning: RunConfig | None,
     metrics: tuple[Metric, ...] | None,

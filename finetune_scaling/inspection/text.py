@@ -3,13 +3,13 @@
 from typing import Any
 
 from finetune_scaling.data.preparation.settings import SETTINGS, STATISTICS, shard_file
-from finetune_scaling.data.tokenizer import RECORD_FILE, load_own_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import RECORD_FILE, load_sentencepiece_tokenizer
 from finetune_scaling.files import Location, read_json
 
 
 def inspect_tokenizer(path: Location) -> dict[str, Any]:
     """A tokenizer's directory as plain data. Raises DataError where it is damaged."""
-    tokenizer = load_own_tokenizer(path)
+    tokenizer = load_sentencepiece_tokenizer(path)
     return {
         "kind": "tokenizer",
         "path": str(path),

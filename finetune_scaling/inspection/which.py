@@ -3,7 +3,7 @@
 from typing import Literal
 
 from finetune_scaling.data.preparation.settings import SETTINGS
-from finetune_scaling.data.tokenizer import MODEL_FILE
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import Location, first_contact
 from finetune_scaling.laws.points.text import POINTS

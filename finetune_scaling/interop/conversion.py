@@ -18,12 +18,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizers.imported import (
+from finetune_scaling.data.tokenizers.hugging_face import (
     MODEL_FIELDS,
     TOKENIZER_FILES,
-    ImportedTokenizer,
+    HuggingFaceTokenizer,
     has_tokenizer,
-    load_imported_tokenizer,
+    load_hugging_face_tokenizer,
     read_model_fields,
 )
 from finetune_scaling.errors import WorkdirError
@@ -85,7 +85,7 @@ class _Model:
     found: Found
     family: Family
     config: ModelConfig
-    tokenizer: ImportedTokenizer | None
+    tokenizer: HuggingFaceTokenizer | None
     tokens: Path
 
 
@@ -131,7 +131,7 @@ def _opened(conversion: Conversion) -> _Model:
     tokens = Path(conversion.tokenizer or found.directory)
     tokenizer = None
     if conversion.tokenizer or has_tokenizer(tokens):
-        tokenizer = load_imported_tokenizer(tokens, read_fields(found.directory))
+        tokenizer = load_hugging_face_tokenizer(tokens, read_fields(found.directory))
     else:
         log.warning(
             "%s: has no tokenizer; runs on this base have to be given one (--config.tokenizer=DIR), or convert it with "

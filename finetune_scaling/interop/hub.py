@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_scaling.data.tokenizers.imported import TOKENIZER_FILES
+from finetune_scaling.data.tokenizers.hugging_face import TOKENIZER_FILES
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.weights.files import INDEX, WEIGHTS, indexed_files
 

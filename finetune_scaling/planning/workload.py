@@ -3,7 +3,7 @@
 import dataclasses
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import first_contact, location

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizer import TokenizerConfig
+from finetune_scaling.data.tokenizers.training import TokenizerConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER

@@ -20,8 +20,8 @@ from finetune_scaling.data.loader import (
 from finetune_scaling.data.objectives import longest_text
 from finetune_scaling.data.preparation.prepared import open_prepared
 from finetune_scaling.data.task import Task, load_task
-from finetune_scaling.data.text_tokenizer import TextTokenizer
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.runs.run_config import RunConfig
 
@@ -57,7 +57,7 @@ def finetuning_examples(run_config: RunConfig) -> Examples:
     return subset(examples, run_config.finetune_examples or len(examples), run_config.seeds.data)
 
 
-def _pretraining_data(run_config: RunConfig, tokenizer: TextTokenizer) -> Data:
+def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
     assert run_config.corpus is not None
     corpus, sequence = run_config.corpus, run_config.sequence
     batches = _pretraining_batches(run_config, tokenizer)
@@ -73,7 +73,7 @@ def _pretraining_data(run_config: RunConfig, tokenizer: TextTokenizer) -> Data:
     return Data(batches, dev)
 
 
-def _pretraining_batches(run_config: RunConfig, tokenizer: TextTokenizer) -> Batches:
+def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches:
     """Of the text itself, or of what was prepared of it: the same batches."""
     assert run_config.corpus is not None
     corpus, objective, length = run_config.corpus, run_config.objective, run_config.sequence.length
@@ -110,7 +110,7 @@ def check_task(run_config: RunConfig) -> None:
         )
 
 
-def _finetuning_data(run_config: RunConfig, tokenizer: TextTokenizer) -> Data:
+def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
     check_task(run_config)
     key = configuration.canonical(run_config.task)
     task, form = prepared_task(run_config)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from finetune_scaling import configuration
-from finetune_scaling.data.text_tokenizer import TextTokenizer
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
 from finetune_scaling.files import Location, absolute, location, modified
 from finetune_scaling.models.config import ModelConfig, count_parameters
@@ -56,7 +56,7 @@ class TunedModel:
     tuning: Tuning
     trainable: Tree
     frozen: Tree
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     base_facts: Mapping[str, Any]
     sharding: ModelSharding
 
@@ -151,7 +151,7 @@ def find_base(base: BaseConfig) -> FoundRun:
 
 
 def load_untuned(
-    base: BaseConfig, tokenizer: TextTokenizer, sharding: ShardingConfig, model_changes: Mapping[str, Any]
+    base: BaseConfig, tokenizer: Tokenizer, sharding: ShardingConfig, model_changes: Mapping[str, Any]
 ) -> TunedModel:
     """A base as it is: nothing of it trains. Raises CheckpointError where it is missing or has another tokenizer."""
     loaded = load_base(base.run, base.step, sharding)
@@ -171,7 +171,7 @@ def placed(config: ModelConfig, sharding: ShardingConfig) -> ModelSharding:
 def untuned(
     config: ModelConfig,
     params: Params,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     facts: Mapping[str, Any],
     model_sharding: ModelSharding,
 ) -> TunedModel:
@@ -263,9 +263,9 @@ def _mend(again: str) -> Iterator[None]:
         raise CheckpointError(f"{error}; put a good copy back, or {again} anew in an empty directory") from error
 
 
-def common_tokens(tokenizer: TextTokenizer) -> list[int]:
+def common_tokens(tokenizer: Tokenizer) -> list[int]:
     """Ids of ordinary text pieces, the commonest first: SentencePiece numbers its pieces by score, BPE as it merges."""
-    own = tokenizer.special
+    own = tokenizer.special_tokens
     special = {tokenizer.pad_id, own.eos_id, own.bos_id, own.unk_id, *own.mode_ids.values(), *own.sentinel_ids}
     ordinary = [i for i in range(tokenizer.vocab_size) if i not in special and tokenizer.decode([i]).strip("\ufffd")]
     return ordinary or [own.eos_id if own.unk_id is None else own.unk_id]
@@ -312,7 +312,7 @@ def changed(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def _check_tokenizer(base: Base, tokenizer: TextTokenizer, base_name: str, tokenizer_name: str) -> None:
+def _check_tokenizer(base: Base, tokenizer: Tokenizer, base_name: str, tokenizer_name: str) -> None:
     if base.facts["tokenizer_sha256"] is None:  # a public model that was converted without one
         if tokenizer.vocab_size > base.config.vocab_size:
             raise CheckpointError(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizer import TokenizerConfig, load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig
 from finetune_scaling.interop.conversion import Conversion
 from finetune_scaling.interop.hugging_face import listed_model
 from finetune_scaling.models.config import ModelConfig

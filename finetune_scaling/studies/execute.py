@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import (
     ConfigError,
     InUseError,

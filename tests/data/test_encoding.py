@@ -14,7 +14,8 @@ from finetune_scaling.data.encoding import (
     encode_examples,
     encode_prompts,
 )
-from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 
@@ -26,7 +27,7 @@ class Plain:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Tokenizer:
+def tokenizer(tmp_path_factory) -> SentencePieceTokenizer:
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["".join(random.Random(i).choices(letters, k=2 + i % 5)) for i in range(300)]
     texts = [" ".join(random.Random(i).choices(words, k=12)) for i in range(300)]

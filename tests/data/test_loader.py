@@ -16,7 +16,8 @@ from finetune_scaling.data.loader import (
     pretraining_evaluation_batches,
 )
 from finetune_scaling.data.objectives import ObjectiveConfig
-from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 FORM = SequenceFormat(length=48, max_source_tokens=16, max_target_tokens=16, bidirectional_input=True)
@@ -31,7 +32,7 @@ class Plain:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Tokenizer:
+def tokenizer(tmp_path_factory) -> SentencePieceTokenizer:
     config = TokenizerConfig(vocab_size=400, sentinels=30)
     return train_tokenizer(TEXTS * 2, config, tmp_path_factory.mktemp("tokenizer"))
 

@@ -22,7 +22,7 @@ from finetune_scaling.data.objectives import (
     split_prefix,
     ul2,
 )
-from finetune_scaling.data.tokenizer import SpecialTokens
+from finetune_scaling.data.tokenizers.interface import SpecialTokens
 from finetune_scaling.errors import ConfigError
 
 SENTINELS = tuple(range(100, 200))

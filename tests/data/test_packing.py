@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_scaling.data.objectives import prefix_lm
 from finetune_scaling.data.packing import deal, fill_rate, pack, pack_batch, plan_packing
-from finetune_scaling.data.tokenizer import SpecialTokens
+from finetune_scaling.data.tokenizers.interface import SpecialTokens
 
 SPECIAL = SpecialTokens(bos_id=2, eos_id=1, mode_ids={}, sentinel_ids=())
 

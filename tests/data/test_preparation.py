@@ -24,7 +24,8 @@ from finetune_scaling.data.preparation import directory, duplicates, pipeline, s
 from finetune_scaling.data.preparation.directory import prepare_shards
 from finetune_scaling.data.preparation.prepared import open_prepared
 from finetune_scaling.data.preparation.settings import Filters, Preparation
-from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.prepare import shards_of_run
 from finetune_scaling.runs.inputs import prepare_data
@@ -44,7 +45,7 @@ KEEP_ALL = Filters()
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Tokenizer:
+def tokenizer(tmp_path_factory) -> SentencePieceTokenizer:
     config = TokenizerConfig(vocab_size=400, sentinels=30)
     return train_tokenizer(TEXTS * 2, config, tmp_path_factory.mktemp("tokenizer"))
 
@@ -454,7 +455,7 @@ def test_settings_that_cannot_be(parts, tokenizer):
 def test_tokens_beyond_16_bits_are_kept(parts, tmp_path, workers):
     """A tokenizer of more than 65,536 ids is not trained here: one that says so shows the wider type is used."""
 
-    class Wide(Tokenizer):
+    class Wide(SentencePieceTokenizer):
         def __init__(self, model: bytes, name: str = "wide"):
             super().__init__(model, name)
             self.vocab_size = 2**17

@@ -15,13 +15,9 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.data.tokenizer import (
-    MODEL_FILE,
-    Tokenizer,
-    TokenizerConfig,
-    load_tokenizer,
-    train_tokenizer,
-)
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 
@@ -38,13 +34,13 @@ CONFIG = TokenizerConfig(vocab_size=384, sentinels=10)
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe"])
-def tokenizer(request, tmp_path_factory) -> Tokenizer:
+def tokenizer(request, tmp_path_factory) -> SentencePieceTokenizer:
     config = TokenizerConfig(vocab_size=384, sentinels=10, model_type=request.param)
     return train_tokenizer(TEXTS, config, tmp_path_factory.mktemp(request.param))
 
 
 @functools.cache
-def _trained() -> Tokenizer:
+def _trained() -> SentencePieceTokenizer:
     return train_tokenizer(TEXTS, CONFIG, tempfile.mkdtemp())
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.decoding.stopping import FOUND, START, cut, follow, stop_table
 
 PIECES = [b"", b"a", b"b", b"ab", b"ba", b"aab", "ä".encode()[:1], "ä".encode()[1:], b"bbab"]

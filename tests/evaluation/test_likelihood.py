@@ -5,7 +5,7 @@ import math
 import pytest
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
 from finetune_scaling.runs.inputs import prepared_task
 from finetune_scaling.runs.run_config import read_run_config

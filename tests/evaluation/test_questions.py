@@ -9,7 +9,8 @@ import pytest
 
 from finetune_scaling.data.encoding import encode_examples, encode_prompts
 from finetune_scaling.data.task import load_task
-from finetune_scaling.data.tokenizer import Tokenizer, load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.evaluation.learned.metric import LearnedMetric
@@ -24,7 +25,7 @@ FIRST, SECOND = "sili sati luli = bubo gevo zego\n\n", "supi pati kuma sila suta
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_runs) -> Tokenizer:
+def tokenizer(tiny_runs) -> SentencePieceTokenizer:
     return load_tokenizer(tiny_runs.tokenizer)
 
 
@@ -33,7 +34,7 @@ def run_config(tiny_runs) -> RunConfig:
     return read_run_config(tiny_runs.config("full", sequence={"mode": "S"}))
 
 
-def sequences(questions: Questions, tokenizer: Tokenizer) -> list[dict[str, list[int]]]:
+def sequences(questions: Questions, tokenizer: SentencePieceTokenizer) -> list[dict[str, list[int]]]:
     """Whole training sequences of the test questions, as lists."""
     examples = questions.sets["test"].examples
     encoded = encode_examples(examples, tokenizer, questions.task.template, questions.form)

@@ -12,7 +12,7 @@ import pytest
 
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusPart, Texts
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import queue, records, scoring, subject
 from finetune_scaling.evaluation.queue import How, plan, work

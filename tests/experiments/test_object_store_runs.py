@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, EXIT_USAGE, InUseError, WorkdirError
 from finetune_scaling.experiments.run import run
 from finetune_scaling.files import location, read_json, write_atomically

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizers.preparation import TokenizerPreparation, prepare_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import (
     CheckpointError,
     ConfigError,

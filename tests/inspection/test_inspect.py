@@ -15,7 +15,7 @@ from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.preparation import directory as preparation_directory
 from finetune_scaling.data.preparation.settings import Preparation
 from finetune_scaling.data.preparation.shards import write_shard
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.inspection import run as inspection_of_runs

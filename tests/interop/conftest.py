@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout
@@ -55,7 +56,7 @@ class Runs(NamedTuple):
         facts = {
             "model": model,
             "method": {"name": "full"},
-            "tokenizer_sha256": Tokenizer((self.tokenizer / "tokenizer.model").read_bytes()).digest,
+            "tokenizer_sha256": SentencePieceTokenizer((self.tokenizer / "tokenizer.model").read_bytes()).digest,
             "base_digest": None,
             "tokens_per_step": 256,
             "position": configuration.plain(Position()),

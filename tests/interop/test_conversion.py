@@ -20,7 +20,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaFo
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import encode_examples
 from finetune_scaling.data.task import jsonl_task
-from finetune_scaling.data.tokenizer import load_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation.scoring import row_losses
 from finetune_scaling.experiments.record import pretrain_tokens

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from finetune_scaling.data.tokenizer import TokenizerConfig, train_tokenizer
+from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import DataError
 from finetune_scaling.interop.tokenizers.own_tokenizer import MARK, _Pieces, fast_tokenizer
 from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GemmaTokenizer, GPTNeoXTokenizer, Qwen2T
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.templates import Template
-from finetune_scaling.data.tokenizers.imported import load_imported_tokenizer
+from finetune_scaling.data.tokenizers.hugging_face import load_hugging_face_tokenizer
 from finetune_scaling.errors import DataError
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))
@@ -41,8 +41,8 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 @each_kind
 def test_ids_and_texts_are_those_of_transformers(made, kind):
-    ours, theirs = load_imported_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
-    front = [] if ours.special.bos_id is None else [ours.special.bos_id]
+    ours, theirs = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
+    front = [] if ours.special_tokens.bos_id is None else [ours.special_tokens.bos_id]
     assert (front == []) == (kind in MADE["WITHOUT_FRONT"])
     assert (ours.eos_id, ours.vocab_size) == (theirs.eos_token_id, len(theirs))
     for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
@@ -57,14 +57,14 @@ DECOMPOSED = "Stra\u00dfe nai\u0308ve cafe\u0301, 12345 it's\n\n\n    four  spac
 @each_kind
 def test_ids_of_decomposed_letters_numbers_and_runs_of_spaces_too(made, kind):
     """Some kinds compose letters, and their ids then spell the composed text."""
-    ours, theirs = load_imported_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
-    front = [] if ours.special.bos_id is None else [ours.special.bos_id]
+    ours, theirs = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
+    front = [] if ours.special_tokens.bos_id is None else [ours.special_tokens.bos_id]
     ids = ours.encode(DECOMPOSED)
     assert front + ids == theirs(DECOMPOSED).input_ids
     spelled = unicodedata.normalize("NFC", DECOMPOSED) if kind in ("qwen", "gpt_neox") else DECOMPOSED
     assert ours.decode(ids) == spelled
     assert DECOMPOSED.startswith(ours.truncate(DECOMPOSED, len(ids) - 1))
-    assert b"".join(ours.token_bytes()[i] for i in ours.continuing.encode(DECOMPOSED)).decode() == spelled
+    assert b"".join(ours.token_bytes()[i] for i in ours.continuation.encode(DECOMPOSED)).decode() == spelled
 
 
 @pytest.mark.parametrize("theirs", [GPTNeoXTokenizer, Qwen2Tokenizer, GemmaTokenizer])
@@ -72,40 +72,40 @@ def test_ids_of_the_families_own_tokenizers(theirs, tmp_path):
     """As transformers' classes train and save them, with their own special tokens."""
     theirs().train_new_from_iterator(MADE["TEXTS"] * 3, MADE["SIZE"]).save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    ours = load_imported_tokenizer(tmp_path, FIELDS)
+    ours = load_hugging_face_tokenizer(tmp_path, FIELDS)
     assert type(again) is theirs
-    assert (ours.special.bos_id, ours.eos_id, ours.vocab_size) == (None, again.eos_token_id, len(again))
+    assert (ours.special_tokens.bos_id, ours.eos_id, ours.vocab_size) == (None, again.eos_token_id, len(again))
     for text in (*TEXTS, DECOMPOSED):
         assert ours.encode(text) == again(text).input_ids, text
     assert again.eos_token_id not in ours.encode(f"a{again.eos_token}b")
     change(tmp_path, add_bos_token=True)
     if again.bos_token is not None:
-        assert load_imported_tokenizer(tmp_path, FIELDS).special.bos_id == again.bos_token_id
+        assert load_hugging_face_tokenizer(tmp_path, FIELDS).special_tokens.bos_id == again.bos_token_id
 
 
 @each_kind
 def test_a_text_and_what_goes_on_after_it_are_encoded_as_one(made, kind):
-    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     for number, cut in PAIRS:
         text = TEXTS[number]
         place = text.find(" ", cut) if " " in text[cut:] else cut
-        assert tokenizer.encode(text[:place]) + tokenizer.continuing.encode(text[place:]) == tokenizer.encode(text)
-    assert (tokenizer.continuing.encode("fox") != tokenizer.encode("fox")) == (kind in MADE["ADDS_SPACE"])
+        assert tokenizer.encode(text[:place]) + tokenizer.continuation.encode(text[place:]) == tokenizer.encode(text)
+    assert (tokenizer.continuation.encode("fox") != tokenizer.encode("fox")) == (kind in MADE["ADDS_SPACE"])
 
 
 @each_kind
 def test_the_bytes_of_the_tokens_are_those_of_the_text(made, kind):
-    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     table = tokenizer.token_bytes()
     assert len(table) == FIELDS["vocab_size"]
     assert {table[i] for i in (1, 2, 399)} == {b""}
     for text in TEXTS:
-        assert b"".join(table[i] for i in tokenizer.continuing.encode(text)).decode() == text
+        assert b"".join(table[i] for i in tokenizer.continuation.encode(text)).decode() == text
 
 
 @each_kind
 def test_a_cut_text_is_the_longest_that_ends_with_a_token(made, kind):
-    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     for text in (TEXTS[1], TEXTS[3], TEXTS[6]):
         whole = tokenizer.encode(text)
         cuts = [tokenizer.truncate(text, count) for count in range(len(whole) + 1)]
@@ -119,7 +119,7 @@ def test_a_cut_text_is_the_longest_that_ends_with_a_token(made, kind):
 
 @each_kind
 def test_no_text_spells_a_special_token(made, kind):
-    tokenizer = load_imported_tokenizer(made(kind), FIELDS)
+    tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     assert not {0, 1, 2} & set(tokenizer.encode("a</s> <s>b <unk>"))
     assert tokenizer.decode(tokenizer.encode("a</s> <s>b")) == "a</s> <s>b"
     with pytest.raises(DataError, match="lone surrogate"):
@@ -136,20 +136,20 @@ def test_what_is_in_front_is_what_the_files_say(made, tmp_path):
         for file in made(kind).iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
         (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": asked}))
-        ours = load_imported_tokenizer(folder, FIELDS)
-        assert ours.special.bos_id == expected
-        assert ours.digest != load_imported_tokenizer(made(kind), FIELDS).digest
+        ours = load_hugging_face_tokenizer(folder, FIELDS)
+        assert ours.special_tokens.bos_id == expected
+        assert ours.digest != load_hugging_face_tokenizer(made(kind), FIELDS).digest
         (folder / "tokenizer_config.json").unlink()  # the ids of the model's config stand in
-        alone = load_imported_tokenizer(folder, FIELDS)
-        assert (alone.special.bos_id, alone.eos_id) == (None if kind == "without_front" else 1, 2)
+        alone = load_hugging_face_tokenizer(folder, FIELDS)
+        assert (alone.special_tokens.bos_id, alone.eos_id) == (None if kind == "without_front" else 1, 2)
 
 
 def test_a_prompt_without_any_token_is_refused(made):
     example = {"source": "", "target": "x", "source_language": "A", "target_language": "B"}
     arguments = Template("{source}", "{target}"), SequenceFormat(8, 4, 4)
-    assert encode_prompts([example], load_imported_tokenizer(made("byte_level"), FIELDS), *arguments) == [[1]]
+    assert encode_prompts([example], load_hugging_face_tokenizer(made("byte_level"), FIELDS), *arguments) == [[1]]
     with pytest.raises(DataError, match="example 0: its input is empty"):
-        encode_prompts([example], load_imported_tokenizer(made("without_front"), FIELDS), *arguments)
+        encode_prompts([example], load_hugging_face_tokenizer(made("without_front"), FIELDS), *arguments)
 
 
 def test_a_decoder_that_tells_no_tokens_bytes_is_named(tmp_path):
@@ -158,7 +158,7 @@ def test_a_decoder_that_tells_no_tokens_bytes_is_named(tmp_path):
     decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     file.write_text(json.dumps({**json.loads(file.read_text()), "decoder": decoder}))
     with pytest.raises(DataError, match=r"tokenizer.json: its decoder is WordPiece, of which no token's own bytes"):
-        load_imported_tokenizer(tmp_path, FIELDS).token_bytes()
+        load_hugging_face_tokenizer(tmp_path, FIELDS).token_bytes()
 
 
 def change(directory, **fields):
@@ -180,11 +180,11 @@ def test_what_is_wrong_is_named(tmp_path, break_it, fields, message):
     KINDS["byte_level"](tmp_path)
     break_it(tmp_path)
     with pytest.raises(DataError, match=message) as error:
-        load_imported_tokenizer(tmp_path, {**FIELDS, **fields})
+        load_hugging_face_tokenizer(tmp_path, {**FIELDS, **fields})
     assert "\n" not in str(error.value)
 
 
 def test_a_damaged_sentencepiece_model_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"of something else")
     with pytest.raises(DataError, match=r"tokenizer.model: not a SentencePiece model"):
-        load_imported_tokenizer(tmp_path, FIELDS)
+        load_hugging_face_tokenizer(tmp_path, FIELDS)

@@ -11,7 +11,7 @@ import pytest
 
 from finetune_scaling.data.objectives import prefix_lm
 from finetune_scaling.data.packing import pack_batch
-from finetune_scaling.data.tokenizer import SpecialTokens
+from finetune_scaling.data.tokenizers.interface import SpecialTokens
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout

@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from finetune_scaling.configuration import difference, plain
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.preparation.settings import INDEX, STATISTICS, shard_file
-from finetune_scaling.data.text_tokenizer import TextTokenizer
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import read_json
 
@@ -77,7 +77,7 @@ class PreparedDocuments:
 
 
 def open_prepared(
-    directory: str | Path, parts: Sequence[CorpusPart], tokenizer: TextTokenizer, chunk_tokens: int
+    directory: str | Path, parts: Sequence[CorpusPart], tokenizer: Tokenizer, chunk_tokens: int
 ) -> PreparedDocuments:
     """Opens a prepared corpus for a run. Raises DataError where it is of other text, another tokenizer or chunk length,
     or a file is missing or damaged.

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.corpus import CorpusPart
-from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location
 
@@ -46,7 +46,7 @@ class Preparation:
 
     parts: tuple[CorpusPart, ...]
     counts: tuple[int, ...]
-    tokenizer: Tokenizer
+    tokenizer: SentencePieceTokenizer
     chunk_tokens: int
     shards: int
     filters: Filters = Filters()

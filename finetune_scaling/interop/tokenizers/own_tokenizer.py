@@ -15,7 +15,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
-from finetune_scaling.data.tokenizer import Tokenizer
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from finetune_scaling.errors import DataError
 
 MARK = "\U0010ffff"
@@ -36,7 +36,7 @@ _ODD = (
 )
 
 
-def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+def fast_tokenizer(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
     """The tokenizer in the library's form; what it is asked to put around a text is the token that ours begin with.
 
     Raises DataError where it gives other ids than ours for texts made of the tokenizer's own pieces.
@@ -58,7 +58,7 @@ def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 class _Pieces:
     """What a SentencePiece model has: names by id, scores, and which are special, bytes, or ordinary text."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: SentencePieceTokenizer):
         model = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
         ids = range(model.vocab_size())
         self.unk_id = model.unk_id()
@@ -101,7 +101,7 @@ def _bpe(pieces: _Pieces) -> models.BPE:
     return models.BPE(names, merges, unk_token=unknown, fuse_unk=True, byte_fallback=pieces.has_bytes)
 
 
-def _check_same(ours: Tokenizer, theirs: tokenizers.Tokenizer, pieces: list[str]) -> None:
+def _check_same(ours: SentencePieceTokenizer, theirs: tokenizers.Tokenizer, pieces: list[str]) -> None:
     joined = ["".join(pieces[i :: len(pieces) // 50 + 1]) for i in range(len(pieces) // 50 + 1)]
     texts = [*pieces, *joined, *_ODD]
     for text, ids in zip(texts, ours.encode_batch(texts), strict=True):

@@ -4,14 +4,17 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from finetune_scaling.data.tokenizer import Tokenizer, load_own_tokenizer
-from finetune_scaling.data.tokenizers.imported import (
+from finetune_scaling.data.tokenizers.hugging_face import (
     FAST_FILE,
-    SETTINGS_FILE,
+    TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILES,
-    is_imported,
-    load_imported_tokenizer,
+    is_hugging_face_tokenizer,
+    load_hugging_face_tokenizer,
     read_model_fields,
+)
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import (
+    SentencePieceTokenizer,
+    load_sentencepiece_tokenizer,
 )
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location
@@ -36,9 +39,9 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
     if not directory:
         return TokenizerFiles({}, {}, "the run has no tokenizer")
     place = location(directory)
-    if is_imported(place):
+    if is_hugging_face_tokenizer(place):
         return _copied(place, vocab_size)
-    tokenizer = load_own_tokenizer(directory)
+    tokenizer = load_sentencepiece_tokenizer(directory)
     specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     try:
         return TokenizerFiles(_ours(tokenizer), specials)
@@ -47,13 +50,13 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
 
 
 def _copied(directory: Location, vocab_size: int) -> TokenizerFiles:
-    tokenizer = load_imported_tokenizer(directory, {**read_model_fields(directory), "vocab_size": vocab_size})
+    tokenizer = load_hugging_face_tokenizer(directory, {**read_model_fields(directory), "vocab_size": vocab_size})
     files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
-    specials = {"bos": tokenizer.special.bos_id, "eos": tokenizer.special.eos_id}
+    specials = {"bos": tokenizer.special_tokens.bos_id, "eos": tokenizer.special_tokens.eos_id}
     return TokenizerFiles(files, {name: i for name, i in specials.items() if i is not None})
 
 
-def _ours(tokenizer: Tokenizer) -> dict[str, bytes]:
+def _ours(tokenizer: SentencePieceTokenizer) -> dict[str, bytes]:
     fast = fast_tokenizer(tokenizer)
     named = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id,
              "pad_token": tokenizer.pad_id}  # fmt: skip
@@ -65,4 +68,4 @@ def _ours(tokenizer: Tokenizer) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
     }
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    return {FAST_FILE: fast.to_str(pretty=True).encode(), SETTINGS_FILE: text.encode()}
+    return {FAST_FILE: fast.to_str(pretty=True).encode(), TOKENIZER_CONFIG_FILE: text.encode()}

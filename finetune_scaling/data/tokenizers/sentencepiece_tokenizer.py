@@ -1,0 +1,155 @@
+"""SentencePiece tokenizers trained by this project: fixed special ids, lossless, no text can spell a special token.
+
+Text is encoded unchanged (no normalization, no dummy prefix, whitespace kept); with byte fallback
+decode(encode(text)) == text for every text. Special tokens are control symbols, which encode never returns; a newline is
+always a token of its own.
+"""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from finetune_scaling.data.tokenizers.interface import (
+    MODES,
+    SPACE_SYMBOL,
+    SpecialTokens,
+    encoding_error,
+    longest_prefix,
+)
+from finetune_scaling.errors import DataError
+from finetune_scaling.files import disk_errors, location, read_json, sha256, write_atomically, write_json_atomically
+
+PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
+MODEL_FILE = "tokenizer.model"
+RECORD_FILE = "tokenizer.json"
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model with the special ids pad 0, eos 1, bos 2, unk 3, then modes and sentinels.
+
+    model: the bytes of its file.
+    """
+
+    pad_id, eos_id, bos_id, unk_id = PAD_ID, EOS_ID, BOS_ID, UNK_ID
+
+    def __init__(self, model: bytes, name: str = "tokenizer"):
+        """Parse the bytes of a model made by `train_tokenizer`. Raises DataError, with `name`, if they are not one."""
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            pieces = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
+        except RuntimeError as error:
+            raise DataError(f"{name}: not a SentencePiece model, or damaged; train the tokenizer again") from error
+        self.model = model
+        self._name = name
+        self.vocab_size = len(pieces)
+        self.digest = hashlib.sha256(model).hexdigest()
+        self.special_tokens = _find_special_tokens(pieces, name)
+        self.mode_ids = self.special_tokens.mode_ids
+        self.sentinel_ids = self.special_tokens.sentinel_ids
+        self._space_symbol_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode()]
+
+    def __reduce__(self) -> tuple[type["SentencePieceTokenizer"], tuple[bytes, str]]:
+        return SentencePieceTokenizer, (self.model, self._name)  # pickled as its bytes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SentencePieceTokenizer) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)  # caches keyed by a tokenizer survive reading its file again
+
+    @property
+    def continuation(self) -> "SentencePieceTokenizer":
+        """This tokenizer: encoding does not depend on what precedes a text."""
+        return self
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of the text without special tokens. Raises DataError if it is not valid Unicode."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return `encode` of every text."""
+        try:
+            ids_of_texts = self._processor.encode(list(texts), num_threads=1)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise encoding_error(texts, error) from error
+        return [
+            self._encode_around_space_symbols(text) if SPACE_SYMBOL in text else ids
+            for text, ids in zip(texts, ids_of_texts, strict=True)
+        ]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of the ids, without special tokens; bytes that form no character become U+FFFD."""
+        return self._processor.decode([int(i) for i in ids])
+
+    def token_bytes(self) -> list[bytes]:
+        """Return the UTF-8 bytes that each id adds to a text; b"" for special tokens."""
+        processor = self._processor
+        return [
+            bytes([int(processor.id_to_piece(i)[1:-1], 16)]) if processor.is_byte(i) else self.decode([i]).encode()
+            for i in range(self.vocab_size)
+        ]
+
+    def truncate(self, text: str, max_tokens: int) -> str:
+        """Return the longest prefix of `text`, cut at a token boundary, that encodes to at most `max_tokens` ids."""
+        if len(self.encode(text)) <= max_tokens:
+            return text
+        # Replacing the space symbol by any other character leaves the offsets, in characters, unchanged.
+        offsets = self._processor.encode(text.replace(SPACE_SYMBOL, "?"), out_type="offset_mapping")["offsets"]
+        return longest_prefix(text, (end for _, end in offsets), max_tokens, self.encode)
+
+    def save(self, out_dir: str | os.PathLike, config: Mapping[str, Any] | None = None) -> Path:
+        """Write tokenizer.model and tokenizer.json (digest, size, and the training `config` if given) to `out_dir`."""
+        directory = Path(out_dir)
+        record: dict[str, Any] = {"digest": self.digest, "vocab_size": self.vocab_size}
+        if config is not None:
+            record["config"] = dict(config)
+        # The record is written first: an interruption leaves it without a model, which counts as no tokenizer.
+        write_json_atomically(directory / RECORD_FILE, record)
+        write_atomically(directory / MODEL_FILE, self.model)
+        return directory / MODEL_FILE
+
+    def _encode_around_space_symbols(self, text: str) -> list[int]:
+        parts = self._processor.encode(text.split(SPACE_SYMBOL))
+        return list(itertools.chain(parts[0], *([*self._space_symbol_ids, *part] for part in parts[1:])))
+
+
+def load_sentencepiece_tokenizer(path: str | os.PathLike) -> SentencePieceTokenizer:
+    """Read a tokenizer of this project from its directory or model file, which may be in an object store.
+
+    Raises:
+      DataError: the file is missing, damaged, or another kind of tokenizer; the error names it.
+      WorkdirError: the object store cannot be read.
+    """
+    with disk_errors(path):
+        file = location(path)
+        if file.is_dir():
+            file = file / MODEL_FILE
+        if not file.is_file():
+            raise DataError(f"{file}: no such tokenizer; make one with `python -m finetune_scaling.prepare tokenizer`")
+        record = file.with_name(RECORD_FILE)
+        if file.name == MODEL_FILE and record.is_file() and read_json(record).get("digest") != sha256(file):
+            raise DataError(f"{file}: its digest differs from the one in {RECORD_FILE}; make the tokenizer again")
+        return SentencePieceTokenizer(file.read_bytes(), str(file))
+
+
+def sentinel_piece(number: int) -> str:
+    """Return the piece of a sentinel."""
+    return f"<sentinel_{number}>"
+
+
+def _find_special_tokens(pieces: list[str], name: str) -> SpecialTokens:
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    fixed = {"<pad>": PAD_ID, "</s>": EOS_ID, "<s>": BOS_ID, "<unk>": UNK_ID}
+    modes = {mode: ids.get(f"<{mode}>") for mode in MODES}
+    if any(ids.get(piece) != i for piece, i in fixed.items()) or None in modes.values():
+        raise DataError(
+            f"{name}: this SentencePiece model lacks pad 0, eos 1, bos 2, unk 3 or the modes {', '.join(MODES)}; "
+            "make one with `python -m finetune_scaling.prepare tokenizer`"
+        )
+    sentinels = itertools.takewhile(lambda i: i is not None, (ids.get(sentinel_piece(n)) for n in itertools.count()))
+    return SpecialTokens(BOS_ID, EOS_ID, modes, tuple(sentinels), UNK_ID)  # type: ignore[arg-type]

@@ -1,0 +1,215 @@
+"""Subword models of public tokenizers: tokenizer.json (the `tokenizers` library) or a SentencePiece model file."""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import sentencepiece
+import tokenizers
+from tokenizers import decoders
+
+from finetune_scaling.data.tokenizers.interface import SPACE_SYMBOL, encoding_error
+from finetune_scaling.errors import DataError
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+# Protocol buffers merge a repeated message into the first. These bytes are ModelProto.normalizer_spec (field 3) with
+# add_dummy_prefix (3) and remove_extra_whitespaces (4) false.
+_KEEP_SPACES = bytes([3 << 3 | 2, 4, 3 << 3, 0, 4 << 3, 0])
+
+
+class SubwordModel(Protocol):
+    """Encodes texts without special tokens; no text can spell one.
+
+    size: number of ids. prefix_ids: the ids that the file adds in front of a text, None if it does not specify them.
+    continuation: the model for a text that continues another one, without a space added in front.
+    """
+
+    size: int
+    prefix_ids: list[int] | None
+
+    @property
+    def continuation(self) -> "SubwordModel": ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def token_ends(self, text: str) -> list[int]:
+        """Return where each token of a text ends, in characters."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def token_bytes(self) -> list[bytes]: ...
+
+    def token_id(self, token: str) -> int | None: ...
+
+
+class FastModel:
+    """A tokenizer.json of the `tokenizers` library."""
+
+    def __init__(self, text: str, name: str):
+        """Parse the file's text. Raises DataError, with `name`, if it is not a tokenizer.json."""
+        try:
+            self._fields = json.loads(text)
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing narrower
+            raise DataError(f"{name}: not a file of the tokenizers library ({error}); copy the model's own") from error
+        self._name = name
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # as text, which cannot spell them
+        self.size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.prefix_ids = self._find_prefix_ids()
+
+    @functools.cached_property
+    def continuation(self) -> "FastModel":
+        """The model without an added space in front of texts; this model if the file adds none."""
+        changed = {
+            **self._fields,
+            "normalizer": _without_prefix_space(self._fields.get("normalizer")),
+            "pre_tokenizer": _without_prefix_space(self._fields.get("pre_tokenizer")),
+        }
+        return self if changed == self._fields else FastModel(json.dumps(changed), self._name)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        # Not the library's encode_batch: it starts threads, and forking afterwards prints warnings.
+        try:
+            return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise encoding_error(texts, error) from error
+
+    def token_ends(self, text: str) -> list[int]:
+        return [end for _, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def token_bytes(self) -> list[bytes]:
+        """Raises DataError if the file's decoder is not one of those of Llama models."""
+        steps = [step["type"] for step in _flatten_steps(self._fields.get("decoder"))]
+        if "ByteLevel" in steps:
+            to_bytes = _byte_level_bytes
+        elif "Metaspace" in steps or "ByteFallback" in steps or "Replace" in steps:
+            to_bytes = _sentencepiece_bytes
+        else:
+            raise DataError(
+                f"{self._name}: the bytes of its tokens are unknown, because decoder = {', '.join(steps) or None} is not "
+                "supported; remove stop strings and evaluators that report loss per byte, which need them"
+            )
+        added = self._tokenizer.get_added_tokens_decoder()
+        texts = [self._tokenizer.id_to_token(i) for i in range(self.size)]
+        return [
+            b"" if text is None else _added_bytes(added[i]) if i in added else to_bytes(text)
+            for i, text in enumerate(texts)
+        ]
+
+    def token_id(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
+
+    def _find_prefix_ids(self) -> list[int] | None:
+        if self._fields.get("post_processor") is None:
+            return None
+        plain, full = (self._tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+        starts = range(len(full) - len(plain) + 1)
+        return next((full[:i] for i in starts if full[i : i + len(plain)] == plain), [])
+
+
+class SentencePieceModel:
+    """A tokenizer.model file of SentencePiece, as Llama 1 and 2 use."""
+
+    def __init__(self, model: bytes, name: str):
+        """Parse the file's bytes. Raises DataError, with `name`, if they are damaged."""
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.size = self._processor.vocab_size()
+        except RuntimeError as error:
+            raise DataError(f"{name}: not a SentencePiece model, or damaged; copy it again") from error
+        self._model, self._name = model, name
+        self.prefix_ids: list[int] | None = None
+
+    @functools.cached_property
+    def continuation(self) -> "SentencePieceModel":
+        return SentencePieceModel(self._model + _KEEP_SPACES, self._name)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            return self._processor.encode(list(texts), num_threads=1)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise encoding_error(texts, error) from error
+
+    def token_ends(self, text: str) -> list[int]:
+        return [end for _, end in self._processor.encode(text, out_type="offset_mapping")["offsets"]]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Decode as the tokenizers library does: every byte that forms no character becomes U+FFFD."""
+        pieces = [self._processor.id_to_piece(i) for i in ids if i < self.size and not self._is_special(i)]
+        return self._decoder.decode(pieces)
+
+    def token_bytes(self) -> list[bytes]:
+        pieces = [self._processor.id_to_piece(i) for i in range(self.size)]
+        return [b"" if self._is_special(i) else _sentencepiece_bytes(piece) for i, piece in enumerate(pieces)]
+
+    def token_id(self, token: str) -> int | None:
+        token_id = self._processor.piece_to_id(token)
+        return token_id if self._processor.id_to_piece(token_id) == token else None
+
+    def _is_special(self, token_id: int) -> bool:
+        return self._processor.is_control(token_id) or self._processor.is_unknown(token_id)
+
+    @functools.cached_property
+    def _decoder(self) -> decoders.Decoder:
+        steps = [decoders.Replace(SPACE_SYMBOL, " "), decoders.ByteFallback(), decoders.Fuse()]
+        adds_space = self.encode(["a"]) != self.continuation.encode(["a"])
+        return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if adds_space else steps)
+
+
+def _flatten_steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Yield the steps of a component of tokenizer.json, which may be a sequence."""
+    if step is None:
+        return
+    inner = next((step[name] for name in ("normalizers", "pretokenizers", "decoders") if name in step), None)
+    if inner is None:
+        yield step
+    else:
+        for inner_step in inner:
+            yield from _flatten_steps(inner_step)
+
+
+def _without_prefix_space(step: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a normalizer or pre-tokenizer of tokenizer.json that adds no space in front of a text."""
+    if step is None or (step["type"] == "Prepend" and step["prepend"] in (SPACE_SYMBOL, " ")):
+        return None
+    if step["type"] == "Metaspace":
+        kept = {name: value for name, value in step.items() if name != "add_prefix_space"}
+        return {**kept, "prepend_scheme": "never"}
+    if step["type"] == "ByteLevel":
+        return {**step, "add_prefix_space": False}
+    for name in ("normalizers", "pretokenizers"):
+        if name in step:
+            changed = map(_without_prefix_space, step[name])
+            return {**step, name: [inner_step for inner_step in changed if inner_step is not None]}
+    return dict(step)
+
+
+def _added_bytes(token: tokenizers.AddedToken) -> bytes:
+    return b"" if token.special else token.content.encode()
+
+
+def _sentencepiece_bytes(token: str) -> bytes:
+    """Return the bytes of a SentencePiece token: a byte token such as <0x41>, or text with the space symbol."""
+    byte = _BYTE_TOKEN.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE_SYMBOL, " ").encode()
+
+
+def _byte_level_bytes(token: str) -> bytes:
+    """Return the bytes of a byte-level BPE token (Radford et al., 2019)."""
+    return bytes(_byte_of_character()[character] for character in token)
+
+
+@functools.cache
+def _byte_of_character() -> dict[str, int]:
+    """Map printable Latin-1 characters to their own byte, and characters from U+0100 on to the other bytes in order."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
