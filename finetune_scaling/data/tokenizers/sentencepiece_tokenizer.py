@@ -1,8 +1,8 @@
 """SentencePiece tokenizers trained by this project: fixed special ids, lossless, no text can spell a special token.
 
 Text is encoded unchanged (no normalization, no dummy prefix, whitespace kept); with byte fallback
-decode(encode(text)) == text for every text. Special tokens are control symbols, which encode never returns; a newline is
-always a token of its own.
+decode(encode(text)) == text for every text. Special tokens are control symbols, which encode never returns; a newline
+is always a separate token.
 """
 
 import hashlib

@@ -94,8 +94,8 @@ class FastModel:
             to_bytes = _sentencepiece_bytes
         else:
             raise DataError(
-                f"{self._name}: the bytes of its tokens are unknown, because decoder = {', '.join(steps) or None} is not "
-                "supported; remove stop strings and evaluators that report loss per byte, which need them"
+                f"{self._name}: decoder = {', '.join(steps) or None} is not supported, so the bytes of its tokens are "
+                "unknown; remove stop strings and evaluators that report loss per byte, which need them"
             )
         added = self._tokenizer.get_added_tokens_decoder()
         texts = [self._tokenizer.id_to_token(i) for i in range(self.size)]
