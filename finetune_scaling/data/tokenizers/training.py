@@ -62,9 +62,9 @@ class TokenizerConfig:
         smallest = max(MIN_VOCAB_SIZE, self.reserved + _MIN_ALPHABET)
         if not smallest <= self.vocab_size <= MAX_VOCAB_SIZE:
             raise ConfigError(
-                f"tokenizer.vocab_size = {self.vocab_size} is outside {smallest}..{MAX_VOCAB_SIZE}: the special "
-                f"tokens, {self.sentinels} sentinels{' and 256 bytes' if self.byte_fallback else ''} take {self.reserved} ids; "
-                "raise vocab_size, use fewer sentinels or turn byte_fallback off"
+                f"tokenizer.vocab_size = {self.vocab_size} is outside {smallest}..{MAX_VOCAB_SIZE}: the "
+                f"special tokens, {self.sentinels} sentinels{' and 256 bytes' if self.byte_fallback else ''} take "
+                f"{self.reserved} ids; raise vocab_size, use fewer sentinels or turn byte_fallback off"
             )
 
     @property
