@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune_scaling.laws.fitting.program import FitSettings
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
-from finetune_scaling.laws.fitting.stages import fit_staged
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.registry import law_named
 from finetune_scaling.laws.points import planted
@@ -65,14 +65,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def simulations(law: Law, task: str, method: str, given: argparse.Namespace, how: Resampling) -> Iterator[StagedFit]:
+def simulations(law: Law, task: str, method: str, given: argparse.Namespace, how: Resampling) -> Iterator[JointFit]:
     """Fits of one law to points planted anew."""
     started = time.perf_counter()
     for seed in range(given.simulations):
         with TemporaryDirectory() as folder:
             rows = planted.rows(given.noise, given.seeds, (method,), (task,), seed)
             table = read_points(planted.write(Path(folder) / "points.csv", rows))
-        fitted, _ = fit_staged(law, table.settings, FitSettings(), PADDED, how)
+        fitted, _ = fit_joint(law, table.settings, FitSettings(), PADDED, how)
         if fitted is not None:
             yield fitted
         if (seed + 1) % 20 == 0:
@@ -80,11 +80,11 @@ def simulations(law: Law, task: str, method: str, given: argparse.Namespace, how
             print(f"{task}, {method}: {seed + 1} simulations, {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
-def by_parameter(fits: list[StagedFit], task: str, method: str) -> Iterator[dict[str, Any]]:
+def by_parameter(fits: list[JointFit], task: str, method: str) -> Iterator[dict[str, Any]]:
     """One row a parameter: coverage, bias and spread of the estimates, how often it is called identified."""
     for name, truth in printed(task, method).items():
         values = np.array([fit.parameters[name] for fit in fits])
-        identified = np.array([fit.is_identified(name) for fit in fits])
+        identified = np.array([fit.is_well_determined(name) for fit in fits])
         holds = np.array([held(fit, name, truth) for fit in fits])
         yield {
             "parameter": name,
@@ -98,7 +98,7 @@ def by_parameter(fits: list[StagedFit], task: str, method: str) -> Iterator[dict
         }
 
 
-def by_factor(fits: list[StagedFit], noise: float) -> Iterator[dict[str, Any]]:
+def by_factor(fits: list[JointFit], noise: float) -> Iterator[dict[str, Any]]:
     """One row a factor: held-out error over the simulations; noise: standard deviation of a setting's mean."""
     for factor in fits[0].factors:
         held_out = np.array([fit.errors["held_out"][factor] for fit in fits])
@@ -121,7 +121,7 @@ def printed(task: str, method: str) -> dict[str, float]:
     return named
 
 
-def held(fit: StagedFit, name: str, truth: float) -> bool:
+def held(fit: JointFit, name: str, truth: float) -> bool:
     """Whether the interval holds the truth; a side that does not close holds everything there."""
     interval = fit.interval(name)
     above = interval.low is None or interval.low <= truth

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
-from finetune_scaling.laws.fitting.stages import fit_staged
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
+from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.declared import Layout
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
@@ -82,7 +82,7 @@ def time_ours(points: Points, starts: np.ndarray) -> float:
     times = []
     for _ in range(4):
         began = time.perf_counter()
-        _, objectives = fit(layout, data, weights, starts, free, FitSettings())
+        _, objectives = multistart_fit(layout, data, weights, starts, free, FitSettings())
         times.append(time.perf_counter() - began)
     print(f"here: {min(times[1:]):.2f} s for {len(starts)} starts ({times[0]:.1f} s with compilation or its cache)")
     print(f"objective {objectives[0]:.6e}")
@@ -143,9 +143,9 @@ def time_bootstrap(resamples: int) -> None:
         settings = read_points(planted.write(Path(folder) / "points.csv", rows)).settings
     times = {}
     for count in (40, resamples):
-        fit_staged(MULTIPLICATIVE, settings, FitSettings(), 256, Resampling("both", 40))
+        fit_joint(MULTIPLICATIVE, settings, FitSettings(), 256, Resampling("both", 40))
         began = time.perf_counter()
-        fit_staged(MULTIPLICATIVE, settings, FitSettings(), 256, Resampling("both", count))
+        fit_joint(MULTIPLICATIVE, settings, FitSettings(), 256, Resampling("both", count))
         times[count] = time.perf_counter() - began
     spent = times[resamples] - times[40]
     print(

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.analysis.selection import Candidate, Selection, select
+from finetune_scaling.analysis.model_selection import LawScore, Selection, select_law
 from finetune_scaling.files import write_json_atomically
-from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit, predictions, refit
-from finetune_scaling.laws.fitting.staged_fit import DESCRIBES
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, multistart_fit, predictions
+from finetune_scaling.laws.fitting.joint_fit import DESCRIBES
+from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.forms.power import VANILLA
@@ -71,9 +71,9 @@ def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
     for key, rows in curves.groupby(["data", "model"]):
         loss = rows["loss"].to_numpy(float)
         points = FitPoints({"D": np.log(rows["examples"].to_numpy(float))}, loss, np.zeros(len(loss), int))
-        vectors, _ = fit(layout, points, np.ones((1, len(loss))), starts, free, LEAST_SQUARES)
+        vectors, _ = multistart_fit(layout, points, np.ones((1, len(loss))), starts, free, LEAST_SQUARES)
         others = 1 - np.eye(len(loss))
-        refits, _ = refit(layout, points, others, np.tile(vectors, (len(loss), 1)), free, LEAST_SQUARES)
+        refits, _ = local_refit(layout, points, others, np.tile(vectors, (len(loss), 1)), free, LEAST_SQUARES)
         gaps = [np.log(predictions(layout, points, v) / loss) for v in (vectors[0], *refits)]
         beyond = np.abs([gap[place] for place, gap in enumerate(gaps[1:])])
         found[key] = {"misfit": float(np.sqrt(np.mean(gaps[0] ** 2))), "left_out": float(np.mean(beyond))}
@@ -82,14 +82,14 @@ def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
 
 def selection(fits: dict[Law, pd.DataFrame]) -> Selection:
     """Which law the curves prefer; the curves are the levels that two laws are compared on."""
-    return select(
+    return select_law(
         [
-            Candidate(
+            LawScore(
                 law=law.name,
                 parameters=len(law.parameters),
                 left_out=table["left_out"].to_numpy(),
                 held_out=None,
-                held_out_draws=None,
+                held_out_replicates=None,
                 # AIC of normal errors, of curves with a scale each; the laws have as many parameters.
                 criterion=float(SIZES * 2 * np.log(table["misfit"]).sum() + 2 * len(law.parameters) * len(table)),
                 describes=bool(table["misfit"].mean() <= DESCRIBES),

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.analysis.fitted_table import FittedTable, ordered
+from finetune_scaling.analysis.joint_fits import JointFits, ordered
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.laws.fitting.program import FitSettings, padded_size
-from finetune_scaling.laws.fitting.staged_fit import Skipped, StagedFit
-from finetune_scaling.laws.fitting.stages import fit_staged
+from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
+from finetune_scaling.laws.fitting.joint_fit import JointFit, Skipped
+from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import METHODS, PointsTable, read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-from finetune_scaling.laws.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 from finetune_scaling.recommendation.advice import Advice, advise
 from finetune_scaling.recommendation.question import Question, asked, choose_task
 
@@ -45,12 +45,12 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Fitted(FittedTable):
+class Fitted(JointFits):
     """Laws fitted to a table's points: (task, method, law) -> fit; skipped: what could not be fitted, and why."""
 
     table: PointsTable
     tasks: tuple[str, ...]
-    fits: Mapping[tuple[str, str, str], StagedFit]
+    fits: Mapping[tuple[str, str, str], JointFit]
     skipped: tuple[Skipped, ...]
     settings: FitSettings
 
@@ -81,9 +81,9 @@ class Fitted(FittedTable):
             raise DataError(f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'})")
         choose({f: f for f in own.factors}, factor, "factor")
         if not own.describes:
-            raise DataError(f"{task}, {method}: no loss is told by the {law} law, since {own.why_nothing}")
-        draws = own.predict_draws(factor, x, examples)
-        return Prediction(float(own.predict(factor, x, examples)), percentiles(draws), draws)
+            raise DataError(f"{task}, {method}: no loss is told by the {law} law, since {own.why_undescribed}")
+        draws = own.predict_replicates(factor, x, examples)
+        return Prediction(float(own.predict(factor, x, examples)), percentile_interval(draws), draws)
 
     @property
     def parameters(self) -> pd.DataFrame:
@@ -141,7 +141,7 @@ def fit(
             own = rows[(rows["task"] == task) & (rows["method"] == method)]
             for law in LAWS:
                 say(f"{task}, {method}: fitting the {law.name} law")
-                staged, remarks = fit_staged(law, own, settings, pad_to, resampling)
+                staged, remarks = fit_joint(law, own, settings, pad_to, resampling)
                 skipped += remarks
                 if staged is not None:
                     fits[task, method, law.name] = staged

@@ -11,8 +11,8 @@ from absl import flags
 from finetune_scaling import command
 from finetune_scaling.analysis.analysis import JOINT_LAWS
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.fitting.one_law import fit_one_law
-from finetune_scaling.laws.fitting.program import HUBER_DELTA, FitSettings
+from finetune_scaling.laws.fitting.csv_fit import fit_csv
+from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.registry import LAWS, law_named
 from finetune_scaling.laws.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
@@ -48,7 +48,7 @@ def main() -> None:
             if flags.FLAGS[name].present:
                 raise ConfigError(f"--{name} is for a table of points; --law fits its own columns, so leave it out")
         law, points, out = law_named(values.law), Path(values.points), Path(values.out)
-        fit_one_law(law, points, out, settings, print, by=values.by, resampling=resampling)
+        fit_csv(law, points, out, settings, print, by=values.by, resampling=resampling)
         return
     if values.by is not None:
         raise ConfigError("--by is for --law: a table of points is fitted by task and method anyway")

@@ -18,7 +18,7 @@ from finetune_scaling import command, configuration
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.experiments.run import run as train
-from finetune_scaling.laws.fitting.program import FitSettings
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling

@@ -42,9 +42,9 @@ def test_fit_json_has_the_agreed_form(study: Path) -> None:
                 assert parameter["why"]
     assert record["data"]["stopped_by_budget"] == 1
     assert record["data"]["ignored_columns"] == ["remark"]
-    assert {c["verdict"] for c in record["claims"]} <= {"holds", "does not hold", "cannot be told"}
+    assert {c["verdict"] for c in record["claims"]} <= {"supported", "not supported", "inconclusive"}
     for found in record["correlations"]:
-        assert (found["metric"], found["verdict"]) == ("bleu", "follows")
+        assert (found["metric"], found["verdict"]) == ("bleu", "tracks")
         assert found["pearson"]["value"] == pytest.approx(-1)
     assert {change["column"] for change in record["forgetting"]} == {"pretraining.loss"}
     assert record["settings"]["correlation_intervals"]["seed"] == 0
@@ -132,7 +132,7 @@ def test_the_report_says_what_matters(study: Path) -> None:
         "Made & planted.",
         "python -m finetune_scaling.fit --points=",
         "critical finetuning sizes",
-        "bleu may stand in for the loss: follows in 8 of 8 cells.",
+        "bleu may stand in for the loss: tracks in 8 of 8 cells.",
         "Full tuning at 4M examples raises the loss on pretraining text by 0.4",
     ):
         assert piece in page.text, piece
@@ -169,7 +169,7 @@ def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path
         assert piece in page.text, piece
     assert "--bootstrap=settings" in page.text
     assert "--profile" in page.text
-    reasons = {cell.why for claim in analysis.claims for cell in claim.cells}
+    reasons = {cell.why for claim in analysis.claims for cell in claim.comparisons}
     assert "the multiplicative law was not asked for" in reasons
     fits = json.loads((tmp_path / "report" / "fit.json").read_text())["fits"]
     assert {fit["law"] for fit in fits} == {"own", "multiplicative_free"}

@@ -147,7 +147,7 @@ def test_the_example_frame_of_the_points_page_is_read():
     scope: dict = {}
     exec("".join(code_blocks("points.md")), scope)
     assert len(scope["points"].settings) == 9
-    assert scope["points"].doubts == ()
+    assert scope["points"].warnings == ()
 
 
 def test_the_method_of_the_methods_page_works():

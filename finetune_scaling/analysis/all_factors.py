@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
-from finetune_scaling.laws.fitting.program import FitSettings
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
 from finetune_scaling.laws.points.table import FACTORS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling

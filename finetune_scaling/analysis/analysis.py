@@ -9,21 +9,21 @@ from typing import Any
 import pandas as pd
 
 from finetune_scaling.analysis.all_factors import fit_all_factors
+from finetune_scaling.analysis.best_method_map import BestMethodMap, best_method_map
 from finetune_scaling.analysis.claims import Claim, check_claims
 from finetune_scaling.analysis.correlation import Correlation, correlations
-from finetune_scaling.analysis.critical import CriticalSize, critical_sizes
-from finetune_scaling.analysis.fitted_table import FittedTable, main_law, ordered
-from finetune_scaling.analysis.forgetting import Change, changes
+from finetune_scaling.analysis.critical_sizes import CriticalSize, critical_sizes
+from finetune_scaling.analysis.curve_fits import CurveFit, fit_curves
+from finetune_scaling.analysis.forgetting import ScoreChange, score_changes
+from finetune_scaling.analysis.joint_fits import JointFits, main_law, ordered
 from finetune_scaling.analysis.metric_laws import MetricFinding, metric_findings
+from finetune_scaling.analysis.model_selection import Selection, select_joint_law
 from finetune_scaling.analysis.pretraining import PretrainingFit, fit_pretraining
-from finetune_scaling.analysis.regions import RegionMap, region_map
-from finetune_scaling.analysis.selection import Selection, select_staged
-from finetune_scaling.analysis.single_laws import SingleFit, fit_singles
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.fitting.law_fit import LawFit
-from finetune_scaling.laws.fitting.program import FitSettings, padded_size
-from finetune_scaling.laws.fitting.staged_fit import Skipped, StagedFit
-from finetune_scaling.laws.fitting.stages import fit_staged
+from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
+from finetune_scaling.laws.fitting.joint_fit import JointFit, Skipped
+from finetune_scaling.laws.fitting.one_stage import LawFit
+from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.columns import lower_is_better
@@ -36,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Analysis(FittedTable):
+class Analysis(JointFits):
     """All results of one points file.
 
     fits: (task, method, law) -> fit; selections: (task, method) -> which law the points prefer; all_factors: (task,
@@ -46,16 +46,16 @@ class Analysis(FittedTable):
     table: PointsTable
     settings: FitSettings
     size: str
-    fits: dict[tuple[str, str, str], StagedFit]
-    singles: list[SingleFit]
+    fits: dict[tuple[str, str, str], JointFit]
+    singles: list[CurveFit]
     skipped: list[Skipped]
     selections: dict[tuple[str, str], Selection]
     all_factors: dict[tuple[str, str], LawFit]
     critical: list[CriticalSize]
-    regions: list[RegionMap]
+    regions: list[BestMethodMap]
     claims: list[Claim]
     correlations: list[Correlation]
-    forgetting: list[Change]
+    forgetting: list[ScoreChange]
     pretraining: list[PretrainingFit] = field(default_factory=list)
     metric_laws: list[MetricFinding] = field(default_factory=list)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -79,14 +79,14 @@ def analyse(
     """
     rows = table.settings
     pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
-    fit_one = functools.partial(fit_staged, settings=settings, pad_to=pad_to, resampling=resampling, profile=profile)
+    fit_one = functools.partial(fit_joint, settings=settings, pad_to=pad_to, resampling=resampling, profile=profile)
     fits, skipped = _fit_joint(table, laws, fit_one, progress)
     if not fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
         raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
-    singles = [s for pair in _pairs(table) for s in fit_singles(_of_pair(table, *pair), settings)]
+    singles = [s for pair in _pairs(table) for s in fit_curves(_of_pair(table, *pair), settings)]
     progress(f"single laws: {len(singles)} fitted")
-    selections = {pair: select_staged(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
+    selections = {pair: select_joint_law(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
     together = fit_all_factors(rows, settings, resampling, pad_to)
     progress(f"all factors at once: {len(together)} fitted")
     methods = ordered(rows["method"].unique(), METHODS)
@@ -95,7 +95,7 @@ def analyse(
     regions = [r for task in table.tasks for r in _regions_of(table, fits, task, methods)]
     claims = check_claims(fits, rows, table.tasks, methods)
     related = correlations(table, progress)
-    forgotten = changes(table, (facts or {}).get("evaluator_baselines", {}))
+    forgotten = score_changes(table, (facts or {}).get("evaluator_baselines", {}))
     pretrained = [] if bases is None else fit_pretraining(bases)
     scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
     return Analysis(
@@ -163,7 +163,7 @@ def _pairs(table: PointsTable) -> Iterator[tuple[str, str]]:
 
 def _fit_joint(
     table: PointsTable, laws: Sequence[Law], fit_one: Callable[..., Any], progress: Progress
-) -> tuple[dict[tuple[str, str, str], StagedFit], list[Skipped]]:
+) -> tuple[dict[tuple[str, str, str], JointFit], list[Skipped]]:
     fits, skipped = {}, []
     for law in laws:
         for task, method in _pairs(table):
@@ -179,12 +179,12 @@ def _of_pair(table: PointsTable, task: str, method: str) -> pd.DataFrame:
     return table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
 
 
-def _laws_of(fits: Mapping[tuple[str, str, str], StagedFit], task: str, method: str) -> dict[str, StagedFit]:
+def _laws_of(fits: Mapping[tuple[str, str, str], JointFit], task: str, method: str) -> dict[str, JointFit]:
     return {law: fit for (t, m, law), fit in fits.items() if (t, m) == (task, method)}
 
 
 def _critical_of(
-    table: PointsTable, fits: Mapping[tuple[str, str, str], StagedFit], task: str, methods: tuple[str, ...]
+    table: PointsTable, fits: Mapping[tuple[str, str, str], JointFit], task: str, methods: tuple[str, ...]
 ) -> Iterator[CriticalSize]:
     """All pairs of methods over model and pretraining size; PET sizes of two methods are no common scale."""
     rows = table.settings[table.settings["task"] == task]
@@ -203,13 +203,13 @@ def _critical_of(
 
 
 def _regions_of(
-    table: PointsTable, fits: Mapping[tuple[str, str, str], StagedFit], task: str, methods: tuple[str, ...]
-) -> Iterator[RegionMap]:
+    table: PointsTable, fits: Mapping[tuple[str, str, str], JointFit], task: str, methods: tuple[str, ...]
+) -> Iterator[BestMethodMap]:
     """Maps of the main law over model and pretraining size; PET sizes of two methods are no common scale."""
     rows = table.settings[table.settings["task"] == task]
     law = main_law(fits)
     own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
     for factor in SHARED_FACTORS:
-        found = region_map(own, factor, rows[rows["factor"] == factor])
+        found = best_method_map(own, factor, rows[rows["factor"] == factor])
         if found is not None:
             yield found

@@ -1,12 +1,14 @@
-"""The paper's findings, checked one by one on the points at hand: holds, does not hold, or cannot be told, and why.
+"""Checks of the paper's findings on a table of points: each is supported, not supported or inconclusive, with reasons.
 
-Rule: every cell (one task and method, or task and factor) is a difference that must be above zero. It is looked at in
-two ways: the share of the bootstrap draws in which it is above zero, and its 90 % leave-out margin (jackknife.py). A
-cell holds where the share is at least SURE and the difference exceeds its margin, fails where the share is at most
-1 - SURE and the difference is below minus its margin, and cannot be told where the two disagree, where a law does not
-describe its points, or where a factor, a method or enough points are absent. A claim's probability is the share of
-draws in which all its cells hold together. It holds where each cell does and its probability is at least SURE, does
-not hold where any cell fails, and cannot be told otherwise.
+A comparison (of one task and method, or task and factor) is a difference that the finding says is above zero. It is
+judged by the share of bootstrap replicates in which it is above zero, and by its 90 % jackknife interval. It is
+supported where the share is at least CONFIDENCE and the difference exceeds the interval's half-width, not supported
+where the share is at most 1 - CONFIDENCE and the difference is below minus the half-width, and inconclusive where the
+two disagree, where a law does not describe its points, or where a factor, a method or enough points are missing.
+
+A claim's probability is the share of replicates in which all its comparisons are above zero. A claim is supported where
+every comparison is and its probability is at least CONFIDENCE, not supported where any comparison is not supported, and
+inconclusive otherwise.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +18,25 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.points.table import FACTORS
-from finetune_scaling.laws.uncertainty.intervals import percentiles
-from finetune_scaling.laws.uncertainty.jackknife import Spread, combine, leave_out_weights, spread
+from finetune_scaling.laws.uncertainty.intervals import percentile_interval
+from finetune_scaling.laws.uncertainty.jackknife import (
+    JackknifeEstimate,
+    jackknife_difference,
+    jackknife_estimate,
+    leave_out_weights,
+)
 
-HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot be told"
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 PET_METHODS = ("prompt", "lora")
 FLAT_EXPONENT = 0.01
-SURE = 0.95  # one-sided, as a 90 % two-sided margin is
-Fits = Mapping[tuple[str, str, str], StagedFit]
+CONFIDENCE = 0.95  # one-sided, as a 90 % two-sided margin is
+Fits = Mapping[tuple[str, str, str], JointFit]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Comparison:
     """One comparison: where, and the difference that must be above zero.
 
     low, high: its 90 % interval over the bootstrap; probability: share of the draws in which it is above zero; margin:
@@ -45,7 +52,7 @@ class Cell:
     high: float | None = None
     probability: float | None = None
     margin: float | None = None
-    draws: np.ndarray | None = field(default=None, repr=False, compare=False)
+    replicates: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,36 +61,36 @@ class Claim:
 
     name: str
     sentence: str
-    cells: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...]
 
     @property
-    def draws(self) -> list[np.ndarray]:
+    def replicates(self) -> list[np.ndarray]:
         """The draws of every cell that could be compared."""
-        return [cell.draws for cell in self.cells if cell.draws is not None]
+        return [cell.replicates for cell in self.comparisons if cell.replicates is not None]
 
     @property
     def probability(self) -> float | None:
         """The share of draws in which all compared cells hold together; None where nothing could be compared."""
-        if not self.draws:
+        if not self.replicates:
             return None
-        return float(np.mean(np.all([draws > 0 for draws in self.draws], axis=0)))
+        return float(np.mean(np.all([draws > 0 for draws in self.replicates], axis=0)))
 
     @property
     def verdict(self) -> str:
         """The verdict over all cells."""
-        verdicts = [cell.verdict for cell in self.cells]
-        if FAILS in verdicts:
-            return FAILS
-        sure = self.probability is not None and self.probability >= SURE
-        return HOLDS if sure and all(v == HOLDS for v in verdicts) else UNTOLD
+        verdicts = [cell.verdict for cell in self.comparisons]
+        if NOT_SUPPORTED in verdicts:
+            return NOT_SUPPORTED
+        sure = self.probability is not None and self.probability >= CONFIDENCE
+        return SUPPORTED if sure and all(v == SUPPORTED for v in verdicts) else INCONCLUSIVE
 
     @property
     def tally(self) -> str:
         """How many cells say what, in words."""
-        verdicts = [cell.verdict for cell in self.cells]
+        verdicts = [cell.verdict for cell in self.comparisons]
         if len(set(verdicts)) < 2:
             return "in the only cell" if len(verdicts) == 1 else f"in all {len(verdicts)} cells"
-        parts = [f"{v} in {verdicts.count(v)}" for v in (HOLDS, FAILS, UNTOLD) if v in verdicts]
+        parts = [f"{v} in {verdicts.count(v)}" for v in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts]
         return f"{', '.join(parts)} of {len(verdicts)} cells"
 
 
@@ -99,61 +106,65 @@ def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], metho
             "model_over_pretrain",
             "A larger model helps finetuning more than more pretraining data: alpha of model size is above alpha of "
             "pretraining data.",
-            tuple(_parameters_cell(fits, t, m, "alpha_model", "alpha_pretrain") for t, m in both),
+            tuple(_parameters_comparison(fits, t, m, "alpha_model", "alpha_pretrain") for t, m in both),
         ),
         Claim(
             "pet_size_is_flat",
             f"More PET parameters hardly help: |alpha of PET size| is below {FLAT_EXPONENT}.",
-            tuple(_flat_cell(fits, t, m) for t, m in product(tasks, pet)),
+            tuple(_flat_comparison(fits, t, m) for t, m in product(tasks, pet)),
         ),
         Claim(
             "beta_order",
             "Full tuning gains most from more finetuning data, LoRA less, Prompt least: beta full > LoRA > Prompt.",
-            tuple(_beta_cell(fits, t, *pair) for t, pair in product(tasks, (("full", "lora"), ("lora", "prompt")))),
+            tuple(
+                _beta_comparison(fits, t, *pair) for t, pair in product(tasks, (("full", "lora"), ("lora", "prompt")))
+            ),
         ),
         Claim(
             "pet_prefers_model_and_pretraining",
             "PET gains more from a larger model or more pretraining data than from more finetuning data: both alphas "
             "are above beta.",
             tuple(
-                _parameters_cell(fits, t, m, f"alpha_{factor}", "beta")
+                _parameters_comparison(fits, t, m, f"alpha_{factor}", "beta")
                 for t, m, factor in product(tasks, pet, ("model", "pretrain"))
             ),
         ),
         Claim(
             "multiplicative_predicts_better",
             "The multiplicative law predicts held-out points better than the additive law.",
-            tuple(_law_cell(fits, settings, t, f, methods) for t, f in product(tasks, FACTORS)),
+            tuple(_law_comparison(fits, settings, t, f, methods) for t, f in product(tasks, FACTORS)),
         ),
     ]
 
 
-def judge(where: str, difference: float, spread: Spread, draws: np.ndarray, reservation: str = "") -> Cell:
+def judge(
+    where: str, difference: float, spread: JackknifeEstimate, draws: np.ndarray, reservation: str = ""
+) -> Comparison:
     """The rule of this module for one difference that must be above zero, and its draws [R].
 
     reservation: why nothing can be told whatever the numbers say, so that none is; empty where there is no such reason.
     """
     if reservation:
         return _absent(where, reservation)
-    share, interval = float(np.mean(draws > 0)), percentiles(draws)
-    margin = None if spread.standard_error is None else spread.margin()
+    share, interval = float(np.mean(draws > 0)), percentile_interval(draws)
+    margin = None if spread.standard_error is None else spread.half_width()
     verdict, why = _verdict(difference, share, margin)
     why = why or f"no second opinion by leaving out: {spread.reason}"
-    return Cell(where, verdict, why, difference, interval.low, interval.high, share, margin, draws)
+    return Comparison(where, verdict, why, difference, interval.low, interval.high, share, margin, draws)
 
 
 def _verdict(difference: float, share: float, margin: float | None) -> tuple[str, str]:
     """The verdict and its reason, which is empty where there is no second opinion."""
-    if 1 - SURE < share < SURE:
-        return UNTOLD, f"the resamples do not agree on the sign of the difference {difference:+.3g}"
+    if 1 - CONFIDENCE < share < CONFIDENCE:
+        return INCONCLUSIVE, f"the resamples do not agree on the sign of the difference {difference:+.3g}"
     if margin is None:
-        return UNTOLD, ""
+        return INCONCLUSIVE, ""
     if abs(difference) <= margin:
-        return UNTOLD, f"the difference {difference:+.3g} is within its leave-out margin of {margin:.2g}"
-    if (difference > 0) != (share >= SURE):
-        return UNTOLD, f"the resamples contradict the sign of the difference {difference:+.3g}"
+        return INCONCLUSIVE, f"the difference {difference:+.3g} is within its leave-out margin of {margin:.2g}"
+    if (difference > 0) != (share >= CONFIDENCE):
+        return INCONCLUSIVE, f"the resamples contradict the sign of the difference {difference:+.3g}"
     why = f"the difference {difference:+.3g} exceeds its leave-out margin of {margin:.2g}, and the resamples agree"
-    return (HOLDS if share >= SURE else FAILS), why
+    return (SUPPORTED if share >= CONFIDENCE else NOT_SUPPORTED), why
 
 
 def _unfitted(fits: Fits, method: str) -> str:
@@ -163,11 +174,11 @@ def _unfitted(fits: Fits, method: str) -> str:
     return f"no law could be fitted to {method}"
 
 
-def _absent(where: str, why: str) -> Cell:
-    return Cell(where, UNTOLD, why)
+def _absent(where: str, why: str) -> Comparison:
+    return Comparison(where, INCONCLUSIVE, why)
 
 
-def _parameters_cell(fits: Fits, task: str, method: str, left: str, right: str) -> Cell:
+def _parameters_comparison(fits: Fits, task: str, method: str, left: str, right: str) -> Comparison:
     where = f"{task}, {method}: {left} > {right}"
     fit = fits.get((task, method, "multiplicative"))
     if fit is None:
@@ -175,36 +186,36 @@ def _parameters_cell(fits: Fits, task: str, method: str, left: str, right: str) 
     for name in (left, right):
         if name not in fit.parameters:
             return _absent(where, f"no points to fit for the factor {name.partition('_')[2]}")
-    drawn = fit.drawn_parameters
+    drawn = fit.replicate_parameters
     difference = fit.parameters[left] - fit.parameters[right]
-    return judge(where, difference, fit.spread(left, right), drawn[left] - drawn[right], fit.why_nothing)
+    return judge(where, difference, fit.jackknife(left, right), drawn[left] - drawn[right], fit.why_undescribed)
 
 
-def _flat_cell(fits: Fits, task: str, method: str) -> Cell:
+def _flat_comparison(fits: Fits, task: str, method: str) -> Comparison:
     where = f"{task}, {method}: |alpha_pet| < {FLAT_EXPONENT}"
     fit = fits.get((task, method, "multiplicative"))
     if fit is None:
         return _absent(where, _unfitted(fits, method))
     if "alpha_pet" not in fit.parameters:
         return _absent(where, "no points to fit for the factor pet")
-    difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), fit.drawn_parameters["alpha_pet"]
-    return judge(where, difference, fit.spread("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), fit.why_nothing)
+    difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), fit.replicate_parameters["alpha_pet"]
+    return judge(where, difference, fit.jackknife("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), fit.why_undescribed)
 
 
-def _beta_cell(fits: Fits, task: str, left: str, right: str) -> Cell:
+def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison:
     where = f"{task}: beta {left} > beta {right}"
     found = [fits.get((task, method, "multiplicative")) for method in (left, right)]
     for method, fit in zip((left, right), found, strict=True):
         if fit is None:
             return _absent(where, _unfitted(fits, method))
     first, second = (fit for fit in found if fit is not None)
-    drawn = [fit.drawn_parameters["beta"] for fit in (first, second)]
+    drawn = [fit.replicate_parameters["beta"] for fit in (first, second)]
     return judge(
         where,
         first.parameters["beta"] - second.parameters["beta"],
-        combine(first.spread("beta"), second.spread("beta")),
+        jackknife_difference(first.jackknife("beta"), second.jackknife("beta")),
         drawn[0] - drawn[1],
-        first.why_nothing or second.why_nothing,
+        first.why_undescribed or second.why_undescribed,
     )
 
 
@@ -221,7 +232,7 @@ class _Gaps:
     examples: np.ndarray
 
 
-def _law_cell(fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]) -> Cell:
+def _law_comparison(fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]) -> Comparison:
     where = f"{task}, {factor}: additive - multiplicative held-out deviation"
     found = [*_deviation_gaps(fits, settings, task, factor, methods)]
     count = sum(len(one.gaps) for one in found)
@@ -233,7 +244,7 @@ def _law_cell(fits: Fits, settings: pd.DataFrame, task: str, factor: str, method
     if not labels:
         return _absent(where, "the held-out points have one factor value and one number of examples")
     weights, levels = leave_out_weights(labels)
-    left_out = spread(weights @ gaps / weights.sum(axis=1), levels)
+    left_out = jackknife_estimate(weights @ gaps / weights.sum(axis=1), levels)
     drawn = np.concatenate([one.drawn for one in found], axis=1)
     # A draw has other laws and, as the held-out points were drawn once too, other held-out points.
     chosen = np.random.default_rng(0).integers(count, size=drawn.shape)
@@ -252,5 +263,5 @@ def _deviation_gaps(
         rows = settings[chosen & settings["held_out"]]
         x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
         near, far = (np.abs(fit.predict(factor, x, examples) - loss) for fit in both)
-        drawn = [np.abs(fit.predict_draws(factor, x, examples) - loss) for fit in both]
+        drawn = [np.abs(fit.predict_replicates(factor, x, examples) - loss) for fit in both]
         yield _Gaps(far - near, drawn[1] - drawn[0], x, examples)

@@ -1,11 +1,11 @@
-"""Which metrics may stand in for the loss: correlations with it, per task, method and factor, and a verdict.
+"""Which metrics track the loss: correlations with it per task, method and factor, with a verdict.
 
-As Table 7 of arXiv 2402.17193, with intervals: Pearson's r and Spearman's rho over the settings of a cell (means over
-seeds, held-out ones too, since nothing is fitted), with 90 % BCa bootstrap intervals over settings (Efron 1987).
+As Table 7 of arXiv 2402.17193, with intervals: Pearson's r and Spearman's rho over the settings (means over seeds,
+held-out ones included, since nothing is fitted), with 90 % BCa bootstrap intervals over settings (Efron 1987).
 
-Rule: a metric follows the loss in a cell where the whole interval of r, signed so that better goes with better, is at
-least FOLLOWS; it does not where the whole interval is below; otherwise, or with fewer settings than FEWEST, it cannot
-be told. p-values test r = 0 and are not adjusted for the number of cells.
+A metric tracks the loss where the whole interval of r, signed so that better goes with better, is at least
+TRACKING_THRESHOLD; it does not where the whole interval is below; otherwise, or with fewer settings than FEWEST, the
+verdict is inconclusive. p-values test r = 0 and are not adjusted for the number of comparisons.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from finetune_scaling.analysis.claims import UNTOLD
+from finetune_scaling.analysis.claims import INCONCLUSIVE
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.laws.points.table import PointsTable
 
-FOLLOWS_LOSS, DOES_NOT_FOLLOW = "follows", "does not follow"
-FOLLOWS = 0.7  # half of the metric's variance is then the loss's
+TRACKS_LOSS, DOES_NOT_TRACK = "tracks", "does not track"
+TRACKING_THRESHOLD = 0.7  # half of the metric's variance is then the loss's
 FEWEST = 5  # settings; with fewer a resample says little, and its intervals cover too seldom
 LEVEL = 0.9
 RESAMPLES = 2000
@@ -59,29 +59,29 @@ class Correlation:
 
     @property
     def verdict(self) -> str:
-        """By the rule of this module: follows, does not follow, or cannot be told."""
+        """By the rule of this module: tracks, does not track, or inconclusive."""
         if self.pearson is None:
-            return UNTOLD
+            return INCONCLUSIVE
         low, high = self.pearson.low, self.pearson.high
         if not lower_is_better(self.metric):
             low, high = -high, -low
-        if low >= FOLLOWS:
-            return FOLLOWS_LOSS
-        return DOES_NOT_FOLLOW if high < FOLLOWS else UNTOLD
+        if low >= TRACKING_THRESHOLD:
+            return TRACKS_LOSS
+        return DOES_NOT_TRACK if high < TRACKING_THRESHOLD else INCONCLUSIVE
 
     @property
     def sentence(self) -> str:
         """The verdict in words, with its figures."""
         if self.pearson is None:
-            return f"{self.metric}: {UNTOLD}: {self.why}"
+            return f"{self.metric}: {INCONCLUSIVE}: {self.why}"
         values = f"r {self.pearson.value:.3f}, {self.pearson.low:.3f} to {self.pearson.high:.3f}"
-        if self.verdict == UNTOLD:
-            return f"{self.metric}: {UNTOLD} ({values})"
+        if self.verdict == INCONCLUSIVE:
+            return f"{self.metric}: {INCONCLUSIVE} ({values})"
         return f"{self.metric} {self.verdict} loss ({values})"
 
 
 @dataclass(frozen=True)
-class StandIn:
+class ProxyVerdict:
     """Whether a metric may stand in for the loss on a task, over its cells that can be told or not."""
 
     task: str
@@ -92,15 +92,15 @@ class StandIn:
     def verdict(self) -> str:
         """It does not follow where one cell says so, follows where all of them do, and cannot be told otherwise."""
         verdicts = {cell.verdict for cell in self.cells}
-        if DOES_NOT_FOLLOW in verdicts:
-            return DOES_NOT_FOLLOW
-        return FOLLOWS_LOSS if verdicts == {FOLLOWS_LOSS} else UNTOLD
+        if DOES_NOT_TRACK in verdicts:
+            return DOES_NOT_TRACK
+        return TRACKS_LOSS if verdicts == {TRACKS_LOSS} else INCONCLUSIVE
 
     @property
     def tally(self) -> str:
         """How many cells say what."""
         verdicts = [cell.verdict for cell in self.cells]
-        parts = [f"{v} in {verdicts.count(v)}" for v in (FOLLOWS_LOSS, DOES_NOT_FOLLOW, UNTOLD) if v in verdicts]
+        parts = [f"{v} in {verdicts.count(v)}" for v in (TRACKS_LOSS, DOES_NOT_TRACK, INCONCLUSIVE) if v in verdicts]
         return f"{', '.join(parts)} of {len(verdicts)}"
 
 
@@ -121,10 +121,10 @@ def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _:
     return found
 
 
-def stand_ins(found: list[Correlation]) -> Iterator[StandIn]:
+def proxy_verdicts(found: list[Correlation]) -> Iterator[ProxyVerdict]:
     """The verdict for each task and metric over its cells."""
     for (task, metric), cells in groupby(found, key=lambda c: (c.task, c.metric)):
-        yield StandIn(task, metric, tuple(cells))
+        yield ProxyVerdict(task, metric, tuple(cells))
 
 
 def correlate(

@@ -17,7 +17,7 @@ Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 
 @dataclass(frozen=True)
-class Change:
+class ScoreChange:
     """Tuned minus untuned, in the column's unit: mean and range over `runs` runs, and the untuned base's mean.
 
     x: the factor's value, None for all of them together. lower_is_better: then a rise is what was forgotten.
@@ -41,24 +41,24 @@ class Change:
     baseline: float | None
 
 
-def changes(table: PointsTable, baselines: Baselines) -> list[Change]:
+def score_changes(table: PointsTable, baselines: Baselines) -> list[ScoreChange]:
     """All changes that the table's columns allow; none where no evaluator scored the untuned bases."""
     names = {column.name for column in table.evaluations}
     return [
         change
         for column in table.evaluations
-        if not column.untuned and column.metric != ENTROPY and column.twin in names
+        if not column.untuned and column.metric != ENTROPY and column.untuned_name in names
         for change in _changes(table, column, baselines)
     ]
 
 
-def main_factor(found: list[Change], task: str) -> str | None:
+def main_factor(found: list[ScoreChange], task: str) -> str | None:
     """The factor by which a task's changes are shown: model size where it was varied; None where there is no change."""
     present = {change.factor for change in found if change.task == task}
     return next((factor for factor in FACTORS if factor in present), None)
 
 
-def shown_columns(found: list[Change], task: str, metric: str | None) -> list[str]:
+def shown_columns(found: list[ScoreChange], task: str, metric: str | None) -> list[str]:
     """Of each evaluator the loss and the task's main metric, or else its first metric."""
     metrics: dict[str, dict[str, str]] = {}
     for change in found:
@@ -72,9 +72,9 @@ def shown_columns(found: list[Change], task: str, metric: str | None) -> list[st
     return columns
 
 
-def _changes(table: PointsTable, column: Column, baselines: Baselines) -> Iterator[Change]:
-    rows = table.runs[table.runs["factor"].isin(FACTORS)].dropna(subset=[column.name, column.twin])
-    rows = rows.assign(change=rows[column.name] - rows[column.twin])
+def _changes(table: PointsTable, column: Column, baselines: Baselines) -> Iterator[ScoreChange]:
+    rows = table.runs[table.runs["factor"].isin(FACTORS)].dropna(subset=[column.name, column.untuned_name])
+    rows = rows.assign(change=rows[column.name] - rows[column.untuned_name])
     keys = ["task", "method", "factor", "finetune_examples"]
     for key, cell in rows.groupby(keys, sort=False):
         baseline = _baseline(baselines.get(str(key[0]), {}), column)
@@ -82,10 +82,10 @@ def _changes(table: PointsTable, column: Column, baselines: Baselines) -> Iterat
         yield from (_change(key, float(str(x)), column, own, baseline) for x, own in cell.groupby("x"))
 
 
-def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame, baseline: float | None) -> Change:
+def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame, baseline: float | None) -> ScoreChange:
     task, method, factor, examples = key
     change = rows["change"]
-    return Change(
+    return ScoreChange(
         task=task,
         method=method,
         factor=factor,
@@ -95,7 +95,7 @@ def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame, bas
         evaluator=column.evaluator,
         metric=column.metric,
         runs=len(rows),
-        untuned=float(rows[column.twin].mean()),
+        untuned=float(rows[column.untuned_name].mean()),
         mean=float(change.mean()),
         low=float(change.min()),
         high=float(change.max()),

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
+from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout, predict
 from finetune_scaling.laws.forms.metric import EXPONENTIAL, SIGMOID
 from finetune_scaling.laws.points.table import PointsTable
-from finetune_scaling.laws.uncertainty.intervals import Interval, allowed_margin, half_width
+from finetune_scaling.laws.uncertainty.intervals import Interval, half_width, largest_half_width
 
 METRIC_LAWS = (EXPONENTIAL, SIGMOID)
 DESCRIBES = 0.8
@@ -54,13 +54,13 @@ class MetricFit:
         """The 90 % bootstrap interval of a parameter."""
         return self.fitted.interval(name)
 
-    def why_unidentified(self, name: str) -> str:
+    def why_poorly_determined(self, name: str) -> str:
         """Why the settings do not hold a parameter, in words; empty where they do."""
         if not self.describes:
             return "the law does not describe this metric"
         interval = self.interval(name)
         parameter = next(p for p in self.law.parameters if p.name == name)
-        wide = half_width(parameter, interval) > allowed_margin(parameter, self.fitted.parameters[name])
+        wide = half_width(parameter, interval) > largest_half_width(parameter, self.fitted.parameters[name])
         return "its interval is wide" if wide else ""
 
 
@@ -109,9 +109,9 @@ class MetricFinding:
         """The metric at a loss; only where a law describes it."""
         return self._law().fitted.predict({"L": loss})
 
-    def predict_draws(self, loss: np.ndarray | float) -> np.ndarray:
+    def predict_replicates(self, loss: np.ndarray | float) -> np.ndarray:
         """The same by every bootstrap draw: loss [...] -> [R, ...]; only where a law describes it."""
-        return self._law().fitted.predict_draws({"L": np.asarray(loss, float)})
+        return self._law().fitted.predict_replicates({"L": np.asarray(loss, float)})
 
     def _law(self) -> MetricFit:
         if self.used is None:
@@ -173,7 +173,7 @@ def _left_out(law: Law, loss: np.ndarray, score: np.ndarray, levels: np.ndarray,
     points = FitPoints({"L": np.log(loss)}, score, np.zeros(len(score), int), 64)
     names = np.unique(levels)
     weights = (levels[None] != names[:, None]).astype(float)
-    vectors, _ = fit(layout, points, weights, layout.starts(), np.ones(len(layout.names), bool), settings)
+    vectors, _ = multistart_fit(layout, points, weights, layout.starts(), np.ones(len(layout.names), bool), settings)
     errors = np.zeros(len(score))
     with np.errstate(over="ignore"):
         for name, vector in zip(names, vectors, strict=True):

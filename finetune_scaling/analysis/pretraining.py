@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
-from finetune_scaling.laws.fitting.program import FitSettings
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.forms.pretraining import PRETRAINING
 from finetune_scaling.laws.uncertainty.bootstrap import FEWEST_RESAMPLES, Resampling
-from finetune_scaling.laws.uncertainty.intervals import Interval, allowed_margin, half_width
-from finetune_scaling.laws.uncertainty.region import Region, region
+from finetune_scaling.laws.uncertainty.intervals import Interval, half_width, largest_half_width
+from finetune_scaling.laws.uncertainty.profile_region import ProfileRegion, profile_region
 
 FEWEST = 4  # one more than the law has parameters
 FEW_RESAMPLES = Resampling("settings", resamples=FEWEST_RESAMPLES)  # no interval here is made of them
@@ -40,7 +40,7 @@ class PretrainingFit:
     rows: pd.DataFrame
     fitted: LawFit | None
     why: str = ""
-    region: Region | None = None
+    region: ProfileRegion | None = None
 
     @property
     def law(self) -> Law:
@@ -60,7 +60,7 @@ class PretrainingFit:
         found = self._region()
         return {"E": found.floor, "A": found.coefficient}.get(name, found.exponent)
 
-    def why_unidentified(self, name: str) -> str:
+    def why_poorly_determined(self, name: str) -> str:
         """Why the points do not hold a parameter, in words; empty where they do."""
         interval = self.interval(name)
         if name == "E" and interval.low is None:
@@ -69,7 +69,7 @@ class PretrainingFit:
             return "its interval does not close"
         parameter = next(p for p in self.law.parameters if p.name == name)
         value = self._fit().parameters[name]
-        return "its interval is wide" if half_width(parameter, interval) > allowed_margin(parameter, value) else ""
+        return "its interval is wide" if half_width(parameter, interval) > largest_half_width(parameter, value) else ""
 
     def errors(self) -> dict[str, float]:
         """Mean absolute deviation in nats of fitted and of held-out points."""
@@ -84,7 +84,7 @@ class PretrainingFit:
             raise ValueError(f"{self.family}: no law was fitted ({self.why})")
         return self.fitted
 
-    def _region(self) -> Region:
+    def _region(self) -> ProfileRegion:
         if self.region is None:
             raise ValueError(f"{self.family}: no law was fitted ({self.why})")
         return self.region
@@ -116,4 +116,4 @@ def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame) -> Pretr
     law = empty.law
     x, loss = chosen["x"].to_numpy(float), chosen["loss"].to_numpy(float)
     fitted = fit_law(law, {law.factors[0]: x}, loss, LEAST_SQUARES, FEW_RESAMPLES, pad_to=64)
-    return replace(empty, fitted=fitted, region=region(x, loss))
+    return replace(empty, fitted=fitted, region=profile_region(x, loss))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from finetune_scaling.analysis.fitted_table import ordered
-from finetune_scaling.analysis.selection import select_staged
+from finetune_scaling.analysis.joint_fits import ordered
+from finetune_scaling.analysis.model_selection import select_joint_law
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.fitting.staged_fit import DESCRIBES, Skipped, StagedFit
+from finetune_scaling.laws.fitting.joint_fit import DESCRIBES, JointFit, Skipped
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import METHODS, PointsTable
 from finetune_scaling.laws.uncertainty.intervals import Interval
@@ -29,7 +29,7 @@ NEGLIGIBLE = 0.005
 
 CHOOSE, EITHER, NOT_TOLD = "choose", "several are as good", "not enough points to tell"
 RANGES = {"model": "model sizes", "examples": "numbers of examples", "pet": "PET sizes"}
-Fits = Mapping[tuple[str, str, str], StagedFit]
+Fits = Mapping[tuple[str, str, str], JointFit]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _leads(grounds: Grounds, fits: Fits) -> str:
     for method in grounds.methods:
         own = {law: fits[grounds.task, method, law] for law in laws if (grounds.task, method, law) in fits}
         if len(own) == len(laws):
-            preferred.add(select_staged(own).preferred)
+            preferred.add(select_joint_law(own).preferred)
     return ADDITIVE.name if preferred - {None} == {ADDITIVE.name} else MULTIPLICATIVE.name
 
 
@@ -342,7 +342,7 @@ def _reservations(
 def _doubts(table: PointsTable, task: str) -> list[str]:
     """What looks wrong in the rows of a task, and in those that no task is named for."""
     others = tuple(f"{other}, " for other in table.tasks if other != task)
-    return [doubt.rstrip(".") for doubt in table.doubts if not doubt.startswith(others)]
+    return [doubt.rstrip(".") for doubt in table.warnings if not doubt.startswith(others)]
 
 
 def _next_runs(

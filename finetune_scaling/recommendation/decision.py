@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_scaling.laws.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 from finetune_scaling.recommendation.candidates import Candidate, by_method
 
 PAIRINGS = 10  # of every draw of a method with draws of the others
@@ -68,7 +68,9 @@ def decide(candidates: Sequence[Candidate], losses: Mapping[str, np.ndarray]) ->
     joint = joint_losses(losses)
     means = np.concatenate([own.mean(axis=0) for own in losses.values()])
     best = np.bincount(joint.argmin(axis=1), minlength=len(names)) / len(joint)
-    outlooks = tuple(Outlook(c, float(means[i]), percentiles(joint[:, i]), float(best[i])) for i, c in enumerate(names))
+    outlooks = tuple(
+        Outlook(c, float(means[i]), percentile_interval(joint[:, i]), float(best[i])) for i, c in enumerate(names)
+    )
     chosen = int(np.argmin(means))
     regret = joint[:, chosen] - joint.min(axis=1)
     others = [outlook for i, outlook in enumerate(outlooks) if i != chosen]

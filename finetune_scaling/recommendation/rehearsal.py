@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.program import FitSettings
-from finetune_scaling.laws.fitting.stages import fit_staged
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.points.planted import EN_DE, SIZES
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
@@ -188,7 +188,7 @@ def _fit(world: World, made: Sequence[Run], method: str) -> Surface:
     rows = pd.DataFrame(
         [(run.method, run.factor, run.x, run.examples, world.outcomes[run]) for run in own], columns=[*COLUMNS, "loss"]
     ).assign(task="planted", held_out=False, loss_sd=np.nan, seeds=1)
-    fitted, skipped = fit_staged(MULTIPLICATIVE, rows, FitSettings(), PADDED, Resampling(resamples=RESAMPLES))
+    fitted, skipped = fit_joint(MULTIPLICATIVE, rows, FitSettings(), PADDED, Resampling(resamples=RESAMPLES))
     if fitted is None:
         raise ValueError(f"world {world.seed}: {skipped}")
     return surface(fitted, rows, PetDefault())

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.analysis.metric_laws import fit_metric
-from finetune_scaling.laws.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def expected_score(rows: pd.DataFrame, metric: str, losses: np.ndarray) -> Expec
     if found.used is None:
         return ExpectedScore(metric, None, None, Interval(None, None), found.verdict)
     # Draws of the two laws are independent: each loss meets one draw of the metric's law, at random.
-    drawn = found.predict_draws(losses)
+    drawn = found.predict_replicates(losses)
     partners = np.resize(np.random.default_rng(0).permutation(len(drawn)), len(losses))
     scores = drawn[partners, np.arange(len(losses))]
-    return ExpectedScore(metric, found.used.law.name, float(scores.mean()), percentiles(scores), "")
+    return ExpectedScore(metric, found.used.law.name, float(scores.mean()), percentile_interval(scores), "")

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
-from finetune_scaling.laws.forms.declared import of_factor, predict
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.forms.joint import ADDITIVE
 from finetune_scaling.laws.points.units import MOST_NATS
-from finetune_scaling.laws.uncertainty.components import Components
+from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents
 from finetune_scaling.recommendation.pet import PetDefault
 
 Range = tuple[float, float]
@@ -44,7 +44,7 @@ class Surface:
     deviation of one new run about the law, in nats.
     """
 
-    fit: StagedFit
+    fit: JointFit
     pet: PetDefault
     ranges: Mapping[str, Range]
     allowances: Mapping[str, float]
@@ -58,7 +58,7 @@ class Surface:
 
     def draws(self, size: float, pet: float | None, examples: float) -> np.ndarray:
         """Loss [R] by every bootstrap draw, bent beyond the fitted range."""
-        found = within_reach(self._loss(self.fit.draws, size, pet, examples))
+        found = within_reach(self._loss(self.fit.replicates, size, pet, examples))
         for name, beyond in self.beyond(size, pet, examples).items():
             found = found + beyond * self.allowances[name] * self.bends[name]
         return found
@@ -71,10 +71,10 @@ class Surface:
 
     def _loss(self, vectors: np.ndarray, size: float, pet: float | None, examples: float) -> np.ndarray:
         natural = self.fit.layout.to_natural(vectors)
-        loss = predict(self.fit.law, of_factor(natural, "model"), {"X": size, "D": examples})
+        loss = predict(self.fit.law, factor_parameters(natural, "model"), {"X": size, "D": examples})
         if pet is None or pet == self.pet.size:
             return loss
-        of_pet = of_factor(natural, "pet")
+        of_pet = factor_parameters(natural, "pet")
         here, default = (predict(self.fit.law, of_pet, {"X": p, "D": examples}) for p in (pet, self.pet.size))
         if self.fit.law.name == ADDITIVE.name:
             return loss + here - default
@@ -82,7 +82,7 @@ class Surface:
         return offset + (loss - offset) * (here - offset) / (default - offset)
 
 
-def surface(fit: StagedFit, rows: pd.DataFrame, pet: PetDefault) -> Surface:
+def surface(fit: JointFit, rows: pd.DataFrame, pet: PetDefault) -> Surface:
     """The surface of a fit that has the factor model; rows: settings of its task and method."""
     fitted = rows[~rows["held_out"] & rows["factor"].isin(fit.factors)]
     of_model, of_pet = fitted[fitted["factor"] == "model"], fitted[fitted["factor"] == "pet"]
@@ -95,12 +95,12 @@ def surface(fit: StagedFit, rows: pd.DataFrame, pet: PetDefault) -> Surface:
         pet=pet,
         ranges=ranges,
         allowances={name: _allowance(fit, name, ["examples", *factors]) for name in ranges},
-        bends={name: _bend(len(fit.draws), [fit.resampling.seed, i]) for i, name in enumerate(ranges)},
+        bends={name: _bend(len(fit.replicates), [fit.resampling.seed, i]) for i, name in enumerate(ranges)},
         noise=_noise(fit.components, ["examples", *factors]),
     )
 
 
-def _allowance(fit: StagedFit, name: str, families: Sequence[str]) -> float:
+def _allowance(fit: JointFit, name: str, families: Sequence[str]) -> float:
     """Largest mean deviation from a level left out, or from held-out points; families: in the order of fit.families."""
     left_out = fit.left_out[fit.families[families.index(name)]]
     factors = ("model", "pet") if name == "examples" else (name,)
@@ -127,7 +127,7 @@ def distance(value: float, measured: Range) -> float:
     return float(outside / width) if outside > 1e-9 else 0.0
 
 
-def _noise(scatter: Components, families: Sequence[str]) -> float:
+def _noise(scatter: VarianceComponents, families: Sequence[str]) -> float:
     """Of one run on the model grid: between seeds, between settings, and the lucks of its size and its examples.
 
     families: in the order of scatter.levels.

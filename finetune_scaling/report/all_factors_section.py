@@ -10,7 +10,7 @@ import pandas as pd
 from finetune_scaling.analysis.all_factors import conditions, factors_of
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.files import finite
-from finetune_scaling.laws.fitting.law_fit import LawFit
+from finetune_scaling.laws.fitting.one_stage import LawFit
 from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
 from finetune_scaling.report import page
 from finetune_scaling.report.law_figure import LOSS, Prediction, band_of, prediction_texts
@@ -73,7 +73,7 @@ def _draw(analysis: Analysis, task: str, fits: dict[str, LawFit]) -> Picture:
     for axes, (method, fit) in zip(grid.flat, fits.items(), strict=True):
         rows = conditions(analysis.rows(task, method))
         factors = factors_of(rows)
-        loss, band = fit.predict(factors), band_of(fit.predict_draws(factors))
+        loss, band = fit.predict(factors), band_of(fit.predict_replicates(factors))
         series, marker = method_series(method, analysis.methods), style(method, analysis.methods)[1]
         ends = (rows["loss"].min(), rows["loss"].max())
         axes.plot(ends, ends, color="#555555", lw=0.8)
@@ -95,13 +95,13 @@ def _value(fit: LawFit, name: str) -> str:
     if not fit.describes:
         return "unidentified, the law does not describe these points"
     text = f"{fit.parameters[name]:.3g} ({interval_text(fit.interval(name))})"
-    return f"unidentified, {text}" if fit.why_unidentified(name) else text
+    return f"unidentified, {text}" if fit.why_poorly_determined(name) else text
 
 
 def _record(task: str, method: str, fit: LawFit) -> dict[str, Any]:
     parameters = {}
     for name in fit.layout.names:
-        why = fit.why_unidentified(name)
+        why = fit.why_poorly_determined(name)
         told = fit.describes and name not in fit.fixed
         ends = asdict(fit.interval(name)) if told else {"low": None, "high": None}
         value = finite(fit.parameters[name]) if told else None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.report import page
 from finetune_scaling.report.names import method_name
 from finetune_scaling.report.phrases import interval_text
@@ -28,14 +28,14 @@ def certainty_section(analysis: Analysis) -> str:
     return body
 
 
-def _rows(fit: StagedFit) -> Iterator[tuple]:
+def _rows(fit: JointFit) -> Iterator[tuple]:
     if not fit.describes:
-        yield (fit.task, method_name(fit.method), "all", *("–",) * 4, f"no: {fit.why_nothing}")
+        yield (fit.task, method_name(fit.method), "all", *("–",) * 4, f"no: {fit.why_undescribed}")
         return
     for name, value in fit.parameters.items():
         together = f"{fit.one_stage_parameters[name]:.3g} ({interval_text(fit.one_stage_interval(name))})"
         profile = interval_text(fit.profiles[name].interval) if name in fit.profiles else "–"
-        error, why = fit.spread(name).standard_error, fit.why_unidentified(name)
+        error, why = fit.jackknife(name).standard_error, fit.why_poorly_determined(name)
         yield (
             fit.task,
             method_name(fit.method),

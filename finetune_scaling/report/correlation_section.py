@@ -3,11 +3,11 @@
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.correlation import (
     FEWEST,
-    FOLLOWS,
     RESAMPLES,
+    TRACKING_THRESHOLD,
     Coefficient,
     Correlation,
-    stand_ins,
+    proxy_verdicts,
 )
 from finetune_scaling.report import page
 from finetune_scaling.report.names import FACTOR_NAMES, method_name
@@ -19,13 +19,14 @@ def correlation_section(analysis: Analysis) -> str:
     found = analysis.correlations
     if not found:
         return ""
-    verdicts = [(s.task, s.metric, s.verdict, stand_in_sentence(s)) for s in stand_ins(found)]
+    verdicts = [(s.task, s.metric, s.verdict, stand_in_sentence(s)) for s in proxy_verdicts(found)]
     body = page.paragraph(
-        "The loss is log-perplexity in nats a token. In a cell, one method and factor, a metric follows it where the "
-        f"whole 90 % interval of Pearson's r lies beyond {FOLLOWS:g} in the right direction: at or below -{FOLLOWS:g} "
-        f"for scores, at or above {FOLLOWS:g} for errors such as TER. It does not follow where the whole interval "
-        f"falls short of that. Otherwise, or with fewer than {FEWEST} settings, it cannot be told. A metric may stand "
-        "in for the loss on a task where it follows in every cell, and cannot where it does not in one."
+        "The loss is log-perplexity in nats a token. In a cell, one method and factor, a metric tracks it where the "
+        f"whole 90 % interval of Pearson's r is beyond {TRACKING_THRESHOLD:g} in the right direction: at or below "
+        f"-{TRACKING_THRESHOLD:g} for scores, at or above {TRACKING_THRESHOLD:g} for errors such as TER. It does not "
+        f"track it where the whole interval falls short of that. Otherwise, or with fewer than {FEWEST} settings, the "
+        "verdict is inconclusive. A metric is a proxy for the loss on a task where it tracks it in every cell, and not "
+        "where it does not in one."
     )
     body += page.table("Verdicts", ("task", "metric", "verdict", "in words"), verdicts, wrap=("in words",))
     for task in analysis.table.tasks:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.critical import SEARCH_RANGE, ClosedForm, CriticalSize, Root
+from finetune_scaling.analysis.critical_sizes import SEARCH_RANGE, ClosedForm, CriticalSize, Root
 from finetune_scaling.files import finite
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report import page

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.report.names import method_name
 from finetune_scaling.report.phrases import parameter_text
 from finetune_scaling.report.picture import Picture, picture_of
@@ -29,7 +29,7 @@ def exponents(analysis: Analysis) -> list[str]:
     return [n for n in NAMES if any(n in f.parameters for f in _fits(analysis))]
 
 
-def _fits(analysis: Analysis) -> list[StagedFit]:
+def _fits(analysis: Analysis) -> list[JointFit]:
     return [fit for fit in analysis.of_law(analysis.main_law) if fit.describes]
 
 
@@ -51,10 +51,10 @@ def draw_exponents(analysis: Analysis) -> Picture:
     return picture
 
 
-def _draw_value(axes: Axes, place: int, name: str, fit: StagedFit, methods: tuple[str, ...]) -> None:
+def _draw_value(axes: Axes, place: int, name: str, fit: JointFit, methods: tuple[str, ...]) -> None:
     value, interval = fit.parameters[name], fit.interval(name)
     series, marker = method_series(fit.method, methods), style(fit.method, methods)[1]
-    alpha = 1.0 if fit.is_identified(name) else PALE
+    alpha = 1.0 if fit.is_well_determined(name) else PALE
     low = value if interval.low is None else interval.low
     high = value if interval.high is None else interval.high
     look: dict[str, Any] = {"color": series.colour, "alpha": alpha}

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.analysis import Analysis, main_metric
-from finetune_scaling.analysis.forgetting import Change, main_factor, shown_columns
+from finetune_scaling.analysis.forgetting import ScoreChange, main_factor, shown_columns
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.report.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.report.picture import Picture, Series, picture_of
@@ -51,7 +51,7 @@ def _draw(analysis: Analysis, task: str, factor: str) -> Picture:
     return figure
 
 
-def _draw_method(axes: Axes, cells: list[Change], series: Series, marker: str) -> None:
+def _draw_method(axes: Axes, cells: list[ScoreChange], series: Series, marker: str) -> None:
     cells = sorted(cells, key=lambda c: c.finetune_examples)
     if cells:
         means = [c.mean for c in cells]

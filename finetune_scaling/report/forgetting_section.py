@@ -1,7 +1,7 @@
 """The report's section on what tuning changes outside its task."""
 
 from finetune_scaling.analysis.analysis import Analysis, main_metric
-from finetune_scaling.analysis.forgetting import Change, main_factor, shown_columns
+from finetune_scaling.analysis.forgetting import ScoreChange, main_factor, shown_columns
 from finetune_scaling.report import page
 from finetune_scaling.report.names import FACTOR_NAMES, X_NAMES, human, method_name
 from finetune_scaling.report.score_words import column_name, forgetting_lines, told_columns
@@ -44,7 +44,7 @@ def _header(factor: str | None) -> tuple[str, ...]:
     return ("what", "method", "examples", *x, "copying", "untuned", "change", "range", "runs")
 
 
-def _row(change: Change) -> tuple:
+def _row(change: ScoreChange) -> tuple:
     x = () if change.x is None else (human(change.x),)
     reach = f"{change.low:+.3g} to {change.high:+.3g}"
     key = (column_name(change.column), method_name(change.method), human(change.finetune_examples), *x)

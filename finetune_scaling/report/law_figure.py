@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.fitted_table import FittedTable
-from finetune_scaling.analysis.single_laws import SingleFit
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.analysis.curve_fits import CurveFit
+from finetune_scaling.analysis.joint_fits import JointFits
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
 from finetune_scaling.report.names import human, method_name
@@ -54,9 +54,9 @@ class Curve(Protocol):
         """The prediction."""
 
 
-def predicted(fit: StagedFit, factor: str, x: Any, examples: Any) -> Prediction:
+def predicted(fit: JointFit, factor: str, x: Any, examples: Any) -> Prediction:
     """A fit's prediction with its interval."""
-    return Prediction(fit.predict(factor, x, examples), band_of(fit.predict_draws(factor, x, examples)))
+    return Prediction(fit.predict(factor, x, examples), band_of(fit.predict_replicates(factor, x, examples)))
 
 
 def band_of(draws: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ def prediction_texts(found: Prediction | None, count: int) -> list[str]:
     ]
 
 
-def draw_methods(analysis: FittedTable, task: str) -> Picture:
+def draw_methods(analysis: JointFits, task: str) -> Picture:
     """Methods side by side: loss against examples, a panel for each model size, lines by the multiplicative law."""
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())
@@ -97,7 +97,7 @@ def draw_methods(analysis: FittedTable, task: str) -> Picture:
     return picture
 
 
-def _draw_method(axes: Axes, rows: pd.DataFrame, fit: StagedFit | None, methods: Sequence[str]) -> None:
+def _draw_method(axes: Axes, rows: pd.DataFrame, fit: JointFit | None, methods: Sequence[str]) -> None:
     method, size = rows["method"].iloc[0], float(rows["x"].iloc[0])
     series, marker = method_series(method, methods), style(method, methods)[1]
     said = loss_texts(rows)
@@ -147,14 +147,14 @@ def _curve(analysis: Analysis, task: str, method: str, law: str, factor: str) ->
     return lambda x, examples: _single(own, x, examples)
 
 
-def _single(own: dict[float, SingleFit], x: Any, examples: Any) -> Prediction | None:
+def _single(own: dict[float, CurveFit], x: Any, examples: Any) -> Prediction | None:
     """By the single law of the factor value x, or of the one value of x that all points share."""
     values = np.unique(x)
     if len(values) != 1 or float(values[0]) not in own:
         return None
     single = own[float(values[0])]
     return Prediction(
-        single.predict(examples), band_of(single.predict_draws(examples)) if single.shows_scatter else None
+        single.predict(examples), band_of(single.predict_replicates(examples)) if single.shows_scatter else None
     )
 
 

@@ -41,4 +41,4 @@ def _draw_law(analysis: Analysis, axes: Axes, series: Series, key: tuple[str, st
         return
     grid, picture = np.linspace(losses.min(), losses.max(), CURVE_POINTS), picture_of(axes)
     picture.tag(series, *axes.plot(grid, found.predict(grid), color=series.colour, lw=1.2))
-    picture.tag(series, axes.fill_between(grid, *band_of(found.predict_draws(grid)), color=series.colour, **BAND))
+    picture.tag(series, axes.fill_between(grid, *band_of(found.predict_replicates(grid)), color=series.colour, **BAND))

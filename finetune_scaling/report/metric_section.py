@@ -66,8 +66,8 @@ def _record(one: MetricFit) -> dict[str, Any]:
         name: {
             "value": finite(value),
             **{end: finite(found) for end, found in asdict(one.interval(name)).items()},
-            "identified": not one.why_unidentified(name),
-            "why_unidentified": one.why_unidentified(name),
+            "identified": not one.why_poorly_determined(name),
+            "why_unidentified": one.why_poorly_determined(name),
         }
         for name, value in (one.fitted.parameters if one.describes else {}).items()
     }

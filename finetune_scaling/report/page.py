@@ -22,11 +22,11 @@ WIDE = 700  # points: a picture wider than this needs more room to be read on a 
 # "<" could begin an end tag or a comment inside a script element; the separators end a line in old scripts.
 UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
 VERDICT_CLASSES = {
-    "holds": "holds",
-    "does not hold": "fails",
-    "cannot be told": "untold",
-    "follows": "holds",
-    "does not follow": "fails",
+    "supported": "holds",
+    "not supported": "fails",
+    "inconclusive": "untold",
+    "tracks": "holds",
+    "does not track": "fails",
 }
 
 

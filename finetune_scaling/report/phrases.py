@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.uncertainty.intervals import Interval
 
 
@@ -19,12 +19,12 @@ def interval_text(interval: Interval, show: Callable[[float], str] = "{:.3g}".fo
     return f"{show(interval.low)} to {'open' if interval.high is None else show(interval.high)}"
 
 
-def parameter_text(fit: StagedFit, name: str) -> str:
+def parameter_text(fit: JointFit, name: str) -> str:
     """A value with its 90 % bootstrap interval, or that it is unidentified."""
     if not fit.describes:
         return "unidentified, the law does not describe these points"
     text = f"{fit.parameters[name]:.3g} ({interval_text(fit.interval(name))})"
-    return text if fit.is_identified(name) else f"unidentified, {text}"
+    return text if fit.is_well_determined(name) else f"unidentified, {text}"
 
 
 def share_text(share: float) -> str:

@@ -70,7 +70,7 @@ def _record(found: PretrainingFit) -> dict[str, Any]:
     parameters: dict[str, Any] = {}
     if fitted is not None and fitted.describes:
         for name, value in fitted.parameters.items():
-            why = found.why_unidentified(name)
+            why = found.why_poorly_determined(name)
             parameters[name] = {
                 "value": finite(value),
                 **asdict(found.interval(name)),

@@ -6,8 +6,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.critical import CriticalSize, Root
-from finetune_scaling.analysis.regions import SURE, RegionMap
+from finetune_scaling.analysis.best_method_map import AGREEMENT, BestMethodMap
+from finetune_scaling.analysis.critical_sizes import CriticalSize, Root
 from finetune_scaling.report.law_figure import EXAMPLES
 from finetune_scaling.report.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.report.picture import Picture, picture_of, series_of
@@ -33,7 +33,7 @@ TINT, FADED = 0.36, 0.16  # opacity where the draws agree, and where they do not
 GREY = "#8a8a8a"
 
 
-def draw_regions(analysis: Analysis, found: RegionMap) -> Picture:
+def draw_regions(analysis: Analysis, found: BestMethodMap) -> Picture:
     """The map of one task and factor."""
     rows = analysis.rows(found.task, factor=found.factor)
     picture, grid = panels(1, 1, width=5.2, height=3.6)
@@ -54,20 +54,20 @@ def draw_regions(analysis: Analysis, found: RegionMap) -> Picture:
     return picture
 
 
-def _draw_tint(axes: Axes, found: RegionMap, methods: tuple[str, ...]) -> None:
+def _draw_tint(axes: Axes, found: BestMethodMap, methods: tuple[str, ...]) -> None:
     colours = np.array([to_rgb(style(m, methods)[0]) for m in found.methods])
-    opacity = np.where(found.agreement >= SURE, TINT, FADED)
+    opacity = np.where(found.agreement >= AGREEMENT, TINT, FADED)
     tints = np.concatenate([colours[found.best], opacity[..., None]], axis=-1).transpose(1, 0, 2)
     axes.pcolormesh(found.x, found.examples, tints, shading="nearest", rasterized=True)
-    if (found.agreement < SURE).any():
+    if (found.agreement < AGREEMENT).any():
         unsure = axes.contourf(
-            found.x, found.examples, found.agreement.T, levels=[-1, SURE], colors="none", hatches=["////"]
+            found.x, found.examples, found.agreement.T, levels=[-1, AGREEMENT], colors="none", hatches=["////"]
         )
         unsure.set_edgecolor(GREY)
         unsure.set_linewidth(0)
 
 
-def _draw_measured(axes: Axes, found: RegionMap, method: str, shift: float, analysis: Analysis) -> None:
+def _draw_measured(axes: Axes, found: BestMethodMap, method: str, shift: float, analysis: Analysis) -> None:
     rows = analysis.rows(found.task, method, found.factor)
     series, marker = method_series(method, analysis.methods), style(method, analysis.methods)[1]
     x = rows["x"].to_numpy(float) * (found.x[-1] / found.x[0]) ** (0.014 * shift)

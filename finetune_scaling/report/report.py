@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis, best_runs, measured_best
-from finetune_scaling.analysis.claims import SURE, Cell
+from finetune_scaling.analysis.claims import CONFIDENCE, Comparison
 from finetune_scaling.files import write_atomically
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report import page
@@ -118,7 +118,7 @@ def _law_table(analysis: Analysis, law: str) -> str:
     )
 
 
-def _value(fit: StagedFit, name: str) -> str:
+def _value(fit: JointFit, name: str) -> str:
     return parameter_text(fit, name) if name in fit.parameters else "–"
 
 
@@ -146,11 +146,11 @@ def _error(row: pd.Series, kind: str) -> str:
 
 def _claims(analysis: Analysis) -> str:
     body = page.paragraph(
-        f"A cell is a difference that a finding says is above zero. It holds where it is so in at least {SURE:.0%} of "
-        f"the resamples, and does not hold where it is so in at most {1 - SURE:.0%}; in both cases the difference must "
-        "also exceed its 90 % leave-out margin. Otherwise, and where the two disagree, it cannot be told from these "
-        "points. A finding holds overall where it holds in every cell, and in all of them together in at least "
-        f"{SURE:.0%} of the resamples."
+        f"A cell is a difference that a finding says is above zero. It is supported where it is so in at least "
+        f"{CONFIDENCE:.0%} of the resamples, and not supported where it is so in at most {1 - CONFIDENCE:.0%}; in both "
+        "cases the difference must also exceed its 90 % jackknife margin. Otherwise, and where the two disagree, it is "
+        "inconclusive. A finding is supported overall where it is in every cell, and in all of them together in at "
+        f"least {CONFIDENCE:.0%} of the resamples."
     )
     overall = [(c.sentence, c.verdict, c.tally, _share(c.probability)) for c in analysis.claims]
     header = ("finding", "verdict", "cells", "all together")
@@ -158,15 +158,15 @@ def _claims(analysis: Analysis) -> str:
     for claim in analysis.claims:
         rows = [
             (c.where, c.difference, _interval(c), _share(c.probability), c.margin, c.verdict, c.why)
-            for c in claim.cells
+            for c in claim.comparisons
         ]
         names = ("cell", "difference", "90 % interval", "above zero in", "leave-out margin", "verdict", "why")
         body += page.folded(claim.sentence, page.table(claim.name, names, rows, wrap=("why",)))
     return body
 
 
-def _interval(cell: Cell) -> str:
-    return "–" if cell.draws is None else interval_text(Interval(cell.low, cell.high))
+def _interval(cell: Comparison) -> str:
+    return "–" if cell.replicates is None else interval_text(Interval(cell.low, cell.high))
 
 
 def _share(share: float | None) -> str:

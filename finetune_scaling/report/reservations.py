@@ -7,7 +7,7 @@ from finetune_scaling.report.names import method_name
 def reservations(analysis: Analysis) -> list[str]:
     """What looks wrong, what was left out, and what could not be fitted, and why."""
     table = analysis.table
-    lines = list(table.doubts)
+    lines = list(table.warnings)
     if table.stopped_by_budget:
         lines.append(
             f"{table.stopped_by_budget} runs were stopped by their budget before their optimum; no fit uses them."
@@ -30,7 +30,7 @@ def unidentified(analysis: Analysis) -> list[str]:
     lines = []
     for fit in analysis.of_law(analysis.main_law):
         for name in fit.parameters:
-            if not fit.is_identified(name):
+            if not fit.is_well_determined(name):
                 where = f"{fit.task}, {method_name(fit.method)}, {name.replace('_', ' ')}"
-                lines.append(f"{where}: unidentified; {fit.why_unidentified(name)} ({fit.law.name} law).")
+                lines.append(f"{where}: unidentified; {fit.why_poorly_determined(name)} ({fit.law.name} law).")
     return lines

@@ -3,27 +3,27 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from finetune_scaling.analysis.claims import UNTOLD
-from finetune_scaling.analysis.correlation import DOES_NOT_FOLLOW, FOLLOWS_LOSS, Correlation, StandIn, stand_ins
-from finetune_scaling.analysis.forgetting import Change, main_factor, shown_columns
+from finetune_scaling.analysis.claims import INCONCLUSIVE
+from finetune_scaling.analysis.correlation import DOES_NOT_TRACK, TRACKS_LOSS, Correlation, ProxyVerdict, proxy_verdicts
+from finetune_scaling.analysis.forgetting import ScoreChange, main_factor, shown_columns
 from finetune_scaling.report.names import FACTOR_NAMES, human, method_name
 
 LEAVES = "leaves within the spread of its runs"
 STAND_IN_WORDS = {
-    FOLLOWS_LOSS: "may stand in for the loss",
-    DOES_NOT_FOLLOW: "cannot stand in for the loss",
-    UNTOLD: "cannot be told to stand in for the loss",
+    TRACKS_LOSS: "may stand in for the loss",
+    DOES_NOT_TRACK: "cannot stand in for the loss",
+    INCONCLUSIVE: "cannot be told to stand in for the loss",
 }
 
 
 def correlation_line(found: list[Correlation], task: str, metric: str) -> Iterator[str]:
     """The verdict on a task's main metric, where it was measured."""
-    yield from (stand_in_sentence(s) for s in stand_ins(found) if (s.task, s.metric) == (task, metric))
+    yield from (stand_in_sentence(s) for s in proxy_verdicts(found) if (s.task, s.metric) == (task, metric))
 
 
-def stand_in_sentence(stand_in: StandIn) -> str:
+def stand_in_sentence(stand_in: ProxyVerdict) -> str:
     """Whether a metric may stand in for the loss: the tally of its cells, and the cells that speak against it."""
-    against = [cell for cell in stand_in.cells if cell.verdict == DOES_NOT_FOLLOW]
+    against = [cell for cell in stand_in.cells if cell.verdict == DOES_NOT_TRACK]
     where = ", ".join(f"{cell_name(cell)} (r {cell.pearson.value:.2f})" for cell in against if cell.pearson)
     plain = f"{stand_in.metric} {STAND_IN_WORDS[stand_in.verdict]}: {stand_in.tally} cells"
     return f"{plain}; it does not over {where}." if 0 < len(against) < len(stand_in.cells) else f"{plain}."
@@ -34,7 +34,7 @@ def cell_name(cell: Correlation) -> str:
     return f"{FACTOR_NAMES[cell.factor]} with {method_name(cell.method)}"
 
 
-def forgetting_lines(found: list[Change], task: str, metric: str | None) -> Iterator[str]:
+def forgetting_lines(found: list[ScoreChange], task: str, metric: str | None) -> Iterator[str]:
     """A sentence for each method: what its most examples change, in one column of each evaluator."""
     factor = main_factor(found, task)
     own = [c for c in found if (c.task, c.factor, c.x) == (task, factor, None)]
@@ -47,7 +47,7 @@ def forgetting_lines(found: list[Change], task: str, metric: str | None) -> Iter
         yield f"{name[:1].upper()}{name[1:]} at {human(most)} examples {said} (mean; range over runs)."
 
 
-def told_columns(found: list[Change], task: str, metric: str | None) -> list[str]:
+def told_columns(found: list[ScoreChange], task: str, metric: str | None) -> list[str]:
     """One of each evaluator's shown columns: of a loss and a score the score, which comes second."""
     return list({column.partition(".")[0]: column for column in shown_columns(found, task, metric)}.values())
 
@@ -62,7 +62,7 @@ def column_name(column: str) -> str:
     return f"{evaluator.replace('_', '-')} {metric}"
 
 
-def _change_words(columns: Sequence[Sequence[Change]]) -> str:
+def _change_words(columns: Sequence[Sequence[ScoreChange]]) -> str:
     """What one method's most examples raise, lower and leave, a sequence of changes for each column."""
     kinds: dict[str, list[str]] = {"raises": [], "lowers": [], LEAVES: []}
     for cells in columns:

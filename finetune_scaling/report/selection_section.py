@@ -3,7 +3,7 @@
 import math
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.selection import DECISIVE, Candidate
+from finetune_scaling.analysis.model_selection import DECISIVE, LawScore
 from finetune_scaling.report import page
 from finetune_scaling.report.names import method_name
 
@@ -37,7 +37,7 @@ def selection_section(analysis: Analysis) -> str:
     return body + page.folded("What they are compared by", measures)
 
 
-def _measures(candidate: Candidate) -> tuple:
+def _measures(candidate: LawScore) -> tuple:
     described = "yes" if candidate.describes else "no"
     criterion = candidate.criterion if math.isfinite(candidate.criterion) else "unknown"
     errors = (candidate.left_out_error, candidate.held_out)

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_scaling.analysis.analysis import JOINT_LAWS, Analysis, analyse
 from finetune_scaling.errors import DataError, WorkdirError
 from finetune_scaling.files import Location, read_json
-from finetune_scaling.laws.fitting.program import HUBER_DELTA, FitSettings
+from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law, Residual
 from finetune_scaling.laws.points.bases import bases_beside
 from finetune_scaling.laws.points.table import read_points

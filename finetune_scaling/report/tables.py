@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis, best_runs, measured_best
-from finetune_scaling.analysis.claims import Cell, Claim
+from finetune_scaling.analysis.best_method_map import BestMethodMap
+from finetune_scaling.analysis.claims import Claim, Comparison
 from finetune_scaling.analysis.correlation import Correlation, bootstrap_record
-from finetune_scaling.analysis.fitted_table import FittedTable
-from finetune_scaling.analysis.regions import RegionMap
-from finetune_scaling.analysis.selection import Selection
-from finetune_scaling.analysis.single_laws import SingleFit
+from finetune_scaling.analysis.curve_fits import CurveFit
+from finetune_scaling.analysis.joint_fits import JointFits
+from finetune_scaling.analysis.model_selection import Selection
 from finetune_scaling.files import finite, write_atomically, write_json_atomically
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.points.table import FACTORS
-from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, percentiles
+from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, percentile_interval
 from finetune_scaling.report.all_factors_section import all_factors_records, all_factors_table
 from finetune_scaling.report.critical_section import critical_record, critical_table
 from finetune_scaling.report.latex import latex_table
@@ -67,18 +67,18 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def parameter_record(fit: StagedFit, name: str) -> dict[str, Any]:
+def parameter_record(fit: JointFit, name: str) -> dict[str, Any]:
     """One parameter: value, 90 % bootstrap interval, whether identified and if not why, leave-out standard error.
 
     in_one_stage: value and interval of the fit of all parameters at once.
     """
-    spread, interval, together = fit.spread(name), fit.interval(name), fit.one_stage_interval(name)
+    spread, interval, together = fit.jackknife(name), fit.interval(name), fit.one_stage_interval(name)
     return {
         "value": finite(fit.parameters[name]) if fit.describes else None,
         "low": interval.low if fit.describes else None,
         "high": interval.high if fit.describes else None,
-        "identified": fit.is_identified(name),
-        "why": fit.why_unidentified(name),
+        "identified": fit.is_well_determined(name),
+        "why": fit.why_poorly_determined(name),
         "leave_out_standard_error": finite(spread.standard_error),
         "of_logarithm": fit.parameter(name).is_log,
         "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.describes else None,
@@ -120,7 +120,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         write_atomically(out / "tables" / f"{name}.tex", latex_table(table, name.replace("_", " ")))
 
 
-def laws_table(analysis: FittedTable) -> pd.DataFrame:
+def laws_table(analysis: JointFits) -> pd.DataFrame:
     """One row a parameter: task, method, law, parameter, value, standard error, whether identified."""
     rows = []
     for fit in analysis.fits.values():
@@ -129,7 +129,7 @@ def laws_table(analysis: FittedTable) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def errors_table(analysis: FittedTable) -> pd.DataFrame:
+def errors_table(analysis: JointFits) -> pd.DataFrame:
     """Mean absolute deviation per task, method, factor and law, on fitted and on held-out points, in nats per token."""
     rows = []
     for fit in analysis.fits.values():
@@ -157,7 +157,7 @@ def claims_table(analysis: Analysis) -> pd.DataFrame:
         [
             {"claim": c.name, "claim_verdict": c.verdict, "claim_probability": c.probability, **_cell_record(cell)}
             for c in analysis.claims
-            for cell in c.cells
+            for cell in c.comparisons
         ]
     )
 
@@ -176,7 +176,9 @@ def predictions_table(analysis: Analysis) -> pd.DataFrame:
             x, examples = (table.loc[rows, c].to_numpy(float) for c in ("x", "finetune_examples"))
             table.loc[rows, f"predicted_{law}"] = fit.predict(factor, x, examples)
             if fit.describes and rows.any():
-                ends = np.quantile(fit.predict_draws(factor, x, examples), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+                ends = np.quantile(
+                    fit.predict_replicates(factor, x, examples), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0
+                )
                 table.loc[rows, [f"predicted_{law}{end}" for end in PREDICTED[1:]]] = ends.T
     return table
 
@@ -200,7 +202,7 @@ def entropy_rows(analysis: Analysis) -> list[dict[str, Any]]:
     ]
 
 
-def _joint_record(analysis: Analysis, fit: StagedFit) -> dict[str, Any]:
+def _joint_record(analysis: Analysis, fit: JointFit) -> dict[str, Any]:
     return {
         "task": fit.task,
         "method": fit.method,
@@ -219,7 +221,9 @@ def _joint_record(analysis: Analysis, fit: StagedFit) -> dict[str, Any]:
         "residual": analysis.settings.residual_of(fit.law),
         "errors": fit.errors,
         "error_intervals": {
-            "held_out": {factor: asdict(percentiles(draws)) for factor, draws in fit.held_out_draws.items()}
+            "held_out": {
+                factor: asdict(percentile_interval(draws)) for factor, draws in fit.held_out_replicates.items()
+            }
         },
     }
 
@@ -251,14 +255,14 @@ def _selection_record(task: str, method: str, found: Selection) -> dict[str, Any
     }
 
 
-def _region_record(found: RegionMap) -> dict[str, Any]:
+def _region_record(found: BestMethodMap) -> dict[str, Any]:
     """A map in short; tables/regions.csv has its places."""
     return {
         "task": found.task,
         "law": found.law,
         "factor": found.factor,
         "methods": list(found.methods),
-        "sure_share_of_measured": found.sure_share(),
+        "sure_share_of_measured": found.confident_share(),
     }
 
 
@@ -269,12 +273,12 @@ def _claim_record(claim: Claim) -> dict[str, Any]:
         "verdict": claim.verdict,
         "tally": claim.tally,
         "probability": claim.probability,
-        "compared_cells": len(claim.draws),
-        "cells": [_cell_record(cell) for cell in claim.cells],
+        "compared_cells": len(claim.replicates),
+        "cells": [_cell_record(cell) for cell in claim.comparisons],
     }
 
 
-def _cell_record(cell: Cell) -> dict[str, Any]:
+def _cell_record(cell: Comparison) -> dict[str, Any]:
     """A cell without its draws."""
     names = ("where", "difference", "low", "high", "probability", "margin", "verdict", "why")
     return {name: getattr(cell, name) for name in names}
@@ -294,20 +298,20 @@ def _flat_correlation(found: Correlation) -> dict[str, Any]:
     return flat | {name: record[name] for name in ("verdict", "why")}
 
 
-def _flat_parameter(fit: StagedFit, name: str) -> dict[str, Any]:
+def _flat_parameter(fit: JointFit, name: str) -> dict[str, Any]:
     record = parameter_record(fit, name)
     together = {f"one_stage_{key}": value for key, value in record.pop("in_one_stage").items()}
     profile = record.pop("profile") or {"low": None, "high": None}
     return record | together | {f"profile_{key}": value for key, value in profile.items()}
 
 
-def _single_record(single: SingleFit) -> dict[str, Any]:
+def _single_record(single: CurveFit) -> dict[str, Any]:
     record = {field: getattr(single, field) for field in _SINGLE_FIELDS}
     intervals = {name: asdict(single.interval(name)) for name in single.parameters}
     return record | {"parameters": single.parameters, "intervals": intervals}
 
 
-def _flat_single(single: SingleFit) -> dict[str, Any]:
+def _flat_single(single: CurveFit) -> dict[str, Any]:
     flat = {field: getattr(single, field) for field in _SINGLE_FIELDS}
     for name, value in single.parameters.items():
         interval = single.interval(name)

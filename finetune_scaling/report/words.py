@@ -8,8 +8,8 @@ import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis, best_runs, main_metric, measured_best
 from finetune_scaling.analysis.claims import Claim
-from finetune_scaling.analysis.critical import CriticalSize, best_regions
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.analysis.critical_sizes import CriticalSize, best_regions
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.names import FACTOR_NAMES, human, method_name
 from finetune_scaling.report.phrases import interval_text, parameter_text, share_text
@@ -50,13 +50,13 @@ def claim_line(claim: Claim) -> str:
 def _share_words(claim: Claim) -> str:
     if claim.probability is None:
         return ""
-    compared = len(claim.draws)
+    compared = len(claim.replicates)
     share = f"{share_text(claim.probability)} of resamples"
-    if len(claim.cells) == 1:
+    if len(claim.comparisons) == 1:
         return f"; it does in {share}"
     if compared == 1:
         return f"; the only comparable one does in {share}"
-    which = "all" if compared == len(claim.cells) else f"the {compared} comparable ones"
+    which = "all" if compared == len(claim.comparisons) else f"the {compared} comparable ones"
     return f"; {which} together in {share}"
 
 
@@ -65,7 +65,9 @@ def _choice_lines(analysis: Analysis, task: str) -> Iterator[str]:
     best = measured_best(analysis, task)
     maps = [m for m in analysis.regions if (m.task, m.factor) == (task, "model")]
     sure = "".join(
-        f"; over model size the resamples agree on the best method on {share_text(m.sure_share())} of the measured map"
+        "; over model size the resamples agree on the best method on "
+        f"{share_text(m.confident_share())} of the "
+        "measured map"
         for m in maps
     )
     if best.empty:
@@ -100,7 +102,7 @@ def _identified_line(analysis: Analysis) -> str:
     """How many of the exponents the points hold."""
     fits = analysis.of_law(analysis.main_law)
     names = [(fit, n) for fit in fits for n in fit.parameters if n.startswith("alpha") or n == "beta"]
-    held = sum(fit.is_identified(name) for fit, name in names)
+    held = sum(fit.is_well_determined(name) for fit, name in names)
     strays = sorted({f"{fit.task} with {method_name(fit.method)}" for fit in fits if not fit.describes})
     misfit = f" The law does not describe {', '.join(strays)}." if strays else ""
     return f"The points identify {held} of the {len(names)} exponents of the {analysis.main_law} law.{misfit}"
@@ -182,7 +184,7 @@ def _error_lines(analysis: Analysis, task: str) -> Iterator[str]:
     methods = [m for m in analysis.methods if laws and all(m in fits[law] for law in laws)]
     parts = []
     for factor in present_factors(analysis, task):
-        scored = [m for m in methods if all(factor in fits[law][m].held_out_draws for law in laws)]
+        scored = [m for m in methods if all(factor in fits[law][m].held_out_replicates for law in laws)]
         if scored:
             texts = [f"{law} {_error_range([fits[law][m] for m in scored], factor)}" for law in laws]
             parts.append(f"{FACTOR_NAMES[factor]} {', '.join(texts)}")
@@ -194,7 +196,7 @@ def _error_lines(analysis: Analysis, task: str) -> Iterator[str]:
         yield "No held-out points, so extrapolation is not scored."
 
 
-def _error_range(fits: list[StagedFit], factor: str) -> str:
+def _error_range(fits: list[JointFit], factor: str) -> str:
     """The least and the greatest error over methods."""
     errors = [fit.errors["held_out"][factor] for fit in fits]
     low, high = (f"{error:.2g}" for error in (min(errors), max(errors)))

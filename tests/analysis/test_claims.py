@@ -1,4 +1,4 @@
-"""Verdicts: holds, does not hold, cannot be told, by the stated rule."""
+"""Verdicts of claims follow the rule that claims.py states."""
 
 from dataclasses import replace
 
@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.claims import FAILS, HOLDS, UNTOLD, Cell, Claim, check_claims, judge
-from finetune_scaling.laws.uncertainty.jackknife import Spread
+from finetune_scaling.analysis.claims import (
+    INCONCLUSIVE,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    Claim,
+    Comparison,
+    check_claims,
+    judge,
+)
+from finetune_scaling.laws.uncertainty.jackknife import JackknifeEstimate
 
 SURE_DRAWS, SPLIT = np.full(200, 0.2), np.repeat([-0.1, 0.2], [60, 140])
 
@@ -15,28 +23,28 @@ SURE_DRAWS, SPLIT = np.full(200, 0.2), np.repeat([-0.1, 0.2], [60, 140])
 @pytest.mark.parametrize(
     ("difference", "spread", "draws", "verdict"),
     [
-        (0.2, Spread(0.05, 10.0), SURE_DRAWS, HOLDS),
-        (-0.2, Spread(0.05, 10.0), -SURE_DRAWS, FAILS),
-        (0.2, Spread(0.05, 10.0), SPLIT, UNTOLD),  # the bootstrap is not sure
-        (-0.2, Spread(0.05, 10.0), SURE_DRAWS, UNTOLD),  # the bootstrap contradicts
-        (0.05, Spread(0.05, 10.0), SURE_DRAWS, UNTOLD),  # leaving out is not sure
-        (0.2, Spread(0.05, 1.0), SURE_DRAWS, UNTOLD),
-        (0.2, Spread(None, None, "2 values"), SURE_DRAWS, UNTOLD),
+        (0.2, JackknifeEstimate(0.05, 10.0), SURE_DRAWS, SUPPORTED),
+        (-0.2, JackknifeEstimate(0.05, 10.0), -SURE_DRAWS, NOT_SUPPORTED),
+        (0.2, JackknifeEstimate(0.05, 10.0), SPLIT, INCONCLUSIVE),  # the bootstrap is not sure
+        (-0.2, JackknifeEstimate(0.05, 10.0), SURE_DRAWS, INCONCLUSIVE),  # the bootstrap contradicts
+        (0.05, JackknifeEstimate(0.05, 10.0), SURE_DRAWS, INCONCLUSIVE),  # leaving out is not sure
+        (0.2, JackknifeEstimate(0.05, 1.0), SURE_DRAWS, INCONCLUSIVE),
+        (0.2, JackknifeEstimate(None, None, "2 values"), SURE_DRAWS, INCONCLUSIVE),
     ],
 )
-def test_the_rule(difference: float, spread: Spread, draws: np.ndarray, verdict: str) -> None:
+def test_the_rule(difference: float, spread: JackknifeEstimate, draws: np.ndarray, verdict: str) -> None:
     assert judge("somewhere", difference, spread, draws).verdict == verdict
 
 
 def test_a_reservation_overrules_and_is_the_reason() -> None:
-    cell = judge("somewhere", 0.2, Spread(0.05, 10.0), SURE_DRAWS, "the law does not describe these points")
-    assert (cell.verdict, cell.why) == (UNTOLD, "the law does not describe these points")
-    assert (cell.difference, cell.low, cell.high, cell.probability, cell.draws) == (None,) * 5  # no number is told
+    cell = judge("somewhere", 0.2, JackknifeEstimate(0.05, 10.0), SURE_DRAWS, "the law does not describe these points")
+    assert (cell.verdict, cell.why) == (INCONCLUSIVE, "the law does not describe these points")
+    assert (cell.difference, cell.low, cell.high, cell.probability, cell.replicates) == (None,) * 5  # no number is told
 
 
 def test_a_cell_has_its_share_and_interval() -> None:
     draws = np.linspace(-0.0495, 0.9495, 1000)
-    cell = judge("somewhere", 0.45, Spread(0.05, 10.0), draws)
+    cell = judge("somewhere", 0.45, JackknifeEstimate(0.05, 10.0), draws)
     assert cell.probability == pytest.approx(0.95)
     assert cell.low == pytest.approx(0, abs=2e-3)
     assert cell.high == pytest.approx(0.9, abs=2e-3)
@@ -44,48 +52,48 @@ def test_a_cell_has_its_share_and_interval() -> None:
 
 def claim_of(*verdicts: str, share: float = 1.0) -> Claim:
     draws = np.where(np.arange(100) < 100 * share, 1.0, -1.0)
-    return Claim("c", "sentence", tuple(Cell("w", v, "", draws=draws) for v in verdicts))
+    return Claim("c", "sentence", tuple(Comparison("w", v, "", replicates=draws) for v in verdicts))
 
 
 def test_a_claim_is_as_its_cells() -> None:
-    assert claim_of(HOLDS, HOLDS).verdict == HOLDS
-    assert claim_of(HOLDS, HOLDS, share=0.9).verdict == UNTOLD
-    assert claim_of(HOLDS, UNTOLD).verdict == UNTOLD
-    assert claim_of(HOLDS, UNTOLD, FAILS).verdict == FAILS
-    assert claim_of().verdict == UNTOLD
-    assert claim_of(HOLDS, UNTOLD, HOLDS).tally == "holds in 2, cannot be told in 1 of 3 cells"
-    assert claim_of(HOLDS, HOLDS).tally == "in all 2 cells"
+    assert claim_of(SUPPORTED, SUPPORTED).verdict == SUPPORTED
+    assert claim_of(SUPPORTED, SUPPORTED, share=0.9).verdict == INCONCLUSIVE
+    assert claim_of(SUPPORTED, INCONCLUSIVE).verdict == INCONCLUSIVE
+    assert claim_of(SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED).verdict == NOT_SUPPORTED
+    assert claim_of().verdict == INCONCLUSIVE
+    assert claim_of(SUPPORTED, INCONCLUSIVE, SUPPORTED).tally == "supported in 2, inconclusive in 1 of 3 cells"
+    assert claim_of(SUPPORTED, SUPPORTED).tally == "in all 2 cells"
 
 
 def test_a_claims_probability_is_that_of_all_cells_together() -> None:
     random = np.random.default_rng(0)
     draws = random.normal(1, 1, (3, 5000))
-    cells = [Cell(str(i), HOLDS, "", draws=d) for i, d in enumerate(draws)]
-    whole = Claim("c", "sentence", (*cells, Cell("absent", UNTOLD, "no points")))
+    cells = [Comparison(str(i), SUPPORTED, "", replicates=d) for i, d in enumerate(draws)]
+    whole = Claim("c", "sentence", (*cells, Comparison("absent", INCONCLUSIVE, "no points")))
     each = [float((d > 0).mean()) for d in draws]
     assert whole.probability == pytest.approx(np.prod(each), abs=0.02)
-    assert Claim("c", "sentence", (Cell("absent", UNTOLD, "no points"),)).probability is None
+    assert Claim("c", "sentence", (Comparison("absent", INCONCLUSIVE, "no points"),)).probability is None
 
 
 def test_what_points_of_the_papers_own_laws_say_of_its_findings(noisy: Analysis) -> None:
     # The multiplicative law made these points, yet the additive one's lead in held-out error differs more between
     # model sizes and between numbers of examples than it is large.
     assert {claim.name: claim.verdict for claim in noisy.claims} == {
-        "model_over_pretrain": HOLDS,
-        "pet_size_is_flat": HOLDS,
-        "beta_order": HOLDS,
-        "pet_prefers_model_and_pretraining": HOLDS,
-        "multiplicative_predicts_better": UNTOLD,
+        "model_over_pretrain": SUPPORTED,
+        "pet_size_is_flat": SUPPORTED,
+        "beta_order": SUPPORTED,
+        "pet_prefers_model_and_pretraining": SUPPORTED,
+        "multiplicative_predicts_better": INCONCLUSIVE,
     }
 
 
-@pytest.mark.parametrize(("worse", "verdict"), [("additive", HOLDS), ("multiplicative", FAILS)])
+@pytest.mark.parametrize(("worse", "verdict"), [("additive", SUPPORTED), ("multiplicative", NOT_SUPPORTED)])
 def test_a_law_that_is_off_everywhere_predicts_worse(noisy: Analysis, worse: str, verdict: str) -> None:
     fits = {}
     for (task, method, law), fit in noisy.fits.items():
         raised = fit.vector + np.log(1.3) * (np.array(fit.layout.names) == "E")
-        draws = fit.draws + (raised - fit.vector)
-        fits[task, method, law] = replace(fit, vector=raised, draws=draws) if law == worse else fit
+        draws = fit.replicates + (raised - fit.vector)
+        fits[task, method, law] = replace(fit, vector=raised, replicates=draws) if law == worse else fit
     claims = {c.name: c for c in check_claims(fits, noisy.table.settings, noisy.table.tasks, noisy.methods)}
     assert claims["multiplicative_predicts_better"].verdict == verdict
 
@@ -94,15 +102,15 @@ def test_they_do_not_hold_where_methods_are_swapped(noisy: Analysis) -> None:
     swap = {"full": "prompt", "prompt": "full", "lora": "lora"}
     fits = {(t, swap[m], law): replace(fit, method=swap[m]) for (t, m, law), fit in noisy.fits.items()}
     claims = {c.name: c for c in check_claims(fits, noisy.table.settings, noisy.table.tasks, noisy.methods)}
-    assert claims["beta_order"].verdict == FAILS
-    absent = next(c for c in claims["pet_size_is_flat"].cells if "prompt" in c.where)
-    assert absent.verdict == UNTOLD
+    assert claims["beta_order"].verdict == NOT_SUPPORTED
+    absent = next(c for c in claims["pet_size_is_flat"].comparisons if "prompt" in c.where)
+    assert absent.verdict == INCONCLUSIVE
     assert absent.why == "no points to fit for the factor pet"
 
 
 def test_few_points_tell_nothing_and_say_why(few: Analysis) -> None:
-    assert {claim.verdict for claim in few.claims} == {UNTOLD}
-    reasons = {cell.why for claim in few.claims for cell in claim.cells}
+    assert {claim.verdict for claim in few.claims} == {INCONCLUSIVE}
+    reasons = {cell.why for claim in few.claims for cell in claim.comparisons}
     assert "no points to fit for the factor pretrain" in reasons
     assert "no law could be fitted to prompt" in reasons
     assert "0 held-out points to compare on; at least 3 are needed" in reasons
@@ -116,5 +124,5 @@ def test_noise_as_large_as_the_difference_cannot_be_told(noisy: Analysis) -> Non
     }
     claims = check_claims(shaken, noisy.table.settings, noisy.table.tasks, noisy.methods)
     alphas = next(c for c in claims if c.name == "model_over_pretrain")
-    assert alphas.verdict == UNTOLD
-    assert "is within its leave-out margin" in alphas.cells[0].why
+    assert alphas.verdict == INCONCLUSIVE
+    assert "is within its leave-out margin" in alphas.comparisons[0].why

@@ -6,18 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from finetune_scaling.analysis.claims import UNTOLD
+from finetune_scaling.analysis.claims import INCONCLUSIVE
 from finetune_scaling.analysis.correlation import (
-    DOES_NOT_FOLLOW,
+    DOES_NOT_TRACK,
     FEWEST,
-    FOLLOWS,
-    FOLLOWS_LOSS,
+    TRACKING_THRESHOLD,
+    TRACKS_LOSS,
     bca_interval,
     correlate,
     correlations,
     pearson,
+    proxy_verdicts,
     spearman,
-    stand_ins,
 )
 from finetune_scaling.laws.points.table import read_points
 
@@ -89,26 +89,26 @@ def test_an_interval_lies_within_one_and_turns_with_the_metric(pairs):
 @pytest.mark.parametrize(
     ("metric", "r", "verdict"),
     [
-        ("bleu", -0.99, FOLLOWS_LOSS),
-        ("bleu", 0.99, DOES_NOT_FOLLOW),  # the wrong way round
-        ("bleu", -0.2, DOES_NOT_FOLLOW),
-        ("bleu", -FOLLOWS, UNTOLD),
-        ("ter", 0.99, FOLLOWS_LOSS),
-        ("ter", -0.99, DOES_NOT_FOLLOW),
-        ("zero_shot.ter", 0.99, FOLLOWS_LOSS),
+        ("bleu", -0.99, TRACKS_LOSS),
+        ("bleu", 0.99, DOES_NOT_TRACK),  # the wrong way round
+        ("bleu", -0.2, DOES_NOT_TRACK),
+        ("bleu", -TRACKING_THRESHOLD, INCONCLUSIVE),
+        ("ter", 0.99, TRACKS_LOSS),
+        ("ter", -0.99, DOES_NOT_TRACK),
+        ("zero_shot.ter", 0.99, TRACKS_LOSS),
     ],
 )
 def test_the_verdict_heeds_which_way_is_better(metric, r, verdict):
     found = cell(*planted(r, 60, seed=1), metric=metric)
     assert found.verdict == verdict
-    assert f"{metric}{':' if verdict == UNTOLD else ''} {verdict}" in found.sentence
+    assert f"{metric}{':' if verdict == INCONCLUSIVE else ''} {verdict}" in found.sentence
     assert f"r {found.pearson.value:.3f}, {found.pearson.low:.3f} to {found.pearson.high:.3f}" in found.sentence
 
 
 def test_what_cannot_be_told_says_why():
     few = cell(*planted(-0.99, FEWEST - 1))
-    assert (few.verdict, few.pearson) == (UNTOLD, None)
-    assert few.sentence == "bleu: cannot be told: 4 settings, at least 5 are needed"
+    assert (few.verdict, few.pearson) == (INCONCLUSIVE, None)
+    assert few.sentence == "bleu: inconclusive: 4 settings, at least 5 are needed"
     flat = cell(np.arange(9.0), np.zeros(9))
     assert flat.why == "all settings have the same bleu"
 
@@ -117,7 +117,7 @@ def test_a_perfect_line_is_no_error():
     x = np.arange(8.0)
     found = cell(x, 50 - 3 * x)
     assert (found.pearson.low, found.pearson.high) == pytest.approx((-1, -1))
-    assert found.verdict == FOLLOWS_LOSS
+    assert found.verdict == TRACKS_LOSS
 
 
 def points(folder, metrics, count=12):
@@ -148,11 +148,11 @@ def test_a_metric_stands_in_only_where_it_follows_in_every_cell(tmp_path):
     )
     found = correlations(table)
     assert {c.metric for c in found} == {"bleu", "chrf", "few_shot_1.bleu"}  # no losses, nothing of the data
-    verdicts = {s.metric: (s.verdict, s.tally) for s in stand_ins(found)}
+    verdicts = {s.metric: (s.verdict, s.tally) for s in proxy_verdicts(found)}
     assert verdicts == {
-        "bleu": (FOLLOWS_LOSS, "follows in 2 of 2"),
-        "chrf": (DOES_NOT_FOLLOW, "follows in 1, does not follow in 1 of 2"),
-        "few_shot_1.bleu": (FOLLOWS_LOSS, "follows in 1 of 1"),
+        "bleu": (TRACKS_LOSS, "tracks in 2 of 2"),
+        "chrf": (DOES_NOT_TRACK, "tracks in 1, does not track in 1 of 2"),
+        "few_shot_1.bleu": (TRACKS_LOSS, "tracks in 1 of 1"),
     }
     assert all(c.settings == 12 for c in found)  # held-out ones too
     assert table.ignored == ()

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from finetune_scaling.analysis.forgetting import changes, main_factor, shown_columns
+from finetune_scaling.analysis.forgetting import main_factor, score_changes, shown_columns
 from finetune_scaling.laws.points.columns import Column, evaluator_column, lower_is_better
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.report.score_words import column_name, forgetting_lines
@@ -36,7 +36,7 @@ def find(found, **keys):
 
 
 def test_changes_are_means_and_ranges_over_sizes_and_seeds(table):
-    found = changes(table, BASELINES)
+    found = score_changes(table, BASELINES)
     keys = {"method": "full", "factor": "model", "finetune_examples": 1000.0, "column": "pretraining.loss"}
     whole, *each = find(found, **keys)
     assert (whole.x, whole.runs, whole.untuned) == (None, 4, 2.5)
@@ -49,7 +49,7 @@ def test_changes_are_means_and_ranges_over_sizes_and_seeds(table):
 
 
 def test_only_columns_with_an_untuned_twin_and_only_runs_with_both(table):
-    found = changes(table, BASELINES)
+    found = score_changes(table, BASELINES)
     assert {change.column for change in found} == {"pretraining.loss", "few_shot_1.bleu"}
     assert {c.column for c in find(found, factor="pet")} == {"pretraining.loss"}
     assert main_factor(found, "t") == "model"
@@ -61,21 +61,21 @@ def test_a_perplexity_is_not_shown_beside_its_loss(tmp_path):
     columns = [f"pretraining.{twin}{name}" for name in ("loss", "perplexity") for twin in ("", "untuned.")]
     header = ",".join(["task,method,factor,x,finetune_examples,loss,seed,held_out", *columns])
     (tmp_path / "points.csv").write_text(f"{header}\nt,full,model,1e6,100,2.0,0,0,3.0,2.0,20.1,7.4")
-    found = changes(read_points(tmp_path / "points.csv"), {})
+    found = score_changes(read_points(tmp_path / "points.csv"), {})
     assert {change.column for change in found} == {"pretraining.loss", "pretraining.perplexity"}
     assert shown_columns(found, "t", "bleu") == ["pretraining.loss"]
 
 
 def test_a_table_without_evaluators_has_no_changes(tmp_path):
     (tmp_path / "points.csv").write_text(f"{HEADER.partition(',pretraining')[0]}\nt,full,model,1e6,10,2,0,0,20")
-    found = changes(read_points(tmp_path / "points.csv"), {})
+    found = score_changes(read_points(tmp_path / "points.csv"), {})
     assert found == []
     assert main_factor(found, "t") is None
     assert list(forgetting_lines(found, "t", "bleu")) == []
 
 
 def test_a_sentence_for_each_method(table):
-    lines = list(forgetting_lines(changes(table, BASELINES), "t", "bleu"))
+    lines = list(forgetting_lines(score_changes(table, BASELINES), "t", "bleu"))
     assert lines[0] == (
         "Full tuning at 1K examples raises the loss on pretraining text by 4.2 (+4 to +4.4, +0.42 at 100); lowers "
         "1-shot bleu by 0.4 (-0.4 to -0.4, -0.4 at 100) (mean; range over runs)."

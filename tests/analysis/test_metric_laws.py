@@ -51,7 +51,7 @@ def test_a_planted_law_is_found_preferred_and_extrapolates(score, name: str, exp
         assert interval.high is not None
         assert interval.low - 0.05 * value <= value <= interval.high + 0.05 * value
     assert finding.used.held_out_error < 0.1
-    draws = finding.predict_draws(np.array([0.8, 1.0]))
+    draws = finding.predict_replicates(np.array([0.8, 1.0]))
     assert draws.shape == (200, 2)
     assert np.median(draws, axis=0) == pytest.approx(finding.predict(np.array([0.8, 1.0])), rel=0.02)
 

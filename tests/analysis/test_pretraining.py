@@ -12,7 +12,7 @@ from finetune_scaling.analysis.pretraining import SIZE, TOKENS, PretrainingFit, 
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.bases import bases_beside, read_bases
-from finetune_scaling.laws.uncertainty.region import region
+from finetune_scaling.laws.uncertainty.profile_region import profile_region
 from finetune_scaling.report.study_report import fit_study
 
 SIZES = (1.2e9, 2.2e9, 3.6e9, 8.1e9, 15.4e9)
@@ -63,8 +63,8 @@ def test_too_few_sizes_are_said_and_a_flat_valley_is_not_believed() -> None:
     assert found.why == "3 sizes to fit; 4 are needed, one more than parameters"
     loose = fits(bases(noise=0.003))[1]  # over so few tokens any floor will do
     assert loose.interval("E").low is None
-    assert loose.why_unidentified("E") == "it is not told from zero"
-    assert loose.why_unidentified("beta")
+    assert loose.why_poorly_determined("E") == "it is not told from zero"
+    assert loose.why_poorly_determined("beta")
 
 
 @pytest.mark.parametrize(("points", "noise"), [(4, 0.003), (5, 0.0005), (8, 0.003)])
@@ -73,7 +73,7 @@ def test_profile_intervals_cover(points: int, noise: float) -> None:
     random, x = np.random.default_rng(1), np.geomspace(1e9, 1.6e10, points)
     loss, inside = 500 / x**0.3 + 1.1, []
     for _ in range(300):
-        found = region(x, loss + random.normal(0, noise, points))
+        found = profile_region(x, loss + random.normal(0, noise, points))
         low, high = found.predictions(x[:1])
         inside.append((_holds(found.exponent, 0.3), _holds(found.floor, 1.1), low[0] <= loss[0] <= high[0]))
     assert (np.mean(inside, axis=0) > 0.85).all()
@@ -91,7 +91,7 @@ def test_a_profile_interval_is_that_of_least_squares_by_scipy() -> None:
     best = optimize.minimize_scalar(least, bounds=(0.05, 2), method="bounded")
     bound = best.fun * (1 + stats.f.ppf(0.9, 1, 4) / 4)
     ends = [optimize.brentq(lambda e: least(e) - bound, *side) for side in ((0.003, best.x), (best.x, 5))]
-    found = region(x, loss).exponent
+    found = profile_region(x, loss).exponent
     assert (found.low, found.high) == pytest.approx(tuple(ends), rel=5e-3)
 
 

@@ -181,17 +181,17 @@ def test_sizes_without_embeddings_that_say_so_are_taken_as_they_are() -> None:
 )
 def test_what_looks_wrong_is_said_and_fitted(rows: list[dict], message: str) -> None:
     found = read_points(pd.DataFrame(rows))
-    assert any(message in doubt for doubt in found.doubts), found.doubts
+    assert any(message in doubt for doubt in found.warnings), found.warnings
     assert len(found.runs) == len(rows)
 
 
 @pytest.mark.parametrize("rows", [grid(), grid(seeds=3), planted.rows(noise=0.003, seeds=2)])
 def test_good_points_raise_no_doubts(rows: list[dict]) -> None:
-    assert read_points(pd.DataFrame(rows)).doubts == ()
+    assert read_points(pd.DataFrame(rows)).warnings == ()
 
 
 def test_real_points_raise_no_doubts() -> None:
-    assert read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv").doubts == ()
+    assert read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv").warnings == ()
 
 
 JUNK = ["", " ", "nan", "-1", "0", "1e-300", "1e300", "1e999", "0x10", "١", "NULL", "'", '"', "a,b", "\n", "\x00", "😀"]

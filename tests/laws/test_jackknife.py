@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_scaling.laws.uncertainty.jackknife import Spread, combine, leave_out_weights, spread
+from finetune_scaling.laws.uncertainty.jackknife import (
+    JackknifeEstimate,
+    jackknife_difference,
+    jackknife_estimate,
+    leave_out_weights,
+)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=12))
@@ -13,7 +18,7 @@ def test_of_a_mean_it_is_the_standard_error(values: list[float]) -> None:
     data = np.array(values)
     weights, families = leave_out_weights([np.arange(len(data), dtype=float)])
     means = weights @ data / weights.sum(axis=1)
-    found = spread(means, families)
+    found = jackknife_estimate(means, families)
     assert found.standard_error == pytest.approx(data.std(ddof=1) / np.sqrt(len(data)), abs=1e-9)
 
 
@@ -24,15 +29,15 @@ def test_points_that_a_labelling_does_not_concern_always_stay() -> None:
 
 
 def test_what_cannot_be_told_has_an_infinite_margin_and_a_reason() -> None:
-    untold = spread(np.array([1.0, 2.0]), [slice(0, 2)], ["too few"])
-    assert untold == Spread(None, None, "too few")
-    assert untold.margin() == np.inf
-    assert spread(np.array([1.0, np.nan]), [slice(0, 2)]).standard_error is None
-    assert combine(untold, Spread(0.1, 3.0)) == untold
+    untold = jackknife_estimate(np.array([1.0, 2.0]), [slice(0, 2)], ["too few"])
+    assert untold == JackknifeEstimate(None, None, "too few")
+    assert untold.half_width() == np.inf
+    assert jackknife_estimate(np.array([1.0, np.nan]), [slice(0, 2)]).standard_error is None
+    assert jackknife_difference(untold, JackknifeEstimate(0.1, 3.0)) == untold
 
 
 def test_margin_is_students() -> None:
-    assert Spread(2.0, 4.0).margin() == pytest.approx(2 * 2.1318, rel=1e-4)
-    both = combine(Spread(3.0, 4.0), Spread(4.0, 4.0))
+    assert JackknifeEstimate(2.0, 4.0).half_width() == pytest.approx(2 * 2.1318, rel=1e-4)
+    both = jackknife_difference(JackknifeEstimate(3.0, 4.0), JackknifeEstimate(4.0, 4.0))
     assert both.standard_error == pytest.approx(5.0)
     assert 4 < (both.degrees or 0) < 8

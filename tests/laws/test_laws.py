@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
 from finetune_scaling.laws.forms import declared as laws
 from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
@@ -37,7 +37,7 @@ def test_layout_names_factors_and_goes_both_ways() -> None:
     assert layout.names == ("E", "beta", "A_model", "A_pretrain", "A_pet", "alpha_model", "alpha_pretrain", "alpha_pet")
     vector = np.linspace(-1, 1, 8)
     np.testing.assert_allclose(layout.to_vector(layout.to_natural(vector)), vector)
-    own = laws.of_factor(layout.to_natural(vector), "pretrain")
+    own = laws.factor_parameters(layout.to_natural(vector), "pretrain")
     assert set(own) == {"E", "beta", "A", "alpha"}
 
 
@@ -65,7 +65,7 @@ def test_a_new_law_is_a_file_of_a_few_lines(tmp_path: Path) -> None:
     d = np.geomspace(10, 1e5, 9)
     points = FitPoints({"D": np.log(d)}, 4 / d**0.25, np.zeros(9, int))
     layout = laws.Layout(law)
-    vectors, _ = fit(layout, points, np.ones((1, 9)), layout.starts(), np.ones(2, bool), FitSettings())
+    vectors, _ = multistart_fit(layout, points, np.ones((1, 9)), layout.starts(), np.ones(2, bool), FitSettings())
     assert layout.to_natural(vectors[0]) == {"A": pytest.approx(4, rel=1e-5), "beta": pytest.approx(0.25, rel=1e-5)}
 
 
@@ -74,7 +74,7 @@ def test_a_bounded_parameter_stays_inside(tmp_path: Path) -> None:
     layout = laws.Layout(law_named(f"{tmp_path}/mine.py:PLAIN"))
     d = np.geomspace(10, 1e5, 9)
     points = FitPoints({"D": np.log(d)}, 4e6 / d**1.5, np.zeros(9, int))
-    vectors, _ = fit(layout, points, np.ones((1, 9)), layout.starts(), np.ones(2, bool), FitSettings())
+    vectors, _ = multistart_fit(layout, points, np.ones((1, 9)), layout.starts(), np.ones(2, bool), FitSettings())
     assert 0.99 < layout.to_natural(vectors[0])["beta"] <= 1
 
 

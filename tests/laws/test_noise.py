@@ -50,7 +50,7 @@ def test_without_two_seeds_there_is_no_noise_to_tell() -> None:
 def test_growth_with_the_loss_is_noticed_and_constant_noise_is_not() -> None:
     assert seed_noise(runs(lambda loss: 0.01 * (loss - 0.8))).grows
     assert not seed_noise(runs(lambda _: 0.01)).grows
-    doubts = read_points(runs(lambda loss: 0.01 * (loss - 0.8))).doubts
+    doubts = read_points(runs(lambda loss: 0.01 * (loss - 0.8))).warnings
     assert any("seeds lie further apart where the loss is higher" in doubt for doubt in doubts)
 
 

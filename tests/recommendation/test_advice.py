@@ -182,7 +182,7 @@ def test_doubtful_rows_and_a_single_method_are_reservations(fitted: Fitted) -> N
     doubts = ("planted, lora: line 7: odd.", "others, lora: line 9: odder.", "lines 1, 2: x is 7 parameters.")
     settings = fitted.table.settings
     others = settings.head(1).assign(task="others")
-    table = dataclasses.replace(fitted.table, settings=pd.concat([settings, others]), doubts=doubts)
+    table = dataclasses.replace(fitted.table, settings=pd.concat([settings, others]), warnings=doubts)
     found = dataclasses.replace(fitted, table=table).recommend(8e3, task="planted")
     assert {doubts[0].rstrip("."), doubts[2].rstrip(".")} < set(found.reservations)
     assert doubts[1].rstrip(".") not in found.reservations

@@ -9,11 +9,11 @@ import pytest
 
 from finetune_scaling.analysis.all_factors import few_levels
 from finetune_scaling.analysis.analysis import Analysis, analyse
-from finetune_scaling.analysis.critical import critical_sizes
+from finetune_scaling.analysis.critical_sizes import critical_sizes
 from finetune_scaling.api import Fitted
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.profile import Profile
-from finetune_scaling.laws.fitting.program import FitSettings
 from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.intervals import Interval
@@ -86,8 +86,8 @@ def test_a_law_that_misses_its_points_is_not_drawn_and_predicts_nothing(noisy: A
 def test_curves_of_single_laws_have_bands_where_there_is_scatter_to_see(noisy: Analysis) -> None:
     single = next(s for s in noisy.singles if s.method == "full" and s.shows_scatter)
     examples = np.array(planted.EXAMPLES["full"], float)
-    draws = single.predict_draws(examples)
-    assert draws.shape == (len(single.draws), len(examples))
+    draws = single.predict_replicates(examples)
+    assert draws.shape == (len(single.replicates), len(examples))
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
     assert ((low < single.predict(examples)) & (single.predict(examples) < high)).all()
     picture = draw_law(noisy, TASK, "single", "model")
@@ -130,7 +130,7 @@ def test_two_values_of_a_factor_leave_its_exponent_unidentified_there_too(whole:
     reasons = few_levels({"N": np.array([1.0, 2.0, 2.0]), "D": np.array([1.0, 2.0, 3.0])})
     assert set(reasons) == {"alphaN", "E", "A"}
     fit = whole.all_factors[TASK, "full"]
-    assert not fit.why_unidentified("alphaN")
+    assert not fit.why_poorly_determined("alphaN")
     told = replace(whole, all_factors={(TASK, "full"): replace(fit, reasons=reasons)})
     assert "unidentified" in all_factors_section(told)
     table = all_factors_table(told).set_index("parameter")

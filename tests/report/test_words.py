@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.claims import UNTOLD, Cell, Claim
-from finetune_scaling.analysis.critical import CriticalSize, Root
-from finetune_scaling.analysis.selection import Candidate, select
+from finetune_scaling.analysis.claims import INCONCLUSIVE, Claim, Comparison
+from finetune_scaling.analysis.critical_sizes import CriticalSize, Root
+from finetune_scaling.analysis.model_selection import LawScore, select_law
 from finetune_scaling.laws.points import planted
 from finetune_scaling.report.tables import predictions_table
 from finetune_scaling.report.words import claim_line, overall, summary
@@ -58,7 +58,7 @@ def test_held_out_errors_are_compared_on_the_same_methods(few: Analysis) -> None
     for (task, method, law), fit in few.fits.items():
         error = {"full": 0.01, "lora": 0.03}[method]
         fits[task, method, law] = replace(
-            fit, errors={**fit.errors, "held_out": {"model": error}}, held_out_draws={"model": np.full(9, error)}
+            fit, errors={**fit.errors, "held_out": {"model": error}}, held_out_replicates={"model": np.full(9, error)}
         )
     both = line(replace(few, fits=fits), "Held-out error")
     assert "model size multiplicative 0.01 to 0.03, additive 0.01 to 0.03." in both
@@ -72,13 +72,15 @@ def test_what_is_held_out_and_not_scored_is_not_called_absent(few: Analysis) -> 
         replace(few, table=replace(few.table, settings=settings.assign(held_out=False)))
     )
     held_out = replace(few, table=replace(few.table, settings=settings.assign(held_out=settings["method"] == "full")))
-    told = {key: replace(fit, held_out_draws={}) for key, fit in few.fits.items()}
+    told = {key: replace(fit, held_out_replicates={}) for key, fit in few.fits.items()}
     assert line(replace(held_out, fits=told), "No method with held-out points was fitted by every law")
 
 
 def test_the_summary_says_which_law_the_points_prefer(few: Analysis) -> None:
-    one = Candidate("additive", 4, np.ones(4), None, None, 0.0, describes=True)
-    none, some = (select([one, replace(one, law="multiplicative", left_out=left_out)]) for left_out in ALIKE_AND_WORSE)
+    one = LawScore("additive", 4, np.ones(4), None, None, 0.0, describes=True)
+    none, some = (
+        select_law([one, replace(one, law="multiplicative", left_out=left_out)]) for left_out in ALIKE_AND_WORSE
+    )
     start, end = (
         "Task by task and method by method the points prefer ",
         " Sentences and maps are by the multiplicative law.",
@@ -108,7 +110,7 @@ def test_equal_losses_make_no_method_the_best(few: Analysis) -> None:
     ],
 )
 def test_the_share_of_a_claim_counts_the_cells_that_were_compared(compared: tuple[bool, ...], said: str) -> None:
-    cells = [Cell("here", UNTOLD, "a reason", draws=np.ones(10) if one else None) for one in compared]
+    cells = [Comparison("here", INCONCLUSIVE, "a reason", replicates=np.ones(10) if one else None) for one in compared]
     assert claim_line(Claim("name", "A claim.", tuple(cells))).endswith(said)
 
 
@@ -116,7 +118,7 @@ def test_every_prediction_of_a_law_that_describes_has_its_interval(few: Analysis
     table = predictions_table(few)
     own = table[table["method"] == "full"]
     fit = few.fits[TASK, "full", "multiplicative"]
-    drawn = fit.predict_draws("model", own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
+    drawn = fit.predict_replicates("model", own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
     for end, share in (("low", 0.05), ("high", 0.95)):
         np.testing.assert_allclose(own[f"predicted_multiplicative_{end}"], np.quantile(drawn, share, axis=0))
     strange = {**few.fits, (TASK, "full", "multiplicative"): replace(fit, misfit=0.2)}

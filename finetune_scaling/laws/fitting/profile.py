@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, predictions, refit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, predictions
 from finetune_scaling.laws.forms.declared import Layout
-from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, of_parameter
+from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, parameter_interval
 
 # How far out a profile is followed, in standard deviations of the parameter over the bootstrap draws.
 STEPS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0)
@@ -54,10 +54,10 @@ def profiles(
     moved, found, objectives = np.tile(vector, (len(columns), 1)), [], []
     for step in STEPS:
         moved[rows, columns] = vector[columns] + signs * step * scales
-        moved, values = refit(layout, points, np.tile(weights, (len(rows), 1)), moved, held, settings)
+        moved, values = local_refit(layout, points, np.tile(weights, (len(rows), 1)), moved, held, settings)
         found.append(moved[rows, columns].copy())
         objectives.append(values)
-    _, base = refit(layout, points, weights[None], vector[None], np.zeros_like(free), settings)
+    _, base = local_refit(layout, points, weights[None], vector[None], np.zeros_like(free), settings)
     rises = (np.array(objectives) - base[0]) / threshold(layout, points, weights, vector, free, settings)
     return {
         name: _profile(layout, points, vector, name, np.array(found)[:, 2 * i : 2 * i + 2], rises[:, 2 * i : 2 * i + 2])
@@ -95,7 +95,7 @@ def _profile(
     printed = [None if end is None else float(parameter.to_printed(end)) for end in ends]
     if printed[0] is not None:  # an offset that is not told from zero does not close below
         draws = np.full(2, printed[0])
-        printed[0] = of_parameter(parameter, printed[0], draws, float(points.loss.min())).low
+        printed[0] = parameter_interval(parameter, printed[0], draws, float(points.loss.min())).low
     return Profile(parameter.to_printed(moved), all_rises, Interval(printed[0], printed[1]))
 
 

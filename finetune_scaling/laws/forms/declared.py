@@ -176,7 +176,7 @@ def predict(law: Law, parameters: Mapping[str, Any], factors: Mapping[str, Any])
     return np.asarray(sum(np.exp(term) for term in terms))
 
 
-def of_factor(parameters: Mapping[str, Any], factor: str) -> dict[str, Any]:
+def factor_parameters(parameters: Mapping[str, Any], factor: str) -> dict[str, Any]:
     """The parameters that hold for one factor, under their short names: A_model -> A."""
     suffix = f"_{factor}"
     own = {name.removesuffix(suffix): value for name, value in parameters.items() if name.endswith(suffix)}

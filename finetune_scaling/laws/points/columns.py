@@ -50,7 +50,7 @@ class Column:
     untuned: bool
 
     @property
-    def twin(self) -> str:
+    def untuned_name(self) -> str:
         """The column of the same evaluator and metric on the untuned base."""
         return f"{self.evaluator}.{UNTUNED}.{self.metric}"
 

@@ -23,9 +23,9 @@ from finetune_scaling.laws.points.columns import (
     Column,
     evaluator_column,
 )
-from finetune_scaling.laws.points.doubts import doubts
 from finetune_scaling.laws.points.text import Source, TextTable, read_text
 from finetune_scaling.laws.points.units import COLUMNS, SIZE, check_size, check_units, in_nats
+from finetune_scaling.laws.points.warnings import point_warnings
 
 __all__ = ["ALL_FACTORS", "FACTORS", "METHODS", "REQUIRED", "SENSITIVITY_FACTOR", "PointsTable", "read_points"]
 
@@ -40,7 +40,7 @@ class PointsTable:
     source: the file's name, or DataFrame; path: the file, if there is one; runs: one row a run, those stopped by their
     budget left out; settings: means over seeds, with `seeds` and `loss_sd`; metrics: the metric columns of the task's
     own test sets; evaluations: those of other evaluators; stopped_by_budget, repeated: rows left out and why; ignored:
-    columns not used; ended_at_best: rows whose dev loss was least at the last step; doubts: what looks wrong in rows
+    columns not used; ended_at_best: rows whose dev loss was least at the last step; warnings: what looks wrong in rows
     that are used all the same, in sentences that name them.
     """
 
@@ -54,7 +54,7 @@ class PointsTable:
     repeated: int
     ended_at_best: int
     ignored: tuple[str, ...]
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def score_columns(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = ME
         repeated=len(finished) - len(runs),
         ended_at_best=_ended_at_best(text.cells.loc[runs.index]),
         ignored=tuple(c for c in names if c not in used),
-        doubts=tuple(doubts(text, runs)),
+        warnings=tuple(point_warnings(text, runs)),
     )
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from scipy import stats
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.uncertainty.components import Components
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
+from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents
 
 Kind = Literal["both", "settings", "seeds"]
 KINDS: tuple[Kind, ...] = ("both", "settings", "seeds")
@@ -67,7 +67,7 @@ class Measured:
         return np.arange(len(self.loss)) if self.runs is None else self.runs
 
 
-def resample(measured: Measured, scatter: Components, how: Resampling) -> tuple[np.ndarray, np.ndarray]:
+def resample(measured: Measured, scatter: VarianceComponents, how: Resampling) -> tuple[np.ndarray, np.ndarray]:
     """Weights [R, P] and losses [R, P] of every resample. ConfigError for "seeds" where no setting has two seeds."""
     random = np.random.default_rng(how.seed)
     places = measured.places
@@ -77,14 +77,16 @@ def resample(measured: Measured, scatter: Components, how: Resampling) -> tuple[
         return weights[:, places], np.broadcast_to(measured.loss, shape)
     if how.kind == "seeds":
         return np.ones(shape), measured.loss + random.normal(size=own)[:, places] * _seed_error(measured, scatter)
-    losses = measured.predicted + _smoothed(_shapes(measured), own, random)[:, places] * scatter.of_mean(measured.seeds)
+    losses = measured.predicted + _smoothed(_shapes(measured), own, random)[:, places] * scatter.deviation_of_mean(
+        measured.seeds
+    )
     for labels, luck in zip(measured.families, scatter.levels, strict=True):
         if luck is not None:
             losses = losses + _level_luck(labels, luck.standard_deviation, luck.degrees, shape[0], random)
     return np.ones(shape), np.maximum(losses, 1e-3 * measured.loss)
 
 
-def _seed_error(measured: Measured, scatter: Components) -> np.ndarray:
+def _seed_error(measured: Measured, scatter: VarianceComponents) -> np.ndarray:
     if scatter.seed is None:
         raise ConfigError("--bootstrap=seeds: no setting has two seeds; use --bootstrap=both or settings")
     return scatter.seed / np.sqrt(measured.seeds)

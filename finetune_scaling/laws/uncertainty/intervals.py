@@ -27,18 +27,18 @@ class Interval:
     high: float | None
 
 
-def percentiles(draws: np.ndarray) -> Interval:
+def percentile_interval(draws: np.ndarray) -> Interval:
     """The interval between the 5 % and 95 % quantiles of draws [R]; an end that is not finite does not close."""
     low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="closest_observation")
     return Interval(*(float(end) if np.isfinite(end) else None for end in (low, high)))
 
 
-def of_parameter(parameter: Parameter, value: float, draws: np.ndarray, least_response: float) -> Interval:
+def parameter_interval(parameter: Parameter, value: float, draws: np.ndarray, least_response: float) -> Interval:
     """The interval of a parameter in printed units from its value and draws [R], open below where not told from zero.
 
     A fitted offset that has vanished is not told from zero, whatever the draws: refits start from above it.
     """
-    found = percentiles(draws)
+    found = percentile_interval(draws)
     if parameter.is_offset and min(value, found.low or 0.0) < NEGLIGIBLE * least_response:
         return Interval(None, found.high)
     if parameter.is_bounded and None not in (found.low, found.high):
@@ -48,7 +48,7 @@ def of_parameter(parameter: Parameter, value: float, draws: np.ndarray, least_re
     return found
 
 
-def allowed_margin(parameter: Parameter, value: float) -> float:
+def largest_half_width(parameter: Parameter, value: float) -> float:
     """Half width up to which a value counts as identified: of the logarithm for a positive parameter."""
     return LOG_MARGIN if parameter.is_log else max(EXPONENT_MARGIN, EXPONENT_RELATIVE_MARGIN * abs(value))
 
@@ -71,7 +71,7 @@ def correlations(column: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[s
     return {name: abs(float(np.corrcoef(column, other)[0, 1])) for name, other in varied.items()}
 
 
-def trading_off(found: Mapping[str, float]) -> str:
+def describe_correlation(found: Mapping[str, float]) -> str:
     """The end of a sentence on a parameter: what it trades off with, by its correlations; empty where with nothing."""
     best = max(found, key=lambda name: found[name], default=None)
     if best is None or found[best] < VALLEY:

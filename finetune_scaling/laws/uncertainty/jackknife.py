@@ -12,22 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-TWO_SIDED_LEVEL = 0.90
+LEVEL = 0.90
 
 
 @dataclass(frozen=True)
-class Spread:
+class JackknifeEstimate:
     """Standard error of a quantity and its degrees of freedom; both None, with a reason, where it cannot be told."""
 
     standard_error: float | None
     degrees: float | None
     reason: str = ""
 
-    def margin(self) -> float:
+    def half_width(self) -> float:
         """Half width of a two-sided 90 % interval by Student's t; infinite where there is no standard error."""
         if self.standard_error is None or self.degrees is None:
             return math.inf
-        return float(stats.t.ppf(0.5 + TWO_SIDED_LEVEL / 2, self.degrees)) * self.standard_error
+        return float(stats.t.ppf(0.5 + LEVEL / 2, self.degrees)) * self.standard_error
 
 
 def leave_out_weights(families: Sequence[np.ndarray]) -> tuple[np.ndarray, list[slice]]:
@@ -44,29 +44,31 @@ def leave_out_weights(families: Sequence[np.ndarray]) -> tuple[np.ndarray, list[
     return np.array(rows), slices
 
 
-def spread(values: np.ndarray, families: Sequence[slice], reasons: Sequence[str] = ()) -> Spread:
+def jackknife_estimate(values: np.ndarray, families: Sequence[slice], reasons: Sequence[str] = ()) -> JackknifeEstimate:
     """Jackknife over several labellings: values [W] of a quantity in the refits -> its standard error.
 
     reasons: why it cannot be told, if it cannot. A refit that failed (not finite) is such a reason too.
     """
     if reasons:
-        return Spread(None, None, reasons[0])
+        return JackknifeEstimate(None, None, reasons[0])
     parts = [values[rows] for rows in families]
     if not all(np.isfinite(part).all() for part in parts):
-        return Spread(None, None, "a refit with one value left out did not close")
+        return JackknifeEstimate(None, None, "a refit with one value left out did not close")
     counts = np.array([len(part) for part in parts])
     variances = np.array([(n - 1) * np.var(part) for n, part in zip(counts, parts, strict=True)])
     total = float(variances.sum())
-    return Spread(math.sqrt(total), _welch(variances, counts - 1.0))
+    return JackknifeEstimate(math.sqrt(total), _welch(variances, counts - 1.0))
 
 
-def combine(left: Spread, right: Spread) -> Spread:
+def jackknife_difference(left: JackknifeEstimate, right: JackknifeEstimate) -> JackknifeEstimate:
     """The spread of the difference of two independent quantities."""
     for one in (left, right):
         if one.standard_error is None or one.degrees is None:
             return one
     errors = np.array([left.standard_error, right.standard_error], float)
-    return Spread(float(np.hypot(*errors)), _welch(errors**2, np.array([left.degrees, right.degrees], float)))
+    return JackknifeEstimate(
+        float(np.hypot(*errors)), _welch(errors**2, np.array([left.degrees, right.degrees], float))
+    )
 
 
 def _welch(variances: np.ndarray, degrees: np.ndarray) -> float:

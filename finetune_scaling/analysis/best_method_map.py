@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 
-SURE = 0.90
+AGREEMENT = 0.90
 PLACES = 48  # along each side
 REACH = (1.15, 2.0)  # how far beyond the measured values the map goes, as factors: x, examples
 CHUNK = 8  # columns of x whose draws are held at once
 
 
 @dataclass(frozen=True)
-class Region:
+class MeasuredRange:
     """Where one method was measured: ends of the factor's values and of the numbers of examples."""
 
     x: tuple[float, float]
@@ -33,7 +33,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class RegionMap:
+class BestMethodMap:
     """Which method has the least predicted loss over x [X] and examples [D] of one task, law and factor.
 
     best [X, D]: index of the method by the fitted laws; shares [M, X, D]: of the draws, those in which each method is
@@ -48,17 +48,17 @@ class RegionMap:
     examples: np.ndarray
     best: np.ndarray
     shares: np.ndarray
-    measured: Mapping[str, Region]
+    measured: Mapping[str, MeasuredRange]
 
     @property
     def agreement(self) -> np.ndarray:
         """The share of draws [X, D] that name the same method as the fitted laws."""
         return np.take_along_axis(self.shares, self.best[None], axis=0)[0]
 
-    def sure_share(self) -> float:
-        """Of the map's places between all measured values, those where at least SURE of the draws agree."""
+    def confident_share(self) -> float:
+        """Of the map's places between all measured values, those where at least AGREEMENT of the draws agree."""
         inside = np.any([own.holds(*self._places()) for own in self.measured.values()], axis=0)
-        return float((self.agreement >= SURE)[inside].mean()) if inside.any() else 0.0
+        return float((self.agreement >= AGREEMENT)[inside].mean()) if inside.any() else 0.0
 
     def table(self) -> pd.DataFrame:
         """One row a place: the method, the share of draws that agree, all shares, whether the method was measured."""
@@ -77,7 +77,7 @@ class RegionMap:
         return list(np.meshgrid(self.x, self.examples, indexing="ij"))
 
 
-def region_map(fits: Mapping[str, StagedFit], factor: str, rows: pd.DataFrame) -> RegionMap | None:
+def best_method_map(fits: Mapping[str, JointFit], factor: str, rows: pd.DataFrame) -> BestMethodMap | None:
     """The map of one task, law and factor; None with fewer than two methods, or where a law misses its points.
 
     fits: method -> fit, of one task and law; rows: its settings of that factor, columns method, x, finetune_examples.
@@ -88,7 +88,7 @@ def region_map(fits: Mapping[str, StagedFit], factor: str, rows: pd.DataFrame) -
     x, examples = (_span(rows[c], reach) for c, reach in zip(("x", "finetune_examples"), REACH, strict=True))
     first = next(iter(fits.values()))
     losses = [fit.predict(factor, x[:, None], examples) for fit in fits.values()]
-    return RegionMap(
+    return BestMethodMap(
         task=first.task,
         law=first.law.name,
         factor=factor,
@@ -101,20 +101,20 @@ def region_map(fits: Mapping[str, StagedFit], factor: str, rows: pd.DataFrame) -
     )
 
 
-def _shares(fits: list[StagedFit], factor: str, x: np.ndarray, examples: np.ndarray) -> np.ndarray:
+def _shares(fits: list[JointFit], factor: str, x: np.ndarray, examples: np.ndarray) -> np.ndarray:
     """Of the draws, those in which each of the fits is the least [M, X, D]."""
     parts = []
     for start in range(0, len(x), CHUNK):
         columns = x[start : start + CHUNK, None]
-        losses = np.array([fit.predict_draws(factor, columns, examples) for fit in fits])
+        losses = np.array([fit.predict_replicates(factor, columns, examples) for fit in fits])
         best = np.argmin(losses, axis=0)
         parts.append(np.array([(best == index).mean(axis=0) for index in range(len(fits))]))
     return np.concatenate(parts, axis=1)
 
 
-def _measured(rows: pd.DataFrame) -> Region:
+def _measured(rows: pd.DataFrame) -> MeasuredRange:
     ends = [(float(rows[c].min()), float(rows[c].max())) for c in ("x", "finetune_examples")]
-    return Region(*ends)
+    return MeasuredRange(*ends)
 
 
 def _span(values: pd.Series, reach: float) -> np.ndarray:

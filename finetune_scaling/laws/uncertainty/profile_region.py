@@ -21,7 +21,7 @@ SHARES = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2  # of an interval of floors,
 
 
 @dataclass(frozen=True)
-class Region:
+class ProfileRegion:
     """Laws on the rim of those that are not ruled out, [M] each: exponents, floors E, log A.
 
     exponent, floor: their intervals.
@@ -46,7 +46,7 @@ class Region:
         return losses.min(axis=0), losses.max(axis=0)
 
 
-def region(x: np.ndarray, loss: np.ndarray) -> Region:
+def profile_region(x: np.ndarray, loss: np.ndarray) -> ProfileRegion:
     """The region of points x [P], loss [P], at least four of them."""
     logs = np.log(x) - np.log(x).mean()
     wide = np.geomspace(*EXPONENTS, GRID)
@@ -56,7 +56,7 @@ def region(x: np.ndarray, loss: np.ndarray) -> Region:
     floors, scales = _Profile(fine, logs, loss).members()
     exponents = np.broadcast_to(fine, floors.shape)
     closes = left[-1] < GRID - 1
-    return Region(
+    return ProfileRegion(
         exponents=exponents.ravel(),
         floors=floors.ravel(),
         logs=(np.log(scales) + exponents * np.log(x).mean()).ravel(),

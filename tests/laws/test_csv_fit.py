@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.fitting.one_law import fit_one_law
-from finetune_scaling.laws.fitting.program import FitSettings
+from finetune_scaling.laws.fitting.csv_fit import fit_csv
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.power import SINGLE
 
@@ -21,7 +21,7 @@ def test_chinchilla_with_standard_errors_like_the_published_ones(shared_data: Pa
     rows = sorted(rows, key=lambda r: r[2])[:-5]
     lines = [f"{n},{flop / (6 * n)},{loss}" for n, flop, loss in rows]
     (tmp_path / "points.csv").write_text("\n".join(["N,D,loss", *lines]))
-    fit_one_law(CHINCHILLA, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
+    fit_csv(CHINCHILLA, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
     record = json.loads((tmp_path / "fit.json").read_text())["fits"][0]
     assert record["objective"] == pytest.approx(1.018274e-3, rel=5e-7)
     expected = {"A": 477.8, "B": 2143, "E": 1.8172, "alpha": 0.3473, "beta": 0.3672}
@@ -38,7 +38,7 @@ def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
     loss[-1] += 0.25
     lines = [f"{x},{y},{int(x == d[-1])}" for x, y in zip(d, loss, strict=True)]
     (tmp_path / "points.csv").write_text("\n".join(["D,loss,held_out", *lines]))
-    (record,) = fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
+    (record,) = fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
     assert record["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert record["errors"]["held_out"]["all"] == pytest.approx(0.25, rel=1e-3)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 9
@@ -58,7 +58,7 @@ def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
 def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "points.csv").write_text(text)
     with pytest.raises(DataError) as error:
-        fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings())
+        fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings())
     assert message in str(error.value)
 
 
@@ -69,7 +69,7 @@ def test_curves_are_fitted_apart_and_a_law_that_misses_them_tells_no_value(tmp_p
     lines = [f"{x},{y},{name}" for name, loss in curves.items() for x, y in zip(d, loss, strict=True)]
     (tmp_path / "points.csv").write_text("\n".join(["D,loss,curve", *lines]))
     told: list[str] = []
-    records = fit_one_law(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), told.append, by="curve")
+    records = fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), told.append, by="curve")
     assert [(r["curve"], r["describes"]) for r in records] == [("smooth", True), ("step", False)]
     assert records[0]["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert all(entry["value"] is None for entry in records[1]["parameters"].values())

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.analysis.crossings import GRID, Crossings, Difference, many_crossings
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
-from finetune_scaling.laws.forms.declared import of_factor, predict
-from finetune_scaling.laws.uncertainty.intervals import Interval, percentiles
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.forms.declared import factor_parameters, predict
+from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 
 SEARCH_RANGE = (1e1, 1e12)
 OPEN = Interval(None, None)
@@ -104,7 +104,7 @@ def closed_form(first: Mapping[str, float], second: Mapping[str, float]) -> Clos
 
 
 def critical_sizes(
-    fits: Mapping[str, StagedFit],
+    fits: Mapping[str, JointFit],
     pair: tuple[str, str],
     factor: str,
     x_values: Sequence[float],
@@ -115,7 +115,7 @@ def critical_sizes(
     fits: by method; measured: method -> least and greatest number of examples that it was measured with.
     """
     first, second = fits[pair[0]], fits[pair[1]]
-    why = "; ".join(fit.why_nothing for fit in (first, second) if not fit.describes)
+    why = "; ".join(fit.why_undescribed for fit in (first, second) if not fit.describes)
     if why:
         law = first.law.name
         return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]
@@ -124,7 +124,7 @@ def critical_sizes(
 
 
 def best_regions(
-    fits: Mapping[str, StagedFit], factor: str, x: float, low: float, high: float
+    fits: Mapping[str, JointFit], factor: str, x: float, low: float, high: float
 ) -> list[tuple[str, float, float]]:
     """Which method has the least predicted loss at x: (method, from, to) in order of the examples, low to high."""
     grid = np.geomspace(low, high, GRID)
@@ -137,8 +137,8 @@ def best_regions(
 
 
 def _at(
-    first: StagedFit,
-    second: StagedFit,
+    first: JointFit,
+    second: JointFit,
     factor: str,
     x: float,
     measured: Mapping[str, tuple[float, float]],
@@ -147,8 +147,8 @@ def _at(
     pair = (first.method, second.method)
     fitted = _difference(first, first.vector[None], second, second.vector[None], factor, x)
     found = many_crossings(fitted, 1, *SEARCH_RANGE)
-    count = len(first.draws)
-    drawn = _difference(first, first.draws, second, second.draws, factor, x)
+    count = len(first.replicates)
+    drawn = _difference(first, first.replicates, second, second.replicates, factor, x)
     draws = many_crossings(drawn, count, *SEARCH_RANGE)
     ranges = _leave_out_ranges(first, second, factor, x, len(found.examples))
     roots: list[Root] = []
@@ -194,27 +194,27 @@ def _interval(
     places = draws.kind(count, rising, rank)
     share = float(np.isfinite(places).mean())
     not_yet = (drawn(np.arange(count), np.full(count, place)) < 0) == rising
-    return percentiles(np.where(np.isfinite(places), places, np.where(not_yet, np.inf, -np.inf))), share
+    return percentile_interval(np.where(np.isfinite(places), places, np.where(not_yet, np.inf, -np.inf))), share
 
 
 def _difference(
-    first: StagedFit, first_vectors: np.ndarray, second: StagedFit, second_vectors: np.ndarray, factor: str, x: float
+    first: JointFit, first_vectors: np.ndarray, second: JointFit, second_vectors: np.ndarray, factor: str, x: float
 ) -> Difference:
     """Loss of the first method minus that of the second at x, by pairs of fitted vectors [R, K]."""
     left, right = (
-        of_factor(fit.layout.to_natural(vectors), factor)
+        factor_parameters(fit.layout.to_natural(vectors), factor)
         for fit, vectors in ((first, first_vectors), (second, second_vectors))
     )
     return lambda pair, examples: _loss(first, left, pair, x, examples) - _loss(second, right, pair, x, examples)
 
 
 def _loss(
-    fit: StagedFit, parameters: Mapping[str, np.ndarray], pair: np.ndarray, x: float, examples: np.ndarray
+    fit: JointFit, parameters: Mapping[str, np.ndarray], pair: np.ndarray, x: float, examples: np.ndarray
 ) -> np.ndarray:
     return predict(fit.law, {name: values[pair] for name, values in parameters.items()}, {"X": x, "D": examples})
 
 
-def _leave_out_ranges(first: StagedFit, second: StagedFit, factor: str, x: float, count: int) -> list[Interval]:
+def _leave_out_ranges(first: JointFit, second: JointFit, factor: str, x: float, count: int) -> list[Interval]:
     """For each crossing its least and greatest place when one method is refitted with one level left out."""
     untold = any(f"alpha_{factor}" in fit.reasons or "beta" in fit.reasons for fit in (first, second))
     if not count or untold:
@@ -229,14 +229,14 @@ def _leave_out_ranges(first: StagedFit, second: StagedFit, factor: str, x: float
     return [Interval(float(column.min()), float(column.max())) for column in places.T]
 
 
-def _closed_form_of(first: StagedFit, second: StagedFit, factor: str) -> ClosedForm | None:
-    form = closed_form(*(of_factor(fit.parameters, factor) for fit in (first, second)))
+def _closed_form_of(first: JointFit, second: JointFit, factor: str) -> ClosedForm | None:
+    form = closed_form(*(factor_parameters(fit.parameters, factor) for fit in (first, second)))
     if form is None:
         return None
-    own = [of_factor(fit.drawn_parameters, factor) for fit in (first, second)]
+    own = [factor_parameters(fit.replicate_parameters, factor) for fit in (first, second)]
     with np.errstate(divide="ignore", invalid="ignore"):
         log_h, gamma = (np.nan_to_num(draws, nan=np.inf) for draws in _log_h_and_gamma(*own))
-    return ClosedForm(form.log_H, form.gamma, percentiles(log_h), percentiles(gamma))
+    return ClosedForm(form.log_H, form.gamma, percentile_interval(log_h), percentile_interval(gamma))
 
 
 def _log_h_and_gamma(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Any, Any]:

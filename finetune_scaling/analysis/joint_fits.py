@@ -5,16 +5,16 @@ from typing import Any
 
 import pandas as pd
 
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.points.table import METHODS, PointsTable
 
 
-class FittedTable:
+class JointFits:
     """What a table of points and fits to it, (task, method, law) -> fit, have in common wherever they are kept."""
 
     table: PointsTable
-    fits: Mapping[tuple[str, str, str], StagedFit]
+    fits: Mapping[tuple[str, str, str], JointFit]
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -31,11 +31,11 @@ class FittedTable:
         """The law that pictures and sentences are by: the paper's, or else the first that was fitted."""
         return main_law(self.fits)
 
-    def of(self, task: str, law: str) -> dict[str, StagedFit]:
+    def of(self, task: str, law: str) -> dict[str, JointFit]:
         """method -> fit, of one task and law."""
         return {m: self.fits[task, m, law] for m in self.methods if (task, m, law) in self.fits}
 
-    def of_law(self, law: str) -> list[StagedFit]:
+    def of_law(self, law: str) -> list[JointFit]:
         """All fits of a law."""
         return [fit for (_, _, name), fit in self.fits.items() if name == law]
 
@@ -47,7 +47,7 @@ class FittedTable:
         return rows
 
 
-def main_law(fits: Mapping[tuple[str, str, str], StagedFit]) -> str:
+def main_law(fits: Mapping[tuple[str, str, str], JointFit]) -> str:
     """Of the laws of some fits the multiplicative one, or else the first."""
     laws = dict.fromkeys(law for _, _, law in fits)
     return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else next(iter(laws))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, refit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit
 from finetune_scaling.laws.forms.declared import Layout
 
 # Root mean square residuals within which a Huber loss is smooth.
@@ -26,7 +26,7 @@ MOVES = 0.01
 Refits = tuple[np.ndarray, np.ndarray]  # vectors [W, K] and their objectives [W]
 
 
-def refit_far(
+def refit_replicates(
     layout: Layout,
     points: FitPoints,
     weights: np.ndarray,
@@ -63,7 +63,7 @@ class _Problem:
 
     def nearest(self, starts: np.ndarray) -> Refits:
         """The optima next to starts [W, K]."""
-        return refit(self.layout, self.points, self.weights, starts, self.free, self.settings, self.losses)
+        return local_refit(self.layout, self.points, self.weights, starts, self.free, self.settings, self.losses)
 
     def smoothly(self, starts: np.ndarray) -> Refits:
         """Optima by way of those of least squares, which have no kinks before them."""

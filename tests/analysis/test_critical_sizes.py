@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.critical import closed_form, critical_sizes
+from finetune_scaling.analysis.critical_sizes import closed_form, critical_sizes
 from finetune_scaling.analysis.crossings import GRID, crossings, many_crossings
-from finetune_scaling.laws.forms.declared import of_factor, predict
+from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.points import planted
 
@@ -201,8 +201,8 @@ def test_an_interval_of_a_crossing_covers_the_draws_of_both_methods(noisy: Analy
     assert root.low < root.examples < root.high
     fits = [noisy.fits["wmt14_en_de", m, "multiplicative"] for m in chosen.methods]
     places = []
-    for left, right in itertools.product(*(fit.draws[::10] for fit in fits)):  # every pairing is as good as ours
-        own = [of_factor(f.layout.to_natural(v), "model") for f, v in zip(fits, (left, right), strict=True)]
+    for left, right in itertools.product(*(fit.replicates[::10] for fit in fits)):  # every pairing is as good as ours
+        own = [factor_parameters(f.layout.to_natural(v), "model") for f, v in zip(fits, (left, right), strict=True)]
         curves = [lambda d, p=p: predict(MULTIPLICATIVE, p, {"X": chosen.x, "D": d}) for p in own]
         places += crossings(lambda d, a=curves[0], b=curves[1]: a(d) - b(d), 10, 1e12)
     low, high = np.quantile(places, [0.05, 0.95])
@@ -214,9 +214,9 @@ def test_an_interval_is_open_where_draws_have_no_crossing(noisy: Analysis) -> No
     """LoRA is planted below prompt tuning's floor by too little to tell: lowered in 12 % of draws, it never crosses."""
     fits = noisy.of("wmt14_en_de", "multiplicative")
     raised = np.array(fits["lora"].layout.names) == "E"
-    draws = fits["lora"].draws.copy()
+    draws = fits["lora"].replicates.copy()
     draws[:24] = np.where(raised, np.log(0.75), draws[:24])
-    shifted = {**fits, "lora": replace(fits["lora"], draws=draws)}
+    shifted = {**fits, "lora": replace(fits["lora"], replicates=draws)}
     measured = dict.fromkeys(fits, (8e3, 1e5))
     (size,) = critical_sizes(shifted, ("prompt", "lora"), "model", [planted.SIZES[3]], measured)
     assert size.roots[0].share == pytest.approx(1 - 24 / len(draws), abs=0.01)

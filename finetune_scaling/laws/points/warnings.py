@@ -25,7 +25,7 @@ POLISH_SWEEPS = 10
 FEWEST_LEVELS = 3  # of sizes and of numbers of examples; with fewer, one wrong row cannot be told from the others
 
 
-def doubts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
+def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     """Sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
     yield from _counts(text, runs)
     for (task, method), own in runs.groupby(["task", "method"], sort=False):

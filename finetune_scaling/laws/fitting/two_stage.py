@@ -11,37 +11,37 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.far import refit_far
-from finetune_scaling.laws.fitting.profile import Profile, profiles
-from finetune_scaling.laws.fitting.program import (
+from finetune_scaling.laws.fitting.huber_fit import (
     FitPoints,
     FitSettings,
-    fit,
-    optima,
+    local_refit,
+    multistart_fit,
+    multistart_optima,
     predictions,
-    refit,
     scatter_about,
 )
-from finetune_scaling.laws.fitting.staged_fit import OneStage, Skipped, StagedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit, OneStage, Skipped
+from finetune_scaling.laws.fitting.profile import Profile, profiles
+from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Law, Layout
 from finetune_scaling.laws.points.table import FACTORS
 from finetune_scaling.laws.uncertainty import jackknife
 from finetune_scaling.laws.uncertainty.bootstrap import Measured, Resampling, resample
-from finetune_scaling.laws.uncertainty.components import Components, components
+from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents, variance_components
 
 FIRST_STAGE_FACTORS = ("model", "pretrain")
 # Optima of stage 1 from which the fit in one stage starts.
 ONE_STAGE_STARTS = 256
 
 
-def fit_staged(
+def fit_joint(
     law: Law,
     rows: pd.DataFrame,
     settings: FitSettings,
     pad_to: int = 0,
     resampling: Resampling | None = None,
     profile: bool = False,
-) -> tuple[StagedFit | None, list[Skipped]]:
+) -> tuple[JointFit | None, list[Skipped]]:
     """Fits `law` in two stages to the settings of one task and method; None where the points do not suffice.
 
     rows: PointsTable.settings of one task and method, held-out ones too (they enter no fit). pad_to: number of points
@@ -83,28 +83,28 @@ class _Stages:
     def from_grid(self) -> tuple[np.ndarray, np.ndarray]:
         """The best vector [K] over the grid of starts, and the optima of stage 1 [S, K]."""
         grid, weights = self.layout.starts(), self.in_first[None]
-        first, _ = optima(self.layout, self.points, weights, grid, self.free_1, self.settings)
+        first, _ = multistart_optima(self.layout, self.points, weights, grid, self.free_1, self.settings)
         restart = _restart(self.layout, first[0, 0])
         ones = np.ones_like(weights)
-        vectors, _ = fit(self.layout, self.points, ones, restart, self.free_2, self.settings)
+        vectors, _ = multistart_fit(self.layout, self.points, ones, restart, self.free_2, self.settings)
         return vectors[0], first[0]
 
     def again(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
         """Both stages from one vector, for every row of weights and losses [W, P]: vectors [W, K]."""
         starts = np.tile(start, (len(weights), 1))
         first = self.far(weights * self.in_first, starts, self.free_1, losses)
-        return refit(self.layout, self.points, weights, first, self.free_2, self.settings, losses)[0]
+        return local_refit(self.layout, self.points, weights, first, self.free_2, self.settings, losses)[0]
 
     def far(self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None) -> np.ndarray:
         """Refits of one optimum, repeated in `starts` [W, K], to other weights or losses: vectors [W, K]."""
         scatter = scatter_about(self.layout, self.points, starts[0], self.settings)
-        return refit_far(self.layout, self.points, weights, starts, free, self.settings, scatter, losses)[0]
+        return refit_replicates(self.layout, self.points, weights, starts, free, self.settings, scatter, losses)[0]
 
     def objectives(self, vector: np.ndarray, weights: np.ndarray) -> dict[str, float]:
         """The sums of Huber losses that the stages minimise: over the points of stage 1, and over all."""
         frozen = np.zeros_like(self.free)
         rows = np.stack([weights * self.in_first, weights])
-        _, values = refit(self.layout, self.points, rows, np.tile(vector, (2, 1)), frozen, self.settings)
+        _, values = local_refit(self.layout, self.points, rows, np.tile(vector, (2, 1)), frozen, self.settings)
         return {"stage_1": float(values[0]), "stage_2": float(values[1])}
 
 
@@ -129,7 +129,7 @@ def _fit_stages(
     factors: tuple[str, ...],
     how: Resampling,
     profile: bool,
-) -> StagedFit:
+) -> JointFit:
     layout, points = stages.layout, stages.points
     fitted = rows[~rows["held_out"]]
     vector, valley = stages.from_grid()
@@ -150,24 +150,26 @@ def _fit_stages(
     every = {"fitted": rows[~rows["held_out"]], "held_out": rows[rows["held_out"]]}
     errors = {kind: _deviations(layout, vector[None], own, factors, _mean) for kind, own in every.items()}
     drawn = _deviations(layout, draws, every["held_out"], factors, _resampled_mean)
-    return StagedFit(
+    return JointFit(
         task=task,
         method=method,
         layout=layout,
         vector=vector,
-        draws=draws,
+        replicates=draws,
         refits=refits,
         families=tuple(slices),
         left_out=_left_out(stages, levels, refits),
         reasons=_untold(layout, fitted, factors),
         objective=stages.objectives(vector, weights),
         errors=errors,
-        held_out_draws={factor: _recentred(values, errors["held_out"][factor]) for factor, values in drawn.items()},
+        held_out_replicates={
+            factor: _recentred(values, errors["held_out"][factor]) for factor, values in drawn.items()
+        },
         points={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
         stage_1=first,
         components=scatter,
         misfit=float(np.sqrt(np.mean(np.log(predicted / points.loss) ** 2))),
-        least_loss=float(points.loss.min()),
+        least_response=float(points.loss.min()),
         resampling=how,
         one_stage=one_stage,
         profiles=_profiles(stages, one_stage, weights) if profile else {},
@@ -189,7 +191,7 @@ def _one_stage(
     """
     starts = np.concatenate([vector[None], np.where(stages.free_1, valley[:ONE_STAGE_STARTS], vector)])
     rows = np.tile(weights, (len(starts), 1))
-    vectors, values = refit(stages.layout, stages.points, rows, starts, stages.free, stages.settings)
+    vectors, values = local_refit(stages.layout, stages.points, rows, starts, stages.free, stages.settings)
     best = int(np.argmin(values))
     if not stages.in_first.all():
         starts = np.tile(vectors[best], (len(counts), 1))
@@ -198,18 +200,18 @@ def _one_stage(
 
 
 def _profiles(stages: _Stages, fitted: OneStage, weights: np.ndarray) -> dict[str, Profile]:
-    deviations = dict(zip(stages.layout.names, map(float, np.std(fitted.draws, axis=0)), strict=True))
+    deviations = dict(zip(stages.layout.names, map(float, np.std(fitted.replicates, axis=0)), strict=True))
     return profiles(stages.layout, stages.points, weights, fitted.vector, stages.free, stages.settings, deviations)
 
 
 def _components(
     stages: _Stages, fitted: pd.DataFrame, families: Sequence[np.ndarray], vector: np.ndarray
-) -> Components:
+) -> VarianceComponents:
     residuals = stages.points.loss - predictions(stages.layout, stages.points, vector)
     deviations, seeds = (fitted[c].to_numpy(float) for c in ("loss_sd", "seeds"))
     _, first = np.unique(_runs(fitted), return_index=True)  # runs that stand under two factors have their seeds once
     deviations = np.where(np.isin(np.arange(len(fitted)), first), deviations, np.nan)
-    return components(residuals, deviations, seeds, families, int(stages.free.sum()))
+    return variance_components(residuals, deviations, seeds, families, int(stages.free.sum()))
 
 
 def _runs(fitted: pd.DataFrame) -> np.ndarray:
@@ -217,9 +219,9 @@ def _runs(fitted: pd.DataFrame) -> np.ndarray:
     return fitted.groupby(["finetune_examples", "loss", "seeds"], sort=False).ngroup().to_numpy()
 
 
-def _weights(scatter: Components, seeds: np.ndarray) -> np.ndarray:
+def _weights(scatter: VarianceComponents, seeds: np.ndarray) -> np.ndarray:
     """Inverse variances of the settings' means [P], of mean one: settings with more seeds count for more."""
-    variances = scatter.of_mean(seeds) ** 2
+    variances = scatter.deviation_of_mean(seeds) ** 2
     if scatter.seed is None or np.ptp(seeds) == 0 or not (variances > 0).all():
         return np.ones(len(seeds))
     return (1 / variances) / np.mean(1 / variances)

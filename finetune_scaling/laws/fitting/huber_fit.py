@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_scaling.laws.fitting.descent import lbfgs, newton
+from finetune_scaling.laws.fitting.minimizers import lbfgs, newton
 from finetune_scaling.laws.forms.declared import Law, Layout, Residual, predict
 
 HUBER_DELTA = 1e-3
@@ -87,7 +87,7 @@ def padded_size(points: int) -> int:
     return max(64, 1 << (points - 1).bit_length())
 
 
-def fit(
+def multistart_fit(
     layout: Layout,
     points: FitPoints,
     weights: np.ndarray,
@@ -102,11 +102,11 @@ def fit(
     row is fitted to, by default the points' own.
     Returns vectors [W, K] and their objectives [W] (weighted sums of Huber losses).
     """
-    vectors, values = optima(layout, points, weights, starts, free, settings, losses)
+    vectors, values = multistart_optima(layout, points, weights, starts, free, settings, losses)
     return vectors[:, 0], values[:, 0]
 
 
-def optima(
+def multistart_optima(
     layout: Layout,
     points: FitPoints,
     weights: np.ndarray,
@@ -125,13 +125,13 @@ def optima(
     order = np.argsort(values.reshape(problems, grid), axis=1, kind="stable")[:, :kept]
     chosen = (np.arange(problems)[:, None] * grid + order).ravel()
     many = tuple(np.repeat(values, kept, axis=0) for values in (weights, losses))
-    vectors, values = refit(layout, points, many[0], vectors[chosen], free, settings, many[1])
+    vectors, values = local_refit(layout, points, many[0], vectors[chosen], free, settings, many[1])
     found = _sorted(vectors.reshape(problems, kept, -1), values.reshape(problems, kept))
     for turn in range(HOPS):
         hopped = _hop(found[0], turn)
         many = tuple(np.repeat(values, hopped.shape[1], axis=0) for values in (weights, losses))
         starts = hopped.reshape(-1, hopped.shape[2])
-        vectors, values = refit(layout, points, many[0], starts, free, settings, many[1])
+        vectors, values = local_refit(layout, points, many[0], starts, free, settings, many[1])
         more = vectors.reshape(hopped.shape), values.reshape(hopped.shape[:2])
         found = _sorted(*(np.concatenate([old, new], axis=1) for old, new in zip(found, more, strict=True)))
     return found
@@ -153,7 +153,7 @@ def _hop(vectors: np.ndarray, turn: int) -> np.ndarray:
     return vectors[:, :1] + random.uniform(0.2, 1.0, (HOP_STARTS, 1)) * (good[:, left] - good[:, right])
 
 
-def refit(
+def local_refit(
     layout: Layout,
     points: FitPoints,
     weights: np.ndarray,

@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.analysis.regions import RegionMap, region_map
+from finetune_scaling.analysis.best_method_map import BestMethodMap, best_method_map
 
 TASK = "wmt14_en_de"
 
 
 @pytest.fixture(scope="module")
-def found(noisy: Analysis) -> RegionMap:
+def found(noisy: Analysis) -> BestMethodMap:
     return next(r for r in noisy.regions if (r.task, r.factor) == (TASK, "model"))
 
 
-def test_shares_are_those_of_the_draws(noisy: Analysis, found: RegionMap) -> None:
+def test_shares_are_those_of_the_draws(noisy: Analysis, found: BestMethodMap) -> None:
     """Any pairing of independent draws estimates one share, so an independent pairing lies within sampling error."""
     fits = noisy.of(TASK, "multiplicative")
     random = np.random.default_rng(5)
     for i, j in random.integers(len(found.x), size=(12, 2)):
         losses = [
-            random.permutation(fits[m].predict_draws("model", found.x[i], found.examples[j])) for m in found.methods
+            random.permutation(fits[m].predict_replicates("model", found.x[i], found.examples[j]))
+            for m in found.methods
         ]
         share = np.bincount(np.argmin(losses, axis=0), minlength=len(losses)) / len(losses[0])
         assert found.shares[:, i, j] == pytest.approx(share, abs=0.13)
@@ -31,26 +32,26 @@ def test_shares_are_those_of_the_draws(noisy: Analysis, found: RegionMap) -> Non
     assert found.shares.sum(axis=0) == pytest.approx(1)
 
 
-def test_the_draws_agree_away_from_the_borders_and_not_on_them(found: RegionMap) -> None:
+def test_the_draws_agree_away_from_the_borders_and_not_on_them(found: BestMethodMap) -> None:
     on_border = np.zeros(found.best.shape, bool)
     on_border[:, 1:] |= np.diff(found.best, axis=1) != 0
     assert on_border.any()
     assert found.agreement[on_border].mean() < found.agreement[~on_border].mean()
-    assert found.sure_share() > 0.9
+    assert found.confident_share() > 0.9
 
 
 def test_draws_that_contradict_each_other_are_not_sure(noisy: Analysis) -> None:
     fits = noisy.of(TASK, "multiplicative")
     floor = np.array(fits["lora"].layout.names) == "E"
-    draws = fits["lora"].draws + np.where(np.arange(len(fits["lora"].draws)) % 2, 0.5, -0.5)[:, None] * floor
-    shaken = {**fits, "lora": replace(fits["lora"], draws=draws)}
-    found = region_map(shaken, "model", noisy.rows(TASK, factor="model"))
+    draws = fits["lora"].replicates + np.where(np.arange(len(fits["lora"].replicates)) % 2, 0.5, -0.5)[:, None] * floor
+    shaken = {**fits, "lora": replace(fits["lora"], replicates=draws)}
+    found = best_method_map(shaken, "model", noisy.rows(TASK, factor="model"))
     assert found is not None
-    assert found.sure_share() == 0
+    assert found.confident_share() == 0
     assert found.agreement.max() < 0.6
 
 
-def test_the_table_has_every_place_once(found: RegionMap) -> None:
+def test_the_table_has_every_place_once(found: BestMethodMap) -> None:
     table = found.table()
     assert len(table) == found.best.size
     assert not table.duplicated(["x", "finetune_examples"]).any()
@@ -63,4 +64,4 @@ def test_the_table_has_every_place_once(found: RegionMap) -> None:
 
 def test_one_method_makes_no_map(noisy: Analysis) -> None:
     fits = {"full": noisy.of(TASK, "multiplicative")["full"]}
-    assert region_map(fits, "model", noisy.rows(TASK, factor="model")) is None
+    assert best_method_map(fits, "model", noisy.rows(TASK, factor="model")) is None

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.fitting.far import refit_far
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit, predictions, scatter_about
-from finetune_scaling.laws.fitting.staged_fit import DESCRIBES
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit, predictions, scatter_about
+from finetune_scaling.laws.fitting.joint_fit import DESCRIBES
+from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Law, Layout, Parameter, predict
 from finetune_scaling.laws.uncertainty.bootstrap import Measured, Resampling, resample
-from finetune_scaling.laws.uncertainty.components import components
 from finetune_scaling.laws.uncertainty.intervals import (
     Interval,
-    allowed_margin,
     correlations,
+    describe_correlation,
     half_width,
-    of_parameter,
-    trading_off,
+    largest_half_width,
+    parameter_interval,
 )
 from finetune_scaling.laws.uncertainty.jackknife import leave_out_weights
+from finetune_scaling.laws.uncertainty.variance_components import variance_components
 
 # Blocks that are left out in turn; their members are drawn by a fixed seed.
 BLOCKS = 20
@@ -31,7 +31,7 @@ BLOCKS = 20
 class LawFit:
     """A fitted law.
 
-    vector [K], draws [R, K]: as in layout.names; objective: sum of Huber losses; misfit: root mean square of log
+    vector [K], replicates [R, K]: as in layout.names; objective: sum of Huber losses; misfit: root mean square of log
     prediction - log response over the points, deviation: mean absolute one; left_out [W]: the same on each block of
     points left out in turn; least_response: of the points; count: of them; fixed: parameters that were
     not fitted, since their factor has one value; reasons: name -> why the points cannot tell it whatever its interval.
@@ -39,7 +39,7 @@ class LawFit:
 
     layout: Layout
     vector: np.ndarray
-    draws: np.ndarray
+    replicates: np.ndarray
     objective: float
     misfit: float
     deviation: float
@@ -68,23 +68,26 @@ class LawFit:
         """What the law says at factors, in printed units."""
         return predict(self.law, self.parameters, factors)
 
-    def predict_draws(self, factors: Mapping[str, np.ndarray | float]) -> np.ndarray:
+    def predict_replicates(self, factors: Mapping[str, np.ndarray | float]) -> np.ndarray:
         """The same by every bootstrap draw: factors of shape [...] -> [R, ...]."""
         shape = np.broadcast_shapes(*(np.shape(values) for values in factors.values()))
-        draws = self.draws.reshape(-1, *(1,) * len(shape), self.draws.shape[1])
+        draws = self.replicates.reshape(-1, *(1,) * len(shape), self.replicates.shape[1])
         return predict(self.law, self.layout.to_natural(draws), factors)
 
     def interval(self, name: str) -> Interval:
         """The 90 % bootstrap interval of a parameter, in its printed unit."""
-        return of_parameter(
-            self._parameter(name), self.parameters[name], self.layout.to_natural(self.draws)[name], self.least_response
+        return parameter_interval(
+            self._parameter(name),
+            self.parameters[name],
+            self.layout.to_natural(self.replicates)[name],
+            self.least_response,
         )
 
     def standard_error(self, name: str) -> float:
         """The standard deviation of a parameter over the draws, in its printed unit."""
-        return float(np.std(self.layout.to_natural(self.draws)[name], ddof=1))
+        return float(np.std(self.layout.to_natural(self.replicates)[name], ddof=1))
 
-    def why_unidentified(self, name: str) -> str:
+    def why_poorly_determined(self, name: str) -> str:
         """Why the points do not hold a parameter, in words; empty where they do."""
         if not self.describes:
             return f"the law does not describe these points (it misses them by {self.misfit:.0%})"
@@ -94,14 +97,14 @@ class LawFit:
             return self.reasons[name]
         if self._vanishes(name):
             return "it is not told from zero"
-        if half_width(self._parameter(name), self.interval(name)) > allowed_margin(
+        if half_width(self._parameter(name), self.interval(name)) > largest_half_width(
             self._parameter(name), self.parameters[name]
         ):
             return "its interval is wide"
-        drawn = self.layout.to_natural(self.draws)
+        drawn = self.layout.to_natural(self.replicates)
         vanishing = {other: drawn[other] for other in self.layout.names if self._vanishes(other)}
-        column = drawn[name] if name in vanishing else self.draws[:, self.layout.names.index(name)]
-        if leaning := trading_off(correlations(column, vanishing)):
+        column = drawn[name] if name in vanishing else self.replicates[:, self.layout.names.index(name)]
+        if leaning := describe_correlation(correlations(column, vanishing)):
             return f"{leaning}, which is not told from zero: the interval ends where that is zero"
         return ""
 
@@ -141,11 +144,11 @@ def fit_law(
     points = FitPoints(logs, np.asarray(response, float), np.zeros(len(response), int), pad_to)
     by_name = {p.name: p for p in law.parameters}
     starts = layout.starts({name: float(by_name[name].to_moved(value)) for name, value in fixed.items()})
-    vectors, objectives = fit(layout, points, np.ones((1, len(response))), starts, free, settings)
+    vectors, objectives = multistart_fit(layout, points, np.ones((1, len(response))), starts, free, settings)
     predicted, seeds = predictions(layout, points, vectors[0]), np.ones(len(response))
-    scatter = components(points.loss - predicted, np.full(len(response), np.nan), seeds, (), int(free.sum()))
+    scatter = variance_components(points.loss - predicted, np.full(len(response), np.nan), seeds, (), int(free.sum()))
     residual = scatter_about(layout, points, vectors[0], settings)
-    again = functools.partial(refit_far, layout, points, free=free, settings=settings, scatter=residual)
+    again = functools.partial(refit_replicates, layout, points, free=free, settings=settings, scatter=residual)
     weights, losses = resample(Measured(predicted, points.loss, seeds, ()), scatter, how)
     draws, _ = again(weights, np.tile(vectors[0], (len(weights), 1)), losses=losses)
     levels, _ = leave_out_weights([_blocks(len(response))])
@@ -154,7 +157,7 @@ def fit_law(
     return LawFit(
         layout=layout,
         vector=vectors[0],
-        draws=draws,
+        replicates=draws,
         objective=float(objectives[0]),
         misfit=float(np.sqrt(np.mean(gaps**2))),
         deviation=float(np.mean(np.abs(gaps))),

@@ -20,7 +20,7 @@ LEVEL_TEST = 0.10
 
 
 @dataclass(frozen=True)
-class LevelLuck:
+class RandomEffect:
     """Standard deviation that the points of one level share, in nats, and the degrees of freedom it rests on."""
 
     standard_deviation: float
@@ -28,7 +28,7 @@ class LevelLuck:
 
 
 @dataclass(frozen=True)
-class Components:
+class VarianceComponents:
     """seed: between runs of one setting (None: no setting has two seeds); setting: between settings beyond seeds and
     levels; levels: one for each labelling, None where its levels do not hang together. Standard deviations in nats.
     """
@@ -36,20 +36,20 @@ class Components:
     seed: float | None
     seed_degrees: int
     setting: float
-    levels: tuple[LevelLuck | None, ...]
+    levels: tuple[RandomEffect | None, ...]
 
-    def of_mean(self, seeds: np.ndarray) -> np.ndarray:
+    def deviation_of_mean(self, seeds: np.ndarray) -> np.ndarray:
         """Standard deviation of settings' means [P] over their numbers of seeds [P], without the levels' luck."""
         return np.sqrt(self.setting**2 + (self.seed or 0.0) ** 2 / seeds)
 
 
-def components(
+def variance_components(
     residuals: np.ndarray,
     deviations: np.ndarray,
     seeds: np.ndarray,
     families: Sequence[np.ndarray],
     parameters: int,
-) -> Components:
+) -> VarianceComponents:
     """Splits the scatter of residuals [P] of a fit with so many parameters.
 
     deviations [P]: standard deviations over each setting's seeds; seeds [P]; families: labels [P] each, NaN where a
@@ -63,7 +63,7 @@ def components(
             rest, spent = _within(rest, labels), spent + luck.degrees
     total = float((rest**2).sum()) / max(1.0, len(rest) - spent)
     known = (seed or 0.0) ** 2 * float(np.mean(1 / seeds))
-    return Components(seed, degrees, float(np.sqrt(max(0.0, total - known))), levels)
+    return VarianceComponents(seed, degrees, float(np.sqrt(max(0.0, total - known))), levels)
 
 
 def _within(residuals: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def _within(residuals: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def _luck(residuals: np.ndarray, labels: np.ndarray) -> LevelLuck | None:
+def _luck(residuals: np.ndarray, labels: np.ndarray) -> RandomEffect | None:
     inside = np.isfinite(labels)
     values, own = residuals[inside], labels[inside]
     names, index, counts = np.unique(own, return_inverse=True, return_counts=True)
@@ -88,4 +88,4 @@ def _luck(residuals: np.ndarray, labels: np.ndarray) -> LevelLuck | None:
     rest = float(((values - means[index]) ** 2).sum()) / within
     if rest <= 0 or stats.f.sf(mean_square / rest, between, within) >= LEVEL_TEST:
         return None
-    return LevelLuck(float(np.sqrt((mean_square - rest) / counts.mean())), float(between))
+    return RandomEffect(float(np.sqrt((mean_square - rest) / counts.mean())), float(between))

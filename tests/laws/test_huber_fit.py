@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit, padded_size, refit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, multistart_fit, padded_size
 from finetune_scaling.laws.forms import declared as laws
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.forms.power import SINGLE
@@ -72,7 +72,9 @@ def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
     for seed in range(4):
         factors, loss = problem(law, seed)
         starts = np.random.default_rng(seed).permutation(layout.starts())[:16]
-        vectors, values = fit(layout, to_points(factors, loss), ones, starts, free, FitSettings(DELTA, residual))
+        vectors, values = multistart_fit(
+            layout, to_points(factors, loss), ones, starts, free, FitSettings(DELTA, residual)
+        )
         expected = reference_objective(law, vectors[0], factors, loss, residual)
         assert values[0] == pytest.approx(expected, rel=1e-9)
         best = scipys_best(law, starts, factors, loss, residual)
@@ -84,7 +86,7 @@ def test_exact_points_give_back_the_law() -> None:
     truth = {"E": 0.62, "beta": 0.081, "A": 2.1e3, "alpha": 0.36}
     layout = laws.Layout(MULTIPLICATIVE)
     points = to_points(factors, laws.predict(MULTIPLICATIVE, truth, factors))
-    vectors, _ = fit(layout, points, np.ones((1, 40)), layout.starts(), np.ones(4, bool), FitSettings())
+    vectors, _ = multistart_fit(layout, points, np.ones((1, 40)), layout.starts(), np.ones(4, bool), FitSettings())
     assert layout.to_natural(vectors[0]) == {name: pytest.approx(value, rel=1e-3) for name, value in truth.items()}
 
 
@@ -95,8 +97,8 @@ def test_weight_zero_is_absence_and_frozen_entries_stay() -> None:
     starts = layout.starts({"beta": 0.1})
     part = {name: values[:30] for name, values in factors.items()}
     weights = (np.arange(40) < 30).astype(float)[None]
-    alone, _ = fit(layout, to_points(part, loss[:30]), np.ones((1, 30)), starts, free, FitSettings())
-    masked, _ = fit(layout, to_points(factors, loss), weights, starts, free, FitSettings())
+    alone, _ = multistart_fit(layout, to_points(part, loss[:30]), np.ones((1, 30)), starts, free, FitSettings())
+    masked, _ = multistart_fit(layout, to_points(factors, loss), weights, starts, free, FitSettings())
     np.testing.assert_allclose(masked, alone, rtol=1e-9)
     assert masked[0, 1] == 0.1
 
@@ -105,9 +107,9 @@ def test_rows_of_weights_are_problems_of_their_own() -> None:
     factors, loss = problem(SINGLE, 2)
     layout, points = laws.Layout(SINGLE), to_points(factors, loss)
     weights = (np.random.default_rng(0).random((3, 40)) < 0.7).astype(float)
-    together, values = fit(layout, points, weights, layout.starts(), np.ones(3, bool), FitSettings())
+    together, values = multistart_fit(layout, points, weights, layout.starts(), np.ones(3, bool), FitSettings())
     for row, vector, value in zip(weights, together, values, strict=True):
-        alone, single = fit(layout, points, row[None], layout.starts(), np.ones(3, bool), FitSettings())
+        alone, single = multistart_fit(layout, points, row[None], layout.starts(), np.ones(3, bool), FitSettings())
         assert value == pytest.approx(single[0], rel=1e-9)
         assert vector == pytest.approx(alone[0], rel=1e-5)
 
@@ -115,8 +117,8 @@ def test_rows_of_weights_are_problems_of_their_own() -> None:
 def test_a_refit_of_the_optimum_stays_there() -> None:
     factors, loss = problem(MULTIPLICATIVE, 3)
     layout, points, free = laws.Layout(MULTIPLICATIVE), to_points(factors, loss), np.ones(4, bool)
-    vectors, values = fit(layout, points, np.ones((1, 40)), layout.starts(), free, FitSettings())
-    again, same = refit(layout, points, np.ones((1, 40)), vectors, free, FitSettings())
+    vectors, values = multistart_fit(layout, points, np.ones((1, 40)), layout.starts(), free, FitSettings())
+    again, same = local_refit(layout, points, np.ones((1, 40)), vectors, free, FitSettings())
     np.testing.assert_allclose(again, vectors, rtol=1e-6)
     assert same[0] <= values[0] * (1 + 1e-12)
 
@@ -124,7 +126,7 @@ def test_a_refit_of_the_optimum_stays_there() -> None:
 def test_the_rest_of_the_process_keeps_float32() -> None:
     factors, loss = problem(SINGLE, 0)
     layout = laws.Layout(SINGLE)
-    vectors, _ = fit(
+    vectors, _ = multistart_fit(
         layout, to_points(factors, loss), np.ones((1, 40)), layout.starts(), np.ones(3, bool), FitSettings()
     )
     assert vectors.dtype == np.float64

@@ -10,8 +10,8 @@ import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import finite, write_atomically, write_json_atomically
-from finetune_scaling.laws.fitting.law_fit import LawFit, fit_law
-from finetune_scaling.laws.fitting.program import FitSettings
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.points.checks import to_flags, to_numbers
 from finetune_scaling.laws.points.text import read_text
@@ -19,7 +19,7 @@ from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
 
 
-def fit_one_law(
+def fit_csv(
     law: Law,
     path: Path,
     out: Path,
@@ -45,7 +45,7 @@ def fit_one_law(
         values = {factor: rows[factor].to_numpy(float) for factor in law.factors}
         table.loc[rows.index, "predicted"] = fitted.predict(values)
         if fitted.describes:
-            ends = np.quantile(fitted.predict_draws(values), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+            ends = np.quantile(fitted.predict_replicates(values), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
             table.loc[rows.index, ["low", "high"]] = ends.T
         records.append({**name, **_record(fitted, settings, table.loc[rows.index])})
         for line in _lines(records[-1], name, time.perf_counter() - started):
@@ -122,7 +122,7 @@ def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[s
         "objective_is": "sum of Huber losses",
         "points": fitted.count,
         "starts": len(fitted.layout.starts()),
-        "resamples": len(fitted.draws),
+        "resamples": len(fitted.replicates),
         "residual": settings.residual_of(law),
         "huber_delta": settings.huber_delta,
         "errors": {kind: {"all": error} for kind, error in _errors(rows, law.response).items()},
@@ -131,7 +131,7 @@ def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[s
 
 def _parameter(fitted: LawFit, name: str) -> dict[str, Any]:
     """Value, 90 % interval and standard error; no value where the law does not describe the points."""
-    interval, why = fitted.interval(name), fitted.why_unidentified(name)
+    interval, why = fitted.interval(name), fitted.why_poorly_determined(name)
     told = fitted.describes
     return {
         "value": finite(fitted.parameters[name]) if told else None,

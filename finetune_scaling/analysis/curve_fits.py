@@ -5,23 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.far import refit_far
-from finetune_scaling.laws.fitting.program import FitPoints, FitSettings, fit, predictions
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit, predictions
+from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Layout, predict
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.points.table import FACTORS
-from finetune_scaling.laws.uncertainty.intervals import Interval, of_parameter
+from finetune_scaling.laws.uncertainty.intervals import Interval, parameter_interval
 
 # Resamples of each curve: a hundred curves share the time of one law's bootstrap.
 RESAMPLES = 100
 
 
 @dataclass(frozen=True)
-class SingleFit:
+class CurveFit:
     """L = A / D^beta + E at one factor value of one task and method.
 
     parameters, intervals: printed values and their 90 % intervals by name; objective: sum of Huber losses;
-    fitted_error, held_out_error: mean absolute deviations in nats; points: number fitted; draws [R, K]: refits to
+    fitted_error, held_out_error: mean absolute deviations in nats; points: number fitted; replicates [R, K]: refits to
     drawn points, as in the law's order of parameters.
     """
 
@@ -35,7 +35,7 @@ class SingleFit:
     fitted_error: float
     held_out_error: float | None
     points: int
-    draws: np.ndarray
+    replicates: np.ndarray
 
     @property
     def shows_scatter(self) -> bool:
@@ -50,14 +50,14 @@ class SingleFit:
         """Loss after finetuning on `examples` examples."""
         return predict(SINGLE, self.parameters, {"D": examples})
 
-    def predict_draws(self, examples: np.ndarray | float) -> np.ndarray:
+    def predict_replicates(self, examples: np.ndarray | float) -> np.ndarray:
         """The same by every draw: examples [...] -> losses [R, ...]."""
         examples = np.asarray(examples, float)
-        drawn = self.draws.reshape(-1, *(1,) * examples.ndim, self.draws.shape[1])
+        drawn = self.replicates.reshape(-1, *(1,) * examples.ndim, self.replicates.shape[1])
         return predict(SINGLE, Layout(SINGLE).to_natural(drawn), {"D": examples})
 
 
-def fit_singles(rows: pd.DataFrame, settings: FitSettings) -> list[SingleFit]:
+def fit_curves(rows: pd.DataFrame, settings: FitSettings) -> list[CurveFit]:
     """Fits every factor value that has as many points to fit as the law has parameters.
 
     rows: PointsTable.settings of one task and method. The intervals are of a bootstrap that draws normal residuals of
@@ -72,7 +72,7 @@ def fit_singles(rows: pd.DataFrame, settings: FitSettings) -> list[SingleFit]:
     weights, losses = np.isfinite(values).astype(float), np.where(np.isfinite(values), values, 1.0)
     points = FitPoints({"D": np.log(curves.columns.to_numpy(float))}, losses[0], np.zeros(losses.shape[1], int))
     free = np.ones(len(layout.names), bool)
-    vectors, objectives = fit(layout, points, weights, layout.starts(), free, settings, losses)
+    vectors, objectives = multistart_fit(layout, points, weights, layout.starts(), free, settings, losses)
     draws = _draws(layout, points, weights, losses, vectors, settings)
     return [
         _single(rows[(rows["factor"] == factor) & (rows["x"] == x)], layout, vectors[i], draws[i], float(objectives[i]))
@@ -96,26 +96,27 @@ def _draws(
     drawn = np.maximum(predicted[:, None] + scatter[:, None, None] * noise, 1e-3)
     weights, starts = (np.repeat(values, RESAMPLES, axis=0) for values in (weights, vectors))
     free, flat = np.ones(len(layout.names), bool), drawn.reshape(-1, drawn.shape[2])
-    refits, _ = refit_far(layout, points, weights, starts, free, settings, float(scatter.max()), flat)
+    refits, _ = refit_replicates(layout, points, weights, starts, free, settings, float(scatter.max()), flat)
     return refits.reshape(len(vectors), RESAMPLES, -1)
 
 
-def _single(rows: pd.DataFrame, layout: Layout, vector: np.ndarray, draws: np.ndarray, objective: float) -> SingleFit:
+def _single(rows: pd.DataFrame, layout: Layout, vector: np.ndarray, draws: np.ndarray, objective: float) -> CurveFit:
     parameters, natural = layout.to_natural(vector), layout.to_natural(draws)
     loss, held_out, first = rows["loss"].to_numpy(float), rows["held_out"].to_numpy(bool), rows.iloc[0]
     deviation = np.abs(predict(SINGLE, parameters, {"D": rows["finetune_examples"]}) - loss)
-    return SingleFit(
+    return CurveFit(
         task=first["task"],
         method=first["method"],
         factor=first["factor"],
         x=float(first["x"]),
         parameters=parameters,
         intervals={
-            p.name: of_parameter(p, parameters[p.name], natural[p.name], float(loss.min())) for p in SINGLE.parameters
+            p.name: parameter_interval(p, parameters[p.name], natural[p.name], float(loss.min()))
+            for p in SINGLE.parameters
         },
         objective=objective,
         fitted_error=float(deviation[~held_out].mean()),
         held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,
         points=int((~held_out).sum()),
-        draws=draws,
+        replicates=draws,
     )

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from finetune_scaling.laws.fitting.law_fit import LawFit
-from finetune_scaling.laws.fitting.staged_fit import StagedFit
-from finetune_scaling.laws.uncertainty.intervals import LEVEL, percentiles
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.fitting.one_stage import LawFit
+from finetune_scaling.laws.uncertainty.intervals import LEVEL, percentile_interval
 
 DECISIVE = 10.0  # differences of an AIC beyond it leave no support (Burnham and Anderson 2002, section 2.6)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LawScore:
     """One law on the same points as its rivals.
 
     parameters: how many were fitted; left_out [W]: mean absolute deviation on each level left out; held_out: mean
-    absolute deviation on held-out points, held_out_draws [R]: by the bootstrap, both None where there are none;
+    absolute deviation on held-out points, held_out_replicates [R]: by the bootstrap, both None where there are none;
     criterion: AICc; describes: whether it follows the points at all.
     """
 
@@ -36,7 +36,7 @@ class Candidate:
     parameters: int
     left_out: np.ndarray
     held_out: float | None
-    held_out_draws: np.ndarray | None
+    held_out_replicates: np.ndarray | None
     criterion: float
     describes: bool
 
@@ -47,7 +47,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LawComparison:
     """A rival against the best law: differences rival - best, above zero where the best is better.
 
     left_out, margin: mean over the levels and half its 90 % interval; criterion: of AICc; held_out: its 90 % interval,
@@ -66,8 +66,8 @@ class Comparison:
 class Selection:
     """candidates: best first, by the error on what was left out; comparisons: of the best with each other one."""
 
-    candidates: tuple[Candidate, ...]
-    comparisons: tuple[Comparison, ...]
+    candidates: tuple[LawScore, ...]
+    comparisons: tuple[LawComparison, ...]
 
     @property
     def best(self) -> str:
@@ -110,23 +110,23 @@ class Selection:
         return f"{self.comparisons[0].criterion:+.1f}" if told else "unknown, too few points"
 
 
-def select(candidates: Sequence[Candidate]) -> Selection:
+def select_law(candidates: Sequence[LawScore]) -> Selection:
     """Orders candidates that were fitted to the same points, and compares the best with each other one."""
     ranked = tuple(sorted(candidates, key=lambda c: (not c.describes, c.left_out_error)))
     return Selection(ranked, tuple(_compare(ranked[0], rival) for rival in ranked[1:]))
 
 
-def select_staged(fits: Mapping[str, StagedFit]) -> Selection:
+def select_joint_law(fits: Mapping[str, JointFit]) -> Selection:
     """Selection among the laws fitted to one task and method: law -> fit."""
-    return select([_of_staged(fit) for fit in fits.values()])
+    return select_law([_of_staged(fit) for fit in fits.values()])
 
 
 def select_laws(fits: Sequence[LawFit]) -> Selection:
     """Selection among laws fitted to the same arrays; deviations are of the logarithm."""
-    return select([_of_law(fit) for fit in fits])
+    return select_law([_of_law(fit) for fit in fits])
 
 
-def _compare(best: Candidate, rival: Candidate) -> Comparison:
+def _compare(best: LawScore, rival: LawScore) -> LawComparison:
     gaps = rival.left_out - best.left_out
     told = math.isfinite(best.criterion) and math.isfinite(rival.criterion)
     margin = math.inf
@@ -137,40 +137,40 @@ def _compare(best: Candidate, rival: Candidate) -> Comparison:
     speaks_for = left_out > margin or criterion > DECISIVE
     speaks_against = criterion < -DECISIVE or (held_out is not None and held_out[1] < 0)
     preferred = not rival.describes or (speaks_for and not speaks_against)
-    return Comparison(rival.law, left_out, margin, criterion, held_out, preferred and best.describes)
+    return LawComparison(rival.law, left_out, margin, criterion, held_out, preferred and best.describes)
 
 
-def _held_out(best: Candidate, rival: Candidate) -> tuple[float, float] | None:
-    if best.held_out_draws is None or rival.held_out_draws is None:
+def _held_out(best: LawScore, rival: LawScore) -> tuple[float, float] | None:
+    if best.held_out_replicates is None or rival.held_out_replicates is None:
         return None
-    found = percentiles(rival.held_out_draws - best.held_out_draws)
+    found = percentile_interval(rival.held_out_replicates - best.held_out_replicates)
     return (found.low, found.high) if found.low is not None and found.high is not None else None
 
 
-def _of_staged(fit: StagedFit) -> Candidate:
+def _of_staged(fit: JointFit) -> LawScore:
     counts = np.array([fit.points[factor] for factor in fit.factors], float)
     fitted = float(np.average([fit.errors["fitted"][factor] for factor in fit.factors], weights=counts))
     held_out = fit.errors["held_out"]
-    draws = list(fit.held_out_draws.values())
-    return Candidate(
+    draws = list(fit.held_out_replicates.values())
+    return LawScore(
         law=fit.law.name,
         parameters=len(fit.parameters),
         left_out=fit.left_out,
         held_out=float(np.mean(list(held_out.values()))) if held_out else None,
-        held_out_draws=np.mean(draws, axis=0) if draws else None,
+        held_out_replicates=np.mean(draws, axis=0) if draws else None,
         criterion=_criterion(fitted, int(counts.sum()), len(fit.parameters)),
         describes=fit.describes,
     )
 
 
-def _of_law(fit: LawFit) -> Candidate:
+def _of_law(fit: LawFit) -> LawScore:
     parameters = len(fit.layout.names) - len(fit.fixed)
-    return Candidate(
+    return LawScore(
         law=fit.law.name,
         parameters=parameters,
         left_out=fit.left_out,
         held_out=None,
-        held_out_draws=None,
+        held_out_replicates=None,
         criterion=_criterion(fit.deviation, fit.count, parameters),
         describes=fit.describes,
     )
