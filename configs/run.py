@@ -5,10 +5,10 @@ Fields may be changed on the command line as of any config, as long as nothing w
 
 from ml_collections import ConfigDict
 
-from finetune_scaling.configuration import given
+from finetune_scaling.configuration import without_unset
 from finetune_scaling.runs.run_directory import RunDirectory
 
 
 def get_config(run: str) -> ConfigDict:
     """run: its directory."""
-    return ConfigDict(given(RunDirectory(run).config))
+    return ConfigDict(without_unset(RunDirectory(run).config))

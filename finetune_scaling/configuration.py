@@ -66,23 +66,25 @@ def plain(value: Any) -> Any:
     return value
 
 
-def given(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def without_unset(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """`mapping` as plain data without its None fields and empty groups: placeholders that nobody filled."""
-    values = {key: given(value) if isinstance(value, Mapping) else value for key, value in plain(mapping).items()}
+    values = {
+        key: without_unset(value) if isinstance(value, Mapping) else value for key, value in plain(mapping).items()
+    }
     return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
-def same(left: Any, right: Any) -> bool:
+def equal(left: Any, right: Any) -> bool:
     """Whether two configs say the same, whatever their containers."""
-    return canonical(left) == canonical(right)
+    return canonical_json(left) == canonical_json(right)
 
 
-def canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
     """One text for equal configs: sorted JSON."""
     return json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
 
 
-def difference(left: Any, right: Any) -> list[str]:
+def differing_fields(left: Any, right: Any) -> list[str]:
     """The dotted names of the fields in which two configs differ; a field of None is as one that is not there."""
     flat_left, flat_right = _flatten(plain(left)), _flatten(plain(right))
     return sorted(k for k in flat_left.keys() | flat_right.keys() if flat_left.get(k) != flat_right.get(k))

@@ -31,7 +31,7 @@ from finetune_scaling.evaluation.rows import read_rows, written_examples
 from finetune_scaling.evaluation.scoring import text_scores
 from finetune_scaling.evaluation.subject import Prepared
 from finetune_scaling.evaluation.text_metrics import Scores, read_corpus, score_corpus
-from finetune_scaling.files import local, location, write_json_atomically
+from finetune_scaling.files import local_path, location, write_json_atomically
 from finetune_scaling.runs.evaluators import (
     OWN_TESTS,
     Evaluator,
@@ -45,7 +45,7 @@ from finetune_scaling.runs.evaluators import (
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import exclusive
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.table import POINTS, write_facts, write_points
@@ -102,7 +102,7 @@ def main() -> None:
     elif _INDEX.value >= _OF.value:
         raise ConfigError(f"--index={_INDEX.value} must be below --of={_OF.value}; shares are counted from 0")
     elif _STUDY.value:
-        _score_study(local(_STUDY.value, "a study"))
+        _score_study(local_path(_STUDY.value, "a study"))
     else:
         _score_runs(_directories(_WORKDIR.value))
 
@@ -169,7 +169,7 @@ def _score_study(workdir: Path) -> None:
         raise ConfigError(f"{workdir}: no run of it has an evaluator; name some: --evaluators=few_shot_1,pretraining")
     errors = work(jobs, _how())
     with exclusive(workdir, wait=True):
-        from_first(lambda: _write_tables(study, workdir))
+        run_on_primary(lambda: _write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
     done = f"{count} evaluations of {len(jobs)} runs, {compiled_programs()} programs compiled"
     print(f"{done}: {workdir / POINTS}", flush=True)

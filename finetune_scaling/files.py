@@ -24,7 +24,7 @@ import fsspec
 from etils import epath
 
 from finetune_scaling.errors import UserError, WorkdirError
-from finetune_scaling.sharding.roles import is_first
+from finetune_scaling.sharding.roles import is_primary
 
 Location: TypeAlias = Path | epath.Path
 Result = TypeVar("Result")
@@ -65,14 +65,14 @@ def absolute(path: str | os.PathLike) -> Location:
     return place.resolve() if isinstance(place, Path) else place  # epath takes a URL for a relative path here
 
 
-def local(path: str | os.PathLike, what: str) -> Path:
+def local_path(path: str | os.PathLike, what: str) -> Path:
     """A path that must be local. Raises WorkdirError, telling `what` it is of, for a URL."""
     if is_remote(path):
         raise WorkdirError(f"{os.fspath(path)}: {what} is written to local directories only; give one")
     return Path(path)
 
 
-def first_contact(path: Location, act: Callable[[], Result]) -> Result:
+def call_with_timeout(path: Location, act: Callable[[], Result]) -> Result:
     """What act() returns; WorkdirError where the object store of `path` cannot be reached, or not within a minute."""
     outcome: list[Any] = []
 
@@ -100,7 +100,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     Of several processes that run together only the first one writes.
     Raises WorkdirError where the disk is full or the directory cannot be written.
     """
-    if not is_first():
+    if not is_primary():
         return
     path = location(path)
     data = data.encode() if isinstance(data, str) else data
@@ -210,7 +210,7 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def modified(path: Location) -> int:
+def modification_time(path: Location) -> int:
     """When a file was last changed, in units of the file system's; 0 where there is none."""
     try:
         return path.stat().st_mtime_ns if isinstance(path, Path) else path.stat().mtime
@@ -218,7 +218,7 @@ def modified(path: Location) -> int:
         return 0
 
 
-def size(path: Location) -> int:
+def file_size(path: Location) -> int:
     """Bytes of a file. Raises OSError where there is none."""
     return path.stat().st_size if isinstance(path, Path) else path.stat().length
 
@@ -269,6 +269,6 @@ def _umask() -> int:
     return mask
 
 
-def finite(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
     """The number, or None where it is no finite one (JSON has no infinity)."""
     return None if value is None or not math.isfinite(value) else float(value)

@@ -38,7 +38,7 @@ from finetune_scaling.planning.workload import Workload, planned_model, read_wor
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.grid import read_study
-from finetune_scaling.trees import size
+from finetune_scaling.trees import parameter_count
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def _changed(run_config: RunConfig) -> dict[int, RunConfig]:
         batch = dataclasses.replace(run_config.batch, row_length=None)
         run_config = dataclasses.replace(run_config, sequence=sequence, batch=batch)
     if _BATCHES.value:
-        return {size: _with_batch(run_config, size, accumulation=1) for size in _batches()}  # which is searched
+        return {size: _with_batch(run_config, size, accumulation=1) for size in _batches()}  # the search varies it
     if _BATCH.value is not None:
         return {_BATCH.value: _with_batch(run_config, _BATCH.value, run_config.batch.accumulation)}
     return {run_config.batch_size: run_config}
@@ -211,8 +211,8 @@ def _result(found: Found, run_config: RunConfig, table: prices.Prices) -> dict[s
     """A plan's JSON: the plan, the model, the run's totals and their cost, and what was compiled and refused before."""
     plan, workload = found.plan, found.workload
     state, frozen = shapes(workload)
-    trainable = size(state.trainable)
-    model = {"parameters": trainable + size(frozen), "trainable_parameters": trainable}
+    trainable = parameter_count(state.trainable)
+    model = {"parameters": trainable + parameter_count(frozen), "trainable_parameters": trainable}
     return {
         **plans.as_json(plan),
         "batch": workload.batch,

@@ -17,7 +17,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.sample_page.rows import RunRows, joined, read_runs
 from finetune_scaling.evaluation.sample_page.sentence_scores import DEFAULTS, SCORERS, sentence_scores
 from finetune_scaling.evaluation.sample_page.writing import write_samples
-from finetune_scaling.files import local
+from finetune_scaling.files import local_path
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _OUT = flags.DEFINE_string("out", "samples.html", "The page; the scores go to th
 def main() -> None:
     """Reads, checks and scores the rows, and writes the page."""
     directories, names = directories_of(command.required(_RUNS)), _NAMES.value
-    out = local(_OUT.value, "a page of samples")
+    out = local_path(_OUT.value, "a page of samples")
     if names is not None and len(names) != len(directories):
         raise ConfigError(f"--names has {len(names)} names for {len(directories)} runs; give one for each")
     if names is not None and len(set(names)) < len(names):

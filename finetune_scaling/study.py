@@ -15,10 +15,10 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
-from finetune_scaling.files import local
+from finetune_scaling.files import local_path
 from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.runs.run_directory import exclusive
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 from finetune_scaling.studies.bases import write_bases
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import Tally, execute, waiting
@@ -37,7 +37,7 @@ _JSON = flags.DEFINE_boolean("json", False, "With --list: a JSON array on stdout
 
 def main() -> None:
     """Lists a study, or runs this process's share of it and, when all is done, fits its laws and writes the report."""
-    config, workdir = command.read_config(_CONFIG), local(_WORKDIR.value, "a study")
+    config, workdir = command.read_config(_CONFIG), local_path(_WORKDIR.value, "a study")
     study = read_study(config)
     _check_flags()
     if _LIST.value:
@@ -48,7 +48,7 @@ def main() -> None:
         logging.getLogger(f"finetune_scaling.{module}").setLevel(logging.WARNING)
     check_runs(study, workdir, waiting(study, workdir))
     tally = execute(study, config, workdir, _INDEX.value, _OF.value)
-    from_first(lambda: finish(study, workdir, tally))
+    run_on_primary(lambda: finish(study, workdir, tally))
 
 
 def _check_flags() -> None:

@@ -13,12 +13,12 @@ def path_name(path: tuple) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
-def flat(tree: Tree) -> dict[str, Any]:
+def flatten(tree: Tree) -> dict[str, Any]:
     """A tree's leaves by name."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def nested(leaves: Mapping[str, Any]) -> Tree:
+def unflatten(leaves: Mapping[str, Any]) -> Tree:
     """The inverse of flat: a tree of dicts."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
@@ -30,17 +30,17 @@ def nested(leaves: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def graft(params: Tree, additions: Tree) -> Tree:
+def merge(params: Tree, additions: Tree) -> Tree:
     """`params` with the leaves of `additions` added or put in place of its own; None leaves add nothing."""
     if not isinstance(additions, dict):
         return params if additions is None else additions
     merged = dict(params) if isinstance(params, dict) else {}
     for name, value in additions.items():
         if value is not None:
-            merged[name] = graft(merged.get(name), value)
+            merged[name] = merge(merged.get(name), value)
     return merged
 
 
-def size(tree: Tree) -> int:
+def parameter_count(tree: Tree) -> int:
     """Number of parameters in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

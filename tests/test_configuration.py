@@ -124,24 +124,24 @@ outers = st.builds(
 def test_plain_data_builds_the_same_again_also_by_way_of_json(config):
     assert build(Outer, configuration.plain(config), "config") == config
     assert build(Outer, json.loads(json.dumps(configuration.plain(config))), "config") == config
-    assert configuration.same(config, ConfigDict(configuration.plain(config)))
+    assert configuration.equal(config, ConfigDict(configuration.plain(config)))
 
 
 @given(outers, outers)
 def test_difference_is_empty_for_equal_configs_alone(left, right):
-    assert configuration.difference(left, left) == []
-    assert bool(configuration.difference(left, right)) == (not configuration.same(left, right))
+    assert configuration.differing_fields(left, left) == []
+    assert bool(configuration.differing_fields(left, right)) == (not configuration.equal(left, right))
 
 
 def test_difference_names_dotted_fields():
     left = {"a": 1, "b": {"c": 2, "d": [1]}, "e": {}}
     right = {"a": 1, "b": {"c": 3, "d": [1, 2]}, "f": None}
-    assert configuration.difference(left, right) == ["b.c", "b.d", "e"]  # f is None: not given
+    assert configuration.differing_fields(left, right) == ["b.c", "b.d", "e"]  # f is None: not given
 
 
 def test_canonical_text_does_not_depend_on_order_or_container():
-    assert configuration.canonical({"b": (1, 2), "a": "ä"}) == '{"a": "ä", "b": [1, 2]}'
-    assert configuration.canonical(ConfigDict({"a": "ä", "b": [1, 2]})) == '{"a": "ä", "b": [1, 2]}'
+    assert configuration.canonical_json({"b": (1, 2), "a": "ä"}) == '{"a": "ä", "b": [1, 2]}'
+    assert configuration.canonical_json(ConfigDict({"a": "ä", "b": [1, 2]})) == '{"a": "ä", "b": [1, 2]}'
 
 
 def test_references_within_a_config_are_followed():
@@ -152,7 +152,7 @@ def test_references_within_a_config_are_followed():
 
 def test_given_leaves_out_what_nobody_filled():
     mapping = ConfigDict({"a": None, "b": {"c": None}, "d": {"e": 0, "f": None}, "g": False, "h": []})
-    assert configuration.given(mapping) == {"d": {"e": 0}, "g": False, "h": []}
+    assert configuration.without_unset(mapping) == {"d": {"e": 0}, "g": False, "h": []}
 
 
 def test_a_choice_is_the_tables_or_an_error_with_the_nearest():

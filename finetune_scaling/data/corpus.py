@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_scaling.configuration import canonical
+from finetune_scaling.configuration import canonical_json
 from finetune_scaling.data.sources import open_source, source_from_config
 from finetune_scaling.data.sources.records import field_text
 from finetune_scaling.errors import ConfigError
@@ -41,7 +41,7 @@ class CorpusConfig:
                     raise ConfigError(f"corpus.{name}[{i}].weight = {part.weight} must be at least 0")
             if len({part.weight > 0 for part in parts}) > 1:
                 raise ConfigError(f"corpus.{name}: give every part a weight above 0, or none of them")
-        if canonical(self.train) == canonical(self.dev):
+        if canonical_json(self.train) == canonical_json(self.dev):
             raise ConfigError("corpus.dev is the same text as corpus.train; hold some text out")
 
 

@@ -85,7 +85,7 @@ def load_task(spec: str | Mapping[str, Any]) -> Task:
     {"name": "grammar_translation", "sources": {"grammar": {"genders": 3}}}.
     Raises ConfigError that names the field, with the nearest known name.
     """
-    mapping = {"name": spec} if isinstance(spec, str) else configuration.given(spec)
+    mapping = {"name": spec} if isinstance(spec, str) else configuration.without_unset(spec)
     name = mapping.get("name", "")
     registry = task_names()
     if name in registry:

@@ -21,8 +21,8 @@ from finetune_scaling.decoding.stopping import stop_table
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.cache import lies_apart, slots_of
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
-from finetune_scaling.sharding.batches import place_whole
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
+from finetune_scaling.sharding.batches import global_array
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import Tuning
 
@@ -65,7 +65,7 @@ def make_writer(
     eos_id: int,
     pad_id: int,
     bidirectional_input: bool = False,
-    axes: AxisRules = PLAIN_RULES,
+    axes: AxisRules = DEFAULT_RULES,
 ) -> Writer:
     """What writes as the settings say. Raises ConfigError where the vocabulary is smaller than what beams look at."""
     if settings.method == "beam" and 2 * settings.beams > config.vocab_size:
@@ -125,7 +125,7 @@ def _batch(
         lengths[place], examples[place] = len(prompt), number
         limits[place] = _limit(len(prompt), settings, writer)
     batch = Batch(tokens, lengths, Row(limits, examples))
-    return batch if sharding is None else jax.tree.map(lambda array: place_whole(array, sharding), batch)
+    return batch if sharding is None else jax.tree.map(lambda array: global_array(array, sharding), batch)
 
 
 def _limit(length: int, settings: DecodingConfig, writer: Writer) -> int:

@@ -21,7 +21,7 @@ from finetune_scaling.models.cache import Cache, apart, empty_cache, grown, lies
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout, near
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import combine
@@ -67,7 +67,7 @@ class Writer:
     longest: int
     eos_id: int
     bidirectional_input: bool = False
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     @property
     def model(self) -> LanguageModel:

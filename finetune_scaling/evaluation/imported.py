@@ -10,7 +10,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.hugging_face import HuggingFaceTokenizer, load_hugging_face_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.subject import Subject
-from finetune_scaling.files import local
+from finetune_scaling.files import local_path
 from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
@@ -34,7 +34,7 @@ def imported_subject(
     Raises ConfigError where there is no such task, the form is not a causal one, or our decoder does not compute the
     model; CheckpointError where files are missing or do not fit; DataError for the tokenizer's.
     """
-    directory = local(directory, "an imported model")
+    directory = local_path(directory, "an imported model")
     config = dataclasses.replace(check_model(directory), **model_changes)
     if finetuning is None:
         raise ConfigError(

@@ -137,7 +137,7 @@ def read_questions(
     # Of the evaluator what decides the questions.
     alone = dataclasses.replace(evaluator, task=None, decoding=None, untuned=True, every_steps=None)
     form = asking.objective if asking.pretrains else asking.sequence
-    return _read(alone, configuration.canonical(task), form, tokenizer, decoding, metrics)
+    return _read(alone, configuration.canonical_json(task), form, tokenizer, decoding, metrics)
 
 
 def check_sets(evaluator: TaskEvaluator, run_config: RunConfig) -> None:

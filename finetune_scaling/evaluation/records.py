@@ -11,14 +11,14 @@ from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.evaluation.scoring import write_rows
 from finetune_scaling.files import Location, read_json, write_json_atomically
 from finetune_scaling.runs.evaluators import OWN_TESTS
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 
 Record = dict[str, Any]
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """Names the settings of an evaluation in 12 hexadecimal digits."""
-    return hashlib.sha256(configuration.canonical(settings).encode()).hexdigest()[:12]
+    return hashlib.sha256(configuration.canonical_json(settings).encode()).hexdigest()[:12]
 
 
 def rows_path(record_path: Location, split: str) -> Location:
@@ -38,11 +38,11 @@ def finished(path: Location, settings: Mapping[str, Any], checkpoint: Mapping[st
 
     Raises WorkdirError where there is one of others: it is not overwritten unasked.
     """
-    found = from_first(lambda: read_json(path) if path.exists() else None)
+    found = run_on_primary(lambda: read_json(path) if path.exists() else None)
     if found is None:
         return None
     now = {"settings": settings, "checkpoint": checkpoint}
-    differing = configuration.difference({name: found.get(name) for name in now}, now)
+    differing = configuration.differing_fields({name: found.get(name) for name in now}, now)
     if differing:
         raise WorkdirError(
             f"{path}: holds scores of other settings (they differ in {', '.join(differing[:4])}); --again replaces "
@@ -53,7 +53,9 @@ def finished(path: Location, settings: Mapping[str, Any], checkpoint: Mapping[st
 
 def is_of_another(path: Location, checkpoint: Mapping[str, Any]) -> bool:
     """Whether the record at `path` is of a checkpoint that was there before."""
-    return from_first(lambda: path.exists() and not configuration.same(read_json(path).get("checkpoint"), checkpoint))
+    return run_on_primary(
+        lambda: path.exists() and not configuration.equal(read_json(path).get("checkpoint"), checkpoint)
+    )
 
 
 def scores_alone(record: Mapping[str, Any]) -> Record:

@@ -75,8 +75,8 @@ def read_running_text(
     objective = evaluator.objective or source.objective  # type: ignore[union-attr]
     length = evaluator.length or source.sequence.length  # type: ignore[union-attr]
     return _read(
-        configuration.canonical(texts),
-        configuration.canonical(objective),
+        configuration.canonical_json(texts),
+        configuration.canonical_json(objective),
         length,
         evaluator.rows,
         tokenizer,

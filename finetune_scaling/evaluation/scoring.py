@@ -20,7 +20,7 @@ from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.text_metrics import Scores, score
 from finetune_scaling.files import Location, write_atomically
 from finetune_scaling.runs.tuned import TunedModel
-from finetune_scaling.sharding.batches import local_rows, place
+from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.trees import Tree
 
@@ -49,7 +49,7 @@ def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = Non
     padded = batches.padded(where.batch_shards)
     mine = padded.part(local_rows(where.batch(), padded.batch_size))
     rows = [
-        step(trainable, model.frozen, place(_of_model(mine[k]), where.batch(), padded.batch_size))
+        step(trainable, model.frozen, shard_batch(_of_model(mine[k]), where.batch(), padded.batch_size))
         for k in range(len(mine))
     ]
     sums, tokens = (np.concatenate([np.asarray(row[i])[:size] for row in rows]) for i in (0, 1))
@@ -226,7 +226,7 @@ def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:
 
 
 def _first_sentence(text: str) -> str:
-    ends = [place for mark in (". ", "。", "\n") if (place := text.find(mark)) >= 0]
+    ends = [end for mark in (". ", "。", "\n") if (end := text.find(mark)) >= 0]
     return text[: min(ends) + 1].strip() if ends else text
 
 

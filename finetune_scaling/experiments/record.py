@@ -10,7 +10,7 @@ from finetune_scaling.runs.position import Position
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.tuned import TunedModel
 from finetune_scaling.training.flops import training_flops
-from finetune_scaling.trees import size
+from finetune_scaling.trees import parameter_count
 
 
 def checkpoint_facts(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def training_record(run_config: RunConfig, data: Data, model: TunedModel, positi
         "pet_size": model.tuning.size,
         "parameters": parameters.total,
         "parameters_non_embedding": parameters.non_embedding,
-        "trainable_parameters": size(model.trainable),
+        "trainable_parameters": parameter_count(model.trainable),
         "pretrain_tokens": pretrain_tokens(base),
         "finetune_examples": data.train.statistics["examples"] if data.task else None,
         "learning_rate": run_config.schedule_config.learning_rate,

@@ -27,9 +27,9 @@ from finetune_scaling.runs.position import Position, position_from
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, exclusive
 from finetune_scaling.runs.tuned import TunedModel, check_belongs, start
-from finetune_scaling.sharding.batches import local_rows, place
+from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 from finetune_scaling.training.step import State, init_state, make_train_step
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.partition import format_table, table
@@ -46,8 +46,8 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     run_config = read_run_config(config)
     directory = RunDirectory(workdir)
     with exclusive(workdir):
-        from_first(lambda: directory.claim(config))
-        if (record := from_first(lambda: directory.result)) is not None:
+        run_on_primary(lambda: directory.claim(config))
+        if (record := run_on_primary(lambda: directory.result)) is not None:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
             return record
         clock = Clock()
@@ -63,7 +63,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
             scores |= _evaluators(run_config, directory, trained, position, prepared)
         record = training_record(run_config, data, trained, position) | scores
         record["seconds"] = round(clock.seconds(), 2)
-        from_first(lambda: directory.write_result(record))
+        run_on_primary(lambda: directory.write_result(record))
     return record
 
 
@@ -115,7 +115,7 @@ def _train(
             run_config.sharding.axes,
         ),
         batches=data.train.part(local_rows(rows, data.train.batch_size)),
-        place=functools.partial(place, sharding=rows, size=data.train.batch_size),
+        place=functools.partial(shard_batch, sharding=rows, size=data.train.batch_size),
         frozen=model.frozen,
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,
         checkpoints=checkpoints,

@@ -7,7 +7,7 @@ import jax
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.files import Location, size
+from finetune_scaling.files import Location, file_size
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.runs.checkpoints import Facts, read_facts, read_shapes
@@ -92,4 +92,4 @@ def _dev_loss(facts: Facts) -> float | None:
 
 
 def _bytes_below(folder: Location) -> int:
-    return sum(_bytes_below(entry) if entry.is_dir() else size(entry) for entry in folder.iterdir())
+    return sum(_bytes_below(entry) if entry.is_dir() else file_size(entry) for entry in folder.iterdir())

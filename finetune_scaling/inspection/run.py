@@ -32,7 +32,7 @@ def inspect_run(path: Location) -> dict[str, Any]:
         "name": run_config.name,
         "state": "done" if record else "started",
         "task": None if run_config.task is None else run_config.task.get("name"),
-        "method": configuration.given(run_config.method),
+        "method": configuration.without_unset(run_config.method),
         "base": configuration.plain(run_config.base),
         "public": configuration.plain(run_config.public),
         "tokenizer": run_config.tokenizer,

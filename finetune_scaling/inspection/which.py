@@ -5,7 +5,7 @@ from typing import Literal
 from finetune_scaling.data.preparation.settings import SETTINGS
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import Location, first_contact
+from finetune_scaling.files import Location, call_with_timeout
 from finetune_scaling.laws.points.text import POINTS
 from finetune_scaling.runs.run_directory import CONFIG, RunDirectory
 
@@ -18,7 +18,7 @@ def kind_of(where: Location) -> Kind:
     Raises WorkdirError where there is nothing, or nothing that this project wrote or reads, or a store that does not
     answer.
     """
-    names = first_contact(where, lambda: _names(where))
+    names = call_with_timeout(where, lambda: _names(where))
     if CONFIG in names:
         return _of_config(where)
     if {"state", "facts"} <= names:

@@ -30,7 +30,7 @@ from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import (
     absolute,
     disk_errors,
-    local,
+    local_path,
     read_json,
     sha256,
     write_atomically,
@@ -50,7 +50,7 @@ from finetune_scaling.runs.run_directory import CONFIG, LOCK, RESULT, RunDirecto
 from finetune_scaling.runs.tuned import TOKENIZER
 from finetune_scaling.sharding.axes import MESH_AXES
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 
 log = logging.getLogger(__name__)
 
@@ -96,21 +96,21 @@ def convert(conversion: Conversion) -> dict[str, Any]:
     where files, config or tokenizer are missing, damaged, not of one model or not supported, before anything is
     written; WorkdirError where `out` is in use, full, or holds something else.
     """
-    out = local(conversion.out, "a converted model")
+    out = local_path(conversion.out, "a converted model")
     model = _opened(conversion)
     config = _config(conversion, model, out)
-    from_first(lambda: _check_free(out))
+    run_on_primary(lambda: _check_free(out))
     with exclusive(out):
         directory = RunDirectory(out)
-        from_first(lambda: directory.check(config))
-        result = from_first(lambda: directory.result)
+        run_on_primary(lambda: directory.check(config))
+        result = run_on_primary(lambda: directory.result)
         if result is not None:
-            from_first(lambda: _check_same(conversion, model, result, out))
+            run_on_primary(lambda: _check_same(conversion, model, result, out))
         else:
-            from_first(lambda: _claim(conversion, model, config, out))
+            run_on_primary(lambda: _claim(conversion, model, config, out))
             _make_checkpoint(conversion, model, out)
-            from_first(lambda: _finish(directory, config))
-        return _figures(out, from_first(lambda: directory.result))
+            run_on_primary(lambda: _finish(directory, config))
+        return _figures(out, run_on_primary(lambda: directory.result))
 
 
 def described_model(source: str) -> ModelConfig:
@@ -123,7 +123,7 @@ def described_model(source: str) -> ModelConfig:
 
 def _opened(conversion: Conversion) -> _Model:
     """The model, with all checked that its small files and headers tell."""
-    name, directory, revision, commit = from_first(lambda: _plain(find(conversion.source)))
+    name, directory, revision, commit = run_on_primary(lambda: _plain(find(conversion.source)))
     found = Found(name, Path(directory), revision, commit)
     family, config = read_family(found.directory, FAMILIES)
     with WeightFiles.open(found.directory) as files:
@@ -190,9 +190,9 @@ def _claim(conversion: Conversion, model: _Model, config: Mapping[str, Any], out
     work = out / WORK
     with disk_errors(out):
         left = read_json(work / _SOURCE) if (work / _SOURCE).exists() else None
-        if left is not None and not configuration.same(left, identity):
+        if left is not None and not configuration.equal(left, identity):
             log.warning("%s: what was half converted there is of other files or settings; starting anew", out)
-        if left is None or not configuration.same(left, identity):
+        if left is None or not configuration.equal(left, identity):
             for folder in (work, out / DIRECTORY):
                 shutil.rmtree(folder, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
@@ -264,18 +264,18 @@ def _copy_tokenizer(model: _Model, folder: Path) -> None:
 
 def _make_checkpoint(conversion: Conversion, model: _Model, out: Path) -> None:
     """Writes checkpoints/0 where it is not there yet: in WORK first, and under its name when it is whole."""
-    if from_first((out / DIRECTORY / _STEP).exists):
+    if run_on_primary((out / DIRECTORY / _STEP).exists):
         return
     work = out / WORK
     unfinished = work / _STEP
     with WeightFiles.open(model.found.directory) as files:
         leaves = leaves_of(files, model.family, model.config, conversion.dtype, _shards(conversion, model.config))
-        from_first(lambda: _check_room(out, leaves))
+        run_on_primary(lambda: _check_room(out, leaves))
         journal = Journal(work)
         try:
             write_state(unfinished / "state", leaves, files, journal, Path(model.found.name).name)
             multihost_utils.sync_global_devices("all pieces are written")
-            from_first(lambda: _complete(conversion, model, out, leaves, journal))
+            run_on_primary(lambda: _complete(conversion, model, out, leaves, journal))
         finally:
             journal.close()
 

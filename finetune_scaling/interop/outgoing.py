@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.files import absolute, check_new, local
+from finetune_scaling.files import absolute, check_new, local_path
 from finetune_scaling.interop.export import plan_export, write_model
 from finetune_scaling.interop.families.standard_form import standard_form
 from finetune_scaling.interop.hugging_face import is_model
@@ -61,8 +61,8 @@ def write_out(outgoing: Outgoing) -> dict[str, Any]:
 
 def _directories(outgoing: Outgoing) -> tuple[Path | None, Path | None]:
     """Those of the model and of the adapter, which may not have anything in them. Raises WorkdirError otherwise."""
-    model = local(outgoing.model, "a model for others") if outgoing.model else None
-    adapter = local(outgoing.adapter, "an adapter for others") if outgoing.adapter else None
+    model = local_path(outgoing.model, "a model for others") if outgoing.model else None
+    adapter = local_path(outgoing.adapter, "an adapter for others") if outgoing.adapter else None
     if model and not adapter and not outgoing.merged:
         adapter = model / ADAPTER
     if model and adapter and (model == adapter or adapter in model.parents):

@@ -18,7 +18,7 @@ from finetune_scaling.models.layout import Layout, visible
 from finetune_scaling.models.rope import rotate
 from finetune_scaling.models.sight import Sight
 from finetune_scaling.models.soft_cap import soft_cap
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
 
@@ -166,7 +166,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     @nn.compact
     def __call__(

@@ -13,7 +13,7 @@ from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm
 from finetune_scaling.models.layout import Layout
 from finetune_scaling.models.sight import kinds, sights
 from finetune_scaling.models.soft_cap import soft_cap
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
 
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     @nn.compact
     def __call__(
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     def setup(self) -> None:
         config = self.config

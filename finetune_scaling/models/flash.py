@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.layout import Layout, sees
-from finetune_scaling.sharding.axes import AxisRules, parts, spec
+from finetune_scaling.sharding.axes import AxisRules, partition_spec, shard_count
 
 Array = jax.Array
 
@@ -44,9 +44,9 @@ def flash_attention(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return attention(query, keys, values, layout)
-    divided = spec(mesh, rules, ("batch", None, "heads", None), query.shape)
+    divided = partition_spec(mesh, rules, ("batch", None, "heads", None), query.shape)
     # Each device needs the keys of its own heads: where there are fewer than devices, copies of them.
-    devices = parts(mesh, rules.heads) if divided[2] else 1
+    devices = shard_count(mesh, rules.heads) if divided[2] else 1
     copies = math.lcm(keys.shape[2], devices) // keys.shape[2]
     keys, values = (jnp.repeat(array, copies, axis=2) for array in (keys, values))
     rows = PartitionSpec(divided[0], None)

@@ -13,7 +13,7 @@ from finetune_scaling.models.decoder import Block, Decoder
 from finetune_scaling.models.layers import DenseAdapter, Norm
 from finetune_scaling.models.layout import Layout
 from finetune_scaling.models.sight import Sights, cached_sights, kinds, sights
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -28,7 +28,7 @@ class LanguageModel:
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     def init(self, rng: Array) -> Params:
         """All parameters, float32, adapter leaves included; layers are stacked on a leading axis."""

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.order import gradient_after, read_here
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
 MakeParameter = Callable[..., Array]  # (name, initializer, shape, dtype) -> Array, born in the layer's own scope
@@ -87,7 +87,7 @@ class FeedForward(nn.Module):
 
     config: ModelConfig
     adapter: DenseAdapter | None = None
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, L, D]

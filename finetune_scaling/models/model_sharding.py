@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.sharding.axes import DATA, FSDP, TENSOR, AxisRules, parts, spec
+from finetune_scaling.sharding.axes import DATA, FSDP, TENSOR, AxisRules, partition_spec, shard_count
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.trees import Tree, path_name
 
@@ -99,7 +99,7 @@ class ModelSharding:
     @property
     def batch_shards(self) -> int:
         """Number of shards of a batch's rows."""
-        return parts(self.mesh, self.rules.batch)
+        return shard_count(self.mesh, self.rules.batch)
 
     def _like_parameter(self, name: str, leaf: Any, parameters: Mapping[str, Any]) -> NamedSharding:
         """Return the sharding of an optimizer's array, whose name ends with its parameter's name."""
@@ -113,11 +113,11 @@ class ModelSharding:
         # A head cannot be split, so a dimension of heads has at most as many shards as heads.
         units = {"heads": self.model.heads, "kv_heads": self.model.kv_heads}
         sizes = [units.get(axis or "", size) for axis, size in zip(logical, leaf.shape, strict=True)]
-        return self._named(spec(self.mesh, self.rules, logical, sizes))
+        return self._named(partition_spec(self.mesh, self.rules, logical, sizes))
 
     def _by_size(self, leaf: Any) -> NamedSharding:
         """Shard the largest dimension that `other` divides; replicate small arrays and those without one."""
-        count = parts(self.mesh, self.rules.other)
+        count = shard_count(self.mesh, self.rules.other)
         divisible = [d for d, size in enumerate(leaf.shape) if size % count == 0]
         if count == 1 or not divisible or leaf.size * np.dtype(leaf.dtype).itemsize < SMALL:
             return self.replicated()
@@ -172,7 +172,7 @@ def check_fits(config: ModelConfig, sharding: ShardingConfig, mesh: Mesh | Abstr
         ("heads", "heads", config.heads),
         ("ffn", "ffn_dim", config.ffn_dim),
     ):
-        count = parts(mesh, getattr(sharding.axes, axis))
+        count = shard_count(mesh, getattr(sharding.axes, axis))
         if size % count:
             shape = ", ".join(f"{name} {mesh.shape[name]}" for name in (DATA, FSDP, TENSOR))
             raise ConfigError(

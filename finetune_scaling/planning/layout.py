@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, AxisType
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules
+from finetune_scaling.sharding.axes import DEFAULT_RULES, MESH_AXES, AxisRules
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import State, init_state
 from finetune_scaling.trees import Tree
@@ -31,7 +31,7 @@ class Layout:
     tensor: int
     accumulation: int = 1
     remat: Remat = "none"
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     @property
     def chips(self) -> int:

@@ -19,7 +19,7 @@ from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.estimate import Memory, estimated
 from finetune_scaling.planning.layout import Held, Layout, Remat, held
 from finetune_scaling.planning.workload import Workload
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def candidates(
     """Every layout that can be on these slices, the cheapest first, whether it fits or not; of one run's step, or of
     the same step with other batches.
     """
-    rules = axes or PLAIN_RULES
+    rules = axes or DEFAULT_RULES
     found = [
         _assessed(workload, slice_, layout, holds)
         for workload in workloads

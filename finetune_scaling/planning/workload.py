@@ -6,7 +6,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.files import first_contact, location
+from finetune_scaling.files import call_with_timeout, location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
 from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps, read_facts
@@ -91,7 +91,7 @@ def planned_model(run_config: RunConfig, rung: str | None = None, vocabulary: in
     if run_config.base is None:
         return _of_rung(block.get("name"), block, run_config, vocabulary)
     run = location(run_config.base.run)
-    newest = first_contact(run, lambda: next(checkpoint_steps(run), None))
+    newest = call_with_timeout(run, lambda: next(checkpoint_steps(run), None))
     if newest is not None:
         facts = read_facts(run / DIRECTORY / str(newest))
         return model_config({**facts["model"], **block})
@@ -113,7 +113,7 @@ def _of_rung(name: str | None, block: dict, run_config: RunConfig, vocabulary: i
 
 def _vocabulary(rung: str | None, run_config: RunConfig) -> int:
     tokenizer = location(run_config.tokenizer)
-    if first_contact(tokenizer, tokenizer.is_dir):
+    if call_with_timeout(tokenizer, tokenizer.is_dir):
         return load_tokenizer(run_config.tokenizer).vocab_size
     if rung in _PAPER_SIZES:
         return PAPER_VOCABULARY

@@ -9,7 +9,7 @@ import pandas as pd
 
 from finetune_scaling.analysis.all_factors import conditions, factors_of
 from finetune_scaling.analysis.analysis import Analysis
-from finetune_scaling.files import finite
+from finetune_scaling.files import finite_or_none
 from finetune_scaling.laws.fitting.one_stage import LawFit
 from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
 from finetune_scaling.report import page
@@ -104,7 +104,7 @@ def _record(task: str, method: str, fit: LawFit) -> dict[str, Any]:
         why = fit.why_poorly_determined(name)
         told = fit.describes and name not in fit.fixed
         ends = asdict(fit.interval(name)) if told else {"low": None, "high": None}
-        value = finite(fit.parameters[name]) if told else None
+        value = finite_or_none(fit.parameters[name]) if told else None
         parameters[name] = {"value": value, **ends, "identified": not why, "why": why}
     return {
         "task": task,
@@ -113,6 +113,6 @@ def _record(task: str, method: str, fit: LawFit) -> dict[str, Any]:
         "formula": fit.law.formula,
         "points": fit.count,
         "objective": fit.objective,
-        "misfit": finite(fit.misfit),
+        "misfit": finite_or_none(fit.misfit),
         "parameters": parameters,
     }

@@ -7,7 +7,7 @@ import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.critical_sizes import SEARCH_RANGE, ClosedForm, CriticalSize, Root
-from finetune_scaling.files import finite
+from finetune_scaling.files import finite_or_none
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report import page
 from finetune_scaling.report.names import FACTOR_NAMES, human
@@ -100,15 +100,15 @@ def critical_record(size: CriticalSize) -> dict[str, Any]:
         "search_range": list(SEARCH_RANGE),
         "uncrossed_share": size.uncrossed_share,
         "why": size.why,
-        "closed_form": form and {**_form_record(form), "examples": finite(form.at(size.x))},
+        "closed_form": form and {**_form_record(form), "examples": finite_or_none(form.at(size.x))},
     }
 
 
 def _form_record(form: ClosedForm) -> dict[str, float | None]:
     return {
-        "H": finite(form.H),
-        "H_low": finite(form.H_interval.low),
-        "H_high": finite(form.H_interval.high),
+        "H": finite_or_none(form.H),
+        "H_low": finite_or_none(form.H_interval.low),
+        "H_high": finite_or_none(form.H_interval.high),
         "gamma": form.gamma,
         "gamma_low": form.gamma_interval.low,
         "gamma_high": form.gamma_interval.high,

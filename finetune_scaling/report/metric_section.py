@@ -8,7 +8,7 @@ import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.metric_laws import DESCRIBES, METRIC_LAWS, MetricFinding, MetricFit
-from finetune_scaling.files import finite
+from finetune_scaling.files import finite_or_none
 from finetune_scaling.report import page
 from finetune_scaling.report.names import method_name
 
@@ -64,8 +64,8 @@ def _record(one: MetricFit) -> dict[str, Any]:
     """No value of a parameter where the law does not describe the metric."""
     parameters = {
         name: {
-            "value": finite(value),
-            **{end: finite(found) for end, found in asdict(one.interval(name)).items()},
+            "value": finite_or_none(value),
+            **{end: finite_or_none(found) for end, found in asdict(one.interval(name)).items()},
             "identified": not one.why_poorly_determined(name),
             "why_unidentified": one.why_poorly_determined(name),
         }
@@ -75,10 +75,10 @@ def _record(one: MetricFit) -> dict[str, Any]:
         "law": one.law.name,
         "formula": one.law.formula,
         "describes": one.describes,
-        "r_squared": finite(one.r_squared),
-        "error": finite(one.error),
-        "left_out_error": finite(float(one.left_out.mean())),
-        "held_out_error": finite(one.held_out_error),
+        "r_squared": finite_or_none(one.r_squared),
+        "error": finite_or_none(one.error),
+        "left_out_error": finite_or_none(float(one.left_out.mean())),
+        "held_out_error": finite_or_none(one.held_out_error),
         "parameters": parameters,
     }
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from finetune_scaling.files import finite
+from finetune_scaling.files import finite_or_none
 
 POINTS_PER_INCH = 72  # the SVG's unit is a point
 SCREEN_DPI = 100
@@ -75,7 +75,14 @@ class Picture(Figure):
             for i in np.flatnonzero(inside).tolist():
                 svg = places[i] / self.dpi * POINTS_PER_INCH
                 height = self.get_figheight() * POINTS_PER_INCH
-                values = (own.series, finite(own.x[i]), finite(own.y[i]), svg[0], height - svg[1], own.texts[i])
+                values = (
+                    own.series,
+                    finite_or_none(own.x[i]),
+                    finite_or_none(own.y[i]),
+                    svg[0],
+                    height - svg[1],
+                    own.texts[i],
+                )
                 for name, value in zip(fields, values, strict=True):
                     fields[name].append(round(float(value), 1) if name.startswith("svg") else value)
         series = [{"group": s.group, "name": s.name, "colour": s.colour} for s in self._series]

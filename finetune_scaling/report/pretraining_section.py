@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.pretraining import FEWEST, SIZE, TOKENS, PretrainingFit
-from finetune_scaling.files import finite
+from finetune_scaling.files import finite_or_none
 from finetune_scaling.report import page
 from finetune_scaling.report.names import human
 from finetune_scaling.report.picture import Picture, picture_of, series_of
@@ -72,7 +72,7 @@ def _record(found: PretrainingFit) -> dict[str, Any]:
         for name, value in fitted.parameters.items():
             why = found.why_poorly_determined(name)
             parameters[name] = {
-                "value": finite(value),
+                "value": finite_or_none(value),
                 **asdict(found.interval(name)),
                 "identified": not why,
                 "why_unidentified": why,

@@ -14,7 +14,7 @@ from finetune_scaling.analysis.correlation import Correlation, bootstrap_record
 from finetune_scaling.analysis.curve_fits import CurveFit
 from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.analysis.model_selection import Selection
-from finetune_scaling.files import finite, write_atomically, write_json_atomically
+from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.points.table import FACTORS
 from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, percentile_interval
@@ -74,16 +74,16 @@ def parameter_record(fit: JointFit, name: str) -> dict[str, Any]:
     """
     spread, interval, together = fit.jackknife(name), fit.interval(name), fit.one_stage_interval(name)
     return {
-        "value": finite(fit.parameters[name]) if fit.describes else None,
+        "value": finite_or_none(fit.parameters[name]) if fit.describes else None,
         "low": interval.low if fit.describes else None,
         "high": interval.high if fit.describes else None,
         "identified": fit.is_well_determined(name),
         "why": fit.why_poorly_determined(name),
-        "leave_out_standard_error": finite(spread.standard_error),
+        "leave_out_standard_error": finite_or_none(spread.standard_error),
         "of_logarithm": fit.parameter(name).is_log,
         "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.describes else None,
         "in_one_stage": {
-            "value": finite(fit.one_stage_parameters[name]) if fit.describes else None,
+            "value": finite_or_none(fit.one_stage_parameters[name]) if fit.describes else None,
             "low": together.low if fit.describes else None,
             "high": together.high if fit.describes else None,
         },
@@ -213,7 +213,7 @@ def _joint_record(analysis: Analysis, fit: JointFit) -> dict[str, Any]:
         "objective_stage_1": fit.objective["stage_1"],
         "objective_one_stage": fit.one_stage.objective,
         "describes": fit.describes,
-        "misfit": finite(fit.misfit),
+        "misfit": finite_or_none(fit.misfit),
         "scatter": asdict(fit.components),
         "bootstrap": asdict(fit.resampling),
         "stage_1_factors": list(fit.stage_1),
@@ -236,13 +236,14 @@ def _selection_record(task: str, method: str, found: Selection) -> dict[str, Any
             "parameters": c.parameters,
             "left_out_error": c.left_out_error,
             "held_out_error": c.held_out,
-            "aicc": finite(c.criterion),
+            "aicc": finite_or_none(c.criterion),
             "describes": c.describes,
         }
         for c in found.candidates
     ]
     comparisons = [
-        {**asdict(c), "margin": finite(c.margin), "criterion": finite(c.criterion)} for c in found.comparisons
+        {**asdict(c), "margin": finite_or_none(c.margin), "criterion": finite_or_none(c.criterion)}
+        for c in found.comparisons
     ]
     return {
         "task": task,

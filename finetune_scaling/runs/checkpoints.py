@@ -29,7 +29,7 @@ from finetune_scaling.library_reports import leave_out_of_logs
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.run_directory import CHECKPOINTS
 from finetune_scaling.training.step import State
-from finetune_scaling.trees import nested, path_name
+from finetune_scaling.trees import path_name, unflatten
 
 DIRECTORY = CHECKPOINTS
 _DAMAGED = "damaged."
@@ -261,7 +261,7 @@ def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[st
     """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
     tree, facts = read(where, place=place)
     trained = {name.removeprefix(_TRAINABLE): leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}
-    return nested({name.replace(_SEPARATOR, "/"): leaf for name, leaf in trained.items()}), facts
+    return unflatten({name.replace(_SEPARATOR, "/"): leaf for name, leaf in trained.items()}), facts
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from finetune_scaling.configuration import build, choose, given, suggestion
+from finetune_scaling.configuration import build, choose, suggestion, without_unset
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.templates import check_pattern, placeholders
@@ -182,5 +182,5 @@ def written_as(evaluator: Evaluator, decoding: DecodingConfig | None) -> Evaluat
 
 def read_decoding(evaluation: Mapping[str, Any], where: str = "evaluation") -> DecodingConfig | None:
     """How the group `evaluation` of a config says that texts are written; None where it says nothing of that."""
-    fields = given(evaluation.get("decoding") or {})
+    fields = without_unset(evaluation.get("decoding") or {})
     return build(DecodingConfig, fields, f"{where}.decoding") if fields else None

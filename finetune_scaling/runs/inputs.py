@@ -53,7 +53,7 @@ def prepare_data(run_config: RunConfig) -> Data:
 
 def finetuning_examples(run_config: RunConfig) -> Examples:
     """The run's training examples: a prefix of the permutation of its data seed."""
-    examples = _split(configuration.canonical(run_config.task), "train")
+    examples = _split(configuration.canonical_json(run_config.task), "train")
     return subset(examples, run_config.finetune_examples or len(examples), run_config.seeds.data)
 
 
@@ -86,7 +86,7 @@ def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches
 
 def prepared_task(run_config: RunConfig) -> tuple[Task, SequenceFormat]:
     """The task of a finetuning run, and the form of its sequences."""
-    task = _task(configuration.canonical(run_config.task))
+    task = _task(configuration.canonical_json(run_config.task))
     return task, run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
 
 
@@ -101,18 +101,18 @@ def check_task(run_config: RunConfig) -> None:
         raise ConfigError(f"task {task.name} has no test set; add one under task.test")
     finetuning_examples(run_config)
     for name in ("dev", *task.test):
-        if not _split(configuration.canonical(run_config.task), name):
+        if not _split(configuration.canonical_json(run_config.task), name):
             raise DataError(f"task {task.name}: its split {name} has no examples; give it another source")
     evaluation = run_config.evaluation
     for name in task.test:
         _check_decoded(
-            configuration.canonical(run_config.task), name, evaluation.test_examples, evaluation.generate_examples
+            configuration.canonical_json(run_config.task), name, evaluation.test_examples, evaluation.generate_examples
         )
 
 
 def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
     check_task(run_config)
-    key = configuration.canonical(run_config.task)
+    key = configuration.canonical_json(run_config.task)
     task, form = prepared_task(run_config)
     examples = finetuning_examples(run_config)
     log.info("training examples: %s", json.dumps(describe(examples, most=1000), ensure_ascii=False))
@@ -134,7 +134,7 @@ def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
 
 def test_examples(run_config: RunConfig, name: str, count: int | None) -> Examples:
     """`count` examples (None: all) of a test set of the run's task."""
-    return first(_split(configuration.canonical(run_config.task), name), count)
+    return first(_split(configuration.canonical_json(run_config.task), name), count)
 
 
 def first(examples: Examples, count: int | None) -> Examples:

@@ -22,7 +22,7 @@ from typing import Any
 from etils import epath
 
 from finetune_scaling.errors import EXIT_FAILED, InUseError
-from finetune_scaling.files import first_contact
+from finetune_scaling.files import call_with_timeout
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def leased(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
         "pid": os.getpid(),
         "renewals": 0,
     }
-    first_contact(path, lambda: _read(path))
+    call_with_timeout(path, lambda: _read(path))
     while not _take(path, mine):
         if not wait:
             found = _read(path) or {}
@@ -74,7 +74,7 @@ def _take(path: epath.Path, mine: Lease) -> bool:
         log.info("%s: held by process %s on %s; watching whether it lives", path, found.get("pid"), found.get("host"))
         if _changes(path, found):
             return False
-    first_contact(path, lambda: path.write_text(json.dumps(mine)))
+    call_with_timeout(path, lambda: path.write_text(json.dumps(mine)))
     time.sleep(SETTLE_SECONDS)
     return (_read(path) or {}).get("holder") == mine["holder"]
 

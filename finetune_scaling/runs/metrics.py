@@ -14,9 +14,9 @@ from etils import epath
 
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.files import Location, absolute, disk_errors, local, write_atomically
+from finetune_scaling.files import Location, absolute, disk_errors, local_path, write_atomically
 from finetune_scaling.runs.run_directory import CONFIG, METRICS
-from finetune_scaling.sharding.roles import is_first
+from finetune_scaling.sharding.roles import is_primary
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class TensorBoard:
     """Event files in `directory`/tensorboard; what an earlier process wrote there of steps after `step` is hidden."""
 
     def __init__(self, directory: Location, step: int):
-        local(directory, "the log of TensorBoard")
+        local_path(directory, "the log of TensorBoard")
         with _extra("tensorboard"):
             from tensorboardX import SummaryWriter
         self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
@@ -132,7 +132,7 @@ class Metrics:
     def __init__(self, directory: Location, further: Sequence[str] = (), step: int = 0):
         kinds = [choose(WRITERS, name, "logging.writers") for name in further]
         self._writers: list[Writer] = []  # of several processes that train together only the first one writes
-        if is_first():
+        if is_primary():
             lines = JsonLines(directory) if isinstance(directory, Path) else RemoteJsonLines(directory)
             self._writers = [lines, *(kind(directory, step) for kind in kinds)]
 

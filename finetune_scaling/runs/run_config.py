@@ -295,7 +295,9 @@ class RunConfig:
 
 def read_run_config(config: Mapping[str, Any]) -> RunConfig:
     """The run config of a config. Raises ConfigError that names the first wrong field."""
-    config = {name: configuration.given(block) if _is_open(name, block) else block for name, block in config.items()}
+    config = {
+        name: configuration.without_unset(block) if _is_open(name, block) else block for name, block in config.items()
+    }
     run_config = configuration.build(RunConfig, config, "config")
     if run_config.batch_size % run_config.batch.accumulation:
         raise ConfigError(f"batch.accumulation must divide the batch of {run_config.batch_size} sequences")

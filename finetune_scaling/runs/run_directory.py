@@ -17,7 +17,7 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, location, read_json, write_atomically, write_json_atomically
 from finetune_scaling.runs.lease import leased
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 
 CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
     "config.json",
@@ -69,7 +69,9 @@ class RunDirectory:
             return
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}; choose another --workdir")
-        differing = [name for name in configuration.difference(self.config, config) if not _MAY_CHANGE.fullmatch(name)]
+        differing = [
+            name for name in configuration.differing_fields(self.config, config) if not _MAY_CHANGE.fullmatch(name)
+        ]
         if not trained:
             differing = [name for name in differing if name.startswith("method.")]
         if differing:
@@ -126,7 +128,7 @@ def exclusive(directory: str | os.PathLike, *, wait: bool = False) -> Iterator[N
     it cannot be used. The system keeps the lock of a local directory; for a URL there is a lease (lease.py).
     """
     with contextlib.ExitStack() as held:
-        from_first(lambda: _hold(held, location(directory), wait))
+        run_on_primary(lambda: _hold(held, location(directory), wait))
         yield
 
 

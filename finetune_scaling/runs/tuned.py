@@ -13,7 +13,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
-from finetune_scaling.files import Location, absolute, location, modified
+from finetune_scaling.files import Location, absolute, location, modification_time
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
@@ -28,7 +28,7 @@ from finetune_scaling.runs.checkpoints import (
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
-from finetune_scaling.trees import Tree, size
+from finetune_scaling.trees import Tree, parameter_count
 from finetune_scaling.tuning.attach import attach, cast
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.registry import METHODS
@@ -238,7 +238,7 @@ def load_base(directory: str | Path, step: int | None = None, sharding: Sharding
     """
     with _of_base(BaseConfig(str(directory), step)):
         where = _checkpoint(location(directory), step, best=False)
-    return _read_base(where, modified(where / "facts" / "metadata"), sharding or ShardingConfig())
+    return _read_base(where, modification_time(where / "facts" / "metadata"), sharding or ShardingConfig())
 
 
 @functools.lru_cache(maxsize=2)
@@ -246,7 +246,7 @@ def _read_base(where: Location, changed: int, sharding: ShardingConfig) -> Base:
     with _mend("pretrain it"):
         config = configuration.build(ModelConfig, read_facts(where)["model"], f"{where}: model")
         params, facts = read_trainable(where, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
-    if size(params) != count_parameters(config).total:  # what is missing would be drawn at random
+    if parameter_count(params) != count_parameters(config).total:  # what is missing would be drawn at random
         raise CheckpointError(
             f"{where}: holds what {facts['method'].get('name')} trained and no whole model; name a pretrained or fully "
             "tuned run as base.run"
@@ -303,7 +303,7 @@ def changed(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     fields = configuration.plain(base)
     config = model_config({**fields, **changes})
     free = ("compute_dtype", "remat", "attention", "max_length")
-    differing = [name for name in configuration.difference(fields, config) if name not in free]
+    differing = [name for name in configuration.differing_fields(fields, config) if name not in free]
     if differing:
         raise CheckpointError(
             f"model.{differing[0]} differs from the base's, whose checkpoint has another shape; leave model out, or "

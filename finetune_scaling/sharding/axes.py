@@ -31,10 +31,10 @@ class AxisRules:
     other: tuple[str, ...] = (FSDP,)
 
 
-PLAIN_RULES = AxisRules()
+DEFAULT_RULES = AxisRules()
 
 
-def parts(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
+def shard_count(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
     """Into how many parts these mesh axes divide a dimension."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
@@ -48,15 +48,15 @@ def constrain(x: jax.Array, rules: AxisRules, *logical: str | None) -> jax.Array
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(mesh, rules, logical, x.shape))
+    return jax.lax.with_sharding_constraint(x, partition_spec(mesh, rules, logical, x.shape))
 
 
-def spec(
+def partition_spec(
     mesh: Mesh | AbstractMesh, rules: AxisRules, logical: Sequence[str | None], sizes: Sequence[int]
 ) -> PartitionSpec:
     """How an array with these logical axes is divided; sizes: into how many pieces each dimension could be cut."""
     entries = []
     for name, size in zip(logical, sizes, strict=True):
         axes = () if name is None else getattr(rules, name)
-        entries.append(axes if axes and size % parts(mesh, axes) == 0 else None)
+        entries.append(axes if axes and size % shard_count(mesh, axes) == 0 else None)
     return PartitionSpec(*entries)

@@ -16,7 +16,7 @@ def local_rows(sharding: NamedSharding, size: int) -> list[int]:
     return np.unique(np.concatenate([np.arange(size)[index] for index in held])).tolist()
 
 
-def place(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: int) -> dict[str, Array]:
+def shard_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: int) -> dict[str, Array]:
     """Global arrays [size, ...] of what each process has of a batch: its local rows [R, ...]."""
     if sharding.is_fully_addressable:
         return jax.device_put(dict(batch), sharding)
@@ -26,6 +26,6 @@ def place(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: int) -
     }
 
 
-def place_whole(values: Any, sharding: NamedSharding) -> Array:
+def global_array(values: Any, sharding: NamedSharding) -> Array:
     """The global array of values that every process has in full."""
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])

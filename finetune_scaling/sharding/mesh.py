@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules, parts
+from finetune_scaling.sharding.axes import DEFAULT_RULES, MESH_AXES, AxisRules, shard_count
 
 ALL = -1  # of fsdp: as many devices as tensor leaves
 
@@ -22,7 +22,7 @@ class ShardingConfig:
 
     fsdp: int = 1
     tensor: int = 1
-    axes: AxisRules = PLAIN_RULES
+    axes: AxisRules = DEFAULT_RULES
 
     def __post_init__(self) -> None:
         if self.fsdp < 1 and self.fsdp != ALL:
@@ -80,7 +80,7 @@ def make_mesh(config: ShardingConfig, devices: Sequence[jax.Device] | None = Non
 
 def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Mesh | AbstractMesh) -> None:
     """Raises ConfigError where a step's sequences cannot be dealt out evenly."""
-    count = parts(mesh, sharding.axes.batch)
+    count = shard_count(mesh, sharding.axes.batch)
     if size % (count * accumulation):
         raise ConfigError(
             f"batch.size = {size} is not divisible by {count} (the devices that share a batch) x batch.accumulation = "

@@ -103,7 +103,7 @@ def _identity(environment: Mapping[str, str]) -> tuple[str, int, int]:
 def _take_role() -> None:
     if jax.process_index() != 0:  # what they log is what the first one does
         logging.getLogger("finetune_scaling").setLevel(logging.WARNING)
-    roles.take(roles.Role(jax.process_index() == 0, _from_first))
+    roles.take(roles.Role(jax.process_index() == 0, _run_on_primary))
 
 
 def _positive(name: str, text: str) -> int:
@@ -144,8 +144,8 @@ def _code() -> dict[str, str]:
     }
 
 
-def _from_first(function: Callable[[], Any]) -> Any:
-    outcome = _broadcast(_outcome(function) if roles.is_first() else {})
+def _run_on_primary(function: Callable[[], Any]) -> Any:
+    outcome = _broadcast(_outcome(function) if roles.is_primary() else {})
     if "error" in outcome:
         raise getattr(errors, outcome["error"])(outcome["message"])
     return outcome["value"]
@@ -165,7 +165,7 @@ def _broadcast(message: Mapping[str, Any]) -> dict[str, Any]:
     text = np.frombuffer(json.dumps(message).encode(), np.uint8)
     size = int(_all_gather(np.array([len(text)], np.int32))[0, 0])
     room = np.zeros(1 << max(8, size.bit_length()), np.uint8)  # few sizes, few compilations
-    if roles.is_first():
+    if roles.is_primary():
         room[: len(text)] = text
     return json.loads(_all_gather(room)[0][:size].tobytes())
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 
 class Role(NamedTuple):
-    """first: whether this process writes. from_first: see the function of that name."""
+    """first: whether this process writes. run_on_primary: see the function of that name."""
 
     first: bool
-    from_first: Callable[[Callable[[], Any]], Any]
+    run_on_primary: Callable[[Callable[[], Any]], Any]
 
 
 _ALONE = Role(True, lambda function: function())
@@ -34,19 +34,19 @@ def alone() -> Iterator[None]:
         _role[0] = before
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process writes what all of them share; always so where there is only one."""
     return _role[0].first
 
 
-def are_several() -> bool:
+def is_distributed() -> bool:
     """Whether other processes run the same program beside this one."""
     return _role[0] is not _ALONE
 
 
-def from_first(function: Callable[[], Any]) -> Any:
+def run_on_primary(function: Callable[[], Any]) -> Any:
     """What `function` returns on the first process (JSON-like), on all of them; so too a UserError that it raises.
 
     All processes must call it, in the same order.
     """
-    return _role[0].from_first(function)
+    return _role[0].run_on_primary(function)

@@ -155,7 +155,7 @@ def _disagreement(reports: Mapping[int, Report], new: Report) -> str | None:
             f"process {number} on {new['host']} was told of {new['processes']} processes, process 0 of "
             f"{first['processes']}"
         )
-    if differing := configuration.difference(first["facts"], new["facts"]):
+    if differing := configuration.differing_fields(first["facts"], new["facts"]):
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         return (
             f"process {number} on {new['host']} differs from process 0 on {first['host']} in "

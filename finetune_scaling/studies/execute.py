@@ -22,7 +22,7 @@ from finetune_scaling.experiments.run import run as train
 from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.interop.conversion import convert
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, exclusive, state
-from finetune_scaling.sharding.roles import are_several, from_first, is_first
+from finetune_scaling.sharding.roles import is_distributed, is_primary, run_on_primary
 from finetune_scaling.studies.configs import (
     Base,
     base_of,
@@ -62,7 +62,7 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
     skipped, and a run whose base another one is pretraining comes last. A run that fails is recorded and left; the next
     call tries it again.
     """
-    from_first(lambda: claim(study, config, workdir))
+    run_on_primary(lambda: claim(study, config, workdir))
     tally = Tally()
     mine = waiting(study, workdir, index, of)
     later = []
@@ -87,7 +87,7 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
 def waiting(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[Run]:
     """A share's runs that are not done."""
     mine = runs(study)[index::of]
-    open_ = from_first(lambda: [i for i, run in enumerate(mine) if state(workdir / run.directory) != "done"])
+    open_ = run_on_primary(lambda: [i for i, run in enumerate(mine) if state(workdir / run.directory) != "done"])
     return [mine[i] for i in open_]
 
 
@@ -119,7 +119,7 @@ def ensure_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> None:
     if isinstance(settings, str):
         return
     with exclusive(path, wait=True):
-        from_first(lambda: _train_tokenizer(study, family, settings, path))
+        run_on_primary(lambda: _train_tokenizer(study, family, settings, path))
 
 
 def _train_tokenizer(study: StudyConfig, family: str, settings: Any, path: Path) -> None:
@@ -139,7 +139,7 @@ def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = T
     directory = base.directory(workdir)
     ensure_tokenizer(study, workdir, base)
     with exclusive(directory.with_name(f"{directory.name}.turn"), wait=wait):
-        if not from_first((directory / RESULT).exists):
+        if not run_on_primary((directory / RESULT).exists):
             if base.tokens is None:
                 log.info("pretraining %s", base.name)
                 train(pretraining_config(study, workdir, base), directory)
@@ -164,12 +164,12 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait:
     except (WorkdirError, Preempted, _BaseInUse):
         raise  # a full disk or a read-only directory would fail every run alike
     except Exception as error:
-        if are_several() and not isinstance(error, TrainingError | ConfigError):
+        if is_distributed() and not isinstance(error, TrainingError | ConfigError):
             raise  # it may be this process's alone: the others would wait for it in the next run
         _record_failure(directory, error)
         tally.failed += 1
         return
-    if is_first():
+    if is_primary():
         (directory / FAILURE).unlink(missing_ok=True)
     tally.done += 1
     tally.steps += record["steps"]

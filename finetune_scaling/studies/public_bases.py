@@ -10,7 +10,7 @@ from finetune_scaling.interop.conversion import described_model
 from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.run_directory import CONFIG, RESULT
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 from finetune_scaling.studies.configs import Base, conversion, family_model
 from finetune_scaling.studies.grid import StudyConfig
 
@@ -25,7 +25,7 @@ def check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
     Raises CheckpointError or ConfigError where there is none, or it is not as the study's config says. A hub that does
     not answer is no mistake of the study's: runs whose bases are here go on without it.
     """
-    from_first(lambda: _check_source(study, workdir, base))
+    run_on_primary(lambda: _check_source(study, workdir, base))
 
 
 def _check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
@@ -49,7 +49,7 @@ def _compare(study: StudyConfig, base: Base, there: ModelConfig, where: str) -> 
     """Raises CheckpointError, naming the field, where a model is not the one that was listed and costed."""
     listed = configuration.plain(family_model(study.families[base.family], base.size))
     found = configuration.plain(there)
-    differing = [name for name in configuration.difference(listed, found) if name not in _FREE]
+    differing = [name for name in configuration.differing_fields(listed, found) if name not in _FREE]
     if differing:
         name = differing[0]
         raise CheckpointError(

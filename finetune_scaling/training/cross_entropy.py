@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from finetune_scaling.models.order import read_here
 from finetune_scaling.models.soft_cap import soft_cap, soft_cap_slope
-from finetune_scaling.sharding.axes import AxisRules, spec
+from finetune_scaling.sharding.axes import AxisRules, partition_spec
 
 Array = jax.Array
 
@@ -81,8 +81,8 @@ class _Ways:
         self.cap = cap
         self.mesh = jax.sharding.get_abstract_mesh()
         alone = self.mesh.empty
-        self.rows = PartitionSpec() if alone else spec(self.mesh, axes, ("batch", "length"), hidden[:2])
-        self.table = PartitionSpec() if alone else spec(self.mesh, axes, ("vocab", "embed"), table)
+        self.rows = PartitionSpec() if alone else partition_spec(self.mesh, axes, ("batch", "length"), hidden[:2])
+        self.table = PartitionSpec() if alone else partition_spec(self.mesh, axes, ("vocab", "embed"), table)
         self.vocab, self.columns = (_names(entry) for entry in (*self.table, None, None)[:2])
         self.tokens = tuple(name for entry in self.rows for name in _names(entry))
 

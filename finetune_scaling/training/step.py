@@ -15,7 +15,7 @@ import optax
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.model_sharding import ModelSharding
-from finetune_scaling.sharding.axes import PLAIN_RULES, AxisRules, constrain
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
 from finetune_scaling.training.optimizers import OptimizerConfig, make_optimizer
 from finetune_scaling.trees import Tree
@@ -77,7 +77,7 @@ def make_train_step(
     tuning: Tuning,
     optimizer: OptimizerConfig,
     accumulation: int = 1,
-    axes: AxisRules = PLAIN_RULES,
+    axes: AxisRules = DEFAULT_RULES,
 ) -> TrainStep:
     """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); batches are [B, L] arrays.
 
@@ -129,7 +129,7 @@ def _accumulate(gradient: Callable, trainable: Tree, frozen: Tree, batch: Batch,
 
 @functools.cache
 def make_evaluation_step(
-    config: ModelConfig, tuning: Tuning, axes: AxisRules = PLAIN_RULES
+    config: ModelConfig, tuning: Tuning, axes: AxisRules = DEFAULT_RULES
 ) -> Callable[[Tree, Tree, Batch], tuple[Array, Array]]:
     """Builds step(trainable, frozen, batch) -> (loss sums [B] in nats, target counts [B]) per row, on every device."""
     model = LanguageModel(config, tuning.adapter, axes)

@@ -11,7 +11,7 @@ import numpy as np
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.model_sharding import ModelSharding
-from finetune_scaling.trees import Tree, graft, path_name
+from finetune_scaling.trees import Tree, merge, path_name
 from finetune_scaling.tuning.method import Tuning
 from finetune_scaling.tuning.partition import partition
 
@@ -31,10 +31,10 @@ def attach(
     """
     model_rng, new_rng = jax.random.split(rng)
     model = LanguageModel(config, tuning.adapter)
-    params = graft(_init_missing(model, model_rng, base or {}, sharding), base or {})
+    params = merge(_init_missing(model, model_rng, base or {}, sharding), base or {})
     if tuning.new_params is not None:
         make = _make_new(tuning.new_params, config, sharding)
-        params = graft(params, make(new_rng, params, np.asarray(common_tokens, np.int32)))
+        params = merge(params, make(new_rng, params, np.asarray(common_tokens, np.int32)))
     trainable, frozen = partition(params, tuning.trainable)
     return cast(trainable, jnp.float32), cast(frozen, config.compute_dtype)
 

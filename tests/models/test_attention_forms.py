@@ -13,7 +13,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.models import attention, decoder, flash
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import PADDING, Layout, visible
-from finetune_scaling.sharding.axes import PLAIN_RULES
+from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.tuning.method import prepend
 
 HEADS, HEAD_DIM = 4, 8
@@ -39,7 +39,7 @@ def plain(query, keys, values, layout):
 
 
 def in_flash(query, keys, values, layout):
-    return flash.flash_attention(query, keys, values, layout, PLAIN_RULES)
+    return flash.flash_attention(query, keys, values, layout, DEFAULT_RULES)
 
 
 def cudnn_arguments(query, keys, values, layout):
@@ -184,4 +184,4 @@ def test_rows_that_flash_attention_cannot_hold_are_refused():
     rows = jax.ShapeDtypeStruct((1, flash.LONGEST + 1, 2, 8), jnp.float32)
     layout = Layout(*(jax.ShapeDtypeStruct(rows.shape[:2], int),) * 3)
     with pytest.raises(ConfigError, match="holds rows of at most 4096 tokens, not 4097; use 'blockwise'"):
-        jax.eval_shape(lambda *a: flash.flash_attention(*a, PLAIN_RULES), rows, rows, rows, layout)
+        jax.eval_shape(lambda *a: flash.flash_attention(*a, DEFAULT_RULES), rows, rows, rows, layout)

@@ -11,7 +11,7 @@ import pytest
 from finetune_scaling.models.cache import apart, empty_cache, grown, rows_of, slots_of
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout, visible
-from finetune_scaling.sharding.axes import PLAIN_RULES
+from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.tuning.partition import combine
 
 SLOTS = 16
@@ -50,7 +50,7 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
         whole, _ = model.forward(params, embeddings, layout)
         own = apart(params, tiny_config.layers) if is_apart else params
         edges = np.cumsum([0, tuning.prefix_length + 5, 1, 3])
-        cache = empty_cache(tiny_config, PLAIN_RULES, 2, SLOTS - 2, is_apart)
+        cache = empty_cache(tiny_config, DEFAULT_RULES, 2, SLOTS - 2, is_apart)
         pieces = []
         for start, end in itertools.pairwise(edges):
             piece = embeddings[:, start:end]

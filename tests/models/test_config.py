@@ -12,7 +12,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig, ParameterCount, count_parameters
 from finetune_scaling.models.ladder import LADDER, model_config, paper_model
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.trees import size
+from finetune_scaling.trees import parameter_count
 
 PAPER = {  # at a vocabulary of 128,000
     "1b": 1_218_480_128,
@@ -37,7 +37,7 @@ def built(config: ModelConfig) -> ParameterCount:
     """Counts of the shapes that the model's own initialisation has."""
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
     tables = {name: leaf for name, leaf in shapes.items() if name in ("embedding", "head")}
-    return ParameterCount(size(shapes), size(shapes) - size(tables))
+    return ParameterCount(parameter_count(shapes), parameter_count(shapes) - parameter_count(tables))
 
 
 @pytest.mark.parametrize(("name", "total"), PAPER.items())

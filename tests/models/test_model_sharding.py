@@ -24,7 +24,7 @@ from finetune_scaling.models.model_sharding import (
     parameter_axes,
     sharding_table,
 )
-from finetune_scaling.sharding.axes import MESH_AXES, PLAIN_RULES, AxisRules, parts
+from finetune_scaling.sharding.axes import DEFAULT_RULES, MESH_AXES, AxisRules, shard_count
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch, make_mesh
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import state_shardings
@@ -68,7 +68,7 @@ def test_exactly_one_rule_matches_each_parameter(tiny_config, form):
 
 def test_a_large_model_is_sharded_over_all_devices():
     """Each of 8 x 4 devices holds a 32nd of 16B parameters; only multi-query keys, values and norms are replicated."""
-    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), DEFAULT_RULES)
     trainable, _ = abstract(BIG, "full")
     shardings = model_sharding.parameters(trainable)
     assert spec_of(shardings, "layers/feed_forward/up/kernel") == (None, "fsdp", "tensor")
@@ -84,7 +84,7 @@ def test_a_large_model_is_sharded_over_all_devices():
 def test_biases_are_sharded_as_the_outputs_of_their_layers(tiny_config):
     config = dataclasses.replace(tiny_config, **EVERYTHING)
     trainable, _ = abstract(config, "full")
-    shardings = ModelSharding(config, mesh(1, 2, 4), PLAIN_RULES).parameters(trainable)
+    shardings = ModelSharding(config, mesh(1, 2, 4), DEFAULT_RULES).parameters(trainable)
     assert spec_of(shardings, "layers/attention/query/bias") == (None, "tensor")
     assert spec_of(shardings, "layers/attention/key/bias") == (
         None,
@@ -96,7 +96,7 @@ def test_biases_are_sharded_as_the_outputs_of_their_layers(tiny_config):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_moments_are_sharded_as_their_parameters(optimizer):
-    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), DEFAULT_RULES)
     trainable, _ = abstract(BIG, "full")
     state = state_shardings(trainable, OptimizerConfig(name=optimizer), model_sharding)
     known = {path_name(path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(state.trainable)}
@@ -113,7 +113,7 @@ def test_moments_are_sharded_as_their_parameters(optimizer):
 
 @pytest.mark.parametrize(("method", "options"), [("lora", {"rank": 4}), ("prompt", {"length": 100})])
 def test_small_adapters_and_prompts_are_replicated_and_large_ones_sharded(method, options):
-    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), DEFAULT_RULES)
     trainable, frozen = abstract(BIG, method, **options)
     for leaf, where in zip(
         jax.tree.leaves(trainable), jax.tree.leaves(model_sharding.parameters(trainable)), strict=True
@@ -124,7 +124,7 @@ def test_small_adapters_and_prompts_are_replicated_and_large_ones_sharded(method
 
 
 def test_the_table_shows_dtype_sharding_and_bytes_per_device():
-    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), PLAIN_RULES)
+    model_sharding = ModelSharding(BIG, mesh(1, 8, 4), DEFAULT_RULES)
     _, frozen = abstract(BIG, "lora", rank=4)
     text = sharding_table(frozen, model_sharding.parameters(frozen))
     (line,) = [line for line in text.splitlines() if "feed_forward/up/kernel" in line]
@@ -136,7 +136,7 @@ def test_the_table_shows_dtype_sharding_and_bytes_per_device():
 def test_the_table_omits_mesh_axes_of_size_one():
     _, frozen = abstract(BIG, "lora", rank=4)
     for sizes, expected in (((1, 8, 1), "1:fsdp"), ((8, 1, 1), "replicated")):
-        text = sharding_table(frozen, ModelSharding(BIG, mesh(*sizes), PLAIN_RULES).parameters(frozen))
+        text = sharding_table(frozen, ModelSharding(BIG, mesh(*sizes), DEFAULT_RULES).parameters(frozen))
         (line,) = [line for line in text.splitlines() if "feed_forward/up/kernel" in line]
         assert re.search(rf"\]  +{expected}  ", line), line
         assert "tensor" not in text
@@ -196,7 +196,7 @@ def test_a_batch_size_that_is_not_divisible_is_an_error():
 def test_a_mesh_of_one_device_replicates_everything():
     one = make_mesh(ShardingConfig(fsdp=-1))
     assert one.size == jax.device_count() == 1
-    assert parts(one, PLAIN_RULES.batch) == 1
+    assert shard_count(one, DEFAULT_RULES.batch) == 1
     assert NamedSharding(one, PartitionSpec("fsdp")).is_fully_replicated
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune_scaling.models import attention, flash
 from finetune_scaling.models.layout import Layout, visible
-from finetune_scaling.sharding.axes import PLAIN_RULES
+from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 
 ROWS, LENGTH, HEADS, KV_HEADS, HEAD_DIM = 8, 140, 8, 2, 8  # more than a block of queries, fewer kv heads than devices
@@ -44,7 +44,7 @@ def main() -> None:
         for n in (HEADS, KV_HEADS, KV_HEADS, HEADS)
     ]
     plain = lambda *inputs: attention.attend(*inputs, visible(seen, seen))  # noqa: E731
-    in_flash = lambda *inputs: flash.flash_attention(*inputs, seen, PLAIN_RULES)  # noqa: E731
+    in_flash = lambda *inputs: flash.flash_attention(*inputs, seen, DEFAULT_RULES)  # noqa: E731
     expected = value_and_gradients(plain, arrays)
     found = {}
     for fsdp, tensor in MESHES:

@@ -12,7 +12,7 @@ import numpy as np
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.sharding.axes import AxisRules
-from finetune_scaling.sharding.batches import place
+from finetune_scaling.sharding.batches import shard_batch
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state, make_train_step
@@ -66,7 +66,7 @@ def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> 
     found = []
     with model_sharding.use_mesh():
         for number in range(STEPS):
-            rows = place(batch(number), model_sharding.batch(), BATCH)
+            rows = shard_batch(batch(number), model_sharding.batch(), BATCH)
             state, numbers = step(state, frozen, rows, np.float32(rate))
             found.append(float(numbers.loss_sum / numbers.tokens))
     jax.tree.map(lambda leaf, before: _check_lies(leaf, before), state, lies)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune_scaling.sharding.axes import PLAIN_RULES
+from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.training import cross_entropy as module
 from finetune_scaling.training.cross_entropy import cross_entropy
 
@@ -35,7 +35,7 @@ def plain(hidden, table, targets, weights, cap=None):
 
 
 def ours(hidden, table, targets, weights, cap=None):
-    return (cross_entropy(hidden, table, targets, PLAIN_RULES, cap) * weights).sum()
+    return (cross_entropy(hidden, table, targets, DEFAULT_RULES, cap) * weights).sum()
 
 
 def assert_as_plain(vocabulary: int, cap: float | None = None) -> None:

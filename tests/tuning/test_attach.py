@@ -10,7 +10,7 @@ import pytest
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
-from finetune_scaling.trees import path_name, size
+from finetune_scaling.trees import parameter_count, path_name
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine
@@ -66,11 +66,11 @@ def test_exactly_these_leaves_train(tiny_config, tiny_base, block, trains, added
 
 def test_numbers_of_trained_parameters_are_the_closed_forms(tiny_config, tuned):
     c = tiny_config
-    assert size(tuned("prompt", length=5).trainable) == 5 * c.model_dim
+    assert parameter_count(tuned("prompt", length=5).trainable) == 5 * c.model_dim
     query, key = c.heads * c.head_dim, c.kv_heads * c.head_dim
     sides = [(c.model_dim, query), (c.model_dim, key), (c.model_dim, key), (query, c.model_dim)]
     sides += [(c.model_dim, c.ffn_dim), (c.model_dim, c.ffn_dim), (c.ffn_dim, c.model_dim)]
-    assert size(tuned("lora", rank=3).trainable) == c.layers * 3 * sum(map(sum, sides))
+    assert parameter_count(tuned("lora", rank=3).trainable) == c.layers * 3 * sum(map(sum, sides))
 
 
 def test_frozen_leaves_of_the_right_dtype_are_the_bases_own(tiny_base, tuned):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.trees import graft, path_name, size
+from finetune_scaling.trees import merge, parameter_count, path_name
 from finetune_scaling.tuning.partition import combine, format_table, partition, table
 
 TREE = {
@@ -56,15 +56,15 @@ def test_trainable_and_frozen_are_all_and_combine_to_the_whole(tree, rule):
         return
     assert names(trainable) | names(frozen) == names(tree)
     assert not names(trainable) & names(frozen)
-    assert size(trainable) + size(frozen) == size(tree)
+    assert parameter_count(trainable) + parameter_count(frozen) == parameter_count(tree)
     assert combine(trainable, frozen) == tree
     assert combine(frozen, trainable) == tree
-    assert graft(graft({}, frozen), trainable) == tree
+    assert merge(merge({}, frozen), trainable) == tree
 
 
 def test_grafting_adds_and_replaces_and_leaves_its_arguments_alone():
     base = {"a": {"x": 1, "y": 2}, "b": 3}
-    assert graft(base, {"a": {"y": 5, "z": 6}, "b": None, "c": {"w": 7}}) == {
+    assert merge(base, {"a": {"y": 5, "z": 6}, "b": None, "c": {"w": 7}}) == {
         "a": {"x": 1, "y": 5, "z": 6},
         "b": 3,
         "c": {"w": 7},

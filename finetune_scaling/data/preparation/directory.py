@@ -49,7 +49,7 @@ def _claim(preparation: Preparation, directory: Location) -> None:
     if there is None:
         write_json_atomically(path, settings)
         return
-    differing = configuration.difference(_parse(there, path), settings)
+    differing = configuration.differing_fields(_parse(there, path), settings)
     if differing:
         raise WorkdirError(
             f"{directory}: holds a preparation of other settings (they differ in {', '.join(differing)}; see its "

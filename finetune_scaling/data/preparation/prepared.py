@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from finetune_scaling.configuration import difference, plain
+from finetune_scaling.configuration import differing_fields, plain
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.preparation.settings import INDEX, STATISTICS, shard_file
 from finetune_scaling.data.tokenizers.interface import Tokenizer
@@ -95,7 +95,7 @@ def open_prepared(
             f"corpus.prepared: {directory} holds chunks of up to {settings['chunk_tokens']} tokens, and the run's "
             f"sequence.length and objective take {chunk_tokens}; prepare the text again with this run's config"
         )
-    differing = difference(_by_number(settings["corpus"]["train"]), _by_number(plain(tuple(parts))))
+    differing = differing_fields(_by_number(settings["corpus"]["train"]), _by_number(plain(tuple(parts))))
     if differing:
         raise DataError(
             f"corpus.prepared: {directory} was made of another corpus.train (they differ in {', '.join(differing)}); "

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from finetune_scaling.configuration import build, canonical
+from finetune_scaling.configuration import build, canonical_json
 from finetune_scaling.data.corpus import CorpusPart, PartTexts
 from finetune_scaling.data.encoding import Ragged, cut_documents, encode_texts
 from finetune_scaling.data.preparation.arrays import read_array, write_array
 from finetune_scaling.data.preparation.settings import Filters, Preparation, index_type, shard_file, token_type
-from finetune_scaling.files import Location, size, write_atomically, write_json_atomically
+from finetune_scaling.files import Location, file_size, write_atomically, write_json_atomically
 
 # Records that are read and compressed together. One by one they would take more room than short texts themselves; in
 # large groups each read would decompress much that it does not want.
@@ -52,7 +52,7 @@ def finished(directory: Location, number: int) -> dict[str, Any] | None:
     """A shard's facts where all of it is there in the recorded size; None where it must be made."""
     try:
         facts = json.loads(shard_file(directory, number, "json").read_text(encoding="utf-8"))
-        whole = size(shard_file(directory, number, "array_record")) == facts["bytes"]
+        whole = file_size(shard_file(directory, number, "array_record")) == facts["bytes"]
         whole = whole and len(read_index(directory, number)) == facts["chunks"]
     except (OSError, EOFError, ValueError, KeyError, TypeError):  # absent or damaged, in whatever way
         return None
@@ -71,7 +71,7 @@ def shard_texts(preparation: Preparation, number: int) -> Iterator[str]:
     for i, (part, count) in enumerate(zip(preparation.parts, preparation.counts, strict=True)):
         here = range(max(wanted.start - start, 0), min(wanted.stop - start, count))
         if here:
-            texts = _open(canonical(part), f"corpus.train[{i}]")
+            texts = _open(canonical_json(part), f"corpus.train[{i}]")
             yield from (texts[index] for index in here)
         start += count
 

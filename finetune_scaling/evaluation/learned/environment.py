@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune_scaling.errors import MetricError
-from finetune_scaling.files import disk_errors, local, write_json_atomically
+from finetune_scaling.files import disk_errors, local_path, write_json_atomically
 
 CACHE_VARIABLE = "FINETUNE_SCALING_METRICS_CACHE"
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def metrics_cache() -> Path:
     """Where environments and scores are kept: the variable's folder, or one in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune_scaling" / "metrics"
-    return local(os.environ.get(CACHE_VARIABLE) or default, "the cache of metrics").absolute()
+    return local_path(os.environ.get(CACHE_VARIABLE) or default, "the cache of metrics").absolute()
 
 
 def tool_interpreter(name: str, requirements: Sequence[str]) -> Path:

@@ -26,7 +26,7 @@ from finetune_scaling.evaluation.learned.environment import metrics_cache, tool_
 from finetune_scaling.evaluation.learned.process import MetricProcess
 from finetune_scaling.evaluation.learned.score_cache import ScoreCache
 from finetune_scaling.evaluation.metric import Corpus, SegmentScores
-from finetune_scaling.sharding.roles import from_first
+from finetune_scaling.sharding.roles import run_on_primary
 
 ADAPTERS = Path(__file__).parent / "adapters"
 
@@ -103,7 +103,7 @@ class LearnedMetric:
         """
         if self.needs_sources and corpus.sources is None:
             raise ConfigError(f"metric {self.name} reads sources; give them (--sources=FILE), or leave it out")
-        values, signature = from_first(lambda: self._segments(corpus))
+        values, signature = run_on_primary(lambda: self._segments(corpus))
         return SegmentScores(np.array(values, np.float64), signature)
 
     def _segments(self, corpus: Corpus) -> tuple[list[float], str]:

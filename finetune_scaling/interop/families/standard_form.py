@@ -66,5 +66,5 @@ def standard_form(config: ModelConfig, families: Iterable[Family], what: str) ->
 def _differences(config: ModelConfig, back: ModelConfig) -> list[str]:
     """The fields in which a family's model differs from ours, with the family's values."""
     ours, theirs = configuration.plain(config), configuration.plain(back)
-    differing = [name for name in configuration.difference(ours, theirs) if name.partition(".")[0] not in _FREE]
+    differing = [name for name in configuration.differing_fields(ours, theirs) if name.partition(".")[0] not in _FREE]
     return [f"{name} = {theirs.get(name)!r} (not {ours.get(name)!r})" for name in differing]

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.files import absolute, check_new, local, new_directory, read_json, sha256
+from finetune_scaling.files import absolute, check_new, local_path, new_directory, read_json, sha256
 from finetune_scaling.interop.families.standard_form import standard_form
 from finetune_scaling.interop.peft.adapter_config import CONFIG, WEIGHTS
 from finetune_scaling.interop.peft.read import ReadAdapter, read_adapter
@@ -21,7 +21,7 @@ from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_con
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.tuned import FoundRun, check_length, find_base
 from finetune_scaling.training.step import State, init_state
-from finetune_scaling.trees import nested
+from finetune_scaling.trees import unflatten
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
@@ -46,7 +46,7 @@ def bring_in(incoming: Incoming) -> dict[str, Any]:
     Raises CheckpointError where the adapter is damaged or was made for another base, ConfigError for what our adapters
     do not compute or the config does not fit, WorkdirError where `out` is not empty.
     """
-    directory, out = Path(incoming.adapter), local(incoming.out, "a run of an adapter")
+    directory, out = Path(incoming.adapter), local_path(incoming.out, "a run of an adapter")
     check_new(out)
     base = find_base(BaseConfig(incoming.base, incoming.step))
     model = _whole_model(base)
@@ -99,7 +99,7 @@ def _recorded_base(record: Path) -> str | None:
 
 def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun, model: ModelConfig) -> dict[str, Any]:
     """The run's config: what was given, with method, base and tokenizer as they have to be."""
-    given = configuration.given(incoming.config)
+    given = configuration.without_unset(incoming.config)
     asked = given.get("method", {}).get("name", adapter.method["name"])
     if asked != adapter.method["name"]:
         raise ConfigError(
@@ -131,4 +131,4 @@ def _checkpoint(run_config: RunConfig, model: ModelConfig, adapter: ReadAdapter,
         "position": dataclasses.asdict(Position()),
         "best_step": None,
     }
-    return init_state(nested(adapter.leaves), run_config.optimizer), facts
+    return init_state(unflatten(adapter.leaves), run_config.optimizer), facts

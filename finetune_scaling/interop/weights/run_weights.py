@@ -13,7 +13,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoints import read_trainable
 from finetune_scaling.runs.leaves import CheckedLeaves
 from finetune_scaling.runs.tuned import FoundRun, find_base
-from finetune_scaling.trees import flat
+from finetune_scaling.trees import flatten
 from finetune_scaling.tuning.lora import LoraAdapter, merge
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.registry import METHODS
@@ -52,7 +52,7 @@ def read_run(found: FoundRun) -> TrainedRun:
     if tuning.size is None:
         return TrainedRun(found, model, tuning, {}, CheckedLeaves(found.where))
     base = _base(found, facts)
-    return TrainedRun(found, model, tuning, flat(read_trainable(found.where)[0]), CheckedLeaves(base.where))
+    return TrainedRun(found, model, tuning, flatten(read_trainable(found.where)[0]), CheckedLeaves(base.where))
 
 
 def _base(found: FoundRun, facts: Mapping[str, Any]) -> FoundRun:

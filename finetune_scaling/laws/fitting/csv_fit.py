@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import finite, write_atomically, write_json_atomically
+from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.declared import Law
@@ -116,7 +116,7 @@ def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[s
         "formula": law.formula,
         "source": law.source,
         "describes": fitted.describes,
-        "misfit": finite(fitted.misfit),
+        "misfit": finite_or_none(fitted.misfit),
         "parameters": {name: _parameter(fitted, name) for name in fitted.layout.names},
         "objective": fitted.objective,
         "objective_is": "sum of Huber losses",
@@ -134,11 +134,11 @@ def _parameter(fitted: LawFit, name: str) -> dict[str, Any]:
     interval, why = fitted.interval(name), fitted.why_poorly_determined(name)
     told = fitted.describes
     return {
-        "value": finite(fitted.parameters[name]) if told else None,
+        "value": finite_or_none(fitted.parameters[name]) if told else None,
         "low": interval.low if told else None,
         "high": interval.high if told else None,
         "identified": not why,
-        "standard_error": finite(fitted.standard_error(name)) if told else None,
+        "standard_error": finite_or_none(fitted.standard_error(name)) if told else None,
         "why": why,
     }
 
