@@ -24,7 +24,7 @@ from killing import finish, start, start_together, wait_for
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, TrainingError
-from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps, read_facts
+from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps, read_metadata
 from finetune_scaling.runs.run_directory import RunDirectory
 
 _TINY = Path(__file__).parents[1] / "tests" / "tiny.py"
@@ -177,7 +177,7 @@ def is_due(directory: Path, moment: Moment, before: set[int]) -> bool:
 def half_written(directory: Path) -> set[int]:
     """Checkpoints that are being written, or were when a process died, by their numbers in the file system."""
     found = set()
-    for path in (directory / DIRECTORY).glob(TEMPORARY):
+    for path in (directory / CHECKPOINTS).glob(TEMPORARY):
         try:
             found.add(path.stat().st_ino)
         except FileNotFoundError:  # it was finished meanwhile
@@ -208,7 +208,7 @@ def outcome(directory: Path) -> dict[str, Any]:
     return {
         "result": {name: value for name, value in (run.result or {}).items() if name != "seconds"},
         "metrics": [{name: value for name, value in line.items() if name != "time"} for line in run.metrics()],
-        "arrays": read_facts(directory / DIRECTORY / str(newest))["arrays_digest"],
+        "arrays": read_metadata(directory / CHECKPOINTS / str(newest))["arrays_digest"],
         "rows": (directory / "evaluation" / "test.jsonl").read_text(encoding="utf-8"),
     }
 

@@ -25,8 +25,8 @@ from finetune_scaling.data.corpus import CorpusPart, Texts
 from finetune_scaling.data.loader import Batches, iterate
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, TrainingError
-from finetune_scaling.runs.inputs import prepare_data
 from finetune_scaling.runs.run_config import read_run_config
+from finetune_scaling.runs.run_data import prepare_run_data
 
 _MEGABYTES = flags.DEFINE_integer("megabytes", 20, "Size of the text, in units of 10^6 bytes.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes of Beam's DirectRunner (1: the command's).", lower_bound=1)
@@ -148,7 +148,7 @@ def read(folder: Path, way: str, count: int) -> dict[str, Any]:
     config["corpus"]["prepared"] = str(folder / "shards") if way == "shards" else None
     before = peak_memory_mib()
     began = time.perf_counter()
-    batches = prepare_data(read_run_config(config)).train
+    batches = prepare_run_data(read_run_config(config)).train
     opened = time.perf_counter()
     digest = digest_of(batches, count)
     seconds = time.perf_counter() - opened

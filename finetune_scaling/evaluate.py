@@ -33,17 +33,17 @@ from finetune_scaling.evaluation.subject import Prepared
 from finetune_scaling.evaluation.text_metrics import Scores, read_corpus, score_corpus
 from finetune_scaling.files import local_path, location, write_json_atomically
 from finetune_scaling.runs.evaluators import (
-    OWN_TESTS,
+    TEST_EVALUATOR,
     Evaluator,
     TaskEvaluator,
-    changed,
-    named_evaluators,
     read_decoding,
     read_evaluators,
-    written_as,
+    select_evaluators,
+    with_decoding,
+    with_overrides,
 )
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.runs.run_directory import exclusive
+from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import run_on_primary
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
@@ -143,7 +143,7 @@ def _score_runs(directories: list[str]) -> None:
     decoding = read_decoding(block)
 
     def choose(_: str, run_config: RunConfig) -> dict[str, Evaluator]:
-        return {name: written_as(one, decoding) for name, one in _evaluators(run_config, configured).items()}
+        return {name: with_decoding(one, decoding) for name, one in _evaluators(run_config, configured).items()}
 
     jobs = plan(directories, choose, _how())[_INDEX.value :: _OF.value]
     if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
@@ -168,7 +168,7 @@ def _score_study(workdir: Path) -> None:
     if not any(job.prepared for job in jobs):
         raise ConfigError(f"{workdir}: no run of it has an evaluator; name some: --evaluators=few_shot_1,pretraining")
     errors = work(jobs, _how())
-    with exclusive(workdir, wait=True):
+    with lock_directory(workdir, wait=True):
         run_on_primary(lambda: _write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
     done = f"{count} evaluations of {len(jobs)} runs, {compiled_programs()} programs compiled"
@@ -230,17 +230,17 @@ def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator] | Non
     if _EVALUATORS.value is None and not configured:
         splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
         chosen: dict[str, Evaluator] = {
-            "+".join(splits or [OWN_TESTS]): TaskEvaluator(splits=splits, examples=None, generate=None)
+            "+".join(splits or [TEST_EVALUATOR]): TaskEvaluator(splits=splits, examples=None, generate=None)
         }
     elif _SPLIT.value is not None:
         raise ConfigError("--split is for the run's own sets; an evaluator says its own, so leave one of them out")
     else:
-        chosen = named_evaluators(known if _EVALUATORS.value is None else _EVALUATORS.value, known, "--evaluators")
+        chosen = select_evaluators(known if _EVALUATORS.value is None else _EVALUATORS.value, known, "--evaluators")
     return {name: _changed(one) for name, one in chosen.items()}
 
 
 def _changed(evaluator: Evaluator) -> Evaluator:
-    return changed(evaluator, _EXAMPLES.value, _GENERATE.value, _UNTUNED.value)
+    return with_overrides(evaluator, _EXAMPLES.value, _GENERATE.value, _UNTUNED.value)
 
 
 def _print(job: Job, prepared: Prepared, record: Record) -> None:

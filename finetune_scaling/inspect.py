@@ -9,8 +9,8 @@ import json
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.inspection.kinds import inspect
-from finetune_scaling.inspection.words import describe
+from finetune_scaling.inspection.directory import inspect
+from finetune_scaling.inspection.formatting import format_inspection
 
 _JSON = flags.DEFINE_boolean("json", False, "Print the same as JSON, and nothing else.")
 
@@ -18,7 +18,7 @@ _JSON = flags.DEFINE_boolean("json", False, "Print the same as JSON, and nothing
 def main(path: str) -> None:
     """Prints what is at `path`."""
     found = inspect(path)
-    print(json.dumps(found, ensure_ascii=False) if _JSON.value else describe(found))
+    print(json.dumps(found, ensure_ascii=False) if _JSON.value else format_inspection(found))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prep
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import location
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.runs.run_directory import exclusive
+from finetune_scaling.runs.run_directory import lock_directory
 
 
 def define_flags() -> None:
@@ -113,7 +113,7 @@ def _run_shards() -> None:
     values = flags.FLAGS
     config, out = command.read_config(values["config"]), location(_needed("out", "shards"))
     filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)
-    with exclusive(out):
+    with lock_directory(out):
         preparation = shards_of_run(read_run_config(config), values.shards, filters)
         statistics = prepare_shards(preparation, out, shlex.split(values.beam))
     counts = {name: value for name, value in statistics.items() if isinstance(value, int)}

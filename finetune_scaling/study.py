@@ -17,7 +17,7 @@ from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.files import local_path
 from finetune_scaling.report.study_report import fit_study, print_summary
-from finetune_scaling.runs.run_directory import exclusive
+from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.roles import run_on_primary
 from finetune_scaling.studies.bases import write_bases
 from finetune_scaling.studies.check import check_runs
@@ -63,7 +63,7 @@ def _check_flags() -> None:
 def finish(study: StudyConfig, workdir: Path, tally: Tally) -> None:
     """Writes the points of what is done; with nothing missing, fits and reports. Exits with 1 where runs failed."""
     total = len(runs(study))
-    with exclusive(workdir, wait=True):
+    with lock_directory(workdir, wait=True):
         finished = write_points(study, workdir)
         write_bases(study, workdir)
         print(f"{finished} of {total} runs finished; this process: {tally.text()}", flush=True)

@@ -16,7 +16,7 @@ from finetune_scaling.data.task import load_task
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, TokenizerPreparation
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.runs.config_template import group, run_config_template
+from finetune_scaling.runs.config_template import config_group, run_config_template
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.studies.configs import Base, family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import read_study, runs
@@ -182,8 +182,8 @@ def leaves(config: ConfigDict, where: str = ""):
 
 
 def test_groups_keep_the_types_of_what_may_be_none():
-    assert group(TokenizerConfig).get_type("vocab_size") is int
-    assert isinstance(group(TokenizerConfig).get_ref("vocab_size"), FieldReference)
+    assert config_group(TokenizerConfig).get_type("vocab_size") is int
+    assert isinstance(config_group(TokenizerConfig).get_ref("vocab_size"), FieldReference)
 
 
 def test_overrides_of_any_depth_reach_the_experiment(monkeypatch):

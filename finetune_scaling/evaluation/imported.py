@@ -14,8 +14,8 @@ from finetune_scaling.files import local_path
 from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
+from finetune_scaling.runs.model_loading import TunedModel, make_placement, untuned_model
 from finetune_scaling.runs.run_config import RunConfig, SequenceConfig
-from finetune_scaling.runs.tuned import TunedModel, placed, untuned
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def imported_subject(
     checkpoint = {"files_sha256": files_digest(directory)}
 
     def load() -> TunedModel:
-        model_sharding = placed(config, sharding)
+        model_sharding = make_placement(config, sharding)
         _, params = load_model(directory, place=model_sharding.parameters)
-        return untuned(config, params, tokenizer, {}, model_sharding)
+        return untuned_model(config, params, tokenizer, {}, model_sharding)
 
     return Subject(directory, run_config, checkpoint, None, load, is_base=True), config, tokenizer
 

@@ -35,9 +35,9 @@ from finetune_scaling.evaluation.scoring import (
 )
 from finetune_scaling.evaluation.zero_shot import zero_shot_task
 from finetune_scaling.runs.evaluators import TaskEvaluator
-from finetune_scaling.runs.inputs import first
+from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig, SequenceConfig
-from finetune_scaling.runs.tuned import TunedModel
+from finetune_scaling.runs.run_data import held_out_subset
 
 BASELINES = {"translation": "copy", "summarization": "lead_1"}  # what costs nothing, by the kind of task
 Rows = dict[str, list[dict[str, Any]]]  # per-example records of each set
@@ -131,12 +131,12 @@ def read_questions(
     asking = finetuning if run_config.task is None and finetuning is not None else run_config
     task = evaluator.task or asking.task
     if task is None:
-        what = "a pretraining run" if asking.pretrains else "an adapter that came in alone"
+        what = "a pretraining run" if asking.is_base else "an adapter that came in alone"
         raise ConfigError(f"{what} has no task; give a finetuning run's config (--config), or the evaluator a task")
     decoding = evaluator.decoding or asking.evaluation.decoding
     # Of the evaluator what decides the questions.
     alone = dataclasses.replace(evaluator, task=None, decoding=None, untuned=True, every_steps=None)
-    form = asking.objective if asking.pretrains else asking.sequence
+    form = asking.objective if asking.is_base else asking.sequence
     return _read(alone, configuration.canonical_json(task), form, tokenizer, decoding, metrics)
 
 
@@ -191,7 +191,7 @@ def _open(evaluator: TaskEvaluator, task: Task) -> dict[str, QuestionSet]:
             raise DataError(f"task {task.name} has no split {name!r}{suggestion(name, task.splits())}")
     sets = {}
     for name in names:
-        chosen = first(task.examples(name), evaluator.examples)
+        chosen = held_out_subset(task.examples(name), evaluator.examples)
         examples = [chosen[i] for i in range(len(chosen))]
         generate = len(examples) if evaluator.generate is None else min(evaluator.generate, len(examples))
         check_references(task.name, name, examples, generate)

@@ -18,8 +18,8 @@ from finetune_scaling.files import Location, check_writable
 from finetune_scaling.interop.hugging_face import is_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator
+from finetune_scaling.runs.model_loading import find_base
 from finetune_scaling.runs.run_config import RunConfig
-from finetune_scaling.runs.tuned import find_base
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from finetune_scaling.evaluation.questions import Rows
 from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.evaluation.scoring import write_rows
 from finetune_scaling.files import Location, read_json, write_json_atomically
-from finetune_scaling.runs.evaluators import OWN_TESTS
+from finetune_scaling.runs.evaluators import TEST_EVALUATOR
 from finetune_scaling.sharding.roles import run_on_primary
 
 Record = dict[str, Any]
@@ -104,7 +104,7 @@ def table_columns(run: Location, result: Mapping[str, Any]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for name, record in all_records(run, result).items():
-        if name != OWN_TESTS:
+        if name != TEST_EVALUATOR:
             found |= columns(name, record)
             continue
         found |= columns(name, {"untuned": record.get("untuned")})

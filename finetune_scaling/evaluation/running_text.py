@@ -18,10 +18,10 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import likelihood
 from finetune_scaling.evaluation.scoring import Losses, row_losses
 from finetune_scaling.runs.evaluators import TextEvaluator
-from finetune_scaling.runs.inputs import DEV_SEED
+from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
+from finetune_scaling.runs.run_data import DEV_SEED
 from finetune_scaling.runs.run_directory import RunDirectory
-from finetune_scaling.runs.tuned import TunedModel
 
 SET = "text"  # the one set of rows of running text
 
@@ -96,7 +96,7 @@ def _is_complete(evaluator: TextEvaluator) -> bool:
 
 def _pretraining(run_config: RunConfig) -> RunConfig:
     """The run config that pretrained the base, or the base of the base."""
-    while not run_config.pretrains:
+    while not run_config.is_base:
         if run_config.base is None:
             raise ConfigError("nothing that was pretrained is below the run; give texts, objective and length")
         run_config = read_run_config(RunDirectory(run_config.base.run).config)

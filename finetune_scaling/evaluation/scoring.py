@@ -19,7 +19,7 @@ from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, 
 from finetune_scaling.evaluation.metric import Metric
 from finetune_scaling.evaluation.text_metrics import Scores, score
 from finetune_scaling.files import Location, write_atomically
-from finetune_scaling.runs.tuned import TunedModel
+from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.trees import Tree

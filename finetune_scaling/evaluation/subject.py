@@ -18,9 +18,9 @@ from finetune_scaling.evaluation.running_text import RunningText, read_running_t
 from finetune_scaling.files import Location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
+from finetune_scaling.runs.model_loading import TunedModel, find_base, find_run, load_run_checkpoint, load_untuned
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig
-from finetune_scaling.runs.run_directory import exclusive
-from finetune_scaling.runs.tuned import TunedModel, find_base, find_run, load_found, load_untuned
+from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
@@ -93,11 +93,13 @@ def found_subject(
     Raises as `find_run` does.
     """
     found = find_run(directory, step, sharding, model_changes)
-    run_config, facts = found.run_config, found.facts
-    model = configuration.build(ModelConfig, facts["model"], f"{found.where}: model")
-    checkpoint = {"step": int(found.where.name), "arrays_digest": facts["arrays_digest"]}
-    if not run_config.pretrains:
-        return Subject(found.directory, run_config, checkpoint, run_config.base, lambda: load_found(found)), model
+    run_config, metadata = found.run_config, found.metadata
+    model = configuration.build(ModelConfig, metadata["model"], f"{found.path}: model")
+    checkpoint = {"step": int(found.path.name), "arrays_digest": metadata["arrays_digest"]}
+    if not run_config.is_base:
+        return Subject(
+            found.directory, run_config, checkpoint, run_config.base, lambda: load_run_checkpoint(found)
+        ), model
     itself = BaseConfig(str(found.directory), checkpoint["step"])
     tokenizer = load_tokenizer(run_config.tokenizer)
     subject = Subject(
@@ -206,8 +208,8 @@ def _untuned(subject: Subject, prepared: Prepared) -> records.Record:
     assert subject.base is not None
     found = find_base(subject.base)
     run_config = subject.run_config
-    base = BaseConfig(str(found.directory), int(found.where.name))
-    checkpoint = {"step": base.step, "arrays_digest": found.facts["arrays_digest"]}
+    base = BaseConfig(str(found.directory), int(found.path.name))
+    checkpoint = {"step": base.step, "arrays_digest": found.metadata["arrays_digest"]}
     tokenizer = load_tokenizer(run_config.tokenizer)
     itself = Subject(
         found.directory,
@@ -219,7 +221,7 @@ def _untuned(subject: Subject, prepared: Prepared) -> records.Record:
     )
     path = itself.record_path(prepared)
     try:
-        with exclusive(path.parent, wait=True):  # runs that share a base may be scored at the same time
+        with lock_directory(path.parent, wait=True):  # runs that share a base may be scored at the same time
             record = evaluate(itself, prepared, again=records.is_of_another(path, checkpoint))
     except WorkdirError as error:
         raise WorkdirError(f"{error}; to leave the base's own scores out, give --nountuned") from error

@@ -16,9 +16,9 @@ from jax.experimental import multihost_utils
 from finetune_scaling.data.loader import Batches, iterate
 from finetune_scaling.data.packing import Batch
 from finetune_scaling.errors import Preempted, TrainingError
-from finetune_scaling.runs.checkpoints import Checkpoints, Facts
-from finetune_scaling.runs.metrics import Metrics, Progress
-from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
+from finetune_scaling.runs.metrics import Metrics, ProgressReporter
+from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.optimizers import ScheduleConfig, learning_rate
 from finetune_scaling.training.step import State, StepMetrics, TrainStep, all_finite
 from finetune_scaling.trees import Tree
@@ -27,7 +27,7 @@ DevLoss = Callable[[Tree], float]  # trainable parameters -> nats a token
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class LoopSettings:
     """The numbers that steer a loop. limit: which limit ends it at total_steps (max_steps, max_epochs, max_tokens)."""
 
     total_steps: int
@@ -41,7 +41,7 @@ class Plan:
     tolerance: float
 
 
-class Pending(NamedTuple):
+class PendingMetrics(NamedTuple):
     """The numbers of a step that are still on the device."""
 
     step: int
@@ -49,7 +49,7 @@ class Pending(NamedTuple):
     metrics: StepMetrics
 
 
-class Probe(NamedTuple):
+class InTrainingEvaluation(NamedTuple):
     """Further numbers of a model while it trains, every so many steps: trainable parameters -> numbers by name."""
 
     every_steps: int
@@ -57,15 +57,15 @@ class Probe(NamedTuple):
 
 
 @dataclasses.dataclass
-class Loop:
+class TrainingLoop:
     """Everything that one run's loop works with.
 
-    place: puts a batch of this process's rows on the devices. facts: constant facts to save with each checkpoint.
-    seconds: tells how long the run has taken, all its processes. probes: what else is measured, and written down.
+    place: puts a batch of this process's rows on the devices. metadata: constant metadata to save with each checkpoint.
+    seconds: tells how long the run has taken, all its processes. evaluations: what else is measured, and written down.
     """
 
     title: str
-    plan: Plan
+    plan: LoopSettings
     step: TrainStep
     batches: Batches
     place: Callable[[Batch], Any]
@@ -73,11 +73,11 @@ class Loop:
     dev_loss: DevLoss
     checkpoints: Checkpoints
     metrics: Metrics
-    facts: Facts
+    metadata: CheckpointMetadata
     seconds: Callable[[], float]
-    probes: Sequence[Probe] = ()
+    evaluations: Sequence[InTrainingEvaluation] = ()
 
-    def run(self, state: State, position: Position) -> tuple[State, Position]:
+    def run(self, state: State, position: TrainingProgress) -> tuple[State, TrainingProgress]:
         """Trains from `position` to the end.
 
         Raises TrainingError on a loss that is not finite; with everything saved, Preempted on SIGTERM and
@@ -85,15 +85,15 @@ class Loop:
         """
         if position.stopped_by:
             return state, position
-        pending: list[Pending] = []
-        progress = Progress(self.title, position.step, self.plan.total_steps)
+        pending: list[PendingMetrics] = []
+        progress = ProgressReporter(self.title, position.step, self.plan.total_steps)
         batches = iterate(self.batches, position.step)
-        with closing(batches), StopNotice() as notice:
+        with closing(batches), StopSignal() as notice:
             while not position.stopped_by:
                 rate = learning_rate(self.plan.schedule, position.step, self.plan.total_steps)
                 state, numbers = self.step(state, self.frozen, self.place(next(batches)), np.float32(rate))
                 position.step += 1
-                pending.append(Pending(position.step, rate, numbers))
+                pending.append(PendingMetrics(position.step, rate, numbers))
                 self._report_if_due(pending, position, progress)
                 if self._is_due(position.step, self.plan.evaluate_every):
                     self._evaluate(state, position, rate)
@@ -111,7 +111,9 @@ class Loop:
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.plan.total_steps
 
-    def _report_if_due(self, pending: list[Pending], position: Position, progress: Progress) -> None:
+    def _report_if_due(
+        self, pending: list[PendingMetrics], position: TrainingProgress, progress: ProgressReporter
+    ) -> None:
         if self._is_due(position.step, self.plan.log_every) or self._is_due(position.step, self.plan.evaluate_every):
             rate, norm = pending[-1].rate, float(pending[-1].metrics.gradient_norm)
             self._collect(pending, position)
@@ -122,7 +124,7 @@ class Loop:
             dev = {"dev": position.losses[-1]} if position.losses else {}
             progress.update(position.step, loss=loss, **dev)
 
-    def _collect(self, pending: list[Pending], position: Position) -> None:
+    def _collect(self, pending: list[PendingMetrics], position: TrainingProgress) -> None:
         """Adds up the steps since the last time; the device is waited for only here."""
         for entry, values in zip(pending, jax.device_get([entry.metrics for entry in pending]), strict=True):
             _check_finite(float(values.loss_sum), entry.step, entry.rate)
@@ -131,18 +133,18 @@ class Loop:
             position.target_tokens += int(values.tokens)
         pending.clear()
 
-    def _evaluate(self, state: State, position: Position, rate: float) -> None:
+    def _evaluate(self, state: State, position: TrainingProgress, rate: float) -> None:
         loss = self.dev_loss(state.trainable)
         _check_finite(loss, position.step, rate, "dev ")
         position.add_evaluation(position.step, loss)
         self.metrics.write(position.step, dev_loss=loss)
 
     def _probe_if_due(self, state: State, step: int) -> None:
-        for probe in self.probes:
+        for probe in self.evaluations:
             if step % probe.every_steps == 0:
                 self.metrics.write(step, **probe.measure(state.trainable))
 
-    def _reason_to_stop(self, position: Position) -> str | None:
+    def _reason_to_stop(self, position: TrainingProgress) -> str | None:
         plan = self.plan
         if plan.patience is not None and position.evaluations_since_best >= plan.patience:
             return "patience"
@@ -151,21 +153,23 @@ class Loop:
         still_falling = len(position.losses) > 1 and position.losses[-2] - position.losses[-1] > plan.tolerance
         return "budget" if still_falling else plan.limit
 
-    def _save_if_due(self, state: State, position: Position, pending: list[Pending], rate: float) -> None:
+    def _save_if_due(
+        self, state: State, position: TrainingProgress, pending: list[PendingMetrics], rate: float
+    ) -> None:
         step, plan = position.step, self.plan
         better = position.best_step == step
         if better or position.stopped_by or step in plan.keep_steps or step % plan.save_every == 0:
             self._save(state, position, pending, rate)
 
-    def _save(self, state: State, position: Position, pending: list[Pending], rate: float) -> None:
+    def _save(self, state: State, position: TrainingProgress, pending: list[PendingMetrics], rate: float) -> None:
         """Saves in the background; raises TrainingError rather than save numbers that are not finite."""
         self._collect(pending, position)
         if not all_finite(state):  # the step's loss was, but it is taken before the step's update
             raise _not_finite("a parameter is not finite after", position.step, rate)
         position.seconds = round(self.seconds(), 3)
-        facts = {**self.facts, "position": dataclasses.asdict(position), "best_step": position.best_step}
+        metadata = {**self.metadata, "position": dataclasses.asdict(position), "best_step": position.best_step}
         self.metrics.flush()  # first: a checkpoint is not to be ahead of the metrics
-        self.checkpoints.save(position.step, state, facts)
+        self.checkpoints.save(position.step, state, metadata)
 
 
 def _check_finite(loss: float, step: int, rate: float, kind: str = "") -> None:
@@ -180,7 +184,7 @@ def _not_finite(what: str, step: int, rate: float) -> TrainingError:
     )
 
 
-class StopNotice:
+class StopSignal:
     """Takes SIGTERM and Ctrl-C as a wish to stop after the present step; a second Ctrl-C interrupts at once.
 
     Raised in the middle of a step, KeyboardInterrupt could come while a library saves a checkpoint, and be lost there
@@ -192,7 +196,7 @@ class StopNotice:
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopNotice":
+    def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self

@@ -1,41 +1,43 @@
-"""What is written down about a run: the facts in its checkpoints and its result record."""
+"""What is written down about a run: the metadata in its checkpoints and its result record."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.runs.inputs import Data
-from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
-from finetune_scaling.runs.tuned import TunedModel
+from finetune_scaling.runs.run_data import RunData
+from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.trees import parameter_count
 
 
-def checkpoint_facts(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
+def checkpoint_metadata(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
     """What every checkpoint of a run says of the run: model, method, tokenizer, and the base it belongs to."""
     return {
         "model": configuration.plain(model.config),
         "method": configuration.plain(run_config.method),
         "tokenizer_sha256": model.tokenizer.digest,
-        "base_digest": model.base_facts.get("arrays_digest"),
+        "base_digest": model.base_metadata.get("arrays_digest"),
         "tokens_per_step": run_config.batch_size * run_config.row_length,
     }
 
 
 def pretrain_tokens(base: Mapping[str, Any]) -> int | None:
-    """Tokens that a base had seen, from the facts of its checkpoint; None where there is no base, or nobody said it."""
+    """Return the tokens that a base was trained on, from its checkpoint's metadata; None if unknown."""
     if not base or "public" in base:
         return base.get("public", {}).get("pretrain_tokens")
     return base["position"]["step"] * base["tokens_per_step"]
 
 
-def training_record(run_config: RunConfig, data: Data, model: TunedModel, position: Position) -> dict[str, Any]:
+def training_record(
+    run_config: RunConfig, data: RunData, model: TunedModel, position: TrainingProgress
+) -> dict[str, Any]:
     """What the run was and how it went; scores come on top."""
     parameters = count_parameters(model.config)
     row = run_config.row_length
-    base = model.base_facts
+    base = model.base_metadata
     return {
         "name": run_config.name,
         "task": data.task.name if data.task else None,

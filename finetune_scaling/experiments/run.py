@@ -15,18 +15,17 @@ from finetune_scaling.evaluation.records import scores_alone
 from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split, write_rows
 from finetune_scaling.evaluation.subject import Prepared, Subject, evaluate, prepare_evaluators
-from finetune_scaling.experiments.loop import Loop, Plan, Probe
-from finetune_scaling.experiments.record import checkpoint_facts, training_record
+from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
+from finetune_scaling.experiments.record import checkpoint_metadata, training_record
 from finetune_scaling.models.model_sharding import sharding_table
-from finetune_scaling.runs.checkpoints import DIRECTORY as CHECKPOINTS
-from finetune_scaling.runs.checkpoints import Checkpoints, read_facts
+from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_metadata
 from finetune_scaling.runs.environment import environment
-from finetune_scaling.runs.inputs import Data, prepare_data, test_examples
 from finetune_scaling.runs.metrics import Metrics
-from finetune_scaling.runs.position import Position, position_from
+from finetune_scaling.runs.model_loading import TunedModel, check_matches_model, initialize_model
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.runs.run_directory import RunDirectory, exclusive
-from finetune_scaling.runs.tuned import TunedModel, check_belongs, start
+from finetune_scaling.runs.run_data import RunData, prepare_run_data, test_examples
+from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
+from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
 from finetune_scaling.sharding.roles import run_on_primary
@@ -45,7 +44,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     """
     run_config = read_run_config(config)
     directory = RunDirectory(workdir)
-    with exclusive(workdir):
+    with lock_directory(workdir):
         run_on_primary(lambda: directory.claim(config))
         if (record := run_on_primary(lambda: directory.result)) is not None:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
@@ -53,12 +52,12 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         clock = Clock()
         sharding = run_config.sharding
         check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
-        data = prepare_data(run_config)
-        model = start(run_config)
+        data = prepare_run_data(run_config)
+        model = initialize_model(run_config)
         directory.write_environment(environment())
         prepared = prepare_evaluators(run_config.evaluation.named_evaluators, run_config, model.tokenizer, model.config)
         with model.sharding.use_mesh():
-            trained, position = _train(run_config, directory, data, model, clock, probes(prepared, model))
+            trained, position = _train(run_config, directory, data, model, clock, evaluations(prepared, model))
             scores = _scores(run_config, directory, data, trained)
             scores |= _evaluators(run_config, directory, trained, position, prepared)
         record = training_record(run_config, data, trained, position) | scores
@@ -85,26 +84,26 @@ class Clock:
 def _train(
     run_config: RunConfig,
     directory: RunDirectory,
-    data: Data,
+    data: RunData,
     model: TunedModel,
     clock: Clock,
-    measured: Sequence[Probe],
-) -> tuple[TunedModel, Position]:
+    measured: Sequence[InTrainingEvaluation],
+) -> tuple[TunedModel, TrainingProgress]:
     """Trains to the end; returns the model with its best parameters (pretraining: its last ones)."""
     log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
-    plan = make_plan(run_config, data.train)
+    plan = loop_settings(run_config, data.train)
     checkpoints = Checkpoints(directory.path, plan.keep_steps)
-    state, position = init_state(model.trainable, run_config.optimizer, model.sharding), Position()
+    state, position = init_state(model.trainable, run_config.optimizer, model.sharding), TrainingProgress()
     _log_shardings(state, model)
     if (restored := checkpoints.restore_newest(state)) is not None:
-        check_belongs(directory.path, restored.facts, model)
-        state, position = restored.state, position_from(restored.facts)
+        check_matches_model(directory.path, restored.metadata, model)
+        state, position = restored.state, progress_from_metadata(restored.metadata)
         clock.add(position.seconds)
         log.info("going on from step %d", position.step)
     directory.rewind_metrics(position.step)
     metrics = Metrics(directory.path, run_config.logging.writers, position.step)
     rows = model.sharding.batch()
-    loop = Loop(
+    loop = TrainingLoop(
         title=run_config.name or directory.path.name,
         plan=plan,
         step=make_train_step(
@@ -120,25 +119,25 @@ def _train(
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,
         checkpoints=checkpoints,
         metrics=metrics,
-        facts=checkpoint_facts(run_config, model),
+        metadata=checkpoint_metadata(run_config, model),
         seconds=clock.seconds,
-        probes=measured,
+        evaluations=measured,
     )
     with closing(checkpoints), closing(metrics):
         state, position = loop.run(state, position)
-        if not run_config.pretrains and position.best_step not in (None, position.step):
+        if not run_config.is_base and position.best_step not in (None, position.step):
             state = _best_state(checkpoints, position.best_step, state)
     return dataclasses.replace(model, trainable=state.trainable), position
 
 
-def probes(prepared: Sequence[Prepared], model: TunedModel) -> list[Probe]:
+def evaluations(prepared: Sequence[Prepared], model: TunedModel) -> list[InTrainingEvaluation]:
     """The evaluators that score a model while it trains, too."""
 
     def measure(one: Prepared, trainable: Tree) -> Mapping[str, float]:
         return one.numbers(dataclasses.replace(model, trainable=trainable))
 
     due = [(one, one.evaluator.every_steps) for one in prepared]
-    return [Probe(steps, functools.partial(measure, one)) for one, steps in due if steps is not None]
+    return [InTrainingEvaluation(steps, functools.partial(measure, one)) for one, steps in due if steps is not None]
 
 
 def _log_shardings(state: State, model: TunedModel) -> None:
@@ -160,17 +159,17 @@ def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
         ) from error
 
 
-def make_plan(run_config: RunConfig, batches: Batches) -> Plan:
+def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
     """The loop's numbers from the config's units."""
     per_step = run_config.batch_size * run_config.row_length
-    total, limit = run_config.limits.ending(batches.batches_per_epoch, per_step)
+    total, limit = run_config.limits.last_step(batches.batches_per_epoch, per_step)
     keep = {round(tokens / per_step) for tokens in run_config.checkpoint.keep_tokens}
     if any(not 1 <= step <= total for step in keep):
         raise ConfigError(
             f"checkpoint.keep_tokens = {list(run_config.checkpoint.keep_tokens)} must lie between one step "
             f"({per_step:,} tokens) and the run's {total * per_step:,} tokens"
         )
-    return Plan(
+    return LoopSettings(
         total_steps=total,
         limit=limit,
         evaluate_every=run_config.evaluation.interval(total),
@@ -183,7 +182,7 @@ def make_plan(run_config: RunConfig, batches: Batches) -> Plan:
     )
 
 
-def _scores(run_config: RunConfig, directory: RunDirectory, data: Data, model: TunedModel) -> dict[str, Any]:
+def _scores(run_config: RunConfig, directory: RunDirectory, data: RunData, model: TunedModel) -> dict[str, Any]:
     """Scores on every test set of the task; for pretraining, the last held-out loss."""
     if data.task is None or data.form is None:
         return {"loss": row_losses(model, data.dev).mean}
@@ -207,17 +206,17 @@ def _evaluators(
     run_config: RunConfig,
     directory: RunDirectory,
     model: TunedModel,
-    position: Position,
+    position: TrainingProgress,
     prepared: Sequence[Prepared],
 ) -> dict[str, Any]:
     """What the config's evaluators say of the trained model; each is kept as soon as it is done."""
     if not prepared:
         return {}
-    step = position.step if run_config.pretrains else position.best_step
-    facts = read_facts(directory.path / CHECKPOINTS / str(step))
-    checkpoint = {"step": step, "arrays_digest": facts["arrays_digest"]}
+    step = position.step if run_config.is_base else position.best_step
+    metadata = read_metadata(directory.path / CHECKPOINTS / str(step))
+    checkpoint = {"step": step, "arrays_digest": metadata["arrays_digest"]}
     subject = Subject(
-        directory.path, run_config, checkpoint, run_config.base, lambda: model, is_base=run_config.pretrains
+        directory.path, run_config, checkpoint, run_config.base, lambda: model, is_base=run_config.is_base
     )
     found = {}
     for one in prepared:

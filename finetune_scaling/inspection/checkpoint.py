@@ -10,7 +10,7 @@ from finetune_scaling.errors import CheckpointError
 from finetune_scaling.files import Location, file_size
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.runs.checkpoints import Facts, read_facts, read_shapes
+from finetune_scaling.runs.checkpoints import CheckpointMetadata, read_array_shapes, read_metadata
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
@@ -29,33 +29,33 @@ def inspect_checkpoint(where: Location) -> dict[str, Any]:
 
 
 def _inspected(where: Location) -> dict[str, Any]:
-    facts, shapes = read_facts(where), read_shapes(where)
+    metadata, shapes = read_metadata(where), read_array_shapes(where)
     arrays = {part: _of_part(shapes, part) for part in ("trainable", "optimizer")}
-    model = configuration.build(ModelConfig, facts["model"], f"{where}: model")
-    tuning = configure(METHODS, facts["method"])
-    position = facts["position"]
+    model = configuration.build(ModelConfig, metadata["model"], f"{where}: model")
+    tuning = configure(METHODS, metadata["method"])
+    position = metadata["position"]
     return {
         "kind": "checkpoint",
         "path": str(where),
-        "step": facts["step"],
-        "method": facts["method"],
+        "step": metadata["step"],
+        "method": metadata["method"],
         "pet_size": tuning.size,
-        "model": facts["model"],
+        "model": metadata["model"],
         "parameters": _parameters(model, arrays["trainable"]),
         "arrays": {part: [_row(name, leaf) for name, leaf in leaves.items()] for part, leaves in arrays.items()},
         "array_bytes": {
             part: sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()) for part, leaves in arrays.items()
         },
         "file_bytes": _bytes_below(where),
-        "tokens_computed": facts["step"] * facts["tokens_per_step"],
-        "dev_loss": _dev_loss(facts),
+        "tokens_computed": metadata["step"] * metadata["tokens_per_step"],
+        "dev_loss": _dev_loss(metadata),
         "best_step": position["best_step"],
         "best_dev_loss": position["best_loss"] if position["best_step"] is not None else None,
         "stopped_by": position["stopped_by"],
         "digests": {
-            "arrays": facts["arrays_digest"],
-            "base": facts["base_digest"],
-            "tokenizer": facts["tokenizer_sha256"],
+            "arrays": metadata["arrays_digest"],
+            "base": metadata["base_digest"],
+            "tokenizer": metadata["tokenizer_sha256"],
         },
     }
 
@@ -84,11 +84,11 @@ def _row(name: str, leaf: jax.ShapeDtypeStruct) -> dict[str, Any]:
     return {"name": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype), "size": math.prod(leaf.shape)}
 
 
-def _dev_loss(facts: Facts) -> float | None:
+def _dev_loss(metadata: CheckpointMetadata) -> float | None:
     """The dev loss of this very step, where it was taken."""
-    position = facts["position"]
+    position = metadata["position"]
     losses = dict(zip(position["steps_evaluated"], position["losses"], strict=True))
-    return losses.get(facts["step"])
+    return losses.get(metadata["step"])
 
 
 def _bytes_below(folder: Location) -> int:

@@ -8,7 +8,7 @@ from finetune_scaling.errors import CheckpointError
 from finetune_scaling.evaluation.rows import EVALUATION
 from finetune_scaling.files import Location
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
-from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps
+from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 
@@ -27,7 +27,7 @@ def inspect_run(path: Location) -> dict[str, Any]:
     known = record or checkpoint
     best = known["best_step"] if known else None
     return {
-        "kind": "base" if run_config.pretrains else "run",
+        "kind": "base" if run_config.is_base else "run",
         "path": str(path),
         "name": run_config.name,
         "state": "done" if record else "started",
@@ -60,7 +60,7 @@ def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
         if step is None:
             return None, None
         try:
-            return inspect_checkpoint(run / DIRECTORY / str(step)), None
+            return inspect_checkpoint(run / CHECKPOINTS / str(step)), None
         except CheckpointError as error:
             if step == failed:
                 return None, str(error)
@@ -70,7 +70,7 @@ def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _checkpoints(run: Location, run_config: RunConfig, best: int | None) -> dict[str, Any]:
-    folder = run / DIRECTORY
+    folder = run / CHECKPOINTS
     damaged = _names(folder, "damaged.")
     steps = sorted(checkpoint_steps(run))
     return {

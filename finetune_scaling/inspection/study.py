@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from finetune_scaling.files import Location, is_remote, read_json
-from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, state
+from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
 from finetune_scaling.studies.configs import Base, bases
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, read_study, runs
 from finetune_scaling.studies.table import POINTS
@@ -57,7 +57,7 @@ def _each(path: Location, tell: Callable[[Item], dict[str, Any]], items: Iterabl
 
 def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
     directory, setting = workdir / run.directory, run.setting
-    how = state(directory)
+    how = run_state(directory)
     record = RunDirectory(directory).result if how == "done" else None
     return {
         "directory": run.directory,
@@ -83,7 +83,7 @@ def _base(workdir: Location, base: Base) -> dict[str, Any]:
     record = RunDirectory(directory).result
     return {
         "base": base.name,
-        "state": state(directory),
+        "state": run_state(directory),
         "dev_loss": record["loss"] if record else None,
         **_told(record, ("parameters", "parameters_non_embedding", "tokens_seen", "seconds")),
     }

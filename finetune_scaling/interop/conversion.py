@@ -43,11 +43,11 @@ from finetune_scaling.interop.incoming import PIECE_BYTES, Journal, Leaf, digest
 from finetune_scaling.interop.weights.files import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.model_sharding import ModelSharding
-from finetune_scaling.runs.checkpoints import DIRECTORY, read_facts
-from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.checkpoints import CHECKPOINTS, read_metadata
+from finetune_scaling.runs.model_loading import TOKENIZER
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.run_directory import CONFIG, LOCK, RESULT, RunDirectory, exclusive
-from finetune_scaling.runs.tuned import TOKENIZER
+from finetune_scaling.runs.run_directory import CONFIG, LOCK, RESULT, RunDirectory, lock_directory
+from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.sharding.axes import MESH_AXES
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import run_on_primary
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 WORK = ".conversion"
 _SOURCE = "source.json"  # in WORK: what is being converted, and how
 _STEP = "0"
-_OURS = {WORK, CONFIG, RESULT, LOCK, TOKENIZER, DIRECTORY}
+_OURS = {WORK, CONFIG, RESULT, LOCK, TOKENIZER, CHECKPOINTS}
 _SPARE_BYTES = 64 * 2**20  # for the small files, and what the file system takes for itself
 
 
@@ -100,7 +100,7 @@ def convert(conversion: Conversion) -> dict[str, Any]:
     model = _opened(conversion)
     config = _config(conversion, model, out)
     run_on_primary(lambda: _check_free(out))
-    with exclusive(out):
+    with lock_directory(out):
         directory = RunDirectory(out)
         run_on_primary(lambda: directory.check(config))
         result = run_on_primary(lambda: directory.result)
@@ -179,7 +179,7 @@ def _check_free(out: Path) -> None:
         if not (isinstance(config, dict) and config.get("public")):
             raise WorkdirError(f"{out}: holds a run or a study; give --out=DIR a new directory")
     elif not (out / WORK / _SOURCE).exists():  # what is there is not ours, whatever it is called
-        found = [name for name in (DIRECTORY, TOKENIZER, RESULT) if (out / name).exists()]
+        found = [name for name in (CHECKPOINTS, TOKENIZER, RESULT) if (out / name).exists()]
         if found:
             raise WorkdirError(f"{out}: holds {', '.join(found)} of something else; give --out=DIR a new directory")
 
@@ -193,7 +193,7 @@ def _claim(conversion: Conversion, model: _Model, config: Mapping[str, Any], out
         if left is not None and not configuration.equal(left, identity):
             log.warning("%s: what was half converted there is of other files or settings; starting anew", out)
         if left is None or not configuration.equal(left, identity):
-            for folder in (work, out / DIRECTORY):
+            for folder in (work, out / CHECKPOINTS):
                 shutil.rmtree(folder, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
         write_json_atomically(work / _SOURCE, identity)
@@ -264,7 +264,7 @@ def _copy_tokenizer(model: _Model, folder: Path) -> None:
 
 def _make_checkpoint(conversion: Conversion, model: _Model, out: Path) -> None:
     """Writes checkpoints/0 where it is not there yet: in WORK first, and under its name when it is whole."""
-    if run_on_primary((out / DIRECTORY / _STEP).exists):
+    if run_on_primary((out / CHECKPOINTS / _STEP).exists):
         return
     work = out / WORK
     unfinished = work / _STEP
@@ -310,10 +310,10 @@ def _check_room(out: Path, leaves: list[Leaf]) -> None:
 
 
 def _complete(conversion: Conversion, model: _Model, out: Path, leaves: list[Leaf], journal: Journal) -> None:
-    """Adds the facts to the arrays and gives the checkpoint its name."""
+    """Adds the metadata to the arrays and gives the checkpoint its name."""
     unfinished = out / WORK / _STEP
-    position = dataclasses.asdict(Position())
-    facts = {
+    position = dataclasses.asdict(TrainingProgress())
+    metadata = {
         "model": configuration.plain(model.config),
         "method": {"name": "full"},
         "tokenizer_sha256": model.tokenizer.digest if model.tokenizer else None,
@@ -336,12 +336,12 @@ def _complete(conversion: Conversion, model: _Model, out: Path, leaves: list[Lea
     }
     with disk_errors(out):
         (unfinished / "facts").mkdir(exist_ok=True)
-        write_json_atomically(unfinished / "facts" / "metadata", facts)  # where Orbax's JSON handler has them
+        write_json_atomically(unfinished / "facts" / "metadata", metadata)  # where Orbax's JSON handler has them
         for folder in (unfinished / "facts", unfinished / "state", unfinished):
             write_atomically(folder / "commit_success.txt", "")  # a copy in a bucket counts as whole by them
         _synchronize(unfinished / "state" / "_METADATA")
-        (out / DIRECTORY).mkdir(exist_ok=True)
-        unfinished.rename(out / DIRECTORY / _STEP)
+        (out / CHECKPOINTS).mkdir(exist_ok=True)
+        unfinished.rename(out / CHECKPOINTS / _STEP)
 
 
 def _synchronize(file: Path) -> None:
@@ -352,9 +352,9 @@ def _synchronize(file: Path) -> None:
 
 def _finish(directory: RunDirectory, config: Mapping[str, Any]) -> None:
     """Writes the result of a run that is done, and clears away what it was made with."""
-    where = directory.path / DIRECTORY / _STEP
-    facts = read_facts(where)
-    parameters = count_parameters(configuration.build(ModelConfig, facts["model"], f"{where}: model"))
+    where = directory.path / CHECKPOINTS / _STEP
+    metadata = read_metadata(where)
+    parameters = count_parameters(configuration.build(ModelConfig, metadata["model"], f"{where}: model"))
     directory.write_result(
         {
             "name": config["name"],
@@ -364,7 +364,7 @@ def _finish(directory: RunDirectory, config: Mapping[str, Any]) -> None:
             "parameters": parameters.total,
             "parameters_non_embedding": parameters.non_embedding,
             "trainable_parameters": parameters.total,
-            "pretrain_tokens": facts["public"]["pretrain_tokens"],
+            "pretrain_tokens": metadata["public"]["pretrain_tokens"],
             "finetune_examples": None,
             "steps": 0,
             "best_step": None,
@@ -373,10 +373,10 @@ def _finish(directory: RunDirectory, config: Mapping[str, Any]) -> None:
             "stopped_by": "converted",
             "loss": None,
             "flops": 0,
-            "tokenizer_sha256": facts["tokenizer_sha256"],
+            "tokenizer_sha256": metadata["tokenizer_sha256"],
             "base_digest": None,
-            "arrays_digest": facts["arrays_digest"],
-            "public": facts["public"],
+            "arrays_digest": metadata["arrays_digest"],
+            "public": metadata["public"],
         }
     )
     shutil.rmtree(directory.path / WORK, ignore_errors=True)

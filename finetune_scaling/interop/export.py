@@ -17,7 +17,7 @@ from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.tokenizers.tokenizer_files import TokenizerFiles
 from finetune_scaling.interop.weights.run_weights import Leaves, TrainedRun, merged_leaves, plain_leaves
 from finetune_scaling.interop.weights.safetensors_writer import Shape, TensorFiles, written
-from finetune_scaling.runs.metrics import Progress
+from finetune_scaling.runs.metrics import ProgressReporter
 
 SHARD_BYTES = 5_000_000_000  # as transformers divides models
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -61,7 +61,7 @@ class Export:
 
     def write(self, files: TensorFiles) -> None:
         """Writes all tensors, leaf by leaf of ours, so that each is read once; those in one tensor together."""
-        progress = Progress("writing tensors", 0, len(self.by_name))
+        progress = ProgressReporter("writing tensors", 0, len(self.by_name))
         for done, name in enumerate(self.by_name):
             self._write_layers(name, files)
             progress.update(done + 1)

@@ -28,8 +28,8 @@ from finetune_scaling.interop.hugging_face import leaf_shapes, tensor_names
 from finetune_scaling.interop.weights.files import WeightFiles
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoints import storage_errors, stored_name
-from finetune_scaling.runs.digest import PieceSums
-from finetune_scaling.runs.metrics import Progress
+from finetune_scaling.runs.digest import StreamingDigest
+from finetune_scaling.runs.metrics import ProgressReporter
 from finetune_scaling.sharding.roles import alone
 
 PIECE_BYTES = 32 * 2**20  # at most, of what one thread holds of a leaf
@@ -218,7 +218,7 @@ class _Writer(type_handlers.NumpyHandler):
     def __init__(self, leaves: Sequence[Leaf], files: WeightFiles, journal: Journal, title: str):
         super().__init__()
         self._leaves, self._files, self._journal, self._title = leaves, files, journal, title
-        self._sums = PieceSums({leaf.name: leaf for leaf in leaves})
+        self._sums = StreamingDigest({leaf.name: leaf for leaf in leaves})
 
     async def serialize(self, values: Sequence[Leaf], infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
         """Writes all leaves before it returns, so that nothing is left to wait for."""
@@ -226,7 +226,7 @@ class _Writer(type_handlers.NumpyHandler):
         done = self._journal.done()
         pieces = [(leaf, start) for leaf in values for start in leaf.starts() if (leaf.name, start) not in done]
         mine = pieces[jax.process_index() :: jax.process_count()]
-        progress = Progress(f"{self._title}, pieces", 0, len(mine))
+        progress = ProgressReporter(f"{self._title}, pieces", 0, len(mine))
         pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
         try:
             futures = [pool.submit(self._write, arrays[leaf.name], leaf, start) for leaf, start in mine]
@@ -259,4 +259,6 @@ def digest_of(leaves: Sequence[Leaf], journal: Journal) -> str:
     done = journal.done()
     wanted = [(leaf.name, start) for leaf in leaves for start in leaf.starts()]
     assert len(done) == len(wanted)  # a journal is of one division into pieces
-    return PieceSums({leaf.name: leaf for leaf in leaves}).digest([(name, done[name, start]) for name, start in wanted])
+    return StreamingDigest({leaf.name: leaf for leaf in leaves}).digest(
+        [(name, done[name, start]) for name, start in wanted]
+    )

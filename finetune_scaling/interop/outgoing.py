@@ -14,8 +14,8 @@ from finetune_scaling.interop.provenance import provenance
 from finetune_scaling.interop.source import families_for, source_of
 from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
 from finetune_scaling.interop.weights.run_weights import TrainedRun, read_run
-from finetune_scaling.runs.checkpoints import DIRECTORY
-from finetune_scaling.runs.tuned import FoundRun, find_base, find_run
+from finetune_scaling.runs.checkpoints import CHECKPOINTS
+from finetune_scaling.runs.model_loading import RunCheckpoint, find_base, find_run
 
 ADAPTER = "adapter"  # the folder of an adapter that is written with its base
 
@@ -81,12 +81,12 @@ def _base_name(run: TrainedRun, model_out: Path | None, outgoing: Outgoing) -> B
     return BaseName(source.name, source.revision) if source else BaseName()
 
 
-def _find(outgoing: Outgoing) -> FoundRun:
+def _find(outgoing: Outgoing) -> RunCheckpoint:
     """The run; a path of one of its checkpoints says the step, too."""
     path = absolute(outgoing.source)
     if is_model(path):
         raise ConfigError(f"{path}: is a public model, and no run; bring it in first: --from-hf={path} --out=DIR")
-    if path.parent.name != DIRECTORY or not path.name.isdigit():
+    if path.parent.name != CHECKPOINTS or not path.name.isdigit():
         return find_run(outgoing.source, outgoing.step)
     if outgoing.step not in (None, int(path.name)):
         raise ConfigError(f"--step={outgoing.step} and a checkpoint of step {path.name}; leave one of them out")

@@ -10,12 +10,12 @@ PROVENANCE = "finetune_scaling.json"
 
 def provenance(run: TrainedRun) -> dict[str, Any]:
     """A run's name, step and method, and the digests of its checkpoint, its base's and its tokenizer."""
-    facts = run.found.facts
+    metadata = run.found.metadata
     return {
         "run": run.found.directory.name,
-        "step": int(run.found.where.name),
-        "method": configuration.plain(facts["method"]),
-        "arrays_digest": facts["arrays_digest"],
-        "base_digest": facts["base_digest"],
-        "tokenizer_sha256": facts["tokenizer_sha256"],
+        "step": int(run.found.path.name),
+        "method": configuration.plain(metadata["method"]),
+        "arrays_digest": metadata["arrays_digest"],
+        "base_digest": metadata["base_digest"],
+        "tokenizer_sha256": metadata["tokenizer_sha256"],
     }

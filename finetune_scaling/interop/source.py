@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune_scaling.interop.families.family import Family
 from finetune_scaling.interop.hugging_face import FAMILIES
-from finetune_scaling.runs.tuned import FoundRun, find_base
+from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -30,13 +30,13 @@ def is_hub_name(name: str) -> bool:
     return _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
-def source_of(found: FoundRun) -> Source | None:
+def source_of(found: RunCheckpoint) -> Source | None:
     """What a base was converted from; None for a run that was trained here."""
     public = found.run_config.public
     return None if public is None else Source(public.name, public.commit or public.revision, public.family)
 
 
-def families_for(found: FoundRun) -> Iterable[Family]:
+def families_for(found: RunCheckpoint) -> Iterable[Family]:
     """All families, that of the public model which a run descends from first."""
     source = source_of(found)
     while source is None and found.run_config.base is not None:

@@ -95,6 +95,6 @@ def _planned(study: StudyConfig) -> Iterator[_Planned]:
 
 def _plan(group: str, model: ModelConfig, run_config: RunConfig, steps_per_epoch: float) -> _Planned:
     workload = read_workload(run_config, model)
-    steps, _ = run_config.limits.ending(steps_per_epoch, workload.batch * workload.length)
+    steps, _ = run_config.limits.last_step(steps_per_epoch, workload.batch * workload.length)
     flops = expected_flops(run_config, model, steps_per_epoch * run_config.batch_size)  # type: ignore[arg-type]
     return _Planned(group, workload, run_config.sharding.axes, flops, steps)

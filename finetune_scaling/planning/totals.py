@@ -38,11 +38,11 @@ def run_steps(run_config: RunConfig) -> tuple[int, str]:
     limits, batch = run_config.limits, run_config.batch_size
     tokens = batch * (run_config.batch.row_length or run_config.sequence.length)
     if limits.max_epochs is None or run_config.finetune_examples is not None:
-        return limits.ending((run_config.finetune_examples or 0) / batch, tokens)
+        return limits.last_step((run_config.finetune_examples or 0) / batch, tokens)
     others = dataclasses.replace(limits, max_epochs=None) if limits.max_steps or limits.max_tokens else None
     if others is None:
         raise ConfigError("finetune_examples is not given, so limits.max_epochs is no number of steps; give it a value")
-    return others.ending(math.inf, tokens)
+    return others.last_step(math.inf, tokens)
 
 
 def step_chip_seconds(workload: Workload, chip: Chip, bound_chip_seconds: float, utilisation: float) -> float:

@@ -9,10 +9,10 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import call_with_timeout, location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
-from finetune_scaling.runs.checkpoints import DIRECTORY, checkpoint_steps, read_facts
-from finetune_scaling.runs.inputs import prepared_task
+from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps, read_metadata
+from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import RunConfig
-from finetune_scaling.runs.tuned import check_length
+from finetune_scaling.runs.run_data import task_and_format
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.tuning.method import Tuning, configure
 from finetune_scaling.tuning.registry import METHODS
@@ -63,14 +63,14 @@ def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
         batch=run_config.batch_size,
         length=length,
         evaluation_batch=run_config.evaluation.batch_size,
-        decoding=None if run_config.pretrains else _decoding(run_config),
+        decoding=None if run_config.is_base else _decoding(run_config),
     )
 
 
 def _decoding(run_config: RunConfig) -> Decoding | None:
     if run_config.evaluation.generate_examples == 0:
         return None
-    _, form = prepared_task(run_config)
+    _, form = task_and_format(run_config)
     longest = form.length - form.max_target_tokens
     settings = run_config.evaluation.decoding
     return Decoding(longest, settings.limit(form.max_target_tokens), form.bidirectional_input, settings)
@@ -93,8 +93,8 @@ def planned_model(run_config: RunConfig, rung: str | None = None, vocabulary: in
     run = location(run_config.base.run)
     newest = call_with_timeout(run, lambda: next(checkpoint_steps(run), None))
     if newest is not None:
-        facts = read_facts(run / DIRECTORY / str(newest))
-        return model_config({**facts["model"], **block})
+        metadata = read_metadata(run / CHECKPOINTS / str(newest))
+        return model_config({**metadata["model"], **block})
     if run.name not in LADDER:
         raise ConfigError(
             f"base.run = {run_config.base.run} has no checkpoint and its name is no size of the ladder; give the size "

@@ -18,8 +18,8 @@ from finetune_scaling.evaluation.scoring import Example, hypotheses
 from finetune_scaling.evaluation.subject import Subject, found_subject
 from finetune_scaling.files import Location
 from finetune_scaling.models.attention import check_attention
+from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
-from finetune_scaling.runs.tuned import TunedModel
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 CONTINUATION = 32  # new tokens of a base, which no task limits

@@ -9,13 +9,13 @@ import pandas as pd
 
 from finetune_scaling.evaluation.rows import EVALUATION, read_rows
 from finetune_scaling.files import Location, disk_errors
-from finetune_scaling.reading.place import found
-from finetune_scaling.runs.run_directory import RunDirectory, state
+from finetune_scaling.reading.paths import resolve_path
+from finetune_scaling.runs.run_directory import RunDirectory, run_state
 
 # What imports JAX is imported where it is asked for: looking at numbers takes none of it.
 if TYPE_CHECKING:
     from finetune_scaling.evaluation.subject import Subject
-    from finetune_scaling.runs.tuned import TunedModel
+    from finetune_scaling.runs.model_loading import TunedModel
 
 SCORE_COLUMNS = ("evaluation", "split", "of", "metric", "score", "signature")
 ROW_COLUMNS = ("source", "reference", "hypothesis", "loss", "tokens", "target_language")
@@ -29,7 +29,7 @@ def load_run(path: str | os.PathLike) -> "Run":
 
     Raises WorkdirError where it is something else, saying what.
     """
-    where, _ = found(path, "run")
+    where, _ = resolve_path(path, "run")
     return Run(where)
 
 
@@ -69,7 +69,7 @@ class Run:
     def state(self) -> str:
         """done, failed (in a study), or started."""
         with disk_errors(self.path):
-            return state(self.path)
+            return run_state(self.path)
 
     @property
     def method(self) -> dict[str, Any]:
@@ -87,10 +87,10 @@ class Run:
 
         Raises WorkdirError where it is not there any more.
         """
+        from finetune_scaling.runs.model_loading import resolve_paths
         from finetune_scaling.runs.run_config import read_run_config
-        from finetune_scaling.runs.tuned import relocated
 
-        base = relocated(read_run_config(self.config), self.path).base
+        base = resolve_paths(read_run_config(self.config), self.path).base
         return None if base is None else Run(load_run(base.run).path, base.step)
 
     @functools.cached_property
@@ -165,9 +165,9 @@ class Run:
         step: which checkpoint; by default the run's `step`. Raises CheckpointError where it is missing or damaged.
         """
         from finetune_scaling.runs.checkpoints import read_trainable
-        from finetune_scaling.runs.tuned import find_run
+        from finetune_scaling.runs.model_loading import find_run
 
-        return read_trainable(find_run(self.path, self.step if step is None else step).where)[0]
+        return read_trainable(find_run(self.path, self.step if step is None else step).path)[0]
 
     def model(self, step: int | None = None) -> "TunedModel":
         """The whole model of a checkpoint, chosen as in `params`, on the devices at hand; the last one asked for stays.

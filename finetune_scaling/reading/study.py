@@ -12,10 +12,10 @@ from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, read_json
 from finetune_scaling.laws.points.text import POINTS
-from finetune_scaling.reading.place import found
+from finetune_scaling.reading.paths import resolve_path
 from finetune_scaling.reading.report import Report
 from finetune_scaling.reading.run import Run
-from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RunDirectory, state
+from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RunDirectory, run_state
 
 if TYPE_CHECKING:  # they import SciPy and JAX, which only laws and models take
     from finetune_scaling.api import Fitted
@@ -30,7 +30,7 @@ def load_study(path: str | os.PathLike) -> "Study":
 
     Raises WorkdirError where it is something else, saying what.
     """
-    where, kind = found(path, "study", "tables")
+    where, kind = resolve_path(path, "study", "tables")
     return Study(where, has_runs=kind == "study")
 
 
@@ -181,7 +181,7 @@ class Study:
             raise ConfigError(f"{key!r} is no {what} of {self.path}{mend}")
         where = self.path / below / key
         with disk_errors(where):
-            how = state(where)
+            how = run_state(where)
             if how == "waiting":
                 raise WorkdirError(f"{self.path}: the {what} {key} has not begun; run the study")
             if how == "failed" and not (where / CONFIG).exists():  # its base could not be had, or its config not read

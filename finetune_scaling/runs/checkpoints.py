@@ -31,32 +31,32 @@ from finetune_scaling.runs.run_directory import CHECKPOINTS
 from finetune_scaling.training.step import State
 from finetune_scaling.trees import path_name, unflatten
 
-DIRECTORY = CHECKPOINTS
+CHECKPOINTS = CHECKPOINTS
 _DAMAGED = "damaged."
 log = logging.getLogger(__name__)
 
 leave_out_of_logs()
 
-Facts = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
+CheckpointMetadata = dict[str, Any]  # JSON-like: what is known of a checkpoint beside its arrays
 
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint's files are not what was written."""
 
 
-class Restored(NamedTuple):
+class RestoredCheckpoint(NamedTuple):
     """A checkpoint read back."""
 
     step: int
     state: State
-    facts: Facts
+    metadata: CheckpointMetadata
 
 
 class Checkpoints:
     """The checkpoints of a run directory: the newest, the best (by the fact "best_step"), and those at `keep_steps`."""
 
     def __init__(self, run: str | os.PathLike, keep_steps: Collection[int] = ()):
-        self.directory = location(run) / DIRECTORY
+        self.directory = location(run) / CHECKPOINTS
         self._best = _KeepBest()
         self._keep_steps = frozenset(keep_steps)
         keep = [policies.LatestN(n=1), policies.CustomSteps(steps=sorted(keep_steps)), self._best]
@@ -75,15 +75,15 @@ class Checkpoints:
                 f"(process {jax.process_index()}: {self.steps()}); give a --workdir on storage that all hosts share"
             )
 
-    def save(self, step: int, state: State, facts: Facts) -> None:
+    def save(self, step: int, state: State, metadata: CheckpointMetadata) -> None:
         """Saves in the background; the arrays may be donated at once afterwards."""
         if step in self._manager.all_steps():
             return
-        self._best.step = facts.get("best_step")
+        self._best.step = metadata.get("best_step")
         tree = _named(state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(tree),
-            facts=ocp.args.JsonSave({**facts, "step": step, "arrays_digest": digest(tree)}),
+            facts=ocp.args.JsonSave({**metadata, "step": step, "arrays_digest": digest(tree)}),
         )
         with storage_errors(self.directory):
             self._manager.save(step, args=items)
@@ -103,7 +103,7 @@ class Checkpoints:
         """Steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
-    def restore_newest(self, target: State) -> Restored | None:
+    def restore_newest(self, target: State) -> RestoredCheckpoint | None:
         """The newest good checkpoint in the shape of `target`, or None where there is none at all.
 
         Damaged newer ones are reported and set aside; older ones that a killed process had no time to delete go.
@@ -140,14 +140,14 @@ class Checkpoints:
         names = [entry.name for entry in self.directory.iterdir()] if self.directory.is_dir() else []
         return sorted(name for name in names if name.startswith(_DAMAGED))
 
-    def restore(self, step: int, target: State) -> Restored:
+    def restore(self, step: int, target: State) -> RestoredCheckpoint:
         """The checkpoint of one step. Raises CheckpointError where it is missing, damaged or of another shape."""
         where = self.directory / str(step)
         if step not in self._manager.all_steps():
             raise CheckpointError(f"{where}: no checkpoint of step {step}; there are {self.steps()}")
-        tree, facts = read(where, _named(target))
-        self._best.step = facts.get("best_step")
-        return Restored(step, _unnamed(tree, target), facts)
+        tree, metadata = read_checkpoint(where, _named(target))
+        self._best.step = metadata.get("best_step")
+        return RestoredCheckpoint(step, _unnamed(tree, target), metadata)
 
     def _set_aside(self, step: int) -> None:
         with _alike(self.directory):
@@ -190,10 +190,10 @@ class _KeepBest(policies.PreservationPolicy):
 Place = Callable[[dict[str, Any]], dict[str, Any]]  # names -> arrays' shapes and dtypes; to their shardings
 
 
-def read(
+def read_checkpoint(
     where: Location, target: dict[str, Any] | None = None, place: Place | None = None
-) -> tuple[dict[str, Any], Facts]:
-    """Reads the arrays of a checkpoint by name, laid out as in `target`, and the facts.
+) -> tuple[dict[str, Any], CheckpointMetadata]:
+    """Reads the arrays of a checkpoint by name, laid out as in `target`, and the metadata.
 
     place: where arrays are to live that no target tells of; without either they are NumPy arrays.
     Over several processes all must call it, and it ends alike on all. Raises CheckpointError where it is damaged, or
@@ -201,7 +201,7 @@ def read(
     """
     where = absolute(where)  # Orbax finds no metadata below a relative path
     with _alike(where), _damage(where):
-        stored = _read_facts(where)
+        stored = _read_metadata(where)
         # Not through a Checkpointer: its barriers would wait for a process that found damage.
         with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
             known = dict(handler.metadata(epath.Path(where / "state")).tree)
@@ -229,14 +229,14 @@ def _shapes(known: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     return {name.replace(_SEPARATOR, "/"): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in known.items()}
 
 
-def read_facts(where: Location) -> Facts:
-    """The facts of a checkpoint alone; raises as `read` does, on this process only."""
+def read_metadata(where: Location) -> CheckpointMetadata:
+    """The metadata of a checkpoint alone; raises as `read` does, on this process only."""
     where = absolute(where)
     with _damage(where):
-        return _read_facts(where)
+        return _read_metadata(where)
 
 
-def read_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
+def read_array_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a checkpoint's arrays by name (trainable/..., optimizer/...), without reading any of them.
 
     Raises as `read` does, on this process only.
@@ -246,7 +246,7 @@ def read_shapes(where: Location) -> dict[str, jax.ShapeDtypeStruct]:
         return _shapes(dict(handler.metadata(epath.Path(where / "state")).tree))
 
 
-def read_leaf(where: Location, name: str) -> np.ndarray:
+def read_array(where: Location, name: str) -> np.ndarray:
     """One array of a checkpoint by its name (trainable/...), which no digest tells of alone; raises as `read` does."""
     where, key = absolute(where), stored_name(name)
     with _damage(where), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -257,11 +257,11 @@ def read_leaf(where: Location, name: str) -> np.ndarray:
         return handler.restore(epath.Path(where / "state"), args=args)[key]
 
 
-def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], Facts]:
-    """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the facts; as `read`."""
-    tree, facts = read(where, place=place)
+def read_trainable(where: Location, place: Place | None = None) -> tuple[dict[str, Any], CheckpointMetadata]:
+    """The trained parameters of a checkpoint as a nested tree, whatever their shapes, and the metadata; as `read`."""
+    tree, metadata = read_checkpoint(where, place=place)
     trained = {name.removeprefix(_TRAINABLE): leaf for name, leaf in tree.items() if name.startswith(_TRAINABLE)}
-    return unflatten({name.replace(_SEPARATOR, "/"): leaf for name, leaf in trained.items()}), facts
+    return unflatten({name.replace(_SEPARATOR, "/"): leaf for name, leaf in trained.items()}), metadata
 
 
 @contextlib.contextmanager
@@ -374,11 +374,11 @@ def _unnamed(tree: dict[str, Any], target: State) -> State:
     return jax.tree.unflatten(structure, [tree[name] for name in _named(target)])
 
 
-def _read_facts(where: Location) -> Facts:
-    facts = ocp.JsonCheckpointHandler().restore(epath.Path(where / "facts"))
-    if not isinstance(facts, dict):
+def _read_metadata(where: Location) -> CheckpointMetadata:
+    metadata = ocp.JsonCheckpointHandler().restore(epath.Path(where / "facts"))
+    if not isinstance(metadata, dict):
         raise ValueError("not an object")
-    return facts
+    return metadata
 
 
 def _as_stored(known: Any, wanted: Any) -> Any:
@@ -410,7 +410,7 @@ def _check_shapes(where: Location, known: dict[str, Any], target: dict[str, Any]
 
 def checkpoint_steps(run: str | os.PathLike) -> Iterator[int]:
     """Steps that have a checkpoint in a run directory that may be in use, newest first."""
-    folder = location(run) / DIRECTORY
+    folder = location(run) / CHECKPOINTS
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     yield from sorted((int(name) for name in names if name.isdigit() and _is_whole(folder / name)), reverse=True)
 

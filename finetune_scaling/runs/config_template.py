@@ -27,11 +27,11 @@ def run_config_template(method: str = "full") -> ConfigDict:
     Raises ConfigError for an unknown method.
     """
     declaration = configuration.choose(METHODS, method, "method.name")
-    config = group(RunConfig)
+    config = config_group(RunConfig)
     config.model = {"name": FieldReference(None, field_type=str), **_placeholders(ModelConfig)}
-    config.method = group(declaration.options)
+    config.method = config_group(declaration.options)
     config.method.name = method
-    config.schedule = group(ScheduleConfig)
+    config.schedule = config_group(ScheduleConfig)
     return config.lock()
 
 
@@ -45,7 +45,7 @@ def pretraining_template(size: str, corpus: Mapping[str, Any]) -> ConfigDict:
 
 def tokenizer_template(corpus: Mapping[str, Any], **fields: Any) -> ConfigDict:
     """The config of `prepare tokenizer`: fields of a TokenizerConfig, and the corpus that it learns from."""
-    config = ConfigDict({"tokenizer": group(TokenizerConfig), "corpus": corpus})
+    config = ConfigDict({"tokenizer": config_group(TokenizerConfig), "corpus": corpus})
     config.tokenizer.update(fields)
     return config
 
@@ -60,7 +60,7 @@ def finetuning_template(task: str, method: str) -> ConfigDict:
         "template": {name: FieldReference(None, field_type=str) for name in ("input", "target")},
         "sources": {"data_dir": FieldReference(None, field_type=str)},
     }
-    config.base = group(BaseConfig)
+    config.base = config_group(BaseConfig)
     return config
 
 
@@ -96,7 +96,7 @@ def _rung(size: str) -> str:
     return size
 
 
-def group(kind: type) -> ConfigDict:
+def config_group(kind: type) -> ConfigDict:
     """Every field of a dataclass as a group of a config: nested dataclasses as groups, the rest as typed values."""
     hints = typing.get_type_hints(kind)
     return ConfigDict({field.name: _value(hints[field.name], _default(field)) for field in dataclasses.fields(kind)})
@@ -104,7 +104,7 @@ def group(kind: type) -> ConfigDict:
 
 def _value(hint: Any, default: Any) -> Any:
     if dataclasses.is_dataclass(hint):
-        values = group(hint)  # type: ignore[arg-type]
+        values = config_group(hint)  # type: ignore[arg-type]
         return values if default is None else _filled(values, default)
     kind = _scalar_kind(hint)
     if kind is not None:

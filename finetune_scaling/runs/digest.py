@@ -43,7 +43,7 @@ def digest(tree: Any) -> str:
     return _digest(leaves, np.asarray(sums))
 
 
-class PieceSums:
+class StreamingDigest:
     """The same digest of leaves that are never in memory together: each piece is summed by itself.
 
     leaves: all by name, of which shapes and dtypes are taken. Pieces may come in any order, from several threads.

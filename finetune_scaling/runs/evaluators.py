@@ -22,7 +22,7 @@ from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 
 EXAMPLES, GENERATED = 200, 100  # held-out examples that an evaluator takes unless told otherwise
-OWN_TESTS = "test"  # the evaluator whose metrics are the run's own
+TEST_EVALUATOR = "test"  # the evaluator whose metrics are the run's own
 _SHOWN = ("input", "target")  # what a demonstration is made of, in this order
 DIRECTIONS = Literal["own", "zero_shot"]
 
@@ -98,7 +98,7 @@ Evaluator = TaskEvaluator | TextEvaluator
 KINDS: dict[str, type[TaskEvaluator] | type[TextEvaluator]] = {"task": TaskEvaluator, "text": TextEvaluator}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    OWN_TESTS: {"examples": None, "generate": None},
+    TEST_EVALUATOR: {"examples": None, "generate": None},
     "dev": {"splits": ("dev",), "examples": None, "generate": None},
     "zero_shot": {"directions": "zero_shot"},
     "few_shot_1": {"shots": 1},
@@ -114,7 +114,7 @@ def read_evaluators(blocks: Mapping[str, Any] | None, where: str = "evaluation.e
     return {name: _read(name, block, f"{where}.{name}") for name, block in (blocks or {}).items()}
 
 
-def named_evaluators(names: Iterable[str], configured: Mapping[str, Evaluator], where: str) -> dict[str, Evaluator]:
+def select_evaluators(names: Iterable[str], configured: Mapping[str, Evaluator], where: str) -> dict[str, Evaluator]:
     """The evaluators of these names: those that a config has, else presets.
 
     Raises ConfigError with the nearest known name.
@@ -163,7 +163,7 @@ def _check(evaluator: Any, least: Mapping[str, int]) -> None:
             raise ConfigError(f"{name} = {value} must be at least {lowest}")
 
 
-def changed(evaluator: Evaluator, examples: int | None, generate: int | None, untuned: bool | None) -> Evaluator:
+def with_overrides(evaluator: Evaluator, examples: int | None, generate: int | None, untuned: bool | None) -> Evaluator:
     """An evaluator with what a command line says otherwise; None changes nothing."""
     changes: dict[str, Any] = {} if untuned is None else {"untuned": untuned}
     if isinstance(evaluator, TextEvaluator):
@@ -173,7 +173,7 @@ def changed(evaluator: Evaluator, examples: int | None, generate: int | None, un
     return dataclasses.replace(evaluator, **changes)
 
 
-def written_as(evaluator: Evaluator, decoding: DecodingConfig | None) -> Evaluator:
+def with_decoding(evaluator: Evaluator, decoding: DecodingConfig | None) -> Evaluator:
     """An evaluator whose texts are written as `decoding` says, unless it says so itself; None changes nothing."""
     if isinstance(evaluator, TextEvaluator):
         return evaluator

@@ -35,7 +35,7 @@ Lease = dict[str, Any]
 
 
 @contextlib.contextmanager
-def leased(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
+def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lease at `path` while the block runs.
 
     Raises InUseError where a living process holds it, unless `wait`; WorkdirError where the store cannot be used.

@@ -151,7 +151,7 @@ class Metrics:
             writer.close()
 
 
-class Progress:
+class ProgressReporter:
     """Rate and time left: one line rewritten on a terminal, a plain line now and then in a log."""
 
     def __init__(self, title: str, start: int, total: int, every_seconds: float = 30.0):

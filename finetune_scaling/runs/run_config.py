@@ -75,7 +75,7 @@ class PublicModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterOrigin:
+class ImportedAdapter:
     """The adapter that a run was made of (interop/peft/incoming.py): its directory, and its weights' digest."""
 
     name: str
@@ -150,7 +150,7 @@ class LimitsConfig:
         if not self.tolerance >= 0:
             raise ConfigError(f"limits.tolerance = {self.tolerance} must be at least 0")
 
-    def ending(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
+    def last_step(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
         """The step at which training ends at the latest, and the name of the limit that ends it."""
         limits = {
             "max_steps": self.max_steps,
@@ -236,7 +236,7 @@ class RunConfig:
     task: Mapping[str, Any] | None = None
     base: BaseConfig | None = None
     public: PublicModel | None = None
-    adapter: AdapterOrigin | None = None
+    adapter: ImportedAdapter | None = None
     finetune_examples: int | None = None
     seeds: Seeds = Seeds()
     batch: BatchConfig = BatchConfig()
@@ -263,7 +263,7 @@ class RunConfig:
             raise ConfigError(f"finetune_examples = {self.finetune_examples} must be at least 1")
 
     @property
-    def pretrains(self) -> bool:
+    def is_base(self) -> bool:
         """Whether what comes out is a base: a pretraining run, or a public model that was converted."""
         return self.corpus is not None or self.public is not None
 

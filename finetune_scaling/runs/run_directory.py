@@ -16,7 +16,7 @@ from typing import Any, Literal
 from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, location, read_json, write_atomically, write_json_atomically
-from finetune_scaling.runs.lease import leased
+from finetune_scaling.runs.lease import hold_lease
 from finetune_scaling.sharding.roles import run_on_primary
 
 CONFIG, ENVIRONMENT, METRICS, RESULT, LOCK = (
@@ -33,7 +33,7 @@ CHECKPOINTS = "checkpoints"
 _MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?")
 
 FAILURE = "failure.json"  # beside a study's run that failed
-State = Literal["done", "failed", "started", "waiting"]
+RunState = Literal["done", "failed", "started", "waiting"]
 
 
 class RunDirectory:
@@ -88,9 +88,9 @@ class RunDirectory:
         """Finishes the run."""
         write_json_atomically(self.path / RESULT, configuration.plain(record))
 
-    def write_environment(self, facts: Mapping[str, Any]) -> None:
+    def write_environment(self, metadata: Mapping[str, Any]) -> None:
         """Records versions and devices."""
-        write_json_atomically(self.path / ENVIRONMENT, configuration.plain(facts))
+        write_json_atomically(self.path / ENVIRONMENT, configuration.plain(metadata))
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; a last line that a kill cut short is left out."""
@@ -104,7 +104,7 @@ class RunDirectory:
         write_atomically(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def state(directory: Location) -> State:
+def run_state(directory: Location) -> RunState:
     """How far a run is."""
     if (directory / RESULT).exists():
         return "done"
@@ -120,7 +120,7 @@ def _whole_records(lines: list[str]) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def exclusive(directory: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
+def lock_directory(directory: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
     """Holds a directory for this process, until the block ends or the process dies, however it does.
 
     Of several processes that run together the first one holds it for all.
@@ -137,7 +137,7 @@ def _hold(held: contextlib.ExitStack, directory: Location, wait: bool) -> None:
     if isinstance(directory, Path):
         held.callback(os.close, _lock(directory, wait))
     else:
-        held.enter_context(leased(directory / LOCK, wait=wait))
+        held.enter_context(hold_lease(directory / LOCK, wait=wait))
 
 
 def _lock(directory: Path, wait: bool) -> int:

@@ -10,9 +10,9 @@ from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.evaluation.running_text import check_of_public
 from finetune_scaling.runs.evaluators import TaskEvaluator
-from finetune_scaling.runs.inputs import check_task
+from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.tuned import check_length
+from finetune_scaling.runs.run_data import check_task_data
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import Run, StudyConfig
 from finetune_scaling.studies.public_bases import check_source
@@ -40,7 +40,7 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
             for size in sizes:  # of a public ladder each may have a context of its own
                 model = tuned_model(family, size, run_config)
                 check_length(model, configure(METHODS, run_config.method), run_config.sequence.length)
-            check_task(run_config)
+            check_task_data(run_config)
             for name, evaluator in run_config.evaluation.named_evaluators.items():
                 with _within(f"evaluator {name}"):
                     if isinstance(evaluator, TaskEvaluator):

@@ -13,8 +13,8 @@ from finetune_scaling.interop.conversion import Conversion
 from finetune_scaling.interop.hugging_face import listed_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
+from finetune_scaling.runs.model_loading import TOKENIZER, with_model_changes
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.runs.tuned import TOKENIZER, changed
 from finetune_scaling.studies.grid import FamilyConfig, Run, Setting, StudyConfig, runs
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.tuning.method import configure
@@ -129,13 +129,13 @@ def family_model(family: FamilyConfig, size: str) -> ModelConfig:
 
 def tuned_model(family: FamilyConfig, size: str, run_config: RunConfig) -> ModelConfig:
     """The model that a finetuning run computes: its base's, with what its config changes of how."""
-    return changed(family_model(family, size), run_config.model)
+    return with_model_changes(family_model(family, size), run_config.model)
 
 
 def expected_flops(run_config: RunConfig, model: ModelConfig, examples: int) -> float:
     """FLOPs of a finetuning run that goes to its limits."""
     row = run_config.row_length
-    steps, _ = run_config.limits.ending(examples / run_config.batch_size, run_config.batch_size * row)
+    steps, _ = run_config.limits.last_step(examples / run_config.batch_size, run_config.batch_size * row)
     tuning = configure(METHODS, run_config.method)
     return training_flops(model, tuning, steps, run_config.batch_size, row)
 

@@ -9,13 +9,13 @@ from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import read_json
 from finetune_scaling.runs.evaluators import (
     Evaluator,
-    named_evaluators,
     preset,
     read_decoding,
     read_evaluators,
-    written_as,
+    select_evaluators,
+    with_decoding,
 )
-from finetune_scaling.runs.run_directory import CONFIG, state
+from finetune_scaling.runs.run_directory import CONFIG, run_state
 from finetune_scaling.studies.configs import merge
 from finetune_scaling.studies.grid import Run, StudyConfig, read_study, runs
 
@@ -31,7 +31,7 @@ def recorded_study(workdir: Path) -> StudyConfig:
 
 def finished_runs(study: StudyConfig, workdir: Path) -> list[Run]:
     """The runs that are trained and scored by their own configs."""
-    return [run for run in runs(study) if state(workdir / run.directory) == "done"]
+    return [run for run in runs(study) if run_state(workdir / run.directory) == "done"]
 
 
 class StudyEvaluators:
@@ -64,8 +64,8 @@ class StudyEvaluators:
         configured, decoding = self._configured.get(key, {}), self._decoding.get(key)
         names = list(configured) if self._names is None else self._names
         wanted = [name for name in names if name in configured or name in self._presets]
-        chosen = named_evaluators(wanted, configured, "--evaluators")
-        return {name: written_as(one, decoding) for name, one in chosen.items()}
+        chosen = select_evaluators(wanted, configured, "--evaluators")
+        return {name: with_decoding(one, decoding) for name, one in chosen.items()}
 
 
 def _block(config: StudyConfig, task_name: str, method: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from finetune_scaling.errors import (
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.interop.conversion import convert
-from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, exclusive, state
+from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, lock_directory, run_state
 from finetune_scaling.sharding.roles import is_distributed, is_primary, run_on_primary
 from finetune_scaling.studies.configs import (
     Base,
@@ -87,7 +87,7 @@ def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index:
 def waiting(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[Run]:
     """A share's runs that are not done."""
     mine = runs(study)[index::of]
-    open_ = run_on_primary(lambda: [i for i, run in enumerate(mine) if state(workdir / run.directory) != "done"])
+    open_ = run_on_primary(lambda: [i for i, run in enumerate(mine) if run_state(workdir / run.directory) != "done"])
     return [mine[i] for i in open_]
 
 
@@ -102,7 +102,7 @@ def claim(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
     """
     with disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with exclusive(workdir, wait=True):
+    with lock_directory(workdir, wait=True):
         for base in bases(study):
             if base.tokens is None:  # a conversion compares what is there with its source
                 RunDirectory(base.directory(workdir)).check(pretraining_config(study, workdir, base))
@@ -118,7 +118,7 @@ def ensure_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> None:
     settings, path = study.families[family].tokenizer, Path(tokenizer_path(study, workdir, base))
     if isinstance(settings, str):
         return
-    with exclusive(path, wait=True):
+    with lock_directory(path, wait=True):
         run_on_primary(lambda: _train_tokenizer(study, family, settings, path))
 
 
@@ -138,7 +138,7 @@ def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = T
     """
     directory = base.directory(workdir)
     ensure_tokenizer(study, workdir, base)
-    with exclusive(directory.with_name(f"{directory.name}.turn"), wait=wait):
+    with lock_directory(directory.with_name(f"{directory.name}.turn"), wait=wait):
         if not run_on_primary((directory / RESULT).exists):
             if base.tokens is None:
                 log.info("pretraining %s", base.name)

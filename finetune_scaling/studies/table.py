@@ -14,9 +14,9 @@ from finetune_scaling.evaluation.records import all_records, figures, table_colu
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, write_atomically, write_json_atomically
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.runs.inputs import test_examples
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.run_directory import RunDirectory, state
+from finetune_scaling.runs.run_data import test_examples
+from finetune_scaling.runs.run_directory import RunDirectory, run_state
 from finetune_scaling.studies.configs import (
     base_of,
     bases,
@@ -138,7 +138,7 @@ def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
         "finetune_examples": setting.finetune_examples,
         "seed": run.seed,
         "held_out": held_out(study, setting),
-        "state": state(directory),
+        "state": run_state(directory),
         "flops": record["flops"] if record else expected_flops(run_config, model, setting.finetune_examples),
         "model": setting.size,
         "pretrain_tokens": setting.tokens,

@@ -28,8 +28,8 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePie
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.prepare import shards_of_run
-from finetune_scaling.runs.inputs import prepare_data
 from finetune_scaling.runs.run_config import read_run_config
+from finetune_scaling.runs.run_data import prepare_run_data
 
 ROOT = Path(__file__).parents[2]
 TINY = runpy.run_path(str(ROOT / "tests/tiny.py"))
@@ -149,7 +149,7 @@ def test_a_run_reads_the_same_batches_with_corpus_prepared(tmp_path, workers):
     run_config = read_run_config(config)
     prepare_shards(shards_of_run(run_config, 3, Filters()), tmp_path / "out")
     config["corpus"]["prepared"] = str(tmp_path / "out")
-    assert_same(prepare_data(read_run_config(config)).train, prepare_data(run_config).train)
+    assert_same(prepare_run_data(read_run_config(config)).train, prepare_run_data(run_config).train)
 
 
 def test_duplicates_and_lengths_are_filtered_and_counted(parts, tokenizer, tmp_path, workers):

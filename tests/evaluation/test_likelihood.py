@@ -7,8 +7,8 @@ import pytest
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
-from finetune_scaling.runs.inputs import prepared_task
 from finetune_scaling.runs.run_config import read_run_config
+from finetune_scaling.runs.run_data import task_and_format
 
 
 def test_a_byte_is_one_of_utf8():
@@ -35,7 +35,7 @@ def test_a_loss_without_text_has_no_figure_by_byte_and_a_huge_one_is_infinite():
 @pytest.mark.parametrize("limit", [2, 5, 40])
 def test_cut_targets_count_by_the_text_that_is_kept(tiny_runs, limit):
     run_config = read_run_config(tiny_runs.config("full"))
-    task, form = prepared_task(run_config)
+    task, form = task_and_format(run_config)
     tokenizer = load_tokenizer(run_config.tokenizer)
     form = SequenceFormat(form.length + 40, form.max_source_tokens, limit)
     examples = [task.examples("test")[i] for i in range(10)]

@@ -18,9 +18,9 @@ from finetune_scaling.evaluation.scoring import pooled
 from finetune_scaling.evaluation.text_metrics import score
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
-from finetune_scaling.runs.inputs import prepared_task
+from finetune_scaling.runs.model_loading import TunedModel, initialize_model
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.tuned import TunedModel, start
+from finetune_scaling.runs.run_data import task_and_format
 from finetune_scaling.tuning.partition import combine
 
 
@@ -28,9 +28,9 @@ from finetune_scaling.tuning.partition import combine
 def base(tiny_runs) -> tuple[TunedModel, Task, SequenceFormat, list[dict[str, Any]]]:
     """The tiny base as it is, its task, and 7 of its test examples."""
     run_config = read_run_config(tiny_runs.config("full"))
-    task, form = prepared_task(run_config)
+    task, form = task_and_format(run_config)
     examples = task.examples("test")
-    return start(run_config), task, form, [examples[i] for i in range(7)]
+    return initialize_model(run_config), task, form, [examples[i] for i in range(7)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from finetune_scaling.errors import CheckpointError, ConfigError, DataError, Wor
 from finetune_scaling.evaluation import queue, records, scoring, subject
 from finetune_scaling.evaluation.queue import How, plan, work
 from finetune_scaling.experiments.run import run
-from finetune_scaling.runs import tuned
+from finetune_scaling.runs import model_loading
 from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
@@ -57,7 +57,7 @@ def study(tiny_runs, tmp_path_factory) -> Path:
 def copied(study, tmp_path) -> Callable[..., list[str]]:
     """copied("lora", "prompt"): directories of these runs, in a copy of the folder."""
     shutil.copytree(study, tmp_path / "study")
-    tuned._read_base.cache_clear()
+    model_loading._read_base.cache_clear()
 
     def directories(*names: str) -> list[str]:
         return [str(next((tmp_path / "study" / "runs").glob(f"*/*/{name}"))) for name in names]
@@ -129,7 +129,7 @@ def test_running_text_has_its_loss_a_byte(copied):
 
 def test_runs_of_one_base_share_its_load_its_answers_and_its_programs(copied, monkeypatch):
     read = []
-    monkeypatch.setattr(tuned, "read_trainable", lambda where, *a: read.append(where) or READ(where, *a))
+    monkeypatch.setattr(model_loading, "read_trainable", lambda where, *a: read.append(where) or READ(where, *a))
     lora, still = copied("lora", "still")
     scored([lora], FEW)
     base = Path(lora).parents[3] / "bases/grammar/30k" / "checkpoints/20"
@@ -145,7 +145,7 @@ def test_runs_of_one_base_share_its_load_its_answers_and_its_programs(copied, mo
     assert found["lora few_shot_1"]["demonstrations"] == found["still few_shot_1"]["demonstrations"]
 
 
-READ = tuned.read_trainable
+READ = model_loading.read_trainable
 
 
 def test_jobs_of_one_base_follow_each_other(copied):
@@ -184,7 +184,7 @@ def test_killed_in_the_middle_only_the_rest_is_done(copied, monkeypatch):
     assert scored([directory], ALL) == undisturbed
     assert scoring_again == ["zero_shot"] * 2 + ["pretraining"] * 2  # of the run and of its base
     assert {path: path.read_bytes() for path in (Path(directory) / "evaluation").iterdir()} == files
-    monkeypatch.setattr(tuned, "read_trainable", lambda *_: pytest.fail("parameters were read again"))
+    monkeypatch.setattr(model_loading, "read_trainable", lambda *_: pytest.fail("parameters were read again"))
     assert scored([directory], ALL) == undisturbed
 
 

@@ -24,7 +24,7 @@ from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, EXIT_USAGE, InUseError, WorkdirError
 from finetune_scaling.experiments.run import run
 from finetune_scaling.files import location, read_json, write_atomically
-from finetune_scaling.inspection.kinds import inspect
+from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.planning.workload import planned_model
 from finetune_scaling.reading import load_study
 from finetune_scaling.runs import checkpoints as checkpoints_module
@@ -33,7 +33,7 @@ from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.run_directory import RunDirectory, exclusive
+from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
 from finetune_scaling.studies.execute import claim
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.training.step import State
@@ -93,8 +93,8 @@ def outcome(directory: Any) -> Any:
     record = RunDirectory(directory).result
     metrics = RunDirectory(directory).metrics()
     rows = (directory / "evaluation" / "test.jsonl").read_text()
-    facts = checkpoints_module.read_facts(directory / "checkpoints" / str(next(checkpoint_steps(directory))))
-    return {**record, "seconds": 0}, [{**line, "time": 0} for line in metrics], rows, facts["arrays_digest"]
+    metadata = checkpoints_module.read_metadata(directory / "checkpoints" / str(next(checkpoint_steps(directory))))
+    return {**record, "seconds": 0}, [{**line, "time": 0} for line in metrics], rows, metadata["arrays_digest"]
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_what_cannot_be_read_just_now_is_no_damage(bucket, monkeypatch):
     def unreachable(where: Any) -> None:
         raise ConnectionResetError("connection reset")
 
-    monkeypatch.setattr(checkpoints_module, "_read_facts", unreachable)
+    monkeypatch.setattr(checkpoints_module, "_read_metadata", unreachable)
     monkeypatch.setattr(checkpoints_module, "_read_all", unreachable)
     with pytest.raises(WorkdirError, match=r"checkpoints/1: cannot be reached.*connection reset.*nothing was moved"):
         checkpoints.restore_newest(state(0))
@@ -262,14 +262,14 @@ def hasty(monkeypatch) -> None:
 @pytest.mark.usefixtures("hasty")
 def test_one_process_at_a_time_also_on_another_machine(bucket, monkeypatch):
     url = f"{bucket}/held"
-    with exclusive(url):
+    with lock_directory(url):
         with pytest.raises(InUseError, match=f"another process is working here .process {os.getpid()} on "):
-            exclusive(url).__enter__()
+            lock_directory(url).__enter__()
         with monkeypatch.context() as patch:
             patch.setattr(lease_module, "_machine", lambda: "another machine")
             with pytest.raises(InUseError):
-                exclusive(url).__enter__()
-    with exclusive(url):
+                lock_directory(url).__enter__()
+    with lock_directory(url):
         pass
     assert not (location(url) / ".lock").exists()
 
@@ -278,8 +278,8 @@ HOLDER = """
 import sys, time
 from finetune_scaling.runs import lease
 lease.RENEWAL_SECONDS, lease.SETTLE_SECONDS = 0.2, 0.1
-from finetune_scaling.runs.run_directory import exclusive
-with exclusive(sys.argv[1]):
+from finetune_scaling.runs.run_directory import lock_directory
+with lock_directory(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -299,20 +299,20 @@ def test_of_a_dead_holder_it_is_taken_at_once_here_and_after_a_while_elsewhere(b
     with ExitStack() as stack:
         waited = threading.Timer(0.5, process.kill)
         waited.start()
-        stack.enter_context(exclusive(url, wait=True))
+        stack.enter_context(lock_directory(url, wait=True))
         process.communicate()
     process = holder(url)
     process.kill()
     process.communicate()
     began = time.monotonic()
-    with exclusive(url):
+    with lock_directory(url):
         assert time.monotonic() - began < lease_module.EXPIRY_SECONDS
     process = holder(url)
     process.kill()
     process.communicate()
     monkeypatch.setattr(lease_module, "_machine", lambda: "another machine")
     began = time.monotonic()
-    with exclusive(url):
+    with lock_directory(url):
         assert time.monotonic() - began >= lease_module.EXPIRY_SECONDS
 
 
@@ -356,8 +356,8 @@ SMALL_TRY = """
 import sys
 from finetune_scaling import errors, files
 files.CONTACT_SECONDS = float(sys.argv[1])
-from finetune_scaling.runs.run_directory import exclusive
-with errors.exit_on_user_error(), exclusive("gs://bucket/run"):
+from finetune_scaling.runs.run_directory import lock_directory
+with errors.exit_on_user_error(), lock_directory("gs://bucket/run"):
     print("held")
 """
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read_trainable
-from finetune_scaling.runs.tuned import DIRECTORY
+from finetune_scaling.runs.model_loading import CHECKPOINTS
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state
 
@@ -17,7 +17,7 @@ def test_checkpoints_are_read_by_a_relative_path(tmp_path, monkeypatch):
     checkpoints.close()
 
     (step,) = checkpoint_steps("run")
-    params, facts = read_trainable(checkpoints.directory / str(step))
+    params, metadata = read_trainable(checkpoints.directory / str(step))
     np.testing.assert_array_equal(params["kernel"], state.trainable["kernel"])
-    assert facts["step"] == 3
-    assert checkpoints.directory.as_posix() == f"run/{DIRECTORY}"
+    assert metadata["step"] == 3
+    assert checkpoints.directory.as_posix() == f"run/{CHECKPOINTS}"

@@ -18,10 +18,10 @@ from finetune_scaling import errors
 from finetune_scaling.experiments import loop
 from finetune_scaling.experiments import run as run_module
 from finetune_scaling.experiments.run import run
-from finetune_scaling.runs.checkpoints import checkpoint_steps, read
+from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
 from finetune_scaling.runs.digest import digest
+from finetune_scaling.runs.model_loading import load_base, load_run
 from finetune_scaling.runs.run_directory import RunDirectory
-from finetune_scaling.runs.tuned import load_base, load_run
 from finetune_scaling.training import optimizers
 from finetune_scaling.training.step import compiled_programs
 
@@ -55,10 +55,10 @@ def kill() -> None:
 def outcome(directory: Path) -> dict[str, Any]:
     """All that a run leaves behind, but for times."""
     newest = next(checkpoint_steps(directory))
-    tree, facts = read(directory / "checkpoints" / str(newest))
+    tree, metadata = read_checkpoint(directory / "checkpoints" / str(newest))
     return {
         "arrays": digest(tree),  # trainable parameters and optimizer state
-        "position": {k: v for k, v in facts["position"].items() if k != "seconds"},
+        "position": {k: v for k, v in metadata["position"].items() if k != "seconds"},
         "metrics": [{k: v for k, v in line.items() if k != "time"} for line in RunDirectory(directory).metrics()],
         "record": {k: v for k, v in RunDirectory(directory).result.items() if k != "seconds"},
         "rows": (directory / "evaluation" / "test.jsonl").read_text(),
@@ -165,7 +165,7 @@ def test_a_finished_run_is_returned_and_not_rerun(tiny_runs, monkeypatch, tmp_pa
     config = tiny_runs.config("full")
     first = run(config, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.suffix}
-    monkeypatch.setattr(run_module, "prepare_data", lambda run_config: pytest.fail("the run was started again"))
+    monkeypatch.setattr(run_module, "prepare_run_data", lambda run_config: pytest.fail("the run was started again"))
     assert run(config, tmp_path) == first
     del files[tmp_path / "config.json"]  # locations in it are brought up to date
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -214,13 +214,13 @@ def test_a_pet_checkpoint_holds_nothing_that_is_frozen(tiny_runs, tmp_path):
     for method, names in {"lora": ("lora_a", "lora_b"), "prompt": ("prompt.embedding",)}.items():
         record = run(tiny_runs.config(method), tmp_path / method)
         newest = tmp_path / method / "checkpoints" / str(next(checkpoint_steps(tmp_path / method)))
-        tree, facts = read(newest)
+        tree, metadata = read_checkpoint(newest)
         trainable = {name: leaf for name, leaf in tree.items() if name.startswith("trainable.")}
         assert trainable
         assert all(name.endswith(names) for name in trainable)
         assert sum(leaf.size for leaf in trainable.values()) == record["trainable_parameters"]
         assert all(not name.endswith("kernel") and "embedding" not in name.removesuffix(names[0]) for name in tree)
-        assert facts["base_digest"] == load_base(tiny_runs.base).facts["arrays_digest"]
+        assert metadata["base_digest"] == load_base(tiny_runs.base).metadata["arrays_digest"]
         assert _bytes(newest) < base_bytes
 
 
@@ -282,7 +282,7 @@ def test_the_record_says_what_was_trained(tiny_runs, tmp_path):
 
 def _test_loss(directory: Path, step: int | None) -> float:
     model, run_config = load_run(directory, step)
-    data = run_module.prepare_data(run_config)
+    data = run_module.prepare_run_data(run_config)
     examples = data.task.examples("test")
     summary, _ = run_module.score_split(model, data.task, data.form, examples, batch_size=20, generate_examples=0)
     return summary["loss"]

@@ -24,12 +24,12 @@ from finetune_scaling.errors import (
 )
 from finetune_scaling.evaluation.questions import check_sets
 from finetune_scaling.experiments.run import run
-from finetune_scaling.runs.checkpoints import checkpoint_steps, read
+from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
 from finetune_scaling.runs.evaluators import TaskEvaluator, preset
-from finetune_scaling.runs.inputs import check_task
+from finetune_scaling.runs.model_loading import load_run
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.run_directory import RunDirectory, exclusive
-from finetune_scaling.runs.tuned import load_run
+from finetune_scaling.runs.run_data import check_task_data
+from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
 from finetune_scaling.training.step import all_finite
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, of broken files
@@ -130,7 +130,7 @@ def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_p
         check_sets(preset("test"), run_config)
     check_sets(TaskEvaluator(generate=1), run_config)
     config["evaluation"]["generate_examples"] = 1
-    check_task(read_run_config(config))
+    check_task_data(read_run_config(config))
 
 
 def test_a_base_of_another_tokenizer(tiny_runs, other_tokenizer, tmp_path):
@@ -177,7 +177,7 @@ def test_checkpoints_of_another_method_or_shape(tiny_runs, unfinished):
 
 
 def test_two_processes_in_one_directory(tiny_runs, unfinished):
-    with exclusive(unfinished), pytest.raises(InUseError, match="another process is working here"):
+    with lock_directory(unfinished), pytest.raises(InUseError, match="another process is working here"):
         run(tiny_runs.config("lora"), unfinished)
 
 
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_ends_a_run_and_leaves_nothing_broken_behind(t
     with pytest.raises(TrainingError, match=r"step \d+ \(learning rate \S*e\+3\d\): lower schedule.learning_rate"):
         run(config, tmp_path)
     for step in checkpoint_steps(tmp_path):
-        assert all_finite(read(tmp_path / "checkpoints" / str(step))[0])
+        assert all_finite(read_checkpoint(tmp_path / "checkpoints" / str(step))[0])
     assert RunDirectory(tmp_path).result is None
 
 

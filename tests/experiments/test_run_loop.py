@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import Preempted, TrainingError
-from finetune_scaling.experiments.loop import Loop, Plan
-from finetune_scaling.runs.position import Position, position_from
+from finetune_scaling.experiments.loop import LoopSettings, TrainingLoop
+from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.training.optimizers import ScheduleConfig
 from finetune_scaling.training.step import State, StepMetrics
 
-PLAN = Plan(
+PLAN = LoopSettings(
     total_steps=20,
     limit="max_steps",
     evaluate_every=4,
@@ -36,11 +36,11 @@ class Saved:
     """Checkpoints that only remember what they were given."""
 
     def __init__(self):
-        self.facts: dict[int, dict[str, Any]] = {}
+        self.metadata: dict[int, dict[str, Any]] = {}
 
-    def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
+    def save(self, step: int, state: State, metadata: dict[str, Any]) -> None:
         assert float(state.trainable["steps"]) == step
-        self.facts[step] = facts
+        self.metadata[step] = metadata
 
     def wait(self) -> None:
         pass
@@ -65,14 +65,16 @@ def train_loss(step: int) -> StepMetrics:
     return StepMetrics(np.float32(1.5 * step), np.float32(step + 1), np.float32(step / 8))
 
 
-def make_loop(plan: Plan, dev_losses: list[float], step_metrics=train_loss, trainable=lambda step: float(step)) -> Loop:
+def make_loop(
+    plan: LoopSettings, dev_losses: list[float], step_metrics=train_loss, trainable=lambda step: float(step)
+) -> TrainingLoop:
     def step(state, frozen, batch, rate):
         number = int(state.trainable["steps"]) + 1
         return State({"steps": np.float32(trainable(number))}, {}), step_metrics(number)
 
     batches = Batches(grain.MapDataset.range(1000), lambda key: key, batch_size=1, rows_per_epoch=10, statistics={})
     script = iter(dev_losses)
-    return Loop(
+    return TrainingLoop(
         "toy",
         plan,
         step,
@@ -87,12 +89,12 @@ def make_loop(plan: Plan, dev_losses: list[float], step_metrics=train_loss, trai
     )
 
 
-def run(loop: Loop, position: Position | None = None) -> Position:
-    start = Position() if position is None else position
+def run(loop: TrainingLoop, position: TrainingProgress | None = None) -> TrainingProgress:
+    start = TrainingProgress() if position is None else position
     return loop.run(State({"steps": np.float32(start.step)}, {}), start)[1]
 
 
-def evaluations(plan: Plan) -> list[int]:
+def evaluations(plan: LoopSettings) -> list[int]:
     return sorted({*range(plan.evaluate_every, plan.total_steps + 1, plan.evaluate_every), plan.total_steps})
 
 
@@ -121,16 +123,17 @@ def test_a_run_stops_where_its_rules_say_and_keeps_the_best(losses, total, every
     assert (position.step, position.stopped_by) == (stop, reason)
     assert (position.best_step, position.best_loss) == (evaluations(plan)[best], losses[best])
     assert position.losses == losses[:seen]
-    assert {position.best_step, stop} <= loop.checkpoints.facts.keys()
+    assert {position.best_step, stop} <= loop.checkpoints.metadata.keys()
     assert all(
-        facts["best_step"] is None or facts["best_step"] <= step for step, facts in loop.checkpoints.facts.items()
+        metadata["best_step"] is None or metadata["best_step"] <= step
+        for step, metadata in loop.checkpoints.metadata.items()
     )
 
 
 def test_progress_shows_a_dev_loss_once_there_is_one(monkeypatch):
     shown: list[set[str]] = []
     monkeypatch.setattr(
-        "finetune_scaling.experiments.loop.Progress.update", lambda self, step, **v: shown.append(set(v))
+        "finetune_scaling.experiments.loop.ProgressReporter.update", lambda self, step, **v: shown.append(set(v))
     )
     run(make_loop(PLAN, [3.0, 2.0, 2.5, 1.0, 1.0]))
     assert shown[:3] == [{"loss"}, {"loss"}, {"loss", "dev"}]  # at steps 3 and 4, before the first evaluation, and 6
@@ -140,9 +143,9 @@ def test_what_is_saved_and_when():
     loop = make_loop(PLAN, [3.0, 2.0, 2.5, 1.0, 1.0])
     run(loop)
     # 4, 8, 16: better; 5: asked for; 7, 14: every 7 steps; 20: the end
-    assert sorted(loop.checkpoints.facts) == [4, 5, 7, 8, 14, 16, 20]
-    assert loop.checkpoints.facts[14]["best_step"] == 8
-    assert loop.checkpoints.facts[14]["model"] == "toy"
+    assert sorted(loop.checkpoints.metadata) == [4, 5, 7, 8, 14, 16, 20]
+    assert loop.checkpoints.metadata[14]["best_step"] == 8
+    assert loop.checkpoints.metadata[14]["model"] == "toy"
 
 
 @pytest.mark.parametrize("saved", [4, 5, 7, 8, 14, 16])
@@ -150,7 +153,7 @@ def test_from_every_checkpoint_the_rest_is_the_same(saved):
     losses = [3.0, 2.0, 2.5, 1.0, 1.0]
     whole = make_loop(PLAN, losses)
     end = run(whole)
-    position = position_from(whole.checkpoints.facts[saved])
+    position = progress_from_metadata(whole.checkpoints.metadata[saved])
     rest = make_loop(PLAN, losses[len(position.losses) :])
     assert run(rest, position) == end
     assert rest.metrics.lines == [line for line in whole.metrics.lines if line[0] > saved]
@@ -173,7 +176,7 @@ def test_training_loss_is_a_mean_over_tokens_however_often_it_is_saved():
 
 def test_a_run_that_had_ended_trains_no_further():
     loop = make_loop(PLAN, [])
-    ended = Position(step=9, stopped_by="patience")
+    ended = TrainingProgress(step=9, stopped_by="patience")
     assert run(loop, ended) == ended
     assert not loop.metrics.lines
 
@@ -198,7 +201,7 @@ def test_a_notice_to_end_during_the_last_step_is_obeyed_when_all_is_saved(at):
     loop.dev_loss = dev_loss
     with pytest.raises(Preempted, match="saved step 20 of toy; the same command goes on from there"):
         run(loop)
-    ended = position_from(loop.checkpoints.facts[20])
+    ended = progress_from_metadata(loop.checkpoints.metadata[20])
     assert ended.stopped_by == "max_steps"
     assert run(make_loop(PLAN, []), ended) == ended
 
@@ -208,11 +211,11 @@ def test_seconds_are_saved_and_an_older_position_has_none():
     ticks = iter(range(100))
     loop.seconds = lambda: float(next(ticks))
     run(loop)
-    saved = [position_from(facts).seconds for facts in loop.checkpoints.facts.values()]
+    saved = [progress_from_metadata(metadata).seconds for metadata in loop.checkpoints.metadata.values()]
     assert saved == [float(n) for n in range(len(saved))]
-    facts = loop.checkpoints.facts[20]
-    del facts["position"]["seconds"]
-    assert position_from(facts).seconds == 0.0
+    metadata = loop.checkpoints.metadata[20]
+    del metadata["position"]["seconds"]
+    assert progress_from_metadata(metadata).seconds == 0.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -227,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_mend_and_saves_nothi
     ) as raised:
         run(loop)
     assert "delete its directory, or give another --workdir" in str(raised.value)  # the first holds in a study too
-    assert max(loop.checkpoints.facts) == 5
+    assert max(loop.checkpoints.metadata) == 5
 
 
 def test_a_dev_loss_that_is_not_finite_names_step_and_rate_too():
@@ -241,4 +244,4 @@ def test_parameters_that_are_not_finite_are_never_saved():
     loop = make_loop(PLAN, [1.0, 1.0], trainable=lambda step: math.inf if step == 7 else step)
     with pytest.raises(TrainingError, match=r"a parameter is not finite after step 7 \(learning rate 0.25\)"):
         run(loop)
-    assert sorted(loop.checkpoints.facts) == [4, 5]
+    assert sorted(loop.checkpoints.metadata) == [4, 5]

@@ -19,9 +19,9 @@ from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.inspection import run as inspection_of_runs
-from finetune_scaling.inspection.kinds import inspect
-from finetune_scaling.inspection.words import describe
-from finetune_scaling.runs.checkpoints import read, read_facts
+from finetune_scaling.inspection.directory import inspect
+from finetune_scaling.inspection.formatting import format_inspection
+from finetune_scaling.runs.checkpoints import read_checkpoint, read_metadata
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies.execute import claim
 from finetune_scaling.studies.grid import read_study, runs
@@ -48,7 +48,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 def test_a_checkpoint_is_what_its_arrays_say(trained, tiny_runs, method):
     step = inspect(trained[method])["checkpoints"]["steps"][-1]
     where = trained[method] / "checkpoints" / str(step)
-    arrays, facts = read(where)
+    arrays, metadata = read_checkpoint(where)
     found = inspect(where)
     for part, rows in found["arrays"].items():
         told = {row["name"]: (row["shape"], row["dtype"]) for row in rows}
@@ -61,7 +61,9 @@ def test_a_checkpoint_is_what_its_arrays_say(trained, tiny_runs, method):
         size = sum(leaf.nbytes for name, leaf in stored.items() if name.startswith(f"{part}/"))
         assert found["array_bytes"][part] == size
     base = sum(
-        leaf.size for name, leaf in read(tiny_runs.base / "checkpoints" / "20")[0].items() if "trainable" in name
+        leaf.size
+        for name, leaf in read_checkpoint(tiny_runs.base / "checkpoints" / "20")[0].items()
+        if "trainable" in name
     )
     trains = sum(leaf.size for name, leaf in arrays.items() if name.startswith("trainable."))
     counts = found["parameters"]
@@ -70,10 +72,10 @@ def test_a_checkpoint_is_what_its_arrays_say(trained, tiny_runs, method):
     assert counts["added"] == (0 if method == "full" else trains)
     assert found["file_bytes"] == sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
     assert (found["step"], found["pet_size"]) == (step, {"full": None, "lora": 2, "prompt": 3}[method])
-    base_facts = read_facts(tiny_runs.base / "checkpoints" / "20")
+    base_metadata = read_metadata(tiny_runs.base / "checkpoints" / "20")
     assert found["digests"] == {
-        "arrays": facts["arrays_digest"],
-        "base": base_facts["arrays_digest"],
+        "arrays": metadata["arrays_digest"],
+        "base": base_metadata["arrays_digest"],
         "tokenizer": load_tokenizer(tiny_runs.tokenizer).digest,
     }
 
@@ -88,7 +90,7 @@ def test_a_run_is_what_its_record_says(trained, method):
     kept = sorted(int(path.name) for path in (trained[method] / "checkpoints").iterdir())
     assert (found["checkpoints"]["steps"], found["checkpoint"]["step"]) == (kept, kept[-1])
     assert found["evaluations"] == ["test.jsonl"]
-    text = describe(found)
+    text = format_inspection(found)
     signature = record["tests"]["test"]["metrics"]["bleu"]["signature"]
     assert f"{record['loss']:.4f} nats a token" in text
     assert signature in text
@@ -98,7 +100,7 @@ def test_no_array_is_read(trained, monkeypatch):
     whole = inspect(trained["lora"])
     monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", lambda *_, **__: pytest.fail("arrays were read"))
     with pytest.raises(pytest.fail.Exception):
-        read(Path(whole["checkpoint"]["path"]))
+        read_checkpoint(Path(whole["checkpoint"]["path"]))
     assert inspect(trained["lora"]) == whole
 
 
@@ -114,12 +116,12 @@ def test_a_run_in_progress(trained, tmp_path):
     assert found["checkpoint"] == whole["checkpoint"]
     assert found["checkpoints"]["steps"] == whole["checkpoints"]["steps"]
     assert found["last_report"] == json.loads(lines[-2])
-    assert "started, last report of step" in describe(found)
+    assert "started, last report of step" in format_inspection(found)
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.jsonl").unlink()
     found = inspect(run)
     assert (found["checkpoint"], found["checkpoints"]["steps"], found["best_step"]) == (None, [], None)
-    assert "none yet" in describe(found)
+    assert "none yet" in format_inspection(found)
 
 
 def test_a_damaged_checkpoint_is_told(trained, tmp_path):
@@ -131,7 +133,7 @@ def test_a_damaged_checkpoint_is_told(trained, tmp_path):
     assert found["checkpoint"] is None
     assert f"checkpoints/{step}: damaged" in found["damage"]
     assert found["checkpoints"]["set_aside"] == ["damaged.3"]
-    assert "damaged.3" in describe(found)
+    assert "damaged.3" in format_inspection(found)
     with pytest.raises(CheckpointError, match=f"checkpoints/{step}: damaged"):
         inspect(run / "checkpoints" / str(step))
 
@@ -143,8 +145,8 @@ def test_a_base_and_a_tokenizer(tiny_runs):
     assert base["checkpoint"]["digests"]["tokenizer"] == tokenizer["digest"]
     assert (tokenizer["vocab_size"], tokenizer["sentinels"]) == (256, 16)
     assert tokenizer["record"]["config"]["max_sentences"] == 1000
-    assert "none: not on a base" in describe(base)
-    assert "16 of them sentinels" in describe(tokenizer)
+    assert "none: not on a base" in format_inspection(base)
+    assert "16 of them sentinels" in format_inspection(tokenizer)
 
 
 def test_a_study_in_progress(trained, tiny_runs, tmp_path):
@@ -164,7 +166,7 @@ def test_a_study_in_progress(trained, tiny_runs, tmp_path):
     by_name = {run["directory"]: run for run in found["runs"]}
     assert by_name[done.directory]["loss"] == RunDirectory(trained["full"]).result["loss"]
     assert by_name[failed.directory]["error"] == "no such file"
-    assert f"{failed.directory}: no such file" in describe(found)
+    assert f"{failed.directory}: no such file" in format_inspection(found)
 
 
 def test_a_corpus_in_progress_and_finished(tiny_runs, tmp_path):
@@ -175,13 +177,13 @@ def test_a_corpus_in_progress_and_finished(tiny_runs, tmp_path):
     write_shard(preparation, 0, tmp_path)
     found = inspect(tmp_path)
     assert (found["kind"], found["state"], found["shards_made"]) == ("corpus", "started", 1)
-    assert "1 of 2 shards made" in describe(found)
+    assert "1 of 2 shards made" in format_inspection(found)
     write_shard(preparation, 1, tmp_path)
     statistics = preparation_directory._close(preparation, tmp_path)
     found = inspect(tmp_path)
     assert (found["state"], found["shards_made"], found["statistics"]) == ("done", 2, statistics)
     assert found["bytes"] == sum(path.stat().st_size for path in (tmp_path / "shards").glob("*.array_record"))
-    assert f"{statistics['text_tokens']:,} tokens" in describe(found)
+    assert f"{statistics['text_tokens']:,} tokens" in format_inspection(found)
 
 
 def test_the_command_prints_the_same_as_json(trained):

@@ -18,9 +18,9 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout
 from finetune_scaling.runs.checkpoints import Checkpoints
-from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.model_loading import load_run
 from finetune_scaling.runs.run_directory import RunDirectory
-from finetune_scaling.runs.tuned import load_run
+from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.studies.configs import merge
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import combine
@@ -53,17 +53,17 @@ class Runs(NamedTuple):
             del pretraining["corpus"]
             pretraining["public"] = public
         RunDirectory(directory).claim(pretraining)
-        facts = {
+        metadata = {
             "model": model,
             "method": {"name": "full"},
             "tokenizer_sha256": SentencePieceTokenizer((self.tokenizer / "tokenizer.model").read_bytes()).digest,
             "base_digest": None,
             "tokens_per_step": 256,
-            "position": configuration.plain(Position()),
+            "position": configuration.plain(TrainingProgress()),
             "best_step": None,
         }
         checkpoints = Checkpoints(directory)
-        checkpoints.save(7, State(params, ()), facts)
+        checkpoints.save(7, State(params, ()), metadata)
         checkpoints.close()
         return directory
 

@@ -25,16 +25,16 @@ from finetune_scaling.errors import CheckpointError, ConfigError, DataError, Wor
 from finetune_scaling.evaluation.scoring import row_losses
 from finetune_scaling.experiments.record import pretrain_tokens
 from finetune_scaling.experiments.run import run as train
-from finetune_scaling.inspection.kinds import inspect
-from finetune_scaling.inspection.words import describe
+from finetune_scaling.inspection.directory import inspect
+from finetune_scaling.inspection.formatting import format_inspection
 from finetune_scaling.interop import conversion as module
 from finetune_scaling.interop import incoming
 from finetune_scaling.interop.conversion import Conversion, convert
 from finetune_scaling.interop.hugging_face import load_model
 from finetune_scaling.runs.digest import digest
-from finetune_scaling.runs.inputs import prepare_data
+from finetune_scaling.runs.model_loading import find_base, find_run, initialize_model, load_base
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.tuned import find_base, find_run, load_base, start
+from finetune_scaling.runs.run_data import prepare_run_data
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.trees import path_name
 
@@ -149,7 +149,7 @@ def test_orbax_itself_reads_the_checkpoint(base):
     assert manager.all_steps() == [0]
     arguments = ocp.args.Composite(state=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
     found = manager.restore(0, args=arguments)
-    assert found.facts["public"]["family"] == "llama"
+    assert found.metadata["public"]["family"] == "llama"
     np.testing.assert_array_equal(found.state["trainable.embedding"], numbers(base)[1]["embedding"])
 
 
@@ -359,7 +359,7 @@ def config(base, tmp_path_factory):
 
 def test_the_first_loss_is_transformers(public, config):
     run_config = read_run_config(config("full"))
-    data, model = prepare_data(run_config), start(run_config)
+    data, model = prepare_run_data(run_config), initialize_model(run_config)
     with model.sharding.use_mesh():
         ours = row_losses(model, data.dev)
     tokenizer = load_tokenizer(run_config.tokenizer)
@@ -383,7 +383,7 @@ def test_a_base_is_tuned_scored_and_inspected(config, base, method, tmp_path, sh
     assert np.isfinite(record["loss"])
     assert set(record["tests"]["test"]["metrics"]) >= {"bleu", "chrf"}
     assert inspect(tmp_path / "run")["base"]["run"] == str(base)
-    shown = describe(inspect(base))
+    shown = format_inspection(inspect(base))
     assert "converted from" in shown
     assert "family llama" in shown
     assert record["base_digest"] in shown
@@ -402,13 +402,13 @@ def evaluate(*arguments):
 
 def test_tokens_that_were_told_are_the_runs_factor(public, config, tmp_path):
     convert(Conversion(str(public[0]), str(tmp_path / "out"), pretrain_tokens=300_000_000_000))
-    assert pretrain_tokens(load_base(tmp_path / "out").facts) == 300_000_000_000
+    assert pretrain_tokens(load_base(tmp_path / "out").metadata) == 300_000_000_000
 
 
 def test_a_moved_base_has_its_tokenizer_with_it(base, config, tmp_path):
     shutil.copytree(base, tmp_path / "moved")
     assert find_run(tmp_path / "moved").run_config.tokenizer == str(tmp_path / "moved" / "tokenizer")
-    assert find_base(read_run_config(config("full", base={"run": str(tmp_path / "moved")})).base).facts["step"] == 0
+    assert find_base(read_run_config(config("full", base={"run": str(tmp_path / "moved")})).base).metadata["step"] == 0
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "sentence_pieces"])
@@ -423,20 +423,20 @@ def test_each_kind_of_tokenizer_comes_along(kind, tokenizers, tmp_path):
 def test_mode_tokens_are_none_of_a_public_tokenizers(config):
     changed = config("full", sequence={**config("full")["sequence"], "mode": "S"})
     with pytest.raises(ConfigError, match=r"sequence.mode = 'S', but the tokenizer has no mode tokens"):
-        prepare_data(read_run_config(changed))
+        prepare_run_data(read_run_config(changed))
 
 
 def test_a_model_without_a_tokenizer_takes_any_that_fits(public, tokenizers, config, tmp_path):
     save_llama(tmp_path / "public", max_shard_size="1GB")
     out = tmp_path / "out"
     assert convert(Conversion(str(tmp_path / "public"), str(out)))["tokenizer_sha256"] is None
-    start(read_run_config(config("full", base={"run": str(out)})))
+    initialize_model(read_run_config(config("full", base={"run": str(out)})))
     with pytest.raises(DataError, match="tokenizer is empty: the public model was converted without its files"):
         load_tokenizer(json.loads((out / "config.json").read_text())["tokenizer"])
     save_llama(tmp_path / "small", max_shard_size="1GB", vocab_size=100)
     convert(Conversion(str(tmp_path / "small"), str(tmp_path / "few")))
     with pytest.raises(CheckpointError, match=r"has embeddings of 100 ids and .* has 340; give the base's own"):
-        start(read_run_config(config("full", base={"run": str(tmp_path / "few")})))
+        initialize_model(read_run_config(config("full", base={"run": str(tmp_path / "few")})))
     with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 100"):
         convert(Conversion(str(tmp_path / "small"), str(tmp_path / "none"), tokenizer=str(public[0])))
     assert not (tmp_path / "none").exists()

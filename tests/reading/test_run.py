@@ -20,7 +20,7 @@ from finetune_scaling.experiments.run import run as train
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.layout import Layout
 from finetune_scaling.reading import load_run, load_study
-from finetune_scaling.runs.checkpoints import read
+from finetune_scaling.runs.checkpoints import read_checkpoint
 
 DECODED = 6
 
@@ -140,7 +140,7 @@ def test_samples_of_a_run_that_decoded_nothing_or_has_other_sets(directory, tiny
 def test_parameters_are_the_adapter_alone(directory):
     run = load_run(directory)
     assert run.steps == sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
-    arrays, _ = read(directory / "checkpoints" / str(run.result["best_step"]))
+    arrays, _ = read_checkpoint(directory / "checkpoints" / str(run.result["best_step"]))
     stored = {name: leaf for name, leaf in arrays.items() if name.startswith("trainable")}
     leaves = jax.tree_util.tree_leaves_with_path(run.params())
     assert len(leaves) == len(stored)

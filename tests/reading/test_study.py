@@ -9,7 +9,7 @@ import pytest
 
 from finetune_scaling.api import fit, read_points
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
-from finetune_scaling.inspection.kinds import inspect
+from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.reading import load_run, load_study
 from finetune_scaling.studies.execute import claim

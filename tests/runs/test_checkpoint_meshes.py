@@ -102,7 +102,7 @@ jax.distributed.initialize(
 from jax.experimental.multihost_utils import sync_global_devices
 from finetune_scaling.errors import CheckpointError, WorkdirError
 from finetune_scaling.runs import checkpoints as module
-from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read_facts
+from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read_metadata
 import logging
 logging.basicConfig(level=logging.WARNING)
 run, me = Path(sys.argv[1]), jax.process_index()
@@ -113,31 +113,31 @@ for step in (1, 2, 3, 4, 5):
     checkpoints.save(step, laid_out(made_up(step), shape), {"best_step": 1})
 checkpoints.close()
 assert list(checkpoint_steps(run)) == [5, 4, 3, 2, 1]
-assert read_facts(run / "checkpoints" / "5")["step"] == 5
+assert read_metadata(run / "checkpoints" / "5")["step"] == 5
 
-# Arrays of the newest are damaged; of the next, its facts are; the one after that, process 1 alone finds damaged.
+# Arrays of the newest are damaged; of the next, its metadata are; the one after that, process 1 alone finds damaged.
 if me == 0:
     for path in (run / "checkpoints" / "5" / "state").rglob("d/*"):
         path.write_bytes(bytes(path.stat().st_size))
     os.truncate(run / "checkpoints" / "4" / "facts" / "metadata", 9)
 sync_global_devices("damaged")
-as_it_is = module._read_facts
+as_it_is = module._read_metadata
 def fails(error):
-    def read_facts(where):
+    def read_metadata(where):
         if me == 1 and where.name == "3":
             raise error
         return as_it_is(where)
-    return read_facts
+    return read_metadata
 
 # What one process cannot read just now moves nothing, on any.
-module._read_facts = fails(OSError(5, "Input/output error"))
+module._read_metadata = fails(OSError(5, "Input/output error"))
 reopened = Checkpoints(run, keep_steps=range(1, 10))
 try:
     reopened.restore_newest(laid_out(made_up(0), shape))
 except WorkdirError as error:
     print(json.dumps(str(error)))
 assert list(checkpoint_steps(run)) == [3, 2, 1]
-module._read_facts = fails(ValueError("damaged"))
+module._read_metadata = fails(ValueError("damaged"))
 restored = reopened.restore_newest(laid_out(made_up(0), (1, 2, 2)))
 assert restored.step == 2 and same(restored.state, made_up(2))
 assert reopened.steps() == list(checkpoint_steps(run))[::-1] == [1, 2]

@@ -22,7 +22,7 @@ import tensorstore as ts
 from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
 from finetune_scaling.experiments.run import run as run_to_end
 from finetune_scaling.runs import checkpoints as checkpoints_module
-from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read, read_trainable
+from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read_checkpoint, read_trainable
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.training.step import State
 
@@ -67,8 +67,8 @@ def test_what_is_restored_is_what_was_saved(run):
         restored = checkpoints.restore(step, state(0))
         assert restored.step == step
         assert equal(restored.state, state(step))
-        assert len(restored.facts.pop("arrays_digest")) == 64
-        assert restored.facts == {"best_step": 1, "text": "ü", "step": step}
+        assert len(restored.metadata.pop("arrays_digest")) == 64
+        assert restored.metadata == {"best_step": 1, "text": "ü", "step": step}
     assert list(checkpoint_steps(run)) == [3, 2, 1]
     checkpoints.close()
 
@@ -152,7 +152,7 @@ def test_after_any_damage_the_newest_good_one_is_used_and_it_is_said(seed, run, 
     # Damage that changes nothing that is read may go unnoticed; what comes back is never wrong.
     assert restored.step in (2, 3), done
     assert equal(restored.state, state(restored.step)), done
-    assert restored.facts["best_step"] == 1, done
+    assert restored.metadata["best_step"] == 1, done
     if restored.step == 2:
         assert "damaged" in caplog.text or checkpoints.steps() == [1, 2]
     checkpoints.save(4, state(4), {"best_step": 1})
@@ -239,7 +239,7 @@ def system(code: int) -> OSError:
 )
 def test_what_cannot_be_read_just_now_is_no_damage(fail, kind, message, run, monkeypatch):
     """Moved away, a good checkpoint would be lost to the run, and its steps trained again."""
-    monkeypatch.setattr(checkpoints_module, "_read_facts", lambda where: fail())
+    monkeypatch.setattr(checkpoints_module, "_read_metadata", lambda where: fail())
     checkpoints = Checkpoints(run)
     with pytest.raises(kind, match=message):
         checkpoints.restore_newest(state(0))
@@ -281,7 +281,7 @@ def test_a_file_or_folder_that_may_not_be_read_is_named_and_is_no_damage(locked:
         path.chmod(0)
         try:
             with as_another_user(), pytest.raises(WorkdirError, match=r"checkpoints/3.*cannot be read \(Permission"):
-                read(checkpoint)
+                read_checkpoint(checkpoint)
         finally:
             path.chmod(mode)
         assert digest(read_trainable(checkpoint)[0]) == digest(state(3).trainable)
@@ -303,16 +303,16 @@ def test_a_checkpoint_of_another_shape_or_method_is_named_and_kept(run):
 
 
 def test_the_trained_parameters_alone(run):
-    tree, facts = read_trainable(run / "checkpoints" / "2")
+    tree, metadata = read_trainable(run / "checkpoints" / "2")
     assert digest(tree) == digest(state(2).trainable)
-    assert (facts["step"], set(tree)) == (2, {"layers", "scale"})
-    arrays, _ = read(run / "checkpoints" / "2")
+    assert (metadata["step"], set(tree)) == (2, {"layers", "scale"})
+    arrays, _ = read_checkpoint(run / "checkpoints" / "2")
     assert set(arrays) == {"trainable.layers.kernel", "trainable.scale", "optimizer.0.m", "optimizer.1"}
 
 
 def test_facts_are_read_with_the_arrays(run):
-    facts = next((run / "checkpoints" / "3" / "facts").glob("metadata"))
-    assert json.loads(facts.read_text())["arrays_digest"] == digest(read(run / "checkpoints" / "3")[0])
+    metadata = next((run / "checkpoints" / "3" / "facts").glob("metadata"))
+    assert json.loads(metadata.read_text())["arrays_digest"] == digest(read_checkpoint(run / "checkpoints" / "3")[0])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.runs.digest import PieceSums, digest
+from finetune_scaling.runs.digest import StreamingDigest, digest
 from finetune_scaling.training.step import compiled_programs
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint32, np.int8, np.bool_)
@@ -159,7 +159,9 @@ def test_on_any_mesh_it_is_the_same_and_no_large_leaf_is_gathered():
 def test_pieces_in_any_order_have_the_digest_of_the_whole(random):
     leaves = {"b": drawn(0, LARGE, np.float32), "c": drawn(1, SMALL, np.float16), "a": drawn(2, (4,), np.float32)}
     leaves["d"] = drawn(3, (2, 200, 330), ml_dtypes.bfloat16)
-    sums = PieceSums({name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in leaves.items()})
+    sums = StreamingDigest(
+        {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in leaves.items()}
+    )
     pieces = []
     for name, leaf in leaves.items():
         sizes = [-(-size // random.choice((1, 2))) for size in leaf.shape]

@@ -10,12 +10,12 @@ from finetune_scaling.runs.evaluators import (
     PRESETS,
     TaskEvaluator,
     TextEvaluator,
-    changed,
-    named_evaluators,
     preset,
     read_decoding,
     read_evaluators,
-    written_as,
+    select_evaluators,
+    with_decoding,
+    with_overrides,
 )
 from finetune_scaling.runs.run_config import EvaluationConfig
 
@@ -50,7 +50,7 @@ def test_presets_are_whole(name):
 
 def test_names_on_a_command_line_are_the_configs_first():
     configured = read_evaluators({"few_shot_1": {"seed": 3}, "mine": {"splits": ["dev"]}})
-    found = named_evaluators(["mine", "few_shot_1", "few_shot_5"], configured, "--evaluators")
+    found = select_evaluators(["mine", "few_shot_1", "few_shot_5"], configured, "--evaluators")
     assert found == {
         "mine": TaskEvaluator(splits=("dev",)),
         "few_shot_1": TaskEvaluator(shots=1, seed=3),
@@ -64,9 +64,11 @@ def test_braces_of_a_demonstration_are_written_twice():
 
 
 def test_a_command_line_changes_numbers():
-    assert changed(TaskEvaluator(shots=2), 7, 0, False) == TaskEvaluator(shots=2, examples=7, generate=0, untuned=False)
-    assert changed(TextEvaluator(), 7, 0, None) == TextEvaluator(rows=7)
-    assert changed(TaskEvaluator(), None, None, None) == TaskEvaluator()
+    assert with_overrides(TaskEvaluator(shots=2), 7, 0, False) == TaskEvaluator(
+        shots=2, examples=7, generate=0, untuned=False
+    )
+    assert with_overrides(TextEvaluator(), 7, 0, None) == TextEvaluator(rows=7)
+    assert with_overrides(TaskEvaluator(), None, None, None) == TaskEvaluator()
 
 
 def test_how_texts_are_written_is_the_evaluators_first_and_then_the_configs():
@@ -74,12 +76,12 @@ def test_how_texts_are_written_is_the_evaluators_first_and_then_the_configs():
     configured = read_evaluators({"test": {}, "sampled": {"shots": 1, **sampled}, "pretraining": {}})
     beam = read_decoding({"decoding": {"method": "beam", "beams": 2, "top_k": None}})  # None: nobody filled it
     assert beam == DecodingConfig(method="beam", beams=2)
-    found = {name: written_as(one, beam) for name, one in configured.items()}
+    found = {name: with_decoding(one, beam) for name, one in configured.items()}
     assert found["test"] == dataclasses.replace(preset("test"), decoding=beam)
     assert found["sampled"].decoding == DecodingConfig(method="sample", top_k=5)
     assert found["pretraining"] == configured["pretraining"]
     assert read_decoding({}) is read_decoding({"decoding": {"method": None}}) is None
-    assert written_as(preset("test"), None) == preset("test")
+    assert with_decoding(preset("test"), None) == preset("test")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,6 @@ def test_an_unknown_name_is_told_with_the_nearest():
     with pytest.raises(
         ConfigError, match=r"--evaluators: no evaluator is called 'zero_shots'; did you mean 'zero_shot'"
     ):
-        named_evaluators(["zero_shots"], {}, "--evaluators")
+        select_evaluators(["zero_shots"], {}, "--evaluators")
     with pytest.raises(ConfigError, match="did you mean 'my_own'"):
-        named_evaluators(["my_oven"], {"my_own": TaskEvaluator()}, "--evaluators")
+        select_evaluators(["my_oven"], {"my_own": TaskEvaluator()}, "--evaluators")

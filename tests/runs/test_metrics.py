@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_scaling.errors import ConfigError, WorkdirError
-from finetune_scaling.runs.metrics import Metrics, Progress
+from finetune_scaling.runs.metrics import Metrics, ProgressReporter
 
 
 def test_every_write_is_a_line_at_once(tmp_path):
@@ -128,7 +128,7 @@ def clock(monkeypatch):
 
 def test_a_log_gets_a_plain_line_now_and_then(clock, caplog):
     with caplog.at_level(logging.INFO, logger="finetune_scaling"):
-        progress = Progress("toy", start=100, total=400, every_seconds=30)
+        progress = ProgressReporter("toy", start=100, total=400, every_seconds=30)
         for second in range(1, 61):
             clock[0] = float(second)
             progress.update(100 + 2 * second, loss=1.23456)
@@ -141,7 +141,7 @@ def test_a_log_gets_a_plain_line_now_and_then(clock, caplog):
 
 def test_a_terminal_gets_one_line_that_is_rewritten_and_cleared(clock, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    progress = Progress("toy", start=0, total=10)
+    progress = ProgressReporter("toy", start=0, total=10)
     clock[0] = 1.0
     progress.update(1, loss=2.0)
     progress.update(2, loss=2.0)  # too soon after the last
@@ -159,7 +159,7 @@ def test_a_terminal_gets_one_line_that_is_rewritten_and_cleared(clock, monkeypat
 
 def test_no_step_yet_has_no_end_in_sight(clock, caplog):
     with caplog.at_level(logging.INFO, logger="finetune_scaling"):
-        progress = Progress("toy", start=5, total=10)
+        progress = ProgressReporter("toy", start=5, total=10)
         clock[0] = 31.0
         progress.update(5)
     assert "0.0 steps/s, ? left" in caplog.text

@@ -42,7 +42,7 @@ PRETRAIN = {"task": None, "base": None, "model": {"name": "30k"}, "corpus": corp
     ],
 )
 def test_training_ends_at_the_earliest_limit(limits, ending):
-    assert LimitsConfig(**limits).ending(steps_per_epoch=2.5, tokens_per_step=96) == ending
+    assert LimitsConfig(**limits).last_step(steps_per_epoch=2.5, tokens_per_step=96) == ending
 
 
 @given(st.integers(1, 10_000), st.integers(1, 100))

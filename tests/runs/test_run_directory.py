@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.errors import InUseError, WorkdirError
-from finetune_scaling.runs.run_directory import RunDirectory, exclusive
+from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
 
 CONFIG = {"name": "a", "schedule": {"learning_rate": 0.1}, "base": {"run": "x", "step": None}, "tokenizer": "t"}
 
 HOLDER = """
 import sys, time
-from finetune_scaling.runs.run_directory import exclusive
-with exclusive(sys.argv[1]):
+from finetune_scaling.runs.run_directory import lock_directory
+with lock_directory(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -123,18 +123,18 @@ def test_wherever_the_metrics_are_cut_whole_lines_are_read_and_never_others(tmp_
 
 def test_one_process_at_a_time(tmp_path):
     with held_by_another_process(tmp_path) as process:
-        with pytest.raises(InUseError, match=f"{tmp_path}: another process is working here"), exclusive(tmp_path):
+        with pytest.raises(InUseError, match=f"{tmp_path}: another process is working here"), lock_directory(tmp_path):
             pytest.fail("two processes hold one directory")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        with exclusive(tmp_path):  # the system lets go of what a dead process held
+        with lock_directory(tmp_path):  # the system lets go of what a dead process held
             pass
 
 
 def test_whoever_waits_gets_it_when_the_other_is_done(tmp_path):
     with held_by_another_process(tmp_path) as process:
         killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(.3); os.kill({process.pid}, 9)"])
-        with exclusive(tmp_path, wait=True):
+        with lock_directory(tmp_path, wait=True):
             assert process.wait() == -signal.SIGKILL
         assert killer.wait() == 0
 
@@ -145,11 +145,11 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(WorkdirError, match=r"the file system there has no locks .*; work in a local directory"):
-        exclusive(tmp_path).__enter__()
+        lock_directory(tmp_path).__enter__()
 
 
 def test_a_lock_is_let_go_of_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "new" / "folder"):
+    with pytest.raises(ZeroDivisionError), lock_directory(tmp_path / "new" / "folder"):
         _ = 1 / 0
-    with exclusive(tmp_path / "new" / "folder"):
+    with lock_directory(tmp_path / "new" / "folder"):
         pass

@@ -21,7 +21,7 @@ def study(tiny_runs):
 def test_a_base_is_pretrained_once_and_keeps_every_token_count(study):
     config = configs.pretraining_config(study, WORKDIR, configs.Base("grammar", "100k"))
     run_config = read_run_config(config)
-    assert run_config.pretrains
+    assert run_config.is_base
     assert run_config.model["name"] == "100k"
     assert run_config.limits.max_tokens == max(study.families["grammar"].tokens)
     assert run_config.checkpoint.keep_tokens == study.families["grammar"].tokens

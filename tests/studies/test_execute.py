@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_scaling.errors import Preempted, TrainingError, WorkdirError
-from finetune_scaling.runs.run_directory import RunDirectory, exclusive, state
+from finetune_scaling.runs.run_directory import RunDirectory, lock_directory, run_state
 from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies import table
 from finetune_scaling.studies.execute import claim, execute
@@ -81,7 +81,7 @@ def test_a_run_that_fails_is_written_down_and_the_others_go_on(tiny_runs, begun,
         tally = execute(study, config, begun)
     assert (tally.done, tally.failed) == (1, 1)
     good, bad = (begun / run.directory for run in runs(study))
-    assert (state(good), state(bad)) == ("done", "failed")
+    assert (run_state(good), run_state(bad)) == ("done", "failed")
     failure = json.loads((bad / "failure.json").read_text())
     assert failure["kind"] == "DataError"
     assert failure["error"].startswith("61 finetuning examples are asked for, but the data has 60")
@@ -120,17 +120,17 @@ def test_what_another_process_works_on_is_left_to_it(tiny_runs, begun):
     config = small(tiny_runs, examples=(10,))
     study = read_study(config)
     first, second = (begun / run.directory for run in runs(study))
-    with exclusive(first):
+    with lock_directory(first):
         tally = execute(study, config, begun)
     assert (tally.done, tally.elsewhere, tally.failed) == (1, 1, 0)
-    assert (state(first), state(second)) == ("waiting", "done")
+    assert (run_state(first), run_state(second)) == ("waiting", "done")
 
 
 def test_a_run_whose_base_another_process_pretrains_comes_last(tiny_runs, begun, monkeypatch):
     config = small(tiny_runs, examples=(10,))
     config["families"]["grammar"]["sizes"] = ["30k", "100k"]
     study = read_study(config)
-    turn = exclusive(begun / "bases" / "grammar" / "30k.turn")
+    turn = lock_directory(begun / "bases" / "grammar" / "30k.turn")
     trained = []
 
     def train(config: dict[str, Any], directory: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import pytest
 from finetune_scaling.evaluation.scoring import example_losses
 from finetune_scaling.experiments.run import run
 from finetune_scaling.report.study_report import fit_study
-from finetune_scaling.runs import inputs
+from finetune_scaling.runs import run_data
 from finetune_scaling.runs.checkpoints import read_trainable
-from finetune_scaling.runs.tuned import load_base, load_run
+from finetune_scaling.runs.model_loading import load_base, load_run
 from finetune_scaling.studies.execute import execute
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.studies.table import write_points
@@ -90,8 +90,8 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
     rows = [line for line in (tmp_path / "evaluation" / "test.jsonl").read_text().splitlines() if "hypothesis" in line]
     assert len(rows) == 5
     assert "bleu" in record["metrics"]
-    examples = inputs.test_examples(run_config, "test", None)
-    losses = example_losses(model, *inputs.prepared_task(run_config), examples, batch_size=20)
+    examples = run_data.test_examples(run_config, "test", None)
+    losses = example_losses(model, *run_data.task_and_format(run_config), examples, batch_size=20)
     assert losses.mean == record["loss"]
 
 

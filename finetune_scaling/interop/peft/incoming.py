@@ -15,11 +15,11 @@ from finetune_scaling.interop.peft.read import ReadAdapter, read_adapter
 from finetune_scaling.interop.provenance import PROVENANCE
 from finetune_scaling.interop.source import families_for, is_hub_name, source_of
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.runs.checkpoints import Checkpoints, Facts
-from finetune_scaling.runs.position import Position
+from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
+from finetune_scaling.runs.model_loading import RunCheckpoint, check_length, find_base
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
-from finetune_scaling.runs.tuned import FoundRun, check_length, find_base
+from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.step import State, init_state
 from finetune_scaling.trees import unflatten
 from finetune_scaling.tuning.method import configure
@@ -61,24 +61,24 @@ def bring_in(incoming: Incoming) -> dict[str, Any]:
         with contextlib.closing(Checkpoints(unfinished)) as checkpoints:
             checkpoints.save(0, *checkpoint)
     trained = sum(leaf.size for leaf in adapter.leaves.values())
-    return {"out": str(out), "method": dict(adapter.method), "trainable_parameters": trained, "base": str(base.where)}
+    return {"out": str(out), "method": dict(adapter.method), "trainable_parameters": trained, "base": str(base.path)}
 
 
-def _whole_model(base: FoundRun) -> ModelConfig:
-    if configure(METHODS, base.facts["method"]).size is not None:
-        raise CheckpointError(f"{base.where}: holds an adapter itself; name the run that it was trained on as --base")
-    return configuration.build(ModelConfig, base.facts["model"], f"{base.where}: model")
+def _whole_model(base: RunCheckpoint) -> ModelConfig:
+    if configure(METHODS, base.metadata["method"]).size is not None:
+        raise CheckpointError(f"{base.path}: holds an adapter itself; name the run that it was trained on as --base")
+    return configuration.build(ModelConfig, base.metadata["model"], f"{base.path}: model")
 
 
-def _check_base(directory: Path, adapter: ReadAdapter, base: FoundRun) -> None:
+def _check_base(directory: Path, adapter: ReadAdapter, base: RunCheckpoint) -> None:
     """Raises CheckpointError where the adapter says that it was made for another base than this one."""
     record = directory / PROVENANCE
     known = _recorded_base(record) if record.is_file() else None
-    if known not in (None, base.facts["arrays_digest"]):
+    if known not in (None, base.metadata["arrays_digest"]):
         raise CheckpointError(
-            f"{directory}: was trained on another base (digest {known[:12]}...) than {base.where} (digest "
-            f"{base.facts['arrays_digest'][:12]}...); name its own as --base. Where the weights are the same all the "
-            f"same, as in a base that was converted again, remove {PROVENANCE}"
+            f"{directory}: was trained on another base (digest {known[:12]}...) than {base.path} (digest "
+            f"{base.metadata['arrays_digest'][:12]}...); name its own as --base. Where the weights are the same all "
+            f"the same, as in a base that was converted again, remove {PROVENANCE}"
         )
     name, source = str(adapter.fields.get("base_model_name_or_path") or ""), source_of(base)
     if source is not None and source.is_of_hub and is_hub_name(name) and name.lower() != source.name.lower():
@@ -97,7 +97,7 @@ def _recorded_base(record: Path) -> str | None:
     return known
 
 
-def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun, model: ModelConfig) -> dict[str, Any]:
+def _config(incoming: Incoming, adapter: ReadAdapter, base: RunCheckpoint, model: ModelConfig) -> dict[str, Any]:
     """The run's config: what was given, with method, base and tokenizer as they have to be."""
     given = configuration.without_unset(incoming.config)
     asked = given.get("method", {}).get("name", adapter.method["name"])
@@ -106,7 +106,7 @@ def _config(incoming: Incoming, adapter: ReadAdapter, base: FoundRun, model: Mod
             f"--config: method.name = {asked!r}, but the adapter is {adapter.method['name']!r}; give the config of that"
         )
     origin = {"name": str(absolute(incoming.adapter)), "weights_sha256": sha256(Path(incoming.adapter) / WEIGHTS)}
-    place = {"run": str(absolute(base.directory)), "step": int(base.where.name)}
+    place = {"run": str(absolute(base.directory)), "step": int(base.path.name)}
     tokenizer = given.get("tokenizer") or base.run_config.tokenizer
     shared = {"method": dict(adapter.method), "base": place, "tokenizer": tokenizer, "adapter": origin}
     return {**(given or _without_task(model, adapter)), **shared}
@@ -118,17 +118,19 @@ def _without_task(model: ModelConfig, adapter: ReadAdapter) -> dict[str, Any]:
     return {"sequence": {"length": max(1, room)}, "limits": {"max_steps": 1}}
 
 
-def _checkpoint(run_config: RunConfig, model: ModelConfig, adapter: ReadAdapter, base: FoundRun) -> tuple[State, Facts]:
-    """The checkpoint of step 0: the adapter's parameters with a new optimizer's state, and the facts of any run's."""
+def _checkpoint(
+    run_config: RunConfig, model: ModelConfig, adapter: ReadAdapter, base: RunCheckpoint
+) -> tuple[State, CheckpointMetadata]:
+    """The checkpoint of step 0: the adapter's parameters, a new optimizer state, and a run's metadata."""
     tuning = configure(METHODS, run_config.method)
     check_length(model, tuning, run_config.sequence.length)
-    facts = {
+    metadata = {
         "model": configuration.plain(model),
         "method": configuration.plain(run_config.method),
-        "tokenizer_sha256": base.facts["tokenizer_sha256"],
-        "base_digest": base.facts["arrays_digest"],
+        "tokenizer_sha256": base.metadata["tokenizer_sha256"],
+        "base_digest": base.metadata["arrays_digest"],
         "tokens_per_step": run_config.batch_size * run_config.row_length,
-        "position": dataclasses.asdict(Position()),
+        "position": dataclasses.asdict(TrainingProgress()),
         "best_step": None,
     }
-    return init_state(unflatten(adapter.leaves), run_config.optimizer), facts
+    return init_state(unflatten(adapter.leaves), run_config.optimizer), metadata

@@ -11,8 +11,8 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoints import read_trainable
-from finetune_scaling.runs.leaves import CheckedLeaves
-from finetune_scaling.runs.tuned import FoundRun, find_base
+from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
+from finetune_scaling.runs.streamed_checkpoint import StreamedCheckpoint
 from finetune_scaling.trees import flatten
 from finetune_scaling.tuning.lora import LoraAdapter, merge
 from finetune_scaling.tuning.method import Tuning, configure
@@ -29,11 +29,11 @@ class TrainedRun:
     model; weights: those of that model, or of the base.
     """
 
-    found: FoundRun
+    found: RunCheckpoint
     model: ModelConfig
     tuning: Tuning
     adapter: Factors
-    weights: CheckedLeaves
+    weights: StreamedCheckpoint
 
     @property
     def is_whole(self) -> bool:
@@ -41,28 +41,28 @@ class TrainedRun:
         return self.tuning.size is None
 
 
-def read_run(found: FoundRun) -> TrainedRun:
+def read_run(found: RunCheckpoint) -> TrainedRun:
     """A run that was found; of a whole model no weight is read yet.
 
     Raises CheckpointError where a checkpoint is damaged, or where an adapter's base is another by now.
     """
-    facts = found.facts
-    model = configuration.build(ModelConfig, facts["model"], f"{found.where}: model")
-    tuning = configure(METHODS, facts["method"])
+    metadata = found.metadata
+    model = configuration.build(ModelConfig, metadata["model"], f"{found.path}: model")
+    tuning = configure(METHODS, metadata["method"])
     if tuning.size is None:
-        return TrainedRun(found, model, tuning, {}, CheckedLeaves(found.where))
-    base = _base(found, facts)
-    return TrainedRun(found, model, tuning, flatten(read_trainable(found.where)[0]), CheckedLeaves(base.where))
+        return TrainedRun(found, model, tuning, {}, StreamedCheckpoint(found.path))
+    base = _base(found, metadata)
+    return TrainedRun(found, model, tuning, flatten(read_trainable(found.path)[0]), StreamedCheckpoint(base.path))
 
 
-def _base(found: FoundRun, facts: Mapping[str, Any]) -> FoundRun:
+def _base(found: RunCheckpoint, metadata: Mapping[str, Any]) -> RunCheckpoint:
     """The base of an adapter. Raises CheckpointError where it is another one than the adapter was trained on."""
     assert found.run_config.base is not None
     base = find_base(found.run_config.base)
-    if facts["base_digest"] != base.facts["arrays_digest"]:
+    if metadata["base_digest"] != base.metadata["arrays_digest"]:
         raise CheckpointError(
-            f"{found.directory}: was trained on another base (digest {facts['base_digest'][:12]}...) than the one that "
-            f"is there now ({base.facts['arrays_digest'][:12]}...): {base.where}; put the right base back"
+            f"{found.directory}: was trained on another base (digest {metadata['base_digest'][:12]}...) than the one "
+            f"that is there now ({base.metadata['arrays_digest'][:12]}...): {base.path}; put the right base back"
         )
     return base
 

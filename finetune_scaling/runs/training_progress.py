@@ -3,11 +3,11 @@
 import dataclasses
 import math
 
-from finetune_scaling.runs.checkpoints import Facts
+from finetune_scaling.runs.checkpoints import CheckpointMetadata
 
 
 @dataclasses.dataclass
-class Position:
+class TrainingProgress:
     """How far a run has come; saved with every checkpoint."""
 
     step: int = 0
@@ -36,6 +36,6 @@ class Position:
         return sum(step > (self.best_step or 0) for step in self.steps_evaluated)
 
 
-def position_from(facts: Facts) -> Position:
+def progress_from_metadata(metadata: CheckpointMetadata) -> TrainingProgress:
     """The position that a checkpoint was saved with."""
-    return Position(**facts["position"])
+    return TrainingProgress(**metadata["position"])

@@ -19,10 +19,10 @@ from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.model_sharding import ModelSharding, check_fits
 from finetune_scaling.runs.checkpoints import (
-    DIRECTORY,
+    CHECKPOINTS,
     DamagedCheckpointError,
     checkpoint_steps,
-    read_facts,
+    read_metadata,
     read_trainable,
 )
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
@@ -38,18 +38,18 @@ UNTUNED = Tuning(name="untuned", trainable="(?!)")  # the rule of a model of whi
 
 
 class Base(NamedTuple):
-    """A pretrained model. facts: those of its checkpoint (step, tokens, digests of weights and tokenizer)."""
+    """A pretrained model. metadata: those of its checkpoint (step, tokens, digests of weights and tokenizer)."""
 
     config: ModelConfig
     params: Params
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class TunedModel:
     """Model, method and parameters, trainable and frozen apart, with the tokenizer that they were made for.
 
-    base_facts: facts of the base's checkpoint; empty where there is no base. sharding: of its arrays over the mesh.
+    base_metadata: of the base's checkpoint, empty without a base. sharding: of its arrays over the mesh.
     """
 
     config: ModelConfig
@@ -57,11 +57,11 @@ class TunedModel:
     trainable: Tree
     frozen: Tree
     tokenizer: Tokenizer
-    base_facts: Mapping[str, Any]
+    base_metadata: Mapping[str, Any]
     sharding: ModelSharding
 
 
-def start(run_config: RunConfig) -> TunedModel:
+def initialize_model(run_config: RunConfig) -> TunedModel:
     """The model of a run config before its first step.
 
     Raises CheckpointError where base, tokenizer and config do not belong together, ConfigError where soft prompt and
@@ -72,7 +72,9 @@ def start(run_config: RunConfig) -> TunedModel:
     sharding = run_config.sharding
     base = None if run_config.base is None else load_base(run_config.base.run, run_config.base.step, sharding)
     config = (
-        model_config(run_config.model, tokenizer.vocab_size) if base is None else changed(base.config, run_config.model)
+        model_config(run_config.model, tokenizer.vocab_size)
+        if base is None
+        else with_model_changes(base.config, run_config.model)
     )
     if base is not None:
         _check_tokenizer(base, tokenizer, run_config.base.run if run_config.base else "", run_config.tokenizer)
@@ -82,22 +84,24 @@ def start(run_config: RunConfig) -> TunedModel:
     rng = jax.random.key(run_config.seeds.parameters)
     common = common_tokens(tokenizer)
     trainable, frozen = attach(config, tuning, rng, None if base is None else base.params, common, model_sharding)
-    return TunedModel(config, tuning, trainable, frozen, tokenizer, {} if base is None else base.facts, model_sharding)
+    return TunedModel(
+        config, tuning, trainable, frozen, tokenizer, {} if base is None else base.metadata, model_sharding
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class FoundRun:
-    """A run's run config, with base and tokenizer where they are now, and the checkpoint `where` that is to be read."""
+class RunCheckpoint:
+    """A run's run config, with base and tokenizer where they are now, and the checkpoint `path` that is to be read."""
 
     directory: Location
     run_config: RunConfig
-    where: Location
+    path: Location
 
     @functools.cached_property
-    def facts(self) -> Mapping[str, Any]:
-        """The facts of the checkpoint, its arrays unread."""
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata of the checkpoint, its arrays unread."""
         with _mend("train the run"):
-            return read_facts(self.where)
+            return read_metadata(self.path)
 
 
 def find_run(
@@ -105,18 +109,18 @@ def find_run(
     step: int | None = None,
     sharding: ShardingConfig | None = None,
     model_changes: Mapping[str, Any] | None = None,
-) -> FoundRun:
+) -> RunCheckpoint:
     """A run and its checkpoint at `step`: by default the best one so far, of a pretraining run the newest.
 
     sharding: another than the run was trained with; model_changes: fields of the model that change no number.
     Raises WorkdirError where this is no run, CheckpointError where the checkpoint is missing.
     """
     directory = location(directory)
-    run_config = relocated(read_run_config(RunDirectory(directory).config), directory)
+    run_config = resolve_paths(read_run_config(RunDirectory(directory).config), directory)
     if sharding is not None:
         run_config = dataclasses.replace(run_config, sharding=sharding)
     run_config = dataclasses.replace(run_config, model={**run_config.model, **(model_changes or {})})
-    return FoundRun(directory, run_config, _checkpoint(directory, step, best=not run_config.pretrains))
+    return RunCheckpoint(directory, run_config, _checkpoint(directory, step, best=not run_config.is_base))
 
 
 def load_run(
@@ -130,24 +134,24 @@ def load_run(
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to another base or tokenizer.
     """
     found = find_run(directory, step, sharding, model_changes)
-    return load_found(found), found.run_config
+    return load_run_checkpoint(found), found.run_config
 
 
-def load_found(found: FoundRun) -> TunedModel:
+def load_run_checkpoint(found: RunCheckpoint) -> TunedModel:
     """The model of a run that was found; raises as `load_run` does."""
-    model = start(found.run_config)
+    model = initialize_model(found.run_config)
     with _mend("train the run"):
-        trained, facts = read_trainable(found.where, model.sharding.checkpoint)
-    check_belongs(found.directory, facts, model)
+        trained, metadata = read_trainable(found.path, model.sharding.checkpoint)
+    check_matches_model(found.directory, metadata, model)
     return dataclasses.replace(model, trainable=_like(trained, model.trainable, found.directory))
 
 
-def find_base(base: BaseConfig) -> FoundRun:
+def find_base(base: BaseConfig) -> RunCheckpoint:
     """The pretraining run that is a base, and the checkpoint of it. Raises as `find_run` does."""
     directory = location(base.run)
     with _of_base(base):
-        run_config = relocated(read_run_config(RunDirectory(directory).config), directory)
-        return FoundRun(directory, run_config, _checkpoint(directory, base.step, best=False))
+        run_config = resolve_paths(read_run_config(RunDirectory(directory).config), directory)
+        return RunCheckpoint(directory, run_config, _checkpoint(directory, base.step, best=False))
 
 
 def load_untuned(
@@ -156,28 +160,28 @@ def load_untuned(
     """A base as it is: nothing of it trains. Raises CheckpointError where it is missing or has another tokenizer."""
     loaded = load_base(base.run, base.step, sharding)
     _check_tokenizer(loaded, tokenizer, base.run, "the one given")
-    config = changed(loaded.config, model_changes)
-    model_sharding = placed(config, sharding)
-    return untuned(config, loaded.params, tokenizer, loaded.facts, model_sharding)
+    config = with_model_changes(loaded.config, model_changes)
+    model_sharding = make_placement(config, sharding)
+    return untuned_model(config, loaded.params, tokenizer, loaded.metadata, model_sharding)
 
 
-def placed(config: ModelConfig, sharding: ShardingConfig) -> ModelSharding:
+def make_placement(config: ModelConfig, sharding: ShardingConfig) -> ModelSharding:
     """Where a model lives on this program's devices. Raises ConfigError where they do not divide it."""
     model_sharding = ModelSharding(config, make_mesh(sharding), sharding.axes)
     check_fits(config, sharding, model_sharding.mesh)
     return model_sharding
 
 
-def untuned(
+def untuned_model(
     config: ModelConfig,
     params: Params,
     tokenizer: Tokenizer,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     model_sharding: ModelSharding,
 ) -> TunedModel:
     """A whole model of which nothing trains, in the dtype that it computes in."""
     nothing = jax.tree.map(lambda _: None, params)
-    return TunedModel(config, UNTUNED, nothing, cast(params, config.compute_dtype), tokenizer, facts, model_sharding)
+    return TunedModel(config, UNTUNED, nothing, cast(params, config.compute_dtype), tokenizer, metadata, model_sharding)
 
 
 @contextlib.contextmanager
@@ -188,7 +192,7 @@ def _of_base(base: BaseConfig) -> Iterator[None]:
         raise CheckpointError(f"the base {base.run} cannot be used: {error}") from error
 
 
-def relocated(run_config: RunConfig, directory: Location) -> RunConfig:
+def resolve_paths(run_config: RunConfig, directory: Location) -> RunConfig:
     """The run config with its base and tokenizer where they are now, if the whole study was moved or copied.
 
     A public model that was converted has its tokenizer in its own directory.
@@ -217,17 +221,17 @@ def relocated(run_config: RunConfig, directory: Location) -> RunConfig:
     )
 
 
-def check_belongs(directory: Location, facts: Mapping[str, Any], model: TunedModel) -> None:
-    """Raises CheckpointError where a checkpoint with these facts was trained on another base or tokenizer."""
+def check_matches_model(directory: Location, metadata: Mapping[str, Any], model: TunedModel) -> None:
+    """Raises CheckpointError where a checkpoint with these metadata was trained on another base or tokenizer."""
     for name, now in (
         ("tokenizer_sha256", model.tokenizer.digest),
-        ("base_digest", model.base_facts.get("arrays_digest")),
+        ("base_digest", model.base_metadata.get("arrays_digest")),
     ):
-        if facts.get(name) != now:
+        if metadata.get(name) != now:
             kind = name.partition("_")[0]
             raise CheckpointError(
-                f"{directory}: was trained on another {kind} (digest {str(facts.get(name))[:12]}...) than the one that "
-                f"is there now ({str(now)[:12]}...); put the right {kind} back"
+                f"{directory}: was trained on another {kind} (digest {str(metadata.get(name))[:12]}...) than the "
+                f"one there is now ({str(now)[:12]}...); put the right {kind} back"
             )
 
 
@@ -244,14 +248,14 @@ def load_base(directory: str | Path, step: int | None = None, sharding: Sharding
 @functools.lru_cache(maxsize=2)
 def _read_base(where: Location, changed: int, sharding: ShardingConfig) -> Base:
     with _mend("pretrain it"):
-        config = configuration.build(ModelConfig, read_facts(where)["model"], f"{where}: model")
-        params, facts = read_trainable(where, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
+        config = configuration.build(ModelConfig, read_metadata(where)["model"], f"{where}: model")
+        params, metadata = read_trainable(where, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
     if parameter_count(params) != count_parameters(config).total:  # what is missing would be drawn at random
         raise CheckpointError(
-            f"{where}: holds what {facts['method'].get('name')} trained and no whole model; name a pretrained or fully "
-            "tuned run as base.run"
+            f"{where}: holds what {metadata['method'].get('name')} trained and no whole model; name a pretrained or "
+            "fully tuned run as base.run"
         )
-    return Base(config, params, facts)
+    return Base(config, params, metadata)
 
 
 @contextlib.contextmanager
@@ -281,7 +285,7 @@ def _checkpoint(run: Location, step: int | None, *, best: bool) -> Location:
     if step not in steps:
         there = f"there are {sorted(steps)}" if steps else "there is none; train the run first"
         raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {there}")
-    return run / DIRECTORY / str(step)
+    return run / CHECKPOINTS / str(step)
 
 
 def _best_step(run: Location, steps: list[int]) -> int | None:
@@ -289,11 +293,11 @@ def _best_step(run: Location, steps: list[int]) -> int | None:
     record = RunDirectory(run).result
     if record is None and not steps:
         return None
-    facts = record or read_facts(run / DIRECTORY / str(steps[0]))
-    return facts["best_step"]
+    metadata = record or read_metadata(run / CHECKPOINTS / str(steps[0]))
+    return metadata["best_step"]
 
 
-def changed(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+def with_model_changes(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     """The base's model with what may change while finetuning: how it is computed, and its context length.
 
     Raises CheckpointError that names the field where another one would change.
@@ -313,16 +317,16 @@ def changed(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
 
 
 def _check_tokenizer(base: Base, tokenizer: Tokenizer, base_name: str, tokenizer_name: str) -> None:
-    if base.facts["tokenizer_sha256"] is None:  # a public model that was converted without one
+    if base.metadata["tokenizer_sha256"] is None:  # a public model that was converted without one
         if tokenizer.vocab_size > base.config.vocab_size:
             raise CheckpointError(
                 f"the base {base_name} has embeddings of {base.config.vocab_size} ids and {tokenizer_name} has "
                 f"{tokenizer.vocab_size}; give the base's own tokenizer"
             )
-    elif base.facts["tokenizer_sha256"] != tokenizer.digest:
+    elif base.metadata["tokenizer_sha256"] != tokenizer.digest:
         raise CheckpointError(
             f"the base {base_name} was pretrained with another tokenizer than "
-            f"{tokenizer_name}; give the base's own (digest {base.facts['tokenizer_sha256'][:12]}...)"
+            f"{tokenizer_name}; give the base's own (digest {base.metadata['tokenizer_sha256'][:12]}...)"
         )
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 DEV_SEED = 0  # noise of pretraining's held-out text: the same for every run, so that losses compare
 
 
-class Data(NamedTuple):
+class RunData(NamedTuple):
     """Batches to train on and to choose the best checkpoint by; the task and its form where there is one."""
 
     train: Batches
@@ -39,7 +39,7 @@ class Data(NamedTuple):
     form: SequenceFormat | None = None
 
 
-def prepare_data(run_config: RunConfig) -> Data:
+def prepare_run_data(run_config: RunConfig) -> RunData:
     """Opens and checks all that the run reads, before any parameter exists."""
     if run_config.public is not None:
         raise ConfigError("public is of bases that `convert` made, which are not trained; finetune them: base.run=DIR")
@@ -48,7 +48,7 @@ def prepare_data(run_config: RunConfig) -> Data:
             f"the adapter {run_config.adapter.name} came in without a task; give a finetuning run's config to train on"
         )
     tokenizer = load_tokenizer(run_config.tokenizer)
-    return _pretraining_data(run_config, tokenizer) if run_config.pretrains else _finetuning_data(run_config, tokenizer)
+    return _pretraining_data(run_config, tokenizer) if run_config.is_base else _finetuning_data(run_config, tokenizer)
 
 
 def finetuning_examples(run_config: RunConfig) -> Examples:
@@ -57,7 +57,7 @@ def finetuning_examples(run_config: RunConfig) -> Examples:
     return subset(examples, run_config.finetune_examples or len(examples), run_config.seeds.data)
 
 
-def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
+def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
     assert run_config.corpus is not None
     corpus, sequence = run_config.corpus, run_config.sequence
     batches = _pretraining_batches(run_config, tokenizer)
@@ -70,7 +70,7 @@ def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
         seed=DEV_SEED,
     )
     log.info("pretraining text: %s", json.dumps(batches.statistics))
-    return Data(batches, dev)
+    return RunData(batches, dev)
 
 
 def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches:
@@ -84,19 +84,19 @@ def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches
     return document_batches(documents, tokenizer, objective, **numbers)
 
 
-def prepared_task(run_config: RunConfig) -> tuple[Task, SequenceFormat]:
+def task_and_format(run_config: RunConfig) -> tuple[Task, SequenceFormat]:
     """The task of a finetuning run, and the form of its sequences."""
     task = _task(configuration.canonical_json(run_config.task))
     return task, run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
 
 
-def check_task(run_config: RunConfig) -> None:
+def check_task_data(run_config: RunConfig) -> None:
     """Opens every split that a finetuning run will read, its test sets included.
 
     Raises DataError where one is absent or faulty or has too few examples, or where what is decoded lacks a reference,
     ConfigError where there is no test set.
     """
-    task, _ = prepared_task(run_config)
+    task, _ = task_and_format(run_config)
     if not task.test:
         raise ConfigError(f"task {task.name} has no test set; add one under task.test")
     finetuning_examples(run_config)
@@ -110,10 +110,10 @@ def check_task(run_config: RunConfig) -> None:
         )
 
 
-def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
-    check_task(run_config)
+def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
+    check_task_data(run_config)
     key = configuration.canonical_json(run_config.task)
-    task, form = prepared_task(run_config)
+    task, form = task_and_format(run_config)
     examples = finetuning_examples(run_config)
     log.info("training examples: %s", json.dumps(describe(examples, most=1000), ensure_ascii=False))
     train = finetuning_batches(
@@ -129,15 +129,15 @@ def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> Data:
     log.info("tokens: %s", json.dumps(train.statistics))
     evaluation = run_config.evaluation
     dev = _dev_batches(key, run_config.tokenizer, form, evaluation.dev_examples, evaluation.batch_size)
-    return Data(train, dev, task, form)
+    return RunData(train, dev, task, form)
 
 
 def test_examples(run_config: RunConfig, name: str, count: int | None) -> Examples:
     """`count` examples (None: all) of a test set of the run's task."""
-    return first(_split(configuration.canonical_json(run_config.task), name), count)
+    return held_out_subset(_split(configuration.canonical_json(run_config.task), name), count)
 
 
-def first(examples: Examples, count: int | None) -> Examples:
+def held_out_subset(examples: Examples, count: int | None) -> Examples:
     """A fixed choice of `count` held-out examples (None: all), in the shares of their languages."""
     if count is None or count >= len(examples):
         return examples
@@ -159,10 +159,10 @@ def _split(key: str, split: str) -> Examples:
 
 @functools.lru_cache(maxsize=32)
 def _check_decoded(key: str, split: str, examples: int | None, generate: int | None) -> None:
-    check_references(_task(key).name, split, first(_split(key, split), examples), generate)
+    check_references(_task(key).name, split, held_out_subset(_split(key, split), examples), generate)
 
 
 @functools.lru_cache(maxsize=8)
 def _dev_batches(key: str, tokenizer: str, form: SequenceFormat, examples: int | None, batch_size: int) -> Batches:
-    dev = first(_split(key, "dev"), examples)
+    dev = held_out_subset(_split(key, "dev"), examples)
     return evaluation_batches(dev, load_tokenizer(tokenizer), _task(key).template, form, batch_size=batch_size)

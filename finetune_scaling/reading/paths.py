@@ -4,7 +4,7 @@ import os
 
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, location
-from finetune_scaling.inspection.which import Kind, kind_of
+from finetune_scaling.inspection.directory_kind import Kind, directory_kind
 
 _MENDS: dict[Kind, str] = {
     "study": "is a study: read it with load_study, whose run(key) is one of its runs",
@@ -17,14 +17,14 @@ _MENDS: dict[Kind, str] = {
 }
 
 
-def found(path: str | os.PathLike, *wanted: Kind) -> tuple[Location, Kind]:
+def resolve_path(path: str | os.PathLike, *wanted: Kind) -> tuple[Location, Kind]:
     """The place of a path, from wherever it is read later, and which of the wanted kinds is there.
 
     ~ is the home directory. Raises WorkdirError where none of the kinds is there.
     """
     where = location(os.path.expanduser(path))
     with disk_errors(where):
-        kind = kind_of(where)
+        kind = directory_kind(where)
     if kind not in wanted:
         raise WorkdirError(f"{where}: {_MENDS[kind]}")
     return absolute(where), kind

@@ -9,7 +9,7 @@ Found = Mapping[str, Any]
 _WIDTH = 26
 
 
-def describe(found: Found) -> str:
+def format_inspection(found: Found) -> str:
     """What was found, as lines of a name and what it is."""
     by_kind: dict[str, Callable[[Found], Iterable[tuple[str, Any]]]] = {
         "checkpoint": _checkpoint,

@@ -12,7 +12,7 @@ from finetune_scaling.runs.run_directory import CONFIG, RunDirectory
 Kind = Literal["study", "run", "public model", "checkpoint", "corpus", "tokenizer", "tables"]
 
 
-def kind_of(where: Location) -> Kind:
+def directory_kind(where: Location) -> Kind:
     """The kind of a directory; "tables" are a study's points without its runs, as they are published.
 
     Raises WorkdirError where there is nothing, or nothing that this project wrote or reads, or a store that does not

@@ -7,10 +7,10 @@ from typing import Any
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import Location, disk_errors, location
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
+from finetune_scaling.inspection.directory_kind import Kind, directory_kind
 from finetune_scaling.inspection.run import inspect_run
 from finetune_scaling.inspection.study import inspect_study
 from finetune_scaling.inspection.text import inspect_corpus, inspect_tokenizer
-from finetune_scaling.inspection.which import Kind, kind_of
 from finetune_scaling.runs.run_directory import RunDirectory
 
 _INSPECT: dict[Kind, Callable[[Location], dict[str, Any]]] = {
@@ -34,7 +34,7 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     """
     where = location(path)
     with disk_errors(where):
-        kind = kind_of(where)
+        kind = directory_kind(where)
         if kind in _MENDS:
             raise WorkdirError(f"{where}: {_MENDS[kind]}")
         return _INSPECT[kind](where)

@@ -10,26 +10,26 @@ import numpy as np
 from finetune_scaling.files import Location
 from finetune_scaling.runs.checkpoints import (
     DamagedCheckpointError,
-    read_facts,
-    read_leaf,
-    read_shapes,
+    read_array,
+    read_array_shapes,
+    read_metadata,
     stored_name,
 )
-from finetune_scaling.runs.digest import PieceSums
+from finetune_scaling.runs.digest import StreamingDigest
 
 TRAINABLE = "trainable/"
 _PIECE = 1 << 22  # elements
 
 
-class CheckedLeaves:
+class StreamedCheckpoint:
     """The trained arrays of a checkpoint by path. What was read counts only once `check` has returned."""
 
     def __init__(self, where: Location):
         """Raises CheckpointError where the checkpoint is damaged."""
         self._where = where
-        self._all = read_shapes(where)
+        self._all = read_array_shapes(where)
         # Digests are of the names as they are stored.
-        self._sums = PieceSums({stored_name(name): leaf for name, leaf in self._all.items()})
+        self._sums = StreamingDigest({stored_name(name): leaf for name, leaf in self._all.items()})
         self._read: dict[str, list[list[int]]] = {}  # the sums of every leaf's pieces
 
     @property
@@ -46,7 +46,7 @@ class CheckedLeaves:
             if name not in self._read:
                 self._leaf(name)
         found = self._sums.digest((stored_name(name), sums) for name, pieces in self._read.items() for sums in pieces)
-        if found != read_facts(self._where)["arrays_digest"]:
+        if found != read_metadata(self._where)["arrays_digest"]:
             raise DamagedCheckpointError(
                 f"{self._where}: damaged: its arrays do not have the digest that was recorded with them; put a "
                 "good copy back"
@@ -55,7 +55,7 @@ class CheckedLeaves:
     def _leaf(self, name: str) -> np.ndarray:
         if math.prod(self._all[name].shape) > _PIECE:
             gc.collect()  # what read the leaf before stays behind in cycles that hold it
-        leaf = read_leaf(self._where, name)
+        leaf = read_array(self._where, name)
         self._read[name] = [self._sums.of(stored_name(name), piece, start) for piece, start in _pieces(leaf)]
         return leaf
 
