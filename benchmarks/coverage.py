@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+import synthetic_points
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.registry import law_named
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import KINDS, Resampling
 
@@ -54,8 +54,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--simulations", type=int, default=200)
-    parser.add_argument("--tasks", default=",".join(planted.TASKS))
-    parser.add_argument("--methods", default=",".join(planted.EN_DE))
+    parser.add_argument("--tasks", default=",".join(synthetic_points.TASKS))
+    parser.add_argument("--methods", default=",".join(synthetic_points.EN_DE))
     parser.add_argument("--law", default="multiplicative")
     parser.add_argument("--noise", type=float, default=NOISE, help="standard deviation between seeds, nats")
     parser.add_argument("--seeds", type=int, default=SEEDS)
@@ -70,8 +70,8 @@ def simulations(law: Law, task: str, method: str, given: argparse.Namespace, how
     started = time.perf_counter()
     for seed in range(given.simulations):
         with TemporaryDirectory() as folder:
-            rows = planted.rows(given.noise, given.seeds, (method,), (task,), seed)
-            table = read_points(planted.write(Path(folder) / "points.csv", rows))
+            rows = synthetic_points.rows(given.noise, given.seeds, (method,), (task,), seed)
+            table = read_points(synthetic_points.write(Path(folder) / "points.csv", rows))
         fitted, _ = fit_joint(law, table.settings, FitSettings(), PADDED, how)
         if fitted is not None:
             yield fitted
@@ -114,7 +114,7 @@ def by_factor(fits: list[JointFit], noise: float) -> Iterator[dict[str, Any]]:
 
 def printed(task: str, method: str) -> dict[str, float]:
     """The paper's values under the names of a fit."""
-    law = planted.TASKS[task].laws[method]
+    law = synthetic_points.TASKS[task].laws[method]
     named = {"E": law["E"], "beta": law["beta"]}
     for factor, (scale, alpha) in law["factors"].items():
         named |= {f"A_{factor}": scale, f"alpha_{factor}": alpha}

@@ -12,10 +12,9 @@ import json
 import time
 
 import jax
-import measuring
 import numpy as np
-from train_step import PEER_SHAPES, shape_named
 
+import measuring
 from finetune_scaling import command
 from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
@@ -25,6 +24,7 @@ from finetune_scaling.training.step import compiled_programs
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
+from train_step import PEER_SHAPES, shape_named
 
 NO_TOKEN = -1  # the id of eos: none, so that all texts become as long as they may
 

@@ -10,13 +10,13 @@ import dataclasses
 import json
 import time
 
-import measuring
 import torch
 import transformers
-from train_step import PEER_SHAPES
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import measuring
 from finetune_scaling.models.config import ModelConfig
+from train_step import PEER_SHAPES
 
 
 def main() -> None:

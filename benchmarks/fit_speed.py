@@ -21,12 +21,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
+import synthetic_points
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.declared import Layout
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.study_report import fit_study
@@ -126,8 +126,8 @@ def _scipy_fit(task: tuple[Points, np.ndarray, bool]) -> float:
 def time_study() -> None:
     """Seconds, memory and page of `fit` with its defaults on the paper's three tasks, planted with three seeds."""
     with TemporaryDirectory() as folder:
-        rows = planted.rows(0.003, 3, tasks=tuple(planted.TASKS))
-        points, out = planted.write(Path(folder) / "points.csv", rows), Path(folder) / "report"
+        rows = synthetic_points.rows(0.003, 3, tasks=tuple(synthetic_points.TASKS))
+        points, out = synthetic_points.write(Path(folder) / "points.csv", rows), Path(folder) / "report"
         began = time.perf_counter()
         fit_study(points, out)
         seconds = time.perf_counter() - began
@@ -139,8 +139,8 @@ def time_study() -> None:
 def time_bootstrap(resamples: int) -> None:
     """Seconds of one law's fit to one task and method with so many resamples, after a first fit."""
     with TemporaryDirectory() as folder:
-        rows = planted.rows(0.003, 3, methods=("lora",))
-        settings = read_points(planted.write(Path(folder) / "points.csv", rows)).settings
+        rows = synthetic_points.rows(0.003, 3, methods=("lora",))
+        settings = read_points(synthetic_points.write(Path(folder) / "points.csv", rows)).settings
     times = {}
     for count in (40, resamples):
         fit_joint(MULTIPLICATIVE, settings, FitSettings(), 256, Resampling("both", 40))

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from killing import finish, start, start_together, wait_for
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, TrainingError
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps, read_metadata
 from finetune_scaling.runs.run_directory import RunDirectory
+from killing import finish, start, start_together, wait_for
 
 _TINY = Path(__file__).parents[1] / "tests" / "tiny.py"
 

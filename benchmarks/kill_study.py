@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from killing import finish, start, wait_for
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED
+from killing import finish, start, wait_for
 
 _TINY_STUDY = Path(__file__).parents[1] / "tests" / "tiny.py"
 

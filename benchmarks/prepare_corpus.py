@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from measuring import peak_memory_mib
 
 from finetune_scaling import command
 from finetune_scaling.data.corpus import CorpusPart, Texts
@@ -27,6 +26,7 @@ from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tok
 from finetune_scaling.errors import EXIT_FAILED, TrainingError
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import prepare_run_data
+from measuring import peak_memory_mib
 
 _MEGABYTES = flags.DEFINE_integer("megabytes", 20, "Size of the text, in units of 10^6 bytes.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes of Beam's DirectRunner (1: the command's).", lower_bound=1)

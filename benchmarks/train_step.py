@@ -15,9 +15,9 @@ import time
 
 import jax
 import jax.numpy as jnp
-import measuring
 import numpy as np
 
+import measuring
 from finetune_scaling import command
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import LADDER, model_config

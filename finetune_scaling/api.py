@@ -21,11 +21,12 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
 from finetune_scaling.laws.fitting.joint_fit import JointFit, Skipped
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
-from finetune_scaling.laws.points.table import METHODS, PointsTable, read_points
+from finetune_scaling.laws.points.table import PointsTable, read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 from finetune_scaling.recommendation.advice import Advice, advise
 from finetune_scaling.recommendation.question import Question, asked, choose_task
+from finetune_scaling.tuning.registry import METHODS
 
 if TYPE_CHECKING:  # pictures take longer to import than laws
     from finetune_scaling.report.picture import Picture

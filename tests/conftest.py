@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import synthetic_points
 from finetune_scaling import command, configuration
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.models.config import ModelConfig
@@ -195,7 +195,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """The paper's En-De grid with three seeds and noise .003 each; fewer resamples than `fit` draws, to save time."""
-    path = planted.write(tmp_path_factory.mktemp("noisy") / "points.csv", planted.rows(noise=0.003, seeds=3))
+    path = synthetic_points.write(
+        tmp_path_factory.mktemp("noisy") / "points.csv", synthetic_points.rows(noise=0.003, seeds=3)
+    )
     return analyse(read_points(path), FitSettings(), progress=lambda _: None, resampling=Resampling(resamples=100))
 
 
@@ -204,11 +206,11 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """Two model sizes and three data sizes of full tuning and LoRA: too few to be sure of anything."""
     chosen = [
         row
-        for row in planted.rows(noise=0.003, methods=("full", "lora"))
-        if row["factor"] == "model" and row["x"] in planted.SIZES[:2]
-        if row["finetune_examples"] in planted.EXAMPLES[row["method"]][:3]
+        for row in synthetic_points.rows(noise=0.003, methods=("full", "lora"))
+        if row["factor"] == "model" and row["x"] in synthetic_points.SIZES[:2]
+        if row["finetune_examples"] in synthetic_points.EXAMPLES[row["method"]][:3]
     ]
-    path = planted.write(tmp_path_factory.mktemp("few") / "points.csv", chosen)
+    path = synthetic_points.write(tmp_path_factory.mktemp("few") / "points.csv", chosen)
     return analyse(read_points(path), FitSettings(), progress=lambda _: None)
 
 
@@ -222,10 +224,17 @@ def hostile_task() -> str:
 def small_rows(hostile_task: str) -> list[dict]:
     """Four sizes, three token counts and three PET sizes with metrics, entropy and a column of no use."""
     found = []
-    for row in planted.rows(noise=0.003):
-        values = {"model": planted.SIZES[:4], "pretrain": planted.TOKENS[:3], "pet": (50, 100, 150, 4, 8, 16)}
-        if row["x"] in values[row["factor"]] and row["finetune_examples"] in planted.EXAMPLES[row["method"]][::2]:
-            held_out = int(row["held_out"] or row["x"] == planted.SIZES[3])
+    for row in synthetic_points.rows(noise=0.003):
+        values = {
+            "model": synthetic_points.SIZES[:4],
+            "pretrain": synthetic_points.TOKENS[:3],
+            "pet": (50, 100, 150, 4, 8, 16),
+        }
+        if (
+            row["x"] in values[row["factor"]]
+            and row["finetune_examples"] in synthetic_points.EXAMPLES[row["method"]][::2]
+        ):
+            held_out = int(row["held_out"] or row["x"] == synthetic_points.SIZES[3])
             extra = {"bleu": 60 - 20 * row["loss"], "entropy": 0.6, "stopped_by": "patience", "remark": "<i>"}
             extra |= {"pretraining.loss": 2 + row["finetune_examples"] / 1e7, "pretraining.untuned.loss": 2}
             found.append({**row, "task": hostile_task, "held_out": held_out, **extra})
@@ -237,7 +246,7 @@ def small_rows(hostile_task: str) -> list[dict]:
 def hostile_report(tmp_path_factory: pytest.TempPathFactory, small_rows: list[dict], hostile_task: str) -> Path:
     """The report of small_rows, whose names and facts are full of markup."""
     folder = tmp_path_factory.mktemp("study")
-    planted.write(folder / "points.csv", small_rows)
+    synthetic_points.write(folder / "points.csv", small_rows)
     facts = {"name": "a <b>bold</b> study", "baselines": {hostile_task: {"bleu": 3.25}}, "notes": ["Made & planted."]}
     (folder / "study.json").write_text(json.dumps(facts))
     fit_study(folder / "points.csv", folder / "report", progress=lambda _: None)

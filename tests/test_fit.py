@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import synthetic_points
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.forms.registry import law_named
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.study_report import fit_study
 
@@ -139,8 +139,8 @@ def test_the_report_says_what_matters(study: Path) -> None:
 
 
 def test_too_few_points_are_an_error_not_a_number(tmp_path: Path) -> None:
-    rows = [row for row in planted.rows(methods=("full",)) if row["x"] == planted.SIZES[0]]
-    planted.write(tmp_path / "points.csv", rows)
+    rows = [row for row in synthetic_points.rows(methods=("full",)) if row["x"] == synthetic_points.SIZES[0]]
+    synthetic_points.write(tmp_path / "points.csv", rows)
     with pytest.raises(DataError, match=r"too few points to fit any law .*one value of x"):
         fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
 
@@ -153,7 +153,9 @@ def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path
     )
     (tmp_path / "mine.py").write_text(own)
     law = law_named(f"{tmp_path}/mine.py:OWN")
-    points = planted.write(tmp_path / "my points.csv", [row for row in small_rows if row["method"] != "prompt"])
+    points = synthetic_points.write(
+        tmp_path / "my points.csv", [row for row in small_rows if row["method"] != "prompt"]
+    )
     analysis = fit_study(
         points,
         tmp_path / "report",
@@ -187,7 +189,7 @@ def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path
     ],
 )
 def test_broken_facts_are_named(tmp_path: Path, small_rows: list[dict], facts: str, message: str) -> None:
-    planted.write(tmp_path / "points.csv", small_rows)
+    synthetic_points.write(tmp_path / "points.csv", small_rows)
     (tmp_path / "study.json").write_text(facts)
     with pytest.raises(DataError, match=message):
         fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)

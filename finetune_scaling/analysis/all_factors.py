@@ -8,7 +8,7 @@ import pandas as pd
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
-from finetune_scaling.laws.points.table import FACTORS
+from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
 COLUMNS = {"N": "parameters", "T": "pretrain_tokens", "P": "pet_size", "D": "finetune_examples"}

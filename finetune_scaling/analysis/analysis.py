@@ -27,8 +27,9 @@ from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.columns import lower_is_better
-from finetune_scaling.laws.points.table import METHODS, PointsTable
+from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.tuning.registry import METHODS
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
 SHARED_FACTORS = ("model", "pretrain")  # whose values mean the same for every method

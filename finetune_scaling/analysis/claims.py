@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.points.table import FACTORS
+from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.intervals import percentile_interval
 from finetune_scaling.laws.uncertainty.jackknife import (
     JackknifeEstimate,

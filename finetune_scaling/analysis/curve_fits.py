@@ -9,7 +9,7 @@ from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, mult
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Layout, predict
 from finetune_scaling.laws.forms.power import SINGLE
-from finetune_scaling.laws.points.table import FACTORS
+from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.intervals import Interval, parameter_interval
 
 # Resamples of each curve: a hundred curves share the time of one law's bootstrap.

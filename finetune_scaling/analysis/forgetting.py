@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from finetune_scaling.laws.points.columns import ENTROPY, LOSS, Column, lower_is_better
-from finetune_scaling.laws.points.table import FACTORS, PointsTable
+from finetune_scaling.laws.points.columns import ENTROPY, FACTORS, LOSS, Column, lower_is_better
+from finetune_scaling.laws.points.table import PointsTable
 
 # task -> evaluator -> name of a baseline -> metric -> score
 Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]

@@ -1,13 +1,13 @@
 """A table of points and the laws that were fitted to it: what pictures and sentences ask of both together."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.points.table import METHODS, PointsTable
+from finetune_scaling.laws.points.table import PointsTable
+from finetune_scaling.tuning.registry import METHODS
 
 
 class JointFits:
@@ -53,7 +53,7 @@ def main_law(fits: Mapping[tuple[str, str, str], JointFit]) -> str:
     return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else next(iter(laws))
 
 
-def ordered(values: Any, order: tuple[str, ...]) -> tuple[str, ...]:
+def ordered(values: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
     """Values without repeats, those of `order` first and in its order."""
     present = list(dict.fromkeys(values))
     return tuple([v for v in order if v in present] + [v for v in present if v not in order])

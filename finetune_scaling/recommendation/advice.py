@@ -10,7 +10,7 @@ from finetune_scaling.analysis.model_selection import select_joint_law
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.joint_fit import DESCRIBES, JointFit, Skipped
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
-from finetune_scaling.laws.points.table import METHODS, PointsTable
+from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.recommendation.candidates import Candidate, drawn_losses, list_candidates, priced
 from finetune_scaling.recommendation.cost import Cost, CostModel, cost_models, sources
@@ -21,6 +21,7 @@ from finetune_scaling.recommendation.question import Question, known_metric
 from finetune_scaling.recommendation.scores import ExpectedScore, expected_score
 from finetune_scaling.recommendation.storage import Storage, stored
 from finetune_scaling.recommendation.surface import Surface, surface
+from finetune_scaling.tuning.registry import METHODS
 
 # The choice counts as told from the others at this probability, or where a wrong one costs less than so many nats in
 # 95 % of the draws.

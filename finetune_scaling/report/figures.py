@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.laws.forms.power import SINGLE
-from finetune_scaling.laws.points.table import SENSITIVITY_FACTOR
+from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR
 from finetune_scaling.report import region_figure
 from finetune_scaling.report.all_factors_section import all_factors_plots
 from finetune_scaling.report.exponent_figure import caption, draw_exponents, exponents

@@ -11,7 +11,7 @@ from finetune_scaling.errors import DataError, WorkdirError
 from finetune_scaling.files import Location, read_json
 from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law, Residual
-from finetune_scaling.laws.points.bases import bases_beside
+from finetune_scaling.laws.points.bases import find_bases
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import Source
 from finetune_scaling.laws.uncertainty.bootstrap import RESAMPLES, Resampling
@@ -61,7 +61,7 @@ def fit_study(
         "budget"
     )
     facts = _facts(table.path) if facts is None else _checked("facts", facts)
-    settings, bases = FitSettings(huber_delta, residual), bases_beside(table.path, size)
+    settings, bases = FitSettings(huber_delta, residual), find_bases(table.path, size)
     analysis = analyse(table, settings, size, facts, say, laws, resampling, profile, bases)
     write_tables(analysis, out)
     plots = list(all_plots(analysis))

@@ -16,7 +16,7 @@ from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.analysis.model_selection import Selection
 from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
 from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.points.table import FACTORS
+from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, percentile_interval
 from finetune_scaling.report.all_factors_section import all_factors_records, all_factors_table
 from finetune_scaling.report.critical_section import critical_record, critical_table

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
+import synthetic_points
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.critical_sizes import closed_form, critical_sizes
 from finetune_scaling.analysis.crossings import GRID, crossings, many_crossings
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.points import planted
 
 # Study section 5: (A, alpha) by factor and beta, for full, prompt, LoRA of each task, as printed.
 TABLE = {
@@ -137,13 +137,15 @@ def test_two_roots_within_one_step_of_the_grid() -> None:
 
 def test_planted_crossings_are_found_and_marked(noisy: Analysis) -> None:
     chosen = {
-        c.methods: c for c in noisy.critical if (c.law, c.factor, c.x) == ("multiplicative", "model", planted.SIZES[3])
+        c.methods: c
+        for c in noisy.critical
+        if (c.law, c.factor, c.x) == ("multiplicative", "model", synthetic_points.SIZES[3])
     }
     truth = [
         {"A": law["factors"]["model"][0], "alpha": law["factors"]["model"][1], "beta": law["beta"], "E": law["E"]}
-        for law in (planted.EN_DE["prompt"], planted.EN_DE["lora"])
+        for law in (synthetic_points.EN_DE["prompt"], synthetic_points.EN_DE["lora"])
     ]
-    x = planted.SIZES[3]
+    x = synthetic_points.SIZES[3]
     expected = crossings(
         lambda d: np.subtract(*(predict(MULTIPLICATIVE, p, {"X": x, "D": d}) for p in truth)), 10, 1e12
     )
@@ -191,7 +193,8 @@ def test_an_interval_of_a_crossing_covers_the_draws_of_both_methods(noisy: Analy
     chosen = next(
         c
         for c in noisy.critical
-        if (c.law, c.factor, c.x, c.methods) == ("multiplicative", "model", planted.SIZES[3], ("prompt", "lora"))
+        if (c.law, c.factor, c.x, c.methods)
+        == ("multiplicative", "model", synthetic_points.SIZES[3], ("prompt", "lora"))
     )
     root = chosen.roots[0]
     assert root.share == 1
@@ -218,7 +221,7 @@ def test_an_interval_is_open_where_draws_have_no_crossing(noisy: Analysis) -> No
     draws[:24] = np.where(raised, np.log(0.75), draws[:24])
     shifted = {**fits, "lora": replace(fits["lora"], replicates=draws)}
     measured = dict.fromkeys(fits, (8e3, 1e5))
-    (size,) = critical_sizes(shifted, ("prompt", "lora"), "model", [planted.SIZES[3]], measured)
+    (size,) = critical_sizes(shifted, ("prompt", "lora"), "model", [synthetic_points.SIZES[3]], measured)
     assert size.roots[0].share == pytest.approx(1 - 24 / len(draws), abs=0.01)
     assert size.uncrossed_share == pytest.approx(24 / len(draws), abs=0.01)
     assert size.roots[0].high is None  # prompt tuning stays the better one: the crossing lies beyond the range

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
+import synthetic_points
 from finetune_scaling.analysis.pretraining import SIZE, TOKENS, PretrainingFit, fit_pretraining
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.points import planted
-from finetune_scaling.laws.points.bases import bases_beside, read_bases
+from finetune_scaling.laws.points.bases import find_bases, read_bases
 from finetune_scaling.laws.uncertainty.profile_region import profile_region
 from finetune_scaling.report.study_report import fit_study
 
@@ -109,7 +109,7 @@ def _holds(interval: object, value: float) -> bool:
         ),
         (bases().assign(loss=[*[2.0] * 24, 60.0]), "row 24, column 'loss' is 60 nats per token"),
         (bases().assign(parameters=0.5), "row 0, column 'parameters' is 0.5, below 1"),
-        (bases().assign(pretrain_tokens=84e9), "row 1, column 'loss': this base and number of tokens stand twice"),
+        (bases().assign(pretrain_tokens=84e9), "row 1, column 'loss': this base model"),
         (bases().drop(columns="loss"), "column 'loss' is missing"),
     ],
 )
@@ -120,21 +120,21 @@ def test_wrong_bases_are_named(table: pd.DataFrame, message: str) -> None:
 
 
 def test_bases_are_read_beside_points(tmp_path: Path) -> None:
-    assert bases_beside(None, "total") is None
-    assert bases_beside(tmp_path / "points.csv", "total") is None
+    assert find_bases(None, "total") is None
+    assert find_bases(tmp_path / "points.csv", "total") is None
     bases().to_csv(tmp_path / "bases.csv", index=False)
-    found = bases_beside(tmp_path / "points.csv", "total")
+    found = find_bases(tmp_path / "points.csv", "total")
     assert found is not None
     assert len(found) == 25
     with pytest.raises(DataError, match="parameters_non_embedding"):
-        bases_beside(tmp_path / "points.csv", "non_embedding")
+        find_bases(tmp_path / "points.csv", "non_embedding")
 
 
 @pytest.mark.slow
 def test_the_report_shows_them_and_the_laws_of_metrics(tmp_path: Path) -> None:
-    rows = [row for row in planted.rows(noise=0.003, methods=("full",)) if row["factor"] == "model"]
+    rows = [row for row in synthetic_points.rows(noise=0.003, methods=("full",)) if row["factor"] == "model"]
     scored = [{**row, "bleu": 45 / (1 + np.exp(8 * (row["loss"] - 1.3)))} for row in rows]
-    planted.write(tmp_path / "points.csv", scored)
+    synthetic_points.write(tmp_path / "points.csv", scored)
     bases(noise=0.001).to_csv(tmp_path / "bases.csv", index=False)
     fit_study(tmp_path, tmp_path / "report", progress=lambda _: None)
     written = json.loads((tmp_path / "report" / "fit.json").read_text())

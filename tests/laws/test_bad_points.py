@@ -1,4 +1,4 @@
-"""Bad tables of points: each mistake is named with row and mend, or said in a reservation; nothing is a traceback."""
+"""Invalid tables of points: an error names row and column, a warning names rows, and nothing is a traceback."""
 
 import contextlib
 import csv
@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import synthetic_points
 from finetune_scaling.errors import DataError, UserError
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import read_text
 from finetune_scaling.report.study_report import fit_study
@@ -25,7 +25,7 @@ COLUMNS = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed",
 
 
 def grid(seeds: int = 1, **extra: object) -> list[dict]:
-    """Four sizes and five numbers of examples of LoRA, with losses that follow a law."""
+    """Four sizes and five dataset sizes of LoRA, with losses that follow a law."""
     rows = []
     for x in (1e6, 1e7, 1e8, 1e9):
         for examples in (100, 300, 1000, 3000, 10000):
@@ -46,10 +46,10 @@ def json_lines(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def test_csv_json_lines_frame_and_directory_hold_the_same_points(tmp_path: Path) -> None:
+def test_csv_json_lines_frame_and_directory_give_the_same_points(tmp_path: Path) -> None:
     rows = grid(seeds=2, bleu=31.5)
     (tmp_path / "study").mkdir()
-    planted.write(tmp_path / "study" / "points.csv", rows)
+    synthetic_points.write(tmp_path / "study" / "points.csv", rows)
     expected = read_points(tmp_path / "study" / "points.csv")
     frame = pd.DataFrame(rows).set_index([[f"r{i}" for i in range(len(rows))]])
     for source in (tmp_path / "study", json_lines(tmp_path / "p.jsonl", rows), frame, frame.assign(held_out=False)):
@@ -59,23 +59,23 @@ def test_csv_json_lines_frame_and_directory_hold_the_same_points(tmp_path: Path)
     assert read_points(frame).path is None
 
 
-def test_a_frames_rows_are_named_by_their_labels() -> None:
+def test_rows_of_a_frame_are_named_by_their_labels() -> None:
     frame = pd.DataFrame(grid()).astype({"loss": object}).set_index([[f"r{i}" for i in range(20)]])
     frame.loc["r7", "loss"] = None
     with pytest.raises(DataError, match=r"DataFrame row 'r7', column 'loss' is empty"):
         read_points(frame)
-    with pytest.raises(DataError, match="DataFrame: column 'loss' stands twice"):
+    with pytest.raises(DataError, match="DataFrame: column 'loss'"):
         read_points(pd.concat([frame, frame[["loss"]]], axis=1))
-    with pytest.raises(DataError, match="DataFrame: column 'loss' is missing; did you mean 'los'"):
+    with pytest.raises(DataError, match="DataFrame: column 'loss' is missing"):
         read_points(frame.rename(columns={"loss": "los"}))
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[1, 2]", "line 2: is no JSON object"),
+        ("[1, 2]", "line 2: not a JSON object"),
         ("{'task': 1}", "line 2: not JSON"),
-        ('{"task": "t", "task": "u"}', "line 2: column 'task' stands twice"),
+        ('{"task": "t", "task": "u"}', "line 2: column 'task'"),
         ('{"x": ' + "9" * 5000 + "}", "line 2: not JSON"),
         ("[" * 100_000, "line 2: not JSON"),
         ('{"task": "t"}', "line 2, column 'seed' is empty"),
@@ -89,7 +89,7 @@ def test_a_wrong_json_line_is_named(tmp_path: Path, line: str, message: str) -> 
     assert message in str(error.value)
 
 
-def test_directories_without_points_say_what_writes_them(tmp_path: Path) -> None:
+def test_the_error_of_a_directory_without_points_says_what_writes_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a directory without"):
         read_points(tmp_path)
     (tmp_path / "config.json").write_text("{}")
@@ -106,9 +106,9 @@ def test_quoted_line_breaks_and_byte_order_marks_do_not_shift_lines(tmp_path: Pa
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
-def test_columns_that_are_not_parted_by_commas_are_named(tmp_path: Path, mark: str) -> None:
+def test_other_separators_than_commas_are_refused(tmp_path: Path, mark: str) -> None:
     (tmp_path / "points.csv").write_text(mark.join(COLUMNS) + "\n")
-    with pytest.raises(DataError, match=r"line 1: its columns are parted by .*; save it with commas"):
+    with pytest.raises(DataError, match="line 1: columns are separated by"):
         read_points(tmp_path / "points.csv")
 
 
@@ -121,31 +121,31 @@ def changed(row: int, **values: object) -> list[dict]:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (changed(3, finetune_examples=0.5), "row 3, column 'finetune_examples' is 0.5, below 1: it counts examples"),
+        (changed(3, finetune_examples=0.5), "row 3, column 'finetune_examples' is 0.5, below 1"),
         (changed(3, finetune_examples=1e30), "row 3, column 'finetune_examples' is 1e+30, above 1e+15"),
-        (changed(3, x=0.1), "row 3, column 'x' is 0.1, below 1: it is a raw count"),
+        (changed(3, x=0.1), "row 3, column 'x' is 0.1, below 1"),
         (changed(3, x=1e40), "row 3, column 'x' is 1e+40, above 1e+18"),
-        (changed(3, loss=57.0), "row 3, column 'loss' is 57 nats per token, more than guessing among all words"),
+        (changed(3, loss=57.0), "row 3, column 'loss' is 57 nats per token"),
         (changed(3, task=""), "row 3, column 'task' is empty"),
         (
             [*grid(), {**grid()[3], "held_out": 1}],
-            "row 20, column 'held_out': the same setting and seed as row 3 with another held_out",
+            "row 20, column 'held_out': the same setting and seed as row 3",
         ),
         (grid(loss_unit="nats")[:-1] + grid(loss_unit="bits")[-1:], "row 19, column 'loss_unit': task 't' has nats in"),
-        (grid(loss_unit="nits"), "row 0, column 'loss_unit': 'nits' is unknown; did you mean"),
+        (grid(loss_unit="nits"), "row 0, column 'loss_unit': 'nits'"),
         (
             grid(tokenizer="a")[:9] + grid(tokenizer="b")[9:],
             "has a in row 0 and b in rows 9, 10, 11, 12, 13 and 6 more",
         ),
-        (grid(tokenizer="a")[:19] + grid()[19:], "has a in row 0 and nothing in row 19; losses per token of different"),
+        (grid(tokenizer="a")[:19] + grid()[19:], "has a in row 0 and nothing in row 19"),
         (grid(size="total")[:9] + grid(size="non_embedding")[9:], "column 'size': task 't' has total in row 0"),
-        (grid(size="non_embedding"), "x counts parameters without embeddings; fit with --size=non_embedding"),
-        ([{**row, "loss": 0.9} for row in grid(loss_unit="perplexity")], "a perplexity of 0.9 is not above 1"),
-        (changed(3, bleu=1e300), "row 3, column 'bleu' is 1e+300, above 1e+06: no score is so large"),
+        (grid(size="non_embedding"), "row 0, column 'size'"),
+        ([{**row, "loss": 0.9} for row in grid(loss_unit="perplexity")], "row 0, column 'loss': a perplexity of 0.9"),
+        (changed(3, bleu=1e300), "row 3, column 'bleu' is 1e+300, above 1e+06"),
         (changed(3, **{"held.ter": -1e9}), "row 3, column 'held.ter' is -1000000000, below -1e+06"),
     ],
 )
-def test_absurd_numbers_and_mixed_units_are_refused(rows: list[dict], message: str) -> None:
+def test_impossible_numbers_and_mixed_units_are_refused(rows: list[dict], message: str) -> None:
     with pytest.raises(DataError) as error:
         read_points(pd.DataFrame(rows))
     assert message in str(error.value)
@@ -160,7 +160,7 @@ def test_bits_and_perplexities_become_nats() -> None:
         np.testing.assert_allclose(read_points(pd.DataFrame(rows)).settings["loss"], expected, rtol=1e-12)
 
 
-def test_sizes_without_embeddings_that_say_so_are_taken_as_they_are() -> None:
+def test_sizes_marked_as_non_embedding_are_unchanged() -> None:
     found = read_points(pd.DataFrame(grid(size="non_embedding")), size="non_embedding")
     assert set(found.settings["x"]) == {1e6, 1e7, 1e8, 1e9}
 
@@ -168,29 +168,29 @@ def test_sizes_without_embeddings_that_say_so_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (changed(7, loss=9.0), "t, lora: rows 6, 7: seeds of one setting have losses"),
+        (changed(7, loss=9.0), "t, lora: rows 6, 7: "),
         ([{**r, "loss": r["loss"] * (2 if i in (14, 15) else 1)} for i, r in enumerate(grid(seeds=2))], "rows 14, 15"),
-        ([{**r, "x": r["x"] // 10**6} for r in grid()], "x is 1 parameters; it is a raw count"),
-        ([{**r, "x": r["x"] * 1e9} for r in grid()], "x is 1e+15 parameters; it is a raw count"),
+        ([{**r, "x": r["x"] // 10**6} for r in grid()], "x is 1 parameters"),
+        ([{**r, "x": r["x"] * 1e9} for r in grid()], "x is 1e+15 parameters"),
         ([{**r, "loss": 1.5} for r in grid()], "the loss is 1.5 in all 20 rows"),
         ([{**r, "loss": 2 + math.log(r["finetune_examples"])} for r in grid()], "in 4 of 4 curves"),
-        (changed(39, loss=20.0), "losses run from"),
+        (changed(39, loss=20.0), "losses range from"),
         ([{**r, "loss": r["loss"] / 1e4} for r in grid()], "rows 0, 1, 2, 3, 4 and 15 more: the loss is 0.00"),
         (grid() + [{**r, "method": "full", "held_out": 1} for r in grid()], "t, full: all 20 rows are held out"),
     ],
 )
-def test_what_looks_wrong_is_said_and_fitted(rows: list[dict], message: str) -> None:
+def test_suspicious_rows_are_kept_with_a_warning(rows: list[dict], message: str) -> None:
     found = read_points(pd.DataFrame(rows))
-    assert any(message in doubt for doubt in found.warnings), found.warnings
+    assert any(message in warning for warning in found.warnings), found.warnings
     assert len(found.runs) == len(rows)
 
 
-@pytest.mark.parametrize("rows", [grid(), grid(seeds=3), planted.rows(noise=0.003, seeds=2)])
-def test_good_points_raise_no_doubts(rows: list[dict]) -> None:
+@pytest.mark.parametrize("rows", [grid(), grid(seeds=3), synthetic_points.rows(noise=0.003, seeds=2)])
+def test_good_points_give_no_warnings(rows: list[dict]) -> None:
     assert read_points(pd.DataFrame(rows)).warnings == ()
 
 
-def test_real_points_raise_no_doubts() -> None:
+def test_real_points_give_no_warnings() -> None:
     assert read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv").warnings == ()
 
 
@@ -199,7 +199,7 @@ JUNK += ["full", "lora", "model", "pet", "pretrain", "learning_rate", "9" * 400,
 
 
 def mutated(chance: random.Random) -> bytes:
-    """A table with some cells replaced by junk, columns dropped or doubled, rows repeated, bytes broken."""
+    """A table with invalid cells, missing or doubled columns, repeated rows and corrupted bytes."""
     rows = grid(seeds=2, bleu=20, loss_unit="nats", tokenizer="a", stopped_by="patience", parameters=5)
     columns = list(rows[0])
     for _ in range(chance.choice((0, 1, 1, 2, 30))):
@@ -215,14 +215,14 @@ def mutated(chance: random.Random) -> bytes:
     lines = [",".join(columns), *(",".join(str(row[c]) for c in columns) for row in rows)]
     data = "\n".join(lines).encode()
     if chance.random() < 0.2:
-        place = chance.randrange(len(data))
-        data = data[:place] + bytes([chance.randrange(256)]) + data[place + 1 :]
+        position = chance.randrange(len(data))
+        data = data[:position] + bytes([chance.randrange(256)]) + data[position + 1 :]
     return data[: chance.randrange(len(data))] if chance.random() < 0.1 else data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_no_table_is_a_traceback(tmp_path_factory: pytest.TempPathFactory, chance: random.Random) -> None:
+def test_no_table_causes_a_traceback(tmp_path_factory: pytest.TempPathFactory, chance: random.Random) -> None:
     path = tmp_path_factory.mktemp("mutated") / "points.csv"
     path.write_bytes(mutated(chance))
     with contextlib.suppress(UserError):
@@ -233,7 +233,7 @@ def test_no_table_is_a_traceback(tmp_path_factory: pytest.TempPathFactory, chanc
         assert len(found.runs) <= len(lines)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.dictionaries(
@@ -252,21 +252,21 @@ def test_no_table_is_a_traceback(tmp_path_factory: pytest.TempPathFactory, chanc
         max_size=4,
     )
 )
-def test_no_frame_is_a_traceback(rows: list[dict]) -> None:
+def test_no_frame_causes_a_traceback(rows: list[dict]) -> None:
     with contextlib.suppress(UserError):
         read_points(pd.DataFrame(rows))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl", "txt"]))
-def test_no_bytes_are_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: bytes, kind: str) -> None:
+def test_no_bytes_cause_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: bytes, kind: str) -> None:
     path = tmp_path_factory.mktemp("bytes") / f"points.{kind}"
     path.write_bytes(data)
     with contextlib.suppress(UserError):
         read_text(path, ("a",))
 
 
-FIT = (
+TOO_FEW = (
     ("one size", [r for r in grid() if r["x"] == 1e6], "one value of x"),
     ("one number of examples", [r for r in grid() if r["finetune_examples"] == 100], "number of examples"),
     ("two rows", grid()[:2], "too few points to fit any law"),
@@ -276,22 +276,24 @@ FIT = (
 )
 
 
-@pytest.mark.parametrize(("rows", "message"), [case[1:] for case in FIT], ids=[case[0] for case in FIT])
+@pytest.mark.parametrize(("rows", "message"), [case[1:] for case in TOO_FEW], ids=[case[0] for case in TOO_FEW])
 def test_too_few_points_to_fit_are_an_error(tmp_path: Path, rows: list[dict], message: str) -> None:
     with pytest.raises(DataError, match=message):
         fit_study(pd.DataFrame(rows), tmp_path, progress=lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
-ODD = (
+DEGENERATE = (
     ("equal losses of a method", [*grid(), *({**r, "method": "full", "loss": 1.0} for r in grid())], {"lora"}),
     ("random losses", [{**r, "loss": 10 ** random.Random(i).uniform(-300, 1)} for i, r in enumerate(grid())], set()),
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rows", "told"), [case[1:] for case in ODD], ids=[case[0] for case in ODD])
-def test_odd_points_are_fitted_without_a_confident_number(tmp_path: Path, rows: list[dict], told: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("rows", "determined"), [case[1:] for case in DEGENERATE], ids=[case[0] for case in DEGENERATE]
+)
+def test_degenerate_points_determine_no_parameter(tmp_path: Path, rows: list[dict], determined: set[str]) -> None:
     fit_study(pd.DataFrame(rows), tmp_path, progress=lambda _: None)
     text = (tmp_path / "fit.json").read_text()
     record = json.loads(text)
@@ -299,7 +301,7 @@ def test_odd_points_are_fitted_without_a_confident_number(tmp_path: Path, rows: 
     assert "Infinity" not in text
     assert (tmp_path / "report.html").exists()
     assert record["reservations"]
-    assert {f["method"] for f in record["fits"] for p in f["parameters"].values() if p["identified"]} == told
+    assert {f["method"] for f in record["fits"] for p in f["parameters"].values() if p["identified"]} == determined
 
 
 def run(points: Path, out: Path) -> subprocess.CompletedProcess:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import synthetic_points
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import OFFSET, Parameter
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.noise import pooled_deviation
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Measured, Resampling, resample
@@ -134,7 +134,7 @@ def test_runs_that_stand_under_two_factors_are_drawn_as_one(kind: str) -> None:
 def test_draws_reach_a_floor_of_zero(tmp_path: Path) -> None:
     """MLSum's prompt tuning has E = .0005 (Zhang et al. 2024, Table 4): a descent of log E stops short of it."""
     task, seed = "mlsum", 3  # a draw of the noise for which the fitted E is .084
-    path = planted.write(tmp_path / "points.csv", planted.rows(0.003, 3, ("prompt",), (task,), seed))
+    path = synthetic_points.write(tmp_path / "points.csv", synthetic_points.rows(0.003, 3, ("prompt",), (task,), seed))
     fit, _ = fit_joint(MULTIPLICATIVE, read_points(path).settings, FitSettings(), 256)
     assert fit is not None
     assert np.quantile(fit.replicate_parameters["E"], 0.05) < 1e-3

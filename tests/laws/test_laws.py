@@ -12,7 +12,7 @@ from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.forms.registry import LAWS, law_named
-from finetune_scaling.laws.points.table import FACTORS
+from finetune_scaling.laws.points.columns import FACTORS
 
 VALUES = {"A": 3.0, "B": 5.0, "C": 4.0, "E": 0.7, "F": 0.1, "Dl": 6.0, "L0": 2.5, "k": 1.7, "alpha": 0.3, "beta": 0.2}
 VALUES |= {"alphaN": 0.3, "alphaT": 0.1, "alphaP": 0.01}

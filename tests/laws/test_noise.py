@@ -1,11 +1,11 @@
-"""Noise between seeds: pooled as analysis of variance does, a run counted once, growth with the loss noticed."""
+"""Noise between seeds: pooled as in analysis of variance, each run counted once, tested for growth with loss."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from finetune_scaling.laws.points import planted
+import synthetic_points
 from finetune_scaling.laws.points.noise import noise_by_method, seed_noise
 from finetune_scaling.laws.points.table import read_points
 
@@ -33,29 +33,28 @@ def test_the_pooled_deviation_is_that_of_a_one_way_analysis_of_variance() -> Non
     assert found.standard_deviation == pytest.approx(np.sqrt(within / found.degrees))
     low, high = np.sqrt(stats.chi2.ppf([0.001, 0.999], found.degrees) / found.degrees) * 0.01
     assert low < found.standard_deviation < high
-    assert found.of_mean(4) == pytest.approx(found.standard_deviation / 2)
+    assert found.standard_error_of_mean(4) == pytest.approx(found.standard_deviation / 2)
 
 
-def test_a_run_that_serves_several_factors_counts_once() -> None:
+def test_a_run_shared_by_several_factors_counts_once() -> None:
     table = runs(lambda _: 0.01)
     again = pd.concat([table, table.assign(factor="pet", x=4.0)])
     assert seed_noise(again) == seed_noise(table)
 
 
-def test_without_two_seeds_there_is_no_noise_to_tell() -> None:
+def test_one_seed_gives_no_estimate_of_noise() -> None:
     found = seed_noise(runs(lambda _: 0.01, seeds=1))
-    assert (found.standard_deviation, found.degrees, found.of_mean(3)) == (None, 0, None)
+    assert (found.standard_deviation, found.degrees, found.standard_error_of_mean(3)) == (None, 0, None)
 
 
-def test_growth_with_the_loss_is_noticed_and_constant_noise_is_not() -> None:
+def test_growth_with_the_loss_is_detected_and_constant_noise_is_not() -> None:
     assert seed_noise(runs(lambda loss: 0.01 * (loss - 0.8))).grows
     assert not seed_noise(runs(lambda _: 0.01)).grows
-    doubts = read_points(runs(lambda loss: 0.01 * (loss - 0.8))).warnings
-    assert any("seeds lie further apart where the loss is higher" in doubt for doubt in doubts)
+    assert any("--residual=log" in text for text in read_points(runs(lambda loss: 0.01 * (loss - 0.8))).warnings)
 
 
-def test_the_papers_grid_gives_back_its_noise_by_method() -> None:
-    found = noise_by_method(read_points(pd.DataFrame(planted.rows(noise=0.003, seeds=3))).runs)
+def test_the_noise_of_synthetic_points_is_recovered_by_method() -> None:
+    found = noise_by_method(read_points(pd.DataFrame(synthetic_points.rows(noise=0.003, seeds=3))).runs)
     assert {method for _, method in found} == {"full", "prompt", "lora"}
     for noise in found.values():
         assert noise.standard_deviation == pytest.approx(0.003, rel=0.15)

@@ -1,11 +1,11 @@
-"""Bad tables are named by file, line, column and mend; good ones are averaged over seeds."""
+"""Tables of points: an error names file, line and column; settings are means over seeds."""
 
 from pathlib import Path
 
 import pytest
 
+import synthetic_points
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 
 HEADER = "task,method,factor,x,finetune_examples,loss,seed,held_out"
@@ -21,24 +21,24 @@ def table(tmp_path: Path, *lines: str, header: str = HEADER) -> Path:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("t,lorra,model,1000,100,1.5,0,0", "line 3, column 'method': 'lorra' is unknown; did you mean 'lora'"),
-        ("t,lora,modell,1000,100,1.5,0,0", "line 3, column 'factor': 'modell' is unknown; did you mean 'model'"),
+        ("t,lorra,model,1000,100,1.5,0,0", "line 3, column 'method': 'lorra' is unknown"),
+        ("t,lora,modell,1000,100,1.5,0,0", "line 3, column 'factor': 'modell' is unknown"),
         ("t,lora,model,big,100,1.5,0,0", "line 3, column 'x' is 'big', not a finite number"),
         ("t,lora,model,1000,100,nan,0,0", "line 3, column 'loss' is 'nan', not a finite number"),
         ("t,lora,model,1000,100,inf,0,0", "line 3, column 'loss' is 'inf', not a finite number"),
         ("t,lora,model,1000,100,,0,0", "line 3, column 'loss' is empty"),
-        ("t,lora,model,1000,100,-1.5,0,0", "line 3, column 'loss' is -1.5; laws take logarithms"),
-        ("t,lora,model,0,100,1.5,0,0", "line 3, column 'x' is 0; laws take logarithms"),
-        ("t,lora,model,1000,-5,1.5,0,0", "line 3, column 'finetune_examples' is -5; laws take logarithms"),
-        ("t,lora,model,1000,100,1.5,1,yes", "line 3, column 'held_out': 'yes' is unknown; choose one of 0, 1"),
-        ("t,full,pet,8,100,1.5,0,0", "line 3, column 'factor': full tuning has no PET size"),
+        ("t,lora,model,1000,100,-1.5,0,0", "line 3, column 'loss' is -1.5"),
+        ("t,lora,model,0,100,1.5,0,0", "line 3, column 'x' is 0"),
+        ("t,lora,model,1000,-5,1.5,0,0", "line 3, column 'finetune_examples' is -5"),
+        ("t,lora,model,1000,100,1.5,1,yes", "line 3, column 'held_out': 'yes' is unknown"),
+        ("t,full,pet,8,100,1.5,0,0", "line 3, column 'factor'"),
         ("t,lora,model,1000,100,1.6,0,0", "line 3, column 'loss': the same setting and seed as line 2"),
-        ("t,lora,model,1000,100,1.6,1,1", "line 3, column 'held_out': the setting's other seeds say otherwise"),
+        ("t,lora,model,1000,100,1.6,1,1", "line 3, column 'held_out'"),
         ("t,lora,model,1000", "line 3, column 'seed' is empty"),
         ("t,lora,model,1000,100,1.5,0,0,9", "line 3"),
     ],
 )
-def test_a_wrong_row_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_an_invalid_row_is_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(DataError, match=r"points\.csv") as error:
         read_points(table(tmp_path, GOOD, line))
     assert message in str(error.value)
@@ -52,17 +52,17 @@ def test_a_blank_line_does_not_shift_line_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (HEADER.replace("loss", "los"), "line 1: column 'loss' is missing; did you mean 'los'"),
-        (HEADER.replace("seed", "loss"), "line 1: column 'loss' stands twice"),
+        (HEADER.replace("loss", "los"), "line 1: column 'loss' is missing"),
+        (HEADER.replace("seed", "loss"), "line 1: column 'loss'"),
     ],
 )
-def test_a_wrong_header_is_named(tmp_path: Path, header: str, message: str) -> None:
+def test_an_invalid_header_is_named(tmp_path: Path, header: str, message: str) -> None:
     with pytest.raises(DataError) as error:
         read_points(table(tmp_path, GOOD, header=header))
     assert message in str(error.value)
 
 
-def test_files_that_are_no_tables(tmp_path: Path) -> None:
+def test_files_that_are_not_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "latin.csv").write_bytes(HEADER.encode() + b"\n\xe9\xff,lora")
     for name, message in (
@@ -77,14 +77,14 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
         read_points(table(tmp_path))
 
 
-def test_everything_held_out_or_stopped_is_an_error(tmp_path: Path) -> None:
+def test_a_table_without_rows_to_fit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="held_out is 1 in every row"):
         read_points(table(tmp_path, GOOD[:-1] + "1"))
     with pytest.raises(DataError, match="stopped by its budget"):
         read_points(table(tmp_path, GOOD + ",budget", header=HEADER + ",stopped_by"))
 
 
-def test_seeds_are_averaged_and_budget_rows_left_out(tmp_path: Path) -> None:
+def test_seeds_are_averaged_and_runs_stopped_by_budget_are_dropped(tmp_path: Path) -> None:
     lines = [GOOD + ",patience", "t,lora,model,1000,100,1.7,1,0,max_steps", "t,lora,model,1000,100,9.0,2,0,budget"]
     found = read_points(table(tmp_path, *lines, lines[0], header=HEADER + ",stopped_by"))
     assert (found.stopped_by_budget, found.repeated, len(found.runs), len(found.settings)) == (1, 1, 2, 1)
@@ -93,14 +93,14 @@ def test_seeds_are_averaged_and_budget_rows_left_out(tmp_path: Path) -> None:
     assert setting["seeds"] == 2
 
 
-def test_metrics_and_unused_columns_are_told_apart(tmp_path: Path) -> None:
+def test_metrics_and_unused_columns_are_distinguished(tmp_path: Path) -> None:
     header = HEADER + ",bleu,rougeL,chrf++,comment"
     found = read_points(table(tmp_path, GOOD + ",20.5,.4,,fine", header=header))
     assert found.metrics == ("bleu", "rougeL", "chrf++")
     assert found.ignored == ("comment",)
 
 
-def test_non_embedding_size_takes_the_place_of_x(tmp_path: Path) -> None:
+def test_non_embedding_size_replaces_x(tmp_path: Path) -> None:
     path = table(tmp_path, GOOD + ",800", header=HEADER + ",parameters_non_embedding")
     assert read_points(path, size="non_embedding").settings["x"].tolist() == [800]
     assert read_points(path).settings["x"].tolist() == [1000]
@@ -108,6 +108,6 @@ def test_non_embedding_size_takes_the_place_of_x(tmp_path: Path) -> None:
         read_points(table(tmp_path, GOOD), size="non_embedding")
 
 
-def test_the_papers_grid_is_read_whole(tmp_path: Path) -> None:
-    found = read_points(planted.write(tmp_path / "points.csv", planted.rows(seeds=2)))
+def test_the_complete_grid_of_the_paper_is_read(tmp_path: Path) -> None:
+    found = read_points(synthetic_points.write(tmp_path / "points.csv", synthetic_points.rows(seeds=2)))
     assert len(found.settings) * 2 == len(found.runs) == 2 * (2 * 50 + 2 * 2 * 55 + 2 * 77)

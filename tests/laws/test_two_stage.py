@@ -6,29 +6,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import synthetic_points
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law, predict
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 
 PADDED = 256  # as the fixture noisy pads, so that both use one compiled program
 
 
 def settings(tmp_path: Path, rows: list[dict]) -> pd.DataFrame:
-    return read_points(planted.write(tmp_path / "points.csv", rows)).settings
+    return read_points(synthetic_points.write(tmp_path / "points.csv", rows)).settings
 
 
-@pytest.mark.parametrize("method", planted.EN_DE)
+@pytest.mark.parametrize("method", synthetic_points.EN_DE)
 def test_exact_points_give_back_table_4(tmp_path: Path, method: str) -> None:
     fitted, skipped = fit_joint(
-        MULTIPLICATIVE, settings(tmp_path, planted.rows(methods=(method,))), FitSettings(), PADDED
+        MULTIPLICATIVE, settings(tmp_path, synthetic_points.rows(methods=(method,))), FitSettings(), PADDED
     )
     assert fitted is not None
     assert not skipped
-    law = planted.EN_DE[method]
+    law = synthetic_points.EN_DE[method]
     assert fitted.parameters["E"] == pytest.approx(law["E"], rel=1e-4)
     assert fitted.parameters["beta"] == pytest.approx(law["beta"], rel=1e-4)
     for factor, (scale, alpha) in law["factors"].items():
@@ -39,7 +39,7 @@ def test_exact_points_give_back_table_4(tmp_path: Path, method: str) -> None:
 
 def test_noisy_points_give_it_back_within_three_standard_errors(noisy: Analysis) -> None:
     for fit in noisy.of_law("multiplicative"):
-        law = planted.EN_DE[fit.method]
+        law = synthetic_points.EN_DE[fit.method]
         truth = {"beta": law["beta"], **{f"alpha_{f}": alpha for f, (_, alpha) in law["factors"].items()}}
         for name, value in truth.items():
             error = fit.jackknife(name).standard_error
@@ -58,7 +58,7 @@ def test_an_interval_of_a_held_out_error_is_about_it(noisy: Analysis) -> None:
 
 
 def test_held_out_points_never_enter(tmp_path: Path) -> None:
-    clean = planted.rows(noise=0.003, methods=("lora",))
+    clean = synthetic_points.rows(noise=0.003, methods=("lora",))
     broken = [{**row, "loss": row["loss"] * (7 if row["held_out"] else 1)} for row in clean]
     first, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, clean), FitSettings(), PADDED)
     second, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, broken), FitSettings(), PADDED)
@@ -69,7 +69,7 @@ def test_held_out_points_never_enter(tmp_path: Path) -> None:
 
 
 def test_stage_2_keeps_what_stage_1_shares(tmp_path: Path) -> None:
-    everything = planted.rows(noise=0.003, methods=("lora",))
+    everything = synthetic_points.rows(noise=0.003, methods=("lora",))
     without_pet = [row for row in everything if row["factor"] != "pet"]
     whole, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, everything), FitSettings(), PADDED)
     part, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, without_pet), FitSettings(), PADDED)
@@ -81,7 +81,7 @@ def test_stage_2_keeps_what_stage_1_shares(tmp_path: Path) -> None:
 
 
 def test_one_factor_alone_will_do(tmp_path: Path) -> None:
-    rows = [row for row in planted.rows(methods=("full",)) if row["factor"] == "model"]
+    rows = [row for row in synthetic_points.rows(methods=("full",)) if row["factor"] == "model"]
     fitted, skipped = fit_joint(MULTIPLICATIVE, settings(tmp_path, rows), FitSettings(), PADDED)
     assert fitted is not None
     assert not skipped
@@ -103,14 +103,18 @@ def test_of_many_optima_the_best_is_found() -> None:
 
 
 def test_too_few_points_are_skipped_with_a_reason(tmp_path: Path) -> None:
-    rows = [row for row in planted.rows(methods=("full",)) if row["x"] == planted.SIZES[0]]
+    rows = [row for row in synthetic_points.rows(methods=("full",)) if row["x"] == synthetic_points.SIZES[0]]
     fitted, skipped = fit_joint(MULTIPLICATIVE, settings(tmp_path, rows), FitSettings(), PADDED)
     assert fitted is None
     assert [s.reason for s in skipped] == [
         "factor model: one value of x to fit, an exponent needs two",
         "no factor with two values of x",
     ]
-    few = [r for r in planted.rows(methods=("full",)) if r["factor"] == "model" and r["x"] in planted.SIZES[:3]]
+    few = [
+        r
+        for r in synthetic_points.rows(methods=("full",))
+        if r["factor"] == "model" and r["x"] in synthetic_points.SIZES[:3]
+    ]
     few = [row for row in few if row["finetune_examples"] == 1e5]
     fitted, skipped = fit_joint(MULTIPLICATIVE, settings(tmp_path, few), FitSettings(), PADDED)
     assert fitted is None
@@ -119,7 +123,7 @@ def test_too_few_points_are_skipped_with_a_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("law", "sizes"), [(MULTIPLICATIVE, 1), (ADDITIVE, 2)])
 def test_too_few_numbers_of_examples_determine_no_law(tmp_path: Path, law: Law, sizes: int) -> None:
-    rows = [row for row in planted.rows(methods=("full",)) if row["factor"] == "model"]
+    rows = [row for row in synthetic_points.rows(methods=("full",)) if row["factor"] == "model"]
     some = sorted({row["finetune_examples"] for row in rows})
     few = [row for row in rows if row["finetune_examples"] in some[:sizes] or row["held_out"]]
     fitted, skipped = fit_joint(law, settings(tmp_path, few), FitSettings(), PADDED)

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import synthetic_points
 from finetune_scaling.api import Fitted, fit, read_points
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.forms.joint import ADDITIVE
-from finetune_scaling.laws.points import planted
-from finetune_scaling.laws.points.units import MOST_NATS
+from finetune_scaling.laws.points.cells import MOST_NATS
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.recommendation.advice import CHOOSE, NOT_TOLD
 from finetune_scaling.recommendation.candidates import Candidate
@@ -61,7 +61,7 @@ def planted_rows(noise: float = 0.001, law: str = "multiplicative", **left_out: 
 
 def written(path: Path, **options: Any) -> Path:
     """The study's points.csv."""
-    return planted.write(path, planted_rows(**options))
+    return synthetic_points.write(path, planted_rows(**options))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_draws_that_ran_off_do_not_carry_the_mean() -> None:
 def test_too_few_points_give_no_choice_but_a_reason(tmp_path: Path) -> None:
     rows = planted_rows(noise=0.05)
     short = [r for r in rows if r["finetune_examples"] <= 2e3 and r["x"] < 1e9 and r["factor"] == "model"]
-    fitted = fit(read_points(planted.write(tmp_path / "points.csv", short)))
+    fitted = fit(read_points(synthetic_points.write(tmp_path / "points.csv", short)))
     found = fitted.recommend(16e3)
     assert found.verdict == NOT_TOLD
     assert found.reasons
@@ -169,7 +169,7 @@ def test_too_few_points_give_no_choice_but_a_reason(tmp_path: Path) -> None:
 
 def test_a_method_without_a_law_is_named(tmp_path: Path) -> None:
     rows = [r for r in planted_rows() if r["method"] == "lora" or r["x"] == MODELS[0]]
-    fitted = fit(read_points(planted.write(tmp_path / "points.csv", rows)))
+    fitted = fit(read_points(synthetic_points.write(tmp_path / "points.csv", rows)))
     found = fitted.recommend(4e3)
     assert found.verdict == NOT_TOLD
     assert any(text.startswith("full could not be fitted") for text in found.reasons)

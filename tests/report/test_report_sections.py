@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import synthetic_points
 from finetune_scaling.analysis.all_factors import few_levels
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.analysis.critical_sizes import critical_sizes
@@ -14,7 +15,6 @@ from finetune_scaling.api import Fitted
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.profile import Profile
-from finetune_scaling.laws.points import planted
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.all_factors_section import (
@@ -49,10 +49,10 @@ def test_a_law_that_misses_its_points_tells_no_crossing_and_no_parameter(noisy: 
     fits = noisy.of(TASK, "multiplicative")
     strange = {**fits, "full": replace(fits["full"], misfit=0.2)}
     measured = dict.fromkeys(fits, (1000.0, 1000000.0))
-    (size,) = critical_sizes(strange, ("full", "lora"), "model", [planted.SIZES[0]], measured)
+    (size,) = critical_sizes(strange, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
     assert (size.roots, size.better_everywhere, size.closed_form) == ((), None, None)
     assert size.why == "the law does not describe the points of full (it misses them by 20%)"
-    (told,) = critical_sizes(fits, ("full", "lora"), "model", [planted.SIZES[0]], measured)
+    (told,) = critical_sizes(fits, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
     assert told.why == ""
     assert told.roots or told.better_everywhere
     analysis = replace(noisy, critical=[size], fits={**noisy.fits, (TASK, "full", "multiplicative"): strange["full"]})
@@ -85,7 +85,7 @@ def test_a_law_that_misses_its_points_is_not_drawn_and_predicts_nothing(noisy: A
 
 def test_curves_of_single_laws_have_bands_where_there_is_scatter_to_see(noisy: Analysis) -> None:
     single = next(s for s in noisy.singles if s.method == "full" and s.shows_scatter)
-    examples = np.array(planted.EXAMPLES["full"], float)
+    examples = np.array(synthetic_points.EXAMPLES["full"], float)
     draws = single.predict_replicates(examples)
     assert draws.shape == (len(single.replicates), len(examples))
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
@@ -104,14 +104,14 @@ def test_curves_of_single_laws_have_bands_where_there_is_scatter_to_see(noisy: A
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """Points that carry every run's whole condition, by a law over all factors; a score that follows the loss."""
     rows = []
-    for row in planted.rows(noise=0.0, methods=("full",)):
+    for row in synthetic_points.rows(noise=0.0, methods=("full",)):
         size, tokens = (row["x"], 8e10) if row["factor"] == "model" else (1.5e9, row["x"])
         examples = row["finetune_examples"]
-        if size not in (*planted.SIZES[:4], 1.5e9) or examples not in planted.EXAMPLES["full"][::2]:
+        if size not in (*synthetic_points.SIZES[:4], 1.5e9) or examples not in synthetic_points.EXAMPLES["full"][::2]:
             continue
         loss = 0.7 + 3e4 * size**-0.3 * tokens**-0.12 * examples**-0.1
         rows.append({**row, "loss": loss, "parameters": size, "pretrain_tokens": tokens, "bleu": 60 * np.exp(-loss)})
-    path = planted.write(tmp_path_factory.mktemp("whole") / "points.csv", rows)
+    path = synthetic_points.write(tmp_path_factory.mktemp("whole") / "points.csv", rows)
     return analyse(read_points(path), FitSettings(), progress=lambda _: None)
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import synthetic_points
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.claims import INCONCLUSIVE, Claim, Comparison
 from finetune_scaling.analysis.critical_sizes import CriticalSize, Root
 from finetune_scaling.analysis.model_selection import LawScore, select_law
-from finetune_scaling.laws.points import planted
 from finetune_scaling.report.tables import predictions_table
 from finetune_scaling.report.words import claim_line, overall, summary
 
@@ -35,7 +35,7 @@ def crossing(x: float, place: float) -> CriticalSize:
 def test_borders_between_methods_have_the_intervals_of_their_critical_sizes(few: Analysis) -> None:
     fits = few.of(TASK, "multiplicative")
     full, lora = fits["full"], fits["lora"]
-    x, examples = planted.SIZES[0], few.rows(TASK, factor="model")["finetune_examples"]
+    x, examples = synthetic_points.SIZES[0], few.rows(TASK, factor="model")["finetune_examples"]
     middle = float(np.sqrt(examples.min() * examples.max()))
     falls = {"E": 0.5, "beta": 0.1, "A_model": 10.0, "alpha_model": 0.1}
     steeper = falls | {"beta": 0.2, "A_model": 10.0 * middle**0.1}  # the two meet in the middle

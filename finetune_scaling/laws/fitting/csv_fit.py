@@ -13,7 +13,7 @@ from finetune_scaling.files import finite_or_none, write_atomically, write_json_
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.points.checks import to_flags, to_numbers
+from finetune_scaling.laws.points.cells import parse_flags, parse_numbers
 from finetune_scaling.laws.points.text import read_text
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
@@ -59,10 +59,10 @@ def read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
     """The law's factors and its response as positive floats, held_out as bool (False where the column is absent)."""
     columns = (*law.factors, law.response)
     text = read_text(path, (*columns, *([by] if by else [])))
-    table = pd.DataFrame({name: to_numbers(text, name, positive=True) for name in columns})
+    table = pd.DataFrame({name: parse_numbers(text, name, positive=True) for name in columns})
     if by:
         table[by] = text.cells[by]
-    return table.assign(held_out=to_flags(text, "held_out") if "held_out" in text.cells else False)
+    return table.assign(held_out=parse_flags(text, "held_out") if "held_out" in text.cells else False)
 
 
 def _fit(

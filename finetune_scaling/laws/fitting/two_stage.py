@@ -24,7 +24,7 @@ from finetune_scaling.laws.fitting.joint_fit import JointFit, OneStage, Skipped
 from finetune_scaling.laws.fitting.profile import Profile, profiles
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Law, Layout
-from finetune_scaling.laws.points.table import FACTORS
+from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty import jackknife
 from finetune_scaling.laws.uncertainty.bootstrap import Measured, Resampling, resample
 from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents, variance_components

@@ -1,1 +1,1 @@
-"""The table of points: read, checked, and planted for tests."""
+"""The table of points: read from a file or frame, checked, and averaged over seeds."""

@@ -1,74 +1,94 @@
-"""Checks of a table's cells; each error names file, row, column and mend."""
-
-import math
-from collections.abc import Sequence
+"""Checks that rows of a table are comparable and consistent; errors name file, row, column and the fix."""
 
 import pandas as pd
 
-from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
+from finetune_scaling.laws.points.cells import check_choices
+from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY, SETTING, SIZE, SIZES, TOKENIZER
 from finetune_scaling.laws.points.text import TextTable
 
-FLAGS = {"true": "1", "false": "0", "1.0": "1", "0.0": "0"}  # as other programs write them
+_FIXES = {
+    LOSS_UNIT: "write all of a task's losses in one unit",
+    TOKENIZER: "losses per token of different tokenizers cannot be compared: give them different tasks, or compare "
+    "losses per byte and remove the column",
+    SIZE: "give x of all of a task's sizes with embeddings (total), or of all without (non_embedding)",
+}
 
 
-def check_choices(table: TextTable, column: str, known: Sequence[str], optional: bool = False) -> None:
-    """Every value of the column is one of `known`, or empty where optional; DataError at the first that is not."""
-    cells = table.cells[column]
-    wrong = cells.index[~cells.isin([*known, ""] if optional else known)]
+def check_units(table: TextTable, group: str = "task") -> None:
+    """Raise DataError where rows of one group (a task, or a family of base models) differ in what they count."""
+    for column, known in ((LOSS_UNIT, (NATS, BITS, PERPLEXITY)), (SIZE, SIZES)):
+        if column in table.cells:
+            check_choices(table, column, known, optional=True)
+    for column in (LOSS_UNIT, TOKENIZER):
+        if column in table.cells:
+            _refuse_mixed(table, table.cells, column, group)
+    if {SIZE, "factor"} <= set(table.cells):
+        _refuse_mixed(table, table.cells[table.cells["factor"] == "model"], SIZE, group)
+
+
+def factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
+    """Return x of every run, with model sizes counted as `size` says (total or non_embedding).
+
+    For non_embedding, sizes come from the column parameters_non_embedding, except in rows whose column `size` says
+    that x counts so already. Raises DataError where the table lacks such counts.
+    """
+    rows = runs["factor"] == "model"
+    counted = runs[SIZE] == "non_embedding" if SIZE in runs else pd.Series(False, index=runs.index)
+    if size == "total":
+        without = runs.index[rows & counted]
+        if len(without):
+            raise DataError(
+                f"{text.at(without[0], SIZE)}: x counts parameters without embeddings; fit with --size=non_embedding, "
+                "or give total parameters"
+            )
+        return runs["x"]
+    rows &= ~counted
+    if not rows.any():
+        return runs["x"]
+    column = "parameters_non_embedding"
+    if column not in runs:
+        raise DataError(f"{text.header}: --size=non_embedding needs the column {column!r}; add it or use --size=total")
+    wrong = runs.index[rows & ~(runs[column] > 0)]
     if len(wrong):
-        value = cells[wrong[0]]
-        raise DataError(f"{table.at(wrong[0], column)}: {value!r} is unknown{suggestion(value, known)}")
+        raise DataError(f"{text.at(wrong[0], column)} is not above zero; --size=non_embedding takes x from it")
+    return runs["x"].where(~rows, runs[column])
 
 
-def check_filled(table: TextTable, column: str) -> None:
-    """No cell of the column is empty; DataError at the first that is."""
-    cells = table.cells[column]
-    empty = cells.index[cells == ""]
-    if len(empty):
-        raise DataError(f"{table.at(empty[0], column)} is empty; fill it in or drop the row")
-
-
-def to_flags(table: TextTable, column: str) -> pd.Series:
-    """A column of 0 and 1 (or true and false) as booleans; DataError at the first value that is neither."""
-    cells = table.cells[column].map(lambda value: FLAGS.get(value.lower(), value))
-    wrong = cells.index[~cells.isin(("0", "1"))]
+def check_pet_rows(text: TextTable, runs: pd.DataFrame) -> None:
+    """Raise DataError at a row of full tuning that varies PET size."""
+    wrong = runs.index[(runs["method"] == "full") & (runs["factor"] == "pet")]
     if len(wrong):
-        value = table.cells.at[wrong[0], column]
-        raise DataError(f"{table.at(wrong[0], column)}: {value!r} is unknown{suggestion(value, ('0', '1'))}")
-    return cells == "1"
-
-
-def to_numbers(table: TextTable, column: str, positive: bool, optional: bool = False) -> pd.Series:
-    """The column as floats (NaN where empty and optional); DataError at the first value that is no such number."""
-    cells = table.cells[column]
-    numbers = cells.map(_number).astype(float)
-    checked = cells != "" if optional else pd.Series(True, index=cells.index)
-    wrong = cells.index[~numbers.map(math.isfinite) & checked]
-    if len(wrong):
-        value = cells[wrong[0]]
-        what = "empty" if value == "" else f"{value[:80]!r}, not a finite number"
-        raise DataError(f"{table.at(wrong[0], column)} is {what}; give a number or drop the row")
-    if positive and (numbers <= 0).any():
-        row = numbers.index[numbers <= 0][0]
         raise DataError(
-            f"{table.at(row, column)} is {cells[row]}; laws take logarithms, so it must be above zero: correct it or "
-            "drop the row"
+            f"{text.at(wrong[0], 'factor')}: full tuning has no PET size; correct the method or remove the row"
         )
-    return numbers
 
 
-def check_range(table: TextTable, numbers: pd.Series, column: str, low: float, high: float, mend: str) -> None:
-    """Every number lies between low and high; DataError at the first that does not, with the mend."""
-    wrong = numbers.index[~numbers.between(low, high)]
-    if len(wrong):
-        value = table.cells.at[wrong[0], column][:80]
-        bound = f"below {low:g}" if numbers[wrong[0]] < low else f"above {high:g}"
-        raise DataError(f"{table.at(wrong[0], column)} is {value}, {bound}: {mend}")
+def check_consistent(text: TextTable, runs: pd.DataFrame) -> None:
+    """Raise DataError where repeats of a run differ in loss, or rows of one setting differ in held_out."""
+    key = [*SETTING, "seed"]
+    for column in ("loss", "held_out"):
+        contrary = runs.index[runs[column] != runs.groupby(key)[column].transform("first")]
+        if len(contrary):
+            row = contrary[0]
+            same = (runs[key] == runs.loc[row, key]).all(axis=1)
+            raise DataError(
+                f"{text.at(row, column)}: the same setting and seed as {text.row(same.idxmax())} with another "
+                f"{column}; keep one of them, or give them different seeds"
+            )
+    mixed = runs.index[runs["held_out"] != runs.groupby(SETTING)["held_out"].transform("first")]
+    if len(mixed):
+        raise DataError(
+            f"{text.at(mixed[0], 'held_out')}: other seeds of this setting have another value; mark all alike"
+        )
 
 
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
+def _refuse_mixed(table: TextTable, cells: pd.DataFrame, column: str, group: str) -> None:
+    for key, rows in cells.groupby(group, sort=False):
+        others = rows.index[rows[column] != rows[column].iloc[0]]
+        if len(others):
+            first, other = (rows[column][row] or "nothing" for row in (rows.index[0], others[0]))
+            raise DataError(
+                f"{table.at(others[0], column)}: {group} {key!r} has {first} in {table.row(rows.index[0])} and "
+                f"{other} in {table.rows(list(others))}; {_FIXES[column]}"
+            )

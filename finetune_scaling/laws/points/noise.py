@@ -1,4 +1,4 @@
-"""Noise between seeds: how far runs of one setting lie apart, pooled over the settings of a task and method."""
+"""Noise between seeds: the standard deviation between runs of one setting, pooled over a task and method."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,17 @@ from scipy import stats
 from finetune_scaling.laws.points.columns import SETTING
 
 SIGNIFICANCE = 0.001
-FEWEST_SETTINGS = 8  # with seeds, to ask whether their spread grows
+FEWEST_SETTINGS = 8  # with several seeds, to test whether the noise grows with the loss
 
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """standard_deviation: of one run's loss about its setting's mean, in nats; None where no setting has two seeds.
+    """Pooled noise between seeds.
 
-    degrees: of freedom, sum of (seeds - 1); growth: Spearman's rho of the settings' standard deviations with their
-    mean losses; grows: whether the spread grows with the loss (one-sided, at SIGNIFICANCE), so that losses are better
-    weighted, or fitted by their logarithms; None where too few settings have seeds.
+    standard_deviation: of one run's loss about its setting's mean, in nats; None where no setting has two seeds;
+    degrees: of freedom, sum of (seeds - 1); growth: Spearman's rho between the settings' standard deviations and their
+    mean losses; grows: whether the noise grows with the loss (one-sided test at SIGNIFICANCE), so that a log residual
+    suits the losses better; None where too few settings have several seeds.
     """
 
     standard_deviation: float | None
@@ -26,28 +27,29 @@ class SeedNoise:
     growth: float | None = None
     grows: bool | None = None
 
-    def of_mean(self, seeds: float | np.ndarray) -> float | np.ndarray | None:
-        """Standard error of a mean over so many seeds, in nats."""
+    def standard_error_of_mean(self, seeds: float | np.ndarray) -> float | np.ndarray | None:
+        """Return the standard error of a mean over that number of seeds, in nats."""
         return None if self.standard_deviation is None else self.standard_deviation / np.sqrt(seeds)
 
 
 def seed_noise(runs: pd.DataFrame) -> SeedNoise:
-    """Pools the spread of seeds over settings: s^2 = sum of squared deviations / sum of (seeds - 1).
+    """Pool the variances of seeds over settings: s^2 = sum of squared deviations / sum of (seeds - 1).
 
-    runs: PointsTable.runs of one task and method. A run that serves several factors is counted once.
+    runs: PointsTable.runs of one task and method. A run shared by several factors is counted once.
     """
     once = runs.drop_duplicates(["finetune_examples", "seed", "loss"])
     groups = once.groupby(SETTING, sort=False)["loss"]
-    spread = pd.DataFrame({"mean": groups.mean(), "variance": groups.var(), "degrees": groups.size() - 1})
-    spread = spread[spread["degrees"] > 0]
-    deviation, degrees = pooled_deviation(np.sqrt(spread["variance"]).to_numpy(), spread["degrees"].to_numpy() + 1)
-    return SeedNoise(deviation, degrees, *(_growth(spread) if degrees else ()))
+    settings = pd.DataFrame({"mean": groups.mean(), "variance": groups.var(), "degrees": groups.size() - 1})
+    settings = settings[settings["degrees"] > 0]
+    deviations = np.sqrt(settings["variance"]).to_numpy()
+    deviation, degrees = pooled_deviation(deviations, settings["degrees"].to_numpy() + 1)
+    return SeedNoise(deviation, degrees, *(_growth(settings) if degrees else ()))
 
 
 def pooled_deviation(deviations: np.ndarray, seeds: np.ndarray) -> tuple[float | None, int]:
-    """Pooled standard deviation between seeds and its degrees of freedom.
+    """Return the pooled standard deviation between seeds and its degrees of freedom.
 
-    deviations [P]: of each setting, by n - 1 (NaN for one seed); seeds [P].
+    deviations [P]: of each setting, with n - 1 in the denominator (NaN for one seed); seeds [P].
     """
     several = np.isfinite(deviations) & (seeds > 1)
     degrees = int((seeds[several] - 1).sum())
@@ -57,12 +59,12 @@ def pooled_deviation(deviations: np.ndarray, seeds: np.ndarray) -> tuple[float |
 
 
 def noise_by_method(runs: pd.DataFrame) -> dict[tuple[str, str], SeedNoise]:
-    """(task, method) -> the noise between its seeds."""
+    """Return the noise between seeds of every (task, method)."""
     return {(task, method): seed_noise(own) for (task, method), own in runs.groupby(["task", "method"], sort=False)}
 
 
-def _growth(spread: pd.DataFrame) -> tuple[float | None, bool | None]:
-    if len(spread) < FEWEST_SETTINGS or spread["mean"].nunique() < 2 or spread["variance"].nunique() < 2:
+def _growth(settings: pd.DataFrame) -> tuple[float | None, bool | None]:
+    if len(settings) < FEWEST_SETTINGS or settings["mean"].nunique() < 2 or settings["variance"].nunique() < 2:
         return None, None
-    found = stats.spearmanr(spread["mean"], spread["variance"], alternative="greater")
+    found = stats.spearmanr(settings["mean"], settings["variance"], alternative="greater")
     return float(found.statistic), bool(found.pvalue < SIGNIFICANCE)

@@ -1,4 +1,4 @@
-"""The table of points: one row a finetuning run, with every mistake named by file, row, column and mend."""
+"""The table of points: one row per finetuning run, read in stages from text to typed runs to settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,41 +7,49 @@ import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location
-from finetune_scaling.laws.points.checks import check_choices, check_filled, check_range, to_flags, to_numbers
+from finetune_scaling.laws.points.cells import (
+    check_choices,
+    check_filled,
+    check_range,
+    parse_flags,
+    parse_losses,
+    parse_numbers,
+)
+from finetune_scaling.laws.points.checks import check_consistent, check_pet_rows, check_units, factor_values
 from finetune_scaling.laws.points.columns import (
     ALL_FACTORS,
     CONDITION,
-    FACTORS,
-    METHODS,
+    LOSS_UNIT,
     METRIC,
-    MOST_SCORE,
     RECORD,
     REQUIRED,
     SENSITIVITY_FACTOR,
     SETTING,
+    SIZE,
     SWEPT_SIZE,
+    TOKENIZER,
     Column,
     evaluator_column,
+    holds_generation_scores,
 )
 from finetune_scaling.laws.points.text import Source, TextTable, read_text
-from finetune_scaling.laws.points.units import COLUMNS, SIZE, check_size, check_units, in_nats
 from finetune_scaling.laws.points.warnings import point_warnings
-
-__all__ = ["ALL_FACTORS", "FACTORS", "METHODS", "REQUIRED", "SENSITIVITY_FACTOR", "PointsTable", "read_points"]
+from finetune_scaling.tuning.registry import METHODS
 
 STOPPED_BY_BUDGET = "budget"
-MOST = {"x": 1e18, "finetune_examples": 1e15}  # more than there is of anything that is counted here
+MOST = {"x": 1e18, "finetune_examples": 1e15}  # no count of parameters, tokens or examples is larger
+MOST_SCORE = 1e6  # absolute value of any metric
 
 
 @dataclass(frozen=True)
 class PointsTable:
-    """Points of one file or frame.
+    """Points of one file or data frame.
 
-    source: the file's name, or DataFrame; path: the file, if there is one; runs: one row a run, those stopped by their
-    budget left out; settings: means over seeds, with `seeds` and `loss_sd`; metrics: the metric columns of the task's
-    own test sets; evaluations: those of other evaluators; stopped_by_budget, repeated: rows left out and why; ignored:
-    columns not used; ended_at_best: rows whose dev loss was least at the last step; warnings: what looks wrong in rows
-    that are used all the same, in sentences that name them.
+    source: the file's name, or DataFrame; path: the file, if any; runs: one row per run, without those stopped by their
+    budget; settings: means over seeds, with `seeds` and `loss_sd`; metrics: metric columns of the task's own test sets;
+    evaluations: columns of other evaluators; stopped_by_budget, repeated: how many rows were dropped for which reason;
+    ignored: columns not used; ended_at_best: how many rows had their least dev loss at the last step; warnings: what
+    looks wrong in rows that are used all the same, in sentences that name them.
     """
 
     source: str
@@ -59,8 +67,7 @@ class PointsTable:
     @property
     def score_columns(self) -> tuple[str, ...]:
         """All columns that score generated text of the tuned models: the task's own, then other evaluators'."""
-        others = (column.name for column in self.evaluations if column.is_score)
-        return (*self.metrics, *others)
+        return (*self.metrics, *(column.name for column in self.evaluations if column.is_score))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -68,45 +75,80 @@ class PointsTable:
         return tuple(dict.fromkeys(self.settings["task"]))
 
 
-def read_points(source: Source, size: str = "total", methods: Sequence[str] = METHODS) -> PointsTable:
-    """Reads and checks a table of points: CSV, JSONL, a study's directory, or a pandas frame; losses become nats.
+def read_points(source: Source, size: str = "total", methods: Sequence[str] = tuple(METHODS)) -> PointsTable:
+    """Read and check a table of points: CSV, JSONL, a study's directory, or a pandas frame; losses become nats.
 
-    size: "total" leaves x as it is, "non_embedding" puts the column parameters_non_embedding in its place for the
-    factor model. Raises DataError that names file, row, column and mend.
+    size: "total" leaves x unchanged, "non_embedding" replaces it by the column parameters_non_embedding for the factor
+    model. Raises DataError that names file, row, column and the fix.
     """
     text = read_text(source, REQUIRED)
+    _check_text(text, methods)
+    parsed = _typed_runs(text)
+    parsed["x"] = factor_values(text, parsed, size)
+    check_pet_rows(text, parsed)
+    finished = _finished(text, parsed)
+    check_consistent(text, finished)
+    runs = finished.drop_duplicates([*SETTING, "seed"])
+    if runs["held_out"].all():
+        raise DataError(f"{text.name}: column held_out is 1 in every row; mark the points to fit with 0")
+    return _table(text, parsed, finished, runs)
+
+
+def _check_text(text: TextTable, methods: Sequence[str]) -> None:
     for column in ("task", "seed"):
         check_filled(text, column)
     check_choices(text, "method", methods)
     check_choices(text, "factor", ALL_FACTORS)
     check_units(text)
-    check_size(text, size)
-    table = _numbers(text)
-    if size == "non_embedding":
-        table = _with_non_embedding_sizes(text, table)
-    _check_pet_rows(text, table)
-    finished = table[_stopped_by(table) != STOPPED_BY_BUDGET]
+
+
+def _typed_runs(text: TextTable) -> pd.DataFrame:
+    """Return all rows with numbers as floats, losses in nats and held_out as bool."""
+    runs = text.cells.copy()
+    for column in ("x", "finetune_examples"):
+        runs[column] = parse_numbers(text, column, positive=True)
+    swept = runs["factor"] == SENSITIVITY_FACTOR
+    fix = "it is a raw count (of parameters, tokens, or a PET size): 7B is 7e9"
+    check_range(text, runs.loc[~swept, "x"], "x", 1, MOST["x"], fix)
+    check_range(
+        text, runs["finetune_examples"], "finetune_examples", 1, MOST["finetune_examples"], "it counts examples"
+    )
+    runs["loss"] = parse_losses(text)
+    runs["held_out"] = parse_flags(text, "held_out")
+    for column in runs.columns:
+        if column in CONDITION or METRIC.fullmatch(column) or evaluator_column(column):
+            runs[column] = parse_numbers(text, column, optional=True)
+        if holds_generation_scores(column):
+            fix = "no score is so large; correct it"
+            check_range(text, runs[column].dropna(), column, -MOST_SCORE, MOST_SCORE, fix)
+    runs[SWEPT_SIZE] = runs["parameters"].fillna(0).where(swept, 0.0) if "parameters" in runs else 0.0
+    return runs
+
+
+def _finished(text: TextTable, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that were not stopped by their budget."""
+    finished = runs[runs["stopped_by"] != STOPPED_BY_BUDGET] if "stopped_by" in runs else runs
     if finished.empty:
         raise DataError(
             f"{text.name}: every run was stopped by its budget; give the runs more steps, no law is fitted to these"
         )
-    runs = _without_repeats(text, finished)
-    if runs["held_out"].all():
-        raise DataError(f"{text.name}: column held_out is 1 in every row; mark the points to fit with 0")
+    return finished
+
+
+def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: pd.DataFrame) -> PointsTable:
     names = text.cells.columns
     metrics = tuple(c for c in names if METRIC.fullmatch(c))
     evaluations = tuple(filter(None, map(evaluator_column, names)))
     scores = (*metrics, *(column.name for column in evaluations))
-    used = {*REQUIRED, *CONDITION, *RECORD, *scores, *COLUMNS, "stopped_by"}
-    settings = _means(text, runs, scores)
+    used = {*REQUIRED, *CONDITION, *RECORD, *scores, LOSS_UNIT, TOKENIZER, SIZE, "stopped_by"}
     return PointsTable(
         source=text.name,
         path=text.path,
         runs=runs,
-        settings=settings,
+        settings=_settings(runs, scores),
         metrics=metrics,
         evaluations=evaluations,
-        stopped_by_budget=len(table) - len(finished),
+        stopped_by_budget=len(parsed) - len(finished),
         repeated=len(finished) - len(runs),
         ended_at_best=_ended_at_best(text.cells.loc[runs.index]),
         ignored=tuple(c for c in names if c not in used),
@@ -114,89 +156,8 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = ME
     )
 
 
-def _numbers(text: TextTable) -> pd.DataFrame:
-    table = text.cells.copy()
-    for column in ("x", "finetune_examples", "loss"):
-        table[column] = to_numbers(text, column, positive=True)
-    counts = table.loc[table["factor"] != SENSITIVITY_FACTOR, "x"]
-    check_range(text, counts, "x", 1, MOST["x"], "it is a raw count (of parameters, tokens, or a PET size): 7B is 7e9")
-    check_range(
-        text, table["finetune_examples"], "finetune_examples", 1, MOST["finetune_examples"], "it counts examples"
-    )
-    table["loss"] = in_nats(text, table["loss"])
-    table["held_out"] = to_flags(text, "held_out")
-    optional = [c for c in table.columns if c in CONDITION or METRIC.fullmatch(c) or evaluator_column(c)]
-    for column in optional:
-        table[column] = to_numbers(text, column, positive=False, optional=True)
-        if _is_score(column):
-            check_range(
-                text, table[column].dropna(), column, -MOST_SCORE, MOST_SCORE, "no score is so large; correct it"
-            )
-    swept = table["factor"] == SENSITIVITY_FACTOR
-    table[SWEPT_SIZE] = table["parameters"].fillna(0).where(swept, 0.0) if "parameters" in table else 0.0
-    return table
-
-
-def _is_score(column: str) -> bool:
-    """Whether a column has a metric of generated text, whoever scored it: no loss, perplexity or count."""
-    found = evaluator_column(column)
-    return METRIC.fullmatch(found.metric if found else column) is not None
-
-
-def _with_non_embedding_sizes(text: TextTable, table: pd.DataFrame) -> pd.DataFrame:
-    """Takes x of the factor model from its column, in rows that do not say that x counts so already."""
-    column = "parameters_non_embedding"
-    rows = table["factor"] == "model"
-    if SIZE in table:
-        rows &= table[SIZE] != "non_embedding"
-    if not rows.any():
-        return table
-    if column not in table:
-        raise DataError(f"{text.header}: --size=non_embedding needs the column {column!r}; add it or use --size=total")
-    wrong = table.index[rows & ~(table[column] > 0)]
-    if len(wrong):
-        raise DataError(f"{text.at(wrong[0], column)} is not above zero; --size=non_embedding takes x from it")
-    return table.assign(x=table["x"].where(~rows, table[column]))
-
-
-def _check_pet_rows(text: TextTable, table: pd.DataFrame) -> None:
-    wrong = table.index[(table["method"] == "full") & (table["factor"] == "pet")]
-    if len(wrong):
-        raise DataError(
-            f"{text.at(wrong[0], 'factor')}: full tuning has no PET size; correct the method or drop the row"
-        )
-
-
-def _ended_at_best(text: pd.DataFrame) -> int:
-    if not {"steps", "best_step"} <= set(text.columns):
-        return 0
-    return int(((text["steps"] == text["best_step"]) & (text["steps"] != "")).sum())
-
-
-def _stopped_by(table: pd.DataFrame) -> pd.Series:
-    return table["stopped_by"] if "stopped_by" in table else pd.Series("", index=table.index)
-
-
-def _without_repeats(text: TextTable, table: pd.DataFrame) -> pd.DataFrame:
-    """Drops rows that say the same run again; DataError where they say something else."""
-    key = [*SETTING, "seed"]
-    for column in ("loss", "held_out"):
-        contrary = table.index[table[column] != table.groupby(key)[column].transform("first")]
-        if len(contrary):
-            row = contrary[0]
-            same = (table[key] == table.loc[row, key]).all(axis=1)
-            raise DataError(
-                f"{text.at(row, column)}: the same setting and seed as {text.row(same.idxmax())} with another "
-                f"{column}; keep one of them, or give them different seeds"
-            )
-    return table.drop_duplicates(key)
-
-
-def _means(text: TextTable, runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
-    """Means over the seeds of a setting."""
-    mixed = runs.index[runs["held_out"] != runs.groupby(SETTING)["held_out"].transform("first")]
-    if len(mixed):
-        raise DataError(f"{text.at(mixed[0], 'held_out')}: the setting's other seeds say otherwise; mark all alike")
+def _settings(runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Return one row per setting: means over its seeds."""
     columns = [c for c in (*CONDITION, *scores) if c in runs]
     grouped = runs.groupby(SETTING, sort=False)
     means = grouped[["loss", *columns]].mean()
@@ -204,3 +165,9 @@ def _means(text: TextTable, runs: pd.DataFrame, scores: Sequence[str]) -> pd.Dat
     means["loss_sd"] = grouped["loss"].std()
     means["seeds"] = grouped.size()
     return means.reset_index()
+
+
+def _ended_at_best(cells: pd.DataFrame) -> int:
+    if not {"steps", "best_step"} <= set(cells.columns):
+        return 0
+    return int(((cells["steps"] == cells["best_step"]) & (cells["steps"] != "")).sum())

@@ -1,10 +1,10 @@
-"""A table as text, from CSV, JSONL or a pandas frame, with every row's place for messages that name it."""
+"""A table as text, read from CSV, JSONL or a pandas frame, with the location of every row for error messages."""
 
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -18,7 +18,7 @@ Source: TypeAlias = str | Location | pd.DataFrame
 POINTS = "points.csv"  # in the directory of a study
 FRAME = "DataFrame"
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-OTHER_MARKS = (";", "\t", "|")  # between columns, as some programs write them
+OTHER_SEPARATORS = (";", "\t", "|")  # between columns, as some programs write them
 NAMED_ROWS = 5  # in one message
 
 
@@ -26,8 +26,8 @@ NAMED_ROWS = 5  # in one message
 class TextTable:
     """Cells as text.
 
-    name: of the file, or DataFrame; path: the file; cells: index = line numbers, or positions in a frame; labels: of a
-    frame's rows.
+    name: the file's name, or DataFrame; path: the file; cells: indexed by line number, or by position in a frame;
+    labels: position -> label of a frame's row.
     """
 
     name: str
@@ -37,43 +37,55 @@ class TextTable:
 
     @property
     def header(self) -> str:
-        """Where the columns are named."""
+        """The location of the column names."""
         return f"{self.name} line 1" if self.path is not None and not _is_json(self.path) else self.name
 
     def row(self, row: int) -> str:
-        """One row by name: line 7, or row 'a' of a frame."""
+        """Return the name of one row: line 7, or row 'a' of a frame."""
         return f"line {row}" if self.path is not None else f"row {self.labels[row]!r}"
 
     def rows(self, rows: Sequence[int]) -> str:
-        """Several rows by name, the first few of many."""
+        """Return the names of several rows, the first few of many."""
         named = [str(r) if self.path is not None else repr(self.labels[r]) for r in rows[:NAMED_ROWS]]
         more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
         unit = "line" if self.path is not None else "row"
         return f"{unit}{'s' if len(rows) > 1 else ''} {', '.join(named)}{more}"
 
     def at(self, row: int, column: str) -> str:
-        """A cell's place, as messages begin."""
+        """Return the location of a cell, with which messages begin."""
         return f"{self.name} {self.row(row)}, column {column!r}"
 
 
 def read_text(source: Source, required: Sequence[str]) -> TextTable:
-    """Reads a table as text. source: CSV, JSONL (one object a line), a study's directory (its points.csv), or a frame.
+    """Read a table as text from CSV, JSONL (one object per line), a study's directory (its points.csv), or a frame.
 
-    Raises DataError where it is none of them, or lacks a required column.
+    Blank rows are dropped. Raises DataError where it is none of them, lacks a required column, or has no rows.
     """
+    path: Location | None
+    labels: Mapping[int, Any]
     if isinstance(source, pd.DataFrame):
-        table = _of_frame(source)
+        name, path, cells, labels = FRAME, None, _frame_cells(source), dict(enumerate(source.index))
     else:
         given = location(source)
         with disk_errors(given):
-            path = _file(given)
+            path = _find_file(given)
             text = _read(path, required)
-        table = TextTable(str(path), path, (_json_lines if _is_json(path) else _commas)(path, text))
-    return _checked(table, required)
+        name, cells, labels = str(path), (_json_cells if _is_json(path) else _csv_cells)(path, text), {}
+    table = TextTable(name, path, cells[(cells != "").any(axis=1)], labels)
+    names = list(cells.columns)
+    missing = [column for column in required if column not in names]
+    if missing:
+        similar = suggestion(missing[0], names) if names else ""
+        raise DataError(
+            f"{table.header}: column {missing[0]!r} is missing{similar}; the table needs {', '.join(required)}"
+        )
+    if table.cells.empty:
+        raise DataError(f"{name}: has a header but no rows; add one row for each run")
+    return table
 
 
-def _file(path: Location) -> Location:
-    """The file itself, or the points of the study that a directory holds."""
+def _find_file(path: Location) -> Location:
+    """Return the file itself, or the points of the study in a directory."""
     if not path.is_dir():
         return path
     if (path / POINTS).is_file():
@@ -81,7 +93,7 @@ def _file(path: Location) -> Location:
     if (path / "config.json").is_file():
         raise DataError(
             f"{path}: its study has written no {POINTS} yet; python -m finetune_scaling.study --config=... "
-            f"--workdir={path} writes it, also of a part of the runs with --index and --of"
+            f"--workdir={path} writes it, also for a part of the runs with --index and --of"
         )
     raise DataError(f"{path}: is a directory without {POINTS}; give a study's directory, or a table itself")
 
@@ -94,58 +106,58 @@ def _read(path: Location, required: Sequence[str]) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")  # spreadsheets begin CSV with a byte order mark
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give a study's table ({POINTS}), or one of yours") from None
+        raise DataError(f"{path}: no such file; give a study's table ({POINTS}), or your own") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise DataError(f"{path}: cannot be read ({error}); give a file of yours") from None
+        raise DataError(f"{path}: cannot be read ({error}); give a readable file") from None
     if not text.strip():
         raise DataError(f"{path}: the file is empty; it needs the columns {', '.join(required)}")
     return text
 
 
-def _commas(path: Location, text: str) -> pd.DataFrame:
-    """Rows of a CSV by the line that each begins on."""
+def _csv_cells(path: Location, text: str) -> pd.DataFrame:
+    """Return the rows of a CSV, indexed by the line on which each begins."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines: dict[int, list[str]] = {}
-    begins = 1
+    first_line = 1
     try:
         for values in reader:
             if any(value.strip() for value in values):
-                lines[begins] = [value.strip() for value in values]
-            begins = reader.line_num + 1
+                lines[first_line] = [value.strip() for value in values]
+            first_line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path} line {begins}: not a row of commas ({error}); mend or drop it") from None
+        raise DataError(f"{path} line {first_line}: not a row of CSV ({error}); fix or remove it") from None
     header = lines.pop(1, [])
     if not header:
         raise DataError(f"{path} line 1: is blank; the first line must name the columns")
-    other = next((mark for mark in OTHER_MARKS if len(header) == 1 and mark in header[0]), None)
+    other = next((mark for mark in OTHER_SEPARATORS if len(header) == 1 and mark in header[0]), None)
     if other:
-        raise DataError(f"{path} line 1: its columns are parted by {other!r}; save it with commas")
-    names = [name or f"(column {place + 1})" for place, name in enumerate(header)]
+        raise DataError(f"{path} line 1: columns are separated by {other!r}; save the table with commas")
+    names = [name or f"(column {number})" for number, name in enumerate(header, 1)]
     _refuse_repeated(f"{path} line 1", names)
     for line, values in lines.items():
         if any(values[len(names) :]):
             raise DataError(
                 f"{path} line {line}: {len(values)} values for {len(names)} columns; quote a value that has a comma, "
-                "or drop the row"
+                "or remove the row"
             )
     rows = [[*values[: len(names)], *[""] * (len(names) - len(values))] for values in lines.values()]
     return pd.DataFrame(rows, index=list(lines), columns=names, dtype=object)
 
 
-def _json_lines(path: Location, text: str) -> pd.DataFrame:
-    """Objects of a JSONL file by line; a key that an object lacks is an empty cell."""
+def _json_cells(path: Location, text: str) -> pd.DataFrame:
+    """Return the objects of a JSONL file, indexed by line; a missing key is an empty cell."""
     lines: dict[int, dict[str, str]] = {}
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():
-            lines[line] = {key.strip(): _as_text(value) for key, value in _object(path, line, content).items()}
+            lines[line] = {key.strip(): _as_text(value) for key, value in _json_object(path, line, content).items()}
     names = list(dict.fromkeys(key for values in lines.values() for key in values))
     rows = [[values.get(name, "") for name in names] for values in lines.values()]
     return pd.DataFrame(rows, index=list(lines), columns=names, dtype=object)
 
 
-def _object(path: Location, line: int, content: str) -> dict[str, Any]:
+def _json_object(path: Location, line: int, content: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _refuse_repeated(f"{path} line {line}", [key for key, _ in pairs])
         return dict(pairs)
@@ -153,22 +165,21 @@ def _object(path: Location, line: int, content: str) -> dict[str, Any]:
     try:
         value = json.loads(content, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of thousands of digits
-        raise DataError(f"{path} line {line}: not JSON ({error}); write one object a line") from None
+        raise DataError(f"{path} line {line}: not JSON ({error}); write one object per line") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path} line {line}: is no JSON object; write one object a line, its keys the columns")
+        raise DataError(f"{path} line {line}: not a JSON object; write one object per line, with the columns as keys")
     return value
 
 
-def _of_frame(frame: pd.DataFrame) -> TextTable:
+def _frame_cells(frame: pd.DataFrame) -> pd.DataFrame:
     names = [str(name).strip() for name in frame.columns]
     _refuse_repeated(FRAME, names)
-    columns = [[_as_text(value) for value in frame.iloc[:, place]] for place in range(len(names))]
-    cells = pd.DataFrame(dict(zip(names, columns, strict=True)), index=range(len(frame)), dtype=object)
-    return TextTable(FRAME, None, cells, dict(enumerate(frame.index)))
+    columns = [[_as_text(value) for value in frame.iloc[:, i]] for i in range(len(names))]
+    return pd.DataFrame(dict(zip(names, columns, strict=True)), index=range(len(frame)), dtype=object)
 
 
 def _as_text(value: Any) -> str:
-    """A value of JSON or of a frame as a CSV has it: nothing where it is missing, whole numbers without point."""
+    """Format a value of JSON or of a frame as CSV does: empty where missing, whole numbers without a decimal point."""
     if isinstance(value, str):
         return value.strip()
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
@@ -181,25 +192,10 @@ def _as_text(value: Any) -> str:
     try:
         return str(value)
     except ValueError:  # an integer of thousands of digits
-        return "a number without end"
+        return "a number of thousands of digits"
 
 
 def _refuse_repeated(where: str, names: Sequence[str]) -> None:
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
-        raise DataError(f"{where}: column {repeated[0]!r} stands twice; drop or rename one of them")
-
-
-def _checked(table: TextTable, required: Sequence[str]) -> TextTable:
-    """The table with its blank rows dropped; DataError where a required column, or every row, is missing."""
-    names = list(table.cells.columns)
-    missing = [name for name in required if name not in names]
-    if missing:
-        near = suggestion(missing[0], names) if names else ""
-        raise DataError(
-            f"{table.header}: column {missing[0]!r} is missing{near}; the table needs {', '.join(required)}"
-        )
-    cells = table.cells[(table.cells != "").any(axis=1)]
-    if cells.empty:
-        raise DataError(f"{table.name}: has a header but no rows; add one row for each run")
-    return replace(table, cells=cells)
+        raise DataError(f"{where}: column {repeated[0]!r} appears twice; remove or rename one of them")

@@ -1,8 +1,8 @@
-"""What looks wrong in rows that are used all the same: said in the report, so that no number rests on it in silence.
+"""Warnings about rows that look wrong but are used: the report shows them next to the results that depend on them.
 
-Outliers are told by robust z-scores: a deviation of the log loss over 1.4826 times the median absolute deviation
+Outliers have large robust z-scores: the deviation of the log loss divided by 1.4826 times the median absolute deviation
 (Iglewicz and Hoaglin 1993), from the setting's median for seeds, and for settings from a median polish over sizes and
-numbers of examples (Tukey 1977). A row is named where z and the deviation itself are both large.
+dataset sizes (Tukey 1977). A row is named where both z and the deviation itself are large.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from finetune_scaling.laws.points.columns import SETTING
 from finetune_scaling.laws.points.noise import noise_by_method
 from finetune_scaling.laws.points.text import TextTable
 
-OUTLYING_Z = 8.0
-OUTLYING = 0.1  # of the loss
+OUTLIER_Z = 8.0
+OUTLIER_DEVIATION = 0.1  # of the loss
 LEAST_SCALE = 0.003  # of log loss, where most deviations are zero
 WIDEST_RANGE = 10.0
-LEAST_LOSS = 0.01  # nats per token; text that is told so surely by all that is before it is hardly text
+LEAST_LOSS = 0.01  # nats per token; hardly any text is so predictable
 RISE = 0.05  # of log loss, from the fewest to the most examples
-COUNTS = {"model": ("parameters", 1e3, 1e14), "pretrain": ("pretraining tokens", 1e3, 1e16)}  # what there is
+COUNTS = {"model": ("parameters", 1e3, 1e14), "pretrain": ("pretraining tokens", 1e3, 1e16)}  # plausible values
 POLISH_SWEEPS = 10
-FEWEST_LEVELS = 3  # of sizes and of numbers of examples; with fewer, one wrong row cannot be told from the others
+FEWEST_LEVELS = 3  # of sizes and of dataset sizes; with fewer, one wrong row cannot be distinguished from the others
 
 
 def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
-    """Sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
+    """Yield sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
     yield from _counts(text, runs)
     for (task, method), own in runs.groupby(["task", "method"], sort=False):
         for sentence in (*_held_out(own), *_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own)):
@@ -34,8 +34,9 @@ def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     for (task, method), noise in noise_by_method(runs).items():
         if noise.grows:
             yield (
-                f"{task}, {method}: seeds lie further apart where the loss is higher (rank correlation "
-                f"{noise.growth:.2f}), while a linear residual weights all alike; compare a fit with --residual=log."
+                f"{task}, {method}: the standard deviation between seeds grows with the loss (rank correlation "
+                f"{noise.growth:.2f}), while a linear residual weights all losses alike; compare a fit with "
+                "--residual=log."
             )
 
 
@@ -58,54 +59,53 @@ def _held_out(own: pd.DataFrame) -> Iterator[str]:
 def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
     low, high = own["loss"].idxmin(), own["loss"].idxmax()
     if len(own) > 1 and own["loss"][low] == own["loss"][high]:
-        yield f"the loss is {own['loss'][low]:.6g} in all {len(own)} rows; no exponent can be told from it."
+        yield f"the loss is {own['loss'][low]:.6g} in all {len(own)} rows; they determine no exponent."
     tiny = own.index[own["loss"] < LEAST_LOSS]
     if len(tiny):
         yield (
             f"{text.rows(list(tiny))}: the loss is {own['loss'][tiny[0]]:.3g} nats per token, which hardly any text "
-            "allows; check its unit, and that its targets were not seen before."
+            "allows; check its unit, and that its targets were not in the training data."
         )
     if own["loss"][high] > WIDEST_RANGE * own["loss"][low]:
         yield (
-            f"losses run from {own['loss'][low]:.3g} ({text.row(low)}) to {own['loss'][high]:.3g} nats "
-            f"({text.row(high)}), which one method on one task hardly does; check their units."
+            f"losses range from {own['loss'][low]:.3g} ({text.row(low)}) to {own['loss'][high]:.3g} nats "
+            f"({text.row(high)}), which is unusual for one method on one task; check their units."
         )
 
 
 def _seeds(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
-    """Seeds of one setting that lie much further apart than those of others."""
+    """Settings whose seeds differ much more than those of other settings."""
     groups = np.log(own["loss"]).groupby([own[c] for c in SETTING], sort=False)
     several = own[groups.transform("size") > 1]
     deviation = (np.log(own["loss"]) - groups.transform("median"))[several.index]
-    rows = _outlying(deviation)
-    for _, wrong in own.loc[rows].groupby(SETTING, sort=False):
+    for _, wrong in own.loc[_outliers(deviation)].groupby(SETTING, sort=False):
         same = (own[SETTING] == wrong[SETTING].iloc[0]).all(axis=1)
         losses = ", ".join(f"{loss:.3g}" for loss in own.loc[same, "loss"])
         yield (
-            f"{text.rows(list(own.index[same]))}: seeds of one setting have losses {losses}, much further apart than "
-            "others; the mean is used, check these runs."
+            f"{text.rows(list(own.index[same]))}: the seeds of one setting have losses {losses}, which differ much "
+            "more than those of other settings; the mean is used, check these runs."
         )
 
 
 def _settings(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
-    """Settings whose loss lies far from what their size and their number of examples suggest."""
+    """Settings whose loss deviates far from the pattern of their size and dataset size."""
     for _, part in own.groupby("factor", sort=False):
         means = np.log(part.groupby(["x", "finetune_examples"])["loss"].mean().unstack())
         if min(means.shape) < FEWEST_LEVELS:
             continue
         deviation = _polished(means).stack().dropna()
-        for x, examples in _outlying(deviation):
+        for x, examples in _outliers(deviation):
             rows = part.index[(part["x"] == x) & (part["finetune_examples"] == examples)]
             ratio = np.exp(abs(deviation[x, examples])) - 1
             side = "above" if deviation[x, examples] > 0 else "below"
             yield (
-                f"{text.rows(list(rows))}: the loss {part['loss'][rows].mean():.3g} lies {ratio:.0%} {side} what other "
+                f"{text.rows(list(rows))}: the loss {part['loss'][rows].mean():.3g} is {ratio:.0%} {side} what other "
                 "rows of its size and number of examples suggest; it is fitted like any other, check it."
             )
 
 
 def _rises(own: pd.DataFrame) -> Iterator[str]:
-    """More examples that make the loss worse in most curves."""
+    """Losses that rise with the number of examples in most curves."""
     ends = []
     for _, curve in own.groupby(["factor", "x"], sort=False):
         means = curve.groupby("finetune_examples")["loss"].mean()
@@ -115,22 +115,22 @@ def _rises(own: pd.DataFrame) -> Iterator[str]:
     if rising * 2 > len(ends):
         yield (
             f"the loss is higher with the most examples than with the fewest in {rising} of {len(ends)} curves; the "
-            "laws fall with data, so their exponents of it mean little here."
+            "laws decrease with the number of examples, so their exponents for it mean little here."
         )
 
 
 def _polished(table: pd.DataFrame) -> pd.DataFrame:
-    """Residuals [X, D] of a median polish: rows' and columns' medians taken off in turn."""
+    """Return the residuals [X, D] of a median polish, which subtracts row and column medians in turn."""
     for _ in range(POLISH_SWEEPS):
         table = table.sub(table.median(axis=1), axis=0)
         table = table.sub(table.median(axis=0), axis=1)
     return table
 
 
-def _outlying(deviation: pd.Series) -> list:
-    """Index of the deviations of log loss that are large by themselves and beside the others."""
+def _outliers(deviation: pd.Series) -> list:
+    """Return the index of deviations of log loss that are large both absolutely and relative to the others."""
     size = deviation.abs()
     if size.empty:
         return []
     scale = max(1.4826 * float(size.median()), LEAST_SCALE)
-    return list(size.index[(size > np.log1p(OUTLYING)) & (size > OUTLYING_Z * scale)])
+    return list(size.index[(size > np.log1p(OUTLIER_DEVIATION)) & (size > OUTLIER_Z * scale)])

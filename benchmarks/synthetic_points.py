@@ -1,6 +1,6 @@
-"""Planted points: the printed laws of Zhang et al. 2024 (Table 4) on its grid, with noise of a given size.
+"""Synthetic points: the published laws of Zhang et al. 2024 (Table 4) on the paper's grid, with noise of a given size.
 
-What a fit ought to find is known for them, so they show what a fit can find.
+Their true parameters are known, so they show what a fit can recover.
 """
 
 import csv
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-# Method -> {factor: (A, alpha)}, E, beta, as printed.
-Printed = Mapping[str, Mapping[str, Any]]
-EN_DE: Printed = {
+# Method -> {factor: (A, alpha)}, E, beta, as published.
+PublishedLaws = Mapping[str, Mapping[str, Any]]
+EN_DE: PublishedLaws = {
     "full": {"factors": {"model": (1.2e5, 0.52), "pretrain": (630, 0.21)}, "E": 0.75, "beta": 0.15},
     "prompt": {
         "factors": {"model": (3.9e3, 0.40), "pretrain": (270, 0.21), "pet": (1.0, 0.0027)},
@@ -26,7 +26,7 @@ EN_DE: Printed = {
         "beta": 0.081,
     },
 }
-EN_ZH: Printed = {
+EN_ZH: PublishedLaws = {
     "full": {"factors": {"model": (3.3e3, 0.34), "pretrain": (240, 0.17)}, "E": 1.0, "beta": 0.14},
     "prompt": {
         "factors": {"model": (850, 0.33), "pretrain": (200, 0.20), "pet": (1.0, 0.0019)},
@@ -39,7 +39,7 @@ EN_ZH: Printed = {
         "beta": 0.025,
     },
 }
-MLSUM: Printed = {
+MLSUM: PublishedLaws = {
     "full": {"factors": {"model": (330, 0.24), "pretrain": (42, 0.11)}, "E": 0.98, "beta": 0.087},
     "prompt": {
         "factors": {"model": (23, 0.10), "pretrain": (16, 0.069), "pet": (2.6, 0.0026)},
@@ -60,23 +60,23 @@ PET_EXAMPLES = (8e3, *(i * 1e4 for i in range(1, 11)))
 
 @dataclass(frozen=True)
 class Task:
-    """One task's printed laws and its grid; the last of `full_examples` and `held_out_tokens` are held out."""
+    """Published laws and grid of one task; the last of `full_examples` and `held_out_tokens` are held out."""
 
-    laws: Printed
+    laws: PublishedLaws
     tokens: tuple[float, ...]
     held_out_tokens: float
     full_examples: tuple[float, ...]
 
     def examples(self, method: str) -> tuple[float, ...]:
-        """Numbers of finetuning examples of a method."""
+        """Return the dataset sizes of a method."""
         return self.full_examples if method == "full" else PET_EXAMPLES
 
     def values(self, method: str, factor: str) -> tuple[float, ...]:
-        """Values of a factor."""
+        """Return the values of a factor."""
         return {"model": SIZES, "pretrain": self.tokens, "pet": PET_SIZES.get(method, ())}[factor]
 
     def held_out(self, method: str, factor: str) -> float:
-        """The value of a factor that is held out."""
+        """Return the value of a factor that is held out."""
         return self.held_out_tokens if factor == "pretrain" else self.values(method, factor)[-1]
 
 
@@ -100,7 +100,7 @@ def rows(
     tasks: Sequence[str] = ("wmt14_en_de",),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Rows of points.csv; the loss is the printed law plus normal noise of that standard deviation, drawn by `seed`."""
+    """Return rows of points.csv: losses of the published laws plus normal noise with that standard deviation."""
     random = np.random.default_rng(seed)
     found = []
     for name, method, factor, x, examples in _settings(tasks, methods):
@@ -124,7 +124,7 @@ def _settings(tasks: Sequence[str], methods: Sequence[str]) -> Iterator[tuple[st
 
 
 def write(path: Path, table: list[dict[str, Any]]) -> Path:
-    """Writes rows as CSV."""
+    """Write rows as CSV and return the path."""
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
