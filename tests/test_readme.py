@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from finetune_scaling.laws.points.units import COLUMNS as UNIT_COLUMNS
 from ml_collections import ConfigDict
 
 from finetune_scaling import errors
@@ -18,6 +17,7 @@ from finetune_scaling.data.sources import SOURCE_KINDS, source_from_config
 from finetune_scaling.data.task import load_task, task_names
 from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.text_metrics import METRICS as METRIC_NAMES
+from finetune_scaling.laws.points.columns import UNIT_COLUMNS
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.run_config import LimitsConfig, read_run_config
 from finetune_scaling.studies.bases import BASE_COLUMNS

@@ -29,6 +29,7 @@ RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,
 # since a loss per token depends on it; size says which parameters x counts where the factor is model.
 LOSS_UNIT, TOKENIZER, SIZE = "loss_unit", "tokenizer", "size"
+UNIT_COLUMNS = (LOSS_UNIT, TOKENIZER, SIZE)
 NATS, BITS, PERPLEXITY = "nats", "bits", "perplexity"
 SIZES = ("total", "non_embedding")
 

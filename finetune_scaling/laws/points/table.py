@@ -19,15 +19,13 @@ from finetune_scaling.laws.points.checks import check_consistent, check_pet_rows
 from finetune_scaling.laws.points.columns import (
     ALL_FACTORS,
     CONDITION,
-    LOSS_UNIT,
     METRIC,
     RECORD,
     REQUIRED,
     SENSITIVITY_FACTOR,
     SETTING,
-    SIZE,
     SWEPT_SIZE,
-    TOKENIZER,
+    UNIT_COLUMNS,
     Column,
     evaluator_column,
     holds_generation_scores,
@@ -140,7 +138,7 @@ def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: 
     metrics = tuple(c for c in names if METRIC.fullmatch(c))
     evaluations = tuple(filter(None, map(evaluator_column, names)))
     scores = (*metrics, *(column.name for column in evaluations))
-    used = {*REQUIRED, *CONDITION, *RECORD, *scores, LOSS_UNIT, TOKENIZER, SIZE, "stopped_by"}
+    used = {*REQUIRED, *CONDITION, *RECORD, *scores, *UNIT_COLUMNS, "stopped_by"}
     return PointsTable(
         source=text.name,
         path=text.path,
