@@ -26,7 +26,7 @@ from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import State, init_state, make_train_step
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.attach import attach
-from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 OPTIONS = {"full": {}, "fmt": {}, "prompt": {"length": 100}, "lora": {"rank": 4, "alpha": 8.0}}
@@ -135,7 +135,7 @@ def shape_named(name: str, arguments: argparse.Namespace) -> Shape:
 class Trainer:
     """The training command's own step over one random batch, again and again."""
 
-    def __init__(self, shape: Shape, tuning: Tuning, optimizer: OptimizerConfig):
+    def __init__(self, shape: Shape, tuning: TuningMethod, optimizer: OptimizerConfig):
         common = list(range(min(5000, shape.model.vocab_size)))
         trainable, self.frozen = attach(shape.model, tuning, jax.random.key(0), common_tokens=common)
         self.state: State = init_state(trainable, optimizer)

@@ -28,7 +28,7 @@ from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.studies.configs import merge
 from finetune_scaling.trees import Tree, path_name
 from finetune_scaling.tuning.attach import attach
-from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 # Programs started by tests must react to SIGINT and SIGHUP, which a shell makes its background jobs ignore.
@@ -73,7 +73,7 @@ def full_device() -> Path:
 class TunedDecoder(NamedTuple):
     """A tuning method on the tiny base whose trainable leaves differ from their initial values, as after training."""
 
-    tuning: Tuning
+    tuning: TuningMethod
     trainable: Tree
     frozen: Tree
 

@@ -153,7 +153,7 @@ def test_the_example_frame_of_the_points_page_is_read():
 def test_the_method_of_the_methods_page_works():
     scope: dict = {"__name__": "norms"}
     exec("".join(code_blocks("methods.md")), scope)
-    tuning = configure({"norms": scope["METHOD"]}, {"name": "norms"})
+    tuning = configure({"norms": scope["SPEC"]}, {"name": "norms"})
     model = model_config({"name": "30k", "block": "sequential"}, 256)
     rows = table(*jax.eval_shape(lambda key: attach(model, tuning, key), jax.random.key(0)))
     trained = {row.name for row in rows if row.trains}

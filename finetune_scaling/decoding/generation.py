@@ -24,7 +24,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 from finetune_scaling.sharding.batches import global_array
 from finetune_scaling.trees import Tree
-from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.method import TuningMethod
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def make_search(settings: DecodingConfig, pad_id: int) -> Search:
 
 def make_writer(
     config: ModelConfig,
-    tuning: Tuning,
+    tuning: TuningMethod,
     settings: DecodingConfig,
     *,
     longest: int,

@@ -23,7 +23,7 @@ from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout, near
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 from finetune_scaling.trees import Tree
-from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.method import TuningMethod
 from finetune_scaling.tuning.partition import combine
 
 Array = jax.Array
@@ -62,7 +62,7 @@ class Writer:
     """
 
     config: ModelConfig
-    tuning: Tuning
+    tuning: TuningMethod
     search: Search
     longest: int
     eos_id: int

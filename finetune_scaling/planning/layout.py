@@ -17,7 +17,7 @@ from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import State, init_state
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.attach import attach
-from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.method import TuningMethod
 
 Remat = Literal["none", "dots", "full", "offload"]
 
@@ -83,7 +83,7 @@ def shapes(workload: Workload) -> tuple[State, Tree]:
 
 
 @functools.lru_cache(maxsize=64)
-def _shapes(model: ModelConfig, tuning: Tuning, optimizer: OptimizerConfig) -> tuple[State, Tree]:
+def _shapes(model: ModelConfig, tuning: TuningMethod, optimizer: OptimizerConfig) -> tuple[State, Tree]:
     tokens = tuple(range(min(5000, model.vocab_size)))  # which ones they are does not matter to shapes
     rng = jax.eval_shape(jax.random.key, 0)
     trainable, frozen = jax.eval_shape(lambda key: attach(model, tuning, key, None, tokens), rng)

@@ -14,7 +14,7 @@ from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_data import task_and_format
 from finetune_scaling.training.optimizers import OptimizerConfig
-from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 _PAPER_SIZES = ("1b", "2b", "4b", "8b", "16b")  # whose vocabulary is known without a tokenizer
@@ -38,7 +38,7 @@ class Workload:
     """
 
     model: ModelConfig
-    tuning: Tuning
+    tuning: TuningMethod
     optimizer: OptimizerConfig
     batch: int
     length: int

@@ -30,11 +30,11 @@ from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, parameter_count
 from finetune_scaling.tuning.attach import attach, cast
-from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 TOKENIZER = "tokenizer"  # in the directory of a converted model
-UNTUNED = Tuning(name="untuned", trainable="(?!)")  # the rule of a model of which nothing trains
+UNTUNED = TuningMethod(name="untuned", trainable="(?!)")  # the rule of a model of which nothing trains
 
 
 class Base(NamedTuple):
@@ -53,7 +53,7 @@ class TunedModel:
     """
 
     config: ModelConfig
-    tuning: Tuning
+    tuning: TuningMethod
     trainable: Tree
     frozen: Tree
     tokenizer: Tokenizer
@@ -330,7 +330,7 @@ def _check_tokenizer(base: Base, tokenizer: Tokenizer, base_name: str, tokenizer
         )
 
 
-def check_length(config: ModelConfig, tuning: Tuning, length: int) -> None:
+def check_length(config: ModelConfig, tuning: TuningMethod, length: int) -> None:
     """Raises ConfigError where soft prompt and sequence together are longer than the model's context."""
     total = length + tuning.prefix_length
     if total > config.max_length:

@@ -17,7 +17,7 @@ from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.evaluators import Evaluator, read_evaluators
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
-from finetune_scaling.tuning.method import Method, configure
+from finetune_scaling.tuning.method import MethodSpec, configure
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -268,7 +268,7 @@ class RunConfig:
         return self.corpus is not None or self.public is not None
 
     @property
-    def method_declaration(self) -> Method:
+    def method_declaration(self) -> MethodSpec:
         """The method that `method.name` names."""
         return configuration.choose(METHODS, self.method.get("name", ""), "method.name")
 

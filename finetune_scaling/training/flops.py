@@ -9,7 +9,7 @@ whatever trains.
 import re
 
 from finetune_scaling.models.config import ModelConfig, count_parameters
-from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.method import TuningMethod
 
 
 def forward_flops_per_token(config: ModelConfig, length: int) -> float:
@@ -17,7 +17,7 @@ def forward_flops_per_token(config: ModelConfig, length: int) -> float:
     return 2.0 * _multiplying_weights(config) + attention_flops_per_token(config, length)
 
 
-def training_flops_per_token(config: ModelConfig, tuning: Tuning, length: int) -> float:
+def training_flops_per_token(config: ModelConfig, tuning: TuningMethod, length: int) -> float:
     """Forward and backward of one position: 3 forwards of its weights, or 2 where they are frozen, 3 of attention."""
     weights = weight_training_flops(_multiplying_weights(config), trains_weights(tuning))
     return weights + 3 * attention_flops_per_token(config, length)
@@ -41,12 +41,12 @@ def attention_flops_per_token(config: ModelConfig, length: int) -> float:
     return 2 * 2 * config.heads * config.head_dim * keys
 
 
-def training_flops(config: ModelConfig, tuning: Tuning, steps: int, batch_size: int, length: int) -> float:
+def training_flops(config: ModelConfig, tuning: TuningMethod, steps: int, batch_size: int, length: int) -> float:
     """Of a whole training run; `length` is a row's, the soft prompt comes on top."""
     length = length + tuning.prefix_length
     return steps * batch_size * length * training_flops_per_token(config, tuning, length)
 
 
-def trains_weights(tuning: Tuning) -> bool:
+def trains_weights(tuning: TuningMethod) -> bool:
     """Whether the model's own kernels train."""
     return re.fullmatch(tuning.trainable, "layers/feed_forward/up/kernel") is not None

@@ -8,13 +8,13 @@ import jax
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layout import Layout
 from finetune_scaling.training.cross_entropy import cross_entropy
-from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.method import TuningMethod
 
 Array = jax.Array
 Batch = dict[str, Array]  # tokens, targets, weights, positions, segments, prefix: each [B, L]
 
 
-def token_losses(model: LanguageModel, tuning: Tuning, params: Params, batch: Batch) -> Array:
+def token_losses(model: LanguageModel, tuning: TuningMethod, params: Params, batch: Batch) -> Array:
     """Negative log-likelihood of every target in nats, [B, L], zero where its weight is."""
     layout = Layout(batch["positions"], batch["segments"], batch["prefix"])
     embeddings, layout = tuning.embed(model, params, batch["tokens"], layout)
@@ -24,6 +24,6 @@ def token_losses(model: LanguageModel, tuning: Tuning, params: Params, batch: Ba
     return losses * batch["weights"]
 
 
-def loss_sum_and_count(model: LanguageModel, tuning: Tuning, params: Params, batch: Batch) -> tuple[Array, Array]:
+def loss_sum_and_count(model: LanguageModel, tuning: TuningMethod, params: Params, batch: Batch) -> tuple[Array, Array]:
     """Summed loss in nats and the number of target tokens of a batch, both float32 scalars."""
     return token_losses(model, tuning, params, batch).sum(), batch["weights"].sum()

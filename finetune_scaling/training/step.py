@@ -19,7 +19,7 @@ from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
 from finetune_scaling.training.optimizers import OptimizerConfig, make_optimizer
 from finetune_scaling.trees import Tree
-from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.method import TuningMethod
 from finetune_scaling.tuning.partition import combine
 
 Array = jax.Array
@@ -74,7 +74,7 @@ def state_shardings(trainable: Tree, optimizer: OptimizerConfig, sharding: Model
 @functools.cache
 def make_train_step(
     config: ModelConfig,
-    tuning: Tuning,
+    tuning: TuningMethod,
     optimizer: OptimizerConfig,
     accumulation: int = 1,
     axes: AxisRules = DEFAULT_RULES,
@@ -129,7 +129,7 @@ def _accumulate(gradient: Callable, trainable: Tree, frozen: Tree, batch: Batch,
 
 @functools.cache
 def make_evaluation_step(
-    config: ModelConfig, tuning: Tuning, axes: AxisRules = DEFAULT_RULES
+    config: ModelConfig, tuning: TuningMethod, axes: AxisRules = DEFAULT_RULES
 ) -> Callable[[Tree, Tree, Batch], tuple[Array, Array]]:
     """Builds step(trainable, frozen, batch) -> (loss sums [B] in nats, target counts [B]) per row, on every device."""
     model = LanguageModel(config, tuning.adapter, axes)

@@ -12,13 +12,13 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.trees import Tree, merge, path_name
-from finetune_scaling.tuning.method import Tuning
+from finetune_scaling.tuning.method import TuningMethod
 from finetune_scaling.tuning.partition import partition
 
 
 def attach(
     config: ModelConfig,
-    tuning: Tuning,
+    tuning: TuningMethod,
     rng: jax.Array,
     base: Params | None = None,
     common_tokens: Sequence[int] = (),

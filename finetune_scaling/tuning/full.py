@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from finetune_scaling.tuning.method import Defaults, Method, Tuning
+from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,8 +10,8 @@ class FullOptions:
     """Full tuning has no options."""
 
 
-def build(options: FullOptions) -> Tuning:
-    return Tuning(name="full", trainable=".*")
+def build(options: FullOptions) -> TuningMethod:
+    return TuningMethod(name="full", trainable=".*")
 
 
-METHOD = Method("full", FullOptions, build, Defaults(learning_rate=1e-3, batch_size=128))
+SPEC = MethodSpec("full", FullOptions, build, Defaults(learning_rate=1e-3, batch_size=128))

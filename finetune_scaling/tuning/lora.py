@@ -11,7 +11,7 @@ from finetune_scaling.models.config import DENSE_LAYERS
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.layers import MakeParameter
 from finetune_scaling.models.order import after
-from finetune_scaling.tuning.method import Defaults, Method, Tuning
+from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
 
 Array = jax.Array
 
@@ -53,9 +53,9 @@ class LoraAdapter:
         return y + (narrow @ b.astype(x.dtype)) * self.scale
 
 
-def build(options: LoraOptions) -> Tuning:
+def build(options: LoraOptions) -> TuningMethod:
     alpha = options.rank if options.alpha is None else options.alpha
-    return Tuning(
+    return TuningMethod(
         name="lora",
         trainable=r".*/lora_[ab]",
         size=options.rank,
@@ -73,4 +73,4 @@ def merge(params: Params, adapter: LoraAdapter) -> Params:
     return {name: merge(value, adapter) if isinstance(value, dict) else value for name, value in params.items()}
 
 
-METHOD = Method("lora", LoraOptions, build, Defaults(learning_rate=1e-2, batch_size=16), size_field="rank")
+SPEC = MethodSpec("lora", LoraOptions, build, Defaults(learning_rate=1e-2, batch_size=16), size_field="rank")

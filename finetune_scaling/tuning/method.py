@@ -25,7 +25,7 @@ class Defaults:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
+class TuningMethod:
     """A method with its settings filled in. Hashable: it keys caches of compiled functions.
 
     trainable:  regular expression; parameters whose whole name matches train, all others are frozen
@@ -71,23 +71,23 @@ def prepend(prompt: Array, embeddings: Array, layout: Layout) -> tuple[Array, La
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class MethodSpec:
     """A tuning method as users name it in configs.
 
     options:    a frozen dataclass, the method's fields in a config's `method` block
-    build:      options -> Tuning
+    build:      options -> TuningMethod
     size_field: the option that is the PET size, varied by studies of the `pet` factor
     """
 
     name: str
     options: type
-    build: Callable[[Any], Tuning]
+    build: Callable[[Any], TuningMethod]
     defaults: Defaults
     size_field: str | None = None
 
 
-def configure(methods: Mapping[str, Method], block: Mapping[str, Any]) -> Tuning:
-    """The Tuning that a config's `method` block describes; ConfigError for an unknown method or option."""
+def configure(methods: Mapping[str, MethodSpec], block: Mapping[str, Any]) -> TuningMethod:
+    """The TuningMethod that a config's `method` block describes; ConfigError for an unknown method or option."""
     fields = dict(configuration.plain(block))
     method = configuration.choose(methods, fields.pop("name", ""), "method.name")
     return method.build(configuration.build(method.options, fields, "method"))

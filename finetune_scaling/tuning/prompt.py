@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import Params
-from finetune_scaling.tuning.method import Defaults, Method, Tuning
+from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
 
 Array = jax.Array
 
@@ -49,8 +49,8 @@ def _prompt(params: Params) -> Array:
     return params["prompt"]["embedding"]
 
 
-def build(options: PromptOptions) -> Tuning:
-    return Tuning(
+def build(options: PromptOptions) -> TuningMethod:
+    return TuningMethod(
         name="prompt",
         trainable="prompt/embedding",
         size=options.length,
@@ -60,4 +60,4 @@ def build(options: PromptOptions) -> Tuning:
     )
 
 
-METHOD = Method("prompt", PromptOptions, build, Defaults(learning_rate=0.3, batch_size=16), size_field="length")
+SPEC = MethodSpec("prompt", PromptOptions, build, Defaults(learning_rate=0.3, batch_size=16), size_field="length")

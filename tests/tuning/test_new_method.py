@@ -22,7 +22,7 @@ from finetune_scaling.studies.execute import execute
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.studies.table import write_points
 from finetune_scaling.trees import path_name
-from finetune_scaling.tuning.method import Defaults, Method, Tuning
+from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
 from finetune_scaling.tuning.partition import combine
 from finetune_scaling.tuning.registry import METHODS
 
@@ -43,11 +43,11 @@ class Ia3Adapter:
         return y * parameter("ia3", jax.nn.initializers.constant(self.start), y.shape[-1:], jnp.float32).astype(y.dtype)
 
 
-def build(options: Ia3Options) -> Tuning:
-    return Tuning(name="ia3", trainable=r".*/ia3|.*norm/scale", adapter=Ia3Adapter(options.start))
+def build(options: Ia3Options) -> TuningMethod:
+    return TuningMethod(name="ia3", trainable=r".*/ia3|.*norm/scale", adapter=Ia3Adapter(options.start))
 
 
-IA3 = Method("ia3", Ia3Options, build, Defaults(learning_rate=0.05, batch_size=8))
+IA3 = MethodSpec("ia3", Ia3Options, build, Defaults(learning_rate=0.05, batch_size=8))
 TRAINED = {
     "final_norm/scale",
     "layers/norm/scale",

@@ -15,7 +15,7 @@ from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 from finetune_scaling.runs.streamed_checkpoint import StreamedCheckpoint
 from finetune_scaling.trees import flatten
 from finetune_scaling.tuning.lora import LoraAdapter, merge
-from finetune_scaling.tuning.method import Tuning, configure
+from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 Factors = Mapping[str, np.ndarray]  # what an adapter trained, by path: layers/attention/query/lora_a, ...
@@ -31,7 +31,7 @@ class TrainedRun:
 
     found: RunCheckpoint
     model: ModelConfig
-    tuning: Tuning
+    tuning: TuningMethod
     adapter: Factors
     weights: StreamedCheckpoint
 
