@@ -20,7 +20,7 @@ from finetune_scaling.decoding.search import Ending, Row, Search, Texts
 from finetune_scaling.models.cache import Cache, apart, empty_cache, grown, lies_apart, rows_of, slots_of
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.models.layout import Layout, near
+from finetune_scaling.models.token_layout import TokenLayout, in_window
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import TuningMethod
@@ -40,14 +40,14 @@ class Batch(NamedTuple):
 class Decoding(NamedTuple):
     """A batch in the middle of decoding.
 
-    cache: keys and values of S slots; end: int32 scalar, slots in use. seen: bool [B, K, S], the slots that each text
-    goes back to. position: int32 [B], of the next tokens. written: int32 scalar, tokens chosen so far. search: the
-    method's state. places: int32 [B, S], the position of each slot in use, where the model has windows.
+    cache: keys and values of S slots; end: int32 scalar, slots in use. visible: bool [B, K, S], the slots that each
+    text attends to. position: int32 [B], of the next tokens. written: int32 scalar, tokens chosen so far. search: the
+    state of the search. places: int32 [B, S], the position of each slot in use, if the model has windows.
     """
 
     cache: Cache
     end: Array
-    seen: Array
+    visible: Array
     position: Array
     written: Array
     search: Any
@@ -139,7 +139,7 @@ def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, 
     rows, width = batch.prompts.shape
     model, tuning, search = writer.model, writer.tuning, writer.search
     real = jnp.arange(width) < batch.lengths[:, None]
-    layout = Layout(
+    layout = TokenLayout(
         positions=jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width)),
         segments=real.astype(jnp.int32),
         prefix=real & writer.bidirectional_input,
@@ -155,11 +155,11 @@ def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, 
     ending = Ending(writer.eos_id, table)
     state, _ = search.advance(search.begin(batch.row, batch.lengths == 0, writer.longest), logits, ending, written)
     end = tuning.prefix_length + width
-    seen = jnp.pad(layout.segments != 0, ((0, 0), (0, slots - end)))
+    visible = jnp.pad(layout.segments != 0, ((0, 0), (0, slots - end)))
     return Decoding(
         cache=filled,
         end=jnp.int32(end),
-        seen=jnp.broadcast_to(seen[:, None], (rows, search.width, slots)),
+        visible=jnp.broadcast_to(visible[:, None], (rows, search.width, slots)),
         position=tuning.prefix_length + batch.lengths,
         written=written + 1,
         search=state,
@@ -179,21 +179,21 @@ def _advance(writer: Writer, params: Params, table: Array | None, decoding: Deco
     model, width = writer.model, writer.search.width
     tokens = decoding.search.token
     own = jnp.broadcast_to(jnp.eye(width, dtype=bool), (tokens.shape[0], width, width))
-    seen = jax.lax.dynamic_update_slice_in_dim(decoding.seen, own, decoding.end, axis=2)
+    visible = jax.lax.dynamic_update_slice_in_dim(decoding.visible, own, decoding.end, axis=2)
     positions = jnp.broadcast_to(decoding.position[:, None], tokens.shape)
-    places, seen_near = decoding.places, None
+    places, visible_locally = decoding.places, None
     if places is not None and model.config.window is not None:
         places = jax.lax.dynamic_update_slice_in_dim(places, positions, decoding.end, axis=1)
-        seen_near = seen & near(positions[:, :, None], places[:, None], model.config.window)
+        visible_locally = visible & in_window(positions[:, :, None], places[:, None], model.config.window)
     embeddings = model.embed(params, tokens)
-    hidden, cache = model.extend(params, embeddings, positions, seen, decoding.cache, decoding.end, seen_near)
+    hidden, cache = model.extend(params, embeddings, positions, visible, decoding.cache, decoding.end, visible_locally)
     logits = model.unembed(params, hidden)
     ending = Ending(writer.eos_id, table)
     state, parent = writer.search.advance(decoding.search, logits, ending, decoding.written)
     return Decoding(
         cache=cache,
         end=decoding.end + width,
-        seen=seen if parent is None else jnp.take_along_axis(seen, parent[..., None], axis=1),
+        visible=visible if parent is None else jnp.take_along_axis(visible, parent[..., None], axis=1),
         position=decoding.position + 1,
         written=decoding.written + 1,
         search=state,
@@ -203,10 +203,10 @@ def _advance(writer: Writer, params: Params, table: Array | None, decoding: Deco
 
 def _resize(decoding: Decoding, rows: Array, slots: int, axes: AxisRules) -> Decoding:
     take = lambda leaf: constrain(jnp.take(leaf, rows, axis=0), axes, "batch", *[None] * (leaf.ndim - 1))  # noqa: E731
-    seen, places = jax.tree.map(take, (decoding.seen, decoding.places))
+    visible, places = jax.tree.map(take, (decoding.visible, decoding.places))
     return decoding._replace(
         cache=grown(rows_of(decoding.cache, rows), slots),
-        seen=jnp.pad(seen, ((0, 0), (0, 0), (0, slots - seen.shape[-1]))),
+        visible=jnp.pad(visible, ((0, 0), (0, 0), (0, slots - visible.shape[-1]))),
         position=take(decoding.position),
         search=jax.tree.map(take, decoding.search),
         places=None if places is None else jnp.pad(places, ((0, 0), (0, slots - places.shape[-1]))),

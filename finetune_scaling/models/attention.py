@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.attention_masks import AttentionMask
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.flash import flash_attention
 from finetune_scaling.models.layers import Dense, DenseAdapter, Norm
-from finetune_scaling.models.layout import Layout, visible
 from finetune_scaling.models.rope import rotate
-from finetune_scaling.models.sight import Sight
 from finetune_scaling.models.soft_cap import soft_cap
+from finetune_scaling.models.token_layout import TokenLayout, attention_mask
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -76,8 +76,7 @@ class Scoring:
 
     def masked(self, products: Array, mask: Array, head_dim: int) -> Array:
         """Scores of products [B, ..., L, S], with mask [B, L, S]; float32."""
-        seen = mask[:, None, None]
-        return jnp.where(seen, soft_cap(products * self.scale(head_dim), self.softcap), _MASKED)
+        return jnp.where(mask[:, None, None], soft_cap(products * self.scale(head_dim), self.softcap), _MASKED)
 
 
 def attend(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:
@@ -92,13 +91,13 @@ def attend(query: Array, keys: Array, values: Array, mask: Array, scoring: Scori
     return jnp.einsum("bkgls,bskh->blkgh", weights, values).reshape(batch, length, heads, head_dim)
 
 
-def attend_cached(query: Array, cache: LayerCache, seen: Array, scoring: Scoring = Scoring()) -> Array:
-    """`attend` to a cache of one layer: query [B, L, heads, H], seen [B, L, S] -> [B, L, heads, H]."""
+def attend_cached(query: Array, cache: LayerCache, mask: Array, scoring: Scoring = Scoring()) -> Array:
+    """`attend` to a cache of one layer: query [B, L, heads, H], mask [B, L, S] -> [B, L, heads, H]."""
     batch, length, heads, head_dim = query.shape
     kv_heads = cache.keys.shape[1]
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     products = jnp.einsum("blkgh,bksh->bkgls", grouped, cache.keys, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(scoring.masked(products, seen, head_dim), axis=-1).astype(cache.values.dtype)
+    weights = jax.nn.softmax(scoring.masked(products, mask, head_dim), axis=-1).astype(cache.values.dtype)
     return jnp.einsum("bkgls,bksh->blkgh", weights, cache.values).reshape(batch, length, heads, head_dim)
 
 
@@ -106,7 +105,7 @@ def attend_blockwise(
     query: Array,
     keys: Array,
     values: Array,
-    layout: Layout,
+    layout: TokenLayout,
     window: Array | int | None = None,
     scoring: Scoring = Scoring(),
 ) -> Array:
@@ -123,10 +122,10 @@ def attend_blockwise(
         return jnp.moveaxis(padded.reshape(array.shape[0], blocks, size, *array.shape[2:]), 1, 0)
 
     @jax.checkpoint
-    def attend_block(block: tuple[Array, Layout]) -> Array:
-        return attend(block[0], keys, values, visible(block[1], layout, window), scoring)
+    def attend_block(block: tuple[Array, TokenLayout]) -> Array:
+        return attend(block[0], keys, values, attention_mask(block[1], layout, window), scoring)
 
-    mixed = jax.lax.map(attend_block, (divide(query), Layout(*map(divide, layout))))
+    mixed = jax.lax.map(attend_block, (divide(query), TokenLayout(*map(divide, layout))))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape[0], blocks * size, *query.shape[2:])[:, :length]
 
 
@@ -172,34 +171,34 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Array,
-        sight: Sight,
+        mask: AttentionMask,
         cache: LayerCache | None,
         place: Place | None,
     ) -> tuple[Array, LayerCache | None]:  # [B, L, D] -> [B, L, D]
         config = self.config
         query = self._heads("query", config.heads, x)
         keys, values = self._heads("key", config.kv_heads, x), self._heads("value", config.kv_heads, x)
-        if sight.angles is not None:
-            query, keys = rotate(query, sight.angles), rotate(keys, sight.angles)
+        if mask.angles is not None:
+            query, keys = rotate(query, mask.angles), rotate(keys, mask.angles)
         if cache is not None and place is not None:
             cache = place.write(cache, keys, values)
         if cache is None or place is None or _is_empty(place):
-            mixed = self._mix(query, keys, values, sight)
+            mixed = self._mix(query, keys, values, mask)
         else:
-            assert not isinstance(sight.seen, Layout)
-            mixed = attend_cached(query, place.read(cache), sight.seen, self._scoring)
+            assert not isinstance(mask.visible, TokenLayout)
+            mixed = attend_cached(query, place.read(cache), mask.visible, self._scoring)
         mixed = mixed.reshape(*x.shape[:2], config.heads * config.head_dim)
         return Dense(config, x.dtype, self.adapter, name="attention_out")(mixed), cache
 
-    def _mix(self, query: Array, keys: Array, values: Array, sight: Sight) -> Array:
-        seen, scoring = sight.seen, self._scoring
-        if isinstance(seen, Layout):
+    def _mix(self, query: Array, keys: Array, values: Array, mask: AttentionMask) -> Array:
+        visible, scoring = mask.visible, self._scoring
+        if isinstance(visible, TokenLayout):
             if self.config.attention == "flash":
-                return flash_attention(query, keys, values, seen, self.axes, scoring.scale(self.config.head_dim))
-            return attend_blockwise(query, keys, values, seen, sight.window, scoring)
+                return flash_attention(query, keys, values, visible, self.axes, scoring.scale(self.config.head_dim))
+            return attend_blockwise(query, keys, values, visible, mask.window, scoring)
         if self.config.attention == "cudnn" and not self.is_initializing():
-            return attend_cudnn(query, keys, values, seen, scoring)
-        return attend(query, keys, values, seen, scoring)
+            return attend_cudnn(query, keys, values, visible, scoring)
+        return attend(query, keys, values, visible, scoring)
 
     @property
     def _scoring(self) -> Scoring:

@@ -8,11 +8,11 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from finetune_scaling.models.attention import Attention, check_platform
+from finetune_scaling.models.attention_masks import attention_masks, local_flags
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm
-from finetune_scaling.models.layout import Layout
-from finetune_scaling.models.sight import kinds, sights
 from finetune_scaling.models.soft_cap import soft_cap
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -30,13 +30,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x, cache, sights, place, local
+        self, x, cache, masks, place, is_local
     ):  # carry [B, L, D], one layer's cache, shared by all, one layer's
         attention = Attention(self.config, self.adapter, self.axes, name="attention")
         feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
         x = checkpoint_name(constrain(x, self.axes, "batch", "length", None), _BLOCK_INPUT)
         normed = self._norm("norm", x)
-        mixed, cache = attention(normed, sights.of(local), cache, place)
+        mixed, cache = attention(normed, masks.select(is_local), cache, place)
         mixed = self._norm("attention_out_norm", mixed)
         after = x + mixed
         if self.config.block == "sequential":
@@ -92,15 +92,15 @@ class Decoder(nn.Module):
             columns = columns * jnp.asarray(self.config.embedding_scale, columns.dtype)
         return constrain(columns, self.axes, "batch", "length", None)
 
-    def __call__(self, embeddings: Array, layout: Layout) -> Array:
+    def __call__(self, embeddings: Array, layout: TokenLayout) -> Array:
         """[B, L, D] -> hidden states [B, L, D]."""
         if not self.is_initializing():
             check_platform(self.config)
-        local = kinds(self.config)
+        local = local_flags(self.config)
         hidden, _ = self.layers(
             embeddings,
             None,
-            sights(self.config, layout, plain=self.is_initializing()),
+            attention_masks(self.config, layout, materialize=self.is_initializing()),
             None,
             None if local is None else jnp.array(local),
         )

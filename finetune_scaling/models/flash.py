@@ -16,7 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.layout import Layout, sees
+from finetune_scaling.models.token_layout import TokenLayout, attends
 from finetune_scaling.sharding.axes import AxisRules, partition_spec, shard_count
 
 Array = jax.Array
@@ -27,7 +27,7 @@ _MASKED = -1e30
 
 
 def flash_attention(
-    query: Array, keys: Array, values: Array, layout: Layout, rules: AxisRules, scale: float | None = None
+    query: Array, keys: Array, values: Array, layout: TokenLayout, rules: AxisRules, scale: float | None = None
 ) -> Array:
     """Softmax attention of every token to the tokens of its row that it sees.
 
@@ -52,18 +52,18 @@ def flash_attention(
     rows = PartitionSpec(divided[0], None)
     return jax.shard_map(
         attention,
-        in_specs=(divided, divided, divided, Layout(rows, rows, rows)),  # type: ignore[arg-type]
+        in_specs=(divided, divided, divided, TokenLayout(rows, rows, rows)),  # type: ignore[arg-type]
         out_specs=divided,
         check_vma=False,  # a kernel does not say over which mesh axes its results vary
     )(query, keys, values, layout)
 
 
-def _attention(query: Array, keys: Array, values: Array, layout: Layout, scale: float) -> Array:
+def _attention(query: Array, keys: Array, values: Array, layout: TokenLayout, scale: float) -> Array:
     """flash_attention on one device."""
     batch, length, heads, head_dim = query.shape
     groups = heads // keys.shape[2]
     padding = -length % _QUERIES
-    layout = Layout(*(_pad(field.astype(jnp.int32), padding) for field in layout))  # with segment PADDING
+    layout = TokenLayout(*(_pad(field.astype(jnp.int32), padding) for field in layout))  # with segment PADDING
     query = _pad(query, padding).reshape(batch, -1, keys.shape[2], groups, head_dim).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(array, padding).swapaxes(1, 2) for array in (keys, values))
     mixed = _kernels(query, keys, values, jnp.stack(layout, axis=2), jnp.stack(layout, axis=1), scale)
@@ -137,9 +137,9 @@ def _backward(query, keys, values, columns, rows, gradient, to_query, to_keys, t
 
 def _weights(query, keys, columns, rows, scale) -> tuple[Array, Array]:
     """Softmax of the scores of one block of queries with all keys, float32, and which keys they see: [queries, L]."""
-    of_queries = Layout(*(columns[:, i : i + 1] for i in range(3)))
-    of_keys = Layout(*(rows[i : i + 1, :] for i in range(3)))
-    seen = sees(of_queries, of_keys._replace(prefix=of_keys.prefix != 0))
+    of_queries = TokenLayout(*(columns[:, i : i + 1] for i in range(3)))
+    of_keys = TokenLayout(*(rows[i : i + 1, :] for i in range(3)))
+    seen = attends(of_queries, of_keys._replace(prefix=of_keys.prefix != 0))
     scores = jnp.where(seen, _product(query[...], keys[...], (1, 1)) * scale, _MASKED)
     powers = jnp.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True), seen

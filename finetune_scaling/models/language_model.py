@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling.models.attention import LayerCache, Place, check_platform
+from finetune_scaling.models.attention_masks import AttentionMasks, attention_masks, cached_attention_masks, local_flags
 from finetune_scaling.models.cache import Cache, through_layers
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Block, Decoder
 from finetune_scaling.models.layers import DenseAdapter, Norm
-from finetune_scaling.models.layout import Layout
-from finetune_scaling.models.sight import Sights, cached_sights, kinds, sights
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 
 Array = jax.Array
@@ -32,7 +32,7 @@ class LanguageModel:
 
     def init(self, rng: Array) -> Params:
         """All parameters, float32, adapter leaves included; layers are stacked on a leading axis."""
-        layout = Layout(*(jnp.ones((1, 1), dtype) for dtype in (jnp.int32, jnp.int32, bool)))
+        layout = TokenLayout(*(jnp.ones((1, 1), dtype) for dtype in (jnp.int32, jnp.int32, bool)))
         embeddings = jnp.zeros((1, 1, self.config.model_dim), self.config.compute_dtype)
         return self._decoder.init(rng, embeddings, layout)["params"]
 
@@ -41,7 +41,7 @@ class LanguageModel:
         return self._apply(params, tokens, method="embed")
 
     def forward(
-        self, params: Params, embeddings: Array, layout: Layout, cache: Cache | None = None
+        self, params: Params, embeddings: Array, layout: TokenLayout, cache: Cache | None = None
     ) -> tuple[Array, Cache | None]:
         """Hidden states after the final norm, [B, L, D] -> [B, L, D].
 
@@ -50,25 +50,27 @@ class LanguageModel:
         if cache is None:
             return self._apply(params, embeddings, layout), None
         check_platform(self.config)
-        return self._through(params, embeddings, sights(self.config, layout), cache, 0)
+        return self._through(params, embeddings, attention_masks(self.config, layout), cache, 0)
 
     def extend(
         self,
         params: Params,
         embeddings: Array,
         positions: Array,
-        seen: Array,
+        visible: Array,
         cache: Cache,
         end: Array,
-        seen_near: Array | None = None,
+        visible_locally: Array | None = None,
     ) -> tuple[Array, Cache]:
         """Hidden states of L tokens after those in a cache, [B, L, D] -> [B, L, D], and the cache with them.
 
-        positions: int32 [B, L]. seen: bool [B, L, S], which slots each of them sees, its own among them. seen_near: the
-        same within the window (`layout.near`), where the model has one. end: int32 scalar, the first free slot, from
-        which on they are written.
+        positions: int32 [B, L]. visible: bool [B, L, S], the slots that each token attends to, its own included.
+        visible_locally: the same within the window (`token_layout.in_window`), if the model has one. end: int32 scalar,
+        the first free slot, where the new tokens are written.
         """
-        return self._through(params, embeddings, cached_sights(self.config, positions, seen, seen_near), cache, end)
+        return self._through(
+            params, embeddings, cached_attention_masks(self.config, positions, visible, visible_locally), cache, end
+        )
 
     def unembed(self, params: Params, hidden: Array) -> Array:
         """Float32 logits, [..., D] -> [..., V]."""
@@ -79,14 +81,14 @@ class LanguageModel:
         return self._apply(params, hidden, method="head_parts")
 
     def _through(
-        self, params: Params, embeddings: Array, views: Sights, cache: Cache, end: Array | int
+        self, params: Params, embeddings: Array, masks: AttentionMasks, cache: Cache, end: Array | int
     ) -> tuple[Array, Cache]:
         block = Block(self.config, self.adapter, self.axes)
 
         def layer(weights: Params, x: Array, part: LayerCache, place: Place, local: Array | bool | None) -> Any:
-            return block.apply({"params": weights}, x, part, views, place, local)
+            return block.apply({"params": weights}, x, part, masks, place, local)
 
-        hidden, cache = through_layers(layer, params["layers"], embeddings, cache, end, kinds(self.config))
+        hidden, cache = through_layers(layer, params["layers"], embeddings, cache, end, local_flags(self.config))
         normed: Any = Norm(self.config).apply({"params": params["final_norm"]}, hidden)
         return normed, cache
 

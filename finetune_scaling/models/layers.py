@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.order import gradient_after, read_here
+from finetune_scaling.models.optimization_barriers import delay_gradient, delay_read
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
@@ -35,7 +35,7 @@ class Dense(nn.Module):
     config: ModelConfig
     dtype: Any
     adapter: DenseAdapter | None = None
-    cast_late: bool = False  # a trained kernel, where it is used and no earlier (models/order.py)
+    cast_late: bool = False  # a trained kernel, where it is used and no earlier (models/optimization_barriers.py)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D] -> [..., F]
@@ -46,7 +46,7 @@ class Dense(nn.Module):
         # a third of a training step.
         rows = x.reshape(-1, x.shape[-1])
         if kernel.dtype != self.dtype:  # trained: frozen ones are kept in the compute dtype
-            kernel = (read_here(kernel) if self.cast_late else kernel).astype(self.dtype)
+            kernel = (delay_read(kernel) if self.cast_late else kernel).astype(self.dtype)
         y = rows @ kernel
         if self.name in self.config.biased:
             y = y + self.param("bias", nn.initializers.zeros, (features,), jnp.float32).astype(self.dtype)
@@ -105,4 +105,4 @@ class FeedForward(nn.Module):
         if config.remat == "none" or self.adapter is None:  # the products are there anyway, or nothing waits for them
             return y
         # Beside adapters the gradient of `hidden` would be formed early, and wait for the products to come again.
-        return gradient_after(y, (up, gate) if config.gated else up)
+        return delay_gradient(y, (up, gate) if config.gated else up)

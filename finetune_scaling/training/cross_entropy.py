@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from finetune_scaling.models.order import read_here
+from finetune_scaling.models.optimization_barriers import delay_read
 from finetune_scaling.models.soft_cap import soft_cap, soft_cap_slope
 from finetune_scaling.sharding.axes import AxisRules, partition_spec
 
@@ -151,7 +151,7 @@ def _logits(ways: _Ways, hidden: Array, part: _Part) -> tuple[Array, Array]:
 
 
 def _cast(rows: Array, dtype: jnp.dtype) -> Array:
-    return rows if rows.dtype == dtype else read_here(rows).astype(dtype)
+    return rows if rows.dtype == dtype else delay_read(rows).astype(dtype)
 
 
 def _is_target(targets: Array, part: _Part) -> Array:

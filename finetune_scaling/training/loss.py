@@ -6,7 +6,7 @@ Sums and counts stay apart until the last moment, so that accumulation, packing 
 import jax
 
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.cross_entropy import cross_entropy
 from finetune_scaling.tuning.method import TuningMethod
 
@@ -16,7 +16,7 @@ Batch = dict[str, Array]  # tokens, targets, weights, positions, segments, prefi
 
 def token_losses(model: LanguageModel, tuning: TuningMethod, params: Params, batch: Batch) -> Array:
     """Negative log-likelihood of every target in nats, [B, L], zero where its weight is."""
-    layout = Layout(batch["positions"], batch["segments"], batch["prefix"])
+    layout = TokenLayout(batch["positions"], batch["segments"], batch["prefix"])
     embeddings, layout = tuning.embed(model, params, batch["tokens"], layout)
     hidden, _ = model.forward(params, embeddings, layout)
     states, table = model.head(params, hidden[:, tuning.prefix_length :])

@@ -10,7 +10,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import DENSE_LAYERS
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.layers import MakeParameter
-from finetune_scaling.models.order import after
+from finetune_scaling.models.optimization_barriers import delay_use
 from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
 
 Array = jax.Array
@@ -49,7 +49,7 @@ class LoraAdapter:
         b = parameter("lora_b", jax.nn.initializers.zeros, (self.rank, y.shape[-1]), jnp.float32)
         # XLA would form the second product early, another [rows, F] beside the parts of y that are summed up while the
         # kernel is gathered. When y is there, it is added in place.
-        narrow = after(x @ a.astype(x.dtype), y)
+        narrow = delay_use(x @ a.astype(x.dtype), y)
         return y + (narrow @ b.astype(x.dtype)) * self.scale
 
 

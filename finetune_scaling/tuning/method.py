@@ -11,7 +11,7 @@ from finetune_scaling import configuration
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.layers import DenseAdapter
-from finetune_scaling.models.layout import SOFT_PROMPT, Layout
+from finetune_scaling.models.token_layout import SOFT_PROMPT, TokenLayout
 
 Array = jax.Array
 
@@ -45,7 +45,9 @@ class TuningMethod:
     prefix: Callable[[Params], Array] | None = None
     prefix_length: int = 0
 
-    def embed(self, model: LanguageModel, params: Params, tokens: Array, layout: Layout) -> tuple[Array, Layout]:
+    def embed(
+        self, model: LanguageModel, params: Params, tokens: Array, layout: TokenLayout
+    ) -> tuple[Array, TokenLayout]:
         """Token embeddings with the soft prompt in front: [B, L] -> [B, P + L, D] and where everything stands."""
         embeddings = model.embed(params, tokens)
         if self.prefix is None:
@@ -53,20 +55,20 @@ class TuningMethod:
         return prepend(self.prefix(params), embeddings, layout)
 
 
-def prepend(prompt: Array, embeddings: Array, layout: Layout) -> tuple[Array, Layout]:
+def prepend(prompt: Array, embeddings: Array, layout: TokenLayout) -> tuple[Array, TokenLayout]:
     """Puts a soft prompt [P, D] before each row of [B, L, D] and moves the rows' positions behind it.
 
     Rows may be packed: every segment's positions continue from the one prompt, which all of them see.
     """
     batch, length = embeddings.shape[0], prompt.shape[0]
     rows = jnp.broadcast_to(prompt.astype(embeddings.dtype), (batch, *prompt.shape))
-    front = Layout(
+    front = TokenLayout(
         positions=jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length)),
         segments=jnp.full((batch, length), SOFT_PROMPT, jnp.int32),
         prefix=jnp.zeros((batch, length), bool),
     )
     moved = layout._replace(positions=layout.positions + length)
-    joined = Layout(*(jnp.concatenate(parts, axis=1) for parts in zip(front, moved, strict=True)))
+    joined = TokenLayout(*(jnp.concatenate(parts, axis=1) for parts in zip(front, moved, strict=True)))
     return jnp.concatenate([rows, embeddings], axis=1), joined
 
 

@@ -11,7 +11,7 @@ import pytest
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 
 EOS, LONGEST = 1, 4
 TINY = ModelConfig(
@@ -33,7 +33,7 @@ def log_probabilities(random_params):
     texts = list(itertools.product(range(5), repeat=LONGEST))
     tokens = np.array([[*PROMPT, *text] for text in texts])
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    layout = Layout(positions, np.ones_like(tokens), np.zeros(tokens.shape, bool))
+    layout = TokenLayout(positions, np.ones_like(tokens), np.zeros(tokens.shape, bool))
 
     @jax.jit
     def forward(params):

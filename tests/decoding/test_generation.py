@@ -9,7 +9,7 @@ import pytest
 from finetune_scaling.decoding import generation
 from finetune_scaling.decoding.buckets import bucket, groups, rows_for
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.step import compiled_programs
 from finetune_scaling.tuning.lora import merge
 from finetune_scaling.tuning.partition import combine
@@ -51,7 +51,7 @@ def teacher_forced(config, tuning, trainable, frozen, prompts, outputs, bidirect
         tokens[row, : len(prompt) + len(output)] = prompt + output
     positions = np.broadcast_to(np.arange(WIDTH + NEW), tokens.shape)
     lengths = np.array([len(prompt) for prompt in prompts])[:, None]
-    layout = Layout(positions, np.ones_like(tokens), (positions < lengths) & bidirectional)
+    layout = TokenLayout(positions, np.ones_like(tokens), (positions < lengths) & bidirectional)
     choices = np.argmax(full_forward(config, tuning)(combine(trainable, frozen), tokens, layout), axis=-1)
     pairs = zip(prompts, outputs, strict=True)
     return [choices[row, len(p) - 1 : len(p) + len(output)].tolist() for row, (p, output) in enumerate(pairs)]

@@ -17,7 +17,7 @@ from finetune_scaling.evaluation import scoring
 from finetune_scaling.evaluation.scoring import pooled
 from finetune_scaling.evaluation.text_metrics import score
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.runs.model_loading import TunedModel, initialize_model
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import task_and_format
@@ -42,7 +42,7 @@ def log_probabilities(base) -> Callable[[list[int], int], np.ndarray]:
 
     @jax.jit
     def forward(ids: jax.Array, real: jax.Array, prefix: jax.Array) -> jax.Array:
-        layout = Layout(jnp.arange(ids.size, dtype=jnp.int32)[None], real.astype(jnp.int32)[None], prefix[None])
+        layout = TokenLayout(jnp.arange(ids.size, dtype=jnp.int32)[None], real.astype(jnp.int32)[None], prefix[None])
         hidden, _ = model.forward(params, model.embed(params, ids[None]), layout)
         return jax.nn.log_softmax(model.unembed(params, hidden)[0])
 

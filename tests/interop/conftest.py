@@ -16,7 +16,7 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePie
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.runs.checkpoints import Checkpoints
 from finetune_scaling.runs.model_loading import load_run
 from finetune_scaling.runs.run_directory import RunDirectory
@@ -112,7 +112,7 @@ def ours(tokens) -> Callable[[Path], np.ndarray]:
         language_model = LanguageModel(model.config, model.tuning.adapter)
         params = combine(model.trainable, model.frozen)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+        layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
         embeddings, layout = model.tuning.embed(language_model, params, tokens, layout)
         hidden, _ = jax.jit(language_model.forward)(params, embeddings, layout)
         return np.asarray(language_model.unembed(params, hidden[:, model.tuning.prefix_length :]))

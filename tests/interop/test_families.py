@@ -20,7 +20,7 @@ from finetune_scaling.interop.families.family import LAYER, to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.loss import token_losses
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.attach import attach
@@ -119,7 +119,7 @@ def loss_and_logits(config: ModelConfig):
 
     def compute(params: Params, rows: dict) -> tuple[jax.Array, jax.Array]:
         layout = [rows[name] for name in ("positions", "segments", "prefix")]
-        hidden, _ = model.forward(params, model.embed(params, rows["tokens"]), Layout(*layout))
+        hidden, _ = model.forward(params, model.embed(params, rows["tokens"]), TokenLayout(*layout))
         return token_losses(model, LORA, params, rows).sum(), model.unembed(params, hidden)
 
     return compute
@@ -290,7 +290,7 @@ def test_a_soft_prompt_goes_out_of_a_windows_sight_as_theirs_does(made, kind):
     trainable, frozen = attach(model.config, tuning, jax.random.key(0), model.params, range(2, VOCABULARY))
     decoder, text = LanguageModel(model.config), texts()[1][None]
     positions = np.arange(text.shape[1], dtype=np.int32)[None]
-    layout = Layout(positions, np.ones_like(positions), np.zeros_like(positions, bool))
+    layout = TokenLayout(positions, np.ones_like(positions), np.zeros_like(positions, bool))
 
     def logits(params: Params) -> jax.Array:
         hidden, _ = decoder.forward(params, *tuning.embed(decoder, params, text, layout))

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
 from finetune_scaling.interop.hugging_face import load_llama, load_model
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 
 SHAPE = {
     "vocab_size": 59, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -47,7 +47,7 @@ def logits_of(directory, tokens):
     config, params = load_llama(directory)
     model = LanguageModel(config)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+    layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
     hidden, _ = jax.jit(model.forward)(params, model.embed(params, tokens), layout)
     return model.unembed(params, hidden)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.models.attention import Scoring, attend
-from finetune_scaling.models.layout import PADDING, SOFT_PROMPT, Layout, visible
+from finetune_scaling.models.token_layout import PADDING, SOFT_PROMPT, TokenLayout, attention_mask
 from finetune_scaling.tuning.method import prepend
 
 LENGTH = 9
@@ -34,14 +34,14 @@ tokens = st.tuples(st.integers(0, 5), st.integers(-1, 2), st.booleans()).map(
 @given(st.lists(tokens, min_size=LENGTH, max_size=LENGTH), st.sampled_from([None, 1, 2, 4, 100]))
 def test_visibility_is_the_rule_for_every_pair(row, window):
     positions, segments, prefix = (np.array([column]) for column in zip(*row, strict=True))
-    layout = Layout(positions, segments, prefix)
+    layout = TokenLayout(positions, segments, prefix)
     expected = [[sees(query, key, window) for key in row] for query in row]
-    np.testing.assert_array_equal(np.asarray(visible(layout, layout, window))[0], expected)
+    np.testing.assert_array_equal(np.asarray(attention_mask(layout, layout, window))[0], expected)
 
 
 def test_a_packed_row_with_a_prompt_looks_as_drawn():
     """Two prompt tokens; a prefix LM with an input of two; a causal text of two; one token of padding."""
-    packed = Layout(
+    packed = TokenLayout(
         positions=jnp.array([[0, 1, 2, 0, 1, 0]]),
         segments=jnp.array([[1, 1, 1, 2, 2, 0]]),
         prefix=jnp.array([[True, True, False, False, False, False]]),
@@ -58,15 +58,15 @@ def test_a_packed_row_with_a_prompt_looks_as_drawn():
         xx......
     """
     expected = [[mark == "x" for mark in line] for line in drawing.split()]
-    np.testing.assert_array_equal(np.asarray(visible(layout, layout))[0], expected)
+    np.testing.assert_array_equal(np.asarray(attention_mask(layout, layout))[0], expected)
 
 
 def test_a_window_counts_a_soft_prompt_as_the_text_before():
     """Two prompt tokens and a text of four, with a window of three: the prompt goes out of sight."""
-    text = Layout(jnp.arange(4)[None], jnp.ones((1, 4), int), jnp.zeros((1, 4), bool))
+    text = TokenLayout(jnp.arange(4)[None], jnp.ones((1, 4), int), jnp.zeros((1, 4), bool))
     _, layout = prepend(jnp.zeros((2, 4)), jnp.zeros((1, 4, 4)), text)
     expected = np.tri(6, dtype=bool) & ~np.tri(6, k=-3, dtype=bool)
-    np.testing.assert_array_equal(np.asarray(visible(layout, layout, 3))[0], expected)
+    np.testing.assert_array_equal(np.asarray(attention_mask(layout, layout, 3))[0], expected)
 
 
 def softmax_attention(query, keys, values, mask, scale, cap):

@@ -12,14 +12,14 @@ import pytest
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models import attention, decoder, flash
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import PADDING, Layout, visible
+from finetune_scaling.models.token_layout import PADDING, TokenLayout, attention_mask
 from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.tuning.method import prepend
 
 HEADS, HEAD_DIM = 4, 8
 
 
-def layouts(prompt: int = 0) -> Layout:
+def layouts(prompt: int = 0) -> TokenLayout:
     """Two rows of 140 tokens behind a soft prompt: packed texts, one with an input read both ways, and padding; and a
     prefix LM that fills its row. More than a block of every form.
     """
@@ -28,14 +28,14 @@ def layouts(prompt: int = 0) -> Layout:
         [(i, s + 1, i < inputs[r][s]) for s, n in enumerate(lengths[r]) for i in range(n)] for r in range(2)
     ]
     rows[0] += [(0, PADDING, False)] * 20
-    plain = Layout(*(jnp.asarray(np.array(rows)[:, :, i], dtype) for i, dtype in enumerate((int, int, bool))))
+    plain = TokenLayout(*(jnp.asarray(np.array(rows)[:, :, i], dtype) for i, dtype in enumerate((int, int, bool))))
     if not prompt:
         return plain
     return prepend(jnp.zeros((prompt, 1)), jnp.zeros((2, 140, 1)), plain)[1]
 
 
 def plain(query, keys, values, layout):
-    return attention.attend(query, keys, values, visible(layout, layout))
+    return attention.attend(query, keys, values, attention_mask(layout, layout))
 
 
 def in_flash(query, keys, values, layout):
@@ -43,7 +43,7 @@ def in_flash(query, keys, values, layout):
 
 
 def cudnn_arguments(query, keys, values, layout):
-    return attention.attend_cudnn(query, keys, values, visible(layout, layout))
+    return attention.attend_cudnn(query, keys, values, attention_mask(layout, layout))
 
 
 FORMS = {"blockwise": attention.attend_blockwise, "flash": in_flash, "cudnn": cudnn_arguments}
@@ -62,7 +62,7 @@ def without_cudnn(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **k: ask(*a, **k))
 
 
-def inputs(kv_heads: int, layout: Layout, seed: int = 0):
+def inputs(kv_heads: int, layout: TokenLayout, seed: int = 0):
     """Query, keys, values, and a gradient of the output that is zero at padding, as a loss's is."""
     rng = np.random.default_rng(seed)
     arrays = [rng.normal(size=(*layout.segments.shape, n, HEAD_DIM)) for n in (HEADS, kv_heads, kv_heads, HEADS)]
@@ -90,7 +90,7 @@ def test_a_form_is_plain_attention(form, kv_heads, prompt, without_cudnn):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("field", Layout._fields)
+@pytest.mark.parametrize("field", TokenLayout._fields)
 def test_a_form_heeds_every_field_of_the_layout(form, field, without_cudnn):
     """Another layout changes it, as it changes plain attention: the test above would see a form that ignores it."""
     layout = layouts()
@@ -182,6 +182,6 @@ def test_a_form_that_lacks_what_a_model_has_is_refused(form, fields, tiny_config
 
 def test_rows_that_flash_attention_cannot_hold_are_refused():
     rows = jax.ShapeDtypeStruct((1, flash.LONGEST + 1, 2, 8), jnp.float32)
-    layout = Layout(*(jax.ShapeDtypeStruct(rows.shape[:2], int),) * 3)
+    layout = TokenLayout(*(jax.ShapeDtypeStruct(rows.shape[:2], int),) * 3)
     with pytest.raises(ConfigError, match="holds rows of at most 4096 tokens, not 4097; use 'blockwise'"):
         jax.eval_shape(lambda *a: flash.flash_attention(*a, DEFAULT_RULES), rows, rows, rows, layout)

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_scaling.models.cache import apart, empty_cache, grown, rows_of, slots_of
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout, visible
+from finetune_scaling.models.token_layout import TokenLayout, attention_mask
 from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.tuning.partition import combine
 
@@ -42,7 +42,7 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
     model = LanguageModel(tiny_config, tuning.adapter)
     tokens = np.random.default_rng(0).integers(4, 61, size=(2, 9))
     positions = np.broadcast_to(np.arange(9, dtype=np.int32), tokens.shape)
-    of_tokens = Layout(positions, np.ones_like(positions), positions < 5)
+    of_tokens = TokenLayout(positions, np.ones_like(positions), positions < 5)
 
     @jax.jit
     def whole_and_in_pieces(params):
@@ -54,14 +54,14 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
         pieces = []
         for start, end in itertools.pairwise(edges):
             piece = embeddings[:, start:end]
-            part, so_far = (Layout(*(field[:, s:end] for field in layout)) for s in (start, 0))
+            part, so_far = (TokenLayout(*(field[:, s:end] for field in layout)) for s in (start, 0))
             if start == 0:
                 hidden, cache = model.forward(own, piece, part, cache)
                 cache = grown(cache, SLOTS)
             else:
                 spare = ((0, 0), (0, 0), (0, SLOTS - end))
-                seen = jnp.pad(visible(part, so_far), spare)
-                in_window = jnp.pad(visible(part, so_far, tiny_config.window), spare)
+                seen = jnp.pad(attention_mask(part, so_far), spare)
+                in_window = jnp.pad(attention_mask(part, so_far, tiny_config.window), spare)
                 hidden, cache = model.extend(own, piece, part.positions, seen, cache, jnp.int32(start), in_window)
             pieces.append(hidden)
         return whole, jnp.concatenate(pieces, axis=1), cache

@@ -11,20 +11,20 @@ import pytest
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 
 BATCH, LENGTH = 3, 10
 _gelu = np.vectorize(lambda value: value * 0.5 * (1 + math.erf(value / math.sqrt(2))))
 
 
-def rows(prefix: int = 0) -> Layout:
+def rows(prefix: int = 0) -> TokenLayout:
     """One text a row, of which the first `prefix` tokens are the input of a prefix LM."""
     positions = jnp.broadcast_to(jnp.arange(LENGTH), (BATCH, LENGTH))
-    return Layout(positions, jnp.ones_like(positions), positions < prefix)
+    return TokenLayout(positions, jnp.ones_like(positions), positions < prefix)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def logits(config: ModelConfig, params, tokens, layout: Layout):
+def logits(config: ModelConfig, params, tokens, layout: TokenLayout):
     model = LanguageModel(config)
     return model.unembed(params, model.forward(params, model.embed(params, tokens), layout)[0])
 

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 
 ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "attention_out"}
 FEED_FORWARD = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
@@ -90,7 +90,7 @@ def test_logits_equal_hugging_faces(heads, kv_heads):
 
     tokens = np.random.default_rng(1).integers(config.vocab_size, size=(2, 17))
     positions = jnp.broadcast_to(jnp.arange(17), tokens.shape)
-    layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+    layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
     hidden, _ = jax.jit(model.forward)(params, model.embed(params, tokens), layout)
     with torch.no_grad():
         expected = llama(torch.from_numpy(tokens)).logits.numpy()

@@ -18,7 +18,7 @@ import pytest
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.reading import load_run, load_study
 from finetune_scaling.runs.checkpoints import read_checkpoint
 
@@ -194,7 +194,7 @@ def test_a_base_goes_on_with_a_text(tiny_runs):
     for _ in range(count):  # without a cache: the whole text anew for every token
         row = jnp.asarray([ids + [tokenizer.pad_id] * (start + count - len(ids))], jnp.int32)
         places = jnp.arange(start + count)[None]
-        layout = Layout(places, (places < len(ids)).astype(jnp.int32), jnp.zeros(row.shape, bool))
+        layout = TokenLayout(places, (places < len(ids)).astype(jnp.int32), jnp.zeros(row.shape, bool))
         hidden, _ = network.forward(model.frozen, network.embed(model.frozen, row), layout)
         ids.append(int(network.unembed(model.frozen, hidden)[0, len(ids) - 1].argmax()))
         if ids[-1] == tokenizer.eos_id:

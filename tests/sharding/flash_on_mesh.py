@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.models import attention, flash
-from finetune_scaling.models.layout import Layout, visible
+from finetune_scaling.models.token_layout import TokenLayout, attention_mask
 from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 
@@ -21,13 +21,13 @@ ROWS, LENGTH, HEADS, KV_HEADS, HEAD_DIM = 8, 140, 8, 2, 8  # more than a block o
 MESHES = [(8, 1), (1, 8), (2, 4), (4, 2), (2, 2)]  # fsdp, tensor; data is the rest
 
 
-def layout() -> Layout:
+def layout() -> TokenLayout:
     """Two packed texts a row, of another length in each row, and an input that is read both ways."""
     positions = np.tile(np.arange(LENGTH), (ROWS, 1))
     ends = 40 + 9 * np.arange(ROWS)[:, None]
     second = positions >= ends
     fields = (positions - second * ends, 1 + second, (positions < 20) & ~second)
-    return Layout(*(jnp.asarray(f, t) for f, t in zip(fields, (jnp.int32, jnp.int32, bool), strict=True)))
+    return TokenLayout(*(jnp.asarray(f, t) for f, t in zip(fields, (jnp.int32, jnp.int32, bool), strict=True)))
 
 
 def value_and_gradients(attend, arrays):
@@ -43,7 +43,7 @@ def main() -> None:
         jnp.asarray(rng.normal(size=(ROWS, LENGTH, n, HEAD_DIM)), jnp.float32)
         for n in (HEADS, KV_HEADS, KV_HEADS, HEADS)
     ]
-    plain = lambda *inputs: attention.attend(*inputs, visible(seen, seen))  # noqa: E731
+    plain = lambda *inputs: attention.attend(*inputs, attention_mask(seen, seen))  # noqa: E731
     in_flash = lambda *inputs: flash.flash_attention(*inputs, seen, DEFAULT_RULES)  # noqa: E731
     expected = value_and_gradients(plain, arrays)
     found = {}

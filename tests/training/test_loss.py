@@ -14,7 +14,7 @@ from finetune_scaling.data.packing import pack_batch
 from finetune_scaling.data.tokenizers.interface import SpecialTokens
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training import loss
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state, make_train_step
@@ -80,7 +80,7 @@ def test_losses_are_the_cross_entropy_of_the_targets(tiny_config, tuned):
     tuning, trainable, frozen = tuned("full")
     params, model = combine(trainable, frozen), LanguageModel(tiny_config)
     batch = pack_batch([[text] for text in sequences()], ROW)
-    layout = Layout(batch["positions"], batch["segments"], batch["prefix"])
+    layout = TokenLayout(batch["positions"], batch["segments"], batch["prefix"])
     embeddings = model.embed(params, batch["tokens"])
     logits = model.unembed(params, jax.jit(model.forward)(params, embeddings, layout)[0])
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"]) * batch["weights"]

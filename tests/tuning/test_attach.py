@@ -9,7 +9,7 @@ import pytest
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.trees import parameter_count, path_name
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
@@ -95,7 +95,7 @@ def test_every_method_starts_with_exactly_the_bases_logits(tiny_config, tiny_bas
     """LoRA's B is zero; a prompt of length 0 is no prompt. Equal to the bit."""
     tokens = np.random.default_rng(0).integers(tiny_config.vocab_size, size=(2, 9))
     positions = jnp.broadcast_to(jnp.arange(9), tokens.shape)
-    layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+    layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
 
     def logits(block):
         tuning = configure(METHODS, block)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.layout import Layout
+from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.tuning.lora import LoraAdapter, LoraOptions, build, merge
 from finetune_scaling.tuning.partition import combine
 
@@ -43,7 +43,7 @@ def test_merged_is_unmerged_and_not_the_base(tiny_config, tiny_base, tuned, targ
     assert jax.tree.structure(merged) == jax.tree.structure(tiny_base)
     tokens = np.random.default_rng(0).integers(tiny_config.vocab_size, size=(2, 9))
     positions = jnp.broadcast_to(jnp.arange(9), tokens.shape)
-    layout = Layout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
+    layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
 
     plain = LanguageModel(tiny_config)
     with_adapter = hidden(LanguageModel(tiny_config, tuning.adapter), params, tokens, layout)

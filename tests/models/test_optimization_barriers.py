@@ -9,7 +9,7 @@ import pytest
 
 from finetune_scaling.models import layers
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.models.order import after, gradient_after, read_here
+from finetune_scaling.models.optimization_barriers import delay_gradient, delay_read, delay_use
 from finetune_scaling.training.loss import loss_sum_and_count
 from finetune_scaling.tuning import lora
 from finetune_scaling.tuning.partition import combine
@@ -20,9 +20,9 @@ X, Y = jnp.arange(6.0).reshape(2, 3), jnp.linspace(1, 2, 6).reshape(2, 3)
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: jnp.sin(read_here(x)) * 2,
-        lambda x: jnp.sin(after(x, Y)) * 2,
-        lambda x: jnp.sin(gradient_after(x, (Y, X))) * 2,
+        lambda x: jnp.sin(delay_read(x)) * 2,
+        lambda x: jnp.sin(delay_use(x, Y)) * 2,
+        lambda x: jnp.sin(delay_gradient(x, (Y, X))) * 2,
     ],
 )
 def test_what_is_given_comes_back_with_its_gradient(function):
@@ -34,7 +34,7 @@ def test_what_is_given_comes_back_with_its_gradient(function):
 
 
 def test_what_is_waited_for_has_no_gradient_of_it():
-    waited = jax.grad(lambda y: (after(X, y) * X).sum() + gradient_after(X, (y, y)).sum())(Y)
+    waited = jax.grad(lambda y: (delay_use(X, y) * X).sum() + delay_gradient(X, (y, y)).sum())(Y)
     np.testing.assert_array_equal(waited, jnp.zeros_like(Y))
 
 
@@ -68,9 +68,9 @@ def test_a_model_has_the_same_gradients_without_them(method, remat, dtype, tuned
         return jax.jit(jax.grad(loss))(decoder.trainable)
 
     ours = gradient()
-    monkeypatch.setattr(layers, "read_here", lambda parameter: parameter)
-    monkeypatch.setattr(layers, "gradient_after", lambda y, products: y)
-    monkeypatch.setattr(lora, "after", lambda early, late: early)
+    monkeypatch.setattr(layers, "delay_read", lambda parameter: parameter)
+    monkeypatch.setattr(layers, "delay_gradient", lambda y, products: y)
+    monkeypatch.setattr(lora, "delay_use", lambda early, late: early)
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(gradient()), strict=True):
         np.testing.assert_allclose(one, other, atol=tolerance * float(jnp.abs(other).max()))
