@@ -61,7 +61,7 @@ def test_finetuning_configs_fit_their_task_and_base(path, method):
     assert run_config.method["name"] == method
 
     task = load_task(run_config.task)
-    form = run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
+    form = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
     assert form.max_input_tokens >= form.max_source_tokens, "the sequence has no room for the source and a template"
 
     pretraining, _ = pretraining_of(run_config.base.run)
@@ -115,7 +115,7 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
         family = study.families[run.setting.family]
         run_config = read_run_config(finetuning_config(study, tmp_path, run))
         task = load_task(run_config.task)
-        run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
+        run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
         size = run.setting.size
         model = family_model(family, size) if family.public else model_config({**family.model, "name": size}, 1000)
         prompt = configure(METHODS, run_config.method).prefix_length

@@ -56,7 +56,7 @@ def write(
     if task is None:
         task, form = _continuation(model, run_config, texts, decoding.limit(CONTINUATION))
     else:
-        form = run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
+        form = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
     _check_room(model, form, decoding)
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(run_config.evaluation.batch_size, len(texts))

@@ -1,4 +1,4 @@
-"""The config of one run, pretraining or finetuning, as a frozen dataclass: what every field of a config file means."""
+"""The config of one run as frozen dataclasses: the meaning, default and check of every field of a config file."""
 
 import dataclasses
 import math
@@ -20,21 +20,21 @@ from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
 from finetune_scaling.tuning.method import MethodSpec, configure
 from finetune_scaling.tuning.registry import METHODS
 
+Kind = Literal["pretraining", "finetuning", "converted model", "imported adapter"]
+LARGEST_SEED = 2**32 - 1
 
-def _check_counts(block: Any, where: str, names: tuple[str, ...], least: int = 1) -> None:
-    """Raises ConfigError where one of these numbers of a block is given and below `least`."""
+
+def _check_at_least(block: Any, where: str, names: tuple[str, ...], minimum: int = 1) -> None:
+    """Raise ConfigError if one of these fields is set and below `minimum`."""
     for name in names:
         value = getattr(block, name)
-        if value is not None and value < least:
-            raise ConfigError(f"{where}.{name} = {value} must be at least {least}")
-
-
-LARGEST_SEED = 2**32 - 1
+        if value is not None and value < minimum:
+            raise ConfigError(f"{where}.{name} = {value} must be at least {minimum}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
-    """Independent seeds: which examples (data), initial parameters, and the order of batches."""
+    """Independent random seeds: choice of examples (data), initial parameters, and order of the batches."""
 
     data: int = 0
     parameters: int = 0
@@ -43,12 +43,12 @@ class Seeds:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if not 0 <= value <= LARGEST_SEED:
-                raise ConfigError(f"seeds.{name} = {value} must lie between 0 and {LARGEST_SEED}")
+                raise ConfigError(f"seeds.{name} = {value} must be between 0 and {LARGEST_SEED}")
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseConfig:
-    """The pretrained run that finetuning starts from; step: which of its checkpoints (None: the last one)."""
+    """The base model of a finetuning run: a run directory, and the step of its checkpoint (None: the newest)."""
 
     run: str
     step: int | None = None
@@ -56,11 +56,11 @@ class BaseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PublicModel:
-    """The public model that a base was converted from (interop/conversion.py).
+    """The public model that a base model was converted from (interop/conversion.py).
 
-    name: its directory, or its name on the hub; revision: as it was asked for, commit: which that was (None: a
-    directory); family: the model_type of its config.json; dtype: of the stored parameters, where another than the
-    files' was asked for; pretrain_tokens: that it had seen, where that was told.
+    name: directory, or name on the Hugging Face hub. revision: as requested; commit: the commit it resolved to (None
+    for a directory). family: model_type of its config.json. dtype: of the stored parameters if it differs from the
+    files'. pretrain_tokens: number of tokens that it was pretrained on, if known.
     """
 
     name: str
@@ -71,12 +71,12 @@ class PublicModel:
     pretrain_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, "public", ("pretrain_tokens",))
+        _check_at_least(self, "public", ("pretrain_tokens",))
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportedAdapter:
-    """The adapter that a run was made of (interop/peft/incoming.py): its directory, and its weights' digest."""
+    """The PEFT adapter that a run was imported from (interop/peft/incoming.py): directory, digest of its weights."""
 
     name: str
     weights_sha256: str
@@ -84,7 +84,7 @@ class ImportedAdapter:
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
-    """size: sequences a step (rows, where packed); None takes the method's. accumulation: parts, one after another."""
+    """size: sequences (packed: rows) per step; None: the method's default. accumulation: microbatches per step."""
 
     size: int | None = None
     accumulation: int = 1
@@ -92,18 +92,18 @@ class BatchConfig:
     row_length: int | None = None  # of packed finetuning rows; None: one sequence's length
 
     def __post_init__(self) -> None:
-        _check_counts(self, "batch", ("accumulation", "row_length"))
+        _check_at_least(self, "batch", ("accumulation", "row_length"))
         if self.row_length is not None and not self.pack:
-            raise ConfigError("batch.row_length is for packed rows; set batch.pack, or leave it out")
+            raise ConfigError("batch.row_length applies to packed rows only. Fix: set batch.pack, or remove row_length")
         if self.size is not None and (self.size < 1 or self.size % self.accumulation):
             raise ConfigError(
-                f"batch.size = {self.size} must be a positive multiple of accumulation {self.accumulation}"
+                f"batch.size = {self.size} must be a positive multiple of batch.accumulation = {self.accumulation}"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceConfig:
-    """length: tokens of a row, prompt apart. The rest is for finetuning; None takes the task's limits."""
+    """length: tokens of a row without soft prompt. The other fields apply to finetuning; None: the task's limits."""
 
     length: int
     max_source_tokens: int | None = None
@@ -112,10 +112,10 @@ class SequenceConfig:
     mode: Literal["", "R", "X", "S"] = ""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "sequence", ("length", "max_source_tokens", "max_target_tokens"))
+        _check_at_least(self, "sequence", ("length", "max_source_tokens", "max_target_tokens"))
 
     def format(self, max_source_tokens: int, max_target_tokens: int) -> SequenceFormat:
-        """The form of finetuning sequences, with a task's limits where the config says none."""
+        """Return the format of finetuning sequences; the arguments are the task's limits, used where none is set."""
         return SequenceFormat(
             length=self.length,
             max_source_tokens=self.max_source_tokens or max_source_tokens,
@@ -127,12 +127,12 @@ class SequenceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LimitsConfig:
-    """When training ends: at the earliest of these.
+    """When training stops: at the earliest of these limits.
 
-    max_tokens: positions computed (pretraining), batch x length a step.
-    patience: evaluations without a better dev loss.
-    tolerance: where dev loss still fell by more than this (nats a token) between the last two evaluations before
-    another limit, the run was stopped by its budget and not by its optimum, and its record says so.
+    max_tokens: positions computed (pretraining), batch x length per step.
+    patience: dev evaluations without improvement (early stopping).
+    tolerance: if dev loss fell by more than this (nats per token) between the last two evaluations before a limit, the
+        result record says stopped_by = "budget": the run had not converged.
     """
 
     max_steps: int | None = None
@@ -143,15 +143,15 @@ class LimitsConfig:
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None and self.max_tokens is None:
-            raise ConfigError("limits: give max_steps, max_epochs or max_tokens")
-        _check_counts(self, "limits", ("max_steps", "max_tokens", "patience"))
+            raise ConfigError("limits is empty. Fix: set max_steps, max_epochs or max_tokens")
+        _check_at_least(self, "limits", ("max_steps", "max_tokens", "patience"))
         if self.max_epochs is not None and not 0 < self.max_epochs < math.inf:
             raise ConfigError(f"limits.max_epochs = {self.max_epochs} must be a finite number above 0")
         if not self.tolerance >= 0:
             raise ConfigError(f"limits.tolerance = {self.tolerance} must be at least 0")
 
     def last_step(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
-        """The step at which training ends at the latest, and the name of the limit that ends it."""
+        """Return the last step of training without early stopping, and the name of the limit that sets it."""
         limits = {
             "max_steps": self.max_steps,
             "max_epochs": None if self.max_epochs is None else math.ceil(self.max_epochs * steps_per_epoch),
@@ -163,11 +163,11 @@ class LimitsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured, and when.
+    """What is evaluated, and when.
 
-    every_steps, or times: dev loss so often, in steps or in all. Example numbers of None mean all there are.
-    generate_examples: test segments decoded at the end, as `decoding` says; 0 for none.
-    evaluators: what else is scored, by name (runs/evaluators.py).
+    every_steps, times: interval of dev loss in steps, or the number of evaluations per run. dev_examples,
+    test_examples, generate_examples (test examples decoded at the end with `decoding`): None: all, 0: none.
+    evaluators: further evaluations by name (runs/evaluators.py).
     """
 
     every_steps: int | None = None
@@ -180,8 +180,8 @@ class EvaluationConfig:
     evaluators: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, "evaluation", ("every_steps", "times", "batch_size", "dev_examples", "test_examples"))
-        _check_counts(self, "evaluation", ("generate_examples",), least=0)
+        _check_at_least(self, "evaluation", ("every_steps", "times", "batch_size", "dev_examples", "test_examples"))
+        _check_at_least(self, "evaluation", ("generate_examples",), minimum=0)
         read_evaluators(self.evaluators)
 
     @property
@@ -190,39 +190,41 @@ class EvaluationConfig:
         return read_evaluators(self.evaluators)
 
     def interval(self, total_steps: int) -> int:
-        """Steps between two evaluations."""
+        """Return the number of steps between two evaluations of dev loss."""
         return self.every_steps or max(1, math.ceil(total_steps / self.times))
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """every_steps: how often the newest state is saved, beside every better one; keep_tokens: token counts kept."""
+    """every_steps: checkpoint interval (improvements are saved too); keep_tokens: token counts whose step is kept."""
 
     every_steps: int = 1000
     keep_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_counts(self, "checkpoint", ("every_steps",))
+        _check_at_least(self, "checkpoint", ("every_steps",))
 
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig:
-    """every_steps: training loss in the metrics so often; writers: tensorboard, wandb, beside metrics.jsonl."""
+    """every_steps: interval of training loss; writers: tensorboard, wandb, in addition to metrics.jsonl."""
 
     every_steps: int = 50
     writers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_counts(self, "logging", ("every_steps",))
+        _check_at_least(self, "logging", ("every_steps",))
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run: pretraining where `corpus` is given, finetuning where `task` is; neither for an `adapter` alone, nor for
-    a base that came in from elsewhere, which `public` tells.
+    """The config of one run. One block sets its `kind`:
 
-    model: a rung of the ladder by name, or its fields; while finetuning, only fields to change on the base's.
-    schedule.learning_rate and batch.size may be left out: the method has defaults.
+    corpus: pretraining. task: finetuning, of `base` or from scratch, or further training of an imported `adapter`.
+    public: a converted public model, which is not trained. adapter without task: an imported adapter of `base`.
+
+    model: a rung of the ladder by name, or model fields; with a base, only the fields that differ from the base's.
+    schedule.learning_rate and batch.size default to the method's.
     """
 
     sequence: SequenceConfig
@@ -248,24 +250,25 @@ class RunConfig:
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        ways = [block for block in (self.corpus, self.task, self.public) if block is not None]
-        if len(ways) > 1 or (not ways and self.adapter is None):
-            raise ConfigError("give the config a corpus (pretraining) or a task (finetuning), and not both")
-        if self.corpus is not None and self.base is not None:
-            raise ConfigError("base is for finetuning; pretraining starts from nothing, so remove it")
-        if self.corpus is not None and self.batch.pack:
-            raise ConfigError("batch.pack is for finetuning; pretraining's rows are always packed, so leave it out")
-        if self.adapter is not None and self.base is None:
-            raise ConfigError("base is missing; an adapter that came in stands on one")
-        if self.base is None and not self.model:
-            raise ConfigError("model is missing; name a rung of the ladder, or give a base to finetune")
-        if self.finetune_examples is not None and self.finetune_examples < 1:
-            raise ConfigError(f"finetune_examples = {self.finetune_examples} must be at least 1")
+        _check_blocks(self, self.kind)
+        _check_at_least(self, "config", ("finetune_examples",))
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of run this is. Raises ConfigError if no block, or more than one, sets it."""
+        kinds: dict[Kind, Any] = {"pretraining": self.corpus, "finetuning": self.task, "converted model": self.public}
+        found: list[Kind] = [kind for kind, block in kinds.items() if block is not None]
+        if len(found) > 1 or (not found and self.adapter is None):
+            raise ConfigError(
+                f"the config has {' and '.join(found) or 'neither corpus nor task'}. Fix: give either a corpus "
+                "(pretraining) or a task (finetuning)"
+            )
+        return found[0] if found else "imported adapter"
 
     @property
     def is_base(self) -> bool:
-        """Whether what comes out is a base: a pretraining run, or a public model that was converted."""
-        return self.corpus is not None or self.public is not None
+        """Whether this run's model is a base model: pretrained here, or a converted public model."""
+        return self.kind in ("pretraining", "converted model")
 
     @property
     def method_declaration(self) -> MethodSpec:
@@ -274,34 +277,45 @@ class RunConfig:
 
     @property
     def batch_size(self) -> int:
-        """Sequences a step, the method's default where the config says none."""
+        """Sequences (packed: rows) per step."""
         return self.batch.size or self.method_declaration.defaults.batch_size
 
     @property
     def row_length(self) -> int:
-        """Tokens of a row, soft prompt apart."""
+        """Tokens of a row without soft prompt."""
         return self.batch.row_length or self.sequence.length
 
     @property
+    def tokens_per_step(self) -> int:
+        """Positions computed per step without soft prompts."""
+        return self.batch_size * self.row_length
+
+    @property
     def schedule_config(self) -> ScheduleConfig:
-        """The schedule, with the method's learning rate where the config says none."""
+        """The learning-rate schedule."""
         default = {"learning_rate": self.method_declaration.defaults.learning_rate}
         return configuration.build(ScheduleConfig, {**default, **self.schedule}, "schedule")
 
-    def sequence_format(self, max_source_tokens: int, max_target_tokens: int) -> SequenceFormat:
-        """The form of this run's finetuning sequences, with the task's limits where the config says none."""
-        return self.sequence.format(max_source_tokens, max_target_tokens)
+
+def _check_blocks(config: RunConfig, kind: Kind) -> None:
+    """Raise ConfigError if a block is missing, or is set that does not apply to this kind of run."""
+    if kind == "pretraining" and config.base is not None:
+        raise ConfigError("base applies to finetuning; pretraining starts from random parameters. Fix: remove base")
+    if kind == "pretraining" and config.batch.pack:
+        raise ConfigError("batch.pack applies to finetuning; pretraining rows are always packed. Fix: remove it")
+    if config.adapter is not None and config.base is None:
+        raise ConfigError("base is missing: an imported adapter needs its base model. Fix: set base.run")
+    if config.base is None and not config.model:
+        raise ConfigError("model is missing. Fix: name a rung of the ladder, or give a base to finetune")
 
 
 def read_run_config(config: Mapping[str, Any]) -> RunConfig:
-    """The run config of a config. Raises ConfigError that names the first wrong field."""
-    config = {
-        name: configuration.without_unset(block) if _is_open(name, block) else block for name, block in config.items()
-    }
+    """Return the RunConfig of a config mapping. Raises ConfigError that names the first wrong field."""
+    config = {name: _set_fields(block) if name in _OPEN_BLOCKS else block for name, block in config.items()}
     run_config = configuration.build(RunConfig, config, "config")
     if run_config.batch_size % run_config.batch.accumulation:
         raise ConfigError(f"batch.accumulation must divide the batch of {run_config.batch_size} sequences")
-    # The fields of open blocks are checked now, before anything heavy starts.
+    # Fields of the open blocks are checked now, before anything slow starts.
     run_config.schedule_config  # noqa: B018
     configure(METHODS, run_config.method)
     if run_config.base is None:
@@ -309,6 +323,9 @@ def read_run_config(config: Mapping[str, Any]) -> RunConfig:
     return run_config
 
 
-def _is_open(name: str, block: Any) -> bool:
-    """Whether a block's fields are defined elsewhere; None in it means not given."""
-    return name in ("model", "method", "task", "schedule") and isinstance(block, Mapping | ConfigDict)
+_OPEN_BLOCKS = ("model", "method", "task", "schedule")  # blocks whose fields other modules define
+
+
+def _set_fields(block: Any) -> Any:
+    """Return a block without its None fields, which stand for fields that are not set."""
+    return configuration.without_unset(block) if isinstance(block, Mapping | ConfigDict) else block

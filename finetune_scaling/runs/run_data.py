@@ -87,7 +87,7 @@ def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches
 def task_and_format(run_config: RunConfig) -> tuple[Task, SequenceFormat]:
     """The task of a finetuning run, and the form of its sequences."""
     task = _task(configuration.canonical_json(run_config.task))
-    return task, run_config.sequence_format(task.max_source_tokens, task.max_target_tokens)
+    return task, run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
 
 
 def check_task_data(run_config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a run's config says in steps, and mistakes between its fields."""
+"""RunConfig: limits and evaluation intervals in steps, defaults of methods, and errors that name the field."""
 
 import math
 
@@ -30,7 +30,7 @@ PRETRAIN = {"task": None, "base": None, "model": {"name": "30k"}, "corpus": corp
 
 
 @pytest.mark.parametrize(
-    ("limits", "ending"),
+    ("limits", "last_step"),
     [
         ({"max_steps": 100}, (100, "max_steps")),
         ({"max_epochs": 3}, (8, "max_epochs")),  # 2.5 steps an epoch
@@ -41,19 +41,19 @@ PRETRAIN = {"task": None, "base": None, "model": {"name": "30k"}, "corpus": corp
         ({"max_steps": 8, "max_epochs": 100}, (8, "max_steps")),
     ],
 )
-def test_training_ends_at_the_earliest_limit(limits, ending):
-    assert LimitsConfig(**limits).last_step(steps_per_epoch=2.5, tokens_per_step=96) == ending
+def test_training_stops_at_the_earliest_limit(limits, last_step):
+    assert LimitsConfig(**limits).last_step(steps_per_epoch=2.5, tokens_per_step=96) == last_step
 
 
 @given(st.integers(1, 10_000), st.integers(1, 100))
-def test_a_number_of_evaluations_is_kept_to_where_steps_allow(total, times):
+def test_evaluations_are_at_most_as_many_as_requested(total, times):
     every = EvaluationConfig(times=times).interval(total)
     assert 1 <= -(-total // every) <= times
     assert EvaluationConfig(every_steps=7, times=times).interval(total) == 7
 
 
 @pytest.mark.parametrize(("method", "rate", "batch"), [("full", 1e-3, 128), ("prompt", 0.3, 16), ("lora", 1e-2, 16)])
-def test_methods_bring_the_papers_rates_and_batches(method, rate, batch):
+def test_methods_default_to_the_papers_learning_rates_and_batch_sizes(method, rate, batch):
     config = {**FINETUNE, "method": {"name": method}}
     run_config = read_run_config(config)
     assert run_config.schedule_config.learning_rate == rate
@@ -63,29 +63,32 @@ def test_methods_bring_the_papers_rates_and_batches(method, rate, batch):
     assert changed.batch_size == 8
 
 
-def test_sequence_limits_come_from_the_task_unless_given():
-    form = read_run_config(FINETUNE).sequence_format(20, 30)
+def test_sequence_limits_default_to_the_tasks():
+    form = read_run_config(FINETUNE).sequence.format(20, 30)
     assert (form.length, form.max_source_tokens, form.max_target_tokens) == (48, 20, 30)
     given_limit = {**FINETUNE, "sequence": {"length": 48, "max_target_tokens": 10}}
-    form = read_run_config(given_limit).sequence_format(20, 30)
+    form = read_run_config(given_limit).sequence.format(20, 30)
     assert (form.max_source_tokens, form.max_target_tokens) == (20, 10)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": None}, "a corpus .* or a task .*, and not both"),
-        ({"corpus": {"train": [text("train")], "dev": [text("dev")]}}, "a corpus .* or a task .*, and not both"),
-        ({"base": None}, "model is missing; name a rung of the ladder, or give a base"),
+        ({"task": None}, "neither corpus nor task"),
+        ({"corpus": {"train": [text("train")], "dev": [text("dev")]}}, "pretraining and finetuning"),
+        ({"base": None}, "model is missing"),
         ({"finetune_examples": 0}, "finetune_examples = 0 must be at least 1"),
-        ({"limits": {}}, "limits: give max_steps, max_epochs or max_tokens"),
-        ({"batch": {"size": 10, "accumulation": 4}}, r"batch\.size = 10 must be a positive multiple of accumulation 4"),
+        ({"limits": {}}, "limits is empty"),
+        (
+            {"batch": {"size": 10, "accumulation": 4}},
+            r"batch\.size = 10 must be a positive multiple",
+        ),
         ({"batch": {"accumulation": 3}}, r"batch\.accumulation must divide the batch of 128 sequences"),
         ({"method": {"name": "lorra"}}, r"method\.name = 'lorra' is unknown; did you mean 'lora'"),
         ({"schedule": {"rate": 1.0}}, r"schedule\.rate is not a field of schedule"),
         ({"sequence": {"length": "48"}}, r"config\.sequence\.length = '48' has the wrong type: expected int, got str"),
-        ({"seeds": {"data": -1}}, r"seeds\.data = -1 must lie between 0 and 4294967295"),
-        ({"seeds": {"parameters": 2**70}}, r"seeds\.parameters = .* must lie between 0 and"),
+        ({"seeds": {"data": -1}}, r"seeds\.data = -1 must be between 0 and 4294967295"),
+        ({"seeds": {"parameters": 2**70}}, r"seeds\.parameters = .* must be between 0 and"),
         ({"limits": {"max_epochs": math.inf}}, r"limits\.max_epochs = inf must be a finite number above 0"),
         ({"limits": {"max_epochs": math.nan}}, r"limits\.max_epochs = nan must be a finite number above 0"),
         ({"limits": {"max_steps": 1, "tolerance": -1.0}}, r"limits\.tolerance = -1\.0 must be at least 0"),
@@ -99,17 +102,37 @@ def test_sequence_limits_come_from_the_task_unless_given():
         ({"schedule": {"decay_fraction": 1.5}}, r"schedule\.decay_fraction = 1\.5 must lie between 0 and 1"),
         ({"method": {"name": "lora", "alpha": -1.0}}, r"method\.alpha = -1\.0 must be above 0"),
         ({"method": {"name": "lora", "alpha": math.nan}}, r"method\.alpha = nan must be above 0"),
-        ({"batch": {"row_length": 96}}, r"batch\.row_length is for packed rows; set batch\.pack, or leave it out"),
+        ({"batch": {"row_length": 96}}, r"batch\.row_length applies to packed rows"),
         (
             {**PRETRAIN, "batch": {"pack": True, "row_length": 96}},
-            r"batch\.pack is for finetuning; pretraining's rows are always packed, so leave it out",
+            r"batch\.pack applies to finetuning",
         ),
         ({**PRETRAIN, "corpus": corpus(-1.0, -1.0)}, r"corpus\.train\[0\]\.weight = -1\.0 must be at least 0"),
         ({**PRETRAIN, "corpus": corpus(1.0, math.nan)}, r"corpus\.train\[1\]\.weight = nan must be at least 0"),
+        ({**PRETRAIN, "base": {"run": "base"}}, "base applies to finetuning"),
+        ({"adapter": {"name": "a", "weights_sha256": "0"}, "base": None, "model": {"name": "30k"}}, "base is missing"),
         ({"optimiser": {}}, r"config\.optimiser is not a field of config; did you mean 'optimizer'"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_read(changes, message):
+def test_config_errors_name_the_field(changes, message):
     config = {name: value for name, value in {**FINETUNE, **changes}.items() if value is not None}
     with pytest.raises(ConfigError, match=message):
         read_run_config(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "is_base"),
+    [
+        ({}, "finetuning", False),
+        (PRETRAIN, "pretraining", True),
+        (
+            {"task": None, "base": None, "model": {"name": "30k"}, "public": {"name": "x", "family": "llama"}},
+            None,
+            True,
+        ),
+        ({"task": None, "adapter": {"name": "a", "weights_sha256": "0"}}, "imported adapter", False),
+    ],
+)
+def test_one_block_sets_the_kind_of_a_run(changes, kind, is_base):
+    run_config = read_run_config(FINETUNE | changes)
+    assert (run_config.kind, run_config.is_base) == (kind, is_base)
