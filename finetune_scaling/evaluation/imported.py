@@ -14,7 +14,7 @@ from finetune_scaling.files import local_path
 from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
-from finetune_scaling.runs.model_loading import TunedModel, make_placement, untuned_model
+from finetune_scaling.runs.model_loading import TunedModel, make_model_sharding, untuned_model
 from finetune_scaling.runs.run_config import RunConfig, SequenceConfig
 from finetune_scaling.sharding.mesh import ShardingConfig
 
@@ -51,7 +51,7 @@ def imported_subject(
     checkpoint = {"files_sha256": files_digest(directory)}
 
     def load() -> TunedModel:
-        model_sharding = make_placement(config, sharding)
+        model_sharding = make_model_sharding(config, sharding)
         _, params = load_model(directory, place=model_sharding.parameters)
         return untuned_model(config, params, tokenizer, {}, model_sharding)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read_trainable
-from finetune_scaling.runs.model_loading import CHECKPOINTS
+from finetune_scaling.runs.run_directory import CHECKPOINTS
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state
 

@@ -20,7 +20,7 @@ from finetune_scaling.experiments import run as run_module
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
 from finetune_scaling.runs.digest import digest
-from finetune_scaling.runs.model_loading import load_base, load_run
+from finetune_scaling.runs.model_loading import find_run, load_base, load_run_checkpoint
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.training import optimizers
 from finetune_scaling.training.step import compiled_programs
@@ -229,7 +229,7 @@ def test_finetuning_leaves_the_base_as_it_was(tiny_runs, tmp_path):
     run(tiny_runs.config("full"), tmp_path / "full")
     run(tiny_runs.config("lora"), tmp_path / "lora")
     assert digest(load_base(tiny_runs.base).params) == before
-    model, _ = load_run(tmp_path / "lora")
+    model = load_run_checkpoint(find_run(tmp_path / "lora"))
     frozen = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model.frozen)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(load_base(tiny_runs.base).params):
         np.testing.assert_array_equal(frozen[jax.tree_util.keystr(path)], leaf)
@@ -252,11 +252,11 @@ def test_of_an_unfinished_run_the_best_checkpoint_so_far_is_loaded(tiny_runs, mo
         with pytest.raises(Killed):
             run(tiny_runs.config("full"), tmp_path)
     assert list(checkpoint_steps(tmp_path)) == [12, 8]
-    best, eighth, last = (digest(load_run(tmp_path, step)[0].trainable) for step in (None, 8, 12))
+    best, eighth, last = (digest(load_run_checkpoint(find_run(tmp_path, step)).trainable) for step in (None, 8, 12))
     assert best == eighth != last
     shutil.rmtree(tmp_path / "checkpoints" / "8")
     with pytest.raises(errors.CheckpointError, match=r"no checkpoint of step 8; there are \[12\]"):
-        load_run(tmp_path)
+        load_run_checkpoint(find_run(tmp_path))
 
 
 def test_patience_ends_a_run_early(tiny_runs, monkeypatch, tmp_path):
@@ -281,7 +281,8 @@ def test_the_record_says_what_was_trained(tiny_runs, tmp_path):
 
 
 def _test_loss(directory: Path, step: int | None) -> float:
-    model, run_config = load_run(directory, step)
+    found = find_run(directory, step)
+    model, run_config = load_run_checkpoint(found), found.run_config
     data = run_module.prepare_run_data(run_config)
     examples = data.task.examples("test")
     summary, _ = run_module.score_split(model, data.task, data.form, examples, batch_size=20, generate_examples=0)

@@ -18,7 +18,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.runs.checkpoints import Checkpoints
-from finetune_scaling.runs.model_loading import load_run
+from finetune_scaling.runs.model_loading import find_run, load_run_checkpoint
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.studies.configs import merge
@@ -108,7 +108,7 @@ def ours(tokens) -> Callable[[Path], np.ndarray]:
     """ours(run): the logits of the run's best checkpoint, [2, 9, V]."""
 
     def compute(directory: Path) -> np.ndarray:
-        model, _ = load_run(directory)
+        model = load_run_checkpoint(find_run(directory))
         language_model = LanguageModel(model.config, model.tuning.adapter)
         params = combine(model.trainable, model.frozen)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)

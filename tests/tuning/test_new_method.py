@@ -17,7 +17,7 @@ from finetune_scaling.experiments.run import run
 from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs import run_data
 from finetune_scaling.runs.checkpoints import read_trainable
-from finetune_scaling.runs.model_loading import load_base, load_run
+from finetune_scaling.runs.model_loading import find_run, load_base, load_run_checkpoint
 from finetune_scaling.studies.execute import execute
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.studies.table import write_points
@@ -80,7 +80,8 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
     assert saved.keys() == TRAINED
     assert all((leaf != 1).any() for name, leaf in saved.items() if name.endswith("ia3"))
 
-    model, run_config = load_run(tmp_path)
+    found = find_run(tmp_path)
+    model, run_config = load_run_checkpoint(found), found.run_config
     jax.tree.map(np.testing.assert_array_equal, saved, leaves(model.trainable))
     kept, before = leaves(model.frozen), leaves(base.params)
     assert kept.keys() == before.keys() - TRAINED
