@@ -184,7 +184,7 @@ def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
 
 def _scores(run_config: RunConfig, directory: RunDirectory, data: RunData, model: TunedModel) -> dict[str, Any]:
     """Scores on every test set of the task; for pretraining, the last held-out loss."""
-    if data.task is None or data.form is None:
+    if data.task is None or data.format is None:
         return {"loss": row_losses(model, data.dev).mean}
     evaluation = run_config.evaluation
     tests = {}
@@ -192,7 +192,7 @@ def _scores(run_config: RunConfig, directory: RunDirectory, data: RunData, model
         tests[name], rows = score_split(
             model,
             data.task,
-            data.form,
+            data.format,
             test_examples(run_config, name, evaluation.test_examples),
             batch_size=evaluation.batch_size,
             generate_examples=evaluation.generate_examples,

@@ -233,7 +233,7 @@ def _checkpoint_path(run: Location, step: int | None, *, prefer_best: bool) -> L
     if step is None and steps:
         step = steps[0]
     if step not in steps:
-        existing = f"it has those of steps {sorted(steps)}" if steps else "it has none. Fix: train the run first"
+        existing = f"there are {sorted(steps)}" if steps else "there are none. Fix: train the run first"
         raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {existing}")
     return run / CHECKPOINTS / str(step)
 

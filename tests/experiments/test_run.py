@@ -285,7 +285,7 @@ def _test_loss(directory: Path, step: int | None) -> float:
     model, run_config = load_run_checkpoint(found), found.run_config
     data = run_module.prepare_run_data(run_config)
     examples = data.task.examples("test")
-    summary, _ = run_module.score_split(model, data.task, data.form, examples, batch_size=20, generate_examples=0)
+    summary, _ = run_module.score_split(model, data.task, data.format, examples, batch_size=20, generate_examples=0)
     return summary["loss"]
 
 

@@ -82,8 +82,8 @@ def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
         ("full", {"finetune_examples": 0}, ConfigError, "finetune_examples = 0 must be at least 1"),
         ("prompt", {"method": {"length": 33}}, ConfigError, "a soft prompt of 33 make 65 tokens, more than.*= 64"),
         ("full", {"tokenizer": "/nowhere"}, DataError, "/nowhere: no such tokenizer"),
-        ("full", {"base": {"run": "/nowhere"}}, CheckpointError, "/nowhere: no checkpoint; there is none"),
-        ("full", {"base": {"step": 7}}, CheckpointError, r"no checkpoint of step 7; there are \[10, 20\]"),
+        ("full", {"base": {"run": "/nowhere"}}, CheckpointError, "/nowhere: no checkpoint"),
+        ("full", {"base": {"step": 7}}, CheckpointError, r"no checkpoint of step 7"),
         ("full", {"model": {"layers": 2}}, CheckpointError, "model.layers differs from the base's"),
         ("full", {"task": {"template": {"input": "{sorce}"}}}, UserError, "sorce"),
         ("full", {"limits": {"max_steps": None}}, ConfigError, "limits is empty"),
@@ -104,7 +104,7 @@ def test_a_task_that_could_not_be_scored_is_not_trained(tiny_runs, tmp_path):
     missing = {"source": {"kind": "files", "path": str(tmp_path / "none.jsonl")}, "source_field": "source"}
     parts = [{**missing, "target_field": "target", "source_language": "A", "target_language": "B"}]
     for test, kind, message in (
-        ({}, ConfigError, "task tiny has no test set; add one under task.test"),
+        ({}, ConfigError, "task tiny has no test set"),
         ({"test": parts}, DataError, r"none.jsonl: no such file"),
     ):
         config = tiny_runs.config("full")
@@ -203,9 +203,7 @@ def test_all_checkpoints_damaged(tiny_runs, unfinished):
 def test_a_damaged_base_is_named(tiny_runs, tmp_path):
     base = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     _truncate(base / "checkpoints" / "20")
-    with pytest.raises(
-        CheckpointError, match=r"base/checkpoints/20: damaged.*put a good copy back, or pretrain it anew"
-    ):
+    with pytest.raises(CheckpointError, match=r"base/checkpoints/20: damaged.*put a good copy back"):
         run(tiny_runs.config("lora", base={"run": str(base)}), tmp_path / "run")
 
 
@@ -213,7 +211,7 @@ def test_a_damaged_run_is_not_scored(tiny_runs, finished, tmp_path):
     directory = Path(shutil.copytree(finished, tmp_path / "run"))
     for step in checkpoint_steps(directory):
         _truncate(directory / "checkpoints" / str(step))
-    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: damaged.*put a good copy back, or train the run anew"):
+    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: damaged.*put a good copy back"):
         load_run_checkpoint(find_run(directory))
 
 

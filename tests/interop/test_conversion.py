@@ -363,10 +363,10 @@ def test_the_first_loss_is_transformers(public, config):
     with model.sharding.use_mesh():
         ours = row_losses(model, data.dev)
     tokenizer = load_tokenizer(run_config.tokenizer)
-    encoded = encode_examples(data.task.examples("dev"), tokenizer, data.task.template, data.form)
+    encoded = encode_examples(data.task.examples("dev"), tokenizer, data.task.template, data.format)
     sums = []
     for i in range(8):
-        sequence = encoded.sequence(i, tokenizer, data.form)
+        sequence = encoded.sequence(i, tokenizer, data.format)
         ids = torch.from_numpy(np.asarray(sequence.tokens, np.int64))[None]
         with torch.no_grad():
             logits = torch.log_softmax(public[1](ids).logits[0], -1)
@@ -457,5 +457,5 @@ def test_what_does_not_fit_leaves_nothing_behind(public, tmp_path):
 
 def test_a_converted_base_is_not_trained(base, tmp_path):
     config = json.loads((base / "config.json").read_text())
-    with pytest.raises(ConfigError, match="public is of bases that `convert` made, which are not trained"):
+    with pytest.raises(ConfigError, match="public marks a converted model"):
         train(config, tmp_path)

@@ -142,7 +142,7 @@ def test_an_adapter_without_a_task_is_asked_that_of_a_config(trained_there, base
     assert record["loss"] != record["untuned"]["loss"]
     with pytest.raises(ConfigError, match="an adapter that came in alone has no task"):
         plan([str(run)], choose, How())
-    with pytest.raises(ConfigError, match="came in without a task; give a finetuning run's config to train on"):
+    with pytest.raises(ConfigError, match="imported without a task"):
         train(configuration.plain(CONFIG_OF_RUN(str(run))), run)
 
 

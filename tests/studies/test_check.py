@@ -33,7 +33,7 @@ def test_a_right_study_passes_and_leaves_nothing_behind(tiny_runs, tmp_path):
         ),
         ("tasks.translation.methods.full.finetune_examples", (0, 10), ConfigError, r"\[0, 10\] must be numbers above"),
         ("tasks.translation.task.dev", [], DataError, r"methods.full: task tiny has no split 'dev'; it has train"),
-        ("tasks.translation.task.test", {}, ConfigError, r"methods.full: task tiny has no test set; add one under"),
+        ("tasks.translation.task.test", {}, ConfigError, r"methods.full: task tiny has no test set"),
         ("tasks", {}, ConfigError, "tasks must name one at least"),
         ("tasks.translation.methods", {}, ConfigError, "and each of them a method"),
         ("seeds", (0, -1), ConfigError, r"seeds = \[0, -1\] must be different, none negative"),
