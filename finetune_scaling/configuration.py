@@ -74,6 +74,15 @@ def without_unset(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes`: groups of fields are merged, all other values replaced."""
+    merged = dict(base)
+    for name, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
+
+
 def equal(left: Any, right: Any) -> bool:
     """Whether two configs say the same, whatever their containers."""
     return canonical_json(left) == canonical_json(right)

@@ -46,9 +46,9 @@ from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.roles import run_on_primary
-from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
+from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, read_recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
-from finetune_scaling.studies.table import POINTS, write_facts, write_points
+from finetune_scaling.studies.tables import POINTS, write_facts, write_points
 from finetune_scaling.training.step import compiled_programs
 
 _WORKDIR = flags.DEFINE_multi_string(
@@ -156,7 +156,7 @@ def _score_study(workdir: Path) -> None:
     for flag in (_OUT, _SPLIT, _STEP, _TOKENIZER):
         if flag.value:
             raise ConfigError(f"--{flag.name} is for a run (--workdir); a study's runs have their own, so leave it out")
-    study = recorded_study(workdir)
+    study = read_recorded_study(workdir)
     naming = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
     evaluators = StudyEvaluators(naming, _EVALUATORS.value)
     share = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}

@@ -22,12 +22,13 @@ from ml_collections import config_flags
 from finetune_scaling import command
 from finetune_scaling.configuration import build, choose
 from finetune_scaling.data.corpus import document_counts
-from finetune_scaling.data.objectives import longest_text
+from finetune_scaling.data.objectives import max_text_tokens
 from finetune_scaling.data.preparation.directory import prepare_shards
 from finetune_scaling.data.preparation.pipeline import import_beam
 from finetune_scaling.data.preparation.settings import Filters, Preparation
 from finetune_scaling.data.sources import SOURCE_KINDS, prepare_source, source_from_config
-from finetune_scaling.data.task import load_task, prepare_task, task_names
+from finetune_scaling.data.task import load_task, prepare_task
+from finetune_scaling.data.tasks import TASKS
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import load_sentencepiece_tokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import ConfigError
@@ -68,7 +69,7 @@ def prepare_config(config: Any) -> Iterator[dict[str, Any]]:
         if config.get("kind") in SOURCE_KINDS:
             yield prepare_source(source_from_config(config, "source"))
             return
-        if config.get("name") in task_names():
+        if config.get("name") in TASKS:
             yield from prepare_task(load_task(config))
             return
         config = list(config.values())
@@ -102,7 +103,7 @@ def shards_of_run(run_config: RunConfig, shards: int, filters: Filters) -> Prepa
         parts=parts,
         counts=tuple(document_counts(parts, "corpus.train")),
         tokenizer=load_sentencepiece_tokenizer(run_config.tokenizer),
-        chunk_tokens=longest_text(run_config.sequence.length, run_config.objective),
+        chunk_tokens=max_text_tokens(run_config.sequence.length, run_config.objective),
         shards=shards,
         filters=filters,
     )

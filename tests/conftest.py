@@ -17,6 +17,7 @@ import pytest
 import synthetic_points
 from finetune_scaling import command, configuration
 from finetune_scaling.analysis.analysis import Analysis, analyse
+from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
@@ -25,7 +26,6 @@ from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.report.study_report import fit_study
-from finetune_scaling.studies.configs import merge
 from finetune_scaling.trees import Tree, path_name
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import TuningMethod, configure

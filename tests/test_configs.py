@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, FieldReference, config_flags
 
 from finetune_scaling.command import check_overrides
 from finetune_scaling.configuration import build, plain
-from finetune_scaling.data.objectives import needed_sentinels
+from finetune_scaling.data.objectives import required_sentinels
 from finetune_scaling.data.task import load_task
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, TokenizerPreparation
 from finetune_scaling.errors import ConfigError
@@ -91,7 +91,7 @@ def test_pretraining_configs_and_their_tokenizers_belong_together(path):
         run_config = read_run_config(plain(get_config(path, f"{front}2m")))
         preparation = build(TokenizerPreparation, plain(get_config(path, f"{front}tokenizer")), "config")
         assert preparation.corpus == run_config.corpus
-        assert preparation.tokenizer.sentinels >= needed_sentinels(run_config.sequence.length, run_config.objective)
+        assert preparation.tokenizer.sentinels >= required_sentinels(run_config.sequence.length, run_config.objective)
         model = model_config(run_config.model, preparation.tokenizer.vocab_size)
         assert run_config.sequence.length <= model.max_length
 
@@ -109,7 +109,7 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
             continue
         run_config = read_run_config(pretraining_config(study, tmp_path, Base(family_name, family.sizes[0])))
         tokenizer = build(TokenizerConfig, family.tokenizer, "tokenizer")
-        assert tokenizer.sentinels >= needed_sentinels(run_config.sequence.length, run_config.objective)
+        assert tokenizer.sentinels >= required_sentinels(run_config.sequence.length, run_config.objective)
     kinds = {(run.setting.task, run.setting.method, run.setting.pet_size): run for run in runs(study)}
     for run in kinds.values():
         family = study.families[run.setting.family]

@@ -14,15 +14,15 @@ from finetune_scaling import errors
 from finetune_scaling.command import check_overrides
 from finetune_scaling.configuration import build, plain
 from finetune_scaling.data.sources import SOURCE_KINDS, source_from_config
-from finetune_scaling.data.task import load_task, task_names
+from finetune_scaling.data.task import load_task
+from finetune_scaling.data.tasks import TASKS
 from finetune_scaling.evaluation.learned.metric import LearnedMetric
 from finetune_scaling.evaluation.text_metrics import METRICS as METRIC_NAMES
 from finetune_scaling.laws.points.columns import UNIT_COLUMNS
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.run_config import LimitsConfig, read_run_config
-from finetune_scaling.studies.bases import BASE_COLUMNS
 from finetune_scaling.studies.grid import FACTORS, read_study
-from finetune_scaling.studies.table import _COLUMNS
+from finetune_scaling.studies.tables import BASE_COLUMNS, POINT_COLUMNS
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import table
@@ -177,7 +177,7 @@ def test_the_metrics_page_lists_every_metric_and_its_example_loads():
 
 def test_the_data_page_lists_every_source_and_task():
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
-    for name in [*SOURCE_KINDS, *task_names()]:
+    for name in [*SOURCE_KINDS, *TASKS]:
         assert f"`{name}`" in text
     for example in re.findall(r"`(\{\"kind\": .*?\})`", text):
         source_from_config(ast.literal_eval(example), "docs/data.md")
@@ -197,7 +197,7 @@ def test_the_methods_page_lists_the_defaults():
 
 def test_the_reference_lists_every_column_exit_code_and_limit():
     text = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
-    for column in (*_COLUMNS, *FACTORS):
+    for column in (*POINT_COLUMNS, *FACTORS):
         assert f"`{column}`" in text, column
     points = (ROOT / "docs/points.md").read_text(encoding="utf-8")
     for column in (*BASE_COLUMNS, *UNIT_COLUMNS):

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_scaling.configuration import canonical_json
 from finetune_scaling.data.sources import open_source, source_from_config
-from finetune_scaling.data.sources.records import field_text
+from finetune_scaling.data.sources.records import text_field
 from finetune_scaling.errors import ConfigError
 
 
@@ -45,7 +45,7 @@ class CorpusConfig:
             raise ConfigError("corpus.dev is the same text as corpus.train; hold some text out")
 
 
-class PartTexts(Sequence[str]):
+class CorpusPartTexts(Sequence[str]):
     """All texts of one part; `where` names it in errors."""
 
     def __init__(self, part: CorpusPart, where: str):
@@ -56,14 +56,14 @@ class PartTexts(Sequence[str]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        return field_text(self._records[index], self._field, f"record {index}")
+        return text_field(self._records[index], self._field, f"record {index}")
 
 
 class Texts(Sequence[str]):
     """The texts of a corpus. With weights, each part gives its first documents, as many as keep the shares exact."""
 
     def __init__(self, parts: Sequence[CorpusPart], where: str = "corpus"):
-        self._parts = [PartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
+        self._parts = [CorpusPartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
         self.counts = _shares([len(texts) for texts in self._parts], parts, where)
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Texts(Sequence[str]):
 
 def document_counts(parts: Sequence[CorpusPart], where: str = "corpus") -> list[int]:
     """How many documents each part gives, as in `Texts`; opens one part at a time, so that memory holds one."""
-    return _shares([len(PartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
+    return _shares([len(CorpusPartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
 
 
 def _shares(sizes: Sequence[int], parts: Sequence[CorpusPart], where: str) -> list[int]:

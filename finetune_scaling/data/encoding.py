@@ -53,7 +53,7 @@ class SequenceFormat:
         return self.length - self.max_target_tokens - bool(self.mode)
 
 
-class Ragged(NamedTuple):
+class RaggedArray(NamedTuple):
     """Arrays of unequal lengths end to end, int32 and int64: item i is values[offsets[i]:offsets[i + 1]]."""
 
     values: np.ndarray
@@ -83,8 +83,8 @@ class Ragged(NamedTuple):
 class EncodedExamples(NamedTuple):
     """Token ids of N examples: inputs, targets (without eos), whether the target is whole (bool[N]), statistics."""
 
-    inputs: Ragged
-    targets: Ragged
+    inputs: RaggedArray
+    targets: RaggedArray
     ends: np.ndarray
     statistics: dict[str, Any]
 
@@ -107,7 +107,7 @@ class EncodedExamples(NamedTuple):
 class EncodedDocuments(NamedTuple):
     """Chunks of documents (never empty), and whether each is the last of its document (bool[N])."""
 
-    chunks: Ragged
+    chunks: RaggedArray
     ends: np.ndarray
     statistics: dict[str, Any]
 
@@ -134,8 +134,8 @@ def encode_examples(
         block_inputs, block_cut = _encode_inputs(block, tokenizer, template, form)
         block_targets = tokenizer.continuation.encode_batch([template.render(example)[1] for example in block])
         whole = [len(ids) < form.max_target_tokens for ids in block_targets]
-        inputs.append(Ragged.from_lists(block_inputs))
-        targets.append(Ragged.from_lists(ids[: form.max_target_tokens] for ids in block_targets))
+        inputs.append(RaggedArray.from_lists(block_inputs))
+        targets.append(RaggedArray.from_lists(ids[: form.max_target_tokens] for ids in block_targets))
         ends.extend(whole)
         cut_sources += block_cut
         cut_targets += len(whole) - sum(whole)
@@ -180,15 +180,15 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: i
     return EncodedDocuments(chunks, ends, statistics)
 
 
-def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Ragged:
+def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> RaggedArray:
     """Ids of every text, in order; the texts may come one at a time."""
-    return _concatenate([Ragged.from_lists(tokenizer.encode_batch(block)) for block in _blocks(texts)])
+    return _concatenate([RaggedArray.from_lists(tokenizer.encode_batch(block)) for block in _blocks(texts)])
 
 
-def cut_documents(documents: Ragged, chunk_tokens: int) -> tuple[Ragged, np.ndarray]:
+def cut_documents(documents: RaggedArray, chunk_tokens: int) -> tuple[RaggedArray, np.ndarray]:
     """Chunks of at most `chunk_tokens` ids (an empty document has none), and which end a document, bool[chunks]."""
     sizes, ends = _chunk_sizes(documents.lengths, chunk_tokens)
-    return Ragged(documents.values, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])), ends
+    return RaggedArray(documents.values, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])), ends
 
 
 def quantiles(lengths: np.ndarray) -> dict[str, float]:
@@ -263,10 +263,10 @@ def _example_statistics(encoded: EncodedExamples, cut_sources: int, cut_targets:
     }
 
 
-def _concatenate(parts: Sequence[Ragged]) -> Ragged:
+def _concatenate(parts: Sequence[RaggedArray]) -> RaggedArray:
     lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
     values = np.concatenate([np.zeros(0, np.int32), *(part.values for part in parts)])
-    return Ragged(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))
+    return RaggedArray(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))
 
 
 def _blocks(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.data.sources import Source, open_source
-from finetune_scaling.data.sources.records import field_text, known_number
+from finetune_scaling.data.sources.records import optional_number, text_field
 from finetune_scaling.errors import DataError
 
 Example = dict[str, Any]
@@ -45,12 +45,12 @@ class PartExamples(Sequence[Example]):
         part, record = self.part, self._records[index]
         where = f"{part.source}, record {index}"
         example: Example = {
-            "source": field_text(record, part.source_field, where),
-            "target": field_text(record, part.target_field, where),
+            "source": text_field(record, part.source_field, where),
+            "target": text_field(record, part.target_field, where),
             "source_language": part.source_language,
             "target_language": part.target_language,
         }
-        if (nll := known_number(record, "target_nll", where)) is not None:
+        if (nll := optional_number(record, "target_nll", where)) is not None:
             example["target_nll"] = nll
         return example
 
@@ -107,7 +107,7 @@ def subset(examples: Examples, size: int, seed: int) -> Examples:
     starts = np.cumsum([0, *sizes[:-1]])
     if len(sizes) == 1:
         return Examples(examples.parts, orders[0][:size])
-    turns = np.fromiter(proportional_turns(sizes), np.int64, size)
+    turns = np.fromiter(interleaving_order(sizes), np.int64, size)
     indices = np.empty(size, np.int64)
     for part, order in enumerate(orders):
         mine = turns == part
@@ -115,7 +115,7 @@ def subset(examples: Examples, size: int, seed: int) -> Examples:
     return Examples(examples.parts, indices)
 
 
-def proportional_turns(sizes: Sequence[int]) -> Iterator[int]:
+def interleaving_order(sizes: Sequence[int]) -> Iterator[int]:
     """Whose turn it is: yields a part's number sum(sizes) times, part p sizes[p] times.
 
     After k turns each part had less than one turn more or less than its share k * sizes[p] / sum(sizes). The j-th turn

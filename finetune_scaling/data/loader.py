@@ -24,9 +24,9 @@ from finetune_scaling.data.objectives import (
     ObjectiveConfig,
     TokenSequence,
     apply_objective,
-    choose_variants,
-    longest_text,
-    needed_sentinels,
+    max_text_tokens,
+    required_sentinels,
+    sample_denoisers,
     sequence_lengths,
 )
 from finetune_scaling.data.packing import Batch, deal, fill_rate, pack_batch, plan_packing
@@ -161,7 +161,7 @@ def document_batches(
     length: int,
     seed: int,
 ) -> Batches:
-    """`pretraining_batches` of chunks that are made already: none is longer than `longest_text(length, objective)`."""
+    """Like `pretraining_batches`, of encoded chunks of at most `max_text_tokens(length, objective)` tokens."""
     _check_sentinels(tokenizer, objective, length)
     rows = _packed_documents(documents, tokenizer, objective, length, seed)
     return rows.endless(batch_size, documents.statistics)
@@ -285,11 +285,11 @@ def _packed_examples(
 
 def _encode(texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> EncodedDocuments:
     _check_sentinels(tokenizer, objective, length)  # before the long part
-    return encode_documents(texts, tokenizer, longest_text(length, objective))
+    return encode_documents(texts, tokenizer, max_text_tokens(length, objective))
 
 
 def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
-    needed = needed_sentinels(length, objective)
+    needed = required_sentinels(length, objective)
     if needed > len(tokenizer.sentinel_ids):
         raise ConfigError(
             f"{objective.name} at length = {length} masks up to {needed} spans, but the tokenizer has "
@@ -301,7 +301,7 @@ def _packed_documents(
     documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, length: int, seed: int
 ) -> _PackedRows:
     def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        variants = choose_variants(len(sizes), objective, rng)
+        variants = sample_denoisers(len(sizes), objective, rng)
         return sequence_lengths(sizes, variants, objective), variants
 
     def sequence(item: int, variant: int, rng: np.random.Generator) -> TokenSequence:

@@ -146,11 +146,11 @@ def denoise(
 
 def ul2(ids: Ids, config: ObjectiveConfig, special: SpecialTokens, rng: np.random.Generator) -> TokenSequence:
     """One draw from UL2's mixture over `ids` [n]: a denoiser by weight, then its noise, both from `rng`."""
-    choice = int(choose_variants(1, config, rng)[0])
+    choice = int(sample_denoisers(1, config, rng)[0])
     return apply_objective(ids, choice, config, special, rng)
 
 
-def choose_variants(count: int, config: ObjectiveConfig, rng: np.random.Generator) -> np.ndarray:
+def sample_denoisers(count: int, config: ObjectiveConfig, rng: np.random.Generator) -> np.ndarray:
     """Indices [count] into config.denoisers, by weight; zeros for objectives without a mixture."""
     if config.name != "ul2":
         return np.zeros(count, np.int32)
@@ -190,7 +190,7 @@ def sequence_lengths(lengths: np.ndarray, variants: np.ndarray, config: Objectiv
     return result
 
 
-def longest_text(length: int, config: ObjectiveConfig) -> int:
+def max_text_tokens(length: int, config: ObjectiveConfig) -> int:
     """The most tokens of text that fit a sequence of `length` whatever the denoiser; ConfigError where none do."""
     variants = np.arange(len(config.denoisers) if config.name == "ul2" else 1)
     for size in range(length, 0, -1):
@@ -199,11 +199,11 @@ def longest_text(length: int, config: ObjectiveConfig) -> int:
     raise ConfigError(f"length = {length} is too short for the objective {config.name}; take at least 8")
 
 
-def needed_sentinels(length: int, config: ObjectiveConfig) -> int:
+def required_sentinels(length: int, config: ObjectiveConfig) -> int:
     """Sentinels that a tokenizer must have for sequences of `length` tokens."""
     if config.name != "ul2":
         return 0
-    size = np.asarray(longest_text(length, config))
+    size = np.asarray(max_text_tokens(length, config))
     return max((int(noise_and_spans(size, d)[1]) for d in config.denoisers if d.mode != "S"), default=0)
 
 

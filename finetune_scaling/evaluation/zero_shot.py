@@ -67,5 +67,5 @@ def _flores(task: Task, parts: list[Part], target: str) -> Task:
         if test[0].target_language == target and test[0].direction not in trained
     }
     if not tests:
-        raise ConfigError(f"data/tasks/flores200.py has no directions into {target!r}; {_MEND}")
+        raise ConfigError(f"the task flores200 has no directions into {target!r}; {_MEND}")
     return dataclasses.replace(flores, test=tests)

@@ -8,7 +8,7 @@ from finetune_scaling.files import Location, is_remote, read_json
 from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
 from finetune_scaling.studies.configs import Base, bases
 from finetune_scaling.studies.grid import Run, StudyConfig, held_out, read_study, runs
-from finetune_scaling.studies.table import POINTS
+from finetune_scaling.studies.tables import POINTS
 
 STATES = ("done", "started", "failed", "waiting")
 _AT_ONCE = 32  # requests to an object store, which answers each in tens of milliseconds

@@ -17,7 +17,7 @@ from finetune_scaling.data.loader import (
     pretraining_batches,
     pretraining_evaluation_batches,
 )
-from finetune_scaling.data.objectives import longest_text
+from finetune_scaling.data.objectives import max_text_tokens
 from finetune_scaling.data.preparation.prepared import open_prepared
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizers.interface import Tokenizer
@@ -75,7 +75,7 @@ def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches
     numbers = {"batch_size": run_config.batch_size, "length": length, "seed": run_config.seeds.order}
     if corpus.prepared is None:
         return pretraining_batches(Texts(corpus.train, "corpus.train"), tokenizer, objective, **numbers)
-    documents = open_prepared(corpus.prepared, corpus.train, tokenizer, longest_text(length, objective))
+    documents = open_prepared(corpus.prepared, corpus.train, tokenizer, max_text_tokens(length, objective))
     return document_batches(documents, tokenizer, objective, **numbers)
 
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerConfig
 from finetune_scaling.interop.conversion import Conversion
@@ -68,7 +69,7 @@ def conversion(study: StudyConfig, workdir: Path, base: Base) -> Conversion:
     family = study.families[base.family]
     if family.public is None or base.tokens is None:
         raise ValueError(f"{base.name} is no public base")
-    source = family.public.of(base.size, family.revision(base.tokens))
+    source = family.public.base_source(base.size, family.revision(base.tokens))
     return Conversion(source, str(base.directory(workdir)), pretrain_tokens=base.tokens)
 
 
@@ -147,12 +148,3 @@ def pretraining_flops(study: StudyConfig, workdir: Path, base: Base) -> float:
     run_config = read_run_config(pretraining_config(study, workdir, base))
     model = family_model(study.families[base.family], base.size)
     return expected_flops(run_config, model, math.inf)  # type: ignore[arg-type]
-
-
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
-    """`base` with `changes`; groups of fields are merged, all else replaced."""
-    merged = dict(base)
-    for name, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = merge(merged[name], value) if both else value
-    return merged

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.configuration import merge
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import read_json
 from finetune_scaling.runs.evaluators import (
@@ -16,11 +17,10 @@ from finetune_scaling.runs.evaluators import (
     with_decoding,
 )
 from finetune_scaling.runs.run_directory import CONFIG, run_state
-from finetune_scaling.studies.configs import merge
 from finetune_scaling.studies.grid import Run, StudyConfig, read_study, runs
 
 
-def recorded_study(workdir: Path) -> StudyConfig:
+def read_recorded_study(workdir: Path) -> StudyConfig:
     """The study that a directory holds. Raises WorkdirError where it holds none."""
     path = workdir / CONFIG
     config = read_json(path) if path.exists() else {}

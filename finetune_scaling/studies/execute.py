@@ -1,4 +1,4 @@
-"""Running a study: tokenizers, bases, then every finetuning run that nobody has done yet; resumable at any moment."""
+"""Execute a study: tokenizers, bases, then every unfinished finetuning run; resumable after any interruption."""
 
 import dataclasses
 import logging
@@ -33,78 +33,82 @@ from finetune_scaling.studies.configs import (
     tokenizer_path,
 )
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
-from finetune_scaling.studies.public_bases import check_converted, check_source
+from finetune_scaling.studies.public_bases import check_converted_base, check_source
 from finetune_scaling.training.step import compiled_programs
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
-class Tally:
-    """What one process did."""
+class ExecutionSummary:
+    """Counts of what one process did; in_use: runs that another process is executing."""
 
     done: int = 0
     failed: int = 0
-    elsewhere: int = 0
+    in_use: int = 0
     steps: int = 0
     seconds: float = 0.0
-    broken_bases: dict[Base, Exception] = dataclasses.field(default_factory=dict)
+    failed_bases: dict[Base, Exception] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
+        """Return the counts as one line."""
         rate = f", {self.steps / self.seconds:.1f} steps/s" if self.seconds else ""
         return f"{self.done} runs trained{rate}, {self.failed} failed, {compiled_programs()} programs compiled"
 
 
-def execute(study: StudyConfig, config: Mapping[str, Any], workdir: Path, index: int = 0, of: int = 1) -> Tally:
-    """Trains this process's share of the runs: every `of`-th one from `index` on.
+def execute(
+    study: StudyConfig, config: Mapping[str, Any], workdir: Path, index: int = 0, of: int = 1
+) -> ExecutionSummary:
+    """Execute a process's share of the runs: every `of`-th run, starting with number `index`.
 
-    Processes may share a study's directory without talking: what one of them works on is locked, what is done is
-    skipped, and a run whose base another one is pretraining comes last. A run that fails is recorded and left; the next
-    call tries it again.
+    Processes may share a study's directory without communication: runs in progress are locked, finished runs are
+    skipped, and runs whose base is being pretrained by another process are deferred. A run that fails is recorded and
+    skipped; the next call tries it again.
     """
-    run_on_primary(lambda: claim(study, config, workdir))
-    tally = Tally()
-    mine = waiting(study, workdir, index, of)
-    later = []
-    began = time.monotonic()
-    for number, run in enumerate(mine):
-        log.info("run %d of %d, %s: %s", number + 1, len(mine), _left(began, tally, len(mine) - number), run.directory)
+    run_on_primary(lambda: record_config(study, config, workdir))
+    summary = ExecutionSummary()
+    pending = pending_runs(study, workdir, index, of)
+    deferred = []
+    start = time.monotonic()
+    for number, run in enumerate(pending):
+        remaining = _remaining_time(start, summary, len(pending) - number)
+        log.info("run %d of %d, %s: %s", number + 1, len(pending), remaining, run.directory)
         try:
-            _attempt(study, workdir, run, tally, wait=False)
+            _attempt(study, workdir, run, summary, wait=False)
         except _BaseInUse:
-            log.info("another process pretrains its base: put off")
-            later.append(run)
-    for number, run in enumerate(later):
-        log.info("put off, %d of %d: %s", number + 1, len(later), run.directory)
+            log.info("another process is pretraining its base: deferred")
+            deferred.append(run)
+    for number, run in enumerate(deferred):
+        log.info("deferred run %d of %d: %s", number + 1, len(deferred), run.directory)
         try:
-            _attempt(study, workdir, run, tally, wait=True)
-        except _BaseInUse:  # pretrained by a command of its own, outside this study
-            log.info("%s: another process pretrains its base", run.directory)
-            tally.elsewhere += 1
-    return tally
+            _attempt(study, workdir, run, summary, wait=True)
+        except _BaseInUse:  # by a command outside this study
+            log.info("%s: another process is pretraining its base", run.directory)
+            summary.in_use += 1
+    return summary
 
 
-def waiting(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[Run]:
-    """A share's runs that are not done."""
-    mine = runs(study)[index::of]
-    open_ = run_on_primary(lambda: [i for i, run in enumerate(mine) if run_state(workdir / run.directory) != "done"])
-    return [mine[i] for i in open_]
+def pending_runs(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[Run]:
+    """Return the unfinished runs of a share."""
+    share = runs(study)[index::of]
+    pending = run_on_primary(lambda: [i for i, run in enumerate(share) if run_state(workdir / run.directory) != "done"])
+    return [share[i] for i in pending]
 
 
 class _BaseInUse(Exception):
-    """Another process is pretraining the base."""
+    """Raised when another process is pretraining the base."""
 
 
-def claim(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
-    """Records the config as this directory's. A study may grow: what was trained in it so far must stay what it is.
+def record_config(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
+    """Write the study's config to its directory. A study may be extended, but not change existing runs and bases.
 
-    Raises WorkdirError that names the run and the fields where a base or a run of the study was trained otherwise.
+    Raises WorkdirError that names the run and the fields if an existing base or run was trained with another config.
     """
     with disk_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with lock_directory(workdir, wait=True):
         for base in bases(study):
-            if base.tokens is None:  # a conversion compares what is there with its source
+            if base.tokens is None:  # conversions are compared with their source elsewhere
                 RunDirectory(base.directory(workdir)).check(pretraining_config(study, workdir, base))
         for run in runs(study):
             if (workdir / run.directory).exists():
@@ -113,7 +117,7 @@ def claim(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
 
 
 def ensure_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> None:
-    """Trains a family's tokenizer if it has none yet."""
+    """Train a family's tokenizer if it does not exist yet."""
     family = base.family
     settings, path = study.families[family].tokenizer, Path(tokenizer_path(study, workdir, base))
     if isinstance(settings, str):
@@ -132,9 +136,9 @@ def _train_tokenizer(study: StudyConfig, family: str, settings: Any, path: Path)
 
 
 def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = True) -> None:
-    """Pretrains or converts a base if nobody has. Where another process is at it, waits, or raises InUseError.
+    """Pretrain or convert a base unless it is finished. If another process does so, wait or raise InUseError.
 
-    Raises CheckpointError where a public model has another shape than the study's config says, before it is fetched.
+    Raises CheckpointError, before any download, if a public model's shape differs from the study's config.
     """
     directory = base.directory(workdir)
     ensure_tokenizer(study, workdir, base)
@@ -148,39 +152,39 @@ def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = T
                 log.info("converting %s", base.name)
                 convert(conversion(study, workdir, base))
         if base.tokens is not None:
-            check_converted(study, workdir, base)
+            check_converted_base(study, workdir, base)
 
 
-def _attempt(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait: bool) -> None:
-    """Trains one run; a failure is written down beside it and counted. Raises _BaseInUse unless told to wait."""
+def _attempt(study: StudyConfig, workdir: Path, run: Run, summary: ExecutionSummary, *, wait: bool) -> None:
+    """Train one run; a failure is recorded in its directory and counted. Raises _BaseInUse unless `wait`."""
     directory = workdir / run.directory
     try:
-        _prepare_base(study, workdir, run, tally, wait=wait)
+        _prepare_base(study, workdir, run, summary, wait=wait)
         record = train(finetuning_config(study, workdir, run), directory)
     except InUseError:
-        log.info("%s: another process is at it", run.directory)
-        tally.elsewhere += 1
+        log.info("%s: in use by another process", run.directory)
+        summary.in_use += 1
         return
     except (WorkdirError, Preempted, _BaseInUse):
-        raise  # a full disk or a read-only directory would fail every run alike
+        raise  # a full disk or a read-only directory would make every run fail
     except Exception as error:
         if is_distributed() and not isinstance(error, TrainingError | ConfigError):
-            raise  # it may be this process's alone: the others would wait for it in the next run
+            raise  # may concern this process only: the others would wait for it in the next run
         _record_failure(directory, error)
-        tally.failed += 1
+        summary.failed += 1
         return
     if is_primary():
         (directory / FAILURE).unlink(missing_ok=True)
-    tally.done += 1
-    tally.steps += record["steps"]
-    tally.seconds += record["seconds"]
+    summary.done += 1
+    summary.steps += record["steps"]
+    summary.seconds += record["seconds"]
 
 
-def _prepare_base(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, wait: bool) -> None:
-    """Pretrains the run's base if need be. A base that failed is not tried again for each of its runs."""
+def _prepare_base(study: StudyConfig, workdir: Path, run: Run, summary: ExecutionSummary, *, wait: bool) -> None:
+    """Pretrain the run's base if necessary. A base that failed is not tried again for each of its runs."""
     base = base_of(study, run.setting)
-    if base in tally.broken_bases:
-        raise tally.broken_bases[base]
+    if base in summary.failed_bases:
+        raise summary.failed_bases[base]
     try:
         ensure_base(study, workdir, base, wait=wait)
     except InUseError as error:
@@ -188,7 +192,7 @@ def _prepare_base(study: StudyConfig, workdir: Path, run: Run, tally: Tally, *, 
     except (WorkdirError, Preempted):
         raise
     except Exception as error:
-        tally.broken_bases[base] = error
+        summary.failed_bases[base] = error
         raise
 
 
@@ -200,8 +204,8 @@ def _record_failure(directory: Path, error: Exception) -> None:
     )
 
 
-def _left(began: float, tally: Tally, remaining: int) -> str:
-    if not tally.done:
-        return "time left unknown"
-    minutes = (time.monotonic() - began) / tally.done * remaining / 60
-    return f"about {minutes:.0f} min left"
+def _remaining_time(start: float, summary: ExecutionSummary, remaining: int) -> str:
+    if not summary.done:
+        return "remaining time unknown"
+    minutes = (time.monotonic() - start) / summary.done * remaining / 60
+    return f"about {minutes:.0f} min remaining"

@@ -38,7 +38,7 @@ def _check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
         log.warning("base %s: %s", base.name, error)
 
 
-def check_converted(study: StudyConfig, workdir: Path, base: Base) -> None:
+def check_converted_base(study: StudyConfig, workdir: Path, base: Base) -> None:
     """Compares a base that was converted, be it by hand or of another study's config; raises CheckpointError."""
     directory = base.directory(workdir)
     fields = read_json(directory / CONFIG)["model"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.encoding import (
-    Ragged,
+    RaggedArray,
     SequenceFormat,
     encode_documents,
     encode_examples,
@@ -141,7 +141,7 @@ def test_chunks_put_together_are_the_documents(tokenizer, texts, chunk):
 
 def test_ragged_arrays_hold_lists_of_any_number():
     lists = [list(range(i % 5)) for i in range(3000)]
-    ragged = Ragged.from_lists(iter(lists))
+    ragged = RaggedArray.from_lists(iter(lists))
     assert [ragged.item(i).tolist() for i in range(3000)] == lists
     assert ragged.values.dtype == np.int32
-    assert Ragged.from_lists([]).lengths.shape == (0,)
+    assert RaggedArray.from_lists([]).lengths.shape == (0,)

@@ -13,11 +13,11 @@ from finetune_scaling.data.objectives import (
     ObjectiveConfig,
     apply_objective,
     causal,
-    choose_variants,
     denoise,
-    longest_text,
-    needed_sentinels,
+    max_text_tokens,
     prefix_lm,
+    required_sentinels,
+    sample_denoisers,
     sequence_lengths,
     split_prefix,
     ul2,
@@ -177,16 +177,16 @@ def test_same_generator_state_gives_the_same_sequence():
 def test_other_objectives_have_no_mixture():
     for name in ("causal", "prefix_lm"):
         config = ObjectiveConfig(name=name)
-        assert not choose_variants(9, config, np.random.default_rng(0)).any()
+        assert not sample_denoisers(9, config, np.random.default_rng(0)).any()
         sequence = apply_objective(_ids(9), 0, config, SPECIAL, np.random.default_rng(0))
         assert sequence.targets.tolist() == [*_ids(9).tolist(), 1]
-        assert needed_sentinels(128, config) == 0
-        assert longest_text(128, config) == 127
+        assert required_sentinels(128, config) == 0
+        assert max_text_tokens(128, config) == 127
 
 
 @pytest.mark.parametrize("length", [8, 64, 128, 512, 1024])
 def test_longest_text_fits_and_one_more_does_not(length):
-    size = longest_text(length, UL2)
+    size = max_text_tokens(length, UL2)
     variants = np.arange(len(UL2.denoisers))
     assert sequence_lengths(np.full(7, size), variants, UL2).max() <= length
     assert sequence_lengths(np.full(7, size + 1), variants, UL2).max() > length
@@ -194,16 +194,16 @@ def test_longest_text_fits_and_one_more_does_not(length):
 
 def test_needed_sentinels_is_the_most_any_text_up_to_the_limit_uses():
     for length in (16, 128, 333):
-        lengths = np.arange(1, longest_text(length, UL2) + 1)
+        lengths = np.arange(1, max_text_tokens(length, UL2) + 1)
         most = max(
             (sequence_lengths(lengths, np.full_like(lengths, v), UL2) - lengths - 2).max() // 2 for v in range(6)
         )
-        assert needed_sentinels(length, UL2) == most
+        assert required_sentinels(length, UL2) == most
 
 
 def test_a_row_too_short_for_any_text():
     with pytest.raises(ConfigError, match="length = 3 is too short"):
-        longest_text(3, UL2)
+        max_text_tokens(3, UL2)
 
 
 @pytest.mark.parametrize(

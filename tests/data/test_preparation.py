@@ -19,7 +19,7 @@ import pytest
 
 from finetune_scaling.data.corpus import CorpusPart, Texts, document_counts
 from finetune_scaling.data.loader import document_batches, iterate, pretraining_batches
-from finetune_scaling.data.objectives import ObjectiveConfig, longest_text
+from finetune_scaling.data.objectives import ObjectiveConfig, max_text_tokens
 from finetune_scaling.data.preparation import directory, duplicates, pipeline, shards
 from finetune_scaling.data.preparation.directory import prepare_shards
 from finetune_scaling.data.preparation.prepared import open_prepared
@@ -94,7 +94,7 @@ def find_duplicates_here(preparation, folder, beam_flags):
 
 
 def preparation_of(parts, tokenizer, objective="causal", shards=5, filters=KEEP_ALL) -> Preparation:
-    chunk_tokens = longest_text(LENGTH, ObjectiveConfig(objective))
+    chunk_tokens = max_text_tokens(LENGTH, ObjectiveConfig(objective))
     return Preparation(parts, tuple(document_counts(parts)), tokenizer, chunk_tokens, shards, filters)
 
 

@@ -6,7 +6,8 @@ import ml_collections
 import pytest
 
 from finetune_scaling.data.sources import FilesSource, GrammarSource
-from finetune_scaling.data.task import jsonl_task, load_task, prepare_task, task_names
+from finetune_scaling.data.task import jsonl_task, load_task, prepare_task
+from finetune_scaling.data.tasks import TASKS
 from finetune_scaling.errors import ConfigError, DataError
 
 
@@ -27,7 +28,7 @@ def news(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", TASKS)
 def test_named_tasks_build_and_name_themselves(name):
     task = load_task(name)
     assert task.name == name
@@ -37,7 +38,7 @@ def test_named_tasks_build_and_name_themselves(name):
 
 
 def test_studied_tasks_are_as_in_the_paper():
-    lengths = {name: (load_task(name).max_source_tokens, load_task(name).max_target_tokens) for name in task_names()}
+    lengths = {name: (load_task(name).max_source_tokens, load_task(name).max_target_tokens) for name in TASKS}
     assert lengths["wmt14_en_de"] == lengths["wmt19_en_zh"] == (256, 256)
     assert lengths["mlsum"] == (512, 256)
     tests = {"newstest2020", "newstest2021", "newstest2022"}

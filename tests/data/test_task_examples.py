@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_scaling.data.examples import describe, proportional_turns, subset
+from finetune_scaling.data.examples import describe, interleaving_order, subset
 from finetune_scaling.data.task import load_task
 from finetune_scaling.errors import DataError
 
@@ -56,7 +56,7 @@ def test_every_prefix_keeps_the_shares(examples):
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_turns_are_never_a_whole_one_from_their_share(sizes):
     total, taken = sum(sizes), [0] * len(sizes)
-    for k, turn in enumerate(proportional_turns(sizes), start=1):
+    for k, turn in enumerate(interleaving_order(sizes), start=1):
         taken[turn] += 1
         assert all(abs(count * total - k * size) < total for count, size in zip(taken, sizes, strict=True))
     assert taken == sizes

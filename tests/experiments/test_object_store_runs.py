@@ -34,7 +34,7 @@ from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
-from finetune_scaling.studies.execute import claim
+from finetune_scaling.studies.execute import record_config
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.training.step import State
 
@@ -154,7 +154,7 @@ def copied(directory: Path, bucket: str, name: str = "copied") -> str:
 
 def test_a_study_there_is_read_as_one_on_a_local_disk(bucket, tiny_runs, tmp_path):
     config = tiny_runs.config("study")
-    claim(read_study(config), config, tmp_path)
+    record_config(read_study(config), config, tmp_path)
     first = runs(read_study(config))[0].directory
     for path in (tmp_path / first, tmp_path / "bases" / "grammar" / "30k"):
         shutil.copytree(tiny_runs.base, path)

@@ -23,7 +23,7 @@ from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.inspection.formatting import format_inspection
 from finetune_scaling.runs.checkpoints import read_checkpoint, read_metadata
 from finetune_scaling.runs.run_directory import RunDirectory
-from finetune_scaling.studies.execute import claim
+from finetune_scaling.studies.execute import record_config
 from finetune_scaling.studies.grid import read_study, runs
 
 METHODS = ("full", "lora", "prompt")
@@ -152,7 +152,7 @@ def test_a_base_and_a_tokenizer(tiny_runs):
 def test_a_study_in_progress(trained, tiny_runs, tmp_path):
     config = tiny_runs.config("study")
     study = read_study(config)
-    claim(study, config, tmp_path)
+    record_config(study, config, tmp_path)
     done, failed, started, *rest = runs(study)
     for run in (done, failed, started):
         (tmp_path / run.directory).mkdir(parents=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from finetune_scaling import configuration
+from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.models.config import ModelConfig
@@ -21,7 +22,6 @@ from finetune_scaling.runs.checkpoints import Checkpoints
 from finetune_scaling.runs.model_loading import find_run, load_run_checkpoint
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.training_progress import TrainingProgress
-from finetune_scaling.studies.configs import merge
 from finetune_scaling.training.step import State
 from finetune_scaling.tuning.partition import combine
 

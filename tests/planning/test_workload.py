@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from finetune_scaling import configuration
+from finetune_scaling.configuration import merge
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import paper_model
 from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.totals import run_steps, run_totals
 from finetune_scaling.planning.workload import planned_model, read_workload
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.studies.configs import merge
 from finetune_scaling.training.flops import training_flops
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,9 +12,9 @@ from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.reading import load_run, load_study
-from finetune_scaling.studies.execute import claim
+from finetune_scaling.studies.execute import record_config
 from finetune_scaling.studies.grid import read_study, runs
-from finetune_scaling.studies.table import write_points
+from finetune_scaling.studies.tables import write_points
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "debian_evaluated"
 FEW = Resampling(resamples=40)
@@ -25,7 +25,7 @@ def directory(tiny_runs, tmp_path_factory) -> Path:
     """A study with one run done, one failed, one started and the rest waiting; nobody may write into it."""
     folder = tmp_path_factory.mktemp("study")
     config = tiny_runs.config("study")
-    claim(read_study(config), config, folder)
+    record_config(read_study(config), config, folder)
     done, failed, started, *_ = (folder / run.directory for run in runs(read_study(config)))
     for path in (done, folder / "bases" / "grammar" / "30k"):  # what a run was of makes no difference here
         shutil.copytree(tiny_runs.base, path)
@@ -117,7 +117,7 @@ def test_points_and_report_come_with_the_study_s_end(directory, tmp_path):
 
 def test_a_study_of_which_nothing_has_begun(tiny_runs, tmp_path):
     config = tiny_runs.config("study")
-    claim(read_study(config), config, tmp_path)
+    record_config(read_study(config), config, tmp_path)
     study = load_study(tmp_path)
     assert set(study.runs["state"]) == set(study.bases["state"]) == {"waiting"}
     assert study.runs["loss"].isna().all()

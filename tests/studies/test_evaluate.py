@@ -14,10 +14,10 @@ from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, WorkdirError
 from finetune_scaling.runs.evaluators import TaskEvaluator, preset
 from finetune_scaling.studies import execute as execute_module
-from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, recorded_study
-from finetune_scaling.studies.execute import claim, execute
+from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, read_recorded_study
+from finetune_scaling.studies.execute import execute, record_config
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
-from finetune_scaling.studies.table import write_points
+from finetune_scaling.studies.tables import write_points
 
 
 def small(tiny_runs, examples=(10, 20), **evaluation: Any) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def test_a_study_says_how_texts_are_written(tiny_runs):
 def test_a_study_is_read_from_its_directory(tiny_runs, tmp_path):
     config = small(tiny_runs)
     with pytest.raises(WorkdirError, match="not the directory of a study"):
-        recorded_study(tmp_path)
-    claim(read_study(config), config, tmp_path)
-    assert isinstance(recorded_study(tmp_path), StudyConfig)
-    assert finished_runs(recorded_study(tmp_path), tmp_path) == []
+        read_recorded_study(tmp_path)
+    record_config(read_study(config), config, tmp_path)
+    assert isinstance(read_recorded_study(tmp_path), StudyConfig)
+    assert finished_runs(read_recorded_study(tmp_path), tmp_path) == []
 
 
 @pytest.mark.slow

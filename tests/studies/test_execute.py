@@ -13,7 +13,7 @@ from finetune_scaling.errors import Preempted, TrainingError, WorkdirError
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory, run_state
 from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies import table
-from finetune_scaling.studies.execute import claim, execute
+from finetune_scaling.studies.execute import execute, record_config
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.training.step import compiled_programs
 
@@ -49,7 +49,7 @@ def begun(done, tmp_path) -> Path:
 def test_what_is_done_is_not_done_again(tiny_runs, done, monkeypatch):
     monkeypatch.setattr(execute_module, "train", lambda *_: pytest.fail("something was trained again"))
     config = small(tiny_runs)
-    assert execute(read_study(config), config, done) == execute_module.Tally()
+    assert execute(read_study(config), config, done) == execute_module.ExecutionSummary()
 
 
 def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
@@ -157,9 +157,9 @@ def test_a_study_may_grow_but_what_was_trained_stays_what_it_is(tiny_runs, done)
     for config, directory in ((other_base, "bases/grammar/30k"), (other_run, "runs/translation/lora/30k")):
         message = rf"{directory}\S*: holds a run of another config \(they differ in schedule.learning_rate\)"
         with pytest.raises(WorkdirError, match=message):
-            claim(read_study(config), config, done)
+            record_config(read_study(config), config, done)
     for config in (small(tiny_runs, seeds=[0, 5], notes=["more"]), small(tiny_runs)):
-        claim(read_study(config), config, done)
+        record_config(read_study(config), config, done)
         assert json.loads((done / "config.json").read_text()) == config
 
 

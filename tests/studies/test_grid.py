@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_scaling.configuration import merge
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import LADDER
 from finetune_scaling.studies import grid
-from finetune_scaling.studies.configs import merge
 from finetune_scaling.studies.grid import FACTORS, Setting, StudyConfig, read_study
 
 
@@ -143,10 +143,10 @@ def test_the_cell_that_several_factors_share_is_listed_under_the_first():
 def test_x_is_the_raw_count_of_the_factor():
     lora = {"finetune_examples": (5,), "pet_size": 2}
     setting = grid.settings(read_study(study(methods={"lora": lora})))[0]
-    assert [grid.x_of(setting, factor, 12345, 0.1) for factor in FACTORS] == [12345, setting.tokens, 2]
+    assert [grid.factor_value(setting, factor, 12345, 0.1) for factor in FACTORS] == [12345, setting.tokens, 2]
     full = grid.settings(read_study(study()))[0]
     with pytest.raises(ValueError, match="full has no pet size"):
-        grid.x_of(full, "pet", 12345, 0.1)
+        grid.factor_value(full, "pet", 12345, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from finetune_scaling.models.ladder import paper_model
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.studies import configs, grid
 from finetune_scaling.studies.grid import Setting, StudyConfig, read_study
-from finetune_scaling.studies.table import listing
+from finetune_scaling.studies.listing import list_runs
 
 PAPER = Path(__file__).parents[2] / "configs" / "study" / "paper.py"
 K, M, B = 10**3, 10**6, 10**9
@@ -136,7 +136,7 @@ def test_bases(paper):
 
 
 def test_the_listing_needs_no_data_and_has_the_agreed_keys(paper):
-    rows = listing(paper, WORKDIR)
+    rows = list_runs(paper, WORKDIR)
     assert len(rows) == 3819
     keys = {"task", "method", "factor", "x", "finetune_examples", "seed", "held_out", "state", "flops"}
     assert all(keys <= row.keys() for row in rows)

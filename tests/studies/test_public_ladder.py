@@ -21,8 +21,10 @@ from finetune_scaling.studies import public_bases
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.configs import base_of, bases, conversion, family_model
 from finetune_scaling.studies.execute import ensure_base, execute
-from finetune_scaling.studies.grid import SWEEP, read_study, runs, settings
-from finetune_scaling.studies.table import base_listing, listing, write_facts, write_points
+from finetune_scaling.studies.factors import SENSITIVITY_FACTOR
+from finetune_scaling.studies.grid import read_study, runs, settings
+from finetune_scaling.studies.listing import list_bases, list_runs
+from finetune_scaling.studies.tables import write_facts, write_points
 from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -56,16 +58,16 @@ def test_a_revision_is_a_base_of_its_own(tmp_path):
     first = wanted["pythia/410m/t2097152000"]
     assert (first.source, first.pretrain_tokens) == ("EleutherAI/pythia-410m-deduped@step1000", 2_097_152_000)
     assert first.out == str(tmp_path / "bases/pythia/410m/t2097152000")
-    assert all(row["flops"] == 0 for row in base_listing(study, tmp_path))
+    assert all(row["flops"] == 0 for row in list_bases(study, tmp_path))
 
 
 def test_rates_are_swept_at_every_size_and_the_methods_own_is_not_run_twice(tmp_path):
     study = shipped("pythia")
-    swept = [s for s in settings(study) if SWEEP in s.factors and (s.task, s.method) == ("mlsum", "lora")]
+    swept = [s for s in settings(study) if SENSITIVITY_FACTOR in s.factors and (s.task, s.method) == ("mlsum", "lora")]
     assert len(swept) == 8 * 4
     own = [s for s in swept if s.learning_rate is None]
-    assert {s.factors for s in own} == {("model", SWEEP), ("model", "pretrain", "pet", SWEEP)}
-    rates = {row["learning_rate"] for row in listing(study, tmp_path) if row["method"] == "lora"}
+    assert {s.factors for s in own} == {("model", SENSITIVITY_FACTOR), ("model", "pretrain", "pet", SENSITIVITY_FACTOR)}
+    rates = {row["learning_rate"] for row in list_runs(study, tmp_path) if row["method"] == "lora"}
     assert rates == {1e-4, 3e-4, 1e-3, 3e-3}
 
 
@@ -129,7 +131,9 @@ def test_a_methods_default_rate_is_not_run_twice(tmp_path):
     config = small_study(tmp_path)
     default = METHODS["full"].defaults.learning_rate
     config["tasks"]["translation"]["methods"]["full"].update({"config": {}, "learning_rates": (default, 10 * default)})
-    rates = [s.learning_rate for s in settings(read_study(config)) if s.method == "full" and SWEEP in s.factors]
+    rates = [
+        s.learning_rate for s in settings(read_study(config)) if s.method == "full" and SENSITIVITY_FACTOR in s.factors
+    ]
     assert sorted(rates, key=lambda rate: rate is None) == [10 * default, 10 * default, None, None]
 
 
@@ -233,7 +237,7 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
         assert record["pretrain_tokens"] == run.setting.tokens
         assert record["parameters"] == base["parameters"]
     rows = list(csv.DictReader((tmp_path / "points.csv").open()))
-    sweep = [row for row in rows if row["factor"] == SWEEP]
+    sweep = [row for row in rows if row["factor"] == SENSITIVITY_FACTOR]
     assert {(row["method"], row["model"], float(row["x"])) for row in sweep} == {
         (method, size, rate) for method in ("full", "prompt", "lora") for size in WIDTHS for rate in (0.01, 0.1)
     }

@@ -20,7 +20,7 @@ from finetune_scaling.runs.checkpoints import read_trainable
 from finetune_scaling.runs.model_loading import find_run, load_base, load_run_checkpoint
 from finetune_scaling.studies.execute import execute
 from finetune_scaling.studies.grid import read_study
-from finetune_scaling.studies.table import write_points
+from finetune_scaling.studies.tables import write_points
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
 from finetune_scaling.tuning.partition import combine

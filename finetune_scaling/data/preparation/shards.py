@@ -12,8 +12,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from finetune_scaling.configuration import build, canonical_json
-from finetune_scaling.data.corpus import CorpusPart, PartTexts
-from finetune_scaling.data.encoding import Ragged, cut_documents, encode_texts
+from finetune_scaling.data.corpus import CorpusPart, CorpusPartTexts
+from finetune_scaling.data.encoding import RaggedArray, cut_documents, encode_texts
 from finetune_scaling.data.preparation.arrays import read_array, write_array
 from finetune_scaling.data.preparation.settings import Filters, Preparation, index_type, shard_file, token_type
 from finetune_scaling.files import Location, file_size, write_atomically, write_json_atomically
@@ -82,11 +82,11 @@ def read_repeats(directory: Location, number: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)  # a worker's shards mostly come from the same part
-def _open(part: str, where: str) -> PartTexts:
-    return PartTexts(build(CorpusPart, json.loads(part), where), where)
+def _open(part: str, where: str) -> CorpusPartTexts:
+    return CorpusPartTexts(build(CorpusPart, json.loads(part), where), where)
 
 
-def _filter(documents: Ragged, filters: Filters) -> tuple[Ragged, dict[str, int]]:
+def _filter(documents: RaggedArray, filters: Filters) -> tuple[RaggedArray, dict[str, int]]:
     """The documents that are not empty and long and short enough, and how many there were of each kind."""
     lengths = documents.lengths
     empty = lengths == 0
@@ -96,10 +96,10 @@ def _filter(documents: Ragged, filters: Filters) -> tuple[Ragged, dict[str, int]
     values = documents.values[np.repeat(kept, lengths)]
     offsets = np.concatenate([[0], np.cumsum(lengths[kept], dtype=np.int64)])
     kinds = {"documents": kept, "empty_documents": empty, "too_short": too_short, "too_long": too_long}
-    return Ragged(values, offsets), {name: int(np.count_nonzero(kind)) for name, kind in kinds.items()}
+    return RaggedArray(values, offsets), {name: int(np.count_nonzero(kind)) for name, kind in kinds.items()}
 
 
-def _array_record(chunks: Ragged, kind: np.dtype) -> bytes:
+def _array_record(chunks: RaggedArray, kind: np.dtype) -> bytes:
     """The bytes of an array_record file, a record for each chunk. The library itself writes to local paths only."""
     values = chunks.values.astype(kind)
     mean = max(1, values.nbytes // max(1, len(chunks.lengths)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune_scaling.configuration import choose, suggestion
 from finetune_scaling.data.sources.decompression import read_bytes, without_compression_suffix
-from finetune_scaling.data.sources.records import field_text
+from finetune_scaling.data.sources.records import text_field
 from finetune_scaling.errors import ConfigError, DataError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -72,7 +72,7 @@ def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Lines:
     lines = Lines(path, data, 1, _parse_json) if format_ == "jsonl" else _open_tsv(path, data, source.columns, fields)
     for index, record in enumerate(lines):
         for field in fields:
-            field_text(record, field, lines.where(index))
+            text_field(record, field, lines.where(index))
     return lines
 
 

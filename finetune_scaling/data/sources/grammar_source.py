@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune_scaling.data.grammar.config import GrammarConfig
-from finetune_scaling.data.sources.records import check_first
+from finetune_scaling.data.sources.records import check_first_record
 from finetune_scaling.errors import ConfigError
 
 GrammarSplit = Literal["train", "dev", "test"]
@@ -40,7 +40,7 @@ class GrammarSource:
 def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
     """Opens a split of `source.size` records; DataError where one of `fields` is not in them."""
     records = _records(source)
-    check_first(records, fields, str(source))
+    check_first_record(records, fields, str(source))
     return records
 
 

@@ -7,7 +7,7 @@ from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
 
 
-def field_text(record: Mapping[str, Any], field: str, where: str) -> str:
+def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
     """The text in `field` of a record; "translation.de" looks up `record["translation"]["de"]`.
 
     Raises DataError that begins with `where` (a file and line, or a dataset and index).
@@ -30,8 +30,8 @@ def field_text(record: Mapping[str, Any], field: str, where: str) -> str:
     return value
 
 
-def known_number(record: Mapping[str, Any], field: str, where: str) -> float | None:
-    """The number in a field that a record may lack or leave null (None then); DataError as `field_text` raises it."""
+def optional_number(record: Mapping[str, Any], field: str, where: str) -> float | None:
+    """The number in a field that a record may lack or leave null (None then); DataError as `text_field` raises it."""
     value = record.get(field)
     try:
         return None if value is None else float(value)
@@ -39,12 +39,12 @@ def known_number(record: Mapping[str, Any], field: str, where: str) -> float | N
         raise DataError(f"{where}: field {field!r} must be a number, not {value!r:.40}; correct or drop it") from None
 
 
-def check_first(records: Sequence[Mapping[str, Any]], fields: Sequence[str], where: str) -> None:
+def check_first_record(records: Sequence[Mapping[str, Any]], fields: Sequence[str], where: str) -> None:
     """Raises DataError unless there are records and the first one holds text in every one of `fields`."""
     if not len(records):
         raise DataError(f"{where} is empty; choose another split or prepare it again")
     for field in fields:
-        field_text(records[0], field, f"{where}, record 0")
+        text_field(records[0], field, f"{where}, record 0")
 
 
 def _name_of(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling.configuration import suggestion
-from finetune_scaling.data.sources.records import check_first
+from finetune_scaling.data.sources.records import check_first_record
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
 
@@ -70,7 +70,7 @@ def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
         raise DataError(
             f"{source}: unknown split{suggestion(source.split, builder.info.splits)} ({_first_line(error)})"
         ) from None
-    check_first(records, fields, str(source))
+    check_first_record(records, fields, str(source))
     return records
 
 

@@ -1,0 +1,156 @@
+"""From result records to the tables of a study: points.csv, bases.csv, and study.json for the report."""
+
+import csv
+import functools
+import io
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_scaling import configuration
+from finetune_scaling.data.task import load_task
+from finetune_scaling.evaluation.records import all_records, figures, table_columns
+from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
+from finetune_scaling.files import location, write_atomically, write_json_atomically
+from finetune_scaling.runs.run_config import read_run_config
+from finetune_scaling.runs.run_data import test_examples
+from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.studies.configs import Base, finetuning_config
+from finetune_scaling.studies.grid import Run, StudyConfig, factor_value, held_out, runs
+
+POINTS, BASES, FACTS = "points.csv", "bases.csv", "study.json"
+POINT_COLUMNS = (
+    *("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out"),
+    *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),
+    *("model", "trainable_parameters", "steps", "best_step", "dev_loss", "entropy", "tokenizer"),
+)
+BASE_COLUMNS = (
+    *("family", "model", "parameters", "parameters_non_embedding", "pretrain_tokens", "loss", "held_out"),
+    *("flops", "learning_rate", "tokenizer"),
+)
+
+_MAIN_METRIC = {"translation": "bleu", "summarization": "rougeL"}  # as in arXiv 2402.17193
+
+
+def write_points(study: StudyConfig, workdir: Path) -> int:
+    """Write points.csv: one row for every finished run and factor of its setting. Returns the number of runs."""
+    rows = []
+    finished = 0
+    for run in runs(study):
+        record = RunDirectory(workdir / run.directory).result
+        if record is not None:
+            finished += 1
+            rows.extend(_point_rows(study, run, record, table_columns(location(workdir / run.directory), record)))
+    metrics = dict.fromkeys(name for row in rows for name in row if name not in POINT_COLUMNS)
+    _write_csv(workdir / POINTS, [*POINT_COLUMNS, *metrics], rows)
+    return finished
+
+
+def write_bases(study: StudyConfig, workdir: Path) -> int:
+    """Write bases.csv: one row for every base and kept token count with a dev loss. Returns the number of rows.
+
+    Public models are omitted, because the data that they were pretrained on is not known.
+    """
+    pretrained = (name for name, family in study.families.items() if family.public is None)
+    rows = [row for name in pretrained for row in _base_rows(study, workdir, name)]
+    _write_csv(workdir / BASES, BASE_COLUMNS, rows)
+    return len(rows)
+
+
+def write_facts(study: StudyConfig, workdir: Path) -> dict[str, Any]:
+    """Write study.json for the report: name and notes, and the main metric and baselines of each task.
+
+    baselines: scores on the task's test sets. evaluator_baselines: scores on the examples of its evaluators.
+    """
+    facts = {
+        "name": study.name,
+        "notes": list(study.notes),
+        "baselines": {name: _baseline(study, workdir, name) for name in study.tasks},
+        "evaluator_baselines": {name: _evaluator_baselines(study, workdir, name) for name in study.tasks},
+        "metrics": {name: _MAIN_METRIC[load_task(configuration.plain(t.task)).kind] for name, t in study.tasks.items()},
+    }
+    write_json_atomically(workdir / FACTS, facts)
+    return facts
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def _point_rows(
+    study: StudyConfig, run: Run, record: Mapping[str, Any], evaluator_scores: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    setting = run.setting
+    shared = {
+        **{name: record.get(name) for name in POINT_COLUMNS if name in record},
+        "task": setting.task,
+        "method": setting.method,
+        "finetune_examples": setting.finetune_examples,
+        "seed": run.seed,
+        "held_out": int(held_out(study, setting)),
+        "model": setting.size,
+        "tokenizer": record["tokenizer_sha256"],
+        **record.get("metrics", {}),
+        **evaluator_scores,
+    }
+    x = functools.partial(factor_value, setting, parameters=record["parameters"], learning_rate=record["learning_rate"])
+    return [{**shared, "factor": factor, "x": x(factor)} for factor in setting.factors]
+
+
+def _base_rows(study: StudyConfig, workdir: Path, name: str) -> Iterator[dict[str, Any]]:
+    family = study.families[name]
+    for size in family.sizes:
+        record = RunDirectory(Base(name, size).directory(workdir)).result
+        if record is None:
+            continue
+        per_step = record["tokens_seen"] / record["steps"]
+        for tokens in family.tokens:
+            step = round(tokens / per_step)
+            loss = record["dev_losses"].get(str(step))
+            if loss is not None:
+                yield {
+                    "family": name,
+                    "model": size,
+                    "parameters": record["parameters"],
+                    "parameters_non_embedding": record["parameters_non_embedding"],
+                    "pretrain_tokens": tokens,
+                    "loss": loss,
+                    "held_out": int(size in family.held_out_sizes or tokens in family.held_out_tokens),
+                    "flops": record["flops"] * step / record["steps"],
+                    "learning_rate": record["learning_rate"],
+                    "tokenizer": record["tokenizer_sha256"],
+                }
+
+
+def _baseline(study: StudyConfig, workdir: Path, task_name: str) -> dict[str, float]:
+    """Return the metrics of copying the source or its first sentence, on the test examples that runs generate for."""
+    grid = study.tasks[task_name]
+    task = load_task(configuration.plain(grid.task))
+    some_run = next(run for run in runs(study) if run.setting.task == task_name)
+    run_config = read_run_config(finetuning_config(study, workdir, some_run))
+    scores: dict[str, list[float]] = {}
+    for name in task.test:
+        examples = test_examples(run_config, name, run_config.evaluation.test_examples)
+        count = run_config.evaluation.generate_examples
+        chosen = [examples[i] for i in range(len(examples) if count is None else min(count, len(examples)))]
+        if chosen:
+            for metric, entry in text_scores(chosen, baseline_texts(task, chosen)).items():
+                scores.setdefault(metric, []).append(entry["score"])
+    return {metric: statistics.fmean(values) for metric, values in scores.items()}
+
+
+def _evaluator_baselines(study: StudyConfig, workdir: Path, task_name: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return {evaluator: {baseline: {metric: score}}} from the runs' records."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for run in (run for run in runs(study) if run.setting.task == task_name):
+        directory = location(workdir / run.directory)
+        result = RunDirectory(directory).result
+        for name, record in all_records(directory, result).items() if result else ():
+            for baseline, scores in record.get("baselines", {}).items():
+                found.setdefault(name, {})[baseline] = figures(scores)
+    return found
