@@ -12,7 +12,7 @@ import pytest
 from finetune_scaling.errors import Preempted, TrainingError, WorkdirError
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory, run_state
 from finetune_scaling.studies import execute as execute_module
-from finetune_scaling.studies import table
+from finetune_scaling.studies import listing, tables
 from finetune_scaling.studies.execute import execute, record_config
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.training.step import compiled_programs
@@ -32,9 +32,9 @@ def done(tiny_runs, tmp_path_factory) -> Path:
     """A finished small study that nobody may write into."""
     workdir = tmp_path_factory.mktemp("done")
     config = small(tiny_runs)
-    tally = execute(read_study(config), config, workdir)
-    assert (tally.done, tally.failed, tally.elsewhere) == (4, 0, 0)
-    assert tally.text().startswith("4 runs trained, ") or "steps/s" in tally.text()
+    summary = execute(read_study(config), config, workdir)
+    assert (summary.done, summary.failed, summary.in_use) == (4, 0, 0)
+    assert summary.text().startswith("4 runs trained, ") or "steps/s" in summary.text()
     return workdir
 
 
@@ -78,16 +78,16 @@ def test_a_run_that_fails_is_written_down_and_the_others_go_on(tiny_runs, begun,
     config = small(tiny_runs, examples=(10, 61), methods=("full",))
     study = read_study(config)
     with caplog.at_level(logging.ERROR, logger="finetune_scaling"):
-        tally = execute(study, config, begun)
-    assert (tally.done, tally.failed) == (1, 1)
+        summary = execute(study, config, begun)
+    assert (summary.done, summary.failed) == (1, 1)
     good, bad = (begun / run.directory for run in runs(study))
     assert (run_state(good), run_state(bad)) == ("done", "failed")
     failure = json.loads((bad / "failure.json").read_text())
     assert failure["kind"] == "DataError"
     assert failure["error"].startswith("61 finetuning examples are asked for, but the data has 60")
     assert "61 finetuning examples" in caplog.text
-    assert [row["state"] for row in table.listing(study, begun)] == ["done", "failed"]
-    assert table.write_points(study, begun) == 1
+    assert [row["state"] for row in listing.list_runs(study, begun)] == ["done", "failed"]
+    assert tables.write_points(study, begun) == 1
     assert execute(study, config, begun).failed == 1  # tried again each time, since the cause may be mended
 
 
@@ -121,8 +121,8 @@ def test_what_another_process_works_on_is_left_to_it(tiny_runs, begun):
     study = read_study(config)
     first, second = (begun / run.directory for run in runs(study))
     with lock_directory(first):
-        tally = execute(study, config, begun)
-    assert (tally.done, tally.elsewhere, tally.failed) == (1, 1, 0)
+        summary = execute(study, config, begun)
+    assert (summary.done, summary.in_use, summary.failed) == (1, 1, 0)
     assert (run_state(first), run_state(second)) == ("waiting", "done")
 
 
@@ -143,9 +143,9 @@ def test_a_run_whose_base_another_process_pretrains_comes_last(tiny_runs, begun,
 
     monkeypatch.setattr(execute_module, "train", train)
     turn.__enter__()
-    tally = execute(study, config, begun)
+    summary = execute(study, config, begun)
     sizes = ["100k" if "100k" in name else "30k" for name in trained]
-    assert (tally.done, tally.elsewhere, tally.failed) == (4, 0, 0)
+    assert (summary.done, summary.in_use, summary.failed) == (4, 0, 0)
     assert sizes == ["100k"] * 4 + ["30k"] * 2
 
 
@@ -179,7 +179,7 @@ def test_a_base_that_fails_is_tried_once(tiny_runs, tmp_path, monkeypatch):
 
 def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):
     study = read_study(small(tiny_runs))
-    assert table.write_points(study, done) == 4
+    assert tables.write_points(study, done) == 4
     text = (done / "points.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
     assert list(rows[0])[:8] == [
@@ -194,13 +194,13 @@ def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):
         assert float(row["flops"]) == record["flops"]
         assert row["stopped_by"] == "max_steps"
     assert "seconds" not in rows[0]  # a table of the same study is the same to the byte
-    table.write_points(study, done)
+    tables.write_points(study, done)
     assert (done / "points.csv").read_text() == text
 
 
 def test_a_listing_tells_states_costs_and_expected_times(tiny_runs, done):
     config = small(tiny_runs, examples=(10, 20, 40), methods=("full",))
-    rows = table.listing(read_study(config), done)
+    rows = listing.list_runs(read_study(config), done)
     assert [row["state"] for row in rows] == ["done", "done", "waiting"]
     assert all(isinstance(value, str | int | float | bool | None) for row in rows for value in row.values())
     assert rows[0]["seconds"] > 0
@@ -212,7 +212,7 @@ def test_a_listing_tells_states_costs_and_expected_times(tiny_runs, done):
 def test_baselines_cost_nothing_and_are_scored_on_what_the_runs_generate(tiny_runs, done):
     config = small(tiny_runs)
     config["tasks"]["translation"]["finetune"]["evaluation"]["generate_examples"] = 5
-    facts = table.write_facts(read_study(config), done)
+    facts = tables.write_facts(read_study(config), done)
     assert facts == json.loads((done / "study.json").read_text())
     assert facts["name"] == "tiny"
     assert {"bleu", "chrf"} <= facts["baselines"]["translation"].keys()

@@ -145,7 +145,7 @@ def test_x_is_the_raw_count_of_the_factor():
     setting = grid.settings(read_study(study(methods={"lora": lora})))[0]
     assert [grid.factor_value(setting, factor, 12345, 0.1) for factor in FACTORS] == [12345, setting.tokens, 2]
     full = grid.settings(read_study(study()))[0]
-    with pytest.raises(ValueError, match="full has no pet size"):
+    with pytest.raises(ValueError, match="no level of the factor pet"):
         grid.factor_value(full, "pet", 12345, 0.1)
 
 
@@ -154,8 +154,8 @@ def test_x_is_the_raw_count_of_the_factor():
     [
         ({"families": {"f": {"sizes": ("30k", "31k")}}}, "families.sizes = '31k' is unknown; did you mean '30k'"),
         ({"families": {"f": {"factor_size": "2m"}}}, "factor_size = '2m' is not among its sizes"),
-        ({"families": {"f": {"tokens": (20, 10)}}}, "families.tokens = .* must rise"),
-        ({"families": {"f": {"tokens": ()}}}, "families.tokens = .* must rise"),
+        ({"families": {"f": {"tokens": (20, 10)}}}, "families.tokens = .* must be positive and increasing"),
+        ({"families": {"f": {"tokens": ()}}}, "families.tokens = .* must be positive and increasing"),
         ({"families": {"f": {"held_out_sizes": ("2m",)}}}, "families.held_out_sizes: '2m' is not among"),
         ({"families": {"f": {"held_out_tokens": (11,)}}}, "families.held_out_tokens: 11 is not among"),
         ({"families": {"f": {"size": 1}}}, "config.families.f.size is not a field"),
@@ -165,7 +165,7 @@ def test_x_is_the_raw_count_of_the_factor():
         ({"tasks": {"t": {"methods": {"full": {"pet_size": 1}}}}}, "methods.full has no pet_size"),
         ({"tasks": {"t": {"methods": {"full": {"factors": ("modell",)}}}}}, "methods.factors: 'modell' is not among"),
         ({"tasks": {"t": {"methods": {"full": {"held_out_examples": (3,)}}}}}, "held_out_examples: 3 is not among"),
-        ({"seeds": (1, 1)}, "seeds = .* must be different"),
+        ({"seeds": (1, 1)}, "seeds = .* distinct"),
         ({"seeds": ()}, "seeds = .* at least one"),
         ({"seed": (1,)}, "config.seed is not a field of config; did you mean 'seeds'"),
     ],

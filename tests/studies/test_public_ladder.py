@@ -79,11 +79,11 @@ def test_a_ladder_that_is_there_costs_no_pretraining():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"revisions": ("step1",)}, r"revisions are 1, families.tokens 2"),
+        ({"revisions": ("step1",)}, "families.public.revisions has 1 entries"),
         ({"revisions": ()}, "revisions is missing"),
-        ({"models": ()}, "models are 0, families.sizes 2"),
-        ({"revisions": ("step1", "step1")}, "must name none twice"),
-        ({"source": "same-{revision}"}, "one model for all sizes; put in {size}"),
+        ({"models": ()}, "families.public.models has 0 entries"),
+        ({"revisions": ("step1", "step1")}, "families.public.revisions must have no duplicates"),
+        ({"source": "same-{revision}"}, "families.public.source = .* add {size}"),
     ],
 )
 def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
@@ -96,9 +96,9 @@ def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sizes": ("owner/small", "large")}, "'owner/small' is to name directories"),
-        ({"sizes": ("..", "large")}, r"'\.\.' is to name directories"),
-        ({"tokens": (1000,), "revisions": ()}, "asks for a revision; give families.public.revisions"),
+        ({"sizes": ("owner/small", "large")}, "families.sizes: 'owner/small'"),
+        ({"sizes": ("..", "large")}, r"families.sizes: '\.\.'"),
+        ({"tokens": (1000,), "revisions": ()}, "families.public.source = .* contains {revision}"),
     ],
 )
 def test_sizes_and_revisions_that_lead_nowhere_are_named(tmp_path, changes, message):
@@ -113,11 +113,11 @@ def test_sizes_and_revisions_that_lead_nowhere_are_named(tmp_path, changes, mess
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rates": (0.01, float("nan"))}, "finite numbers above 0"),
-        ({"learning_rates": (0.01, float("inf"))}, "finite numbers above 0"),
-        ({"learning_rates": (0.0123456, 0.01234564)}, "differ in their first six digits"),  # one directory for two
+        ({"learning_rates": (0.01, float("nan"))}, "learning_rates = .* must be positive, finite"),
+        ({"learning_rates": (0.01, float("inf"))}, "learning_rates = .* must be positive, finite"),
+        ({"learning_rates": (0.0123456, 0.01234564)}, "first six digits"),  # one directory for two
         ({"sweep_examples": (0,)}, "sweep_examples = .0. must be"),
-        ({"learning_rates": (), "sweep_examples": (8,)}, "give methods.learning_rates"),
+        ({"learning_rates": (), "sweep_examples": (8,)}, "requires methods.learning_rates"),
     ],
 )
 def test_a_sweep_that_could_not_be_run_is_named(tmp_path, changes, message):
