@@ -23,15 +23,15 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError, WorkdirError
-from finetune_scaling.evaluation.metric import Metric
-from finetune_scaling.evaluation.metric_names import chosen_metrics
-from finetune_scaling.evaluation.queue import How, Job, plan, work
-from finetune_scaling.evaluation.records import Record, figures
-from finetune_scaling.evaluation.rows import read_rows, written_examples
+from finetune_scaling.evaluation.example_rows import decoded_examples, read_rows
+from finetune_scaling.evaluation.jobs import EvaluationJob, EvaluationOptions, plan_evaluations, run_evaluations
+from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation
+from finetune_scaling.evaluation.records import Record, score_values
 from finetune_scaling.evaluation.scoring import text_scores
-from finetune_scaling.evaluation.subject import Prepared
-from finetune_scaling.evaluation.text_metrics import Scores, read_corpus, score_corpus
 from finetune_scaling.files import local_path, location, write_json_atomically
+from finetune_scaling.metrics.corpus import read_corpus
+from finetune_scaling.metrics.metric import Metric
+from finetune_scaling.metrics.registry import Scores, metrics_from_flag, score_corpus
 from finetune_scaling.runs.evaluators import (
     TEST_EVALUATOR,
     Evaluator,
@@ -90,7 +90,7 @@ _OF_RUNS: tuple[flags.FlagHolder, ...] = (
 
 
 def main() -> None:
-    """Scores what the flags name and prints the main figures, one JSON line for each evaluation."""
+    """Scores what the flags name and prints the main score_values, one JSON line for each evaluation."""
     if sum(bool(flag.value) for flag in (_WORKDIR, _STUDY, _HYPOTHESES, _ROWS)) != 1:
         raise ConfigError(
             "give --workdir to score a run, or --hypotheses and --references to score files, or --rows, or --study"
@@ -114,10 +114,10 @@ def _score_texts() -> None:
     for flag in (_OUT,) if _ROWS.value else (_LANGUAGE, _OUT):
         if not flag.value:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring texts needs it")
-    metrics = chosen_metrics(_METRICS.value)
+    metrics = metrics_from_flag(_METRICS.value)
     scores = {"metrics": _scores_of_rows(metrics) if _ROWS.value else _scores_of_files(metrics)}
     write_json_atomically(_OUT.value, scores)
-    print(json.dumps({"metrics": figures(scores)}))
+    print(json.dumps({"metrics": score_values(scores)}))
 
 
 def _scores_of_files(metrics: list[Metric] | None) -> Scores:
@@ -130,7 +130,7 @@ def _scores_of_rows(metrics: list[Metric] | None) -> Scores:
     for flag in (_REFERENCES, _SOURCES):
         if flag.value:
             raise ConfigError(f"--{flag.name} is for files (--hypotheses); rows have their own, so leave it out")
-    examples, texts = written_examples(_ROWS.value, read_rows(_ROWS.value), _LANGUAGE.value)
+    examples, texts = decoded_examples(_ROWS.value, read_rows(_ROWS.value), _LANGUAGE.value)
     try:
         return text_scores(examples, texts, metrics)
     except DataError as error:
@@ -145,10 +145,10 @@ def _score_runs(directories: list[str]) -> None:
     def choose(_: str, run_config: RunConfig) -> dict[str, Evaluator]:
         return {name: with_decoding(one, decoding) for name, one in _evaluators(run_config, configured).items()}
 
-    jobs = plan(directories, choose, _how())[_INDEX.value :: _OF.value]
+    jobs = plan_evaluations(directories, choose, _options())[_INDEX.value :: _OF.value]
     if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
         raise ConfigError("--out is one evaluation's file; leave it out, and each has its own evaluation/NAME.json")
-    _finish(work(jobs, _how(), _print))
+    _finish(run_evaluations(jobs, _options(), _print))
 
 
 def _score_study(workdir: Path) -> None:
@@ -164,10 +164,10 @@ def _score_study(workdir: Path) -> None:
     def choose(directory: str, _: RunConfig) -> dict[str, Evaluator]:
         return {name: _changed(one) for name, one in evaluators.of(share[directory]).items()}
 
-    jobs = plan(list(share), choose, _how())
+    jobs = plan_evaluations(list(share), choose, _options())
     if not any(job.prepared for job in jobs):
         raise ConfigError(f"{workdir}: no run of it has an evaluator; name some: --evaluators=few_shot_1,pretraining")
-    errors = work(jobs, _how())
+    errors = run_evaluations(jobs, _options())
     with lock_directory(workdir, wait=True):
         run_on_primary(lambda: _write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
@@ -198,21 +198,21 @@ def _directories(given: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _how() -> How:
-    return How(
+def _options() -> EvaluationOptions:
+    return EvaluationOptions(
         step=_STEP.value,
         sharding=ShardingConfig(_FSDP.value, _TENSOR.value),
         model_changes={"attention": _ATTENTION.value} if _ATTENTION.value else {},
         finetuning=_finetuning(),
         tokenizer=_TOKENIZER.value,
         out=location(_OUT.value) if _OUT.value else None,
-        again=_AGAIN.value,
-        metrics=None if (metrics := chosen_metrics(_METRICS.value)) is None else tuple(metrics),
+        overwrite=_AGAIN.value,
+        metrics=None if (metrics := metrics_from_flag(_METRICS.value)) is None else tuple(metrics),
     )
 
 
 def _finetuning() -> RunConfig | None:
-    """The run config of --config, whose task bases are asked; None where there is none, or it names evaluators only."""
+    """The run_config of --config, whose task bases are asked; None where there is none, or it names evaluators only."""
     config = command.read_config(_CONFIG) if _CONFIG.value and not _STUDY.value else {}
     return read_run_config(config) if config.get("task") else None
 
@@ -243,10 +243,10 @@ def _changed(evaluator: Evaluator) -> Evaluator:
     return with_overrides(evaluator, _EXAMPLES.value, _GENERATE.value, _UNTUNED.value)
 
 
-def _print(job: Job, prepared: Prepared, record: Record) -> None:
+def _print(job: EvaluationJob, prepared: PreparedEvaluation, record: Record) -> None:
     def shown(scores: Mapping[str, Any]) -> dict[str, Any]:
         metrics = {name: entry["score"] for name, entry in scores["metrics"].items()}
-        return {**figures({**scores, "metrics": {}}), "metrics": metrics}
+        return {**score_values({**scores, "metrics": {}}), "metrics": metrics}
 
     beside = {"untuned": record.get("untuned"), **record.get("baselines", {})}
     others = {name: shown(scores) for name, scores in beside.items() if scores}

@@ -14,9 +14,9 @@ from absl import flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.evaluation.sample_page.rows import RunRows, joined, read_runs
+from finetune_scaling.evaluation.sample_page.page import write_samples
+from finetune_scaling.evaluation.sample_page.samples import RunSamples, joined, read_runs
 from finetune_scaling.evaluation.sample_page.sentence_scores import DEFAULTS, SCORERS, sentence_scores
-from finetune_scaling.evaluation.sample_page.writing import write_samples
 from finetune_scaling.files import local_path
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def write(
     print(f"{out}: {len(examples)} examples of {split} by {by}; {scores.metric} ({scores.signature}) in {twin}")
 
 
-def _usual_score(runs: list[RunRows]) -> str:
+def _usual_score(runs: list[RunSamples]) -> str:
     """The score of the first run's kind of task; a base, which has none, is scored as a translation is."""
     kinds = [run.task.kind for run in runs if run.task]
     return DEFAULTS[kinds[0] if kinds else "translation"]

@@ -16,9 +16,9 @@ from finetune_scaling.configuration import build, plain
 from finetune_scaling.data.sources import SOURCE_KINDS, source_from_config
 from finetune_scaling.data.task import load_task
 from finetune_scaling.data.tasks import TASKS
-from finetune_scaling.evaluation.learned.metric import LearnedMetric
-from finetune_scaling.evaluation.text_metrics import METRICS as METRIC_NAMES
 from finetune_scaling.laws.points.columns import UNIT_COLUMNS
+from finetune_scaling.metrics.learned.metric import LearnedMetric
+from finetune_scaling.metrics.registry import METRICS as METRIC_NAMES
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.run_config import LimitsConfig, read_run_config
 from finetune_scaling.studies.grid import FACTORS, read_study

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: NAME.json, written last, with rows beside it; what is there is not made again."""
+"""The record of an evaluation: NAME.json, written last, and one JSONL file of rows per split."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.evaluation.questions import Rows
-from finetune_scaling.evaluation.rows import EVALUATION
+from finetune_scaling.evaluation.example_rows import EVALUATION
 from finetune_scaling.evaluation.scoring import write_rows
+from finetune_scaling.evaluation.task_evaluation import Rows
 from finetune_scaling.files import Location, read_json, write_json_atomically
 from finetune_scaling.runs.evaluators import TEST_EVALUATOR
 from finetune_scaling.sharding.roles import run_on_primary
@@ -17,97 +17,97 @@ Record = dict[str, Any]
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Names the settings of an evaluation in 12 hexadecimal digits."""
+    """Return 12 hexadecimal digits that identify the settings of an evaluation."""
     return hashlib.sha256(configuration.canonical_json(settings).encode()).hexdigest()[:12]
 
 
 def rows_path(record_path: Location, split: str) -> Location:
-    """Where the rows of a set are: NAME.SPLIT.jsonl beside NAME.json."""
+    """Return the path of a split's rows: NAME.SPLIT.jsonl in the directory of NAME.json."""
     return record_path.with_name(f"{record_path.name.removesuffix('.json')}.{split}.jsonl")
 
 
 def write_record(path: Location, record: Record, rows: Rows) -> None:
-    """Writes the rows and then, since its presence means that all is there, the record."""
-    for split, own in rows.items():
-        write_rows(rows_path(path, split), own)
+    """Write the rows, then the record: its presence means that the evaluation is complete."""
+    for split, split_rows in rows.items():
+        write_rows(rows_path(path, split), split_rows)
     write_json_atomically(path, configuration.plain(record))
 
 
-def finished(path: Location, settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Record | None:
-    """The record at `path`, where there is one of these settings and this checkpoint.
+def matching_record(path: Location, settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Record | None:
+    """Return the record at `path`, or None if there is none.
 
-    Raises WorkdirError where there is one of others: it is not overwritten unasked.
+    Raises WorkdirError if it has other settings or another checkpoint, so that it is not overwritten by accident.
     """
-    found = run_on_primary(lambda: read_json(path) if path.exists() else None)
-    if found is None:
+    record = run_on_primary(lambda: read_json(path) if path.exists() else None)
+    if record is None:
         return None
-    now = {"settings": settings, "checkpoint": checkpoint}
-    differing = configuration.differing_fields({name: found.get(name) for name in now}, now)
+    wanted = {"settings": settings, "checkpoint": checkpoint}
+    differing = configuration.differing_fields({name: record.get(name) for name in wanted}, wanted)
     if differing:
         raise WorkdirError(
-            f"{path}: holds scores of other settings (they differ in {', '.join(differing[:4])}); --again replaces "
-            "them, another --out or an evaluator of another name keeps them"
+            f"{path}: holds scores of other settings (they differ in {', '.join(differing[:4])}); give --again to "
+            "replace them, or another --out or evaluator name to keep them"
         )
-    return found
+    return record
 
 
-def is_of_another(path: Location, checkpoint: Mapping[str, Any]) -> bool:
-    """Whether the record at `path` is of a checkpoint that was there before."""
+def is_of_other_checkpoint(path: Location, checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether the record at `path` belongs to an earlier checkpoint."""
     return run_on_primary(
         lambda: path.exists() and not configuration.equal(read_json(path).get("checkpoint"), checkpoint)
     )
 
 
-def scores_alone(record: Mapping[str, Any]) -> Record:
-    """Of a record what goes into a run's result: scores, those of the base without tuning, and of the baselines."""
-    return own_scores(record) | {name: record[name] for name in ("untuned", "baselines") if name in record}
+def scores_for_result(record: Mapping[str, Any]) -> Record:
+    """Return the part of a record that is copied to result.json: the model's, the base's and the baselines' scores."""
+    return model_scores(record) | {name: record[name] for name in ("untuned", "baselines") if name in record}
 
 
-def own_scores(record: Mapping[str, Any]) -> Record:
-    """Of a record the model's own scores: loss and its like, and metrics with their signatures."""
+def model_scores(record: Mapping[str, Any]) -> Record:
+    """Return the model's own scores: losses, and metrics with their signatures."""
     return {name: value for name, value in record.items() if name == "metrics" or isinstance(value, float)}
 
 
-def figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """A model's loss, its like, and its metrics by name."""
-    numbers = {name: value for name, value in record.items() if isinstance(value, float)}
-    return numbers | {name: entry["score"] for name, entry in record.get("metrics", {}).items()}
+def score_values(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return losses and metric scores by name, without signatures."""
+    losses = {name: value for name, value in record.items() if isinstance(value, float)}
+    return losses | {name: entry["score"] for name, entry in record.get("metrics", {}).items()}
 
 
 def columns(name: str, record: Mapping[str, Any]) -> dict[str, float]:
-    """A record as columns of a table: NAME.loss, NAME.bleu, and of the base without tuning NAME.untuned.bleu, ..."""
+    """Return a record as table columns: NAME.loss, NAME.bleu, and for the base model NAME.untuned.bleu, ..."""
     groups = {name: record, f"{name}.untuned": record.get("untuned") or {}}
-    return {f"{group}.{key}": value for group, scores in groups.items() for key, value in figures(scores).items()}
+    return {f"{group}.{key}": value for group, scores in groups.items() for key, value in score_values(scores).items()}
 
 
-def recorded(run: Location) -> Iterator[tuple[str, Record]]:
-    """Names and records of the evaluations that a run's directory holds, by name."""
+def evaluation_records(run: Location) -> Iterator[tuple[str, Record]]:
+    """Yield (evaluator name, record) for every evaluation in a run's directory, sorted by name."""
     folder = run / EVALUATION
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.name.endswith(".json") and not path.name.startswith("."):
             record = read_json(path)
-            # Records under other names, and what else people keep there, are no columns.
+            # Records written to other names with --out, and other files that users keep there, are skipped.
             if isinstance(record, dict) and f"{record.get('evaluator')}.json" == path.name:
                 yield record["evaluator"], record
 
 
-def all_records(run: Location, result: Mapping[str, Any]) -> dict[str, Record]:
-    """The records of a run's best checkpoint by name: those in its result, and those asked for later, which count."""
-    later = {name: one for name, one in recorded(run) if one["checkpoint"]["step"] == result["best_step"]}
+def best_checkpoint_records(run: Location, result: Mapping[str, Any]) -> dict[str, Record]:
+    """Return the records of a run's best checkpoint by name; later evaluations replace those in its result."""
+    later = {name: one for name, one in evaluation_records(run) if one["checkpoint"]["step"] == result["best_step"]}
     return {**result.get("evaluators", {}), **later}
 
 
 def table_columns(run: Location, result: Mapping[str, Any]) -> dict[str, float]:
-    """All that evaluators found of a run's best checkpoint.
+    """Return the points.csv columns of all evaluations of a run's best checkpoint.
 
-    Metrics of the run's own test sets have plain names, and are its own where it decoded by itself.
+    The evaluator of the run's own test sets adds its metrics under plain names unless the run's result has metrics.
     """
     found: dict[str, float] = {}
-    for name, record in all_records(run, result).items():
+    for name, record in best_checkpoint_records(run, result).items():
         if name != TEST_EVALUATOR:
             found |= columns(name, record)
             continue
         found |= columns(name, {"untuned": record.get("untuned")})
         if not result.get("metrics"):
-            found |= figures({"metrics": record["metrics"]})
+            found |= score_values({"metrics": record["metrics"]})
     return found

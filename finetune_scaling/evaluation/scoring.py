@@ -16,9 +16,9 @@ from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.decoding.stopping import cut
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
-from finetune_scaling.evaluation.metric import Metric
-from finetune_scaling.evaluation.text_metrics import Scores, score
 from finetune_scaling.files import Location, write_atomically
+from finetune_scaling.metrics.metric import Metric
+from finetune_scaling.metrics.registry import Scores, score
 from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.training.step import make_evaluation_step
@@ -49,7 +49,7 @@ def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = Non
     padded = batches.padded(where.batch_shards)
     mine = padded.part(local_rows(where.batch(), padded.batch_size))
     rows = [
-        step(trainable, model.frozen, shard_batch(_of_model(mine[k]), where.batch(), padded.batch_size))
+        step(trainable, model.frozen, shard_batch(_model_inputs(mine[k]), where.batch(), padded.batch_size))
         for k in range(len(mine))
     ]
     sums, tokens = (np.concatenate([np.asarray(row[i])[:size] for row in rows]) for i in (0, 1))
@@ -65,7 +65,7 @@ def example_losses(
     return Losses(losses.sums[: len(examples)], losses.tokens[: len(examples)])
 
 
-def hypotheses(
+def generate_hypotheses(
     model: TunedModel,
     task: Task,
     form: SequenceFormat,
@@ -74,7 +74,7 @@ def hypotheses(
     decoding: DecodingConfig = GREEDY,
 ) -> list[str]:
     """What the model writes for every example, the best text of each. Newlines stay: they are rougeLsum's sentences."""
-    best = n_best_hypotheses(model, task, form, examples, batch_size, decoding)
+    best = generate_n_best(model, task, form, examples, batch_size, decoding)
     return [texts[0].text for texts in best]
 
 
@@ -85,7 +85,7 @@ class Hypothesis(NamedTuple):
     score: float | None
 
 
-def n_best_hypotheses(
+def generate_n_best(
     model: TunedModel,
     task: Task,
     form: SequenceFormat,
@@ -144,7 +144,7 @@ def score_split(
     sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, form))
     count = len(examples) if generate_examples is None else min(generate_examples, len(examples))
     decoded = [examples[i] for i in range(count)]
-    texts = hypotheses(model, task, form, decoded, batch_size, decoding) if count else []
+    texts = generate_hypotheses(model, task, form, decoded, batch_size, decoding) if count else []
     summary: dict[str, Any] = {
         "loss": losses.mean,
         "tokens": int(losses.tokens.sum()),
@@ -226,7 +226,7 @@ def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:
 
 
 def _first_sentence(text: str) -> str:
-    ends = [end for mark in (". ", "。", "\n") if (end := text.find(mark)) >= 0]
+    ends = [place for mark in (". ", "。", "\n") if (place := text.find(mark)) >= 0]
     return text[: min(ends) + 1].strip() if ends else text
 
 
@@ -258,6 +258,6 @@ def _record(example: Example, losses: Losses, sizes: np.ndarray, index: int, tex
     return record | ({"hypothesis": texts[index]} if index < len(texts) else {})
 
 
-def _of_model(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the model reads of a batch."""
     return {name: value for name, value in batch.items() if name != "example"}

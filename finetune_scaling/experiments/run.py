@@ -11,10 +11,11 @@ from typing import Any
 
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.evaluation.records import scores_alone
-from finetune_scaling.evaluation.rows import EVALUATION
+from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
+from finetune_scaling.evaluation.example_rows import EVALUATION
+from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, evaluate, prepare_evaluators
+from finetune_scaling.evaluation.records import scores_for_result
 from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split, write_rows
-from finetune_scaling.evaluation.subject import Prepared, Subject, evaluate, prepare_evaluators
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, training_record
 from finetune_scaling.models.model_sharding import sharding_table
@@ -130,11 +131,11 @@ def _train(
     return dataclasses.replace(model, trainable=state.trainable), position
 
 
-def evaluations(prepared: Sequence[Prepared], model: TunedModel) -> list[InTrainingEvaluation]:
+def evaluations(prepared: Sequence[PreparedEvaluation], model: TunedModel) -> list[InTrainingEvaluation]:
     """The evaluators that score a model while it trains, too."""
 
-    def measure(one: Prepared, trainable: Tree) -> Mapping[str, float]:
-        return one.numbers(dataclasses.replace(model, trainable=trainable))
+    def measure(one: PreparedEvaluation, trainable: Tree) -> Mapping[str, float]:
+        return one.in_training_scores(dataclasses.replace(model, trainable=trainable))
 
     due = [(one, one.evaluator.every_steps) for one in prepared]
     return [InTrainingEvaluation(steps, functools.partial(measure, one)) for one, steps in due if steps is not None]
@@ -207,7 +208,7 @@ def _evaluators(
     directory: RunDirectory,
     model: TunedModel,
     position: TrainingProgress,
-    prepared: Sequence[Prepared],
+    prepared: Sequence[PreparedEvaluation],
 ) -> dict[str, Any]:
     """What the config's evaluators say of the trained model; each is kept as soon as it is done."""
     if not prepared:
@@ -215,11 +216,11 @@ def _evaluators(
     step = position.step if run_config.is_base else position.best_step
     metadata = read_metadata(directory.path / CHECKPOINTS / str(step))
     checkpoint = {"step": step, "arrays_digest": metadata["arrays_digest"]}
-    subject = Subject(
+    evaluated = EvaluatedModel(
         directory.path, run_config, checkpoint, run_config.base, lambda: model, is_base=run_config.is_base
     )
     found = {}
     for one in prepared:
         log.info("evaluator %s", one.name)
-        found[one.name] = scores_alone(evaluate(subject, one))
+        found[one.name] = scores_for_result(evaluate(evaluated, one))
     return {"evaluators": found}

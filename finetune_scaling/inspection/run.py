@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.evaluation.rows import EVALUATION
+from finetune_scaling.evaluation.example_rows import EVALUATION
 from finetune_scaling.files import Location
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps

@@ -13,9 +13,9 @@ from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.templates import Template
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.evaluation.questions import form_of_pretraining
-from finetune_scaling.evaluation.scoring import Example, hypotheses
-from finetune_scaling.evaluation.subject import Subject, found_subject
+from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_run
+from finetune_scaling.evaluation.scoring import Example, generate_hypotheses
+from finetune_scaling.evaluation.task_evaluation import base_sequence_format
 from finetune_scaling.files import Location
 from finetune_scaling.models.attention import check_attention
 from finetune_scaling.runs.model_loading import TunedModel
@@ -27,13 +27,13 @@ Languages = tuple[str | None, str | None]  # source and target, None where it is
 _FIELDS = ("source_language", "target_language")
 
 
-def subject_of(directory: Location, step: int | None) -> Subject:
+def open_model(directory: Location, step: int | None) -> EvaluatedModel:
     """A run's model, yet to be loaded, in a form of attention that this platform has. Raises as `find_run` does."""
-    subject, model = found_subject(str(directory), step, ShardingConfig(), {})
+    subject, model = open_run(str(directory), step, ShardingConfig(), {})
     try:
         check_attention(model, jax.default_backend())
     except ConfigError:
-        subject, _ = found_subject(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
+        subject, _ = open_run(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
     return subject
 
 
@@ -61,7 +61,7 @@ def write(
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(run_config.evaluation.batch_size, len(texts))
     with model.sharding.use_mesh():
-        return hypotheses(model, task, form, examples, size, decoding)
+        return generate_hypotheses(model, task, form, examples, size, decoding)
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
@@ -97,7 +97,7 @@ def _continuation(
             f"{max(0, room)} beside {longest} new ones; shorten it, or lower max_new_tokens"
         )
     task = Task("continuation", "summarization", Template("{source}"), max(1, *lengths), longest)
-    return task, form_of_pretraining(run_config.objective, task, template_tokens=0)
+    return task, base_sequence_format(run_config.objective, task, template_tokens=0)
 
 
 def _languages(task: Task | None, asked: Languages) -> dict[str, str]:

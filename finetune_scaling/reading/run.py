@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from finetune_scaling.evaluation.rows import EVALUATION, read_rows
+from finetune_scaling.evaluation.example_rows import EVALUATION, read_rows
 from finetune_scaling.files import Location, disk_errors
 from finetune_scaling.reading.paths import resolve_path
 from finetune_scaling.runs.run_directory import RunDirectory, run_state
 
 # What imports JAX is imported where it is asked for: looking at numbers takes none of it.
 if TYPE_CHECKING:
-    from finetune_scaling.evaluation.subject import Subject
+    from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
     from finetune_scaling.runs.model_loading import TunedModel
 
 SCORE_COLUMNS = ("evaluation", "split", "of", "metric", "score", "signature")
@@ -43,7 +43,7 @@ class Run:
         self.path = path
         self.step = step
         # Here and not in a cache of the class, which would keep every run's model for as long as the program runs.
-        self._subjects: dict[int | None, Subject] = {}
+        self._subjects: dict[int | None, EvaluatedModel] = {}
         self._loaded: tuple[Mapping[str, Any], TunedModel] | None = None
 
     def __repr__(self) -> str:
@@ -116,11 +116,11 @@ class Run:
         them together; of: "model", "untuned" (the base as it is) or a baseline; metric: "loss" and its like, or a
         metric, which has a signature.
         """
-        from finetune_scaling.evaluation.records import all_records, recorded
+        from finetune_scaling.evaluation.records import best_checkpoint_records, evaluation_records
 
         with disk_errors(self.path):
             result = self.result or {}
-            records = all_records(self.path, result) if result else dict(recorded(self.path))
+            records = best_checkpoint_records(self.path, result) if result else dict(evaluation_records(self.path))
         rows = [row for split, scores in result.get("tests", {}).items() for row in _scores("result", split, scores)]
         for name, record in records.items():
             rows += [row for split, scores in _sets(record) for row in _scores(name, split, scores)]
@@ -200,11 +200,11 @@ class Run:
         languages = (source_language, target_language)
         return write(self._subject(step).run_config, lambda: self.model(step), texts, languages, decoding)
 
-    def _subject(self, step: int | None) -> "Subject":
-        from finetune_scaling.reading.generation import subject_of
+    def _subject(self, step: int | None) -> "EvaluatedModel":
+        from finetune_scaling.reading.generation import open_model
 
         if step not in self._subjects:
-            self._subjects[step] = subject_of(self.path, self.step if step is None else step)
+            self._subjects[step] = open_model(self.path, self.step if step is None else step)
         return self._subjects[step]
 
 
@@ -217,7 +217,7 @@ def _sets(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _scores(evaluation: str, split: str, scores: Mapping[str, Any], of: str = "model") -> list[tuple[Any, ...]]:
     """Rows of SCORE_COLUMNS."""
-    from finetune_scaling.evaluation.records import figures
+    from finetune_scaling.evaluation.records import score_values
 
     signatures = {name: entry.get("signature") for name, entry in scores.get("metrics", {}).items()}
-    return [(evaluation, split, of, name, score, signatures.get(name)) for name, score in figures(scores).items()]
+    return [(evaluation, split, of, name, score, signatures.get(name)) for name, score in score_values(scores).items()]

@@ -7,8 +7,8 @@ from pathlib import Path
 from finetune_scaling.data.corpus import Texts
 from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
-from finetune_scaling.evaluation.questions import check_sets
-from finetune_scaling.evaluation.running_text import check_of_public
+from finetune_scaling.evaluation.task_evaluation import check_evaluator_splits
+from finetune_scaling.evaluation.text_evaluation import check_text_is_named
 from finetune_scaling.runs.evaluators import TaskEvaluator
 from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import read_run_config
@@ -44,9 +44,9 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
             for name, evaluator in run_config.evaluation.named_evaluators.items():
                 with _within(f"evaluator {name}"):
                     if isinstance(evaluator, TaskEvaluator):
-                        check_sets(evaluator, run_config)
+                        check_evaluator_splits(evaluator, run_config)
                     elif family.public:
-                        check_of_public(evaluator)
+                        check_text_is_named(evaluator)
     for base in (base for base in needed if base.tokens is not None):
         with _within(f"families.{base.family}.public"):
             check_source(study, workdir, base)

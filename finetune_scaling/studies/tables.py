@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.data.task import load_task
-from finetune_scaling.evaluation.records import all_records, figures, table_columns
+from finetune_scaling.evaluation.records import best_checkpoint_records, score_values, table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, write_atomically, write_json_atomically
 from finetune_scaling.runs.run_config import read_run_config
@@ -150,7 +150,7 @@ def _evaluator_baselines(study: StudyConfig, workdir: Path, task_name: str) -> d
     for run in (run for run in runs(study) if run.setting.task == task_name):
         directory = location(workdir / run.directory)
         result = RunDirectory(directory).result
-        for name, record in all_records(directory, result).items() if result else ():
+        for name, record in best_checkpoint_records(directory, result).items() if result else ():
             for baseline, scores in record.get("baselines", {}).items():
-                found.setdefault(name, {})[baseline] = figures(scores)
+                found.setdefault(name, {})[baseline] = score_values(scores)
     return found

@@ -15,7 +15,7 @@ from finetune_scaling.decoding.generation import Generation
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import scoring
 from finetune_scaling.evaluation.scoring import pooled
-from finetune_scaling.evaluation.text_metrics import score
+from finetune_scaling.metrics.registry import score
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.runs.model_loading import TunedModel, initialize_model
@@ -108,7 +108,7 @@ def test_the_lines_of_a_hypothesis_are_the_sentences_that_rouge_lsum_unites(base
     tuned, task, form, examples = base
     lines = [*tuned.tokenizer.encode("d e\na b "), tuned.tokenizer.eos_id]
     monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[Generation(lines)], [Generation([])]])
-    written = scoring.hypotheses(tuned, task, form, examples[:2], 2)
+    written = scoring.generate_hypotheses(tuned, task, form, examples[:2], 2)
     assert written == ["d e\na b", ""]
     reference = [{"source": "a b", "target": "a b\nd e", "target_language": "en"}]
     scores = scoring.text_scores(reference, written[:1])

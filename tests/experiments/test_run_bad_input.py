@@ -22,7 +22,7 @@ from finetune_scaling.errors import (
     UserError,
     WorkdirError,
 )
-from finetune_scaling.evaluation.questions import check_sets
+from finetune_scaling.evaluation.task_evaluation import check_evaluator_splits
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
 from finetune_scaling.runs.evaluators import TaskEvaluator, preset
@@ -127,8 +127,8 @@ def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_p
     assert list(checkpoint_steps(tmp_path / "run")) == []
     run_config = read_run_config(config)
     with pytest.raises(DataError, match="its split test has an empty target"):
-        check_sets(preset("test"), run_config)
-    check_sets(TaskEvaluator(generate=1), run_config)
+        check_evaluator_splits(preset("test"), run_config)
+    check_evaluator_splits(TaskEvaluator(generate=1), run_config)
     config["evaluation"]["generate_examples"] = 1
     check_task_data(read_run_config(config))
 

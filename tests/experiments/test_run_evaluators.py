@@ -10,7 +10,7 @@ import pytest
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import records
-from finetune_scaling.evaluation.queue import How, plan, work
+from finetune_scaling.evaluation.jobs import EvaluationOptions, plan_evaluations, run_evaluations
 from finetune_scaling.evaluation.records import columns, table_columns
 from finetune_scaling.experiments import run as run_module
 from finetune_scaling.experiments.run import run
@@ -123,12 +123,12 @@ def test_columns_of_the_table(scored, tmp_path):
     assert {"few_shot_1.loss", "few_shot_1.chrf", "pretraining.loss", "pretraining.untuned.loss"} <= own.keys()
     assert {name.count(".") for name in own} == {1, 2}
 
-    how = How()
+    how = EvaluationOptions()
     later = {
         "zero_shot": TaskEvaluator(directions="zero_shot", examples=4, generate=2, untuned=False),
         "test": TaskEvaluator(examples=5, generate=5),
     }
-    assert not work(plan([str(directory)], lambda *_: later, how), how)
+    assert not run_evaluations(plan_evaluations([str(directory)], lambda *_: later, how), how)
     more = table_columns(directory, result)
     assert {"zero_shot.bleu", "zero_shot.loss", "bleu", "test.untuned.bleu", "test.untuned.loss"} <= more.keys()
     assert not {"loss", "test.loss", "test.bleu", "zero_shot.untuned.loss"} & more.keys()
@@ -136,8 +136,10 @@ def test_columns_of_the_table(scored, tmp_path):
     decoded = {**result, "metrics": {"bleu": 3.0}}  # a run that decoded by itself keeps its own metrics
     assert "bleu" not in table_columns(directory, decoded)
 
-    again = How(again=True, step=12)
-    assert not work(plan([str(directory)], lambda *_: {"pretraining": TextEvaluator(rows=3)}, again), again)
+    again = EvaluationOptions(overwrite=True, step=12)
+    assert not run_evaluations(
+        plan_evaluations([str(directory)], lambda *_: {"pretraining": TextEvaluator(rows=3)}, again), again
+    )
     (directory / "evaluation" / "notes.json").write_text("[1, 2]")  # no record, and no matter
     newest = table_columns(directory, result)
     assert newest["pretraining.loss"] != own["pretraining.loss"]  # what was asked for later counts

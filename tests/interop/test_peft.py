@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
-from finetune_scaling.evaluation.queue import How, plan, work
+from finetune_scaling.evaluation.jobs import EvaluationOptions, plan_evaluations, run_evaluations
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.interop.families.family import to_theirs
 from finetune_scaling.interop.hugging_face import FAMILIES, load_model
@@ -135,13 +135,13 @@ def test_an_adapter_without_a_task_is_asked_that_of_a_config(trained_there, base
     bring_in(Incoming(str(folder), str(base), str(run)))
     np.testing.assert_allclose(ours(run), theirs(model), atol=1e-4)
     config = runs.config("lora", base)
-    how = How(finetuning=read_run_config({**config, "base": {"run": "nowhere"}}))
+    how = EvaluationOptions(finetuning=read_run_config({**config, "base": {"run": "nowhere"}}))
     choose = lambda *_: {"mine": TaskEvaluator(examples=4, generate=0)}  # noqa: E731
-    assert not work(plan([str(run)], choose, how), how)
+    assert not run_evaluations(plan_evaluations([str(run)], choose, how), how)
     record = json.loads((run / "evaluation" / "mine.json").read_text())
     assert record["loss"] != record["untuned"]["loss"]
-    with pytest.raises(ConfigError, match="an adapter that came in alone has no task"):
-        plan([str(run)], choose, How())
+    with pytest.raises(ConfigError, match="an imported adapter has no task"):
+        plan_evaluations([str(run)], choose, EvaluationOptions())
     with pytest.raises(ConfigError, match="imported without a task"):
         train(configuration.plain(CONFIG_OF_RUN(str(run))), run)
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from finetune_scaling.evaluation.queue import How, plan, work
+from finetune_scaling.evaluation.jobs import EvaluationOptions, plan_evaluations, run_evaluations
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
 
@@ -18,7 +18,9 @@ def test_two_processes_write_the_records_of_one(tiny_runs, together, tmp_path):
     base = shutil.copytree(tiny_runs.base, tmp_path / "base")
     run(tiny_runs.config("prompt", base={"run": str(base)}), tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    assert not work(plan([str(tmp_path / "one")], lambda *_: ASKED, How()), How())
+    assert not run_evaluations(
+        plan_evaluations([str(tmp_path / "one")], lambda *_: ASKED, EvaluationOptions()), EvaluationOptions()
+    )
     shutil.rmtree(base / "evaluation")
     flags = [f"--workdir={tmp_path / 'two'}", f"--evaluators={','.join(ASKED)}", "--examples=5", "--generate=3"]
     ends = together.wait(together.start([["-m", "finetune_scaling.evaluate", *flags, "--fsdp=2"]] * 2), 300)

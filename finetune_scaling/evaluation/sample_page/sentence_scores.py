@@ -8,8 +8,8 @@ from rouge_score import rouge_scorer, tokenizers
 from sacrebleu.metrics import CHRF
 
 from finetune_scaling.configuration import choose
-from finetune_scaling.evaluation.rouge import IdeogramsAndWords, rouge_tokenizer
-from finetune_scaling.evaluation.sample_page.rows import Example
+from finetune_scaling.evaluation.sample_page.samples import Example
+from finetune_scaling.metrics.rouge import IdeogramsAndWords, rouge_tokenizer
 
 DEFAULTS = {"translation": "chrf", "summarization": "rougeL"}
 Scorer = Callable[[str, Example], float]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rouge_score import rouge_scorer
 
-from finetune_scaling.evaluation.sample_page.rows import Example, RunRows
+from finetune_scaling.evaluation.sample_page.page import write_samples
+from finetune_scaling.evaluation.sample_page.samples import Example, RunSamples
 from finetune_scaling.evaluation.sample_page.sentence_scores import SentenceScores, sentence_scores
-from finetune_scaling.evaluation.sample_page.writing import write_samples
 
 SHOWN = "[...document.querySelectorAll('#samples tbody th')].map(e => Number(e.lastChild.textContent))"
 STATUS = "document.getElementById('status').textContent"
@@ -33,7 +33,7 @@ def make_examples(count: int) -> list[Example]:
 
 def write_page(folder: Path, examples: list[Example], scores: SentenceScores | None = None) -> Path:
     names = ("full", "lora")[: len(examples[0].hypotheses)]
-    runs = [RunRows(name, folder / name, None, folder / f"{name}.jsonl", []) for name in names]
+    runs = [RunSamples(name, folder / name, None, folder / f"{name}.jsonl", []) for name in names]
     scores = scores or sentence_scores("chrf", examples, lambda _: None)
     write_samples(folder / "page.html", "test", runs, examples, scores)
     return folder / "page.html"

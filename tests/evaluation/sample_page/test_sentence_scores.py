@@ -5,7 +5,7 @@ import sacrebleu
 from rouge_score import rouge_scorer
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.evaluation.sample_page.rows import Example
+from finetune_scaling.evaluation.sample_page.samples import Example
 from finetune_scaling.evaluation.sample_page.sentence_scores import sentence_scores
 
 PAIRS = [

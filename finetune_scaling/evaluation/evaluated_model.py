@@ -1,0 +1,142 @@
+"""The model that an evaluation scores: a finetuned run, its base model, or a public model."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_scaling import configuration
+from finetune_scaling.data.tokenizers.hugging_face import HuggingFaceTokenizer, load_hugging_face_tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.files import Location, local_path
+from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.model_loading import (
+    RunCheckpoint,
+    TunedModel,
+    find_run,
+    load_run_checkpoint,
+    load_untuned,
+    make_model_sharding,
+    untuned_model,
+)
+from finetune_scaling.runs.run_config import BaseConfig, RunConfig, SequenceConfig
+from finetune_scaling.sharding.mesh import ShardingConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluatedModel:
+    """A model to score; its parameters are read on demand.
+
+    Attributes:
+      directory: directory whose subdirectory evaluation/ receives the records.
+      run_config: the run's run_config; for a public model, the run_config whose task it is scored on.
+      checkpoint: step and digest of the parameters; for a public model, the digest of its files.
+      base: the base model whose scores are reported next to its own; None if there is none.
+      load: reads the parameters.
+      is_base: whether it is scored as a base model, without a tuning method.
+    """
+
+    directory: Location
+    run_config: RunConfig
+    checkpoint: Mapping[str, Any]
+    base: BaseConfig | None
+    load: Callable[[], TunedModel]
+    is_base: bool = False
+
+    @property
+    def checkpoint_name(self) -> str:
+        """A directory name for the parameters of a base or public model."""
+        if "step" in self.checkpoint:
+            return f"step_{self.checkpoint['step']}"
+        return f"weights_{self.checkpoint['files_sha256'][:12]}"
+
+
+def open_run(
+    directory: str | Path, step: int | None, sharding: ShardingConfig, model_changes: Mapping[str, Any]
+) -> tuple[EvaluatedModel, ModelConfig]:
+    """Return a run (finetuned or pretrained) as an evaluated model, with its model config; no array is read yet.
+
+    Raises the errors of `find_run`.
+    """
+    found = find_run(directory, step, sharding, model_changes)
+    run_config = found.run_config
+    config = configuration.build(ModelConfig, found.metadata["model"], f"{found.path}: model")
+    if run_config.is_base:
+        return base_model(found, run_config.tokenizer, sharding, model_changes), config
+    checkpoint = found_checkpoint(found)
+    return EvaluatedModel(
+        found.directory, run_config, checkpoint, run_config.base, lambda: load_run_checkpoint(found)
+    ), config
+
+
+def base_model(
+    found: RunCheckpoint, tokenizer: str, sharding: ShardingConfig, model_changes: Mapping[str, Any]
+) -> EvaluatedModel:
+    """Return a pretraining run as an evaluated model that is not tuned."""
+    checkpoint = found_checkpoint(found)
+    base = BaseConfig(str(found.directory), checkpoint["step"])
+    loaded = load_tokenizer(tokenizer)
+
+    def load() -> TunedModel:
+        return load_untuned(base, loaded, sharding, model_changes)
+
+    return EvaluatedModel(found.directory, found.run_config, checkpoint, None, load, is_base=True)
+
+
+def found_checkpoint(found: RunCheckpoint) -> dict[str, Any]:
+    """Return step and digest of a run's checkpoint."""
+    return {"step": int(found.path.name), "arrays_digest": found.metadata["arrays_digest"]}
+
+
+def open_public_model(
+    directory: str | Path,
+    finetuning: RunConfig | None,
+    tokenizer_directory: str,
+    sharding: ShardingConfig,
+    model_changes: Mapping[str, Any],
+) -> tuple[EvaluatedModel, ModelConfig, HuggingFaceTokenizer]:
+    """Return a public model in the Hugging Face format, its config and its tokenizer; no tensor is kept in memory yet.
+
+    Args:
+      finetuning: the run_config whose task and sequence format the model is scored on.
+      tokenizer_directory: "" for the model's own tokenizer.
+
+    Raises:
+      ConfigError: `finetuning` is missing or not causal, or our decoder does not support the model.
+      CheckpointError: files are missing or do not match the config.
+      DataError: the tokenizer's files are missing or damaged.
+    """
+    directory = local_path(directory, "a public model")
+    config = dataclasses.replace(check_model(directory), **model_changes)
+    if finetuning is None:
+        raise ConfigError(f"{directory}: a public model has no task; give a finetuning run's config with --config=FILE")
+    _check_causal(finetuning.sequence)
+    tokenizer_path = Path(tokenizer_directory or directory)
+    tokenizer = load_hugging_face_tokenizer(tokenizer_path, read_fields(directory))
+    run_config = dataclasses.replace(
+        finetuning, base=None, model=configuration.plain(config), method={"name": "full"}, tokenizer=str(tokenizer_path)
+    )
+    log.info("%s: computing the digest of the weights", directory)
+    checkpoint = {"files_sha256": files_digest(directory)}
+
+    def load() -> TunedModel:
+        placement = make_model_sharding(config, sharding)
+        _, params = load_model(directory, place=placement.parameters)
+        return untuned_model(config, params, tokenizer, {}, placement)
+
+    return EvaluatedModel(directory, run_config, checkpoint, None, load, is_base=True), config, tokenizer
+
+
+def _check_causal(sequence: SequenceConfig) -> None:
+    """Raise ConfigError if a config asks for bidirectional attention or a mode token, which public models lack."""
+    causal = {"bidirectional_input": False, "mode": ""}
+    wrong = [name for name, value in causal.items() if getattr(sequence, name) != value]
+    if wrong:
+        found = ", ".join(f"sequence.{name} = {getattr(sequence, name)!r}" for name in wrong)
+        fix = " ".join(f"--config.sequence.{name}={causal[name]}" for name in wrong)
+        raise ConfigError(f"{found}: public models are causal and have no mode tokens; add {fix}")

@@ -1,0 +1,154 @@
+"""Evaluations of many models: all are checked before the first one starts, and existing records are not recomputed."""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError
+from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_public_model, open_run
+from finetune_scaling.evaluation.prepared_evaluation import (
+    PreparedEvaluation,
+    evaluate,
+    existing_record,
+    prepare_evaluators,
+)
+from finetune_scaling.evaluation.records import Record
+from finetune_scaling.evaluation.text_evaluation import check_public_model_evaluators
+from finetune_scaling.files import Location, check_writable
+from finetune_scaling.interop.hugging_face import is_model
+from finetune_scaling.metrics.metric import Metric
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.evaluators import Evaluator
+from finetune_scaling.runs.model_loading import find_base
+from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.sharding.mesh import ShardingConfig
+
+log = logging.getLogger(__name__)
+
+ChooseEvaluators = Callable[[str, RunConfig], Mapping[str, Evaluator]]  # (directory, run_config) -> by name
+OnRecord = Callable[["EvaluationJob", PreparedEvaluation, Record], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """Options shared by all evaluations of a call.
+
+    Attributes:
+      step: checkpoint to score; None for the best one (of a base model: the newest one).
+      sharding, model_changes: see `find_run`.
+      finetuning: the run_config whose task base and public models are scored on.
+      tokenizer: directory of a public model's tokenizer; "" for its own.
+      out: path of the only record.
+      overwrite: compute records again that exist.
+      metrics: metrics of generated text; None for the default ones.
+    """
+
+    step: int | None = None
+    sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
+    model_changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    finetuning: RunConfig | None = None
+    tokenizer: str = ""
+    out: Location | None = None
+    overwrite: bool = False
+    metrics: tuple[Metric, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationJob:
+    """The evaluations of one model; `missing` counts those without a record."""
+
+    name: str
+    model: EvaluatedModel
+    prepared: Sequence[PreparedEvaluation]
+    missing: int
+
+    @property
+    def base(self) -> str:
+        """Identifies the base model, so that jobs can be grouped by it."""
+        base = self.model.base
+        return f"{self.model.directory}" if base is None else f"{base.run} {base.step}"
+
+
+def plan_evaluations(
+    directories: Iterable[str], choose: ChooseEvaluators, options: EvaluationOptions
+) -> list[EvaluationJob]:
+    """Return one job per model, grouped by base model. Everything but parameters is opened and checked here.
+
+    Raises UserError if anything is missing or does not fit, or if a record of other settings exists.
+    """
+    jobs = [_job(directory, choose, options) for directory in directories]
+    first_of_base = {job.base: index for index, job in reversed(list(enumerate(jobs)))}
+    return sorted(jobs, key=lambda job: first_of_base[job.base])
+
+
+def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -> EvaluationJob:
+    public = is_model(directory)
+    model, config, tokenizer = (_open_public if public else _open_run)(directory, options)
+    evaluators = choose(directory, model.run_config)
+    if public:
+        check_public_model_evaluators(evaluators)
+    try:
+        prepared = prepare_evaluators(
+            evaluators, model.run_config, tokenizer, config, options.finetuning, options.metrics
+        )
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{directory}: {error}") from error
+    missing = sum(_is_missing(model, one, options) for one in prepared)
+    if missing and options.out is None:
+        check_writable(model.directory)
+    return EvaluationJob(directory, model, prepared, missing)
+
+
+def _open_run(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, ModelConfig, Tokenizer]:
+    if options.tokenizer:
+        raise ConfigError(f"--tokenizer is for public models; {directory} is a run with its own tokenizer: omit it")
+    model, config = open_run(directory, options.step, options.sharding, options.model_changes)
+    if model.base is not None:
+        find_base(model.base)
+    return model, config, load_tokenizer(model.run_config.tokenizer)
+
+
+def _open_public(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, ModelConfig, Tokenizer]:
+    if options.step is not None:
+        raise ConfigError(f"--step is for checkpoints of runs; {directory} is a public model: omit it")
+    return open_public_model(directory, options.finetuning, options.tokenizer, options.sharding, options.model_changes)
+
+
+def _is_missing(model: EvaluatedModel, prepared: PreparedEvaluation, options: EvaluationOptions) -> bool:
+    return options.overwrite or existing_record(model, prepared, options.out) is None
+
+
+def run_evaluations(
+    jobs: Sequence[EvaluationJob], options: EvaluationOptions, on_record: OnRecord = lambda *_: None
+) -> list[Exception]:
+    """Compute every missing record, and call `on_record` with each record, existing ones included.
+
+    A damaged or mismatched checkpoint fails only its own job; the errors of such jobs are returned.
+    """
+    total = sum(job.missing for job in jobs)
+    done, start = 0, time.monotonic()
+    errors: list[Exception] = []
+    for job in jobs:
+        model = dataclasses.replace(job.model, load=functools.cache(job.model.load))  # loaded once, freed with the job
+        try:
+            for one in job.prepared:
+                if total > 1 and _is_missing(model, one, options):
+                    remaining = _remaining_time(start, total, done)
+                    log.info("evaluation %d of %d, %s: %s of %s", done + 1, total, remaining, one.name, job.name)
+                    done += 1
+                on_record(job, one, evaluate(model, one, options.out, options.overwrite))
+        except CheckpointError as error:
+            log.error("%s: %s", job.name, error)
+            errors.append(error)
+    return errors
+
+
+def _remaining_time(start: float, total: int, done: int) -> str:
+    if not done:
+        return "remaining time unknown"
+    return f"about {(time.monotonic() - start) / done * (total - done) / 60:.0f} min remaining"

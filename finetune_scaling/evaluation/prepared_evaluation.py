@@ -1,0 +1,174 @@
+"""Evaluations of one model: prepare all of them, then score, and write one record per evaluator.
+
+A base model's scores are computed once for all runs that start from it and are kept in its own directory.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.errors import ConfigError, DataError, WorkdirError
+from finetune_scaling.evaluation import records
+from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, base_model
+from finetune_scaling.evaluation.example_rows import EVALUATION
+from finetune_scaling.evaluation.task_evaluation import Rows, TaskEvaluation, prepare_task_evaluation
+from finetune_scaling.evaluation.text_evaluation import TextEvaluation, prepare_text_evaluation
+from finetune_scaling.files import Location
+from finetune_scaling.metrics.metric import Metric
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
+from finetune_scaling.runs.model_loading import TunedModel, find_base
+from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.runs.run_directory import lock_directory
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.registry import METHODS
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedEvaluation:
+    """An evaluator with its data opened and checked against the model's context length."""
+
+    name: str
+    evaluator: Evaluator
+    evaluation: TaskEvaluation | TextEvaluation
+    batch_size: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines the scores except the model."""
+        return self.evaluation.settings
+
+    def in_training_scores(self, model: TunedModel) -> dict[str, float]:
+        """Return loss and metrics keyed by metrics.jsonl column; used during training."""
+        summary, _ = self.evaluation.score(model, self.batch_size)
+        return records.columns(self.name, summary)
+
+
+def prepare_evaluators(
+    evaluators: Mapping[str, Evaluator],
+    run_config: RunConfig,
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    finetuning: RunConfig | None = None,
+    metrics: tuple[Metric, ...] | None = None,
+) -> list[PreparedEvaluation]:
+    """Open the data of all evaluators and check that it fits the model's context.
+
+    Args:
+      finetuning: for a base model, the run_config whose task it is scored on.
+      metrics: metrics of generated text; None for the default ones.
+
+    Raises ConfigError or DataError, naming the evaluator.
+    """
+    return [_prepare(name, one, run_config, tokenizer, model, finetuning, metrics) for name, one in evaluators.items()]
+
+
+def _prepare(
+    name: str,
+    evaluator: Evaluator,
+    run_config: RunConfig,
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    finetuning: RunConfig | None,
+    metrics: tuple[Metric, ...] | None,
+) -> PreparedEvaluation:
+    batch_size = run_config.evaluation.batch_size
+    evaluation: TaskEvaluation | TextEvaluation
+    try:
+        if isinstance(evaluator, TextEvaluator):
+            evaluation = prepare_text_evaluation(evaluator, run_config, tokenizer, batch_size)
+        else:
+            evaluation = prepare_task_evaluation(evaluator, run_config, tokenizer, finetuning, metrics)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"evaluator {name}: {error}") from error
+    prompt_length = configure(METHODS, run_config.method).prefix_length
+    needed = evaluation.length + prompt_length
+    if needed > model.max_length:
+        soft_prompt = f" with a soft prompt of {prompt_length}" if prompt_length else ""
+        raise ConfigError(
+            f"evaluator {name}: {evaluation.explain_length()}{soft_prompt} need {needed} tokens, more than the model's "
+            f"context length, max_length = {model.max_length}; {evaluation.length_fix}"
+        )
+    return PreparedEvaluation(name, evaluator, evaluation, batch_size)
+
+
+def record_path(model: EvaluatedModel, prepared: PreparedEvaluation) -> Location:
+    """Return the path of an evaluation's record: NAME.json, for a base with its checkpoint and settings digest."""
+    directory = model.directory / EVALUATION
+    if not model.is_base:
+        return directory / f"{prepared.name}.json"
+    digest = records.settings_digest(prepared.settings)
+    return directory / model.checkpoint_name / f"{prepared.name}.{digest}.json"
+
+
+def existing_record(
+    model: EvaluatedModel, prepared: PreparedEvaluation, out: Location | None = None
+) -> records.Record | None:
+    """Return the complete record of an evaluation if it exists, including the base's scores where they are wanted.
+
+    Raises WorkdirError if the file holds a record of other settings.
+    """
+    path = out or record_path(model, prepared)
+    found = records.matching_record(path, prepared.settings, model.checkpoint)
+    return None if found is None or _lacks_untuned(found, model, prepared) else found
+
+
+def evaluate(
+    model: EvaluatedModel, prepared: PreparedEvaluation, out: Location | None = None, overwrite: bool = False
+) -> records.Record:
+    """Return the record of an evaluation; compute and write it if it does not exist.
+
+    Args:
+      out: path of the record instead of the default one.
+      overwrite: compute the record again even if one exists.
+
+    Raises WorkdirError if the file holds a record of other settings and `overwrite` is false.
+    """
+    path = out or record_path(model, prepared)
+    record = None if overwrite else records.matching_record(path, prepared.settings, model.checkpoint)
+    if record is None:
+        record, rows = _score(prepared, model.checkpoint, model.load())
+        records.write_record(path, record, rows)
+    if _lacks_untuned(record, model, prepared):
+        record["untuned"] = _base_scores(model, prepared)
+        records.write_record(path, record, {})
+    return record
+
+
+def _lacks_untuned(record: records.Record, model: EvaluatedModel, prepared: PreparedEvaluation) -> bool:
+    return prepared.evaluator.untuned and model.base is not None and "untuned" not in record
+
+
+def _score(
+    prepared: PreparedEvaluation, checkpoint: Mapping[str, Any], model: TunedModel
+) -> tuple[records.Record, Rows]:
+    with model.sharding.use_mesh():
+        summary, rows = prepared.evaluation.score(model, prepared.batch_size)
+    record = {
+        "evaluator": prepared.name,
+        "checkpoint": dict(checkpoint),
+        "settings": prepared.settings,
+        **summary,
+        "baselines": dict(prepared.evaluation.baselines),
+        "demonstrations": [one.record() for one in prepared.evaluation.demonstrations],
+    }
+    return record, rows
+
+
+def _base_scores(model: EvaluatedModel, prepared: PreparedEvaluation) -> records.Record:
+    """Return the untuned base model's scores; computed once for all runs and kept in the base's directory."""
+    assert model.base is not None
+    run_config = model.run_config
+    base = base_model(find_base(model.base), run_config.tokenizer, run_config.sharding, run_config.model)
+    path = record_path(base, prepared)
+    try:
+        with lock_directory(path.parent, wait=True):  # runs that share a base may be scored at the same time
+            overwrite = records.is_of_other_checkpoint(path, base.checkpoint)
+            record = evaluate(base, prepared, overwrite=overwrite)
+    except WorkdirError as error:
+        raise WorkdirError(f"{error}; to omit the base's scores, give --nountuned") from error
+    return {**records.model_scores(record), "record": f"{path.parent.parent.name}/{path.parent.name}/{path.name}"}

@@ -1,0 +1,252 @@
+"""A task's held-out examples as an evaluator scores them: loss of targets, and metrics of generated text."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from finetune_scaling import configuration
+from finetune_scaling.configuration import suggestion
+from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.examples import check_references
+from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.decoding.settings import DecodingConfig
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.evaluation.few_shot import (
+    Demonstration,
+    Direction,
+    choose_demonstrations,
+    direction,
+    with_demonstrations,
+)
+from finetune_scaling.evaluation.scoring import (
+    Example,
+    baseline_texts,
+    mean_scores,
+    pooled_scores,
+    score_split,
+    text_scores,
+)
+from finetune_scaling.evaluation.zero_shot import zero_shot_task
+from finetune_scaling.metrics.learned.metric import LearnedMetric
+from finetune_scaling.metrics.metric import Metric
+from finetune_scaling.runs.evaluators import TaskEvaluator
+from finetune_scaling.runs.model_loading import TunedModel
+from finetune_scaling.runs.run_config import RunConfig, SequenceConfig
+from finetune_scaling.runs.run_data import held_out_subset
+
+BASELINES = {"translation": "copy", "summarization": "lead_1"}  # model-free baseline of each kind of task
+Rows = dict[str, list[dict[str, Any]]]  # split -> one row per example
+
+
+class EvaluatedSplit(NamedTuple):
+    """The examples of a split; the first `generate` of them are decoded."""
+
+    examples: Sequence[Example]
+    generate: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskEvaluation:
+    """An evaluator's splits of a task, with demonstrations in front of every prompt, ready to be scored.
+
+    Attributes:
+      demonstrations: the few-shot demonstrations of all directions.
+      settings: everything that determines the scores except the model, as plain data.
+      decoding: how text is generated.
+      metrics: metrics of generated text; None for the default ones.
+    """
+
+    task: Task
+    form: SequenceFormat
+    splits: Mapping[str, EvaluatedSplit]
+    demonstrations: Sequence[Demonstration]
+    settings: dict[str, Any]
+    decoding: DecodingConfig
+    metrics: tuple[Metric, ...] | None
+
+    @property
+    def length(self) -> int:
+        """Tokens per sequence, without the soft prompt."""
+        return self.form.length
+
+    def explain_length(self) -> str:
+        """Describe the tokens of a sequence for an error message."""
+        if not self.demonstrations:
+            return f"prompts and targets of {self.length} tokens"
+        per_direction: dict[Direction, int] = {}
+        for one in self.demonstrations:
+            languages = direction(one.example)
+            per_direction[languages] = per_direction.get(languages, 0) + one.tokens
+        longest = max(per_direction.values())
+        count = len(self.demonstrations) // len(per_direction)
+        return f"{count} demonstrations of {longest} tokens and prompts and targets of {self.length - longest}"
+
+    @property
+    def length_fix(self) -> str:
+        """How to fix sequences that are too long."""
+        return (
+            "lower shots, or set or lower max_shot_tokens"
+            if self.demonstrations
+            else "lower sequence.length, or, for a base model, the task's max_source_tokens and max_target_tokens"
+        )
+
+    def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], Rows]:
+        """Return a summary, pooled and per split, and the rows of every split."""
+        summaries, rows = {}, {}
+        for name, (examples, generate) in self.splits.items():
+            summaries[name], rows[name] = score_split(
+                model,
+                self.task,
+                self.form,
+                examples,
+                batch_size=batch_size,
+                generate_examples=generate,
+                metrics=self.metrics,
+                decoding=self.decoding,
+            )
+        return {**pooled_scores(summaries), "splits": summaries}, rows
+
+    @functools.cached_property
+    def baselines(self) -> dict[str, Any]:
+        """Metrics of the model-free baseline (copied source or first sentence) on the examples that are decoded."""
+        decoded = [list(examples[:generate]) for examples, generate in self.splits.values() if generate]
+        scored = [text_scores(some, baseline_texts(self.task, some), self.metrics) for some in decoded]
+        return {BASELINES[self.task.kind]: {"metrics": mean_scores(scored)}} if scored else {}
+
+
+def prepare_task_evaluation(
+    evaluator: TaskEvaluator,
+    run_config: RunConfig,
+    tokenizer: Tokenizer,
+    finetuning: RunConfig | None = None,
+    metrics: tuple[Metric, ...] | None = None,
+) -> TaskEvaluation:
+    """Open an evaluator's splits for a model of `run_config`; cached per process.
+
+    Args:
+      finetuning: for a model without a task, the run_config whose task it is scored on.
+
+    Raises:
+      ConfigError: there is no such task or split.
+      DataError: files or demonstrations are missing.
+    """
+    source = finetuning if run_config.task is None and finetuning is not None else run_config
+    task = evaluator.task or source.task
+    if task is None:
+        what = "a pretraining run" if source.is_base else "an imported adapter"
+        raise ConfigError(
+            f"{what} has no task; give a finetuning run's config (--config), or set the evaluator's `task`"
+        )
+    decoding = evaluator.decoding or source.evaluation.decoding
+    # Only the fields that determine the data, so that evaluators share cached data.
+    data_fields = dataclasses.replace(evaluator, task=None, decoding=None, untuned=True, every_steps=None)
+    trained = source.objective if source.is_base else source.sequence
+    return _prepare(data_fields, configuration.canonical_json(task), trained, tokenizer, decoding, metrics)
+
+
+def check_evaluator_splits(evaluator: TaskEvaluator, run_config: RunConfig) -> None:
+    """Open an evaluator's splits without a tokenizer. Raises the errors of `prepare_task_evaluation`."""
+    task = load_task(evaluator.task or run_config.task or {})
+    if evaluator.directions == "zero_shot":
+        task = zero_shot_task(task)
+    _open_splits(evaluator, task)
+
+
+# The runs of a study share their evaluations.
+@functools.lru_cache(maxsize=32)
+def _prepare(
+    evaluator: TaskEvaluator,
+    task_text: str,
+    trained: SequenceConfig | ObjectiveConfig,
+    tokenizer: Tokenizer,
+    decoding: DecodingConfig,
+    metrics: tuple[Metric, ...] | None,
+) -> TaskEvaluation:
+    task = load_task(json.loads(task_text))
+    if evaluator.directions == "zero_shot":
+        task = zero_shot_task(task)
+    splits = _open_splits(evaluator, task)
+    if isinstance(trained, SequenceConfig):
+        form = trained.format(task.max_source_tokens, task.max_target_tokens)
+    else:
+        example = next(iter(splits.values())).examples[0]
+        template_tokens = len(tokenizer.encode(task.template.render({**example, "source": ""})[0]))
+        form = base_sequence_format(trained, task, template_tokens)
+    chosen: dict[Direction, list[Demonstration]] = {}
+    if evaluator.shots:
+        directions = list(dict.fromkeys(direction(example) for one in splits.values() for example in one.examples))
+        chosen = choose_demonstrations(evaluator, task, directions, tokenizer, form)
+        task, form = with_demonstrations(task, form, chosen)
+    settings = _settings(evaluator, task, form, splits, tokenizer)
+    settings["decoding"] = configuration.plain(decoding)
+    if decoding.stop:
+        tokenizer.token_bytes()  # raises here, before anything is scored, if the bytes of tokens are unknown
+    if metrics is not None:
+        settings["metrics"] = [one.identity if isinstance(one, LearnedMetric) else one.name for one in metrics]
+    demonstrations = [one for per_direction in chosen.values() for one in per_direction]
+    return TaskEvaluation(task, form, splits, demonstrations, settings, decoding, metrics)
+
+
+def _open_splits(evaluator: TaskEvaluator, task: Task) -> dict[str, EvaluatedSplit]:
+    names = list(task.test) if evaluator.splits is None else list(evaluator.splits)
+    if not names:
+        raise DataError(f"task {task.name} has no test set; name another split, e.g. dev")
+    for name in names:
+        if name not in task.splits():
+            raise DataError(f"task {task.name} has no split {name!r}{suggestion(name, task.splits())}")
+    splits = {}
+    for name in names:
+        chosen = held_out_subset(task.examples(name), evaluator.examples)
+        examples = [chosen[i] for i in range(len(chosen))]
+        generate = len(examples) if evaluator.generate is None else min(evaluator.generate, len(examples))
+        check_references(task.name, name, examples, generate)
+        splits[name] = EvaluatedSplit(examples, generate)
+    return splits
+
+
+def base_sequence_format(objective: ObjectiveConfig, task: Task, template_tokens: int) -> SequenceFormat:
+    """Return the format of a task's sequences for a base model: its attention and mode token, and the task's limits."""
+    mode: Literal["", "S"] = "S" if objective.name == "ul2" else ""
+    return SequenceFormat(
+        length=bool(mode) + template_tokens + task.max_source_tokens + task.max_target_tokens,
+        max_source_tokens=task.max_source_tokens,
+        max_target_tokens=task.max_target_tokens,
+        bidirectional_input=objective.bidirectional_input and objective.name != "causal",
+        mode=mode,
+    )
+
+
+def _settings(
+    evaluator: TaskEvaluator,
+    task: Task,
+    form: SequenceFormat,
+    splits: Mapping[str, EvaluatedSplit],
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    """Identify the evaluated data by content rather than by path, so that files may move."""
+    return {
+        "kind": evaluator.kind,
+        "task": task.name,
+        "shots": evaluator.shots,
+        "form": configuration.plain(form),
+        "template": {"input": task.template.input, "target": task.template.target},
+        "demonstration": evaluator.demonstration if evaluator.shots else None,
+        "tokenizer_sha256": tokenizer.digest,
+        "sets": {
+            name: {"examples": len(one.examples), "generated": one.generate, "sha256": _digest(task, one.examples)}
+            for name, one in splits.items()
+        },
+    }
+
+
+def _digest(task: Task, examples: Sequence[Example]) -> str:
+    """Return the SHA-256 of inputs (with demonstrations), targets, languages and references."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([*task.template.render(example), *direction(example), example["target"]]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,160 @@
+"""Loss on text under the base model's pretraining objective; tuned and untuned models read the same masked rows."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from finetune_scaling import configuration
+from finetune_scaling.data.corpus import CorpusPart, Texts
+from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
+from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation.likelihood import likelihood
+from finetune_scaling.evaluation.scoring import Losses, row_losses
+from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
+from finetune_scaling.runs.model_loading import TunedModel
+from finetune_scaling.runs.run_config import RunConfig, read_run_config
+from finetune_scaling.runs.run_data import DEV_SEED
+from finetune_scaling.runs.run_directory import RunDirectory
+
+SET = "text"  # the name of the only set of rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextEvaluation:
+    """The first `rows` packed rows of a text, ready to be scored.
+
+    Attributes:
+      sizes: int64[rows], the UTF-8 bytes that each row's predicted tokens cover.
+      length: tokens per row.
+      settings: everything that determines the loss except the model, as plain data.
+    """
+
+    batches: Batches
+    rows: int
+    sizes: np.ndarray
+    length: int
+    settings: dict[str, Any]
+
+    length_fix = "lower the evaluator's length"
+    demonstrations = ()
+    baselines: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def explain_length(self) -> str:
+        """Describe the tokens of a sequence for an error message."""
+        return f"rows of {self.length} tokens"
+
+    def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+        """Return the loss (nats per token and per byte) and each row's sums; the batches have their own size."""
+        every = row_losses(model, self.batches)
+        losses = Losses(every.sums[: self.rows], every.tokens[: self.rows])
+        tokens, size = int(losses.tokens.sum()), int(self.sizes.sum())
+        scores = {"loss": losses.mean, **likelihood(float(losses.sums.sum()), tokens, size)}
+        columns = {"loss_sum": losses.sums.tolist(), "tokens": losses.tokens.tolist(), "bytes": self.sizes.tolist()}
+        rows = [{"index": i, **{name: column[i] for name, column in columns.items()}} for i in range(self.rows)]
+        summary = {**scores, "tokens": tokens, "bytes": size, "rows": self.rows}
+        return {**scores, "metrics": {}, "splits": {SET: summary}}, {SET: rows}
+
+
+def prepare_text_evaluation(
+    evaluator: TextEvaluator, run_config: RunConfig, tokenizer: Tokenizer, batch_size: int
+) -> TextEvaluation:
+    """Pack and mask the text of an evaluator for a model of `run_config`; cached per process.
+
+    Raises ConfigError if the evaluator names no text and there is no pretraining run to take it from, DataError if the
+    text is missing.
+    """
+    pretraining = None if _is_complete(evaluator) else _pretraining_experiment(run_config)
+    if pretraining is not None and pretraining.corpus is None:
+        check_text_is_named(evaluator)
+    texts = evaluator.texts or (pretraining.corpus.dev if pretraining and pretraining.corpus else None)
+    assert texts is not None
+    objective = evaluator.objective or pretraining.objective  # type: ignore[union-attr]
+    length = evaluator.length or pretraining.sequence.length  # type: ignore[union-attr]
+    return _prepare(
+        configuration.canonical_json(texts),
+        configuration.canonical_json(objective),
+        length,
+        evaluator.rows,
+        tokenizer,
+        batch_size,
+    )
+
+
+def check_text_is_named(evaluator: TextEvaluator) -> None:
+    """Raise ConfigError if an evaluator relies on a public model's pretraining text, which is not available."""
+    if not _is_complete(evaluator):
+        raise ConfigError("the pretraining text of a public model is not available; set texts, objective and length")
+
+
+def check_public_model_evaluators(evaluators: Mapping[str, Evaluator]) -> None:
+    """Raise ConfigError if an evaluator needs what a public model lacks: its pretraining text, or input masks."""
+    for name, one in evaluators.items():
+        if not isinstance(one, TextEvaluator):
+            continue
+        try:
+            check_text_is_named(one)
+        except ConfigError as error:
+            raise ConfigError(f"evaluator {name}: {error}") from error
+        objective = one.objective
+        assert objective is not None
+        if objective.name == "ul2" or (objective.name != "causal" and objective.bidirectional_input):
+            raise ConfigError(
+                f"evaluator {name}: public models were not trained with objective = {objective.name}; set "
+                "objective.name to causal"
+            )
+
+
+def _is_complete(evaluator: TextEvaluator) -> bool:
+    return all((evaluator.texts, evaluator.objective, evaluator.length))
+
+
+def _pretraining_experiment(run_config: RunConfig) -> RunConfig:
+    """Return the run_config that pretrained the base model, following bases of bases."""
+    while not run_config.is_base:
+        if run_config.base is None:
+            raise ConfigError("the run has no pretrained base model; set texts, objective and length")
+        run_config = read_run_config(RunDirectory(run_config.base.run).config)
+    return run_config
+
+
+@functools.lru_cache(maxsize=8)
+def _prepare(
+    texts: str, objective: str, length: int, rows: int | None, tokenizer: Tokenizer, batch_size: int
+) -> TextEvaluation:
+    parts = [configuration.build(CorpusPart, part, "texts") for part in json.loads(texts)]
+    built = configuration.build(ObjectiveConfig, json.loads(objective), "objective")
+    batches = pretraining_evaluation_batches(
+        Texts(parts, "texts"), tokenizer, built, batch_size=batch_size, length=length, seed=DEV_SEED
+    )
+    count = min(rows or batches.rows_per_epoch, batches.rows_per_epoch)
+    batches = dataclasses.replace(batches, keys=batches.keys[: -(-count // batch_size)])
+    sizes, digest = _sizes_and_digest(batches, count, tokenizer)
+    settings = {
+        "kind": "text",
+        "rows": count,
+        "length": length,
+        "objective": json.loads(objective),
+        "tokenizer_sha256": tokenizer.digest,
+        "sha256": digest,
+    }
+    return TextEvaluation(batches, count, sizes, length, settings)
+
+
+def _sizes_and_digest(batches: Batches, count: int, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
+    """Return the bytes of each row's predicted tokens, int64[count], and the SHA-256 of tokens, targets and weights."""
+    size_of = np.array([len(text) for text in tokenizer.token_bytes()], np.int64)
+    sizes, digest = [], hashlib.sha256()
+    for index in range(len(batches)):
+        batch = batches[index]
+        rows = count - index * batches.batch_size
+        for name in ("tokens", "targets", "weights"):
+            digest.update(batch[name][:rows].tobytes())
+        sizes.append(np.where(batch["weights"] > 0, size_of[batch["targets"]], 0).sum(axis=1))
+    return np.concatenate(sizes)[:count], digest.hexdigest()

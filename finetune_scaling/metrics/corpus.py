@@ -1,0 +1,130 @@
+"""A corpus of segments to score: hypotheses, references and sources, from memory or from text files."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.metrics.languages import base_language
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """N segments in one language, with their references and sources.
+
+    Attributes:
+      hypotheses: N texts. An empty text is a hypothesis like any other.
+      references: N sequences; references[i] holds the one or more references of hypotheses[i].
+      language: language code of hypotheses and references; it selects tokenizers and stemmers.
+      sources: N source texts, or None if they are unknown.
+
+    Raises:
+      DataError: there are no segments, counts differ, a segment has no reference or an empty one, an item is not a
+        string, or `language` is not a language code.
+    """
+
+    hypotheses: Sequence[str]
+    references: Sequence[Sequence[str]]
+    language: str
+    sources: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
+        _check_strings("hypotheses", self.hypotheses)
+        for index, references in enumerate(self.references):
+            if isinstance(references, str) or not references:
+                raise DataError(
+                    f"references[{index}] is {references!r}; give a list of one or more references for every segment"
+                )
+            _check_strings(f"references[{index}]", references)
+            if not all(map(str.strip, references)):
+                raise DataError(f"references[{index}] has an empty reference; remove the reference or the segment")
+        _check_strings("sources", self.sources or ())
+        base_language(self.language)
+
+    @property
+    def reference_count(self) -> str:
+        """The number of references per segment, or "var" (as in sacrebleu's signatures) if it varies."""
+        counts = {len(references) for references in self.references}
+        return str(counts.pop()) if len(counts) == 1 else "var"
+
+
+def read_corpus(
+    hypotheses: str | os.PathLike,
+    references: Sequence[str | os.PathLike],
+    sources: str | os.PathLike | None,
+    target_language: str,
+) -> Corpus:
+    """Read a corpus from text files with one segment per line; `references` names one or more files.
+
+    Raises:
+      DataError: a file cannot be read, is empty, is not UTF-8, or has a different number of lines than the
+        hypotheses; or a reference is empty.
+    """
+    if not references:
+        raise DataError("no file of references was given; name at least one")
+    paths = [hypotheses, *references, *([] if sources is None else [sources])]
+    texts, *others = read_parallel_segments(paths)
+    for path, segments in zip(references, others, strict=False):
+        for line, text in enumerate(segments, start=1):
+            if not text.strip():
+                raise DataError(f"{path}, line {line}: the reference is empty; remove this line from every file")
+    per_segment = list(zip(*others[: len(references)], strict=True))
+    return Corpus(texts, per_segment, target_language, None if sources is None else others[-1])
+
+
+def read_segments(path: str | os.PathLike) -> list[str]:
+    """Return the segments of a UTF-8 text file in order; an empty line is an empty segment.
+
+    Only "\\n" ends a segment. U+2028, U+0085, vertical tab, carriage return and similar characters are text: splitting
+    at them would shift every later line against its reference. A byte order mark at the start is dropped.
+
+    Raises:
+      DataError: the file is missing, unreadable, empty, or not UTF-8 (the message names the line).
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give a text file with one segment per line"
+        ) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
+    if not text:
+        raise DataError(f"{path}: the file is empty; give a text file with one segment per line")
+    return text.removesuffix("\n").split("\n")
+
+
+def read_parallel_segments(paths: Sequence[str | os.PathLike]) -> list[list[str]]:
+    """Return the segments of each file. Raises DataError if the files differ in their number of segments."""
+    files = [read_segments(path) for path in paths]
+    for path, segments in zip(paths, files, strict=True):
+        if len(segments) != len(files[0]):
+            raise DataError(
+                f"{path}: {len(segments)} segments, but {paths[0]} has {len(files[0])}; "
+                "line k of every file must belong to the same example"
+            )
+    return files
+
+
+def _check_counts(corpus: Corpus) -> None:
+    count = len(corpus.hypotheses)
+    if not count:
+        raise DataError("there are no segments to score; give at least one hypothesis and its reference")
+    if len(corpus.references) != count:
+        raise DataError(
+            f"{count} hypotheses, but {len(corpus.references)} lists of references; "
+            "references[i] must be the list of references of hypotheses[i]"
+        )
+    if corpus.sources is not None and len(corpus.sources) != count:
+        raise DataError(f"{count} hypotheses, but {len(corpus.sources)} sources; give one source for each hypothesis")
+
+
+def _check_strings(where: str, texts: Sequence[str]) -> None:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"{where}[{index}] is {text!r}, which is not a string; write an empty text as ''")

@@ -1,0 +1,397 @@
+"""Metrics of other programs: the protocol, its failures, what is kept, and what an environment is made of."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from finetune_scaling.errors import EXIT_FAILED, ConfigError, MetricError, WorkdirError
+from finetune_scaling.metrics.corpus import Corpus
+from finetune_scaling.metrics.learned import environment, process
+from finetune_scaling.metrics.learned.metric import LearnedMetric, read_learned_metric
+from finetune_scaling.metrics.registry import metrics_from_flag, score
+
+# Scores a segment by the length of its hypothesis. It knows nothing of this package; it notes what it was asked.
+PROGRAM = """
+import json, os, sys, time
+
+mode, noted = sys.argv[1], sys.argv[2]
+if mode == "silent":
+    sys.exit(0)
+if mode == "hangs first":
+    time.sleep(600)
+if mode == "no header":
+    print("loading the model ...", flush=True)
+version = "2" if mode == "newer" else "1"
+print(json.dumps({"protocol": 3 if mode == "protocol 3" else 1, "metric": "length", "version": version}), flush=True)
+if mode == "never reads":
+    time.sleep(600)
+requests = [json.loads(line) for line in sys.stdin.buffer]
+with open(noted, "a") as file:
+    file.writelines(json.dumps(request) + "\\n" for request in requests)
+print("asked for", len(requests), file=sys.stderr)
+answers = [{"id": r["id"], "score": len(r["hypothesis"]) + 0.5} for r in requests]
+if mode == "backwards":
+    answers.reverse()
+if mode == "too few":
+    answers.pop()
+if mode == "too many" and answers:
+    answers.append({"id": 99, "score": 1})
+if mode == "twice":
+    answers.append(answers[0])
+if mode == "text" and answers:
+    answers[-1]["score"] = "high"
+if mode == "true" and answers:
+    answers[-1]["score"] = True
+if mode == "not finite" and answers:
+    answers[-1]["score"] = float("nan")
+for number, answer in enumerate(answers):
+    if mode == "malformed" and number == 2:
+        print("{", flush=True)
+    if mode == "crashes" and number == 2:
+        sys.exit("out of memory")
+    if mode == "killed" and number == 2:
+        os.kill(os.getpid(), 9)
+    if mode == "hangs" and number == 2:
+        time.sleep(600)
+    print(json.dumps(answer), flush=True)
+if mode == "fails at the end":
+    sys.exit(4)
+"""
+
+CORPUS = Corpus(
+    ["", "ein Haus", "das\u2028Haus", "Größe", "Größe"],
+    [["a"], ["b", "c"], ["d"], ["e"], ["e"]],
+    "de",
+    ["s0", "s1", "s2", "s3", "s3"],
+)
+LENGTHS = [0.5, 8.5, 8.5, 5.5, 5.5]
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """make(mode): the metric of the program in that mode, its cache in the test's own folder."""
+    monkeypatch.setenv(environment.CACHE_VARIABLE, str(tmp_path / "cache"))
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+
+    def learned(mode="plain", **fields):
+        command = ("{python}", str(script), mode, str(tmp_path / "asked"))
+        return LearnedMetric(**{"name": "length", "command": command, "timeout": 20.0, **fields})
+
+    return learned
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """asked(): the requests that the program got so far."""
+    return lambda: [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("mode", ["plain", "backwards"])
+def test_scores_belong_to_their_segments_in_whatever_order_they_come(make, asked, mode):
+    found = make(mode).segments(CORPUS)
+    assert found.values.tolist() == LENGTHS
+    assert found.signature == "nrefs:var|metric:length|score:mean-of-segments|version:1"
+    assert make(mode).score(CORPUS)["score"] == np.mean(LENGTHS)
+    contents = {(r["source"], r["hypothesis"], tuple(r["references"])) for r in asked()}
+    assert contents == {
+        (source, text, tuple(own))
+        for source, text, own in zip(CORPUS.sources, CORPUS.hypotheses, CORPUS.references, strict=True)
+    }
+
+
+def test_nothing_is_scored_twice(make, asked):
+    make().segments(CORPUS)
+    assert len(asked()) == 4  # two segments are the same
+    assert make().segments(CORPUS).values.tolist() == LENGTHS
+    assert len(asked()) == 4
+    other_reference = Corpus(CORPUS.hypotheses, [["z"], *CORPUS.references[1:]], "de", CORPUS.sources)
+    make().segments(other_reference)
+    assert len(asked()) == 5
+    make("newer").segments(CORPUS)  # another version of the program is another metric
+    assert len(asked()) == 9
+
+
+def test_it_stands_among_the_other_metrics(make):
+    found = score(CORPUS.hypotheses, CORPUS.references, "de", CORPUS.sources, ["bleu", make()])
+    assert list(found) == ["bleu", "length"]
+    assert found["length"]["score"] == np.mean(LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("silent", "ended without a word"),
+        ("no header", r"no JSON object: 'loading the model \.\.\.'"),
+        ("protocol 3", "must begin with a line"),
+        ("too few", "answered 3 of 4 requests and ended"),
+        ("too many", "answered more than the 4 requests"),
+        ("twice", "answered more than the 4 requests"),
+        ("text", "gave no number as score.*high"),
+        ("true", "gave no number as score.*true"),
+        ("not finite", "not finite.*NaN"),
+        ("malformed", "no JSON object: '{'"),
+        ("crashes", r"(?s)failed with exit code 1; .*asked for 4.*out of memory"),
+        ("killed", "killed by signal SIGKILL"),
+        ("fails at the end", "failed with exit code 4"),
+    ],
+)
+def test_each_failure_of_the_program_is_told(make, mode, message):
+    with pytest.raises(MetricError, match=message) as raised:
+        make(mode).segments(CORPUS)
+    assert str(raised.value).startswith("metric length: the command ")
+    assert raised.value.exit_code == EXIT_FAILED
+
+
+@pytest.mark.parametrize("mode", ["hangs first", "hangs"])
+def test_a_program_that_hangs_is_ended(make, mode):
+    began = time.monotonic()
+    with pytest.raises(MetricError, match="gave no line for 2 s and was ended; raise `timeout`"):
+        make(mode, timeout=2.0).segments(CORPUS)
+    assert time.monotonic() - began < 15
+
+
+def test_a_program_that_never_reads_its_requests_is_ended_too(make):
+    """The thread that sends them is blocked then, and holds the pipe that is to be closed."""
+    texts = ["Wort " * 200 + str(i) for i in range(200)]  # more than a pipe holds
+    with pytest.raises(MetricError, match="gave no line for 1 s and was ended"):
+        make("never reads", timeout=1.0).segments(Corpus(texts, [["r"]] * 200, "de", texts))
+
+
+@pytest.mark.parametrize("mode", ["crashes", "killed", "hangs", "malformed"])
+def test_what_was_scored_before_a_failure_is_kept(make, asked, mode):
+    with pytest.raises(MetricError):
+        make(mode, timeout=2.0).segments(CORPUS)
+    assert make().segments(CORPUS).values.tolist() == LENGTHS
+    assert len(asked()) == 4 + 2
+
+
+def test_answers_are_on_the_disk_and_nobody_locked_out_while_the_program_works_on(make, tmp_path):
+    """A batch may take minutes: a kill must not lose the answers before it, nor another process wait for it."""
+    failed = []
+
+    def run():
+        try:
+            make("hangs", timeout=4.0).segments(CORPUS)
+        except MetricError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    kept = []
+    while thread.is_alive() and len(kept) < 2:
+        time.sleep(0.05)
+        kept = _scores_of_another_process(tmp_path / "cache" / "scores.sqlite")
+    assert thread.is_alive()
+    assert kept == [(8.5,), (8.5,)]
+    thread.join()
+    assert len(failed) == 1
+
+
+def _scores_of_another_process(file):
+    """What is on the disk, for one that wants to write, too; nothing where that has to wait."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=0.01)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            return database.execute("SELECT score FROM scores").fetchall()
+    except sqlite3.OperationalError:  # not there yet, or another one's
+        return []
+
+
+def test_a_missing_command_is_a_mistake_of_the_config(make):
+    with pytest.raises(ConfigError, match=r"its command 'no-such-program' cannot be run \(No such file"):
+        make(command=("no-such-program", "{model}")).segments(CORPUS)
+
+
+def test_missing_sources_are_told_before_anything_starts(make, asked, tmp_path):
+    with pytest.raises(ConfigError, match="metric length reads sources; give them"):
+        make().segments(Corpus(["a"], [["b"]], "de"))
+    assert not (tmp_path / "asked").exists()
+    assert make(needs_sources=False).segments(Corpus(["a"], [["b"]], "de")).values.tolist() == [1.5]
+    assert asked()[0]["source"] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "a b"}, "metric name 'a b'"),
+        ({"command": ()}, "command is empty"),
+        ({"command": ("x", "{checkpoint}")}, r"'\{checkpoint\}'; only"),
+        ({"command": ("x", "{")}, "only"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"timeout": 0.0}, "timeout above 0"),
+    ],
+)
+def test_mistakes_in_a_metric_are_named(make, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def get_config():\n    return {'name': 'm', 'command': ('x',), 'modle': 'y'}",
+            r"modle is not .*did you mean 'model'",
+        ),
+        ("def get_config():\n    return {'name': 'm'}", r"m\.py\.command is missing"),
+        ("def get_config():\n    return {'name': 'm', 'command': ('x',), 'timeout': 'long'}", "timeout"),
+        ("def get_config():\n    return None", r"m\.py cannot be read"),
+        ("def get_config():\n    return 1 / 0", "division by zero"),
+        ("def get_config(", r"m\.py cannot be read"),
+        (None, r"m\.py cannot be read.*such as configs/metrics/comet\.py"),
+    ],
+)
+def test_config_files_that_are_no_metric_are_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "m.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_learned_metric(str(tmp_path / "m.py"))
+
+
+def test_a_config_file_of_ones_own_is_a_metric(tmp_path):
+    fields = "{'name': 'm', 'command': ('{python}', arg), 'timeout': 5}"
+    (tmp_path / "m.py").write_text(f"def get_config(arg='y'):\n    return {fields}")
+    (metric,) = metrics_from_flag([f"{tmp_path / 'm.py'}:z,1"])
+    assert metric == LearnedMetric("m", ("{python}", "z,1"), timeout=5.0)
+
+
+def test_a_damaged_cache_is_named(make, tmp_path):
+    make().segments(CORPUS)
+    (tmp_path / "cache" / "scores.sqlite").write_bytes(b"not a database, but long enough to look like one" * 40)
+    with pytest.raises(WorkdirError, match=r"scores\.sqlite: the cache of scores cannot be used"):
+        make().segments(CORPUS)
+
+
+def test_many_long_segments_pass_through_full_pipes(make):
+    texts = [f"{i} " + "Wort " * 200 for i in range(3000)]
+    found = make("backwards").segments(Corpus(texts, [["r"]] * 3000, "de", texts))
+    assert found.values.tolist() == [len(text) + 0.5 for text in texts]
+
+
+def test_an_interrupt_ends_the_program_with_what_it_started_and_keeps_its_scores(make, tmp_path):
+    """Ctrl-C while a program hangs: nothing is left running."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, subprocess, sys, time, json
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            print(json.dumps({"protocol": 1, "metric": "m", "version": "1"}), flush=True)
+            first = json.loads(sys.stdin.readline())
+            print(json.dumps({"id": first["id"], "score": 1}), flush=True)
+            with open(sys.argv[1], "w") as file:
+                file.write(f"{os.getpid()} {child.pid}")
+            time.sleep(600)
+            """
+        )
+    )
+    metric = make(command=("{python}", str(script), str(tmp_path / "pids")), timeout=60.0)
+
+    def interrupt():
+        while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        metric.segments(CORPUS)
+    for pid in (tmp_path / "pids").read_text().split():
+        _wait_until_gone(int(pid))
+    rows = sqlite3.connect(tmp_path / "cache" / "scores.sqlite").execute("SELECT score FROM scores").fetchall()
+    assert rows == [(1.0,)]
+
+
+def _wait_until_gone(pid):
+    for _ in range(100):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "Z":
+                    return
+        except FileNotFoundError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {pid} still runs")
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package that pip installs without a network or a build: a wheel made by hand."""
+    wheel = tmp_path / "tinymetric-1.5-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tinymetric.py", "def score(text):\n    return len(text) / 2\n")
+        info = "tinymetric-1.5.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinymetric\nVersion: 1.5\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+@pytest.mark.slow
+def test_an_environment_is_made_once_and_anew_where_making_it_was_cut_short(make, package, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    script = tmp_path / "own.py"
+    script.write_text(
+        "import json, sys\nfrom importlib.metadata import version\nimport tinymetric\n"
+        'print(json.dumps({"protocol": 1, "metric": "tiny", "version": version("tinymetric")}), flush=True)\n'
+        "for line in sys.stdin:\n    r = json.loads(line)\n"
+        '    print(json.dumps({"id": r["id"], "score": tinymetric.score(r["hypothesis"])}))\n'
+    )
+    metric = make(command=("{python}", str(script)), requirements=(str(package),))
+    assert metric.segments(CORPUS).values.tolist() == [0, 4, 4, 2.5, 2.5]
+    assert "version:1.5" in metric.segments(CORPUS).signature
+    folders = [path for path in (tmp_path / "cache" / "environments").iterdir() if path.is_dir()]
+    assert len(folders) == 1
+    record = json.loads((folders[0] / "complete.json").read_text())
+    assert any("tinymetric" in line for line in record["packages"])
+
+    made = (folders[0] / "complete.json").stat().st_mtime_ns
+    python = environment.tool_interpreter("tiny", [str(package)])
+    assert (folders[0] / "complete.json").stat().st_mtime_ns == made
+    (folders[0] / "complete.json").unlink()  # as after a kill
+    (folders[0] / "bin" / "python").unlink()
+    assert environment.tool_interpreter("tiny", [str(package)]) == python
+    assert subprocess.run([python, "-c", "import tinymetric"]).returncode == 0
+
+
+def test_an_environment_that_cannot_be_made_shows_pips_words(make, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    metric = make(requirements=("no-such-package-anywhere==1",))
+    with pytest.raises(MetricError, match=r"(?s)its environment cannot be made.*no-such-package-anywhere"):
+        metric.segments(CORPUS)
+
+
+def test_the_cache_is_where_the_variable_says_and_else_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv(environment.CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert environment.metrics_cache() == tmp_path / "finetune_scaling" / "metrics"
+    monkeypatch.setenv(environment.CACHE_VARIABLE, str(tmp_path / "own"))
+    assert environment.metrics_cache() == tmp_path / "own"
+    monkeypatch.setenv(environment.CACHE_VARIABLE, "gs://bucket/cache")
+    with pytest.raises(WorkdirError, match="local directories only"):
+        environment.metrics_cache()
+
+
+def test_variables_that_lead_out_of_an_environment_are_not_passed_into_it(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    assert "PYTHONPATH" not in environment.tool_variables(isolated=True)
+    assert environment.tool_variables(isolated=False)["PYTHONPATH"] == "/elsewhere"
+    assert environment.tool_interpreter("any", ()) == environment.Path(sys.executable)
+
+
+def test_the_protocols_number_is_the_documented_one():
+    assert process.PROTOCOL == 1

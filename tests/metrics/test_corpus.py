@@ -1,0 +1,55 @@
+"""Only a line feed ends a segment, and broken files are named."""
+
+import pytest
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.metrics.corpus import read_parallel_segments, read_segments
+
+NOT_A_LINE_END = ["\u2028", "\u2029", "\x0b", "\x0c", "\x85", "\x1c", "\r"]
+
+
+@pytest.mark.parametrize("character", NOT_A_LINE_END)
+def test_other_separators_are_text(tmp_path, character):
+    path = tmp_path / "segments.txt"
+    path.write_bytes(f"one{character}still one\ntwo\n".encode())
+    assert read_segments(path) == [f"one{character}still one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [("a\nb\n", ["a", "b"]), ("a\nb", ["a", "b"]), ("\n", [""]), ("a\n\n", ["a", ""]), ("\n\na", ["", "", "a"])],
+)
+def test_empty_lines_are_segments_and_the_last_line_feed_is_optional(tmp_path, text, segments):
+    path = tmp_path / "segments.txt"
+    path.write_bytes(text.encode())
+    assert read_segments(path) == segments
+
+
+def test_byte_order_mark_is_no_text(tmp_path):
+    path = tmp_path / "segments.txt"
+    path.write_bytes("Wort\n".encode("utf-8-sig"))
+    assert read_segments(path) == ["Wort"]
+
+
+def test_bad_bytes_name_file_and_line(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes("gut\nschön\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.txt, line 2: not UTF-8"):
+        read_segments(path)
+
+
+def test_missing_and_empty_files_and_folders_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.txt: cannot be read"):
+        read_segments(tmp_path / "absent.txt")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_segments(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(DataError, match=r"empty\.txt: the file is empty"):
+        read_segments(tmp_path / "empty.txt")
+
+
+def test_files_of_unequal_length_are_named(tmp_path):
+    (tmp_path / "a.txt").write_text("1\n2\n")
+    (tmp_path / "b.txt").write_text("1\n2\n3\n")
+    with pytest.raises(DataError, match=r"b\.txt: 3 segments, but .*a\.txt has 2"):
+        read_parallel_segments([tmp_path / "a.txt", tmp_path / "b.txt"])

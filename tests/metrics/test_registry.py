@@ -1,0 +1,200 @@
+"""Corpus scores against sacrebleu called directly, and every mistake in counts."""
+
+import json
+import lzma
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.metrics import sacrebleu_metrics
+from finetune_scaling.metrics.corpus import read_corpus
+from finetune_scaling.metrics.registry import DEFAULT_METRICS, score, score_corpus
+
+NEWS = "the cat sat on the mat"
+
+
+def worsened(text, seed):
+    """The text with a few characters lost and two words exchanged: an imperfect translation."""
+    generator = random.Random(seed)
+    words = "".join(char for char in text if generator.random() > 0.05).split()
+    if len(words) > 3:
+        place = generator.randrange(len(words) - 1)
+        words[place], words[place + 1] = words[place + 1], words[place]
+    return " ".join(words)
+
+
+def sacrebleu_scorers(language):
+    """The same metrics, built by hand from sacrebleu."""
+    asian = language == "zh"
+    scorers = {
+        "bleu": BLEU(tokenize="zh" if asian else "13a"),
+        "chrf": CHRF(),
+        "chrf++": CHRF(word_order=2),
+        "ter": TER(normalized=asian, asian_support=asian),
+    }
+    return scorers | {
+        f"bleu-{tokenizer}": BLEU(tokenize=tokenizer) for tokenizer in ("13a", "intl", "char", "zh", "none")
+    }
+
+
+@pytest.mark.parametrize("language", ["de", "zh"])
+def test_real_translations_score_as_with_sacrebleu(shared_data, language):
+    with lzma.open(shared_data / "mt_news" / f"en-{language}.test.jsonl.xz", "rt", encoding="utf-8") as file:
+        references = [json.loads(line)[language] for line in file][:200]
+    hypotheses = [worsened(text, seed) for seed, text in enumerate(references)]
+    theirs = sacrebleu_scorers(language)
+    ours = score(hypotheses, [[text] for text in references], language, metrics=list(theirs))
+    for name, metric in theirs.items():
+        expected = metric.corpus_score(hypotheses, [references]).score
+        assert ours[name] == {"score": expected, "signature": str(metric.get_signature())}
+        assert 0 < expected < 100 or (name, language) == ("bleu-none", "zh")
+
+
+def test_several_references_become_sacrebleus_streams():
+    hypotheses = [NEWS, "a dog"]
+    references = [["the cat sat on a mat", "a cat sat there"], ["the dog", "a small dog"]]
+    streams = [["the cat sat on a mat", "the dog"], ["a cat sat there", "a small dog"]]
+    theirs = sacrebleu_scorers("en")
+    ours = score(hypotheses, references, "en", metrics=[*theirs, "rouge1", "f1"])
+    for name, metric in theirs.items():
+        assert ours[name]["score"] == metric.corpus_score(hypotheses, streams).score
+        assert ours[name]["signature"].startswith("nrefs:2|")
+    assert ours["rouge1"]["signature"].startswith("nrefs:2|")
+    assert ours["f1"]["signature"].startswith("nrefs:2|")
+
+
+def test_segments_may_have_unequally_many_references():
+    names = [*DEFAULT_METRICS, "exact_match", "f1"]
+    scores = score(["a b c d e", "x y"], [["a b c d e", "q"], ["x y"]], "A", metrics=names)
+    assert all(value["signature"].startswith("nrefs:var|") for value in scores.values())
+    assert {name: value["score"] for name, value in scores.items()} == pytest.approx(
+        {name: 0 if name == "ter" else 100 for name in names}
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), [("zh", "这个软件包提供运行时库。"), ("de", "Die Größe der Datei ist 3 MB.")]
+)
+def test_identical_texts_are_perfect_in_every_metric(language, text):
+    scores = score([text], [[text]], language)
+    assert set(scores) == {"bleu", "chrf", "chrf++", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
+    assert scores["ter"]["score"] == 0
+    assert all(value["score"] == pytest.approx(100) for name, value in scores.items() if name != "ter")
+
+
+def test_one_wrong_chinese_character_does_not_make_the_whole_sentence_wrong():
+    ours = score(["我喜欢吃苹果"], [["我喜欢吃苹梨"]], "zh", metrics=["ter"])["ter"]
+    assert ours["score"] == pytest.approx(100 / 6)
+    assert TER().corpus_score(["我喜欢吃苹果"], [["我喜欢吃苹梨"]]).score == 100
+
+
+def test_empty_hypotheses_stay_in_the_corpus():
+    references = [["the cat sat on the mat"], ["the dog ran away today"]]
+    half = score([references[0][0], ""], references, "en")
+    assert half["rouge1"]["score"] == 50
+    assert 0 < half["bleu"]["score"] < 100
+    nothing = score(["", ""], references, "en")
+    assert {name: value["score"] for name, value in nothing.items()} == {
+        name: 100 * (name == "ter") for name in DEFAULT_METRICS
+    }
+
+
+@pytest.mark.parametrize(("language", "text"), [("ja", "これは本です"), ("ko", "이것은 책이다")])
+def test_without_mecab_japanese_and_korean_are_scored_by_characters_and_say_so(monkeypatch, language, text):
+    monkeypatch.setattr(sacrebleu_metrics, "_has_mecab", lambda language: False)
+    assert "|tok:char|" in score([text], [[text]], language, metrics=["bleu"])["bleu"]["signature"]
+    with pytest.raises(ConfigError, match=rf"bleu-{language}-mecab needs MeCab: pip install .*\[{language}\]"):
+        score([text], [[text]], language, metrics=[f"bleu-{language}-mecab"])
+    monkeypatch.setattr(sacrebleu_metrics, "_has_mecab", lambda language: True)
+    assert sacrebleu_metrics.bleu_tokenizer(language) == f"{language}-mecab"
+
+
+@pytest.mark.parametrize(("language", "text"), [("ja", "これは本です"), ("ko", "이것은 책이다")])
+def test_with_mecab_japanese_and_korean_are_scored_by_words(language, text):
+    if not sacrebleu_metrics._has_mecab(language):
+        pytest.skip(f"MeCab for {language} is not installed: pip install 'finetune-scaling[{language}]'")
+    entry = score([text], [[text]], language, metrics=["bleu"])["bleu"]
+    scorer = BLEU(tokenize=f"{language}-mecab")
+    expected = scorer.corpus_score([text], [[text]]).score
+    assert entry == {"score": expected, "signature": str(scorer.get_signature())}
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer"), [("zh_CN", "zh"), ("de", "13a"), ("en", "13a"), ("A", "13a"), ("fr", "13a")]
+)
+def test_bleu_tokenizer_follows_the_language(language, tokenizer):
+    assert sacrebleu_metrics.bleu_tokenizer(language) == tokenizer
+
+
+@given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30).filter(str.strip)), min_size=1, max_size=5))
+def test_any_text_has_a_score_in_every_metric(pairs):
+    hypotheses, references = [pair[0] for pair in pairs], [[pair[1]] for pair in pairs]
+    scores = score(hypotheses, references, "zh", metrics=[*DEFAULT_METRICS, "exact_match", "f1"])
+    assert all(value["score"] >= 0 for value in scores.values())
+    assert all(value["score"] <= 100 + 1e-9 for name, value in scores.items() if name != "ter")
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "sources", "message"),
+    [
+        ([], [], None, "no segments"),
+        (["a", "b"], [["a"]], None, "2 hypotheses, but 1 lists of references"),
+        (["a"], [["a"]], ["x", "y"], "1 hypotheses, but 2 sources"),
+        (["a", "b"], [["a"], []], None, r"references\[1\] is \[\]"),
+        (["a", "b"], ["a", "b"], None, r"references\[0\] is 'a'"),
+        (["a", None], [["a"], ["b"]], None, r"hypotheses\[1\] is None, which is not a string"),
+        (["a", b"b"], [["a"], ["b"]], None, r"hypotheses\[1\] is b'b', which is not a string"),
+        (["a"], [["a", 3]], None, r"references\[0\]\[1\] is 3, which is not a string"),
+        (["a", "b"], [["a", ""], ["b"]], None, r"references\[0\] has an empty reference; remove"),
+        (["a", "b"], [["a"], [" "]], None, r"references\[1\] has an empty reference"),
+        (["a"], [["a"]], [7], r"sources\[0\] is 7, which is not a string"),
+    ],
+)
+def test_wrong_counts_are_named(hypotheses, references, sources, message):
+    with pytest.raises(DataError, match=message):
+        score(hypotheses, references, "en", sources)
+
+
+def test_unknown_metrics_and_languages_are_named():
+    with pytest.raises(ConfigError, match="'blue' is unknown; did you mean 'bleu'"):
+        score(["a"], [["a"]], "en", metrics=["blue"])
+    with pytest.raises(DataError, match="'German' is not a language code"):
+        score(["a"], [["a"]], "German")
+
+
+def write(path, *segments):
+    path.write_bytes("".join(f"{segment}\n" for segment in segments).encode())
+    return path
+
+
+def test_files_score_as_their_segments_do(tmp_path):
+    hypotheses = write(tmp_path / "hyp.txt", "das\u2028Haus", "", "ein Baum steht hier")
+    first = write(tmp_path / "ref0.txt", "das Haus", "leer", "ein Baum stand da")
+    second = write(tmp_path / "ref1.txt", "ein Haus", "nichts", "hier steht ein Baum")
+    sources = write(tmp_path / "src.txt", "the house", "empty", "a tree stands here")
+    corpus = read_corpus(hypotheses, [first, second], sources, "de")
+    ours = score_corpus(corpus)
+    references = [["das Haus", "ein Haus"], ["leer", "nichts"], ["ein Baum stand da", "hier steht ein Baum"]]
+    assert ours == score(["das\u2028Haus", "", "ein Baum steht hier"], references, "de")
+    with_space = score(["das Haus", "", "ein Baum steht hier"], references, "de", metrics=["rouge1"])
+    assert ours["rouge1"] == with_space["rouge1"]
+    few = score_corpus(corpus, ["bleu-char", "f1"])
+    assert list(few) == ["bleu-char", "f1"]
+    assert json.loads(json.dumps(ours)) == ours
+
+
+def test_files_of_unequal_length_and_missing_references_are_named(tmp_path):
+    hypotheses, references = write(tmp_path / "hyp.txt", "a", "b"), write(tmp_path / "ref.txt", "a")
+    with pytest.raises(DataError, match=r"ref\.txt: 1 segments, but .*hyp\.txt has 2"):
+        read_corpus(hypotheses, [references], None, "en")
+    with pytest.raises(DataError, match=r"src\.txt"):
+        read_corpus(hypotheses, [hypotheses], tmp_path / "src.txt", "en")
+    gap = write(tmp_path / "gap.txt", "a", "")
+    with pytest.raises(DataError, match=r"gap\.txt, line 2: the reference is empty"):
+        read_corpus(hypotheses, [hypotheses, gap], None, "en")
+    with pytest.raises(DataError, match="name at least one"):
+        read_corpus(hypotheses, [], None, "en")
