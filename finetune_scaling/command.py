@@ -18,7 +18,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import EXIT_INTERRUPTED, INTERRUPTED, ConfigError, UserError, exit_on_user_error
-from finetune_scaling.library_reports import leave_out_of_unraisable
+from finetune_scaling.library_reports import leave_out_of_logs, leave_out_of_unraisable
 from finetune_scaling.memory import keep_freed_memory
 from finetune_scaling.sharding import roll_call
 
@@ -120,6 +120,7 @@ def set_up() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("finetune_scaling").setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.ERROR)
+    leave_out_of_logs()
     leave_out_of_unraisable()
     enable_compilation_cache()
 

@@ -27,7 +27,8 @@ from finetune_scaling.interop.families.family import LAYER, Family, Tensor
 from finetune_scaling.interop.hugging_face import leaf_shapes, tensor_names
 from finetune_scaling.interop.weights.files import WeightFiles
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.runs.checkpoints import storage_errors, stored_name
+from finetune_scaling.runs.checkpoint_errors import storage_errors
+from finetune_scaling.runs.checkpoints import stored_name
 from finetune_scaling.runs.digest import StreamingDigest
 from finetune_scaling.runs.metrics import ProgressReporter
 from finetune_scaling.sharding.roles import alone
@@ -240,7 +241,7 @@ class _Writer(type_handlers.NumpyHandler):
 
     def _write(self, array: Any, leaf: Leaf, start: Start) -> None:
         values = leaf.read(self._files, start)
-        sums = self._sums.of(leaf.name, values, start)
+        sums = self._sums.sums_of_chunk(leaf.name, values, start)
         array[leaf.box(start)].write(values, can_reference_source_data_indefinitely=True).result()
         self._journal.add(leaf.name, start, sums)
 

@@ -1,8 +1,8 @@
-"""A digest of a tree's arrays that does not depend on how they lie on devices and hosts.
+"""A digest of a tree's arrays that does not depend on their sharding.
 
-Every element's bits are mixed with its place, and the mixtures are summed modulo 2^32: integer sums are exact in any
-order, so each device sums what it holds. The mixing is MurmurHash3's 32-bit finalizer (Appleby, public domain), and
-four sums under different constants make 128 bits a leaf. It finds damage and mix-ups, not forgeries.
+The bits of each element are hashed together with its index, and the hashes are summed modulo 2^32: integer sums are
+exact in any order, so each device sums its own shards. The hash is MurmurHash3's 32-bit finalizer (Appleby, public
+domain); four sums with different constants give 128 bits per leaf. The digest detects damage and mix-ups, not forgery.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from finetune_scaling.trees import path_name
 Array = jax.Array
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}  # by bytes
-_SMALL = 1 << 16  # elements; smaller leaves are taken together, since each loop costs compilation
-_FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)  # odd, so that no two places share a product
+_SMALL = 1 << 16  # elements; smaller leaves are summed together, as each loop takes time to compile
+_FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)  # odd, so that no two indices share a product
 _OFFSETS = (0x165667B1, 0x7F4A7C15, 0xD6E8FEB8, 0x94D049BB)
 
 
 def digest(tree: Any) -> str:
-    """SHA-256, in hex, over names, shapes, dtypes and the sums of all leaves, in name order.
+    """Return the SHA-256 (hex) of names, shapes, dtypes and sums of all leaves, in name order.
 
-    Every process of a run over several must call it, and each gets the same. Leaves are numbers of up to 32 bits, or
-    truth values; raises TypeError for others. Elements of a leaf 2^32 apart count as being in one place.
+    All processes of a distributed run must call it; each gets the same value. Raises TypeError for dtypes of more than
+    32 bits. Indices are taken modulo 2^32.
     """
     leaves = _in_order({path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)})
     if not leaves:
@@ -44,9 +44,10 @@ def digest(tree: Any) -> str:
 
 
 class StreamingDigest:
-    """The same digest of leaves that are never in memory together: each piece is summed by itself.
+    """Computes the same digest from chunks of leaves, for trees larger than memory.
 
-    leaves: all by name, of which shapes and dtypes are taken. Pieces may come in any order, from several threads.
+    leaves: all leaves by name; only their shapes and dtypes are used. Chunks may be summed in any order and by several
+    threads.
     """
 
     def __init__(self, leaves: Mapping[str, Any]):
@@ -58,18 +59,18 @@ class StreamingDigest:
         self._firsts = dict(zip(small, itertools.accumulate(sizes, initial=0), strict=False))
         self._small = len(large)
 
-    def of(self, name: str, piece: np.ndarray, start: Sequence[int]) -> list[int]:
-        """The four sums of a piece of a leaf whose first element is at `start` there."""
+    def sums_of_chunk(self, name: str, chunk: np.ndarray, start: Sequence[int]) -> list[int]:
+        """Return the four sums of a chunk of a leaf; start: index of its first element in the leaf."""
         strides = _strides(self._leaves[name].shape)
-        first = self._firsts.get(name, 0) + sum(place * stride for place, stride in zip(start, strides, strict=True))
+        first = self._firsts.get(name, 0) + sum(index * stride for index, stride in zip(start, strides, strict=True))
         with jax.default_device(_host()):
-            sums = _piece_sums(piece, np.uint32(first % 2**32), strides)
+            sums = _chunk_sums(chunk, np.uint32(first % 2**32), strides)
         return np.asarray(sums).tolist()
 
-    def digest(self, pieces: Iterable[tuple[str, Sequence[int]]]) -> str:
-        """The digest of all leaves from the names and sums of all their pieces."""
+    def digest(self, chunks: Iterable[tuple[str, Sequence[int]]]) -> str:
+        """Return the digest of all leaves from the leaf name and the sums of every chunk."""
         total = np.zeros((self._small + 1, len(_FACTORS)), np.uint32)
-        for name, sums in pieces:
+        for name, sums in chunks:
             total[self._rows.get(name, self._small)] += np.asarray(sums, np.uint32)
         return _digest(self._leaves, total)
 
@@ -82,7 +83,7 @@ def _in_order(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _digest(leaves: Mapping[str, Any], sums: np.ndarray | None) -> str:
-    """Of leaves in order and their sums, uint32[large leaves + 1, 4]."""
+    """Return the digest of leaves in name order with their sums, uint32[large leaves + 1, 4]."""
     total = hashlib.sha256()
     for name, leaf in leaves.items():
         total.update(f"{name} {tuple(leaf.shape)} {leaf.dtype};".encode())
@@ -92,7 +93,7 @@ def _digest(leaves: Mapping[str, Any], sums: np.ndarray | None) -> str:
 
 
 def _host() -> jax.Device | None:
-    """The processor, whose memory holds what an accelerator's may not; None where JAX_PLATFORMS leaves it out."""
+    """Return the CPU device, for arrays too large for an accelerator; None if JAX_PLATFORMS excludes it."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -100,63 +101,63 @@ def _host() -> jax.Device | None:
 
 
 def _mesh(leaves: Any) -> Mesh | None:
-    """The mesh that the leaves are laid out on; None where each is on one device."""
+    """Return the mesh that the leaves are sharded over; None if each is on one device."""
     for leaf in leaves:
         if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding):
-            assert isinstance(leaf.sharding.mesh, Mesh)  # an array that exists lies on devices that exist
+            assert isinstance(leaf.sharding.mesh, Mesh)  # not an abstract mesh: these are concrete arrays
             return leaf.sharding.mesh
     return None
 
 
 @functools.cache
 def _make_sums(mesh: Mesh | None) -> Callable[[Sequence[Array]], Array]:
-    """Builds leaves -> uint32[large leaves + 1, 4], on every device of the mesh; the last row is of all small leaves.
+    """Return a function leaves -> uint32[large leaves + 1, 4], replicated; the last row sums all small leaves.
 
-    On one device a single pass gives the four sums. Over a mesh it would gather each leaf on every device first, which
-    plain sums do not.
+    On one device one variadic reduction computes the four sums. Over a mesh it would all-gather each leaf first, which
+    separate sums do not.
     """
-    reduce = _one_pass if mesh is None else _plain_sums
+    reduce = _one_pass if mesh is None else _separate_sums
 
     def sums(leaves: Sequence[Array]) -> Array:
         large = [leaf for leaf in leaves if leaf.size >= _SMALL]
         small = [_bits(leaf).reshape(-1) for leaf in leaves if leaf.size < _SMALL]
         together = jnp.concatenate(small) if small else jnp.zeros(0, jnp.uint32)
-        return jnp.stack([reduce(_mixtures(bits)) for bits in (*map(_bits, large), together)])
+        return jnp.stack([reduce(_hashes(bits)) for bits in (*map(_bits, large), together)])
 
     return jax.jit(sums, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames="strides")
-def _piece_sums(piece: Array, first: Array, strides: tuple[int, ...]) -> Array:
-    """The four sums of a piece whose first element is at place `first`; strides: of the whole leaf, in elements."""
-    return _one_pass(_mixtures(_bits(piece), first + _places(piece.shape, strides)))
+def _chunk_sums(chunk: Array, first: Array, strides: tuple[int, ...]) -> Array:
+    """Return the four sums of a chunk whose first element has index `first`; strides: of the leaf, in elements."""
+    return _one_pass(_hashes(_bits(chunk), first + _indices(chunk.shape, strides)))
 
 
 def _bits(leaf: Array) -> Array:
-    """The bits of every element as uint32, in the leaf's shape."""
+    """Return the bits of every element as uint32, in the leaf's shape."""
     if leaf.dtype == jnp.bool_:
         return leaf.astype(jnp.uint32)
     return jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize]).astype(jnp.uint32)
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Elements between neighbours along each axis, in row-major order."""
+    """Return the row-major strides of a shape, in elements."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def _places(shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
-    """Every element's place in row-major order, modulo 2^32; computed where the element lies."""
-    places = jnp.zeros(shape, jnp.uint32)
+def _indices(shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """Return every element's row-major index modulo 2^32, computed on the element's own device."""
+    indices = jnp.zeros(shape, jnp.uint32)
     for axis, stride in enumerate(strides):
-        places += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-    return places
+        indices += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+    return indices
 
 
-def _mixtures(bits: Array, places: Array | None = None) -> list[Array]:
-    """Four arrays in which every bit of an element and of its place, by default in order, bears on every bit."""
-    places = _finalize(_places(bits.shape, _strides(bits.shape)) if places is None else places)
+def _hashes(bits: Array, indices: Array | None = None) -> list[Array]:
+    """Return four hashes of every element and its index (by default row-major)."""
+    indices = _finalize(_indices(bits.shape, _strides(bits.shape)) if indices is None else indices)
     return [
-        _finalize(bits ^ (places * jnp.uint32(factor) + jnp.uint32(offset)))
+        _finalize(bits ^ (indices * jnp.uint32(factor) + jnp.uint32(offset)))
         for factor, offset in zip(_FACTORS, _OFFSETS, strict=True)
     ]
 
@@ -167,10 +168,10 @@ def _finalize(x: Array) -> Array:
     return x ^ (x >> 16)
 
 
-def _one_pass(mixtures: list[Array]) -> Array:
+def _one_pass(hashes: list[Array]) -> Array:
     add = lambda left, right: [a + b for a, b in zip(left, right, strict=True)]  # noqa: E731
-    return jnp.stack(jax.lax.reduce(mixtures, [np.uint32(0)] * len(mixtures), add, range(mixtures[0].ndim)))
+    return jnp.stack(jax.lax.reduce(hashes, [np.uint32(0)] * len(hashes), add, range(hashes[0].ndim)))
 
 
-def _plain_sums(mixtures: list[Array]) -> Array:
-    return jnp.stack([jnp.sum(mixture, dtype=jnp.uint32) for mixture in mixtures])
+def _separate_sums(hashes: list[Array]) -> Array:
+    return jnp.stack([jnp.sum(one, dtype=jnp.uint32) for one in hashes])

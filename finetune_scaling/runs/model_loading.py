@@ -18,12 +18,8 @@ from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.model_sharding import ModelSharding, check_fits
-from finetune_scaling.runs.checkpoints import (
-    DamagedCheckpointError,
-    checkpoint_steps,
-    read_metadata,
-    read_trainable,
-)
+from finetune_scaling.runs.checkpoint_errors import DamagedCheckpointError
+from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata, read_trainable
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh

@@ -1,70 +1,79 @@
-"""A checkpoint's arrays one by one, for what is too large to be in memory at once, and then checked all the same."""
+"""Read a checkpoint's arrays one at a time, for models larger than memory, and verify their digest at the end."""
 
+import contextlib
 import gc
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
 
-from finetune_scaling.files import Location
-from finetune_scaling.runs.checkpoints import (
-    DamagedCheckpointError,
-    read_array,
-    read_array_shapes,
-    read_metadata,
-    stored_name,
-)
+from finetune_scaling.files import Location, absolute
+from finetune_scaling.runs.checkpoint_errors import DamagedCheckpointError, damage_errors
+from finetune_scaling.runs.checkpoints import read_array_shapes, read_metadata, stored_name
 from finetune_scaling.runs.digest import StreamingDigest
 
-TRAINABLE = "trainable/"
-_PIECE = 1 << 22  # elements
+_TRAINABLE = "trainable/"
+_CHUNK = 1 << 22  # elements
 
 
 class StreamedCheckpoint:
-    """The trained arrays of a checkpoint by path. What was read counts only once `check` has returned."""
+    """The trainable arrays of a checkpoint by path. They are verified only when `check` has returned."""
 
-    def __init__(self, where: Location):
-        """Raises CheckpointError where the checkpoint is damaged."""
-        self._where = where
-        self._all = read_array_shapes(where)
-        # Digests are of the names as they are stored.
-        self._sums = StreamingDigest({stored_name(name): leaf for name, leaf in self._all.items()})
-        self._read: dict[str, list[list[int]]] = {}  # the sums of every leaf's pieces
+    def __init__(self, path: Location):
+        """Raise CheckpointError if the checkpoint is damaged."""
+        self._path = absolute(path)
+        self._shapes = read_array_shapes(path)
+        # Digests cover the names as stored.
+        self._digest = StreamingDigest({stored_name(name): leaf for name, leaf in self._shapes.items()})
+        self._chunk_sums: dict[str, list[list[int]]] = {}  # by name of the array
 
     @property
     def shapes(self) -> Mapping[str, Any]:
         """Shapes and dtypes by path."""
-        return {n.removeprefix(TRAINABLE): leaf for n, leaf in self._all.items() if n.startswith(TRAINABLE)}
+        return {n.removeprefix(_TRAINABLE): leaf for n, leaf in self._shapes.items() if n.startswith(_TRAINABLE)}
 
     def __getitem__(self, path: str) -> np.ndarray:
-        return self._leaf(TRAINABLE + path)
+        return self._read(_TRAINABLE + path)
 
     def check(self) -> None:
-        """Reads the rest. Raises DamagedCheckpointError where the arrays are not those that were written."""
-        for name in self._all:
-            if name not in self._read:
-                self._leaf(name)
-        found = self._sums.digest((stored_name(name), sums) for name, pieces in self._read.items() for sums in pieces)
-        if found != read_metadata(self._where)["arrays_digest"]:
+        """Read the remaining arrays. Raises DamagedCheckpointError if they do not have the recorded digest."""
+        for name in self._shapes:
+            if name not in self._chunk_sums:
+                self._read(name)
+        chunks = ((stored_name(name), sums) for name, chunks in self._chunk_sums.items() for sums in chunks)
+        if self._digest.digest(chunks) != read_metadata(self._path)["arrays_digest"]:
             raise DamagedCheckpointError(
-                f"{self._where}: damaged: its arrays do not have the digest that was recorded with them; put a "
-                "good copy back"
+                f"{self._path}: damaged: its arrays do not have the recorded digest. Fix: put a good copy back"
             )
 
-    def _leaf(self, name: str) -> np.ndarray:
-        if math.prod(self._all[name].shape) > _PIECE:
-            gc.collect()  # what read the leaf before stays behind in cycles that hold it
-        leaf = read_array(self._where, name)
-        self._read[name] = [self._sums.of(stored_name(name), piece, start) for piece, start in _pieces(leaf)]
-        return leaf
+    def _read(self, name: str) -> np.ndarray:
+        if math.prod(self._shapes[name].shape) > _CHUNK:
+            gc.collect()  # the reader of the previous array leaves reference cycles that hold it
+        array = self._read_array(name)
+        self._chunk_sums[name] = [
+            self._digest.sums_of_chunk(stored_name(name), chunk, start) for chunk, start in _chunks(array)
+        ]
+        return array
+
+    def _read_array(self, name: str) -> np.ndarray:
+        key, shape = stored_name(name), self._shapes[name]
+        with damage_errors(self._path), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            args = ocp.args.PyTreeRestore(
+                item={key: np.zeros(shape.shape, shape.dtype)},
+                restore_args={key: ocp.RestoreArgs(restore_type=np.ndarray)},
+                partial_restore=True,
+            )
+            return handler.restore(epath.Path(self._path / "state"), args=args)[key]
 
 
-def _pieces(leaf: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-    """Parts of about _PIECE elements along axis 0, and where each begins; sums take several times their room."""
-    if not leaf.ndim:
-        yield leaf, ()
+def _chunks(array: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+    """Yield slices of about _CHUNK elements along axis 0, and their start; their sums need several times their size."""
+    if not array.ndim:
+        yield array, ()
         return
-    rows = max(1, _PIECE * leaf.shape[0] // max(1, leaf.size))
-    for first in range(0, leaf.shape[0], rows):
-        yield leaf[first : first + rows], (first,) + (0,) * (leaf.ndim - 1)
+    rows = max(1, _CHUNK * array.shape[0] // max(1, array.size))
+    for first in range(0, array.shape[0], rows):
+        yield array[first : first + rows], (first,) + (0,) * (array.ndim - 1)

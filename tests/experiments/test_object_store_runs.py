@@ -27,6 +27,7 @@ from finetune_scaling.files import location, read_json, write_atomically
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.planning.workload import planned_model
 from finetune_scaling.reading import load_study
+from finetune_scaling.runs import checkpoint_errors
 from finetune_scaling.runs import checkpoints as checkpoints_module
 from finetune_scaling.runs import lease as lease_module
 from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps
@@ -222,8 +223,8 @@ def test_what_cannot_be_read_just_now_is_no_damage(bucket, monkeypatch):
         raise ConnectionResetError("connection reset")
 
     monkeypatch.setattr(checkpoints_module, "_read_metadata", unreachable)
-    monkeypatch.setattr(checkpoints_module, "_read_all", unreachable)
-    with pytest.raises(WorkdirError, match=r"checkpoints/1: cannot be reached.*connection reset.*nothing was moved"):
+    monkeypatch.setattr(checkpoint_errors, "_read_all", unreachable)
+    with pytest.raises(WorkdirError, match=r"checkpoints/1: cannot be reached.*connection reset.*no file was changed"):
         checkpoints.restore_newest(state(0))
     monkeypatch.undo()
     assert checkpoints.restore_newest(state(0)).step == 1

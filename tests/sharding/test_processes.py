@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from finetune_scaling.errors import EXIT_PREEMPTED
-from finetune_scaling.runs.checkpoints import DamagedCheckpointError
+from finetune_scaling.runs.checkpoint_errors import DamagedCheckpointError
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.processes import _outcome
 
