@@ -46,7 +46,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     run_config = read_run_config(config)
     directory = RunDirectory(workdir)
     with lock_directory(workdir):
-        run_on_primary(lambda: directory.claim(config))
+        run_on_primary(lambda: directory.write_config(config))
         if (record := run_on_primary(lambda: directory.result)) is not None:
             log.info("%s: finished before, loss %.4f", workdir, record["loss"])
             return record

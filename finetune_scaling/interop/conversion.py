@@ -102,7 +102,7 @@ def convert(conversion: Conversion) -> dict[str, Any]:
     run_on_primary(lambda: _check_free(out))
     with lock_directory(out):
         directory = RunDirectory(out)
-        run_on_primary(lambda: directory.check(config))
+        run_on_primary(lambda: directory.check_config(config))
         result = run_on_primary(lambda: directory.result)
         if result is not None:
             run_on_primary(lambda: _check_same(conversion, model, result, out))
@@ -197,7 +197,7 @@ def _claim(conversion: Conversion, model: _Model, config: Mapping[str, Any], out
                 shutil.rmtree(folder, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
         write_json_atomically(work / _SOURCE, identity)
-        RunDirectory(out).claim(config)
+        RunDirectory(out).write_config(config)
         _copy_tokenizer(model, out / TOKENIZER)
 
 

@@ -1,1 +1,1 @@
-"""One run from its config to its result record."""
+"""The files of one run (config, checkpoints, metrics, locks), its data, and its model."""

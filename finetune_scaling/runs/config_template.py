@@ -1,5 +1,6 @@
-"""Configs to start from: every field that a run config has, at its default, so that any can be changed on the command
-line, which changes no field that a config does not have.
+"""Config templates with every field of a run config at its default.
+
+The command line can override only the fields that a config has, so a template has them all.
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def run_config_template(method: str = "full") -> ConfigDict:
-    """Every field of a RunConfig at its default, with the options of `method`; a field without one is a placeholder.
+    """Return every field of a RunConfig with its default and the options of `method`; required fields are placeholders.
 
-    `corpus`, `task`, `base` and `evaluation.evaluators` are None: a config fills those that it needs.
+    `corpus`, `task`, `base` and `evaluation.evaluators` are None: a config sets those that it needs.
     Raises ConfigError for an unknown method.
     """
     declaration = configuration.choose(METHODS, method, "method.name")
@@ -36,7 +37,7 @@ def run_config_template(method: str = "full") -> ConfigDict:
 
 
 def pretraining_template(size: str, corpus: Mapping[str, Any]) -> ConfigDict:
-    """A run config that pretrains a rung of the ladder on a corpus; the config says for how long, and the lengths."""
+    """Return a config that pretrains a rung of the ladder on a corpus, without limits and sequence length."""
     config = run_config_template()
     config.model.name = _rung(size)
     config.corpus = {**corpus, "prepared": FieldReference(None, field_type=str)}
@@ -44,14 +45,14 @@ def pretraining_template(size: str, corpus: Mapping[str, Any]) -> ConfigDict:
 
 
 def tokenizer_template(corpus: Mapping[str, Any], **fields: Any) -> ConfigDict:
-    """The config of `prepare tokenizer`: fields of a TokenizerConfig, and the corpus that it learns from."""
+    """Return a config of `prepare tokenizer`: the fields of a TokenizerConfig, and the training corpus."""
     config = ConfigDict({"tokenizer": config_group(TokenizerConfig), "corpus": corpus})
     config.tokenizer.update(fields)
     return config
 
 
 def finetuning_template(task: str, method: str) -> ConfigDict:
-    """A run config that finetunes a base on a named task by `method`; the config says which base, and the lengths."""
+    """Return a config that finetunes with `method` on a named task, without base model and sequence length."""
     config = run_config_template(method)
     config.task = {
         "name": task,
@@ -65,10 +66,10 @@ def finetuning_template(task: str, method: str) -> ConfigDict:
 
 
 def short_finetuning_template(task: str, method: str) -> ConfigDict:
-    """A finetuning run of hundreds of steps, not hundreds of thousands, for small bases.
+    """Return a finetuning config of hundreds of steps instead of hundreds of thousands, for small base models.
 
-    Rates are higher than the methods' own, and LoRA goes without parameter scaling, which would hardly move its
-    zero-initialised factor in so few steps.
+    Learning rates are higher than the methods' defaults. LoRA runs without parameter scaling, which would hardly change
+    its zero-initialized factor in so few steps.
     """
     config = finetuning_template(task, method)
     config.batch.size = 16
@@ -83,10 +84,10 @@ def short_finetuning_template(task: str, method: str) -> ConfigDict:
 
 
 def size_and_method(argument: str) -> tuple[str, str]:
-    """A finetuning config's argument, "1b,lora"; ConfigError where it is not a rung of the ladder and a method."""
+    """Parse a finetuning config's argument, "1b,lora". Raises ConfigError if it is not a ladder rung and a method."""
     parts = argument.split(",")
     if len(parts) != 2:
-        raise ConfigError(f"the config's argument is {argument!r}; write :SIZE,METHOD, as in config.py:1b,lora")
+        raise ConfigError(f"the config's argument is {argument!r}; write :SIZE,METHOD, for example config.py:1b,lora")
     configuration.choose(METHODS, parts[1], "the config's method")
     return _rung(parts[0]), parts[1]
 
@@ -97,7 +98,7 @@ def _rung(size: str) -> str:
 
 
 def config_group(kind: type) -> ConfigDict:
-    """Every field of a dataclass as a group of a config: nested dataclasses as groups, the rest as typed values."""
+    """Return every field of a dataclass as a config group: nested dataclasses as groups, others as typed values."""
     hints = typing.get_type_hints(kind)
     return ConfigDict({field.name: _value(hints[field.name], _default(field)) for field in dataclasses.fields(kind)})
 
@@ -124,7 +125,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _scalar_kind(hint: Any) -> type | None:
-    """int, float, str or bool where a field takes such a value, None allowed or not; None for any other field."""
+    """Return int, float, str or bool if a field is such a scalar, optional or not; None for any other field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         kinds = [kind for kind in arguments if kind is not type(None)]
@@ -135,7 +136,7 @@ def _scalar_kind(hint: Any) -> type | None:
 
 
 def _placeholders(kind: type) -> dict[str, Any]:
-    """Every field of a dataclass, to be filled on the command line: groups where a field is a dataclass."""
+    """Return a placeholder for every field of a dataclass, to be set on the command line; nested ones as groups."""
     return {name: _placeholder(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 

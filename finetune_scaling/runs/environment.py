@@ -1,4 +1,4 @@
-"""What a run ran on and with."""
+"""Software versions and devices of a run."""
 
 import functools
 import importlib.metadata
@@ -17,7 +17,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sen
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """Versions, devices, and the git commit of the code where it stands in a checkout."""
+    """Return versions, devices, and the git commit of the code if it is a checkout."""
     devices = jax.devices()
     return {
         "finetune_scaling": finetune_scaling.__version__,
@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout, with + where files differ from it; None outside a checkout or a git that answers."""
+    """Return the commit of the checkout, with + if files differ from it; None outside a checkout or without git."""
     folder = Path(finetune_scaling.__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")

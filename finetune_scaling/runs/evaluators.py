@@ -1,12 +1,12 @@
-"""Evaluators as data: what a model is scored on beside its own test sets, by name, in a config or on a command line.
+"""Specifications of evaluators: what a model is scored on in addition to its own test sets, by name.
 
     evaluation.evaluators = {
-        "zero_shot": {"task": {...}},      # directions that were never trained on
-        "few_shot_1": {},                  # one demonstration before each question; few_shot_5: five, and so on
+        "zero_shot": {"task": {...}},      # directions without training data
+        "few_shot_1": {},                  # one demonstration before each prompt; few_shot_5: five
         "pretraining": {"every_steps": 100},
     }
 
-A name that PRESETS knows starts from its settings, which the fields change; any other name gives them all.
+The fields of an evaluator named in PRESETS override the preset's; any other evaluator defines all fields.
 """
 
 import dataclasses
@@ -21,25 +21,25 @@ from finetune_scaling.data.templates import check_pattern, placeholders
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 
-EXAMPLES, GENERATED = 200, 100  # held-out examples that an evaluator takes unless told otherwise
-TEST_EVALUATOR = "test"  # the evaluator whose metrics are the run's own
-_SHOWN = ("input", "target")  # what a demonstration is made of, in this order
+EXAMPLES, GENERATED = 200, 100  # default numbers of held-out examples that are scored and decoded
+TEST_EVALUATOR = "test"  # evaluates the run's own test sets
+_DEMONSTRATION_FIELDS = ("input", "target")  # in this order
 DIRECTIONS = Literal["own", "zero_shot"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskEvaluator:
-    """Loss of targets and scores of generated text, on a task's held-out examples.
+    """Target loss and metrics of generated text on a task's held-out examples.
 
-    task: None takes the one that `directions` says: the model's own, or its languages that were never trained on
+    task: None: the one that `directions` selects: the model's own task, or its language pairs without training data
       (evaluation/zero_shot.py).
-    splits: names of its sets; None: all its test sets.
-    shots: demonstrations before each question, drawn with `seed` from the split `shots_from` among those that keep the
-      limits of sequences whole and take at most `max_shot_tokens` tokens each; written as `demonstration` says.
-    examples, generate: how many are scored, and how many of these decoded, of each set; None: all.
-    decoding: how texts are written; None: as the run's own evaluation.decoding says.
-    untuned: the base without tuning answers the same questions.
-    every_steps: while training, too, the values going to metrics.jsonl; None: once training has ended.
+    splits: names of its splits; None: all its test sets.
+    shots: demonstrations before each prompt, in the format `demonstration`, sampled with `seed` from the split
+      `shots_from` among examples that fit the sequence limits and have at most `max_shot_tokens` tokens.
+    examples, generate: how many examples of each split are scored, and how many of these are decoded; None: all.
+    decoding: None: the run's evaluation.decoding.
+    untuned: score the base model without tuning, too.
+    every_steps: also evaluate during training, with values in metrics.jsonl; None: only after training.
     """
 
     task: Mapping[str, Any] | None = None
@@ -59,26 +59,26 @@ class TaskEvaluator:
 
     def __post_init__(self) -> None:
         _check(self, {"shots": 0, "max_shot_tokens": 1, "seed": 0, "examples": 1, "generate": 0, "every_steps": 1})
-        check_pattern(self.demonstration, "demonstration", _SHOWN)
-        if placeholders(self.demonstration) != list(_SHOWN):
+        check_pattern(self.demonstration, "demonstration", _DEMONSTRATION_FIELDS)
+        if placeholders(self.demonstration) != list(_DEMONSTRATION_FIELDS):
             raise ConfigError(
-                f"demonstration = {self.demonstration!r} must hold {{input}} and then {{target}}, each once"
+                f"demonstration = {self.demonstration!r} must contain {{input}} and then {{target}}, once each"
             )
         if not self.demonstration.endswith("\n"):
-            # A newline is always a token of its own: the question behind it is then encoded as it is alone.
-            raise ConfigError(f"demonstration = {self.demonstration!r} must end with a newline; add one")
+            # A newline is always one token, so the prompt after it is encoded as it is without demonstrations.
+            raise ConfigError(f"demonstration = {self.demonstration!r} must end with a newline")
         if self.task is not None and self.directions != "own":
             raise ConfigError(
-                f"directions = {self.directions!r} chooses a task, but one is given; leave one of them out"
+                f"directions = {self.directions!r} selects a task, but task is given, too. Fix: remove one of them"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEvaluator:
-    """Loss on running text under the base's objective: what finetuning makes a model forget.
+    """Loss on running text under the pretraining objective, which measures forgetting.
 
-    texts, objective, length: None takes those that the base was pretrained with, its held-out text for `texts`.
-    rows: packed rows of text to score; None: all. untuned, every_steps: as for a task.
+    texts, objective, length: None: those of the base model's pretraining, with its held-out text.
+    rows: number of packed rows that are scored; None: all. untuned, every_steps: see TaskEvaluator.
     """
 
     texts: tuple[CorpusPart, ...] | None = None
@@ -106,24 +106,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pretraining": {"kind": "text"},
 }
 _FEW_SHOT = re.compile(r"few_shot_([1-9]\d*)")
-_NAME = re.compile(r"\w[\w-]*")  # it names files, and columns before a dot
+_NAME = re.compile(r"\w[\w-]*")  # used in file names, and in column names before a dot
 
 
 def read_evaluators(blocks: Mapping[str, Any] | None, where: str = "evaluation.evaluators") -> dict[str, Evaluator]:
-    """The evaluators of a config by name. ConfigError names the first wrong field."""
+    """Return the evaluators of a config by name. Raises ConfigError that names the first wrong field."""
     return {name: _read(name, block, f"{where}.{name}") for name, block in (blocks or {}).items()}
 
 
 def select_evaluators(names: Iterable[str], configured: Mapping[str, Evaluator], where: str) -> dict[str, Evaluator]:
-    """The evaluators of these names: those that a config has, else presets.
-
-    Raises ConfigError with the nearest known name.
-    """
+    """Return the named evaluators: those of the config, else presets. Raises ConfigError for an unknown name."""
     return {name: configured[name] if name in configured else preset(name, configured, where) for name in names}
 
 
 def preset(name: str, also_known: Iterable[str] = (), where: str = "evaluators") -> Evaluator:
-    """The evaluator of a name without a config."""
+    """Return the preset of this name. Raises ConfigError that suggests the nearest name if there is none."""
     settings = _preset_settings(name)
     if settings is None:
         raise ConfigError(f"{where}: no evaluator is called {name!r}{suggestion(name, [*also_known, *PRESETS])}")
@@ -132,12 +129,12 @@ def preset(name: str, also_known: Iterable[str] = (), where: str = "evaluators")
 
 def _read(name: str, block: Any, where: str) -> Evaluator:
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}: a name is made of letters, digits, _ and -; it names files and columns")
+        raise ConfigError(f"{where}: {name!r} is not a valid name; use letters, digits, _ and -")
     if not isinstance(block, Mapping):
         raise ConfigError(f"{where} must be a group of fields, not {block!r}")
     settings = _preset_settings(name)
     if settings is None and not block:
-        raise ConfigError(f"{where} says nothing, and no evaluator is called so{suggestion(name, PRESETS)}")
+        raise ConfigError(f"{where} is empty, and there is no preset of this name{suggestion(name, PRESETS)}")
     if "task" in block and block["task"] is not None:
         settings = {key: value for key, value in (settings or {}).items() if key != "directions"}
     return _build({**(settings or {}), **block}, where)
@@ -164,7 +161,7 @@ def _check(evaluator: Any, least: Mapping[str, int]) -> None:
 
 
 def with_overrides(evaluator: Evaluator, examples: int | None, generate: int | None, untuned: bool | None) -> Evaluator:
-    """An evaluator with what a command line says otherwise; None changes nothing."""
+    """Return an evaluator with the values of command-line flags; None keeps its own."""
     changes: dict[str, Any] = {} if untuned is None else {"untuned": untuned}
     if isinstance(evaluator, TextEvaluator):
         return dataclasses.replace(evaluator, **changes | ({} if examples is None else {"rows": examples}))
@@ -174,13 +171,13 @@ def with_overrides(evaluator: Evaluator, examples: int | None, generate: int | N
 
 
 def with_decoding(evaluator: Evaluator, decoding: DecodingConfig | None) -> Evaluator:
-    """An evaluator whose texts are written as `decoding` says, unless it says so itself; None changes nothing."""
+    """Return an evaluator with `decoding` if it does not have its own; None changes nothing."""
     if isinstance(evaluator, TextEvaluator):
         return evaluator
     return dataclasses.replace(evaluator, decoding=evaluator.decoding or decoding)
 
 
 def read_decoding(evaluation: Mapping[str, Any], where: str = "evaluation") -> DecodingConfig | None:
-    """How the group `evaluation` of a config says that texts are written; None where it says nothing of that."""
+    """Return the decoding settings in the group `evaluation` of a config; None if it has none."""
     fields = without_unset(evaluation.get("decoding") or {})
     return build(DecodingConfig, fields, f"{where}.decoding") if fields else None

@@ -1,9 +1,9 @@
-"""Holding a directory of an object store, where the system has no locks: an object that its holder renews.
+"""A lease on a directory of an object store, which has no locks: an object that its holder renews.
 
-Whoever finds one watches it: as long as it changes, its holder lives. So clocks need not agree. A holder that was
-killed is known at once on its own machine, and elsewhere after EXPIRY_SECONDS without a renewal. Of two processes that
-take a free directory in the same moment the later writer gets it, the other finds that out after SETTLE_SECONDS. A
-holder that could not renew for so long that another took over ends itself at once, lest both write.
+A process that finds a lease watches it: while it is renewed, its holder is alive, so clocks need not agree. A lease
+expires after EXPIRY_SECONDS without renewal, or at once if its holder was killed on the same machine. If two processes
+acquire a free lease at the same time, the last writer has it, which the other reads after SETTLE_SECONDS. A holder
+whose lease was taken over because it could not renew it exits at once, so that two processes never write.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ Lease = dict[str, Any]
 
 @contextlib.contextmanager
 def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds the lease at `path` while the block runs.
+    """Hold the lease at `path` while the block runs.
 
-    Raises InUseError where a living process holds it, unless `wait`; WorkdirError where the store cannot be used.
+    Raises InUseError if a live process holds it and `wait` is False; WorkdirError if the store cannot be used.
     """
     mine: Lease = {
         "holder": uuid.uuid4().hex,
@@ -48,39 +48,38 @@ def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
         "renewals": 0,
     }
     call_with_timeout(path, lambda: _read(path))
-    while not _take(path, mine):
+    while not _acquire(path, mine):
         if not wait:
-            found = _read(path) or {}
             raise InUseError(
-                f"{path.parent}: another process is working here (process {found.get('pid')} on {found.get('host')}); "
-                "let it end, or choose another"
+                f"{path.parent}: another process is working here ({_holder(_read(path) or {})}). Fix: wait for it, or "
+                "choose another"
             )
     done = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(path, mine, done), daemon=True)
-    renewing.start()
+    heartbeat = threading.Thread(target=_renew, args=(path, mine, done), daemon=True)
+    heartbeat.start()
     try:
         yield
     finally:
         done.set()
-        renewing.join()
+        heartbeat.join()
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
 
-def _take(path: epath.Path, mine: Lease) -> bool:
-    """Whether the lease could be had: it was free, its holder is dead, or it was not renewed while it was watched."""
+def _acquire(path: epath.Path, mine: Lease) -> bool:
+    """Try to acquire the lease; return whether it was free, its holder is dead, or it expired."""
     found = _read(path)
     if found is not None and not _is_dead(found):
-        log.info("%s: held by process %s on %s; watching whether it lives", path, found.get("pid"), found.get("host"))
-        if _changes(path, found):
+        log.info("%s: held by %s; waiting to see whether it is renewed", path, _holder(found))
+        if _is_renewed(path, found):
             return False
     call_with_timeout(path, lambda: path.write_text(json.dumps(mine)))
     time.sleep(SETTLE_SECONDS)
     return (_read(path) or {}).get("holder") == mine["holder"]
 
 
-def _changes(path: epath.Path, found: Lease) -> bool:
-    """Whether a lease is renewed within EXPIRY_SECONDS; one that is given back meanwhile is not."""
+def _is_renewed(path: epath.Path, found: Lease) -> bool:
+    """Return whether a lease is renewed within EXPIRY_SECONDS; False if it is released."""
     end = time.monotonic() + EXPIRY_SECONDS
     while time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
@@ -101,41 +100,45 @@ def _read(path: epath.Path) -> Lease | None:
 
 
 def _is_dead(lease: Lease) -> bool:
-    """Whether the holder ran on this machine and is no more."""
+    """Return whether the holder ran on this machine and has exited."""
     if lease.get("machine") != _machine() or not isinstance(lease.get("pid"), int):
         return False
     try:
         os.kill(lease["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except PermissionError:  # the process exists, and is another user's
         return False
     return False
 
 
+def _holder(lease: Lease) -> str:
+    return f"process {lease.get('pid')} on {lease.get('host')}"
+
+
 def _machine() -> str:
-    """Names this boot of this machine and its numbering of processes, which containers have of their own."""
+    """Return an identifier of this boot of this machine and of the PID namespace (of a container)."""
     boot = Path("/proc/sys/kernel/random/boot_id")
-    numbering = Path("/proc/self/ns/pid")
-    if not boot.exists() or not numbering.is_symlink():
-        return uuid.uuid4().hex  # nothing to go by: another machine each time
-    return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink(numbering)}"
+    namespace = Path("/proc/self/ns/pid")
+    if not boot.exists() or not namespace.is_symlink():
+        return uuid.uuid4().hex  # unknown: never equal to another process's
+    return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink(namespace)}"
 
 
 def _renew(path: epath.Path, mine: Lease, done: threading.Event) -> None:
-    """Renews until done; ends the process where another has taken over."""
+    """Renew the lease until `done`; exit the process if another process has taken it over."""
     while not done.wait(RENEWAL_SECONDS):
         try:
             found = _read(path)
             if found is not None and found.get("holder") != mine["holder"]:
-                _end(f"{path.parent}: process {found.get('pid')} on {found.get('host')} took this directory over")
+                _exit(f"{path.parent}: {_holder(found)} took over this directory")
             mine["renewals"] += 1
             path.write_text(json.dumps(mine))
-        except Exception as error:  # of the network; the next time may do
-            log.warning("%s: could not be renewed (%s: %s); trying again", path, type(error).__name__, error)
+        except Exception as error:  # a network error, which may be transient
+            log.warning("%s: cannot be renewed (%s: %s); trying again", path, type(error).__name__, error)
 
 
-def _end(why: str) -> None:
-    print(f"error: {why}, since this process could not renew its hold; it ends without saving", file=sys.stderr)
+def _exit(reason: str) -> None:
+    print(f"error: {reason}, as this process could not renew its lease; it exits without saving", file=sys.stderr)
     sys.stderr.flush()
     os._exit(EXIT_FAILED)

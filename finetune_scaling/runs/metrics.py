@@ -1,5 +1,6 @@
-"""Where the numbers of a run go: metrics.jsonl always, TensorBoard and W&B where asked, progress on the terminal."""
+"""Writers of a run's metrics: metrics.jsonl always, TensorBoard and W&B on request, progress on the terminal."""
 
+import abc
 import contextlib
 import hashlib
 import json
@@ -8,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -21,18 +22,21 @@ from finetune_scaling.sharding.roles import is_primary
 log = logging.getLogger(__name__)
 
 
-class Writer(Protocol):
-    """Takes the numbers of one step."""
+class Writer(abc.ABC):
+    """Writes the metrics of one step."""
 
+    @abc.abstractmethod
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:  # noqa: B027
+        """Make all metrics durable; nothing to do for writers that do so themselves."""
 
+    @abc.abstractmethod
     def close(self) -> None: ...
 
 
-class JsonLines:
-    """One JSON object a line: {"step": ..., name: value, ...}, at once."""
+class JsonLines(Writer):
+    """Appends one JSON object per line: {"step": ..., name: value, ...}."""
 
     def __init__(self, directory: Path):
         self._path = directory / METRICS
@@ -43,17 +47,16 @@ class JsonLines:
         with disk_errors(self._path):
             print(json.dumps({"step": step, **values}), file=self._file, flush=True)
 
-    def flush(self) -> None:
-        """Every line is written when it comes."""
-
     def close(self) -> None:
         with disk_errors(self._path):
             self._file.close()
 
 
-class RemoteJsonLines:
-    """The same in an object store, where nothing can be added to a file: lines wait here and the whole is written anew
-    before each checkpoint and at the end. So a run that is resumed finds all lines up to its checkpoint.
+class RemoteJsonLines(Writer):
+    """Writes metrics.jsonl to an object store, where objects cannot be appended to.
+
+    Lines are buffered, and the complete file is written before each checkpoint and at the end, so that a resumed run
+    finds all lines up to its checkpoint.
     """
 
     def __init__(self, directory: epath.Path):
@@ -74,8 +77,8 @@ class RemoteJsonLines:
         self.flush()
 
 
-class TensorBoard:
-    """Event files in `directory`/tensorboard; what an earlier process wrote there of steps after `step` is hidden."""
+class TensorBoard(Writer):
+    """Writes event files to `directory`/tensorboard; those that a killed process wrote after `step` are hidden."""
 
     def __init__(self, directory: Location, step: int):
         local_path(directory, "the log of TensorBoard")
@@ -87,62 +90,56 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def flush(self) -> None:
-        """tensorboardX writes by itself, every two minutes and when closed."""
-
     def close(self) -> None:
         self._writer.close()
 
 
-class WeightsAndBiases:
-    """A W&B run named after the directory; project and entity come from W&B's own environment variables.
+class WeightsAndBiases(Writer):
+    """Logs to a W&B run named after the directory; project and entity come from W&B's own environment variables.
 
-    Steps that an earlier process has logged already are not logged again: W&B ignores them by itself.
+    W&B ignores steps that were already logged before a resume.
     """
 
     def __init__(self, directory: Location, step: int):
         with _extra("wandb"):
             import wandb
-        place = str(directory) if isinstance(directory, Path) else None  # W&B's own choice
-        self._run = wandb.init(name=directory.name, dir=place, resume="allow", id=_run_id(directory))
+        folder = str(directory) if isinstance(directory, Path) else None  # None: W&B's default
+        self._run = wandb.init(name=directory.name, dir=folder, resume="allow", id=_run_id(directory))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
-
-    def flush(self) -> None:
-        """W&B sends by itself."""
 
     def close(self) -> None:
         self._run.finish()
 
 
 def _run_id(directory: Location) -> str:
-    """The same for every process of a run, and of no other run: the last names of directories repeat in a study."""
-    config = directory / CONFIG
-    told = config.read_bytes() if config.exists() else b""
-    return hashlib.sha256(str(absolute(directory)).encode() + b"\n" + told).hexdigest()[:32]
+    """Return an id that a resumed run shares and other runs do not, although directory names repeat in a study."""
+    file = directory / CONFIG
+    config = file.read_bytes() if file.exists() else b""
+    return hashlib.sha256(str(absolute(directory)).encode() + b"\n" + config).hexdigest()[:32]
 
 
 WRITERS: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 class Metrics:
-    """All writers of a run as one. step: where it goes on from, later ones being written anew."""
+    """Writes to all writers of a run. step: the step from which it resumes."""
 
     def __init__(self, directory: Location, further: Sequence[str] = (), step: int = 0):
         kinds = [choose(WRITERS, name, "logging.writers") for name in further]
-        self._writers: list[Writer] = []  # of several processes that train together only the first one writes
+        self._writers: list[Writer] = []  # empty on processes other than the primary
         if is_primary():
             lines = JsonLines(directory) if isinstance(directory, Path) else RemoteJsonLines(directory)
             self._writers = [lines, *(kind(directory, step) for kind in kinds)]
 
     def write(self, step: int, **values: float) -> None:
-        """Writes named numbers of one step everywhere."""
+        """Write the metrics of one step to all writers."""
         for writer in self._writers:
             writer.write(step, values)
 
     def flush(self) -> None:
-        """Puts all that was written where a process that goes on from here finds it; called before each checkpoint."""
+        """Make all metrics durable; called before each checkpoint."""
         for writer in self._writers:
             writer.flush()
 
@@ -152,17 +149,17 @@ class Metrics:
 
 
 class ProgressReporter:
-    """Rate and time left: one line rewritten on a terminal, a plain line now and then in a log."""
+    """Reports rate and remaining time: one rewritten line on a terminal, a line at intervals in a log."""
 
     def __init__(self, title: str, start: int, total: int, every_seconds: float = 30.0):
         self._title, self._start, self._total = title, start, total
-        self._began = self._last = time.monotonic()
+        self._started = self._last = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._every = 0.2 if self._terminal else every_seconds
         self._width = 0
 
     def update(self, step: int, **values: Any) -> None:
-        """Tells the step reached and some values, if it is time to."""
+        """Report the step and some values if the interval has passed."""
         now = time.monotonic()
         if now - self._last < self._every:
             return
@@ -176,13 +173,13 @@ class ProgressReporter:
             log.info("%s", line)
 
     def close(self) -> None:
-        """Clears the line."""
+        """Clear the line."""
         if self._terminal and self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
 
     def _line(self, step: int, now: float, values: Mapping[str, Any]) -> str:
-        rate = (step - self._start) / max(now - self._began, 1e-9)
+        rate = (step - self._start) / max(now - self._started, 1e-9)
         left = (self._total - step) / rate if rate else float("inf")
         shown = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         return f"{self._title}: step {step}/{self._total}, {rate:.1f} steps/s, {_clock(left)} left, {shown}"
@@ -202,5 +199,5 @@ def _extra(name: str):
         yield
     except ImportError as error:
         raise ConfigError(
-            f"logging.writers asks for {name}, which is not installed: pip install 'finetune-scaling[logging]'"
+            f"logging.writers names {name}, which is not installed. Fix: pip install 'finetune-scaling[logging]'"
         ) from error

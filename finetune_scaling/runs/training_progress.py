@@ -1,28 +1,27 @@
-"""How far a run has come: what is saved with every checkpoint beside its arrays."""
+"""The progress of training, saved with every checkpoint so that a run resumes exactly where it stopped."""
 
 import dataclasses
 import math
-
-from finetune_scaling.runs.checkpoints import CheckpointMetadata
+from typing import Any
 
 
 @dataclasses.dataclass
 class TrainingProgress:
-    """How far a run has come; saved with every checkpoint."""
+    """How far training has come."""
 
     step: int = 0
     best_step: int | None = None
     best_loss: float = math.inf
-    losses: list[float] = dataclasses.field(default_factory=list)  # of every dev evaluation so far
+    losses: list[float] = dataclasses.field(default_factory=list)  # of all dev evaluations so far
     steps_evaluated: list[int] = dataclasses.field(default_factory=list)
-    target_tokens: int = 0  # that the loss was taken of
-    unreported_loss: float = 0.0  # summed over the steps since training loss was last written
+    target_tokens: int = 0  # that contributed to the training loss
+    unreported_loss: float = 0.0  # sum over the steps since training loss was last logged
     unreported_tokens: float = 0.0
     stopped_by: str | None = None
-    seconds: float = 0.0  # that the run took up to its last save, over all its processes
+    seconds: float = 0.0  # training time up to the last checkpoint, summed over restarts
 
     def add_evaluation(self, step: int, loss: float) -> bool:
-        """Notes a dev loss; returns whether it is the best so far."""
+        """Record a dev loss; return whether it is the best so far."""
         self.losses.append(loss)
         self.steps_evaluated.append(step)
         if loss < self.best_loss:
@@ -32,10 +31,10 @@ class TrainingProgress:
 
     @property
     def evaluations_since_best(self) -> int:
-        """Dev evaluations after the best one."""
+        """Number of dev evaluations after the best one."""
         return sum(step > (self.best_step or 0) for step in self.steps_evaluated)
 
 
-def progress_from_metadata(metadata: CheckpointMetadata) -> TrainingProgress:
-    """The position that a checkpoint was saved with."""
+def progress_from_metadata(metadata: dict[str, Any]) -> TrainingProgress:
+    """Return the progress that a checkpoint was saved with."""
     return TrainingProgress(**metadata["position"])

@@ -109,10 +109,10 @@ def record_config(study: StudyConfig, config: Mapping[str, Any], workdir: Path) 
     with lock_directory(workdir, wait=True):
         for base in bases(study):
             if base.tokens is None:  # conversions are compared with their source elsewhere
-                RunDirectory(base.directory(workdir)).check(pretraining_config(study, workdir, base))
+                RunDirectory(base.directory(workdir)).check_config(pretraining_config(study, workdir, base))
         for run in runs(study):
             if (workdir / run.directory).exists():
-                RunDirectory(workdir / run.directory).check(finetuning_config(study, workdir, run))
+                RunDirectory(workdir / run.directory).check_config(finetuning_config(study, workdir, run))
         write_json_atomically(workdir / CONFIG, configuration.plain(config))
 
 

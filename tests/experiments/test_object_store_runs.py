@@ -323,7 +323,7 @@ def test_a_holder_whose_directory_was_taken_over_ends_at_once(bucket):
     write_atomically(f"{url}/.lock", json.dumps({"holder": "another", "pid": 7, "host": "elsewhere"}))
     _, errors = process.communicate(timeout=20)
     assert process.returncode == EXIT_FAILED
-    assert "error: gs://bucket/taken: process 7 on elsewhere took this directory over" in errors
+    assert "error: gs://bucket/taken: process 7 on elsewhere took over this directory" in errors
 
 
 # What a user may get wrong.

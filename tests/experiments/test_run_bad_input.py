@@ -147,7 +147,7 @@ def test_a_base_that_was_trained_anew_after_finetuning(tiny_runs, finished, othe
     moved = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     config = tiny_runs.config("lora", base={"run": str(moved)})
     directory = Path(shutil.copytree(finished, tmp_path / "run"))
-    RunDirectory(directory).claim(config)  # a base may move
+    RunDirectory(directory).write_config(config)  # a base may move
     load_run_checkpoint(find_run(directory))
     shutil.rmtree(moved)
     shutil.copytree(other_base, moved)

@@ -52,7 +52,7 @@ class Runs(NamedTuple):
         if public is not None:
             del pretraining["corpus"]
             pretraining["public"] = public
-        RunDirectory(directory).claim(pretraining)
+        RunDirectory(directory).write_config(pretraining)
         metadata = {
             "model": model,
             "method": {"name": "full"},

@@ -57,7 +57,7 @@ def bring_in(incoming: Incoming) -> dict[str, Any]:
     run_config = read_run_config(config)
     checkpoint = _checkpoint(run_config, model, adapter, base)
     with new_directory(out) as unfinished:
-        RunDirectory(unfinished).claim(config)
+        RunDirectory(unfinished).write_config(config)
         with contextlib.closing(Checkpoints(unfinished)) as checkpoints:
             checkpoints.save(0, *checkpoint)
     trained = sum(leaf.size for leaf in adapter.leaves.values())
