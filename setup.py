@@ -42,6 +42,7 @@ REQUIREMENTS = [
     "pandas>=2.3,<3.2",  # tables of points
     "scipy>=1.16,<1.18",  # root finding, statistical tests and intervals
     "matplotlib>=3.10,<3.12",  # plots of the report
+    "jinja2>=3.1,<4",  # page of the report, and pandas' LaTeX tables
 ]
 
 # Reference implementation of the public model families: for tests, and a baseline of benchmarks.
@@ -100,7 +101,7 @@ setup(
     packages=find_packages(include=["finetune_scaling", "finetune_scaling.*"]),
     package_data={
         "finetune_scaling.evaluation.sample_page": ["*.html", "*.css", "*.js"],
-        "finetune_scaling.report": ["*.css", "*.js"],
+        "finetune_scaling.report": ["*.css", "*.html"],
     },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -16,12 +16,12 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-from finetune_scaling.recommendation.candidates import Candidate, drawn_losses
+from finetune_scaling.recommendation.candidates import TuningCandidate, bootstrap_losses
 from finetune_scaling.recommendation.cost import CostModel, analytic_cost
 from finetune_scaling.recommendation.decision import decide
-from finetune_scaling.recommendation.next_run import Run, propose
-from finetune_scaling.recommendation.pet import PetDefault
-from finetune_scaling.recommendation.surface import Surface, surface
+from finetune_scaling.recommendation.information_value import PossibleRun, propose
+from finetune_scaling.recommendation.pet_defaults import PetDefault
+from finetune_scaling.recommendation.loss_predictions import LossPredictor, loss_predictor
 from synthetic_points import EN_DE, SIZES
 
 METHODS = ("full", "lora")
@@ -43,24 +43,24 @@ class SimulatedStudy:
 
     seed: int
     laws: dict[str, tuple[float, float, float, float]]
-    runs: tuple[Run, ...]
-    outcomes: dict[Run, float]
+    runs: tuple[PossibleRun, ...]
+    outcomes: dict[PossibleRun, float]
 
     @property
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[TuningCandidate]:
         """Candidates that the budget affords at the largest dataset size."""
         dear = max(run.flops for run in self.runs)
         return [
-            Candidate(run.method, run.x)
+            TuningCandidate(run.method, run.x)
             for run in self.runs
             if run.examples == EXAMPLES[-1] and run.flops <= BUDGET_SHARE * dear
         ]
 
-    def truth(self, candidate: Candidate) -> float:
+    def truth(self, candidate: TuningCandidate) -> float:
         """Return the true loss of a candidate."""
         return _loss(self.laws[candidate.method], candidate.size, EXAMPLES[-1])
 
-    def regret(self, candidate: Candidate) -> float:
+    def regret(self, candidate: TuningCandidate) -> float:
         """Return how much worse a candidate truly is than the best affordable one, in nats."""
         return self.truth(candidate) - min(map(self.truth, self.candidates))
 
@@ -73,15 +73,15 @@ class Step:
     regret: float
 
 
-Policy = Callable[[SimulatedStudy, "State"], Run | None]
+Policy = Callable[[SimulatedStudy, "State"], PossibleRun | None]
 
 
 @dataclass(frozen=True)
 class State:
-    """What a policy knows: surfaces by method, and the affordable runs that are not yet measured."""
+    """What a policy knows: predictors by method, and the affordable runs that are not yet measured."""
 
-    surfaces: dict[str, Surface]
-    left: tuple[Run, ...]
+    predictors: dict[str, LossPredictor]
+    left: tuple[PossibleRun, ...]
     random: np.random.Generator
 
 
@@ -97,7 +97,7 @@ def simulate_study(seed: int) -> SimulatedStudy:
         laws[method] = (coefficient, own, beta, EN_DE[method]["E"])
     costs: dict[str, CostModel] = {method: analytic_cost(method, TOKENS_PER_EXAMPLE, 1) for method in METHODS}
     runs = tuple(
-        Run(method, "model", x, examples, x, None, costs[method](x, examples, None).flops)
+        PossibleRun(method, "model", x, examples, x, None, costs[method](x, examples, None).flops)
         for method in METHODS
         for x in MODELS
         for examples in EXAMPLES
@@ -112,44 +112,44 @@ def run_policy(study: SimulatedStudy, policy: Policy, flops: float, most_runs: i
     """Return the steps of a policy, from the initial grid on, until its runs would cost more than `flops`."""
     made = [run for run in study.runs if run.x in FIRST_MODELS and run.examples in FIRST_EXAMPLES]
     random, spent = np.random.default_rng(study.seed), 0.0
-    surfaces = {method: _fit(study, made, method) for method in METHODS}
-    steps = [Step(0.0, study.regret(choice(study, surfaces)))]
+    predictors = {method: _fit(study, made, method) for method in METHODS}
+    steps = [Step(0.0, study.regret(choice(study, predictors)))]
     while len(steps) <= most_runs:
         left = tuple(run for run in study.runs if run not in made and spent + run.flops <= flops)
-        run = policy(study, State(surfaces, left, random)) if left else None
+        run = policy(study, State(predictors, left, random)) if left else None
         if run is None:
             break
         made.append(run)
         spent += run.flops
-        surfaces[run.method] = _fit(study, made, run.method)
-        steps.append(Step(spent, study.regret(choice(study, surfaces))))
+        predictors[run.method] = _fit(study, made, run.method)
+        steps.append(Step(spent, study.regret(choice(study, predictors))))
     return steps
 
 
-def choice(study: SimulatedStudy, surfaces: dict[str, Surface]) -> Candidate:
+def choice(study: SimulatedStudy, predictors: dict[str, LossPredictor]) -> TuningCandidate:
     """Return the candidate that would be chosen now."""
-    return decide(study.candidates, drawn_losses(study.candidates, surfaces, EXAMPLES[-1])).chosen.candidate
+    return decide(study.candidates, bootstrap_losses(study.candidates, predictors, EXAMPLES[-1])).chosen.candidate
 
 
-def expected_value(study: SimulatedStudy, state: State) -> Run | None:
+def expected_value(study: SimulatedStudy, state: State) -> PossibleRun | None:
     """Return the run of most expected value for its cost; None where none helps."""
-    losses = drawn_losses(study.candidates, state.surfaces, EXAMPLES[-1])
+    losses = bootstrap_losses(study.candidates, state.predictors, EXAMPLES[-1])
     decision = decide(study.candidates, losses)
-    found = propose(state.left, state.surfaces, losses, decision.regret, 1)
+    found = propose(state.left, state.predictors, losses, decision.regret, 1)
     return found[0].run if found else None
 
 
-def random_run(study: SimulatedStudy, state: State) -> Run:
+def random_run(study: SimulatedStudy, state: State) -> PossibleRun:
     """Return a random run."""
     return state.left[state.random.integers(len(state.left))]
 
 
-def grid_order(study: SimulatedStudy, state: State) -> Run:
+def grid_order(study: SimulatedStudy, state: State) -> PossibleRun:
     """Return the next run of the grid: by method, then model size, then examples."""
     return state.left[0]
 
 
-def cheapest_first(study: SimulatedStudy, state: State) -> Run:
+def cheapest_first(study: SimulatedStudy, state: State) -> PossibleRun:
     """Return the cheapest run."""
     return min(state.left, key=lambda run: run.flops)
 
@@ -183,7 +183,7 @@ def _with_gap(study: SimulatedStudy, gap: float) -> tuple[float, float, float, f
     return scale * wanted / (study.truth(best["lora"]) - offset), alpha, beta, offset
 
 
-def _fit(study: SimulatedStudy, made: Sequence[Run], method: str) -> Surface:
+def _fit(study: SimulatedStudy, made: Sequence[PossibleRun], method: str) -> LossPredictor:
     own = [run for run in made if run.method == method]
     rows = pd.DataFrame(
         [(run.method, run.factor, run.x, run.examples, study.outcomes[run]) for run in own], columns=[*COLUMNS, "loss"]
@@ -191,4 +191,4 @@ def _fit(study: SimulatedStudy, made: Sequence[Run], method: str) -> Surface:
     fitted, skipped = fit_joint(MULTIPLICATIVE, rows, FitSettings(), PADDED, Resampling(resamples=RESAMPLES))
     if fitted is None:
         raise ValueError(f"study {study.seed}: {skipped}")
-    return surface(fitted, rows, PetDefault())
+    return loss_predictor(fitted, rows, PetDefault())

@@ -22,14 +22,15 @@ from finetune_scaling.laws.fitting.joint_fit import JointFit, Skipped
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable, read_points
+from finetune_scaling.tuning.registry import METHODS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
-from finetune_scaling.recommendation.advice import Advice, advise
-from finetune_scaling.recommendation.question import Question, asked, choose_task
-from finetune_scaling.tuning.registry import METHODS
+from finetune_scaling.recommendation.advice import Advice
+from finetune_scaling.recommendation.advisor import advise
+from finetune_scaling.recommendation.question import Question, choose_task, make_question
 
-if TYPE_CHECKING:  # pictures take longer to import than laws
-    from finetune_scaling.report.picture import Picture
+if TYPE_CHECKING:  # matplotlib takes longer to import than laws
+    from finetune_scaling.report.plots import ReportFigure
 
 __all__ = ["Fitted", "Prediction", "fit", "read_points"]
 
@@ -93,7 +94,7 @@ class Fitted(JointFits):
 
         return laws_table(self)[[*("task", "method", "law", "parameter", "value", "low", "high", "identified", "why")]]
 
-    def figure(self, task: str | None = None) -> "Picture":
+    def figure(self, task: str | None = None) -> "ReportFigure":
         """Loss against finetuning examples, a panel for each model size: measured, and by the multiplicative law.
 
         A method that the law does not describe has no curve. task: may be left out where there is one. A matplotlib
@@ -102,7 +103,7 @@ class Fitted(JointFits):
         """
         import matplotlib as mpl
 
-        from finetune_scaling.report.law_figure import draw_methods
+        from finetune_scaling.report.law_plots import draw_methods
         from finetune_scaling.report.plots import RC
 
         task = choose_task(self.tasks, task)
@@ -112,11 +113,11 @@ class Fitted(JointFits):
             return draw_methods(self, task)
 
     def recommend(self, examples: float, budget: str | None = None, task: str | None = None, **options: Any) -> Advice:
-        """What to choose for so many examples; budget: as on the command line; options: of guidance.question.asked.
+        """Recommend a candidate; budget: as on the command line; options: of recommendation.question.make_question.
 
         Raises ConfigError on an unknown task, a malformed budget, or one below the cheapest candidate.
         """
-        return self.recommend_to(asked(examples, budget, **options), choose_task(self.tasks, task))
+        return self.recommend_to(make_question(examples, budget, **options), choose_task(self.tasks, task))
 
     def recommend_to(self, question: Question, task: str) -> Advice:
         """The same, of a question that is made already and a task that is fitted."""

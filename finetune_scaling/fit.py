@@ -1,7 +1,7 @@
 """Fits scaling laws to a table of points: `python -m finetune_scaling.fit --points=points.csv --out=DIR`.
 
-Writes fit.json, tables/*.csv, plots/*.png and *.svg and report.html. With --law=NAME it fits that one law to a CSV
-whose columns are the law's factors and loss.
+Writes fit.json, tables/*.csv, plots/*.png and *.svg, and report.html. With --law=NAME it fits one law to a CSV whose
+columns are the law's factors and loss.
 """
 
 from pathlib import Path
@@ -21,37 +21,37 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def define_flags() -> None:
-    """Declares the command's flags."""
-    flags.DEFINE_string("points", None, "points: a study's directory, or a CSV or JSONL of yours", required=True)
+    """Declare the command's flags."""
+    flags.DEFINE_string("points", None, "a study's directory, or your own CSV or JSONL file", required=True)
     flags.DEFINE_string("out", None, "directory for fit.json, tables, plots and report.html", required=True)
-    flags.DEFINE_string("law", None, f"fit this law alone to a CSV of its factors and loss: {', '.join(LAWS)}")
-    flags.DEFINE_string("by", None, "with --law: a column whose values are fitted apart")
+    flags.DEFINE_string("law", None, f"fit only this law to a CSV of its factors and loss: {', '.join(LAWS)}")
+    flags.DEFINE_string("by", None, "with --law: fit each value of this column separately")
     flags.DEFINE_list("laws", None, "joint laws of X and D to fit to a table; default: multiplicative,additive")
-    flags.DEFINE_enum("bootstrap", None, KINDS, "what is drawn anew; default: both, with --law settings")
-    flags.DEFINE_integer("resamples", RESAMPLES, "bootstrap resamples")
-    flags.DEFINE_bool("profile", False, "profile the likelihood of every parameter too")
-    flags.DEFINE_float("huber_delta", HUBER_DELTA, "where the Huber loss turns from square to straight")
+    flags.DEFINE_enum("bootstrap", None, KINDS, "what the bootstrap resamples; default: both, with --law settings")
+    flags.DEFINE_integer("resamples", RESAMPLES, "number of bootstrap replicates")
+    flags.DEFINE_bool("profile", False, "also compute profile-likelihood intervals")
+    flags.DEFINE_float("huber_delta", HUBER_DELTA, "threshold of the Huber loss")
     flags.DEFINE_enum("residual", None, ["log", "linear"], "residual to fit; default: the law's own")
-    flags.DEFINE_list("methods", None, f"names in the column method; default: {','.join(METHODS)}")
+    flags.DEFINE_list("methods", None, f"valid values of the column method; default: {','.join(METHODS)}")
     flags.DEFINE_enum("size", "total", ["total", "non_embedding"], "which parameters count as model size")
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command."""
     values = flags.FLAGS
     if not values.huber_delta > 0:
-        raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero; the paper uses {HUBER_DELTA}")
+        raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero. Fix: the paper uses {HUBER_DELTA}")
     settings = FitSettings(values.huber_delta, values.residual)
     resampling = Resampling(values.bootstrap or ("settings" if values.law else "both"), values.resamples)
     if values.law is not None:
         for name in ("size", "methods", "laws", "profile"):
             if flags.FLAGS[name].present:
-                raise ConfigError(f"--{name} is for a table of points; --law fits its own columns, so leave it out")
+                raise ConfigError(f"--{name} does not apply to --law, which fits its own columns. Fix: remove it")
         law, points, out = law_named(values.law), Path(values.points), Path(values.out)
         fit_csv(law, points, out, settings, print, by=values.by, resampling=resampling)
         return
     if values.by is not None:
-        raise ConfigError("--by is for --law: a table of points is fitted by task and method anyway")
+        raise ConfigError("--by needs --law; a table of points is fitted by task and method. Fix: remove it")
     analysis = fit_study(
         values.points,
         values.out,
@@ -70,7 +70,7 @@ def _joint_law(name: str) -> Law:
     law = law_named(name)
     if set(law.factors) != {"X", "D"}:
         raise ConfigError(
-            f"--laws={name}: it takes {', '.join(law.factors)}; a table of points is fitted by laws of X and D"
+            f"--laws={name}: is a law of {', '.join(law.factors)}; a table of points needs laws of X and D"
         )
     return law
 

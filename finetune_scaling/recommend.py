@@ -1,9 +1,10 @@
-"""What to choose for so many finetuning examples: python -m finetune_scaling.recommend --points=points.csv
---finetune-examples=40e3 --budget=1e20flop
+"""Recommends a tuning method and sizes for a number of finetuning examples.
 
-Per task: the method, model size and PET size of least expected loss within the budget, what they cost, how probably
-the choice is right, and what a wrong one costs; or that the points are not enough to tell. --next-run proposes the runs
-that would sharpen the decision most for their cost. --json prints JSON only. docs/guidance.md tells how it is reckoned.
+    python -m finetune_scaling.recommend --points=points.csv --finetune-examples=40e3 --budget=1e20flop
+
+Prints per task the method, model size and PET size of least expected loss within the budget, their cost, the
+probability that the choice is the best one, and its expected regret; or that the points are inconclusive. --next-run
+proposes the runs that improve the decision most for their cost. --json prints JSON only. Method: docs/guidance.md.
 """
 
 import json
@@ -20,51 +21,51 @@ from finetune_scaling.api import fit, read_points
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.planning import prices
-from finetune_scaling.recommendation.advice import CONFIDENT, NEGLIGIBLE, Advice, lay_out
+from finetune_scaling.recommendation.advice import CONFIDENT, NEGLIGIBLE, Advice
+from finetune_scaling.recommendation.advisor import list_options
 from finetune_scaling.recommendation.budget import FORMS, UTILISATION
-from finetune_scaling.recommendation.question import NEXT_RUNS, Question, asked, choose_task
+from finetune_scaling.recommendation.question import NEXT_RUNS, Question, choose_task, make_question
 from finetune_scaling.recommendation.record import to_record
-from finetune_scaling.recommendation.words import describe
 from finetune_scaling.tuning.registry import METHODS
 
 _PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")
-_POINTS = flags.DEFINE_string("points", None, "CSV of points (points.csv of a study, or a table of yours).")
-_EXAMPLES = flags.DEFINE_string("finetune_examples", None, "Finetuning examples at hand, as 40000 or 40e3.")
+_POINTS = flags.DEFINE_string("points", None, "CSV of points: points.csv of a study, or your own table.")
+_EXAMPLES = flags.DEFINE_string("finetune_examples", None, "Number of available finetuning examples, as 40000 or 40e3.")
 _TASK = flags.DEFINE_string("task", None, "One of the points' tasks; default: all.")
-_BUDGET = flags.DEFINE_string("budget", None, f"What a run may cost: {FORMS}.")
-_METRIC = flags.DEFINE_string("metric", None, "Score to expect beside the loss, as bleu; default: the points' first.")
-_NEXT_RUN = flags.DEFINE_boolean("next_run", False, "Propose the runs that would sharpen the decision most.")
-_SIZES = flags.DEFINE_list("sizes", None, "Parameters of models to consider beside the measured ones, as 1e9,2e9.")
-_METHODS = flags.DEFINE_list("methods", None, f"Names in the column method; default: {','.join(METHODS)}.")
-_TOKENS = flags.DEFINE_float("tokens_per_example", None, "Reckon costs as 6 N or 4 N a token, not from column flops.")
+_BUDGET = flags.DEFINE_string("budget", None, f"Budget of one run: {FORMS}.")
+_METRIC = flags.DEFINE_string("metric", None, "Metric to predict, such as bleu; default: the points' first.")
+_NEXT_RUN = flags.DEFINE_boolean("next_run", False, "Propose the runs that improve the decision most for their cost.")
+_SIZES = flags.DEFINE_list("sizes", None, "Further model sizes to consider, as 1e9,2e9 parameters.")
+_METHODS = flags.DEFINE_list("methods", None, f"Method names in the points; default: {','.join(METHODS)}.")
+_TOKENS = flags.DEFINE_float("tokens_per_example", None, "Compute costs as 6 N or 4 N per token.")
 _EPOCHS = flags.DEFINE_float("epochs", 1.0, "With --tokens-per-example: passes over the examples.")
-_UTILISATION = flags.DEFINE_float("utilisation", UTILISATION, "Assumed model FLOPs utilisation, a share of the peak.")
-_JSON = flags.DEFINE_boolean("json", False, "JSON on stdout and nothing else.")
-_OUT = flags.DEFINE_string("out", None, "Write the JSON to this file too.")
+_UTILISATION = flags.DEFINE_float("utilisation", UTILISATION, "Assumed model FLOPs utilisation (share of the peak).")
+_JSON = flags.DEFINE_boolean("json", False, "Print JSON only.")
+_OUT = flags.DEFINE_string("out", None, "Also write the JSON to this file.")
 
 
 def main() -> None:
-    """Reads the points, fits the tasks that are asked for, and prints the answers."""
+    """Fit the requested tasks and print the recommendations."""
     question = read_question()
     table = read_points(command.required(_POINTS), methods=_METHODS.value or tuple(METHODS))
     tasks = table.tasks if _TASK.value is None else (choose_task(table.tasks, _TASK.value),)
-    for task in tasks:  # costs and budget are wrong or right before anything is fitted
-        lay_out(table, task, question)
+    for task in tasks:  # costs and budget are checked before the slow fits
+        list_options(table, task, question)
     started = time.perf_counter()
     fitted = fit(table, tasks, progress=lambda text: _say(started, text))
     answers = []
     for task in tasks:
-        _say(started, f"{task}: weighing the candidates")
+        _say(started, f"{task}: comparing the candidates")
         answers.append(fitted.recommend_to(question, task))
     result = {"tasks": [to_record(answer) for answer in answers], "settings": _settings(question, answers)}
     if _OUT.value:
         write_json_atomically(Path(_OUT.value), result)
-    print(json.dumps(result) if _JSON.value else "\n\n".join(map(describe, answers)))
+    print(json.dumps(result) if _JSON.value else "\n\n".join(map(str, answers)))
 
 
 def read_question() -> Question:
-    """The question that the flags ask."""
-    return asked(
+    """Read the question from the flags."""
+    return make_question(
         number(command.required(_EXAMPLES), "finetune-examples"),
         _BUDGET.value,
         prices.read_prices(command.read_config(_PRICES)),
@@ -78,11 +79,11 @@ def read_question() -> Question:
 
 
 def number(text: str, flag: str) -> float:
-    """A flag's number, as 40000 or 40e3; ConfigError where it is none."""
+    """Parse a flag's number; raises ConfigError if it is not one."""
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"--{flag}={text} is no number; write 40000 or 40e3") from None
+        raise ConfigError(f"--{flag}={text} is not a number. Fix: write it as 40000 or 40e3") from None
 
 
 def _say(started: float, text: str) -> None:

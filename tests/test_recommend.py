@@ -1,4 +1,4 @@
-"""The recommend command on the points of the Debian study: its words, its JSON, and its errors of one line."""
+"""The recommend command on the points of the Debian study: JSON and usage errors."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_json_alone_is_on_stdout_and_in_the_file(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         ((), "--finetune-examples is missing"),
-        (("--finetune-examples=40k",), "--finetune-examples=40k is no number; write 40000 or 40e3"),
+        (("--finetune-examples=40k",), "--finetune-examples=40k is not a number"),
         (("--finetune-examples=5e3", "--budget=1e9flop"), "the cheapest candidate on summarization"),
         (("--finetune-examples=5e3", "--task=trans"), "did you mean 'translation'"),
     ],

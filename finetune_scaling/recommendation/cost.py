@@ -1,10 +1,10 @@
-"""What a run costs in FLOPs: learned from the points' own column, or analytic from tokens per example.
+"""The cost of a run in FLOPs, fitted to the points' column `flops` or analytic, and the size of what it trains.
 
-From the column `flops`, per task and method: log F = c + a log N + b log D + p log P by least squares, N being the
-parameters of the base, D the finetuning examples, P the PET size. Where the points do not vary a quantity, its exponent
-is one (N and D) or zero (P). Runs that stopped early scatter about it; the residual error says how much.
+Fitted, per task and method: log F = c + a log N + b log D + p log P by least squares; N: parameters of the base model,
+D: finetuning examples, P: PET size. Where the points do not vary a quantity, its exponent is 1 (N and D) or 0 (P). The
+residual error measures how much runs that stopped early scatter.
 
-Analytic: 6 N a token where the base's weights train, 4 N where they are frozen (docs/reference.md), for the tokens of
+Analytic: 6 N per token where the base's weights train, 4 N where they are frozen (docs/reference.md), for the tokens of
 D examples times the epochs.
 """
 
@@ -18,7 +18,7 @@ from scipy import stats
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
-from finetune_scaling.recommendation.pet import PetDefault, with_quantities
+from finetune_scaling.recommendation.pet_defaults import PetDefault, with_quantities
 from finetune_scaling.training.flops import trains_weights, weight_training_flops
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
@@ -28,7 +28,7 @@ ASSUMED_EXPONENTS = {"size": 1.0, "examples": 1.0, "pet": 0.0}
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a run, with a 90 % interval; None where its spread cannot be told."""
+    """FLOPs of a run with a 90 % interval; None without residual degrees of freedom."""
 
     flops: float
     low: float | None
@@ -36,19 +36,19 @@ class Cost:
 
 
 class CostModel(Protocol):
-    """What says the FLOPs of one method's runs."""
+    """Returns the FLOPs of one method's runs."""
 
     @property
     def source(self) -> str:
-        """Where its costs come from, in words."""
+        """How the cost is computed, as text."""
 
     def __call__(self, size: float, examples: float, pet: float | None) -> Cost:
-        """The cost of a run: parameters of the base, finetuning examples, PET size (None where it is not known)."""
+        """Return the cost; size: parameters of the base model; pet: PET size, None where unknown."""
 
 
 @dataclass(frozen=True)
-class Analytic:
-    """FLOPs by 6 N or 4 N a token."""
+class AnalyticCost:
+    """6 N or 4 N FLOPs per token."""
 
     trains: bool
     tokens_per_example: float
@@ -56,24 +56,24 @@ class Analytic:
 
     @property
     def source(self) -> str:
-        """The formula."""
+        """The formula, as text."""
         epochs = f"{self.epochs:g} {'epoch' if self.epochs == 1 else 'epochs'}"
         factor = weight_training_flops(1, self.trains)
-        return f"{factor:g} N a token, {self.tokens_per_example:g} tokens an example, {epochs}, without attention"
+        return f"{factor:g} N per token, {self.tokens_per_example:g} tokens per example, {epochs}, without attention"
 
     def __call__(self, size: float, examples: float, pet: float | None) -> Cost:
-        """Without a spread: nothing was measured."""
+        """Return the cost without an interval, since nothing was measured."""
         tokens = examples * self.epochs * self.tokens_per_example
         return Cost(tokens * weight_training_flops(size, self.trains), None, None)
 
 
 @dataclass(frozen=True)
 class PowerCost:
-    """log F linear in the logarithms of size, examples and PET size.
+    """A power law in size, examples and PET size.
 
-    exponents: by quantity; those in `fitted` were found, the others assumed; constant: of log F; inverse: (X'X)^-1 of
-    the design; residual: standard deviation of log F, None where no degree of freedom is left; pet: taken where the PET
-    size of a run is not known.
+    exponents: by quantity, fitted for those in `fitted` and assumed for the others; constant: intercept of log F;
+    inverse: (X'X)^-1 of the design; residual: standard deviation of log F, None without degrees of freedom; pet: PET
+    size of runs whose own is unknown.
     """
 
     exponents: Mapping[str, float]
@@ -86,13 +86,13 @@ class PowerCost:
 
     @property
     def source(self) -> str:
-        """The exponents and the residual error."""
+        """The exponents and the residual error, as text."""
         error = "residual error unknown" if self.residual is None else f"residual error {np.expm1(self.residual):.0%}"
         own = ", ".join(f"{name} {value:.2g}" for name, value in self.exponents.items())
         return f"a power law in the points' column flops (exponents: {own}; {error})"
 
     def __call__(self, size: float, examples: float, pet: float | None) -> Cost:
-        """With the 90 % interval for one new run."""
+        """Return the cost with the 90 % prediction interval of one new run."""
         logs = {"size": np.log(size), "examples": np.log(examples), "pet": np.log(self.pet if pet is None else pet)}
         log_flops = self.constant + sum(self.exponents[name] * logs[name] for name in logs)
         if self.residual is None:
@@ -109,28 +109,28 @@ def cost_models(
     tokens_per_example: float | None,
     epochs: float,
 ) -> dict[str, CostModel]:
-    """method -> its costs, of the methods whose costs can be told.
+    """Return method -> cost model, without the methods whose cost is unknown.
 
-    rows: settings of one task; pets: its methods; tokens_per_example: where given, all costs are analytic.
+    rows: settings of one task; pets: by method; tokens_per_example: if given, all costs are analytic.
     """
     if tokens_per_example is not None:
         return {method: analytic_cost(method, tokens_per_example, epochs) for method in pets}
-    found = {method: learned_cost(rows[rows["method"] == method], pet) for method, pet in pets.items()}
+    found = {method: fitted_cost(rows[rows["method"] == method], pet) for method, pet in pets.items()}
     return {method: model for method, model in found.items() if model is not None}
 
 
-def analytic_cost(method: str, tokens_per_example: float, epochs: float) -> Analytic:
-    """The analytic cost of a method; ConfigError where the method is none of this codebase's."""
+def analytic_cost(method: str, tokens_per_example: float, epochs: float) -> AnalyticCost:
+    """Return the analytic cost of a registered method; raises ConfigError on others."""
     if method not in METHODS:
         raise ConfigError(
-            f"--tokens-per-example: whether {method} trains the base's weights is not known; give the points a column "
-            "flops"
+            f"--tokens-per-example: it is unknown whether {method} trains the base model's weights. Fix: add a column "
+            "flops to the points"
         )
-    return Analytic(trains_weights(configure(METHODS, {"name": method})), tokens_per_example, epochs)
+    return AnalyticCost(trains_weights(configure(METHODS, {"name": method})), tokens_per_example, epochs)
 
 
-def learned_cost(rows: pd.DataFrame, pet: PetDefault) -> PowerCost | None:
-    """The power law of one task and method's settings; None where no row tells its FLOPs and its model's size."""
+def fitted_cost(rows: pd.DataFrame, pet: PetDefault) -> PowerCost | None:
+    """Fit the power law to the settings of one task and method; None without a row with FLOPs and model size."""
     known = with_quantities(rows, pet)
     if "flops" not in known:
         return None
@@ -138,7 +138,7 @@ def learned_cost(rows: pd.DataFrame, pet: PetDefault) -> PowerCost | None:
     if known.empty:
         return None
     logs = {name: np.log(known[name].fillna(1.0).to_numpy(float)) for name in ASSUMED_EXPONENTS}
-    fitted = told_apart(logs)
+    fitted = identifiable(logs)
     assumed = sum(value * logs[name] for name, value in ASSUMED_EXPONENTS.items() if name not in fitted)
     rest = np.log(known["flops"].to_numpy(float)) - assumed
     design, found = log_linear({name: logs[name] for name in fitted}, rest)
@@ -155,14 +155,14 @@ def learned_cost(rows: pd.DataFrame, pet: PetDefault) -> PowerCost | None:
 
 
 def log_linear(logs: Mapping[str, np.ndarray], target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares of target [P] on a constant and each of logs [P]: the design [P, 1 + L] and its coefficients."""
+    """Regress target [P] on an intercept and logs (L columns [P]); return design [P, 1 + L] and coefficients."""
     design = np.column_stack([np.ones(len(target)), *logs.values()])
     found, *_ = np.linalg.lstsq(design, target, rcond=None)
     return design, found
 
 
-def told_apart(logs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The quantities whose exponents these points determine, in order; logs: name -> [P]."""
+def identifiable(logs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return the names in logs (name -> [P]) whose coefficients a linear regression determines, in order."""
     columns: list[np.ndarray] = []
     names: list[str] = []
     for name, values in logs.items():
@@ -173,6 +173,11 @@ def told_apart(logs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def sources(costs: Mapping[str, CostModel], methods: Sequence[str]) -> dict[str, str]:
-    """method -> where its costs come from, in words."""
-    return {m: costs[m].source if m in costs else "not known: no column flops, no tokens per example" for m in methods}
+def cost_sources(costs: Mapping[str, CostModel], methods: Sequence[str]) -> dict[str, str]:
+    """Return method -> how its cost is computed, as text."""
+    return {
+        m: costs[m].source
+        if m in costs
+        else "unknown: the points have no column flops, and tokens per example are not given"
+        for m in methods
+    }

@@ -1,8 +1,8 @@
-"""The choice of least expected loss, the probability that it is right, and what a wrong one costs.
+"""The candidate of least expected loss, the probability that it is the best one, and its regret.
 
-The bootstrap draws stand for what the points leave open. In draw r candidate c has loss L[r, c]; the choice is
-c* = argmin_c mean_r L[r, c], its regret in a draw L[r, c*] - min_c L[r, c], and the probability that it is right the
-share of draws without regret. Draws of different methods are independent, so they are paired at random, many times.
+Bootstrap replicates represent the uncertainty of the fits. In replicate r candidate c has loss L[r, c]; the choice is
+c* = argmin_c mean_r L[r, c], and its regret in a replicate is L[r, c*] - min_c L[r, c]. Replicates of different methods
+are independent, so they are paired at random, PAIRINGS times each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,34 +11,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
-from finetune_scaling.recommendation.candidates import Candidate, by_method
+from finetune_scaling.recommendation.candidates import TuningCandidate, by_method
 
-PAIRINGS = 10  # of every draw of a method with draws of the others
+PAIRINGS = 10
 SEED = 0
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """One candidate: mean loss and its 90 % interval, and the probability that it is the best of those compared."""
+class CandidateEstimate:
+    """A candidate's mean loss with its 90 % interval (nats per token), and the probability that it is the best."""
 
-    candidate: Candidate
+    candidate: TuningCandidate
     loss: float
     interval: Interval
-    best: float
+    probability_best: float
 
 
 @dataclass(frozen=True)
 class Decision:
     """The choice among candidates.
 
-    chosen; runner_up: the one that is best most often after it, None where there is no other; outlooks: of all, in
-    their order; method_best, size_best: probabilities that the best candidate has the choice's method, and its size;
-    regret: expected, in nats; regret_95: its 95 % quantile; draws: number of joint draws.
+    runner_up: the other candidate that is most often the best, None without another; estimates: of all candidates, in
+    their order; method_best, size_best: probability that the best candidate has the chosen method, or the chosen size;
+    regret, regret_95: mean and 95 % quantile of the regret (nats per token); draws: number of joint replicates.
     """
 
-    chosen: Outlook
-    runner_up: Outlook | None
-    outlooks: tuple[Outlook, ...]
+    chosen: CandidateEstimate
+    runner_up: CandidateEstimate | None
+    estimates: tuple[CandidateEstimate, ...]
     method_best: float
     size_best: float
     regret: float
@@ -46,13 +46,13 @@ class Decision:
     draws: int
 
 
-def ordered_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates with those of a method side by side: the order of the columns of joint_losses."""
+def grouped(candidates: Sequence[TuningCandidate]) -> list[TuningCandidate]:
+    """Order candidates by method, as the columns of joint_losses are."""
     return [c for _, own in by_method(candidates) for c in own]
 
 
 def joint_losses(losses: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Losses by method [R, C] -> joint draws [S, sum of C]; every draw of a method occurs equally often."""
+    """Pair losses by method [R, C] to joint replicates [S, sum of C]; each replicate occurs equally often."""
     random = np.random.default_rng(SEED)
     columns = []
     for own in losses.values():
@@ -62,32 +62,39 @@ def joint_losses(losses: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([own[:shortest] for own in columns], axis=1)
 
 
-def decide(candidates: Sequence[Candidate], losses: Mapping[str, np.ndarray]) -> Decision:
-    """The choice among candidates; losses by method [R, C] as drawn_losses gives them."""
-    names = ordered_candidates(candidates)
+def decide(candidates: Sequence[TuningCandidate], losses: Mapping[str, np.ndarray]) -> Decision:
+    """Choose the candidate of least mean loss; losses: method -> [R, C] as bootstrap_losses returns them."""
+    names = grouped(candidates)
     joint = joint_losses(losses)
-    means = np.concatenate([own.mean(axis=0) for own in losses.values()])
+    means = _means(losses)
     best = np.bincount(joint.argmin(axis=1), minlength=len(names)) / len(joint)
-    outlooks = tuple(
-        Outlook(c, float(means[i]), percentile_interval(joint[:, i]), float(best[i])) for i, c in enumerate(names)
+    estimates = tuple(
+        CandidateEstimate(c, float(means[i]), percentile_interval(joint[:, i]), float(best[i]))
+        for i, c in enumerate(names)
     )
     chosen = int(np.argmin(means))
     regret = joint[:, chosen] - joint.min(axis=1)
-    others = [outlook for i, outlook in enumerate(outlooks) if i != chosen]
+    others = [estimate for i, estimate in enumerate(estimates) if i != chosen]
     own = names[chosen]
     return Decision(
-        chosen=outlooks[chosen],
-        runner_up=max(others, key=lambda o: (o.best, -o.loss), default=None),
-        outlooks=outlooks,
-        method_best=sum(o.best for o in outlooks if o.candidate.method == own.method),
-        size_best=sum(o.best for o in outlooks if o.candidate.size == own.size),
+        chosen=estimates[chosen],
+        runner_up=max(others, key=lambda e: (e.probability_best, -e.loss), default=None),
+        estimates=estimates,
+        method_best=sum(e.probability_best for e in estimates if e.candidate.method == own.method),
+        size_best=sum(e.probability_best for e in estimates if e.candidate.size == own.size),
         regret=float(regret.mean()),
         regret_95=float(np.quantile(regret, 0.95)),
         draws=len(joint),
     )
 
 
-def excess_loss(candidate: Candidate, candidates: Sequence[Candidate], losses: Mapping[str, np.ndarray]) -> float:
-    """By how much a candidate's expected loss is above the least one, in nats; 0 for the choice itself."""
-    means = np.concatenate([own.mean(axis=0) for own in losses.values()])
-    return float(means[ordered_candidates(candidates).index(candidate)] - means.min())
+def excess_loss(
+    candidate: TuningCandidate, candidates: Sequence[TuningCandidate], losses: Mapping[str, np.ndarray]
+) -> float:
+    """Return the candidate's expected loss minus the least expected loss, in nats per token."""
+    means = _means(losses)
+    return float(means[grouped(candidates).index(candidate)] - means.min())
+
+
+def _means(losses: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([own.mean(axis=0) for own in losses.values()])

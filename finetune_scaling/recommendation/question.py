@@ -1,4 +1,4 @@
-"""What is asked: how much finetuning data there is, what a run may cost, and how costs are reckoned."""
+"""The question a recommendation answers: dataset size, budget, and how costs are computed."""
 
 from dataclasses import dataclass, field
 
@@ -10,18 +10,19 @@ from finetune_scaling.planning.prices import Prices
 from finetune_scaling.recommendation.budget import Budget, Rates, read_budget
 
 NEXT_RUNS = 3
-COUNTS = {"finetune-examples": MOST["finetune_examples"], "sizes": MOST["x"]}  # raw counts, from 1 up to these
+LARGEST_COUNTS = {"finetune-examples": MOST["finetune_examples"], "sizes": MOST["x"]}
 
 
 @dataclass(frozen=True)
 class Question:
-    """examples: finetuning examples at hand; budget: of one run, None without limit; rates: FLOPs in time and money.
+    """A dataset size, a budget and the options of a recommendation.
 
-    further_sizes: models beside the measured ones; tokens_per_example, epochs: for analytic costs, None and 1 where the
-    points' column flops tells them; metric: the score to expect, None for the points' first; next_runs: how many runs
-    to propose at most, 0 for none.
+    examples: number of available finetuning examples; budget: of one run, None for no limit; rates: conversion of FLOPs
+    to time and money; further_sizes: model sizes in addition to the measured ones; tokens_per_example, epochs: for
+    analytic costs, None and 1 for costs fitted to the points' column flops; metric: the score to predict, None for the
+    points' first; next_runs: maximal number of runs to propose.
 
-    Raises ConfigError where a number is not above zero, or no count of examples or parameters that there can be.
+    Raises ConfigError on numbers that are not positive and finite, and on counts outside 1 to LARGEST_COUNTS.
     """
 
     examples: float
@@ -42,46 +43,48 @@ class Question:
         ):
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"--{name}={value:g} must be above zero and finite")
-            if value is not None and name in COUNTS and not 1 <= value <= COUNTS[name]:
-                raise ConfigError(f"--{name}={value:g} must be a count, from 1 to {COUNTS[name]:g}")
+            if value is not None and name in LARGEST_COUNTS and not 1 <= value <= LARGEST_COUNTS[name]:
+                raise ConfigError(f"--{name}={value:g} must be a count, from 1 to {LARGEST_COUNTS[name]:g}")
         if self.next_runs < 0:
-            raise ConfigError(f"next_runs={self.next_runs} must be 0 for none, or how many runs to propose at most")
+            raise ConfigError(f"next_runs={self.next_runs} must be 0 (none) or the maximal number of runs to propose")
         if self.tokens_per_example is None and self.epochs != 1:
-            raise ConfigError("--epochs goes with --tokens-per-example; give both, or neither")
+            raise ConfigError("--epochs needs --tokens-per-example. Fix: give both or neither")
 
     @property
     def chip(self) -> Chip | None:
-        """The kind of chip that time and money are told for: the budget's, or else the cheapest that has a price."""
+        """The chip to report time and money for: the budget's, or the cheapest one with a price."""
         if self.budget is not None and self.budget.chip is not None:
             return self.budget.chip
         return self.rates.cheapest(CHIPS) if self.rates.prices else None
 
     def affords(self, flops: float) -> bool:
-        """Whether a run of so many FLOPs is within the budget."""
+        """Return whether a run of `flops` FLOPs is within the budget."""
         return self.budget is None or flops <= self.budget.flops
 
 
-def asked(
+def make_question(
     examples: float, budget: str | None = None, prices: Prices | None = None, utilisation: float | None = None, **more
 ) -> Question:
-    """A question with its budget as text, as on the command line; more: further fields of Question."""
+    """Return a question whose budget is given as text, as on the command line; more: further fields of Question."""
     rates = Rates(prices or {}) if utilisation is None else Rates(prices or {}, utilisation)
     return Question(examples, read_budget(budget, rates, CHIPS) if budget else None, rates, **more)
 
 
 def choose_task(tasks: tuple[str, ...], task: str | None) -> str:
-    """The named task, or the only one; ConfigError where it is unknown, or several are there and none is named."""
+    """Return the named task or the only one; raises ConfigError if it is unknown or ambiguous."""
     if task is None and len(tasks) == 1:
         return tasks[0]
     if task is None:
-        raise ConfigError(f"the points hold several tasks, name one of {', '.join(tasks)}")
+        raise ConfigError(f"the points have several tasks. Fix: name one of {', '.join(tasks)}")
     return configuration.choose({name: name for name in tasks}, task, "--task")
 
 
-def known_metric(metrics: tuple[str, ...], metric: str | None) -> str | None:
-    """The named metric, or the points' first, None where they have none; ConfigError where it is unknown."""
+def choose_metric(metrics: tuple[str, ...], metric: str | None) -> str | None:
+    """Return the named metric or the first one (None without metrics); raises ConfigError if it is unknown."""
     if metric is None:
         return next(iter(metrics), None)
     if not metrics:
-        raise ConfigError(f"--metric={metric}: the points have no metric column; leave it out")
+        raise ConfigError(
+            f"--metric={metric}: the points have no metric column. Fix: add the column or remove the flag"
+        )
     return configuration.choose({name: name for name in metrics}, metric, "--metric")

@@ -1,4 +1,4 @@
-"""Fit a table of points and write everything that follows from it: fit.json, tables, plots and report.html."""
+"""Fits a table of points and writes the results: fit.json, tables, plots and report.html."""
 
 import shlex
 import time
@@ -8,22 +8,23 @@ from typing import Any
 
 from finetune_scaling.analysis.analysis import JOINT_LAWS, Analysis, analyse
 from finetune_scaling.errors import DataError, WorkdirError
-from finetune_scaling.files import Location, read_json
+from finetune_scaling.files import Location, read_json, write_json_atomically
 from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law, Residual
 from finetune_scaling.laws.points.bases import find_bases
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import Source
 from finetune_scaling.laws.uncertainty.bootstrap import RESAMPLES, Resampling
-from finetune_scaling.report.figures import all_plots
+from finetune_scaling.report.page import write_page
 from finetune_scaling.report.plots import save
-from finetune_scaling.report.report import write_report
-from finetune_scaling.report.reservations import reservations, unidentified
-from finetune_scaling.report.tables import write_tables
-from finetune_scaling.report.words import summary
+from finetune_scaling.report.records import fit_record
+from finetune_scaling.report.sections import report_sections
+from finetune_scaling.report.summary import parameter_lines, summary
+from finetune_scaling.report.tables import finding_tables, write_tables
+from finetune_scaling.report.warnings import parameter_warnings, point_warnings
 from finetune_scaling.tuning.registry import METHODS
 
-# What may be known of a study beside its points, and by what it is looked up.
+# Nested mappings of study.json, and their keys.
 FACTS = {
     "metrics": ("task",),
     "baselines": ("task", "metric"),
@@ -45,12 +46,23 @@ def fit_study(
     profile: bool = False,
     progress: Callable[[str], None] = print,
 ) -> Analysis:
-    """Fits all laws to a table of points and writes fit.json, tables, plots and report.html below `out`.
+    """Fit all laws to a table of points and write fit.json, tables, plots and report.html to the directory `out`.
 
-    points: a CSV or JSONL file, a study's directory, or a pandas frame; methods: names that the column method may
-    hold (None: the registered methods); facts: a study's name, baselines {task: {metric: value}} and notes for the
-    report, read from study.json beside the points where not given; laws: joint laws of X and D; resampling: how the
-    bootstrap is drawn; profile: whether to profile every parameter. Raises DataError on a table that cannot be fitted.
+    Args:
+      points: A CSV or JSONL file, a study's directory, or a pandas frame.
+      out: The directory of the report.
+      huber_delta: Threshold of the Huber loss.
+      residual: "log" or "linear"; None for each law's own.
+      size: Whether "total" or "non_embedding" parameters are the model size.
+      methods: Valid values of the column method; None for the registered methods.
+      facts: Name, metrics, baselines and notes of the study; None to read study.json next to the points.
+      laws: Joint laws of X and D.
+      resampling: Settings of the bootstrap.
+      profile: Whether to compute profile-likelihood intervals.
+      progress: Receives one line per step.
+
+    Raises:
+      DataError: The table cannot be fitted.
     """
     out = Path(out)
     started = time.perf_counter()
@@ -63,26 +75,38 @@ def fit_study(
     facts = _facts(table.path) if facts is None else _checked("facts", facts)
     settings, bases = FitSettings(huber_delta, residual), find_bases(table.path, size)
     analysis = analyse(table, settings, size, facts, say, laws, resampling, profile, bases)
-    write_tables(analysis, out)
-    plots = list(all_plots(analysis))
-    for plot in plots:
-        save(plot, out / "plots")
-    say(f"{len(plots)} plots")
     options = _options(huber_delta, residual, size, methods, laws, resampling, profile)
-    report = write_report(analysis, plots, out, _command(table.path, out, options))
-    say(f"report: {report}")
+    write_report(analysis, out, _command(table.path, out, options), say)
     return analysis
 
 
+def write_report(analysis: Analysis, out: Path, command: str, progress: Callable[[str], None]) -> None:
+    """Write fit.json, tables, plots and report.html; command: how to make the report again."""
+    write_json_atomically(out / "fit.json", fit_record(analysis))
+    tables = finding_tables(analysis)
+    write_tables(tables, out / "tables")
+    sections = report_sections(analysis, tables, command)
+    plots = [plot for section in sections for plot in section.plots]
+    for plot in plots:
+        save(plot, out / "plots")
+    progress(f"{len(plots)} plots")
+    name = str(analysis.facts.get("name") or Path(analysis.table.source).stem)
+    lead = f"{len(analysis.table.runs)} runs of {len(analysis.table.settings)} settings"
+    write_page(out / "report.html", f"Finetuning scaling: {name}", lead, sections)
+    progress(f"report: {out / 'report.html'}")
+
+
 def print_summary(analysis: Analysis) -> None:
-    """Prints the report's summary and reservations: headings, and under each its sentences."""
-    remarks = reservations(analysis) + unidentified(analysis)
-    for heading, lines in [*summary(analysis), *([("Reservations", remarks)] if remarks else [])]:
+    """Print the main results, the estimated parameters of each task, and warnings."""
+    warnings = [*point_warnings(analysis), *parameter_warnings(analysis)]
+    blocks = [("Results", summary(analysis))]
+    blocks += [(task, list(parameter_lines(analysis, task))) for task in analysis.table.tasks]
+    for heading, lines in [*blocks, *([("Warnings", warnings)] if warnings else [])]:
         print(heading, *lines, sep="\n  ", flush=True)
 
 
 def _facts(points: Location | None) -> dict[str, Any]:
-    """What study.json beside the points says; nothing where there is none."""
+    """Read study.json next to the points; empty without that file."""
     if points is None or not (path := points.parent / "study.json").exists():
         return {}
     try:
@@ -90,28 +114,28 @@ def _facts(points: Location | None) -> dict[str, Any]:
     except WorkdirError as error:
         raise DataError(str(error)) from None
     if not isinstance(facts, dict):
-        raise DataError(f"{path}: must hold one JSON object with name, baselines and notes; correct or delete it")
+        raise DataError(f"{path}: must be a JSON object with name, baselines and notes. Fix: correct or delete it")
     return _checked(str(path), facts)
 
 
 def _checked(source: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts, whose mappings are as deep as the report reads them; DataError names the first that is not."""
+    """Return the facts; raises DataError if a mapping has another depth than FACTS."""
     for name, keys in FACTS.items():
         level = [facts.get(name, {})]
         for _ in keys:
             if not all(isinstance(value, dict) for value in level):
                 form = "".join(f"{{{key}: " for key in keys) + "..." + "}" * len(keys)
-                raise DataError(f"{source}: {name} must be {form}, but holds something else; correct or drop it")
+                raise DataError(f"{source}: {name} must be {form}. Fix: correct or remove it")
             level = [inner for value in level for inner in value.values()]
     if not isinstance(facts.get("notes", []), list | tuple):
-        raise DataError(f"{source}: notes must be a list of texts; correct or drop it")
+        raise DataError(f"{source}: notes must be a list of strings. Fix: correct or remove it")
     return facts
 
 
 def _command(points: Path | None, out: Path, options: str) -> str:
-    """How to make the report again."""
+    """Return the command that makes the report again."""
     if points is None:
-        return f'fit_study(points, "{out}")  # points: the frame, which tables/points.csv has as settings'
+        return f'fit_study(points, "{out}")  # points: the frame; tables/points.csv has its settings'
     paths = shlex.join([f"--points={points}", f"--out={out}"])
     return f"python -m finetune_scaling.fit {paths}{options}"
 
@@ -125,7 +149,7 @@ def _options(
     resampling: Resampling | None,
     profile: bool,
 ) -> str:
-    """Options other than the defaults, as typed."""
+    """Return the flags that differ from their defaults."""
     how = resampling or Resampling()
     given: dict[str, Any] = {
         "huber-delta": huber_delta if huber_delta != HUBER_DELTA else None,

@@ -1,4 +1,4 @@
-"""The machine-readable twins of the report: fit.json, and each table as CSV and as LaTeX."""
+"""The findings of an analysis as tables, written as CSV and as LaTeX (booktabs)."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,129 +8,114 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis, best_runs, measured_best
-from finetune_scaling.analysis.best_method_map import BestMethodMap
-from finetune_scaling.analysis.claims import Claim, Comparison
-from finetune_scaling.analysis.correlation import Correlation, bootstrap_record
-from finetune_scaling.analysis.curve_fits import CurveFit
 from finetune_scaling.analysis.joint_fits import JointFits
-from finetune_scaling.analysis.model_selection import Selection
-from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
-from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.points.columns import FACTORS
-from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, percentile_interval
-from finetune_scaling.report.all_factors_section import all_factors_records, all_factors_table
-from finetune_scaling.report.critical_section import critical_record, critical_table
-from finetune_scaling.report.latex import latex_table
-from finetune_scaling.report.metric_section import metric_records, metric_table
-from finetune_scaling.report.pretraining_section import pretraining_records, pretraining_table
-from finetune_scaling.report.reservations import reservations, unidentified
+from finetune_scaling.files import write_atomically
+from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval
+from finetune_scaling.report.records import (
+    SINGLE_FIELDS,
+    all_factors_record,
+    closed_form_record,
+    comparison_record,
+    correlation_record,
+    crossing_record,
+    metric_law_record,
+    parameter_record,
+    pretraining_record,
+    selection_record,
+)
 
-_SINGLE_FIELDS = ("task", "method", "factor", "x", "objective", "fitted_error", "held_out_error", "points")
+LONGEST = 40  # rows on one page; longer tables are set as longtable
 PREDICTED = ("", "_low", "_high")
 
 
-def fit_record(analysis: Analysis) -> dict[str, Any]:
-    """Everything as one JSON value; an end of an interval that does not close is null."""
-    table, settings = analysis.table, analysis.settings
-    return {
-        "fits": [_joint_record(analysis, fit) for fit in analysis.fits.values()],
-        "single_fits": [_single_record(single) for single in analysis.singles],
-        "selections": [_selection_record(*key, found) for key, found in analysis.selections.items()],
-        "all_factors": all_factors_records(analysis),
-        "skipped": [asdict(remark) for remark in analysis.skipped],
-        "critical_sizes": [critical_record(size) for size in analysis.critical],
-        "regions": [_region_record(found) for found in analysis.regions],
-        "claims": [_claim_record(claim) for claim in analysis.claims],
-        "correlations": [correlation_record(c) for c in analysis.correlations],
-        "forgetting": [asdict(change) for change in analysis.forgetting],
-        "metric_laws": metric_records(analysis),
-        "pretraining": pretraining_records(analysis),
-        "reservations": reservations(analysis) + unidentified(analysis),
-        "data": {
-            "points": table.source,
-            "runs": len(table.runs),
-            "settings": len(table.settings),
-            "fitted_settings": int((~table.settings["held_out"]).sum()),
-            "held_out_settings": int(table.settings["held_out"].sum()),
-            "stopped_by_budget": table.stopped_by_budget,
-            "repeated": table.repeated,
-            "ended_at_best": table.ended_at_best,
-            "ignored_columns": list(table.ignored),
-        },
-        "settings": {
-            "objective": "sum of Huber losses",
-            "huber_delta": settings.huber_delta,
-            "residual": settings.residual or "the law's own",
-            "size": analysis.size,
-            "correlation_intervals": bootstrap_record(),
-        },
-    }
-
-
-def parameter_record(fit: JointFit, name: str) -> dict[str, Any]:
-    """One parameter: value, 90 % bootstrap interval, whether identified and if not why, leave-out standard error.
-
-    in_one_stage: value and interval of the fit of all parameters at once.
-    """
-    spread, interval, together = fit.jackknife(name), fit.interval(name), fit.one_stage_interval(name)
-    return {
-        "value": finite_or_none(fit.parameters[name]) if fit.describes else None,
-        "low": interval.low if fit.describes else None,
-        "high": interval.high if fit.describes else None,
-        "identified": fit.is_well_determined(name),
-        "why": fit.why_poorly_determined(name),
-        "leave_out_standard_error": finite_or_none(spread.standard_error),
-        "of_logarithm": fit.parameter(name).is_log,
-        "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.describes else None,
-        "in_one_stage": {
-            "value": finite_or_none(fit.one_stage_parameters[name]) if fit.describes else None,
-            "low": together.low if fit.describes else None,
-            "high": together.high if fit.describes else None,
-        },
-    }
-
-
-def tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
-    """Name -> table, as they are written and shown."""
+def finding_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """Return name -> table of all findings, without empty ones."""
+    tasks = analysis.table.tasks
     found = {
         "laws": laws_table(analysis),
-        "single_laws": pd.DataFrame([_flat_single(s) for s in analysis.singles]),
+        "single_laws": _single_laws(analysis),
         "errors": errors_table(analysis),
-        "selection": selection_table(analysis),
-        "all_factors": all_factors_table(analysis),
-        "critical_sizes": critical_table(analysis),
+        "selection": _selection(analysis),
+        "all_factors": _with_parameters([all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()]),
+        "critical_sizes": _critical_sizes(analysis),
         "regions": pd.concat([r.table() for r in analysis.regions]) if analysis.regions else pd.DataFrame(),
-        "claims": claims_table(analysis),
-        "best_measured": pd.concat([measured_best(analysis, t).assign(task=t) for t in analysis.table.tasks]),
-        "best_runs": pd.concat([best_runs(analysis, task) for task in analysis.table.tasks]),
-        "correlation": pd.DataFrame([_flat_correlation(c) for c in analysis.correlations]),
+        "claims": _claims(analysis),
+        "best_measured": pd.concat([measured_best(analysis, task).assign(task=task) for task in tasks]),
+        "best_runs": pd.concat([best_runs(analysis, task) for task in tasks]),
+        "correlation": _correlation(analysis),
         "forgetting": pd.DataFrame([asdict(change) for change in analysis.forgetting]),
-        "metric_laws": metric_table(analysis),
-        "pretraining": pretraining_table(analysis),
+        "metric_laws": _metric_laws(analysis),
+        "pretraining": _pretraining(analysis),
+        "entropy": _entropy(analysis),
+        "factors": _factors(analysis),
         "points": predictions_table(analysis),
     }
     return {name: table for name, table in found.items() if len(table)}
 
 
-def write_tables(analysis: Analysis, out: Path) -> None:
-    """Writes fit.json, tables/*.csv and tables/*.tex below `out`."""
-    write_json_atomically(out / "fit.json", fit_record(analysis))
-    for name, table in tables(analysis).items():
-        write_atomically(out / "tables" / f"{name}.csv", table.to_csv(index=False))
-        write_atomically(out / "tables" / f"{name}.tex", latex_table(table, name.replace("_", " ")))
+def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Write folder/NAME.csv and folder/NAME.tex of every table."""
+    for name, table in tables.items():
+        write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
+        write_atomically(folder / f"{name}.tex", latex_table(table, name.replace("_", " ")))
+
+
+def latex_table(table: pd.DataFrame, caption: str) -> str:
+    r"""Return the table for \input into a paper with booktabs and longtable; numbers have four digits."""
+    numeric = [pd.api.types.is_numeric_dtype(table[c]) and table[c].dtype != bool for c in table.columns]
+    text = table.reset_index(drop=True).map(_latex_cell)
+    styler = text.rename(columns=lambda name: str(name).replace("_", " ")).style.hide(axis="index")
+    long = len(table) > LONGEST
+    return styler.format_index(escape="latex", axis="columns").to_latex(
+        hrules=True,
+        column_format="".join("r" if is_number else "l" for is_number in numeric),
+        caption=caption,
+        environment="longtable" if long else "table",
+        position_float=None if long else "centering",
+    )
+
+
+def _latex_cell(value: Any) -> str:
+    """Escape a text, or format a number; "[" after a line break would begin an optional argument."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return "--"
+    if isinstance(value, int | float | np.number):
+        return f"{value:d}" if isinstance(value, int | np.integer) else f"{float(value):.4g}"
+    return "".join(LATEX_ESCAPES.get(char, char) for char in str(value))
+
+
+LATEX_ESCAPES = {char: f"\\{char}" for char in "{}&%$#_"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "[": "{[}",
+    "]": "{]}",
+    "\n": " ",
+    "\r": " ",
+}
 
 
 def laws_table(analysis: JointFits) -> pd.DataFrame:
-    """One row a parameter: task, method, law, parameter, value, standard error, whether identified."""
+    """Return one row per task, method, law and parameter: estimates, intervals, and whether it is well determined."""
     rows = []
     for fit in analysis.fits.values():
-        key = {"task": fit.task, "method": fit.method, "law": fit.law.name}
-        rows += [{**key, "parameter": name, **_flat_parameter(fit, name)} for name in fit.parameters]
+        for name in fit.parameters:
+            record = parameter_record(fit, name)
+            one_stage = {f"one_stage_{key}": value for key, value in record.pop("in_one_stage").items()}
+            profile = record.pop("profile") or {"low": None, "high": None}
+            record |= one_stage | {f"profile_{key}": value for key, value in profile.items()}
+            rows.append({"task": fit.task, "method": fit.method, "law": fit.law.name, "parameter": name, **record})
     return pd.DataFrame(rows)
 
 
 def errors_table(analysis: JointFits) -> pd.DataFrame:
-    """Mean absolute deviation per task, method, factor and law, on fitted and on held-out points, in nats per token."""
+    """Return mean absolute errors (nats per token) on fitted and held-out points, per task, method, factor and law."""
     rows = []
     for fit in analysis.fits.values():
         for factor in fit.factors:
@@ -141,31 +126,10 @@ def errors_table(analysis: JointFits) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def selection_table(analysis: Analysis) -> pd.DataFrame:
-    """One row a task, method and law: what laws are compared by, best first, and whether it is preferred."""
-    rows = []
-    for (task, method), found in analysis.selections.items():
-        for candidate in _selection_record(task, method, found)["candidates"]:
-            preferred = candidate["law"] == found.preferred
-            rows.append({"task": task, "method": method, **candidate, "preferred": preferred})
-    return pd.DataFrame(rows)
-
-
-def claims_table(analysis: Analysis) -> pd.DataFrame:
-    """One row a cell of a claim."""
-    return pd.DataFrame(
-        [
-            {"claim": c.name, "claim_verdict": c.verdict, "claim_probability": c.probability, **_cell_record(cell)}
-            for c in analysis.claims
-            for cell in c.comparisons
-        ]
-    )
-
-
 def predictions_table(analysis: Analysis) -> pd.DataFrame:
-    """The settings with every joint law's prediction and its 90 % interval, predicted_LAW, ..._low and ..._high.
+    """Return the settings with every joint law's prediction and its 90 % interval (predicted_LAW, _low, _high).
 
-    No interval where the law does not describe its points: the draws know nothing of what it misses.
+    Laws that do not describe their points have no interval, since the bootstrap does not include their misfit.
     """
     table = analysis.table.settings.copy()
     for law in dict.fromkeys(law for _, _, law in analysis.fits):
@@ -176,151 +140,116 @@ def predictions_table(analysis: Analysis) -> pd.DataFrame:
             x, examples = (table.loc[rows, c].to_numpy(float) for c in ("x", "finetune_examples"))
             table.loc[rows, f"predicted_{law}"] = fit.predict(factor, x, examples)
             if fit.describes and rows.any():
-                ends = np.quantile(
-                    fit.predict_replicates(factor, x, examples), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0
-                )
+                replicates = fit.predict_replicates(factor, x, examples)
+                ends = np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
                 table.loc[rows, [f"predicted_{law}{end}" for end in PREDICTED[1:]]] = ends.T
     return table
 
 
-def entropy_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """Fitted E beside the true entropy per target token, where the points carry it."""
+def _single_laws(analysis: Analysis) -> pd.DataFrame:
+    rows = []
+    for single in analysis.singles:
+        row = {field: getattr(single, field) for field in SINGLE_FIELDS}
+        for name, value in single.parameters.items():
+            interval = single.interval(name)
+            row |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _selection(analysis: Analysis) -> pd.DataFrame:
+    rows = []
+    for (task, method), found in analysis.selections.items():
+        for candidate in selection_record(task, method, found)["candidates"]:
+            preferred = candidate["law"] == found.preferred
+            rows.append({"task": task, "method": method, **candidate, "preferred": preferred})
+    return pd.DataFrame(rows)
+
+
+def _critical_sizes(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per crossing, or one row without a crossing."""
+    rows = []
+    for size in analysis.critical:
+        key = {"task": size.task, "law": size.law, "factor": size.factor, "x": size.x}
+        key |= {"first": size.methods[0], "second": size.methods[1], "crossings": len(size.roots)}
+        key["uncrossed_share"] = size.uncrossed_share
+        form = closed_form_record(size.closed_form) if size.closed_form else {}
+        nothing = {"better_everywhere": size.better_everywhere, "why": size.why}
+        rows += [{**key, **record, **form} for record in [crossing_record(root) for root in size.roots] or [nothing]]
+    return pd.DataFrame(rows)
+
+
+def _claims(analysis: Analysis) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"claim": c.name, "claim_verdict": c.verdict, "claim_probability": c.probability, **comparison_record(one)}
+            for c in analysis.claims
+            for one in c.comparisons
+        ]
+    )
+
+
+def _correlation(analysis: Analysis) -> pd.DataFrame:
+    rows = []
+    for found in analysis.correlations:
+        record = correlation_record(found)
+        row = {name: record[name] for name in ("task", "method", "factor", "metric", "settings")}
+        for name in ("pearson", "spearman"):
+            values = record[name] or dict.fromkeys(("value", "low", "high", "p"))
+            row |= {f"{name}_{key}".removesuffix("_value"): value for key, value in values.items()}
+        rows.append(row | {name: record[name] for name in ("verdict", "why")})
+    return pd.DataFrame(rows)
+
+
+def _metric_laws(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per metric, law and parameter, or one row without a law."""
+    rows: list[dict[str, Any]] = []
+    for record in map(metric_law_record, analysis.metric_laws):
+        fits = record.pop("fits")
+        rows += [{**record, **one} for one in fits or [{"parameters": {}}]]
+    return _with_parameters(rows)
+
+
+def _pretraining(analysis: Analysis) -> pd.DataFrame:
+    records = []
+    for record in map(pretraining_record, analysis.pretraining):
+        errors = record.pop("errors")
+        records.append(record | {f"{kind}_error": errors.get(kind) for kind in ("fitted", "held_out")})
+    return _with_parameters(records)
+
+
+def _with_parameters(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row per parameter of every record, or one row of a record without parameters."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        shared = {name: value for name, value in record.items() if name != "parameters"}
+        parameters = record["parameters"].items() or [("", {})]
+        rows += [{**shared, "parameter": name, **entry} for name, entry in parameters]
+    return pd.DataFrame(rows)
+
+
+def _entropy(analysis: Analysis) -> pd.DataFrame:
+    """Return the fitted E and the true entropy per target token, if the points have it."""
     settings = analysis.table.settings
     if "entropy" not in settings or settings["entropy"].isna().all():
-        return []
-    floors = settings.groupby("task")["entropy"].mean()
-    return [
+        return pd.DataFrame()
+    entropies = settings.groupby("task")["entropy"].mean()
+    rows = laws_table(analysis)
+    rows = rows[rows["parameter"] == "E"].assign(entropy=rows["task"].map(entropies))
+    columns = ["task", "method", "law", "value", "low", "high", "identified", "entropy"]
+    return rows.loc[np.isfinite(rows["entropy"]), columns].rename(columns={"value": "E"})
+
+
+def _factors(analysis: Analysis) -> pd.DataFrame:
+    """Return the number of settings and the factor levels per task, method and factor."""
+    return pd.DataFrame(
         {
-            "task": f.task,
-            "method": f.method,
-            "law": f.law.name,
-            "E": f.parameters["E"],
-            "entropy": float(floors[f.task]),
+            **dict(zip(("task", "method", "factor"), key, strict=True)),
+            "settings": len(rows),
+            "held_out_settings": int(rows["held_out"].sum()),
+            "x": " ".join(f"{x:g}" for x in sorted(rows["x"].unique())),
+            "finetune_examples": " ".join(f"{d:g}" for d in sorted(rows["finetune_examples"].unique())),
+            "mean_seeds": float(rows["seeds"].mean()),
         }
-        for f in analysis.fits.values()
-        if np.isfinite(floors[f.task]) and "E" in f.parameters
-    ]
-
-
-def _joint_record(analysis: Analysis, fit: JointFit) -> dict[str, Any]:
-    return {
-        "task": fit.task,
-        "method": fit.method,
-        "law": fit.law.name,
-        "formula": fit.law.formula,
-        "parameters": {name: parameter_record(fit, name) for name in fit.parameters},
-        "objective": fit.objective["stage_2"],
-        "objective_stage_1": fit.objective["stage_1"],
-        "objective_one_stage": fit.one_stage.objective,
-        "describes": fit.describes,
-        "misfit": finite_or_none(fit.misfit),
-        "scatter": asdict(fit.components),
-        "bootstrap": asdict(fit.resampling),
-        "stage_1_factors": list(fit.stage_1),
-        "points": fit.points,
-        "residual": analysis.settings.residual_of(fit.law),
-        "errors": fit.errors,
-        "error_intervals": {
-            "held_out": {
-                factor: asdict(percentile_interval(draws)) for factor, draws in fit.held_out_replicates.items()
-            }
-        },
-    }
-
-
-def _selection_record(task: str, method: str, found: Selection) -> dict[str, Any]:
-    """Candidates best first, with what they are compared by, and the verdict."""
-    candidates = [
-        {
-            "law": c.law,
-            "parameters": c.parameters,
-            "left_out_error": c.left_out_error,
-            "held_out_error": c.held_out,
-            "aicc": finite_or_none(c.criterion),
-            "describes": c.describes,
-        }
-        for c in found.candidates
-    ]
-    comparisons = [
-        {**asdict(c), "margin": finite_or_none(c.margin), "criterion": finite_or_none(c.criterion)}
-        for c in found.comparisons
-    ]
-    return {
-        "task": task,
-        "method": method,
-        "preferred": found.preferred,
-        "runner_up": found.runner_up,
-        "verdict": found.verdict,
-        "candidates": candidates,
-        "comparisons": comparisons,
-    }
-
-
-def _region_record(found: BestMethodMap) -> dict[str, Any]:
-    """A map in short; tables/regions.csv has its places."""
-    return {
-        "task": found.task,
-        "law": found.law,
-        "factor": found.factor,
-        "methods": list(found.methods),
-        "sure_share_of_measured": found.confident_share(),
-    }
-
-
-def _claim_record(claim: Claim) -> dict[str, Any]:
-    return {
-        "name": claim.name,
-        "sentence": claim.sentence,
-        "verdict": claim.verdict,
-        "tally": claim.tally,
-        "probability": claim.probability,
-        "compared_cells": len(claim.replicates),
-        "cells": [_cell_record(cell) for cell in claim.comparisons],
-    }
-
-
-def _cell_record(cell: Comparison) -> dict[str, Any]:
-    """A cell without its draws."""
-    names = ("where", "difference", "low", "high", "probability", "margin", "verdict", "why")
-    return {name: getattr(cell, name) for name in names}
-
-
-def correlation_record(found: Correlation) -> dict[str, Any]:
-    """One cell: coefficients with their intervals (null where it cannot be told), verdict and sentence."""
-    return {**asdict(found), "verdict": found.verdict, "sentence": found.sentence}
-
-
-def _flat_correlation(found: Correlation) -> dict[str, Any]:
-    record = correlation_record(found)
-    flat = {name: record[name] for name in ("task", "method", "factor", "metric", "settings")}
-    for name, coefficient in (("pearson", found.pearson), ("spearman", found.spearman)):
-        values = asdict(coefficient) if coefficient else dict.fromkeys(("value", "low", "high", "p"))
-        flat |= {f"{name}_{key}".removesuffix("_value"): value for key, value in values.items()}
-    return flat | {name: record[name] for name in ("verdict", "why")}
-
-
-def _flat_parameter(fit: JointFit, name: str) -> dict[str, Any]:
-    record = parameter_record(fit, name)
-    together = {f"one_stage_{key}": value for key, value in record.pop("in_one_stage").items()}
-    profile = record.pop("profile") or {"low": None, "high": None}
-    return record | together | {f"profile_{key}": value for key, value in profile.items()}
-
-
-def _single_record(single: CurveFit) -> dict[str, Any]:
-    record = {field: getattr(single, field) for field in _SINGLE_FIELDS}
-    intervals = {name: asdict(single.interval(name)) for name in single.parameters}
-    return record | {"parameters": single.parameters, "intervals": intervals}
-
-
-def _flat_single(single: CurveFit) -> dict[str, Any]:
-    flat = {field: getattr(single, field) for field in _SINGLE_FIELDS}
-    for name, value in single.parameters.items():
-        interval = single.interval(name)
-        flat |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return flat
-
-
-def present_factors(analysis: Analysis, task: str) -> list[str]:
-    """Factors of the laws for which a task has points."""
-    have = set(analysis.rows(task)["factor"])
-    return [factor for factor in FACTORS if factor in have]
+        for key, rows in analysis.table.settings.groupby(["task", "method", "factor"], sort=False)
+    )

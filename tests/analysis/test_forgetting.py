@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from finetune_scaling.analysis.forgetting import main_factor, score_changes, shown_columns
+from finetune_scaling.formatting import score_name
 from finetune_scaling.laws.points.columns import Column, evaluator_column, lower_is_better
 from finetune_scaling.laws.points.table import read_points
-from finetune_scaling.report.score_words import column_name, forgetting_lines
 
 BASELINES = {"t": {"few_shot_1": {"copy": {"bleu": 1.5}}}}
 RISE = {"full": 0.4, "lora": 0.1, "prompt": 0.0}
@@ -71,17 +71,6 @@ def test_a_table_without_evaluators_has_no_changes(tmp_path):
     found = score_changes(read_points(tmp_path / "points.csv"), {})
     assert found == []
     assert main_factor(found, "t") is None
-    assert list(forgetting_lines(found, "t", "bleu")) == []
-
-
-def test_a_sentence_for_each_method(table):
-    lines = list(forgetting_lines(score_changes(table, BASELINES), "t", "bleu"))
-    assert lines[0] == (
-        "Full tuning at 1K examples raises the loss on pretraining text by 4.2 (+4 to +4.4, +0.42 at 100); lowers "
-        "1-shot bleu by 0.4 (-0.4 to -0.4, -0.4 at 100) (mean; range over runs)."
-    )
-    assert lines[2].startswith("Prompt tuning at 1K examples leaves within the spread of its runs the loss on pretr")
-    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
@@ -111,6 +100,6 @@ def test_which_way_is_better():
 
 
 def test_columns_have_names_in_running_text():
-    assert column_name("few_shot_5.rougeL") == "5-shot rougeL"
-    assert column_name("pretraining.loss") == "the loss on pretraining text"
-    assert column_name("zero_shot.bleu") == "zero-shot bleu"
+    assert score_name("few_shot_5.rougeL") == "5-shot rougeL"
+    assert score_name("pretraining.loss") == "loss on pretraining text"
+    assert score_name("zero_shot.bleu") == "zero-shot bleu"

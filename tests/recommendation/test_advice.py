@@ -1,4 +1,4 @@
-"""The answer on planted studies: right where the points suffice, silent where they do not; and as a library."""
+"""Recommendations on simulated studies: right where the points suffice, inconclusive where they do not."""
 
 import dataclasses
 import json
@@ -16,13 +16,12 @@ from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.forms.joint import ADDITIVE
 from finetune_scaling.laws.points.cells import MOST_NATS
 from finetune_scaling.planning.prices import Price
-from finetune_scaling.recommendation.advice import CHOOSE, NOT_TOLD
-from finetune_scaling.recommendation.candidates import Candidate
+from finetune_scaling.recommendation.advice import CHOOSE, INCONCLUSIVE, _short
+from finetune_scaling.recommendation.candidates import TuningCandidate
+from finetune_scaling.recommendation.loss_predictions import clip_outliers, range_distance
 from finetune_scaling.recommendation.record import to_record
-from finetune_scaling.recommendation.surface import distance, within_reach
-from finetune_scaling.recommendation.words import _short, describe
 
-# A small planted study with costs, PET sizes and a score: two methods on three models.
+# A small simulated study with costs, PET sizes and a score: two methods on three models.
 MODELS = (1e8, 3e8, 1e9)
 EXAMPLES = (1e3, 2e3, 4e3, 8e3, 16e3)
 RANKS = (2, 4, 8)
@@ -41,12 +40,12 @@ def planted_loss(method: str, size: float, examples: float, rank: float = 4.0, l
     return offset + scale / size**alpha / examples**beta * (rank / 4) ** -PET
 
 
-def planted_rows(noise: float = 0.001, law: str = "multiplicative", **left_out: bool) -> list[dict[str, Any]]:
-    """Rows of points.csv, two seeds each; left_out: columns that are not written."""
+def planted_rows(noise: float = 0.001, law: str = "multiplicative", **without: bool) -> list[dict[str, Any]]:
+    """Rows of points.csv, two seeds each; without: columns that are not written."""
     random = np.random.default_rng(0)
     found = []
-    places = [(m, "model", x, x, 4) for m in LAWS for x in MODELS] + [("lora", "pet", r, MODELS[0], r) for r in RANKS]
-    for method, factor, x, size, rank in places:
+    settings = [(m, "model", x, x, 4) for m in LAWS for x in MODELS] + [("lora", "pet", r, MODELS[0], r) for r in RANKS]
+    for method, factor, x, size, rank in settings:
         for examples in EXAMPLES:
             for one in range(2):
                 measured = planted_loss(method, size, examples, rank, law) + random.normal(0, noise)
@@ -55,7 +54,7 @@ def planted_rows(noise: float = 0.001, law: str = "multiplicative", **left_out: 
                 row |= {"pet_size": "" if method == "full" else rank, "bleu": 100 / (1 + np.exp(4 * (measured - 1.4)))}
                 row |= {"flops": (6 if method == "full" else 4) * size * examples * TOKENS}
                 row |= {"trainable_parameters": int(size if method == "full" else rank * size**0.5)}
-                found.append({name: value for name, value in row.items() if not left_out.get(name)})
+                found.append({name: value for name, value in row.items() if not without.get(name)})
     return found
 
 
@@ -80,7 +79,7 @@ def best(examples: float, flops: float = np.inf) -> tuple[str, float, float]:
     return min(within, key=lambda c: planted_loss(c[0], c[1], examples, c[2]))
 
 
-def test_points_to_a_recommendation_in_five_lines(fitted: Fitted) -> None:
+def test_points_to_a_prediction_and_a_recommendation(fitted: Fitted) -> None:
     predicted = fitted.predict("lora", 1e9, examples=8e3)
     advice = fitted.recommend(8e3, budget="1e18flop", next_runs=2)
     assert predicted.loss == pytest.approx(planted_loss("lora", 1e9, 8e3), abs=0.002)
@@ -114,11 +113,11 @@ def test_the_laws_over_model_and_pet_size_meet(fitted: Fitted, additive: Fitted,
     advice = own.recommend(4e3)
     answer = next(one for one in (advice.preferred, advice.other) if one.law == law)
     for size, rank in product(MODELS, RANKS):
-        drawn = answer.surfaces["lora"].draws(size, rank, 4e3)
+        drawn = answer.predictors["lora"].draws(size, rank, 4e3)
         assert drawn.mean() == pytest.approx(planted_loss("lora", size, 4e3, rank, law), abs=0.003), (size, rank)
 
 
-def test_the_score_follows_from_the_loss(fitted: Fitted) -> None:
+def test_the_score_is_predicted_from_the_loss(fitted: Fitted) -> None:
     found = fitted.recommend(8e3)
     truth = 100 / (1 + np.exp(4 * (planted_loss(*best(8e3)[:2], 8e3, best(8e3)[2]) - 1.4)))
     assert found.score.metric == "bleu"
@@ -126,96 +125,96 @@ def test_the_score_follows_from_the_loss(fitted: Fitted) -> None:
     assert found.score.score == pytest.approx(truth, rel=0.02)
 
 
-def test_extrapolation_is_said_and_widens_the_interval(fitted: Fitted) -> None:
+def test_extrapolation_is_a_warning_and_widens_the_interval(fitted: Fitted) -> None:
     inside, beyond = fitted.recommend(16e3), fitted.recommend(64e3, further_sizes=(4e9,))
-    assert not any("beyond the fitted" in text for text in inside.reservations)
-    said = [text for text in beyond.reservations if "beyond the fitted" in text]
-    assert any("numbers of examples (1,000 to 16,000)" in text for text in said)
-    assert any("model sizes" in text for text in said)
-    own = beyond.preferred.surfaces["lora"]
-    bare = dataclasses.replace(own, allowances=dict.fromkeys(own.allowances, 0.0))
-    place = (4e9, 4.0, 64e3)
-    assert own.draws(*place).std() > bare.draws(*place).std()
-    assert own.draws(*place).mean() == pytest.approx(bare.draws(*place).mean())
+    assert not any("extrapolated" in text for text in inside.warnings)
+    warnings = [text for text in beyond.warnings if "extrapolated" in text]
+    assert any("dataset sizes (1,000 to 16,000)" in text for text in warnings)
+    assert any("model sizes" in text for text in warnings)
+    own = beyond.preferred.predictors["lora"]
+    bare = dataclasses.replace(own, extrapolation_sd=dict.fromkeys(own.extrapolation_sd, 0.0))
+    setting = (4e9, 4.0, 64e3)
+    assert own.draws(*setting).std() > bare.draws(*setting).std()
+    assert own.draws(*setting).mean() == pytest.approx(bare.draws(*setting).mean())
     assert own.draws(1e9, 4.0, 8e3) == pytest.approx(bare.draws(1e9, 4.0, 8e3))
 
 
-def test_distance_counts_widths_of_the_range() -> None:
-    assert distance(50, (10, 100)) == 0
-    assert distance(1000, (10, 100)) == pytest.approx(1)
-    assert distance(10**-1, (10, 100)) == pytest.approx(2)
-    assert distance(40, (10, 10)) == pytest.approx(2)  # of one value, in factors of two
-    assert distance(10, (10, 10)) == 0
+def test_distance_is_in_widths_of_the_range() -> None:
+    assert range_distance(50, (10, 100)) == 0
+    assert range_distance(1000, (10, 100)) == pytest.approx(1)
+    assert range_distance(10**-1, (10, 100)) == pytest.approx(2)
+    assert range_distance(40, (10, 10)) == pytest.approx(2)  # a single value counts as a factor of two wide
+    assert range_distance(10, (10, 10)) == 0
 
 
-def test_draws_that_ran_off_do_not_carry_the_mean() -> None:
+def test_outliers_among_the_replicates_do_not_dominate_the_mean() -> None:
     normal = np.random.default_rng(0).normal(4, 0.01, 200)
-    assert within_reach(normal) == pytest.approx(normal)
+    assert clip_outliers(normal) == pytest.approx(normal)
     wild = normal.copy()
     wild[:3] = 1e6, np.inf, np.nan
-    assert within_reach(wild).mean() == pytest.approx(4, abs=0.01)
-    assert within_reach(np.full(200, 1e9)).max() == MOST_NATS  # no loss is more than guessing costs
+    assert clip_outliers(wild).mean() == pytest.approx(4, abs=0.01)
+    assert clip_outliers(np.full(200, 1e9)).max() == MOST_NATS  # no loss is above that of a uniform guess
 
 
-def test_too_few_points_give_no_choice_but_a_reason(tmp_path: Path) -> None:
+def test_too_few_points_are_inconclusive_with_a_reason(tmp_path: Path) -> None:
     rows = planted_rows(noise=0.05)
     short = [r for r in rows if r["finetune_examples"] <= 2e3 and r["x"] < 1e9 and r["factor"] == "model"]
     fitted = fit(read_points(synthetic_points.write(tmp_path / "points.csv", short)))
     found = fitted.recommend(16e3)
-    assert found.verdict == NOT_TOLD
+    assert found.verdict == INCONCLUSIVE
     assert found.reasons
-    assert "not enough points to tell" in describe(found)
+    assert INCONCLUSIVE in str(found)
 
 
-def test_a_method_without_a_law_is_named(tmp_path: Path) -> None:
+def test_a_method_that_could_not_be_fitted_is_named(tmp_path: Path) -> None:
     rows = [r for r in planted_rows() if r["method"] == "lora" or r["x"] == MODELS[0]]
     fitted = fit(read_points(synthetic_points.write(tmp_path / "points.csv", rows)))
     found = fitted.recommend(4e3)
-    assert found.verdict == NOT_TOLD
+    assert found.verdict == INCONCLUSIVE
     assert any(text.startswith("full could not be fitted") for text in found.reasons)
-    assert {c.method for c in (o.candidate for o in found.preferred.decision.outlooks)} == {"lora"}
+    assert {c.method for c in (o.candidate for o in found.preferred.decision.estimates)} == {"lora"}
     with pytest.raises(DataError, match="planted, full: no multiplicative law was fitted"):
         fitted.predict("full", 1e9, 4e3)
 
 
-def test_doubtful_rows_and_a_single_method_are_reservations(fitted: Fitted) -> None:
-    doubts = ("planted, lora: line 7: odd.", "others, lora: line 9: odder.", "lines 1, 2: x is 7 parameters.")
+def test_suspicious_rows_and_a_single_method_are_warnings(fitted: Fitted) -> None:
+    warnings = ("planted, lora: line 7: odd.", "others, lora: line 9: odder.", "lines 1, 2: x is 7 parameters.")
     settings = fitted.table.settings
     others = settings.head(1).assign(task="others")
-    table = dataclasses.replace(fitted.table, settings=pd.concat([settings, others]), warnings=doubts)
+    table = dataclasses.replace(fitted.table, settings=pd.concat([settings, others]), warnings=warnings)
     found = dataclasses.replace(fitted, table=table).recommend(8e3, task="planted")
-    assert {doubts[0].rstrip("."), doubts[2].rstrip(".")} < set(found.reservations)
-    assert doubts[1].rstrip(".") not in found.reservations
-    assert "reservation   planted, lora: line 7: odd" in describe(found)
-    assert not any("the only method" in text for text in found.reservations)
+    assert {warnings[0].rstrip("."), warnings[2].rstrip(".")} < set(found.warnings)
+    assert warnings[1].rstrip(".") not in found.warnings
+    assert "planted, lora: line 7: odd" in str(found)
+    assert not any("only measured method" in text for text in found.warnings)
     alone = dataclasses.replace(fitted.table, settings=settings[settings["method"] == "lora"])
     single = dataclasses.replace(fitted, table=alone).recommend(8e3)
-    assert "lora is the only method that was measured, so no other is compared with it" in single.reservations
+    assert any(text.startswith("lora is the only measured method") for text in single.warnings)
 
 
-def test_candidates_stand_in_columns_and_small_losses_keep_their_digits(fitted: Fitted) -> None:
-    rows = [text for text in describe(fitted.recommend(8e3)).splitlines() if "] " in text and " best " in text]
+def test_candidates_are_aligned_and_small_losses_keep_their_digits(fitted: Fitted) -> None:
+    rows = [text for text in str(fitted.recommend(8e3)).splitlines() if "] " in text and " P(best) " in text]
     assert len({text.index("[") for text in rows}) == 1
     assert (_short(1.2345), _short(0.0012345), _short(0.0)) == ("1.234", "0.00123", "0.000")
 
 
-def test_without_pet_sizes_and_costs_the_answer_says_so(tmp_path: Path, fitted: Fitted) -> None:
+def test_missing_pet_sizes_and_costs_are_reported(tmp_path: Path, fitted: Fitted) -> None:
     points = written(tmp_path / "points.csv", flops=True, pet_size=True, trainable_parameters=True, bleu=True)
     bare = dataclasses.replace(fitted, table=read_points(points))  # fits take none of these columns
     found = bare.recommend(4e3)
     assert {c.pet for c in found.costs} == {None}
-    assert any("give them a column pet_size" in text for text in found.reservations)
+    assert any("pet_size" in text for text in found.warnings)
     assert found.costs[found.chosen] is None
-    assert "not told: the points have no flops" in describe(found)
-    with pytest.raises(ConfigError, match="--budget: what full, lora costs on planted is not known"):
+    assert "no column flops" in str(found)
+    with pytest.raises(ConfigError, match="--budget: the cost of full, lora on planted is unknown"):
         bare.recommend(4e3, "1e18flop")
-    with pytest.raises(ConfigError, match="--next-run: what full, lora costs"):
+    with pytest.raises(ConfigError, match="--next-run: the cost of full, lora"):
         bare.recommend(4e3, next_runs=1)
     analytic = bare.recommend(4e3, "1.5e15flop", tokens_per_example=TOKENS)
-    assert [c for c in analytic.affordable if c.method == "full"] == [Candidate("full", x) for x in MODELS[:2]]
+    assert [c for c in analytic.affordable if c.method == "full"] == [TuningCandidate("full", x) for x in MODELS[:2]]
 
 
-def test_the_record_is_json_and_holds_what_the_words_say(fitted: Fitted) -> None:
+def test_the_record_is_json_and_holds_the_numbers_of_the_text(fitted: Fitted) -> None:
     found = fitted.recommend(8e3, "0.003usd@v5e", prices=PRICES, next_runs=2)
     record = json.loads(json.dumps(to_record(found), allow_nan=False))
     decision = record["decisions"]["multiplicative"]
@@ -225,7 +224,7 @@ def test_the_record_is_json_and_holds_what_the_words_say(fitted: Fitted) -> None
     assert len(record["candidates"]) == len(ALL)
     assert record["decisions"]["additive"]["chosen"]["method"]
     assert decision["without_budget"]["loss"] <= decision["chosen"]["loss"] + 1e-9
-    text = describe(found)
+    text = str(found)
     for piece in ("of v5e at 40% of peak", f"{decision['chosen']['loss']:.3f} nats", "runner-up", "no budget"):
         assert piece in text, piece
 
@@ -247,12 +246,12 @@ def test_the_record_is_json_and_holds_what_the_words_say(fitted: Fitted) -> None
         (lambda f: fit(f.table, ["none"]), "--task = 'none' is unknown"),
     ],
 )
-def test_mistakes_are_one_clear_line(fitted: Fitted, call, message: str) -> None:
+def test_invalid_arguments_are_named(fitted: Fitted, call, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         call(fitted)
     assert message in str(caught.value)
 
 
-def test_the_law_that_the_points_prefer_leads(fitted: Fitted, additive: Fitted) -> None:
+def test_the_best_supported_law_decides(fitted: Fitted, additive: Fitted) -> None:
     assert fitted.recommend(4e3).preferred.law == "multiplicative"
     assert additive.recommend(4e3).preferred.law == ADDITIVE.name

@@ -1,4 +1,4 @@
-"""Costs, budgets and storage: planted power laws, the analytic formula, and what cannot be told."""
+"""Costs, budgets and storage: known power laws, the analytic formula, and missing columns."""
 
 import numpy as np
 import pandas as pd
@@ -8,10 +8,10 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.recommendation.budget import Rates, read_budget
-from finetune_scaling.recommendation.candidates import Candidate
-from finetune_scaling.recommendation.cost import analytic_cost, cost_models, learned_cost
-from finetune_scaling.recommendation.pet import PetDefault, pet_default
-from finetune_scaling.recommendation.storage import stored
+from finetune_scaling.recommendation.candidates import TuningCandidate
+from finetune_scaling.recommendation.cost import analytic_cost, cost_models, fitted_cost
+from finetune_scaling.recommendation.pet_defaults import PetDefault, pet_default
+from finetune_scaling.recommendation.storage import candidate_storage
 
 PRICES = {kind: Price(usd, None, "2026", "a test") for kind, usd in (("v5e", 1.0), ("h100", 8.0), ("cpu", None))}
 RATES = Rates(PRICES, 0.5)
@@ -30,32 +30,32 @@ def points(noise: float = 0.0, flops: bool = True) -> pd.DataFrame:
     return table.assign(method="lora", held_out=False)
 
 
-def test_a_planted_power_law_of_costs_is_found() -> None:
-    model = learned_cost(points(), pet_default(points()))
+def test_a_known_power_law_of_costs_is_recovered() -> None:
+    model = fitted_cost(points(), pet_default(points()))
     assert model is not None
     assert model.exponents == {k: pytest.approx(v) for k, v in {"size": 1.1, "examples": 0.6, "pet": 0.2}.items()}
     assert model(2e7, 5000, 16).flops == pytest.approx(7 * 2e7**1.1 * 5000**0.6 * 16**0.2)
 
 
-def test_the_interval_of_a_cost_holds_new_runs_as_often_as_it_says() -> None:
+def test_the_interval_of_a_cost_has_its_nominal_coverage() -> None:
     held = 0
     for seed in range(150):
         random = np.random.default_rng(seed)
         table = points()
         table["flops"] *= np.exp(random.normal(0, 0.2, len(table)))
-        cost = learned_cost(table, pet_default(table))(2e7, 2000, 4)
+        cost = fitted_cost(table, pet_default(table))(2e7, 2000, 4)
         new = 7 * 2e7**1.1 * 2000**0.6 * 4**0.2 * np.exp(random.normal(0, 0.2))
         held += cost.low <= new <= cost.high
     assert 0.84 <= held / 150 <= 0.96
 
 
-def test_quantities_that_do_not_vary_take_the_stated_exponents() -> None:
+def test_quantities_that_do_not_vary_have_the_assumed_exponents() -> None:
     table = points()
     one = table[(table["finetune_examples"] == 100) & (table["factor"] == "model")]
-    model = learned_cost(one, PetDefault(4.0, 1e6))
+    model = fitted_cost(one, PetDefault(4.0, 1e6))
     assert (model.exponents["examples"], model.exponents["pet"]) == (1.0, 0.0)
     assert model(1e6, 300, 4).flops == pytest.approx(3 * one["flops"].iloc[0])
-    single = learned_cost(one.iloc[:1], PetDefault(4.0, 1e6))(1e6, 100, 4)
+    single = fitted_cost(one.iloc[:1], PetDefault(4.0, 1e6))(1e6, 100, 4)
     assert (single.flops, single.low, single.high) == (pytest.approx(one["flops"].iloc[0]), None, None)
 
 
@@ -68,7 +68,7 @@ def test_without_flops_costs_are_unknown_unless_tokens_are_given() -> None:
     table = points(flops=False)
     assert cost_models(table, {"lora": PetDefault()}, None, 1) == {}
     assert set(cost_models(table, {"lora": PetDefault()}, 100, 1)) == {"lora"}
-    with pytest.raises(ConfigError, match="whether dora trains the base's weights is not known"):
+    with pytest.raises(ConfigError, match="unknown whether dora trains"):
         cost_models(table, {"dora": PetDefault()}, 100, 1)
 
 
@@ -96,33 +96,33 @@ def test_money_without_a_chip_buys_the_cheapest_operations() -> None:
     ("text", "message"),
     [
         ("1e20", "1e20flop, --budget=300chip-hours@v5e or --budget=500usd@v5e"),
-        ("", "is no budget"),
-        ("-3usd", "is no budget"),
+        ("", "is not a budget"),
+        ("-3usd", "is not a budget"),
         ("0flop", "above zero"),
         ("1e999flop", "finite"),
-        ("3chip-hours", "say of which chip"),
+        ("3chip-hours", "kind of chip is missing"),
         ("3chip-hours@v5x", "did you mean 'v5p'"),
-        ("3flop@v5e", "leave @v5e out"),
-        ("3usd@cpu", "no price of cpu is known"),
+        ("3flop@v5e", "remove @v5e"),
+        ("3usd@cpu", "cpu has no on-demand price"),
         ("3usd@v4", "prices has no v4"),
     ],
 )
-def test_malformed_budgets_are_named(text: str, message: str) -> None:
+def test_malformed_budgets_are_errors(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_budget(text, RATES, CHIPS)
     assert message in str(caught.value)
 
 
-def test_storage_is_measured_where_it_can_be_and_scaled_elsewhere() -> None:
+def test_storage_is_measured_or_predicted_by_a_power_law() -> None:
     table = points().assign(trainable_parameters=lambda t: (t["parameters"] ** 0.5 * t["pet_size"]).map(str))
     pet = pet_default(table)
-    asked = [Candidate("lora", 1e6, 8.0), Candidate("lora", 4e6, 8.0)]
-    found = stored(table, pet, asked)
+    asked = [TuningCandidate("lora", 1e6, 8.0), TuningCandidate("lora", 4e6, 8.0)]
+    found = candidate_storage(table, pet, asked)
     assert (found[asked[0]].parameters, found[asked[0]].measured) == (8000, True)
     assert (found[asked[1]].parameters, found[asked[1]].measured) == (pytest.approx(16000), False)
     assert found[asked[0]].bytes == 32000
     one = table[(table["factor"] == "model") & (table["x"] == 1e6)]
-    assert stored(one, pet, asked) == {asked[0]: None, asked[1]: None}
-    assert stored(points(), pet, asked) == {asked[0]: None, asked[1]: None}
-    whole = Candidate("full", 2e6)
-    assert stored(points(), PetDefault(), [whole])[whole].parameters == 2e6
+    assert candidate_storage(one, pet, asked) == {asked[0]: None, asked[1]: None}
+    assert candidate_storage(points(), pet, asked) == {asked[0]: None, asked[1]: None}
+    whole = TuningCandidate("full", 2e6)
+    assert candidate_storage(points(), PetDefault(), [whole])[whole].parameters == 2e6

@@ -6,20 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from finetune_scaling.recommendation.candidates import Candidate
+from finetune_scaling.recommendation.candidates import TuningCandidate
 from finetune_scaling.recommendation.decision import decide, excess_loss
-from finetune_scaling.recommendation.next_run import (
+from finetune_scaling.recommendation.information_value import (
     MIN_EFFECTIVE,
     OUTCOMES,
-    Belief,
-    Run,
-    effective_draws,
-    enough_noise,
+    PossibleRun,
+    Posterior,
+    effective_replicates,
+    enlarged_noise,
     example_grid,
     propose,
 )
 
-A, B = Candidate("full", 1e9), Candidate("lora", 1e9, 4)
+A, B = TuningCandidate("full", 1e9), TuningCandidate("lora", 1e9, 4)
 
 
 def two_normals(gap: float, spread: float, draws: int = 4000) -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ def two_normals(gap: float, spread: float, draws: int = 4000) -> dict[str, np.nd
 
 
 class Line:
-    """A surface whose run shows a method's own loss, with noise."""
+    """A loss predictor whose run measures a method's own loss, with noise."""
 
     def __init__(self, losses: np.ndarray, noise: float) -> None:
         self.losses, self.noise = losses, noise
@@ -42,8 +42,8 @@ class Line:
         return self.losses[:, 0]
 
 
-def run(method: str, flops: float = 1.0) -> Run:
-    return Run(method, "model", 1e9, 1e4, 1e9, None, flops)
+def run(method: str, flops: float = 1.0) -> PossibleRun:
+    return PossibleRun(method, "model", 1e9, 1e4, 1e9, None, flops)
 
 
 def test_probability_and_regret_of_two_normals_are_their_closed_forms() -> None:
@@ -51,20 +51,20 @@ def test_probability_and_regret_of_two_normals_are_their_closed_forms() -> None:
     found = decide([A, B], two_normals(gap, spread))
     scale = spread * np.sqrt(2)
     assert found.chosen.candidate == A
-    assert found.chosen.best == pytest.approx(stats.norm.cdf(gap / scale), abs=0.01)
+    assert found.chosen.probability_best == pytest.approx(stats.norm.cdf(gap / scale), abs=0.01)
     expected = scale * stats.norm.pdf(gap / scale) - gap * stats.norm.cdf(-gap / scale)
     assert found.regret == pytest.approx(expected, rel=0.03)
     assert found.regret_95 == pytest.approx(-gap + scale * stats.norm.ppf(0.95), rel=0.05)
     assert found.runner_up is not None
-    assert found.runner_up.best == pytest.approx(1 - found.chosen.best)
+    assert found.runner_up.probability_best == pytest.approx(1 - found.chosen.probability_best)
     low, high = found.chosen.interval.low, found.chosen.interval.high
     assert (low, high) == (pytest.approx(1 - 1.645 * spread, abs=1e-3), pytest.approx(1 + 1.645 * spread, abs=1e-3))
 
 
-def test_what_candidates_of_a_method_share_does_not_count_as_risk() -> None:
+def test_variation_shared_by_all_candidates_does_not_change_the_decision() -> None:
     shared = np.random.default_rng(0).normal(size=(200, 1))
-    found = decide([A, Candidate("full", 2e9)], {"full": shared + np.array([[0.0, -0.001]])})
-    assert (found.chosen.candidate.size, found.chosen.best, found.regret) == (2e9, 1.0, 0.0)
+    found = decide([A, TuningCandidate("full", 2e9)], {"full": shared + np.array([[0.0, -0.001]])})
+    assert (found.chosen.candidate.size, found.chosen.probability_best, found.regret) == (2e9, 1.0, 0.0)
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=2, max_size=8), st.integers(0, 10**6))
@@ -72,27 +72,27 @@ def test_what_candidates_of_a_method_share_does_not_count_as_risk() -> None:
 def test_properties_of_any_decision(means: list[float], seed: int) -> None:
     random = np.random.default_rng(seed)
     half = len(means) // 2
-    names = [Candidate("full", i + 1) for i in range(half)] + [
-        Candidate("lora", i + 1) for i in range(len(means) - half)
+    names = [TuningCandidate("full", i + 1) for i in range(half)] + [
+        TuningCandidate("lora", i + 1) for i in range(len(means) - half)
     ]
     drawn = random.normal(means, 0.3, size=(60, len(means)))
     losses = {"full": drawn[:, :half], "lora": drawn[:, half:]} if half else {"lora": drawn}
     found = decide(names, losses)
-    assert sum(outlook.best for outlook in found.outlooks) == pytest.approx(1)
+    assert sum(estimate.probability_best for estimate in found.estimates) == pytest.approx(1)
     assert found.regret >= 0
-    assert found.chosen.best <= found.method_best + 1e-12
+    assert found.chosen.probability_best <= found.method_best + 1e-12
     assert found.chosen.loss == pytest.approx(drawn.mean(axis=0).min())
     assert excess_loss(found.chosen.candidate, names, losses) == 0
     moved = decide(names, {m: own + 5 for m, own in losses.items()})
     assert (moved.chosen.candidate, moved.regret) == (found.chosen.candidate, pytest.approx(found.regret))
 
 
-def test_the_value_of_a_run_is_that_of_normal_theory() -> None:
+def test_the_value_of_a_run_agrees_with_normal_theory() -> None:
     """Raiffa and Schlaifer 1961, 5.4: EVSI = s u(gap / s), s the standard deviation of the posterior mean."""
     gap, spread, noise = 0.02, 0.03, 0.02
     losses = two_normals(gap, spread, draws=400)
-    surfaces = {method: Line(own, noise) for method, own in losses.items()}
-    found = propose([run("full")], surfaces, losses, regret=1e-6)
+    predictors = {method: Line(own, noise) for method, own in losses.items()}
+    found = propose([run("full")], predictors, losses, regret=1e-6)
     moved = spread**2 / np.hypot(spread, noise)
     expected = moved * stats.norm.pdf(gap / moved) - gap * stats.norm.cdf(-gap / moved)
     assert found[0].gain == pytest.approx(expected, abs=4 * found[0].error)
@@ -100,43 +100,43 @@ def test_the_value_of_a_run_is_that_of_normal_theory() -> None:
     assert found[0].enlarged == 1
 
 
-def test_the_two_runs_together_are_worth_more_than_one_and_less_than_certainty() -> None:
+def test_two_runs_are_worth_more_than_one_and_less_than_perfect_information() -> None:
     losses = two_normals(0.02, 0.03, draws=400)
     regret = decide([A, B], losses).regret
-    surfaces = {method: Line(own, 0.02) for method, own in losses.items()}
-    found = propose([run("full"), run("lora")], surfaces, losses, regret)
+    predictors = {method: Line(own, 0.02) for method, own in losses.items()}
+    found = propose([run("full"), run("lora")], predictors, losses, regret)
     assert len(found) == 2
     assert regret > found[0].regret > found[1].regret > 0
 
 
 def test_the_cheaper_of_two_equal_runs_is_proposed_first() -> None:
     losses = two_normals(0.02, 0.03, draws=400)
-    surfaces = {method: Line(own, 0.02) for method, own in losses.items()}
-    for cheap, dear in (("full", "lora"), ("lora", "full")):
-        found = propose([run(dear, 3.0), run(cheap, 1.0)], surfaces, losses, 0.01)
-        assert [one.run.method for one in found] == [cheap, dear]
+    predictors = {method: Line(own, 0.02) for method, own in losses.items()}
+    for cheap, expensive in (("full", "lora"), ("lora", "full")):
+        found = propose([run(expensive, 3.0), run(cheap, 1.0)], predictors, losses, 0.01)
+        assert [one.run.method for one in found] == [cheap, expensive]
 
 
 @pytest.mark.parametrize(("gap", "spread"), [(1.0, 0.01), (0.02, 0.0)])
-def test_nothing_is_proposed_where_the_choice_is_sure(gap: float, spread: float) -> None:
+def test_no_run_is_proposed_if_the_choice_is_certain(gap: float, spread: float) -> None:
     losses = two_normals(gap, spread, draws=200)
-    surfaces = {method: Line(own, 0.02) for method, own in losses.items()}
-    assert propose([run("full"), run("lora")], surfaces, losses, decide([A, B], losses).regret) == []
+    predictors = {method: Line(own, 0.02) for method, own in losses.items()}
+    assert propose([run("full"), run("lora")], predictors, losses, decide([A, B], losses).regret) == []
 
 
-def test_noise_is_enlarged_until_enough_draws_are_left() -> None:
+def test_noise_is_enlarged_until_enough_replicates_are_left() -> None:
     predicted = np.random.default_rng(0).normal(size=200)
-    sigma = enough_noise(predicted, 1e-6)
-    assert effective_draws(predicted, sigma) >= MIN_EFFECTIVE > effective_draws(predicted, sigma / 1.25)
-    assert enough_noise(predicted, 5.0) == 5.0
+    sigma = enlarged_noise(predicted, 1e-6)
+    assert effective_replicates(predicted, sigma) >= MIN_EFFECTIVE > effective_replicates(predicted, sigma / 1.25)
+    assert enlarged_noise(predicted, 5.0) == 5.0
 
 
-def test_a_run_whose_outcome_is_the_same_in_all_draws_teaches_nothing() -> None:
+def test_a_run_with_the_same_outcome_in_all_replicates_has_no_value() -> None:
     losses = two_normals(0.02, 0.03, draws=200)
-    belief = Belief(losses)
-    weights = belief.after("full", np.ones(200), 0.01, np.random.default_rng(0).normal(size=OUTCOMES))
-    assert belief.gains("full", weights) == pytest.approx(0, abs=1e-12)
+    posterior = Posterior(losses)
+    weights = posterior.after("full", np.ones(200), 0.01, np.random.default_rng(0).normal(size=OUTCOMES))
+    assert posterior.gains("full", weights) == pytest.approx(0, abs=1e-12)
 
 
-def test_the_grid_of_examples_has_the_middles_of_wide_gaps() -> None:
+def test_the_grid_of_examples_fills_wide_gaps() -> None:
     assert example_grid({1000, 100, 150}) == [100, 150, 390, 1000]

@@ -247,7 +247,7 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     assert execute(study, config, tmp_path).done == 0
     fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
     drawn = json.loads((tmp_path / "report" / "plots" / "study-learning-rate.json").read_text())
-    assert {series["group"] for series in drawn["series"]} == {"parameters"}
+    assert all("parameters" in text for text in drawn["points"]["text"])
     assert len(drawn["points"]["x"]) == len(sweep) == 12
 
 

@@ -1,4 +1,4 @@
-"""The score that a loss lets one expect, by the law that describes the points' own pairs of loss and score."""
+"""The metric score to expect at a predicted loss, by the metric's law over loss."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_int
 
 @dataclass(frozen=True)
 class ExpectedScore:
-    """A metric at the choice. law: which describes it; score and interval: None where none does, and why."""
+    """A predicted score with its 90 % interval; law and score are None where no law describes the metric (why)."""
 
     metric: str
     law: str | None
@@ -21,11 +21,11 @@ class ExpectedScore:
 
 
 def expected_score(rows: pd.DataFrame, metric: str, losses: np.ndarray) -> ExpectedScore:
-    """The score at a candidate's drawn losses [R]; rows: settings of its task and method."""
+    """Predict the score at bootstrap losses [R] of a candidate; rows: settings of its task and method."""
     found = fit_metric(rows, metric)
     if found.used is None:
         return ExpectedScore(metric, None, None, Interval(None, None), found.verdict)
-    # Draws of the two laws are independent: each loss meets one draw of the metric's law, at random.
+    # Replicates of the loss law and of the metric law are independent: pair them at random.
     drawn = found.predict_replicates(losses)
     partners = np.resize(np.random.default_rng(0).permutation(len(drawn)), len(losses))
     scores = drawn[partners, np.arange(len(losses))]

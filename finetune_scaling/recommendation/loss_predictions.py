@@ -1,0 +1,145 @@
+"""Predicted loss of one task and method over model size, PET size and dataset size, by every bootstrap replicate.
+
+The joint laws cover model size at the default PET size P0, and PET size on one model. They are combined as
+
+    multiplicative   L(N, P, D) = E + (L_model(N, D) - E) * (P / P0)^-alpha_pet
+    additive         L(N, P, D) = L_model(N, D) + A_pet * (P^-alpha_pet - P0^-alpha_pet)
+
+Both reduce to L_model at P0 and have the measured slope in P on the one model. That other models have the same slope is
+an assumption; it could be checked with PET sizes on several models.
+
+Outside the fitted range a law may be wrong in a way that no bootstrap replicate shows. There each replicate gets a
+normal deviation of standard deviation s times the distance (in widths of the range, in logarithms), independently for
+model sizes, dataset sizes and PET sizes. s is the largest mean error of the law on a left-out factor level or on the
+held-out points.
+
+Refits that diverge along a flat valley would dominate the mean. So replicates are clipped to OUTLIER times half the
+90 % interval around their median, which no normal sample reaches, and to MOST_NATS.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.forms.declared import factor_parameters, predict
+from finetune_scaling.laws.forms.joint import ADDITIVE
+from finetune_scaling.laws.points.cells import MOST_NATS
+from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents
+from finetune_scaling.recommendation.pet_defaults import PetDefault
+
+Range = tuple[float, float]
+OUTLIER = 3.0
+
+
+@dataclass(frozen=True)
+class LossPredictor:
+    """One fitted law as a function of model size, PET size and dataset size.
+
+    ranges: fitted range of model, examples, and pet where PET sizes were fitted; extrapolation_sd: the s of each range
+    (nats per token); deviates: standardized normal deviate of each replicate [R], per range; noise: standard deviation
+    of one new run around the law (nats per token).
+    """
+
+    fit: JointFit
+    pet: PetDefault
+    ranges: Mapping[str, Range]
+    extrapolation_sd: Mapping[str, float]
+    deviates: Mapping[str, np.ndarray]
+    noise: float
+
+    @property
+    def method(self) -> str:
+        """The tuning method."""
+        return self.fit.method
+
+    def draws(self, size: float, pet: float | None, examples: float) -> np.ndarray:
+        """Return the loss [R] by every bootstrap replicate, with deviations outside the fitted range."""
+        found = clip_outliers(self._loss(self.fit.replicates, size, pet, examples))
+        for name, distance in self.outside(size, pet, examples).items():
+            found = found + distance * self.extrapolation_sd[name] * self.deviates[name]
+        return found
+
+    def outside(self, size: float, pet: float | None, examples: float) -> dict[str, float]:
+        """Return the distance of model, examples and pet from the fitted range, where it is above zero."""
+        values = {"model": size, "examples": examples, "pet": pet}
+        found = {name: range_distance(x, self.ranges[name]) for name, x in values.items() if x and name in self.ranges}
+        return {name: distance for name, distance in found.items() if distance}
+
+    def _loss(self, vectors: np.ndarray, size: float, pet: float | None, examples: float) -> np.ndarray:
+        natural = self.fit.layout.to_natural(vectors)
+        loss = predict(self.fit.law, factor_parameters(natural, "model"), {"X": size, "D": examples})
+        if pet is None or pet == self.pet.size:
+            return loss
+        law_of_pet = factor_parameters(natural, "pet")
+        here, default = (predict(self.fit.law, law_of_pet, {"X": p, "D": examples}) for p in (pet, self.pet.size))
+        if self.fit.law.name == ADDITIVE.name:
+            return loss + here - default
+        offset = natural["E"]
+        return offset + (loss - offset) * (here - offset) / (default - offset)
+
+
+def loss_predictor(fit: JointFit, rows: pd.DataFrame, pet: PetDefault) -> LossPredictor:
+    """Return the predictor of a fit over model size; rows: settings of its task and method."""
+    fitted = rows[~rows["held_out"] & rows["factor"].isin(fit.factors)]
+    model_rows, pet_rows = fitted[fitted["factor"] == "model"], fitted[fitted["factor"] == "pet"]
+    ranges = {"model": _range(model_rows["x"]), "examples": _range(model_rows["finetune_examples"])}
+    if len(pet_rows):
+        ranges["pet"] = _range(pet_rows["x"])
+    families = ["examples", *fitted["factor"].unique()]
+    return LossPredictor(
+        fit=fit,
+        pet=pet,
+        ranges=ranges,
+        extrapolation_sd={name: _extrapolation_sd(fit, name, families) for name in ranges},
+        deviates={name: _deviates(len(fit.replicates), [fit.resampling.seed, i]) for i, name in enumerate(ranges)},
+        noise=_noise(fit.components, families),
+    )
+
+
+def _extrapolation_sd(fit: JointFit, name: str, families: Sequence[str]) -> float:
+    """Return the largest mean error on a left-out level or on held-out points; families: in the order of the fit's."""
+    left_out = fit.left_out[fit.families[families.index(name)]]
+    factors = ("model", "pet") if name == "examples" else (name,)
+    held_out = [fit.errors["held_out"].get(factor, 0.0) for factor in factors]
+    return float(max(np.max(left_out, initial=0.0), *held_out))
+
+
+def clip_outliers(draws: np.ndarray) -> np.ndarray:
+    """Clip draws [R] to OUTLIER half intervals around the median, and to MOST_NATS."""
+    draws = np.minimum(np.nan_to_num(draws, nan=np.inf, posinf=np.inf), MOST_NATS)
+    low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], method="closest_observation")
+    reach = OUTLIER * (high - low) / 2
+    return np.clip(draws, middle - reach, middle + reach)
+
+
+def range_distance(value: float, fitted: Range) -> float:
+    """Return the distance of a value from a range in widths of the range, in logarithms; 0 inside.
+
+    A range of a single value counts as a factor of two wide.
+    """
+    low, high = fitted
+    outside = max(np.log(low / value), np.log(value / high), 0.0)
+    width = np.log(high / low) if high > low else np.log(2.0)
+    return float(outside / width) if outside > 1e-9 else 0.0
+
+
+def _noise(scatter: VarianceComponents, families: Sequence[str]) -> float:
+    """Return the standard deviation of one run over model size: seed, setting, and random effects of size and data.
+
+    families: in the order of scatter.levels.
+    """
+    effects = dict(zip(families, scatter.levels, strict=True))
+    squares = sum(e.standard_deviation**2 for name, e in effects.items() if e and name in ("examples", "model"))
+    return float(np.sqrt((scatter.seed or 0.0) ** 2 + scatter.setting**2 + squares))
+
+
+def _range(values: pd.Series) -> Range:
+    return float(values.min()), float(values.max())
+
+
+def _deviates(count: int, seed: Sequence[int]) -> np.ndarray:
+    normal = np.random.default_rng(seed).normal(size=count)
+    return (normal - normal.mean()) / normal.std()

@@ -1,0 +1,207 @@
+"""Plots of findings: exponents, metrics, forgetting, the law over all factors, and pretraining."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from finetune_scaling.analysis.all_factors import conditions, factors_of
+from finetune_scaling.analysis.analysis import Analysis, main_metric
+from finetune_scaling.analysis.forgetting import ScoreChange, main_factor, shown_columns
+from finetune_scaling.analysis.pretraining import SIZE, PretrainingFit
+from finetune_scaling.formatting import X_LABELS, format_count, format_parameter, method_name, score_name
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.fitting.one_stage import LawFit
+from finetune_scaling.laws.points.columns import lower_is_better
+from finetune_scaling.report.law_plots import BAND, PredictedLoss, band, point_texts
+from finetune_scaling.report.plots import (
+    CURVE_POINTS,
+    EXAMPLES,
+    GREY,
+    LOSS,
+    ReportFigure,
+    add_tooltips,
+    held_out_handles,
+    log_span,
+    log_x,
+    method_handles,
+    panel_grid,
+    panels,
+    scatter,
+    style,
+)
+
+PARAMETERS = ("alpha_model", "alpha_pretrain", "alpha_pet", "beta", "E")
+PALE = 0.4
+FORGETTING_COLUMNS, PRETRAINING_COLUMNS = 4, 3
+PRETRAINING_COLOUR = "#0072B2"
+
+
+def shown_parameters(analysis: Analysis) -> list[str]:
+    """Return the parameters that the plot of exponents shows."""
+    return [n for n in PARAMETERS if any(n in f.parameters for f in _described(analysis))]
+
+
+def _described(analysis: Analysis) -> list[JointFit]:
+    return [fit for fit in analysis.of_law(analysis.main_law) if fit.describes]
+
+
+def draw_exponents(analysis: Analysis) -> ReportFigure:
+    """Draw a panel per parameter with one row per task and method; poorly determined values are pale."""
+    fits, names = _described(analysis), shown_parameters(analysis)
+    figure, grid = panels(1, len(names), width=2.2, height=0.9 + 0.28 * len(fits))
+    for axes, name in zip(grid.flat, names, strict=True):
+        axes.set_title(name)
+        axes.set_yticks(range(len(fits)), [f"{f.task}, {f.method}" for f in fits])
+        axes.margins(x=0.15)
+        if name == "E":  # E is below every loss, so larger upper ends are cut
+            offsets = [f.parameters["E"] for f in fits]
+            axes.set_xlim(0, 1.1 * max(analysis.table.settings["loss"].min(), *offsets))
+        for row, fit in enumerate(fits):
+            if name in fit.parameters:
+                _draw_parameter(axes, row, name, fit, style(fit.method, analysis.methods))
+    grid[0, 0].set_ylim(len(fits) - 0.5, -0.5)
+    return figure
+
+
+def _draw_parameter(axes: Axes, row: int, name: str, fit: JointFit, look: tuple[str, str]) -> None:
+    value, interval = fit.parameters[name], fit.interval(name)
+    options: dict[str, Any] = {"color": look[0], "alpha": 1.0 if fit.is_well_determined(name) else PALE}
+    low, high = (value if end is None else end for end in (interval.low, interval.high))
+    axes.plot([low, high], [row] * 2, lw=1.6, **options)
+    axes.plot(value, row, look[1], ms=6, **options)
+    if interval.low is None:
+        axes.plot(low, row, marker=r"$\leftarrow$", ms=12, ls="none", **options)
+    if interval.high is None:
+        axes.plot(high, row, marker=r"$\rightarrow$", ms=12, ls="none", **options)
+    text = f"{fit.task}, {method_name(fit.method)}: {name} {format_parameter(fit, name)}"
+    add_tooltips(axes, [value], [row], [text])
+
+
+def draw_metrics(analysis: Analysis, task: str, metrics: list[str]) -> ReportFigure:
+    """Draw a panel per metric against loss, with curves and bands of laws that describe it."""
+    figure, grid = panels(1, len(metrics), share_y=False)
+    for axes, metric in zip(grid.flat, metrics, strict=True):
+        for method in analysis.methods:
+            own = analysis.rows(task, method).dropna(subset=[metric])
+            if len(own):
+                colour, marker = style(method, analysis.methods)
+                _draw_metric_law(analysis, axes, colour, (task, method, metric), own["loss"])
+                pairs = zip(own["loss"], own[metric], strict=True)
+                texts = [f"loss {x:.4g}, {metric} {y:.4g}" for x, y in pairs]
+                scatter(axes, own["loss"], own, metric, colour, marker, texts)
+        baseline = analysis.facts.get("baselines", {}).get(task, {}).get(metric)
+        if isinstance(baseline, int | float):
+            axes.axhline(baseline, color=GREY, lw=1, ls=":", label="copy baseline")
+            axes.legend(loc="upper right")
+        axes.set_xlabel(LOSS)
+        axes.set_ylabel(metric)
+    figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _draw_metric_law(analysis: Analysis, axes: Axes, colour: str, key: tuple[str, str, str], losses: Any) -> None:
+    found = next((f for f in analysis.metric_laws if (f.task, f.method, f.metric) == key and f.used), None)
+    if found is not None:
+        grid = np.linspace(losses.min(), losses.max(), CURVE_POINTS)
+        axes.plot(grid, found.predict(grid), color=colour, lw=1.2)
+        axes.fill_between(grid, *band(found.predict_replicates(grid)), color=colour, **BAND)
+
+
+def draw_forgetting(analysis: Analysis, task: str) -> ReportFigure:
+    """Draw tuned minus untuned scores against dataset size: a panel per column, a line per method."""
+    factor = main_factor(analysis.forgetting, task)
+    changes = [c for c in analysis.forgetting if (c.task, c.factor, c.x) == (task, factor, None)]
+    columns = shown_columns(analysis.forgetting, task, main_metric(analysis, task))
+    figure, grid, panel_axes = panel_grid(len(columns), FORGETTING_COLUMNS, width=2.7, height=2.6)
+    for axes, column in zip(panel_axes, columns, strict=True):
+        own = [c for c in changes if c.column == column]
+        for method in analysis.methods:
+            found = sorted((c for c in own if c.method == method), key=lambda c: c.finetune_examples)
+            if found:
+                _draw_changes(axes, found, *style(method, analysis.methods))
+        _shade_worse(axes, lower_is_better(column))
+        log_x(axes, [c.finetune_examples for c in own], EXAMPLES)
+        axes.set_title(score_name(column))
+    for row in grid:
+        row[0].set_ylabel("tuned - untuned")
+    figure.legend(handles=method_handles(analysis.methods, held_out=False), loc="outside lower center", ncols=5)
+    return figure
+
+
+def _draw_changes(axes: Axes, changes: list[ScoreChange], colour: str, marker: str) -> None:
+    examples, means = [c.finetune_examples for c in changes], [c.mean for c in changes]
+    bars = [[c.mean - c.low for c in changes], [c.high - c.mean for c in changes]]
+    axes.errorbar(examples, means, bars, color=colour, marker=marker, ms=4.5, lw=1.2, elinewidth=0.8, capsize=2)
+    texts = [
+        f"{method_name(c.method)}, {format_count(c.finetune_examples)} examples: {score_name(c.column)} {c.mean:+.3g} "
+        f"({c.low:+.3g} to {c.high:+.3g} over {c.runs} runs)"
+        for c in changes
+    ]
+    add_tooltips(axes, examples, means, texts)
+
+
+def _shade_worse(axes: Axes, above: bool) -> None:
+    """Mark zero and tint the side on which the untuned base model was better."""
+    axes.axhline(0, color=GREY, lw=1, ls=":")
+    low, high = axes.get_ylim()
+    axes.axhspan(*((0, max(high, 0)) if above else (min(low, 0), 0)), color="#D55E00", alpha=0.07, lw=0)
+    axes.set_ylim(low, high)
+
+
+def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, LawFit]) -> ReportFigure:
+    """Draw predicted against measured loss by the law over all factors, a panel per method."""
+    figure, grid = panels(1, len(fits), share_y=False)
+    for axes, (method, fit) in zip(grid.flat, fits.items(), strict=True):
+        rows = conditions(analysis.rows(task, method))
+        factors = factors_of(rows)
+        ends = band(fit.predict_replicates(factors))
+        found = PredictedLoss(fit.predict(factors), ends)
+        colour, marker = style(method, analysis.methods)
+        diagonal = (rows["loss"].min(), rows["loss"].max())
+        axes.plot(diagonal, diagonal, color=GREY, lw=0.8)
+        axes.vlines(rows["loss"], *ends, color=colour, lw=0.8, alpha=0.6)
+        own = rows.assign(predicted=found.loss)
+        scatter(axes, rows["loss"], own, "predicted", colour, marker, point_texts(rows, found))
+        axes.set_title(method_name(method))
+        axes.set_xlabel(f"measured {LOSS}")
+    grid[0, 0].set_ylabel("predicted")
+    figure.legend(handles=held_out_handles(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def draw_pretraining(found: list[PretrainingFit]) -> ReportFigure:
+    """Draw the loss of base models against their size and tokens, a panel per family and factor."""
+    figure, grid, panel_axes = panel_grid(len(found), PRETRAINING_COLUMNS)
+    for axes, one in zip(panel_axes, found, strict=True):
+        _draw_pretraining_fit(axes, one)
+    for row in grid:
+        row[0].set_ylabel(LOSS)
+    figure.legend(handles=held_out_handles(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_pretraining_fit(axes: Axes, found: PretrainingFit) -> None:
+    x, loss, held_out = (found.rows[c].to_numpy() for c in ("x", "loss", "held_out"))
+    label = pretraining_x_label(found.factor)
+    if found.fitted is not None and found.fitted.describes:
+        line = log_span(x)
+        axes.fill_between(line, *found.band(line), color=PRETRAINING_COLOUR, **BAND)
+        axes.plot(line, found.predict(line), color=PRETRAINING_COLOUR, lw=1.2)
+    axes.plot(x[~held_out], loss[~held_out], "o", color=PRETRAINING_COLOUR, ms=4.5)
+    axes.plot(x[held_out], loss[held_out], "o", color=PRETRAINING_COLOUR, mfc="white", mew=1.2, ms=5)
+    margin = 0.25 * max(float(np.ptp(loss)), 0.05)  # a band may be much wider than the points
+    axes.set_ylim(loss.min() - margin, loss.max() + margin)
+    log_x(axes, x, label)
+    at = f"{format_count(found.at)} tokens" if isinstance(found.at, float) else found.at
+    axes.set_title(f"{found.family}, {at}")
+    texts = [
+        f"{found.family}, {format_count(value)} {label}: loss {y:.4g}{', held out' if out else ''}"
+        for value, y, out in zip(x, loss, held_out, strict=True)
+    ]
+    add_tooltips(axes, x, loss, texts)
+
+
+def pretraining_x_label(factor: str) -> str:
+    """Return the label of a factor of pretraining laws."""
+    return X_LABELS["model" if factor == SIZE else "pretrain"]

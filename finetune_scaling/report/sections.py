@@ -1,0 +1,653 @@
+"""The sections of the report. Each declares its text, its tables (from the CSV tables) and its plots."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune_scaling.analysis.analysis import Analysis, main_metric
+from finetune_scaling.analysis.claims import CONFIDENCE
+from finetune_scaling.analysis.correlation import FEWEST, RESAMPLES, TRACKING_THRESHOLD, proxy_verdicts
+from finetune_scaling.analysis.critical_sizes import SEARCH_RANGE
+from finetune_scaling.analysis.forgetting import main_factor, shown_columns
+from finetune_scaling.analysis.metric_laws import DESCRIBES, METRIC_LAWS
+from finetune_scaling.analysis.model_selection import DECISIVE
+from finetune_scaling.formatting import (
+    FACTOR_NAMES,
+    format_count,
+    format_estimate,
+    format_interval,
+    format_share,
+    method_name,
+    score_name,
+)
+from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
+from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR
+from finetune_scaling.laws.points.columns import FACTORS
+from finetune_scaling.laws.uncertainty.intervals import Interval
+from finetune_scaling.report import best_method_plot
+from finetune_scaling.report.finding_plots import (
+    draw_all_factors,
+    draw_exponents,
+    draw_forgetting,
+    draw_metrics,
+    draw_pretraining,
+    shown_parameters,
+)
+from finetune_scaling.report.law_plots import draw_law, draw_learning_rates, draw_methods, draw_residuals
+from finetune_scaling.report.plots import Plot
+from finetune_scaling.report.summary import summary
+from finetune_scaling.report.warnings import point_warnings
+
+NONE = "–"
+BASELINE = "Copying (a translation's source, a document's first sentence)"
+LAW_CAPTION = (
+    "Filled: fitted; hollow: held out. Bars: one standard deviation over seeds. Bands: 90 % bootstrap intervals of the "
+    "curves. Laws that do not describe a method's points have no curve."
+)
+RESIDUALS = {"linear": "predicted minus measured loss", "log": "log predicted minus log measured loss"}
+KEY = {"task": "task", "method": "method"}
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of formatted cells; source: the CSV table that holds its numbers; folded: shown on a click."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    source: str
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report; sections without tables, plots and items are not shown."""
+
+    id: str
+    heading: str
+    text: Sequence[str] = ()
+    items: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+    code: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.items or self.tables or self.plots or self.code)
+
+
+def report_sections(analysis: Analysis, tables: Tables, command: str) -> list[Section]:
+    """Return the sections that the analysis has results for, in order; command: how to make the report again."""
+    sections = [
+        Section("summary", "Summary", items=summary(analysis)),
+        Section("warnings", "Warnings", items=point_warnings(analysis)),
+        _best_method(analysis, tables),
+        _laws(analysis, tables),
+        _selection(analysis, tables),
+        _errors(analysis, tables),
+        _critical_sizes(analysis, tables),
+        _claims(analysis, tables),
+        _scores(analysis, tables),
+        _correlation(analysis, tables),
+        _metric_laws(tables),
+        _forgetting(analysis, tables),
+        _further_laws(analysis, tables),
+        _all_factors(analysis, tables),
+        _pretraining(analysis, tables),
+        _data(analysis, tables),
+        Section(
+            "remake",
+            "How to make this report again",
+            ("All numbers are in fit.json and tables/*.csv (*.tex for LaTeX), plots in plots/*.png, *.svg, *.json.",),
+            code=command,
+        ),
+    ]
+    return [section for section in sections if not section.is_empty]
+
+
+def display(frame: pd.DataFrame, source: str, caption: str, columns: Mapping[str, str], folded: bool = False) -> Table:
+    """Return columns (name -> heading) of a CSV table as formatted cells."""
+    rows = frame.reindex(columns=list(columns)).itertuples(index=False, name=None)
+    cells = [[format_cell(name, value) for name, value in zip(columns, row, strict=True)] for row in rows]
+    return Table(caption, list(columns.values()), cells, f"{source}.csv", folded)
+
+
+def format_cell(column: str, value: Any) -> str:
+    """Format a value of a CSV column for reading."""
+    if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
+        return NONE
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if column in ("method", "runner_up"):
+        return method_name(value)
+    if column == "factor":
+        return FACTOR_NAMES[value]
+    if column == "column":
+        return score_name(value)
+    if column in ("x", "finetune_examples") and isinstance(value, int | float):
+        return format_count(value)
+    if column.endswith(("probability", "share")) and isinstance(value, float):
+        return format_share(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _estimates(frame: pd.DataFrame, name: str = "value", prefix: str = "") -> list[str]:
+    """Format columns NAME, PREFIXlow and PREFIXhigh as estimates with intervals."""
+    ends = (frame[f"{prefix}{end}"] for end in ("low", "high"))
+    return [
+        NONE if pd.isna(value) else format_estimate(value, _interval(low, high))
+        for value, low, high in zip(frame[name], *ends, strict=True)
+    ]
+
+
+def _interval(low: float | None, high: float | None) -> Interval:
+    return Interval(*(None if pd.isna(end) else end for end in (low, high)))
+
+
+def _tag(analysis: Analysis, task: str) -> str:
+    """Return the prefix of a task's plot files."""
+    tasks = analysis.table.tasks
+    return f"task{tasks.index(task) + 1}" if len(tasks) > 1 else "study"
+
+
+def _factors(analysis: Analysis, task: str) -> list[str]:
+    present = set(analysis.rows(task)["factor"])
+    return [factor for factor in FACTORS if factor in present]
+
+
+def _best_method(analysis: Analysis, tables: Tables) -> Section:
+    plots = []
+    for task in analysis.table.tasks:
+        tag = _tag(analysis, task)
+        if "model" in _factors(analysis, task):
+            caption = (
+                f"Loss against finetuning examples at each model size; curves: {analysis.main_law} law. {LAW_CAPTION}"
+            )
+            draw = functools.partial(draw_methods, analysis, task)
+            plots.append(Plot(f"{tag}-methods", f"{task}: comparison of methods", caption, draw))
+        for found in analysis.regions:
+            if found.task == task:
+                title = f"{task}: best method over {FACTOR_NAMES[found.factor]}"
+                caption = best_method_plot.CAPTION.format(law=found.law)
+                draw = functools.partial(best_method_plot.draw_best_method, analysis, found)
+                plots.append(Plot(f"{tag}-best-{found.factor}", title, caption, draw))
+    columns = {"task": "task", "x": "parameters", "finetune_examples": "examples", "method": "best method"}
+    columns |= {"loss": "loss", "runner_up": "runner-up", "gap": "difference to runner-up"}
+    shown = []
+    if "best_measured" in tables:
+        caption = "Method of lowest measured loss per model size and dataset size"
+        shown = [display(tables["best_measured"], "best_measured", caption, columns, folded=True)]
+    return Section("best", "Best method", tables=shown, plots=plots)
+
+
+def _laws(analysis: Analysis, tables: Tables) -> Section:
+    plots = []
+    if shown_parameters(analysis):
+        caption = (
+            f"{analysis.main_law.capitalize()} law. Bars: 90 % bootstrap intervals, with an arrow where they are "
+            "unbounded. Pale: poorly determined. Fits that do not describe their points are omitted."
+        )
+        draw = functools.partial(draw_exponents, analysis)
+        plots.append(Plot("exponents", "Exponents and irreducible loss", caption, draw))
+    return Section(
+        "laws",
+        "Laws",
+        (
+            "L: loss (nats per target token), X: factor, D: number of finetuning examples. Estimates with 90 % "
+            "bootstrap intervals.",
+            "Two stages (the paper's): E and beta are fitted together with model and pretraining size, then A and "
+            "alpha of every factor with E and beta fixed. One stage: all parameters together. Profile: "
+            "profile-likelihood interval (--profile). Jackknife: standard error (of log A for A) over left-out factor "
+            "levels and dataset sizes. Estimates that disagree should not be relied on.",
+        ),
+        tables=[
+            _parameter_table(analysis, tables, analysis.main_law),
+            *(_parameter_details(tables, law) for law in analysis.laws),
+        ],
+        plots=[*plots, *_law_plots(analysis, [analysis.main_law])],
+    )
+
+
+def _parameter_table(analysis: Analysis, tables: Tables, law: str) -> Table:
+    """Return a law's estimates, a row per task and method and a column per parameter."""
+    frame = tables["laws"][tables["laws"]["law"] == law]
+    texts = [
+        text if text == NONE or identified else f"{text}, poorly determined"
+        for text, identified in zip(_estimates(frame), frame["identified"], strict=True)
+    ]
+    names = list(dict.fromkeys(frame["parameter"]))
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for task, method, name, text in zip(frame["task"], frame["method"], frame["parameter"], texts, strict=True):
+        rows.setdefault((task, method), {})[name] = text
+    cells = [[task, method_name(method), *(own.get(n, NONE) for n in names)] for (task, method), own in rows.items()]
+    formula = next((fit.law.formula for fit in analysis.of_law(law)), "")
+    return Table(f"{law} law: {formula}", ["task", "method", *names], cells, "laws.csv")
+
+
+def _parameter_details(tables: Tables, law: str) -> Table:
+    frame = tables["laws"][tables["laws"]["law"] == law]
+    frame = frame.assign(
+        two_stage=_estimates(frame),
+        one_stage=_estimates(frame, "one_stage_value", "one_stage_"),
+        profile=[
+            NONE if pd.isna(low) and pd.isna(high) else format_interval(_interval(low, high))
+            for low, high in zip(frame["profile_low"], frame["profile_high"], strict=True)
+        ],
+    )
+    columns = KEY | {"parameter": "parameter", "two_stage": "two stages", "one_stage": "one stage"}
+    columns |= {"profile": "profile", "leave_out_standard_error": "jackknife"}
+    columns |= {"identified": "well determined", "why": "reason if not"}
+    return display(frame, "laws", f"Parameters of the {law} law in detail", columns, folded=True)
+
+
+def _law_plots(analysis: Analysis, laws: Sequence[str]) -> Iterator[Plot]:
+    for task in analysis.table.tasks:
+        for law in laws:
+            for factor in _factors(analysis, task):
+                if _has_law(analysis, task, law, factor):
+                    yield Plot(
+                        f"{_tag(analysis, task)}-{law}-{factor}",
+                        f"{task}: {law} law over {FACTOR_NAMES[factor]}",
+                        f"{LAW_CAPTION} Dashed: all points of the curve are held out.",
+                        functools.partial(draw_law, analysis, task, law, factor),
+                    )
+
+
+def _has_law(analysis: Analysis, task: str, law: str, factor: str) -> bool:
+    if law == SINGLE.name:
+        return any((s.task, s.factor) == (task, factor) for s in analysis.singles)
+    return any(factor in fit.factors for fit in analysis.of(task, law).values())
+
+
+def _selection(analysis: Analysis, tables: Tables) -> Section:
+    if "selection" not in tables:
+        return Section("selection", "Model selection")
+    verdicts = [
+        [task, method_name(method), found.preferred or "none", found.verdict]
+        for (task, method), found in analysis.selections.items()
+    ]
+    columns = KEY | {"law": "law", "parameters": "parameters", "left_out_error": "left-out error"}
+    columns |= {"held_out_error": "held-out error", "aicc": "AICc", "describes": "describes the points"}
+    return Section(
+        "selection",
+        "Model selection",
+        (
+            "Each factor level and dataset size is left out once and predicted by the laws fitted to the rest. A law "
+            "is preferred if its left-out error is lower by more than the 90 % margin of the difference, or its AICc "
+            f"by {DECISIVE:g}, and neither held-out points nor AICc clearly favour the other law. If none is "
+            "preferred, both describe the points, but they may extrapolate differently.",
+        ),
+        tables=[
+            Table("Verdicts", ["task", "method", "preferred", "verdict"], verdicts, "selection.csv"),
+            display(
+                tables["selection"],
+                "selection",
+                "Mean absolute errors (nats per token) and AICc; best law first",
+                columns,
+                folded=True,
+            ),
+        ],
+    )
+
+
+def _errors(analysis: Analysis, tables: Tables) -> Section:
+    frame = tables["errors"].assign(held_out=_estimates(tables["errors"], "held_out_error", "held_out_"))
+    columns = {"task": "task", "factor": "factor", "method": "method", "law": "law"}
+    columns |= {"fitted_error": "fitted", "held_out": "held out"}
+    caption = "Mean absolute error (nats per token), on held-out settings with its 90 % bootstrap interval"
+    plots = [
+        Plot(
+            f"{_tag(analysis, task)}-residuals",
+            f"{task}: residuals of the laws",
+            "Predicted minus measured loss of every setting; hollow: held out.",
+            functools.partial(draw_residuals, analysis, task),
+        )
+        for task in analysis.table.tasks
+        if any(analysis.of(task, law) for law in analysis.laws)
+    ]
+    return Section("errors", "Prediction errors", tables=[display(frame, "errors", caption, columns)], plots=plots)
+
+
+def _critical_sizes(analysis: Analysis, tables: Tables) -> Section:
+    if "critical_sizes" not in tables:
+        return Section("critical", "Critical finetuning sizes")
+    low, high = map(format_count, SEARCH_RANGE)
+    return Section(
+        "critical",
+        "Critical finetuning sizes",
+        (
+            f"The dataset size at which two methods have equal loss, searched from {low} to {high} examples, with its "
+            "90 % bootstrap interval (unbounded if it includes replicates without this crossing) and the share of "
+            "replicates with this crossing (or with none). Jackknife range: over left-out factor levels and dataset "
+            "sizes. H and gamma: the paper's closed form D = H X^gamma, valid only if both laws have the same E.",
+        ),
+        tables=[_critical_table(tables["critical_sizes"], law, law != analysis.main_law) for law in analysis.laws],
+    )
+
+
+def _critical_table(frame: pd.DataFrame, law: str, folded: bool) -> Table:
+    columns = ["finetune_examples", "low", "high", "probability", "leave_out_low", "leave_out_high", "better_below"]
+    columns += ["better_above", "extrapolated_methods", "H", "H_low", "H_high", "gamma", "gamma_low", "gamma_high"]
+    columns += ["better_everywhere", "why", "uncrossed_share"]
+    rows = []
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *columns])))
+    for row in frame[frame["law"] == law].to_dict("records"):
+        crosses = not pd.isna(row["finetune_examples"])
+        interval, jackknife = (_interval(row[f"{kind}low"], row[f"{kind}high"]) for kind in ("", "leave_out_"))
+        share = row["probability" if crosses else "uncrossed_share"]
+        better = (
+            f"{row['better_below']} → {row['better_above']}" if crosses else f"{row['better_everywhere']} everywhere"
+        )
+        unknown = not crosses and bool(row["why"])
+        rows.append(
+            [
+                row["task"],
+                FACTOR_NAMES[row["factor"]],
+                format_count(row["x"]),
+                f"{row['first']} / {row['second']}",
+                f"inconclusive: {row['why']}"
+                if unknown
+                else format_count(row["finetune_examples"])
+                if crosses
+                else "none",
+                format_interval(interval, format_count) if crosses else NONE,
+                NONE if pd.isna(share) else format_share(share),
+                format_interval(jackknife, format_count) if crosses and jackknife.low else NONE,
+                NONE if unknown else better,
+                format_cell("", row["extrapolated_methods"]),
+                *(
+                    NONE if pd.isna(row[n]) else format_estimate(row[n], _interval(row[f"{n}_low"], row[f"{n}_high"]))
+                    for n in ("H", "gamma")
+                ),
+            ]
+        )
+    header = ["task", "factor", "X", "methods", "critical size", "90 % interval", "share", "jackknife range"]
+    header += ["better method", "extrapolated", "H", "gamma"]
+    return Table(f"{law} law", header, rows, "critical_sizes.csv", folded)
+
+
+def _claims(analysis: Analysis, tables: Tables) -> Section:
+    if "claims" not in tables:
+        return Section("claims", "Claims of the paper")
+    frame = tables["claims"].assign(
+        interval=[
+            NONE if pd.isna(d) else format_interval(_interval(low, high))
+            for d, low, high in zip(*(tables["claims"][c] for c in ("difference", "low", "high")), strict=True)
+        ]
+    )
+    columns = {"where": "comparison", "difference": "difference", "interval": "90 % interval"}
+    columns |= {"probability": "share above zero", "margin": "jackknife margin", "verdict": "verdict", "why": "reason"}
+    verdicts = [
+        [c.sentence, c.verdict, str(len(c.comparisons)), format_cell("probability", c.probability)]
+        for c in analysis.claims
+    ]
+    return Section(
+        "claims",
+        "Claims of the paper",
+        (
+            "Each comparison is a difference that the claim says is above zero. It is supported if the difference is "
+            f"above zero in at least {CONFIDENCE:.0%} of the bootstrap replicates, not supported if in at most "
+            f"{1 - CONFIDENCE:.0%}, and in both cases exceeds its 90 % jackknife margin; otherwise it is inconclusive. "
+            "A claim is supported if every comparison is, and all are true together in at least "
+            f"{CONFIDENCE:.0%} of the replicates.",
+        ),
+        tables=[
+            Table("Verdicts", ["claim", "verdict", "comparisons", "all true"], verdicts, "claims.csv"),
+            *(
+                display(frame[frame["claim"] == c.name], "claims", c.sentence, columns, folded=True)
+                for c in analysis.claims
+            ),
+        ],
+    )
+
+
+def _scores(analysis: Analysis, tables: Tables) -> Section:
+    shown, plots = [], []
+    for task in analysis.table.tasks:
+        metrics = [m for m in analysis.table.metrics if analysis.rows(task)[m].notna().any()]
+        if metrics:
+            caption = f"{task}: setting of each method with the best test score"
+            baseline = analysis.facts.get("baselines", {}).get(task, {})
+            known = [f"{m} {baseline[m]:.3g}" for m in metrics if isinstance(baseline.get(m), int | float)]
+            caption += f". {BASELINE} scores {', '.join(known)}" if known else ""
+            columns = {
+                "method": "method",
+                "factor": "factor",
+                "x": "X",
+                "finetune_examples": "examples",
+                "loss": "loss",
+            }
+            frame = tables["best_runs"]
+            shown.append(display(frame[frame["task"] == task], "best_runs", caption, columns | {m: m for m in metrics}))
+            plots.append(
+                Plot(
+                    f"{_tag(analysis, task)}-metrics",
+                    f"{task}: scores against loss",
+                    "One mark per setting, all factors. Curves with 90 % bands: the law that describes the main "
+                    "metric.",
+                    functools.partial(draw_metrics, analysis, task, metrics[:3]),
+                )
+            )
+        if len(analysis.rows(task, factor=SENSITIVITY_FACTOR)):
+            plots.append(
+                Plot(
+                    f"{_tag(analysis, task)}-learning-rate",
+                    f"{task}: sensitivity to the learning rate",
+                    "A line per model size and dataset size; ringed: its best learning rate. No law is fitted.",
+                    functools.partial(draw_learning_rates, analysis, task),
+                )
+            )
+    return Section("scores", "Scores", tables=shown, plots=plots)
+
+
+def _correlation(analysis: Analysis, tables: Tables) -> Section:
+    if "correlation" not in tables:
+        return Section("correlation", "Correlation of metrics with the loss")
+    frame = tables["correlation"]
+    frame = frame.assign(r=_estimates(frame, "pearson", "pearson_"), rho=_estimates(frame, "spearman", "spearman_"))
+    verdicts = [
+        [found.task, found.metric, found.verdict, found.tally] for found in proxy_verdicts(analysis.correlations)
+    ]
+    columns = {"task": "task", "metric": "metric", "factor": "factor", "method": "method", "settings": "settings"}
+    columns |= {"r": "Pearson r", "pearson_p": "p", "rho": "Spearman rho", "spearman_p": "p"}
+    columns |= {"verdict": "verdict", "why": "reason"}
+    caption = (
+        f"Correlation with the loss over settings (means over seeds); 90 % BCa bootstrap intervals ({RESAMPLES} "
+        "replicates); p-values of r = 0 without correction for multiple comparisons"
+    )
+    return Section(
+        "correlation",
+        "Correlation of metrics with the loss",
+        (
+            "A metric tracks the loss for a method and factor if the 90 % interval of Pearson's r is beyond "
+            f"{TRACKING_THRESHOLD:g} in the right direction (negative for scores, positive for errors such as TER), "
+            "and does not track it if the interval is completely short of that. Otherwise, or with fewer than "
+            f"{FEWEST} settings, the verdict is inconclusive. A metric is a proxy for the loss if it tracks the loss "
+            "everywhere on a task.",
+        ),
+        tables=[
+            Table("Verdicts", ["task", "metric", "verdict", "comparisons"], verdicts, "correlation.csv"),
+            display(frame, "correlation", caption, columns, folded=True),
+        ],
+    )
+
+
+def _metric_laws(tables: Tables) -> Section:
+    if "metric_laws" not in tables:
+        return Section("metric-laws", "Laws of metrics over loss")
+    frame = tables["metric_laws"].reindex(columns=[*tables["metric_laws"].columns])
+    if "value" not in frame:
+        frame = frame.assign(value=np.nan, low=np.nan, high=np.nan)
+    formulas = "; ".join(f"{law.name}: {law.formula} ({law.source})" for law in METRIC_LAWS)
+    key = {"task": "task", "metric": "metric", "method": "method"}
+    columns = key | {"law": "law", "parameter": "parameter", "estimate": "estimate", "identified": "well determined"}
+    columns |= {"r_squared": "R²", "error": "error", "left_out_error": "left-out error"}
+    columns |= {"held_out_error": "held-out error"}
+    first = frame.drop_duplicates(["task", "metric", "method"])
+    return Section(
+        "metric-laws",
+        "Laws of metrics over loss",
+        (
+            f"M: metric, L: loss (nats per token). {formulas}. A law describes a metric if it explains at least "
+            f"{DESCRIBES:.0%} of the variance over the fitted settings (means over seeds). One law is preferred only "
+            "if its error on left-out dataset sizes is lower beyond chance.",
+        ),
+        tables=[
+            display(first, "metric_laws", "Verdicts", key | {"settings": "settings", "verdict": "verdict"}),
+            display(
+                frame.assign(estimate=_estimates(frame)), "metric_laws", "Parameters and errors", columns, folded=True
+            ),
+        ],
+    )
+
+
+def _forgetting(analysis: Analysis, tables: Tables) -> Section:
+    shown, plots = [], []
+    for task in analysis.table.tasks:
+        factor = main_factor(analysis.forgetting, task)
+        if factor is None:
+            continue
+        wanted = shown_columns(analysis.forgetting, task, main_metric(analysis, task))
+        frame = tables["forgetting"]
+        frame = frame[(frame["task"] == task) & (frame["factor"] == factor) & frame["column"].isin(wanted)]
+        frame = frame.assign(
+            change=[
+                f"{mean:+.3g} ({low:+.3g} to {high:+.3g})"
+                for mean, low, high in zip(frame["mean"], frame["low"], frame["high"], strict=True)
+            ]
+        ).sort_values(["column", "method", "finetune_examples"], kind="stable")
+        columns = {"column": "score", "method": "method", "finetune_examples": "examples", "x": FACTOR_NAMES[factor]}
+        columns |= {"baseline": "copying", "untuned": "untuned", "change": "change (range)", "runs": "runs"}
+        over_all = {name: heading for name, heading in columns.items() if name != "x"}
+        caption = f"{task}: tuned minus untuned, over all values of {FACTOR_NAMES[factor]}"
+        shown.append(display(frame[frame["x"].isna()], "forgetting", caption, over_all))
+        caption = f"{task}: tuned minus untuned, at each {FACTOR_NAMES[factor]}"
+        shown.append(display(frame[frame["x"].notna()], "forgetting", caption, columns, folded=True))
+        plots.append(
+            Plot(
+                f"{_tag(analysis, task)}-forgetting",
+                f"{task}: forgetting and transfer",
+                f"Tuned minus untuned: mean and range over runs and values of {FACTOR_NAMES[factor]}. Dotted: no "
+                "change; shaded: worse than the untuned base model.",
+                functools.partial(draw_forgetting, analysis, task),
+            )
+        )
+    text = (
+        "Change of scores outside the finetuning task: tuned minus untuned base model, mean and range over runs. An "
+        "increase of a loss or of TER, or a decrease of another score, is forgetting.",
+    )
+    return Section("forgetting", "Forgetting and transfer", text, tables=shown, plots=plots)
+
+
+def _further_laws(analysis: Analysis, tables: Tables) -> Section:
+    others = [law for law in analysis.laws if law != analysis.main_law]
+    shown = [_parameter_table(analysis, tables, law) for law in others]
+    if "single_laws" in tables:
+        frame = tables["single_laws"]
+        names = list(analysis.singles[0].parameters)
+        frame = frame.assign(**{f"{n}_text": _estimates(frame, n, f"{n}_") for n in names})
+        columns = KEY | {"factor": "factor", "x": "X", "points": "points"} | {f"{n}_text": n for n in names}
+        columns |= {"fitted_error": "fitted error", "held_out_error": "held-out error"}
+        caption = f"{SINGLE.name} law over dataset size at each factor value: {SINGLE.formula}"
+        shown.append(display(frame, "single_laws", caption, columns, folded=True))
+    plots = list(_law_plots(analysis, [*others, SINGLE.name]))
+    return Section("more", "Further laws", tables=shown, plots=plots)
+
+
+def _all_factors(analysis: Analysis, tables: Tables) -> Section:
+    if "all_factors" not in tables:
+        return Section("all-factors", "Law over all factors")
+    frame = tables["all_factors"].assign(estimate=_estimates(tables["all_factors"]))
+    columns = KEY | {"parameter": "parameter", "estimate": "estimate", "identified": "well determined"}
+    columns |= {"why": "reason if not", "points": "points"}
+    plots = []
+    for task in analysis.table.tasks:
+        fits = {m: fit for (name, m), fit in analysis.all_factors.items() if name == task and fit.describes}
+        if fits:
+            plots.append(
+                Plot(
+                    f"{_tag(analysis, task)}-all-factors",
+                    f"{task}: law over all factors",
+                    "Predicted against measured loss of every setting, with 90 % bootstrap intervals; hollow: held "
+                    "out.",
+                    functools.partial(draw_all_factors, analysis, task, fits),
+                )
+            )
+    caption = f"{ALL_FACTORS.name}: {ALL_FACTORS.formula}"
+    shown = [display(frame, "all_factors", caption, columns)]
+    return Section("all-factors", "Law over all factors", tables=shown, plots=plots)
+
+
+def _pretraining(analysis: Analysis, tables: Tables) -> Section:
+    if "pretraining" not in tables:
+        return Section("pretraining", "Pretraining")
+    frame = tables["pretraining"]
+    if "value" not in frame:
+        frame = frame.assign(value=np.nan, low=np.nan, high=np.nan)
+    reasons = [
+        a if isinstance(a, str) and a else b
+        for a, b in zip(frame["why"], frame.get("why_unidentified", frame["why"]), strict=True)
+    ]
+    frame = frame.assign(estimate=_estimates(frame), reason=reasons)
+    columns = {"family": "family", "over": "over", "at": "at", "points": "points", "parameter": "parameter"}
+    columns |= {"estimate": "estimate", "fitted_error": "fitted error", "held_out_error": "held-out error"}
+    columns |= {"reason": "poorly determined because"}
+    plot = Plot(
+        "pretraining",
+        "Pretraining: loss of base models",
+        "Curve and band: law with its 90 % interval. Filled: fitted; hollow: held out.",
+        functools.partial(draw_pretraining, analysis.pretraining),
+    )
+    return Section(
+        "pretraining",
+        "Pretraining",
+        (
+            "Loss of base models on held-out pretraining text (nats per target token) over parameters N, L = A / "
+            "N^alpha + E, and over tokens D at one size, L = A / D^beta + E. Losses at fewer tokens than a run's total "
+            "are those of intermediate checkpoints, whose learning rate had not decayed. 90 % profile-likelihood "
+            "intervals.",
+        ),
+        tables=[display(frame, "pretraining", "Laws of pretraining", columns)],
+        plots=[plot],
+    )
+
+
+def _data(analysis: Analysis, tables: Tables) -> Section:
+    table, settings = analysis.table, analysis.settings
+    kinds = sorted({settings.residual_of(fit.law) for fit in analysis.fits.values()})
+    residual = " or ".join(f"{kind} ({RESIDUALS[kind]})" for kind in kinds)
+    frame = tables["factors"]
+    frame = frame.assign(**{c: list(map(_levels, frame[c])) for c in ("x", "finetune_examples")})
+    columns = {"task": "task", "method": "method", "factor": "factor", "settings": "settings"}
+    columns |= {"held_out_settings": "held out", "x": "X", "finetune_examples": "examples", "mean_seeds": "mean seeds"}
+    shown = [display(frame, "factors", "Settings by factor", columns)]
+    if "entropy" in tables:
+        entropy = tables["entropy"].assign(E_text=_estimates(tables["entropy"], "E"))
+        columns = KEY | {"law": "law", "E_text": "fitted E", "entropy": "true entropy"}
+        caption = "Irreducible loss E and true entropy (nats per token)"
+        shown.append(display(entropy, "entropy", caption, columns))
+    return Section(
+        "data",
+        "Data and settings",
+        (
+            f"Points: {Path(table.source).name}. Objective: sum of Huber losses with delta {settings.huber_delta:g}; "
+            f"residual: {residual}. Model size: {analysis.size.replace('_', '-')} parameters. Settings are means over "
+            "seeds. Held-out settings are not fitted.",
+        ),
+        items=list(map(str, analysis.facts.get("notes", ()))),
+        tables=shown,
+    )
+
+
+def _levels(text: str) -> str:
+    """Format the levels of a factor; many are given as a range."""
+    values = [format_count(float(value)) for value in text.split()]
+    return ", ".join(values) if len(values) <= 12 else f"{values[0]} … {values[-1]}"

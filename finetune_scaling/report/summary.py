@@ -1,0 +1,85 @@
+"""The results of an analysis in sentences: estimates with 90 % intervals, and verdicts."""
+
+from collections.abc import Iterator
+
+from finetune_scaling.analysis.analysis import Analysis, measured_best
+from finetune_scaling.analysis.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim
+from finetune_scaling.formatting import format_count, format_parameter, format_share, method_name
+
+MOST_TASKS = 3  # listed one by one
+
+
+def summary(analysis: Analysis) -> list[str]:
+    """Return the main results in about ten sentences."""
+    table = analysis.table
+    held_out = int(table.settings["held_out"].sum())
+    lines = [
+        f"{len(table.runs)} runs of {len(table.settings)} settings ({held_out} held out); tasks: "
+        f"{', '.join(table.tasks)}; methods: {', '.join(map(method_name, analysis.methods))}."
+    ]
+    lines += [line for task in table.tasks[:MOST_TASKS] for line in _best_method_lines(analysis, task)]
+    if len(table.tasks) > MOST_TASKS:
+        lines.append(f"{len(table.tasks) - MOST_TASKS} further tasks: see the tables.")
+    lines += map(claim_line, analysis.claims)
+    return [*lines, *_selection_lines(analysis), *_determined_lines(analysis)]
+
+
+def parameter_lines(analysis: Analysis, task: str) -> Iterator[str]:
+    """Yield the main law's exponents and E per method, as estimates with 90 % intervals."""
+    for method, fit in analysis.of(task, analysis.main_law).items():
+        names = [n for start in ("alpha", "beta", "E") for n in fit.parameters if n.startswith(start)]
+        yield f"{method_name(method)}: {'; '.join(f'{n} = {format_parameter(fit, n)}' for n in names)}."
+
+
+def claim_line(claim: Claim) -> str:
+    """Return a claim with its verdict in every comparison and the share of replicates in which all are true."""
+    verdicts = [one.verdict for one in claim.comparisons]
+    counts = [f"{v} in {verdicts.count(v)}" for v in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts]
+    noun = "comparison" if len(verdicts) == 1 else "comparisons"
+    line = f"{claim.sentence.rstrip('.')}: {', '.join(counts)} of {len(verdicts)} {noun}"
+    if claim.probability is not None:
+        compared = len(claim.replicates)
+        which = "true" if compared == 1 else f"{'all' if compared == len(verdicts) else compared} true"
+        line += f" ({which} in {format_share(claim.probability)} of replicates)"
+    return f"{line}."
+
+
+def _best_method_lines(analysis: Analysis, task: str) -> Iterator[str]:
+    best = measured_best(analysis, task)
+    if best.empty:
+        yield f"{task}: no setting was measured with two methods of different loss."
+        return
+    parts = []
+    for method, own in best.sort_values("finetune_examples").groupby("method", sort=False)["finetune_examples"]:
+        span = (
+            format_count(own.min())
+            if own.min() == own.max()
+            else f"{format_count(own.min())}–{format_count(own.max())}"
+        )
+        parts.append(f"{method_name(str(method))} in {len(own)} ({span} examples)")
+    line = f"{task}: lowest measured loss by {', '.join(parts)} of {len(best)} settings"
+    for found in analysis.regions:
+        if (found.task, found.factor) == (task, "model"):
+            share = format_share(found.confident_share())
+            line += f"; at least 90 % of replicates agree on the best method in {share} of the measured range"
+    yield f"{line}."
+
+
+def _selection_lines(analysis: Analysis) -> Iterator[str]:
+    if len(analysis.laws) < 2:
+        return
+    total = len(analysis.selections)
+    preferred = [found.preferred for found in analysis.selections.values()]
+    parts = [f"the {law} law in {preferred.count(law)}" for law in dict.fromkeys(preferred) if law is not None]
+    parts += [f"inconclusive in {preferred.count(None)}"] if None in preferred else []
+    yield f"Model selection: {', '.join(parts)} of {total} cases; results are by the {analysis.main_law} law."
+
+
+def _determined_lines(analysis: Analysis) -> Iterator[str]:
+    fits = analysis.of_law(analysis.main_law)
+    exponents = [(fit, n) for fit in fits for n in fit.parameters if n.startswith("alpha") or n == "beta"]
+    count = sum(fit.is_well_determined(name) for fit, name in exponents)
+    yield f"{count} of {len(exponents)} exponents are well determined by these points."
+    missed = sorted({f"{fit.task}, {method_name(fit.method)}" for fit in fits if not fit.describes})
+    if missed:
+        yield f"The {analysis.main_law} law does not describe: {'; '.join(missed)}."
