@@ -20,8 +20,8 @@ from finetune_scaling.recommendation.candidates import TuningCandidate, bootstra
 from finetune_scaling.recommendation.cost import CostModel, analytic_cost
 from finetune_scaling.recommendation.decision import decide
 from finetune_scaling.recommendation.information_value import PossibleRun, propose
-from finetune_scaling.recommendation.pet_defaults import PetDefault
 from finetune_scaling.recommendation.loss_predictions import LossPredictor, loss_predictor
+from finetune_scaling.recommendation.pet_defaults import PetDefault
 from synthetic_points import EN_DE, SIZES
 
 METHODS = ("full", "lora")

@@ -22,12 +22,12 @@ from finetune_scaling.laws.fitting.joint_fit import JointFit, Skipped
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable, read_points
-from finetune_scaling.tuning.registry import METHODS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 from finetune_scaling.recommendation.advice import Advice
 from finetune_scaling.recommendation.advisor import advise
 from finetune_scaling.recommendation.question import Question, choose_task, make_question
+from finetune_scaling.tuning.registry import METHODS
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than laws
     from finetune_scaling.report.plots import ReportFigure

@@ -11,7 +11,6 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.joint_fit import DESCRIBES, JointFit, Skipped
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable
-from finetune_scaling.tuning.registry import METHODS
 from finetune_scaling.recommendation.advice import (
     CHOOSE,
     CONFIDENT,
@@ -35,6 +34,7 @@ from finetune_scaling.recommendation.loss_predictions import LossPredictor, loss
 from finetune_scaling.recommendation.pet_defaults import PetDefault, pet_default
 from finetune_scaling.recommendation.question import Question, choose_metric
 from finetune_scaling.recommendation.storage import Storage, candidate_storage
+from finetune_scaling.tuning.registry import METHODS
 
 RANGE_NAMES = {"model": "model sizes", "examples": "dataset sizes", "pet": "PET sizes"}
 EXPONENTS = {"examples": "beta", "model": "alpha_model", "pet": "alpha_pet"}

@@ -142,7 +142,8 @@ def selection_record(task: str, method: str, found: Selection) -> dict[str, Any]
         "verdict": found.verdict,
         "candidates": candidates,
         "comparisons": [
-            {**asdict(c), "margin": finite_or_none(c.margin), "criterion": finite_or_none(c.criterion)} for c in found.comparisons
+            {**asdict(c), "margin": finite_or_none(c.margin), "criterion": finite_or_none(c.criterion)}
+            for c in found.comparisons
         ],
     }
 

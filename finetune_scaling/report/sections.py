@@ -27,8 +27,7 @@ from finetune_scaling.formatting import (
 )
 from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
 from finetune_scaling.laws.forms.power import SINGLE
-from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR
-from finetune_scaling.laws.points.columns import FACTORS
+from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report import best_method_plot
 from finetune_scaling.report.finding_plots import (

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import synthetic_points
 from finetune_scaling.analysis.all_factors import few_levels
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.analysis.critical_sizes import critical_sizes
@@ -14,7 +15,6 @@ from finetune_scaling.api import Fitted
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.profile import Profile
-import synthetic_points
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.finding_plots import draw_metrics
