@@ -18,9 +18,9 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.conversion import Conversion, convert
-from finetune_scaling.interop.outgoing import Outgoing, write_out
-from finetune_scaling.interop.peft.incoming import Incoming, bring_in
+from finetune_scaling.interop.model_import import ModelImport, import_model
+from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
+from finetune_scaling.interop.run_export import RunExport, export_run
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 _FROM_HF = flags.DEFINE_string(
@@ -82,12 +82,14 @@ def _direction() -> str:
 def _bring_in() -> dict[str, Any]:
     sharding = ShardingConfig(_FSDP.value, _TENSOR.value)
     out, tokenizer = command.required(_OUT), _TOKENIZER.value
-    return convert(Conversion(_FROM_HF.value, out, _DTYPE.value, sharding, tokenizer, _PRETRAIN_TOKENS.value))
+    return import_model(ModelImport(_FROM_HF.value, out, _DTYPE.value, sharding, tokenizer, _PRETRAIN_TOKENS.value))
 
 
 def _bring_in_adapter() -> dict[str, Any]:
     config = command.read_config(_CONFIG) if _CONFIG.value else {}
-    return bring_in(Incoming(_FROM_PEFT.value, command.required(_BASE), command.required(_OUT), _STEP.value, config))
+    return import_adapter(
+        AdapterImport(_FROM_PEFT.value, command.required(_BASE), command.required(_OUT), _STEP.value, config)
+    )
 
 
 def _write_out() -> dict[str, Any]:
@@ -95,7 +97,9 @@ def _write_out() -> dict[str, Any]:
         raise ConfigError(
             "--checkpoint is to go somewhere: give --to-hf=DIR for the model, --to-peft=DIR for an adapter"
         )
-    return write_out(Outgoing(_CHECKPOINT.value, _STEP.value, _TO_HF.value, _TO_PEFT.value, _MERGE.value, _DTYPE.value))
+    return export_run(
+        RunExport(_CHECKPOINT.value, _STEP.value, _TO_HF.value, _TO_PEFT.value, _MERGE.value, _DTYPE.value)
+    )
 
 
 if __name__ == "__main__":

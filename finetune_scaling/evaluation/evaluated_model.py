@@ -11,7 +11,7 @@ from finetune_scaling.data.tokenizers.hugging_face import HuggingFaceTokenizer, 
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location, local_path
-from finetune_scaling.interop.hugging_face import check_model, files_digest, load_model, read_fields
+from finetune_scaling.interop.hugging_face_model import check_model, files_digest, load_model, read_fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.model_loading import (
     RunCheckpoint,
@@ -126,7 +126,7 @@ def open_public_model(
 
     def load() -> TunedModel:
         placement = make_model_sharding(config, sharding)
-        _, params = load_model(directory, place=placement.parameters)
+        _, params = load_model(directory, placement.parameters)
         return untuned_model(config, params, tokenizer, {}, placement)
 
     return EvaluatedModel(directory, run_config, checkpoint, None, load, is_base=True), config, tokenizer

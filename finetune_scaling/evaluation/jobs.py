@@ -20,7 +20,7 @@ from finetune_scaling.evaluation.prepared_evaluation import (
 from finetune_scaling.evaluation.records import Record
 from finetune_scaling.evaluation.text_evaluation import check_public_model_evaluators
 from finetune_scaling.files import Location, check_writable
-from finetune_scaling.interop.hugging_face import is_model
+from finetune_scaling.interop.hugging_face_model import is_model
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator

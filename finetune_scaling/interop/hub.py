@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from finetune_scaling.data.tokenizers.hugging_face import TOKENIZER_FILES
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.interop.weights.files import INDEX, WEIGHTS, indexed_files
+from finetune_scaling.interop.weights.safetensors_reader import INDEX, WEIGHTS, indexed_files
 
 _CONFIG = "config.json"
 Wanted = Callable[[str, set[str], str | None], list[str]]

@@ -56,7 +56,7 @@ class BaseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PublicModel:
-    """The public model that a base model was converted from (interop/conversion.py).
+    """The public model that a base model was converted from (interop/model_import.py).
 
     name: directory, or name on the Hugging Face hub. revision: as requested; commit: the commit it resolved to (None
     for a directory). family: model_type of its config.json. dtype: of the stored parameters if it differs from the
@@ -76,7 +76,7 @@ class PublicModel:
 
 @dataclasses.dataclass(frozen=True)
 class ImportedAdapter:
-    """The PEFT adapter that a run was imported from (interop/peft/incoming.py): directory, digest of its weights."""
+    """The PEFT adapter that a run was imported from (adapter_import.py): directory, digest of its weights."""
 
     name: str
     weights_sha256: str

@@ -10,8 +10,8 @@ from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerConfig
-from finetune_scaling.interop.conversion import Conversion
-from finetune_scaling.interop.hugging_face import listed_model
+from finetune_scaling.interop.families.registry import parse_config
+from finetune_scaling.interop.model_import import ModelImport
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.model_loading import TOKENIZER, with_model_changes
@@ -64,13 +64,13 @@ def tokenizer_path(study: StudyConfig, workdir: Path, base: Base) -> str:
     return family.tokenizer if isinstance(family.tokenizer, str) else str(workdir / "tokenizers" / base.family)
 
 
-def conversion(study: StudyConfig, workdir: Path, base: Base) -> Conversion:
+def conversion(study: StudyConfig, workdir: Path, base: Base) -> ModelImport:
     """How a public base is brought in."""
     family = study.families[base.family]
     if family.public is None or base.tokens is None:
         raise ValueError(f"{base.name} is no public base")
     source = family.public.base_source(base.size, family.revision(base.tokens))
-    return Conversion(source, str(base.directory(workdir)), pretrain_tokens=base.tokens)
+    return ModelImport(source, str(base.directory(workdir)), pretrain_tokens=base.tokens)
 
 
 def pretraining_config(study: StudyConfig, workdir: Path, base: Base) -> Config:
@@ -120,7 +120,7 @@ def family_model(family: FamilyConfig, size: str) -> ModelConfig:
     """The model of one rung, without reading a tokenizer where its size is known from the config."""
     if family.public:
         fields = family.public.models[family.sizes.index(size)]
-        return listed_model(configuration.plain(fields), f"families.public.models, {size}")
+        return parse_config(configuration.plain(fields), f"families.public.models, {size}")[1]
     if isinstance(family.tokenizer, str):
         vocabulary = load_tokenizer(family.tokenizer).vocab_size
     else:

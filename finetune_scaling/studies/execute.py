@@ -20,7 +20,7 @@ from finetune_scaling.errors import (
 )
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.files import disk_errors, write_json_atomically
-from finetune_scaling.interop.conversion import convert
+from finetune_scaling.interop.model_import import import_model
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, lock_directory, run_state
 from finetune_scaling.sharding.roles import is_distributed, is_primary, run_on_primary
 from finetune_scaling.studies.configs import (
@@ -150,7 +150,7 @@ def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = T
             else:
                 check_source(study, workdir, base)
                 log.info("converting %s", base.name)
-                convert(conversion(study, workdir, base))
+                import_model(conversion(study, workdir, base))
         if base.tokens is not None:
             check_converted_base(study, workdir, base)
 

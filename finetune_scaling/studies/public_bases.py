@@ -6,8 +6,8 @@ from pathlib import Path
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.files import read_json
-from finetune_scaling.interop.conversion import described_model
 from finetune_scaling.interop.hub import UnreachableError
+from finetune_scaling.interop.import_source import read_source_config
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.run_directory import CONFIG, RESULT
 from finetune_scaling.sharding.roles import run_on_primary
@@ -33,7 +33,7 @@ def _check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
         return
     source = conversion(study, workdir, base).source
     try:
-        _compare(study, base, described_model(source), source)
+        _compare(study, base, read_source_config(source), source)
     except UnreachableError as error:
         log.warning("base %s: %s", base.name, error)
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
-from finetune_scaling.interop.hugging_face import load_llama
+from finetune_scaling.interop.hugging_face_model import load_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.tuning.method import configure
@@ -40,7 +40,7 @@ def llama(tmp_path_factory):
         folder = tmp_path_factory.mktemp("llama")
         theirs = random_llama(heads, kv_heads, tied)
         theirs.save_pretrained(folder)
-        return Llama(theirs, *load_llama(folder))
+        return Llama(theirs, *load_model(folder))
 
     return make
 

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3F
 from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.families.family import LAYER, to_theirs
-from finetune_scaling.interop.hugging_face import FAMILIES, load_model
+from finetune_scaling.interop.families.family import LAYER, to_file
+from finetune_scaling.interop.families.registry import FAMILIES
+from finetune_scaling.interop.hugging_face_model import load_model
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.token_layout import TokenLayout
@@ -144,12 +145,12 @@ def theirs_of(model: Model, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarr
     """Parameters, or their gradients, as tensors of theirs by name."""
     groups: dict[str, list] = {}
     for tensor in FAMILIES[model.fields["model_type"]].tensors(model.config):
-        groups.setdefault(tensor.theirs, []).append(tensor)
+        groups.setdefault(tensor.name, []).append(tensor)
     found = {}
     for name, group in groups.items():
         for layer in range(model.config.layers) if LAYER in name else (None,):
-            values = [leaves[tensor.ours] if layer is None else leaves[tensor.ours][layer] for tensor in group]
-            found[name.replace(LAYER, str(layer)).replace("embed_out.", "lm_head.")] = to_theirs(group, values)
+            values = [leaves[tensor.path] if layer is None else leaves[tensor.path][layer] for tensor in group]
+            found[name.replace(LAYER, str(layer)).replace("embed_out.", "lm_head.")] = to_file(group, values)
     return found
 
 
@@ -315,8 +316,8 @@ def test_the_text_model_of_a_gemma_that_reads_images(tmp_path):
     theirs = Gemma3ForConditionalGeneration(whole).eval()
     theirs.save_pretrained(tmp_path)
     config, params = load_model(tmp_path)
-    names = {tensor.theirs.replace("language_model.", "") for tensor in FAMILIES["gemma3"].tensors(config)}
-    assert names == {tensor.theirs for tensor in FAMILIES["gemma3_text"].tensors(config)}
+    names = {tensor.name.replace("language_model.", "") for tensor in FAMILIES["gemma3"].tensors(config)}
+    assert names == {tensor.name for tensor in FAMILIES["gemma3_text"].tensors(config)}
     assert config == make_model("gemma3_text", tmp_path / "text").config
     found = theirs_of(Model(theirs, config, params, {"model_type": "gemma3_text"}), by_name(params))
     expected = {name.removeprefix("model.language_model."): w for name, w in theirs.named_parameters()}

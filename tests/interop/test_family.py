@@ -2,32 +2,32 @@
 
 import numpy as np
 
-from finetune_scaling.interop.families.family import Part, Tensor, to_theirs
+from finetune_scaling.interop.families.family import FusedSlice, Tensor, to_file
 
 HEADS, HEAD_DIM, MODEL_DIM = 3, 2, 4
 
 
 def test_parts_of_a_fused_tensor_are_cut_out_and_joined_again():
     fused = np.arange(HEADS * 3 * HEAD_DIM * MODEL_DIM).reshape(-1, MODEL_DIM)
-    tensors = [Tensor("qkv", name, transposed=True, part=Part(i, 3, HEADS)) for i, name in enumerate("qkv")]
-    ours = [tensor.to_ours(fused) for tensor in tensors]
+    tensors = [Tensor("qkv", name, transposed=True, fused=FusedSlice(i, 3, HEADS)) for i, name in enumerate("qkv")]
+    ours = [tensor.from_file(fused) for tensor in tensors]
     by_hand = fused.reshape(HEADS, 3, HEAD_DIM, MODEL_DIM)
     for i, value in enumerate(ours):
         np.testing.assert_array_equal(value, by_hand[:, i].reshape(-1, MODEL_DIM).T)
-        assert tensors[i].theirs_shape(value.shape) == fused.shape
-    np.testing.assert_array_equal(to_theirs(tensors[::-1], ours[::-1]), fused)
+        assert tensors[i].file_shape(value.shape) == fused.shape
+    np.testing.assert_array_equal(to_file(tensors[::-1], ours[::-1]), fused)
 
 
 def test_parts_of_a_fused_bias():
     fused = np.arange(HEADS * 3 * HEAD_DIM)
-    tensors = [Tensor("qkv", name, part=Part(i, 3, HEADS)) for i, name in enumerate("qkv")]
-    ours = [tensor.to_ours(fused) for tensor in tensors]
+    tensors = [Tensor("qkv", name, fused=FusedSlice(i, 3, HEADS)) for i, name in enumerate("qkv")]
+    ours = [tensor.from_file(fused) for tensor in tensors]
     np.testing.assert_array_equal(ours[1], [2, 3, 8, 9, 14, 15])
-    np.testing.assert_array_equal(to_theirs(tensors, ours), fused)
+    np.testing.assert_array_equal(to_file(tensors, ours), fused)
 
 
 def test_a_plain_tensor_is_turned_where_it_has_to_be():
     value = np.arange(6).reshape(2, 3)
     tensor = Tensor("w", "w", transposed=True)
-    np.testing.assert_array_equal(tensor.to_ours(value), value.T)
-    np.testing.assert_array_equal(to_theirs([tensor], [value.T]), value)
+    np.testing.assert_array_equal(tensor.from_file(value), value.T)
+    np.testing.assert_array_equal(to_file([tensor], [value.T]), value)

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_scaling import configuration
 from finetune_scaling.experiments.run import run as train
-from finetune_scaling.interop.conversion import Conversion, convert
-from finetune_scaling.interop.outgoing import Outgoing, write_out
+from finetune_scaling.interop.model_import import ModelImport, import_model
+from finetune_scaling.interop.run_export import RunExport, export_run
 
 FOLDER = Path(__file__).parents[1]
 MADE = runpy.run_path(str(FOLDER / "public_models.py"))
@@ -34,7 +34,7 @@ def public(tmp_path_factory):
 @pytest.fixture(scope="module")
 def converted(public, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted") / "base"
-    convert(Conversion(str(public), str(folder)))
+    import_model(ModelImport(str(public), str(folder)))
     return folder
 
 
@@ -43,7 +43,7 @@ def tensors(folder):
 
 
 def test_a_model_comes_in_and_goes_out_bit_for_bit(public, converted, tmp_path):
-    figures = write_out(Outgoing(str(converted), model=str(tmp_path / "out")))["model"]
+    figures = export_run(RunExport(str(converted), model=str(tmp_path / "out")))["model"]
     assert figures["family"] == "gpt_neox"
     before, after = tensors(public), tensors(tmp_path / "out")
     assert before.keys() == after.keys()
@@ -67,7 +67,7 @@ def test_what_was_tuned_on_it_is_loaded_on_the_public_model(method, public, conv
     run = tmp_path / "run"
     record = train({**config, "limits": {"max_steps": 6}, "schedule": {"learning_rate": 0.1}}, run)
     assert record["steps"] == 6
-    write_out(Outgoing(str(run), adapter=str(tmp_path / "adapter")))
+    export_run(RunExport(str(run), adapter=str(tmp_path / "adapter")))
     model = AutoModelForCausalLM.from_pretrained(public, dtype=torch.float32)
     plain = theirs(model)
     tuned = PeftModel.from_pretrained(model, tmp_path / "adapter")
@@ -77,6 +77,6 @@ def test_what_was_tuned_on_it_is_loaded_on_the_public_model(method, public, conv
     itself = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)
     np.testing.assert_allclose(theirs(itself), ours(run), atol=1e-4)
     if method == "lora":
-        write_out(Outgoing(str(run), model=str(tmp_path / "merged"), dtype="float32"))
+        export_run(RunExport(str(run), model=str(tmp_path / "merged"), dtype="float32"))
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
         np.testing.assert_allclose(theirs(merged), ours(run), atol=1e-4)

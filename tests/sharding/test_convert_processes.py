@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune_scaling.interop.conversion import Conversion, convert
+from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 SHAPE = {
@@ -23,7 +23,7 @@ def arrays(base: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_two_processes_write_the_files_of_one(together, tmp_path):
     LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(tmp_path / "public")
-    record = convert(Conversion(str(tmp_path / "public"), str(tmp_path / "one"), sharding=ShardingConfig(fsdp=2)))
+    record = import_model(ModelImport(str(tmp_path / "public"), str(tmp_path / "one"), sharding=ShardingConfig(fsdp=2)))
     flags = [f"--from-hf={tmp_path / 'public'}", f"--out={tmp_path / 'two'}", "--fsdp=2"]
     ends = together.wait(together.start([["-m", "finetune_scaling.convert", *flags]] * 2))
     assert [end.code for end in ends] == [0, 0], ends

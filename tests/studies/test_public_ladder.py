@@ -300,7 +300,7 @@ def test_a_base_that_is_nowhere_is_named_before_anything_is_trained(ladder, tmp_
     def unreachable(source: str) -> None:
         raise UnreachableError(f"{source}: the hub cannot be reached")
 
-    monkeypatch.setattr(public_bases, "described_model", unreachable)
+    monkeypatch.setattr(public_bases, "read_source_config", unreachable)
     check_runs(study, tmp_path, runs(study))  # runs on bases that are here can go on
     assert "base tiny/small/t1000: " in caplog.text
     assert "the hub cannot be reached" in caplog.text

@@ -1,1 +1,1 @@
-"""The families of public models that are read and written: each as data, in a file of its own."""
+"""Families of public models, one file each."""

@@ -1,4 +1,4 @@
-"""What a family of public models is, as data: how its config reads and is written, and where its tensors go."""
+"""Description of a family of public models: how its config is read and written, and how its tensors map to ours."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,71 +8,94 @@ import numpy as np
 
 from finetune_scaling.models.config import ModelConfig
 
-LAYER = "{layer}"  # in a tensor's name: the number of its layer
-REST = "{rest}"  # in the name of what is ignored: whatever follows
+LAYER = "{layer}"  # placeholder for the layer number in a tensor's name
+REST = "{rest}"  # placeholder for any suffix in the name of an ignored tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One of several of our tensors in one of theirs, whose leading axis is [groups, of, size of a part in a group].
+class FusedSlice:
+    """Slice `index` of a fused tensor whose leading axis is [groups, count, size], as GPT-NeoX fuses Q, K and V.
 
-    GPT-NeoX keeps queries, keys and values so: groups are heads, of is 3.
+    There, groups are heads and count is 3.
     """
 
     index: int
-    of: int
+    count: int
     groups: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where one kind of tensor goes.
+    """Mapping of a Hugging Face tensor to a leaf of our parameter tree.
 
-    theirs: its name in their files, with LAYER where there is one for each layer; these are stacked. ours: its path in
-    our tree. transposed: whether theirs is [out, in], where our kernels are [in, out]. part: which part of theirs it
-    is, where theirs holds several.
+    Attributes:
+        name: Name in the safetensors files. With LAYER it stands for one tensor per layer; ours are stacked.
+        path: Path of our leaf, such as layers/attention/query/kernel.
+        transposed: Whether the file holds [out, in], where our kernels are [in, out].
+        fused: The slice that our leaf is of a fused tensor; None where the tensor is our leaf alone.
     """
 
-    theirs: str
-    ours: str
+    name: str
+    path: str
     transposed: bool = False
-    part: Part | None = None
+    fused: FusedSlice | None = None
 
-    def theirs_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the whole tensor in their files, of ours, without the axis of layers."""
-        theirs = shape[::-1] if self.transposed else shape
-        return theirs if self.part is None else (theirs[0] * self.part.of, *theirs[1:])
+    @property
+    def stacked(self) -> bool:
+        """Whether our leaf stacks one tensor per layer along axis 0."""
+        return LAYER in self.name
 
-    def to_ours(self, theirs: np.ndarray) -> np.ndarray:
-        """Our tensor of one layer, a view, from the whole one in their files."""
-        if self.part is not None:
-            part = self.part
-            divided = theirs.reshape(part.groups, part.of, -1, *theirs.shape[1:])
-            theirs = divided[:, part.index].reshape(-1, *theirs.shape[1:])
-        return theirs.T if self.transposed else theirs
+    def names(self, layers: int) -> list[str]:
+        """Return the names in the files, in layer order."""
+        return [self.name.replace(LAYER, str(layer)) for layer in range(layers)] if self.stacked else [self.name]
+
+    def file_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the complete tensor in the files, given the shape of one layer of our leaf."""
+        stored = shape[::-1] if self.transposed else shape
+        return stored if self.fused is None else (stored[0] * self.fused.count, *stored[1:])
+
+    def from_file(self, value: np.ndarray) -> np.ndarray:
+        """Return one layer of our leaf as a view of the complete tensor in the files."""
+        if self.fused is not None:
+            groups = value.reshape(self.fused.groups, self.fused.count, -1, *value.shape[1:])
+            value = groups[:, self.fused.index].reshape(-1, *value.shape[1:])
+        return value.T if self.transposed else value
 
 
-def to_theirs(tensors: Sequence[Tensor], ours: Sequence[np.ndarray]) -> np.ndarray:
-    """One tensor of their files from those of ours, of one layer, that are in it: the inverse of `to_ours`."""
-    parts = [value.T if tensor.transposed else value for tensor, value in zip(tensors, ours, strict=True)]
-    if tensors[0].part is None:
-        return parts[0]
-    places = [tensor.part.index for tensor in tensors if tensor.part is not None]
-    groups, rest = tensors[0].part.groups, parts[0].shape[1:]
-    in_order = [parts[places.index(i)].reshape(groups, -1, *rest) for i in range(tensors[0].part.of)]
-    return np.stack(in_order, axis=1).reshape(-1, *rest)
+def to_file(tensors: Sequence[Tensor], leaves: Sequence[np.ndarray]) -> np.ndarray:
+    """Return one tensor of the files from one layer of each leaf that it holds: the inverse of `Tensor.from_file`."""
+    stored = [value.T if tensor.transposed else value for tensor, value in zip(tensors, leaves, strict=True)]
+    slices = [tensor.fused for tensor in tensors if tensor.fused is not None]
+    if not slices:
+        return stored[0]
+    rest = stored[0].shape[1:]
+    by_index = {
+        fused.index: value.reshape(fused.groups, -1, *rest) for fused, value in zip(slices, stored, strict=True)
+    }
+    return np.stack([by_index[i] for i in range(slices[0].count)], axis=1).reshape(-1, *rest)
+
+
+def grouped(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Group mappings by the name of their tensor in the files."""
+    groups: dict[str, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.name, []).append(tensor)
+    return groups
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A family of models.
+    """A family of public models.
 
-    model_type: as in its config.json. read_config: config.json, with the file's name for messages -> our config; raises
-    ConfigError that names the field for what our decoder does not compute. tensors: config -> all that a model has.
-    write_config: the inverse of read_config. It need not check that the family has all that a config says: whoever
-    writes a model reads these fields back and compares (interop/export.py). It may raise ConfigError.
-    ignored: names, with LAYER and REST, of tensors that hold nothing that is not in the config, or that are not of the
-    language model.
+    Attributes:
+        model_type: Its model_type in config.json.
+        read_config: Convert the fields of a config.json, with the file's name for messages, to our config. Raises
+            ConfigError, naming the field, for anything that our decoder does not compute.
+        tensors: Return every tensor of a model of this config.
+        write_config: The inverse of read_config. It may write a config that the family cannot express: the exporter
+            reads the fields back and compares (matching_family.py). May raise ConfigError.
+        ignored: Names, with LAYER and REST, of tensors that the config already determines, or that do not belong to
+            the language model.
     """
 
     model_type: str

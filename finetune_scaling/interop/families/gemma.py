@@ -1,6 +1,7 @@
-"""Gemma 2 (Gemma Team, 2024) and the text models of Gemma 3 (2025): norms around attention and feed-forward layer whose
-scales are 1 + what is stored, scaled embeddings, and local layers among others. Gemma 2 caps scores and logits softly;
-Gemma 3 norms queries and keys instead, and its local layers have rotary positions of their own.
+"""Gemma 2 (Gemma Team, 2024) and the text models of Gemma 3 (Gemma Team, 2025).
+
+Both have norms before and after attention and feed-forward with scales 1 + w, scaled embeddings, and sliding-window
+layers. Gemma 2 has soft caps of attention scores and logits; Gemma 3 has QK norm and a separate local RoPE theta.
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,13 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.families.config_json import FULL, LOCAL, Fields
 from finetune_scaling.interop.families.family import REST, Family, Tensor
-from finetune_scaling.interop.families.llama_form import (
+from finetune_scaling.interop.families.llama_like import (
     ATTENTION_LAYERS,
     IGNORED,
-    biased,
-    form_tensors,
-    read_form,
-    write_form,
+    biased_layers,
+    llama_tensors,
+    read_llama_fields,
+    write_llama_fields,
 )
 from finetune_scaling.interop.families.rope_json import layer_types, read_rope, read_windows, rope_group
 from finetune_scaling.models.config import ModelConfig
@@ -27,11 +28,11 @@ _NORMS = {
     "feed_forward_norm": "pre_feedforward_layernorm",
     "feed_forward_out_norm": "post_feedforward_layernorm",
 }
-# Values of fields that a config.json may leave out, as transformers has them.
+# Defaults of absent fields in transformers.
 _GEMMA2_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 _KV_HEADS, _HEAD_DIM, _SCALAR, _WINDOW = 4, 256, 256, 4096
 _GEMMA3_PATTERN, _GEMMA3_THETA, _GEMMA3_LOCAL_THETA = 6, 1_000_000.0, 10_000.0
-_OUTER = ("dtype", "torch_dtype", "tie_word_embeddings")  # of the model around a text model, where that has none
+_OUTER = ("dtype", "torch_dtype", "tie_word_embeddings")  # of the multimodal model, used where its text_config has none
 _GEMMA3_TEXT = {
     "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
     "num_attention_heads": 8, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6,
@@ -39,14 +40,14 @@ _GEMMA3_TEXT = {
 
 
 def _read_gemma2(values: Mapping[str, Any], where: str) -> ModelConfig:
-    fields = Fields(values, where, "Gemma 2")
+    fields = Fields(values, where, "a Gemma 2 model")
     form = {**_read(fields, _GEMMA2_CAPS), **read_rope(fields, rope_group(fields)), **_read_windows(fields, 2)}
     fields.check_rest()
     return configuration.build(ModelConfig, form, where)
 
 
 def _read_gemma3(values: Mapping[str, Any], where: str) -> ModelConfig:
-    fields = Fields({**_GEMMA3_TEXT, **values}, where, "Gemma 3")
+    fields = Fields({**_GEMMA3_TEXT, **values}, where, "a Gemma 3 model")
     form = {**_read(fields, {}), **_read_gemma3_rope(fields), "qk_norm": "head"}
     pattern = fields.integer("sliding_window_pattern", fields.integer("_sliding_window_pattern", _GEMMA3_PATTERN))
     if pattern < 1:
@@ -59,8 +60,8 @@ def _read_gemma3(values: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _read_gemma3_wrapper(values: Mapping[str, Any], where: str) -> ModelConfig:
-    """The text model inside one that reads images too."""
-    outer = Fields(values, where, "Gemma 3")
+    """Read the text model of a multimodal one."""
+    outer = Fields(values, where, "a Gemma 3 model")
     text = outer.group("text_config")
     outer.check_rest()
     given = {name: outer.get(name) for name in _OUTER if outer.get(name) is not None}
@@ -68,14 +69,14 @@ def _read_gemma3_wrapper(values: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _read(fields: Fields, caps: Mapping[str, float]) -> dict[str, Any]:
-    """What both have; caps: where they are absent."""
-    form = read_form(
+    """Read the fields that both have; `caps` holds the defaults of the soft caps."""
+    form = read_llama_fields(
         fields, kv_heads=_KV_HEADS, head_dim=_HEAD_DIM, activation=("hidden_activation", "gelu_pytorch_tanh"), tied=True
     )
     scalar = fields.number("query_pre_attn_scalar", _SCALAR)
     return {
         **form,
-        "biased": biased(fields, attention_bias=ATTENTION_LAYERS),
+        "biased": biased_layers(fields, attention_bias=ATTENTION_LAYERS),
         "norm_place": "both",
         "norm_offset": 1.0,
         "scale_embeddings": True,
@@ -86,22 +87,22 @@ def _read(fields: Fields, caps: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _read_windows(fields: Fields, pattern: int) -> dict[str, Any]:
-    """pattern: every so-manieth layer sees all, where `layer_types` does not say."""
+    """Read the windows; without `layer_types` every `pattern`-th layer has full attention."""
     layers = fields.integer("num_hidden_layers")
     window = fields.optional_number("sliding_window", _WINDOW)
     return read_windows(fields, window, [(i + 1) % pattern != 0 for i in range(layers)])
 
 
 def _read_gemma3_rope(fields: Fields) -> dict[str, Any]:
-    """Of transformers 5's two groups, or of the fields that older files have."""
+    """Read RoPE from the two objects of transformers 5, or from the fields of older files."""
     group = fields.group("rope_parameters")
     if group is None or not {FULL, LOCAL} & set(group.values):
         theta = fields.number("rope_local_base_freq", _GEMMA3_LOCAL_THETA)
         return {**read_rope(fields, rope_group(fields), _GEMMA3_THETA), "local_rope_theta": theta}
-    near = group.group(LOCAL)
-    local = read_rope(fields, near, _GEMMA3_LOCAL_THETA)
-    if near is not None and local["rope_scaling"] is not None:
-        raise near.unsupported("rope_type", near.get("rope_type"), "local layers' positions are not scaled")
+    local_group = group.group(LOCAL)
+    local = read_rope(fields, local_group, _GEMMA3_LOCAL_THETA)
+    if local_group is not None and local["rope_scaling"] is not None:
+        raise local_group.unsupported("rope_type", local_group.get("rope_type"), "local layers have no RoPE scaling")
     fields.get("rope_local_base_freq")
     return {**read_rope(fields, group.group(FULL), _GEMMA3_THETA), "local_rope_theta": local["rope_theta"]}
 
@@ -118,9 +119,9 @@ def _write_gemma3(config: ModelConfig) -> dict[str, Any]:
 def _write(config: ModelConfig, model_type: str, architecture: str) -> dict[str, Any]:
     scalar = config.head_dim if config.query_scalar is None else config.query_scalar
     return {
-        **write_form(config, model_type, architecture, "hidden_activation"),
+        **write_llama_fields(config, model_type, architecture, "hidden_activation"),
         "attention_bias": "attention_out" in config.biased,
-        "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar,  # transformers asks for an int
+        "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar,  # transformers requires an int
         "attn_logit_softcapping": config.attention_softcap,
         "final_logit_softcapping": config.logit_softcap,
         "sliding_window": config.window,
@@ -129,15 +130,15 @@ def _write(config: ModelConfig, model_type: str, architecture: str) -> dict[str,
 
 
 def _write_gemma3_wrapper(config: ModelConfig) -> dict[str, Any]:
-    raise ConfigError("gemma3 reads images too, of which there is no model here; gemma3_text is its text model")
+    raise ConfigError("gemma3 is multimodal, and only its text model is supported. Fix: export as gemma3_text.")
 
 
 def _tensors(config: ModelConfig) -> tuple[Tensor, ...]:
-    return form_tensors(config, _NORMS)
+    return llama_tensors(config, _NORMS)
 
 
 def _wrapped_tensors(config: ModelConfig) -> tuple[Tensor, ...]:
-    return form_tensors(config, _NORMS, "language_model.model", "language_model.lm_head.weight")
+    return llama_tensors(config, _NORMS, "language_model.model", "language_model.lm_head.weight")
 
 
 GEMMA2 = Family("gemma2", _read_gemma2, _tensors, _write_gemma2, ignored=IGNORED)

@@ -1,4 +1,4 @@
-"""The Llama family (Touvron et al., 2023; Grattafiori et al., 2024), the form that most later ones descend from."""
+"""Llama (Touvron et al., 2023; Grattafiori et al., 2024)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,39 +6,39 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.interop.families.family import Family
-from finetune_scaling.interop.families.llama_form import (
+from finetune_scaling.interop.families.llama_like import (
     ATTENTION_LAYERS,
     FEED_FORWARD_LAYERS,
     IGNORED,
-    biased,
-    form_tensors,
-    read_form,
-    write_form,
+    biased_layers,
+    llama_tensors,
+    read_llama_fields,
+    write_llama_fields,
 )
 from finetune_scaling.interop.families.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
 
 def read_config(values: Mapping[str, Any], where: str) -> ModelConfig:
-    """Our config of a Llama's config.json. Raises ConfigError that names `where` and the field."""
-    fields = Fields(values, where, "Llama")
+    """Convert the fields of a config.json. Raises ConfigError, naming `where` and the field."""
+    fields = Fields(values, where, "a Llama model")
     group = rope_group(fields)
     form = {
-        **read_form(fields, kv_heads=fields.number("num_attention_heads")),
+        **read_llama_fields(fields, kv_heads=fields.number("num_attention_heads")),
         **read_rope(fields, group),
-        "biased": biased(fields, attention_bias=ATTENTION_LAYERS, mlp_bias=FEED_FORWARD_LAYERS),
+        "biased": biased_layers(fields, attention_bias=ATTENTION_LAYERS, mlp_bias=FEED_FORWARD_LAYERS),
     }
     fields.check_rest()
     return configuration.build(ModelConfig, form, where)
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The fields of a Llama's config.json."""
+    """Return the fields of a config.json."""
     return {
-        **write_form(config, "llama", "LlamaForCausalLM"),
+        **write_llama_fields(config, "llama", "LlamaForCausalLM"),
         "attention_bias": "attention_out" in config.biased,
         "mlp_bias": "down" in config.biased,
     }
 
 
-LLAMA = Family("llama", read_config, form_tensors, write_config, ignored=IGNORED)
+LLAMA = Family("llama", read_config, llama_tensors, write_config, ignored=IGNORED)

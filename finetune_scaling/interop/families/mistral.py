@@ -1,4 +1,4 @@
-"""Mistral (Jiang et al., 2023): a Llama all of whose layers may attend to a window."""
+"""Mistral (Jiang et al., 2023): Llama with an optional sliding window in all layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.interop.families.family import Family
-from finetune_scaling.interop.families.llama_form import IGNORED, form_tensors, read_form, write_form
+from finetune_scaling.interop.families.llama_like import IGNORED, llama_tensors, read_llama_fields, write_llama_fields
 from finetune_scaling.interop.families.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
 
-_WINDOW = 4096  # where the field is absent; null is no window
+_WINDOW = 4096  # default where the field is absent; null disables the window
 
 
 def read_config(values: Mapping[str, Any], where: str) -> ModelConfig:
-    """Our config of a Mistral's config.json. Raises ConfigError that names `where` and the field."""
-    fields = Fields(values, where, "Mistral")
+    """Convert the fields of a config.json. Raises ConfigError, naming `where` and the field."""
+    fields = Fields(values, where, "a Mistral model")
     form = {
-        **read_form(fields, kv_heads=None),
+        **read_llama_fields(fields, kv_heads=None),
         **read_rope(fields, rope_group(fields)),
         "window": fields.optional_number("sliding_window", _WINDOW),
     }
@@ -26,11 +26,8 @@ def read_config(values: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The fields of a Mistral's config.json."""
-    return {
-        **write_form(config, "mistral", "MistralForCausalLM"),
-        "sliding_window": config.window,
-    }
+    """Return the fields of a config.json."""
+    return {**write_llama_fields(config, "mistral", "MistralForCausalLM"), "sliding_window": config.window}
 
 
-MISTRAL = Family("mistral", read_config, form_tensors, write_config, ignored=IGNORED)
+MISTRAL = Family("mistral", read_config, llama_tensors, write_config, ignored=IGNORED)

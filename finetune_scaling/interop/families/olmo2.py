@@ -1,6 +1,4 @@
-"""OLMo 2 (OLMo Team, 2024): a Llama whose norms stand behind attention and feed-forward layer, and which norms queries
-and keys over all heads.
-"""
+"""OLMo 2 (OLMo Team, 2024): Llama with norms after attention and feed-forward, and QK norm over all heads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +6,13 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.interop.families.family import Family, Tensor
-from finetune_scaling.interop.families.llama_form import (
+from finetune_scaling.interop.families.llama_like import (
     ATTENTION_LAYERS,
     IGNORED,
-    biased,
-    form_tensors,
-    read_form,
-    write_form,
+    biased_layers,
+    llama_tensors,
+    read_llama_fields,
+    write_llama_fields,
 )
 from finetune_scaling.interop.families.rope_json import read_rope, rope_group
 from finetune_scaling.models.config import ModelConfig
@@ -23,12 +21,12 @@ _NORMS = {"attention_out_norm": "post_attention_layernorm", "feed_forward_out_no
 
 
 def read_config(values: Mapping[str, Any], where: str) -> ModelConfig:
-    """Our config of an OLMo 2's config.json. Raises ConfigError that names `where` and the field."""
-    fields = Fields(values, where, "OLMo 2")
+    """Convert the fields of a config.json. Raises ConfigError, naming `where` and the field."""
+    fields = Fields(values, where, "an OLMo 2 model")
     form = {
-        **read_form(fields, kv_heads=fields.number("num_attention_heads")),
+        **read_llama_fields(fields, kv_heads=fields.number("num_attention_heads")),
         **read_rope(fields, rope_group(fields)),
-        "biased": biased(fields, attention_bias=ATTENTION_LAYERS),
+        "biased": biased_layers(fields, attention_bias=ATTENTION_LAYERS),
         "norm_place": "after",
         "qk_norm": "all",
     }
@@ -37,16 +35,14 @@ def read_config(values: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """The fields of an OLMo 2's config.json."""
-    return {
-        **write_form(config, "olmo2", "Olmo2ForCausalLM"),
-        "attention_bias": "attention_out" in config.biased,
-    }
+    """Return the fields of a config.json."""
+    biases = {"attention_bias": "attention_out" in config.biased}
+    return {**write_llama_fields(config, "olmo2", "Olmo2ForCausalLM"), **biases}
 
 
 def tensors(config: ModelConfig) -> tuple[Tensor, ...]:
-    """Every tensor of an OLMo 2."""
-    return form_tensors(config, _NORMS)
+    """Return every tensor of a model."""
+    return llama_tensors(config, _NORMS)
 
 
 OLMO2 = Family("olmo2", read_config, tensors, write_config, ignored=IGNORED)

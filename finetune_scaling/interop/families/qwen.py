@@ -1,5 +1,6 @@
-"""Qwen 2 and 2.5 (Yang et al., 2024): a Llama with biases of queries, keys and values. Qwen 3 (2025): without them, but
-with norms of each head's queries and keys. The upper layers of both may attend to a window.
+"""Qwen 2, 2.5 (Yang et al., 2024) and 3 (Qwen Team, 2025): Llama with an optional sliding window in the upper layers.
+
+Qwen 2 has biases of queries, keys and values; Qwen 3 has QK norm per head instead.
 """
 
 from collections.abc import Mapping
@@ -8,37 +9,37 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.interop.families.family import Family
-from finetune_scaling.interop.families.llama_form import (
+from finetune_scaling.interop.families.llama_like import (
     ATTENTION_LAYERS,
     IGNORED,
-    biased,
-    form_tensors,
-    read_form,
-    write_form,
+    biased_layers,
+    llama_tensors,
+    read_llama_fields,
+    write_llama_fields,
 )
 from finetune_scaling.interop.families.rope_json import layer_types, read_rope, read_windows, rope_group
 from finetune_scaling.models.config import ModelConfig
 
-_QWEN3_HEAD_DIM = 128  # where the field is absent
+_QWEN3_HEAD_DIM = 128  # default where the field is absent
 
 
 def _read_qwen2(values: Mapping[str, Any], where: str) -> ModelConfig:
-    fields = Fields(values, where, "Qwen 2")
+    fields = Fields(values, where, "a Qwen 2 model")
     form = {**_read(fields), "biased": ("query", "key", "value")}
     return configuration.build(ModelConfig, form, where)
 
 
 def _read_qwen3(values: Mapping[str, Any], where: str) -> ModelConfig:
-    fields = Fields(values, where, "Qwen 3")
-    biases = biased(fields, attention_bias=ATTENTION_LAYERS)
+    fields = Fields(values, where, "a Qwen 3 model")
+    biases = biased_layers(fields, attention_bias=ATTENTION_LAYERS)
     form = {**_read(fields, _QWEN3_HEAD_DIM), "biased": biases, "qk_norm": "head"}
     return configuration.build(ModelConfig, form, where)
 
 
 def _read(fields: Fields, head_dim: int | None = None) -> dict[str, Any]:
-    """What both have."""
-    form = {**read_form(fields, kv_heads=None, head_dim=head_dim), **read_rope(fields, rope_group(fields))}
-    window = fields.optional_number("sliding_window")  # which says nothing unless it is to be used
+    """Read the fields that both have."""
+    form = {**read_llama_fields(fields, kv_heads=None, head_dim=head_dim), **read_rope(fields, rope_group(fields))}
+    window = fields.optional_number("sliding_window")  # unused unless use_sliding_window is true
     if fields.flag("use_sliding_window"):
         first = fields.integer("max_window_layers", 28)
         form |= read_windows(fields, window, [i >= first for i in range(fields.integer("num_hidden_layers"))])
@@ -58,13 +59,13 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _write_qwen2(config: ModelConfig) -> dict[str, Any]:
-    return {**write_form(config, "qwen2", "Qwen2ForCausalLM"), **_write(config)}
+    return {**write_llama_fields(config, "qwen2", "Qwen2ForCausalLM"), **_write(config)}
 
 
 def _write_qwen3(config: ModelConfig) -> dict[str, Any]:
     biases = {"attention_bias": "attention_out" in config.biased}
-    return {**write_form(config, "qwen3", "Qwen3ForCausalLM"), **_write(config), **biases}
+    return {**write_llama_fields(config, "qwen3", "Qwen3ForCausalLM"), **_write(config), **biases}
 
 
-QWEN2 = Family("qwen2", _read_qwen2, form_tensors, _write_qwen2, ignored=IGNORED)
-QWEN3 = Family("qwen3", _read_qwen3, form_tensors, _write_qwen3, ignored=IGNORED)
+QWEN2 = Family("qwen2", _read_qwen2, llama_tensors, _write_qwen2, ignored=IGNORED)
+QWEN3 = Family("qwen3", _read_qwen3, llama_tensors, _write_qwen3, ignored=IGNORED)

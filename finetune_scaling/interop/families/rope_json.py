@@ -1,4 +1,4 @@
-"""Rotary positions and windows in config.json, as older files say them and as those of transformers 5 do."""
+"""Rotary embeddings and attention windows in config.json, in the formats before and since transformers 5."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from finetune_scaling.interop.families.config_json import FULL, LOCAL, Fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 
-_KNOWN = {  # fields of a group beside the type of scaling
+_KNOWN = {  # further fields of each type of scaling
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -22,15 +22,14 @@ _COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
 def rope_group(fields: Fields) -> Fields | None:
-    """The group that says how positions turn: older files' `rope_scaling`, which goes first where both are there."""
-    older, newer = fields.group("rope_scaling"), fields.group("rope_parameters")
-    return older or newer
+    """Return the object with the RoPE parameters; the older `rope_scaling` takes precedence, as in transformers."""
+    return fields.group("rope_scaling") or fields.group("rope_parameters")
 
 
 def read_rope(fields: Fields, group: Fields | None, theta: float = 10_000.0) -> dict[str, Any]:
-    """rope_theta and rope_scaling of our config; theta: where none is given.
+    """Return rope_theta (default `theta`) and rope_scaling of our config.
 
-    Raises ConfigError for a kind of scaling that our decoder does not compute.
+    Raises ConfigError for a type of scaling that our decoder does not compute.
     """
     longest = fields.integer("max_position_embeddings")
     if group is None:
@@ -40,7 +39,7 @@ def read_rope(fields: Fields, group: Fields | None, theta: float = 10_000.0) -> 
 
 
 def write_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
-    """The group `rope_scaling` of a config.json, as all versions of transformers read it."""
+    """Return the object `rope_scaling` of a config.json, as all versions of transformers read it."""
     match scaling:
         case None:
             return None
@@ -72,7 +71,7 @@ def _scaling(group: Fields, longest: int) -> RopeScaling | None:
     if not group.was_read("partial_rotary_factor") and group.get("partial_rotary_factor") not in (None, 1):
         raise group.unsupported("partial_rotary_factor", group.get("partial_rotary_factor"))
     if not isinstance(kind, str) or kind not in _KNOWN:
-        raise group.unsupported(name, kind, f"it may be {', '.join(_KNOWN)}")
+        raise group.unsupported(name, kind, f"supported: {', '.join(_KNOWN)}")
     for field, value in group.values.items():
         if field not in (*_COMMON, *_KNOWN[kind]) and value is not None:
             raise group.unsupported(field, value)
@@ -96,44 +95,46 @@ def _scaling(group: Fields, longest: int) -> RopeScaling | None:
 
 
 def _magnitude(group: Fields, factor: float) -> float:
-    """Of YaRN: what is given, or 0.1 m ln(factor) + 1 with m = 1, or the quotient of two such with the m given."""
-    of = lambda m: 0.1 * m * math.log(factor) + 1.0 if factor > 1 else 1.0  # noqa: E731
+    """Return YaRN's attention factor: the given one, else a(mscale) / a(mscale_all_dim), else a(1)."""
+
+    def attention_factor(m: float) -> float:
+        return 0.1 * m * math.log(factor) + 1.0 if factor > 1 else 1.0
+
     if group.get("attention_factor") is not None:
         return float(group.number("attention_factor"))
-    numerator, denominator = group.get("mscale"), group.get("mscale_all_dim")
-    if numerator and denominator:
-        return of(group.number("mscale")) / of(group.number("mscale_all_dim"))
-    return of(1.0)
+    if group.get("mscale") and group.get("mscale_all_dim"):
+        return attention_factor(group.number("mscale")) / attention_factor(group.number("mscale_all_dim"))
+    return attention_factor(1.0)
 
 
-def read_windows(fields: Fields, window: int | float | None, usual: Sequence[bool]) -> dict[str, Any]:
-    """window and window_pattern of our config; usual: which layers are local where `layer_types` does not say."""
-    types = fields.words("layer_types")
-    local = list(usual) if types is None else [_is_local(fields, word) for word in types]
+def read_windows(fields: Fields, window: int | float | None, default: Sequence[bool]) -> dict[str, Any]:
+    """Return window and window_pattern of our config; `default` says which layers are local without `layer_types`."""
+    types = fields.items("layer_types")
+    local = list(default) if types is None else [_is_local(fields, kind) for kind in types]
     if len(local) != fields.number("num_hidden_layers"):
         raise ConfigError(
-            f"{fields.where}: layer_types names {len(local)} layers, but num_hidden_layers = "
+            f"{fields.where}: layer_types lists {len(local)} layers, but num_hidden_layers = "
             f"{fields.get('num_hidden_layers')}"
         )
     if not any(local):
         return {}
     if window is None:
-        raise ConfigError(f"{fields.where}: sliding_window is missing, but layer_types names layers that have one")
-    return {"window": window, "window_pattern": _shortest(local)}
+        raise ConfigError(f"{fields.where}: sliding_window is missing, but layer_types lists {LOCAL} layers")
+    return {"window": window, "window_pattern": _shortest_period(local)}
 
 
 def layer_types(config: ModelConfig) -> list[str]:
-    """The field `layer_types` of a config.json."""
+    """Return the field `layer_types` of a config.json."""
     return [LOCAL if local else FULL for local in config.local_layers]
 
 
-def _is_local(fields: Fields, word: Any) -> bool:
-    if word not in (FULL, LOCAL):
-        raise fields.unsupported("layer_types", word, f"they may be {FULL} or {LOCAL}")
-    return word == LOCAL
+def _is_local(fields: Fields, kind: Any) -> bool:
+    if kind not in (FULL, LOCAL):
+        raise fields.unsupported("layer_types", kind, f"supported: {FULL}, {LOCAL}")
+    return kind == LOCAL
 
 
-def _shortest(local: Sequence[bool]) -> tuple[bool, ...]:
-    """The shortest pattern that gives these when it is repeated."""
+def _shortest_period(local: Sequence[bool]) -> tuple[bool, ...]:
+    """Return the shortest pattern whose repetition gives `local`."""
     lengths = range(1, len(local) + 1)
     return next(tuple(local[:n]) for n in lengths if all(local[i] == local[i % n] for i in range(len(local))))

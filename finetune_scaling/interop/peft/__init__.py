@@ -1,1 +1,1 @@
-"""Adapters in the format of PEFT, both ways."""
+"""Adapters in the format of PEFT: import and export, one file per method."""

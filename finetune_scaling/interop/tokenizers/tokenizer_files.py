@@ -18,7 +18,7 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import (
 )
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location
-from finetune_scaling.interop.tokenizers.own_tokenizer import fast_tokenizer
+from finetune_scaling.interop.tokenizers.sentencepiece_export import fast_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A run's weights, leaf by leaf: of its own checkpoint, or of its base's with its adapter merged in."""
+"""The weights of a run, leaf by leaf: of its own checkpoint, or of its base with its adapter merged."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,33 +18,38 @@ from finetune_scaling.tuning.lora import LoraAdapter, merge
 from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
-Factors = Mapping[str, np.ndarray]  # what an adapter trained, by path: layers/attention/query/lora_a, ...
+PROVENANCE = "finetune_scaling.json"  # the file of an exported directory that says which run it came from
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A run, and the model that it tuned.
+    """A run and the model that it tuned.
 
-    model, tuning: of the run's checkpoint; adapter: the leaves that it added to a base, none where it trained a whole
-    model; weights: those of that model, or of the base.
+    Attributes:
+        found: The run and its checkpoint.
+        model: Config of the model.
+        tuning: The tuning method.
+        adapter: The leaves that the run added to its base, by path; empty where it trained the model itself.
+        weights: The leaves of the model that it trained, or of its base.
     """
 
     found: RunCheckpoint
     model: ModelConfig
     tuning: TuningMethod
-    adapter: Factors
+    adapter: Mapping[str, np.ndarray]
     weights: StreamedCheckpoint
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it trained a whole model, and no adapter."""
+    def trained_model(self) -> bool:
+        """Whether the run trained the model itself rather than an adapter."""
         return self.tuning.size is None
 
 
 def read_run(found: RunCheckpoint) -> TrainedRun:
-    """A run that was found; of a whole model no weight is read yet.
+    """Read a run's adapter, if it has one; the leaves of its model stay unread.
 
-    Raises CheckpointError where a checkpoint is damaged, or where an adapter's base is another by now.
+    Raises:
+        CheckpointError: A checkpoint is damaged, or the base is not the one that the adapter was trained on.
     """
     metadata = found.metadata
     model = configuration.build(ModelConfig, metadata["model"], f"{found.path}: model")
@@ -56,48 +61,60 @@ def read_run(found: RunCheckpoint) -> TrainedRun:
 
 
 def _base(found: RunCheckpoint, metadata: Mapping[str, Any]) -> RunCheckpoint:
-    """The base of an adapter. Raises CheckpointError where it is another one than the adapter was trained on."""
+    """Return the base of an adapter. Raises CheckpointError where its weights have changed since."""
     assert found.run_config.base is not None
     base = find_base(found.run_config.base)
     if metadata["base_digest"] != base.metadata["arrays_digest"]:
         raise CheckpointError(
-            f"{found.directory}: was trained on another base (digest {metadata['base_digest'][:12]}...) than the one "
-            f"that is there now ({base.metadata['arrays_digest'][:12]}...): {base.path}; put the right base back"
+            f"{found.directory}: was trained on a base with digest {metadata['base_digest'][:12]}..., but {base.path} "
+            f"has digest {base.metadata['arrays_digest'][:12]}... Fix: restore the base that it was trained on."
         )
     return base
 
 
-Layers = Callable[[int | None], np.ndarray]  # a leaf by its layers; None: the whole of one that is not stacked
-Leaves = Callable[[str], Layers]  # by path
+def provenance(run: TrainedRun) -> dict[str, Any]:
+    """Return a run's name, step and method, and the digests of its checkpoint, base and tokenizer."""
+    metadata = run.found.metadata
+    return {
+        "run": run.found.directory.name,
+        "step": int(run.found.path.name),
+        "method": configuration.plain(metadata["method"]),
+        **{name: metadata[name] for name in ("arrays_digest", "base_digest", "tokenizer_sha256")},
+    }
 
 
-def plain_leaves(run: TrainedRun) -> Leaves:
-    """The leaves of the model underneath, without what an adapter changes."""
+LayerReader = Callable[[int | None], np.ndarray]  # layer -> that layer of a stacked leaf; None -> an unstacked leaf
+LeafReader = Callable[[str], LayerReader]  # by path
 
-    def read(path: str) -> Layers:
+
+def base_leaves(run: TrainedRun) -> LeafReader:
+    """Return a reader of the model's leaves without the adapter."""
+
+    def read(path: str) -> LayerReader:
         leaf = run.weights[path]
         return lambda layer: leaf if layer is None else leaf[layer]
 
     return read
 
 
-def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> Leaves:
-    """The leaves of the tuned model; kernels that an adapter changes are float32 unless `keep_dtypes`.
+def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> LeafReader:
+    """Return a reader of the tuned model's leaves; kernels with an adapter are float32 unless `keep_dtypes`.
 
-    Raises ConfigError where the method changes something else than kernels.
+    Raises:
+        ConfigError: The method cannot be merged into the model.
     """
-    plain, adapter = plain_leaves(run), run.tuning.adapter
-    if run.is_whole:
-        return plain
+    read_base, adapter = base_leaves(run), run.tuning.adapter
+    if run.trained_model:
+        return read_base
     if not isinstance(adapter, LoraAdapter):
         raise ConfigError(
-            f"{run.found.directory}: a soft prompt cannot be merged into a model, whose texts it stands before; write "
-            "it as an adapter: --to-peft=DIR (and its base beside it: --to-hf=DIR --no-merge)"
+            f"{run.found.directory}: a soft prompt cannot be merged into a model. Fix: export it as an adapter with "
+            "--to-peft=DIR (and its base with --to-hf=DIR --no-merge)."
         )
 
-    def read(path: str) -> Layers:
+    def read(path: str) -> LayerReader:
         folder, _, name = path.rpartition("/")
-        layers = plain(path)
+        layers = read_base(path)
         if name != "kernel" or f"{folder}/lora_a" not in run.adapter:
             return layers
         a, b = (run.adapter[f"{folder}/{factor}"] for factor in ("lora_a", "lora_b"))

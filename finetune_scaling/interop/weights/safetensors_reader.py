@@ -1,8 +1,7 @@
-"""The safetensors files of a public model: what is in them, told from their headers, and tensors or some of their rows.
+"""Reader of a public model's safetensors files: tensors, or some of their rows.
 
-Nothing is unpickled. Headers are checked by the safetensors library, which takes none that is longer than the file,
-overlaps, leaves gaps or overflows. Numbers are read, and not mapped into memory, so that no more is held than is asked
-for, and several threads can read at once.
+Nothing is unpickled. The safetensors library validates the headers (length, overlaps, gaps, overflow). Tensors are read
+rather than memory-mapped, which bounds memory to what is requested and lets several threads read.
 """
 
 import contextlib
@@ -23,20 +22,20 @@ from finetune_scaling.files import read_json
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
-_LENGTH_BYTES = 8  # of the header's length, in front of it
+_LENGTH_BYTES = 8  # size of the field before the header that holds its length
 
 
 class Entry(NamedTuple):
-    """A tensor in a file: its shape, its dtype's name as the header has it, and where its first byte is."""
+    """A tensor in a file: its shape, its dtype as in the header, and the offset of its first byte."""
 
     file: str
     shape: tuple[int, ...]
-    kind: str
+    dtype: str
     start: int
 
 
 class WeightFiles:
-    """The tensors of a directory, by name."""
+    """The tensors of a directory's safetensors files, by name."""
 
     def __init__(self, directory: Path, entries: Mapping[str, Entry], opened: Mapping[str, int]):
         self.directory = directory
@@ -47,14 +46,14 @@ class WeightFiles:
     @classmethod
     @contextlib.contextmanager
     def open(cls, directory: Path) -> Iterator["WeightFiles"]:
-        """Opens all files, of which nothing but the headers is read. Raises CheckpointError where one is not whole."""
+        """Open all files and read their headers. Raises CheckpointError where one is damaged."""
         files = weight_files(directory)
         entries: dict[str, Entry] = {}
         for file in files:
             for name, entry in _header(file).items():
                 if name in entries:
                     raise CheckpointError(
-                        f"{file}: tensor {name} is in {entries[name].file}, too; copy the model's own files again"
+                        f"{file}: tensor {name} is also in {entries[name].file}. Fix: copy the model's files again."
                     )
                 entries[name] = entry
         with contextlib.ExitStack() as stack:
@@ -64,26 +63,26 @@ class WeightFiles:
                 stack.callback(os.close, opened[file.name])
             yield cls(directory, entries, opened)
 
-    def where(self, name: str) -> Path:
-        """The file that holds a tensor."""
+    def file(self, name: str) -> Path:
+        """Return the file that holds a tensor."""
         return self.directory / self._entries[name].file
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape."""
+        """Return a tensor's shape."""
         return self._entries[name].shape
 
     def dtype(self, name: str) -> np.dtype:
-        """A tensor's dtype. Raises CheckpointError where it is none of plain floating-point numbers."""
-        kind = self._entries[name].kind
-        if kind not in _DTYPES:
+        """Return a tensor's dtype. Raises CheckpointError where it is not float32, bfloat16 or float16."""
+        dtype = self._entries[name].dtype
+        if dtype not in _DTYPES:
             raise CheckpointError(
-                f"{self.where(name)}: tensor {name} holds {kind}, not numbers of float32, bfloat16 or float16; "
-                "quantised weights are not read"
+                f"{self.file(name)}: tensor {name} has dtype {dtype}, not float32, bfloat16 or float16. Fix: save "
+                "the model without quantization."
             )
-        return _DTYPES[kind]
+        return _DTYPES[dtype]
 
     def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """A tensor as it is in its file, or some of the rows along its first axis; raises as `dtype` does."""
+        """Return a tensor, or some rows of its first axis; raises as `dtype` does."""
         entry, dtype = self._entries[name], self.dtype(name)
         if not entry.shape:
             return self._bytes(entry, 0, dtype.itemsize).view(dtype).reshape(())
@@ -92,63 +91,65 @@ class WeightFiles:
         return self._bytes(entry, first * row, last * row).view(dtype).reshape(last - first, *entry.shape[1:])
 
     def _bytes(self, entry: Entry, first: int, last: int) -> np.ndarray:
-        """Bytes first..last of a tensor, uint8[n]."""
+        """Read bytes first..last of a tensor, uint8[n]."""
         data = np.empty(last - first, np.uint8)
         done = 0
-        while done < len(data):  # one call of the system's reads 2 GiB at most
+        while done < len(data):  # one system call reads at most 2 GiB
             count = os.preadv(self._opened[entry.file], [data[done:].data], entry.start + first + done)
             if not count:
-                raise CheckpointError(f"{self.directory / entry.file}: became shorter while it was read; copy it again")
+                raise CheckpointError(
+                    f"{self.directory / entry.file}: was truncated while being read. Fix: copy it again."
+                )
             done += count
         return data
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """A model's files of weights, all there. Raises CheckpointError where one is missing, or only others are there."""
+    """Return a model's safetensors files. Raises CheckpointError where one is missing or there are none."""
     index = directory / INDEX
     if index.is_file():
         files = [directory / Path(name).name for name in indexed_files(index)]
         if missing := [file for file in files if not file.is_file()]:
-            raise CheckpointError(f"{missing[0]}: {INDEX} names this file, but it is not there; copy it too")
+            raise CheckpointError(f"{missing[0]}: no such file, although {INDEX} names it. Fix: copy it too.")
         return files
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     raise CheckpointError(
-        f"{directory}: has no {WEIGHTS} and no {INDEX}. Pickled weights (.bin, .pt) are not read, since to open them "
-        "is to run what they say: save the model as safetensors"
+        f"{directory}: has no {WEIGHTS} and no {INDEX}. Fix: save the model as safetensors. Pickled weights (.bin, "
+        ".pt) are not read, because unpickling executes code."
     )
 
 
 def indexed_files(index: Path) -> list[str]:
-    """The files that an index names, at least one."""
+    """Return the names of the files in an index, at least one."""
     content = read_json(index, mend="copy it again")
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    names = list(places.values()) if isinstance(places, dict) else []
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{index}: names no files; copy it again")
+        raise CheckpointError(f"{index}: has no weight_map with file names. Fix: copy it again.")
     return sorted(set(names))
 
 
 def _header(file: Path) -> dict[str, Entry]:
-    """A file's tensors; all that could be wrong with them is found by the library that opens it."""
+    """Return a file's tensors, validated by the safetensors library."""
     try:
         with safe_open(file, framework="np"):
             pass
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-            fields = json.loads(opened.read(length), object_pairs_hook=_without_repetition)
+            fields = json.loads(opened.read(length), object_pairs_hook=_unique_fields)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: not a whole safetensors file ({error}); copy it again") from error
+        raise CheckpointError(f"{file}: not a valid safetensors file ({error}). Fix: copy it again.") from error
     return {
-        name: Entry(file.name, tuple(one["shape"]), one["dtype"], _LENGTH_BYTES + length + one["data_offsets"][0])
-        for name, one in fields.items()
+        name: Entry(file.name, tuple(entry["shape"]), entry["dtype"], _LENGTH_BYTES + length + entry["data_offsets"][0])
+        for name, entry in fields.items()
         if name != "__metadata__"
     }
 
 
-def _without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} occurs twice")
     return fields

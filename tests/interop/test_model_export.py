@@ -1,4 +1,4 @@
-"""Runs out: transformers loads what is written and computes the same, bit for bit where it came from there."""
+"""Exported models: transformers loads them and computes the same; imported ones are written back bit for bit."""
 
 import dataclasses
 import json
@@ -12,19 +12,20 @@ from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
-from finetune_scaling.interop.families.standard_form import standard_form
-from finetune_scaling.interop.hugging_face import FAMILIES, load_model
-from finetune_scaling.interop.outgoing import Outgoing, write_out
+from finetune_scaling.interop.families.matching_family import match_family
+from finetune_scaling.interop.families.registry import FAMILIES
+from finetune_scaling.interop.hugging_face_model import load_model
+from finetune_scaling.interop.run_export import RunExport, export_run
 
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 
 
 def write(run, out, **options):
-    return write_out(Outgoing(str(run), model=str(out), **options))
+    return export_run(RunExport(str(run), model=str(out), **options))
 
 
-def test_a_model_of_ours_has_the_same_logits_there(base, ours, theirs, tmp_path):
-    """Its logits are scaled, which Llama's are not: the last norm does it there."""
+def test_exported_model_has_the_same_logits(base, ours, theirs, tmp_path):
+    """Our logits are scaled and Llama's are not, so the factor moves into the final norm."""
     figures = write(base, tmp_path / "out")["model"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     logits = ours(base)
@@ -40,7 +41,7 @@ def test_a_model_of_ours_has_the_same_logits_there(base, ours, theirs, tmp_path)
     ("kind", "dtype"),
     [*((kind, torch.bfloat16) for kind in MADE["KINDS"]), ("gpt_neox", torch.float32), ("gemma2", torch.float16)],
 )
-def test_what_came_from_there_goes_back_bit_for_bit(kind, dtype, runs, tmp_path):
+def test_imported_model_is_exported_bit_for_bit(kind, dtype, runs, tmp_path):
     MADE["make"](kind).to(dtype).save_pretrained(tmp_path / "theirs")
     config, params = load_model(tmp_path / "theirs")
     write(runs.write(tmp_path / "run", config, params, tokenizer=""), tmp_path / "out")
@@ -55,9 +56,9 @@ def test_what_came_from_there_goes_back_bit_for_bit(kind, dtype, runs, tmp_path)
     assert not any(report.values()), report
 
 
-def test_large_models_are_divided_and_other_dtypes_are_rounded(base, theirs, tmp_path, monkeypatch):
+def test_model_is_sharded_and_cast(base, theirs, tmp_path, monkeypatch):
     whole = write(base, tmp_path / "whole")["model"]
-    monkeypatch.setattr("finetune_scaling.interop.export.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("finetune_scaling.interop.model_export.SHARD_BYTES", 20_000)
     figures = write(base, tmp_path / "parts", dtype="bfloat16")["model"]
     assert 2 * figures["bytes"] == whole["bytes"]
     shards = sorted((tmp_path / "parts").glob("model-*.safetensors"))
@@ -73,35 +74,34 @@ def test_large_models_are_divided_and_other_dtypes_are_rounded(base, theirs, tmp
         assert torch.equal(value, rounded[name]), name
 
 
-def test_numbers_that_a_dtype_has_no_room_for(runs, sequential, random_params, tmp_path):
+def test_float16_overflow_is_named(runs, sequential, random_params, tmp_path):
     params = random_params(sequential)
     run = runs.write(tmp_path / "run", sequential, {**params, "embedding": 1e5 * params["embedding"]})
-    with pytest.raises(ConfigError, match=r"float16: model.embed_tokens.weight has numbers above 65,504"):
+    with pytest.raises(ConfigError, match=r"float16: model.embed_tokens.weight has values above 65,504"):
         write(run, tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_of_no_family_is_refused_and_the_fields_named(runs, tiny_config, tiny_base, tmp_path):
+def test_model_without_a_family_is_rejected(runs, tiny_config, tiny_base, tmp_path):
     run = runs.write(tmp_path / "run", tiny_config, tiny_base)
-    with pytest.raises(ConfigError, match=r"the nearest is llama, which differs in block = 'sequential' \(not 'par"):
+    with pytest.raises(ConfigError, match=r"nearest is llama, which differs in block = 'sequential' \(not 'par"):
         write(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_every_computing_field_of_a_model_is_looked_at(sequential):
-    """A model with a field that Llama has no word for is no Llama."""
+def test_match_compares_every_field_that_changes_the_computation(sequential):
     for changes in ({"positions": "none"}, {"norm": "layernorm"}, {"biased": ("up",)}, {"qk_norm": "all"},
                     {"norm_offset": 0.5}, {"attention_softcap": 3.0}, {"norm_place": "after"}):  # fmt: skip
         changed = dataclasses.replace(sequential, **changes)
         with pytest.raises(ConfigError, match="no family"):
-            standard_form(changed, [FAMILIES["llama"]], "it")
+            match_family(changed, [FAMILIES["llama"]], "it")
 
 
-def test_a_directory_is_there_as_a_whole_or_not_at_all(base, tmp_path, monkeypatch):
+def test_directory_is_written_atomically(base, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     kept = tmp_path / "out" / "kept"
     kept.write_text("mine")
-    with pytest.raises(WorkdirError, match="there is something already; name a new directory"):
+    with pytest.raises(WorkdirError, match="out"):
         write(base, tmp_path / "out")
     kept.unlink()
 
@@ -109,36 +109,36 @@ def test_a_directory_is_there_as_a_whole_or_not_at_all(base, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("finetune_scaling.interop.export.to_theirs", fail)
+        patched.setattr("finetune_scaling.interop.model_export.to_file", fail)
         with pytest.raises(KeyboardInterrupt):
             write(base, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
-    write(base, tmp_path / "out")  # into the directory that is there and empty
+    write(base, tmp_path / "out")  # into the existing empty directory
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(base, tmp_path, monkeypatch):
+def test_lack_of_disk_space_is_found_before_writing(base, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(WorkdirError, match="bytes, and the disk has 1,000 left"):
+    with pytest.raises(WorkdirError, match="1,000"):
         write(base, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_weights_do_not_go_out(runs, sequential, random_params, tmp_path):
+def test_damaged_weights_are_not_exported(runs, sequential, random_params, tmp_path):
     run = runs.write(tmp_path / "run", sequential, random_params(sequential))
     facts = next((run / "checkpoints").glob("*/facts/metadata"))
     facts.write_text(facts.read_text().replace('"arrays_digest": "', '"arrays_digest": "0'))
-    with pytest.raises(CheckpointError, match="damaged: its arrays do not have the digest"):
+    with pytest.raises(CheckpointError, match="damaged"):
         write(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_is_named_by_its_directory_too(base, tmp_path):
+def test_checkpoint_directory_selects_the_step(base, tmp_path):
     checkpoint = base / "checkpoints" / "7"
     write(checkpoint, tmp_path / "out")
-    with pytest.raises(ConfigError, match="--step=3 and a checkpoint of step 7"):
+    with pytest.raises(ConfigError, match=r"--step=3 .* step 7"):
         write(checkpoint, tmp_path / "other", step=3)
-    with pytest.raises(ConfigError, match="full tuned the model itself; leave --no-merge out"):
+    with pytest.raises(ConfigError, match="--no-merge"):
         write(checkpoint, tmp_path / "other", merged=False)
-    with pytest.raises(ConfigError, match="full tuned no adapter"):
-        write_out(Outgoing(str(base), adapter=str(tmp_path / "other")))
+    with pytest.raises(ConfigError, match="--to-hf"):
+        export_run(RunExport(str(base), adapter=str(tmp_path / "other")))

@@ -1,15 +1,15 @@
-"""What Llama and the families that descend from it share: fields of config.json, and names of tensors."""
+"""Fields of config.json and names of tensors that Llama and the families derived from it share."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.families.config_json import Fields, named
+from finetune_scaling.interop.families.config_json import Fields, write_choice
 from finetune_scaling.interop.families.family import LAYER, Tensor
 from finetune_scaling.interop.families.rope_json import write_scaling
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 
-SHAPE = {
+SHAPE = {  # our field: field of config.json
     "vocab_size": "vocab_size",
     "layers": "num_hidden_layers",
     "model_dim": "hidden_size",
@@ -17,11 +17,11 @@ SHAPE = {
     "ffn_dim": "intermediate_size",
     "max_length": "max_position_embeddings",
 }
-COMPUTE = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float32"}  # float16's values fit float32 alone
+COMPUTE = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float32"}  # bfloat16 would round float16 weights
 ACTIVATIONS = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu"}
 ATTENTION_LAYERS, FEED_FORWARD_LAYERS = DENSE_LAYERS[:4], DENSE_LAYERS[4:]
 LLAMA_NORMS = {"norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
-_KERNELS = {
+_DENSE = {
     "query": ("attention", "self_attn.q_proj"),
     "key": ("attention", "self_attn.k_proj"),
     "value": ("attention", "self_attn.v_proj"),
@@ -31,11 +31,10 @@ _KERNELS = {
     "down": ("feed_forward", "mlp.down_proj"),
 }
 _QK_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-# What a family's tensors have beside those that are needed: rotary frequencies, which the config gives.
-IGNORED = (f"model.layers.{LAYER}.self_attn.rotary_emb.inv_freq",)
+IGNORED = (f"model.layers.{LAYER}.self_attn.rotary_emb.inv_freq",)  # computed from the config
 
 
-def read_form(
+def read_llama_fields(
     fields: Fields,
     *,
     kv_heads: int | float | None,
@@ -43,12 +42,16 @@ def read_form(
     activation: tuple[str, str] = ("hidden_act", "silu"),
     tied: bool = False,
 ) -> dict[str, Any]:
-    """Our config's fields, but for positions and what families differ in.
+    """Return the fields of our config that these families share, without positions.
 
-    kv_heads, head_dim, tied: where there is none given; of kv_heads None asks for one, of head_dim for the quotient of
-    model_dim and heads. activation: its field, and its value where there is none.
+    Args:
+        fields: The fields of config.json.
+        kv_heads: Default of num_key_value_heads; None makes the field required.
+        head_dim: Default of head_dim; None stands for hidden_size / num_attention_heads.
+        activation: The field's name and its default.
+        tied: Default of tie_word_embeddings.
     """
-    shape = {ours: fields.number(theirs) for ours, theirs in SHAPE.items()}
+    shape = {ours: fields.number(name) for ours, name in SHAPE.items()}
     return {
         **shape,
         "kv_heads": fields.number("num_key_value_heads", kv_heads),
@@ -64,51 +67,51 @@ def read_form(
     }
 
 
-def write_form(
+def write_llama_fields(
     config: ModelConfig, model_type: str, architecture: str, activation: str = "hidden_act"
 ) -> dict[str, Any]:
-    """The fields of config.json that `read_form` reads, how positions turn, and the name of the architecture."""
+    """Return the fields of config.json that `read_llama_fields` reads, with RoPE and the architecture's name."""
     return {
         "architectures": [architecture],
         "model_type": model_type,
-        **{theirs: getattr(config, ours) for ours, theirs in SHAPE.items()},
+        **{name: getattr(config, ours) for ours, name in SHAPE.items()},
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rope_theta,
         "rope_scaling": write_scaling(config.rope_scaling),
-        activation: named(config.activation, ACTIVATIONS, "activation", model_type),
+        activation: write_choice(config.activation, ACTIVATIONS, "activation", model_type),
         "tie_word_embeddings": config.tied_head,
         "initializer_range": config.embedding_std,
         "dtype": config.compute_dtype,
     }
 
 
-def biased(fields: Fields, **layers: tuple[str, ...]) -> tuple[str, ...]:
-    """Dense layers with a bias, by the names of the flags that give them one."""
+def biased_layers(fields: Fields, **layers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the dense layers with a bias; `layers` maps each flag of config.json to the layers that it concerns."""
     names = {name for flag, dense in layers.items() if fields.flag(flag) for name in dense}
     return tuple(name for name in DENSE_LAYERS if name in names)
 
 
-def form_tensors(
+def llama_tensors(
     config: ModelConfig, norms: Mapping[str, str] = LLAMA_NORMS, model: str = "model", head: str = "lm_head.weight"
 ) -> tuple[Tensor, ...]:
-    """Every tensor of such a model; norms: their names of a block's, by ours; model, head: where the two are."""
+    """Return every tensor of a model; `norms` maps our names of a block's norms to the family's."""
     layer = f"{model}.layers.{LAYER}"
-    kernels = {name: place for name, place in _KERNELS.items() if name != "gate" or config.gated}
+    dense = {name: where for name, where in _DENSE.items() if name != "gate" or config.gated}
     qk_norms = _QK_NORMS if config.qk_norm != "none" else {}
     return (
         Tensor(f"{model}.embed_tokens.weight", "embedding"),
         *(
-            Tensor(f"{layer}.{theirs}.weight", f"layers/{part}/{name}/kernel", transposed=True)
-            for name, (part, theirs) in kernels.items()
+            Tensor(f"{layer}.{module}.weight", f"layers/{part}/{name}/kernel", transposed=True)
+            for name, (part, module) in dense.items()
         ),
         *(
-            Tensor(f"{layer}.{theirs}.bias", f"layers/{part}/{name}/bias")
-            for name, (part, theirs) in kernels.items()
+            Tensor(f"{layer}.{module}.bias", f"layers/{part}/{name}/bias")
+            for name, (part, module) in dense.items()
             if name in config.biased
         ),
-        *(Tensor(f"{layer}.{theirs}.weight", f"layers/attention/{ours}/scale") for ours, theirs in qk_norms.items()),
+        *(Tensor(f"{layer}.{norm}.weight", f"layers/attention/{ours}/scale") for ours, norm in qk_norms.items()),
         *(Tensor(f"{layer}.{norms[ours]}.weight", f"layers/{ours}/scale") for ours in config.layer_norms),
         Tensor(f"{model}.norm.weight", "final_norm/scale"),
         *(() if config.tied_head else (Tensor(head, "head", transposed=True),)),
@@ -118,6 +121,11 @@ def form_tensors(
 def _head_dim(fields: Fields, shape: Mapping[str, int | float], default: int | float | None) -> int | float:
     if default is not None or fields.get("head_dim") is not None:
         return fields.number("head_dim", default)
+    return divided_head_dim(fields, shape)
+
+
+def divided_head_dim(fields: Fields, shape: Mapping[str, int | float]) -> int | float:
+    """Return hidden_size / num_attention_heads. Raises ConfigError where it is not an integer."""
     model_dim, heads = shape["model_dim"], shape["heads"]
     if heads < 1 or model_dim % heads:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Safetensors files: rows of tensors as they were saved; hostile headers are refused before any allocation."""
+"""The safetensors reader returns what was saved and rejects malformed headers before allocating memory."""
 
 import json
 import struct
@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.interop.weights.files import WEIGHTS, WeightFiles
+from finetune_scaling.interop.weights.safetensors_reader import WEIGHTS, WeightFiles
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_rows_are_those_that_were_saved(tmp_path, dtype):
+def test_tensors_and_rows_are_read(tmp_path, dtype):
     rng = np.random.default_rng(0)
     saved = {name: rng.normal(size=shape).astype(dtype) for name, shape in (("a", (7, 5)), ("b", (4,)), ("c", ()))}
     save_file(saved, tmp_path / WEIGHTS)
@@ -31,51 +31,51 @@ def tensor(first, last, shape=None, dtype="F32"):
 
 
 ONE = '{"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}'
-HOSTILE = {
-    "a header longer than the file": ({"a": tensor(0, 64)}, 2**62, "header too large"),
-    "a header of 200 MB": ({"a": tensor(0, 64)}, 200_000_000, "header too large"),
+MALFORMED = {
+    "header longer than the file": ({"a": tensor(0, 64)}, 2**62, "header too large"),
+    "header of 200 MB": ({"a": tensor(0, 64)}, 200_000_000, "header too large"),
     "overlap": ({"a": tensor(0, 48), "b": tensor(16, 64)}, None, "invalid offset"),
-    "a gap": ({"a": tensor(0, 16), "b": tensor(32, 64)}, None, "invalid offset"),
-    "a name twice": (f'{{"a": {ONE}, "a": {ONE}}}', None, "a is there twice"),
-    "an absurd shape": ({"a": tensor(0, 64, [2**40, 2**40])}, None, "overflow"),
-    "a huge shape": ({"a": tensor(0, 64, [2**40])}, None, "invalid shape"),
-    "a negative shape": ({"a": tensor(0, 64, [-16])}, None, "invalid value"),
-    "more than there is": ({"a": tensor(0, 128)}, None, "incomplete metadata"),
-    "an unknown dtype": ({"a": tensor(0, 64, [64], "I9")}, None, "unknown variant"),
-    "no object": ("[" * 100_000, None, "invalid JSON"),
-    "no text": (b"\xff" * 30, None, "invalid UTF-8"),
+    "gap": ({"a": tensor(0, 16), "b": tensor(32, 64)}, None, "invalid offset"),
+    "repeated name": (f'{{"a": {ONE}, "a": {ONE}}}', None, "a occurs twice"),
+    "overflowing shape": ({"a": tensor(0, 64, [2**40, 2**40])}, None, "overflow"),
+    "shape beyond the data": ({"a": tensor(0, 64, [2**40])}, None, "invalid shape"),
+    "negative shape": ({"a": tensor(0, 64, [-16])}, None, "invalid value"),
+    "offsets beyond the file": ({"a": tensor(0, 128)}, None, "incomplete metadata"),
+    "unknown dtype": ({"a": tensor(0, 64, [64], "I9")}, None, "unknown variant"),
+    "not an object": ("[" * 100_000, None, "invalid JSON"),
+    "not UTF-8": (b"\xff" * 30, None, "invalid UTF-8"),
 }
 
 
-@pytest.mark.parametrize(("header", "length", "message"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_header_is_named(tmp_path, header, length, message):
+@pytest.mark.parametrize(("header", "length", "message"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_header_is_rejected(tmp_path, header, length, message):
     data = header if isinstance(header, bytes) else (header if isinstance(header, str) else json.dumps(header)).encode()
     (tmp_path / WEIGHTS).write_bytes(struct.pack("<Q", len(data) if length is None else length) + data + bytes(64))
-    wrong = pytest.raises(CheckpointError, match=rf"{WEIGHTS}: not a whole safetensors file .*{message}.*copy it again")
+    wrong = pytest.raises(CheckpointError, match=rf"{WEIGHTS}: .*{message}")
     with wrong, WeightFiles.open(tmp_path):
         pass
 
 
-def test_a_tensor_in_two_files(tmp_path):
+def test_tensor_in_two_files_is_rejected(tmp_path):
     for name in ("1.safetensors", "2.safetensors"):
         save_file({"a": np.zeros(3, np.float32)}, tmp_path / name)
     index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    wrong = pytest.raises(CheckpointError, match=r"2.safetensors: tensor a is in 1.safetensors, too")
+    wrong = pytest.raises(CheckpointError, match=r"2.safetensors: tensor a .* 1.safetensors")
     with wrong, WeightFiles.open(tmp_path):
         pass
 
 
-def test_a_file_that_is_cut_while_it_is_read(tmp_path):
+def test_file_truncated_while_reading(tmp_path):
     save_file({"a": np.zeros((100, 10), np.float32)}, tmp_path / WEIGHTS)
     with WeightFiles.open(tmp_path) as files:
         with (tmp_path / WEIGHTS).open("r+b") as file:
             file.truncate(1000)
-        with pytest.raises(CheckpointError, match="became shorter while it was read; copy it again"):
+        with pytest.raises(CheckpointError, match="truncated"):
             files.read("a")
 
 
-def test_numbers_of_another_kind(tmp_path):
+def test_integer_tensor_is_rejected(tmp_path):
     save_file({"a": np.zeros(3, np.int8)}, tmp_path / WEIGHTS)
-    with WeightFiles.open(tmp_path) as files, pytest.raises(CheckpointError, match="tensor a holds I8"):
+    with WeightFiles.open(tmp_path) as files, pytest.raises(CheckpointError, match="tensor a has dtype I8"):
         files.read("a")

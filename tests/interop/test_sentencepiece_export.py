@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import DataError
-from finetune_scaling.interop.tokenizers.own_tokenizer import MARK, _Pieces, fast_tokenizer
+from finetune_scaling.interop.tokenizers.sentencepiece_export import MARK, _Pieces, fast_tokenizer
 from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
 
 PUBLIC = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))

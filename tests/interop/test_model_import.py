@@ -1,4 +1,4 @@
-"""Public models become bases: bit for bit, resumable after a kill, and tuned, scored and inspected like our own."""
+"""Import of public models: bit for bit, resumable after a kill, and tuned, scored and inspected like our own bases."""
 
 import json
 import os
@@ -27,10 +27,9 @@ from finetune_scaling.experiments.record import pretrain_tokens
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.inspection.formatting import format_inspection
-from finetune_scaling.interop import conversion as module
-from finetune_scaling.interop import incoming
-from finetune_scaling.interop.conversion import Conversion, convert
-from finetune_scaling.interop.hugging_face import load_model
+from finetune_scaling.interop import checkpoint_stream, import_directory, model_import
+from finetune_scaling.interop.hugging_face_model import load_model
+from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.model_loading import find_base, find_run, initialize_model, load_base
 from finetune_scaling.runs.run_config import read_run_config
@@ -62,7 +61,7 @@ def tokenizers():
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory, tokenizers):
-    """A Llama in several files with its tokenizer."""
+    """A Llama in several shards with its tokenizer."""
     folder = tmp_path_factory.mktemp("public") / "llama"
     tokenizers["byte_level"](folder)
     return folder, save_llama(folder)
@@ -70,9 +69,9 @@ def public(tmp_path_factory, tokenizers):
 
 @pytest.fixture(scope="module")
 def base(public, tmp_path_factory):
-    """The same, converted."""
+    """The base that it is imported as."""
     out = tmp_path_factory.mktemp("bases") / "llama"
-    convert(Conversion(str(public[0]), str(out)))
+    import_model(ModelImport(str(public[0]), str(out)))
     return out
 
 
@@ -98,7 +97,7 @@ def neox(directory):
     GPTNeoXForCausalLM(GPTNeoXConfig(**shape)).save_pretrained(directory)
 
 
-@pytest.mark.parametrize("piece", [incoming.PIECE_BYTES, 700], ids=["whole leaves", "in pieces"])
+@pytest.mark.parametrize("piece", [checkpoint_stream.PIECE_BYTES, 700], ids=["whole leaves", "in pieces"])
 @pytest.mark.parametrize(
     "make",
     [
@@ -109,11 +108,11 @@ def neox(directory):
     ],
     ids=["shards", "bfloat16, tied", "float16, five layers", "fused, NeoX"],
 )
-def test_the_base_has_the_files_numbers_bit_for_bit(make, piece, tmp_path, monkeypatch):
-    monkeypatch.setattr(incoming, "PIECE_BYTES", piece)
+def test_base_equals_the_files_bit_for_bit(make, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_stream, "PIECE_BYTES", piece)
     make(tmp_path / "public")
     config, params = load_model(tmp_path / "public")
-    convert(Conversion(str(tmp_path / "public"), str(tmp_path / "out")))
+    import_model(ModelImport(str(tmp_path / "public"), str(tmp_path / "out")))
     assert (pieces := len(list(tmp_path.glob("out/checkpoints/0/state/*/[0-9]*")))) == len(jax.tree.leaves(params)) or (
         piece == 700 and pieces > 50
     )
@@ -123,17 +122,17 @@ def test_the_base_has_the_files_numbers_bit_for_bit(make, piece, tmp_path, monke
     plain = {f"trainable.{name.replace('/', '.')}": np.asarray(leaf) for name, leaf in _flat(params)}
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["arrays_digest"] == digest(plain)
-    assert not (tmp_path / "out" / module.WORK).exists()
+    assert not (tmp_path / "out" / import_directory.WORK).exists()
 
 
-def test_another_dtype_is_the_rounded_one(public, tmp_path):
-    convert(Conversion(str(public[0]), str(tmp_path / "out"), "bfloat16"))
+def test_other_dtype_is_rounded(public, tmp_path):
+    import_model(ModelImport(str(public[0]), str(tmp_path / "out"), "bfloat16"))
     expected = jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.bfloat16)), load_model(public[0])[1])
     assert_same(expected, numbers(tmp_path / "out")[1])
 
 
-def test_files_are_cut_as_a_mesh_divides_the_parameters(public, base, tmp_path):
-    convert(Conversion(str(public[0]), str(tmp_path / "out"), sharding=ShardingConfig(fsdp=4, tensor=2)))
+def test_checkpoint_files_follow_the_shards_of_a_mesh(public, base, tmp_path):
+    import_model(ModelImport(str(public[0]), str(tmp_path / "out"), sharding=ShardingConfig(fsdp=4, tensor=2)))
     chunks = {
         file.parent.name: json.loads(file.read_text())["chunks"]
         for file in tmp_path.glob("out/checkpoints/0/state/*/.zarray")
@@ -144,7 +143,7 @@ def test_files_are_cut_as_a_mesh_divides_the_parameters(public, base, tmp_path):
     assert_same(numbers(base)[1], numbers(tmp_path / "out")[1])
 
 
-def test_orbax_itself_reads_the_checkpoint(base):
+def test_orbax_reads_the_checkpoint(base):
     manager = ocp.CheckpointManager(base / "checkpoints")
     assert manager.all_steps() == [0]
     arguments = ocp.args.Composite(state=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
@@ -155,9 +154,8 @@ def test_orbax_itself_reads_the_checkpoint(base):
 
 KILLING = """
 import os, signal, sys
-from finetune_scaling.interop import conversion
-from finetune_scaling.interop import incoming
-incoming.PIECE_BYTES = 2000
+from finetune_scaling.interop import checkpoint_stream, model_import
+checkpoint_stream.PIECE_BYTES = 2000
 place, left = sys.argv[3], int(sys.argv[4])
 def counted(function):
     def call(*arguments, **named):
@@ -171,17 +169,18 @@ if place == "rename":
     import pathlib
     pathlib.Path.rename = counted(pathlib.Path.rename)
 else:
-    owner = incoming.Journal if place == "add" else incoming.Leaf if place == "read" else conversion
+    owner = {"add": checkpoint_stream.Journal, "read": checkpoint_stream.Leaf}.get(place, model_import)
     setattr(owner, place, counted(getattr(owner, place)))
-conversion.convert(conversion.Conversion(sys.argv[1], sys.argv[2]))
+model_import.import_model(model_import.ModelImport(sys.argv[1], sys.argv[2]))
 print(left)
 """
 
 
 @pytest.mark.parametrize(
-    ("place", "count"), [("add", 12), ("read", 30), ("write_state", 0), ("digest_of", 0), ("rename", 0), ("_finish", 0)]
+    ("place", "count"),
+    [("add", 12), ("read", 30), ("write_arrays", 0), ("checkpoint_digest", 0), ("rename", 0), ("_finish", 0)],
 )
-def test_a_killed_conversion_goes_on_where_it_was(public, base, tmp_path, place, count, monkeypatch):
+def test_killed_import_resumes(public, base, tmp_path, place, count, monkeypatch):
     out = tmp_path / "out"
     command = [sys.executable, "-c", KILLING, str(public[0]), str(out), place, str(count)]
     assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
@@ -191,87 +190,87 @@ def test_a_killed_conversion_goes_on_where_it_was(public, base, tmp_path, place,
             load_base(out)
         assert inspect(out)["state"] == "started"
     else:
-        load_base(out)  # it was whole
-    monkeypatch.setattr(incoming, "PIECE_BYTES", 2000)
+        load_base(out)  # it was complete
+    monkeypatch.setattr(checkpoint_stream, "PIECE_BYTES", 2000)
     read = []
-    plain = incoming.Leaf.read
-    monkeypatch.setattr(incoming.Leaf, "read", lambda *arguments: read.append(1) or plain(*arguments))
-    record = convert(Conversion(str(public[0]), str(out)))
+    plain = checkpoint_stream.Leaf.read
+    monkeypatch.setattr(checkpoint_stream.Leaf, "read", lambda *arguments: read.append(1) or plain(*arguments))
+    record = import_model(ModelImport(str(public[0]), str(out)))
     assert record["arrays_digest"] == json.loads((base / "result.json").read_text())["arrays_digest"]
     assert_same(numbers(base)[1], numbers(out)[1])
     total = len(list(out.glob("checkpoints/0/state/*/[0-9]*")))
-    at_work = incoming._THREADS  # pieces that were read and not yet noted
+    in_flight = checkpoint_stream._THREADS  # pieces that were read but not yet recorded
     assert total > 100
-    assert len(read) <= {"add": total - 12, "read": total - 30 + at_work, "write_state": total}.get(place, 0)
+    assert len(read) <= {"add": total - 12, "read": total - 30 + in_flight, "write_arrays": total}.get(place, 0)
 
 
-def test_a_journal_that_a_power_cut_garbled_is_believed_up_to_there(public, base, tmp_path, monkeypatch):
+def test_corrupted_journal_is_replayed_up_to_its_last_valid_entry(public, base, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "digest_of", stop)
+        patch.setattr(model_import, "checkpoint_digest", stop)
         with pytest.raises(KeyboardInterrupt):
-            convert(Conversion(str(public[0]), str(tmp_path)))
+            import_model(ModelImport(str(public[0]), str(tmp_path)))
     journal = tmp_path / ".conversion" / "pieces-0.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:3]) + bytes(len(lines[3]) - 1) + b"\n" + lines[4][:-2] + b"\xff\n" + lines[5])
-    convert(Conversion(str(public[0]), str(tmp_path)))
+    import_model(ModelImport(str(public[0]), str(tmp_path)))
     assert_same(numbers(base)[1], numbers(tmp_path)[1])
 
 
-def test_what_another_conversion_left_half_done_gives_way(public, base, tmp_path, monkeypatch):
+def test_unfinished_import_of_other_settings_is_discarded(public, base, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "digest_of", stop)
+        patch.setattr(model_import, "checkpoint_digest", stop)
         with pytest.raises(KeyboardInterrupt):
-            convert(Conversion(str(public[0]), str(tmp_path), "bfloat16"))
-    convert(Conversion(str(public[0]), str(tmp_path)))
+            import_model(ModelImport(str(public[0]), str(tmp_path), "bfloat16"))
+    import_model(ModelImport(str(public[0]), str(tmp_path)))
     assert_same(numbers(base)[1], numbers(tmp_path)[1])
 
 
 class StoppedError(Exception):
-    """Where a conversion is stopped."""
+    """Raised to interrupt an import."""
 
 
-def test_a_tokenizer_that_is_there_already_is_kept(public, base, tmp_path, monkeypatch):
+def test_tokenizer_may_be_the_copy_in_the_base(public, base, tmp_path, monkeypatch):
     def stop(*_):
         raise StoppedError
 
-    monkeypatch.setattr(module, "_make_checkpoint", stop)
+    monkeypatch.setattr(model_import, "_write_checkpoint", stop)
     files = {file.name: file.read_bytes() for file in (base / "tokenizer").iterdir()}
-    for tokenizer in ("", str(tmp_path / "tokenizer")):  # the model's own, and then the copy of it in the base
+    for tokenizer in ("", str(tmp_path / "tokenizer")):  # the model's own, then its copy in the base
         with pytest.raises(StoppedError):
-            convert(Conversion(str(public[0]), str(tmp_path), tokenizer=tokenizer))
+            import_model(ModelImport(str(public[0]), str(tmp_path), tokenizer=tokenizer))
         assert {file.name: file.read_bytes() for file in (tmp_path / "tokenizer").iterdir()} == files
-    (tmp_path / "tokenizer" / "chat_template.jinja").write_text("")  # of another tokenizer that was tried
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text("")  # left by another tokenizer
     with pytest.raises(StoppedError):
-        convert(Conversion(str(public[0]), str(tmp_path)))
+        import_model(ModelImport(str(public[0]), str(tmp_path)))
     assert {file.name for file in (tmp_path / "tokenizer").iterdir()} == set(files)
 
 
-def test_a_finished_one_is_left_alone_and_is_no_other(public, base, tmp_path):
+def test_finished_import_is_kept(public, base, tmp_path):
     before = (base / "result.json").stat().st_mtime_ns
-    convert(Conversion(str(public[0]), str(base)))
+    import_model(ModelImport(str(public[0]), str(base)))
     assert (base / "result.json").stat().st_mtime_ns == before
-    with pytest.raises(WorkdirError, match=r"holds a run of another config \(they differ in public.dtype\)"):
-        convert(Conversion(str(public[0]), str(base), "bfloat16"))
-    message = "cut for --fsdp=1 --tensor=1, not for --fsdp=2 --tensor=1; every mesh reads them"
+    with pytest.raises(WorkdirError, match=r"public.dtype"):
+        import_model(ModelImport(str(public[0]), str(base), "bfloat16"))
+    message = "--fsdp=1 --tensor=1, not --fsdp=2 --tensor=1"
     with pytest.raises(WorkdirError, match=message):
-        convert(Conversion(str(public[0]), str(base), sharding=ShardingConfig(fsdp=2)))
+        import_model(ModelImport(str(public[0]), str(base), sharding=ShardingConfig(fsdp=2)))
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(WorkdirError, match=r"holds something else \(thesis.tex\); give --out=DIR a new directory"):
-        convert(Conversion(str(public[0]), str(tmp_path)))
+    with pytest.raises(WorkdirError, match=r"thesis.tex"):
+        import_model(ModelImport(str(public[0]), str(tmp_path)))
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer"])
-def test_a_finished_one_is_of_the_files_that_it_was_made_of(name, tokenizers, tmp_path):
+def test_finished_import_of_changed_files_is_rejected(name, tokenizers, tmp_path):
     source, out = tmp_path / "public", tmp_path / "out"
     save_llama(source, max_shard_size="1GB")
-    convert(Conversion(str(source), str(out)))
+    import_model(ModelImport(str(source), str(out)))
     if name == "tokenizer":
         tokenizers["byte_level"](source)
     elif name == "config.json":
@@ -279,43 +278,43 @@ def test_a_finished_one_is_of_the_files_that_it_was_made_of(name, tokenizers, tm
         (source / name).write_text(json.dumps({**fields, "bos_token_id": 5}))
     else:
         os.utime(source / name, ns=(0, 0))
-    with pytest.raises(WorkdirError, match=r"was converted from other files than are in .* \(they differ in " + name):
-        convert(Conversion(str(source), str(out)))
+    with pytest.raises(WorkdirError, match=rf"other files .*{name}"):
+        import_model(ModelImport(str(source), str(out)))
 
 
 @pytest.mark.parametrize("name", ["tokenizer/tokenizer.model", "checkpoints/7/facts", "result.json"])
-def test_files_of_something_else_stay_whatever_they_are_called(public, tmp_path, name):
+def test_unrelated_files_are_kept(public, tmp_path, name):
     file = tmp_path / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("years of work")
-    with pytest.raises(WorkdirError, match=rf"holds {name.partition('/')[0]} of something else; give --out=DIR a new"):
-        convert(Conversion(str(public[0]), str(tmp_path)))
+    with pytest.raises(WorkdirError, match=rf"holds other files \({name.partition('/')[0]}\)"):
+        import_model(ModelImport(str(public[0]), str(tmp_path)))
     assert file.read_text() == "years of work"
 
 
-def test_a_config_that_is_no_group_of_fields_is_a_stranger(public, tmp_path):
+def test_unrelated_config_is_rejected(public, tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(WorkdirError, match="holds a run or a study"):
-        convert(Conversion(str(public[0]), str(tmp_path)))
+        import_model(ModelImport(str(public[0]), str(tmp_path)))
 
 
-def test_a_full_disk_is_named_and_conversion_goes_on_when_there_is_room(public, base, tmp_path, monkeypatch):
+def test_import_resumes_after_the_disk_was_full(public, base, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(disk)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small file system takes root's rights")
-    monkeypatch.setattr(module, "_SPARE_BYTES", 0)
+    monkeypatch.setattr(model_import, "_SPARE_BYTES", 0)
     try:
-        with pytest.raises(WorkdirError, match=r"needs .* bytes, and the disk has .* left"):
-            convert(Conversion(str(public[0]), str(disk / "out")))
+        with pytest.raises(WorkdirError, match=r"needs .* bytes"):
+            import_model(ModelImport(str(public[0]), str(disk / "out")))
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_check_room", lambda *_: None)
+            patch.setattr(model_import, "_check_space", lambda *_: None)
             with pytest.raises(WorkdirError, match="the disk is full; free some space"):
-                convert(Conversion(str(public[0]), str(disk / "out")))
+                import_model(ModelImport(str(public[0]), str(disk / "out")))
         assert not (disk / "out" / "checkpoints" / "0").exists()
         subprocess.run(["mount", "-o", "remount,size=5m", str(disk)], check=True)
-        convert(Conversion(str(public[0]), str(disk / "out")))
+        import_model(ModelImport(str(public[0]), str(disk / "out")))
         assert_same(numbers(base)[1], numbers(disk / "out")[1])
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
@@ -400,62 +399,62 @@ def evaluate(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-def test_tokens_that_were_told_are_the_runs_factor(public, config, tmp_path):
-    convert(Conversion(str(public[0]), str(tmp_path / "out"), pretrain_tokens=300_000_000_000))
+def test_pretrain_tokens_are_recorded(public, config, tmp_path):
+    import_model(ModelImport(str(public[0]), str(tmp_path / "out"), pretrain_tokens=300_000_000_000))
     assert pretrain_tokens(load_base(tmp_path / "out").metadata) == 300_000_000_000
 
 
-def test_a_moved_base_has_its_tokenizer_with_it(base, config, tmp_path):
+def test_moved_base_finds_its_tokenizer(base, config, tmp_path):
     shutil.copytree(base, tmp_path / "moved")
     assert find_run(tmp_path / "moved").run_config.tokenizer == str(tmp_path / "moved" / "tokenizer")
     assert find_base(read_run_config(config("full", base={"run": str(tmp_path / "moved")})).base).metadata["step"] == 0
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "sentence_pieces"])
-def test_each_kind_of_tokenizer_comes_along(kind, tokenizers, tmp_path):
+def test_tokenizer_is_imported(kind, tokenizers, tmp_path):
     tokenizers[kind](tmp_path / "public")
     save_llama(tmp_path / "public", max_shard_size="1GB")
-    record = convert(Conversion(str(tmp_path / "public"), str(tmp_path / "out")))
+    record = import_model(ModelImport(str(tmp_path / "public"), str(tmp_path / "out")))
     assert load_tokenizer(tmp_path / "out" / "tokenizer").digest == record["tokenizer_sha256"]
     assert load_tokenizer(tmp_path / "public").digest == record["tokenizer_sha256"]
 
 
-def test_mode_tokens_are_none_of_a_public_tokenizers(config):
+def test_public_tokenizer_has_no_mode_tokens(config):
     changed = config("full", sequence={**config("full")["sequence"], "mode": "S"})
     with pytest.raises(ConfigError, match=r"sequence.mode = 'S', but the tokenizer has no mode tokens"):
         prepare_run_data(read_run_config(changed))
 
 
-def test_a_model_without_a_tokenizer_takes_any_that_fits(public, tokenizers, config, tmp_path):
+def test_model_without_a_tokenizer(public, tokenizers, config, tmp_path):
     save_llama(tmp_path / "public", max_shard_size="1GB")
     out = tmp_path / "out"
-    assert convert(Conversion(str(tmp_path / "public"), str(out)))["tokenizer_sha256"] is None
+    assert import_model(ModelImport(str(tmp_path / "public"), str(out)))["tokenizer_sha256"] is None
     initialize_model(read_run_config(config("full", base={"run": str(out)})))
     with pytest.raises(DataError, match="tokenizer is empty: the public model was converted without its files"):
         load_tokenizer(json.loads((out / "config.json").read_text())["tokenizer"])
     save_llama(tmp_path / "small", max_shard_size="1GB", vocab_size=100)
-    convert(Conversion(str(tmp_path / "small"), str(tmp_path / "few")))
+    import_model(ModelImport(str(tmp_path / "small"), str(tmp_path / "few")))
     with pytest.raises(CheckpointError, match=r"has embeddings of 100 ids and .* has 340; give the base's own"):
         initialize_model(read_run_config(config("full", base={"run": str(tmp_path / "few")})))
     with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 100"):
-        convert(Conversion(str(tmp_path / "small"), str(tmp_path / "none"), tokenizer=str(public[0])))
+        import_model(ModelImport(str(tmp_path / "small"), str(tmp_path / "none"), tokenizer=str(public[0])))
     assert not (tmp_path / "none").exists()
 
 
-def test_what_does_not_fit_leaves_nothing_behind(public, tmp_path):
+def test_rejected_source_leaves_no_directory(public, tmp_path):
     save_llama(tmp_path / "public", max_shard_size="1GB")
     fields = json.loads((tmp_path / "public" / "config.json").read_text())
     (tmp_path / "public" / "config.json").write_text(json.dumps({**fields, "hidden_size": 40, "head_dim": 8}))
-    with pytest.raises(CheckpointError, match=r"but config.json makes it"):
-        convert(Conversion(str(tmp_path / "public"), str(tmp_path / "out")))
-    with pytest.raises(CheckpointError, match="nowhere: no such directory; name one, or a model on the hub"):
-        convert(Conversion(str(tmp_path / "nowhere"), str(tmp_path / "out")))
-    with pytest.raises(CheckpointError, match="a revision is for names on the hub"):
-        convert(Conversion(f"{public[0]}@main", str(tmp_path / "out")))
+    with pytest.raises(CheckpointError, match=r"config.json implies"):
+        import_model(ModelImport(str(tmp_path / "public"), str(tmp_path / "out")))
+    with pytest.raises(CheckpointError, match="nowhere: no such directory"):
+        import_model(ModelImport(str(tmp_path / "nowhere"), str(tmp_path / "out")))
+    with pytest.raises(CheckpointError, match="@main"):
+        import_model(ModelImport(f"{public[0]}@main", str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_converted_base_is_not_trained(base, tmp_path):
+def test_imported_base_is_not_trained(base, tmp_path):
     config = json.loads((base / "config.json").read_text())
     with pytest.raises(ConfigError, match="public marks a converted model"):
         train(config, tmp_path)

@@ -1,0 +1,74 @@
+"""The family of public models that computes the same as one of our models."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from finetune_scaling import configuration
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.interop.families.family import Family
+from finetune_scaling.models.config import ModelConfig
+
+# Fields that do not change what a trained model computes, except for rounding.
+_IRRELEVANT = ("embedding_std", "compute_dtype", "remat", "attention")
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyMatch:
+    """One of our models, expressed as a model of a public family.
+
+    Attributes:
+        family: The family.
+        config: Our config, restricted to fields of the family.
+        fields: The fields of its config.json.
+        logit_scale: The factor of our logits that the family lacks; it moves into the final norm. None for 1.
+    """
+
+    family: Family
+    config: ModelConfig
+    fields: Mapping[str, Any]
+    logit_scale: float | None
+
+    def leaf(self, path: str, value: np.ndarray) -> np.ndarray:
+        """Return the value that a leaf, or one layer of it, has in the family's model."""
+        folder, _, name = path.rpartition("/")
+        if self.logit_scale is None or folder != "final_norm":
+            return value
+        offset = self.config.norm_offset if name == "scale" else 0.0
+        return ((value.astype(np.float32) + offset) * self.logit_scale - offset).astype(value.dtype)
+
+
+def match_family(config: ModelConfig, families: Iterable[Family], what: str) -> FamilyMatch:
+    """Return the first of the families that computes the same as a model of this config.
+
+    Raises:
+        ConfigError: No family does; names `what`, the nearest family and the fields that differ.
+    """
+    unscaled = dataclasses.replace(config, scale_logits=False)  # the final norm takes the factor instead
+    logit_scale = config.model_dim**-0.5 if config.scale_logits else None
+    differences: dict[str, list[str]] = {}
+    for family in families:
+        try:
+            fields = family.write_config(unscaled)
+            read_back = family.read_config(fields, f"{what}, as {family.model_type}")
+        except ConfigError:  # the family cannot express this activation or shape, but another may
+            continue
+        differences[family.model_type] = _differences(unscaled, read_back)
+        if not differences[family.model_type]:
+            return FamilyMatch(family, unscaled, fields, logit_scale)
+    nearest = min(differences, key=lambda name: len(differences[name]))
+    raise ConfigError(
+        f"{what}: no family of public models computes this model. The nearest is {nearest}, which differs in "
+        f"{', '.join(differences[nearest])}. Fix: pretrain the model with these values to export it."
+    )
+
+
+def _differences(config: ModelConfig, read_back: ModelConfig) -> list[str]:
+    """Return the fields in which a family's model differs from ours, with the family's values."""
+    ours, family = configuration.plain(config), configuration.plain(read_back)
+    differing = [
+        name for name in configuration.differing_fields(ours, family) if name.partition(".")[0] not in _IRRELEVANT
+    ]
+    return [f"{name} = {family.get(name)!r} (not {ours.get(name)!r})" for name in differing]

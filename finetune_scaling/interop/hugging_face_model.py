@@ -1,0 +1,187 @@
+"""Models in Hugging Face directories: config.json and safetensors files become our config and parameters.
+
+Nothing is unpickled and torch is not needed. A tensor that is missing, unexpected or of another shape is an error that
+names it.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.files import location, read_json, sha256
+from finetune_scaling.interop.families.family import LAYER, REST, Family, Tensor
+from finetune_scaling.interop.families.registry import parse_config
+from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, weight_files
+from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.trees import Tree, path_name
+
+CONFIG = "config.json"
+_CHUNK_ROWS = 4096  # rows of a tied head that are compared at a time
+
+
+def load_model(directory: str | Path, shardings: Callable[[Tree], Tree] | None = None) -> tuple[ModelConfig, Params]:
+    """Load the model in a Hugging Face directory; parameters keep the dtype of the files.
+
+    Args:
+        directory: The directory that `save_pretrained` wrote.
+        shardings: Maps the tree of parameter shapes to their shardings; None puts all on one device.
+
+    Raises:
+        ConfigError: The family or a field of config.json is not supported.
+        CheckpointError: The weights are missing, damaged or do not match config.json.
+    """
+    directory = Path(directory)
+    family, config = read_family(directory)
+    shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
+    tensors = {tensor.path: tensor for tensor in family.tensors(config)}
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    targets = jax.tree.map(lambda _: one_device, shapes) if shardings is None else shardings(shapes)
+    with WeightFiles.open(directory) as files:
+        check_tensors(files, family, config)
+
+        def read(path: Any, leaf: Any, sharding: Any) -> jax.Array:
+            return jax.device_put(_read_leaf(files, tensors[path_name(path)], leaf.shape), sharding)
+
+        return config, jax.tree_util.tree_map_with_path(read, shapes, targets)
+
+
+def check_model(directory: str | Path) -> ModelConfig:
+    """Return the config of a model, reading only the headers of its weights; raises as `load_model` does."""
+    directory = Path(directory)
+    family, config = read_family(directory)
+    with WeightFiles.open(directory) as files:
+        check_tensors(files, family, config)
+    return config
+
+
+def is_model(directory: str | Path) -> bool:
+    """Whether a directory's config.json is that of a public model, supported or not."""
+    file = location(directory) / CONFIG
+    fields = read_json(file, mend="put a good copy back") if file.is_file() else None
+    return isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
+
+
+def files_digest(directory: str | Path) -> str:
+    """Return a SHA-256 over the SHA-256 of config.json and of every weight file."""
+    directory = Path(directory)
+    files = [directory / CONFIG, *weight_files(directory)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = pool.map(sha256, files)
+    lines = [f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_family(directory: Path) -> tuple[Family, ModelConfig]:
+    """Return the family and config of the model in a directory; raises as `load_model` does."""
+    return parse_config(read_fields(directory), str(directory / CONFIG))
+
+
+def read_fields(directory: Path) -> dict[str, Any]:
+    """Return the fields of a directory's config.json. Raises CheckpointError or ConfigError where there are none."""
+    file = directory / CONFIG
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file. Fix: name a directory that a model was saved into.")
+    fields = read_json(file, mend="copy it again")
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{file}: not a JSON object, so not the config of a model. Fix: copy it again.")
+    return fields
+
+
+def _read_leaf(files: WeightFiles, tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Read one leaf of our tree, layer by layer into its stack."""
+    if not tensor.stacked:
+        return tensor.from_file(files.read(tensor.name))
+    names = tensor.names(shape[0])
+    leaf = np.empty(shape, files.dtype(names[0]))
+    for layer, name in enumerate(names):
+        leaf[layer] = tensor.from_file(files.read(name))
+    return leaf
+
+
+def leaf_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the leaves of a model without adapters by path, such as layers/attention/query/kernel."""
+    tree = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def check_tensors(files: WeightFiles, family: Family, config: ModelConfig) -> None:
+    """Check by the headers that files hold the tensors of a model and no others.
+
+    Raises:
+        CheckpointError: A tensor is missing or unexpected, has another shape, is not floating-point, or has another
+            dtype than the same tensor of other layers.
+    """
+    shapes = leaf_shapes(config)
+    tensors = family.tensors(config)
+    _check_names(files, family, config, tensors)
+    for tensor in tensors:
+        _check_shapes(files, tensor, shapes[tensor.path].shape, config.layers)
+
+
+def _check_shapes(files: WeightFiles, tensor: Tensor, leaf_shape: tuple[int, ...], layers: int) -> None:
+    expected = tensor.file_shape(leaf_shape[tensor.stacked :])
+    names = tensor.names(layers)
+    for name in names:
+        if files.shape(name) != expected:
+            raise CheckpointError(
+                f"{files.file(name)}: tensor {name} has shape {list(files.shape(name))}, but {CONFIG} implies "
+                f"{list(expected)}. Fix: copy {CONFIG} and the weights from the same model."
+            )
+        if files.dtype(name) != files.dtype(names[0]):
+            raise CheckpointError(
+                f"{files.file(name)}: tensor {name} is {files.dtype(name)}, but {names[0]} is "
+                f"{files.dtype(names[0])}. Fix: save the model in one dtype."
+            )
+
+
+def _check_names(files: WeightFiles, family: Family, config: ModelConfig, tensors: Sequence[Tensor]) -> None:
+    """Raise CheckpointError where a tensor is missing or unexpected."""
+    needed = {name for tensor in tensors for name in tensor.names(config.layers)}
+    if missing := sorted(needed - files.names):
+        raise CheckpointError(
+            f"{files.directory}: tensor {missing[0]} is missing{_and_more(missing)}. Fix: copy all files again."
+        )
+    escaped = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
+    ignored = [name.replace(re.escape(REST), ".+") for name in escaped]
+    extra = [name for name in sorted(files.names - needed) if not any(re.fullmatch(p, name) for p in ignored)]
+    head, embedding = _head_and_embedding(family, config)
+    if config.tied_head and head in extra:
+        extra.remove(head)
+        _check_tied(files, head, embedding)
+    if extra:
+        raise CheckpointError(
+            f"{files.directory}: tensor {extra[0]} is not part of the model in {CONFIG}{_and_more(extra)}. Fix: copy "
+            f"{CONFIG} and the weights from the same model; if they are, this variant is not supported."
+        )
+
+
+def _head_and_embedding(family: Family, config: ModelConfig) -> tuple[str, str]:
+    """Return the names in the files of an untied head and of the embedding."""
+    untied = dataclasses.replace(config, tied_head=False)
+    names = {tensor.path: tensor.name for tensor in family.tensors(untied)}
+    return names["head"], names["embedding"]
+
+
+def _check_tied(files: WeightFiles, head: str, embedding: str) -> None:
+    """Check that a tied head which is stored as well equals the embedding; compares chunks to bound memory."""
+    rows = files.shape(embedding)[0]
+    chunks = (slice(first, first + _CHUNK_ROWS) for first in range(0, rows, _CHUNK_ROWS))
+    same = files.shape(head) == files.shape(embedding) and files.dtype(head) == files.dtype(embedding)
+    if not (same and all(np.array_equal(files.read(head, chunk), files.read(embedding, chunk)) for chunk in chunks)):
+        raise CheckpointError(
+            f"{files.directory}: tie_word_embeddings is true, but {head} differs from {embedding}. Fix: set "
+            f"tie_word_embeddings to false in {CONFIG} to use the head."
+        )
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

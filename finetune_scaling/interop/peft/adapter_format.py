@@ -1,0 +1,134 @@
+"""The format of PEFT adapter directories, and the interface of a method that can be converted from and to it."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.files import read_json
+from finetune_scaling.interop.families.config_json import Fields
+from finetune_scaling.interop.families.matching_family import FamilyMatch
+from finetune_scaling.interop.weights.run_weights import TrainedRun
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_FLOATS = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftAdapter:
+    """The content of an adapter directory.
+
+    Attributes:
+        fields: The fields of adapter_config.json.
+        tensors: The tensors of adapter_model.safetensors by name, float32.
+        where: The directory, for messages.
+    """
+
+    fields: Mapping[str, Any]
+    tensors: Tensors
+    where: str = ""
+
+    @property
+    def weights(self) -> str:
+        """The path of the weights, for messages."""
+        return f"{self.where}/{WEIGHTS}"
+
+    def parsed_fields(self) -> Fields:
+        """Return checked access to the fields."""
+        return Fields(self.fields, f"{self.where}/{CONFIG}", f"a {self.fields.get('peft_type')} adapter")
+
+    def check_shape(self, name: str, expected: tuple[int, ...]) -> np.ndarray:
+        """Return a tensor. Raises CheckpointError where it is missing or has another shape."""
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.weights}: tensor {name} is missing. Fix: copy the adapter again.")
+        if self.tensors[name].shape != expected:
+            raise CheckpointError(
+                f"{self.weights}: tensor {name} has shape {list(self.tensors[name].shape)}, but {CONFIG} and the base "
+                f"imply {list(expected)}. Fix: give --base=RUN the base of this adapter."
+            )
+        return self.tensors[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertedAdapter:
+    """An adapter in our format: the `method` block of a run config, and the trained leaves by path, float32."""
+
+    method: Mapping[str, Any]
+    leaves: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftMethod:
+    """A tuning method that PEFT has too.
+
+    Attributes:
+        peft_type: Its name in adapter_config.json.
+        names: Our names of the methods that are exported as this type.
+        export: Return the fields specific to the type, and the tensors, of a run whose base matches a family.
+        read: Convert an adapter on a base that matches a family. Raises ConfigError, naming the field, for anything
+            that we do not compute, and CheckpointError where the tensors do not belong to the base.
+    """
+
+    peft_type: str
+    names: tuple[str, ...]
+    export: Callable[[TrainedRun, FamilyMatch], tuple[dict[str, Any], Tensors]]
+    read: Callable[[PeftAdapter, FamilyMatch], ConvertedAdapter]
+
+
+# Fields that record how an adapter was made; they do not change what it computes.
+_IRRELEVANT = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"}
+)
+
+
+def check_unread_fields(fields: Fields, irrelevant: Iterable[str]) -> None:
+    """Raise ConfigError for a field that is set but was not read: it may change what the adapter computes."""
+    for name, value in fields.values.items():
+        known = name in _IRRELEVANT or name in irrelevant or fields.was_read(name)
+        if not known and value not in (None, False, [], {}, ""):
+            raise ConfigError(
+                f"{fields.where}: {name} = {value!r} is not supported. Fix: train without it, or merge the adapter "
+                "with peft and import the model."
+            )
+
+
+def read_peft_adapter(directory: Path) -> PeftAdapter:
+    """Read an adapter directory.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or a tensor is quantized or not finite.
+        ConfigError: adapter_config.json is not a JSON object.
+    """
+    fields = read_json(_existing(directory / CONFIG), mend="copy it again")
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"{directory / CONFIG}: not a JSON object. Fix: copy it again.")
+    return PeftAdapter(fields, _read_tensors(_existing(directory / WEIGHTS)), str(directory))
+
+
+def _existing(file: Path) -> Path:
+    if file.is_file():
+        return file
+    pickled = file.with_suffix(".bin").is_file()
+    fix = "save it as safetensors; pickled weights (.bin) are not read" if pickled else "name the adapter's directory"
+    raise CheckpointError(f"{file}: no such file. Fix: {fix}.")
+
+
+def _read_tensors(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(file, framework="np") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: not a valid safetensors file ({error}). Fix: copy it again.") from error
+    for name, value in tensors.items():
+        if value.dtype not in _FLOATS:
+            raise CheckpointError(f"{file}: tensor {name} has dtype {value.dtype}; quantized adapters are not read")
+        if not np.isfinite(value.astype(np.float32)).all():
+            raise CheckpointError(f"{file}: tensor {name} has values that are not finite. Fix: copy it again.")
+    return {name: value.astype(np.float32) for name, value in tensors.items()}

@@ -1,0 +1,205 @@
+"""LoRA in PEFT's format, with rank-stabilized scales (Kalajdzievski, 2023).
+
+PEFT has one adapter for a module that fuses k of our kernels: A [k r, in] stacks the A of each, and B [out, k r] has
+the B of each as blocks and zeros elsewhere. It computes the same and can be split again.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.interop.families.config_json import Fields
+from finetune_scaling.interop.families.matching_family import FamilyMatch
+from finetune_scaling.interop.peft.adapter_format import (
+    ConvertedAdapter,
+    PeftAdapter,
+    PeftMethod,
+    Tensors,
+    check_unread_fields,
+)
+from finetune_scaling.interop.peft.modules import (
+    Module,
+    extended_modules,
+    linear_modules,
+    number,
+    our_targets,
+    target_modules,
+)
+from finetune_scaling.interop.weights.run_weights import TrainedRun
+from finetune_scaling.tuning.lora import LoraAdapter
+
+A, B = "lora_A.weight", "lora_B.weight"
+# Fields about initialization, regularization and execution.
+_IRRELEVANT = frozenset(
+    {"corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "lora_dropout", "lora_ga_config",
+     "loftq_config", "megatron_core", "qalora_group_size", "runtime_config", "target_modules"}
+)  # fmt: skip
+_INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")  # those that do not change the base
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """Ranks and alphas by module: common values, and exceptions by pattern of the module's name."""
+
+    rank: int
+    alpha: float
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    rank_stabilized: bool
+
+    def rank_of(self, module: str) -> int:
+        """Return the rank of a module's adapter."""
+        return _matching(self.ranks, module, self.rank)
+
+    def scale_of(self, module: str) -> float:
+        """Return the factor of B A: alpha / rank, or alpha / sqrt(rank) if rank-stabilized."""
+        rank, alpha = self.rank_of(module), _matching(self.alphas, module, self.alpha)
+        return alpha / (rank**0.5 if self.rank_stabilized else rank)
+
+
+def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """Return the value of the first pattern that matches the end of a module's name, as PEFT searches."""
+    found = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module))
+    return next(found, default)
+
+
+def _export(run: TrainedRun, match: FamilyMatch) -> tuple[dict[str, Any], Tensors]:
+    adapter = run.tuning.adapter
+    assert isinstance(adapter, LoraAdapter)
+    factors = run.adapter
+    extended = [module for module in linear_modules(match) if _adapted(module, factors)]
+    tensors: dict[str, np.ndarray] = {}
+    for module in extended:
+        tensors |= to_peft(module, factors)
+    # A module with n adapted kernels has rank n r; alpha grows with it, so that alpha / rank stays the same.
+    counts = {module.last_name: n for module in extended if (n := len(_adapted(module, factors))) > 1}
+    alpha = adapter.scale * adapter.rank
+    fields = {
+        "r": adapter.rank,
+        "lora_alpha": number(alpha),
+        "rank_pattern": {name: adapter.rank * n for name, n in counts.items()},
+        "alpha_pattern": {name: number(alpha * n) for name, n in counts.items()},
+        "target_modules": target_modules(extended, match),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+    }
+    return fields, tensors
+
+
+def _adapted(module: Module, factors: Tensors) -> list[str]:
+    """Return the paths of a module's dense layers that have an adapter."""
+    return [folder for folder in module.folders if f"{folder}/lora_a" in factors]
+
+
+def to_peft(module: Module, factors: Tensors) -> dict[str, np.ndarray]:
+    """Return the tensors of a module's adapter in all layers: A [k r, in] and B [out, k r].
+
+    Args:
+        module: The module.
+        factors: lora_a [layers, in, r] and lora_b [layers, r, out] by path.
+    """
+    adapted = _adapted(module, factors)
+    a = np.concatenate([factors[f"{folder}/lora_a"] for folder in adapted], axis=-1)
+    layers, total = a.shape[0], a.shape[-1]
+    rank = total // len(adapted)
+    width = factors[f"{adapted[0]}/lora_b"].shape[-1]  # kernels that are fused have the same width
+    blocks = {folder: np.zeros((layers, total, width), a.dtype) for folder in module.folders}
+    for i, folder in enumerate(adapted):
+        blocks[folder][:, i * rank : (i + 1) * rank] = factors[f"{folder}/lora_b"]
+    b = module.fuse(list(blocks.values()))
+    return {
+        module.key(layer, suffix): factor[layer].T for layer in range(layers) for suffix, factor in ((A, a), (B, b))
+    }
+
+
+def _read(adapter: PeftAdapter, match: FamilyMatch) -> ConvertedAdapter:
+    """Read LoRA into one rank and one scale: smaller ranks are padded with zeros, other scales multiply B."""
+    settings = read_settings(adapter)
+    factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for module in extended_modules(adapter, match, (A, B)):
+        a, b = _read_factors(module, settings, adapter, match.config.layers)
+        factors |= {
+            folder: pair
+            for folder, pair in zip(module.folders, split_ranks(a, module.split(b)), strict=True)
+            if pair[0].shape[-1]
+        }
+    rank = max(a.shape[-1] for a, _ in factors.values())
+    leaves = {}
+    for folder, (a, b) in factors.items():
+        missing = rank - a.shape[-1]
+        leaves[f"{folder}/lora_a"] = np.pad(a, ((0, 0), (0, 0), (0, missing)))
+        leaves[f"{folder}/lora_b"] = np.pad(b, ((0, 0), (0, missing), (0, 0)))
+    alpha = settings.scale_of("") * rank
+    method = {"name": "lora", "rank": rank, "alpha": alpha, "targets": our_targets(factors)}
+    return ConvertedAdapter(method, leaves)
+
+
+def _read_factors(
+    module: Module, settings: LoraSettings, adapter: PeftAdapter, layers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return A [layers, in, R] and B [layers, R, out] of a module, padded to its largest rank R and rescaled."""
+    ranks = [settings.rank_of(module.name_in(layer)) for layer in range(layers)]
+    a = np.zeros((layers, module.shape[1], max(ranks)), np.float32)
+    b = np.zeros((layers, max(ranks), module.shape[0]), np.float32)
+    for layer, rank in enumerate(ranks):
+        factor = np.float32(settings.scale_of(module.name_in(layer)) / settings.scale_of(""))
+        a[layer, :, :rank] = adapter.check_shape(module.key(layer, A), (rank, module.shape[1])).T
+        b[layer, :rank] = factor * adapter.check_shape(module.key(layer, B), (module.shape[0], rank)).T
+    return a, b
+
+
+def split_ranks(a: np.ndarray, blocks: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return A and B of each kernel of a module with the ranks that it uses: the inverse of stacking them.
+
+    A rank whose B is zero for one kernel but not for another belongs to the other alone. A rank whose B is zero for all
+    kernels is untrained, and every kernel keeps it.
+
+    Args:
+        a: A of the module, [layers, in, R].
+        blocks: B of each kernel, [layers, R, out].
+    """
+    used = np.array([(b != 0).any((0, 2)) for b in blocks])  # [kernels, R]
+    kept = used | ~used.any(0)
+    return [(a[:, :, ranks], b[:, ranks]) for ranks, b in zip(kept, blocks, strict=True)]
+
+
+def read_settings(adapter: PeftAdapter) -> LoraSettings:
+    """Return the settings in adapter_config.json. Raises ConfigError for anything that we do not compute."""
+    fields = adapter.parsed_fields()
+    initialization = fields.get("init_lora_weights")
+    if initialization not in _INITIALIZATIONS:
+        raise fields.unsupported(
+            "init_lora_weights",
+            initialization,
+            "it changes the base's weights. Fix: save the adapter with path_initial_model_for_weight_conversion.",
+        )
+    if fields.get("bias") not in (None, "none"):
+        raise fields.unsupported("bias", fields.get("bias"), "adapters with trained biases are not read")
+    settings = LoraSettings(
+        rank=fields.positive_integer("r"),
+        alpha=fields.positive_number("lora_alpha"),
+        ranks=_patterns(fields, "rank_pattern", Fields.positive_integer),
+        alphas=_patterns(fields, "alpha_pattern", Fields.positive_number),
+        rank_stabilized=fields.flag("use_rslora"),
+    )
+    check_unread_fields(fields, _IRRELEVANT)
+    return settings
+
+
+def _patterns(fields: Fields, name: str, read: Any) -> dict[str, Any]:
+    group = fields.group(name)
+    for pattern in group.values if group else ():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{fields.where}: {name}: {pattern!r} is not a regular expression ({error})") from None
+    return {pattern: read(group, pattern) for pattern in group.values} if group else {}
+
+
+LORA = PeftMethod("LORA", ("lora",), _export, _read)

@@ -1,0 +1,116 @@
+"""Linear layers of a Hugging Face model that adapters extend, and the names of their adapters' tensors in PEFT."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.interop.families.family import LAYER, Tensor, grouped, to_file
+from finetune_scaling.interop.families.matching_family import FamilyMatch
+from finetune_scaling.interop.hugging_face_model import leaf_shapes
+from finetune_scaling.interop.peft.adapter_format import PeftAdapter
+from finetune_scaling.models.config import DENSE_LAYERS
+
+_PREFIX = "base_model.model."
+
+
+class Module(NamedTuple):
+    """A linear layer, one per block: its name with LAYER, its shape [out, in], and the kernels of ours that it holds.
+
+    A module holds several kernels where a family fuses them, as GPT-NeoX fuses queries, keys and values.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kernels: tuple[Tensor, ...]
+
+    def name_in(self, layer: int) -> str:
+        """Return the module's name in one layer."""
+        return self.name.replace(LAYER, str(layer))
+
+    def key(self, layer: int, suffix: str) -> str:
+        """Return the name of an adapter tensor of one layer in the adapter's file."""
+        return f"{_PREFIX}{self.name_in(layer)}.{suffix}"
+
+    @property
+    def last_name(self) -> str:
+        """The name by which target_modules and patterns refer to the module."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def folders(self) -> list[str]:
+        """The paths of the dense layers in our tree."""
+        return [kernel.path.rpartition("/")[0] for kernel in self.kernels]
+
+    def fuse(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the output axis of the module, [..., out], from that of each kernel, [..., out of the kernel]."""
+        return to_file(self.kernels, [_as_columns(value) for value in values]).T.reshape(*values[0].shape[:-1], -1)
+
+    def split(self, value: np.ndarray) -> list[np.ndarray]:
+        """Return the output axis of each kernel from that of the module: the inverse of `fuse`."""
+        columns = _as_columns(value).T
+        return [kernel.from_file(columns).reshape(*value.shape[:-1], -1) for kernel in self.kernels]
+
+
+def _as_columns(value: np.ndarray) -> np.ndarray:
+    return value.reshape(-1, value.shape[-1])
+
+
+def linear_modules(match: FamilyMatch) -> list[Module]:
+    """Return the linear layers of a model that our adapters can extend."""
+    kernels = [tensor for tensor in match.family.tensors(match.config) if tensor.path.endswith("/kernel")]
+    dense = [tensor for tensor in kernels if tensor.path.split("/")[-2] in DENSE_LAYERS]
+    shapes = leaf_shapes(match.config)
+    return [
+        Module(name.removesuffix(".weight"), group[0].file_shape(shapes[group[0].path].shape[1:]), tuple(group))
+        for name, group in grouped(dense).items()
+    ]
+
+
+def target_modules(extended: Sequence[Module], match: FamilyMatch) -> list[str]:
+    """Return the value of target_modules that selects these modules and no others."""
+    targets = [module.last_name for module in extended]
+    others = [module.last_name for module in linear_modules(match) if module not in extended]
+    assert len({*targets, *others}) == len(targets) + len(others), "two modules have the same name"
+    return targets
+
+
+def extended_modules(adapter: PeftAdapter, match: FamilyMatch, suffixes: Collection[str]) -> list[Module]:
+    """Return the modules that an adapter extends, by tensors with all of these suffixes in every layer.
+
+    Raises:
+        CheckpointError: A tensor is missing, or extends no module of the model.
+    """
+    unused, extended = set(adapter.tensors), []
+    modules, layers = linear_modules(match), match.config.layers
+    for module in modules:
+        keys = {module.key(layer, suffix) for layer in range(layers) for suffix in suffixes}
+        if not keys & unused:
+            continue
+        if missing := sorted(keys - unused):
+            raise CheckpointError(
+                f"{adapter.weights}: tensor {missing[0]} is missing; an adapter must extend a module in every layer"
+            )
+        unused -= keys
+        extended.append(module)
+    if unused:
+        known = ", ".join(module.last_name for module in modules)
+        raise CheckpointError(
+            f"{adapter.weights}: tensor {min(unused)} extends no module of the base ({layers} layers of {known}; "
+            f"tensors: {', '.join(suffixes)}). Fix: give --base=RUN the base of this adapter."
+        )
+    if not extended:
+        raise CheckpointError(f"{adapter.weights}: has no tensors. Fix: copy the adapter again.")
+    return extended
+
+
+def our_targets(folders: Collection[str]) -> list[str]:
+    """Return the value of our `targets` option for dense layers at these paths."""
+    names = {folder.rpartition("/")[2] for folder in folders}
+    return [name for name in DENSE_LAYERS if name in names]
+
+
+def number(value: float) -> float | int:
+    """Return an integral float as int, as PEFT writes it."""
+    return int(value) if value == int(value) else value
