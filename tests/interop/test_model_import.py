@@ -148,7 +148,7 @@ def test_orbax_reads_the_checkpoint(base):
     assert manager.all_steps() == [0]
     arguments = ocp.args.Composite(state=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
     found = manager.restore(0, args=arguments)
-    assert found.metadata["public"]["family"] == "llama"
+    assert found.facts["public"]["family"] == "llama"
     np.testing.assert_array_equal(found.state["trainable.embedding"], numbers(base)[1]["embedding"])
 
 
