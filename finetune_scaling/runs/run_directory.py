@@ -60,7 +60,7 @@ class RunDirectory:
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Raise WorkdirError that names the differing fields if something was trained here with another config.
 
-        For an imported adapter (interop/peft/adapter_import.py), whose checkpoint has step 0, only the method must match.
+        For an imported adapter (adapter_import.py), whose checkpoint has step 0, only the method must match.
         """
         trained = any((self.path / name).exists() for name in (METRICS, RESULT))
         if not trained and not (self.path / CHECKPOINTS / "0").is_dir():
