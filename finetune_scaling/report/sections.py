@@ -219,7 +219,7 @@ def _parameter_table(analysis: Analysis, tables: Tables, law: str) -> Table:
     """Return a law's estimates, a row per task and method and a column per parameter."""
     frame = tables["laws"][tables["laws"]["law"] == law]
     texts = [
-        text if text == NONE or identified else f"{text}, poorly determined"
+        text if text == NONE or identified else f"{text} *"
         for text, identified in zip(_estimates(frame), frame["identified"], strict=True)
     ]
     names = list(dict.fromkeys(frame["parameter"]))
@@ -228,7 +228,7 @@ def _parameter_table(analysis: Analysis, tables: Tables, law: str) -> Table:
         rows.setdefault((task, method), {})[name] = text
     cells = [[task, method_name(method), *(own.get(n, NONE) for n in names)] for (task, method), own in rows.items()]
     formula = next((fit.law.formula for fit in analysis.of_law(law)), "")
-    return Table(f"{law} law: {formula}", ["task", "method", *names], cells, "laws.csv")
+    return Table(f"{law} law: {formula} (* poorly determined)", ["task", "method", *names], cells, "laws.csv")
 
 
 def _parameter_details(tables: Tables, law: str) -> Table:
