@@ -187,7 +187,7 @@ def half_written(directory: Path) -> set[int]:
 
 def went_on_from(log: Path) -> int | None:
     """The step that a process says it goes on from."""
-    found = re.search(r"going on from step (\d+)", log.read_text())
+    found = re.search(r"resuming from step (\d+)", log.read_text())
     return int(found[1]) if found else None
 
 

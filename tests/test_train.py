@@ -80,7 +80,7 @@ def test_interrupted_in_every_way_a_run_ends_as_if_undisturbed(tiny_runs, tmp_pa
     process = train(*flags)
     printed, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert "going on from step" in errors
+    assert "resuming from step" in errors
     shown = json.loads(printed)
     assert shown["loss"] == RunDirectory(directory).result["loss"]
     assert shown["programs_compiled"] > 0

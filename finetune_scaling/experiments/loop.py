@@ -1,4 +1,4 @@
-"""The training loop: steps, dev loss, the best checkpoint, early stopping, and a resume that is exact to the bit."""
+"""The training loop: steps, dev loss, checkpoints, early stopping. Resuming is exact to the bit."""
 
 import dataclasses
 import math
@@ -23,12 +23,12 @@ from finetune_scaling.training.optimizers import ScheduleConfig, learning_rate
 from finetune_scaling.training.step import State, StepMetrics, TrainStep, all_finite
 from finetune_scaling.trees import Tree
 
-DevLoss = Callable[[Tree], float]  # trainable parameters -> nats a token
+DevLoss = Callable[[Tree], float]  # trainable parameters -> nats per token
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """The numbers that steer a loop. limit: which limit ends it at total_steps (max_steps, max_epochs, max_tokens)."""
+    """Settings of the loop in steps. limit: the limit that sets total_steps (max_steps, max_epochs, max_tokens)."""
 
     total_steps: int
     limit: str
@@ -42,7 +42,7 @@ class LoopSettings:
 
 
 class PendingMetrics(NamedTuple):
-    """The numbers of a step that are still on the device."""
+    """Metrics of a step that are still on the device."""
 
     step: int
     rate: float
@@ -50,25 +50,25 @@ class PendingMetrics(NamedTuple):
 
 
 class InTrainingEvaluation(NamedTuple):
-    """Further numbers of a model while it trains, every so many steps: trainable parameters -> numbers by name."""
+    """An evaluation every so many training steps. scores: trainable parameters -> scores by name."""
 
     every_steps: int
-    measure: Callable[[Tree], Mapping[str, float]]
+    scores: Callable[[Tree], Mapping[str, float]]
 
 
 @dataclasses.dataclass
 class TrainingLoop:
-    """Everything that one run's loop works with.
+    """The training loop of one run.
 
-    place: puts a batch of this process's rows on the devices. metadata: constant metadata to save with each checkpoint.
-    seconds: tells how long the run has taken, all its processes. evaluations: what else is measured, and written down.
+    shard_batch: makes this process's rows part of a global array. metadata: constant metadata of every checkpoint.
+    seconds: returns the time of the run, including earlier processes.
     """
 
     title: str
-    plan: LoopSettings
+    settings: LoopSettings
     step: TrainStep
     batches: Batches
-    place: Callable[[Batch], Any]
+    shard_batch: Callable[[Batch], Any]
     frozen: Tree
     dev_loss: DevLoss
     checkpoints: Checkpoints
@@ -77,99 +77,104 @@ class TrainingLoop:
     seconds: Callable[[], float]
     evaluations: Sequence[InTrainingEvaluation] = ()
 
-    def run(self, state: State, position: TrainingProgress) -> tuple[State, TrainingProgress]:
-        """Trains from `position` to the end.
+    def run(self, state: State, progress: TrainingProgress) -> tuple[State, TrainingProgress]:
+        """Train from `progress` to the end; return the final state and progress.
 
-        Raises TrainingError on a loss that is not finite; with everything saved, Preempted on SIGTERM and
-        KeyboardInterrupt on Ctrl-C.
+        Raises:
+            TrainingError: a loss or parameter is not finite.
+            Preempted: SIGTERM was received; a checkpoint is saved.
+            KeyboardInterrupt: Ctrl-C was received; a checkpoint is saved.
         """
-        if position.stopped_by:
-            return state, position
+        if progress.stopped_by:
+            return state, progress
         pending: list[PendingMetrics] = []
-        progress = ProgressReporter(self.title, position.step, self.plan.total_steps)
-        batches = iterate(self.batches, position.step)
-        with closing(batches), StopSignal() as notice:
-            while not position.stopped_by:
-                rate = learning_rate(self.plan.schedule, position.step, self.plan.total_steps)
-                state, numbers = self.step(state, self.frozen, self.place(next(batches)), np.float32(rate))
-                position.step += 1
-                pending.append(PendingMetrics(position.step, rate, numbers))
-                self._report_if_due(pending, position, progress)
-                if self._is_due(position.step, self.plan.evaluate_every):
-                    self._evaluate(state, position, rate)
-                    position.stopped_by = self._reason_to_stop(position)
-                self._probe_if_due(state, position.step)
-                self._save_if_due(state, position, pending, rate)
-                if notice.is_due(position.step) and not position.stopped_by:
-                    self._save(state, position, pending, rate)
+        reporter = ProgressReporter(self.title, progress.step, self.settings.total_steps)
+        batches = iterate(self.batches, progress.step)
+        with closing(batches), StopSignal() as stop_signal:
+            while not progress.stopped_by:
+                rate = learning_rate(self.settings.schedule, progress.step, self.settings.total_steps)
+                state, numbers = self.step(state, self.frozen, self.shard_batch(next(batches)), np.float32(rate))
+                progress.step += 1
+                pending.append(PendingMetrics(progress.step, rate, numbers))
+                self._report_if_due(pending, progress, reporter)
+                if self._is_due(progress.step, self.settings.evaluate_every):
+                    self._evaluate(state, progress, rate)
+                    progress.stopped_by = self._reason_to_stop(progress)
+                self._run_evaluations_if_due(state, progress.step)
+                self._save_if_due(state, progress, pending, rate)
+                if stop_signal.is_received(progress.step) and not progress.stopped_by:
+                    self._save(state, progress, pending, rate)
                     break
-            progress.close()
+            reporter.close()
             self.checkpoints.wait()
-            notice.obey(f"saved step {position.step} of {self.title}; the same command goes on from there")
-        return state, position
+            stop_signal.raise_if_received(
+                f"saved step {progress.step} of {self.title}; the same command resumes from it"
+            )
+        return state, progress
 
     def _is_due(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self.plan.total_steps
+        return step % every == 0 or step == self.settings.total_steps
 
     def _report_if_due(
-        self, pending: list[PendingMetrics], position: TrainingProgress, progress: ProgressReporter
+        self, pending: list[PendingMetrics], progress: TrainingProgress, reporter: ProgressReporter
     ) -> None:
-        if self._is_due(position.step, self.plan.log_every) or self._is_due(position.step, self.plan.evaluate_every):
+        intervals = (self.settings.log_every, self.settings.evaluate_every)
+        if any(self._is_due(progress.step, every) for every in intervals):
             rate, norm = pending[-1].rate, float(pending[-1].metrics.gradient_norm)
-            self._collect(pending, position)
-            loss = position.unreported_loss / max(position.unreported_tokens, 1.0)
-            position.unreported_loss = position.unreported_tokens = 0.0
+            self._collect(pending, progress)
+            loss = progress.unreported_loss / max(progress.unreported_tokens, 1.0)
+            progress.unreported_loss = progress.unreported_tokens = 0.0
             now = round(time.time(), 3)
-            self.metrics.write(position.step, loss=loss, learning_rate=rate, gradient_norm=norm, time=now)
-            dev = {"dev": position.losses[-1]} if position.losses else {}
-            progress.update(position.step, loss=loss, **dev)
+            self.metrics.write(progress.step, loss=loss, learning_rate=rate, gradient_norm=norm, time=now)
+            dev = {"dev": progress.losses[-1]} if progress.losses else {}
+            reporter.update(progress.step, loss=loss, **dev)
 
-    def _collect(self, pending: list[PendingMetrics], position: TrainingProgress) -> None:
-        """Adds up the steps since the last time; the device is waited for only here."""
+    def _collect(self, pending: list[PendingMetrics], progress: TrainingProgress) -> None:
+        """Add the metrics of pending steps to `progress`. Only here does the host wait for the device."""
         for entry, values in zip(pending, jax.device_get([entry.metrics for entry in pending]), strict=True):
             _check_finite(float(values.loss_sum), entry.step, entry.rate)
-            position.unreported_loss += float(values.loss_sum)
-            position.unreported_tokens += float(values.tokens)
-            position.target_tokens += int(values.tokens)
+            progress.unreported_loss += float(values.loss_sum)
+            progress.unreported_tokens += float(values.tokens)
+            progress.target_tokens += int(values.tokens)
         pending.clear()
 
-    def _evaluate(self, state: State, position: TrainingProgress, rate: float) -> None:
+    def _evaluate(self, state: State, progress: TrainingProgress, rate: float) -> None:
         loss = self.dev_loss(state.trainable)
-        _check_finite(loss, position.step, rate, "dev ")
-        position.add_evaluation(position.step, loss)
-        self.metrics.write(position.step, dev_loss=loss)
+        _check_finite(loss, progress.step, rate, "dev ")
+        progress.add_evaluation(progress.step, loss)
+        self.metrics.write(progress.step, dev_loss=loss)
 
-    def _probe_if_due(self, state: State, step: int) -> None:
-        for probe in self.evaluations:
-            if step % probe.every_steps == 0:
-                self.metrics.write(step, **probe.measure(state.trainable))
+    def _run_evaluations_if_due(self, state: State, step: int) -> None:
+        for evaluation in self.evaluations:
+            if step % evaluation.every_steps == 0:
+                self.metrics.write(step, **evaluation.scores(state.trainable))
 
-    def _reason_to_stop(self, position: TrainingProgress) -> str | None:
-        plan = self.plan
-        if plan.patience is not None and position.evaluations_since_best >= plan.patience:
+    def _reason_to_stop(self, progress: TrainingProgress) -> str | None:
+        settings = self.settings
+        if settings.patience is not None and progress.evaluations_since_best >= settings.patience:
             return "patience"
-        if position.step < plan.total_steps:
+        if progress.step < settings.total_steps:
             return None
-        still_falling = len(position.losses) > 1 and position.losses[-2] - position.losses[-1] > plan.tolerance
-        return "budget" if still_falling else plan.limit
+        still_falling = len(progress.losses) > 1 and progress.losses[-2] - progress.losses[-1] > settings.tolerance
+        return "budget" if still_falling else settings.limit
 
     def _save_if_due(
-        self, state: State, position: TrainingProgress, pending: list[PendingMetrics], rate: float
+        self, state: State, progress: TrainingProgress, pending: list[PendingMetrics], rate: float
     ) -> None:
-        step, plan = position.step, self.plan
-        better = position.best_step == step
-        if better or position.stopped_by or step in plan.keep_steps or step % plan.save_every == 0:
-            self._save(state, position, pending, rate)
+        step, settings = progress.step, self.settings
+        better = progress.best_step == step
+        if better or progress.stopped_by or step in settings.keep_steps or step % settings.save_every == 0:
+            self._save(state, progress, pending, rate)
 
-    def _save(self, state: State, position: TrainingProgress, pending: list[PendingMetrics], rate: float) -> None:
-        """Saves in the background; raises TrainingError rather than save numbers that are not finite."""
-        self._collect(pending, position)
-        if not all_finite(state):  # the step's loss was, but it is taken before the step's update
-            raise _not_finite("a parameter is not finite after", position.step, rate)
-        position.seconds = round(self.seconds(), 3)
-        metadata = {**self.metadata, "position": dataclasses.asdict(position), "best_step": position.best_step}
-        self.metrics.flush()  # first: a checkpoint is not to be ahead of the metrics
-        self.checkpoints.save(position.step, state, metadata)
+    def _save(self, state: State, progress: TrainingProgress, pending: list[PendingMetrics], rate: float) -> None:
+        """Save asynchronously. Raises TrainingError instead of saving parameters that are not finite."""
+        self._collect(pending, progress)
+        if not all_finite(state):  # the step's loss was computed before its update
+            raise _not_finite("a parameter is not finite after", progress.step, rate)
+        progress.seconds = round(self.seconds(), 3)
+        metadata = {**self.metadata, "position": dataclasses.asdict(progress), "best_step": progress.best_step}
+        self.metrics.flush()  # before the checkpoint, which must not be newer than the metrics
+        self.checkpoints.save(progress.step, state, metadata)
 
 
 def _check_finite(loss: float, step: int, rate: float, kind: str = "") -> None:
@@ -180,45 +185,46 @@ def _check_finite(loss: float, step: int, rate: float, kind: str = "") -> None:
 def _not_finite(what: str, step: int, rate: float) -> TrainingError:
     return TrainingError(
         f"{what} step {step} (learning rate {rate:.3g}): lower schedule.learning_rate, add schedule.warmup_steps or "
-        "lower optimizer.clip_norm, and start the run anew: delete its directory, or give another --workdir"
+        "lower optimizer.clip_norm, and start again: delete the run's directory, or give another --workdir"
     )
 
 
 class StopSignal:
-    """Takes SIGTERM and Ctrl-C as a wish to stop after the present step; a second Ctrl-C interrupts at once.
+    """Turns SIGTERM and Ctrl-C into a request to stop after the current step; a second Ctrl-C interrupts at once.
 
-    Raised in the middle of a step, KeyboardInterrupt could come while a library saves a checkpoint, and be lost there
-    or leave its threads behind. Only a process's main thread may ask for signals. Where several processes train
-    together, JAX takes SIGTERM and finds the step after which all of them stop.
+    A KeyboardInterrupt in the middle of a step could be lost in a library that saves a checkpoint. Only the main
+    thread can handle signals. In a distributed run JAX handles SIGTERM and finds a step after which all processes stop.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._previous_handlers = {
+                number: signal.signal(number, self._record) for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: object) -> None:
+    def _record(self, number: int, _: object) -> None:
         if self._signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self._signal = number
 
-    def is_due(self, step: int) -> bool:
-        """Whether to stop after this step; the same on all processes."""
+    def is_received(self, step: int) -> bool:
+        """Return whether to stop after this step; the same on all processes."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self._signal = signal.SIGTERM
         return self._signal is not None
 
-    def obey(self, what: str) -> None:
-        """Raises what was asked for, if anything: perhaps during the last step, whose run is saved all the same."""
+    def raise_if_received(self, message: str) -> None:
+        """Raise Preempted or KeyboardInterrupt if the signal was received, also after the last step."""
         if self._signal == signal.SIGTERM:
-            raise Preempted(what)
+            raise Preempted(message)
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt

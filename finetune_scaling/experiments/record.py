@@ -1,4 +1,4 @@
-"""What is written down about a run: the metadata in its checkpoints and its result record."""
+"""Checkpoint metadata and result record of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ from finetune_scaling.trees import parameter_count
 
 
 def checkpoint_metadata(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
-    """What every checkpoint of a run says of the run: model, method, tokenizer, and the base it belongs to."""
+    """Return the metadata of all checkpoints of a run: model, method, tokenizer and base model."""
     return {
         "model": configuration.plain(model.config),
         "method": configuration.plain(run_config.method),
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": model.base_metadata.get("arrays_digest"),
-        "tokens_per_step": run_config.batch_size * run_config.row_length,
+        "tokens_per_step": run_config.tokens_per_step,
     }
 
 
@@ -34,7 +34,7 @@ def pretrain_tokens(base: Mapping[str, Any]) -> int | None:
 def training_record(
     run_config: RunConfig, data: RunData, model: TunedModel, position: TrainingProgress
 ) -> dict[str, Any]:
-    """What the run was and how it went; scores come on top."""
+    """Return the result record without scores."""
     parameters = count_parameters(model.config)
     row = run_config.row_length
     base = model.base_metadata

@@ -1,4 +1,4 @@
-"""One run from config to result record: prepare, train, score."""
+"""Execution of one run: config, data, model, training, scores, result record."""
 
 import dataclasses
 import functools
@@ -38,48 +38,54 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
-    """Trains and scores the run of `config` in `workdir`, going on where an earlier process left off.
+    """Train and score the run of `config` in `workdir`, resuming from its newest checkpoint; return the result record.
 
-    Several processes that run together (sharding/processes.py) all call it, and all get the record.
-    Returns the result record, at once where the run is finished. Raises UserError for whatever the user can mend.
+    A finished run returns its record at once. All processes of a distributed run call this, and all get the record.
+    Raises a UserError for everything that the user can fix.
     """
     run_config = read_run_config(config)
     directory = RunDirectory(workdir)
     with lock_directory(workdir):
         run_on_primary(lambda: directory.write_config(config))
         if (record := run_on_primary(lambda: directory.result)) is not None:
-            log.info("%s: finished before, loss %.4f", workdir, record["loss"])
+            log.info("%s: already finished, loss %.4f", workdir, record["loss"])
             return record
-        clock = Clock()
-        sharding = run_config.sharding
-        check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
-        data = prepare_run_data(run_config)
-        model = initialize_model(run_config)
-        directory.write_environment(environment())
-        prepared = prepare_evaluators(run_config.evaluation.named_evaluators, run_config, model.tokenizer, model.config)
-        with model.sharding.use_mesh():
-            trained, position = _train(run_config, directory, data, model, clock, evaluations(prepared, model))
-            scores = _scores(run_config, directory, data, trained)
-            scores |= _evaluators(run_config, directory, trained, position, prepared)
-        record = training_record(run_config, data, trained, position) | scores
-        record["seconds"] = round(clock.seconds(), 2)
-        run_on_primary(lambda: directory.write_result(record))
+        return _run_to_record(run_config, directory)
+
+
+def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, Any]:
+    stopwatch = Stopwatch()
+    sharding = run_config.sharding
+    check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
+    data = prepare_run_data(run_config)
+    model = initialize_model(run_config)
+    directory.write_environment(environment())
+    evaluators = run_config.evaluation.named_evaluators
+    prepared = prepare_evaluators(evaluators, run_config, model.tokenizer, model.config)
+    with model.sharding.use_mesh():
+        model, progress = _train(run_config, directory, data, model, in_training(prepared, model), stopwatch)
+        scores = _score_test_sets(run_config, directory, data, model)
+        if prepared:
+            scores["evaluators"] = _run_evaluators(run_config, directory, model, progress, prepared)
+    record = training_record(run_config, data, model, progress) | scores
+    record["seconds"] = round(stopwatch.seconds(), 2)
+    run_on_primary(lambda: directory.write_result(record))
     return record
 
 
-class Clock:
-    """Seconds that a run has taken, over all its processes; what one did after its last save is lost, time and all."""
+class Stopwatch:
+    """Measures the time of a run over all its processes; the time since the last checkpoint of a killed one is lost."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def add(self, seconds: float) -> None:
-        """Adds the time of earlier processes."""
-        self._began -= seconds
+        """Add the time of earlier processes."""
+        self._started -= seconds
 
     def seconds(self) -> float:
-        """The time so far."""
-        return time.monotonic() - self._began
+        """Return the time so far."""
+        return time.monotonic() - self._started
 
 
 def _train(
@@ -87,58 +93,89 @@ def _train(
     directory: RunDirectory,
     data: RunData,
     model: TunedModel,
-    clock: Clock,
-    measured: Sequence[InTrainingEvaluation],
+    evaluations: Sequence[InTrainingEvaluation],
+    stopwatch: Stopwatch,
 ) -> tuple[TunedModel, TrainingProgress]:
-    """Trains to the end; returns the model with its best parameters (pretraining: its last ones)."""
-    log.info("what trains:\n%s", format_table(table(model.trainable, model.frozen)))
-    plan = loop_settings(run_config, data.train)
-    checkpoints = Checkpoints(directory.path, plan.keep_steps)
-    state, position = init_state(model.trainable, run_config.optimizer, model.sharding), TrainingProgress()
+    """Train; return the model with its best parameters (pretraining: its last)."""
+    log.info("parameters:\n%s", format_table(table(model.trainable, model.frozen)))
+    settings = loop_settings(run_config, data.train)
+    checkpoints = Checkpoints(directory.path, settings.keep_steps)
+    state = init_state(model.trainable, run_config.optimizer, model.sharding)
     _log_shardings(state, model)
-    if (restored := checkpoints.restore_newest(state)) is not None:
-        check_matches_model(directory.path, restored.metadata, model)
-        state, position = restored.state, progress_from_metadata(restored.metadata)
-        clock.add(position.seconds)
-        log.info("going on from step %d", position.step)
-    directory.rewind_metrics(position.step)
-    metrics = Metrics(directory.path, run_config.logging.writers, position.step)
-    rows = model.sharding.batch()
+    state, progress = _resume(checkpoints, directory, model, state)
+    stopwatch.add(progress.seconds)
+    directory.rewind_metrics(progress.step)
+    metrics = Metrics(directory.path, run_config.logging.writers, progress.step)
+    batch_sharding = model.sharding.batch()
     loop = TrainingLoop(
         title=run_config.name or directory.path.name,
-        plan=plan,
+        settings=settings,
         step=make_train_step(
-            model.config,
-            model.tuning,
-            run_config.optimizer,
-            run_config.batch.accumulation,
-            run_config.sharding.axes,
+            model.config, model.tuning, run_config.optimizer, run_config.batch.accumulation, run_config.sharding.axes
         ),
-        batches=data.train.part(local_rows(rows, data.train.batch_size)),
-        place=functools.partial(shard_batch, sharding=rows, size=data.train.batch_size),
+        batches=data.train.part(local_rows(batch_sharding, data.train.batch_size)),
+        shard_batch=functools.partial(shard_batch, sharding=batch_sharding, size=data.train.batch_size),
         frozen=model.frozen,
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,
         checkpoints=checkpoints,
         metrics=metrics,
         metadata=checkpoint_metadata(run_config, model),
-        seconds=clock.seconds,
-        evaluations=measured,
+        seconds=stopwatch.seconds,
+        evaluations=evaluations,
     )
     with closing(checkpoints), closing(metrics):
-        state, position = loop.run(state, position)
-        if not run_config.is_base and position.best_step not in (None, position.step):
-            state = _best_state(checkpoints, position.best_step, state)
-    return dataclasses.replace(model, trainable=state.trainable), position
+        state, progress = loop.run(state, progress)
+        if not run_config.is_base and progress.best_step not in (None, progress.step):
+            state = _best_state(checkpoints, progress.best_step, state)
+    return dataclasses.replace(model, trainable=state.trainable), progress
 
 
-def evaluations(prepared: Sequence[PreparedEvaluation], model: TunedModel) -> list[InTrainingEvaluation]:
-    """The evaluators that score a model while it trains, too."""
+def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
+    """Return the settings of the training loop in steps. Raises ConfigError for keep_tokens out of range."""
+    per_step = run_config.tokens_per_step
+    total, limit = run_config.limits.last_step(batches.batches_per_epoch, per_step)
+    keep = {round(tokens / per_step) for tokens in run_config.checkpoint.keep_tokens}
+    if any(not 1 <= step <= total for step in keep):
+        raise ConfigError(
+            f"checkpoint.keep_tokens = {list(run_config.checkpoint.keep_tokens)} must be between one step "
+            f"({per_step:,} tokens) and the run's {total * per_step:,} tokens"
+        )
+    return LoopSettings(
+        total_steps=total,
+        limit=limit,
+        evaluate_every=run_config.evaluation.interval(total),
+        log_every=run_config.logging.every_steps,
+        save_every=run_config.checkpoint.every_steps,
+        keep_steps=frozenset(keep),
+        schedule=run_config.schedule_config,
+        patience=run_config.limits.patience,
+        tolerance=run_config.limits.tolerance,
+    )
 
-    def measure(one: PreparedEvaluation, trainable: Tree) -> Mapping[str, float]:
+
+def _resume(
+    checkpoints: Checkpoints, directory: RunDirectory, model: TunedModel, initial: State
+) -> tuple[State, TrainingProgress]:
+    """Return state and progress of the newest intact checkpoint; the initial state without one."""
+    restored = checkpoints.restore_newest(initial)
+    if restored is None:
+        return initial, TrainingProgress()
+    check_matches_model(directory.path, restored.metadata, model)
+    log.info("resuming from step %d", restored.step)
+    return restored.state, progress_from_metadata(restored.metadata)
+
+
+def in_training(prepared: Sequence[PreparedEvaluation], model: TunedModel) -> list[InTrainingEvaluation]:
+    """Return the evaluators that also score the model during training."""
+
+    def evaluate_with(one: PreparedEvaluation, trainable: Tree) -> Mapping[str, float]:
         return one.in_training_scores(dataclasses.replace(model, trainable=trainable))
 
-    due = [(one, one.evaluator.every_steps) for one in prepared]
-    return [InTrainingEvaluation(steps, functools.partial(measure, one)) for one, steps in due if steps is not None]
+    return [
+        InTrainingEvaluation(one.evaluator.every_steps, functools.partial(evaluate_with, one))
+        for one in prepared
+        if one.evaluator.every_steps is not None
+    ]
 
 
 def _log_shardings(state: State, model: TunedModel) -> None:
@@ -155,36 +192,15 @@ def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
         return checkpoints.restore(step, target).state
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}; it is the best one, which is to be scored: put a good copy back, or delete the run's "
-            "directory and start it anew"
+            f"{error}. It is the best checkpoint, which has to be scored. Fix: put a good copy back, or delete the "
+            "run's directory and run it again"
         ) from error
 
 
-def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
-    """The loop's numbers from the config's units."""
-    per_step = run_config.batch_size * run_config.row_length
-    total, limit = run_config.limits.last_step(batches.batches_per_epoch, per_step)
-    keep = {round(tokens / per_step) for tokens in run_config.checkpoint.keep_tokens}
-    if any(not 1 <= step <= total for step in keep):
-        raise ConfigError(
-            f"checkpoint.keep_tokens = {list(run_config.checkpoint.keep_tokens)} must lie between one step "
-            f"({per_step:,} tokens) and the run's {total * per_step:,} tokens"
-        )
-    return LoopSettings(
-        total_steps=total,
-        limit=limit,
-        evaluate_every=run_config.evaluation.interval(total),
-        log_every=run_config.logging.every_steps,
-        save_every=run_config.checkpoint.every_steps,
-        keep_steps=frozenset(keep),
-        schedule=run_config.schedule_config,
-        patience=run_config.limits.patience,
-        tolerance=run_config.limits.tolerance,
-    )
-
-
-def _scores(run_config: RunConfig, directory: RunDirectory, data: RunData, model: TunedModel) -> dict[str, Any]:
-    """Scores on every test set of the task; for pretraining, the last held-out loss."""
+def _score_test_sets(
+    run_config: RunConfig, directory: RunDirectory, data: RunData, model: TunedModel
+) -> dict[str, Any]:
+    """Return the scores on the task's test sets; for pretraining, the loss on its held-out text."""
     if data.task is None or data.format is None:
         return {"loss": row_losses(model, data.dev).mean}
     evaluation = run_config.evaluation
@@ -203,24 +219,22 @@ def _scores(run_config: RunConfig, directory: RunDirectory, data: RunData, model
     return {**pooled(tests), "tests": tests}
 
 
-def _evaluators(
+def _run_evaluators(
     run_config: RunConfig,
     directory: RunDirectory,
     model: TunedModel,
-    position: TrainingProgress,
+    progress: TrainingProgress,
     prepared: Sequence[PreparedEvaluation],
 ) -> dict[str, Any]:
-    """What the config's evaluators say of the trained model; each is kept as soon as it is done."""
-    if not prepared:
-        return {}
-    step = position.step if run_config.is_base else position.best_step
+    """Return the scores of the config's evaluators by name; each evaluator's record is written when it is done."""
+    step = progress.step if run_config.is_base else progress.best_step
     metadata = read_metadata(directory.path / CHECKPOINTS / str(step))
     checkpoint = {"step": step, "arrays_digest": metadata["arrays_digest"]}
     evaluated = EvaluatedModel(
         directory.path, run_config, checkpoint, run_config.base, lambda: model, is_base=run_config.is_base
     )
-    found = {}
+    scores = {}
     for one in prepared:
         log.info("evaluator %s", one.name)
-        found[one.name] = scores_for_result(evaluate(evaluated, one))
-    return {"evaluators": found}
+        scores[one.name] = scores_for_result(evaluate(evaluated, one))
+    return scores

@@ -119,7 +119,7 @@ def test_killed_at_any_moment_a_run_there_ends_as_one_on_a_local_disk(bucket, ti
     process = start("finetune_scaling.train", *flags, *changes)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert "going on from step" in errors
+    assert "resuming from step" in errors
     assert outcome(location(url)) == outcome(tmp_path)
     assert not (location(url) / ".lock").exists()
     assert told(url) == told(tmp_path)

@@ -87,7 +87,7 @@ def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
         ("full", {"model": {"layers": 2}}, CheckpointError, "model.layers differs from the base's"),
         ("full", {"task": {"template": {"input": "{sorce}"}}}, UserError, "sorce"),
         ("full", {"limits": {"max_steps": None}}, ConfigError, "limits is empty"),
-        ("pretrain", {"checkpoint": {"keep_tokens": (10**6,)}}, ConfigError, "keep_tokens = .* must lie between"),
+        ("pretrain", {"checkpoint": {"keep_tokens": (10**6,)}}, ConfigError, "keep_tokens = .* must be between"),
         ("full", {"logging": {"writers": ("tensorbord",)}}, ConfigError, "did you mean 'tensorboard'"),
         ("full", {"batch": {"size": 6, "accumulation": 4}}, ConfigError, "batch.size = 6 must be a positive multiple"),
         ("full", {"schedule": {"learning_rate": -1.0}}, ConfigError, "schedule.learning_rate = -1.0 must be positive"),
@@ -188,7 +188,7 @@ def test_a_damaged_newest_checkpoint_costs_some_steps_and_nothing_else(tiny_runs
     with caplog.at_level(logging.INFO, logger="finetune_scaling"):
         record = run(tiny_runs.config("lora"), unfinished)
     assert f"checkpoints/{newest}: damaged" in caplog.text
-    assert f"going on from step {older}" in caplog.text
+    assert f"resuming from step {older}" in caplog.text
     expected = RunDirectory(finished).result
     assert {**record, "seconds": 0} == {**expected, "seconds": 0}
 

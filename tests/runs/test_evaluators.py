@@ -110,7 +110,7 @@ def test_how_texts_are_written_is_the_evaluators_first_and_then_the_configs():
         ({"mine": {"demonstration": "{input}{target}{\n"}}, r"mine: demonstration = .* write \{\{ and \}\} for braces"),
         ({"mine": {"decoding": {"method": "beem"}}}, r"evaluators\.mine\.decoding\.method = 'beem' .*'beam'"),
         ({"mine": {"shots": 1, "seed": -1}}, r"evaluators\.mine: seed = -1 must be at least 0"),
-        ({"mine": {"task": {"name": "a"}, "directions": "zero_shot"}}, "directions = 'zero_shot' chooses a task"),
+        ({"mine": {"task": {"name": "a"}, "directions": "zero_shot"}}, "directions = 'zero_shot' selects a task"),
         ({"a.b": {"shots": 1}}, r"evaluators\.a\.b: .* is not a valid name"),
         ({"mine": 3}, r"evaluators\.mine must be a group of fields, not 3"),
     ],

@@ -46,7 +46,7 @@ def test_a_directory_is_claimed_by_one_config(tmp_path):
     directory.write_config(dict(reversed(CONFIG.items())))  # order of fields means nothing
     assert directory.config == CONFIG
     other = {**CONFIG, "schedule": {"learning_rate": 0.2}, "seed": 1}
-    with pytest.raises(WorkdirError, match=r"differ in schedule.learning_rate, seed\); choose another --workdir"):
+    with pytest.raises(WorkdirError, match=r"differ in schedule.learning_rate, seed\)"):
         directory.write_config(other)
     assert directory.config == CONFIG
 

@@ -144,7 +144,7 @@ def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all_wit
 
     ends = together.wait(together.start(disturbed))
     assert [end.code for end in ends] == [0, 0], ends
-    assert "going on from step" in ends[0].errors
+    assert "resuming from step" in ends[0].errors
     undisturbed = together.wait(together.start([command(tiny_runs, "lora", tmp_path / "undisturbed", *longer)] * 2))
     assert [end.code for end in undisturbed] == [0, 0], undisturbed
     records = [RunDirectory(tmp_path / name).result | {"seconds": 0} for name in ("disturbed", "undisturbed")]
