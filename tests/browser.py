@@ -1,6 +1,6 @@
-"""Headless Chromium for tests of pages, driven over its DevTools protocol through a pipe: no port, no further package.
+"""Headless Chromium for tests of pages, controlled over the DevTools protocol through a pipe.
 
-The protocol: https://chromedevtools.github.io/devtools-protocol/ ; messages are JSON objects that end with a zero byte.
+Protocol: https://chromedevtools.github.io/devtools-protocol/ ; messages are JSON objects that end with a zero byte.
 """
 
 import base64
@@ -14,40 +14,47 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-SECONDS = 60.0  # for one answer; a shared machine may be busy
+SECONDS = 60.0  # timeout of one response
 
 
 def find_chromium() -> str | None:
-    """The browser's path, or None."""
+    """Return the browser's path, or None."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Browser:
-    """One browser with one page.
+    """A browser with one page.
 
-    requests: addresses that the page asked for; complaints: its errors, warnings and exceptions.
+    requests: URLs that the page requested; console_errors: its errors, warnings and exceptions.
     """
 
     def __init__(self, profile: Path) -> None:
         flags = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run"]
         flags += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--mute-audio"]
         flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        there, self._writes = os.pipe()
-        self._reads, back = os.pipe()
+        child_reads, self._writes = os.pipe()
+        self._reads, child_writes = os.pipe()
         # The browser reads from descriptor 3 and writes to 4.
-        command = ["bash", "-c", f'exec "$@" 3<&{there} 4>&{back}', "chromium", find_chromium() or "chromium", *flags]
+        command = [
+            "bash",
+            "-c",
+            f'exec "$@" 3<&{child_reads} 4>&{child_writes}',
+            "chromium",
+            find_chromium() or "chromium",
+            *flags,
+        ]
         self._process = subprocess.Popen(
-            command, pass_fds=(there, back), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, pass_fds=(child_reads, child_writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        os.close(there)
-        os.close(back)
+        os.close(child_reads)
+        os.close(child_writes)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._reads, selectors.EVENT_READ)
         self._received = b""
         self._number = 0
         self._session: str | None = None
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
@@ -57,7 +64,7 @@ class Browser:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._writes)  # which ends the browser
+        os.close(self._writes)  # ends the browser
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -67,7 +74,7 @@ class Browser:
         os.close(self._reads)
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """What a command returns; RuntimeError where the browser refuses it or keeps quiet."""
+        """Send a command and return its result; raises RuntimeError on an error or a timeout."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -80,27 +87,27 @@ class Browser:
         return answer["result"]
 
     def open(self, url: str) -> None:
-        """Loads a page and waits until it is ready."""
-        self.send("Page.navigate", url="about:blank")  # an address that differs after "#" alone would load nothing
+        """Load a page and wait until it is complete."""
+        self.send("Page.navigate", url="about:blank")  # a URL that differs only after "#" would not reload
         self.send("Page.navigate", url=url)
         self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
 
-    def begin(self, url: str) -> None:
-        """A page anew in a wide window, nothing asked for and nothing complained of before."""
+    def reload(self, url: str) -> None:
+        """Load a page in a wide window with empty requests and console_errors."""
         self.requests.clear()
-        self.complaints.clear()
-        self.look(1280)
+        self.console_errors.clear()
+        self.set_viewport(1280)
         self.open(url)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, which may be a promise."""
+        """Return the value of a JavaScript expression, which may be a promise."""
         done = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in done:
             raise RuntimeError(f"{expression}: {done['exceptionDetails'].get('exception', done['exceptionDetails'])}")
         return done["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        """Waits until an expression is true."""
+        """Wait until an expression is true."""
         end = time.monotonic() + SECONDS
         while not self.evaluate(expression):
             if time.monotonic() > end:
@@ -108,42 +115,42 @@ class Browser:
             time.sleep(0.02)
 
     def click(self, selector: str) -> None:
-        """A click of the mouse in the middle of an element."""
-        place = self.evaluate(
+        """Click the centre of an element."""
+        x, y = self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'center'});"
             " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, text: str) -> None:
-        """Text into the element that has the focus."""
+        """Insert text into the focused element."""
         self.send("Input.insertText", text=text)
 
     def press(self, key: str) -> None:
-        """A key of the keyboard: Tab, Enter, Escape, an arrow, Home or End."""
+        """Press a key: Tab, Enter, Escape, an arrow, Home or End."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36}
         codes |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         event = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         self.send("Input.dispatchKeyEvent", type="keyDown", **event, **({"text": "\r"} if key == "Enter" else {}))
         self.send("Input.dispatchKeyEvent", type="keyUp", **event)
 
-    def look(self, width: int, height: int = 900, scheme: str = "light", media: str = "") -> None:
-        """The size of the window, and what the page is told of colours and medium ("print")."""
+    def set_viewport(self, width: int, height: int = 900, scheme: str = "light", media: str = "") -> None:
+        """Set the window size, the colour scheme and the medium ("print")."""
         self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.send("Emulation.setEmulatedMedia", media=media, features=features)
 
-    def screenshot(self, path: Path, whole: bool = False) -> None:
-        """Writes what is to be seen, or the whole page, as PNG."""
-        taken = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path: Path, full_page: bool = False) -> None:
+        """Write the visible part or the full page as PNG."""
+        taken = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
         path.write_bytes(base64.b64decode(taken["data"]))
 
     def roles(self) -> list[tuple[str, str]]:
-        """(role, name) of everything that assistive technology is told of."""
+        """Return (role, name) of every node of the accessibility tree."""
         nodes = self.send("Accessibility.getFullAXTree")["nodes"]
         return [
             (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")
@@ -152,10 +159,10 @@ class Browser:
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._received:
             if not self._selector.select(SECONDS):
-                raise RuntimeError(f"the browser has not answered for {SECONDS:.0f} s")
+                raise RuntimeError(f"the browser did not respond within {SECONDS:.0f} s")
             part = os.read(self._reads, 1 << 16)
             if not part:
-                raise RuntimeError("the browser has ended")
+                raise RuntimeError("the browser exited")
             self._received += part
         message, _, self._received = self._received.partition(b"\0")
         return json.loads(message)
@@ -165,8 +172,8 @@ class Browser:
         if method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Runtime.exceptionThrown":
-            self.complaints.append(str(parameters["exceptionDetails"]))
+            self.console_errors.append(str(parameters["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
-            self.complaints.append(str(parameters["args"]))
+            self.console_errors.append(str(parameters["args"]))
         elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(parameters["entry"]["text"])
+            self.console_errors.append(parameters["entry"]["text"])

@@ -45,7 +45,7 @@ class Advice:
     verdict: CHOOSE, EQUIVALENT or INCONCLUSIVE; reasons: why it is inconclusive; preferred, other: decisions by the two
     laws, None if no method was fitted; other_regret: excess loss of the preferred law's choice by the other law (nats
     per token); costs, affordable, storage: by candidate; cost_sources: by method; score: the expected metric score;
-    warnings: sentences; next_runs: None if none were asked for.
+    warnings: sentences; next_runs: None if none were requested.
     """
 
     task: str

@@ -32,15 +32,15 @@ ALL = [*product(["full"], MODELS, [4.0]), *product(["lora"], MODELS, RANKS)]
 PRICES = {"v5e": Price(1.2, None, "2026", "a test")}
 
 
-def planted_loss(method: str, size: float, examples: float, rank: float = 4.0, law: str = "multiplicative") -> float:
-    """The planted loss."""
+def true_loss(method: str, size: float, examples: float, rank: float = 4.0, law: str = "multiplicative") -> float:
+    """Return the true loss."""
     scale, alpha, beta, offset = LAWS[method]
     if law == "additive":
         return offset + scale / size**alpha + examples**-beta + (rank**-PET - 4**-PET)
     return offset + scale / size**alpha / examples**beta * (rank / 4) ** -PET
 
 
-def planted_rows(noise: float = 0.001, law: str = "multiplicative", **without: bool) -> list[dict[str, Any]]:
+def simulated_rows(noise: float = 0.001, law: str = "multiplicative", **without: bool) -> list[dict[str, Any]]:
     """Rows of points.csv, two seeds each; without: columns that are not written."""
     random = np.random.default_rng(0)
     found = []
@@ -48,8 +48,8 @@ def planted_rows(noise: float = 0.001, law: str = "multiplicative", **without: b
     for method, factor, x, size, rank in settings:
         for examples in EXAMPLES:
             for one in range(2):
-                measured = planted_loss(method, size, examples, rank, law) + random.normal(0, noise)
-                row = {"task": "planted", "method": method, "factor": factor, "x": x, "finetune_examples": examples}
+                measured = true_loss(method, size, examples, rank, law) + random.normal(0, noise)
+                row = {"task": "simulated", "method": method, "factor": factor, "x": x, "finetune_examples": examples}
                 row |= {"loss": measured, "seed": one, "held_out": 0, "parameters": size}
                 row |= {"pet_size": "" if method == "full" else rank, "bleu": 100 / (1 + np.exp(4 * (measured - 1.4)))}
                 row |= {"flops": (6 if method == "full" else 4) * size * examples * TOKENS}
@@ -60,7 +60,7 @@ def planted_rows(noise: float = 0.001, law: str = "multiplicative", **without: b
 
 def written(path: Path, **options: Any) -> Path:
     """The study's points.csv."""
-    return synthetic_points.write(path, planted_rows(**options))
+    return synthetic_points.write(path, simulated_rows(**options))
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +74,15 @@ def additive(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
 
 
 def best(examples: float, flops: float = np.inf) -> tuple[str, float, float]:
-    """The planted best affordable method, size and rank."""
+    """Return the best affordable method, size and rank."""
     within = [c for c in ALL if (6 if c[0] == "full" else 4) * c[1] * examples * TOKENS <= flops]
-    return min(within, key=lambda c: planted_loss(c[0], c[1], examples, c[2]))
+    return min(within, key=lambda c: true_loss(c[0], c[1], examples, c[2]))
 
 
 def test_points_to_a_prediction_and_a_recommendation(fitted: Fitted) -> None:
     predicted = fitted.predict("lora", 1e9, examples=8e3)
     advice = fitted.recommend(8e3, budget="1e18flop", next_runs=2)
-    assert predicted.loss == pytest.approx(planted_loss("lora", 1e9, 8e3), abs=0.002)
+    assert predicted.loss == pytest.approx(true_loss("lora", 1e9, 8e3), abs=0.002)
     assert predicted.interval.low < predicted.loss < predicted.interval.high
     assert advice.chosen is not None
     assert advice.next_runs is not None
@@ -90,9 +90,9 @@ def test_points_to_a_prediction_and_a_recommendation(fitted: Fitted) -> None:
 
 @pytest.mark.parametrize("examples", [1e3, 4e3, 16e3])
 @pytest.mark.parametrize("flops", [3e14, 1.5e15, 1e18])
-def test_the_planted_best_is_chosen(fitted: Fitted, examples: float, flops: float) -> None:
+def test_the_best_candidate_is_chosen(fitted: Fitted, examples: float, flops: float) -> None:
     if flops < 4 * MODELS[0] * examples * TOKENS:
-        with pytest.raises(ConfigError, match=r"the cheapest candidate on planted \(lora on 100,000,000 parameters"):
+        with pytest.raises(ConfigError, match=r"the cheapest candidate on simulated \(lora on 100,000,000 parameters"):
             fitted.recommend(examples, f"{flops:g}flop")
         return
     found = fitted.recommend(examples, f"{flops:g}flop")
@@ -101,7 +101,7 @@ def test_the_planted_best_is_chosen(fitted: Fitted, examples: float, flops: floa
     assert (found.chosen.method, found.chosen.size) == (method, size)
     assert found.chosen.pet == (None if method == "full" else rank)
     chosen = found.preferred.decision.chosen
-    assert chosen.loss == pytest.approx(planted_loss(method, size, examples, rank), abs=0.003)
+    assert chosen.loss == pytest.approx(true_loss(method, size, examples, rank), abs=0.003)
     assert chosen.interval.low < chosen.loss < chosen.interval.high
     assert found.costs[found.chosen].flops == pytest.approx((6 if method == "full" else 4) * size * examples * 100)
     assert all(found.costs[c].flops <= flops for c in found.affordable)
@@ -114,12 +114,12 @@ def test_the_laws_over_model_and_pet_size_meet(fitted: Fitted, additive: Fitted,
     answer = next(one for one in (advice.preferred, advice.other) if one.law == law)
     for size, rank in product(MODELS, RANKS):
         drawn = answer.predictors["lora"].draws(size, rank, 4e3)
-        assert drawn.mean() == pytest.approx(planted_loss("lora", size, 4e3, rank, law), abs=0.003), (size, rank)
+        assert drawn.mean() == pytest.approx(true_loss("lora", size, 4e3, rank, law), abs=0.003), (size, rank)
 
 
 def test_the_score_is_predicted_from_the_loss(fitted: Fitted) -> None:
     found = fitted.recommend(8e3)
-    truth = 100 / (1 + np.exp(4 * (planted_loss(*best(8e3)[:2], 8e3, best(8e3)[2]) - 1.4)))
+    truth = 100 / (1 + np.exp(4 * (true_loss(*best(8e3)[:2], 8e3, best(8e3)[2]) - 1.4)))
     assert found.score.metric == "bleu"
     assert found.score.law == "sigmoid"
     assert found.score.score == pytest.approx(truth, rel=0.02)
@@ -157,7 +157,7 @@ def test_outliers_among_the_replicates_do_not_dominate_the_mean() -> None:
 
 
 def test_too_few_points_are_inconclusive_with_a_reason(tmp_path: Path) -> None:
-    rows = planted_rows(noise=0.05)
+    rows = simulated_rows(noise=0.05)
     short = [r for r in rows if r["finetune_examples"] <= 2e3 and r["x"] < 1e9 and r["factor"] == "model"]
     fitted = fit(read_points(synthetic_points.write(tmp_path / "points.csv", short)))
     found = fitted.recommend(16e3)
@@ -167,25 +167,25 @@ def test_too_few_points_are_inconclusive_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_method_that_could_not_be_fitted_is_named(tmp_path: Path) -> None:
-    rows = [r for r in planted_rows() if r["method"] == "lora" or r["x"] == MODELS[0]]
+    rows = [r for r in simulated_rows() if r["method"] == "lora" or r["x"] == MODELS[0]]
     fitted = fit(read_points(synthetic_points.write(tmp_path / "points.csv", rows)))
     found = fitted.recommend(4e3)
     assert found.verdict == INCONCLUSIVE
     assert any(text.startswith("full could not be fitted") for text in found.reasons)
     assert {c.method for c in (o.candidate for o in found.preferred.decision.estimates)} == {"lora"}
-    with pytest.raises(DataError, match="planted, full: no multiplicative law was fitted"):
+    with pytest.raises(DataError, match="simulated, full: no multiplicative law was fitted"):
         fitted.predict("full", 1e9, 4e3)
 
 
 def test_suspicious_rows_and_a_single_method_are_warnings(fitted: Fitted) -> None:
-    warnings = ("planted, lora: line 7: odd.", "others, lora: line 9: odder.", "lines 1, 2: x is 7 parameters.")
+    warnings = ("simulated, lora: line 7: odd.", "others, lora: line 9: odder.", "lines 1, 2: x is 7 parameters.")
     settings = fitted.table.settings
     others = settings.head(1).assign(task="others")
     table = dataclasses.replace(fitted.table, settings=pd.concat([settings, others]), warnings=warnings)
-    found = dataclasses.replace(fitted, table=table).recommend(8e3, task="planted")
+    found = dataclasses.replace(fitted, table=table).recommend(8e3, task="simulated")
     assert {warnings[0].rstrip("."), warnings[2].rstrip(".")} < set(found.warnings)
     assert warnings[1].rstrip(".") not in found.warnings
-    assert "planted, lora: line 7: odd" in str(found)
+    assert "simulated, lora: line 7: odd" in str(found)
     assert not any("only measured method" in text for text in found.warnings)
     alone = dataclasses.replace(fitted.table, settings=settings[settings["method"] == "lora"])
     single = dataclasses.replace(fitted, table=alone).recommend(8e3)
@@ -206,7 +206,7 @@ def test_missing_pet_sizes_and_costs_are_reported(tmp_path: Path, fitted: Fitted
     assert any("pet_size" in text for text in found.warnings)
     assert found.costs[found.chosen] is None
     assert "no column flops" in str(found)
-    with pytest.raises(ConfigError, match="--budget: the cost of full, lora on planted is unknown"):
+    with pytest.raises(ConfigError, match="--budget: the cost of full, lora on simulated is unknown"):
         bare.recommend(4e3, "1e18flop")
     with pytest.raises(ConfigError, match="--next-run: the cost of full, lora"):
         bare.recommend(4e3, next_runs=1)

@@ -25,8 +25,8 @@ def points(noise: float = 0.0, flops: bool = True) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["factor", "x", "pet_size", "parameters", "finetune_examples"])
     table["loss"] = table["finetune_examples"] ** -0.1 + table["parameters"] ** -0.1 + (table["pet_size"] - 4) ** 2
     if flops:
-        planted = 7 * table["parameters"] ** 1.1 * table["finetune_examples"] ** 0.6 * table["pet_size"] ** 0.2
-        table["flops"] = planted * np.exp(random.normal(0, noise, len(table)))
+        true_cost = 7 * table["parameters"] ** 1.1 * table["finetune_examples"] ** 0.6 * table["pet_size"] ** 0.2
+        table["flops"] = true_cost * np.exp(random.normal(0, noise, len(table)))
     return table.assign(method="lora", held_out=False)
 
 
@@ -116,13 +116,13 @@ def test_malformed_budgets_are_errors(text: str, message: str) -> None:
 def test_storage_is_measured_or_predicted_by_a_power_law() -> None:
     table = points().assign(trainable_parameters=lambda t: (t["parameters"] ** 0.5 * t["pet_size"]).map(str))
     pet = pet_default(table)
-    asked = [TuningCandidate("lora", 1e6, 8.0), TuningCandidate("lora", 4e6, 8.0)]
-    found = candidate_storage(table, pet, asked)
-    assert (found[asked[0]].parameters, found[asked[0]].measured) == (8000, True)
-    assert (found[asked[1]].parameters, found[asked[1]].measured) == (pytest.approx(16000), False)
-    assert found[asked[0]].bytes == 32000
+    candidates = [TuningCandidate("lora", 1e6, 8.0), TuningCandidate("lora", 4e6, 8.0)]
+    found = candidate_storage(table, pet, candidates)
+    assert (found[candidates[0]].parameters, found[candidates[0]].measured) == (8000, True)
+    assert (found[candidates[1]].parameters, found[candidates[1]].measured) == (pytest.approx(16000), False)
+    assert found[candidates[0]].bytes == 32000
     one = table[(table["factor"] == "model") & (table["x"] == 1e6)]
-    assert candidate_storage(one, pet, asked) == {asked[0]: None, asked[1]: None}
-    assert candidate_storage(points(), pet, asked) == {asked[0]: None, asked[1]: None}
-    whole = TuningCandidate("full", 2e6)
-    assert candidate_storage(points(), PetDefault(), [whole])[whole].parameters == 2e6
+    assert candidate_storage(one, pet, candidates) == {candidates[0]: None, candidates[1]: None}
+    assert candidate_storage(points(), pet, candidates) == {candidates[0]: None, candidates[1]: None}
+    model = TuningCandidate("full", 2e6)
+    assert candidate_storage(points(), PetDefault(), [model])[model].parameters == 2e6

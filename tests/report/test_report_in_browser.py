@@ -13,10 +13,10 @@ def address(hostile_report) -> str:
 @pytest.fixture
 def page(browser, address):
     """Open the page; afterwards it must have requested only itself and logged nothing."""
-    browser.begin(address)
+    browser.reload(address)
     yield browser
     assert {r for r in browser.requests if not r.startswith("data:")} <= {address, "about:blank"}
-    assert browser.complaints == []
+    assert browser.console_errors == []
 
 
 def luminance(colour: str) -> float:
@@ -27,7 +27,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_and_plots_follow_the_scheme(page, scheme: str) -> None:
-    page.look(1280, scheme=scheme)
+    page.set_viewport(1280, scheme=scheme)
     paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (paper < 0.05) == (scheme == "dark")
     for element in ("body", ".faint", "td", "figcaption", "a"):
@@ -40,7 +40,7 @@ def test_text_has_contrast_and_plots_follow_the_scheme(page, scheme: str) -> Non
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_the_page_is_no_wider_than_the_window(page, width: int) -> None:
-    page.look(width)
+    page.set_viewport(width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -54,5 +54,5 @@ def test_names_from_data_are_text_and_plots_are_named(page, hostile_task: str) -
 
 
 def test_paper_is_light(page) -> None:
-    page.look(1280, scheme="dark", media="print")
+    page.set_viewport(1280, scheme="dark", media="print")
     assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 0.9

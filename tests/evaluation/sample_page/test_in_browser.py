@@ -59,10 +59,10 @@ def scores(address) -> list[list[float | None]]:
 @pytest.fixture
 def page(browser, address):
     """The page, anew; afterwards it must have asked for itself alone and complained of nothing."""
-    browser.begin(address)
+    browser.reload(address)
     yield browser
     assert set(browser.requests) <= {address, "about:blank"}
-    assert browser.complaints == []
+    assert browser.console_errors == []
 
 
 def all_rows(page, count: int) -> list[int]:
@@ -212,13 +212,13 @@ def test_marks_can_be_chosen(page, examples):
 
 def test_assistive_technology_is_told_of_a_table_and_of_every_control(page):
     for width in (1280, 390):
-        page.look(width)
+        page.set_viewport(width)
         roles = page.roles()
         kinds = {role for role, _ in roles}
         assert {"table", "row", "rowheader", "cell", "status", "insertion"} <= kinds
         controls = [(r, n) for r, n in roles if r in ("button", "combobox", "spinbutton", "searchbox", "checkbox")]
         assert all(name.strip() for _, name in controls)
-    page.look(1280)
+    page.set_viewport(1280)
     heads = [name for role, name in page.roles() if role == "columnheader"]
     assert heads[-6:] == ["#", "Source", "Reference", "full", "lora", "Difference"]
 
@@ -240,7 +240,7 @@ def contrast(page, selector: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_can_be_read_in_both_schemes(page, scheme):
-    page.look(1280, scheme=scheme)
+    page.set_viewport(1280, scheme=scheme)
     choose(page, "marks", "both")
     page.wait("document.querySelector('del') !== null")
     for selector in ("h1", "#lead", "ins", "del", ".figures", "#status", "thead button", "caption", "input"):
@@ -250,7 +250,7 @@ def test_colours_can_be_read_in_both_schemes(page, scheme):
 
 
 def test_a_phone_shows_cards_without_scrolling_sideways(page, address, tmp_path):
-    page.look(390)
+    page.set_viewport(390)
     page.open(address)
     assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     assert page.evaluate("document.getElementById('settings').open") is False
@@ -259,7 +259,7 @@ def test_a_phone_shows_cards_without_scrolling_sideways(page, address, tmp_path)
 
 
 def test_print_has_the_rows_and_no_controls(page):
-    page.look(1280, scheme="dark", media="print")
+    page.set_viewport(1280, scheme="dark", media="print")
     assert page.evaluate("document.getElementById('controls').offsetHeight") == 0
     assert page.evaluate("document.querySelector('#samples tbody tr').offsetHeight") > 0
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"  # paper is light
@@ -269,7 +269,7 @@ def test_hostile_texts_are_shown_as_they_are(browser, tmp_path, hostile):
     examples = [Example(i, s, r, "de", (r, s), (1.0, None)) for i, (s, r) in enumerate(hostile)]
     path = write_page(tmp_path, examples)
     browser.requests.clear()
-    browser.complaints.clear()
+    browser.console_errors.clear()
     browser.open(path.as_uri())
     cells = browser.evaluate(
         "[...document.querySelectorAll('#samples tbody tr')].map(row => [1, 2, 3, 4].map(i =>"
@@ -279,7 +279,7 @@ def test_hostile_texts_are_shown_as_they_are(browser, tmp_path, hostile):
     assert browser.evaluate("document.title").startswith("Samples of test")
     assert browser.evaluate("document.querySelectorAll('script').length") == 2
     assert set(browser.requests) <= {path.as_uri(), "about:blank"}
-    assert browser.complaints == []
+    assert browser.console_errors == []
 
 
 def test_one_run_has_no_differences_and_long_texts_fold(browser, tmp_path):
@@ -289,8 +289,8 @@ def test_one_run_has_no_differences_and_long_texts_fold(browser, tmp_path):
         Example(1, "s", "r " * 3000, "de", (endless,), (1.0,)),
     ]
     path = write_page(tmp_path, examples)
-    browser.complaints.clear()
-    browser.look(1280)
+    browser.console_errors.clear()
+    browser.set_viewport(1280)
     browser.open(path.as_uri())
     assert browser.evaluate("document.querySelectorAll('#samples thead th').length") == 4
     assert browser.evaluate("[...document.querySelectorAll('.two')].every(e => e.offsetHeight === 0)")
@@ -300,7 +300,7 @@ def test_one_run_has_no_differences_and_long_texts_fold(browser, tmp_path):
     assert browser.evaluate(height) > folded
     assert browser.evaluate("document.querySelector('.more').getAttribute('aria-expanded')") == "true"
     assert "too long to compare" in browser.evaluate("document.querySelector('#samples tbody').textContent")
-    assert browser.complaints == []
+    assert browser.console_errors == []
 
 
 def test_ten_thousand_rows_stay_usable(browser, tmp_path):
@@ -309,7 +309,7 @@ def test_ten_thousand_rows_stay_usable(browser, tmp_path):
     rows = [tuple(None if h is None else draw.uniform(0, 100) for h in e.hypotheses) for e in examples]
     path = write_page(tmp_path, examples, SentenceScores("chrf", "planted", rows))
     started = time.monotonic()
-    browser.look(1280)
+    browser.set_viewport(1280)
     browser.open(path.as_uri())
     seconds = {"load": time.monotonic() - started}
     assert "rows 1–50 of 10000" in browser.evaluate(STATUS)
@@ -329,4 +329,4 @@ def test_what_a_page_asks_for_and_complains_of_is_noticed(browser):
     browser.open("data:text/html,<script>fetch('http://127.0.0.1:9/x').catch(() => 0); missing()</script>")
     browser.wait("true")
     assert any(address == "http://127.0.0.1:9/x" for address in browser.requests)
-    assert any("missing is not defined" in complaint for complaint in browser.complaints)
+    assert any("missing is not defined" in complaint for complaint in browser.console_errors)
