@@ -50,7 +50,33 @@ LAW_CAPTION = (
     "curves. Laws that do not describe a method's points have no curve."
 )
 RESIDUALS = {"linear": "predicted minus measured loss", "log": "log predicted minus log measured loss"}
-KEY = {"task": "task", "method": "method"}
+HEADINGS = {
+    "x": "X",
+    "finetune_examples": "examples",
+    "identified": "well determined",
+    "why": "reason if not",
+    "interval": "90 % interval",
+    "two_stage": "two stages",
+    "runner_up": "runner-up",
+    "held_out_settings": "held out",
+    "E_text": "fitted E",
+    "gap": "difference to runner-up",
+    "leave_out_standard_error": "jackknife error",
+    "margin": "jackknife margin",
+    "aicc": "AICc",
+    "describes": "describes the points",
+    "r_squared": "R²",
+    "r": "Pearson r",
+    "pearson_p": "p(r)",
+    "rho": "Spearman rho",
+    "spearman_p": "p(rho)",
+    "probability": "share above zero",
+    "where": "comparison",
+    "column": "score",
+    "baseline": "copying",
+    "change": "change (range)",
+    "entropy": "true entropy",
+}
 Tables = Mapping[str, pd.DataFrame]
 
 
@@ -112,11 +138,12 @@ def report_sections(analysis: Analysis, tables: Tables, command: str) -> list[Se
     return [section for section in sections if not section.is_empty]
 
 
-def display(frame: pd.DataFrame, source: str, caption: str, columns: Mapping[str, str], folded: bool = False) -> Table:
-    """Return columns (name -> heading) of a CSV table as formatted cells."""
-    rows = frame.reindex(columns=list(columns)).itertuples(index=False, name=None)
+def display(frame: pd.DataFrame, source: str, caption: str, columns: Sequence[str], folded: bool = False) -> Table:
+    """Return the named columns of a CSV table as formatted cells."""
+    rows = frame.reindex(columns=columns).itertuples(index=False, name=None)
     cells = [[format_cell(name, value) for name, value in zip(columns, row, strict=True)] for row in rows]
-    return Table(caption, list(columns.values()), cells, f"{source}.csv", folded)
+    header = [HEADINGS.get(name, name.removesuffix("_text").replace("_", " ")) for name in columns]
+    return Table(caption, header, cells, f"{source}.csv", folded)
 
 
 def format_cell(column: str, value: Any) -> str:
@@ -131,7 +158,7 @@ def format_cell(column: str, value: Any) -> str:
         return FACTOR_NAMES[value]
     if column == "column":
         return score_name(value)
-    if column in ("x", "finetune_examples") and isinstance(value, int | float):
+    if column in ("x", "at", "finetune_examples") and isinstance(value, int | float):
         return format_count(value)
     if column.endswith(("probability", "share")) and isinstance(value, float):
         return format_share(value)
@@ -144,6 +171,15 @@ def _estimates(frame: pd.DataFrame, name: str = "value", prefix: str = "") -> li
     return [
         NONE if pd.isna(value) else format_estimate(value, _interval(low, high))
         for value, low, high in zip(frame[name], *ends, strict=True)
+    ]
+
+
+def _intervals(frame: pd.DataFrame, prefix: str = "") -> list[str]:
+    """Format columns PREFIXlow and PREFIXhigh as intervals."""
+    ends = (frame[f"{prefix}{end}"] for end in ("low", "high"))
+    return [
+        NONE if pd.isna(low) and pd.isna(high) else format_interval(_interval(low, high))
+        for low, high in zip(*ends, strict=True)
     ]
 
 
@@ -178,8 +214,7 @@ def _best_method(analysis: Analysis, tables: Tables) -> Section:
                 caption = best_method_plot.CAPTION.format(law=found.law)
                 draw = functools.partial(best_method_plot.draw_best_method, analysis, found)
                 plots.append(Plot(f"{tag}-best-{found.factor}", title, caption, draw))
-    columns = {"task": "task", "x": "parameters", "finetune_examples": "examples", "method": "best method"}
-    columns |= {"loss": "loss", "runner_up": "runner-up", "gap": "difference to runner-up"}
+    columns = ["task", "x", "finetune_examples", "method", "loss", "runner_up", "gap"]
     shown = []
     if "best_measured" in tables:
         caption = "Method of lowest measured loss per model size and dataset size"
@@ -236,14 +271,10 @@ def _parameter_details(tables: Tables, law: str) -> Table:
     frame = frame.assign(
         two_stage=_estimates(frame),
         one_stage=_estimates(frame, "one_stage_value", "one_stage_"),
-        profile=[
-            NONE if pd.isna(low) and pd.isna(high) else format_interval(_interval(low, high))
-            for low, high in zip(frame["profile_low"], frame["profile_high"], strict=True)
-        ],
+        profile=_intervals(frame, "profile_"),
     )
-    columns = KEY | {"parameter": "parameter", "two_stage": "two stages", "one_stage": "one stage"}
-    columns |= {"profile": "profile", "leave_out_standard_error": "jackknife"}
-    columns |= {"identified": "well determined", "why": "reason if not"}
+    columns = ["task", "method", "parameter", "two_stage", "one_stage", "profile", "leave_out_standard_error"]
+    columns += ["identified", "why"]
     return display(frame, "laws", f"Parameters of the {law} law in detail", columns, folded=True)
 
 
@@ -273,8 +304,7 @@ def _selection(analysis: Analysis, tables: Tables) -> Section:
         [task, method_name(method), found.preferred or "none", found.verdict]
         for (task, method), found in analysis.selections.items()
     ]
-    columns = KEY | {"law": "law", "parameters": "parameters", "left_out_error": "left-out error"}
-    columns |= {"held_out_error": "held-out error", "aicc": "AICc", "describes": "describes the points"}
+    columns = ["task", "method", "law", "parameters", "left_out_error", "held_out_error", "aicc", "describes"]
     return Section(
         "selection",
         "Model selection",
@@ -299,8 +329,7 @@ def _selection(analysis: Analysis, tables: Tables) -> Section:
 
 def _errors(analysis: Analysis, tables: Tables) -> Section:
     frame = tables["errors"].assign(held_out=_estimates(tables["errors"], "held_out_error", "held_out_"))
-    columns = {"task": "task", "factor": "factor", "method": "method", "law": "law"}
-    columns |= {"fitted_error": "fitted", "held_out": "held out"}
+    columns = ["task", "factor", "method", "law", "fitted_error", "held_out"]
     caption = "Mean absolute error (nats per token), on held-out settings with its 90 % bootstrap interval"
     plots = [
         Plot(
@@ -333,11 +362,7 @@ def _critical_sizes(analysis: Analysis, tables: Tables) -> Section:
 
 
 def _critical_table(frame: pd.DataFrame, law: str, folded: bool) -> Table:
-    columns = ["finetune_examples", "low", "high", "probability", "leave_out_low", "leave_out_high", "better_below"]
-    columns += ["better_above", "extrapolated_methods", "H", "H_low", "H_high", "gamma", "gamma_low", "gamma_high"]
-    columns += ["better_everywhere", "why", "uncrossed_share"]
     rows = []
-    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *columns])))
     for row in frame[frame["law"] == law].to_dict("records"):
         crosses = not pd.isna(row["finetune_examples"])
         interval, jackknife = (_interval(row[f"{kind}low"], row[f"{kind}high"]) for kind in ("", "leave_out_"))
@@ -376,14 +401,8 @@ def _critical_table(frame: pd.DataFrame, law: str, folded: bool) -> Table:
 def _claims(analysis: Analysis, tables: Tables) -> Section:
     if "claims" not in tables:
         return Section("claims", "Claims of the paper")
-    frame = tables["claims"].assign(
-        interval=[
-            NONE if pd.isna(d) else format_interval(_interval(low, high))
-            for d, low, high in zip(*(tables["claims"][c] for c in ("difference", "low", "high")), strict=True)
-        ]
-    )
-    columns = {"where": "comparison", "difference": "difference", "interval": "90 % interval"}
-    columns |= {"probability": "share above zero", "margin": "jackknife margin", "verdict": "verdict", "why": "reason"}
+    frame = tables["claims"].assign(interval=_intervals(tables["claims"]))
+    columns = ["where", "difference", "interval", "probability", "margin", "verdict", "why"]
     verdicts = [
         [c.sentence, c.verdict, str(len(c.comparisons)), format_cell("probability", c.probability)]
         for c in analysis.claims
@@ -417,15 +436,9 @@ def _scores(analysis: Analysis, tables: Tables) -> Section:
             baseline = analysis.facts.get("baselines", {}).get(task, {})
             known = [f"{m} {baseline[m]:.3g}" for m in metrics if isinstance(baseline.get(m), int | float)]
             caption += f". {BASELINE} scores {', '.join(known)}" if known else ""
-            columns = {
-                "method": "method",
-                "factor": "factor",
-                "x": "X",
-                "finetune_examples": "examples",
-                "loss": "loss",
-            }
+            columns = ["method", "factor", "x", "finetune_examples", "loss", *metrics]
             frame = tables["best_runs"]
-            shown.append(display(frame[frame["task"] == task], "best_runs", caption, columns | {m: m for m in metrics}))
+            shown.append(display(frame[frame["task"] == task], "best_runs", caption, columns))
             plots.append(
                 Plot(
                     f"{_tag(analysis, task)}-metrics",
@@ -455,9 +468,8 @@ def _correlation(analysis: Analysis, tables: Tables) -> Section:
     verdicts = [
         [found.task, found.metric, found.verdict, found.tally] for found in proxy_verdicts(analysis.correlations)
     ]
-    columns = {"task": "task", "metric": "metric", "factor": "factor", "method": "method", "settings": "settings"}
-    columns |= {"r": "Pearson r", "pearson_p": "p", "rho": "Spearman rho", "spearman_p": "p"}
-    columns |= {"verdict": "verdict", "why": "reason"}
+    columns = ["task", "metric", "factor", "method", "settings", "r", "pearson_p", "rho", "spearman_p"]
+    columns += ["verdict", "why"]
     caption = (
         f"Correlation with the loss over settings (means over seeds); 90 % BCa bootstrap intervals ({RESAMPLES} "
         "replicates); p-values of r = 0 without correction for multiple comparisons"
@@ -482,15 +494,12 @@ def _correlation(analysis: Analysis, tables: Tables) -> Section:
 def _metric_laws(tables: Tables) -> Section:
     if "metric_laws" not in tables:
         return Section("metric-laws", "Laws of metrics over loss")
-    frame = tables["metric_laws"].reindex(columns=[*tables["metric_laws"].columns])
-    if "value" not in frame:
-        frame = frame.assign(value=np.nan, low=np.nan, high=np.nan)
+    frame = tables["metric_laws"]
     formulas = "; ".join(f"{law.name}: {law.formula} ({law.source})" for law in METRIC_LAWS)
-    key = {"task": "task", "metric": "metric", "method": "method"}
-    columns = key | {"law": "law", "parameter": "parameter", "estimate": "estimate", "identified": "well determined"}
-    columns |= {"r_squared": "R²", "error": "error", "left_out_error": "left-out error"}
-    columns |= {"held_out_error": "held-out error"}
-    first = frame.drop_duplicates(["task", "metric", "method"])
+    key = ["task", "metric", "method"]
+    columns = [*key, "law", "parameter", "estimate", "identified"]
+    columns += ["r_squared", "error", "left_out_error", "held_out_error"]
+    first = frame.drop_duplicates(key)
     return Section(
         "metric-laws",
         "Laws of metrics over loss",
@@ -500,7 +509,7 @@ def _metric_laws(tables: Tables) -> Section:
             "if its error on left-out dataset sizes is lower beyond chance.",
         ),
         tables=[
-            display(first, "metric_laws", "Verdicts", key | {"settings": "settings", "verdict": "verdict"}),
+            display(first, "metric_laws", "Verdicts", [*key, "settings", "verdict"]),
             display(
                 frame.assign(estimate=_estimates(frame)), "metric_laws", "Parameters and errors", columns, folded=True
             ),
@@ -523,13 +532,11 @@ def _forgetting(analysis: Analysis, tables: Tables) -> Section:
                 for mean, low, high in zip(frame["mean"], frame["low"], frame["high"], strict=True)
             ]
         ).sort_values(["column", "method", "finetune_examples"], kind="stable")
-        columns = {"column": "score", "method": "method", "finetune_examples": "examples", "x": FACTOR_NAMES[factor]}
-        columns |= {"baseline": "copying", "untuned": "untuned", "change": "change (range)", "runs": "runs"}
-        over_all = {name: heading for name, heading in columns.items() if name != "x"}
+        columns = ["column", "method", "finetune_examples", "baseline", "untuned", "change", "runs"]
         caption = f"{task}: tuned minus untuned, over all values of {FACTOR_NAMES[factor]}"
-        shown.append(display(frame[frame["x"].isna()], "forgetting", caption, over_all))
+        shown.append(display(frame[frame["x"].isna()], "forgetting", caption, columns))
         caption = f"{task}: tuned minus untuned, at each {FACTOR_NAMES[factor]}"
-        shown.append(display(frame[frame["x"].notna()], "forgetting", caption, columns, folded=True))
+        shown.append(display(frame[frame["x"].notna()], "forgetting", caption, ["x", *columns], folded=True))
         plots.append(
             Plot(
                 f"{_tag(analysis, task)}-forgetting",
@@ -553,8 +560,8 @@ def _further_laws(analysis: Analysis, tables: Tables) -> Section:
         frame = tables["single_laws"]
         names = list(analysis.singles[0].parameters)
         frame = frame.assign(**{f"{n}_text": _estimates(frame, n, f"{n}_") for n in names})
-        columns = KEY | {"factor": "factor", "x": "X", "points": "points"} | {f"{n}_text": n for n in names}
-        columns |= {"fitted_error": "fitted error", "held_out_error": "held-out error"}
+        columns = ["task", "method", "factor", "x", "points", *(f"{n}_text" for n in names)]
+        columns += ["fitted_error", "held_out_error"]
         caption = f"{SINGLE.name} law over dataset size at each factor value: {SINGLE.formula}"
         shown.append(display(frame, "single_laws", caption, columns, folded=True))
     plots = list(_law_plots(analysis, [*others, SINGLE.name]))
@@ -565,8 +572,7 @@ def _all_factors(analysis: Analysis, tables: Tables) -> Section:
     if "all_factors" not in tables:
         return Section("all-factors", "Law over all factors")
     frame = tables["all_factors"].assign(estimate=_estimates(tables["all_factors"]))
-    columns = KEY | {"parameter": "parameter", "estimate": "estimate", "identified": "well determined"}
-    columns |= {"why": "reason if not", "points": "points"}
+    columns = ["task", "method", "parameter", "estimate", "identified", "why", "points"]
     plots = []
     for task in analysis.table.tasks:
         fits = {m: fit for (name, m), fit in analysis.all_factors.items() if name == task and fit.describes}
@@ -589,16 +595,11 @@ def _pretraining(analysis: Analysis, tables: Tables) -> Section:
     if "pretraining" not in tables:
         return Section("pretraining", "Pretraining")
     frame = tables["pretraining"]
-    if "value" not in frame:
-        frame = frame.assign(value=np.nan, low=np.nan, high=np.nan)
-    reasons = [
-        a if isinstance(a, str) and a else b
-        for a, b in zip(frame["why"], frame.get("why_unidentified", frame["why"]), strict=True)
-    ]
-    frame = frame.assign(estimate=_estimates(frame), reason=reasons)
-    columns = {"family": "family", "over": "over", "at": "at", "points": "points", "parameter": "parameter"}
-    columns |= {"estimate": "estimate", "fitted_error": "fitted error", "held_out_error": "held-out error"}
-    columns |= {"reason": "poorly determined because"}
+    frame = frame.assign(
+        estimate=_estimates(frame),
+        reason=[a or b for a, b in zip(frame["why"], frame.get("why_unidentified", frame["why"]), strict=True)],
+    )
+    columns = ["family", "over", "at", "points", "parameter", "estimate", "fitted_error", "held_out_error", "reason"]
     plot = Plot(
         "pretraining",
         "Pretraining: loss of base models",
@@ -625,12 +626,11 @@ def _data(analysis: Analysis, tables: Tables) -> Section:
     residual = " or ".join(f"{kind} ({RESIDUALS[kind]})" for kind in kinds)
     frame = tables["factors"]
     frame = frame.assign(**{c: list(map(_levels, frame[c])) for c in ("x", "finetune_examples")})
-    columns = {"task": "task", "method": "method", "factor": "factor", "settings": "settings"}
-    columns |= {"held_out_settings": "held out", "x": "X", "finetune_examples": "examples", "mean_seeds": "mean seeds"}
+    columns = ["task", "method", "factor", "settings", "held_out_settings", "x", "finetune_examples", "mean_seeds"]
     shown = [display(frame, "factors", "Settings by factor", columns)]
     if "entropy" in tables:
         entropy = tables["entropy"].assign(E_text=_estimates(tables["entropy"], "E"))
-        columns = KEY | {"law": "law", "E_text": "fitted E", "entropy": "true entropy"}
+        columns = ["task", "method", "law", "E_text", "entropy"]
         caption = "Irreducible loss E and true entropy (nats per token)"
         shown.append(display(entropy, "entropy", caption, columns))
     return Section(

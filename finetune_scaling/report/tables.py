@@ -26,6 +26,13 @@ from finetune_scaling.report.records import (
 
 LONGEST = 40  # rows on one page; longer tables are set as longtable
 PREDICTED = ("", "_low", "_high")
+EMPTY_PARAMETER = ("value", "low", "high", "identified")
+CRITICAL_COLUMNS = (
+    *("task", "law", "factor", "x", "first", "second", "crossings", "uncrossed_share"),
+    *("finetune_examples", "low", "high", "probability", "leave_out_low", "leave_out_high"),
+    *("better_below", "better_above", "inside_measured_range", "extrapolated_methods"),
+    *("H", "H_low", "H_high", "gamma", "gamma_low", "gamma_high", "better_everywhere", "why"),
+)
 
 
 def finding_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
@@ -176,7 +183,7 @@ def _critical_sizes(analysis: Analysis) -> pd.DataFrame:
         form = closed_form_record(size.closed_form) if size.closed_form else {}
         nothing = {"better_everywhere": size.better_everywhere, "why": size.why}
         rows += [{**key, **record, **form} for record in [crossing_record(root) for root in size.roots] or [nothing]]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).reindex(columns=CRITICAL_COLUMNS) if rows else pd.DataFrame()
 
 
 def _claims(analysis: Analysis) -> pd.DataFrame:
@@ -223,7 +230,7 @@ def _with_parameters(records: list[dict[str, Any]]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for record in records:
         shared = {name: value for name, value in record.items() if name != "parameters"}
-        parameters = record["parameters"].items() or [("", {})]
+        parameters = record["parameters"].items() or [("", dict.fromkeys(EMPTY_PARAMETER))]
         rows += [{**shared, "parameter": name, **entry} for name, entry in parameters]
     return pd.DataFrame(rows)
 
