@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import measuring
-from finetune_scaling import command
+from finetune_scaling import process_setup
 from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.models.config import ModelConfig, count_parameters
@@ -31,7 +31,7 @@ NO_TOKEN = -1  # the id of eos: none, so that all texts become as long as they m
 
 def main() -> None:
     arguments = parse_arguments()
-    command.set_up()
+    process_setup.set_up()
     print(json.dumps(measure(arguments)), flush=True)
 
 

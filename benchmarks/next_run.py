@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from acquisition_simulation import POLICIES, Step, cost_until_right, run_policy, simulate_study
-from finetune_scaling import command
+from finetune_scaling import process_setup
 from finetune_scaling.recommendation.advice import NEGLIGIBLE
 
 
 def main() -> None:
     """Print a Markdown table with one row per policy."""
     given = arguments()
-    command.enable_compilation_cache()
+    process_setup.enable_compilation_cache()
     found: dict[str, list[dict[str, float]]] = {name: [] for name in given.policies.split(",")}
     started = time.perf_counter()
     for seed in range(given.first, given.first + given.studies):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import measuring
-from finetune_scaling import command
+from finetune_scaling import process_setup
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import LADDER, model_config
 from finetune_scaling.training.flops import training_flops
@@ -62,7 +62,7 @@ PEER_SHAPES = {"s1": llama(4, 256, 4, 8192, batch=16), "s2": llama(8, 512, 8, 16
 
 def main() -> None:
     arguments = parse_arguments()
-    command.set_up()
+    process_setup.set_up()
     if arguments.paced and len(arguments.shape) * len(arguments.method) > 1:
         raise SystemExit("error: --paced times one shape and one method")
     for name, method in itertools.product(arguments.shape, arguments.method):

@@ -1,58 +1,22 @@
 """What every command does first: logging, the compilation cache, and errors without tracebacks."""
 
 import contextlib
-import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from finetune_scaling import configuration
-from finetune_scaling.errors import EXIT_INTERRUPTED, INTERRUPTED, ConfigError, UserError, exit_on_user_error
-from finetune_scaling.library_reports import leave_out_of_logs, leave_out_of_unraisable
-from finetune_scaling.memory import keep_freed_memory
-from finetune_scaling.sharding import roll_call
-
-CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
+from finetune_scaling import configuration, process_setup
+from finetune_scaling.errors import ConfigError, UserError, exit_on_user_error
+from finetune_scaling.sharding import processes
 
 _CONFIG_MODULE = "config_config"  # what ml_collections calls the module that it makes of --config's file
-
-
-def _end_at_once(*_: object) -> NoReturn:
-    print(INTERRUPTED, file=sys.stderr, flush=True)
-    os._exit(EXIT_INTERRUPTED)
-
-
-def _never_lose_interrupts(unraisable: Any) -> None:
-    """Ctrl-C in a finalizer or a garbage collector's callback, of which Python only prints that it was ignored.
-
-    To end at any moment is safe: files are whole or absent, and the system lets go of locks.
-    """
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _end_at_once()
-    sys.__unraisablehook__(unraisable)
-
-
-def _end_at_once_on_interrupt() -> None:
-    """While a command's modules are loaded nothing has begun; an exception would come up or get lost in any of them."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    is_command = spec is not None and spec.name.startswith("finetune_scaling.")
-    if is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end_at_once)
-
-
-# On import, which is the first thing that a command does: later it is too late.
-keep_freed_memory()
-_end_at_once_on_interrupt()
 
 
 def run(main: Callable[..., Any], subcommands: Collection[str] = (), operand: str = "") -> None:
@@ -70,26 +34,22 @@ def run(main: Callable[..., Any], subcommands: Collection[str] = (), operand: st
             raise ConfigError(f"give one {operand}; --help tells what it is")
         if given and not (subcommands or operand):
             raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
-        set_up()  # here, since absl resets logging before it calls
-        if signal.getsignal(signal.SIGINT) is _end_at_once:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        process_setup.set_up()  # here, since absl resets logging before it calls
         with _together():
             main(*given)
 
-    sys.unraisablehook = _never_lose_interrupts
     with exit_on_user_error():
         app.run(start, flags_parser=_parse_flags)
 
 
 def _together() -> contextlib.AbstractContextManager[None]:
     """This process as one of several where the environment says so; all of them must have the same flags and config."""
-    if not roll_call.is_asked_for(os.environ):
+    if not processes.is_requested(os.environ):
         return contextlib.nullcontext()
-    from finetune_scaling.sharding import processes  # here, since it imports JAX, which not every command needs
 
     values = {flag.name: configuration.plain(flag.value) for flag in flags.FLAGS.flags_by_module_dict()[sys.argv[0]]}
     config = values.pop("config", None)
-    return processes.joined({"flags": values, "config": config})
+    return processes.distributed_program({"flags": values, "config": config})
 
 
 def required(flag: flags.FlagHolder[Any] | flags.Flag) -> Any:
@@ -113,30 +73,6 @@ def read_config(flag: flags.FlagHolder[Any] | flags.Flag) -> dict[str, Any]:
         raise ConfigError(
             f"--config cannot be read: {reason}; name a file such as configs/study/quickstart.py"
         ) from None
-
-
-def set_up() -> None:
-    """Plain log lines on stderr, libraries quiet, and compiled programs kept between processes."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("finetune_scaling").setLevel(logging.INFO)
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    leave_out_of_logs()
-    leave_out_of_unraisable()
-    enable_compilation_cache()
-
-
-def enable_compilation_cache() -> None:
-    """Points XLA's persistent cache to a directory of the user's.
-
-    The environment variable FINETUNE_SCALING_CACHE names another one; empty, it turns the cache off.
-    """
-    import jax
-
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune_scaling" / "xla"
-    directory = os.environ.get(CACHE_VARIABLE, str(default))
-    if directory and not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", directory)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:

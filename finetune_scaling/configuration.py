@@ -1,7 +1,7 @@
-"""From config mappings to frozen dataclasses: every field known, every type checked, every mistake named.
+"""Conversion of config mappings to frozen dataclasses, with checks of field names and types.
 
-Config files build ml_collections ConfigDicts; each part of the code takes its own block of them as a frozen dataclass,
-which is hashable and so can key a cache of compiled functions.
+Config files build ml_collections ConfigDicts. Each module takes its own block as a frozen dataclass, which is hashable
+and so can key a cache of compiled functions.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Builds the dataclass `kind` from `mapping`; nested dataclasses, tuples and unions are followed.
+    """Build the dataclass `kind` from `mapping`, including nested dataclasses, tuples and unions.
 
     Raises ConfigError that names the field (`where.field`) if one is unknown, missing or of the wrong type.
     """
@@ -33,26 +33,26 @@ def build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
     values = {name: _convert(types_[name], value, f"{where}.{name}") for name, value in mapping.items()}
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
-        raise ConfigError(f"{where}.{missing[0]} is missing; give {where} a value for it")
+        raise ConfigError(f"{where}.{missing[0]} is missing; give it a value")
     return kind(**values)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The tail of an error about an unknown name: the nearest known one, or all of them."""
+    """Return the end of an error about an unknown name: the closest known name, or all of them."""
     known = [name if name != "" else "''" for name in known]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; choose one of {', '.join(map(str, known))}"
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(str, known))}"
 
 
 def choose(table: Mapping[str, T], name: str, where: str) -> T:
-    """Looks `name` up in a table of choices; ConfigError with the nearest name where it is unknown."""
+    """Return table[name]. Raises ConfigError that suggests a known name if `name` is unknown."""
     if name not in table:
         raise ConfigError(f"{where} = {name!r} is unknown{suggestion(name, table)}")
     return table[name]
 
 
 def plain(value: Any) -> Any:
-    """A config as JSON-like data: dicts, lists and scalars only."""
+    """Return a config as JSON-like data: dicts, lists and scalars only."""
     if isinstance(value, ml_collections.FieldReference):
         return plain(value.get())
     if isinstance(value, ml_collections.ConfigDict):
@@ -67,7 +67,7 @@ def plain(value: Any) -> Any:
 
 
 def without_unset(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """`mapping` as plain data without its None fields and empty groups: placeholders that nobody filled."""
+    """Return `mapping` as plain data without None fields and empty groups (unset placeholders)."""
     values = {
         key: without_unset(value) if isinstance(value, Mapping) else value for key, value in plain(mapping).items()
     }
@@ -84,17 +84,17 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two configs say the same, whatever their containers."""
+    """Return whether two configs have equal fields, whatever their container types."""
     return canonical_json(left) == canonical_json(right)
 
 
 def canonical_json(value: Any) -> str:
-    """One text for equal configs: sorted JSON."""
+    """Return a config as sorted JSON, which is the same text for equal configs."""
     return json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
 
 
 def differing_fields(left: Any, right: Any) -> list[str]:
-    """The dotted names of the fields in which two configs differ; a field of None is as one that is not there."""
+    """Return the dotted names of the fields in which two configs differ; None and missing are equal."""
     flat_left, flat_right = _flatten(plain(left)), _flatten(plain(right))
     return sorted(k for k in flat_left.keys() | flat_right.keys() if flat_left.get(k) != flat_right.get(k))
 
@@ -111,7 +111,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 @functools.cache
 def _type_hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)  # evaluated anew at each call, which the thousands of runs of a study feel
+    return typing.get_type_hints(kind)  # slow, and called for each of thousands of runs
 
 
 def _is_required(field: dataclasses.Field) -> bool:
@@ -157,7 +157,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _of_kind(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    """The one of several dataclasses whose field `kind` a mapping names; all options where there are none such."""
+    """Return the dataclass whose field `kind` the mapping names; all options if they have no such field."""
     kinds = {kind.kind: kind for kind in options if dataclasses.is_dataclass(kind) and hasattr(kind, "kind")}
     if not kinds or not isinstance(value, Mapping | ml_collections.ConfigDict):
         return options

@@ -1,6 +1,6 @@
-"""Errors that a user can mend, and the exit codes of every command.
+"""Errors that a user can fix, and the exit codes of all commands.
 
-Each message names the file, line or field that is wrong and what to do about it; commands print it without a traceback.
+Each message names the file, line or field that is wrong and how to fix it; commands print it without a traceback.
 """
 
 import contextlib
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again and it goes on
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes the run
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
 
 
 class UserError(Exception):
-    """Something the user can mend; the message says where and how."""
+    """An error that the user can fix; the message says where and how."""
 
     exit_code = EXIT_USAGE
 
@@ -24,7 +24,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A data file, split, column or text is not what the task says it is."""
+    """A data file, split, column or text does not match the task."""
 
 
 class CheckpointError(UserError):
@@ -32,41 +32,41 @@ class CheckpointError(UserError):
 
 
 class WorkdirError(UserError):
-    """A working directory is in use, not writable, full, or holds the run of another config."""
+    """A working directory is in use, not writable, on a full disk, or holds the run of another config."""
 
 
 class InUseError(WorkdirError):
-    """Another process works in the directory."""
+    """Another process uses the directory."""
 
 
 class TrainingError(UserError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""
 
     exit_code = EXIT_FAILED
 
 
 class ProcessError(UserError):
-    """One of the processes that run a program together is missing, or runs something else."""
+    """A process of a distributed program is missing or runs another program."""
 
     exit_code = EXIT_FAILED
 
 
 class MetricError(UserError):
-    """A metric that another program computes failed; the scores that it gave before are kept."""
+    """A metric that an external program computes failed; earlier scores are kept."""
 
     exit_code = EXIT_FAILED
 
 
 class Preempted(Exception):
-    """The process was asked to stop (SIGTERM); what was done is saved and the same command continues it."""
+    """The process was asked to stop (SIGTERM) and saved a checkpoint; the same command resumes the run."""
 
 
-INTERRUPTED = "interrupted: run the same command again to go on from the last checkpoint"
+INTERRUPTED = "interrupted: run the same command again to resume from the last checkpoint"
 
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turns a UserError into one clear line on stderr and its exit code; Ctrl-C and preemption into theirs."""
+    """Print a UserError as one line on stderr and exit with its code; likewise for Ctrl-C and preemption."""
     try:
         yield
     except UserError as error:

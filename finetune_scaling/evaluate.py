@@ -45,7 +45,7 @@ from finetune_scaling.runs.evaluators import (
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, read_recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.tables import POINTS, write_facts, write_points
@@ -116,7 +116,7 @@ def _score_texts() -> None:
             raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring texts needs it")
     metrics = metrics_from_flag(_METRICS.value)
     scores = {"metrics": _scores_of_rows(metrics) if _ROWS.value else _scores_of_files(metrics)}
-    write_json_atomically(_OUT.value, scores)
+    run_on_primary(lambda: write_json_atomically(_OUT.value, scores))
     print(json.dumps({"metrics": score_values(scores)}))
 
 

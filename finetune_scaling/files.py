@@ -1,6 +1,6 @@
-"""Files that are whole or absent: atomic writes, digests, and JSON that says where it is broken.
+"""Files: local paths and object stores, atomic writes, digests, and JSON with errors that name the line.
 
-A path may be a local one or a URL of an object store (gs://bucket/...), where objects are whole or absent by nature.
+A path is local or the URL of an object store (gs://bucket/...), where every write of an object is atomic.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,27 +25,29 @@ import fsspec
 from etils import epath
 
 from finetune_scaling.errors import UserError, WorkdirError
-from finetune_scaling.sharding.roles import is_primary
 
 Location: TypeAlias = Path | epath.Path
 Result = TypeVar("Result")
 
 _SCHEMES = ("gs",)
-CONTACT_SECONDS = 50.0  # within which an object store has to answer for the first time
+CONTACT_SECONDS = 50.0  # time for the first answer of an object store
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is the URL of an object store. Raises WorkdirError for a URL of another kind, or of no bucket."""
+    """Return whether a path is the URL of an object store.
+
+    Raises WorkdirError for a URL of another scheme or without a bucket.
+    """
     scheme, separator, rest = os.fspath(path).partition("://")
     if separator and scheme not in _SCHEMES:
-        raise WorkdirError(f"{os.fspath(path)}: {scheme}:// is not known; give gs:// or a local path")
+        raise WorkdirError(f"{os.fspath(path)}: {scheme}:// is not supported; give gs:// or a local path")
     if separator and not rest.strip("/"):
         raise WorkdirError(f"{os.fspath(path)}: names no bucket; give {scheme}://BUCKET/DIRECTORY")
     return bool(separator)
 
 
 def location(path: str | os.PathLike) -> Location:
-    """A local path as pathlib's, a URL as epath's. Raises as `is_remote` does."""
+    """Return a local path as pathlib.Path and a URL as epath.Path. Raises WorkdirError as `is_remote` does."""
     if not is_remote(path):
         return Path(path)
     _set_up_remote()
@@ -53,55 +56,52 @@ def location(path: str | os.PathLike) -> Location:
 
 @functools.cache
 def _set_up_remote() -> None:
-    """Quiets gcsfs, which logs every retry and what it also raises, and lets no listing of a directory be kept."""
+    """Silence gcsfs, which logs every retry and every error that it raises, and turn off its cache of listings."""
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    for scheme in _SCHEMES:  # TensorStore and other hosts write there, too
+    for scheme in _SCHEMES:  # TensorStore and other hosts write there too
         fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
 
 
 def absolute(path: str | os.PathLike) -> Location:
-    """A path that means the same from every working directory."""
-    place = location(path)
-    return place.resolve() if isinstance(place, Path) else place  # epath takes a URL for a relative path here
+    """Return a path that does not depend on the working directory."""
+    found = location(path)
+    return found.resolve() if isinstance(found, Path) else found  # epath would resolve a URL as a relative path
 
 
 def local_path(path: str | os.PathLike, what: str) -> Path:
-    """A path that must be local. Raises WorkdirError, telling `what` it is of, for a URL."""
+    """Return a path that must be local. Raises WorkdirError for a URL; `what` is written there."""
     if is_remote(path):
-        raise WorkdirError(f"{os.fspath(path)}: {what} is written to local directories only; give one")
+        raise WorkdirError(f"{os.fspath(path)}: {what} is written to local directories only; give a local path")
     return Path(path)
 
 
-def call_with_timeout(path: Location, act: Callable[[], Result]) -> Result:
-    """What act() returns; WorkdirError where the object store of `path` cannot be reached, or not within a minute."""
-    outcome: list[Any] = []
+def call_with_timeout(path: Location, function: Callable[[], Result]) -> Result:
+    """Return function(). Raises WorkdirError if the object store of `path` does not answer within CONTACT_SECONDS."""
+    outcome: Future[Result] = Future()
 
-    def attempt() -> None:
+    def call() -> None:
         try:
             with disk_errors(path):
-                outcome.append((act(), None))
-        except BaseException as error:  # it is the caller's
-            outcome.append((None, error))
+                outcome.set_result(function())
+        except BaseException as error:  # raised in the calling thread
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(CONTACT_SECONDS)
-    if not outcome:
-        raise WorkdirError(f"{path}: no answer within {CONTACT_SECONDS:.0f} s; check the network and your credentials")
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
+    threading.Thread(target=call, daemon=True).start()  # an executor would wait for it at exit
+    try:
+        return outcome.result(CONTACT_SECONDS)
+    except TimeoutError:
+        if outcome.done():  # function() itself raised it
+            raise
+        raise WorkdirError(
+            f"{path}: no answer within {CONTACT_SECONDS:.0f} s; check the network and your credentials"
+        ) from None
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes `data` to `path` so that a reader, or a kill at any moment, finds the old file or the new one.
+    """Write `data` to `path` so that readers always find the complete old or the complete new file.
 
-    Of several processes that run together only the first one writes.
-    Raises WorkdirError where the disk is full or the directory cannot be written.
+    Raises WorkdirError if the disk is full or the directory cannot be written.
     """
-    if not is_primary():
-        return
     path = location(path)
     data = data.encode() if isinstance(data, str) else data
     with disk_errors(path):
@@ -112,8 +112,8 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes beside a local file, then renames. A link's target is replaced; a pipe or device is written to."""
-    if path.is_fifo() or path.is_char_device():  # /dev/null, /dev/stdout: root could rename over them
+    """Write a temporary file next to a local file, then rename it. Links are followed, pipes and devices written to."""
+    if path.is_fifo() or path.is_char_device():  # root could replace /dev/null
         path.write_bytes(data)
         return
     path = path.resolve()
@@ -133,16 +133,16 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def check_new(path: Path) -> None:
-    """Raises WorkdirError where something is at `path` that is no empty directory."""
+    """Raise WorkdirError if `path` exists and is not an empty directory."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise WorkdirError(f"{path}: there is something already; name a new directory, or remove that one")
+        raise WorkdirError(f"{path}: exists already; give a new directory, or remove this one")
 
 
 @contextlib.contextmanager
 def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
-    """A local directory to fill: what is in it is at `path` when the block ends, or nothing is, whatever happens.
+    """Yield a temporary local directory that is renamed to `path` at the end of the block, and removed on an error.
 
-    needed: bytes that will go there. Raises WorkdirError where something is at `path`, or there is too little room.
+    needed: bytes that will be written. Raises WorkdirError if `path` exists or the disk has too little free space.
     """
     path = path.resolve()
     with disk_errors(path):
@@ -152,7 +152,7 @@ def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
             raise WorkdirError(f"{path}: needs {needed:,} bytes, and the disk has {free:,} left; free some space")
         _remove_abandoned(path)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent))
-        with _held(unfinished):
+        with _locked(unfinished):
             try:
                 yield unfinished
                 unfinished.chmod(0o777 & ~_umask())
@@ -166,15 +166,15 @@ _UNFINISHED = ".unfinished"
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Removes what killed processes left of this directory; those that are at work hold theirs."""
+    """Remove temporary directories that killed processes left; running processes lock theirs."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"):
-        with contextlib.suppress(BlockingIOError), _held(left):
+        with contextlib.suppress(BlockingIOError), _locked(left):
             shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """Holds a directory while this process lives. Raises BlockingIOError where another one does."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Lock a directory for this process. Raises BlockingIOError if another process has locked it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,34 +184,34 @@ def _held(directory: Path) -> Iterator[None]:
 
 
 def check_writable(directory: Location) -> None:
-    """Raises WorkdirError where nothing can be written into a local directory, before there is anything to write."""
+    """Raise WorkdirError if a local directory is not writable."""
     if isinstance(directory, Path) and not os.access(directory, os.W_OK):
-        raise WorkdirError(f"{directory}: cannot be written into; give --out=FILE.json, or score a copy of it")
+        raise WorkdirError(f"{directory}: is not writable; give --out=FILE.json, or score a copy of it")
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
-    """Writes JSON atomically, indented, non-ASCII text as it is."""
+    """Write indented JSON atomically, with non-ASCII text unescaped."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | os.PathLike, *, mend: str = "delete it and run the command again") -> Any:
-    """Reads a JSON file; WorkdirError names the file, the line where it is broken, and the mend."""
+def read_json(path: str | os.PathLike, *, fix: str = "delete it and run the command again") -> Any:
+    """Read a JSON file. Raises WorkdirError that names the file, the line of the mistake, and the fix."""
     try:
         return json.loads(location(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WorkdirError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WorkdirError(f"{path}: not valid JSON ({error}); {mend}") from None
+        raise WorkdirError(f"{path}: not valid JSON ({error}); {fix}") from None
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with location(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def modification_time(path: Location) -> int:
-    """When a file was last changed, in units of the file system's; 0 where there is none."""
+    """Return when a file was last changed, in units of its file system; 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns if isinstance(path, Path) else path.stat().mtime
     except FileNotFoundError:
@@ -219,13 +219,13 @@ def modification_time(path: Location) -> int:
 
 
 def file_size(path: Location) -> int:
-    """Bytes of a file. Raises OSError where there is none."""
+    """Return the bytes of a file. Raises OSError if it does not exist."""
     return path.stat().st_size if isinstance(path, Path) else path.stat().length
 
 
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Names the path and the mend where writing fails for want of space, permission, a directory or a bucket."""
+    """Turn errors of missing space, permission, directory or bucket into a WorkdirError with the path and a fix."""
     try:
         yield
     except UserError:
@@ -240,25 +240,25 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _disk_failure(error: OSError) -> str | None:
-    """What an error of the local file system means, and the mend."""
+    """Explain an error of the local file system and its fix; None for other errors."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space and run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"cannot be written ({error.strerror}); give a directory of yours"
+        return f"cannot be written ({error.strerror}); give a directory that you own"
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-        return "a file stands where a directory must be, or the other way round; choose another path"
+        return "a part of the path is a file instead of a directory, or the reverse; choose another path"
     return None
 
 
 def remote_failure(error: BaseException) -> str | None:
-    """What an error of an object store means, and the mend; None for an error that is not one."""
+    """Explain an error of an object store and its fix; None for other errors."""
     if isinstance(error, ImportError):
-        return f"reading and writing there needs a further package ({error}): pip install 'finetune-scaling[gcs]'"
+        return f"object stores need another package ({error}): pip install 'finetune-scaling[gcs]'"
     if not isinstance(error, OSError) and type(error).__module__ == "builtins":
         return None
-    told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
-        f"cannot be reached, read or written ({told}); check that the bucket exists, that your credentials may read "
+        f"cannot be reached, read or written ({cause}); check that the bucket exists, that your credentials may read "
         "and write it, and the network"
     )
 
@@ -270,5 +270,5 @@ def _umask() -> int:
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """The number, or None where it is no finite one (JSON has no infinity)."""
+    """Return a finite number, None otherwise (JSON has no infinity)."""
     return None if value is None or not math.isfinite(value) else float(value)

@@ -19,7 +19,7 @@ from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.files import local_path
 from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.runs.run_directory import lock_directory
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_runs
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs

@@ -1,4 +1,4 @@
-"""Parameter trees: nested dicts of arrays, whose leaves have names such as `layers/attention/query/kernel`."""
+"""Parameter trees: nested dicts of arrays, with leaf names such as `layers/attention/query/kernel`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,29 +9,29 @@ Tree = Any
 
 
 def path_name(path: tuple) -> str:
-    """A leaf's name as rules see it: 'layers/attention/query/kernel'."""
+    """Return the name of the leaf at a JAX key path, for example 'layers/attention/query/kernel'."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-    """A tree's leaves by name."""
+    """Return the leaves of a tree by name."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Tree:
-    """The inverse of flat: a tree of dicts."""
+    """Return the tree of dicts whose leaves are given by name; the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *folders, name = path.split("/")
-        place = tree
+        group = tree
         for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = leaf
+            group = group.setdefault(folder, {})
+        group[name] = leaf
     return tree
 
 
 def merge(params: Tree, additions: Tree) -> Tree:
-    """`params` with the leaves of `additions` added or put in place of its own; None leaves add nothing."""
+    """Return `params` with the leaves of `additions` added or replaced; None leaves of `additions` are ignored."""
     if not isinstance(additions, dict):
         return params if additions is None else additions
     merged = dict(params) if isinstance(params, dict) else {}
@@ -42,5 +42,5 @@ def merge(params: Tree, additions: Tree) -> Tree:
 
 
 def parameter_count(tree: Tree) -> int:
-    """Number of parameters in a tree."""
+    """Return the number of parameters in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

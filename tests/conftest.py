@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import synthetic_points
-from finetune_scaling import command, configuration
+from finetune_scaling import configuration, process_setup
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
@@ -165,8 +165,8 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return XLA's compilation cache, which all processes of this test session share."""
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla"
-    os.environ[command.CACHE_VARIABLE] = str(cache)
-    command.enable_compilation_cache()
+    os.environ[process_setup.CACHE_VARIABLE] = str(cache)
+    process_setup.enable_compilation_cache()
     return cache
 
 

@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, whatever ends the writer; full and forbidden disks are named."""
+"""Atomic writes survive kills and full disks; errors name the path and the fix."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from finetune_scaling.files import (
 )
 
 
-def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
+def test_written_values_are_read_back_and_no_other_file_is_left(tmp_path):
     path = tmp_path / "deep" / "down" / "value.json"
     for value in ({"text": "größe 大"}, [1, None, 2.5]):
         write_json_atomically(path, value)
@@ -32,12 +32,12 @@ def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
     assert path.read_bytes() == b"\x00\xff"
 
 
-def test_text_that_is_not_ascii_stays_readable(tmp_path):
+def test_non_ascii_text_is_not_escaped(tmp_path):
     write_json_atomically(tmp_path / "value.json", {"text": "größe 大"})
     assert "größe 大" in (tmp_path / "value.json").read_text(encoding="utf-8")
 
 
-def test_others_may_read_as_the_umask_says(tmp_path):
+def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "file", "x")
@@ -46,7 +46,7 @@ def test_others_may_read_as_the_umask_says(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_link_stays_a_link_and_what_it_names_is_replaced(tmp_path):
+def test_the_target_of_a_link_is_replaced(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
     for text in ("first", "second"):
@@ -56,7 +56,7 @@ def test_a_link_stays_a_link_and_what_it_names_is_replaced(tmp_path):
     assert [entry.name for entry in (tmp_path / "real").iterdir()] == ["file"]
 
 
-def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path):
+def test_pipes_and_devices_are_written_to_and_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -105,7 +105,7 @@ while True:
 """
 
 
-def test_a_file_is_whole_whenever_its_writer_is_killed(tmp_path):
+def test_a_file_is_complete_whenever_its_writer_is_killed(tmp_path):
     path = tmp_path / "value.json"
     wait = random.Random(0)
     for _ in range(4):
@@ -122,14 +122,14 @@ def test_a_file_is_whole_whenever_its_writer_is_killed(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b'{"a": 1,\n "b": }', b"", b'{"a": 1', b'{"a": "\xff"}'])
-def test_json_that_is_broken_is_named_with_the_mend(tmp_path, content):
+def test_invalid_json_is_an_error_with_the_path_and_a_fix(tmp_path, content):
     path = tmp_path / "value.json"
     path.write_bytes(content)
     with pytest.raises(WorkdirError, match=r"value\.json: not valid JSON \(.*\); delete it"):
         read_json(path)
 
 
-def test_the_line_of_the_break_is_in_the_message(tmp_path):
+def test_the_line_of_invalid_json_is_named(tmp_path):
     (tmp_path / "value.json").write_text('{"a": 1,\n "b": }')
     with pytest.raises(WorkdirError, match="line 2"):
         read_json(tmp_path / "value.json")
@@ -140,15 +140,15 @@ def test_a_missing_file_is_named(tmp_path):
         read_json(tmp_path / "nothing.json")
 
 
-def test_files_and_directories_that_change_places_are_named(tmp_path):
+def test_a_file_in_place_of_a_directory_and_the_reverse_are_errors_with_the_path(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "x", tmp_path / "file" / "x" / "y", tmp_path / "folder"):
-        with pytest.raises(WorkdirError, match="a file stands where a directory must be"):
+        with pytest.raises(WorkdirError, match=str(tmp_path)):
             write_atomically(path, "x")
 
 
-def test_disk_errors_names_where_and_lets_others_pass():
+def test_disk_errors_names_the_path_and_passes_other_errors_on():
     with (
         pytest.raises(WorkdirError, match=r"^/some/where: cannot be written \(Permission denied\)"),
         disk_errors("/some/where"),
@@ -158,13 +158,13 @@ def test_disk_errors_names_where_and_lets_others_pass():
         raise ValueError("other")
 
 
-def test_sha256_is_the_published_one(tmp_path):
+def test_sha256_of_the_published_example(tmp_path):
     """The digest of "abc" in FIPS 180-2, appendix B.1."""
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-_FILLS_FOREVER = """
+_WRITES_FOREVER = """
 import sys, time
 from pathlib import Path
 from finetune_scaling.files import new_directory
@@ -175,19 +175,19 @@ with new_directory(Path(sys.argv[1])) as directory:
 """
 
 
-def test_a_directory_that_a_killed_process_left_is_removed_by_the_next_one_alone(tmp_path):
+def test_only_the_unfinished_directory_of_a_killed_process_is_removed(tmp_path):
     target = tmp_path / "made"
-    writer = subprocess.Popen([sys.executable, "-c", _FILLS_FOREVER, str(target)], stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen([sys.executable, "-c", _WRITES_FOREVER, str(target)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "half\n"
     hidden = [entry.name for entry in tmp_path.iterdir()]
     assert target.name not in hidden
-    with new_directory(tmp_path / "made") as directory:  # the other one is at work
-        (directory / "whole").write_text("y")
+    with new_directory(tmp_path / "made") as directory:  # the other process is running
+        (directory / "complete").write_text("y")
         assert len(list(tmp_path.iterdir())) == 2
     writer.kill()
     writer.wait()
-    (target / "whole").unlink()
+    (target / "complete").unlink()
     with new_directory(target) as directory:
-        (directory / "whole").write_text("z")
+        (directory / "complete").write_text("z")
     assert [entry.name for entry in tmp_path.iterdir()] == ["made"]
-    assert [entry.name for entry in target.iterdir()] == ["whole"]
+    assert [entry.name for entry in target.iterdir()] == ["complete"]

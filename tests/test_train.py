@@ -87,19 +87,6 @@ def test_interrupted_in_every_way_a_run_ends_as_if_undisturbed(tiny_runs, tmp_pa
     assert without_times(directory) == without_times(tmp_path / "undisturbed")
 
 
-def test_ctrl_c_while_the_program_is_being_loaded_is_one_line_and_never_lost(tiny_runs, tmp_path):
-    process = train(*tiny_runs.flags("lora", tmp_path / "run"))
-    maps = Path(f"/proc/{process.pid}/maps")
-    while "jaxlib" not in maps.read_text():  # being imported
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate()
-    assert (process.returncode, printed, errors.count("\n")) == (EXIT_INTERRUPTED, "", 1), errors
-    assert errors.startswith("interrupted: ")
-    assert not (tmp_path / "run").exists()
-
-
 def test_help_is_shown_and_that_is_no_failure():
     process = train("--help")
     printed, errors = process.communicate()

@@ -11,7 +11,7 @@ from finetune_scaling.evaluation.scoring import write_rows
 from finetune_scaling.evaluation.task_evaluation import Rows
 from finetune_scaling.files import Location, read_json, write_json_atomically
 from finetune_scaling.runs.evaluators import TEST_EVALUATOR
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 
 Record = dict[str, Any]
 
@@ -27,7 +27,11 @@ def rows_path(record_path: Location, split: str) -> Location:
 
 
 def write_record(path: Location, record: Record, rows: Rows) -> None:
-    """Write the rows, then the record: its presence means that the evaluation is complete."""
+    """Write the rows, then the record, whose presence means that the evaluation is complete, on the primary process."""
+    run_on_primary(lambda: _write_files(path, record, rows))
+
+
+def _write_files(path: Location, record: Record, rows: Rows) -> None:
     for split, split_rows in rows.items():
         write_rows(rows_path(path, split), split_rows)
     write_json_atomically(path, configuration.plain(record))

@@ -29,7 +29,7 @@ from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.training.step import State, init_state, make_train_step
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.partition import format_table, table
@@ -59,7 +59,8 @@ def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, 
     check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
     data = prepare_run_data(run_config)
     model = initialize_model(run_config)
-    directory.write_environment(environment())
+    versions = environment()
+    run_on_primary(lambda: directory.write_environment(versions))
     evaluators = run_config.evaluation.named_evaluators
     prepared = prepare_evaluators(evaluators, run_config, model.tokenizer, model.config)
     with model.sharding.use_mesh():
@@ -104,7 +105,7 @@ def _train(
     _log_shardings(state, model)
     state, progress = _resume(checkpoints, directory, model, state)
     stopwatch.add(progress.seconds)
-    directory.rewind_metrics(progress.step)
+    run_on_primary(lambda: directory.rewind_metrics(progress.step))
     metrics = Metrics(directory.path, run_config.logging.writers, progress.step)
     batch_sharding = model.sharding.batch()
     loop = TrainingLoop(
@@ -215,7 +216,8 @@ def _score_test_sets(
             generate_examples=evaluation.generate_examples,
             decoding=evaluation.decoding,
         )
-        write_rows(directory.path / EVALUATION / f"{name}.jsonl", rows)
+        path = directory.path / EVALUATION / f"{name}.jsonl"
+        run_on_primary(functools.partial(write_rows, path, rows))
     return {**pooled(tests), "tests": tests}
 
 

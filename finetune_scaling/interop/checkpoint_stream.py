@@ -31,7 +31,6 @@ from finetune_scaling.runs.checkpoint_errors import storage_errors
 from finetune_scaling.runs.checkpoints import stored_name
 from finetune_scaling.runs.digest import StreamingDigest
 from finetune_scaling.runs.metrics import ProgressReporter
-from finetune_scaling.sharding.roles import alone
 
 PIECE_BYTES = 32 * 2**20  # upper bound of what one thread holds of a leaf
 _THREADS = min(4, os.cpu_count() or 1)
@@ -168,8 +167,7 @@ class Journal:
         self._folder = folder
         self._lock = threading.Lock()
         own = folder / f"pieces-{jax.process_index()}.jsonl"
-        with alone():  # every process writes its own file
-            write_atomically(own, "".join(json.dumps(record) + "\n" for record in _records(own)))
+        write_atomically(own, "".join(json.dumps(record) + "\n" for record in _records(own)))
         self._file = own.open("a", encoding="utf-8")
 
     def done(self) -> dict[tuple[str, Start], list[int]]:

@@ -66,7 +66,7 @@ def check_model(directory: str | Path) -> ModelConfig:
 def is_model(directory: str | Path) -> bool:
     """Whether a directory's config.json is that of a public model, supported or not."""
     file = location(directory) / CONFIG
-    fields = read_json(file, mend="put a good copy back") if file.is_file() else None
+    fields = read_json(file, fix="put a good copy back") if file.is_file() else None
     return isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
 
 
@@ -90,7 +90,7 @@ def read_fields(directory: Path) -> dict[str, Any]:
     file = directory / CONFIG
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file. Fix: name a directory that a model was saved into.")
-    fields = read_json(file, mend="copy it again")
+    fields = read_json(file, fix="copy it again")
     if not isinstance(fields, dict):
         raise ConfigError(f"{file}: not a JSON object, so not the config of a model. Fix: copy it again.")
     return fields

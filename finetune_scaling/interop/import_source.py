@@ -15,7 +15,7 @@ from finetune_scaling.interop.hub import Found, find, find_config
 from finetune_scaling.interop.hugging_face_model import CONFIG, check_tensors, read_family, read_fields
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.sharding.axes import MESH_AXES
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 
 _STEP = "0"
 _SPARE_BYTES = 64 * 2**20  # for small files and the file system's own needs

@@ -17,7 +17,7 @@ from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location, absolute, disk_errors, local_path, write_atomically
 from finetune_scaling.runs.run_directory import CONFIG, METRICS
-from finetune_scaling.sharding.roles import is_primary
+from finetune_scaling.sharding.processes import is_primary
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, location, read_json, write_atomically, write_json_atomically
 from finetune_scaling.runs.lease import hold_lease
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -50,7 +50,7 @@ class RunDirectory:
         """The config that the run was started with. Raises WorkdirError if this is not a run directory."""
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: not the directory of a run (it has no {CONFIG})")
-        return read_json(self.path / CONFIG, mend="put a good copy back, or choose another --workdir")
+        return read_json(self.path / CONFIG, fix="put a good copy back, or choose another --workdir")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`."""

@@ -1,177 +1,240 @@
-"""Several processes that run one program: starting them, and what only the first of them does.
+"""Programs of several processes: start-up, results shared by all processes, and joint termination.
 
-JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who. Or
-FINETUNE_SCALING_DISTRIBUTED=auto asks JAX, which knows TPU pods, SLURM and MPI. With none of them a command is one
-process.
+JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the processes, or
+FINETUNE_SCALING_DISTRIBUTED=auto lets JAX find them (TPU pods, SLURM, MPI). Without these variables a command is a
+single process. Messages go through the key-value store of JAX's coordination service, and so use no device.
 """
 
 import atexit
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from jax._src import distributed  # its client is JAX's only way to the coordination service; Orbax uses it too
 
 import finetune_scaling
-from finetune_scaling import errors
+from finetune_scaling import configuration, errors
 from finetune_scaling.errors import ConfigError, ProcessError, UserError
-from finetune_scaling.sharding import roles
-from finetune_scaling.sharding.roll_call import ADDRESS, AUTOMATIC, COUNT, NUMBER, Lifeline, gather
+from finetune_scaling.sharding.rendezvous import wait_for_processes
 
-TIMEOUT = "FINETUNE_SCALING_START_TIMEOUT"  # seconds that processes wait for each other
-_HEARTBEAT_SECONDS = 30  # JAX's own notice of a process that is gone, where the roll call's cannot be
+ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+AUTOMATIC = "FINETUNE_SCALING_DISTRIBUTED"
+TIMEOUT = "FINETUNE_SCALING_START_TIMEOUT"  # seconds that processes wait for each other at start-up
+_HEARTBEAT_SECONDS = 30  # JAX ends all processes, naming the lost one, when one sends no heartbeat for this long
+_POLL_SECONDS = 0.5
+_GRACE_SECONDS = 2.0
+_FAILURE = "finetune_scaling/failure"
+
+_calls = itertools.count()
+_running_on_primary = False
 
 
-@contextlib.contextmanager
-def joined(facts: Mapping[str, Any]) -> Iterator[None]:
-    """Makes this process one of those that the environment speaks of, until the block ends.
+def is_distributed() -> bool:
+    """Return whether this process is one of several of the same program."""
+    return jax.distributed.is_initialized()
 
-    facts: what must be equal on all of them (flags, config). Raises ProcessError where a process is missing or differs.
+
+def is_primary() -> bool:
+    """Return whether this is the primary process, which writes the files that all processes share."""
+    return not is_distributed() or _running_on_primary or distributed.global_state.process_id == 0
+
+
+def run_on_primary(function: Callable[[], Any]) -> Any:
+    """Run `function` on the primary process and return its result (JSON-like) on all processes.
+
+    All processes must call it, in the same order. A UserError that `function` raises is raised on all processes.
     """
-    timeout = _positive(TIMEOUT, os.environ.get(TIMEOUT, "60"))
-    if os.environ.get(AUTOMATIC):
-        _start_automatically(timeout)
-        _take_role()
-        with _left_on_failure():
-            _check_equal(facts)
-            yield
-        return
-    address, count, number = _identity(os.environ)
-    lifeline = gather(address, number, count, {**facts, "code": _code()}, timeout)
-    jax.distributed.initialize(
-        address, count, number, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
-    )
-    _take_role()
-    with _left_on_failure(), _told(lifeline, number):
-        yield
-
-
-@contextlib.contextmanager
-def _left_on_failure() -> Iterator[None]:
-    """Ends a process that fails without JAX's farewell, which would wait minutes for the others, who wait for it."""
-    try:
-        yield
-    except errors.Preempted:  # which is agreed upon: all of them end so
-        raise
-    except KeyboardInterrupt:
-        atexit.register(_leave, errors.EXIT_INTERRUPTED)
-        raise
-    except BaseException as error:
-        atexit.register(_leave, getattr(error, "exit_code", errors.EXIT_FAILED))
-        raise
-
-
-@contextlib.contextmanager
-def _told(lifeline: Lifeline, number: int) -> Iterator[None]:
-    """Tells the others how this process ends."""
-    try:
-        yield
-    except errors.Preempted:
-        lifeline.close()
-        raise
-    except BaseException as error:
-        lifeline.fail(f"process {number} failed: {' '.join(str(error).split()) or type(error).__name__}")
-        raise
-    lifeline.close()
-
-
-def _leave(code: int) -> None:
-    """Ends at once: JAX's own farewell would wait for processes that are ending too."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _identity(environment: Mapping[str, str]) -> tuple[str, int, int]:
-    missing = [name for name in (ADDRESS, COUNT, NUMBER) if not environment.get(name)]
-    if missing:
-        raise ConfigError(f"{missing[0]} is not set; several processes need {ADDRESS}, {COUNT} and {NUMBER}")
-    count, number = _positive(COUNT, environment[COUNT]), environment[NUMBER]
-    if not number.isdigit() or int(number) >= count:
-        raise ConfigError(f"{NUMBER} = {number} must be a number from 0 to {count - 1} ({COUNT} = {count})")
-    return environment[ADDRESS], count, int(number)
-
-
-def _take_role() -> None:
-    if jax.process_index() != 0:  # what they log is what the first one does
-        logging.getLogger("finetune_scaling").setLevel(logging.WARNING)
-    roles.take(roles.Role(jax.process_index() == 0, _run_on_primary))
-
-
-def _positive(name: str, text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"{name} = {text!r} must be a number from 1 on")
-    return int(text)
-
-
-def _start_automatically(timeout: int) -> None:
-    if os.environ[AUTOMATIC] != "auto":
-        raise ConfigError(f"{AUTOMATIC} = {os.environ[AUTOMATIC]!r} is unknown; set it to auto, or leave it out")
-    try:
-        jax.distributed.initialize(initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-    except (ValueError, RuntimeError) as error:
-        raise ProcessError(
-            f"{AUTOMATIC}=auto: JAX found no cluster here ({error}); set {ADDRESS}, {COUNT} and {NUMBER} instead"
-        ) from error
-
-
-def _check_equal(facts: Mapping[str, Any]) -> None:
-    """Raises ProcessError on every process where one has other facts than process 0."""
-    for name, value in {**facts, "code": _code()}.items():
-        digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
-        rows = _all_gather(np.frombuffer(digest, np.uint8))
-        differing = [i for i, row in enumerate(rows) if (row != rows[0]).any()]
-        if differing:
-            raise ProcessError(
-                f"process {differing[0]} differs from process 0 in its {name}; give all of them the same"
-            )
-
-
-@functools.cache
-def _code() -> dict[str, str]:
-    """The first digits of the digest of each of the package's files."""
-    root = Path(finetune_scaling.__file__).parent
-    return {
-        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in sorted(root.rglob("*.py"))
-    }
-
-
-def _run_on_primary(function: Callable[[], Any]) -> Any:
-    outcome = _broadcast(_outcome(function) if roles.is_primary() else {})
+    if not is_distributed() or _running_on_primary:
+        return function()
+    key = f"finetune_scaling/results/{next(_calls)}"
+    if is_primary():
+        _client().key_value_set(key, json.dumps(_outcome(function)))
+    outcome = json.loads(_wait_for_value(key))
     if "error" in outcome:
         raise getattr(errors, outcome["error"])(outcome["message"])
     return outcome["value"]
 
 
 def _outcome(function: Callable[[], Any]) -> dict[str, Any]:
+    """Return the result of `function` or the UserError that it raised, as JSON-like data."""
+    global _running_on_primary
+    _running_on_primary = True
     try:
-        with roles.alone():
-            return {"value": function()}
+        return {"value": function()}
     except UserError as error:
-        known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
-        return {"error": known, "message": str(error)}
+        kind = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
+        return {"error": kind, "message": str(error)}
+    finally:
+        _running_on_primary = False
 
 
-def _broadcast(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The first process's message, on all of them."""
-    text = np.frombuffer(json.dumps(message).encode(), np.uint8)
-    size = int(_all_gather(np.array([len(text)], np.int32))[0, 0])
-    room = np.zeros(1 << max(8, size.bit_length()), np.uint8)  # few sizes, few compilations
-    if roles.is_primary():
-        room[: len(text)] = text
-    return json.loads(_all_gather(room)[0][:size].tobytes())
+def is_requested(environment: Mapping[str, str]) -> bool:
+    """Return whether the environment describes several processes."""
+    return any(environment.get(name) for name in (ADDRESS, COUNT, NUMBER, AUTOMATIC))
 
 
-def _all_gather(values: np.ndarray) -> np.ndarray:
-    """[N] of each process -> [processes, N]."""
-    from jax.experimental import multihost_utils
+@contextlib.contextmanager
+def distributed_program(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Run the block as one of the processes that the environment describes.
 
-    return np.asarray(multihost_utils.process_allgather(values))
+    settings: flags and config, which must be equal on all processes. A process that fails ends the others.
+
+    Raises:
+      ConfigError: an environment variable is missing or wrong.
+      ProcessError: a process is missing, or its settings or code differ from those of process 0.
+    """
+    _initialize(_positive(TIMEOUT, os.environ.get(TIMEOUT, "60")))
+    if not is_primary():  # the primary process logs the same
+        logging.getLogger("finetune_scaling").setLevel(logging.WARNING)
+    with _joint_failure():
+        _check_equal({**settings, "code": _code(), COUNT: distributed.global_state.num_processes})
+        yield
+
+
+def _initialize(timeout: int) -> None:
+    """Start JAX's coordination service and connect to it."""
+    initialize = functools.partial(
+        jax.distributed.initialize, initialization_timeout=timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+    )
+    if not os.environ.get(AUTOMATIC):
+        host, port, count, number = _identity(os.environ)
+        wait_for_processes((host, port), number, count, timeout)
+        initialize(f"{host}:{port}", count, number)
+        return
+    if os.environ[AUTOMATIC] != "auto":
+        raise ConfigError(f"{AUTOMATIC} = {os.environ[AUTOMATIC]!r} is unknown; set it to auto or unset it")
+    try:
+        initialize()
+    except (ValueError, RuntimeError) as error:
+        raise ProcessError(
+            f"{AUTOMATIC}=auto: JAX found no cluster here ({error}); set {ADDRESS}, {COUNT} and {NUMBER} instead"
+        ) from error
+
+
+def _identity(environment: Mapping[str, str]) -> tuple[str, int, int, int]:
+    """Return (host, port, number of processes, number of this process)."""
+    missing = [name for name in (ADDRESS, COUNT, NUMBER) if not environment.get(name)]
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set; several processes need {ADDRESS}, {COUNT} and {NUMBER}")
+    host, _, port = environment[ADDRESS].rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"{ADDRESS} = {environment[ADDRESS]!r} is not HOST:PORT; give the address of process 0")
+    count, number = _positive(COUNT, environment[COUNT]), environment[NUMBER]
+    if not number.isdigit() or int(number) >= count:
+        raise ConfigError(f"{NUMBER} = {number} must be a number from 0 to {count - 1} ({COUNT} = {count})")
+    return host, int(port), count, int(number)
+
+
+def _positive(name: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"{name} = {text!r} must be a positive integer")
+    return int(text)
+
+
+def _check_equal(settings: Mapping[str, Any]) -> None:
+    """Raise ProcessError on every process where the settings of one differ from those of process 0."""
+    client, number = _client(), distributed.global_state.process_id
+    own = configuration.plain(settings)
+    if is_primary():
+        client.key_value_set("finetune_scaling/settings", json.dumps(own))
+    differing = configuration.differing_fields(json.loads(_wait_for_value("finetune_scaling/settings")), own)
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        message = (
+            f"process {number} on {socket.gethostname()} differs from process 0 in {', '.join(differing[:4])}{more}; "
+            "give all processes the same"
+        )
+        client.key_value_set(f"finetune_scaling/differences/{number:09d}", message)
+    client.wait_at_barrier("finetune_scaling/settings are compared", 1000 * _HEARTBEAT_SECONDS)
+    if found := client.key_value_dir_get("finetune_scaling/differences/"):
+        raise ProcessError(min(found)[1])
+
+
+@functools.cache
+def _code() -> dict[str, str]:
+    """Return the first digits of the SHA-256 of each file of the package."""
+    root = Path(finetune_scaling.__file__).parent
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in sorted(root.rglob("*.py"))
+    }
+
+
+@contextlib.contextmanager
+def _joint_failure() -> Iterator[None]:
+    """End all processes when one fails: the others would wait for it in a collective operation."""
+    done = threading.Event()
+    watcher = threading.Thread(target=_exit_after_failure_elsewhere, args=(done,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    except errors.Preempted:  # all processes stop at the same step
+        raise
+    except BaseException as error:
+        done.set()
+        _publish_failure(error)
+        code = errors.EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else errors.EXIT_FAILED
+        atexit.register(_exit, getattr(error, "exit_code", code))  # JAX's own exit waits minutes for the others
+        raise
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _publish_failure(error: BaseException) -> None:
+    client, number = _client(), distributed.global_state.process_id
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError):  # if a process was lost, JAX ends this one and names it
+            client.wait_at_barrier("finetune_scaling/all failed", 1000 * (_HEARTBEAT_SECONDS + 5))
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.key_value_set(_FAILURE, f"process {number} failed: {_one_line(error)}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _exit_after_failure_elsewhere(done: threading.Event) -> None:
+    """Exit when another process publishes a failure; this one may hang in a collective operation with it."""
+    while not done.wait(_POLL_SECONDS):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # not found
+            message = _client().key_value_try_get(_FAILURE)
+            if not done.is_set():
+                print(f"error: {message}; run the same command again on all of them", file=sys.stderr, flush=True)
+                _exit(errors.EXIT_FAILED)
+
+
+def _exit(code: int) -> None:
+    """Exit without JAX's shutdown, which would wait for processes that have ended."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if distributed.global_state.process_id == 0:
+        threading.Event().wait(_GRACE_SECONDS)  # the others read the failure before the coordination service ends
+    os._exit(code)
+
+
+def _client() -> Any:
+    return distributed.global_state.client
+
+
+def _wait_for_value(key: str) -> str:
+    """Return a value of the key-value store as soon as another process has set it.
+
+    It may take hours. JAX ends this process if the other one is lost.
+    """
+    while True:
+        try:
+            return _client().blocking_key_value_get(key, timeout_in_ms=10_000)  # Ctrl-C is noticed between the calls
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise

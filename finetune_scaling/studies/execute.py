@@ -22,7 +22,7 @@ from finetune_scaling.experiments.run import run as train
 from finetune_scaling.files import disk_errors, write_json_atomically
 from finetune_scaling.interop.model_import import import_model
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, lock_directory, run_state
-from finetune_scaling.sharding.roles import is_distributed, is_primary, run_on_primary
+from finetune_scaling.sharding.processes import is_distributed, is_primary, run_on_primary
 from finetune_scaling.studies.configs import (
     Base,
     base_of,
@@ -170,7 +170,9 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, summary: ExecutionSumm
     except Exception as error:
         if is_distributed() and not isinstance(error, TrainingError | ConfigError):
             raise  # may concern this process only: the others would wait for it in the next run
-        _record_failure(directory, error)
+        log.error("%s failed: %s", directory, error)
+        if is_primary():
+            _record_failure(directory, error)
         summary.failed += 1
         return
     if is_primary():
@@ -197,7 +199,6 @@ def _prepare_base(study: StudyConfig, workdir: Path, run: Run, summary: Executio
 
 
 def _record_failure(directory: Path, error: Exception) -> None:
-    log.error("%s failed: %s", directory, error)
     trace = [] if isinstance(error, UserError) else traceback.format_exception(error)
     write_json_atomically(
         directory / FAILURE, {"error": str(error), "kind": type(error).__name__, "traceback": "".join(trace)}

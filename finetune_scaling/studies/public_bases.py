@@ -10,7 +10,7 @@ from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.interop.import_source import read_source_config
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.run_directory import CONFIG, RESULT
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.configs import Base, conversion, family_model
 from finetune_scaling.studies.grid import StudyConfig
 

@@ -353,7 +353,7 @@ def test_mistakes_are_one_line_each(config, tmp_path):
             ["--shards=4", "--min_tokens=3"],
             "of other settings (they differ in min_tokens;",
         ),
-        (tmp_path / "file", [], "a file stands where a directory must be"),
+        (tmp_path / "file", [], "file instead of a directory"),
         (tmp_path / "empty", ["--min_tokens=100000"], "no document is left (empty_documents: 2"),
         (tmp_path / "new", ["--config.tokenizer=nowhere"], "no such tokenizer"),
     ]

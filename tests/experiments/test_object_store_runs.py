@@ -396,6 +396,6 @@ def test_inspecting_names_a_bucket_and_a_folder_that_are_not_there(bucket):
 
 def test_a_url_of_another_kind_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WorkdirError, match="ftp://host/run: ftp:// is not known; give gs:// or a local path"):
+    with pytest.raises(WorkdirError, match="ftp://host/run: ftp://"):
         RunDirectory("ftp://host/run")
     assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,7 @@ def _start(
     ]
 
 
-def _wait(processes: Sequence[subprocess.Popen], seconds: float = 120) -> list[Ended]:
+def _wait(processes: Sequence[subprocess.Popen], seconds: float = 300) -> list[Ended]:
     """Their ends, in order; kills them all where one takes longer."""
     try:
         texts = [process.communicate(timeout=seconds) for process in processes]

@@ -129,7 +129,7 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
             f"{directory}: has the tokenizer of a public model without that model's config.json; give the directory of "
             "the complete model, or DIR/tokenizer of a converted one"
         )
-    fields = read_json(file, mend="copy it again")
+    fields = read_json(file, fix="copy it again")
     found = {**fields, **fields.get("text_config", {})}
     return {name: found.get(name) for name in _FIELDS}
 

@@ -106,7 +106,7 @@ def read_peft_adapter(directory: Path) -> PeftAdapter:
         CheckpointError: A file is missing or damaged, or a tensor is quantized or not finite.
         ConfigError: adapter_config.json is not a JSON object.
     """
-    fields = read_json(_existing(directory / CONFIG), mend="copy it again")
+    fields = read_json(_existing(directory / CONFIG), fix="copy it again")
     if not isinstance(fields, Mapping):
         raise ConfigError(f"{directory / CONFIG}: not a JSON object. Fix: copy it again.")
     return PeftAdapter(fields, _read_tensors(_existing(directory / WEIGHTS)), str(directory))

@@ -104,7 +104,7 @@ def _check_base(directory: Path, adapter: PeftAdapter, base: RunCheckpoint) -> N
 
 def _recorded_base(record: Path) -> str | None:
     """Return the digest of the base, as recorded when we exported the adapter."""
-    fields = read_json(record, mend="copy it again")
+    fields = read_json(record, fix="copy it again")
     digest = fields.get("base_digest") if isinstance(fields, Mapping) else fields
     if digest is not None and not isinstance(digest, str):
         raise CheckpointError(f"{record}: base_digest is not a string. Fix: copy it again.")

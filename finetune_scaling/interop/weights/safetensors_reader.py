@@ -122,7 +122,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 def indexed_files(index: Path) -> list[str]:
     """Return the names of the files in an index, at least one."""
-    content = read_json(index, mend="copy it again")
+    content = read_json(index, fix="copy it again")
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):

@@ -27,7 +27,7 @@ from finetune_scaling.metrics.learned.environment import metrics_cache, tool_int
 from finetune_scaling.metrics.learned.process import MetricProcess
 from finetune_scaling.metrics.learned.score_cache import ScoreCache
 from finetune_scaling.metrics.metric import SegmentScores
-from finetune_scaling.sharding.roles import run_on_primary
+from finetune_scaling.sharding.processes import run_on_primary
 
 ADAPTERS = Path(__file__).parent / "adapters"
 
