@@ -1,12 +1,11 @@
-"""Kills a training run at random moments and asks for the same result: python benchmarks/kill_run.py --kills=30
+"""Kill a training run at random moments and compare its result: python benchmarks/kill_run.py --kills=30
 
-Trains a small run undisturbed, then the same in another directory, killed by SIGKILL and started again until it is
-done. Of the kills a share (--inside-writes) is aimed at the writing of a checkpoint, the others at any moment. With
---processes=2 the run is two processes, of which one is killed, and the other has to end by itself.
+Trains a small run undisturbed, then the same run in another directory, killed by SIGKILL and restarted until it is done.
+A fraction of the kills (--inside-writes) hits the writing of a checkpoint, the others a random moment. With
+--processes=2 the run has two processes; one is killed, and the other must end without help.
 
-Both runs must end with the same bits: parameters and optimizer state, metrics, scores. Every process that lives long
-enough must go on from the newest checkpoint that the killed one left, and find none damaged. Prints a JSON summary;
-exits with 1 where anything differs.
+Both runs must end bit for bit alike: parameters, optimizer state, metrics, scores. Every process that lives long enough
+must resume from the newest checkpoint and find none damaged. Prints a JSON summary; exits with 1 if anything differs.
 """
 
 import json
@@ -29,23 +28,23 @@ from killing import finish, start, start_together, wait_for
 
 _TINY = Path(__file__).parents[1] / "tests" / "tiny.py"
 
-_METHOD = flags.DEFINE_enum("method", "full", ["full", "lora", "prompt"], "What the run trains.")
-_KILLS = flags.DEFINE_integer("kills", 30, "How often it is killed.", lower_bound=1)
-_INSIDE = flags.DEFINE_float("inside_writes", 0.5, "Share of kills aimed at a checkpoint's writing.", 0.0, 1.0)
-_PROCESSES = flags.DEFINE_integer("processes", 1, "Processes that train together.", lower_bound=1)
+_METHOD = flags.DEFINE_enum("method", "full", ["full", "lora", "prompt"], "Tuning method of the run.")
+_KILLS = flags.DEFINE_integer("kills", 30, "Number of kills.", lower_bound=1)
+_INSIDE = flags.DEFINE_float("inside_writes", 0.5, "Fraction of kills while a checkpoint is written.", 0.0, 1.0)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Number of processes of the run.", lower_bound=1)
 _STEPS = flags.DEFINE_integer(
     "steps", 1500, "Length of the run; a checkpoint is saved every 10 steps.", lower_bound=100
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where both runs go; default: a directory that is deleted afterwards.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of both runs; default: a temporary one.")
 
 SAVE_EVERY = 10
-SURVIVOR_SECONDS = 120  # within which the other processes must have ended
-TEMPORARY = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint that it writes
+SURVIVOR_SECONDS = 120  # time for the other processes to end
+TEMPORARY = "*.orbax-checkpoint-tmp*"  # name of an unfinished checkpoint of Orbax
 
 
 class Moment(NamedTuple):
-    """When to kill: with a checkpoint of this step there, inside a write or not, and so many seconds after that."""
+    """The moment of a kill: after a checkpoint of `step`, during a write if `inside`, and `delay` seconds later."""
 
     step: int
     inside: bool
@@ -53,19 +52,19 @@ class Moment(NamedTuple):
 
 
 def main() -> None:
-    """Runs the campaign and prints the summary."""
+    """Run both runs and print the summary."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(_WORKDIR.value or temporary)
         if (folder / "killed").exists():
             raise ConfigError(f"{folder / 'killed'} exists; give a new --workdir")
         summary = campaign(folder)
     print(json.dumps(summary, indent=2))
-    if not (summary["identical"] and summary["all_went_on_from_the_newest"] and not summary["damaged"]):
+    if not (summary["identical"] and summary["all_resumed_from_the_newest"] and not summary["damaged"]):
         sys.exit(EXIT_FAILED)
 
 
 def campaign(folder: Path) -> dict[str, Any]:
-    """Both runs below `folder`; the summary as plain data."""
+    """Run both runs in `folder` and return the summary."""
     prepare(folder)
     began = time.monotonic()
     run_to_end(folder, "undisturbed")
@@ -81,8 +80,8 @@ def campaign(folder: Path) -> dict[str, Any]:
         "processes": _PROCESSES.value,
         "kills": len(deaths),
         "kills_that_left_a_half_written_checkpoint": sum(death["left_half_written"] for death in deaths),
-        "kills_before_the_run_went_on": sum(death["went_on_from"] is None for death in deaths),
-        "all_went_on_from_the_newest": all(map(went_on, deaths, [*deaths[1:], None])),
+        "kills_before_the_run_resumed": sum(death["resumed_from"] is None for death in deaths),
+        "all_resumed_from_the_newest": all(map(resumed_from_newest, deaths, [*deaths[1:], None])),
         "damaged": sum(log.read_text().count("damaged") for log in folder.glob("killed-*.log")),
         "longest_seconds_of_a_survivor": max(death["survived_seconds"] for death in deaths),
         "same": same,
@@ -94,7 +93,7 @@ def campaign(folder: Path) -> dict[str, Any]:
 
 
 def prepare(folder: Path) -> None:
-    """The tokenizer, and the base that the run starts from."""
+    """Make the tokenizer and the base model of the run."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, log = folder / "tokenizer", folder / "prepare.log"
     finish(start(log, "prepare", "tokenizer", f"--config={_TINY}:tokenizer", f"--out={tokenizer}"), log)
@@ -103,7 +102,7 @@ def prepare(folder: Path) -> None:
 
 
 def start_run(folder: Path, name: str, number: int) -> tuple[list[subprocess.Popen], list[Path]]:
-    """Starts the run's processes for the `number`th time; with the files that they log to."""
+    """Start the processes of the run for the `number`th time; return them and their log files."""
     logs = [folder / f"{name}-{number}-{process}.log" for process in range(_PROCESSES.value)]
     run = [
         f"--config={_TINY}:{_METHOD.value}",
@@ -118,7 +117,7 @@ def start_run(folder: Path, name: str, number: int) -> tuple[list[subprocess.Pop
 
 
 def run_to_end(folder: Path, name: str, number: int = 0) -> Path:
-    """Runs until the end; returns the first process's log."""
+    """Run to the end and return the log of process 0."""
     processes, logs = start_run(folder, name, number)
     for process, log in zip(processes, logs, strict=True):
         finish(process, log)
@@ -126,28 +125,28 @@ def run_to_end(folder: Path, name: str, number: int = 0) -> Path:
 
 
 def moments(kills: int, steps: int, inside: float, rng: random.Random) -> list[Moment]:
-    """Spread over the run; those inside writes among the others."""
-    places = sorted(rng.randrange(steps - 10 * SAVE_EVERY) for _ in range(kills))
+    """Return random moments over the run; a fraction `inside` of them during a write."""
+    chosen_steps = sorted(rng.randrange(steps - 10 * SAVE_EVERY) for _ in range(kills))
     chosen = set(rng.sample(range(kills), round(inside * kills)))
     delays = [rng.uniform(0, 0.03 if k in chosen else 0.3) for k in range(kills)]
-    return [Moment(step, k in chosen, delay) for k, (step, delay) in enumerate(zip(places, delays, strict=True))]
+    return [Moment(step, k in chosen, delay) for k, (step, delay) in enumerate(zip(chosen_steps, delays, strict=True))]
 
 
 def run_killed(folder: Path, plan: list[Moment]) -> list[dict[str, Any]]:
-    """Trains with a kill at every moment of `plan`, then to the end; tells what came of each kill."""
+    """Train with a kill at every moment of `plan`, then to the end; return a record of each kill."""
     deaths: list[dict[str, Any]] = []
     rng = random.Random(_SEED.value)
     for number, moment in enumerate(plan):
         processes, logs = start_run(folder, "killed", number)
         deaths.append(kill(folder / "killed", moment, processes, rng.randrange(len(processes))))
         if number:
-            deaths[number - 1]["went_on_from"] = went_on_from(logs[0])
-    deaths[-1]["went_on_from"] = went_on_from(run_to_end(folder, "killed", len(plan)))
+            deaths[number - 1]["resumed_from"] = resumed_from(logs[0])
+    deaths[-1]["resumed_from"] = resumed_from(run_to_end(folder, "killed", len(plan)))
     return deaths
 
 
 def kill(directory: Path, moment: Moment, processes: list[subprocess.Popen], victim: int) -> dict[str, Any]:
-    """Kills one process at a moment and waits for the others' end."""
+    """Kill one process at a moment and wait until the others have ended."""
     began, before = time.monotonic(), half_written(directory)
     wait_for(processes[victim], lambda: is_due(directory, moment, before))
     time.sleep(moment.delay)
@@ -168,41 +167,41 @@ def kill(directory: Path, moment: Moment, processes: list[subprocess.Popen], vic
 
 
 def is_due(directory: Path, moment: Moment, before: set[int]) -> bool:
-    """Whether the run has come as far as a moment says, and writes a checkpoint of its own where it says so."""
+    """Return whether the run has reached a moment, and writes a checkpoint if the moment requires it."""
     if next(checkpoint_steps(directory), 0) < moment.step:
         return False
     return not moment.inside or bool(half_written(directory) - before)
 
 
 def half_written(directory: Path) -> set[int]:
-    """Checkpoints that are being written, or were when a process died, by their numbers in the file system."""
+    """Return the inodes of unfinished checkpoints."""
     found = set()
     for path in (directory / CHECKPOINTS).glob(TEMPORARY):
         try:
             found.add(path.stat().st_ino)
-        except FileNotFoundError:  # it was finished meanwhile
+        except FileNotFoundError:  # finished meanwhile
             continue
     return found
 
 
-def went_on_from(log: Path) -> int | None:
-    """The step that a process says it goes on from."""
+def resumed_from(log: Path) -> int | None:
+    """Return the step from which a process resumed, according to its log."""
     found = re.search(r"resuming from step (\d+)", log.read_text())
     return int(found[1]) if found else None
 
 
-def went_on(death: dict[str, Any], following: dict[str, Any] | None) -> bool:
-    """Whether the next process went on from the newest checkpoint, or was itself killed before it came to that.
+def resumed_from_newest(death: dict[str, Any], following: dict[str, Any] | None) -> bool:
+    """Return whether the next process resumed from the newest checkpoint, or was killed before it could.
 
-    Killed so early, it leaves what it found: no newer checkpoint, and no half-written one of its own.
+    In the second case it has left no newer and no unfinished checkpoint.
     """
-    if death["went_on_from"] is not None or following is None:
-        return death["went_on_from"] == death["newest"]
+    if death["resumed_from"] is not None or following is None:
+        return death["resumed_from"] == death["newest"]
     return following["newest"] == death["newest"] and not following["left_half_written"]
 
 
 def outcome(directory: Path) -> dict[str, Any]:
-    """All that a run leaves behind, but for times."""
+    """Return the results of a run without times."""
     run = RunDirectory(directory)
     newest = next(checkpoint_steps(directory))
     return {

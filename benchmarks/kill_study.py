@@ -1,7 +1,7 @@
-"""Kills a study at random moments and asks for the same points: python benchmarks/kill_study.py --kills=10
+"""Kill a study at random moments and compare its points: python benchmarks/kill_study.py --kills=10
 
-Runs a study undisturbed, then the same study in another directory, killed by SIGKILL and restarted until it is done,
-and compares their points.csv byte for byte. Prints a JSON summary; exits with 1 where the tables differ.
+Runs a study undisturbed, then the same study in another directory, where it is killed by SIGKILL and restarted until it
+is done, and compares the two points.csv byte for byte. Prints a JSON summary; exits with 1 if they differ.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from killing import finish, start, wait_for
 _TINY_STUDY = Path(__file__).parents[1] / "tests" / "tiny.py"
 
 _CONFIG = flags.DEFINE_string("config", f"{_TINY_STUDY}:study", "Config of the study to kill.")
-_KILLS = flags.DEFINE_integer("kills", 10, "How often it is killed.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where both studies go; default: a directory that is deleted afterwards.")
+_KILLS = flags.DEFINE_integer("kills", 10, "Number of kills.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of both studies; default: a temporary one.")
 
 
 class Undisturbed(NamedTuple):
-    """A study run at one go: how long it took, until its directory was claimed and in all, and its number of runs."""
+    """An undisturbed study: seconds until its config was written, seconds in total, and number of runs."""
 
     start_seconds: float
     seconds: float
@@ -36,7 +36,7 @@ class Undisturbed(NamedTuple):
 
 
 def main() -> None:
-    """Runs both studies and prints the summary."""
+    """Run both studies and print the summary."""
     if _WORKDIR.value:
         summary = compare(_CONFIG.value, Path(_WORKDIR.value), _KILLS.value, _SEED.value)
     else:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def compare(config: str, folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Both studies below `folder`; the summary as plain data."""
+    """Run both studies in `folder` and return the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     undisturbed, killed = folder / "undisturbed", folder / "killed"
     facts = run_undisturbed(config, undisturbed)
@@ -69,7 +69,7 @@ def compare(config: str, folder: Path, kills: int, seed: int) -> dict[str, Any]:
 
 
 def run_undisturbed(config: str, workdir: Path) -> Undisturbed:
-    """Runs the study once; raises TrainingError where it fails."""
+    """Run the study once. Raises TrainingError if it fails."""
     began = time.monotonic()
     process = start(log_of(workdir), "study", *study_flags(config, workdir))
     wait_for(process, (workdir / "config.json").exists)
@@ -79,16 +79,16 @@ def run_undisturbed(config: str, workdir: Path) -> Undisturbed:
 
 
 def moments(facts: Undisturbed, kills: int, rng: random.Random) -> list[tuple[int, float]]:
-    """When to kill: from so many finished runs on, and so many seconds after that or after the process's start."""
-    each = facts.seconds / facts.runs
+    """Return the moments of the kills: (number of finished runs, further seconds)."""
+    per_run = facts.seconds / facts.runs
     finished = sorted(rng.randrange(max(1, facts.runs - 2)) for _ in range(kills))
-    return [(count, rng.uniform(0, facts.start_seconds + 2 * each)) for count in finished]
+    return [(count, rng.uniform(0, facts.start_seconds + 2 * per_run)) for count in finished]
 
 
 def run_killed(
     config: str, workdir: Path, facts: Undisturbed, plan: list[tuple[int, float]]
 ) -> list[dict[str, float | int]]:
-    """Runs the study with a kill at every moment of `plan`, then to its end; tells where each kill struck."""
+    """Run the study with a kill at every moment of `plan`, then to its end; return a record of each kill."""
     deaths: list[dict[str, float | int]] = []
     for count, delay in plan:
         began = time.monotonic()
@@ -107,17 +107,17 @@ def run_killed(
 
 
 def study_flags(config: str, workdir: Path) -> list[str]:
-    """What the study command is given."""
+    """Return the flags of the study command."""
     return [f"--config={config}", f"--workdir={workdir}"]
 
 
 def log_of(workdir: Path) -> Path:
-    """The file that a study's processes log to."""
+    """Return the log file of a study."""
     return workdir.with_name(f"{workdir.name}.log")
 
 
 def finished_runs(workdir: Path) -> int:
-    """How many finetuning runs have their result."""
+    """Return the number of finetuning runs with a result."""
     return sum(1 for _ in workdir.glob("runs/*/*/*/result.json"))
 
 

@@ -1,4 +1,4 @@
-"""What the campaigns that kill commands share."""
+"""Starting and ending commands, for the benchmarks that kill them."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ POLL_SECONDS = 0.002
 
 
 def start(log: Path, command: str, *flags: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """Starts a command of the package, whose log lines go to a file."""
+    """Start a command of the package and write its log to a file."""
     arguments = [sys.executable, "-m", f"finetune_scaling.{command}", *flags]
     variables = {**os.environ, **(environment or {})}
     with log.open("w") as file:
@@ -22,7 +22,7 @@ def start(log: Path, command: str, *flags: str, environment: Mapping[str, str] |
 
 
 def start_together(logs: list[Path], command: str, *flags: str) -> list[subprocess.Popen]:
-    """Starts a command as so many processes that run together as there are files for their logs."""
+    """Start a command as one distributed program, with a process for each log file."""
     if len(logs) == 1:
         return [start(logs[0], command, *flags)]
     with socket.socket() as opened:
@@ -36,12 +36,14 @@ def start_together(logs: list[Path], command: str, *flags: str) -> list[subproce
 
 
 def finish(process: subprocess.Popen, log: Path) -> None:
-    """Waits for a command's end; raises TrainingError with its last words where it failed."""
+    """Wait for the end of a command. Raises TrainingError with its last log line if it failed."""
     if process.wait():
-        raise TrainingError(f"the command ended with {process.returncode}: {log.read_text().strip().splitlines()[-1:]}")
+        raise TrainingError(
+            f"the command exited with {process.returncode}: {log.read_text().strip().splitlines()[-1:]}"
+        )
 
 
 def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
-    """Returns when something happened or the process ended."""
+    """Return when happened() is true or the process has ended."""
     while process.poll() is None and not happened():
         time.sleep(POLL_SECONDS)

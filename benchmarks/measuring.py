@@ -1,4 +1,4 @@
-"""Timing of a step on a machine that others use too: medians of undisturbed steps, or one step at a time on demand."""
+"""Timing of steps on a shared machine: medians of undisturbed steps, or single steps on demand."""
 
 import dataclasses
 import os
@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-DISTURBED = 0.1  # cores that other processes may keep busy during a step that counts
+DISTURBED = 0.1  # cores that other processes may use during an undisturbed step
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _STAT = Path("/proc/stat")
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds a step: the median and the least of the undisturbed steps (of all, where none was), and their numbers."""
+    """Seconds per step: median and minimum of the undisturbed steps (of all steps if there are none), and counts."""
 
     median_s: float
     min_s: float
@@ -25,7 +25,7 @@ class Timing:
 
 
 def time_steps(step: Callable[[], object], turns: Iterator[None]) -> Timing:
-    """Times one call of `step` per turn; `step` returns when its work is done."""
+    """Time one call of `step` per turn; `step` returns when its work is done."""
     quiet: list[float] = []
     noisy: list[float] = []
     for _ in turns:
@@ -41,14 +41,14 @@ def time_steps(step: Callable[[], object], turns: Iterator[None]) -> Timing:
 
 
 def at_once(steps: int) -> Iterator[None]:
-    """A turn for each of `steps`, without a pause."""
+    """Yield `steps` turns without a pause."""
     yield from (None for _ in range(steps))
 
 
 def on_demand() -> Iterator[None]:
-    """Says "ready"; then a turn for every line of stdin, answered by "done", until it closes.
+    """Print "ready"; then yield a turn for every line of stdin and print "done" after it, until stdin closes.
 
-    So a runner lets several programs take turns, one step each, and drift of the machine falls on all of them alike.
+    Several programs can so take turns, and drift of the machine affects all of them alike.
     """
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -57,7 +57,7 @@ def on_demand() -> Iterator[None]:
 
 
 def busy_elsewhere() -> float:
-    """CPU seconds that everything but this process has used since the machine started; 0 where Linux does not tell."""
+    """Return the CPU seconds of all other processes since boot; 0 if /proc/stat does not exist."""
     if not _STAT.exists():
         return 0.0
     user, nice, system, _, _, interrupts, soft_interrupts, stolen = map(int, _STAT.read_text().split()[1:9])
@@ -66,6 +66,6 @@ def busy_elsewhere() -> float:
 
 
 def peak_memory_mib() -> int:
-    """Largest resident set of this process so far."""
+    """Return the largest resident set size of this process in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)

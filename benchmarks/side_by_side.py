@@ -1,12 +1,12 @@
-"""Times decoding beside other programs, in turns, and prints one table for all shapes and searches:
+"""Time decoding and that of other programs in turns, and print one table for all shapes and searches:
 
     python benchmarks/side_by_side.py --out=decode.json \\
         --peer="Hugging Face, eager=PYTHON hf_decode.py --shape {shape} --beams {beams}" ...
 
 A peer is any program that, given --paced, prints "ready" after its warm-up, decodes once for each line on stdin and
 answers "done", and prints a JSON line with "median_s" and "tokens_per_s" when stdin closes; {shape} and {beams} are
-filled in. All are warmed up, then take turns, one call each, so that drift of the machine falls on all alike; before
-each the script waits until nothing else keeps the machine busy. The JSON file holds every program's own line.
+replaced. After warm-up the programs take turns, one call each, so that drift of the machine affects all of them alike;
+before each call the script waits until the machine is idle. The JSON file contains the line of every program.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from pathlib import Path
 import measuring
 
 OURS = "Finetune Scaling"
-PAUSE, PATIENCE = 0.3, 10.0  # seconds: idle ones before each turn; to wait at most for others to calm down
+PAUSE, PATIENCE = 0.3, 10.0  # seconds: idle time before each turn; longest wait for it
 
 
 class Peer:
-    """A program that decodes when told to."""
+    """A program that decodes on demand."""
 
     def __init__(self, command: str):
         self._command = command
@@ -35,22 +35,22 @@ class Peer:
         self._wait_for("ready")
 
     def step(self) -> None:
-        """One call; returns when it is done."""
+        """Decode once and return when it is done."""
         assert self._process.stdin is not None
         print(file=self._process.stdin, flush=True)
         self._wait_for("done")
 
     def finish(self) -> dict[str, object]:
-        """Its figures."""
+        """End the program and return its figures."""
         output, _ = self._process.communicate()
         if self._process.returncode or not output.strip():
-            raise SystemExit(f"error: {self._command}: ended with {self._process.returncode} and without figures")
+            raise SystemExit(f"error: {self._command}: exited with {self._process.returncode} and printed no figures")
         return json.loads(output.strip().splitlines()[-1])
 
     def _wait_for(self, word: str) -> None:
         assert self._process.stdout is not None
         if not any(line.strip() == word for line in self._process.stdout):
-            raise SystemExit(f"error: {self._command}: ended with {self._process.wait()} before it said {word!r}")
+            raise SystemExit(f"error: {self._command}: exited with {self._process.wait()} before it printed {word!r}")
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def in_turns(arguments: argparse.Namespace, shape: str, beams: int) -> dict[str, dict[str, object]]:
-    """Figures of every program for one shape and search, ours first."""
+    """Return the figures of every program for one shape and search, ours first."""
     ours = f"{shlex.quote(sys.executable)} {shlex.quote(str(Path(__file__).with_name('decode.py')))}"
     commands = {OURS: f"{ours} --shape {{shape}} --beams {{beams}}"}
     commands |= dict(peer.split("=", 1) for peer in arguments.peer)
@@ -88,9 +88,9 @@ def in_turns(arguments: argparse.Namespace, shape: str, beams: int) -> dict[str,
         peers[name] = Peer(command.format(shape=shape, beams=beams))
     order = list(peers.values())
     for turn in range(arguments.rounds):
-        for place in range(len(order)):  # another one begins each round, so that none always follows the same
+        for offset in range(len(order)):  # each round begins with another program
             wait_for_quiet()
-            order[(turn + place) % len(order)].step()
+            order[(turn + offset) % len(order)].step()
     return {name: peer.finish() for name, peer in peers.items()}
 
 
@@ -104,7 +104,7 @@ def wait_for_quiet() -> None:
 
 
 def table(results: dict[str, dict[str, dict[str, object]]]) -> str:
-    """Markdown: tokens/s of each program, and how many times the best of the others ours is."""
+    """Return a Markdown table: tokens/s of each program, and the ratio of ours to the best other."""
     names = list(next(iter(results.values())))
     lines = [f"| tokens/s | {' | '.join(results)} |", f"|---|{'---|' * len(results)}"]
     for name in names:

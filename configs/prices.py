@@ -1,14 +1,13 @@
-"""What chips cost: US dollars an hour of one chip, on demand and spot, each with its date and source.
+"""Prices of chips in US dollars per chip-hour, on demand and spot, each with its date and source.
 
-Prices change and differ by region, and those of TPUs were not read from their seller's page: look them up before money
-is spent, and change them here, or for one command by --prices.v5e.on_demand=1.1. An empty price is not known here:
-Google's spot prices of TPUs change up to once a month (https://cloud.google.com/spot-vms/pricing), and a server that
-one owns has none.
+Prices change and differ by region, and those of TPUs were not checked on Google's page: look them up before you spend
+money, and change them here, or for one command by --prices.v5e.on_demand=1.1. An empty price is unknown: Google's spot
+prices of TPUs change up to once a month (https://cloud.google.com/spot-vms/pricing).
 """
 
 from ml_collections import ConfigDict, config_dict
 
-TPUS = "as remembered, not read from https://cloud.google.com/tpu/pricing: check it there"
+TPUS = "not checked against https://cloud.google.com/tpu/pricing"
 
 
 def get_config() -> ConfigDict:
@@ -23,7 +22,7 @@ def get_config() -> ConfigDict:
             "h200": price(
                 10.4365, 6.2607, "2026-10-13", "Google a3-ultragpu-8g, us-central1, an eighth of the machine"
             ),
-            "cpu": price(None, None, "", "a machine of one's own"),
+            "cpu": price(None, None, "", "your own machine"),
         }
     )
 

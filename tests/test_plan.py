@@ -1,4 +1,4 @@
-"""The plan command: what it prints of TPUs through the compiler and of GPUs without, and what it says of mistakes."""
+"""The plan command: compiled plans for TPUs, estimates for GPUs, and error messages."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LORA = "--config=configs/finetune/wmt14_en_de.py:1b,lora"
-SMALL = (  # of a rung that compiles in seconds, with a vocabulary of its own
+SMALL = (  # compiles in seconds
     "--config=configs/pretrain/grammar.py:30k",
     "--vocabulary=384",
     "--batch=16",
@@ -21,7 +21,7 @@ SMALL = (  # of a rung that compiles in seconds, with a vocabulary of its own
 
 
 def plan(*flags: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr; without the variables that libtpu needs."""
+    """Return exit code, stdout and stderr of the command, started without libtpu's variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TPU_", "JAX_", "ALLOW_"))}
     command = [sys.executable, "-m", "finetune_scaling.plan", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=kept | environment, timeout=600)
@@ -30,7 +30,7 @@ def plan(*flags: str, **environment: str) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def compiled() -> dict:
-    """The plan of a small step, with the compiler."""
+    """Return the compiled plan of a small step."""
     pytest.importorskip("libtpu")
     code, printed, errors = plan(*SMALL, "--topology=v5e:2x2", "--json")
     assert code == 0, errors
@@ -47,12 +47,12 @@ def test_small_step_compiled_for_a_tpu(compiled: dict) -> None:
     assert compiled["collectives"]["all-reduce"]["bytes"] > 0  # gradients, over data
     assert compiled["unknown_loops"] == 0
     assert compiled["evaluation"]["fits"]
-    assert "decoding" not in compiled  # of pretraining
+    assert "decoding" not in compiled  # pretraining does not decode
 
 
 @pytest.mark.slow
-def test_arguments_are_those_of_the_rules(compiled: dict) -> None:
-    """The estimate's exact part and the compiler's count agree, but for how TPUs pad small arrays."""
+def test_estimated_arguments_agree_with_the_compiler(compiled: dict) -> None:
+    """They differ only by the padding of small arrays on TPUs."""
     code, printed, _ = plan(*SMALL, "--topology=v5e:2x2", "--json", "--analytic")
     assert code == 0
     estimated = json.loads(printed)
@@ -75,7 +75,7 @@ def test_two_processes_compile_at_the_same_time() -> None:
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_said_with_what_it_needs() -> None:
+def test_a_program_that_does_not_fit_has_the_requested_memory() -> None:
     pytest.importorskip("libtpu")
     full = "--config=configs/finetune/wmt14_en_de.py:1b,full"
     code, printed, errors = plan(full, "--topology=v5e:1x1", "--json", "--config.evaluation.batch_size=1")
@@ -103,7 +103,7 @@ def test_prices_change_on_the_command_line() -> None:
     assert result["usd"]["likely"]["spot"] == pytest.approx(result["run"]["chip_hours"] * 2.0)
 
 
-def test_search_without_a_compiler_takes_every_kind() -> None:
+def test_search_without_compiling_covers_every_kind_of_chip() -> None:
     code, printed, errors = plan(LORA, "--search", "--analytic", "--json")
     assert code == 0, errors
     found = json.loads(printed)
@@ -113,8 +113,12 @@ def test_search_without_a_compiler_takes_every_kind() -> None:
     assert all(entry["fits"] for entry in found)
 
 
-def test_search_over_batches_says_which() -> None:
-    small = ("--config=configs/pretrain/grammar.py:30k", "--vocabulary=384", "--length=64")  # reading weights is most
+def test_search_over_batches_returns_the_cheapest_batch() -> None:
+    small = (
+        "--config=configs/pretrain/grammar.py:30k",
+        "--vocabulary=384",
+        "--length=64",
+    )  # dominated by reading weights
     flags = (*small, "--search", "--topology=h100", "--json")
     code, printed, errors = plan(*flags, "--batches=1,2,64")
     assert code == 0, errors
@@ -128,15 +132,15 @@ def test_search_over_batches_says_which() -> None:
     assert costs[64] < costs[2] < costs[1]
 
 
-def test_search_divides_as_the_config_says(tmp_path: Path) -> None:
-    """Where only batches are divided, each chip holds the whole model."""
-    whole = dict.fromkeys(("embed", "heads", "kv_heads", "ffn", "vocab", "other"), ())
+def test_search_uses_the_sharding_rules_of_the_config(tmp_path: Path) -> None:
+    """If only batches are sharded, each chip holds the complete model."""
+    replicated = dict.fromkeys(("embed", "heads", "kv_heads", "ffn", "vocab", "other"), ())
     config = tmp_path / "config.py"
     config.write_text(
         "import runpy\n"
         "def get_config():\n"
         f"    config = runpy.run_path({str(ROOT / 'configs/finetune/wmt14_en_de.py')!r})['get_config']('1b,lora')\n"
-        f"    config.sharding.axes = {whole}\n"
+        f"    config.sharding.axes = {replicated}\n"
         "    return config\n"
     )
     code, printed, errors = plan(f"--config={config}", "--search", "--topology=h100:8", "--json")
@@ -145,37 +149,37 @@ def test_search_divides_as_the_config_says(tmp_path: Path) -> None:
     assert found["argument_bytes"] > 2 * 1_218_480_128
 
 
-def test_search_leaves_out_chips_that_attention_is_not_for() -> None:
+def test_search_omits_chips_without_the_attention_kernel() -> None:
     code, printed, errors = plan(LORA, "--search", "--analytic", "--json", "--config.model.attention=flash")
     assert code == 0, errors
     assert [entry["topology"].partition(":")[0] for entry in json.loads(printed)] == ["v4", "v5e", "v5p", "v6e"]
-    assert "h100 is left out" in errors
+    assert "h100 is omitted" in errors
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ((LORA,), "--topology is missing"),
-        ((LORA, "--topology=v5e:4x5"), "near it: v5e:4x8"),
+        ((LORA, "--topology=v5e:4x5"), "--topology=v5e:4x5 .*v5e:4x8"),
         ((LORA, "--topology=h100:8", "--config.sharding.fsdp=3"), "does not divide the 8 devices"),
         ((LORA, "--topology=h100:8", "--batch=12"), "not divisible by 8"),
         ((LORA, "--topology=h100:8", "--model=3b"), "--model = '3b' is unknown"),
-        ((LORA, "--topology=h100:8", "--smallest"), "--smallest is for --search"),
+        ((LORA, "--topology=h100:8", "--smallest"), "--smallest needs --search"),
         ((LORA, "--search", "--study"), "give one of them"),
-        ((LORA, "--topology=h100:8", "--batches=8,16"), "--batches is for --search"),
-        ((LORA, "--search", "--topology=h100", "--batches=8,x"), "--batches: 'x' is no number of sequences"),
+        ((LORA, "--topology=h100:8", "--batches=8,16"), "--batches needs --search"),
+        ((LORA, "--search", "--topology=h100", "--batches=8,x"), "--batches: 'x'"),
         (("--config=configs/study/paper.py", "--study", "--batch=4"), "--batch is for one run"),
         ((LORA, "--topology=h100:8", "--prices.h100.spot=-1"), "must not be negative"),
         ((LORA, "--topology=v5e:4x4", "--analytic", "--config.model.attention=cudnn"), "'cudnn' needs a GPU, not tpu"),
         ((LORA, "--topology=h100:8", "--config.model.attention=flash"), "'flash' needs a TPU, not gpu"),
         ((LORA, "--search", "--topology=cpu", "--config.model.attention=flash"), "'flash' needs a TPU, not cpu"),
-        (("--config=configs/study/paper.py", "--study", "--topology=v5e:4x4"), "kind of chip alone, --topology=v5e"),
+        (("--config=configs/study/paper.py", "--study", "--topology=v5e:4x4"), "--topology=v5e$"),
         ((LORA, "--topology=v5e:4x4", "--analytic", "--training-only"), "--training-only is for one run"),
         ((LORA, "--topology=h100:8", "--training-only"), "--training-only is for one run"),
         ((LORA, "--topology=v5e", "--search", "--training-only"), "--training-only is for one run"),
     ],
 )
-def test_mistakes_are_named_in_one_line(flags: tuple[str, ...], message: str) -> None:
+def test_usage_errors_are_one_line(flags: tuple[str, ...], message: str) -> None:
     code, printed, errors = plan(*flags)
     assert code == 2, errors
     assert printed == ""
@@ -184,7 +188,7 @@ def test_mistakes_are_named_in_one_line(flags: tuple[str, ...], message: str) ->
 
 
 def test_without_libtpu_the_extra_is_named(tmp_path: Path) -> None:
-    """A package that cannot be found stands in for one that is not installed."""
+    """find_spec is patched to simulate a missing package."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util\n"
         "find = importlib.util.find_spec\n"

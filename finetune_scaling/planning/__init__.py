@@ -1,1 +1,1 @@
-"""What a run will need, before anyone pays: memory, time and money of a config on a slice of chips."""
+"""Planning: memory, time and price of a run on a slice of chips, before it is started."""

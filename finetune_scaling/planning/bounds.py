@@ -1,22 +1,21 @@
-"""A lower bound of a step's time: operations, memory traffic and messages between chips, each at its full stated rate.
+"""Lower bound of the time of a train step (roofline): FLOPs and traffic at the stated rates of the chip.
 
-    seconds >= max(operations / peak, memory bytes / memory bandwidth, received bytes / interconnect bandwidth,
-                   bytes to and from the host / host bandwidth)
+    seconds >= max(FLOPs / peak FLOPs, HBM bytes / HBM bandwidth, received bytes / interconnect bandwidth,
+                   host bytes / host bandwidth)
 
-All four are of one chip. They overlap at best, so no step is faster; how far a real one is from the bound, only a run
-tells. The counts themselves are lower bounds too:
+All four are per chip. At best they overlap completely, so no step is faster. The counts are lower bounds too:
 
-operations    training/flops.py, plus what is computed again in the backward pass: with remat "full" or "offload" a
-              forward pass of the layers, with "dots" the attention scores; with "none" nothing.
-memory        arguments are read and what is not left as it is is written; the weights of the layers and of the head are
-              read by every forward and backward pass of every part of the batch, as the chip uses them (whole along
-              fsdp, divided along tensor); the residual stream of every layer is written and read once.
-interconnect  fsdp: weights are gathered for the forward and for the backward pass of every part, and gradients are
-              scattered once; data: gradients are reduced; tensor: one sum of [rows, length, model_dim] a parallel block
-              (two a sequential one) forward, as much backward, and again with remat "full" or "offload". n chips
-              that share an array of b bytes receive b (n-1)/n to gather or scatter it, and twice that to reduce it.
-host          with remat "offload" the input of every layer goes to the host in the forward pass and comes back in the
-              backward pass; otherwise nothing.
+FLOPs         training/flops.py, plus recomputation in the backward pass: with remat "full" or "offload" a forward pass
+              of the layers, with "dots" the attention scores, with "none" nothing.
+HBM           Arguments are read, updated ones written. Every forward and backward pass of every microbatch reads the
+              weights of the layers and of the head (gathered along fsdp, sharded along tensor). The residual stream of
+              every layer is written and read once.
+interconnect  fsdp: an all-gather of the weights for the forward and the backward pass of every microbatch, and one
+              reduce-scatter of the gradients. data: an all-reduce of the gradients. tensor: per layer an all-reduce of
+              [rows, length, model_dim] for a parallel block (two for a sequential one) in the forward pass, as many in
+              the backward pass, and again with remat "full" or "offload". For an array of b bytes on n chips, a chip
+              receives b (n-1)/n in an all-gather or reduce-scatter, and twice that in an all-reduce.
+host          With remat "offload" the input of every layer is sent to the host and back; otherwise nothing.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ import numpy as np
 
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.planning.chips import Chip
-from finetune_scaling.planning.layout import Held, Layout
+from finetune_scaling.planning.layout import Layout, ResidentBytes
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.training.flops import (
     attention_flops_per_token,
@@ -36,10 +35,8 @@ from finetune_scaling.training.flops import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """Of one chip in one step: operations, bytes to and from memory, bytes received from other chips, bytes to the host
-    and back.
-    """
+class StepWork:
+    """Work of one chip in one step: FLOPs, HBM traffic, bytes received from other chips, traffic with the host."""
 
     flops: float
     hbm_bytes: float
@@ -48,8 +45,8 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bound:
-    """Seconds that a step takes at least, by what limits it."""
+class StepBound:
+    """Least seconds of a step for each limiting resource."""
 
     compute: float
     hbm: float
@@ -62,13 +59,13 @@ class Bound:
 
     @property
     def set_by(self) -> str:
-        """The name of the largest of the four."""
+        """Return the name of the limiting resource."""
         return max(("compute", "hbm", "interconnect", "host"), key=lambda name: getattr(self, name))
 
 
-def bound(chip: Chip, work: Work) -> Bound:
-    """The least time of so much work on a chip."""
-    return Bound(
+def step_bound(chip: Chip, work: StepWork) -> StepBound:
+    """Return the least time of `work` on a chip."""
+    return StepBound(
         compute=work.flops / chip.peak_flops,
         hbm=work.hbm_bytes / chip.hbm_bandwidth,
         interconnect=work.link_bytes / chip.interconnect_bandwidth,
@@ -76,75 +73,80 @@ def bound(chip: Chip, work: Work) -> Bound:
     )
 
 
-def training_work(workload: Workload, layout: Layout, holds: Held, link_bytes: float | None = None) -> Work:
-    """The least work of a train step on each chip; link_bytes: as counted in its program, in place of the formula."""
-    counted = least_link_bytes(workload, layout) if link_bytes is None else link_bytes
+def training_work(
+    workload: Workload, layout: Layout, resident: ResidentBytes, link_bytes: float | None = None
+) -> StepWork:
+    """Return the least work of a train step per chip.
+
+    link_bytes: received bytes counted in the compiled program; default: by formula.
+    """
+    received = min_link_bytes(workload, layout) if link_bytes is None else link_bytes
     flops = model_flops(workload) + recomputed_flops(workload, layout)
-    held_back = _residual_bytes(workload, layout) if layout.remat == "offload" else 0.0
-    return Work(flops / layout.chips, least_hbm_bytes(workload, layout, holds), counted, held_back)
+    offloaded = _residual_bytes(workload, layout) if layout.remat == "offload" else 0.0
+    return StepWork(flops / layout.chips, min_hbm_bytes(workload, layout, resident), received, offloaded)
 
 
 def model_flops(workload: Workload) -> float:
-    """Of one train step over all chips, by the convention of training/flops.py."""
+    """Return the FLOPs of one train step over all chips, by the convention of training/flops.py."""
     return training_flops(workload.model, workload.tuning, 1, workload.batch, workload.length)
 
 
 def recomputed_flops(workload: Workload, layout: Layout) -> float:
-    """Of the forward computations that the backward pass repeats, over all chips."""
+    """Return the FLOPs that the backward pass recomputes, over all chips."""
     model, positions = workload.model, workload.positions
     head = 2.0 * model.vocab_size * model.model_dim
     scores = attention_flops_per_token(model, positions)
     layers = forward_flops_per_token(model, positions) - head
-    repeated = {"none": 0.0, "dots": scores, "full": layers, "offload": layers}
-    return workload.batch * positions * repeated[layout.remat]
+    recomputed = {"none": 0.0, "dots": scores, "full": layers, "offload": layers}
+    return workload.batch * positions * recomputed[layout.remat]
 
 
-def least_hbm_bytes(workload: Workload, layout: Layout, holds: Held) -> float:
-    """Bytes that a chip reads and writes in a train step, at least."""
-    written = holds.trainable + holds.optimizer
+def min_hbm_bytes(workload: Workload, layout: Layout, resident: ResidentBytes) -> float:
+    """Return the least bytes that a chip reads and writes in a train step."""
+    written = resident.trainable + resident.optimizer
     weights = 2 * layout.accumulation * _weight_bytes(workload.model) / layout.tensor
-    return holds.total + written + weights + _residual_bytes(workload, layout)
+    return resident.total + written + weights + _residual_bytes(workload, layout)
 
 
 def _residual_bytes(workload: Workload, layout: Layout) -> float:
-    """The residual stream of every layer, once there and once back."""
-    rows = workload.batch / layout.batch_parts
+    """Return twice the bytes of the residual stream of all layers: written and read, or to the host and back."""
+    rows = workload.batch / layout.batch_shards
     return 2 * workload.model.layers * rows * workload.positions * _row_bytes(workload.model)
 
 
-def least_link_bytes(workload: Workload, layout: Layout) -> float:
-    """Bytes that a chip receives in a train step, at least."""
+def min_link_bytes(workload: Workload, layout: Layout) -> float:
+    """Return the least bytes that a chip receives in a train step."""
     weights = _weight_bytes(workload.model) / layout.tensor
     trained = weights if trains_weights(workload.tuning) else 0.0
-    gathered = 2 * layout.accumulation * weights * _others(layout.fsdp)
-    scattered = trained * _others(layout.fsdp)
-    reduced = 2 * trained / layout.fsdp * _others(layout.data)
+    gathered = 2 * layout.accumulation * weights * _received_share(layout.fsdp)
+    scattered = trained * _received_share(layout.fsdp)
+    reduced = 2 * trained / layout.fsdp * _received_share(layout.data)
     return gathered + scattered + reduced + _tensor_bytes(workload, layout)
 
 
 def _tensor_bytes(workload: Workload, layout: Layout) -> float:
-    """What tensor parallelism sums over chips."""
-    sums = (1 if workload.model.block == "parallel" else 2) * (3 if layout.remat in ("full", "offload") else 2)
-    rows = workload.batch / layout.batch_parts
-    one = rows * workload.positions * _row_bytes(workload.model)
-    return workload.model.layers * sums * 2 * one * _others(layout.tensor)
+    """Return the bytes that a chip receives in the all-reduces of tensor parallelism."""
+    all_reduces = (1 if workload.model.block == "parallel" else 2) * (3 if layout.remat in ("full", "offload") else 2)
+    rows = workload.batch / layout.batch_shards
+    size = rows * workload.positions * _row_bytes(workload.model)
+    return workload.model.layers * all_reduces * 2 * size * _received_share(layout.tensor)
 
 
-def _others(chips: int) -> float:
-    """The share of an array that a chip lacks where `chips` of them divide it."""
+def _received_share(chips: int) -> float:
+    """Return the share of an array, sharded over `chips`, that is on other chips."""
     return (chips - 1) / chips
 
 
 def _weight_bytes(model: ModelConfig) -> float:
-    """Layers and head in the compute dtype."""
+    """Return the bytes of layers and head in the compute dtype."""
     return (count_parameters(model).non_embedding + model.vocab_size * model.model_dim) * compute_bytes(model)
 
 
 def _row_bytes(model: ModelConfig) -> float:
-    """One position of the residual stream."""
+    """Return the bytes of one position of the residual stream."""
     return model.model_dim * compute_bytes(model)
 
 
 def compute_bytes(model: ModelConfig) -> int:
-    """Bytes of a number of the compute dtype."""
+    """Return the item size of the compute dtype."""
     return 2 if model.compute_dtype == "bfloat16" else np.dtype(model.compute_dtype).itemsize

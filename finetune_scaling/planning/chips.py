@@ -1,6 +1,6 @@
-"""Chips and slices as data: stated figures per chip, each with its public source, and the slices that can be had.
+"""Specifications of chips, each with its public source, and the slices that are offered.
 
-A topology is KIND:SHAPE, as in v5e:4x4 or v5p:2x2x2 (a slice of a TPU pod), or KIND:COUNT, as in h100:8.
+A topology is KIND:SHAPE, such as v5e:4x4 or v5p:2x2x2 (a slice of a TPU pod), or KIND:COUNT, such as h100:8.
 """
 
 import dataclasses
@@ -15,14 +15,16 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip. source: where its figures are stated.
+    """Specification of one chip.
 
-    hbm_bytes: memory that a program may use. TPUs: what libtpu's compiler allows, which is less than what is sold.
-    peak_flops: dense bfloat16 operations a second. hbm_bandwidth: bytes/s, reads and writes together.
-    interconnect_bandwidth: bytes/s that a chip receives from the others over all its links, half of the bidirectional
-    figure; it sends as many at the same time.
-    host_bandwidth: bytes/s to or from its host's memory; 0 where that is the chip's own.
-    accelerator: how the cloud names a slice, {chips} and {cores} filled in; empty where there are no such slices.
+    hbm_bytes: memory that a program may use; for TPUs the limit of libtpu's compiler, less than the nominal size.
+    peak_flops: dense bfloat16 FLOPs per second.
+    hbm_bandwidth: bytes/s, reads and writes together.
+    interconnect_bandwidth: bytes/s that a chip receives over all its links (half of the bidirectional figure).
+    host_bandwidth: bytes/s to or from the host's memory; 0 if the chip uses that memory itself.
+    source: where the figures are published.
+    shapes: shapes of the TPU slices that are offered.
+    accelerator: the cloud's name of a slice, with {chips} or {cores}; empty for GPUs and CPUs.
     """
 
     kind: str
@@ -38,12 +40,12 @@ class Chip:
 
     @property
     def is_tpu(self) -> bool:
-        """Whether libtpu compiles programs for it."""
+        """Return whether libtpu compiles programs for it."""
         return bool(self.shapes)
 
     @property
     def platform(self) -> str:
-        """What JAX calls it: tpu, gpu or cpu."""
+        """Return JAX's name of the platform: tpu, gpu or cpu."""
         if self.is_tpu:
             return "tpu"
         return "cpu" if self.kind == "cpu" else "gpu"
@@ -146,7 +148,7 @@ CHIPS: dict[str, Chip] = {
             interconnect_bandwidth=1.25e9,  # 10 Gbit/s
             host_bandwidth=0.0,
             chips_per_host=1,
-            source="nominal: a server of 32 cores with AVX2 at 2.1 GHz, float32; no vendor's figure",
+            source="nominal: a server of 32 cores with AVX2 at 2.1 GHz, float32; not a vendor's figure",
         ),
     )
 }
@@ -154,7 +156,7 @@ CHIPS: dict[str, Chip] = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Chips that work together. shape: of a TPU slice, as the cloud writes it; (count,) of GPUs and CPUs."""
+    """A slice of connected chips. shape: the topology of a TPU slice; (count,) for GPUs and CPUs."""
 
     chip: Chip
     shape: tuple[int, ...]
@@ -169,7 +171,7 @@ class Slice:
 
     @property
     def host_shape(self) -> tuple[int, ...]:
-        """Chips of one host along each axis of a TPU slice; the eight chips of 2x4 are one host, and so is one chip."""
+        """Return the chips of one host along each axis of a TPU slice; 1x1 and 2x4 are one host."""
         if self.shape in ((1, 1), (2, 4)):
             return self.shape
         return tuple(min(size, 2) for size in self.shape[:2]) + (1,) * (len(self.shape) - 2)
@@ -181,12 +183,12 @@ class Slice:
 
     @property
     def accelerator_type(self) -> str:
-        """The cloud's name, as `gcloud compute tpus tpu-vm create --accelerator-type` takes it; of TPUs."""
+        """Return the value of gcloud's --accelerator-type; empty for GPUs and CPUs."""
         return self.chip.accelerator.format(chips=self.chips, cores=2 * self.chips)
 
 
-def slices(chip: Chip) -> tuple[Slice, ...]:
-    """The slices of a kind that can be had, the smallest first: of GPUs up to 64 hosts, of CPUs up to 8."""
+def available_slices(chip: Chip) -> tuple[Slice, ...]:
+    """Return the slices of a chip, smallest first: up to 512 GPUs or 8 CPU hosts."""
     if chip.is_tpu:
         return tuple(Slice(chip, shape) for shape in chip.shapes)
     most = 3 if chip.kind == "cpu" else 9
@@ -194,18 +196,18 @@ def slices(chip: Chip) -> tuple[Slice, ...]:
 
 
 def find_chip(kind: str, where: str = "--topology: the kind of chip") -> Chip:
-    """A chip by its kind; ConfigError that says where it was given, with the nearest kinds, where it is unknown."""
+    """Return a chip by its kind. Raises ConfigError that names `where` it was given and suggests a kind."""
     return configuration.choose(CHIPS, kind, where)
 
 
 def find_slice(topology: str) -> Slice:
-    """The slice of a topology such as v5e:4x4 or h100:8; ConfigError that names near ones where there is none."""
+    """Return the slice of a topology such as v5e:4x4 or h100:8. Raises ConfigError with similar topologies."""
     kind, _, shape = topology.partition(":")
     chip = find_chip(kind)
-    known = {found.name: found for found in slices(chip)}
+    known = {found.name: found for found in available_slices(chip)}
     if not chip.is_tpu and shape.isdecimal() and int(shape) > 0:
         return Slice(chip, (int(shape),))
     if topology not in known:
-        near = difflib.get_close_matches(topology, known, n=3, cutoff=0.5) or list(known)
-        raise ConfigError(f"--topology={topology} is unknown; near it: {', '.join(near)}")
+        similar = difflib.get_close_matches(topology, known, n=3, cutoff=0.5) or list(known)
+        raise ConfigError(f"--topology={topology} is unknown; choose for example {', '.join(similar)}")
     return known[topology]

@@ -1,9 +1,9 @@
-"""What a compiled program sends between chips, read from its optimised HLO text.
+"""Collective operations of a compiled program, read from its optimized HLO text.
 
-Loops: XLA's own known_trip_count where the text has it (CPUs, GPUs); otherwise, on TPUs, the loop's condition is read,
-which compares a counter with a constant, and the counter's first value and step from the loop's operand and body. A
-loop that ends by something else too (decoding: all rows have ended) counts as long as its counter allows. A loop of
-which none of this can be read counts once, and is counted in `unknown_loops`.
+Trip counts of loops are XLA's known_trip_count (CPUs, GPUs). On TPUs they are computed from the loop's condition, which
+compares a counter with a constant, and from the counter's initial value and step. For a loop with a further condition
+(decoding stops when all rows have ended) this is the maximum. A loop whose trip count cannot be read counts once, and
+is counted in `unknown_loops`.
 """
 
 import dataclasses
@@ -16,11 +16,13 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Of one kind of collective, for each chip and step.
+    """Traffic of one kind of collective, per chip and step.
 
-    instructions: in the text. count: executed. bytes: of the whole arrays, gathered or not yet scattered, summed over
-    executions. link_bytes: what a chip receives of them at least; n chips share:
-    all-gather, reduce-scatter, all-to-all (n-1)/n of the bytes, all-reduce twice that, collective-permute all.
+    instructions: number in the text.
+    count: number of executions.
+    bytes: size of the unsharded arrays, summed over executions.
+    link_bytes: the least that a chip receives. In a group of n chips: (n-1)/n of the bytes for all-gather,
+      reduce-scatter and all-to-all, twice that for all-reduce, all bytes for collective-permute.
     """
 
     instructions: int = 0
@@ -35,14 +37,14 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """Traffic of a program by kind, for kinds that occur; unknown_loops: loops that were counted once."""
+    """Traffic of a program by kind of collective; unknown_loops: number of loops that were counted once."""
 
     by_kind: Mapping[str, Traffic]
     unknown_loops: int = 0
 
     @property
     def link_bytes(self) -> int:
-        """Bytes that a chip receives in all, at least."""
+        """Return the least bytes that a chip receives in total."""
         return sum(traffic.link_bytes for traffic in self.by_kind.values())
 
 
@@ -59,7 +61,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A block of HLO; root is its result."""
+    """A computation of HLO; root: the name of its result."""
 
     name: str
     instructions: Mapping[str, Instruction]
@@ -68,7 +70,7 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A parsed program: computations by name, which of them is entered, and over how many chips it runs."""
+    """A parsed program. entry: the name of the entry computation; partitions: the number of chips."""
 
     computations: Mapping[str, Computation]
     entry: str
@@ -86,7 +88,7 @@ _REFERENCE = re.compile(r"%([\w.\-]+)")
 
 
 def collectives(text: str) -> Collectives:
-    """The collectives of a compiled program, `compiled.as_text()`."""
+    """Return the collectives of a compiled program (`compiled.as_text()`)."""
     module = parse(text)
     executions, unknown = _executions(module)
     totals: dict[str, Traffic] = {}
@@ -109,7 +111,7 @@ def collectives(text: str) -> Collectives:
 
 
 def parse(text: str) -> Module:
-    """The computations of an HLO module. Raises ValueError where the text has no entry."""
+    """Return the computations of an HLO module. Raises ValueError if the text has no entry computation."""
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     lines: dict[str, Instruction] = {}
@@ -124,7 +126,7 @@ def parse(text: str) -> Module:
             lines[instruction.name] = instruction
             root = instruction.name if named.group(1) else root
     if entry not in computations:
-        raise ValueError("this is not the text of a compiled program: it has no ENTRY")
+        raise ValueError("not the text of a compiled program: it has no ENTRY")
     found = re.search(r"num_partitions=(\d+)", text)
     return Module(computations, entry, int(found.group(1)) if found else 1)
 
@@ -137,7 +139,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _split_shape(text: str) -> tuple[str, str]:
-    """A shape, which is a tuple in parentheses or one array, and what follows."""
+    """Return a shape (an array, or a tuple in parentheses) and the rest of the text."""
     if not text.startswith("("):
         shape, _, rest = text.partition(" ")
         return shape, rest
@@ -146,24 +148,24 @@ def _split_shape(text: str) -> tuple[str, str]:
 
 
 def _split_parenthesis(text: str) -> tuple[str, str]:
-    """What is before the parenthesis that closes the one already open, and what is behind it."""
+    """Return the text before and after the parenthesis that closes an open one."""
     depth = 1
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += (character == "(") - (character == ")")
         if depth == 0:
-            return text[:place], text[place + 1 :]
+            return text[:index], text[index + 1 :]
     return text, ""
 
 
 def _kind(computation: Computation, instruction: Instruction) -> str | None:
     opcode = instruction.opcode.removesuffix("-start")
     if opcode == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
-        return "reduce-scatter"  # how TPUs write it: an all-reduce fused with the slice that is kept
+        return "reduce-scatter"  # the form on TPUs: an all-reduce fused with a slice
     return opcode if opcode in KINDS else None
 
 
 def _chain(instruction: Instruction) -> tuple[str, str] | None:
-    """Names a collective that a TPU spreads over several fusions, each of which repeats its instruction."""
+    """Return the id of a collective that a TPU splits over several fusions, which all repeat the instruction."""
     chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
     channel = re.search(r"channel_id=(\d+)", instruction.attributes)
     return (chain.group(1), channel.group(1)) if chain and channel else None
@@ -171,32 +173,32 @@ def _chain(instruction: Instruction) -> tuple[str, str] | None:
 
 def _traffic(kind: str, computation: Computation, instruction: Instruction, times: int, partitions: int) -> Traffic:
     members = _group_size(instruction.attributes, partitions)
-    size = _whole_bytes(kind, computation, instruction, members)
+    size = _unsharded_bytes(kind, computation, instruction, members)
     share = {"all-reduce": 2 * (members - 1) / members, "collective-permute": 1.0}.get(kind, (members - 1) / members)
     return Traffic(1, times, times * size, round(times * size * share))
 
 
-def _whole_bytes(kind: str, computation: Computation, instruction: Instruction, members: int) -> int:
-    """Bytes of the undivided array: result of a gather, operand of a scatter."""
+def _unsharded_bytes(kind: str, computation: Computation, instruction: Instruction, members: int) -> int:
+    """Return the bytes of the unsharded array: the result of an all-gather, the operand of a reduce-scatter."""
     arrays = array_bytes(instruction.shape)
     if kind == "reduce-scatter":
         scattered = instruction.opcode.startswith("reduce-scatter")
-        return _result(instruction, arrays) * members if scattered else sum(arrays)
-    return _result(instruction, arrays)
+        return _result_bytes(instruction, arrays) * members if scattered else sum(arrays)
+    return _result_bytes(instruction, arrays)
 
 
-def _result(instruction: Instruction, arrays: list[int]) -> int:
-    """Bytes of the result; of the -start forms, whose shape lists operands first and then results, of those."""
+def _result_bytes(instruction: Instruction, arrays: list[int]) -> int:
+    """Return the bytes of the result; the shape of a -start instruction lists operands, then results."""
     if not instruction.opcode.endswith("-start") or not instruction.shape.startswith("("):
         return sum(arrays)
-    if instruction.opcode == "all-reduce-start":  # which gives its results alone
+    if instruction.opcode == "all-reduce-start":  # its shape has no operands
         return sum(arrays)
     count = len(instruction.operands)
     return sum(arrays[count : 2 * count])
 
 
 def array_bytes(shape: str) -> list[int]:
-    """Bytes of every array of a shape, tuples flattened: "(f32[2,3]{1,0}, pred[])" -> [24, 1]."""
+    """Return the bytes of every array of a shape: "(f32[2,3]{1,0}, pred[])" -> [24, 1]."""
     found = _ARRAY.findall(shape)
     return [math.ceil(_bits(kind) * math.prod(int(n) for n in sizes.split(",") if n) / 8) for kind, sizes in found]
 
@@ -206,7 +208,7 @@ def _bits(kind: str) -> int:
 
 
 def _group_size(attributes: str, partitions: int) -> int:
-    """How many chips share a collective, from any of the ways in which HLO writes replica groups."""
+    """Return the number of chips in a replica group, in any of the notations of HLO."""
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
         return int(found.group(1))
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
@@ -219,7 +221,7 @@ def _group_size(attributes: str, partitions: int) -> int:
 
 
 def _executions(module: Module) -> tuple[dict[str, int], int]:
-    """How often each computation is executed in one run of the program, and how many loops are of unknown length."""
+    """Return the number of executions of each computation, and the number of loops with unknown trip count."""
     times: dict[str, int] = {}
     unknown = 0
 
@@ -246,7 +248,7 @@ def _called(instruction: Instruction) -> Iterator[tuple[str, str]]:
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
-    """How often a loop's body is executed at most; None where the text does not tell."""
+    """Return the maximal trip count of a loop; None if the text does not contain it."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(found.group(1))
     roles = dict(_called(loop))
@@ -254,14 +256,14 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     counts = [
         math.ceil((limit - first) / step)
         for index, limit in _limits(module, condition)
-        if (first := _first_value(computation, loop, index)) is not None
+        if (first := _initial_value(computation, loop, index)) is not None
         and (step := _step(module, body, index)) is not None
     ]
     return max(0, min(counts)) if counts else None
 
 
 def _limits(module: Module, condition: Computation) -> Iterator[tuple[int, int]]:
-    """Every (place in the loop's tuple, constant) that the condition holds the one below the other."""
+    """Yield (index in the loop's tuple, constant) for every `value < constant` in the condition."""
     for instruction in condition.instructions.values():
         if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
             left, right = instruction.operands
@@ -273,11 +275,11 @@ def _limits(module: Module, condition: Computation) -> Iterator[tuple[int, int]]
 
 
 def _fused_limits(condition: Computation, fusion: Instruction, inner: Computation) -> Iterator[tuple[int, int]]:
-    """As _limits, of a comparison inside a fusion, whose parameters are the fusion's operands."""
+    """Yield the same pairs for comparisons inside a fusion, whose parameters are the fusion's operands."""
     for instruction in inner.instructions.values():
         if instruction.opcode != "compare" or "direction=LT" not in instruction.attributes:
             continue
-        outer = [_outside(inner, fusion, name) for name in instruction.operands]
+        outer = [_fusion_operand(inner, fusion, name) for name in instruction.operands]
         constant = _constant(inner, instruction.operands[1])
         if constant is not None and outer[0] is not None:
             index = _tuple_index(condition, outer[0])
@@ -287,15 +289,15 @@ def _fused_limits(condition: Computation, fusion: Instruction, inner: Computatio
             yield from _limit(condition, outer[0], outer[1])
 
 
-def _outside(inner: Computation, fusion: Instruction, name: str) -> str | None:
-    """The fusion's operand that a name inside it stands for."""
+def _fusion_operand(inner: Computation, fusion: Instruction, name: str) -> str | None:
+    """Return the fusion's operand for a name inside the fusion; None if it is not a parameter."""
     instruction = inner.instructions.get(name)
     while instruction is not None and instruction.opcode in ("bitcast", "copy"):
         instruction = inner.instructions.get(instruction.operands[0])
     if instruction is None or instruction.opcode != "parameter":
         return None
-    place = int(instruction.operands[0])
-    return fusion.operands[place] if place < len(fusion.operands) else None
+    index = int(instruction.operands[0])
+    return fusion.operands[index] if index < len(fusion.operands) else None
 
 
 def _limit(condition: Computation, left: str, right: str) -> Iterator[tuple[int, int]]:
@@ -305,50 +307,50 @@ def _limit(condition: Computation, left: str, right: str) -> Iterator[tuple[int,
 
 
 def _tuple_index(computation: Computation, name: str) -> int | None:
-    instruction = _behind_copies(computation, name)
+    instruction = _without_copies(computation, name)
     found = re.search(r"index=(\d+)", instruction.attributes) if instruction else None
     return int(found.group(1)) if found and instruction and instruction.opcode == "get-tuple-element" else None
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-    instruction = _behind_copies(computation, name)
+    instruction = _without_copies(computation, name)
     if instruction is None or instruction.opcode != "constant" or not re.fullmatch(r"-?\d+", instruction.operands[0]):
         return None
     return int(instruction.operands[0])
 
 
-def _behind_copies(computation: Computation, name: str) -> Instruction | None:
+def _without_copies(computation: Computation, name: str) -> Instruction | None:
     instruction = computation.instructions.get(name)
     while instruction is not None and instruction.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
         instruction = computation.instructions.get(instruction.operands[0])
     return instruction
 
 
-def _first_value(computation: Computation, loop: Instruction, index: int) -> int | None:
-    """The counter's value before the loop: a constant in the tuple that the loop starts from."""
-    start = _behind_copies(computation, loop.operands[0])
+def _initial_value(computation: Computation, loop: Instruction, index: int) -> int | None:
+    """Return the counter's value before the loop: a constant in the loop's initial tuple."""
+    start = _without_copies(computation, loop.operands[0])
     if start is None or start.opcode != "tuple" or index >= len(start.operands):
         return None
     return _constant(computation, start.operands[index])
 
 
 def _step(module: Module, body: Computation, index: int) -> int | None:
-    """By how much the body raises the counter: it returns add(counter, constant) at the counter's place."""
+    """Return the counter's step: the body returns add(counter, constant) at the counter's index."""
     root = body.instructions.get(body.root)
     if root is None or root.opcode != "tuple":
         return None
-    raised = _behind_copies(body, root.operands[index])
+    raised = _without_copies(body, root.operands[index])
     terms = [] if raised is None else _terms(module, raised)
     constants = [value for name in terms if (value := _constant(body, name)) is not None]
     return constants[0] if len(terms) == 2 and len(constants) == 1 and constants[0] > 0 else None
 
 
 def _terms(module: Module, raised: Instruction) -> list[str]:
-    """What an addition adds, which may be alone in a fusion."""
+    """Return the operands of an addition, which may be inside a fusion."""
     if raised.opcode == "add":
         return list(raised.operands)
     inner = next((module.computations[name] for _, name in _called(raised) if name in module.computations), None)
     root = None if inner is None else inner.instructions.get(inner.root)
     if raised.opcode != "fusion" or inner is None or root is None or root.opcode != "add":
         return []
-    return [outer for name in root.operands if (outer := _outside(inner, raised, name)) is not None]
+    return [outer for name in root.operands if (outer := _fusion_operand(inner, raised, name)) is not None]

@@ -1,8 +1,8 @@
-"""The real programs of a run, compiled for a slice from shapes alone: what the compiler says that they need.
+"""Memory and collectives of a run's programs, compiled for a slice from shapes alone.
 
-The programs are those that training and scoring run: training.step and decoding.programs build them, ModelSharding
-divides their arguments. Decoding is compiled as one program, where a run has several that need no more. No array is
-ever made, so a model of any size can be planned on a small machine.
+These are the programs of a run: training.step and decoding.programs build them, ModelSharding shards their arguments.
+Decoding is compiled as one program; a run has several, which need no more memory. No array is allocated, so models of
+any size can be planned on a small machine.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from finetune_scaling.decoding.search import Row
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.chips import GIB, Slice
 from finetune_scaling.planning.collectives import Collectives, collectives
-from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, held_bytes, placed_state, shapes
+from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, bytes_per_device, state_shapes, state_shardings
 from finetune_scaling.planning.topology import devices, prepare_environment
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
@@ -38,12 +38,11 @@ TRAINING, EVALUATION, DECODING = "training", "evaluation", "decoding"
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one compiled program needs on each chip, in bytes.
+    """Bytes per chip and collectives of one compiled program.
 
-    temporary_bytes: the compiler's own count, which takes some buffers twice that donated arguments and temporaries
-    share: with the arguments it may be more than peak_bytes, the most that is in use at any time. That is what has to
-    fit. Where the compiler gave up since it does not, peak_bytes is what it asked for, temporaries are what that leaves
-    beside the arguments, and collectives is None.
+    peak_bytes: the most memory in use at any time, which must fit. It may be less than arguments plus temporaries,
+      since the compiler counts buffers shared by donated arguments and temporaries twice. If the program does not fit:
+      the memory that the compiler requested; then temporaries are this minus the arguments, and collectives is None.
     """
 
     fits: bool
@@ -56,8 +55,8 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
-class Traced:
-    """A program that is ready to compile, and the bytes that its arguments and results take on a chip."""
+class TracedProgram:
+    """A program that is ready to compile, with the bytes per chip of its arguments and results."""
 
     lowered: Any
     argument_bytes: int
@@ -65,21 +64,21 @@ class Traced:
 
 
 def compile_programs(workload: Workload, slice_: Slice, layout: Layout, programs: Sequence[str]) -> dict[str, Program]:
-    """Compiles the named programs (TRAINING, EVALUATION, DECODING) for a slice.
+    """Compile the named programs (TRAINING, EVALUATION, DECODING) for a slice, two at a time.
 
-    Two at a time, each in a process of its own: libtpu compiles one program at a time in a process.
+    Each program has its own process, since libtpu compiles one program at a time in a process.
     """
     log.info("%s, %s: compiling %s", slice_.name, layout.text(), ", ".join(programs))
     found: dict[str, Program] = {}
     for name, program in _each(workload, slice_, layout, programs):
-        outcome = "does not fit, says the compiler" if program.collectives is None else "compiled"
+        outcome = "does not fit" if program.collectives is None else "compiled"
         log.info("%s: %s after %.0f s", name, outcome, program.compile_seconds)
         found[name] = program
     return {name: found[name] for name in programs}
 
 
 def _each(workload: Workload, slice_: Slice, layout: Layout, programs: Sequence[str]) -> Iterator[tuple[str, Program]]:
-    """The programs, as they are compiled."""
+    """Yield the programs as their compilation ends."""
     if len(programs) == 1:
         yield programs[0], compile_program(workload, slice_, layout, programs[0])
         return
@@ -90,39 +89,43 @@ def _each(workload: Workload, slice_: Slice, layout: Layout, programs: Sequence[
 
 
 def compile_program(workload: Workload, slice_: Slice, layout: Layout, name: str) -> Program:
-    """Traces and compiles one program for a slice, in this process."""
+    """Trace and compile one program for a slice in this process."""
     prepare_environment(slice_)
     mesh = make_mesh(ShardingConfig(layout.fsdp, layout.tensor, layout.axes), devices(slice_))
     return _compiled(trace(workload, layout, mesh, name), slice_.chip.hbm_bytes)
 
 
-def trace(workload: Workload, layout: Layout, mesh: Mesh, name: str) -> Traced:
-    """One of a run's programs, traced for a mesh."""
+def trace(workload: Workload, layout: Layout, mesh: Mesh, name: str) -> TracedProgram:
+    """Trace one of a run's programs for a mesh."""
     model = dataclasses.replace(workload.model, remat=layout.remat)
     workload = dataclasses.replace(workload, model=model)
-    makers: Mapping[str, Callable[..., Traced]] = {TRAINING: _training, EVALUATION: _evaluation, DECODING: _decoding}
-    shapes(workload)  # before the mesh is in context, whose devices can run nothing
+    makers: Mapping[str, Callable[..., TracedProgram]] = {
+        TRAINING: _training,
+        EVALUATION: _evaluation,
+        DECODING: _decoding,
+    }
+    state_shapes(workload)  # cached before the mesh is in context, since its devices cannot run anything
     with jax.set_mesh(mesh):
         return makers[name](workload, layout, ModelSharding(model, mesh, layout.axes))
 
 
-def _training(workload: Workload, layout: Layout, sharding: ModelSharding) -> Traced:
-    state, frozen = shapes(workload)
+def _training(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:
+    state, frozen = state_shapes(workload)
     step = make_train_step(workload.model, workload.tuning, workload.optimizer, layout.accumulation, layout.axes)
     batch = _batch(workload.batch, workload.length, sharding)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated())
-    placed = _placed(state, placed_state(workload, sharding))
+    placed = _placed(state, state_shardings(workload, sharding))
     return _lower(step, placed, _placed(frozen, sharding.parameters(frozen)), batch, rate, result=placed)
 
 
-def _evaluation(workload: Workload, layout: Layout, sharding: ModelSharding) -> Traced:
+def _evaluation(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:
     step = make_evaluation_step(workload.model, workload.tuning, layout.axes)
     rows = _padded(workload.evaluation_batch, layout)
     losses = jax.ShapeDtypeStruct((2, rows), jnp.float32, sharding=sharding.replicated())
     return _lower(step, *_parameters(workload, sharding), _batch(rows, workload.length, sharding), result=losses)
 
 
-def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> Traced:
+def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:
     decoding = workload.decoding
     assert decoding is not None
     writer = make_writer(
@@ -146,17 +149,17 @@ def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> Tr
     return _lower(make_whole(writer), *_parameters(workload, sharding), batch, result=written)
 
 
-def _lower(jitted: Any, *arguments: Any, result: Tree) -> Traced:
-    return Traced(jitted.lower(*arguments), held_bytes(arguments), held_bytes(result))
+def _lower(jitted: Any, *arguments: Any, result: Tree) -> TracedProgram:
+    return TracedProgram(jitted.lower(*arguments), bytes_per_device(arguments), bytes_per_device(result))
 
 
 def _padded(rows: int, layout: Layout) -> int:
-    """Rows of a batch that is filled up until the chips can share it, as scoring does."""
-    return rows + -rows % layout.batch_parts
+    """Return the rows of a batch padded to a multiple of its shards, as in evaluation."""
+    return rows + -rows % layout.batch_shards
 
 
 def _parameters(workload: Workload, sharding: ModelSharding) -> tuple[Tree, Tree]:
-    state, frozen = shapes(workload)
+    state, frozen = state_shapes(workload)
     return (
         _placed(state.trainable, sharding.parameters(state.trainable)),
         _placed(frozen, sharding.parameters(frozen)),
@@ -174,15 +177,15 @@ def _placed(tree: Tree, shardings: Tree) -> Tree:
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, shardings)
 
 
-def _compiled(traced: Traced, hbm_bytes: int) -> Program:
+def _compiled(traced: TracedProgram, hbm_bytes: int) -> Program:
     began = time.perf_counter()
     try:
         compiled = traced.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        asked = needed_bytes(str(error))
-        beside = max(0, asked - traced.argument_bytes)
+        requested = requested_bytes(str(error))
+        temporary = max(0, requested - traced.argument_bytes)
         seconds = time.perf_counter() - began
-        return Program(False, traced.argument_bytes, beside, traced.output_bytes, asked, None, seconds)
+        return Program(False, traced.argument_bytes, temporary, traced.output_bytes, requested, None, seconds)
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     return Program(
@@ -197,18 +200,18 @@ def _compiled(traced: Traced, hbm_bytes: int) -> Program:
 
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-_ASKED = (
+_REQUESTED = (
     r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm",
     r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM",
 )
 
 
-def needed_bytes(message: str) -> int:
-    """The memory that a program needs, from the compiler's message that there is not so much.
+def requested_bytes(message: str) -> int:
+    """Return the memory that the compiler requested, from its message that it is not available.
 
-    Raises RuntimeError with the message where it says something else: that would be an error of ours.
+    Raises RuntimeError for any other message.
     """
-    for pattern in _ASKED:
+    for pattern in _REQUESTED:
         if "RESOURCE_EXHAUSTED" in message and (found := re.search(pattern, message)):
             return round(float(found.group(1)) * _UNITS[found.group(2)])
     raise RuntimeError(f"the compiler failed: {message}")

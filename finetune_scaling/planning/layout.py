@@ -1,4 +1,4 @@
-"""How a step is laid out over chips, and the bytes that a chip then holds, from shapes alone."""
+"""Layout of a train step over chips, and the resulting bytes per chip, from shapes alone."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ Remat = Literal["none", "dots", "full", "offload"]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Sizes of the mesh's axes; parts of a batch, one after another; which activations are computed again (remat)."""
+    """Mesh shape, number of microbatches (accumulation) and rematerialization of a train step."""
 
     data: int
     fsdp: int
@@ -38,24 +38,24 @@ class Layout:
         return self.data * self.fsdp * self.tensor
 
     def text(self) -> str:
-        """The layout in a few words."""
+        """Return the layout as text."""
         mesh = f"data {self.data} x fsdp {self.fsdp} x tensor {self.tensor}"
         return f"mesh {mesh}, accumulation {self.accumulation}, remat {self.remat}"
 
     @property
-    def batch_parts(self) -> int:
-        """Chips over which a batch's rows are divided."""
+    def batch_shards(self) -> int:
+        """Return the number of shards of a batch."""
         sizes = dict(zip(MESH_AXES, (self.data, self.fsdp, self.tensor), strict=True))
         return math.prod(sizes[axis] for axis in self.axes.batch)
 
     def mesh(self) -> AbstractMesh:
-        """The mesh without devices."""
+        """Return the mesh without devices."""
         return AbstractMesh((self.data, self.fsdp, self.tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """Bytes that one chip holds between steps: trainable and frozen parameters, optimizer state, one batch."""
+class ResidentBytes:
+    """Bytes per chip between steps: trainable and frozen parameters, optimizer state, one batch."""
 
     trainable: int
     frozen: int
@@ -77,28 +77,28 @@ BATCH_FIELDS = {
 }
 
 
-def shapes(workload: Workload) -> tuple[State, Tree]:
-    """The training state and the frozen parameters as ShapeDtypeStructs; nothing is allocated."""
+def state_shapes(workload: Workload) -> tuple[State, Tree]:
+    """Return the training state and the frozen parameters as ShapeDtypeStructs, without allocating arrays."""
     return _shapes(workload.model, workload.tuning, workload.optimizer)
 
 
 @functools.lru_cache(maxsize=64)
 def _shapes(model: ModelConfig, tuning: TuningMethod, optimizer: OptimizerConfig) -> tuple[State, Tree]:
-    tokens = tuple(range(min(5000, model.vocab_size)))  # which ones they are does not matter to shapes
+    tokens = tuple(range(min(5000, model.vocab_size)))  # the shapes do not depend on the ids
     rng = jax.eval_shape(jax.random.key, 0)
     trainable, frozen = jax.eval_shape(lambda key: attach(model, tuning, key, None, tokens), rng)
     return jax.eval_shape(lambda tree: init_state(tree, optimizer), trainable), frozen
 
 
-def placed_state(workload: Workload, sharding: ModelSharding) -> State:
-    """Where the training state lives, as training.step.state_shardings has it, from shapes that are known already."""
-    state, _ = shapes(workload)
+def state_shardings(workload: Workload, sharding: ModelSharding) -> State:
+    """Return the shardings of the training state, as training.step.state_shardings, from cached shapes."""
+    state, _ = state_shapes(workload)
     return State(sharding.parameters(state.trainable), sharding.optimizer(state.optimizer, state.trainable))
 
 
-def held(workload: Workload, layout: Layout) -> Held:
-    """What a chip holds between steps: exact, by the same rules that place the arrays of a run."""
-    rows = math.ceil(workload.batch / layout.batch_parts)
+def resident_bytes(workload: Workload, layout: Layout) -> ResidentBytes:
+    """Return the exact bytes per chip between steps, by the sharding rules of a run."""
+    rows = math.ceil(workload.batch / layout.batch_shards)
     mesh = dataclasses.replace(layout, accumulation=1, remat="none")
     one = dataclasses.replace(workload, batch=0, length=0, evaluation_batch=0, decoding=None)
     batch = rows * workload.length * sum(dtype.itemsize for dtype in BATCH_FIELDS.values())
@@ -106,24 +106,24 @@ def held(workload: Workload, layout: Layout) -> Held:
 
 
 @functools.lru_cache(maxsize=4096)
-def _parameters(workload: Workload, layout: Layout) -> Held:
-    """What is held beside a batch, which neither batch nor remat changes: a search asks thousands of times."""
-    state, frozen = shapes(workload)
+def _parameters(workload: Workload, layout: Layout) -> ResidentBytes:
+    """Return the bytes without a batch, cached for the thousands of calls of a search."""
+    state, frozen = state_shapes(workload)
     sharding = ModelSharding(workload.model, layout.mesh(), layout.axes)
-    where = placed_state(workload, sharding)
-    return Held(
-        trainable=held_bytes(state.trainable, where.trainable),
-        frozen=held_bytes(frozen, sharding.parameters(frozen)),
-        optimizer=held_bytes(state.optimizer, where.optimizer),
+    where = state_shardings(workload, sharding)
+    return ResidentBytes(
+        trainable=bytes_per_device(state.trainable, where.trainable),
+        frozen=bytes_per_device(frozen, sharding.parameters(frozen)),
+        optimizer=bytes_per_device(state.optimizer, where.optimizer),
         batch=0,
     )
 
 
-def held_bytes(tree: Tree, shardings: Tree | None = None) -> int:
-    """Bytes of a tree's leaves that one device holds; without shardings, the leaves' own."""
+def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
+    """Return the bytes of a tree per device. shardings: default: those of the leaves."""
     leaves = jax.tree.leaves(tree)
-    places = [leaf.sharding for leaf in leaves] if shardings is None else jax.tree.leaves(shardings)
-    return sum(_leaf_bytes(leaf, place) for leaf, place in zip(leaves, places, strict=True))
+    found = [leaf.sharding for leaf in leaves] if shardings is None else jax.tree.leaves(shardings)
+    return sum(_leaf_bytes(leaf, sharding) for leaf, sharding in zip(leaves, found, strict=True))
 
 
 def _leaf_bytes(leaf: Any, sharding: Any) -> int:

@@ -1,31 +1,31 @@
-"""Plans: all that is said of one workload on one slice, as data, of which the command makes its text and its JSON."""
+"""Plans: the memory, collectives and step-time bound of one workload on one slice."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling.models.model_sharding import check_fits
-from finetune_scaling.planning.bounds import Bound, bound, training_work
+from finetune_scaling.planning.bounds import StepBound, step_bound, training_work
 from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_programs
-from finetune_scaling.planning.estimate import memory
-from finetune_scaling.planning.layout import Layout, held
+from finetune_scaling.planning.layout import Layout, resident_bytes
+from finetune_scaling.planning.memory_estimate import estimate_memory
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A workload laid out on a slice.
+    """Plan of a workload on a slice.
 
-    programs: training, evaluation and decoding, as far as they were compiled; without a compiler, training alone, as it
-    is estimated. bound: of the train step.
+    programs: the compiled programs (training, evaluation, decoding), or an estimate of training alone.
+    bound: lower bound of the step time.
     """
 
     slice: Slice
     layout: Layout
     programs: Mapping[str, Program]
-    bound: Bound
+    bound: StepBound
     compiled: bool
 
     @property
@@ -34,12 +34,12 @@ class Plan:
 
     @property
     def chip_seconds(self) -> float:
-        """Of one train step, at least."""
+        """Return the least chip-seconds of one train step."""
         return self.slice.chips * self.bound.seconds
 
 
-def layout_of(workload: Workload, slice_: Slice, sharding: ShardingConfig, accumulation: int) -> Layout:
-    """The layout that a config asks for on a slice; ConfigError where chips, model or batch do not divide."""
+def configured_layout(workload: Workload, slice_: Slice, sharding: ShardingConfig, accumulation: int) -> Layout:
+    """Return the layout of a config on a slice. Raises ConfigError if chips, model or batch are not divisible."""
     data, fsdp, tensor = sharding.shape(slice_.chips)
     layout = Layout(data, fsdp, tensor, accumulation, workload.model.remat, sharding.axes)
     check_fits(workload.model, sharding, layout.mesh())
@@ -48,14 +48,14 @@ def layout_of(workload: Workload, slice_: Slice, sharding: ShardingConfig, accum
 
 
 def estimated_plan(workload: Workload, slice_: Slice, layout: Layout) -> Plan:
-    """A plan by the analytic part alone, for any kind of chip."""
-    needs = memory(workload, layout)
+    """Return a plan without compiling, for any kind of chip."""
+    memory = estimate_memory(workload, layout)
     program = Program(
-        fits=needs.fits(slice_.chip),
-        argument_bytes=needs.holds.total,
-        temporary_bytes=needs.temporary,
-        output_bytes=needs.holds.trainable + needs.holds.optimizer,
-        peak_bytes=needs.peak,
+        fits=memory.fits(slice_.chip),
+        argument_bytes=memory.resident.total,
+        temporary_bytes=memory.temporary,
+        output_bytes=memory.resident.trainable + memory.resident.optimizer,
+        peak_bytes=memory.peak,
         collectives=None,
         compile_seconds=None,
     )
@@ -63,19 +63,19 @@ def estimated_plan(workload: Workload, slice_: Slice, layout: Layout) -> Plan:
 
 
 def compiled_plan(workload: Workload, slice_: Slice, layout: Layout, training_only: bool = False) -> Plan:
-    """A plan whose programs were compiled for the slice; training_only leaves out those that score."""
+    """Return a plan with compiled programs; training_only omits evaluation and decoding."""
     names = [TRAINING] if training_only else [TRAINING, EVALUATION, *([DECODING] if workload.decoding else [])]
     programs = compile_programs(workload, slice_, layout, names)
     return Plan(slice_, layout, programs, _bound(workload, slice_, layout, programs[TRAINING]), compiled=True)
 
 
-def _bound(workload: Workload, slice_: Slice, layout: Layout, program: Program) -> Bound:
-    counted = None if program.collectives is None else float(program.collectives.link_bytes)
-    return bound(slice_.chip, training_work(workload, layout, held(workload, layout), counted))
+def _bound(workload: Workload, slice_: Slice, layout: Layout, program: Program) -> StepBound:
+    received = None if program.collectives is None else float(program.collectives.link_bytes)
+    return step_bound(slice_.chip, training_work(workload, layout, resident_bytes(workload, layout), received))
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data: the train step at the top level, other programs below their names."""
+    """Return a plan as JSON-like data: the train step at the top level, other programs under their names."""
     slice_, layout = plan.slice, plan.layout
     others = {name: _program(program) for name, program in plan.programs.items() if name != TRAINING}
     return {

@@ -11,7 +11,7 @@ from finetune_scaling.planning.chips import CHIPS
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """US dollars an hour of one chip, None where it is not known; when and where that was read."""
+    """Price of a chip-hour in US dollars (None: unknown), with the date and source of the figure."""
 
     on_demand: float | None
     spot: float | None
@@ -27,14 +27,14 @@ class Price:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """US dollars on demand and spot; None where the price is not known."""
+    """Cost in US dollars, on demand and spot; None if the price is unknown."""
 
     on_demand: float | None
     spot: float | None
 
 
 def read_prices(config: Mapping[str, Any]) -> dict[str, Price]:
-    """Prices by kind of chip. Raises ConfigError that names a wrong field, or a kind that nobody knows."""
+    """Return prices by kind of chip. Raises ConfigError that names a wrong field or an unknown kind."""
     for kind in config:
         configuration.choose(CHIPS, kind, "prices: the kind of chip")
     return {kind: configuration.build(Price, fields, f"prices.{kind}") for kind, fields in config.items()}
@@ -44,14 +44,14 @@ Prices = Mapping[str, Price]
 
 
 def price_of(prices: Prices, kind: str) -> Price:
-    """The price of a kind of chip; ConfigError where the table lacks it."""
+    """Return the price of a kind of chip. Raises ConfigError if the table lacks it."""
     if kind not in prices:
-        raise ConfigError(f"prices has no {kind}; add it to the config of --prices, empty where it costs nothing known")
+        raise ConfigError(f"prices.{kind} is missing; add it to the config of --prices, with empty fields if unknown")
     return prices[kind]
 
 
 def cost(price: Price, chip_hours: float | None) -> Cost:
-    """What so many hours of one chip cost; None where they, or the price, are not known."""
+    """Return the cost of chip-hours; None if they or the price are unknown."""
 
     def times(usd: float | None) -> float | None:
         return None if usd is None or chip_hours is None else usd * chip_hours

@@ -1,9 +1,9 @@
-"""The cheapest layout that fits: mesh, parts of the batch and remat, for the config's batch or for several.
+"""Search for the cheapest layout that fits: mesh, accumulation and remat, for one batch size or several.
 
-Every layout that the model, a batch and a slice allow is a candidate. What a candidate costs is its chips times the
-lower bound of its step's time (bounds.py), for each sequence of the batch; whether it may fit is told by the estimate
-(estimate.py). The cheapest are compiled, at most three of a kind of chip, and the first that the compiler accepts is
-taken. Where one is refused, only candidates that need less by the estimate are tried after it.
+Every layout that model, batch and slice allow is a candidate. Its cost is the number of chips times the lower bound of
+the step time (bounds.py) per sequence of the batch. Candidates that fit by the estimate (memory_estimate.py) are
+compiled, cheapest first and at most three per kind of chip, until one fits. After a candidate that does not fit, only
+those with a smaller estimate are compiled.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from typing import TypeVar
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.model_sharding import check_fits
-from finetune_scaling.planning.bounds import Bound, bound, training_work
+from finetune_scaling.planning.bounds import StepBound, step_bound, training_work
 from finetune_scaling.planning.chips import Slice
-from finetune_scaling.planning.estimate import Memory, estimated
-from finetune_scaling.planning.layout import Held, Layout, Remat, held
+from finetune_scaling.planning.layout import Layout, Remat, ResidentBytes, resident_bytes
+from finetune_scaling.planning.memory_estimate import Memory, estimate_memory
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
@@ -25,45 +25,46 @@ from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 T = TypeVar("T")
 
 REMAT: tuple[Remat, ...] = ("none", "dots", "full", "offload")
-FINALISTS = 3
-SLACK = 1.15  # an estimate of so many times the memory may still fit, and the compiler is asked
-SURE = 0.9  # one of no more than this is sure to
+MAX_COMPILED = 3  # per kind of chip
+ESTIMATE_TOLERANCE = 1.15  # candidates with up to this multiple of the memory are compiled
+SAFE_FRACTION = 0.9  # candidates with at most this fraction of the memory fit for certain
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A step laid out on a slice, the memory that it is estimated to need, and the least time that it takes."""
+    """A train step with a layout on a slice, its estimated memory and the lower bound of its time."""
 
     workload: Workload
     slice: Slice
     layout: Layout
     memory: Memory
-    bound: Bound
+    bound: StepBound
 
     @property
     def chip_seconds(self) -> float:
-        """Of one step, at least: what is paid for."""
+        """Return the least chip-seconds of one step."""
         return self.slice.chips * self.bound.seconds
 
     @property
     def cost(self) -> float:
-        """Chip-seconds of one sequence: what steps of other batches are compared by."""
+        """Return the least chip-seconds per sequence, which compares different batch sizes."""
         return self.chip_seconds / self.workload.batch
 
 
 def candidates(
     workloads: Sequence[Workload], slices: Sequence[Slice], axes: AxisRules | None = None
 ) -> list[Candidate]:
-    """Every layout that can be on these slices, the cheapest first, whether it fits or not; of one run's step, or of
-    the same step with other batches.
+    """Return every possible layout on these slices, cheapest first, whether it fits or not.
+
+    workloads: the train step of a run with one batch size or several.
     """
     rules = axes or DEFAULT_RULES
     found = [
-        _assessed(workload, slice_, layout, holds)
+        _candidate(workload, slice_, layout, resident)
         for workload in workloads
         for slice_ in slices
         for mesh in _meshes(workload, slice_.chips, rules)
-        for holds in (held(workload, mesh),)
+        for resident in (resident_bytes(workload, mesh),)
         for layout in _layouts(workload, mesh)
         if layout.remat != "offload" or slice_.chip.host_bandwidth
     ]
@@ -71,36 +72,37 @@ def candidates(
 
 
 def _rank(candidate: Candidate) -> tuple:
-    """Cheapest first; of equals the fewest chips, then the simplest layout."""
+    """Return the sort key: cost, then number of chips, then simplicity of the layout."""
     layout = candidate.layout
     simple = (candidate.slice.chips, layout.accumulation, REMAT.index(layout.remat), layout.tensor, -layout.fsdp)
     return (
         float(f"{candidate.cost:.6g}"),
         *simple,
         candidate.workload.batch,
-    )  # rounded: rounding errors shall decide nothing
+    )  # rounded, so that floating-point errors decide nothing
 
 
-def smallest_first(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates in another order, to find the smallest slice that holds the run.
+def by_slice_size(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates by slice size, to find the smallest slice that the run fits.
 
-    On each slice those first that are sure to fit, the cheapest before the others; then the rest, by what they need.
+    On each slice, candidates that certainly fit come first by cost, then the others by estimated memory.
     """
 
     def rank(candidate: Candidate) -> tuple[int, bool, float]:
-        unsure = candidate.memory.peak > SURE * candidate.slice.chip.hbm_bytes
-        return candidate.slice.chips, unsure, candidate.memory.peak if unsure else candidate.cost
+        uncertain = candidate.memory.peak > SAFE_FRACTION * candidate.slice.chip.hbm_bytes
+        return candidate.slice.chips, uncertain, candidate.memory.peak if uncertain else candidate.cost
 
     return sorted(ranked, key=rank)
 
 
-def _assessed(workload: Workload, slice_: Slice, layout: Layout, holds: Held) -> Candidate:
-    work = training_work(workload, layout, holds)
-    return Candidate(workload, slice_, layout, estimated(workload, layout, holds), bound(slice_.chip, work))
+def _candidate(workload: Workload, slice_: Slice, layout: Layout, resident: ResidentBytes) -> Candidate:
+    work = training_work(workload, layout, resident)
+    memory = estimate_memory(workload, layout, resident)
+    return Candidate(workload, slice_, layout, memory, step_bound(slice_.chip, work))
 
 
 def _meshes(workload: Workload, chips: int, rules: AxisRules) -> Iterator[Layout]:
-    """The meshes that divide the model, and over which its batch can be dealt."""
+    """Yield the meshes over which model and batch can be sharded."""
     for tensor, fsdp in itertools.product(_divisors(chips), repeat=2):
         if chips % (tensor * fsdp):
             continue
@@ -115,7 +117,7 @@ def _meshes(workload: Workload, chips: int, rules: AxisRules) -> Iterator[Layout
 
 
 def _layouts(workload: Workload, mesh: Layout) -> Iterator[Layout]:
-    rows = workload.batch // mesh.batch_parts
+    rows = workload.batch // mesh.batch_shards
     for accumulation, remat in itertools.product(_divisors(rows), REMAT):
         yield dataclasses.replace(mesh, accumulation=accumulation, remat=remat)
 
@@ -124,44 +126,48 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def choose(
-    ranked: Sequence[Candidate], compile_: Callable[[Candidate], tuple[bool, T]], most: int = FINALISTS
+def compile_until_fit(
+    ranked: Sequence[Candidate], compile_: Callable[[Candidate], tuple[bool, T]], most: int = MAX_COMPILED
 ) -> tuple[Candidate | None, list[tuple[Candidate, T]]]:
-    """The first of the ranked candidates that fits, and what was compiled on the way, at most `most`.
+    """Compile at most `most` candidates in order until one fits.
 
-    compile_: tells whether a candidate fits, and what to note of it.
+    compile_: returns whether a candidate fits, and its compiled form.
+    Returns: the candidate that fits (None if none does), and all compiled candidates.
     """
     tried: list[tuple[Candidate, T]] = []
-    least = math.inf  # of the estimates that were refused
+    smallest = math.inf  # estimated memory of candidates that did not fit
     for candidate in ranked:
         if len(tried) == most:
             break
-        if candidate.memory.peak > SLACK * candidate.slice.chip.hbm_bytes or candidate.memory.peak >= least:
+        limit = ESTIMATE_TOLERANCE * candidate.slice.chip.hbm_bytes
+        if candidate.memory.peak > limit or candidate.memory.peak >= smallest:
             continue
-        fits, note = compile_(candidate)
-        tried.append((candidate, note))
+        fits, compiled = compile_(candidate)
+        tried.append((candidate, compiled))
         if fits:
             return candidate, tried
-        least = candidate.memory.peak
+        smallest = candidate.memory.peak
     return None, tried
 
 
-def choose_smallest(
+def compile_until_fit_by_size(
     ranked: Sequence[Candidate], compile_: Callable[[Candidate], tuple[bool, T]]
 ) -> tuple[Candidate | None, list[tuple[Candidate, T]]]:
-    """As `choose`, of candidates in the order of smallest_first: at most FINALISTS on each number of chips, and on to
-    the next one where the compiler refuses them.
+    """Compile candidates that are sorted by slice size until one fits, at most MAX_COMPILED for each number of chips.
+
+    Returns as `compile_until_fit` does.
     """
     tried: list[tuple[Candidate, T]] = []
     for _, group in itertools.groupby(ranked, key=lambda candidate: candidate.slice.chips):
-        least = min((candidate.memory.peak for candidate, _ in tried), default=math.inf)
-        chosen, compiled = choose([candidate for candidate in group if candidate.memory.peak < least], compile_)
+        smallest = min((candidate.memory.peak for candidate, _ in tried), default=math.inf)
+        left = [candidate for candidate in group if candidate.memory.peak < smallest]
+        chosen, compiled = compile_until_fit(left, compile_)
         tried += compiled
         if chosen is not None:
             return chosen, tried
     return None, tried
 
 
-def analytic(ranked: Sequence[Candidate]) -> Candidate | None:
-    """The first that fits by the estimate, without a compiler; None where none does."""
+def first_estimated_to_fit(ranked: Sequence[Candidate]) -> Candidate | None:
+    """Return the first candidate that fits by the estimate; None if none does."""
     return next((candidate for candidate in ranked if candidate.memory.fits(candidate.slice.chip)), None)

@@ -1,4 +1,4 @@
-"""TPU slices as JAX devices on a machine that has no TPU: libtpu describes them, and compiles for them."""
+"""TPU slices as JAX devices on a machine without a TPU; libtpu describes them and compiles for them."""
 
 import importlib.util
 import math
@@ -9,9 +9,8 @@ import jax
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import Slice
 
-# What libtpu asks for before it is loaded. Without the first it asks a metadata server that is not there and waits;
-# without the last, a second process that compiles at the same time ends with an error about a lock file: libtpu holds
-# /tmp/libtpu_lockfile for as long as a process lives, since a real TPU can have one owner only.
+# Variables that libtpu reads when it is loaded. Without the first it waits for a metadata server; without the last, a
+# second process that compiles at the same time fails at /tmp/libtpu_lockfile (a real TPU has one owner).
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -22,14 +21,14 @@ _ENVIRONMENT = {
 
 
 def prepare_environment(slice_: Slice) -> None:
-    """Sets what libtpu needs, and keeps JAX itself on the CPU. To be called before JAX uses any device.
+    """Set libtpu's environment variables and keep JAX on the CPU; to be called before JAX uses a device.
 
-    Raises ConfigError where libtpu is not installed.
+    Raises ConfigError if libtpu is not installed.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
-            "libtpu is not installed, which compiles for TPUs; pip install -e .[test] where there is no TPU, .[tpu] "
-            "where there is one, or give --analytic to plan without compiling"
+            "libtpu, which compiles for TPUs, is not installed; pip install -e .[test] on a machine without TPU, "
+            ".[tpu] on one with a TPU, or give --analytic to plan without compiling"
         )
     os.environ.update(_ENVIRONMENT)
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", slice_.accelerator_type)
@@ -38,7 +37,7 @@ def prepare_environment(slice_: Slice) -> None:
 
 
 def devices(slice_: Slice) -> list[jax.Device]:
-    """The chips of a slice, one device each; programs can be compiled for them, not run."""
+    """Return the chips of a slice as devices, for which programs can be compiled but not run."""
     from jax.experimental import topologies
 
     hosts = (*slice_.host_shape, 1)[:3]

@@ -1,4 +1,4 @@
-"""What a run computes in a step, whatever it runs on: model, method, batch and lengths, read from a run's config."""
+"""The workload of a run's step, independent of hardware: model, method, batch and lengths, read from a config."""
 
 import dataclasses
 
@@ -17,12 +17,12 @@ from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
-_PAPER_SIZES = ("1b", "2b", "4b", "8b", "16b")  # whose vocabulary is known without a tokenizer
+_PAPER_SIZES = ("1b", "2b", "4b", "8b", "16b")  # their vocabulary is known without a tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
-    """Decoding of a batch: tokens of the longest input, and of the longest output, and how it is searched for."""
+class DecodingWorkload:
+    """Decoding of a batch: tokens of the longest input and output, and the search settings."""
 
     input_tokens: int
     new_tokens: int
@@ -32,9 +32,11 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One run's step. batch: sequences; length: tokens of a row, soft prompt apart; evaluation_batch: sequences.
+    """The step of one run.
 
-    decoding: None where the run decodes nothing.
+    batch, evaluation_batch: sequences.
+    length: tokens per row, without soft prompt.
+    decoding: None if the run does not decode.
     """
 
     model: ModelConfig
@@ -43,16 +45,16 @@ class Workload:
     batch: int
     length: int
     evaluation_batch: int
-    decoding: Decoding | None = None
+    decoding: DecodingWorkload | None = None
 
     @property
     def positions(self) -> int:
-        """Positions of a row that are computed, soft prompt included."""
+        """Return the positions per row, including the soft prompt."""
         return self.length + self.tuning.prefix_length
 
 
 def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
-    """The workload of a run config on a model. Raises ConfigError where rows are longer than the model's context."""
+    """The workload of a run config on a model. Raises ConfigError if rows are longer than the model's context."""
     tuning = configure(METHODS, run_config.method)
     length = run_config.batch.row_length or run_config.sequence.length
     check_length(model, tuning, length)
@@ -67,29 +69,32 @@ def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
     )
 
 
-def _decoding(run_config: RunConfig) -> Decoding | None:
+def _decoding(run_config: RunConfig) -> DecodingWorkload | None:
     if run_config.evaluation.generate_examples == 0:
         return None
     _, form = task_and_format(run_config)
     longest = form.length - form.max_target_tokens
     settings = run_config.evaluation.decoding
-    return Decoding(longest, settings.limit(form.max_target_tokens), form.bidirectional_input, settings)
+    return DecodingWorkload(longest, settings.limit(form.max_target_tokens), form.bidirectional_input, settings)
 
 
 def planned_model(run_config: RunConfig, rung: str | None = None, vocabulary: int | None = None) -> ModelConfig:
-    """The model that a run would train, without reading a parameter.
+    """Return the model that a run trains, without reading parameters.
 
-    rung: of the ladder, in place of what the config says. A finetuning run's model is its base's: read from the base's
-    checkpoint where there is one, and otherwise the rung that the last part of base.run names, as in
-    runs/pretrain/en_de/16b. vocabulary: its size; without it that of the tokenizer, where it is there, and 128,000 for
-    the paper's sizes. Raises ConfigError where size or vocabulary cannot be told.
+    A finetuning run's model is that of its base model: from the base's checkpoint if it exists, otherwise the size that
+    the last part of base.run names, as in runs/pretrain/en_de/16b.
+
+    rung: a size of the ladder, in place of the config's.
+    vocabulary: vocabulary size; default: that of the tokenizer if it exists, 128,000 for the paper's sizes.
+
+    Raises ConfigError if size or vocabulary are unknown.
     """
     block = configuration.plain(run_config.model)
     if rung is not None:
         configuration.choose(LADDER, rung, "--model")
-        return _of_rung(rung, {**block, "name": rung}, run_config, vocabulary)
+        return _ladder_model(rung, {**block, "name": rung}, run_config, vocabulary)
     if run_config.base is None:
-        return _of_rung(block.get("name"), block, run_config, vocabulary)
+        return _ladder_model(block.get("name"), block, run_config, vocabulary)
     run = location(run_config.base.run)
     newest = call_with_timeout(run, lambda: next(checkpoint_steps(run), None))
     if newest is not None:
@@ -97,13 +102,13 @@ def planned_model(run_config: RunConfig, rung: str | None = None, vocabulary: in
         return model_config({**metadata["model"], **block})
     if run.name not in LADDER:
         raise ConfigError(
-            f"base.run = {run_config.base.run} has no checkpoint and its name is no size of the ladder; give the size "
-            f"of the base by --model, one of: {', '.join(LADDER)}"
+            f"base.run = {run_config.base.run} has no checkpoint and its name is not a size of the ladder; give the "
+            f"size of the base as --model, one of: {', '.join(LADDER)}"
         )
-    return _of_rung(run.name, {**block, "name": run.name}, run_config, vocabulary)
+    return _ladder_model(run.name, {**block, "name": run.name}, run_config, vocabulary)
 
 
-def _of_rung(name: str | None, block: dict, run_config: RunConfig, vocabulary: int | None) -> ModelConfig:
+def _ladder_model(name: str | None, block: dict, run_config: RunConfig, vocabulary: int | None) -> ModelConfig:
     if vocabulary is not None:
         block = {**block, "vocab_size": vocabulary}
     if "vocab_size" in block:
@@ -118,5 +123,5 @@ def _vocabulary(rung: str | None, run_config: RunConfig) -> int:
     if rung in _PAPER_SIZES:
         return PAPER_VOCABULARY
     raise ConfigError(
-        f"tokenizer = {run_config.tokenizer} is not there, so the vocabulary's size is unknown; give it by --vocabulary"
+        f"tokenizer = {run_config.tokenizer} does not exist, so the vocabulary size is unknown; give it as --vocabulary"
     )

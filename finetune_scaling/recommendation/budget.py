@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import Chip, find_chip
 from finetune_scaling.planning.prices import Prices, price_of
-from finetune_scaling.planning.totals import SECONDS_AN_HOUR
+from finetune_scaling.planning.totals import SECONDS_PER_HOUR
 
 FORMS = "--budget=1e20flop, --budget=300chip-hours@v5e or --budget=500usd@v5e"
 UTILISATION = 0.4
@@ -38,11 +38,11 @@ class Rates:
 
     def chip_hours(self, flops: float, chip: Chip) -> float:
         """Return the hours of one chip at the assumed utilisation."""
-        return flops / (chip.peak_flops * self.utilisation) / SECONDS_AN_HOUR
+        return flops / (chip.peak_flops * self.utilisation) / SECONDS_PER_HOUR
 
     def flops(self, chip_hours: float, chip: Chip) -> float:
         """Return the FLOPs of `chip_hours` hours of one chip at the assumed utilisation."""
-        return chip_hours * SECONDS_AN_HOUR * chip.peak_flops * self.utilisation
+        return chip_hours * SECONDS_PER_HOUR * chip.peak_flops * self.utilisation
 
     def cheapest(self, chips: Mapping[str, Chip]) -> Chip:
         """Return the chip with the least price per FLOP; raises ConfigError if no price is known."""

@@ -1,4 +1,4 @@
-"""What tests of the planner share: workloads that are small, or large and never allocated."""
+"""Workloads for tests of the planner; none is allocated."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from finetune_scaling.tuning.registry import METHODS
 
 @pytest.fixture(scope="session")
 def workload() -> Callable[..., Workload]:
-    """workload("16b", "lora", rank=4): a rung with a method, batch 16 x 64; fields of Workload by keyword."""
+    """workload("16b", "lora", rank=4): size, method and its options; fields of Workload by keyword."""
 
     def make(rung: str = "100k", method: str = "full", vocabulary: int = 512, **changes: Any) -> Workload:
         paper = rung in ("1b", "2b", "4b", "8b", "16b")

@@ -1,6 +1,6 @@
-"""Compiles small programs whose collectives are known by hand, and prints their HLO texts as JSON: programs.py cpu|tpu.
+"""Compile small programs with known collectives and print their HLO texts as JSON: programs.py cpu|tpu.
 
-Each is written with shard_map, so that every collective is there because it was asked for.
+They use shard_map, so that every collective is explicit.
 """
 
 import json
@@ -18,7 +18,7 @@ from finetune_scaling.planning.chips import find_slice
 
 def devices():
     if sys.argv[1] == "cpu":
-        return jax.devices()  # eight of them, by XLA_FLAGS
+        return jax.devices()  # eight, by XLA_FLAGS
     topology.prepare_environment(find_slice("v5e:2x4"))
     return topology.devices(find_slice("v5e:2x4"))
 
@@ -37,25 +37,25 @@ def text(function, in_specs, out_specs, *shapes):
 
 
 def gather_in_loop(x, weights):  # [128, 128] over a, [STEPS, 512, 256] over a in the second
-    def body(carry, part):  # part [128, 256]
-        whole = jax.lax.all_gather(part, "a", axis=0, tiled=True)  # [512, 256]
-        product = jnp.matmul(carry, whole, precision="highest")  # at less, TPUs gather it in bfloat16
-        return jnp.tanh(jnp.matmul(product, whole.T, precision="highest")), None
+    def body(carry, shard):  # shard [128, 256]
+        kernel = jax.lax.all_gather(shard, "a", axis=0, tiled=True)  # [512, 256]
+        product = jnp.matmul(carry, kernel, precision="highest")  # by default TPUs gather it in bfloat16
+        return jnp.tanh(jnp.matmul(product, kernel.T, precision="highest")), None
 
     return jax.lax.scan(body, x, weights)[0]
 
 
 def nested(x, weights):  # a sum over b in a loop of STEPS inside a loop of 3
     def outer(carry, _):
-        def inner(carry, part):
-            return jnp.tanh(jax.lax.psum(carry @ part, "b")), None
+        def inner(carry, shard):
+            return jnp.tanh(jax.lax.psum(carry @ shard, "b")), None
 
         return jax.lax.scan(inner, carry, weights)[0], None
 
     return jax.lax.scan(outer, x, None, length=3)[0]
 
 
-def scatter(x):  # [512, 256] whole -> [128, 256]
+def scatter(x):  # [512, 256] replicated -> [128, 256]
     return jax.lax.psum_scatter(x, "a", scatter_dimension=0, tiled=True)
 
 
@@ -67,7 +67,7 @@ def pass_on(x):
     return jax.lax.ppermute(x, "a", [(0, 1), (1, 2), (2, 3), (3, 0)])
 
 
-def data_dependent(x):  # ends when a sum says so: of no known length
+def data_dependent(x):  # unknown trip count
     def unfinished(carry):
         return carry[0].sum() < 100.0
 
@@ -77,7 +77,7 @@ def data_dependent(x):  # ends when a sum says so: of no known length
     return jax.lax.while_loop(unfinished, body, (x,))[0]
 
 
-def early_ending(x):  # at most STEPS times, or until a sum says so
+def early_ending(x):  # at most STEPS iterations
     def unfinished(carry):
         return (carry[1] < STEPS) & (carry[0].sum() < 100.0)
 

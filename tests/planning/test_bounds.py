@@ -1,4 +1,4 @@
-"""Lower bounds against closed forms written out by hand."""
+"""Lower bounds against closed forms."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,39 +6,39 @@ from collections.abc import Callable
 import pytest
 
 from finetune_scaling.planning.bounds import (
-    Work,
-    bound,
-    least_hbm_bytes,
-    least_link_bytes,
+    StepWork,
+    min_hbm_bytes,
+    min_link_bytes,
     recomputed_flops,
+    step_bound,
     training_work,
 )
 from finetune_scaling.planning.chips import find_chip
-from finetune_scaling.planning.layout import Held, Layout, held
+from finetune_scaling.planning.layout import Layout, ResidentBytes, resident_bytes
 from finetune_scaling.planning.workload import Workload
 
 B, L = 128, 512
-N_16B, D, HEADS, LAYERS, V = 15_440_491_520, 5120, 20, 40, 128_000  # all matrices multiply: the table is the head too
+N_16B, D, HEADS, LAYERS, V = 15_440_491_520, 5120, 20, 40, 128_000  # tied embedding: the table is the head too
 
 
-def test_bound_is_the_largest_of_three() -> None:
+def test_bound_is_the_largest_of_the_times() -> None:
     chip = find_chip("v5e")
-    found = bound(chip, Work(flops=197e12, hbm_bytes=2 * 819e9, link_bytes=0.5 * 200e9))
+    found = step_bound(chip, StepWork(flops=197e12, hbm_bytes=2 * 819e9, link_bytes=0.5 * 200e9))
     assert (found.compute, found.hbm, found.interconnect) == pytest.approx((1.0, 2.0, 0.5))
     assert (found.seconds, found.set_by) == (pytest.approx(2.0), "hbm")
-    found = bound(chip, Work(flops=197e12, hbm_bytes=0, link_bytes=0, host_bytes=45e9))
+    found = step_bound(chip, StepWork(flops=197e12, hbm_bytes=0, link_bytes=0, host_bytes=45e9))
     assert (found.seconds, found.set_by) == (pytest.approx(3.0), "host")
 
 
-def test_operations_of_16b_full_tuning(workload: Callable[..., Workload]) -> None:
+def test_flops_of_16b_full_tuning(workload: Callable[..., Workload]) -> None:
     step = workload("16b", batch=B, length=L)
     attention = 3 * 2 * 2 * LAYERS * D * L / 2
     expected = B * L * (6 * N_16B + attention)
-    work = training_work(step, Layout(1, 64, 1), Held(0, 0, 0, 0))
-    assert work.flops * 64 == pytest.approx(expected, rel=1e-4)  # norms multiply nothing, but count as weights
+    work = training_work(step, Layout(1, 64, 1), ResidentBytes(0, 0, 0, 0))
+    assert work.flops * 64 == pytest.approx(expected, rel=1e-4)  # norms count as weights
 
 
-def test_remat_repeats_the_layers_but_not_the_head(workload: Callable[..., Workload]) -> None:
+def test_remat_recomputes_the_layers_but_not_the_head(workload: Callable[..., Workload]) -> None:
     step = workload("16b", batch=B, length=L)
     scores = 2 * 2 * LAYERS * D * L / 2
     full = B * L * (2 * (N_16B - V * D) + scores)
@@ -49,53 +49,53 @@ def test_remat_repeats_the_layers_but_not_the_head(workload: Callable[..., Workl
 
 def test_offloading_sends_each_layers_input_to_the_host_and_back(workload: Callable[..., Workload]) -> None:
     step = workload("16b", batch=B, length=L)
-    work = training_work(step, Layout(1, 32, 2, remat="offload"), Held(0, 0, 0, 0))
+    work = training_work(step, Layout(1, 32, 2, remat="offload"), ResidentBytes(0, 0, 0, 0))
     assert work.host_bytes == pytest.approx(2 * LAYERS * (B / 32) * L * D * 2)
-    assert training_work(step, Layout(1, 32, 2, remat="full"), Held(0, 0, 0, 0)).host_bytes == 0
+    assert training_work(step, Layout(1, 32, 2, remat="full"), ResidentBytes(0, 0, 0, 0)).host_bytes == 0
 
 
 def test_fsdp_gathers_twice_and_scatters_once(workload: Callable[..., Workload]) -> None:
     step = workload("16b", batch=B, length=L)
     weights = 2 * N_16B * 63 / 64
-    assert least_link_bytes(step, Layout(1, 64, 1)) == pytest.approx(3 * weights, rel=1e-4)
-    assert least_link_bytes(step, Layout(1, 64, 1, accumulation=2)) == pytest.approx(5 * weights, rel=1e-4)
+    assert min_link_bytes(step, Layout(1, 64, 1)) == pytest.approx(3 * weights, rel=1e-4)
+    assert min_link_bytes(step, Layout(1, 64, 1, accumulation=2)) == pytest.approx(5 * weights, rel=1e-4)
 
 
-def test_frozen_weights_send_no_gradients(workload: Callable[..., Workload]) -> None:
+def test_frozen_weights_have_no_gradient_traffic(workload: Callable[..., Workload]) -> None:
     step = workload("16b", "lora", batch=B, length=L)
-    assert least_link_bytes(step, Layout(1, 64, 1)) == pytest.approx(2 * 2 * N_16B * 63 / 64, rel=1e-4)
-    assert least_link_bytes(step, Layout(64, 1, 1)) == 0
+    assert min_link_bytes(step, Layout(1, 64, 1)) == pytest.approx(2 * 2 * N_16B * 63 / 64, rel=1e-4)
+    assert min_link_bytes(step, Layout(64, 1, 1)) == 0
 
 
 def test_data_parallelism_reduces_gradients(workload: Callable[..., Workload]) -> None:
     step = workload("16b", batch=B, length=L)
-    assert least_link_bytes(step, Layout(64, 1, 1)) == pytest.approx(2 * 2 * N_16B * 63 / 64, rel=1e-4)
+    assert min_link_bytes(step, Layout(64, 1, 1)) == pytest.approx(2 * 2 * N_16B * 63 / 64, rel=1e-4)
     mixed = 3 * 2 * N_16B * 15 / 16 + 2 * 2 * N_16B / 16 * 3 / 4
-    assert least_link_bytes(step, Layout(4, 16, 1)) == pytest.approx(mixed, rel=1e-4)
+    assert min_link_bytes(step, Layout(4, 16, 1)) == pytest.approx(mixed, rel=1e-4)
 
 
-def test_tensor_parallelism_sums_activations(workload: Callable[..., Workload]) -> None:
+def test_tensor_parallelism_reduces_activations(workload: Callable[..., Workload]) -> None:
     step = workload("16b", "lora", batch=B, length=L)
-    one = 2 * (B * L * D * 2) * 3 / 4  # a sum over four chips
-    assert least_link_bytes(step, Layout(1, 1, 4)) == pytest.approx(2 * LAYERS * one)
-    assert least_link_bytes(step, Layout(1, 1, 4, remat="full")) == pytest.approx(3 * LAYERS * one)
+    one = 2 * (B * L * D * 2) * 3 / 4  # an all-reduce over four chips
+    assert min_link_bytes(step, Layout(1, 1, 4)) == pytest.approx(2 * LAYERS * one)
+    assert min_link_bytes(step, Layout(1, 1, 4, remat="full")) == pytest.approx(3 * LAYERS * one)
     sequential = dataclasses.replace(step, model=dataclasses.replace(step.model, block="sequential"))
-    assert least_link_bytes(sequential, Layout(1, 1, 4)) == pytest.approx(4 * LAYERS * one)
+    assert min_link_bytes(sequential, Layout(1, 1, 4)) == pytest.approx(4 * LAYERS * one)
 
 
-def test_memory_traffic(workload: Callable[..., Workload]) -> None:
+def test_hbm_traffic(workload: Callable[..., Workload]) -> None:
     step = workload("16b", batch=B, length=L)
-    holds = Held(trainable=1000, frozen=200, optimizer=30, batch=4)
+    resident = ResidentBytes(trainable=1000, frozen=200, optimizer=30, batch=4)
     residuals = 2 * LAYERS * (B / 64) * L * D * 2
     expected = (1234 + 1030) + 2 * 2 * N_16B + residuals
-    assert least_hbm_bytes(step, Layout(1, 64, 1), holds) == pytest.approx(expected, rel=1e-4)
+    assert min_hbm_bytes(step, Layout(1, 64, 1), resident) == pytest.approx(expected, rel=1e-4)
 
 
-def test_held_bytes_are_counted_by_the_shapes(workload: Callable[..., Workload]) -> None:
-    """FSDP of 16B over 64 chips: parameters in float32, Adafactor's rows and columns small, a batch of two rows."""
-    found = held(workload("16b", batch=B, length=L), Layout(1, 64, 1))
-    assert found.trainable == pytest.approx(4 * N_16B / 64, rel=2e-3)  # norms are on every chip
+def test_resident_bytes_of_16b(workload: Callable[..., Workload]) -> None:
+    """FSDP over 64 chips: float32 parameters, small factored moments, a batch of two rows."""
+    found = resident_bytes(workload("16b", batch=B, length=L), Layout(1, 64, 1))
+    assert found.trainable == pytest.approx(4 * N_16B / 64, rel=2e-3)  # norms are replicated
     assert found.frozen == 0
     assert found.batch == 2 * L * (5 * 4 + 1)
-    lora = held(workload("16b", "lora", batch=16, length=L), Layout(1, 8, 1))
+    lora = resident_bytes(workload("16b", "lora", batch=16, length=L), Layout(1, 8, 1))
     assert lora.frozen == pytest.approx(2 * N_16B / 8, rel=2e-3)

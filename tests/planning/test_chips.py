@@ -1,14 +1,14 @@
-"""Slices: what they are called, how many hosts they have, and what is said where there is no such slice."""
+"""Names and hosts of slices, and errors for unknown topologies."""
 
 import pytest
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import CHIPS, find_slice, slices
+from finetune_scaling.planning.chips import CHIPS, available_slices, find_slice
 
 
 @pytest.mark.parametrize(
     ("topology", "accelerator", "chips", "hosts"),
-    [  # from the tables of https://docs.cloud.google.com/tpu/docs/v5e and its neighbours
+    [  # from the tables of https://docs.cloud.google.com/tpu/docs/v5e and similar pages
         ("v5e:1x1", "v5litepod-1", 1, 1),
         ("v5e:2x2", "v5litepod-4", 4, 1),
         ("v5e:2x4", "v5litepod-8", 8, 1),
@@ -21,7 +21,7 @@ from finetune_scaling.planning.chips import CHIPS, find_slice, slices
         ("v5p:8x8x8", "v5p-1024", 512, 128),
     ],
 )
-def test_slices_as_the_cloud_names_them(topology: str, accelerator: str, chips: int, hosts: int) -> None:
+def test_slices_have_the_names_of_the_cloud(topology: str, accelerator: str, chips: int, hosts: int) -> None:
     found = find_slice(topology)
     assert (found.name, found.accelerator_type, found.chips, found.hosts) == (topology, accelerator, chips, hosts)
 
@@ -31,24 +31,24 @@ def test_gpus_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("topology", "near"),
+    ("topology", "similar"),
     [
         ("v5e:4x5", "v5e:4x4"),
         ("v5p:2x2", "v5p:2x2x2"),
         ("v5:4x4", "did you mean 'v5"),
-        ("h100:none", "near it: h100:"),
-        ("h100:0", "near it: h100:"),
+        ("h100:none", "h100:1"),
+        ("h100:0", "h100:1"),
         ("4x4", "choose one of|did you mean"),
     ],
 )
-def test_unknown_topology_names_near_ones(topology: str, near: str) -> None:
-    with pytest.raises(ConfigError, match=near):
+def test_unknown_topologies_are_errors_with_similar_ones(topology: str, similar: str) -> None:
+    with pytest.raises(ConfigError, match=similar):
         find_slice(topology)
 
 
-def test_slices_rise_and_every_chip_states_its_source() -> None:
+def test_slices_are_sorted_and_every_chip_has_a_source() -> None:
     for chip in CHIPS.values():
-        sizes = [found.chips for found in slices(chip)]
+        sizes = [found.chips for found in available_slices(chip)]
         assert sizes == sorted(sizes)
         assert chip.source
         assert chip.hbm_bytes > 10**10

@@ -1,4 +1,4 @@
-"""Collectives read from compiled text, against programs whose collectives are known by hand."""
+"""Collectives read from compiled programs with known collectives."""
 
 import json
 import os
@@ -16,7 +16,7 @@ FLOAT = 4
 
 
 def compiled(platform: str) -> dict[str, str]:
-    """HLO texts of programs.py, compiled in a process of its own: this one has one CPU device."""
+    """HLO texts of programs.py, compiled in another process, since this one has one CPU device."""
     eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.planning.programs", platform]
     done = subprocess.run(
@@ -33,52 +33,52 @@ def texts(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def only(text: str, kind: str) -> Traffic:
-    """The traffic of a kind, which is the only one of a program."""
+    """Return the traffic of the only kind of collective in a program."""
     found = collectives(text)
     assert list(found.by_kind) == [kind]
     assert found.unknown_loops == 0
     return found.by_kind[kind]
 
 
-def test_gather_in_a_loop_counts_once_a_step(texts: dict[str, str]) -> None:
+def test_a_gather_in_a_loop_counts_once_per_iteration(texts: dict[str, str]) -> None:
     traffic = only(texts["gather_in_loop"], "all-gather")
-    whole = STEPS * 512 * 256 * FLOAT
-    assert (traffic.count, traffic.bytes, traffic.link_bytes) == (STEPS, whole, whole * 3 // 4)
+    size = STEPS * 512 * 256 * FLOAT
+    assert (traffic.count, traffic.bytes, traffic.link_bytes) == (STEPS, size, size * 3 // 4)
 
 
-def test_loops_in_loops_multiply(texts: dict[str, str]) -> None:
+def test_trip_counts_of_nested_loops_multiply(texts: dict[str, str]) -> None:
     traffic = only(texts["nested"], "all-reduce")
-    whole = 3 * STEPS * 128 * 128 * FLOAT
-    assert (traffic.count, traffic.bytes) == (3 * STEPS, whole)
-    assert traffic.link_bytes == whole  # two chips: twice a half
+    size = 3 * STEPS * 128 * 128 * FLOAT
+    assert (traffic.count, traffic.bytes) == (3 * STEPS, size)
+    assert traffic.link_bytes == size  # two chips: 2 x 1/2
 
 
-def test_scatter_counts_what_it_takes(texts: dict[str, str]) -> None:
+def test_reduce_scatter_counts_its_operand(texts: dict[str, str]) -> None:
     found = collectives(texts["scatter"]).by_kind
-    whole = 512 * 256 * FLOAT
+    size = 512 * 256 * FLOAT
     assert set(found) == {"reduce-scatter"}
-    assert found["reduce-scatter"].bytes == whole
-    assert found["reduce-scatter"].link_bytes == whole * 3 // 4
+    assert found["reduce-scatter"].bytes == size
+    assert found["reduce-scatter"].link_bytes == size * 3 // 4
 
 
-def test_exchange(texts: dict[str, str]) -> None:
+def test_all_to_all(texts: dict[str, str]) -> None:
     traffic = only(texts["exchange"], "all-to-all")
-    whole = 512 * 256 * FLOAT  # of a chip
-    assert (traffic.bytes, traffic.link_bytes) == (whole, whole * 3 // 4)
+    size = 512 * 256 * FLOAT  # per chip
+    assert (traffic.bytes, traffic.link_bytes) == (size, size * 3 // 4)
 
 
-def test_permutation_receives_all_of_it(texts: dict[str, str]) -> None:
+def test_a_permutation_receives_all_bytes(texts: dict[str, str]) -> None:
     traffic = only(texts["pass_on"], "collective-permute")
     assert (traffic.count, traffic.bytes, traffic.link_bytes) == (1, 128 * 256 * FLOAT, 128 * 256 * FLOAT)
 
 
-def test_loop_of_unknown_length_counts_once_and_says_so(texts: dict[str, str]) -> None:
+def test_a_loop_of_unknown_trip_count_counts_once(texts: dict[str, str]) -> None:
     found = collectives(texts["data_dependent"])
     assert found.unknown_loops == 1
     assert found.by_kind["all-reduce"].bytes == 128 * 256 * FLOAT
 
 
-def test_loop_that_may_end_early_counts_as_long_as_its_counter_allows(texts: dict[str, str]) -> None:
+def test_a_loop_that_may_end_early_counts_its_maximal_trip_count(texts: dict[str, str]) -> None:
     found = collectives(texts["early_ending"])
     assert found.unknown_loops == 0
     assert found.by_kind["all-reduce"].count == STEPS
@@ -97,11 +97,11 @@ ENTRY %main (p: f32[4,8]) -> f32[32,8] {
 """
 
 
-def test_asynchronous_forms_and_ways_to_write_groups() -> None:
+def test_asynchronous_collectives_and_notations_of_groups() -> None:
     found = collectives(ASYNCHRONOUS).by_kind
     assert found["all-gather"] == Traffic(1, 1, 1024, 896)
-    assert found["all-reduce"] == Traffic(1, 1, 68, 102)  # four chips: twice three quarters
-    assert found["reduce-scatter"] == Traffic(1, 1, 256, 128)  # two chips: 128 bytes are kept
+    assert found["all-reduce"] == Traffic(1, 1, 68, 102)  # four chips: 2 x 3/4
+    assert found["reduce-scatter"] == Traffic(1, 1, 256, 128)  # two chips keep 128 bytes each
 
 
 SPREAD = """HloModule m, num_partitions=4
@@ -124,7 +124,7 @@ ENTRY %main (p: f32[8]) -> f32[32] {
 """
 
 
-def test_gather_that_is_spread_over_fusions_counts_once() -> None:
+def test_a_gather_that_is_split_over_fusions_counts_once() -> None:
     assert collectives(SPREAD).by_kind["all-gather"] == Traffic(1, 1, 128, 96)
 
 

@@ -1,8 +1,8 @@
-"""What the compiler says where a program does not fit; the programs themselves are in tests/test_plan.py."""
+"""The compiler's messages for programs that do not fit; compiled programs are in tests/test_plan.py."""
 
 import pytest
 
-from finetune_scaling.planning.compiled import needed_bytes
+from finetune_scaling.planning.compiled import requested_bytes
 
 GIB = 2**30
 
@@ -22,11 +22,11 @@ GIB = 2**30
         ),
     ],
 )
-def test_what_was_asked_for_is_read_from_the_message(message: str, expected: float) -> None:
-    assert needed_bytes(message) == round(expected)
+def test_the_requested_memory_is_read_from_the_message(message: str, expected: float) -> None:
+    assert requested_bytes(message) == round(expected)
 
 
 @pytest.mark.parametrize("message", ["INTERNAL: Used 3.00G of 2.00G hbm", "RESOURCE_EXHAUSTED: no threads left"])
-def test_other_failures_are_not_taken_for_a_lack_of_memory(message: str) -> None:
+def test_other_failures_are_raised(message: str) -> None:
     with pytest.raises(RuntimeError, match="the compiler failed"):
-        needed_bytes(message)
+        requested_bytes(message)

@@ -1,4 +1,4 @@
-"""Prices: the shipped table, and what is said of a faulty one."""
+"""Prices: the shipped table, and errors in others."""
 
 import runpy
 from pathlib import Path
@@ -13,7 +13,7 @@ from finetune_scaling.planning.prices import Cost, Price, cost, price_of, read_p
 SHIPPED = Path(__file__).parents[2] / "configs" / "prices.py"
 
 
-def test_shipped_table_has_every_chip_with_source_and_date() -> None:
+def test_the_shipped_prices_cover_every_chip_with_source_and_date() -> None:
     prices = read_prices(configuration.plain(runpy.run_path(str(SHIPPED))["get_config"]()))
     assert set(prices) == set(CHIPS)
     assert all(price.source for price in prices.values())
@@ -34,7 +34,7 @@ def test_unknown_prices_stay_unknown() -> None:
         ({"v5e": {"on_demand": 1.0, "spot": None, "date": ""}}, "prices.v5e.source is missing"),
     ],
 )
-def test_faulty_tables_are_refused(table: dict, message: str) -> None:
+def test_mistakes_in_prices_are_errors(table: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_prices(table)
 

@@ -1,4 +1,4 @@
-"""From a run's config to its step, with and without the base and the tokenizer that it names."""
+"""Workloads of run configs, with and without the base model and tokenizer that they name."""
 
 import runpy
 from pathlib import Path
@@ -25,38 +25,38 @@ def run_config(file: str, argument: str, **changes: Any) -> RunConfig:
 
 
 @pytest.mark.parametrize("size", ["1b", "16b"])
-def test_size_comes_from_the_name_of_a_base_that_is_not_there(size: str) -> None:
+def test_a_missing_base_gives_the_size_by_its_name(size: str) -> None:
     model = planned_model(run_config("finetune/wmt14_en_de.py", f"{size},lora"))
     assert model == paper_model(size, remat="full")
 
 
-def test_pretraining_says_its_own_size_and_a_flag_another() -> None:
+def test_the_size_of_pretraining_may_be_changed() -> None:
     given = run_config("pretrain/bilingual.py", "en_de,2b")
     assert planned_model(given) == paper_model("2b", remat="full")
     assert planned_model(given, rung="8b") == paper_model("8b", remat="full")
     assert planned_model(given, vocabulary=64_000).vocab_size == 64_000
 
 
-def test_fields_of_the_model_are_kept() -> None:
+def test_model_fields_are_kept() -> None:
     given = run_config("finetune/wmt14_en_de.py", "4b,full", model={"remat": "dots", "max_length": 1024})
     model = planned_model(given)
     assert (model.remat, model.max_length, model.layers) == ("dots", 1024, 24)
 
 
-def test_unknown_base_and_vocabulary_say_the_flag() -> None:
-    with pytest.raises(ConfigError, match=r"--model, one of: 30k"):
+def test_unknown_sizes_and_vocabularies_are_errors_with_the_flag() -> None:
+    with pytest.raises(ConfigError, match="--model, one of: 30k"):
         planned_model(run_config("finetune/wmt14_en_de.py", "1b,lora", base={"run": "runs/mine"}))
     with pytest.raises(ConfigError, match="--vocabulary"):
         planned_model(run_config("pretrain/debian.py", "2m"))
 
 
-def test_a_trained_base_says_what_it_is(tiny_runs) -> None:
+def test_the_model_of_a_trained_base_is_read_from_its_checkpoint(tiny_runs) -> None:
     given = read_run_config(tiny_runs.config("lora"))
     model = planned_model(given)
     assert (model.layers, model.vocab_size, model.compute_dtype) == (1, 256, "float32")
     step = read_workload(given, model)
     assert (step.batch, step.length, step.evaluation_batch) == (8, 32, 20)
-    assert step.decoding is None  # the config generates nothing
+    assert step.decoding is None  # the config does not decode
 
 
 def test_step_and_decoding_of_a_shipped_config() -> None:
@@ -67,7 +67,7 @@ def test_step_and_decoding_of_a_shipped_config() -> None:
     assert (step.decoding.input_tokens, step.decoding.new_tokens) == (288, 256)
 
 
-def test_rows_longer_than_the_context_are_refused() -> None:
+def test_rows_longer_than_the_context_are_errors() -> None:
     given = run_config("finetune/wmt14_en_de.py", "1b,prompt", model={"max_length": 600})
     with pytest.raises(ConfigError, match="644 tokens"):
         read_workload(given, planned_model(given))
@@ -77,7 +77,7 @@ def test_steps_of_a_run() -> None:
     endless = run_config("finetune/wmt14_en_de.py", "1b,lora")  # 200,000 steps or 100 epochs
     assert run_steps(endless) == (200_000, "max_steps")
     assert run_steps(run_config("finetune/wmt14_en_de.py", "1b,lora", finetune_examples=8000)) == (50_000, "max_epochs")
-    with pytest.raises(ConfigError, match="finetune_examples is not given"):
+    with pytest.raises(ConfigError, match="finetune_examples"):
         run_steps(run_config("finetune/wmt14_en_de.py", "1b,lora", limits={"max_steps": None}))
 
 
