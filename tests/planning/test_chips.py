@@ -36,8 +36,8 @@ def test_gpus_are_counted() -> None:
         ("v5e:4x5", "v5e:4x4"),
         ("v5p:2x2", "v5p:2x2x2"),
         ("v5:4x4", "did you mean 'v5"),
-        ("h100:none", "h100:1"),
-        ("h100:0", "h100:1"),
+        ("h100:none", "h100:8"),
+        ("h100:0", "choose for example h100:"),
         ("4x4", "choose one of|did you mean"),
     ],
 )
