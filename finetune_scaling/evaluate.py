@@ -1,4 +1,4 @@
-"""Scores runs, bases, public models, whole studies, or plain files.
+"""Score runs, base models, public models, studies, or text files.
 
     python -m finetune_scaling.evaluate --workdir=RUN --out=FILE.json [--split=test --step=N --generate=200]
     python -m finetune_scaling.evaluate --workdir=RUN[,RUN...] --evaluators=zero_shot,few_shot_1 [--config=FILE]
@@ -7,8 +7,8 @@
     python -m finetune_scaling.evaluate --hypotheses=FILE --references=FILE[,FILE] --target-language=de --out=FILE.json
     python -m finetune_scaling.evaluate --rows=RUN/evaluation/test.jsonl --out=FILE.json
 
-Files hold one segment a line. A run's hypotheses and losses are written beside the scores, one JSON object an example.
-What is scored stays scored: the same command again goes on where it was stopped.
+Text files have one segment per line. A run's hypotheses and losses are written next to the scores as JSONL, one object
+per example. Existing records are not recomputed, so an interrupted command resumes when it is repeated.
 """
 
 import glob
@@ -52,51 +52,49 @@ from finetune_scaling.studies.tables import POINTS, write_facts, write_points
 from finetune_scaling.training.step import compiled_programs
 
 _WORKDIR = flags.DEFINE_multi_string(
-    "workdir", [], "Runs, bases, public models: directories, several by commas or globs."
+    "workdir", [], "Directories of runs, base models or public models, separated by commas or as glob patterns."
 )
-_STUDY = flags.DEFINE_string("study", "", "Directory of a study whose finished runs are scored; renews its points.csv.")
-_EVALUATORS = flags.DEFINE_list("evaluators", None, "Names of evaluators: the config's, or presets such as few_shot_1.")
+_STUDY = flags.DEFINE_string("study", "", "Study whose finished runs are scored; its points.csv is rewritten.")
+_EVALUATORS = flags.DEFINE_list("evaluators", None, "Evaluators by name: the config's, or presets such as few_shot_1.")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config with evaluators and decoding; for a base or public model, of the task, too."
+    "config", help_string="Config with evaluators and decoding; for base and public models also with the task."
 )
 _TOKENIZER = flags.DEFINE_string("tokenizer", "", "Directory of a public model's tokenizer; default: its own.")
-_OUT = flags.DEFINE_string("out", "", "JSON file for the scores; default for a run: its evaluation/NAME.json.")
+_OUT = flags.DEFINE_string("out", "", "JSON file to write scores to; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, of a base the newest.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, for base models the newest.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
 _GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
 _METRICS = flags.DEFINE_list(
-    "metrics", None, "Metrics by name, or FILE.py[:ARGUMENT] of a learned one; default: BLEU, chrF, chrF++, TER, ROUGE."
+    "metrics", None, "Metrics by name or config file (FILE.py[:ARGUMENT]); default: BLEU, chrF, chrF++, TER and ROUGE."
 )
-_UNTUNED = flags.DEFINE_boolean("untuned", None, "Whether the base without tuning is scored beside; default: yes.")
-_AGAIN = flags.DEFINE_boolean("again", False, "Score anew what is scored already.")
-_INDEX = flags.DEFINE_integer("index", 0, "Which share of the runs is this process's, from 0.", lower_bound=0)
-_OF = flags.DEFINE_integer("of", 1, "How many shares there are.", lower_bound=1)
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that the parameters are divided over while scoring; -1: all.")
-_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary are divided over.")
-_ATTENTION = flags.DEFINE_string("attention", "", "Form of attention, where the run's own needs another device: plain.")
-_HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one segment a line.")
-_ROWS = flags.DEFINE_string("rows", "", "In place of hypotheses: what a run wrote, its evaluation/SPLIT.jsonl.")
-_REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment a line.")
-_SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment a line.")
+_UNTUNED = flags.DEFINE_boolean("untuned", None, "Also score the untuned base model; default: yes.")
+_AGAIN = flags.DEFINE_boolean("again", False, "Replace existing records.")
+_INDEX = flags.DEFINE_integer("index", 0, "Index of this process's share of the runs, from 0.", lower_bound=0)
+_OF = flags.DEFINE_integer("of", 1, "Number of shares.", lower_bound=1)
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Size of the mesh axis that shards parameters; -1: all devices.")
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Size of the mesh axis that shards heads, feed-forward and vocabulary.")
+_ATTENTION = flags.DEFINE_string("attention", "", "Attention implementation, if the run's own needs another device.")
+_HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one segment per line.")
+_ROWS = flags.DEFINE_string("rows", "", "Instead of --hypotheses: a run's rows, evaluation/SPLIT.jsonl.")
+_REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment per line.")
+_SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment per line.")
 _LANGUAGE = flags.DEFINE_string(
-    "target_language", "", "Language code of the hypotheses: de, zh, ...; rows tell their own."
+    "target_language", "", "Language code of the hypotheses: de, zh, ...; optional for rows, which have their own."
 )
 
-_OF_RUNS: tuple[flags.FlagHolder, ...] = (
+_RUN_FLAGS: tuple[flags.FlagHolder, ...] = (
     *(_EVALUATORS, _SPLIT, _STEP, _EXAMPLES, _GENERATE, _UNTUNED, _AGAIN, _INDEX, _OF),
     *(_FSDP, _TENSOR, _ATTENTION, _TOKENIZER),
 )
 
 
 def main() -> None:
-    """Scores what the flags name and prints the main score_values, one JSON line for each evaluation."""
+    """Score what the flags name, and print one JSON line per evaluation."""
     if sum(bool(flag.value) for flag in (_WORKDIR, _STUDY, _HYPOTHESES, _ROWS)) != 1:
-        raise ConfigError(
-            "give --workdir to score a run, or --hypotheses and --references to score files, or --rows, or --study"
-        )
+        raise ConfigError("give exactly one of --workdir, --study, --hypotheses (with --references) and --rows")
     if _EVALUATORS.value == []:
-        raise ConfigError("--evaluators is empty; name at least one, or leave the flag out")
+        raise ConfigError("--evaluators is empty; name at least one, or omit the flag")
     if _HYPOTHESES.value or _ROWS.value:
         _score_texts()
     elif _INDEX.value >= _OF.value:
@@ -104,32 +102,31 @@ def main() -> None:
     elif _STUDY.value:
         _score_study(local_path(_STUDY.value, "a study"))
     else:
-        _score_runs(_directories(_WORKDIR.value))
+        _score_models(_directories(_WORKDIR.value))
 
 
 def _score_texts() -> None:
-    for flag in _OF_RUNS:
+    for flag in _RUN_FLAGS:
         if flags.FLAGS[flag.name].present:
-            raise ConfigError(f"--{flag.name} is for a run (--workdir); files are scored as they are, so leave it out")
+            raise ConfigError(f"--{flag.name} is for a run (--workdir), not for texts: omit it")
     for flag in (_OUT,) if _ROWS.value else (_LANGUAGE, _OUT):
-        if not flag.value:
-            raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; scoring texts needs it")
+        command.required(flag)
     metrics = metrics_from_flag(_METRICS.value)
-    scores = {"metrics": _scores_of_rows(metrics) if _ROWS.value else _scores_of_files(metrics)}
+    scores = {"metrics": _score_rows(metrics) if _ROWS.value else _score_files(metrics)}
     run_on_primary(lambda: write_json_atomically(_OUT.value, scores))
     print(json.dumps({"metrics": score_values(scores)}))
 
 
-def _scores_of_files(metrics: list[Metric] | None) -> Scores:
+def _score_files(metrics: list[Metric] | None) -> Scores:
     corpus = read_corpus(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
     return score_corpus(corpus, metrics)
 
 
-def _scores_of_rows(metrics: list[Metric] | None) -> Scores:
-    """Those of what a run wrote, several languages averaged as the run's own scores are."""
+def _score_rows(metrics: list[Metric] | None) -> Scores:
+    """Return scores of a run's rows; several languages are averaged as in the run's own scores."""
     for flag in (_REFERENCES, _SOURCES):
         if flag.value:
-            raise ConfigError(f"--{flag.name} is for files (--hypotheses); rows have their own, so leave it out")
+            raise ConfigError(f"--{flag.name} is for files (--hypotheses); rows contain them: omit it")
     examples, texts = decoded_examples(_ROWS.value, read_rows(_ROWS.value), _LANGUAGE.value)
     try:
         return text_scores(examples, texts, metrics)
@@ -137,7 +134,7 @@ def _scores_of_rows(metrics: list[Metric] | None) -> Scores:
         raise DataError(f"{_ROWS.value}: {error}") from None
 
 
-def _score_runs(directories: list[str]) -> None:
+def _score_models(directories: list[str]) -> None:
     block = _evaluation_block() if _CONFIG.value else {}
     configured = read_evaluators(block.get("evaluators")) if _CONFIG.value else None
     decoding = read_decoding(block)
@@ -147,33 +144,33 @@ def _score_runs(directories: list[str]) -> None:
 
     jobs = plan_evaluations(directories, choose, _options())[_INDEX.value :: _OF.value]
     if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
-        raise ConfigError("--out is one evaluation's file; leave it out, and each has its own evaluation/NAME.json")
-    _finish(run_evaluations(jobs, _options(), _print))
+        raise ConfigError("--out is for a single evaluation; omit it, and each is written to its evaluation/NAME.json")
+    _exit_on_errors(run_evaluations(jobs, _options(), _print))
 
 
 def _score_study(workdir: Path) -> None:
-    """Scores this process's share of a study's finished runs, then writes its table anew."""
+    """Score this process's share of a study's finished runs, then rewrite the study's tables."""
     for flag in (_OUT, _SPLIT, _STEP, _TOKENIZER):
         if flag.value:
-            raise ConfigError(f"--{flag.name} is for a run (--workdir); a study's runs have their own, so leave it out")
+            raise ConfigError(f"--{flag.name} is for a run (--workdir), not for a study: omit it")
     study = read_recorded_study(workdir)
-    naming = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
-    evaluators = StudyEvaluators(naming, _EVALUATORS.value)
+    configured = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
+    evaluators = StudyEvaluators(configured, _EVALUATORS.value)
     share = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
 
     def choose(directory: str, _: RunConfig) -> dict[str, Evaluator]:
-        return {name: _changed(one) for name, one in evaluators.of(share[directory]).items()}
+        return {name: _with_overrides(one) for name, one in evaluators.of(share[directory]).items()}
 
     jobs = plan_evaluations(list(share), choose, _options())
     if not any(job.prepared for job in jobs):
-        raise ConfigError(f"{workdir}: no run of it has an evaluator; name some: --evaluators=few_shot_1,pretraining")
+        raise ConfigError(f"{workdir}: no run has an evaluator; name some, e.g. --evaluators=few_shot_1,pretraining")
     errors = run_evaluations(jobs, _options())
     with lock_directory(workdir, wait=True):
         run_on_primary(lambda: _write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
-    done = f"{count} evaluations of {len(jobs)} runs, {compiled_programs()} programs compiled"
-    print(f"{done}: {workdir / POINTS}", flush=True)
-    _finish(errors)
+    summary = f"{count} evaluations of {len(jobs)} runs, {compiled_programs()} programs compiled"
+    print(f"{summary}: {workdir / POINTS}", flush=True)
+    _exit_on_errors(errors)
 
 
 def _write_tables(study: StudyConfig, workdir: Path) -> None:
@@ -181,16 +178,16 @@ def _write_tables(study: StudyConfig, workdir: Path) -> None:
         write_facts(study, workdir)
 
 
-def _finish(errors: list[Exception]) -> None:
+def _exit_on_errors(errors: list[Exception]) -> None:
     if errors:
         print(f"error: {len(errors)} runs could not be scored: {errors[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 
 
-def _directories(given: list[str]) -> list[str]:
-    """The directories of --workdir: several by commas, or by patterns, of which each must match."""
+def _directories(values: list[str]) -> list[str]:
+    """Return the directories of --workdir, with glob patterns expanded."""
     found: list[str] = []
-    for pattern in (part for value in given for part in value.split(",") if part):
+    for pattern in (part for value in values for part in value.split(",") if part):
         matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
         if not matches:
             raise WorkdirError(f"--workdir={pattern} matches no directory")
@@ -212,7 +209,7 @@ def _options() -> EvaluationOptions:
 
 
 def _finetuning() -> RunConfig | None:
-    """The run_config of --config, whose task bases are asked; None where there is none, or it names evaluators only."""
+    """Return the run config of --config, whose task base models are scored on; None if it has no task."""
     config = command.read_config(_CONFIG) if _CONFIG.value and not _STUDY.value else {}
     return read_run_config(config) if config.get("task") else None
 
@@ -220,12 +217,12 @@ def _finetuning() -> RunConfig | None:
 def _evaluation_block() -> Mapping[str, Any]:
     config = command.read_config(_CONFIG)
     if "families" in config:
-        raise ConfigError("--config is a study's; give it with --study, or the config of a run")
+        raise ConfigError("--config is a study's config; give it with --study, or give a run's config")
     return config.get("evaluation") or {}
 
 
 def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
-    """The named evaluators, or all of --config; without either the run's own splits."""
+    """Return the evaluators of --evaluators, or all of --config, or one for the run's own splits."""
     known = run_config.evaluation.named_evaluators if configured is None else configured
     if _EVALUATORS.value is None and not configured:
         splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
@@ -233,24 +230,24 @@ def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator] | Non
             "+".join(splits or [TEST_EVALUATOR]): TaskEvaluator(splits=splits, examples=None, generate=None)
         }
     elif _SPLIT.value is not None:
-        raise ConfigError("--split is for the run's own sets; an evaluator says its own, so leave one of them out")
+        raise ConfigError("--split is for the run's own splits; evaluators define theirs: omit --split or --evaluators")
     else:
         chosen = select_evaluators(known if _EVALUATORS.value is None else _EVALUATORS.value, known, "--evaluators")
-    return {name: _changed(one) for name, one in chosen.items()}
+    return {name: _with_overrides(one) for name, one in chosen.items()}
 
 
-def _changed(evaluator: Evaluator) -> Evaluator:
+def _with_overrides(evaluator: Evaluator) -> Evaluator:
     return with_overrides(evaluator, _EXAMPLES.value, _GENERATE.value, _UNTUNED.value)
 
 
 def _print(job: EvaluationJob, prepared: PreparedEvaluation, record: Record) -> None:
-    def shown(scores: Mapping[str, Any]) -> dict[str, Any]:
+    def summary(scores: Mapping[str, Any]) -> dict[str, Any]:
         metrics = {name: entry["score"] for name, entry in scores["metrics"].items()}
         return {**score_values({**scores, "metrics": {}}), "metrics": metrics}
 
-    beside = {"untuned": record.get("untuned"), **record.get("baselines", {})}
-    others = {name: shown(scores) for name, scores in beside.items() if scores}
-    print(json.dumps({"run": job.name, "evaluator": prepared.name, **shown(record), **others}), flush=True)
+    compared = {"untuned": record.get("untuned"), **record.get("baselines", {})}
+    others = {name: summary(scores) for name, scores in compared.items() if scores}
+    print(json.dumps({"run": job.name, "evaluator": prepared.name, **summary(record), **others}), flush=True)
 
 
 if __name__ == "__main__":

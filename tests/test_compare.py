@@ -1,10 +1,11 @@
-"""The compare command: files and runs, the table and its JSON, and every mistake."""
+"""The compare command: files and runs, table and JSON, and errors."""
 
 import json
 import random
+import runpy
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from finetune_scaling.evaluation.comparison import LOSSES, compare, systems_from
 from finetune_scaling.metrics.registry import find_metric
 from finetune_scaling.metrics.significance import Procedure, RatioScore, compare_ratios
 
+run_in_one_process = runpy.run_path(str(Path(__file__).with_name("command_process.py")))["run_in_one_process"]
 REFERENCES = [f"das Haus Nummer {k} steht am See , und Baum {k * 7} daneben" for k in range(25)]
 
 
@@ -34,7 +36,7 @@ def write(path, segments) -> str:
 
 
 def write_rows(run, texts, losses, **changes) -> str:
-    """A directory with the rows that a scored run has."""
+    """Write the rows of a scored run and return its directory."""
     rows = [
         {
             "index": k,
@@ -91,7 +93,7 @@ def test_files(tmp_path):
     assert done.stdout.count("*") >= 3  # the significant rows, and the note
 
 
-def test_one_system_alone_gets_intervals(tmp_path):
+def test_a_single_system_gets_intervals(tmp_path):
     files = write(tmp_path / "hyp", worsened(0.2, 1)), write(tmp_path / "ref", REFERENCES)
     result_file = tmp_path / "out.json"
     done = run_compare(
@@ -105,7 +107,7 @@ def test_one_system_alone_gets_intervals(tmp_path):
     assert "Holm)" not in done.stdout.splitlines()[-1]
 
 
-def test_runs_compare_by_their_rows(tmp_path):
+def test_runs_are_compared_by_their_rows(tmp_path):
     draw = np.random.default_rng(0)
     losses = draw.uniform(10, 30, 25)
     other = losses - draw.uniform(0, 2, 25)
@@ -131,7 +133,7 @@ def test_runs_compare_by_their_rows(tmp_path):
     assert set(LOSSES) == {"loss", "loss_per_byte"}
 
 
-def test_of_rows_in_several_languages_the_texts_of_one_are_compared_and_losses_of_all(tmp_path):
+def test_texts_in_one_language_and_losses_of_all_rows_are_compared(tmp_path):
     def languages(k):
         return "zho_Hans" if k % 5 == 4 else "de"
 
@@ -147,23 +149,27 @@ def test_of_rows_in_several_languages_the_texts_of_one_are_compared_and_losses_o
     assert first["metrics"]["loss"]["score"] == 25 / sum(10 + k % 3 for k in range(25))
     (chinese, _) = systems_from_runs(runs, "test", "zh")
     assert chinese.corpus.references == [[REFERENCES[k]] for k in range(4, 25, 5)]
-    with pytest.raises(DataError, match=r"test\.jsonl: no row is of target language 'fr'; they are of de, zho_Hans"):
+    with pytest.raises(DataError, match=r"test\.jsonl: no row has target language 'fr'; give one of de, zho_Hans"):
         systems_from_runs(runs, "test", "fr")
 
 
 @pytest.mark.parametrize(
     ("changes", "metric", "message"),
     [
-        ({"reference": lambda k: "other" if k == 4 else REFERENCES[k]}, "bleu", r"line 5: a different example than in"),
+        (
+            {"reference": lambda k: "other" if k == 4 else REFERENCES[k]},
+            "bleu",
+            r"line 5: reference 'other' differs",
+        ),
         ({"tokens": lambda k: 11}, "loss", r"line 1: 11 tokens, but 10 .*use loss_per_byte"),
         (
             {"hypothesis": lambda k: 3 if k == 2 else "x"},
             "bleu",
-            r"test\.jsonl: hypotheses\[2\] is 3, which is not a string",
+            r"test\.jsonl, line 3: hypothesis is 3",
         ),
     ],
 )
-def test_runs_that_cannot_be_compared_are_named(tmp_path, changes, metric, message):
+def test_runs_that_cannot_be_compared_are_errors(tmp_path, changes, metric, message):
     base = write_rows(tmp_path / "base", REFERENCES, np.ones(25))
     other = write_rows(tmp_path / "other", REFERENCES, np.ones(25), **changes)
     chosen = metric if metric in LOSSES else find_metric(metric)
@@ -171,7 +177,7 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path, changes, metric, messa
         compare(systems_from_runs({"a": base, "b": other}, "test", "de"), [chosen], Procedure(samples=10))
 
 
-def test_rows_without_what_a_metric_needs_are_named(tmp_path):
+def test_rows_without_required_fields_are_errors(tmp_path):
     base = write_rows(tmp_path / "base", REFERENCES, np.ones(25))
     rows = tmp_path / "base" / "evaluation" / "test.jsonl"
     whole = [json.loads(line) for line in rows.read_text().splitlines()]
@@ -184,21 +190,21 @@ def test_rows_without_what_a_metric_needs_are_named(tmp_path):
         compare(rewritten("hypothesis"), [find_metric("bleu")], Procedure(samples=10))
     with pytest.raises(DataError, match="loss_per_byte needs the field 'bytes'"):
         compare(rewritten("bytes"), ["loss_per_byte"], Procedure(samples=10))
-    with pytest.raises(DataError, match=r"test\.jsonl, line 1: not a row of an evaluation"):
+    with pytest.raises(DataError, match=r"test\.jsonl, line 1: the field 'loss_sum' is missing"):
         rewritten("loss_sum")
     rows.write_text('{"source": "a"\n')
     with pytest.raises(DataError, match=r"test\.jsonl, line 1: not JSON"):
         systems_from_runs({"base": base}, "test", "de")
-    with pytest.raises(DataError, match=r"dev\.jsonl: cannot be read .*beside it are rows of test"):
+    with pytest.raises(DataError, match=r"dev\.jsonl: cannot be read .*available splits: test"):
         systems_from_runs({"base": base}, "dev", "de")
 
 
-def test_mistakes_are_one_line_each_and_exit_with_2(tmp_path):
+def test_errors_are_one_line_and_exit_with_2(tmp_path):
     hypotheses, two = write(tmp_path / "hyp", ["a"]), write(tmp_path / "two", ["a", "b"])
     out = tmp_path / "out.json"
     common = ["--target-language=de", f"--out={out}"]
     files = [f"--systems=a={hypotheses}", f"--references={hypotheses}"]
-    mistakes = [
+    errors = [
         (common, "give either --systems and --references to compare files, or --runs"),
         ([*files, f"--out={out}"], "--target-language is missing"),
         ([f"--systems=a={hypotheses},b={two}", f"--references={hypotheses}", *common], "has 2"),
@@ -206,9 +212,8 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tmp_path):
         ([*files, *common, "--split=dev"], "--split is for runs"),
         ([*files, *common, "--seed=0"], "seed"),
     ]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda mistake: run_compare(*mistake[0]), mistakes))
-    for (flags, expected), done in zip(mistakes, results, strict=True):
+    results = run_in_one_process("finetune_scaling.compare", [flags for flags, _ in errors])
+    for (flags, expected), done in zip(errors, results, strict=True):
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), (flags, done.stderr)
         assert expected in done.stderr, (flags, done.stderr)
     assert not out.exists()
@@ -224,7 +229,7 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tmp_path):
         (["a="], True, "has an empty name or path"),
     ],
 )
-def test_mistakes_in_names_are_told(values, name_needed, message):
+def test_invalid_names_are_errors(values, name_needed, message):
     with pytest.raises(ConfigError, match=message):
         compare_command._named(values, "systems", name_needed)
 
@@ -239,12 +244,12 @@ def test_mistakes_in_names_are_told(values, name_needed, message):
         (["nowhere.py"], True, "nowhere.py cannot be read"),
     ],
 )
-def test_mistakes_in_metrics_are_told(names, losses, message):
+def test_invalid_metrics_are_errors(names, losses, message):
     with pytest.raises(ConfigError, match=message):
         compare_command._chosen(names, losses)
 
 
-def test_a_run_is_called_by_its_directory_where_it_has_no_name():
+def test_a_run_is_named_after_its_directory_by_default():
     assert compare_command._named(["runs/a/", "b=runs/c"], "runs", False) == {"a": "runs/a/", "b": "runs/c"}
     assert [m if isinstance(m, str) else m.name for m in compare_command._chosen(["loss", "f1"], True)] == [
         "loss",

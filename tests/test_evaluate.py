@@ -1,11 +1,11 @@
-"""The evaluate command: a run's scores with the hypotheses beside them, and plain files of segments."""
+"""The evaluate command: scores and rows of runs, and files of segments."""
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import sacrebleu
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.run_directory import RunDirectory
 
+run_in_one_process = runpy.run_path(str(Path(__file__).with_name("command_process.py")))["run_in_one_process"]
 METRICS = {"bleu", "chrf", "chrf++", "ter", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 
 
@@ -29,16 +30,16 @@ def write(path: Path, *lines: str) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tiny_runs, tmp_path_factory) -> Path:
-    """A finished run that decoded 5 of its 20 test segments."""
+    """Return a finished run that decoded 5 of its 20 test examples."""
     folder = tmp_path_factory.mktemp("trained")
-    base = shutil.copytree(tiny_runs.base, folder / "base")  # its answers are written into it
+    base = shutil.copytree(tiny_runs.base, folder / "base")  # its records are written to it
     changes = {"base": {"run": str(base)}, "evaluation": {"generate_examples": 5}}
     run(tiny_runs.config("prompt", **changes), folder / "run")
     return folder / "run"
 
 
 @pytest.mark.slow
-def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
+def test_scores_of_a_run_equal_its_result(trained, tmp_path):
     out = tmp_path / "scores.json"
     done = evaluate(f"--workdir={trained}", f"--out={out}", "--generate=5")
     assert (done.returncode, done.stderr) == (0, "")
@@ -51,12 +52,12 @@ def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
     assert printed["metrics"] == {n: entry["score"] for n, entry in scores["metrics"].items()}
     assert printed["untuned"]["loss"] == scores["untuned"]["loss"] != scores["loss"]
     assert printed["copy"]["metrics"]["bleu"] == scores["baselines"]["copy"]["metrics"]["bleu"]["score"]
-    again = evaluate(f"--workdir={trained}", f"--out={out}", "--generate=5")  # it is there
+    again = evaluate(f"--workdir={trained}", f"--out={out}", "--generate=5")  # the record exists
     assert (again.stdout, again.stderr) == (done.stdout, "")
 
-    beside = (tmp_path / "scores.test.jsonl").read_text()
-    assert beside == (trained / "evaluation" / "test.jsonl").read_text()
-    rows = [json.loads(line) for line in beside.splitlines()]
+    written = (tmp_path / "scores.test.jsonl").read_text()
+    assert written == (trained / "evaluation" / "test.jsonl").read_text()
+    rows = [json.loads(line) for line in written.splitlines()]
     assert [row["index"] for row in rows] == list(range(20))
     assert ["hypothesis" in row for row in rows] == [True] * 5 + [False] * 15
     again = evaluate(f"--rows={tmp_path / 'scores.test.jsonl'}", f"--out={tmp_path / 'again.json'}")
@@ -67,8 +68,8 @@ def test_a_run_is_scored_as_it_was_by_itself(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_on_other_devices_with_another_form_of_attention_the_scores_are_the_same(trained, tmp_path, monkeypatch):
-    """Two devices for a run trained on one; the run's directory says nothing of it."""
+def test_scores_do_not_depend_on_devices_and_attention_implementation(trained, tmp_path, monkeypatch):
+    """Score with two devices a run that was trained on one."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     monkeypatch.setenv("XLA_FLAGS", flags)
     out = tmp_path / "scores.json"
@@ -78,7 +79,7 @@ def test_on_other_devices_with_another_form_of_attention_the_scores_are_the_same
 
 
 @pytest.mark.slow
-def test_another_split_some_examples_and_another_checkpoint(trained):
+def test_another_split_number_of_examples_and_checkpoint(trained):
     done = evaluate(f"--workdir={trained}", "--split=dev", "--examples=7", "--generate=0", "--step=12")
     assert (done.returncode, done.stderr) == (0, "")
     scores = json.loads((trained / "evaluation" / "dev.json").read_text())
@@ -101,12 +102,12 @@ def test_plain_files(tmp_path):
     texts = [Path(path).read_text().split("\n")[:-1] for path in (hypotheses, first, second)]
     assert scores["bleu"]["score"] == sacrebleu.corpus_bleu(texts[0], texts[1:]).score
     assert "nrefs:2" in scores["bleu"]["signature"]
-    assert 0 < scores["rougeL"]["score"] < 100  # the empty hypothesis counts as one that says nothing
+    assert 0 < scores["rougeL"]["score"] < 100  # the empty hypothesis counts
     assert json.loads(done.stdout)["metrics"]["ter"] == scores["ter"]["score"]
 
 
-def test_metrics_of_ones_choice_learned_ones_too(tmp_path, monkeypatch):
-    """A metric program of a few lines: half the number of characters, whatever the reference."""
+def test_selected_and_learned_metrics(tmp_path, monkeypatch):
+    """The metric program scores half the number of characters."""
     monkeypatch.setenv("FINETUNE_SCALING_METRICS_CACHE", str(tmp_path / "cache"))
     program = tmp_path / "half.py"
     program.write_text(
@@ -130,7 +131,7 @@ def test_metrics_of_ones_choice_learned_ones_too(tmp_path, monkeypatch):
     assert json.loads(done.stdout)["metrics"]["half"] == 1.5
 
 
-def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path):
+def test_errors_are_one_line_and_exit_with_2(tiny_runs, trained, tmp_path):
     one, two = write(tmp_path / "one", "a"), write(tmp_path / "two", "a", "b")
     broken = Path(shutil.copytree(trained, tmp_path / "broken"))
     for step in ("4", "8", "12"):
@@ -138,13 +139,13 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
     metric = tmp_path / "gone.py"
     metric.write_text("def get_config():\n    return {'name': 'gone', 'command': ('/no/such/program',)}\n")
     files = ["--target-language=de", f"--out={tmp_path / 'out.json'}"]
-    mistakes = [
-        ([], "give --workdir to score a run, or --hypotheses"),
+    errors = [
+        ([], "give exactly one of --workdir"),
         ([f"--hypotheses={one}", f"--references={two}", *files], "two"),
         ([f"--hypotheses={one}", f"--references={one}", "--target-language=de"], "--out is missing"),
         ([f"--hypotheses={one}", f"--references={one}", *files, "--metrics=bleu,chrff"], "did you mean 'chrf'"),
         ([f"--rows={one}", f"--references={one}", *files], "--references is for files"),
-        ([f"--rows={trained}/evaluation/test.jsonl", *files], "no row is of target language 'de'; they are of B"),
+        ([f"--rows={trained}/evaluation/test.jsonl", *files], "no row has target language 'de'; give one of B"),
         ([f"--workdir={tmp_path}"], "not the directory of a run"),
         ([f"--workdir={tiny_runs.base}"], "a pretraining run has no task"),
         ([f"--workdir={trained}", "--split=tset"], "tset"),
@@ -153,21 +154,20 @@ def test_mistakes_are_one_line_each_and_exit_with_2(tiny_runs, trained, tmp_path
         ([f"--workdir={trained}", "--evaluators=few_shots_1"], "'few_shots_1'; did you mean 'few_shot_1'"),
         ([f"--workdir={trained}", "--evaluators="], "--evaluators is empty; name at least one"),
         ([f"--workdir={trained}", "--evaluators=few_shot_5"], "tokens, more than the model's context"),
-        ([f"--workdir={trained}", "--evaluators=few_shot_1", "--split=dev"], "--split is for the run's own sets"),
+        ([f"--workdir={trained}", "--evaluators=few_shot_1", "--split=dev"], "--split is for the run's own splits"),
         ([f"--workdir={tmp_path / 'no*'}"], "matches no directory"),
         (
             [f"--workdir={trained},{trained.parent}/*un", "--evaluators=dev,test", *files[1:]],
-            "--out is one evaluation's",
+            "--out is for a single evaluation",
         ),
         ([f"--study={tmp_path}"], "not the directory of a study"),
-        ([f"--workdir={trained}", "--config=tests/tiny.py:study"], "--config is a study's; give it with --study"),
+        ([f"--workdir={trained}", "--config=tests/tiny.py:study"], "--config is a study's config"),
         ([f"--study={tmp_path}", "--split=dev"], "--split is for a run"),
         ([f"--workdir={trained}", "--index=1"], "--index=1 must be below --of=1"),
         (["--evaluators=dev", f"--hypotheses={one}", f"--references={one}", *files], "--evaluators is for a run"),
     ]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda mistake: evaluate(*mistake[0]), mistakes))
-    for (flags, expected), done in zip(mistakes, results, strict=True):
+    results = run_in_one_process("finetune_scaling.evaluate", [flags for flags, _ in errors])
+    for (flags, expected), done in zip(errors, results, strict=True):
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), (flags, done.stderr)
         assert done.stderr.startswith("error: ")
         assert expected in done.stderr, (flags, done.stderr)

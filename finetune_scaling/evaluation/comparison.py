@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.evaluation.example_rows import decoded_corpus, read_rows
+from finetune_scaling.evaluation.example_rows import EVALUATION, check_same_examples, decoded_corpus, read_rows
 from finetune_scaling.files import location
 from finetune_scaling.metrics.corpus import Corpus, read_corpus
 from finetune_scaling.metrics.metric import Metric, SegmentLevel
@@ -53,11 +53,18 @@ def systems_from_runs(runs: Mapping[str, str], split: str, target_language: str)
     """
     systems = []
     for name, run in runs.items():
-        path = location(run) / "evaluation" / f"{split}.jsonl"
+        path = location(run) / EVALUATION / f"{split}.jsonl"
         rows = read_rows(path)
         systems.append(System(name, str(path), decoded_corpus(path, rows, target_language), rows))
+    first = systems[0]
     for system in systems[1:]:
-        _check_same_examples(systems[0], system)
+        check_same_examples(system.origin, system.rows, first.origin, first.rows)
+        for line, (row, other) in enumerate(zip(system.rows, first.rows, strict=True), start=1):
+            if ("hypothesis" in row) != ("hypothesis" in other):
+                raise DataError(
+                    f"{system.origin}, line {line}: only one of this file and {first.origin} has a hypothesis; "
+                    "score the runs with the same --generate"
+                )
     return systems
 
 
@@ -179,25 +186,3 @@ def _loss(system: System, metric: str, baseline: System) -> RatioScore:
         np.array([row["loss_sum"] for row in system.rows], np.float64),
         np.array([row[divisor] for row in system.rows], np.float64),
     )
-
-
-def _check_same_examples(baseline: System, system: System) -> None:
-    def first_difference(values: Callable[[Mapping[str, Any]], Any]) -> int | None:
-        pairs = enumerate(zip(baseline.rows, system.rows, strict=True), start=1)
-        return next((line for line, (left, right) in pairs if values(left) != values(right)), None)
-
-    if len(baseline.rows) != len(system.rows):
-        raise DataError(
-            f"{system.origin}: {len(system.rows)} rows, but {baseline.origin} has {len(baseline.rows)}; "
-            "score the runs on the same examples"
-        )
-    if line := first_difference(lambda row: (row["source"], row["reference"])):
-        raise DataError(
-            f"{system.origin}, line {line}: a different example than in {baseline.origin}; "
-            "score the runs on the same examples"
-        )
-    if line := first_difference(lambda row: "hypothesis" in row):
-        raise DataError(
-            f"{system.origin}, line {line}: only one of this file and {baseline.origin} has a hypothesis; "
-            "score the runs with the same --generate"
-        )

@@ -1,4 +1,4 @@
-"""What a run wrote about the examples of a test set, example by example: evaluation/SPLIT.jsonl."""
+"""Rows of scored examples: evaluation/SPLIT.jsonl in a run directory, one JSON object per example."""
 
 import json
 import logging
@@ -7,37 +7,91 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import location
+from finetune_scaling.files import Location, location, write_atomically
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.languages import base_language
 
 log = logging.getLogger(__name__)
 
-EVALUATION = "evaluation"  # folder of a run that holds what was scored, example by example
-_FIELDS = ("source", "reference", "loss_sum", "tokens")
+EVALUATION = "evaluation"  # the subdirectory of a run with records and rows
+_REQUIRED = ("source", "reference", "loss_sum", "tokens")
+_TYPES = {
+    "index": int,
+    "source": str,
+    "reference": str,
+    "hypothesis": str,
+    "loss_sum": (int, float),
+    "tokens": int,
+    "bytes": int,
+}
 
 
-def read_rows(path: str | os.PathLike, fields: Collection[str] = _FIELDS) -> list[dict[str, Any]]:
-    """The rows of a file, each with these fields at least; DataError names it, and the line where one is damaged."""
-    place = location(path)
+def write_rows(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as JSONL."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_rows(path: str | os.PathLike, required: Collection[str] = _REQUIRED) -> list[dict[str, Any]]:
+    """Return the rows of a file. Raises DataError if it is missing, or names the line of an invalid row."""
+    file = location(path)
     try:
-        lines = place.read_bytes().removesuffix(b"\n").split(b"\n")
+        # Not splitlines(): U+2028 and similar characters inside a text do not end a row.
+        lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
     except OSError as error:
-        others = sorted(p.stem for p in place.parent.glob("*.jsonl")) if place.parent.is_dir() else []
-        hint = f"beside it are rows of {', '.join(others)}" if others else "score the run first, by `evaluate`"
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {hint}") from None
-    return [_read_row(path, number, line, fields) for number, line in enumerate(lines, start=1)]
+        files = file.parent.glob("*.jsonl") if file.parent.is_dir() else ()
+        splits = ", ".join(sorted(other.name.removesuffix(".jsonl") for other in files))
+        fix = f"available splits: {splits}" if splits else "score the run first with finetune_scaling.evaluate"
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {fix}") from None
+    return [_read_row(f"{path}, line {number}", line, required) for number, line in enumerate(lines, start=1)]
+
+
+def _read_row(where: str, line: bytes, required: Collection[str]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}); score the run again") from None
+    missing = [name for name in required if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise DataError(
+            f"{where}: the field {missing[0]!r} is missing; rows of text evaluators have no source and reference, "
+            "other rows must be scored again"
+        )
+    for name, kind in _TYPES.items():
+        if name in row and not isinstance(row[name], kind):  # type: ignore[arg-type]
+            raise DataError(f"{where}: {name} is {row[name]!r}, which has the wrong type; score the run again")
+    return row
+
+
+def check_same_examples(
+    path: str | os.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    first_path: str | os.PathLike,
+    first_rows: Sequence[Mapping[str, Any]],
+) -> None:
+    """Raise DataError if two files have rows of different examples; the message names the first difference."""
+    for line, (row, first) in enumerate(zip(rows, first_rows, strict=False), start=1):
+        for name in ("source", "reference"):
+            if row[name] != first[name]:
+                raise DataError(
+                    f"{path}, line {line}: {name} {_shorten(row[name])} differs from {_shorten(first[name])} in "
+                    f"{first_path}; score the runs on the same examples"
+                )
+    if len(rows) != len(first_rows):
+        raise DataError(
+            f"{path}: {len(rows)} rows, but {first_path} has {len(first_rows)}; score the runs on the same examples"
+        )
 
 
 def decoded_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str) -> Corpus | None:
-    """The rows that have a hypothesis and are of the language, as far as they tell one; None without a hypothesis.
+    """Return the decoded rows in a language as a corpus, or None if no row was decoded.
 
-    Raises DataError: as Corpus does, or no row is of the language; it names the file.
+    Rows without a language count as being in `target_language`. Raises DataError, naming the file, if no row is in the
+    language, and for the errors of Corpus.
     """
-    written = _written(path, rows, target_language)
-    if not written:
+    decoded = _decoded_rows(path, rows, target_language)
+    if not decoded:
         return None
-    texts, references, sources = ([row[name] for row in written] for name in ("hypothesis", "reference", "source"))
+    texts, references, sources = ([row[name] for row in decoded] for name in ("hypothesis", "reference", "source"))
     try:
         return Corpus(texts, [[text] for text in references], target_language, sources)
     except DataError as error:
@@ -47,46 +101,37 @@ def decoded_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], t
 def decoded_examples(
     path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """Examples and hypotheses of such rows; of every language, each in its own, where `target_language` is empty.
+    """Return examples and hypotheses of the decoded rows in a language, or in all languages if it is "".
 
-    Raises DataError where none was decoded, none is of the language, or nothing tells a row's.
+    Raises DataError if no row was decoded, no row is in the language, or the language of a row is unknown.
     """
-    written = _written(path, rows, target_language)
-    if not written:
+    decoded = _decoded_rows(path, rows, target_language)
+    if not decoded:
         raise DataError(f"{path}: no row has a hypothesis; score the run with --generate=N")
-    languages = [row.get("target_language") or target_language for row in written]
+    languages = [row.get("target_language") or target_language for row in decoded]
     if not all(languages):
-        raise DataError(f"{path}: its rows do not tell their language; give it as --target-language")
+        raise DataError(f"{path}: the rows have no target_language; give --target-language")
     examples = [
         {"source": row["source"], "target": row["reference"], "target_language": language}
-        for row, language in zip(written, languages, strict=True)
+        for row, language in zip(decoded, languages, strict=True)
     ]
-    return examples, [row["hypothesis"] for row in written]
+    return examples, [row["hypothesis"] for row in decoded]
 
 
-def _written(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], language: str) -> list[Mapping[str, Any]]:
-    """The rows that have a hypothesis and are of the language, as far as they tell one; of all where it is empty."""
+def _decoded_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], language: str) -> list[Mapping[str, Any]]:
+    """Return the rows with a hypothesis whose language, if known, is `language` ("" for any)."""
     every = [row for row in rows if "hypothesis" in row]
     if not language:
         return every
-    written = [row for row in every if _is_of(row.get("target_language", language), language)]
-    if len(written) < len(every):
+    decoded = [row for row in every if base_language(row.get("target_language", language)) == base_language(language)]
+    if len(decoded) < len(every):
         others = ", ".join(sorted({row["target_language"] for row in every if "target_language" in row} - {language}))
-        if not written:
-            raise DataError(f"{path}: no row is of target language {language!r}; they are of {others}")
-        log.info("%s: %d rows; those of other languages (%s) are left out", path, len(written), others)
-    return written
+        if not decoded:
+            raise DataError(f"{path}: no row has target language {language!r}; give one of {others}")
+        log.info("%s: %d rows; rows in other languages (%s) are skipped", path, len(decoded), others)
+    return decoded
 
 
-def _is_of(language: str, other: str) -> bool:
-    return base_language(language) == base_language(other)
-
-
-def _read_row(path: str | os.PathLike, number: int, line: bytes, fields: Collection[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number}: not JSON ({error}); score the run again") from None
-    if not isinstance(row, dict) or not row.keys() >= set(fields):
-        raise DataError(f"{path}, line {number}: not a row of an evaluation; score the run again")
-    return row
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

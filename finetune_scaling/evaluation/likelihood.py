@@ -1,9 +1,9 @@
 """Perplexity per token and per byte.
 
-A token is not the same amount of text for two tokenizers, so only losses per byte compare across them. Both losses
-have the same numerator, every target token's negative log-likelihood in nats, that of the end-of-text token included:
-without it a model would be free not to end, and its probabilities of texts would not sum to one. The bytes are those of
-the target's UTF-8 text that those tokens cover; a target that was cut to its limit counts by the text that was kept.
+Tokenizers split the same text into different numbers of tokens, so models with different tokenizers are comparable only
+per byte. Both losses have the same numerator: the negative log-likelihood of all target tokens in nats, including the
+end-of-text token, without which the probabilities of texts would not sum to one. The bytes are those of the UTF-8 text
+that these tokens cover; a truncated target counts with the text that was kept.
 """
 
 import math
@@ -17,26 +17,26 @@ from finetune_scaling.data.tokenizers.interface import Tokenizer
 
 
 def utf8_bytes(texts: Iterable[str]) -> np.ndarray:
-    """The length of each text in UTF-8, int64[N]."""
+    """Return the UTF-8 length of each text, int64[N]."""
     return np.array([len(text.encode()) for text in texts], np.int64)
 
 
 def likelihood(loss_sum: float, tokens: int, size: int) -> dict[str, float]:
-    """Figures of a loss summed over `tokens` tokens that cover `size` bytes: nats a byte, and both perplexities."""
-    figures = {"perplexity": perplexity(loss_sum / max(1, tokens))}
+    """Return nats per byte and both perplexities of a loss summed over `tokens` tokens that cover `size` bytes."""
+    values = {"perplexity": perplexity(loss_sum / max(1, tokens))}
     if not size:
-        return figures
-    return figures | {"loss_per_byte": loss_sum / size, "perplexity_per_byte": perplexity(loss_sum / size)}
+        return values
+    return values | {"loss_per_byte": loss_sum / size, "perplexity_per_byte": perplexity(loss_sum / size)}
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), infinite where it exceeds a float."""
+    """Return exp(loss), or infinity if it overflows."""
     return math.exp(loss) if loss < math.log(np.finfo(np.float64).max) else math.inf
 
 
 def covered_targets(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
 ) -> list[str]:
-    """The text of each example's target that its loss covers: all of it, or what form.max_target_tokens leaves."""
+    """Return the text of each target that its loss covers, truncated to form.max_target_tokens."""
     targets = [template.render(examples[i])[1] for i in range(len(examples))]
     return [tokenizer.continuation.truncate(text, form.max_target_tokens) for text in targets]

@@ -6,8 +6,7 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.evaluation.example_rows import EVALUATION
-from finetune_scaling.evaluation.scoring import write_rows
+from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.task_evaluation import Rows
 from finetune_scaling.files import Location, read_json, write_json_atomically
 from finetune_scaling.runs.evaluators import TEST_EVALUATOR

@@ -1,6 +1,5 @@
-"""Scores of one tuned model on examples: loss of every target, and what it writes, against the references."""
+"""Scores of a model on examples: loss of every target, and metrics of generated text."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.decoding.stopping import cut
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import covered_targets, likelihood, perplexity, utf8_bytes
-from finetune_scaling.files import Location, write_atomically
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.registry import Scores, score
 from finetune_scaling.runs.model_loading import TunedModel
@@ -29,19 +27,19 @@ GREEDY = DecodingConfig()
 
 
 class Losses(NamedTuple):
-    """Per example: loss summed over its target tokens in nats, float64[N], and their number, int64[N]."""
+    """Per example, the loss summed over target tokens in nats, float64[N], and their number, int64[N]."""
 
     sums: np.ndarray
     tokens: np.ndarray
 
     @property
     def mean(self) -> float:
-        """Log-perplexity in nats a token, every token counted once."""
+        """Log-perplexity in nats per token, averaged over all tokens."""
         return float(self.sums.sum() / max(1, self.tokens.sum()))
 
 
 def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = None) -> Losses:
-    """Loss of every row of finite `batches`, in order, with other trainable parameters where given."""
+    """Return the loss of every row of finite `batches`; `trainable` replaces the model's trainable parameters."""
     where = model.sharding
     step = make_evaluation_step(model.config, model.tuning, where.rules)
     trainable = model.trainable if trainable is None else trainable
@@ -59,7 +57,7 @@ def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = Non
 def example_losses(
     model: TunedModel, task: Task, form: SequenceFormat, examples: Sequence[Example], batch_size: int
 ) -> Losses:
-    """Loss of every example's target."""
+    """Return the loss of every example's target."""
     batches = evaluation_batches(examples, model.tokenizer, task.template, form, batch_size=batch_size)
     losses = row_losses(model, batches)
     return Losses(losses.sums[: len(examples)], losses.tokens[: len(examples)])
@@ -73,13 +71,13 @@ def generate_hypotheses(
     batch_size: int,
     decoding: DecodingConfig = GREEDY,
 ) -> list[str]:
-    """What the model writes for every example, the best text of each. Newlines stay: they are rougeLsum's sentences."""
+    """Return the best generated text for every example. Newlines are kept: rougeLsum treats lines as sentences."""
     best = generate_n_best(model, task, form, examples, batch_size, decoding)
     return [texts[0].text for texts in best]
 
 
 class Hypothesis(NamedTuple):
-    """A text that a model wrote, and its score where the method of decoding has one."""
+    """A generated text, and its score if the decoding method has one."""
 
     text: str
     score: float | None
@@ -93,7 +91,7 @@ def generate_n_best(
     batch_size: int,
     decoding: DecodingConfig,
 ) -> list[list[Hypothesis]]:
-    """The n_best texts that the model writes for every example, the best first."""
+    """Return the n_best generated texts for every example, the best first."""
     tokenizer = model.tokenizer
     writer = make_writer(
         model.config,
@@ -134,11 +132,11 @@ def score_split(
     metrics: Sequence[str | Metric] | None = None,
     decoding: DecodingConfig = GREEDY,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Scores examples. Returns a summary and one record per example.
+    """Score examples; return a summary and one row per example.
 
-    Summary: loss (nats a token), tokens, examples, bytes of the targets, the figures of `likelihood`, entropy (true
-    nats a token, where the data knows it) and, for the first `generate_examples` (None: all), `metrics` (None: the
-    default ones). Records: source, reference, target_language, loss, tokens, bytes, hypothesis.
+    The summary has loss (nats per token), tokens, examples, bytes of the targets, the values of `likelihood`, entropy
+    (true nats per token, if the data has it), and `metrics` (None: the default ones) of the first `generate_examples`
+    (None: all). Rows have index, source, reference, target_language, loss_sum, tokens, bytes and hypothesis.
     """
     losses = example_losses(model, task, form, examples, batch_size)
     sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, form))
@@ -155,17 +153,17 @@ def score_split(
         "generated": count,
         "metrics": text_scores(decoded, texts, metrics) if count else {},
     }
-    return summary, [_record(examples[i], losses, sizes, i, texts) for i in range(len(examples))]
+    return summary, [_row(examples[i], losses, sizes, i, texts) for i in range(len(examples))]
 
 
 def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`pooled_scores` with each metric's score alone, as in a run's result."""
+    """Return `pooled_scores` with plain metric scores instead of signatures, the format of result.json."""
     result = pooled_scores(tests)
     return result | {"metrics": {name: entry["score"] for name, entry in result["metrics"].items()}}
 
 
 def pooled_scores(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Several test sets as one: loss and entropy by tokens or bytes, metrics averaged over the sets, as papers do."""
+    """Pool test sets: losses and entropy weighted by tokens or bytes, metrics as unweighted means over the sets."""
     if not tests:
         raise ConfigError("the task has no test set; add one under task.test")
     tokens = sum(test["tokens"] for test in tests.values())
@@ -183,19 +181,14 @@ def pooled_scores(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def mean_scores(scored: Sequence[Scores]) -> Scores:
-    """Each metric's mean over test sets, with the signatures of all of them."""
+    """Return each metric's unweighted mean over test sets, with the signatures of all sets."""
     return {name: _weighted(name, [(1, scores) for scores in scored]) for name in (scored[0] if scored else ())}
-
-
-def write_rows(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes per-example records as JSONL."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def text_scores(
     examples: Sequence[Example], texts: Sequence[str], metrics: Sequence[str | Metric] | None = None
 ) -> Scores:
-    """Metrics of texts against the examples' references; several target languages are averaged by their numbers."""
+    """Score texts against the examples' references; target languages are averaged, weighted by their examples."""
     by_language: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         by_language.setdefault(example["target_language"], []).append(index)
@@ -219,7 +212,7 @@ def text_scores(
 
 
 def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:
-    """What costs nothing: a translation's source copied, a document's first sentence."""
+    """Return the texts of the model-free baseline: the copied source, or the first sentence of a document."""
     if task.kind == "translation":
         return [example["source"] for example in examples]
     return [_first_sentence(example["source"]) for example in examples]
@@ -239,14 +232,14 @@ def _weighted(name: str, parts: Sequence[tuple[int, Scores]]) -> dict[str, Any]:
 
 
 def _entropy(examples: Sequence[Example], losses: Losses) -> dict[str, float]:
-    floors = [example.get("target_nll") for example in (examples[i] for i in range(len(examples)))]
-    if any(floor is None for floor in floors):
+    entropies = [example.get("target_nll") for example in (examples[i] for i in range(len(examples)))]
+    if any(value is None for value in entropies):
         return {}
-    return {"entropy": math.fsum(floors) / max(1, int(losses.tokens.sum()))}  # type: ignore[arg-type]
+    return {"entropy": math.fsum(entropies) / max(1, int(losses.tokens.sum()))}  # type: ignore[arg-type]
 
 
-def _record(example: Example, losses: Losses, sizes: np.ndarray, index: int, texts: Sequence[str]) -> dict[str, Any]:
-    record = {
+def _row(example: Example, losses: Losses, sizes: np.ndarray, index: int, texts: Sequence[str]) -> dict[str, Any]:
+    row = {
         "index": index,
         "loss_sum": float(losses.sums[index]),
         "tokens": int(losses.tokens[index]),
@@ -255,9 +248,9 @@ def _record(example: Example, losses: Losses, sizes: np.ndarray, index: int, tex
         "reference": example["target"],
         "target_language": example["target_language"],
     }
-    return record | ({"hypothesis": texts[index]} if index < len(texts) else {})
+    return row | ({"hypothesis": texts[index]} if index < len(texts) else {})
 
 
 def _model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the model reads of a batch."""
+    """Return the arrays of a batch that the model reads."""
     return {name: value for name, value in batch.items() if name != "example"}

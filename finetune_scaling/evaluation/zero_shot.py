@@ -1,7 +1,7 @@
-"""Zero-shot: the kind of task that a model was tuned for, in languages that it was never tuned on.
+"""Zero-shot tasks: the task that a model was tuned on, in language directions that it was not tuned on.
 
-As in arXiv 2402.17193, section 4: FLORES-200 into the tuned task's target language; for the artificial languages of
-data/grammar, language C in the place of the source.
+As in arXiv 2402.17193, section 4, this is FLORES-200 into the tuned task's target language. For the artificial
+languages of data/grammar, language C replaces the source language.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from finetune_scaling.data.sources import FilesSource, GrammarSource
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.errors import ConfigError
 
-_NEVER_TUNED_ON = ("C", "B", "A")
-_MEND = "give the evaluator a task: evaluators.zero_shot.task"
+_ARTIFICIAL_LANGUAGES = ("C", "B", "A")
+_FIX = "set the evaluator's task: evaluators.zero_shot.task"
 
 
 def zero_shot_task(task: Task) -> Task:
-    """The task of directions that `task` does not train, its test sets being all there is of it.
+    """Return the task of directions that `task` does not train; it has test sets only.
 
-    Raises ConfigError where none belongs to the task; a config can name any other.
+    Raises ConfigError if no such task is known; a config can name any other task.
     """
     parts = [part for split in task.splits().values() for part in split]
     if parts and all(isinstance(part.source, GrammarSource) for part in parts):
@@ -27,15 +27,15 @@ def zero_shot_task(task: Task) -> Task:
     targets = {part.target_language for part in parts}
     if task.kind == "translation" and len(targets) == 1:
         return _flores(task, parts, targets.pop())
-    raise ConfigError(f"no directions that were never trained on are known for task {task.name}; {_MEND}")
+    raise ConfigError(f"no zero-shot directions are known for task {task.name}; {_FIX}")
 
 
 def _third_language(task: Task, parts: list[Part]) -> Task:
-    """The test sets with another language for the source (of summaries: for both)."""
+    """Return the test sets with another source language; for summarization, with another language."""
     used = {code for part in parts for code in (part.source_language, part.target_language)}
-    other = next((code for code in _NEVER_TUNED_ON if code not in used), None)
+    other = next((code for code in _ARTIFICIAL_LANGUAGES if code not in used), None)
     if other is None:
-        raise ConfigError(f"task {task.name} trains all artificial languages, so that none is left; {_MEND}")
+        raise ConfigError(f"task {task.name} already uses all artificial languages; {_FIX}")
 
     def changed(part: Part) -> Part:
         assert isinstance(part.source, GrammarSource)
@@ -49,7 +49,7 @@ def _third_language(task: Task, parts: list[Part]) -> Task:
 
 
 def _flores(task: Task, parts: list[Part], target: str) -> Task:
-    """FLORES-200 into the task's target language, in the task's own template and limits."""
+    """Return FLORES-200 into the task's target language, with the task's template and limits."""
     sources = [part.source for part in parts]
     folders = [source.data_dir for source in sources if isinstance(source, FilesSource) and source.data_dir]
     changes = {
@@ -67,5 +67,5 @@ def _flores(task: Task, parts: list[Part], target: str) -> Task:
         if test[0].target_language == target and test[0].direction not in trained
     }
     if not tests:
-        raise ConfigError(f"the task flores200 has no directions into {target!r}; {_MEND}")
+        raise ConfigError(f"the task flores200 has no directions into {target!r}; {_FIX}")
     return dataclasses.replace(flores, test=tests)

@@ -12,10 +12,10 @@ from typing import Any
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
-from finetune_scaling.evaluation.example_rows import EVALUATION
+from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, evaluate, prepare_evaluators
 from finetune_scaling.evaluation.records import scores_for_result
-from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split, write_rows
+from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, training_record
 from finetune_scaling.models.model_sharding import sharding_table

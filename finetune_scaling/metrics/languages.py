@@ -1,4 +1,4 @@
-"""What the metrics need to know of a language: its code, and whether it is written without spaces."""
+"""Language codes, and whether a language is written with spaces between words."""
 
 import re
 
@@ -6,7 +6,7 @@ from finetune_scaling.errors import DataError
 
 WRITTEN_WITHOUT_SPACES = ("zh", "ja")
 
-# Thai, Lao, Khmer, Burmese, Tibetan, Dzongkha, Shan: no spaces between words either, and no character is a word.
+# Thai, Lao, Khmer, Burmese, Tibetan, Dzongkha, Shan: no spaces between words, and characters are not words.
 WITHOUT_TOKENIZER = ("th", "lo", "km", "my", "bo", "dz", "shn")
 
 _THREE_LETTER_CODES = {
@@ -29,10 +29,10 @@ _THREE_LETTER_CODES = {
 
 
 def base_language(code: str) -> str:
-    """The lower-case language of a code: "zh" for "zh", "zh_CN", "ZH-Hans" and "zho_Hans"; "a" for the grammar's "A".
+    """Return the lower-case language of a code: "zh" for "zh", "zh_CN", "ZH-Hans" and "zho_Hans"; "a" for "A".
 
     Raises:
-      DataError: `code` is not a language code, such as the name "German".
+      DataError: `code` is not a language code, e.g. the name "German".
     """
     language = re.split(r"[-_]", code)[0].lower()
     if not re.fullmatch(r"[a-z]{1,3}", language):
@@ -41,9 +41,9 @@ def base_language(code: str) -> str:
 
 
 def check_tokenizer(metric: str, language: str) -> None:
-    """Raises DataError where a metric of words is asked for a language whose words nothing here finds."""
+    """Raise DataError if a word-based metric is used for a language without a tokenizer."""
     if base_language(language) in WITHOUT_TOKENIZER:
         raise DataError(
-            f"{metric}: language {language!r} is written without spaces and has no tokenizer here, so that a sentence "
-            "would count as one word; take --metrics=bleu-char,chrf"
+            f"{metric}: language {language!r} is written without spaces and no tokenizer is available, so a "
+            "sentence would count as one word; use --metrics=bleu-char,chrf"
         )

@@ -1,7 +1,7 @@
-"""Exact match and token F1, as question answering is scored, for any language.
+"""Question-answering metrics for any language: exact match and token F1.
 
-English texts are normalised as in SQuAD: lower case, without ASCII punctuation and the articles a, an, the. In other
-languages the tokens are those of ROUGE, unstemmed: Unicode words, characters in Chinese and Japanese.
+English texts are normalized as in SQuAD: lower case, without ASCII punctuation and the articles a, an, the. Other
+languages use ROUGE's unstemmed tokens: Unicode words, or characters in Chinese and Japanese.
 
 Source: Rajpurkar et al., "SQuAD: 100,000+ TaskEvaluation for Machine Comprehension of Text", EMNLP 2016, section 6.
 """
@@ -23,22 +23,22 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def exact_match() -> SegmentMetric:
-    """Per cent of the segments whose tokens are those of a reference."""
+    """Return the percentage of segments whose tokens equal those of a reference."""
     return SegmentMetric("exact_match", lambda corpus: _best(corpus, _equal), _signature)
 
 
 def token_f1() -> SegmentMetric:
-    """Mean F1 of the tokens shared with the reference, times 100."""
+    """Return the mean token F1 against the best reference, times 100."""
     return SegmentMetric("f1", lambda corpus: _best(corpus, _f1), _signature)
 
 
 def squad_tokens(text: str) -> list[str]:
-    """The tokens of an English text."""
+    """Return the tokens of an English text, normalized as in SQuAD."""
     return _ARTICLE.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split()
 
 
 def _best(corpus: Corpus, agreement: Callable[[Sequence[str], Sequence[str]], float]) -> np.ndarray:
-    """Of several references of a segment the best counts, float64[N], times 100."""
+    """Return 100 times the best agreement with a reference for every segment, float64[N]."""
     tokens = _tokenizer(corpus.language)
     return np.array(
         [

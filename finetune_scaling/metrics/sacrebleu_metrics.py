@@ -1,4 +1,4 @@
-"""BLEU, chrF, chrF++ and TER by sacrebleu, with the tokenizer that the target language needs.
+"""BLEU, chrF, chrF++ and TER by sacrebleu, with the tokenizer of the target language.
 
 Sources: BLEU: Papineni et al., ACL 2002; chrF, chrF++: Popovic, WMT 2015 and 2017; TER: Snover et al., AMTA 2006;
 signatures: Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018.
@@ -25,26 +25,26 @@ _MECAB = {"ja": ("ja-mecab", ("MeCab", "ipadic")), "ko": ("ko-mecab", ("mecab_ko
 
 @dataclasses.dataclass(frozen=True)
 class SacrebleuMetric:
-    """A metric of sacrebleu's; make: language -> a new scorer of sacrebleu, set up for it."""
+    """A sacrebleu metric; `make` returns a new sacrebleu scorer for a language."""
 
     name: str
     make: Callable[[str], SacrebleuScorer]
     lower_is_better: bool = False
 
     def score(self, corpus: Corpus) -> dict[str, Any]:
-        """The corpus score, 0 to 100 (TER may exceed it), and sacrebleu's signature."""
+        """Return the corpus score, 0 to 100 (TER may exceed 100), and sacrebleu's signature."""
         scorer = self.make(corpus.language)
         value = scorer.corpus_score(list(corpus.hypotheses), streams(corpus)).score
         return {"score": value, "signature": str(scorer.get_signature())}
 
 
 def streams(corpus: Corpus) -> list[list[str]]:
-    """The references as sacrebleu takes them: list k holds reference k of every segment, None where it has fewer."""
+    """Transpose references to sacrebleu's format: list k has reference k of every segment, None if it has fewer."""
     return [list(stream) for stream in itertools.zip_longest(*corpus.references)]  # type: ignore[arg-type]
 
 
 def bleu_tokenizer(language: str) -> str:
-    """sacrebleu's tokenizer for a language: zh, ja-mecab and ko-mecab (characters where MeCab is absent), or 13a."""
+    """Return sacrebleu's tokenizer for a language: zh, ja-mecab or ko-mecab (char without MeCab), otherwise 13a."""
     base = base_language(language)
     if base == "zh":
         return "zh"
@@ -54,18 +54,18 @@ def bleu_tokenizer(language: str) -> str:
 
 
 def bleu(tokenizer: str | None = None) -> SacrebleuMetric:
-    """BLEU with one of BLEU_TOKENIZERS, in its name; by default with the language's, and then plain "bleu"."""
+    """Return BLEU with the language's tokenizer ("bleu"), or with one of BLEU_TOKENIZERS ("bleu-TOKENIZER")."""
     name = "bleu" if tokenizer is None else f"bleu-{tokenizer}"
     return SacrebleuMetric(name, functools.partial(_bleu, tokenizer))
 
 
 def chrf(word_order: int = 0) -> SacrebleuMetric:
-    """chrF, or chrF++ with word_order 2."""
+    """Return chrF, or chrF++ with word_order 2."""
     return SacrebleuMetric("chrf" + "+" * word_order, functools.partial(_chrf, word_order))
 
 
 def ter() -> SacrebleuMetric:
-    """TER: edits for each 100 words of the reference, so less is better."""
+    """Return TER: edits per 100 reference words; lower is better."""
     return SacrebleuMetric("ter", _ter, lower_is_better=True)
 
 
@@ -86,7 +86,7 @@ def _chrf(word_order: int, language: str) -> SacrebleuScorer:
 
 def _ter(language: str) -> SacrebleuScorer:
     check_tokenizer("ter", language)
-    # Without asian_support a Chinese sentence is one word, and one wrong character makes all of it wrong;
+    # Without asian_support a Chinese sentence is one word, so a single wrong character gives a TER of 100;
     # sacrebleu applies it only together with `normalized`.
     asian = base_language(language) in WRITTEN_WITHOUT_SPACES
     return TER(normalized=asian, asian_support=asian)

@@ -1,4 +1,4 @@
-"""Perplexity per token and per byte, on exactly the text that a loss covers."""
+"""Perplexity per token and per byte of the text that a loss covers."""
 
 import math
 
@@ -11,29 +11,29 @@ from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import task_and_format
 
 
-def test_a_byte_is_one_of_utf8():
+def test_bytes_are_utf8_bytes():
     assert utf8_bytes(["abc", "Größe", "好", ""]).tolist() == [3, 7, 3, 0]
 
 
-def test_a_uniform_model_over_bytes_has_perplexity_256_by_either_count():
+def test_a_uniform_model_over_bytes_has_perplexity_256():
     figures = likelihood(40 * math.log(256), tokens=40, size=40)
     assert figures == pytest.approx({"perplexity": 256, "loss_per_byte": math.log(256), "perplexity_per_byte": 256})
 
 
-def test_tokenizers_of_different_length_compare_by_byte_only():
-    """The same text with the same probability, in 10 tokens and in 20."""
+def test_only_per_byte_losses_are_equal_across_tokenizers():
+    """The same text with the same probability in 10 and in 20 tokens."""
     short, long = likelihood(50.0, tokens=10, size=100), likelihood(50.0, tokens=20, size=100)
     assert short["perplexity_per_byte"] == long["perplexity_per_byte"] == pytest.approx(math.exp(0.5))
     assert short["perplexity"] > long["perplexity"]
 
 
-def test_a_loss_without_text_has_no_figure_by_byte_and_a_huge_one_is_infinite():
+def test_no_per_byte_loss_without_text_and_infinite_perplexity_on_overflow():
     assert likelihood(3.0, tokens=1, size=0) == {"perplexity": pytest.approx(math.exp(3))}
     assert perplexity(1e6) == math.inf
 
 
 @pytest.mark.parametrize("limit", [2, 5, 40])
-def test_cut_targets_count_by_the_text_that_is_kept(tiny_runs, limit):
+def test_truncated_targets_count_with_the_kept_text(tiny_runs, limit):
     run_config = read_run_config(tiny_runs.config("full"))
     task, form = task_and_format(run_config)
     tokenizer = load_tokenizer(run_config.tokenizer)

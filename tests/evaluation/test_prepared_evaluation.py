@@ -1,4 +1,4 @@
-"""Scoring runs and bases: the untuned base beside them, what is shared, what is kept, and what is refused."""
+"""Evaluation of runs and base models: untuned scores, shared work, existing records, and errors."""
 
 import dataclasses
 import json
@@ -31,14 +31,14 @@ ALL = {**FEW, "zero_shot": TaskEvaluator(directions="zero_shot", examples=6, gen
 
 @pytest.fixture(scope="module")
 def study(tiny_runs, tmp_path_factory) -> Path:
-    """A folder with a tokenizer, a base, and runs on it: two of LoRA, one of them at step 0, and one of prompt tuning.
+    """Return a directory with a tokenizer, a base model, two LoRA runs (one of them not trained) and a prompt run.
 
-    Tests copy it before they write into it.
+    Tests copy it before they write to it.
     """
     folder = tmp_path_factory.mktemp("subjects")
     shutil.copytree(tiny_runs.tokenizer, folder / "tokenizers" / "tiny")
     shutil.copytree(tiny_runs.base, folder / "bases" / "grammar" / "30k")
-    # Not where they are: copies of the folder find their own.
+    # Paths that do not exist: copies of the directory must find their own files.
     paths = {"tokenizer": "/moved/tokenizers/tiny", "base": {"run": "/moved/bases/grammar/30k"}}
     for name, changes in {
         "lora": {"finetune_examples": 10},
@@ -55,7 +55,7 @@ def study(tiny_runs, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(study, tmp_path) -> Callable[..., list[str]]:
-    """copied("lora", "prompt"): directories of these runs, in a copy of the folder."""
+    """copied("lora", "prompt") returns the directories of these runs in a copy of the study."""
     shutil.copytree(study, tmp_path / "study")
     model_loading._read_base.cache_clear()
 
@@ -66,14 +66,16 @@ def copied(study, tmp_path) -> Callable[..., list[str]]:
 
 
 def scored(directories: list[str], evaluators: dict[str, Any], **how: Any) -> dict[str, Any]:
-    """Records by run's name and evaluator."""
+    """Evaluate runs and return their records, keyed by "RUN EVALUATOR"."""
     found = {}
 
-    def tell(job: jobs.EvaluationJob, prepared: prepared_evaluation.PreparedEvaluation, record: dict[str, Any]) -> None:
+    def on_record(
+        job: jobs.EvaluationJob, prepared: prepared_evaluation.PreparedEvaluation, record: dict[str, Any]
+    ) -> None:
         found[f"{Path(job.name).name} {prepared.name}"] = record
 
     settings = EvaluationOptions(**how)
-    assert run_evaluations(plan_evaluations(directories, lambda *_: evaluators, settings), settings, tell) == []
+    assert run_evaluations(plan_evaluations(directories, lambda *_: evaluators, settings), settings, on_record) == []
     return found
 
 
@@ -82,7 +84,7 @@ def rows(directory: str, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_base_without_tuning_scores_as_an_adapter_that_adds_nothing(copied):
+def test_the_untuned_base_scores_as_an_adapter_without_effect(copied):
     found = scored(copied("still"), ALL)
     for name, evaluator in ALL.items():
         record = found[f"still {name}"]
@@ -91,16 +93,18 @@ def test_the_base_without_tuning_scores_as_an_adapter_that_adds_nothing(copied):
             assert record["untuned"]["metrics"] == record["metrics"], name
             assert record["baselines"].keys() == {"copy"}
     texts = [row["hypothesis"] for row in rows(*copied("still"), "few_shot_1.test")[:3]]
-    beside = Path(copied("still")[0]).parents[3] / "bases/grammar/30k" / found["still few_shot_1"]["untuned"]["record"]
-    untuned_rows = records.rows_path(beside, "test").read_text().splitlines()
+    base_record = (
+        Path(copied("still")[0]).parents[3] / "bases/grammar/30k" / found["still few_shot_1"]["untuned"]["record"]
+    )
+    untuned_rows = records.rows_path(base_record, "test").read_text().splitlines()
     assert [json.loads(line).get("hypothesis") for line in untuned_rows[:3]] == texts
     three = rows(*copied("still"), "few_shot_1.test")[:3]
     references = [{"source": row["source"], "target": row["reference"], "target_language": "B"} for row in three]
     assert found["still few_shot_1"]["metrics"] == scoring.text_scores(references, texts)
 
 
-def test_running_text_is_scored_as_pretraining_scored_it(copied):
-    """All of the base's own held-out text, under its objective: its last dev loss."""
+def test_text_loss_equals_the_dev_loss_of_pretraining(copied):
+    """On all rows of its own dev text, the base model's score is its last dev loss."""
     (lora,) = copied("lora")
     base = Path(lora).parents[3] / "bases/grammar/30k"
     record = scored([lora], {"pretraining": TextEvaluator(rows=None)})["lora pretraining"]
@@ -113,8 +117,8 @@ def test_running_text_is_scored_as_pretraining_scored_it(copied):
     assert rows(lora, "first.text") == own[:5]
 
 
-def test_running_text_has_its_loss_a_byte(copied):
-    """Under the causal objective every token of a text is predicted, so that the bytes are those of the texts."""
+def test_text_loss_per_byte(copied):
+    """Under the causal objective every token is predicted, so the bytes are those of the texts."""
     (lora,) = copied("lora")
     record = scored([lora], {"all": TextEvaluator(rows=None)})["lora all"]
     config = json.loads((Path(lora).parents[3] / "bases/grammar/30k/config.json").read_text())
@@ -127,20 +131,20 @@ def test_running_text_has_its_loss_a_byte(copied):
     assert record["untuned"]["loss_per_byte"] != record["loss_per_byte"]
 
 
-def test_runs_of_one_base_share_its_load_its_answers_and_its_programs(copied, monkeypatch):
+def test_runs_of_one_base_share_its_parameters_scores_and_programs(copied, monkeypatch):
     read = []
     monkeypatch.setattr(model_loading, "read_trainable", lambda where, *a: read.append(where) or READ(where, *a))
     lora, still = copied("lora", "still")
     scored([lora], FEW)
     base = Path(lora).parents[3] / "bases/grammar/30k" / "checkpoints/20"
-    assert read == [base, Path(lora) / "checkpoints" / read[1].name]  # of base and run, each once
+    assert read == [base, Path(lora) / "checkpoints" / read[1].name]  # base and run, each once
     before = compiled_programs()
-    asked = []
-    monkeypatch.setattr(evaluated_model, "load_untuned", lambda *_: asked.append(1))
+    loaded = []
+    monkeypatch.setattr(evaluated_model, "load_untuned", lambda *_: loaded.append(1))
     found = scored([lora, still], FEW)
     assert compiled_programs() == before
     assert len(read) == 3  # the second run's own
-    assert not asked  # the base had answered
+    assert not loaded  # the base had been scored
     assert found["lora few_shot_1"]["untuned"] == found["still few_shot_1"]["untuned"]
     assert found["lora few_shot_1"]["demonstrations"] == found["still few_shot_1"]["demonstrations"]
 
@@ -148,7 +152,7 @@ def test_runs_of_one_base_share_its_load_its_answers_and_its_programs(copied, mo
 READ = model_loading.read_trainable
 
 
-def test_jobs_of_one_base_follow_each_other(copied):
+def test_jobs_are_grouped_by_base(copied):
     lora, still, prompt = copied("lora", "still", "prompt")
     config = RunDirectory(still).config
     config["base"]["step"] = 10
@@ -157,7 +161,7 @@ def test_jobs_of_one_base_follow_each_other(copied):
     assert [Path(job.name).name for job in planned] == ["lora", "prompt", "still"]
 
 
-def test_killed_in_the_middle_only_the_rest_is_done(copied, monkeypatch):
+def test_an_interrupted_evaluation_resumes_with_missing_records(copied, monkeypatch):
     (directory,) = copied("prompt")
     undisturbed = scored([directory], ALL)
     shutil.rmtree(Path(directory).parents[3] / "bases/grammar/30k/evaluation")
@@ -165,12 +169,12 @@ def test_killed_in_the_middle_only_the_rest_is_done(copied, monkeypatch):
     for path in files:
         if path.name != "test.jsonl":
             path.unlink()
-    done_first = []
+    written = []
 
     def interrupt(path: Path, *arguments: Any) -> None:
-        if len(done_first) == 2:
-            raise KeyboardInterrupt  # the base of the first evaluator has answered, which its record does not say yet
-        done_first.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt  # after the base's first record, before it is copied to the run's record
+        written.append(path.name)
         write(path, *arguments)
 
     write = records.write_record
@@ -178,11 +182,11 @@ def test_killed_in_the_middle_only_the_rest_is_done(copied, monkeypatch):
         patch.setattr(records, "write_record", interrupt)
         with pytest.raises(KeyboardInterrupt):
             scored([directory], ALL)
-    assert [name.split(".")[0] for name in done_first] == ["few_shot_1", "few_shot_1"]
+    assert [name.split(".")[0] for name in written] == ["few_shot_1", "few_shot_1"]
     scoring_again = []
     monkeypatch.setattr(prepared_evaluation, "_score", lambda p, *a: scoring_again.append(p.name) or SCORED(p, *a))
     assert scored([directory], ALL) == undisturbed
-    assert scoring_again == ["zero_shot"] * 2 + ["pretraining"] * 2  # of the run and of its base
+    assert scoring_again == ["zero_shot"] * 2 + ["pretraining"] * 2  # the run and its base
     assert {path: path.read_bytes() for path in (Path(directory) / "evaluation").iterdir()} == files
     monkeypatch.setattr(model_loading, "read_trainable", lambda *_: pytest.fail("parameters were read again"))
     assert scored([directory], ALL) == undisturbed
@@ -191,7 +195,7 @@ def test_killed_in_the_middle_only_the_rest_is_done(copied, monkeypatch):
 SCORED = prepared_evaluation._score
 
 
-def test_other_settings_are_refused_unless_asked_for(copied):
+def test_records_of_other_settings_are_errors_unless_overwritten(copied):
     (directory,) = copied("lora")
     first = scored([directory], TEXT)["lora pretraining"]
     other = {"pretraining": TextEvaluator(rows=4)}
@@ -207,7 +211,7 @@ def test_other_settings_are_refused_unless_asked_for(copied):
         plan_evaluations([directory], lambda *_: other, EvaluationOptions())
 
 
-def test_the_base_answers_later_where_it_was_left_out(copied):
+def test_base_scores_can_be_added_later(copied):
     (directory,) = copied("lora")
     without = scored([directory], {"pretraining": dataclasses.replace(TEXT["pretraining"], untuned=False)})
     assert "untuned" not in without["lora pretraining"]
@@ -216,7 +220,7 @@ def test_the_base_answers_later_where_it_was_left_out(copied):
     assert rows(directory, "pretraining.text")
 
 
-def test_a_base_is_scored_by_itself_as_beside_its_runs(copied):
+def test_a_base_has_the_same_scores_alone_and_for_its_runs(copied):
     (directory,) = copied("lora")
     base = str(Path(directory).parents[3] / "bases/grammar/30k")
     finetuning = read_run_config(RunDirectory(directory).config)
@@ -224,9 +228,11 @@ def test_a_base_is_scored_by_itself_as_beside_its_runs(copied):
     assert found["30k pretraining"]["checkpoint"]["step"] == 20
     files = list(Path(base, "evaluation", "step_20").glob("*.json"))
     assert {path.name.split(".")[0] for path in files} == {*FEW, *TEXT}
-    beside = scored([directory], FEW)["lora few_shot_1"]["untuned"]
-    assert (beside["loss"], beside["metrics"]) == tuple(found["30k few_shot_1"][name] for name in ("loss", "metrics"))
-    assert list(Path(base, "evaluation", "step_20").glob("*.json")) == files  # the same answers: they were there
+    base_scores = scored([directory], FEW)["lora few_shot_1"]["untuned"]
+    assert (base_scores["loss"], base_scores["metrics"]) == tuple(
+        found["30k few_shot_1"][name] for name in ("loss", "metrics")
+    )
+    assert list(Path(base, "evaluation", "step_20").glob("*.json")) == files
     earlier = scored([base], TEXT, step=10)["30k pretraining"]
     assert earlier["settings"] == found["30k pretraining"]["settings"]
     assert earlier["loss"] != found["30k pretraining"]["loss"]
@@ -234,7 +240,7 @@ def test_a_base_is_scored_by_itself_as_beside_its_runs(copied):
         plan_evaluations([base], lambda *_: FEW, EvaluationOptions())
 
 
-def test_what_does_not_fit_is_told_beforehand_with_the_tokens_it_needs(copied):
+def test_exceeding_the_context_length_is_an_error_with_the_required_tokens(copied):
     for directory, soft, prompt in zip(copied("lora", "prompt"), ("", " with a soft prompt of 3"), (0, 3), strict=True):
         found, model = evaluated_model.open_run(directory, None, ShardingConfig(), {})
         tokenizer = load_tokenizer(found.run_config.tokenizer)
@@ -253,7 +259,7 @@ def test_what_does_not_fit_is_told_beforehand_with_the_tokens_it_needs(copied):
             prepare(32 + tokens + prompt - 1)
 
 
-def test_what_is_gone_is_told_and_what_was_scored_is_kept(copied):
+def test_a_missing_base_or_tokenizer_is_an_error_and_keeps_records(copied):
     (directory,) = copied("lora")
     scored([directory], TEXT)
     kept = (Path(directory) / "evaluation" / "pretraining.json").read_bytes()
@@ -270,7 +276,7 @@ def test_what_is_gone_is_told_and_what_was_scored_is_kept(copied):
     assert (Path(directory) / "evaluation" / "pretraining.json").read_bytes() == kept
 
 
-def test_a_copy_is_asked_beside_its_own_base_though_the_original_is_there(copied, tmp_path):
+def test_a_copied_study_uses_its_own_base(copied, tmp_path):
     (directory,) = copied("lora")
     folder = Path(directory).parents[3]
     original = Path(shutil.copytree(folder, tmp_path / "original"))
@@ -281,14 +287,14 @@ def test_a_copy_is_asked_beside_its_own_base_though_the_original_is_there(copied
     assert not (original / "bases/grammar/30k/evaluation").exists()
 
 
-def test_a_damaged_run_spoils_itself_alone(copied):
+def test_a_damaged_run_fails_alone(copied):
     lora, still = copied("lora", "still")
     for state in Path(lora).glob("checkpoints/*/state/d/*"):
         state.write_bytes(b"")
     how = EvaluationOptions()
-    told = []
+    reported = []
     errors = run_evaluations(
-        plan_evaluations([lora, still], lambda *_: FEW, how), how, lambda job, *_: told.append(Path(job.name).name)
+        plan_evaluations([lora, still], lambda *_: FEW, how), how, lambda job, *_: reported.append(Path(job.name).name)
     )
     assert [type(error) for error in errors] == [CheckpointError]
-    assert told == ["still"]
+    assert reported == ["still"]

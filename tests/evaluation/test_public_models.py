@@ -1,4 +1,4 @@
-"""Public models are scored as transformers computes them; what is missing is told before anything is scored."""
+"""Public models: scores equal those of transformers, and errors are raised before scoring."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def finetuning(**evaluation):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, shared_cache):
-    """A random Llama and the directory that it is saved in, in two shards, without a tokenizer."""
+    """Return a random Llama and its directory with several shards and no tokenizer."""
     folder = tmp_path_factory.mktemp("public")
     torch.manual_seed(0)
     model = LlamaForCausalLM(
@@ -64,7 +64,7 @@ def saved(tmp_path_factory, shared_cache):
 
 @pytest.fixture
 def model(saved, tmp_path):
-    """model(kind of tokenizer) -> a copy of the directory with such a tokenizer."""
+    """model(kind) returns a copy of the directory with a tokenizer of that kind."""
 
     def make(kind: str = "byte_level") -> Path:
         directory = Path(shutil.copytree(saved[1], tmp_path / kind))
@@ -88,7 +88,7 @@ def rows(directory: Path, name: str, split: str = "test") -> list[dict[str, Any]
 
 
 def cross_entropy(model, ids: list[int], start: int) -> float:
-    """Summed over ids[start:], in nats, as transformers' own loss has it."""
+    """Return transformers' loss summed over ids[start:], in nats."""
     tokens = torch.tensor([ids])
     labels = tokens.clone()
     labels[:, :start] = -100
@@ -98,7 +98,7 @@ def cross_entropy(model, ids: list[int], start: int) -> float:
 
 
 @pytest.mark.parametrize("kind", ["without_front", "byte_fallback", "sentence_pieces"])
-def test_losses_and_texts_are_those_of_transformers(saved, model, kind):
+def test_losses_and_texts_equal_transformers(saved, model, kind):
     theirs, directory = saved[0], model(kind)
     tokenizer = THEIRS(directory)
     record = scored(directory, TEST)["test"]
@@ -126,7 +126,7 @@ def written(model, tokenizer, prompt: list[int]) -> str:
     return tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True).strip()
 
 
-def test_stop_strings_and_few_shots_and_other_languages(saved, model):
+def test_stop_strings_few_shot_and_zero_shot(saved, model):
     directory = model()
     tokenizer = THEIRS(directory)
     zero = {"zero_shot": TaskEvaluator(directions="zero_shot", examples=3, generate=0)}
@@ -134,10 +134,10 @@ def test_stop_strings_and_few_shots_and_other_languages(saved, model):
         directory, {**FEW, **zero}, finetuning=finetuning(decoding={"stop": ("e", "\ufffd"), "max_new_tokens": NEW})
     )
     assert [one["split"] for one in records["few_shot_1"]["demonstrations"]] == ["train"]
-    shown = records["few_shot_1"]["demonstrations"][0]["text"]
+    demonstration = records["few_shot_1"]["demonstrations"][0]["text"]
     for row in rows(directory, "few_shot_1"):
-        prompt = tokenizer(f"{shown}{row['source']} =").input_ids
-        ids = [*tokenizer(f"{shown}{row['source']} = {row['reference']}").input_ids, EOS]
+        prompt = tokenizer(f"{demonstration}{row['source']} =").input_ids
+        ids = [*tokenizer(f"{demonstration}{row['source']} = {row['reference']}").input_ids, EOS]
         assert row["loss_sum"] == pytest.approx(cross_entropy(saved[0], ids, len(prompt)), abs=1e-4 * row["tokens"])
         if "hypothesis" in row:
             text = written(saved[0], tokenizer, prompt)
@@ -149,7 +149,7 @@ def test_stop_strings_and_few_shots_and_other_languages(saved, model):
     assert "C" in next(iter(records["zero_shot"]["splits"]))
 
 
-def test_running_text_under_the_causal_objective(saved, model):
+def test_text_loss_under_the_causal_objective(saved, model):
     directory = model("metaspace")
     tokenizer = THEIRS(directory)
     part = configuration.build(CorpusPart, runpy.run_path(str(TINY))["text"]("dev", 6), "texts")
@@ -159,7 +159,7 @@ def test_running_text_under_the_causal_objective(saved, model):
     documents = [[*tokenizer(texts[i]).input_ids, EOS] for i in range(len(texts))]
     expected = sum(cross_entropy(saved[0], ids, 1) for ids in documents)
     assert record["splits"]["text"]["tokens"] == sum(len(ids) - 1 for ids in documents)
-    # Each document's first word counts with the space that such a tokenizer puts in front of it.
+    # The space that this tokenizer adds at the start of a document counts as a byte.
     assert record["splits"]["text"]["bytes"] == sum(len(texts[i].encode()) + 1 for i in range(len(texts)))
     assert record["loss"] == pytest.approx(expected / record["splits"]["text"]["tokens"], abs=1e-4)
     with pytest.raises(ConfigError, match="evaluator pretraining: the pretraining text of a public model"):
@@ -169,14 +169,14 @@ def test_running_text_under_the_causal_objective(saved, model):
         scored(directory, {"text": masked})
 
 
-def test_what_is_scored_stays_scored_until_the_files_change(model, tmp_path, monkeypatch):
+def test_records_are_kept_until_the_files_change(model, tmp_path, monkeypatch):
     directory = model()
     first = scored(directory, FEW)["few_shot_1"]
     assert list(first["checkpoint"]) == ["files_sha256"]
     files = {path: path.read_bytes() for path in directory.glob("evaluation/*/*")}
     with monkeypatch.context() as patch:
         patch.setattr(evaluated_model, "load_model", lambda *_, **__: pytest.fail("parameters were read again"))
-        patch.setattr(os, "access", lambda *_: False)  # nothing has to be written any more
+        patch.setattr(os, "access", lambda *_: False)  # nothing needs to be written
         assert scored(directory, FEW)["few_shot_1"] == first
         with pytest.raises(WorkdirError, match=r"cannot be written into; give --out=FILE.json"):
             scored(directory, TEST)
@@ -185,16 +185,16 @@ def test_what_is_scored_stays_scored_until_the_files_change(model, tmp_path, mon
         assert scored(directory, FEW, out=tmp_path / "out.json")["few_shot_1"] == first
     shard = sorted(directory.glob("*.safetensors"))[0]
     content = bytearray(shard.read_bytes())
-    content[-2] ^= 1  # one weight is another: scored beside, and what was scored is kept
+    content[-2] ^= 1  # changed weights get another record, and the first record is kept
     shard.write_bytes(content)
     other = scored(directory, FEW)["few_shot_1"]
     assert other["checkpoint"] != first["checkpoint"]
     assert {path: path.read_bytes() for path in files} == files
     assert len(list(directory.glob("evaluation/weights_*"))) == 2
-    asked = []
-    monkeypatch.setattr(prepared_evaluation, "_score", lambda *_: asked.append(1))
+    scored_again = []
+    monkeypatch.setattr(prepared_evaluation, "_score", lambda *_: scored_again.append(1))
     assert scored(directory, FEW)["few_shot_1"] == other
-    assert asked == []
+    assert scored_again == []
 
 
 def edit(directory: Path, **fields: Any) -> None:
@@ -218,7 +218,7 @@ def first_shard(directory: Path) -> Path:
         (lambda d: None, {"tokenizer": "nowhere"}, DataError, "nowhere: has no tokenizer.json"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_one_line_before_anything_is_scored(model, monkeypatch, break_it, how, error, message):
+def test_missing_files_and_options_are_errors_before_scoring(model, monkeypatch, break_it, how, error, message):
     directory = model()
     break_it(directory)
     monkeypatch.setattr(evaluated_model, "load_model", lambda *_, **__: pytest.fail("parameters were read"))
@@ -229,7 +229,7 @@ def test_what_is_missing_is_one_line_before_anything_is_scored(model, monkeypatc
     assert not (directory / "evaluation").exists()
 
 
-def test_attention_both_ways_and_modes_are_refused(model):
+def test_bidirectional_attention_and_modes_are_errors(model):
     config = configuration.plain(runpy.run_path(str(TINY))["get_config"]("lora"))
     config["sequence"] |= {"mode": "S"}
     with pytest.raises(ConfigError) as error:
@@ -240,12 +240,12 @@ def test_attention_both_ways_and_modes_are_refused(model):
     )
 
 
-def test_a_run_has_its_own_tokenizer(tmp_path):
+def test_a_tokenizer_for_a_run_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="--tokenizer is for public models"):
         plan_evaluations([str(tmp_path)], lambda *_: TEST, EvaluationOptions(tokenizer="elsewhere"))
 
 
-def test_the_command_with_a_tokenizer_elsewhere(saved, tmp_path):
+def test_the_command_with_another_tokenizer(saved, tmp_path):
     directory = Path(shutil.copytree(saved[1], tmp_path / "model"))
     KINDS["sentence_pieces"](tmp_path / "tokenizer")
     sequence = {**CAUSAL, "mode": ""}

@@ -1,4 +1,4 @@
-"""Scores of a model on examples: losses example by example, hypotheses, and sums over languages."""
+"""Scores of a model on examples: losses, hypotheses, and averages over languages."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from finetune_scaling.tuning.partition import combine
 
 @pytest.fixture(scope="module")
 def base(tiny_runs) -> tuple[TunedModel, Task, SequenceFormat, list[dict[str, Any]]]:
-    """The tiny base as it is, its task, and 7 of its test examples."""
+    """Return the tiny base model, its task, and 7 test examples."""
     run_config = read_run_config(tiny_runs.config("full"))
     task, form = task_and_format(run_config)
     examples = task.examples("test")
@@ -35,7 +35,7 @@ def base(tiny_runs) -> tuple[TunedModel, Task, SequenceFormat, list[dict[str, An
 
 @pytest.fixture(scope="module")
 def log_probabilities(base) -> Callable[[list[int], int], np.ndarray]:
-    """ids [n] -> log p(next) [length, V] by one plain forward pass; the first `bidirectional` ids see each other."""
+    """Return a function from ids [n] to log p(next) [length, V]; the first `bidirectional` ids attend to each other."""
     tuned, _, form, _ = base
     model = LanguageModel(tuned.config)
     params = combine(tuned.trainable, tuned.frozen)
@@ -54,7 +54,7 @@ def log_probabilities(base) -> Callable[[list[int], int], np.ndarray]:
     return compute
 
 
-def test_losses_are_those_of_each_target_given_its_input(base, log_probabilities):
+def test_losses_equal_the_target_log_probabilities(base, log_probabilities):
     tuned, task, form, examples = base
     losses = scoring.example_losses(tuned, task, form, examples, batch_size=7)
     prompts = encode_prompts(examples, tuned.tokenizer, task.template, form)
@@ -69,7 +69,7 @@ def test_losses_are_those_of_each_target_given_its_input(base, log_probabilities
 
 
 @pytest.mark.parametrize("batch_size", [3, 7])
-def test_the_batch_does_not_matter(base, batch_size):
+def test_losses_do_not_depend_on_the_batch(base, batch_size):
     tuned, task, form, examples = base
     losses = scoring.example_losses(tuned, task, form, examples, batch_size)
     alone = [scoring.example_losses(tuned, task, form, [example], batch_size) for example in examples]
@@ -78,7 +78,7 @@ def test_the_batch_does_not_matter(base, batch_size):
     assert losses.mean == pytest.approx(losses.sums.sum() / losses.tokens.sum())
 
 
-def test_a_split_has_a_summary_and_a_record_for_each_example(base):
+def test_a_split_has_a_summary_and_a_row_per_example(base):
     tuned, task, form, examples = base
     summary, rows = scoring.score_split(tuned, task, form, examples, batch_size=7, generate_examples=2)
     assert (summary["examples"], summary["generated"], len(rows)) == (7, 2, 7)
@@ -97,14 +97,14 @@ def test_a_split_has_a_summary_and_a_record_for_each_example(base):
     assert not any("hypothesis" in row for row in rows)
 
 
-def test_an_entropy_is_told_only_where_every_example_has_one(base):
+def test_entropy_needs_the_entropy_of_every_example(base):
     tuned, task, form, examples = base
     unknown = [{name: value for name, value in examples[0].items() if name != "target_nll"}, *examples[1:]]
     summary, _ = scoring.score_split(tuned, task, form, unknown, batch_size=7, generate_examples=0)
     assert "entropy" not in summary
 
 
-def test_the_lines_of_a_hypothesis_are_the_sentences_that_rouge_lsum_unites(base, monkeypatch):
+def test_rouge_lsum_treats_lines_as_sentences(base, monkeypatch):
     tuned, task, form, examples = base
     lines = [*tuned.tokenizer.encode("d e\na b "), tuned.tokenizer.eos_id]
     monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[Generation(lines)], [Generation([])]])
@@ -116,7 +116,7 @@ def test_the_lines_of_a_hypothesis_are_the_sentences_that_rouge_lsum_unites(base
     assert scores["rougeL"]["score"] == pytest.approx(50)
 
 
-def test_languages_are_scored_apart_and_weighed_by_their_examples():
+def test_languages_are_scored_separately_and_weighted_by_examples():
     german = [{"source": "a house", "target": "Das ist ein Haus am See .", "target_language": "de"}] * 3
     chinese = [{"source": "a house", "target": "这 是 一 座 湖 边 的 房 子 。", "target_language": "zh"}]
     mixed = [german[0], chinese[0], german[1], german[2]]
@@ -134,7 +134,7 @@ def test_languages_are_scored_apart_and_weighed_by_their_examples():
     assert scoring.text_scores(german, texts[:3]) == score(texts[:3], [[e["target"]] for e in german], "de")
 
 
-def test_what_costs_nothing(tiny_runs):
+def test_baseline_texts(tiny_runs):
     translation = load_task(tiny_runs.config("full")["task"])
     assert scoring.baseline_texts(translation, [{"source": "a b. c"}]) == ["a b. c"]
     summarization = load_task({"name": "grammar_summarization"})
@@ -142,7 +142,7 @@ def test_what_costs_nothing(tiny_runs):
     assert scoring.baseline_texts(summarization, documents) == ["One.", "一。", "first", "no end"]
 
 
-def test_several_test_sets_as_one():
+def test_pooled_test_sets():
     metrics = [{"bleu": {"score": 10.0, "signature": "s"}}, {"bleu": {"score": 20.0, "signature": "s"}}]
     tests = {
         "2020": {"loss": 1.0, "tokens": 100, "entropy": 0.5, "metrics": metrics[0]},

@@ -1,4 +1,4 @@
-"""What evaluators ask, token by token: demonstrations, questions cut as ever, other languages, rows of text."""
+"""Task evaluations token by token: demonstrations, truncation, zero-shot tasks and settings."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from finetune_scaling.metrics.registry import find_metric
 from finetune_scaling.runs.evaluators import TaskEvaluator, preset
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 
-# Seed 0 of tests/tiny.py's task: these must never change, or scores of different days would not compare.
+# Seed 0 of tests/tiny.py's task. These must never change, or scores would not be comparable over time.
 FIRST, SECOND = "sili sati luli = bubo gevo zego\n\n", "supi pati kuma sila suta nip = ruze bove bube vore gode\n\n"
 
 
@@ -34,49 +34,49 @@ def run_config(tiny_runs) -> RunConfig:
     return read_run_config(tiny_runs.config("full", sequence={"mode": "S"}))
 
 
-def sequences(questions: TaskEvaluation, tokenizer: SentencePieceTokenizer) -> list[dict[str, list[int]]]:
-    """Whole training sequences of the test questions, as lists."""
-    examples = questions.splits["test"].examples
-    encoded = encode_examples(examples, tokenizer, questions.task.template, questions.form)
-    found = [encoded.sequence(i, tokenizer, questions.form) for i in range(len(examples))]
+def sequences(evaluation: TaskEvaluation, tokenizer: SentencePieceTokenizer) -> list[dict[str, list[int]]]:
+    """Return the full sequences of the test examples as lists."""
+    examples = evaluation.splits["test"].examples
+    encoded = encode_examples(examples, tokenizer, evaluation.task.template, evaluation.form)
+    found = [encoded.sequence(i, tokenizer, evaluation.form) for i in range(len(examples))]
     return [{name: np.asarray(value).tolist() for name, value in one._asdict().items()} for one in found]
 
 
 def test_few_shot_prompts_to_the_token(run_config, tokenizer):
-    questions = prepare_task_evaluation(preset("few_shot_2"), run_config, tokenizer)
+    evaluation = prepare_task_evaluation(preset("few_shot_2"), run_config, tokenizer)
     place = next(
-        i for i, one in enumerate(questions.splits["test"].examples) if len(tokenizer.encode(one["target"])) < 9
+        i for i, one in enumerate(evaluation.splits["test"].examples) if len(tokenizer.encode(one["target"])) < 9
     )
-    example = questions.splits["test"].examples[place]
+    example = evaluation.splits["test"].examples[place]
     demonstrations = [*tokenizer.encode(FIRST), *tokenizer.encode(SECOND)]
-    question = tokenizer.encode(f"{example['source']} =")
-    answer = [*tokenizer.encode(f" {example['target']}"), tokenizer.eos_id]
-    prompt = [tokenizer.bos_id, tokenizer.mode_ids["S"], *demonstrations, *question]
-    assert encode_prompts([example], tokenizer, questions.task.template, questions.form) == [prompt]
+    example_input = tokenizer.encode(f"{example['source']} =")
+    target = [*tokenizer.encode(f" {example['target']}"), tokenizer.eos_id]
+    prompt = [tokenizer.bos_id, tokenizer.mode_ids["S"], *demonstrations, *example_input]
+    assert encode_prompts([example], tokenizer, evaluation.task.template, evaluation.form) == [prompt]
 
-    whole = sequences(questions, tokenizer)[place]
-    assert whole["tokens"] == prompt + answer[:-1]
-    assert whole["targets"] == prompt[1:] + answer
-    assert whole["weights"] == [0] * (len(prompt) - 1) + [1] * len(answer)  # of the question's own target alone
-    assert whole["prefix"] == [True] * len(prompt) + [False] * (len(answer) - 1)
-    assert questions.length == 32 + len(demonstrations)
+    full = sequences(evaluation, tokenizer)[place]
+    assert full["tokens"] == prompt + target[:-1]
+    assert full["targets"] == prompt[1:] + target
+    assert full["weights"] == [0] * (len(prompt) - 1) + [1] * len(target)  # only the example's own target
+    assert full["prefix"] == [True] * len(prompt) + [False] * (len(target) - 1)
+    assert evaluation.length == 32 + len(demonstrations)
 
 
-def test_texts_are_written_as_the_evaluator_says_or_else_as_the_run_does(run_config, tokenizer):
+def test_decoding_comes_from_the_evaluator_or_the_run(run_config, tokenizer):
     beam = DecodingConfig(method="beam", beams=2)
     own = dataclasses.replace(run_config, evaluation=dataclasses.replace(run_config.evaluation, decoding=beam))
     first, second = (
         prepare_task_evaluation(preset("test"), own, tokenizer),
         prepare_task_evaluation(preset("test"), run_config, tokenizer),
     )
-    asked = prepare_task_evaluation(dataclasses.replace(preset("test"), decoding=beam), run_config, tokenizer)
-    assert first is asked  # the same questions
-    assert asked.decoding == beam
+    same = prepare_task_evaluation(dataclasses.replace(preset("test"), decoding=beam), run_config, tokenizer)
+    assert first is same  # cached
+    assert same.decoding == beam
     assert second.decoding == DecodingConfig()
-    assert (asked.settings["decoding"]["method"], second.settings["decoding"]["method"]) == ("beam", "greedy")
+    assert (same.settings["decoding"]["method"], second.settings["decoding"]["method"]) == ("beam", "greedy")
 
 
-def test_another_model_of_a_learned_metric_is_another_setting(run_config, tokenizer):
+def test_settings_include_the_model_of_a_learned_metric(run_config, tokenizer):
     def settings(model: str, **changes: Any) -> Any:
         metric = LearnedMetric("learned", ("program", "{model}"), model=model, **changes)
         return prepare_task_evaluation(
@@ -102,31 +102,31 @@ def test_demonstrations_are_fixed_recorded_and_nested(run_config, tokenizer):
     assert other.settings["sets"]["test"]["sha256"] != two.settings["sets"]["test"]["sha256"]
 
 
-def test_questions_are_cut_as_without_demonstrations(tiny_runs, tokenizer):
-    limits = {"length": 14, "max_source_tokens": 9, "max_target_tokens": 6}  # the length cuts some sources further
+def test_examples_are_truncated_as_without_demonstrations(tiny_runs, tokenizer):
+    limits = {"length": 14, "max_source_tokens": 9, "max_target_tokens": 6}  # the length truncates some sources further
     short = read_run_config(tiny_runs.config("full", sequence=limits))
     plain = prepare_task_evaluation(TaskEvaluator(), short, tokenizer)
     shown = prepare_task_evaluation(TaskEvaluator(shots=1, demonstration="{input} |{target}\n"), short, tokenizer)
-    front = tokenizer.encode(shown.demonstrations[0].text)
+    prefix = tokenizer.encode(shown.demonstrations[0].text)
     assert shown.demonstrations[0].text.count(" | ") == 1
     for left, right in zip(sequences(shown, tokenizer), sequences(plain, tokenizer), strict=True):
-        assert left["targets"] == front + right["targets"]
+        assert left["targets"] == prefix + right["targets"]
         assert sum(left["weights"]) == sum(right["weights"]) <= 6
 
 
-def test_each_direction_has_demonstrations_of_its_own(tiny_runs, tokenizer):
+def test_each_direction_has_its_own_demonstrations(tiny_runs, tokenizer):
     config = tiny_runs.config("full")
     forth = config["task"]["train"][0]
     back = {**forth, "source": {**forth["source"], "languages": ["B", "A"]}}
     back |= {"source_language": "B", "target_language": "A"}
     tests = [dict(part, source={**part["source"], "split": "test", "size": 3}) for part in (forth, back)]
     config["task"] |= {"train": [forth, back], "test": {"test": tests}}
-    questions = prepare_task_evaluation(preset("few_shot_1"), read_run_config(config), tokenizer)
-    assert [shown.example["source_language"] for shown in questions.demonstrations] == ["A", "B"]
-    assert questions.demonstrations[1].position >= 60  # in the second part of the split
-    for example in questions.splits["test"].examples:
-        own = next(s for s in questions.demonstrations if s.example["source_language"] == example["source_language"])
-        text, _ = questions.task.template.render(example)
+    evaluation = prepare_task_evaluation(preset("few_shot_1"), read_run_config(config), tokenizer)
+    assert [shown.example["source_language"] for shown in evaluation.demonstrations] == ["A", "B"]
+    assert evaluation.demonstrations[1].position >= 60  # in the second part of the split
+    for example in evaluation.splits["test"].examples:
+        own = next(s for s in evaluation.demonstrations if s.example["source_language"] == example["source_language"])
+        text, _ = evaluation.task.template.render(example)
         assert text == f"{own.text}{example['source']} ="
 
 
@@ -145,13 +145,13 @@ def test_each_direction_has_demonstrations_of_its_own(tiny_runs, tokenizer):
         (TaskEvaluator(task={"name": "florse200"}), ConfigError, "did you mean 'flores200'"),
     ],
 )
-def test_what_cannot_be_asked_is_told(evaluator, error, message, run_config, tokenizer, tmp_path, monkeypatch):
+def test_invalid_evaluators_are_errors(evaluator, error, message, run_config, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         prepare_task_evaluation(evaluator, run_config, tokenizer)
 
 
-def test_a_base_reads_questions_as_it_was_pretrained(tiny_runs, tokenizer):
+def test_a_base_reads_prompts_in_its_pretraining_format(tiny_runs, tokenizer):
     task = tiny_runs.config("full")["task"] | {"max_source_tokens": 9, "max_target_tokens": 7}
     finetuning = read_run_config(tiny_runs.config("full", task=task))
     for name, mode, bidirectional in (("causal", "", False), ("prefix_lm", "", True), ("ul2", "S", True)):
@@ -165,9 +165,9 @@ def test_a_base_reads_questions_as_it_was_pretrained(tiny_runs, tokenizer):
         prepare_task_evaluation(TaskEvaluator(), base, tokenizer)
 
 
-def test_zero_shot_of_artificial_languages_is_language_c(run_config, tokenizer):
-    questions = prepare_task_evaluation(preset("zero_shot"), run_config, tokenizer)
-    examples = questions.splits["test-C"].examples
+def test_zero_shot_of_artificial_languages_uses_language_c(run_config, tokenizer):
+    evaluation = prepare_task_evaluation(preset("zero_shot"), run_config, tokenizer)
+    examples = evaluation.splits["test-C"].examples
     assert {(e["source_language"], e["target_language"]) for e in examples} == {("C", "B")}
     assert all(e["target_nll"] > 0 for e in examples)
     check_evaluator_splits(preset("zero_shot"), run_config)
@@ -177,7 +177,7 @@ def test_zero_shot_of_artificial_languages_is_language_c(run_config, tokenizer):
 
 @pytest.mark.parametrize(("task", "target"), [("wmt14_en_de", "de"), ("wmt19_en_zh", "zh")])
 def test_zero_shot_of_the_papers_tasks_is_flores(task, target, tmp_path):
-    """Five directions into the language that the task translates into, as in the paper's section 4."""
+    """Five directions into the task's target language, as in section 4 of the paper."""
     languages = ("fr", "de" if target == "zh" else "zh", "hi", "tr", "pl")
     rows = [dict.fromkeys((*languages, target), f"sentence {i}") for i in range(3)]
     (tmp_path / "flores200").mkdir()
@@ -191,10 +191,8 @@ def test_zero_shot_of_the_papers_tasks_is_flores(task, target, tmp_path):
     assert [len(other.examples(name)) for name in other.test] == [3] * 5
 
 
-def test_zero_shot_of_other_tasks_wants_a_task(run_config):
-    with pytest.raises(
-        ConfigError, match=r"known for task mlsum; give the evaluator a task: evaluators\.zero_shot\.task"
-    ):
+def test_zero_shot_of_other_tasks_needs_a_task(run_config):
+    with pytest.raises(ConfigError, match=r"known for task mlsum; .*evaluators\.zero_shot\.task"):
         zero_shot_task(load_task("mlsum"))
     wmt = load_task("wmt14_en_de")
     everything: Any = {**wmt.test, "back": load_task("flores200").test["fr-de"]}
@@ -202,10 +200,10 @@ def test_zero_shot_of_other_tasks_wants_a_task(run_config):
 
 
 def test_an_en_zh_task_on_shared_data(shared_data, tokenizer, run_config):
-    """Any task can be named: another language pair for a run that was tuned on the first."""
+    """An evaluator can name another task with another language pair."""
     part = {"source": {"kind": "files", "path": str(shared_data / "mt_news/en-zh.test.jsonl.xz")}}
     part |= {"source_field": "en", "target_field": "zh", "source_language": "en", "target_language": "zh"}
     task = {"name": "en_zh", "kind": "translation", "test": {"newstest2020": [part]}}
-    questions = prepare_task_evaluation(TaskEvaluator(task=task, examples=5, generate=2), run_config, tokenizer)
-    assert questions.settings["sets"]["newstest2020"].keys() == {"examples", "generated", "sha256"}
-    assert "tok:zh" in questions.baselines["copy"]["metrics"]["bleu"]["signature"]
+    evaluation = prepare_task_evaluation(TaskEvaluator(task=task, examples=5, generate=2), run_config, tokenizer)
+    assert evaluation.settings["sets"]["newstest2020"].keys() == {"examples", "generated", "sha256"}
+    assert "tok:zh" in evaluation.baselines["copy"]["metrics"]["bleu"]["signature"]

@@ -1,4 +1,4 @@
-"""Only a line feed ends a segment, and broken files are named."""
+"""Files of segments: only a line feed ends a segment, and invalid files are errors."""
 
 import pytest
 
@@ -25,20 +25,20 @@ def test_empty_lines_are_segments_and_the_last_line_feed_is_optional(tmp_path, t
     assert read_segments(path) == segments
 
 
-def test_byte_order_mark_is_no_text(tmp_path):
+def test_byte_order_mark_is_dropped(tmp_path):
     path = tmp_path / "segments.txt"
     path.write_bytes("Wort\n".encode("utf-8-sig"))
     assert read_segments(path) == ["Wort"]
 
 
-def test_bad_bytes_name_file_and_line(tmp_path):
+def test_invalid_utf8_is_reported_with_file_and_line(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("gut\nschön\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.txt, line 2: not UTF-8"):
         read_segments(path)
 
 
-def test_missing_and_empty_files_and_folders_are_named(tmp_path):
+def test_missing_and_empty_files_are_errors(tmp_path):
     with pytest.raises(DataError, match=r"absent\.txt: cannot be read"):
         read_segments(tmp_path / "absent.txt")
     with pytest.raises(DataError, match="cannot be read"):
@@ -48,7 +48,7 @@ def test_missing_and_empty_files_and_folders_are_named(tmp_path):
         read_segments(tmp_path / "empty.txt")
 
 
-def test_files_of_unequal_length_are_named(tmp_path):
+def test_files_of_unequal_length_are_errors(tmp_path):
     (tmp_path / "a.txt").write_text("1\n2\n")
     (tmp_path / "b.txt").write_text("1\n2\n3\n")
     with pytest.raises(DataError, match=r"b\.txt: 3 segments, but .*a\.txt has 2"):

@@ -1,4 +1,4 @@
-"""Corpus scores against sacrebleu called directly, and every mistake in counts."""
+"""Corpus scores against sacrebleu, and errors for invalid corpora."""
 
 import json
 import lzma
@@ -18,7 +18,7 @@ NEWS = "the cat sat on the mat"
 
 
 def worsened(text, seed):
-    """The text with a few characters lost and two words exchanged: an imperfect translation."""
+    """Return the text without a few characters and with two words exchanged."""
     generator = random.Random(seed)
     words = "".join(char for char in text if generator.random() > 0.05).split()
     if len(words) > 3:
@@ -28,7 +28,7 @@ def worsened(text, seed):
 
 
 def sacrebleu_scorers(language):
-    """The same metrics, built by hand from sacrebleu."""
+    """Return the same metrics, constructed with sacrebleu."""
     asian = language == "zh"
     scorers = {
         "bleu": BLEU(tokenize="zh" if asian else "13a"),
@@ -42,9 +42,9 @@ def sacrebleu_scorers(language):
 
 
 @pytest.mark.parametrize("language", ["de", "zh"])
-def test_real_translations_score_as_with_sacrebleu(shared_data, language):
+def test_real_translations_have_sacrebleu_scores(shared_data, language):
     with lzma.open(shared_data / "mt_news" / f"en-{language}.test.jsonl.xz", "rt", encoding="utf-8") as file:
-        references = [json.loads(line)[language] for line in file][:200]
+        references = [json.loads(line)[language] for line in file][:60]
     hypotheses = [worsened(text, seed) for seed, text in enumerate(references)]
     theirs = sacrebleu_scorers(language)
     ours = score(hypotheses, [[text] for text in references], language, metrics=list(theirs))
@@ -54,7 +54,7 @@ def test_real_translations_score_as_with_sacrebleu(shared_data, language):
         assert 0 < expected < 100 or (name, language) == ("bleu-none", "zh")
 
 
-def test_several_references_become_sacrebleus_streams():
+def test_several_references_are_transposed_for_sacrebleu():
     hypotheses = [NEWS, "a dog"]
     references = [["the cat sat on a mat", "a cat sat there"], ["the dog", "a small dog"]]
     streams = [["the cat sat on a mat", "the dog"], ["a cat sat there", "a small dog"]]
@@ -67,7 +67,7 @@ def test_several_references_become_sacrebleus_streams():
     assert ours["f1"]["signature"].startswith("nrefs:2|")
 
 
-def test_segments_may_have_unequally_many_references():
+def test_the_number_of_references_may_vary():
     names = [*DEFAULT_METRICS, "exact_match", "f1"]
     scores = score(["a b c d e", "x y"], [["a b c d e", "q"], ["x y"]], "A", metrics=names)
     assert all(value["signature"].startswith("nrefs:var|") for value in scores.values())
@@ -86,7 +86,7 @@ def test_identical_texts_are_perfect_in_every_metric(language, text):
     assert all(value["score"] == pytest.approx(100) for name, value in scores.items() if name != "ter")
 
 
-def test_one_wrong_chinese_character_does_not_make_the_whole_sentence_wrong():
+def test_chinese_ter_counts_characters():
     ours = score(["我喜欢吃苹果"], [["我喜欢吃苹梨"]], "zh", metrics=["ter"])["ter"]
     assert ours["score"] == pytest.approx(100 / 6)
     assert TER().corpus_score(["我喜欢吃苹果"], [["我喜欢吃苹梨"]]).score == 100
@@ -104,7 +104,7 @@ def test_empty_hypotheses_stay_in_the_corpus():
 
 
 @pytest.mark.parametrize(("language", "text"), [("ja", "これは本です"), ("ko", "이것은 책이다")])
-def test_without_mecab_japanese_and_korean_are_scored_by_characters_and_say_so(monkeypatch, language, text):
+def test_without_mecab_japanese_and_korean_are_scored_by_characters(monkeypatch, language, text):
     monkeypatch.setattr(sacrebleu_metrics, "_has_mecab", lambda language: False)
     assert "|tok:char|" in score([text], [[text]], language, metrics=["bleu"])["bleu"]["signature"]
     with pytest.raises(ConfigError, match=rf"bleu-{language}-mecab needs MeCab: pip install .*\[{language}\]"):
@@ -154,12 +154,12 @@ def test_any_text_has_a_score_in_every_metric(pairs):
         (["a"], [["a"]], [7], r"sources\[0\] is 7, which is not a string"),
     ],
 )
-def test_wrong_counts_are_named(hypotheses, references, sources, message):
+def test_invalid_corpora_are_errors(hypotheses, references, sources, message):
     with pytest.raises(DataError, match=message):
         score(hypotheses, references, "en", sources)
 
 
-def test_unknown_metrics_and_languages_are_named():
+def test_unknown_metrics_and_languages_are_errors():
     with pytest.raises(ConfigError, match="'blue' is unknown; did you mean 'bleu'"):
         score(["a"], [["a"]], "en", metrics=["blue"])
     with pytest.raises(DataError, match="'German' is not a language code"):
@@ -171,7 +171,7 @@ def write(path, *segments):
     return path
 
 
-def test_files_score_as_their_segments_do(tmp_path):
+def test_files_have_the_scores_of_their_segments(tmp_path):
     hypotheses = write(tmp_path / "hyp.txt", "das\u2028Haus", "", "ein Baum steht hier")
     first = write(tmp_path / "ref0.txt", "das Haus", "leer", "ein Baum stand da")
     second = write(tmp_path / "ref1.txt", "ein Haus", "nichts", "hier steht ein Baum")
@@ -187,7 +187,7 @@ def test_files_score_as_their_segments_do(tmp_path):
     assert json.loads(json.dumps(ours)) == ours
 
 
-def test_files_of_unequal_length_and_missing_references_are_named(tmp_path):
+def test_files_of_unequal_length_and_empty_references_are_errors(tmp_path):
     hypotheses, references = write(tmp_path / "hyp.txt", "a", "b"), write(tmp_path / "ref.txt", "a")
     with pytest.raises(DataError, match=r"ref\.txt: 1 segments, but .*hyp\.txt has 2"):
         read_corpus(hypotheses, [references], None, "en")

@@ -1,4 +1,4 @@
-"""ROUGE: equal to rouge-score where that is right, and right where that is not."""
+"""ROUGE: equal to rouge-score for English, and correct for languages that rouge-score's tokenizer does not support."""
 
 import json
 import lzma
@@ -44,13 +44,13 @@ def test_identical_texts_score_100(metric, language):
 
 
 @pytest.mark.parametrize("metric", ROUGE_METRICS)
-def test_the_default_of_rouge_score_gives_identical_chinese_texts_0(metric):
+def test_rouge_scores_default_tokenizer_scores_identical_chinese_texts_0(metric):
     assert mean_of_rouge_score([CHINESE], [[CHINESE]], metric) == 0.0
 
 
 @pytest.mark.parametrize("stemming", [False, True])
 @pytest.mark.parametrize("metric", ROUGE_METRICS)
-def test_english_equals_rouge_score_on_real_text_to_the_last_digit(shared_data, metric, stemming):
+def test_english_equals_rouge_score_on_real_text(shared_data, metric, stemming):
     hypotheses, references = descriptions(shared_data, "en", 150)
     ours = rouge_f1(metric, Corpus(hypotheses, references, "en"), stemming)
     theirs = rouge_scorer.RougeScorer([metric], use_stemmer=stemming)
@@ -71,25 +71,25 @@ def test_english_equals_rouge_score_with_several_references_and_sentences(metric
     assert mean_rouge(metric, hypotheses, references, "en", stemming) == pytest.approx(100 * ours.mean(), rel=1e-12)
 
 
-def test_stemming_is_chosen_by_name_and_only_where_there_is_a_stemmer():
+def test_stemming_is_selected_by_name_and_needs_a_stemmer():
     cats, cat = ["the cats"], [["the cat"]]
     assert mean_rouge("rouge1", cats, cat, "en") == mean_rouge("rouge1", cats, cat, "en", False) == pytest.approx(50)
     assert mean_rouge("rouge1", cats, cat, "en", True) == 100
     german, stored = ["Speicherbehälter"], [["Speicherbehältern"]]
     assert mean_rouge("rouge1", german, stored, "de") == mean_rouge("rouge1", german, stored, "de", True) == 100
     assert mean_rouge("rouge1", german, stored, "de", False) == 0
-    with pytest.raises(ConfigError, match="no stemmer for language 'zh'"):
+    with pytest.raises(ConfigError, match="no stemmer is available for language 'zh'"):
         mean_rouge("rouge1", [CHINESE], [[CHINESE]], "zh", True)
 
 
 def as_numbers(tokens, vocabulary):
-    """Each token as a number: text that rouge-score's default tokenizer reads without loss."""
+    """Encode each token as a number, which rouge-score's default tokenizer keeps."""
     return " ".join(str(vocabulary.setdefault(token, len(vocabulary))) for token in tokens)
 
 
 @pytest.mark.parametrize("language", ["de", "zh"])
 @pytest.mark.parametrize("metric", ROUGE_METRICS)
-def test_tokens_written_as_numbers_give_the_same_score(shared_data, language, metric):
+def test_scores_equal_those_of_texts_with_tokens_encoded_as_numbers(shared_data, language, metric):
     hypotheses, references = descriptions(shared_data, language, 80)
     tokenize, vocabulary = rouge_tokenizer(language).tokenize, {}
     numbered = [
@@ -104,7 +104,7 @@ def test_tokens_written_as_numbers_give_the_same_score(shared_data, language, me
     assert 1 < ours < 99
 
 
-def test_german_words_are_whole_and_stemmed_inside_the_tokenizer():
+def test_german_words_keep_umlauts_and_are_stemmed():
     text = "Die Größe der Überläufer: 30\N{NO-BREAK SPACE}MB"
     stemmer = Cistem(case_insensitive=True)
     words = ["die", "größe", "der", "überläufer", "30", "mb"]
@@ -113,7 +113,7 @@ def test_german_words_are_whole_and_stemmed_inside_the_tokenizer():
     assert mean_rouge("rouge1", ["Speicherbehälter"], [["Speicherbehältern"]], "fr") == 0.0
 
 
-def test_chinese_is_characters_with_foreign_words_and_numbers_whole():
+def test_chinese_is_split_into_characters_foreign_words_and_numbers():
     assert rouge_tokenizer("zh").tokenize("用JAX训练3.5次，真好！") == [
         "用",
         "jax",
@@ -129,7 +129,7 @@ def test_chinese_is_characters_with_foreign_words_and_numbers_whole():
     assert rouge_tokenizer("ja").tokenize("カタカナとひらがなABC") == [*"カタカナとひらがな", "abc"]
 
 
-def test_half_right_chinese_has_the_score_counted_by_hand():
+def test_partially_correct_chinese_has_the_expected_score():
     hypothesis, reference = "我喜欢苹果", "我喜欢梨子"  # 3 of 5 characters; 2 of 4 pairs
     assert mean_rouge("rouge1", [hypothesis], [[reference]], "zh") == pytest.approx(60)
     assert mean_rouge("rouge2", [hypothesis], [[reference]], "zh") == pytest.approx(50)
@@ -141,7 +141,7 @@ def test_words_of_other_scripts_keep_their_vowel_signs():
 
 
 @given(st.text(max_size=40), st.sampled_from(["de", "zh", "ja", "fr"]))
-def test_normal_form_does_not_matter(text, language):
+def test_scores_do_not_depend_on_the_normalization_form(text, language):
     tokenize = rouge_tokenizer(language).tokenize
     assert tokenize(unicodedata.normalize("NFD", text)) == tokenize(unicodedata.normalize("NFC", text))
 
@@ -149,7 +149,7 @@ def test_normal_form_does_not_matter(text, language):
 @given(
     st.lists(st.text(max_size=30).filter(str.strip), min_size=1, max_size=4), st.sampled_from(["de", "zh", "en", "fr"])
 )
-def test_scores_lie_between_0_and_100_and_more_references_never_lower_them(texts, language):
+def test_scores_are_between_0_and_100_and_never_decrease_with_more_references(texts, language):
     one = mean_rouge("rougeL", [texts[0]], [texts[-1:]], language)
     more = mean_rouge("rougeL", [texts[0]], [texts], language)
     assert 0 <= one <= more <= 100
@@ -169,7 +169,7 @@ def test_the_best_reference_counts_and_an_empty_hypothesis_scores_0():
         ("B", "tok:unicode-words|stem:no"),
     ],
 )
-def test_signature_says_how_the_score_was_made(language, tokenizer):
+def test_signature_names_the_tokenizer(language, tokenizer):
     assert (
         rouge_signature("rouge1", language, "1")
         == f"nrefs:1|case:lc|{tokenizer}|score:mean-f1-x100|version:rouge-score-0.1.2"

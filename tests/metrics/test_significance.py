@@ -1,4 +1,4 @@
-"""Paired tests and intervals against sacrebleu, closed forms, full enumeration and simulations."""
+"""Paired tests and intervals against sacrebleu, closed forms, enumeration and simulations."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ def corpora(references, *systems):
 
 
 def sacrebleu_test(monkeypatch, scorer, systems, streams, test, samples, seed):
-    """sacrebleu's own class, as its command line calls it."""
+    """Run sacrebleu's own test as its command line does."""
     monkeypatch.setenv("SACREBLEU_SEED", str(seed))
     named = [(str(place), texts) for place, texts in enumerate(systems)]
     confidence = 1000 if test == "ar" else -1
@@ -62,13 +62,13 @@ def sacrebleu_test(monkeypatch, scorer, systems, streams, test, samples, seed):
     [(bleu(), BLEU), (chrf(2), lambda: CHRF(word_order=2)), (ter(), TER)],
     ids=["bleu", "chrf", "ter"],
 )
-def test_corpus_metrics_have_sacrebleus_numbers(monkeypatch, metric, scorer, test, theirs, samples):
+def test_corpus_metrics_equal_sacrebleu(monkeypatch, metric, scorer, test, theirs, samples):
     references = sentences(60, 1)
     systems = [worsened(references, share, place) for place, share in enumerate((0.2, 0.22, 0.4))]
     expected, signature = sacrebleu_test(monkeypatch, scorer(), systems, [references], theirs, samples, 7)
     monkeypatch.delenv("SACREBLEU_SEED")
-    outcomes, told = compare_corpora(metric, corpora(references, *systems), Procedure(test, samples, 7))
-    assert told == signature
+    outcomes, ours = compare_corpora(metric, corpora(references, *systems), Procedure(test, samples, 7))
+    assert ours == signature
     assert "SACREBLEU_SEED" not in os.environ
     for outcome, result in zip(outcomes, expected, strict=True):
         assert outcome.score == result.score
@@ -92,7 +92,7 @@ def test_real_translations_have_sacrebleus_p_value(shared_data, monkeypatch):
     assert outcomes[1].p_value == expected[1].p_value
 
 
-def test_several_references_reach_sacrebleu(monkeypatch):
+def test_several_references_equal_sacrebleu(monkeypatch):
     first, second = sentences(40, 1), sentences(40, 2)
     systems = [worsened(first, 0.2, 1), worsened(second, 0.3, 2)]
     expected, _ = sacrebleu_test(monkeypatch, BLEU(), systems, [first, second], "ar", 200, 12345)
@@ -102,7 +102,7 @@ def test_several_references_reach_sacrebleu(monkeypatch):
 
 
 class MeanInSacrebleu:
-    """A mean over segments as a metric of sacrebleu's: hypotheses are numbers, statistics (number, 1)."""
+    """A mean over segments as a sacrebleu metric: hypotheses are numbers, statistics are (number, 1)."""
 
     def _extract_corpus_statistics(self, hypotheses, references):
         return [[float(text), 1.0] for text in hypotheses]
@@ -118,7 +118,7 @@ class MeanInSacrebleu:
 
 
 @pytest.mark.parametrize(("test", "theirs", "samples"), [("randomization", "ar", 500), ("bootstrap", "bs", 400)])
-def test_means_follow_the_same_procedure(monkeypatch, test, theirs, samples):
+def test_means_equal_sacrebleus_procedure(monkeypatch, test, theirs, samples):
     draw = np.random.default_rng(0)
     base = draw.normal(50, 10, 80)
     others = [base + draw.normal(1.0, 6, 80), base + draw.normal(0.2, 6, 80)]
@@ -132,8 +132,8 @@ def test_means_follow_the_same_procedure(monkeypatch, test, theirs, samples):
         assert outcome.p_value == (None if result.p_value is None else pytest.approx(result.p_value, abs=1e-12))
 
 
-def every_shuffle_p(left, right):
-    """By definition: all exchanges of segments between two systems, each a pair of means."""
+def enumerated_p(left, right):
+    """Return the p-value by its definition: enumerate all exchanges of segments between two systems."""
     pairs = np.stack([left, right])
     columns = np.arange(len(left))
     least = abs(np.mean(left) - np.mean(right)) - 1e-9
@@ -145,15 +145,15 @@ def every_shuffle_p(left, right):
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 2), min_size=1, max_size=7))
-def test_few_segments_are_counted_out(pairs):
+def test_few_segments_have_the_enumerated_p(pairs):
     left, right = (np.array(values, float) for values in zip(*pairs, strict=True))
     p = compare_ratios([RatioScore.mean_of(left), RatioScore.mean_of(right)], Procedure("randomization", 200))[
         1
     ].p_value
-    assert p == pytest.approx(every_shuffle_p(left, right), abs=1e-12)
+    assert p == pytest.approx(enumerated_p(left, right), abs=1e-12)
 
 
-def test_a_mean_has_scipys_exact_p():
+def test_the_exact_p_of_a_mean_equals_scipy():
     draw = np.random.default_rng(4)
     left, right = draw.normal(0, 1, 9), draw.normal(0.6, 1, 9)
     p = compare_ratios([RatioScore.mean_of(left), RatioScore.mean_of(right)], Procedure("randomization", 1000))[
@@ -172,7 +172,7 @@ def test_drawn_shuffles_approach_the_exact_p():
     assert 0 < abs(drawn - exact) < 4 * error
 
 
-def test_one_segment_shows_nothing_though_sacrebleu_says_so(monkeypatch):
+def test_one_differing_segment_is_not_significant_unlike_in_sacrebleu(monkeypatch):
     references = sentences(30, 1)
     base = worsened(references, 0.2, 1)
     better = [references[0], *base[1:]]
@@ -192,7 +192,7 @@ def test_one_segment_shows_nothing_though_sacrebleu_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize("test", ["randomization", "bootstrap"])
-def test_equal_systems_do_not_differ(test):
+def test_identical_systems_have_p_1(test):
     references = sentences(20, 1)
     base = worsened(references, 0.3, 1)
     procedure = Procedure(test, 100)
@@ -200,7 +200,7 @@ def test_equal_systems_do_not_differ(test):
     assert compare_ratios([RatioScore.mean_of(np.arange(20.0))] * 2, procedure)[1].p_value == 1
 
 
-def test_losses_a_token_are_ratios_of_sums():
+def test_losses_per_token_are_ratios_of_sums():
     sums, tokens = np.array([2.0, 9.0, 4.0]), np.array([1.0, 3.0, 2.0])
     base, system = RatioScore(sums, tokens), RatioScore(sums * 1.1, tokens)
     outcomes = compare_ratios([base, system], Procedure("randomization", 100))
@@ -214,24 +214,24 @@ def test_losses_a_token_are_ratios_of_sums():
     assert outcomes[0].mean == pytest.approx(np.mean(resamples), rel=1e-12)
 
 
-def share_found_among_equals(test):
-    """How often p < 0.05 for two systems of one distribution, 400 times with 50 segments."""
+def false_positive_rate(test):
+    """Return how often p < 0.05 for two systems with the same distribution, in 400 simulations of 50 segments."""
     draw = np.random.default_rng(8)
     pairs = [[RatioScore.mean_of(draw.normal(0, 1, 50)) for _ in range(2)] for _ in range(400)]
     return sum(compare_ratios(pair, Procedure(test, 200))[1].p_value < 0.05 for pair in pairs) / 400
 
 
-def test_randomization_finds_differences_among_equals_as_often_as_the_level_says():
-    assert stats.binomtest(round(400 * share_found_among_equals("randomization")), 400, 0.05).pvalue > 1e-3
+def test_the_false_positive_rate_of_randomization_is_the_level():
+    assert stats.binomtest(round(400 * false_positive_rate("randomization")), 400, 0.05).pvalue > 1e-3
 
 
-def test_the_bootstrap_p_of_sacrebleu_finds_about_twice_as_many_which_is_why_it_is_not_the_default():
-    """It compares absolute differences less their mean with the difference: in effect on one side only."""
-    assert 0.07 < share_found_among_equals("bootstrap") < 0.15
+def test_the_false_positive_rate_of_sacrebleus_bootstrap_is_twice_the_level():
+    """It compares centered absolute differences with the observed difference, which is effectively one-sided."""
+    assert 0.07 < false_positive_rate("bootstrap") < 0.15
     assert Procedure().test == "randomization"
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
+def test_intervals_have_nominal_coverage():
     draw = np.random.default_rng(9)
     held = 0
     for _ in range(400):
@@ -250,12 +250,12 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         ([0.02, 0.02], [0.04, 0.04]),
     ],
 )
-def test_p_values_are_adjusted_as_holm_does(p_values, adjusted):
+def test_holm_adjusted_p_values(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_adjusted_p_values_keep_their_order_and_never_shrink(p_values):
+def test_adjusted_p_values_keep_their_order_and_never_decrease(p_values):
     adjusted = holm(p_values)
     assert all(p <= a <= min(1, len(p_values) * p + 1e-12) for p, a in zip(p_values, adjusted, strict=True))
     assert [a for _, a in sorted(zip(p_values, adjusted, strict=True))] == sorted(adjusted)
@@ -265,6 +265,6 @@ def test_adjusted_p_values_keep_their_order_and_never_shrink(p_values):
     ("fields", "message"),
     [({"test": "sign"}, "'sign' is unknown"), ({"samples": 0}, "at least 1"), ({"seed": 0}, "takes 0 for no seed")],
 )
-def test_mistakes_in_a_procedure_are_named(fields, message):
+def test_invalid_procedures_are_errors(fields, message):
     with pytest.raises(ConfigError, match=message):
         Procedure(**fields)

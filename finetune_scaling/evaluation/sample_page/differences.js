@@ -1,9 +1,9 @@
-// How two texts differ: tokens, their alignment along a longest common subsequence, and pieces to mark.
+// Differences of two texts: tokens, alignment by a longest common subsequence, and pieces to mark.
 "use strict";
 
-const MOST_CELLS = 4e6; // of the table that aligns two texts; longer ones are shown without marks
+const MAX_TABLE_SIZE = 4e6; // of the alignment; longer texts are shown without marks
 
-// A token is an ideograph or kana alone, a word, a run of symbols (an emoji's parts stay together), or another character.
+// A token is a single ideograph or kana, a word, a run of symbols (such as an emoji sequence), or another character.
 const IDEOGRAPH = "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\u3005\\u3007\\u30fc";
 const TOKEN = new RegExp(
   `[${IDEOGRAPH}]|(?:(?![${IDEOGRAPH}])[\\p{L}\\p{M}\\p{N}])+|[\\p{So}\\p{Sk}\\p{Cf}\\ufe0f]+|\\S`, "gu");
@@ -23,15 +23,15 @@ function tokenize(text) {
   return { lead, tokens };
 }
 
-// Steps from `left` to `right`, arrays of strings, along a longest common subsequence: ["same", i, j], ["extra", i] for
-// what only the left has, ["missing", j] for what only the right has. Null where they are too long to align.
+// Edit steps from `left` to `right` (arrays of strings) along a longest common subsequence: ["same", i, j], ["extra", i]
+// for elements of left only, ["missing", j] for elements of right only. Null if they are too long to align.
 function align(left, right) {
   let begin = 0, leftEnd = left.length, rightEnd = right.length;
   while (begin < leftEnd && begin < rightEnd && left[begin] === right[begin]) begin++;
   while (leftEnd > begin && rightEnd > begin && left[leftEnd - 1] === right[rightEnd - 1]) { leftEnd--; rightEnd--; }
   const rows = leftEnd - begin, columns = rightEnd - begin, width = columns + 1;
-  if ((rows + 1) * width > MOST_CELLS) return null;
-  const common = new Uint16Array((rows + 1) * width); // of what follows
+  if ((rows + 1) * width > MAX_TABLE_SIZE) return null;
+  const common = new Uint16Array((rows + 1) * width); // length of the common subsequence of the rest
   for (let i = rows - 1; i >= 0; i--) {
     for (let j = columns - 1; j >= 0; j--) {
       const here = i * width + j;
@@ -52,7 +52,7 @@ function align(left, right) {
   return steps;
 }
 
-// Pieces [kind, text] of a hypothesis against its reference; neighbours of one kind are one piece. Null as in align.
+// Pieces [kind, text] of a hypothesis compared with its reference; adjacent pieces have different kinds. Null as in align.
 function differences(hypothesis, reference) {
   const left = tokenize(hypothesis), right = tokenize(reference);
   const steps = align(left.tokens.map((token) => token.text), right.tokens.map((token) => token.text));
@@ -67,7 +67,7 @@ function differences(hypothesis, reference) {
   return pieces.filter(([, text]) => text);
 }
 
-// Length as it is filtered and sorted by: tokens that are words, ideographs or kana.
+// The length of a text for filters and sorting: its words, ideographs and kana.
 function words(text) {
   let count = 0;
   for (const match of text.matchAll(TOKEN)) if (/[\p{L}\p{N}]/u.test(match[0])) count++;

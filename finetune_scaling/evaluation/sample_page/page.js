@@ -1,18 +1,18 @@
-// The page of samples: filters, sorts and shows one page of rows at a time, with differences against the reference.
-// Texts of the data enter the document as text nodes only.
+// Filters, sorts and pages the rows, and marks differences from the reference.
+// Texts are inserted as text nodes only.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
 const COUNT = DATA.index.length;
 const FORM = document.getElementById("controls");
-const LONG_TEXT = 700; // characters, beyond which a text is folded
+const LONG_TEXT = 700; // longer texts (in characters) are collapsed
 const TYPING_PAUSE = 150; // milliseconds
 
-// ---- what is shown --------------------------------------------------------------------------------------------------
+// ---- filtering and sorting ------------------------------------------------------------------------------------------
 
 const LENGTHS = { source: DATA.source.map(words), reference: DATA.reference.map(words) };
 
-// Every order of rows that can be chosen: its name, and an array or a function that gives each row's key (null: none).
+// Sort orders: name, and an array of each row's key (null in the array: no value; null instead of it: the difference).
 function orders() {
   const found = new Map([
     ["example", { name: "example", keys: DATA.index }],
@@ -38,10 +38,10 @@ function keyOf(sort) {
   return keys ? (row) => keys[row] : difference;
 }
 
-// Lower-case texts to search in, made once a field is searched.
-const searched = {};
+// Lower-case texts to search, computed when a field is first searched.
+const haystacks = {};
 function haystack(where) {
-  if (!searched[where]) {
+  if (!haystacks[where]) {
     const hypotheses = (row) => RUNS.map((run) => run.hypothesis[row] ?? "").join("\n");
     const texts = {
       source: (row) => DATA.source[row],
@@ -49,9 +49,9 @@ function haystack(where) {
       hypotheses,
       any: (row) => [DATA.source[row], DATA.reference[row], hypotheses(row)].join("\n"),
     }[where];
-    searched[where] = Array.from({ length: COUNT }, (_, row) => texts(row).toLowerCase());
+    haystacks[where] = Array.from({ length: COUNT }, (_, row) => texts(row).toLowerCase());
   }
-  return searched[where];
+  return haystacks[where];
 }
 
 function passing() {
@@ -71,7 +71,7 @@ function passing() {
   return rows;
 }
 
-// Rows in the chosen order; those without a key come last either way, equal ones stay in the order of the file.
+// Rows in the chosen order: rows without a key are last, ties keep the order of the file.
 function sorted(rows) {
   const key = keyOf(FORM.sort.value);
   const sign = FORM.direction.value === "descending" ? -1 : 1;
@@ -80,7 +80,7 @@ function sorted(rows) {
   return keyed.map(([, row]) => row);
 }
 
-let shown = []; // all rows that pass, in order
+let shown = []; // filtered rows in order
 
 // ---- elements -------------------------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ function signed(value) {
   return value === null ? "–" : (value > 0 ? "+" : "") + number(value, 1);
 }
 
-// A language code as the attribute lang takes it; none for the letters of made-up languages.
+// The value of the lang attribute; null for the artificial languages.
 function languageOf(row) {
   const code = DATA.language[row];
   return code && /^[a-z]{2,3}([-_]|$)/.test(code) ? code.replaceAll("_", "-") : null;
@@ -109,15 +109,15 @@ function textBlock(pieces, lang) {
   const tags = { extra: "ins", missing: "del" };
   const block = element("div", { class: "text", dir: "auto", lang });
   for (const [kind, text] of pieces) {
-    const marked = text.trimEnd(); // the space behind a mark is not marked
+    const marked = text.trimEnd(); // trailing space is not marked
     if (tags[kind]) block.append(element(tags[kind], {}, marked), text.slice(marked.length));
     else block.append(text);
   }
   return block;
 }
 
-// A text and, where it is long, a button that unfolds it.
-function folding(block) {
+// A text with a button to expand it if it is long.
+function collapsible(block) {
   const length = block.textContent.length;
   if (length <= LONG_TEXT) return [block];
   const button = element("button", { type: "button", class: "more", "aria-expanded": "false" }, `All ${length} characters`);
@@ -130,7 +130,7 @@ function folding(block) {
 }
 
 function plainCell(label, text, lang) {
-  const content = text === "" ? [element("span", { class: "none" }, "empty")] : folding(textBlock([["same", text]], lang));
+  const content = text === "" ? [element("span", { class: "none" }, "empty")] : collapsible(textBlock([["same", text]], lang));
   return element("td", { role: "cell" }, element("span", { class: "label" }, label), ...content);
 }
 
@@ -139,9 +139,9 @@ function hypothesisContent(text, row) {
   if (text === null) return [note("not decoded")];
   const marks = FORM.marks.value, lang = languageOf(row);
   const pieces = marks === "none" ? [["same", text]] : differences(text, DATA.reference[row]);
-  if (!pieces) return [...folding(textBlock([["same", text]], lang)), note("too long to compare")];
+  if (!pieces) return [...collapsible(textBlock([["same", text]], lang)), note("too long to compare")];
   const wanted = pieces.filter(([kind]) => kind !== "missing" || marks === "both");
-  return [...(text === "" ? [note("empty")] : []), ...(wanted.length ? folding(textBlock(wanted, lang)) : [])];
+  return [...(text === "" ? [note("empty")] : []), ...(wanted.length ? collapsible(textBlock(wanted, lang)) : [])];
 }
 
 function hypothesisCell(run, row) {
@@ -192,8 +192,8 @@ function buildHeader() {
   }
   document.querySelector(".wide").classList.toggle("fits", RUNS.length <= 3);
   document.getElementById("legend").textContent =
-    `${DATA.metric} of single sentences: ${DATA.signature}. Loss in nats a token. A length counts words, and ` +
-    "characters of Chinese and Japanese. Differences are those of a longest common subsequence of these.";
+    `Sentence-level ${DATA.metric}: ${DATA.signature}. Loss in nats per token. Lengths count words, and characters of ` +
+    "Chinese and Japanese. Differences are from a longest common subsequence of these.";
 }
 
 function sortBy(sort) {
@@ -203,7 +203,7 @@ function sortBy(sort) {
   update();
 }
 
-// The filter, the order or both have changed: back to the first page.
+// Apply a changed filter or order, and go to the first page.
 function update() {
   shown = sorted(passing());
   FORM.page.value = 1;
@@ -227,7 +227,7 @@ function show() {
 
 function showState(first, count) {
   const order = `by ${ORDERS.get(FORM.sort.value).name}, ${FORM.direction.selectedOptions[0].text}`;
-  const part = count ? `rows ${first}–${first + count - 1} of ${shown.length}` : "no row passes the filter";
+  const part = count ? `rows ${first}–${first + count - 1} of ${shown.length}` : "no rows match the filter";
   const whole = shown.length < COUNT ? ` (${COUNT} unfiltered)` : "";
   document.getElementById("status").textContent = count ? `${part}${whole}, ${order}` : part;
   for (const head of document.querySelectorAll("#samples thead th")) {
@@ -236,8 +236,8 @@ function showState(first, count) {
   }
   const names = [FORM.left, FORM.right].map((field) => RUNS[field.value].name);
   document.getElementById("samples-caption").textContent =
-    RUNS.length > 1 ? `Samples; the difference is that of ${names[0]} minus that of ${names[1]}` : "Samples";
-  remember();
+    RUNS.length > 1 ? `Samples; difference: ${names[0]} minus ${names[1]}` : "Samples";
+  saveView();
 }
 
 function mean(values) {
@@ -262,18 +262,18 @@ function showMeans() {
   }));
 }
 
-// The view is kept in the address, after "#", so that a link or a reload shows it again.
-function remember() {
+// The view is stored in the URL fragment, so that links and reloads restore it.
+function saveView() {
   const state = new URLSearchParams(new FormData(FORM));
   for (const [name, value] of [...state]) if (value === "") state.delete(name);
   try {
     history.replaceState(null, "", `#${state}`);
   } catch {
-    // Some readers of local files forbid it; then the address stays as it is.
+    // Some viewers of local files forbid it; the URL then stays unchanged.
   }
 }
 
-function recall() {
+function restoreView() {
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
     const field = FORM.elements.namedItem(name);
     if (field === null) continue;
@@ -298,7 +298,7 @@ function start() {
   if (matchMedia("(max-width: 43.99rem)").matches) document.getElementById("settings").open = false;
   buildControls();
   buildHeader();
-  recall();
+  restoreView();
   const page = FORM.page.value;
   update();
   FORM.page.value = page;

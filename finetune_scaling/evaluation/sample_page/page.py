@@ -1,13 +1,15 @@
-"""One HTML page of samples that fetches nothing, and its scores as JSON beside it.
+"""One self-contained HTML page of samples, and its scores as JSON.
 
-The page is page.html with page.css, the scripts and the data put in. The data is JSON inside a script element, which no
-text can end; the page's script puts texts in as text, and its policy lets no other script run and nothing be fetched.
+The page is page.html with the style sheet, scripts and data filled in. The data is JSON in a script element, escaped so
+that no text can end the element; the page's script inserts texts as text nodes, and the content security policy blocks
+other scripts and all network requests.
 """
 
 import base64
 import hashlib
 import html
 import json
+import math
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -15,94 +17,95 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.evaluation.sample_page.samples import Example, RunSamples
+from finetune_scaling.evaluation.sample_page.samples import RunSamples, Sample
 from finetune_scaling.evaluation.sample_page.sentence_scores import SentenceScores
 from finetune_scaling.files import write_atomically, write_json_atomically
 
-SCRIPTS = ("marks.js", "page.js")  # one script on the page, in this order
+SCRIPTS = ("differences.js", "page.js")  # concatenated in this order
 METRIC_NAMES = {"chrf": "chrF", "rougeL": "ROUGE-L"}
-# "<" could begin an end tag or a comment; the separators end a line in old scripts; halves of pairs are not UTF-8.
+# "<" could start an end tag or a comment; U+2028 and U+2029 end lines in old scripts; lone surrogates are not UTF-8.
 _UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
-_SLOT = re.compile(r"\{\{(\w+)\}\}")
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
-def write_samples(
-    out: Path, split: str, runs: Sequence[RunSamples], examples: Sequence[Example], scores: SentenceScores
+def write_page(
+    out: Path, split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores
 ) -> Path:
-    """Writes the page to `out`, which ends in .html, and the scores to the same name in .json; returns the latter."""
+    """Write the page to `out` (NAME.html) and the scores to NAME.json; return the path of the latter."""
     if out.suffix != ".html":
-        raise ConfigError(f"--out={out} must end in .html; the scores go to the same name in .json")
-    twin = out.with_suffix(".json")
-    write_atomically(out, page(split, runs, examples, scores))
-    write_json_atomically(twin, record(split, runs, examples, scores))
-    return twin
+        raise ConfigError(f"--out={out} must end in .html; the scores are written to the same name with .json")
+    json_path = out.with_suffix(".json")
+    write_atomically(out, page(split, runs, samples, scores))
+    write_json_atomically(json_path, scores_record(split, runs, samples, scores))
+    return json_path
 
 
-def page(split: str, runs: Sequence[RunSamples], examples: Sequence[Example], scores: SentenceScores) -> str:
-    """The page as text."""
-    style, script = _part("page.css"), "\n".join(map(_part, SCRIPTS))
+def page(split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores) -> str:
+    """Return the page as HTML."""
+    style, script = _read_part("page.css"), "\n".join(map(_read_part, SCRIPTS))
     names = ", ".join(run.name for run in runs)
-    parts = {
-        "policy": f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'",
+    values = {
+        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; "
+        "base-uri 'none'",
         "title": html.escape(f"Samples of {split}: {names}"),
         "heading": html.escape(f"Samples of {split}"),
-        "lead": f"{len(examples)} examples, {len(runs)} {'runs' if len(runs) > 1 else 'run'}",
+        "lead": f"{len(samples)} examples, {len(runs)} {'runs' if len(runs) > 1 else 'run'}",
         "style": style,
         "script": script,
-        "data": data(split, runs, examples, scores),
+        "data": page_data(split, runs, samples, scores),
     }
-    return _SLOT.sub(lambda slot: parts[slot[1]], _part("page.html"))
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], _read_part("page.html"))
 
 
-def data(split: str, runs: Sequence[RunSamples], examples: Sequence[Example], scores: SentenceScores) -> str:
-    """What the page's script reads: a column for each field, as JSON that is safe inside a script element."""
+def page_data(split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores) -> str:
+    """Return the data of the page's script, one column per field, as JSON that is safe in a script element."""
     columns = {
         "split": split,
         "metric": METRIC_NAMES[scores.metric],
         "signature": scores.signature,
-        "index": [example.index for example in examples],
-        "source": [example.source for example in examples],
-        "reference": [example.reference for example in examples],
-        "language": [example.target_language for example in examples],
+        "index": [sample.index for sample in samples],
+        "source": [sample.source for sample in samples],
+        "reference": [sample.reference for sample in samples],
+        "language": [sample.target_language for sample in samples],
         "runs": [
             {
                 "name": run.name,
-                "hypothesis": [example.hypotheses[place] for example in examples],
-                "score": [_rounded(row[place], 2) for row in scores.rows],
-                "loss": [_rounded(example.losses[place], 3) for example in examples],
+                "hypothesis": [sample.hypotheses[number] for sample in samples],
+                "score": [_rounded(row[number], 2) for row in scores.rows],
+                "loss": [_rounded(sample.losses[number], 3) for sample in samples],
             }
-            for place, run in enumerate(runs)
+            for number, run in enumerate(runs)
         ],
     }
     text = json.dumps(columns, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _UNSAFE.sub(lambda char: f"\\u{ord(char[0]):04x}", text)
 
 
-def record(
-    split: str, runs: Sequence[RunSamples], examples: Sequence[Example], scores: SentenceScores
+def scores_record(
+    split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores
 ) -> dict[str, Any]:
-    """The machine-readable twin: scores and losses, unrounded, of every example and run; the texts are in the rows."""
+    """Return unrounded scores and losses of every sample and run; the texts remain in the runs' rows."""
     return {
         "split": split,
         "metric": scores.metric,
         "signature": scores.signature,
         "runs": [
-            {"name": run.name, "rows": str(run.path), "mean_score": _mean([row[place] for row in scores.rows])}
-            for place, run in enumerate(runs)
+            {"name": run.name, "rows": str(run.path), "mean_score": _mean([row[number] for row in scores.rows])}
+            for number, run in enumerate(runs)
         ],
         "examples": [
-            {"index": example.index, "scores": list(row), "losses": [_finite(loss) for loss in example.losses]}
-            for example, row in zip(examples, scores.rows, strict=True)
+            {"index": sample.index, "scores": list(row), "losses": [_finite(loss) for loss in sample.losses]}
+            for sample, row in zip(samples, scores.rows, strict=True)
         ],
     }
 
 
-def _part(name: str) -> str:
+def _read_part(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
-    """A content-security policy's source for an inline element of this text."""
+def _csp_hash(text: str) -> str:
+    """Return the content-security-policy source of an inline element."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -112,7 +115,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and abs(value) < float("inf") else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -1,6 +1,5 @@
-"""A score for each single hypothesis: sentence-level chrF, or ROUGE-L."""
+"""Sentence-level scores of single hypotheses: chrF or ROUGE-L."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -8,61 +7,58 @@ from rouge_score import rouge_scorer, tokenizers
 from sacrebleu.metrics import CHRF
 
 from finetune_scaling.configuration import choose
-from finetune_scaling.evaluation.sample_page.samples import Example
+from finetune_scaling.evaluation.sample_page.samples import Sample
 from finetune_scaling.metrics.rouge import IdeogramsAndWords, rouge_tokenizer
 
 DEFAULTS = {"translation": "chrf", "summarization": "rougeL"}
-Scorer = Callable[[str, Example], float]
+Scorer = Callable[[str, Sample], float]
 
 
 class SentenceScores(NamedTuple):
-    """rows: per example, per run the score from 0 to 100, or None where it was not decoded."""
+    """Scores from 0 to 100 per sample and run; None for a hypothesis that was not decoded."""
 
     metric: str
     signature: str
     rows: list[tuple[float | None, ...]]
 
 
-def sentence_scores(metric: str, examples: Sequence[Example], progress: Callable[[int], None]) -> SentenceScores:
-    """Scores every hypothesis; progress is told how many examples are done. ConfigError on an unknown metric."""
-    make = choose(SCORERS, metric, "--score")
-    scorer, signature = make(examples)
+def sentence_scores(metric: str, samples: Sequence[Sample], progress: Callable[[int], None]) -> SentenceScores:
+    """Score every hypothesis, calling `progress` with the number of scored samples."""
+    scorer, signature = choose(SCORERS, metric, "--score")(samples)
     rows = []
-    for number, example in enumerate(examples, start=1):
-        rows.append(tuple(None if text is None else scorer(text, example) for text in example.hypotheses))
+    for number, sample in enumerate(samples, start=1):
+        rows.append(tuple(None if text is None else scorer(text, sample) for text in sample.hypotheses))
         progress(number)
     return SentenceScores(metric, signature, rows)
 
 
-def _chrf(examples: Sequence[Example]) -> tuple[Scorer, str]:
-    """sacrebleu's sentence chrF."""
+def _chrf(samples: Sequence[Sample]) -> tuple[Scorer, str]:
+    """Return sacrebleu's sentence chrF."""
     metric = CHRF()
-    score = functools.partial(_sentence_chrf, metric)
-    if examples:
-        score(examples[0].reference, examples[0])  # a signature tells the number of references, known once it scored
+
+    def score(text: str, sample: Sample) -> float:
+        return metric.sentence_score(text, [sample.reference]).score
+
+    score(samples[0].reference, samples[0])  # the signature contains the number of references, known after scoring
     return score, str(metric.get_signature())
 
 
-def _sentence_chrf(metric: CHRF, text: str, example: Example) -> float:
-    return metric.sentence_score(text, [example.reference]).score
-
-
-def _rouge_l(examples: Sequence[Example]) -> tuple[Scorer, str]:
-    """F1 of ROUGE-L, times 100, with the tokenizer of each example's language."""
-    languages = dict.fromkeys(example.target_language for example in examples)
+def _rouge_l(samples: Sequence[Sample]) -> tuple[Scorer, str]:
+    """Return the F1 of ROUGE-L, times 100, with the tokenizer of each sample's language."""
+    languages = dict.fromkeys(sample.target_language for sample in samples)
     chosen = {language: _tokenizer(language) for language in languages}
     scorers = {key: rouge_scorer.RougeScorer(["rougeL"], tokenizer=value) for key, value in chosen.items()}
 
-    def score(text: str, example: Example) -> float:
-        return 100 * scorers[example.target_language].score(example.reference, text)["rougeL"].fmeasure
+    def score(text: str, sample: Sample) -> float:
+        return 100 * scorers[sample.target_language].score(sample.reference, text)["rougeL"].fmeasure
 
     signatures = dict.fromkeys(tokenizer.signature for tokenizer in chosen.values())  # type: ignore[attr-defined]
     return score, f"rougeL|case:lc|{' + '.join(signatures)}|score:sentence-f1-x100"
 
 
 def _tokenizer(language: str | None) -> tokenizers.Tokenizer:
-    """Of a row whose language is not known: words, and characters where there are no spaces; the signature says so."""
+    """Return the tokenizer of a language; if it is unknown, ideographs and words."""
     return IdeogramsAndWords() if language is None else rouge_tokenizer(language)
 
 
-SCORERS: dict[str, Callable[[Sequence[Example]], tuple[Scorer, str]]] = {"chrf": _chrf, "rougeL": _rouge_l}
+SCORERS: dict[str, Callable[[Sequence[Sample]], tuple[Scorer, str]]] = {"chrf": _chrf, "rougeL": _rouge_l}

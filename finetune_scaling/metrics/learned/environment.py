@@ -1,6 +1,6 @@
-"""The Python environment of a metric's program: made once from its requirements, then kept in the user's cache.
+"""The Python environment of a metric's program, created once from its requirements in the user's cache directory.
 
-Such programs pin versions that the rest cannot live with (unbabel-comet wants numpy 1), so each has its own.
+Learned metrics pin versions that conflict with ours (unbabel-comet needs numpy 1), so each has its own environment.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ from finetune_scaling.files import disk_errors, local_path, write_json_atomicall
 
 CACHE_VARIABLE = "FINETUNE_SCALING_METRICS_CACHE"
 
-_COMPLETE = "complete.json"  # written last: without it a folder is what a kill left
-_NEWS_SECONDS = 15.0
-_LAST_WORDS = 15
+_COMPLETE = "complete.json"  # written last: a directory without it is incomplete
+_PROGRESS_SECONDS = 15.0
+_LOG_LINES = 15  # last lines of pip's output in an error message
 
 log = logging.getLogger(__name__)
 
 
 def metrics_cache() -> Path:
-    """Where environments and scores are kept: the variable's folder, or one in the user's cache."""
+    """Return the directory of environments and cached scores: CACHE_VARIABLE, or one in the user's cache directory."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune_scaling" / "metrics"
-    return local_path(os.environ.get(CACHE_VARIABLE) or default, "the cache of metrics").absolute()
+    return local_path(os.environ.get(CACHE_VARIABLE) or default, "the metrics cache").absolute()
 
 
-def tool_interpreter(name: str, requirements: Sequence[str]) -> Path:
-    """The interpreter of an environment that holds `requirements`; this process's own where there are none.
+def metric_interpreter(name: str, requirements: Sequence[str]) -> Path:
+    """Return the interpreter of an environment with `requirements`; this process's interpreter if there are none.
 
-    The environment is made where it is not there; processes that want the same one at once wait for the first.
-    Raises MetricError, with pip's last lines, where it cannot be made.
+    A missing environment is created; concurrent processes wait for the first one. Raises MetricError with the last
+    lines of pip's output if that fails.
     """
     if not requirements:
         return Path(sys.executable)
@@ -48,68 +48,68 @@ def tool_interpreter(name: str, requirements: Sequence[str]) -> Path:
     if not (folder / _COMPLETE).is_file():
         with _locked(folder):
             if not (folder / _COMPLETE).is_file():
-                _make(name, folder, requirements)
+                _create(name, folder, requirements)
     return python
 
 
-def tool_variables(isolated: bool) -> Mapping[str, str]:
-    """The environment variables of a metric's program; isolated: without those that lead out of an environment."""
-    leading_out = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"} if isolated else set()
-    kept = {name: value for name, value in os.environ.items() if name not in leading_out}
+def metric_variables(isolated: bool) -> Mapping[str, str]:
+    """Return a program's environment variables; `isolated` removes those that point to other Python environments."""
+    removed = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"} if isolated else set()
+    kept = {name: value for name, value in os.environ.items() if name not in removed}
     return kept | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def _digest(requirements: Sequence[str]) -> str:
-    """Names an environment by what it is made from: equal requirements of any metric share one."""
-    made_from = [sorted(requirements), platform.python_version(), platform.platform()]
-    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    """Identify an environment, so that metrics with equal requirements share one."""
+    contents = [sorted(requirements), platform.python_version(), platform.platform()]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
-def _make(name: str, folder: Path, requirements: Sequence[str]) -> None:
-    record = folder.with_suffix(".log")
-    log.info("%s: making its environment, once, in %s (log: %s)", name, folder, record)
+def _create(name: str, folder: Path, requirements: Sequence[str]) -> None:
+    log_file = folder.with_suffix(".log")
+    log.info("%s: creating its environment in %s (log: %s)", name, folder, log_file)
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         python = str(folder / "bin" / "python")
-        with record.open("wb") as output:
-            _run(name, [sys.executable, "-m", "venv", str(folder)], record, output)
-            _run(name, [python, "-m", "pip", "install", "--quiet", *requirements], record, output)
+        with log_file.open("wb") as output:
+            _run(name, [sys.executable, "-m", "venv", str(folder)], log_file, output)
+            _run(name, [python, "-m", "pip", "install", "--quiet", *requirements], log_file, output)
             frozen = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
     write_json_atomically(
         folder / _COMPLETE, {"requirements": list(requirements), "packages": frozen.stdout.splitlines()}
     )
 
 
-def _run(name: str, command: Sequence[str], record: Path, output: BinaryIO) -> None:
-    """Runs one command with its output in the log, telling now and then that it goes on."""
+def _run(name: str, command: Sequence[str], log_file: Path, output: BinaryIO) -> None:
+    """Run a command with its output in the log file, and log progress."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=tool_variables(isolated=True)
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=metric_variables(isolated=True)
     )
     seconds = 0.0
     try:
         while True:
             try:
-                code = process.wait(_NEWS_SECONDS)
+                code = process.wait(_PROGRESS_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                seconds += _NEWS_SECONDS
+                seconds += _PROGRESS_SECONDS
                 log.info("%s: installing for %.0f s", name, seconds)
     except BaseException:
         process.kill()
         process.wait()
         raise
     if code:
-        last = record.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
-        words = "".join(f"\n  {line}" for line in last)
+        last = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+        lines = "".join(f"\n  {line}" for line in last)
         raise MetricError(
-            f"metric {name}: its environment cannot be made: {' '.join(command[1:4])} ... failed with exit code "
-            f"{code}; check its requirements and the network. The end of {record}:{words}"
+            f"metric {name}: its environment cannot be created: {' '.join(command[1:4])} ... failed with exit code "
+            f"{code}; check its requirements and the network. The last lines of {log_file}:{lines}"
         )
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder that may not exist yet."""
+    """Hold the lock of a directory that may not exist yet."""
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,6 +1,6 @@
-"""A metric that another program computes: what is scored once is kept, and only the rest goes to the program.
+"""A metric computed by another program, with a cache of scores.
 
-docs/metrics.md states the protocol; process.py speaks it, adapters/ hold programs that speak it for known metrics.
+docs/metrics.md defines the protocol; process.py implements our side, adapters/ the programs' side for known metrics.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from finetune_scaling.configuration import build, plain
 from finetune_scaling.errors import ConfigError, UserError
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.learned.environment import metrics_cache, tool_interpreter, tool_variables
+from finetune_scaling.metrics.learned.environment import metric_interpreter, metric_variables, metrics_cache
 from finetune_scaling.metrics.learned.process import MetricProcess
 from finetune_scaling.metrics.learned.score_cache import ScoreCache
 from finetune_scaling.metrics.metric import SegmentScores
@@ -38,18 +38,19 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class LearnedMetric:
-    """A program that scores segments, and what it needs.
+    """A program that scores segments.
 
-    name: key of the score in JSON and tables: letters, digits, ".", "_", "+" and "-".
-    command: the program and its arguments. {python} stands for the interpreter of the metric's own environment (this
-      process's where there are no requirements), {adapters} for the folder of our adapters, {model} and {batch_size}
-      for those fields.
-    requirements: what pip installs into that environment, which is made once and kept.
-    model: what the program loads: a name it knows, or a path.
-    needs_sources: whether a source is needed for each segment.
-    lower_is_better: whether it predicts errors.
-    batch_size: segments that the program scores at a time.
-    timeout: seconds without a line from the program after which it counts as hung; loading its model counts, too.
+    Attributes:
+      name: key of the score in JSON and tables: letters, digits, ".", "_", "+" and "-".
+      command: the program and its arguments. {python} is replaced by the interpreter of the metric's own environment
+        (this process's if there are no requirements), {adapters} by the directory of our adapters, {model} and
+        {batch_size} by those fields.
+      requirements: packages that pip installs into the metric's environment.
+      model: the model that the program loads, a name or a path.
+      needs_sources: whether every segment needs a source.
+      lower_is_better: whether the metric predicts errors.
+      batch_size: segments per batch of the program.
+      timeout: seconds without output, model loading included, after which the program counts as hung.
     """
 
     name: str
@@ -74,16 +75,16 @@ class LearnedMetric:
             except (KeyError, IndexError, ValueError):
                 raise ConfigError(
                     f"metric {self.name}: command has {word!r}; only {{python}}, {{adapters}}, {{model}} and "
-                    "{batch_size} can stand in braces, and a brace itself is written twice"
+                    "{batch_size} are replaced; write other braces twice"
                 ) from None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells its scores from those of another program or model of the same name."""
+        """The fields that distinguish its scores from those of another program or model with the same name."""
         return {name: plain(getattr(self, name)) for name in ("name", "command", "requirements", "model")}
 
     def check_program(self) -> None:
-        """Raises ConfigError where the program is not there, so that nothing is decoded for it in vain."""
+        """Raise ConfigError if the program is missing, before anything is decoded for it."""
         program = self.command[0].format(python=sys.executable, adapters=ADAPTERS, model=self.model, batch_size="")
         if shutil.which(program) is None:
             raise ConfigError(
@@ -92,57 +93,59 @@ class LearnedMetric:
             )
 
     def score(self, corpus: Corpus) -> dict[str, Any]:
-        """The mean over segments, on the metric's own scale, and the signature."""
+        """Return the mean over segments, on the metric's own scale, and the signature."""
         return self.segments(corpus).mean()
 
     def segments(self, corpus: Corpus) -> SegmentScores:
-        """The score of every segment; of several processes the first one runs the program.
+        """Return the score of every segment; only the primary process runs the program.
 
         Raises:
-          ConfigError: sources are needed and not given, or the command is missing.
-          MetricError: the environment cannot be made, or the program fails; the scores it gave before are kept.
+          ConfigError: sources are needed but not given, or the command is missing.
+          MetricError: the environment cannot be created, or the program fails; scores computed before are kept.
         """
         if self.needs_sources and corpus.sources is None:
-            raise ConfigError(f"metric {self.name} reads sources; give them (--sources=FILE), or leave it out")
+            raise ConfigError(f"metric {self.name} needs sources; give --sources=FILE, or omit the metric")
         values, signature = run_on_primary(lambda: self._segments(corpus))
         return SegmentScores(np.array(values, np.float64), signature)
 
     def _segments(self, corpus: Corpus) -> tuple[list[float], str]:
         contents = [_content(corpus, index) for index in range(len(corpus.hypotheses))]
+        variables = metric_variables(isolated=bool(self.requirements))
         with (
-            MetricProcess(self.name, self._command(), self.timeout, tool_variables(bool(self.requirements))) as process,
+            MetricProcess(self.name, self._command(), self.timeout, variables) as process,
             ScoreCache(metrics_cache() / "scores.sqlite") as cache,
         ):
             keys = [_key(process.header, content) for content in contents]
             known = cache.get(keys)
             missing = {key: content for key, content in zip(keys, contents, strict=True) if key not in known}
-            log.info("%s: %d of %d segments were scored before", self.name, len(keys) - len(missing), len(keys))
-            order = sorted(missing, key=lambda key: len(missing[key]["hypothesis"]), reverse=True)  # alike in length
+            log.info("%s: %d of %d segments are in the cache", self.name, len(keys) - len(missing), len(keys))
+            # Sorted by length, so that the segments of a batch have similar lengths.
+            order = sorted(missing, key=lambda key: len(missing[key]["hypothesis"]), reverse=True)
             answers = process.scores([missing[key] for key in order])
-            for place, value in _with_progress(self.name, answers, len(order)):
-                cache.put(order[place], value, more=process.has_more)
-                known[order[place]] = value
+            for index, value in _with_progress(self.name, answers, len(order)):
+                cache.put(order[index], value, more=process.has_more)
+                known[order[index]] = value
         return [known[key] for key in keys], _signature(process.header, corpus)
 
     def _command(self) -> list[str]:
-        python = str(tool_interpreter(self.name, self.requirements))
+        python = str(metric_interpreter(self.name, self.requirements))
         parts = {"python": python, "adapters": str(ADAPTERS), "model": self.model, "batch_size": self.batch_size}
         return [word.format(**parts) for word in self.command]
 
 
 def is_config(name: str) -> bool:
-    """Whether the name of a metric is that of a config file: FILE.py, or FILE.py:ARGUMENT."""
+    """Return whether a metric is named by its config file: FILE.py or FILE.py:ARGUMENT."""
     return name.partition(":")[0].endswith(".py")
 
 
 def read_learned_metric(name: str) -> LearnedMetric:
-    """The metric of a config file FILE.py[:ARGUMENT]. Raises ConfigError where it cannot be read or is none."""
+    """Return the metric of a config file FILE.py[:ARGUMENT]. Raises ConfigError if the file is missing or invalid."""
     try:
         config = ConfigFileFlagParser("metrics").parse(name)
         values = plain(config if isinstance(config, ConfigDict | Mapping) else config.to_dict())
     except UserError:
         raise
-    except Exception as error:  # a config file is Python, whatever a program can raise; some of it comes on first use
+    except Exception as error:  # a config file is Python and may raise anything
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"--metrics: {name} cannot be read ({reason}); name a file whose get_config() returns a metric's fields, "
@@ -152,7 +155,7 @@ def read_learned_metric(name: str) -> LearnedMetric:
 
 
 def _content(corpus: Corpus, index: int) -> dict[str, Any]:
-    """What a segment's score depends on."""
+    """Return everything that a segment's score depends on."""
     return {
         "source": None if corpus.sources is None else corpus.sources[index],
         "hypothesis": corpus.hypotheses[index],
@@ -161,7 +164,7 @@ def _content(corpus: Corpus, index: int) -> dict[str, Any]:
 
 
 def _key(header: Mapping[str, Any], content: Mapping[str, Any]) -> str:
-    """Names a score: what was scored, and everything that the program says of itself."""
+    """Return the cache key of a score: a digest of the segment and of the program's header."""
     return hashlib.sha256(json.dumps([header, content], sort_keys=True).encode()).hexdigest()
 
 
@@ -171,12 +174,12 @@ def _signature(header: Mapping[str, Any], corpus: Corpus) -> str:
 
 
 def _with_progress(name: str, answers: Iterable[Any], total: int) -> Iterator[Any]:
-    """Passes answers on and tells of them; what came before the first one was loading, and no rate."""
-    began = told = math.inf
+    """Yield answers and log the progress. Time starts at the first answer, after the program has loaded its model."""
+    start = logged = math.inf
     for count, answer in enumerate(answers, start=1):
         yield answer
         now = time.monotonic()
-        began, told = min(began, now), min(told, now)
-        if now - told >= _PROGRESS_SECONDS and count < total:
-            told = now
-            log.info("%s: %d of %d, about %.0f s left", name, count, total, (now - began) / count * (total - count))
+        start, logged = min(start, now), min(logged, now)
+        if now - logged >= _PROGRESS_SECONDS and count < total:
+            logged = now
+            log.info("%s: %d of %d, about %.0f s left", name, count, total, (now - start) / count * (total - count))

@@ -1,4 +1,4 @@
-"""The protocol of a metric's program, from the side that asks: JSON lines over its standard input and output."""
+"""The client side of the metric protocol: JSON lines over a program's standard input and output."""
 
 import collections
 import contextlib
@@ -16,28 +16,29 @@ from finetune_scaling.errors import ConfigError, MetricError
 
 PROTOCOL = 1
 
-_LAST_WORDS = 15  # lines of the program's stderr that an error shows
-_EXIT_SECONDS = 30.0  # within which a program has to end after its last answer
+_STDERR_LINES = 15  # last lines of the program's stderr in an error message
+_EXIT_SECONDS = 30.0  # time for the program to exit after its last answer
 
 
 class MetricProcess:
-    """A running program. Its header is read on entering; on leaving, or on any error, all of it is ended.
+    """A context manager that runs a metric's program and terminates it on exit or on an error.
 
-    header: what the first line says: protocol, metric, version, and whatever else belongs into the signature.
+    Attributes:
+      header: the program's first line: protocol, metric, version, and further fields for the signature.
     """
 
     def __init__(self, name: str, command: Sequence[str], timeout: float, environment: Mapping[str, str]):
-        """name: the metric's, for messages; timeout: seconds without a line after which the program counts as hung."""
+        """Set the metric's name for messages, and the seconds without output after which the program counts as hung."""
         self._name = name
         self._command = list(command)
         self._timeout = timeout
         self._environment = environment
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._last_words: collections.deque[str] = collections.deque(maxlen=_LAST_WORDS)
+        self._stderr_tail: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
         self.header: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        """Starts the program. Raises ConfigError where it is missing, MetricError where its first line is no header."""
+        """Start the program. Raises ConfigError if it is missing, MetricError if its first line is not a header."""
         try:
             self._process = subprocess.Popen(
                 self._command,
@@ -45,7 +46,7 @@ class MetricProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=dict(self._environment),
-                start_new_session=True,  # so that what it starts can be ended with it
+                start_new_session=True,  # a process group, so that its children can be terminated too
             )
         except OSError as error:
             raise ConfigError(
@@ -56,25 +57,25 @@ class MetricProcess:
         try:
             self.header = self._read_header()
         except BaseException:
-            self._end()
+            self._terminate()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._terminate()
 
     def scores(self, requests: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, float]]:
-        """Sends all requests and yields (index into `requests`, score) as they come, in any order.
+        """Send all requests and yield (index into `requests`, score) in the order of the answers.
 
-        Raises MetricError: the program ends too early or with an error, hangs, answers too often or too seldom, or
-        with something else than a finite score.
+        Raises MetricError if the program exits early or with an error, hangs, answers an unknown or repeated id, or
+        gives a score that is not a finite number.
         """
         self._threads.append(_start(lambda: self._send(requests)))
         waiting = set(range(len(requests)))
         while waiting:
             line = self._next_line()
             if line is None:
-                raise self._early_end(f"answered {len(requests) - len(waiting)} of {len(requests)} requests and ended")
+                raise self._early_end(f"answered {len(requests) - len(waiting)} of {len(requests)} requests and exited")
             index, score = self._read_answer(line, waiting)
             waiting.remove(index)
             yield index, score
@@ -84,38 +85,36 @@ class MetricProcess:
 
     @property
     def has_more(self) -> bool:
-        """Whether an answer, or the end, has come that was not read yet."""
+        """Whether an unread answer, or the end of the output, has arrived."""
         return not self._lines.empty()
 
     def _send(self, requests: Sequence[Mapping[str, Any]]) -> None:
-        """Writes from a thread of its own, since a pipe that is full would keep answers from being read."""
+        """Write requests from a separate thread, because a full pipe would block the reading of answers."""
         stdin = self._process.stdin
         assert stdin is not None
-        with contextlib.suppress(BrokenPipeError), stdin:  # the program ended: the reader tells how
+        with contextlib.suppress(BrokenPipeError), stdin:  # the program exited: the reader reports it
             for index, request in enumerate(requests):
                 stdin.write(json.dumps({"id": index, **request}).encode() + b"\n")
 
     def _read_header(self) -> dict[str, Any]:
         line = self._next_line()
         if line is None:
-            raise self._early_end("ended without a word")
+            raise self._early_end("exited without output")
         header = self._parse(line)
         if header.get("protocol") != PROTOCOL:
-            raise self._error(
-                f'must begin with a line {{"protocol": {PROTOCOL}, ...}}, but its first is {_shown(line)}'
-            )
+            raise self._error(f'must write the header {{"protocol": {PROTOCOL}, ...}} first, but wrote {_shown(line)}')
         for field in ("metric", "version"):
             if not isinstance(header.get(field), str) or not header[field]:
-                raise self._error(f"does not say its {field} in its first line, {_shown(line)}")
+                raise self._error(f"has no {field!r} in its header {_shown(line)}")
         return header
 
     def _read_answer(self, line: bytes, waiting: set[int]) -> tuple[int, float]:
         answer = self._parse(line)
         index, score = answer.get("id"), answer.get("score")
         if not isinstance(index, int) or isinstance(index, bool) or index not in waiting:
-            raise self._error(f"answered a request that it was not sent, or answered twice: {_shown(line)}")
+            raise self._error(f"answered an unknown or already answered id: {_shown(line)}")
         if isinstance(score, bool) or not isinstance(score, int | float):
-            raise self._error(f"gave no number as score: {_shown(line)}")
+            raise self._error(f"gave a score that is not a number: {_shown(line)}")
         if not math.isfinite(score):
             raise self._error(f"gave a score that is not finite: {_shown(line)}")
         return index, float(score)
@@ -126,20 +125,20 @@ class MetricProcess:
         except ValueError:  # of JSON or of UTF-8
             value = None
         if not isinstance(value, dict):
-            raise self._error(f"wrote a line that is no JSON object: {_shown(line)}")
+            raise self._error(f"wrote a line that is not a JSON object: {_shown(line)}")
         return value
 
     def _next_line(self) -> bytes | None:
-        """The next line of the program's output, None at its end."""
+        """Return the next line of the program's output, or None at its end."""
         try:
             return self._lines.get(timeout=self._timeout)
         except queue.Empty:
             raise self._error(
-                f"gave no line for {self._timeout:g} s and was ended; raise `timeout` in its config if it is only slow"
+                f"wrote nothing for {self._timeout:g} s and was terminated; raise `timeout` in its config if it is slow"
             ) from None
 
     def _early_end(self, what: str) -> MetricError:
-        """What it means that the output ended too early; raises where the exit code tells more."""
+        """Return the error for output that ended early; raise a more specific one if the exit code shows a failure."""
         self._check_exit()
         return self._error(what)
 
@@ -147,20 +146,20 @@ class MetricProcess:
         try:
             code = self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise self._error(f"closed its output and did not end within {_EXIT_SECONDS:g} s") from None
+            raise self._error(f"closed its output but did not exit within {_EXIT_SECONDS:g} s") from None
         if code < 0:
             raise self._error(f"was killed by signal {signal.Signals(-code).name}")
         if code:
             raise self._error(f"failed with exit code {code}")
 
     def _error(self, what: str) -> MetricError:
-        self._end()
-        words = "".join(f"\n  {line}" for line in self._last_words)
-        told = f"; its last words on stderr:{words}" if words else "; it wrote nothing to stderr"
-        return MetricError(f"metric {self._name}: the command {what}{told}")
+        self._terminate()
+        lines = "".join(f"\n  {line}" for line in self._stderr_tail)
+        stderr = f"; the last lines of its stderr:{lines}" if lines else "; it wrote nothing to stderr"
+        return MetricError(f"metric {self._name}: the command {what}{stderr}")
 
-    def _end(self) -> None:
-        """Ends the program and all that it started, where they have not ended by themselves."""
+    def _terminate(self) -> None:
+        """Kill the program and its children if they are still running."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -175,13 +174,9 @@ class MetricProcess:
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
-        _keep_last(self._process.stderr, self._last_words)
-
-
-def _keep_last(stream: Any, last: collections.deque[str]) -> None:
-    for line in stream:
-        if text := line.decode(errors="replace").rstrip():
-            last.append(text[-300:])
+        for line in self._process.stderr:
+            if text := line.decode(errors="replace").rstrip():
+                self._stderr_tail.append(text[-300:])
 
 
 def _start(function: Any) -> threading.Thread:

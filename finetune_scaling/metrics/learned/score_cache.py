@@ -1,4 +1,4 @@
-"""Scores that were paid for once, by the content that they belong to."""
+"""A persistent cache of scores, keyed by the scored content."""
 
 import contextlib
 import sqlite3
@@ -10,13 +10,13 @@ from typing import Self
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import disk_errors
 
-_COMMIT_SECONDS = 1.0  # most that a kill can lose
-_LOCK_SECONDS = 120.0  # for another process's commit
-_ASKED_AT_ONCE = 500
+_COMMIT_SECONDS = 1.0  # scores of at most this time are lost if the process is killed
+_LOCK_SECONDS = 120.0  # maximum wait for another process's commit
+_KEYS_PER_QUERY = 500
 
 
 class ScoreCache:
-    """key -> score in an SQLite file that several processes may share. Raises WorkdirError where it is damaged."""
+    """A mapping key -> score in an SQLite file that processes may share. Raises WorkdirError if it is damaged."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -37,20 +37,20 @@ class ScoreCache:
             self._database.close()
 
     def get(self, keys: Iterable[str]) -> dict[str, float]:
-        """The scores that are known."""
-        asked = list(dict.fromkeys(keys))
+        """Return the cached scores of `keys`; missing keys are omitted."""
+        unique = list(dict.fromkeys(keys))
         found: dict[str, float] = {}
         with self._errors():
-            for start in range(0, len(asked), _ASKED_AT_ONCE):
-                part = asked[start : start + _ASKED_AT_ONCE]
+            for start in range(0, len(unique), _KEYS_PER_QUERY):
+                part = unique[start : start + _KEYS_PER_QUERY]
                 marks = ",".join("?" * len(part))
                 found.update(self._database.execute(f"SELECT key, score FROM scores WHERE key IN ({marks})", part))
         return found
 
     def put(self, key: str, score: float, more: bool) -> None:
-        """Keeps a score: on the disk at once, or where `more` are coming at once, with them within a second.
+        """Store a score. It is committed immediately, or within a second if `more` scores are already waiting.
 
-        What is not yet on the disk keeps other processes from writing.
+        Uncommitted scores keep other processes from writing.
         """
         with self._errors():
             self._database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, score))
@@ -64,6 +64,6 @@ class ScoreCache:
             yield
         except sqlite3.Error as error:
             raise WorkdirError(
-                f"{self._path}: the cache of scores cannot be used ({error}); delete it if it is damaged, free some "
-                "space if the disk is full, and run the command again"
+                f"{self._path}: the score cache cannot be used ({error}); "
+                "delete it if it is damaged, or free disk space, and run the command again"
             ) from error

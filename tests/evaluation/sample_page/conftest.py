@@ -1,4 +1,4 @@
-"""What tests of the page of samples share: directories of scored runs."""
+"""Fixtures for tests of the page of samples: directories of scored runs."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from finetune_scaling.data.task import jsonl_task
 
 TASK = jsonl_task("news", "translation", ("en", "de"), ("en", "de"), train="x.jsonl", test={"test": "y.jsonl"})
 SURROGATE = re.compile("[\ud800-\udfff]")
-# Texts that break pages: markup, ends of scripts, separators, both directions of writing, emoji of many parts.
+# Texts that break pages: markup, script end tags, line separators, right-to-left text, emoji sequences.
 HOSTILE = [
     ('<script>document.title = "broken"</script>', "</script><!-- <b>fett</b> -->"),
     ("\"double\" 'single' &amp; `back` ${tick} \\u003c", "\"doppelt\" 'einfach' &lt; {{data}}"),
@@ -27,7 +27,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., str]:
-    """write_run(folder, rows, task=TASK, split="test"): the directory of a run that was scored so."""
+    """write_run(folder, rows, task=TASK, split="test") writes a scored run and returns its directory."""
 
     def write(folder: Path, rows: Sequence[dict[str, Any]], task: Any = TASK, split: str = "test") -> str:
         (folder / "evaluation").mkdir(parents=True, exist_ok=True)
@@ -42,13 +42,13 @@ def write_run() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def hostile() -> list[tuple[str, str]]:
-    """(source, reference) of every hostile example."""
+    """Return (source, reference) of every hostile example."""
     return HOSTILE
 
 
 @pytest.fixture(scope="session")
 def hostile_runs(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., str]) -> list[str]:
-    """Two runs on the hostile examples: one that writes the reference, and one that copies the source."""
+    """Return two runs on the hostile examples: one generates the reference, the other copies the source."""
     folder = tmp_path_factory.mktemp("hostile")
     texts = [{"index": i, "source": source, "reference": target} for i, (source, target) in enumerate(HOSTILE)]
     full = [{**row, "hypothesis": row["reference"], "loss_sum": 1.0, "tokens": 2} for row in texts]

@@ -1,4 +1,4 @@
-"""The page in a real browser: it asks for nothing, complains of nothing, and sorts, filters and marks rightly."""
+"""The page in a real browser: it makes no requests, logs no errors, and sorts, filters and marks correctly."""
 
 import json
 import random
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rouge_score import rouge_scorer
 
-from finetune_scaling.evaluation.sample_page.page import write_samples
-from finetune_scaling.evaluation.sample_page.samples import Example, RunSamples
+from finetune_scaling.evaluation.sample_page.page import write_page
+from finetune_scaling.evaluation.sample_page.samples import RunSamples, Sample
 from finetune_scaling.evaluation.sample_page.sentence_scores import SentenceScores, sentence_scores
 
 SHOWN = "[...document.querySelectorAll('#samples tbody th')].map(e => Number(e.lastChild.textContent))"
@@ -18,8 +18,8 @@ STATUS = "document.getElementById('status').textContent"
 WORDS = ["der", "die", "Paket", "enthält", "Bibliothek", "und", "天", "气", "很", "好", "Zürich’s", "1,5", "e-mail"]
 
 
-def make_examples(count: int) -> list[Example]:
-    """Random texts of 0 to 12 words; every seventh hypothesis of the second run is absent, every ninth is empty."""
+def make_examples(count: int) -> list[Sample]:
+    """Return random texts; of the second run every seventh hypothesis is None, every ninth is empty."""
     draw = random.Random(0)
     text = lambda most: " ".join(draw.choices(WORDS, k=draw.randint(1, most)))  # noqa: E731
     found = []
@@ -27,38 +27,38 @@ def make_examples(count: int) -> list[Example]:
         reference = text(12)
         other = None if index % 7 == 6 else "" if index % 9 == 8 else text(12)
         losses = (draw.random(), None if index % 5 == 4 else draw.random())
-        found.append(Example(index, f"source {index} {text(6)}", reference, "de", (text(12), other), losses))
+        found.append(Sample(index, f"source {index} {text(6)}", reference, "de", (text(12), other), losses))
     return found
 
 
-def write_page(folder: Path, examples: list[Example], scores: SentenceScores | None = None) -> Path:
+def build_page(folder: Path, examples: list[Sample], scores: SentenceScores | None = None) -> Path:
     names = ("full", "lora")[: len(examples[0].hypotheses)]
-    runs = [RunSamples(name, folder / name, None, folder / f"{name}.jsonl", []) for name in names]
+    runs = [RunSamples(name, None, folder / f"{name}.jsonl", []) for name in names]
     scores = scores or sentence_scores("chrf", examples, lambda _: None)
-    write_samples(folder / "page.html", "test", runs, examples, scores)
+    write_page(folder / "page.html", "test", runs, examples, scores)
     return folder / "page.html"
 
 
 @pytest.fixture(scope="module")
-def examples() -> list[Example]:
+def examples() -> list[Sample]:
     return make_examples(130)
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, examples) -> str:
-    return write_page(tmp_path_factory.mktemp("page"), examples).as_uri()
+    return build_page(tmp_path_factory.mktemp("page"), examples).as_uri()
 
 
 @pytest.fixture(scope="module")
 def scores(address) -> list[list[float | None]]:
-    """[example][run], as the page shows them."""
+    """Return scores [example][run], rounded as on the page."""
     record = json.loads(Path(address.removeprefix("file://")).with_suffix(".json").read_text())
     return [[None if s is None else round(s, 2) for s in example["scores"]] for example in record["examples"]]
 
 
 @pytest.fixture
 def page(browser, address):
-    """The page, anew; afterwards it must have asked for itself alone and complained of nothing."""
+    """Load the page; afterwards check that it made no requests and logged no errors."""
     browser.reload(address)
     yield browser
     assert set(browser.requests) <= {address, "about:blank"}
@@ -66,7 +66,7 @@ def page(browser, address):
 
 
 def all_rows(page, count: int) -> list[int]:
-    """The numbers of all rows, page by page with the button."""
+    """Return the indices of all rows, paging with the button."""
     found = page.evaluate(SHOWN)
     while len(found) < count:
         page.click("#next")
@@ -81,7 +81,7 @@ def order(keys: list[float | None], sign: int = 1) -> list[int]:
 
 
 def choose(page, name: str, value: str) -> None:
-    """Chooses an option as a user does: the field tells the page that it has changed."""
+    """Select an option and dispatch its input event, as a user does."""
     page.evaluate(
         f"(() => {{ const f = FORM.elements.namedItem('{name}'); f.value = '{value}';"
         " f.dispatchEvent(new Event('input', {bubbles: true})); })()"
@@ -94,7 +94,7 @@ def type_into(page, name: str, text: str) -> None:
     page.type(text)
 
 
-def test_headers_sort_by_mouse_and_tell_it(page, scores):
+def test_headers_sort_by_mouse_and_set_aria_sort(page, scores):
     page.click('th[data-sort="score1"] button')
     assert all_rows(page, len(scores)) == order([row[1] for row in scores])
     sort = "document.querySelector('th[data-sort=\"score1\"]').getAttribute('aria-sort')"
@@ -106,7 +106,7 @@ def test_headers_sort_by_mouse_and_tell_it(page, scores):
     assert "by chrF: lora, highest first" in page.evaluate(STATUS)
 
 
-def test_the_keyboard_reaches_and_sorts(page, scores):
+def test_headers_sort_by_keyboard(page, scores):
     place = "document.activeElement.closest('th')?.dataset.sort"
     for _ in range(40):
         page.press("Tab")
@@ -118,14 +118,14 @@ def test_the_keyboard_reaches_and_sorts(page, scores):
     assert all_rows(page, len(scores)) == order(gaps)
 
 
-def test_the_difference_is_of_the_runs_that_are_chosen(page, scores):
+def test_the_difference_is_of_the_selected_runs(page, scores):
     choose(page, "left", "1")
     choose(page, "right", "0")
     choose(page, "sort", "difference")
     page.wait(f"{STATUS}.includes('difference')")
     gaps = [None if None in row else row[1] - row[0] for row in scores]
     assert all_rows(page, len(scores)) == order(gaps)
-    assert "lora minus that of full" in page.evaluate("document.getElementById('samples-caption').textContent")
+    assert "lora minus full" in page.evaluate("document.getElementById('samples-caption').textContent")
 
 
 def test_text_and_length_filter(page, examples):
@@ -148,12 +148,12 @@ def test_text_and_length_filter(page, examples):
     assert all_rows(page, len(longer)) == longer
 
     type_into(page, "text", "no such text")
-    page.wait(f"{STATUS} === 'no row passes the filter'")
+    page.wait(f"{STATUS} === 'no rows match the filter'")
     page.click('[type="reset"]')
     page.wait(f"{STATUS}.includes('of {len(examples)},')")
 
 
-def test_only_where_hypotheses_differ_and_the_means_follow(page, examples, scores):
+def test_the_means_follow_the_filter_for_differing_hypotheses(page, examples, scores):
     page.click('[name="differ"]')
     found = [i for i, e in enumerate(examples) if e.hypotheses[0] != e.hypotheses[1]]
     page.wait(f"{STATUS}.includes('of {len(found)}')")
@@ -161,16 +161,16 @@ def test_only_where_hypotheses_differ_and_the_means_follow(page, examples, score
     assert float(shown) == pytest.approx(sum(scores[i][0] for i in found) / len(found), abs=0.006)
 
 
-def test_the_address_keeps_the_view(page, address, examples):
+def test_the_url_fragment_stores_the_view(page, address, examples):
     page.click('th[data-sort="score0"] button')
     page.click("#next")
     there, rows = page.evaluate("location.href"), page.evaluate(SHOWN)
     page.open(there)
-    page.requests[:] = [address]  # with what follows "#", it is asked for all the same
+    page.requests[:] = [address]
     assert page.evaluate(SHOWN) == rows
 
 
-def test_marks_are_those_of_a_longest_common_subsequence(page):
+def test_marks_follow_a_longest_common_subsequence(page):
     draw = random.Random(1)
     for _ in range(60):
         left, right = ([draw.choice("abcde") for _ in range(draw.randint(0, 14))] for _ in range(2))
@@ -193,13 +193,13 @@ def test_marks_are_those_of_a_longest_common_subsequence(page):
         ("👩‍👩‍👧 x", "👩‍👩‍👧 y", [["same", "👩‍👩‍👧 "], ["extra", "x"], ["missing", "y"]]),
     ],
 )
-def test_differences_of_words_and_of_characters(page, hypothesis, reference, pieces):
+def test_differences_by_words_and_by_characters(page, hypothesis, reference, pieces):
     found = page.evaluate(f"differences({json.dumps(hypothesis)}, {json.dumps(reference)})")
     assert sorted(found) == sorted(pieces)
     assert "".join(text for kind, text in found if kind != "missing") == hypothesis
 
 
-def test_marks_can_be_chosen(page, examples):
+def test_marks_can_be_selected(page, examples):
     text = "[...document.querySelectorAll('#samples tbody tr')][0].cells[3].querySelector('.text').textContent"
     assert page.evaluate(text) == examples[0].hypotheses[0]
     assert page.evaluate("document.querySelectorAll('ins').length") > 0
@@ -210,7 +210,7 @@ def test_marks_can_be_chosen(page, examples):
     page.wait("document.querySelectorAll('ins, del').length === 0")
 
 
-def test_assistive_technology_is_told_of_a_table_and_of_every_control(page):
+def test_the_accessibility_tree_has_the_table_and_named_controls(page):
     for width in (1280, 390):
         page.set_viewport(width)
         roles = page.roles()
@@ -224,7 +224,7 @@ def test_assistive_technology_is_told_of_a_table_and_of_every_control(page):
 
 
 def contrast(page, selector: str) -> float:
-    """WCAG's contrast ratio of an element's text with what is behind it."""
+    """Return the WCAG contrast ratio of an element's text and its background."""
     colours = page.evaluate(
         f"(() => {{ const e = document.querySelector('{selector}'); let b = e;"
         " while (getComputedStyle(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;"
@@ -239,7 +239,7 @@ def contrast(page, selector: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_can_be_read_in_both_schemes(page, scheme):
+def test_text_has_sufficient_contrast_in_both_schemes(page, scheme):
     page.set_viewport(1280, scheme=scheme)
     choose(page, "marks", "both")
     page.wait("document.querySelector('del') !== null")
@@ -249,7 +249,7 @@ def test_colours_can_be_read_in_both_schemes(page, scheme):
     assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 150) == (scheme == "dark")
 
 
-def test_a_phone_shows_cards_without_scrolling_sideways(page, address, tmp_path):
+def test_a_phone_shows_cards_without_horizontal_scrolling(page, address, tmp_path):
     page.set_viewport(390)
     page.open(address)
     assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
@@ -258,16 +258,16 @@ def test_a_phone_shows_cards_without_scrolling_sideways(page, address, tmp_path)
     page.requests[:] = [address]
 
 
-def test_print_has_the_rows_and_no_controls(page):
+def test_print_shows_rows_without_controls(page):
     page.set_viewport(1280, scheme="dark", media="print")
     assert page.evaluate("document.getElementById('controls').offsetHeight") == 0
     assert page.evaluate("document.querySelector('#samples tbody tr').offsetHeight") > 0
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"  # paper is light
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"  # light, for paper
 
 
-def test_hostile_texts_are_shown_as_they_are(browser, tmp_path, hostile):
-    examples = [Example(i, s, r, "de", (r, s), (1.0, None)) for i, (s, r) in enumerate(hostile)]
-    path = write_page(tmp_path, examples)
+def test_hostile_texts_are_shown_unchanged(browser, tmp_path, hostile):
+    examples = [Sample(i, s, r, "de", (r, s), (1.0, None)) for i, (s, r) in enumerate(hostile)]
+    path = build_page(tmp_path, examples)
     browser.requests.clear()
     browser.console_errors.clear()
     browser.open(path.as_uri())
@@ -282,13 +282,13 @@ def test_hostile_texts_are_shown_as_they_are(browser, tmp_path, hostile):
     assert browser.console_errors == []
 
 
-def test_one_run_has_no_differences_and_long_texts_fold(browser, tmp_path):
+def test_one_run_has_no_differences_and_long_texts_collapse(browser, tmp_path):
     source, endless = "a long source " * 100, " ".join(map(str, range(4000)))
     examples = [
-        Example(0, source, "short", "de", ("short text",), (1.0,)),
-        Example(1, "s", "r " * 3000, "de", (endless,), (1.0,)),
+        Sample(0, source, "short", "de", ("short text",), (1.0,)),
+        Sample(1, "s", "r " * 3000, "de", (endless,), (1.0,)),
     ]
-    path = write_page(tmp_path, examples)
+    path = build_page(tmp_path, examples)
     browser.console_errors.clear()
     browser.set_viewport(1280)
     browser.open(path.as_uri())
@@ -303,11 +303,11 @@ def test_one_run_has_no_differences_and_long_texts_fold(browser, tmp_path):
     assert browser.console_errors == []
 
 
-def test_ten_thousand_rows_stay_usable(browser, tmp_path):
+def test_ten_thousand_rows_are_responsive(browser, tmp_path):
     examples = make_examples(10_000)
     draw = random.Random(2)
     rows = [tuple(None if h is None else draw.uniform(0, 100) for h in e.hypotheses) for e in examples]
-    path = write_page(tmp_path, examples, SentenceScores("chrf", "planted", rows))
+    path = build_page(tmp_path, examples, SentenceScores("chrf", "planted", rows))
     started = time.monotonic()
     browser.set_viewport(1280)
     browser.open(path.as_uri())
@@ -319,14 +319,14 @@ def test_ten_thousand_rows_stay_usable(browser, tmp_path):
         )
         timed += " })()"
         seconds[what] = browser.evaluate(timed) / 1000
-    # On a quiet core it loads in a second and answers within .3; the bounds leave room for a busy machine.
+    # On an idle core it loads in 1 s and responds within 0.3 s; the bounds allow for a busy machine.
     assert seconds.pop("load") < 20, seconds
     assert max(seconds.values()) < 5, seconds
     assert browser.evaluate("document.querySelectorAll('#samples tbody tr').length") == 50
 
 
-def test_what_a_page_asks_for_and_complains_of_is_noticed(browser):
+def test_requests_and_errors_are_detected(browser):
     browser.open("data:text/html,<script>fetch('http://127.0.0.1:9/x').catch(() => 0); missing()</script>")
     browser.wait("true")
     assert any(address == "http://127.0.0.1:9/x" for address in browser.requests)
-    assert any("missing is not defined" in complaint for complaint in browser.console_errors)
+    assert any("missing is not defined" in error for error in browser.console_errors)

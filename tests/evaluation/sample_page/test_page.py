@@ -1,4 +1,4 @@
-"""The page as a file: hostile texts come back whole, nothing else can run or be fetched, its scores lie beside it."""
+"""The page as a file: hostile texts are preserved, no other script or request is allowed, scores are in the JSON."""
 
 import base64
 import hashlib
@@ -51,7 +51,7 @@ def page(tmp_path_factory, hostile_runs) -> Path:
     return out
 
 
-def test_hostile_texts_come_back_whole(page, hostile):
+def test_hostile_texts_are_preserved(page, hostile):
     elements = Elements(page.read_text(encoding="utf-8"))
     scripts = [entry for entry in elements.inline if entry[0] == "script"]
     assert [attributes.get("type") for _, attributes, _ in scripts] == ["application/json", None]
@@ -62,7 +62,7 @@ def test_hostile_texts_come_back_whole(page, hostile):
     assert "b" not in [tag for tag, _ in elements.tags]
 
 
-def test_the_policy_lets_nothing_else_run_and_nothing_be_fetched(page):
+def test_the_policy_blocks_other_scripts_and_requests(page):
     text = page.read_text(encoding="utf-8")
     elements = Elements(text)
     policy = next(attributes["content"] for tag, attributes in elements.tags if "http-equiv" in attributes)
@@ -77,7 +77,7 @@ def test_the_policy_lets_nothing_else_run_and_nothing_be_fetched(page):
     assert not any(name.startswith("on") or name == "style" for _, a in elements.tags for name in a)
 
 
-def test_the_scores_lie_beside_it_unrounded_with_their_signature(page, hostile):
+def test_the_json_has_unrounded_scores_with_their_signature(page, hostile):
     record = json.loads(page.with_suffix(".json").read_text())
     assert record["metric"] == "chrf"
     assert record["signature"].startswith("nrefs:1|case:mixed")
@@ -99,7 +99,7 @@ def test_the_scores_lie_beside_it_unrounded_with_their_signature(page, hostile):
         (["--out=page.txt"], "must end in .html"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(tmp_path, hostile_runs, flags, message):
+def test_errors_are_one_line_and_write_nothing(tmp_path, hostile_runs, flags, message):
     runs = [f"--runs={','.join(hostile_runs)}"]
     done = samples(*runs, *flags, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 2
@@ -109,7 +109,7 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, hostile_runs, flags, 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_installed_package_has_the_parts_of_the_page(tmp_path, hostile_runs):
+def test_an_installed_package_includes_the_page_parts(tmp_path, hostile_runs):
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("setuptools is not installed, so nothing can be built")
     build = [sys.executable, "setup.py", "-q", "build", f"--build-base={tmp_path}/base", f"--build-lib={tmp_path}/lib"]

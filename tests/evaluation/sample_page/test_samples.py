@@ -1,4 +1,4 @@
-"""Rows of several runs: put side by side where they are of the same examples, refused with the reason where not."""
+"""Samples of several runs: alignment by example, and errors for rows that do not match."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 
 from finetune_scaling.errors import DataError, WorkdirError
-from finetune_scaling.evaluation.sample_page.samples import distinct_names, joined, read_runs
+from finetune_scaling.evaluation.sample_page.samples import align, distinct_names, read_runs
 
 
 def rows(count=4, decoded=3, **changes):
@@ -17,11 +17,11 @@ def rows(count=4, decoded=3, **changes):
     return found
 
 
-def read(directories, split="test", most=None):
-    return joined(read_runs(directories, None, split, most))
+def read(directories, split="test", limit=None):
+    return align(read_runs(directories, None, split, limit))
 
 
-def test_examples_that_any_run_decoded_stand_side_by_side(tmp_path, write_run):
+def test_examples_that_any_run_decoded_are_aligned(tmp_path, write_run):
     runs = [write_run(tmp_path / "a", rows(decoded=3)), write_run(tmp_path / "b", rows(decoded=1))]
     examples = read(runs)
     assert [example.hypotheses for example in examples] == [("h0", "h0"), ("h1", None), ("h2", None)]
@@ -29,19 +29,19 @@ def test_examples_that_any_run_decoded_stand_side_by_side(tmp_path, write_run):
     assert {example.target_language for example in examples} == {"de"}
 
 
-def test_the_first_examples_of_runs_of_unequal_length(tmp_path, write_run):
+def test_a_limit_allows_runs_of_different_length(tmp_path, write_run):
     runs = [write_run(tmp_path / "a", rows(count=4)), write_run(tmp_path / "b", rows(count=6))]
-    with pytest.raises(DataError, match=r"b.*has 6 rows, .*a.* has 4; .*--examples=4"):
+    with pytest.raises(DataError, match=r"b.*: 6 rows, but .*a.* has 4"):
         read(runs)
-    assert len(read(runs, most=4)) == 3
+    assert len(read(runs, limit=4)) == 3
 
 
-def test_a_separator_of_lines_inside_a_text_ends_no_row(tmp_path, write_run):
+def test_unicode_line_separators_in_a_text_do_not_end_a_row(tmp_path, write_run):
     run = write_run(tmp_path / "a", rows(source="one\u2028two\u2029three\x85\x0b four"))
     assert read([run])[0].source == "one\u2028two\u2029three\x85\x0b four"
 
 
-def test_a_base_has_no_task_and_a_row_may_tell_its_language(tmp_path, write_run):
+def test_the_language_comes_from_the_row_or_the_task(tmp_path, write_run):
     assert read([write_run(tmp_path / "base", rows(), task=None)])[0].target_language is None
     assert read([write_run(tmp_path / "own", rows(target_language="fr"))])[0].target_language == "fr"
     reversed_run = write_run(tmp_path / "reversed", rows(), split="zero_shot.test")
@@ -51,29 +51,32 @@ def test_a_base_has_no_task_and_a_row_may_tell_its_language(tmp_path, write_run)
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (rows(reference="another"), "b/evaluation/test.jsonl row 1: reference 'another' is 'r0' in "),
-        (rows()[::-1], "row 1: index 3 is 0 in "),
-        (rows(decoded=0, hypothesis=7), "line 1: hypothesis is 7, which it cannot be"),
+        (rows(reference="another"), "b/evaluation/test.jsonl, line 1: reference 'another' differs from 'r0' in "),
+        (rows()[::-1], "line 1: source 's3' differs from 's0' in "),
+        (rows(decoded=0, hypothesis=7), "line 1: hypothesis is 7"),
         (rows(tokens="many"), "line 1: tokens is 'many'"),
-        ([{"index": 0, "loss_sum": 1.0, "tokens": 2}], "line 1: has no 'source': rows of running text"),
-        ([["index"]], "line 1: not a row of an evaluation"),
+        (
+            [{"index": 0, "loss_sum": 1.0, "tokens": 2}],
+            "line 1: the field 'source' is missing",
+        ),
+        ([["index"]], "line 1: the field 'index' is missing"),
     ],
 )
-def test_what_cannot_stand_beside_it_is_named(tmp_path, write_run, other, message):
+def test_rows_that_do_not_match_are_errors(tmp_path, write_run, other, message):
     runs = [write_run(tmp_path / "a", rows()), write_run(tmp_path / "b", other)]
     with pytest.raises(DataError, match=re.escape(message)):
         read(runs)
 
 
-def test_other_bad_input_is_named(tmp_path, write_run):
+def test_missing_or_damaged_rows_are_errors(tmp_path, write_run):
     run = write_run(tmp_path / "a", rows(decoded=0))
-    with pytest.raises(DataError, match="none of its 4 examples was decoded"):
+    with pytest.raises(DataError, match="no row has a hypothesis"):
         read([run])
     write_run(tmp_path / "a", rows(), split="flores")
-    with pytest.raises(DataError, match=r"no rows of 'tests'; --split may be flores, test"):
+    with pytest.raises(DataError, match=r"tests\.jsonl: cannot be read .*available splits: flores, test"):
         read([run], split="tests")
     (tmp_path / "a" / "evaluation" / "test.jsonl").write_text(json.dumps(rows()[0]) + '\n{"index": 1, "sou')
-    with pytest.raises(DataError, match=r"line 2: not valid JSON"):
+    with pytest.raises(DataError, match=r"line 2: not JSON"):
         read([run])
     with pytest.raises(WorkdirError, match="not the directory of a run"):
         read([str(tmp_path)])
@@ -88,5 +91,5 @@ def test_other_bad_input_is_named(tmp_path, write_run):
         (["runs", "runs/b"], ["runs", "runs/b"]),
     ],
 )
-def test_runs_are_called_by_what_their_paths_do_not_share(directories, names):
+def test_names_are_the_parts_of_paths_that_differ(directories, names):
     assert distinct_names(directories) == names

@@ -1,4 +1,4 @@
-"""The adapters: COMET by the real library with a tiny random checkpoint, BLEURT and MetricX by their interfaces."""
+"""Adapters: COMET with the real library and a tiny random checkpoint, BLEURT and MetricX with stubs."""
 
 import importlib.metadata
 import json
@@ -27,8 +27,8 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(environment.CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
-def installed_here(metric: LearnedMetric, **changes) -> LearnedMetric:
-    """A shipped metric whose tool is importable by this process's interpreter."""
+def without_requirements(metric: LearnedMetric, **changes) -> LearnedMetric:
+    """Return a metric that runs with this process's interpreter."""
     return LearnedMetric(**{**vars(metric), "requirements": (), **changes})
 
 
@@ -36,7 +36,7 @@ def installed_here(metric: LearnedMetric, **changes) -> LearnedMetric:
     ("config", "name", "sources", "lower"),
     [("comet", "comet", True, False), ("bleurt", "bleurt", False, False), ("metricx", "metricx", True, True)],
 )
-def test_shipped_configs_are_metrics_with_an_environment_of_their_own(config, name, sources, lower):
+def test_shipped_configs_define_metrics_with_requirements(config, name, sources, lower):
     metric = read_learned_metric(f"{CONFIGS / config}.py")
     assert (metric.name, metric.needs_sources, metric.lower_is_better) == (name, sources, lower)
     assert metric.requirements
@@ -46,7 +46,7 @@ def test_shipped_configs_are_metrics_with_an_environment_of_their_own(config, na
 BLEURT = """
 class BleurtScorer:
     def __init__(self, checkpoint):
-        print("loading", checkpoint)  # as TensorFlow does, to where the protocol is spoken
+        print("loading", checkpoint)  # as TensorFlow does, to the protocol's stdout
 
     def score(self, *, references, candidates, batch_size):
         assert len(references) == len(candidates) and batch_size == 2
@@ -54,7 +54,7 @@ class BleurtScorer:
 """
 
 
-def test_bleurt_is_asked_by_its_interface_and_its_references_averaged(tmp_path, monkeypatch):
+def test_bleurt_averages_over_references(tmp_path, monkeypatch):
     package = tmp_path / "site" / "bleurt"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -66,7 +66,7 @@ def test_bleurt_is_asked_by_its_interface_and_its_references_averaged(tmp_path, 
     checkpoint = tmp_path / "BLEURT-tiny"
     checkpoint.mkdir()
     (checkpoint / "weights").write_bytes(b"1")
-    metric = installed_here(read_learned_metric(f"{CONFIGS / 'bleurt.py'}:{checkpoint}"), batch_size=2)
+    metric = without_requirements(read_learned_metric(f"{CONFIGS / 'bleurt.py'}:{checkpoint}"), batch_size=2)
     found = metric.segments(CORPUS)
     expected = [
         sum(len(text) / len(reference) for reference in own) / len(own)
@@ -79,8 +79,8 @@ def test_bleurt_is_asked_by_its_interface_and_its_references_averaged(tmp_path, 
     assert metric.segments(CORPUS).signature != found.signature  # other weights are another metric
 
 
-def test_a_tool_that_is_not_installed_is_told_by_its_own_words():
-    metric = installed_here(read_learned_metric(f"{CONFIGS / 'bleurt.py'}:nowhere"))
+def test_a_missing_package_is_reported_with_its_stderr():
+    metric = without_requirements(read_learned_metric(f"{CONFIGS / 'bleurt.py'}:nowhere"))
     with pytest.raises(MetricError, match=r"(?s)failed with exit code 1.*No package metadata was found for.*bleurt"):
         metric.segments(CORPUS)
 
@@ -102,16 +102,16 @@ class MT5ForRegression(torch.nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reference_free", [False, True])
-def test_metricx_reads_what_its_authors_script_reads(tmp_path, reference_free):
-    """The prediction of the stand-in depends on every id and its place; pads of the batch must not count."""
+def test_metricx_inputs_equal_those_of_its_predict_script(tmp_path, reference_free):
+    """The stub's prediction depends on every id and its position; padding must not count."""
     tokenizer = _word_tokenizer(tmp_path / "tokenizer")
     repository = tmp_path / "metricx"
     (repository / "metricx24").mkdir(parents=True)
     (repository / "metricx24" / "models.py").write_text(METRICX)
-    metric = installed_here(read_learned_metric(f"{CONFIGS / 'metricx.py'}:{repository},no-model"))
+    metric = without_requirements(read_learned_metric(f"{CONFIGS / 'metricx.py'}:{repository},no-model"))
     extra = (f"--tokenizer={tmp_path / 'tokenizer'}", "--max-input-length=12")
     extra += ("--reference-free",) if reference_free else ()
-    found = installed_here(metric, command=(*metric.command, *extra)).segments(CORPUS)
+    found = without_requirements(metric, command=(*metric.command, *extra)).segments(CORPUS)
 
     def expected(source, text, reference):
         words = f"source: {source} candidate: {text}" + ("" if reference_free else f" reference: {reference}")
@@ -127,7 +127,7 @@ def test_metricx_reads_what_its_authors_script_reads(tmp_path, reference_free):
 
 
 def _word_tokenizer(folder):
-    """A tokenizer of whole words that ends a text with </s> = 1, as mT5's does."""
+    """Save a word-level tokenizer that appends </s> = 1, as mT5's does."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -142,13 +142,13 @@ def _word_tokenizer(folder):
     return tokenizer
 
 
-def test_metricx_without_its_repository_says_so(tmp_path):
-    metric = installed_here(read_learned_metric(f"{CONFIGS / 'metricx.py'}:{tmp_path},m"))
-    with pytest.raises(MetricError, match=r"(?s)exit code 2.*has no folder metricx24; give a checkout"):
+def test_metricx_without_its_repository_is_an_error(tmp_path):
+    metric = without_requirements(read_learned_metric(f"{CONFIGS / 'metricx.py'}:{tmp_path},m"))
+    with pytest.raises(MetricError, match=r"(?s)exit code 2.*has no directory metricx24; give a checkout"):
         metric.segments(CORPUS)
 
 
-# Run by the interpreter that has unbabel-comet: makes a checkpoint that its own loader reads, and scores with it.
+# Runs in the interpreter with unbabel-comet: creates a checkpoint and scores with it.
 MAKE_CHECKPOINT = """
 import json, sys
 from pathlib import Path
@@ -183,23 +183,23 @@ found = metric.predict(json.loads(sys.argv[2]), batch_size=1, gpus=0, progress_b
 
 @pytest.fixture
 def comet_python(monkeypatch) -> str:
-    """An interpreter with unbabel-comet: FINETUNE_SCALING_COMET names it, or is "make" to make it in the user's cache.
+    """Return an interpreter with unbabel-comet: FINETUNE_SCALING_COMET, or "make" to create one in the user's cache.
 
-    Making it installs some hundreds of MB (and gigabytes where torch comes with CUDA), which no test does unasked.
+    Creating it installs hundreds of MB (gigabytes with CUDA), so it is never done by default.
     """
     wanted = os.environ.get("FINETUNE_SCALING_COMET")
     if not wanted:
         pytest.skip('FINETUNE_SCALING_COMET is not set: the path of a Python with unbabel-comet, or "make"')
     if wanted != "make":
         return wanted
-    monkeypatch.delenv(environment.CACHE_VARIABLE)  # the user's, so that it is made once
+    monkeypatch.delenv(environment.CACHE_VARIABLE)  # the user's cache, so that it is created once
     torch = importlib.metadata.version("torch").partition("+")[0]
     requirements = (*read_learned_metric(f"{CONFIGS / 'comet.py'}").requirements, f"torch=={torch}")
-    return str(environment.tool_interpreter("comet", requirements))
+    return str(environment.metric_interpreter("comet", requirements))
 
 
 @pytest.mark.slow
-def test_comet_scores_as_the_library_called_directly(comet_python, tmp_path, monkeypatch):
+def test_comet_scores_equal_those_of_the_library(comet_python, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv(environment.CACHE_VARIABLE, str(tmp_path / "cache"))
     pairs = [
@@ -208,19 +208,21 @@ def test_comet_scores_as_the_library_called_directly(comet_python, tmp_path, mon
         for reference in own
     ]
     command = [comet_python, "-c", MAKE_CHECKPOINT, str(tmp_path / "tiny"), json.dumps(pairs)]
-    made = subprocess.run(command, capture_output=True, text=True, env=dict(environment.tool_variables(isolated=True)))
+    made = subprocess.run(
+        command, capture_output=True, text=True, env=dict(environment.metric_variables(isolated=True))
+    )
     assert made.returncode == 0, made.stderr
     direct = iter(json.loads((tmp_path / "tiny" / "scores.json").read_text()))
     expected = [sum(next(direct) for _ in own) / len(own) for own in CORPUS.references]
 
     shipped = read_learned_metric(f"{CONFIGS / 'comet.py'}:{tmp_path / 'tiny' / 'checkpoints' / 'model.ckpt'}")
     command = tuple(comet_python if word == "{python}" else word for word in shipped.command)
-    metric = installed_here(shipped, command=command)
+    metric = without_requirements(shipped, command=command)
     found = metric.segments(CORPUS)
     assert found.values.tolist() == pytest.approx(expected, abs=1e-6)
     assert len(set(expected)) == 3
     assert found.signature.startswith("nrefs:var|metric:comet|model:model.ckpt@sha256-")
     assert found.signature.endswith("|precision:float32|score:mean-of-segments|version:unbabel-comet-2.2.7")
-    free = installed_here(metric, command=(*command, "--reference-free"))
-    with pytest.raises(MetricError, match="the model reads a reference: leave out --reference-free"):
+    free = without_requirements(metric, command=(*command, "--reference-free"))
+    with pytest.raises(MetricError, match="the model needs references: omit --reference-free"):
         free.segments(CORPUS)

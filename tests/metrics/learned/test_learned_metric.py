@@ -1,4 +1,4 @@
-"""Metrics of other programs: the protocol, its failures, what is kept, and what an environment is made of."""
+"""Learned metrics: protocol, failures of the program, score cache and environments."""
 
 import contextlib
 import json
@@ -17,15 +17,15 @@ import pytest
 
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, MetricError, WorkdirError
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.learned import environment, process
+from finetune_scaling.metrics.learned import environment
 from finetune_scaling.metrics.learned.metric import LearnedMetric, read_learned_metric
 from finetune_scaling.metrics.registry import metrics_from_flag, score
 
-# Scores a segment by the length of its hypothesis. It knows nothing of this package; it notes what it was asked.
+# A metric program: scores a segment by the length of its hypothesis and logs its requests to a file.
 PROGRAM = """
 import json, os, sys, time
 
-mode, noted = sys.argv[1], sys.argv[2]
+mode, log = sys.argv[1], sys.argv[2]
 if mode == "silent":
     sys.exit(0)
 if mode == "hangs first":
@@ -37,7 +37,7 @@ print(json.dumps({"protocol": 3 if mode == "protocol 3" else 1, "metric": "lengt
 if mode == "never reads":
     time.sleep(600)
 requests = [json.loads(line) for line in sys.stdin.buffer]
-with open(noted, "a") as file:
+with open(log, "a") as file:
     file.writelines(json.dumps(request) + "\\n" for request in requests)
 print("asked for", len(requests), file=sys.stderr)
 answers = [{"id": r["id"], "score": len(r["hypothesis"]) + 0.5} for r in requests]
@@ -80,50 +80,50 @@ LENGTHS = [0.5, 8.5, 8.5, 5.5, 5.5]
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """make(mode): the metric of the program in that mode, its cache in the test's own folder."""
+    """make(mode) returns the metric of the program in that mode, with an empty cache."""
     monkeypatch.setenv(environment.CACHE_VARIABLE, str(tmp_path / "cache"))
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
 
     def learned(mode="plain", **fields):
-        command = ("{python}", str(script), mode, str(tmp_path / "asked"))
+        command = ("{python}", str(script), mode, str(tmp_path / "requests"))
         return LearnedMetric(**{"name": "length", "command": command, "timeout": 20.0, **fields})
 
     return learned
 
 
 @pytest.fixture
-def asked(tmp_path):
-    """asked(): the requests that the program got so far."""
-    return lambda: [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+def requests(tmp_path):
+    """requests() returns the requests that the program has received."""
+    return lambda: [json.loads(line) for line in (tmp_path / "requests").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("mode", ["plain", "backwards"])
-def test_scores_belong_to_their_segments_in_whatever_order_they_come(make, asked, mode):
+def test_scores_are_matched_to_segments_in_any_order(make, requests, mode):
     found = make(mode).segments(CORPUS)
     assert found.values.tolist() == LENGTHS
     assert found.signature == "nrefs:var|metric:length|score:mean-of-segments|version:1"
     assert make(mode).score(CORPUS)["score"] == np.mean(LENGTHS)
-    contents = {(r["source"], r["hypothesis"], tuple(r["references"])) for r in asked()}
+    contents = {(r["source"], r["hypothesis"], tuple(r["references"])) for r in requests()}
     assert contents == {
         (source, text, tuple(own))
         for source, text, own in zip(CORPUS.sources, CORPUS.hypotheses, CORPUS.references, strict=True)
     }
 
 
-def test_nothing_is_scored_twice(make, asked):
+def test_no_segment_is_scored_twice(make, requests):
     make().segments(CORPUS)
-    assert len(asked()) == 4  # two segments are the same
+    assert len(requests()) == 4  # two segments are the same
     assert make().segments(CORPUS).values.tolist() == LENGTHS
-    assert len(asked()) == 4
+    assert len(requests()) == 4
     other_reference = Corpus(CORPUS.hypotheses, [["z"], *CORPUS.references[1:]], "de", CORPUS.sources)
     make().segments(other_reference)
-    assert len(asked()) == 5
+    assert len(requests()) == 5
     make("newer").segments(CORPUS)  # another version of the program is another metric
-    assert len(asked()) == 9
+    assert len(requests()) == 9
 
 
-def test_it_stands_among_the_other_metrics(make):
+def test_learned_and_other_metrics_are_scored_together(make):
     found = score(CORPUS.hypotheses, CORPUS.references, "de", CORPUS.sources, ["bleu", make()])
     assert list(found) == ["bleu", "length"]
     assert found["length"]["score"] == np.mean(LENGTHS)
@@ -132,22 +132,22 @@ def test_it_stands_among_the_other_metrics(make):
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("silent", "ended without a word"),
-        ("no header", r"no JSON object: 'loading the model \.\.\.'"),
-        ("protocol 3", "must begin with a line"),
-        ("too few", "answered 3 of 4 requests and ended"),
+        ("silent", "exited without output"),
+        ("no header", r"not a JSON object: 'loading the model \.\.\.'"),
+        ("protocol 3", "must write the header"),
+        ("too few", "answered 3 of 4 requests"),
         ("too many", "answered more than the 4 requests"),
         ("twice", "answered more than the 4 requests"),
-        ("text", "gave no number as score.*high"),
-        ("true", "gave no number as score.*true"),
+        ("text", "score that is not a number.*high"),
+        ("true", "score that is not a number.*true"),
         ("not finite", "not finite.*NaN"),
-        ("malformed", "no JSON object: '{'"),
+        ("malformed", "not a JSON object: '{'"),
         ("crashes", r"(?s)failed with exit code 1; .*asked for 4.*out of memory"),
         ("killed", "killed by signal SIGKILL"),
         ("fails at the end", "failed with exit code 4"),
     ],
 )
-def test_each_failure_of_the_program_is_told(make, mode, message):
+def test_program_failures_are_reported(make, mode, message):
     with pytest.raises(MetricError, match=message) as raised:
         make(mode).segments(CORPUS)
     assert str(raised.value).startswith("metric length: the command ")
@@ -155,30 +155,30 @@ def test_each_failure_of_the_program_is_told(make, mode, message):
 
 
 @pytest.mark.parametrize("mode", ["hangs first", "hangs"])
-def test_a_program_that_hangs_is_ended(make, mode):
+def test_a_hanging_program_is_terminated(make, mode):
     began = time.monotonic()
-    with pytest.raises(MetricError, match="gave no line for 2 s and was ended; raise `timeout`"):
+    with pytest.raises(MetricError, match="wrote nothing for 2 s and was terminated"):
         make(mode, timeout=2.0).segments(CORPUS)
     assert time.monotonic() - began < 15
 
 
-def test_a_program_that_never_reads_its_requests_is_ended_too(make):
-    """The thread that sends them is blocked then, and holds the pipe that is to be closed."""
+def test_a_program_that_never_reads_requests_is_terminated(make):
+    """The sending thread is blocked in this case and holds the pipe open."""
     texts = ["Wort " * 200 + str(i) for i in range(200)]  # more than a pipe holds
-    with pytest.raises(MetricError, match="gave no line for 1 s and was ended"):
+    with pytest.raises(MetricError, match="wrote nothing for 1 s and was terminated"):
         make("never reads", timeout=1.0).segments(Corpus(texts, [["r"]] * 200, "de", texts))
 
 
 @pytest.mark.parametrize("mode", ["crashes", "killed", "hangs", "malformed"])
-def test_what_was_scored_before_a_failure_is_kept(make, asked, mode):
+def test_scores_computed_before_a_failure_are_kept(make, requests, mode):
     with pytest.raises(MetricError):
         make(mode, timeout=2.0).segments(CORPUS)
     assert make().segments(CORPUS).values.tolist() == LENGTHS
-    assert len(asked()) == 4 + 2
+    assert len(requests()) == 4 + 2
 
 
-def test_answers_are_on_the_disk_and_nobody_locked_out_while_the_program_works_on(make, tmp_path):
-    """A batch may take minutes: a kill must not lose the answers before it, nor another process wait for it."""
+def test_answers_are_committed_while_the_program_is_running(make, tmp_path):
+    """A batch may take minutes: a kill must not lose earlier answers, and other processes must not wait."""
     failed = []
 
     def run():
@@ -200,26 +200,26 @@ def test_answers_are_on_the_disk_and_nobody_locked_out_while_the_program_works_o
 
 
 def _scores_of_another_process(file):
-    """What is on the disk, for one that wants to write, too; nothing where that has to wait."""
+    """Return the committed scores, or [] if the database is locked or missing."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=0.01)) as database:
             database.execute("BEGIN IMMEDIATE")
             return database.execute("SELECT score FROM scores").fetchall()
-    except sqlite3.OperationalError:  # not there yet, or another one's
+    except sqlite3.OperationalError:
         return []
 
 
-def test_a_missing_command_is_a_mistake_of_the_config(make):
+def test_a_missing_command_is_a_config_error(make):
     with pytest.raises(ConfigError, match=r"its command 'no-such-program' cannot be run \(No such file"):
         make(command=("no-such-program", "{model}")).segments(CORPUS)
 
 
-def test_missing_sources_are_told_before_anything_starts(make, asked, tmp_path):
-    with pytest.raises(ConfigError, match="metric length reads sources; give them"):
+def test_missing_sources_are_an_error_before_the_program_starts(make, requests, tmp_path):
+    with pytest.raises(ConfigError, match="metric length needs sources"):
         make().segments(Corpus(["a"], [["b"]], "de"))
-    assert not (tmp_path / "asked").exists()
+    assert not (tmp_path / "requests").exists()
     assert make(needs_sources=False).segments(Corpus(["a"], [["b"]], "de")).values.tolist() == [1.5]
-    assert asked()[0]["source"] is None
+    assert requests()[0]["source"] is None
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_missing_sources_are_told_before_anything_starts(make, asked, tmp_path):
         ({"timeout": 0.0}, "timeout above 0"),
     ],
 )
-def test_mistakes_in_a_metric_are_named(make, fields, message):
+def test_invalid_fields_are_errors(make, fields, message):
     with pytest.raises(ConfigError, match=message):
         make(**fields)
 
@@ -253,24 +253,24 @@ def test_mistakes_in_a_metric_are_named(make, fields, message):
         (None, r"m\.py cannot be read.*such as configs/metrics/comet\.py"),
     ],
 )
-def test_config_files_that_are_no_metric_are_named(tmp_path, text, message):
+def test_invalid_config_files_are_errors(tmp_path, text, message):
     if text is not None:
         (tmp_path / "m.py").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_learned_metric(str(tmp_path / "m.py"))
 
 
-def test_a_config_file_of_ones_own_is_a_metric(tmp_path):
+def test_a_config_file_defines_a_metric(tmp_path):
     fields = "{'name': 'm', 'command': ('{python}', arg), 'timeout': 5}"
     (tmp_path / "m.py").write_text(f"def get_config(arg='y'):\n    return {fields}")
     (metric,) = metrics_from_flag([f"{tmp_path / 'm.py'}:z,1"])
     assert metric == LearnedMetric("m", ("{python}", "z,1"), timeout=5.0)
 
 
-def test_a_damaged_cache_is_named(make, tmp_path):
+def test_a_damaged_cache_is_an_error(make, tmp_path):
     make().segments(CORPUS)
     (tmp_path / "cache" / "scores.sqlite").write_bytes(b"not a database, but long enough to look like one" * 40)
-    with pytest.raises(WorkdirError, match=r"scores\.sqlite: the cache of scores cannot be used"):
+    with pytest.raises(WorkdirError, match=r"scores\.sqlite: the score cache cannot be used"):
         make().segments(CORPUS)
 
 
@@ -280,8 +280,8 @@ def test_many_long_segments_pass_through_full_pipes(make):
     assert found.values.tolist() == [len(text) + 0.5 for text in texts]
 
 
-def test_an_interrupt_ends_the_program_with_what_it_started_and_keeps_its_scores(make, tmp_path):
-    """Ctrl-C while a program hangs: nothing is left running."""
+def test_an_interrupt_kills_the_program_and_its_children_and_keeps_scores(make, tmp_path):
+    """Ctrl-C while a program hangs leaves no process running."""
     script = tmp_path / "parent.py"
     script.write_text(
         textwrap.dedent(
@@ -341,7 +341,7 @@ def package(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_environment_is_made_once_and_anew_where_making_it_was_cut_short(make, package, tmp_path, monkeypatch):
+def test_an_environment_is_created_once_and_again_if_incomplete(make, package, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     script = tmp_path / "own.py"
     script.write_text(
@@ -359,23 +359,23 @@ def test_an_environment_is_made_once_and_anew_where_making_it_was_cut_short(make
     assert any("tinymetric" in line for line in record["packages"])
 
     made = (folders[0] / "complete.json").stat().st_mtime_ns
-    python = environment.tool_interpreter("tiny", [str(package)])
+    python = environment.metric_interpreter("tiny", [str(package)])
     assert (folders[0] / "complete.json").stat().st_mtime_ns == made
     (folders[0] / "complete.json").unlink()  # as after a kill
     (folders[0] / "bin" / "python").unlink()
-    assert environment.tool_interpreter("tiny", [str(package)]) == python
+    assert environment.metric_interpreter("tiny", [str(package)]) == python
     assert subprocess.run([python, "-c", "import tinymetric"]).returncode == 0
 
 
-def test_an_environment_that_cannot_be_made_shows_pips_words(make, monkeypatch):
+def test_pips_output_is_shown_if_an_environment_cannot_be_created(make, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     metric = make(requirements=("no-such-package-anywhere==1",))
-    with pytest.raises(MetricError, match=r"(?s)its environment cannot be made.*no-such-package-anywhere"):
+    with pytest.raises(MetricError, match=r"(?s)its environment cannot be created.*no-such-package-anywhere"):
         metric.segments(CORPUS)
 
 
-def test_the_cache_is_where_the_variable_says_and_else_in_the_users_cache(monkeypatch, tmp_path):
+def test_the_cache_directory_is_configurable(monkeypatch, tmp_path):
     monkeypatch.delenv(environment.CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert environment.metrics_cache() == tmp_path / "finetune_scaling" / "metrics"
@@ -386,12 +386,8 @@ def test_the_cache_is_where_the_variable_says_and_else_in_the_users_cache(monkey
         environment.metrics_cache()
 
 
-def test_variables_that_lead_out_of_an_environment_are_not_passed_into_it(monkeypatch):
+def test_isolated_environments_get_no_python_path_variables(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    assert "PYTHONPATH" not in environment.tool_variables(isolated=True)
-    assert environment.tool_variables(isolated=False)["PYTHONPATH"] == "/elsewhere"
-    assert environment.tool_interpreter("any", ()) == environment.Path(sys.executable)
-
-
-def test_the_protocols_number_is_the_documented_one():
-    assert process.PROTOCOL == 1
+    assert "PYTHONPATH" not in environment.metric_variables(isolated=True)
+    assert environment.metric_variables(isolated=False)["PYTHONPATH"] == "/elsewhere"
+    assert environment.metric_interpreter("any", ()) == environment.Path(sys.executable)

@@ -1,4 +1,4 @@
-"""BLEURT by its authors' package, as a program of the protocol of docs/metrics.md.
+"""BLEURT by its authors' package, as a metric program (docs/metrics.md).
 
 Source: Sellam, Das and Parikh, "BLEURT: Learning Robust Metrics for Text Generation", ACL 2020.
 """
@@ -9,7 +9,7 @@ from metric_server import arguments, mean_over_references, model_identity, serve
 
 
 def main():
-    """Scores with a checkpoint folder such as BLEURT-20, references averaged; sources are not read."""
+    """Score with a checkpoint directory such as BLEURT-20; references are averaged and sources ignored."""
     options = arguments("BLEURT as a metric program.").parse_args()
     header = {
         "metric": "bleurt",

@@ -1,4 +1,4 @@
-"""COMET by unbabel-comet, as a program of the protocol of docs/metrics.md.
+"""COMET by unbabel-comet, as a metric program (docs/metrics.md).
 
 Source: Rei et al., "COMET: A Neural Framework for MT Evaluation", EMNLP 2020.
 """
@@ -9,11 +9,11 @@ import warnings
 
 from metric_server import arguments, mean_over_references, model_identity, serve
 
-_BATCHES_AT_ONCE = 8  # each call of comet's predict sets a trainer up
+_BATCHES_PER_CALL = 8  # each call of COMET's predict creates a trainer
 
 
 def main():
-    """Scores with a checkpoint file, or a model that comet downloads by its name; float32, references averaged."""
+    """Score with a checkpoint file or a model that COMET downloads by name, in float32; references are averaged."""
     parser = arguments("COMET as a metric program.")
     parser.add_argument("--reference-free", action="store_true", help="For models that read no reference (COMETKiwi).")
     options = parser.parse_args()
@@ -24,7 +24,7 @@ def main():
         "precision": "float32",
         "version": "unbabel-comet-" + importlib.metadata.version("unbabel-comet"),
     }
-    serve(header, lambda: _load(options), options.batch_size * _BATCHES_AT_ONCE)
+    serve(header, lambda: _load(options), options.batch_size * _BATCHES_PER_CALL)
 
 
 def _load(options):
@@ -36,8 +36,8 @@ def _load(options):
     model = load_from_checkpoint(path)
     if model.requires_references() == options.reference_free:
         raise SystemExit(
-            "the model {} a reference: {} --reference-free in the metric's command".format(
-                *(("reads", "leave out") if options.reference_free else ("reads no", "give"))
+            "the model {} references: {} --reference-free in the metric's command".format(
+                *(("needs", "omit") if options.reference_free else ("reads no", "add"))
             )
         )
     devices = 1 if torch.cuda.is_available() else 0

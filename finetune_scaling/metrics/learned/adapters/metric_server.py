@@ -1,6 +1,6 @@
-"""The protocol of docs/metrics.md from the side of the metric's program.
+"""The server side of the metric protocol (docs/metrics.md), imported by metric programs.
 
-Runs under the interpreter of a metric's own environment: the standard library only, Python 3.10 and newer.
+It runs in the metric's own environment: standard library only, Python 3.10 or newer.
 """
 
 import argparse
@@ -17,15 +17,15 @@ Scorer = Callable[[Sequence[Request]], Sequence[float]]
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The parser of an adapter, with the arguments that all of them have."""
+    """Return an argument parser with the arguments that all adapters share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", required=True, help="Name or path of what the metric loads.")
+    parser.add_argument("--model", required=True, help="Name or path of the model to load.")
     parser.add_argument("--batch-size", type=int, default=32, help="Segments scored at a time.")
     return parser
 
 
 def serve(header: dict[str, Any], load: Callable[[], Scorer], batch_size: int) -> None:
-    """Says who it is at once, loads the metric when the first request comes, and answers batch by batch."""
+    """Write the header, load the metric when the first request arrives, and answer in batches."""
     output = _take_stdout()
     _write(output, [{"protocol": 1, **header}])
     scorer = None
@@ -38,14 +38,14 @@ def serve(header: dict[str, Any], load: Callable[[], Scorer], batch_size: int) -
 
 
 def mean_over_references(requests: Sequence[Request], score: Callable[[list[Request]], Sequence[float]]) -> list[float]:
-    """The score of each request as the mean over its references; score: requests with `reference` -> numbers."""
+    """Return the mean score over the references of each request; `score` takes requests with a single `reference`."""
     pairs = [{**request, "reference": text} for request in requests for text in request["references"]]
     scores = iter(score(pairs))
     return [sum(itertools.islice(scores, len(r["references"]))) / len(r["references"]) for r in requests]
 
 
 def model_identity(model: str) -> str:
-    """A model's name; of a file or folder also a digest of its bytes, so that another model is another metric."""
+    """Return the name of a model, with a digest of its contents if it is a file or directory."""
     if not os.path.exists(model):
         return model
     digest = hashlib.sha256()
@@ -64,7 +64,7 @@ def _files(path: str) -> list[str]:
 
 
 def _take_stdout() -> IO[str]:
-    """The real standard output, for the protocol alone: what libraries print goes to stderr from now on."""
+    """Return the standard output for the protocol, and redirect everything that libraries print to stderr."""
     descriptor = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr

@@ -1,6 +1,6 @@
-"""MetricX-24 by its authors' repository, as a program of the protocol of docs/metrics.md.
+"""MetricX-24 by its authors' repository, as a metric program (docs/metrics.md).
 
-The repository is no package: --repository names a checkout of it. Input text, length and end token are as in its
+The repository is not a package: --repository names a checkout. Input text, length and end token are as in its
 metricx24/predict.py. Scores are predicted errors, 0 (best) to 25.
 
 Source: Juraska et al., "MetricX-24: The Google Submission to the WMT 2024 Metrics Shared Task", WMT 2024.
@@ -14,15 +14,15 @@ from metric_server import arguments, mean_over_references, model_identity, serve
 
 
 def main():
-    """Scores with a MetricX-24 model, references averaged or, with --reference-free, not read."""
+    """Score with a MetricX-24 model; references are averaged, or ignored with --reference-free."""
     parser = arguments("MetricX-24 as a metric program.")
     parser.add_argument("--repository", required=True, help="Checkout of google-research/metricx.")
     parser.add_argument("--tokenizer", default="google/mt5-xl", help="Name or path of mT5's tokenizer.")
-    parser.add_argument("--max-input-length", type=int, default=1536, help="Tokens; longer inputs are cut.")
-    parser.add_argument("--reference-free", action="store_true", help="Quality estimation: no reference is read.")
+    parser.add_argument("--max-input-length", type=int, default=1536, help="Tokens; longer inputs are truncated.")
+    parser.add_argument("--reference-free", action="store_true", help="Quality estimation without references.")
     options = parser.parse_args()
     if not os.path.isdir(os.path.join(options.repository, "metricx24")):
-        parser.error(f"{options.repository} has no folder metricx24; give a checkout of google-research/metricx")
+        parser.error(f"{options.repository} has no directory metricx24; give a checkout of google-research/metricx")
     header = {
         "metric": "metricx24",
         "model": model_identity(options.model),
