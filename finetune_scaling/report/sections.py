@@ -1,12 +1,11 @@
 """The sections of the report. Each declares its text, its tables (from the CSV tables) and its plots."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis, main_metric
@@ -23,13 +22,12 @@ from finetune_scaling.formatting import (
     format_interval,
     format_share,
     method_name,
-    score_name,
 )
 from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
-from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report import best_method_plot
+from finetune_scaling.report.display import NONE, Table, display, estimates, format_cell, interval_of, intervals
 from finetune_scaling.report.finding_plots import (
     draw_all_factors,
     draw_exponents,
@@ -43,52 +41,13 @@ from finetune_scaling.report.plots import Plot
 from finetune_scaling.report.summary import summary
 from finetune_scaling.report.warnings import point_warnings
 
-NONE = "–"
 BASELINE = "Copying (a translation's source, a document's first sentence)"
 LAW_CAPTION = (
     "Filled: fitted; hollow: held out. Bars: one standard deviation over seeds. Bands: 90 % bootstrap intervals of the "
     "curves. Laws that do not describe a method's points have no curve."
 )
 RESIDUALS = {"linear": "predicted minus measured loss", "log": "log predicted minus log measured loss"}
-HEADINGS = {
-    "x": "X",
-    "finetune_examples": "examples",
-    "identified": "well determined",
-    "why": "reason if not",
-    "interval": "90 % interval",
-    "two_stage": "two stages",
-    "runner_up": "runner-up",
-    "held_out_settings": "held out",
-    "E_text": "fitted E",
-    "gap": "difference to runner-up",
-    "leave_out_standard_error": "jackknife error",
-    "margin": "jackknife margin",
-    "aicc": "AICc",
-    "describes": "describes the points",
-    "r_squared": "R²",
-    "r": "Pearson r",
-    "pearson_p": "p(r)",
-    "rho": "Spearman rho",
-    "spearman_p": "p(rho)",
-    "probability": "share above zero",
-    "where": "comparison",
-    "column": "score",
-    "baseline": "copying",
-    "change": "change (range)",
-    "entropy": "true entropy",
-}
 Tables = Mapping[str, pd.DataFrame]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of formatted cells; source: the CSV table that holds its numbers; folded: shown on a click."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    source: str
-    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,20 +73,7 @@ def report_sections(analysis: Analysis, tables: Tables, command: str) -> list[Se
     sections = [
         Section("summary", "Summary", items=summary(analysis)),
         Section("warnings", "Warnings", items=point_warnings(analysis)),
-        _best_method(analysis, tables),
-        _laws(analysis, tables),
-        _selection(analysis, tables),
-        _errors(analysis, tables),
-        _critical_sizes(analysis, tables),
-        _claims(analysis, tables),
-        _scores(analysis, tables),
-        _correlation(analysis, tables),
-        _metric_laws(tables),
-        _forgetting(analysis, tables),
-        _further_laws(analysis, tables),
-        _all_factors(analysis, tables),
-        _pretraining(analysis, tables),
-        _data(analysis, tables),
+        *(build(analysis, tables) for table, build in SECTIONS if table in tables),
         Section(
             "remake",
             "How to make this report again",
@@ -136,55 +82,6 @@ def report_sections(analysis: Analysis, tables: Tables, command: str) -> list[Se
         ),
     ]
     return [section for section in sections if not section.is_empty]
-
-
-def display(frame: pd.DataFrame, source: str, caption: str, columns: Sequence[str], folded: bool = False) -> Table:
-    """Return the named columns of a CSV table as formatted cells."""
-    rows = frame.reindex(columns=columns).itertuples(index=False, name=None)
-    cells = [[format_cell(name, value) for name, value in zip(columns, row, strict=True)] for row in rows]
-    header = [HEADINGS.get(name, name.removesuffix("_text").replace("_", " ")) for name in columns]
-    return Table(caption, header, cells, f"{source}.csv", folded)
-
-
-def format_cell(column: str, value: Any) -> str:
-    """Format a value of a CSV column for reading."""
-    if value is None or value == "" or (isinstance(value, float) and np.isnan(value)):
-        return NONE
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if column in ("method", "runner_up"):
-        return method_name(value)
-    if column == "factor":
-        return FACTOR_NAMES[value]
-    if column == "column":
-        return score_name(value)
-    if column in ("x", "at", "finetune_examples") and isinstance(value, int | float):
-        return format_count(value)
-    if column.endswith(("probability", "share")) and isinstance(value, float):
-        return format_share(value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _estimates(frame: pd.DataFrame, name: str = "value", prefix: str = "") -> list[str]:
-    """Format columns NAME, PREFIXlow and PREFIXhigh as estimates with intervals."""
-    ends = (frame[f"{prefix}{end}"] for end in ("low", "high"))
-    return [
-        NONE if pd.isna(value) else format_estimate(value, _interval(low, high))
-        for value, low, high in zip(frame[name], *ends, strict=True)
-    ]
-
-
-def _intervals(frame: pd.DataFrame, prefix: str = "") -> list[str]:
-    """Format columns PREFIXlow and PREFIXhigh as intervals."""
-    ends = (frame[f"{prefix}{end}"] for end in ("low", "high"))
-    return [
-        NONE if pd.isna(low) and pd.isna(high) else format_interval(_interval(low, high))
-        for low, high in zip(*ends, strict=True)
-    ]
-
-
-def _interval(low: float | None, high: float | None) -> Interval:
-    return Interval(*(None if pd.isna(end) else end for end in (low, high)))
 
 
 def _tag(analysis: Analysis, task: str) -> str:
@@ -255,7 +152,7 @@ def _parameter_table(analysis: Analysis, tables: Tables, law: str) -> Table:
     frame = tables["laws"][tables["laws"]["law"] == law]
     texts = [
         text if text == NONE or identified else f"{text} *"
-        for text, identified in zip(_estimates(frame), frame["identified"], strict=True)
+        for text, identified in zip(estimates(frame), frame["identified"], strict=True)
     ]
     names = list(dict.fromkeys(frame["parameter"]))
     rows: dict[tuple[str, str], dict[str, str]] = {}
@@ -269,9 +166,9 @@ def _parameter_table(analysis: Analysis, tables: Tables, law: str) -> Table:
 def _parameter_details(tables: Tables, law: str) -> Table:
     frame = tables["laws"][tables["laws"]["law"] == law]
     frame = frame.assign(
-        two_stage=_estimates(frame),
-        one_stage=_estimates(frame, "one_stage_value", "one_stage_"),
-        profile=_intervals(frame, "profile_"),
+        two_stage=estimates(frame),
+        one_stage=estimates(frame, "one_stage_value", "one_stage_"),
+        profile=intervals(frame, "profile_"),
     )
     columns = ["task", "method", "parameter", "two_stage", "one_stage", "profile", "leave_out_standard_error"]
     columns += ["identified", "why"]
@@ -298,8 +195,6 @@ def _has_law(analysis: Analysis, task: str, law: str, factor: str) -> bool:
 
 
 def _selection(analysis: Analysis, tables: Tables) -> Section:
-    if "selection" not in tables:
-        return Section("selection", "Model selection")
     verdicts = [
         [task, method_name(method), found.preferred or "none", found.verdict]
         for (task, method), found in analysis.selections.items()
@@ -328,7 +223,7 @@ def _selection(analysis: Analysis, tables: Tables) -> Section:
 
 
 def _errors(analysis: Analysis, tables: Tables) -> Section:
-    frame = tables["errors"].assign(held_out=_estimates(tables["errors"], "held_out_error", "held_out_"))
+    frame = tables["errors"].assign(held_out=estimates(tables["errors"], "held_out_error", "held_out_"))
     columns = ["task", "factor", "method", "law", "fitted_error", "held_out"]
     caption = "Mean absolute error (nats per token), on held-out settings with its 90 % bootstrap interval"
     plots = [
@@ -345,8 +240,6 @@ def _errors(analysis: Analysis, tables: Tables) -> Section:
 
 
 def _critical_sizes(analysis: Analysis, tables: Tables) -> Section:
-    if "critical_sizes" not in tables:
-        return Section("critical", "Critical finetuning sizes")
     low, high = map(format_count, SEARCH_RANGE)
     return Section(
         "critical",
@@ -362,46 +255,38 @@ def _critical_sizes(analysis: Analysis, tables: Tables) -> Section:
 
 
 def _critical_table(frame: pd.DataFrame, law: str, folded: bool) -> Table:
-    rows = []
-    for row in frame[frame["law"] == law].to_dict("records"):
-        crosses = not pd.isna(row["finetune_examples"])
-        interval, jackknife = (_interval(row[f"{kind}low"], row[f"{kind}high"]) for kind in ("", "leave_out_"))
-        share = row["probability" if crosses else "uncrossed_share"]
-        better = (
-            f"{row['better_below']} → {row['better_above']}" if crosses else f"{row['better_everywhere']} everywhere"
-        )
-        unknown = not crosses and bool(row["why"])
-        rows.append(
-            [
-                row["task"],
-                FACTOR_NAMES[row["factor"]],
-                format_count(row["x"]),
-                f"{row['first']} / {row['second']}",
-                f"inconclusive: {row['why']}"
-                if unknown
-                else format_count(row["finetune_examples"])
-                if crosses
-                else "none",
-                format_interval(interval, format_count) if crosses else NONE,
-                NONE if pd.isna(share) else format_share(share),
-                format_interval(jackknife, format_count) if crosses and jackknife.low else NONE,
-                NONE if unknown else better,
-                format_cell("", row["extrapolated_methods"]),
-                *(
-                    NONE if pd.isna(row[n]) else format_estimate(row[n], _interval(row[f"{n}_low"], row[f"{n}_high"]))
-                    for n in ("H", "gamma")
-                ),
-            ]
-        )
+    rows = [_critical_row(row) for row in frame[frame["law"] == law].to_dict("records")]
     header = ["task", "factor", "X", "methods", "critical size", "90 % interval", "share", "jackknife range"]
     header += ["better method", "extrapolated", "H", "gamma"]
     return Table(f"{law} law", header, rows, "critical_sizes.csv", folded)
 
 
+def _critical_row(row: dict[str, Any]) -> list[str]:
+    interval, jackknife = (interval_of(row[f"{kind}low"], row[f"{kind}high"]) for kind in ("", "leave_out_"))
+    forms = [
+        NONE if pd.isna(row[n]) else format_estimate(row[n], interval_of(row[f"{n}_low"], row[f"{n}_high"]))
+        for n in ("H", "gamma")
+    ]
+    if not pd.isna(row["finetune_examples"]):
+        found = [
+            format_count(row["finetune_examples"]),
+            format_interval(interval, format_count),
+            format_share(row["probability"]),
+            format_interval(jackknife, format_count) if jackknife.low else NONE,
+            f"{row['better_below']} → {row['better_above']}",
+            row["extrapolated_methods"] or NONE,
+        ]
+    elif row["why"]:
+        found = [f"inconclusive: {row['why']}", *[NONE] * 5]
+    else:
+        share = format_cell("uncrossed_share", row["uncrossed_share"])
+        found = ["none", NONE, share, NONE, f"{row['better_everywhere']} everywhere", NONE]
+    methods = f"{row['first']} / {row['second']}"
+    return [row["task"], FACTOR_NAMES[row["factor"]], format_count(row["x"]), methods, *found, *forms]
+
+
 def _claims(analysis: Analysis, tables: Tables) -> Section:
-    if "claims" not in tables:
-        return Section("claims", "Claims of the paper")
-    frame = tables["claims"].assign(interval=_intervals(tables["claims"]))
+    frame = tables["claims"].assign(interval=intervals(tables["claims"]))
     columns = ["where", "difference", "interval", "probability", "margin", "verdict", "why"]
     verdicts = [
         [c.sentence, c.verdict, str(len(c.comparisons)), format_cell("probability", c.probability)]
@@ -461,10 +346,8 @@ def _scores(analysis: Analysis, tables: Tables) -> Section:
 
 
 def _correlation(analysis: Analysis, tables: Tables) -> Section:
-    if "correlation" not in tables:
-        return Section("correlation", "Correlation of metrics with the loss")
     frame = tables["correlation"]
-    frame = frame.assign(r=_estimates(frame, "pearson", "pearson_"), rho=_estimates(frame, "spearman", "spearman_"))
+    frame = frame.assign(r=estimates(frame, "pearson", "pearson_"), rho=estimates(frame, "spearman", "spearman_"))
     verdicts = [
         [found.task, found.metric, found.verdict, found.tally] for found in proxy_verdicts(analysis.correlations)
     ]
@@ -491,9 +374,7 @@ def _correlation(analysis: Analysis, tables: Tables) -> Section:
     )
 
 
-def _metric_laws(tables: Tables) -> Section:
-    if "metric_laws" not in tables:
-        return Section("metric-laws", "Laws of metrics over loss")
+def _metric_laws(analysis: Analysis, tables: Tables) -> Section:
     frame = tables["metric_laws"]
     formulas = "; ".join(f"{law.name}: {law.formula} ({law.source})" for law in METRIC_LAWS)
     key = ["task", "metric", "method"]
@@ -511,7 +392,7 @@ def _metric_laws(tables: Tables) -> Section:
         tables=[
             display(first, "metric_laws", "Verdicts", [*key, "settings", "verdict"]),
             display(
-                frame.assign(estimate=_estimates(frame)), "metric_laws", "Parameters and errors", columns, folded=True
+                frame.assign(estimate=estimates(frame)), "metric_laws", "Parameters and errors", columns, folded=True
             ),
         ],
     )
@@ -559,7 +440,7 @@ def _further_laws(analysis: Analysis, tables: Tables) -> Section:
     if "single_laws" in tables:
         frame = tables["single_laws"]
         names = list(analysis.singles[0].parameters)
-        frame = frame.assign(**{f"{n}_text": _estimates(frame, n, f"{n}_") for n in names})
+        frame = frame.assign(**{f"{n}_text": estimates(frame, n, f"{n}_") for n in names})
         columns = ["task", "method", "factor", "x", "points", *(f"{n}_text" for n in names)]
         columns += ["fitted_error", "held_out_error"]
         caption = f"{SINGLE.name} law over dataset size at each factor value: {SINGLE.formula}"
@@ -569,9 +450,7 @@ def _further_laws(analysis: Analysis, tables: Tables) -> Section:
 
 
 def _all_factors(analysis: Analysis, tables: Tables) -> Section:
-    if "all_factors" not in tables:
-        return Section("all-factors", "Law over all factors")
-    frame = tables["all_factors"].assign(estimate=_estimates(tables["all_factors"]))
+    frame = tables["all_factors"].assign(estimate=estimates(tables["all_factors"]))
     columns = ["task", "method", "parameter", "estimate", "identified", "why", "points"]
     plots = []
     for task in analysis.table.tasks:
@@ -592,11 +471,9 @@ def _all_factors(analysis: Analysis, tables: Tables) -> Section:
 
 
 def _pretraining(analysis: Analysis, tables: Tables) -> Section:
-    if "pretraining" not in tables:
-        return Section("pretraining", "Pretraining")
     frame = tables["pretraining"]
     frame = frame.assign(
-        estimate=_estimates(frame),
+        estimate=estimates(frame),
         reason=[a or b for a, b in zip(frame["why"], frame.get("why_unidentified", frame["why"]), strict=True)],
     )
     columns = ["family", "over", "at", "points", "parameter", "estimate", "fitted_error", "held_out_error", "reason"]
@@ -629,7 +506,7 @@ def _data(analysis: Analysis, tables: Tables) -> Section:
     columns = ["task", "method", "factor", "settings", "held_out_settings", "x", "finetune_examples", "mean_seeds"]
     shown = [display(frame, "factors", "Settings by factor", columns)]
     if "entropy" in tables:
-        entropy = tables["entropy"].assign(E_text=_estimates(tables["entropy"], "E"))
+        entropy = tables["entropy"].assign(E_text=estimates(tables["entropy"], "E"))
         columns = ["task", "method", "law", "E_text", "entropy"]
         caption = "Irreducible loss E and true entropy (nats per token)"
         shown.append(display(entropy, "entropy", caption, columns))
@@ -650,3 +527,22 @@ def _levels(text: str) -> str:
     """Format the levels of a factor; many are given as a range."""
     values = [format_count(float(value)) for value in text.split()]
     return ", ".join(values) if len(values) <= 12 else f"{values[0]} … {values[-1]}"
+
+
+# The table that each section needs.
+SECTIONS: tuple[tuple[str, Callable[[Analysis, Tables], Section]], ...] = (
+    ("points", _best_method),
+    ("laws", _laws),
+    ("selection", _selection),
+    ("errors", _errors),
+    ("critical_sizes", _critical_sizes),
+    ("claims", _claims),
+    ("best_runs", _scores),
+    ("correlation", _correlation),
+    ("metric_laws", _metric_laws),
+    ("forgetting", _forgetting),
+    ("laws", _further_laws),
+    ("all_factors", _all_factors),
+    ("pretraining", _pretraining),
+    ("factors", _data),
+)
