@@ -83,7 +83,7 @@ class Decoder:
         self._settings = DecodingConfig(**beam)
         tuning = configure(METHODS, {"name": arguments.method})
         common = list(range(min(5000, config.vocab_size)))
-        self._parameters = attach(config, tuning, jax.random.key(0), common_tokens=common)
+        self._parameters = attach(config, tuning, jax.random.key(0), tokens=common)
         self._writer = make_writer(
             config, tuning, self._settings, longest=arguments.new_tokens, eos_id=NO_TOKEN, pad_id=0
         )

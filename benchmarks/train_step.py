@@ -137,7 +137,7 @@ class Trainer:
 
     def __init__(self, shape: Shape, tuning: TuningMethod, optimizer: OptimizerConfig):
         common = list(range(min(5000, shape.model.vocab_size)))
-        trainable, self.frozen = attach(shape.model, tuning, jax.random.key(0), common_tokens=common)
+        trainable, self.frozen = attach(shape.model, tuning, jax.random.key(0), tokens=common)
         self.state: State = init_state(trainable, optimizer)
         self.losses: list[float] = []
         self._step = make_train_step(shape.model, tuning, optimizer)

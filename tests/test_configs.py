@@ -68,7 +68,7 @@ def test_finetuning_configs_fit_their_task_and_base(path, method):
     assert pretraining.model["name"] == size
     assert pretraining.tokenizer == run_config.tokenizer
     context = model_config(pretraining.model, 1000).max_length
-    assert run_config.sequence.length + configure(METHODS, run_config.method).prefix_length <= context
+    assert run_config.sequence.length + configure(METHODS, run_config.method).prompt_length <= context
     assert run_config.sequence.bidirectional_input == pretraining.objective.bidirectional_input
 
 
@@ -118,7 +118,7 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
         run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
         size = run.setting.size
         model = family_model(family, size) if family.public else model_config({**family.model, "name": size}, 1000)
-        prompt = configure(METHODS, run_config.method).prefix_length
+        prompt = configure(METHODS, run_config.method).prompt_length
         assert run_config.sequence.length + prompt <= model.max_length, run.directory
 
 

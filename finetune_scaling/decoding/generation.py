@@ -21,6 +21,7 @@ from finetune_scaling.decoding.stopping import stop_table
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.cache import lies_apart, slots_of
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.language_model import Params
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 from finetune_scaling.sharding.batches import global_array
 from finetune_scaling.trees import Tree
@@ -96,12 +97,12 @@ def generate(
     """
     programs = make_programs(writer, lies_apart())
     table = stop_table(settings.stop, token_bytes) if settings.stop else None
-    trainable, frozen = programs.spread(trainable), programs.spread(frozen)
+    params = programs.prepare(trainable, frozen)
     texts: list[list[Generation]] = [[] for _ in prompts]
     progress = _Progress(len(prompts))
     rows = batch_size + -batch_size % multiple
     for group in groups([len(prompt) for prompt in prompts], rows, multiple):
-        batch = _Batch(writer, programs, (trainable, frozen), table, multiple)
+        batch = _Batch(writer, programs, params, table, multiple)
         written = batch.decode(group, _batch(group, prompts, settings, writer, sharding))
         for number, row_texts in written.items():
             texts[number] = row_texts[: settings.n_best]
@@ -140,7 +141,7 @@ class _Batch:
 
     writer: Writer
     programs: Programs
-    parameters: tuple[Tree, Tree]
+    params: Params
     table: np.ndarray | None
     multiple: int
 
@@ -148,10 +149,10 @@ class _Batch:
         """Texts of each of the group's prompts, best first, by their numbers."""
         written: dict[int, list[Generation]] = {}
         owners: list[int | None] = [*group.members, *[None] * (group.rows - len(group.members))]
-        slots = self._slots_after(self.writer.tuning.prefix_length + group.width, group.width)
-        decoding = self.programs.prefill(*self.parameters, batch, self.table, slots=slots)
+        slots = self._slots_after(self.writer.tuning.prompt_length + group.width, group.width)
+        decoding = self.programs.prefill(self.params, batch, self.table, slots=slots)
         while True:
-            decoding, texts = self.programs.stretch(*self.parameters, decoding, self.table)
+            decoding, texts = self.programs.stretch(self.params, decoding, self.table)
             texts = jax.tree.map(np.asarray, texts)
             for place, number in enumerate(owners):
                 if number is not None and texts.ended[place]:

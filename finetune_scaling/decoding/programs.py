@@ -22,7 +22,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.token_layout import TokenLayout, in_window
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
-from finetune_scaling.trees import Tree
+from finetune_scaling.trees import Tree, merge
 from finetune_scaling.tuning.method import TuningMethod
 from finetune_scaling.tuning.partition import combine
 
@@ -75,19 +75,19 @@ class Writer:
 
     def slots(self, width: int) -> int:
         """Slots that prompts of `width` tokens need up to the end."""
-        return self.tuning.prefix_length + width + self.search.width * self.longest
+        return self.tuning.prompt_length + width + self.search.width * self.longest
 
 
 class Programs(NamedTuple):
-    """Jitted functions; trees are those of `partition`, as `spread` returns them.
+    """Compiled functions.
 
-    spread(tree) -> the tree as the others take it
-    prefill(trainable, frozen, batch, table, slots) -> the batch with its first tokens, in a cache of `slots` slots
-    stretch(trainable, frozen, decoding, table) -> the batch when its cache is full or all have ended; and its texts
+    prepare(trainable, frozen) -> params, the parameters as the other functions take them
+    prefill(params, batch, table, slots) -> the batch with its first tokens, in a cache of `slots` slots
+    stretch(params, decoding, table) -> the batch when its cache is full or all have ended; and its texts
     resize(decoding, rows int32 [R], slots) -> those rows, with room for more
     """
 
-    spread: Callable[[Tree], Tree]
+    prepare: Callable[[Tree, Tree], Params]
     prefill: Callable[..., Decoding]
     stretch: Callable[..., tuple[Decoding, Texts]]
     resize: Callable[..., Decoding]
@@ -97,26 +97,32 @@ class Programs(NamedTuple):
 def make_programs(writer: Writer, is_apart: bool) -> Programs:
     """The programs of a writer. is_apart: whether layers lie apart (`models.cache`)."""
 
-    def spread(tree: Tree) -> Tree:
-        return apart(tree, writer.config.layers)
+    config, derived = writer.config, writer.tuning.derived
+    unstack = jax.jit(lambda params: apart(params, config.layers))
+    derive = None if derived is None else jax.jit(functools.partial(derived, config))
 
-    def prefill(trainable: Tree, frozen: Tree, batch: Batch, table: Array | None, slots: int) -> Decoding:
-        return _prefill(writer, combine(trainable, frozen), batch, table, slots, is_apart)
+    def prepare(trainable: Tree, frozen: Tree) -> Params:
+        params = combine(trainable, frozen)
+        if derive is not None:
+            params = merge(params, derive(params))
+        return unstack(params) if is_apart else params  # stacked layers are used without a copy
 
-    def stretch(trainable: Tree, frozen: Tree, decoding: Decoding, table: Array | None) -> tuple[Decoding, Texts]:
+    def prefill(params: Params, batch: Batch, table: Array | None, slots: int) -> Decoding:
+        return _prefill(writer, params, batch, table, slots, is_apart)
+
+    def stretch(params: Params, decoding: Decoding, table: Array | None) -> tuple[Decoding, Texts]:
         steps = (slots_of(decoding.cache) - decoding.end) // writer.search.width
         until = jnp.minimum(decoding.written + steps, writer.longest)
-        decoding = _advance_until(writer, combine(trainable, frozen), decoding, table, until)
+        decoding = _advance_until(writer, params, decoding, table, until)
         return decoding, _everywhere(writer.search.texts(decoding.search), writer.axes)
 
     def resize(decoding: Decoding, rows: Array, slots: int) -> Decoding:
         return _resize(decoding, rows, slots, writer.axes)
 
     return Programs(
-        # Stacked layers are used as they are, so nothing is done to them.
-        spread=jax.jit(spread) if is_apart else lambda tree: tree,
+        prepare=prepare,
         prefill=jax.jit(prefill, static_argnames="slots"),
-        stretch=jax.jit(stretch, donate_argnums=2),
+        stretch=jax.jit(stretch, donate_argnums=1),
         resize=jax.jit(resize, static_argnames="slots"),
     )
 
@@ -126,7 +132,7 @@ def make_whole(writer: Writer) -> Callable[[Tree, Tree, Batch], Texts]:
     """Prefill and all steps as one program, without stretches: it needs at least as much memory as they do."""
 
     def whole(trainable: Tree, frozen: Tree, batch: Batch) -> Texts:
-        params, is_apart = combine(trainable, frozen), lies_apart()
+        params, is_apart = writer.tuning.model_params(writer.config, combine(trainable, frozen)), lies_apart()
         params = apart(params, writer.config.layers) if is_apart else params
         decoding = _prefill(writer, params, batch, None, writer.slots(batch.prompts.shape[1]), is_apart)
         decoding = _advance_until(writer, params, decoding, None, writer.longest)
@@ -148,19 +154,19 @@ def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, 
     cache = empty_cache(writer.config, writer.axes, rows, slots, is_apart)
     hidden, filled = model.forward(params, embeddings, layout, cache)
     assert filled is not None
-    last = tuning.prefix_length + jnp.maximum(batch.lengths, 1) - 1
+    last = tuning.prompt_length + jnp.maximum(batch.lengths, 1) - 1
     logits = model.unembed(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1))  # [B, 1, V]
     logits = jnp.broadcast_to(logits, (rows, search.width, logits.shape[-1]))
     written = jnp.zeros((), jnp.int32)
     ending = Ending(writer.eos_id, table)
     state, _ = search.advance(search.begin(batch.row, batch.lengths == 0, writer.longest), logits, ending, written)
-    end = tuning.prefix_length + width
+    end = tuning.prompt_length + width
     visible = jnp.pad(layout.segments != 0, ((0, 0), (0, slots - end)))
     return Decoding(
         cache=filled,
         end=jnp.int32(end),
         visible=jnp.broadcast_to(visible[:, None], (rows, search.width, slots)),
-        position=tuning.prefix_length + batch.lengths,
+        position=tuning.prompt_length + batch.lengths,
         written=written + 1,
         search=state,
         places=None if writer.config.window is None else jnp.pad(layout.positions, ((0, 0), (0, slots - end))),

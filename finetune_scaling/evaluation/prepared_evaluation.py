@@ -85,7 +85,7 @@ def _prepare(
             evaluation = prepare_task_evaluation(evaluator, run_config, tokenizer, finetuning, metrics)
     except (ConfigError, DataError) as error:
         raise type(error)(f"evaluator {name}: {error}") from error
-    prompt_length = configure(METHODS, run_config.method).prefix_length
+    prompt_length = configure(METHODS, run_config.method).prompt_length
     needed = evaluation.length + prompt_length
     if needed > model.max_length:
         soft_prompt = f" with a soft prompt of {prompt_length}" if prompt_length else ""

@@ -61,7 +61,7 @@ class TrainingLoop:
     """The training loop of one run.
 
     shard_batch: makes this process's rows part of a global array. metadata: constant metadata of every checkpoint.
-    seconds: returns the time of the run, including earlier processes.
+    seconds: returns the time of the run, including earlier processes. dropout_seed: None without dropout.
     """
 
     title: str
@@ -76,6 +76,7 @@ class TrainingLoop:
     metadata: CheckpointMetadata
     seconds: Callable[[], float]
     evaluations: Sequence[InTrainingEvaluation] = ()
+    dropout_seed: int | None = None
 
     def run(self, state: State, progress: TrainingProgress) -> tuple[State, TrainingProgress]:
         """Train from `progress` to the end; return the final state and progress.
@@ -93,7 +94,10 @@ class TrainingLoop:
         with closing(batches), StopSignal() as stop_signal:
             while not progress.stopped_by:
                 rate = learning_rate(self.settings.schedule, progress.step, self.settings.total_steps)
-                state, numbers = self.step(state, self.frozen, self.shard_batch(next(batches)), np.float32(rate))
+                inputs = [self.shard_batch(next(batches)), np.float32(rate)]
+                if self.dropout_seed is not None:
+                    inputs.append(np.array([self.dropout_seed, progress.step], np.uint32))
+                state, numbers = self.step(state, self.frozen, *inputs)
                 progress.step += 1
                 pending.append(PendingMetrics(progress.step, rate, numbers))
                 self._report_if_due(pending, progress, reporter)

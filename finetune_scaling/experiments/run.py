@@ -123,6 +123,7 @@ def _train(
         metadata=checkpoint_metadata(run_config, model),
         seconds=stopwatch.seconds,
         evaluations=evaluations,
+        dropout_seed=run_config.seeds.order if model.tuning.uses_dropout else None,
     )
     with closing(checkpoints), closing(metrics):
         state, progress = loop.run(state, progress)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.adapters import LayerAdapter
 from finetune_scaling.models.attention_masks import AttentionMask
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.flash import flash_attention
-from finetune_scaling.models.layers import Dense, DenseAdapter, Norm
+from finetune_scaling.models.layers import Dense, Norm
 from finetune_scaling.models.rope import rotate
 from finetune_scaling.models.soft_cap import soft_cap
 from finetune_scaling.models.token_layout import TokenLayout, attention_mask
@@ -164,7 +165,7 @@ class Attention(nn.Module):
     """Self-attention of one layer; with a cache, keys and values are written at `place` and all slots attended."""
 
     config: ModelConfig
-    adapter: DenseAdapter | None = None
+    adapter: LayerAdapter | None = None
     axes: AxisRules = DEFAULT_RULES
 
     @nn.compact
@@ -180,9 +181,12 @@ class Attention(nn.Module):
         keys, values = self._heads("key", config.kv_heads, x), self._heads("value", config.kv_heads, x)
         if mask.angles is not None:
             query, keys = rotate(query, mask.angles), rotate(keys, mask.angles)
+        from_start = cache is None or place is None or _is_empty(place)
+        if from_start and self.adapter is not None:
+            keys, values = self.adapter.key_values(self.param, keys, values)
         if cache is not None and place is not None:
             cache = place.write(cache, keys, values)
-        if cache is None or place is None or _is_empty(place):
+        if cache is None or place is None or from_start:
             mixed = self._mix(query, keys, values, mask)
         else:
             assert not isinstance(mask.visible, TokenLayout)

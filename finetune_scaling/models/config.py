@@ -130,8 +130,12 @@ class ModelConfig:
         after = ("attention_out_norm", "feed_forward_out_norm")
         return {"before": before, "after": after, "both": before + after}[self.norm_place]
 
+    def dense_inputs(self, name: str) -> int:
+        """Number of inputs of a dense layer."""
+        return {"attention_out": self.heads * self.head_dim, "down": self.ffn_dim}.get(name, self.model_dim)
+
     def dense_features(self, name: str) -> int:
-        """Outputs of a dense layer."""
+        """Number of outputs of a dense layer."""
         heads = {"query": self.heads, "key": self.kv_heads, "value": self.kv_heads}
         if name in heads:
             return heads[name] * self.head_dim

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from finetune_scaling.models.adapters import LayerAdapter
 from finetune_scaling.models.attention import Attention, check_platform
 from finetune_scaling.models.attention_masks import attention_masks, local_flags
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.layers import DenseAdapter, FeedForward, Norm
+from finetune_scaling.models.layers import FeedForward, Norm
 from finetune_scaling.models.soft_cap import soft_cap
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
@@ -25,7 +26,7 @@ class Block(nn.Module):
     """
 
     config: ModelConfig
-    adapter: DenseAdapter | None = None
+    adapter: LayerAdapter | None = None
     axes: AxisRules = DEFAULT_RULES
 
     @nn.compact
@@ -66,7 +67,7 @@ class Decoder(nn.Module):
     """Embeddings in, hidden states out; embedding and head are methods of their own, so a soft prompt fits between."""
 
     config: ModelConfig
-    adapter: DenseAdapter | None = None
+    adapter: LayerAdapter | None = None
     axes: AxisRules = DEFAULT_RULES
 
     def setup(self) -> None:
@@ -130,7 +131,7 @@ def _scanned_block(config: ModelConfig) -> type[nn.Module]:
     return nn.scan(
         block,
         variable_axes={"params": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast, nn.broadcast, 0),
         length=config.layers,
     )

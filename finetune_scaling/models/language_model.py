@@ -1,4 +1,4 @@
-"""The face of the model that the rest of the code sees: pure functions over a plain tree of parameters."""
+"""The model's interface for the rest of the code: pure functions of a plain tree of parameters."""
 
 import dataclasses
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from finetune_scaling.models.adapters import LayerAdapter
 from finetune_scaling.models.attention import LayerCache, Place, check_platform
 from finetune_scaling.models.attention_masks import AttentionMasks, attention_masks, cached_attention_masks, local_flags
 from finetune_scaling.models.cache import Cache, through_layers
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Block, Decoder
-from finetune_scaling.models.layers import DenseAdapter, Norm
+from finetune_scaling.models.layers import Norm
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 
@@ -21,34 +22,41 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A decoder with an optional adapter on its dense layers. Hashable: it keys caches of compiled functions.
+    """A decoder with an optional adapter in its layers. Hashable: it keys caches of compiled functions.
 
-    axes: how its arrays are divided over the mesh in context, where there is one.
+    axes: how its arrays are sharded over the mesh in context, if any.
     """
 
     config: ModelConfig
-    adapter: DenseAdapter | None = None
+    adapter: LayerAdapter | None = None
     axes: AxisRules = DEFAULT_RULES
 
     def init(self, rng: Array) -> Params:
-        """All parameters, float32, adapter leaves included; layers are stacked on a leading axis."""
+        """Return all parameters in float32, adapter leaves included; layers are stacked on a leading axis."""
         layout = TokenLayout(*(jnp.ones((1, 1), dtype) for dtype in (jnp.int32, jnp.int32, bool)))
         embeddings = jnp.zeros((1, 1, self.config.model_dim), self.config.compute_dtype)
         return self._decoder.init(rng, embeddings, layout)["params"]
 
     def embed(self, params: Params, tokens: Array) -> Array:
-        """Token embeddings: [B, L] -> [B, L, D]."""
+        """Return token embeddings, [B, L] -> [B, L, D]."""
         return self._apply(params, tokens, method="embed")
 
     def forward(
-        self, params: Params, embeddings: Array, layout: TokenLayout, cache: Cache | None = None
+        self,
+        params: Params,
+        embeddings: Array,
+        layout: TokenLayout,
+        cache: Cache | None = None,
+        dropout_rng: Array | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Hidden states after the final norm, [B, L, D] -> [B, L, D].
+        """Return hidden states after the final norm, [B, L, D] -> [B, L, D], and the cache.
 
-        An empty cache that is given is returned with these tokens in its first L slots.
+        cache: an empty one, which is returned with these tokens in its first L slots. dropout_rng: a key in training
+        with an adapter that uses dropout.
         """
         if cache is None:
-            return self._apply(params, embeddings, layout), None
+            rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+            return self._apply(params, embeddings, layout, rngs=rngs), None
         check_platform(self.config)
         return self._through(params, embeddings, attention_masks(self.config, layout), cache, 0)
 
@@ -62,7 +70,7 @@ class LanguageModel:
         end: Array,
         visible_locally: Array | None = None,
     ) -> tuple[Array, Cache]:
-        """Hidden states of L tokens after those in a cache, [B, L, D] -> [B, L, D], and the cache with them.
+        """Return hidden states of L tokens that follow those in a cache, [B, L, D] -> [B, L, D], and the new cache.
 
         positions: int32 [B, L]. visible: bool [B, L, S], the slots that each token attends to, its own included.
         visible_locally: the same within the window (`token_layout.in_window`), if the model has one. end: int32 scalar,
@@ -73,11 +81,11 @@ class LanguageModel:
         )
 
     def unembed(self, params: Params, hidden: Array) -> Array:
-        """Float32 logits, [..., D] -> [..., V]."""
+        """Return float32 logits, [..., D] -> [..., V]."""
         return self._apply(params, hidden, method="unembed")
 
     def head(self, params: Params, hidden: Array) -> tuple[Array, Array]:
-        """States [..., D] and table [V, D] whose product, table transposed, is `unembed`'s logits before a soft cap."""
+        """Return states [..., D] and a table [V, D] such that states @ table.T are the logits before a soft cap."""
         return self._apply(params, hidden, method="head_parts")
 
     def _through(
@@ -92,8 +100,8 @@ class LanguageModel:
         normed: Any = Norm(self.config).apply({"params": params["final_norm"]}, hidden)
         return normed, cache
 
-    def _apply(self, params: Params, *inputs: Any, method: str | None = None) -> Any:
-        return self._decoder.apply({"params": params}, *inputs, method=method)
+    def _apply(self, params: Params, *inputs: Any, method: str | None = None, rngs: Any = None) -> Any:
+        return self._decoder.apply({"params": params}, *inputs, method=method, rngs=rngs)
 
     @property
     def _decoder(self) -> Decoder:

@@ -1,57 +1,45 @@
-"""The decoder's parts: dense layers that an adapter may extend, norms, feed-forward."""
+"""The decoder's parts: dense layers, norms, feed-forward layer."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from finetune_scaling.models.adapters import DenseLayer, LayerAdapter
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.optimization_barriers import delay_gradient, delay_read
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
-MakeParameter = Callable[..., Array]  # (name, initializer, shape, dtype) -> Array, born in the layer's own scope
-
-
-class DenseAdapter(Protocol):
-    """Something that changes a dense layer's output with parameters of its own (LoRA, for one). Must be hashable."""
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Names of the dense layers it extends, among DENSE_LAYERS."""
-
-    def __call__(self, parameter: MakeParameter, x: Array, y: Array) -> Array:
-        """Returns the new output [..., F] of a layer with input x [..., D] and plain output y [..., F]."""
-
 
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class Dense(nn.Module):
-    """y = x W, plus a bias where `config` gives this layer one; an adapter that names the layer changes y."""
+    """y = x W + b, as changed by an adapter; `config` says whether the layer has a bias."""
 
     config: ModelConfig
     dtype: Any
-    adapter: DenseAdapter | None = None
-    cast_late: bool = False  # a trained kernel, where it is used and no earlier (models/optimization_barriers.py)
+    adapter: LayerAdapter | None = None
+    cast_late: bool = False  # cast a trained kernel only where it is used (models/optimization_barriers.py)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D] -> [..., F]
         assert self.name is not None
         features = self.config.dense_features(self.name)
         kernel = self.param("kernel", _kernel_init, (x.shape[-1], features), jnp.float32)
-        # One matrix of rows: where the gradient contracts two axes, XLA on CPUs transposes x in memory before, which is
+        # One matrix of rows: if the gradient contracts two axes, XLA on CPUs first transposes x in memory, which takes
         # a third of a training step.
         rows = x.reshape(-1, x.shape[-1])
-        if kernel.dtype != self.dtype:  # trained: frozen ones are kept in the compute dtype
+        if kernel.dtype != self.dtype:  # trained: frozen kernels are stored in the compute dtype
             kernel = (delay_read(kernel) if self.cast_late else kernel).astype(self.dtype)
-        y = rows @ kernel
-        if self.name in self.config.biased:
-            y = y + self.param("bias", nn.initializers.zeros, (features,), jnp.float32).astype(self.dtype)
-        if self.adapter is not None and self.name in self.adapter.targets:
-            y = self.adapter(self.param, rows, y)
+        biased = self.name in self.config.biased
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32) if biased else None
+        rng = self.make_rng("dropout") if self.has_rng("dropout") else None
+        layer = DenseLayer(self.name, self.param, kernel, bias, rng)
+        y = layer(rows) if self.adapter is None else self.adapter.dense(layer, rows)
         return y.reshape(*x.shape[:-1], features)
 
 
@@ -86,13 +74,13 @@ class FeedForward(nn.Module):
     """Gated (SwiGLU, GeGLU; Shazeer, 2020) or plain feed-forward layer."""
 
     config: ModelConfig
-    adapter: DenseAdapter | None = None
+    adapter: LayerAdapter | None = None
     axes: AxisRules = DEFAULT_RULES
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, L, D]
         config, activation = self.config, _ACTIVATIONS[self.config.activation]
-        # One matrix of rows, as Dense computes it: between two shapes XLA would keep what it could overwrite.
+        # One matrix of rows, as in Dense: between two shapes XLA would keep a buffer that it could overwrite.
         rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
         up = rows(Dense(config, x.dtype, self.adapter, cast_late=True, name="up")(x))
         if config.gated:
@@ -102,7 +90,7 @@ class FeedForward(nn.Module):
             hidden = activation(up)
         hidden = constrain(hidden.reshape(*x.shape[:-1], config.ffn_dim), self.axes, "batch", "length", "ffn")
         y = Dense(config, x.dtype, self.adapter, cast_late=True, name="down")(hidden)
-        if config.remat == "none" or self.adapter is None:  # the products are there anyway, or nothing waits for them
+        if config.remat == "none" or self.adapter is None:  # the products are stored, or nothing waits for them
             return y
-        # Beside adapters the gradient of `hidden` would be formed early, and wait for the products to come again.
+        # With adapters XLA would compute the gradient of `hidden` early and keep it until the products are recomputed.
         return delay_gradient(y, (up, gate) if config.gated else up)

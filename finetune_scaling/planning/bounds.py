@@ -96,7 +96,7 @@ def recomputed_flops(workload: Workload, layout: Layout) -> float:
     model, positions = workload.model, workload.positions
     head = 2.0 * model.vocab_size * model.model_dim
     scores = attention_flops_per_token(model, positions)
-    layers = forward_flops_per_token(model, positions) - head
+    layers = forward_flops_per_token(model, positions, workload.tuning.adapter) - head
     recomputed = {"none": 0.0, "dots": scores, "full": layers, "offload": layers}
     return workload.batch * positions * recomputed[layout.remat]
 

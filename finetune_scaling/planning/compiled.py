@@ -115,7 +115,10 @@ def _training(workload: Workload, layout: Layout, sharding: ModelSharding) -> Tr
     batch = _batch(workload.batch, workload.length, sharding)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated())
     placed = _placed(state, state_shardings(workload, sharding))
-    return _lower(step, placed, _placed(frozen, sharding.parameters(frozen)), batch, rate, result=placed)
+    arguments = [placed, _placed(frozen, sharding.parameters(frozen)), batch, rate]
+    if workload.tuning.uses_dropout:
+        arguments.append(jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=sharding.replicated()))
+    return _lower(step, *arguments, result=placed)
 
 
 def _evaluation(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:

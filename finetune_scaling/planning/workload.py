@@ -50,7 +50,7 @@ class Workload:
     @property
     def positions(self) -> int:
         """Return the positions per row, including the soft prompt."""
-        return self.length + self.tuning.prefix_length
+        return self.length + self.tuning.prompt_length
 
 
 def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:

@@ -88,7 +88,7 @@ def _continuation(
     model: TunedModel, run_config: RunConfig, texts: list[str], longest: int
 ) -> tuple[Task, SequenceFormat]:
     """Going on with a text as a task, which cuts no text: DataError where one and what is to come do not fit."""
-    room = model.config.max_length - model.tuning.prefix_length - longest - 1  # a mode token
+    room = model.config.max_length - model.tuning.prompt_length - longest - 1  # a mode token
     lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
     if max(lengths) > room:
         place = lengths.index(max(lengths))
@@ -125,7 +125,7 @@ def _fits(part: Part, asked: Languages) -> bool:
 
 def _check_room(model: TunedModel, form: SequenceFormat, decoding: DecodingConfig) -> None:
     longest = decoding.limit(form.max_target_tokens)
-    inputs = model.tuning.prefix_length + form.length - form.max_target_tokens
+    inputs = model.tuning.prompt_length + form.length - form.max_target_tokens
     if inputs + longest > model.config.max_length:
         raise ConfigError(
             f"max_new_tokens = {longest} and inputs of up to {inputs} tokens are more than the model's context, "

@@ -91,7 +91,9 @@ def initialize_model(run_config: RunConfig) -> TunedModel:
     check_length(config, tuning, run_config.sequence.length)
     sharding = make_model_sharding(config, run_config.sharding)
     rng = jax.random.key(run_config.seeds.parameters)
-    trainable, frozen = attach(config, tuning, rng, params, tokens_by_frequency(tokenizer), sharding)
+    text = tuning.initial_text
+    tokens = tokens_by_frequency(tokenizer) if text is None else tokenizer.encode(text)
+    trainable, frozen = attach(config, tuning, rng, params, tokens, sharding)
     return TunedModel(config, tuning, trainable, frozen, tokenizer, metadata, sharding)
 
 
@@ -262,10 +264,10 @@ def with_model_changes(base: ModelConfig, changes: Mapping[str, Any]) -> ModelCo
 
 def check_length(config: ModelConfig, tuning: TuningMethod, length: int) -> None:
     """Raise ConfigError if soft prompt and sequence together are longer than the model's context."""
-    total = length + tuning.prefix_length
+    total = length + tuning.prompt_length
     if total > config.max_length:
         raise ConfigError(
-            f"sequence.length = {length} and a soft prompt of {tuning.prefix_length} make {total} tokens, more than "
+            f"sequence.length = {length} and a soft prompt of {tuning.prompt_length} make {total} tokens, more than "
             f"the model's context, max_length = {config.max_length}. Fix: shorten one of them"
         )
 

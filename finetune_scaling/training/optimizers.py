@@ -6,13 +6,16 @@ or shape of the schedule share one program.
 
 import dataclasses
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import jax
 import optax
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.trees import Tree, path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,8 @@ class OptimizerConfig:
 
     parameter_scale (Adafactor): multiply each update by the root mean square of its parameter, at least 1e-3;
     a scanned stack of layers counts as one parameter. clip_norm: limit of the gradient's global norm.
+    learning_rate_multipliers: (regular expression, factor) pairs; the first expression that matches a parameter's whole
+    name multiplies its learning rate, before those of the method.
     """
 
     name: Literal["adafactor", "adamw"] = "adafactor"
@@ -29,6 +34,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
+    learning_rate_multipliers: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.name == "adafactor" and (self.b1, self.b2) != (0.9, 0.999):
@@ -44,6 +50,17 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"optimizer.{name} = {getattr(self, name)} must be at least 0 and below 1")
+        for pattern, factor in self.learning_rate_multipliers:
+            if not 0 <= factor < math.inf:
+                raise ConfigError(
+                    f"optimizer.learning_rate_multipliers: the factor {factor} of {pattern!r} must be at least 0"
+                )
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"optimizer.learning_rate_multipliers: {pattern!r} is not a regular expression: {error}"
+                ) from error
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -54,6 +71,21 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     else:
         rule = optax.chain(optax.scale_by_adam(b1=config.b1, b2=config.b2), optax.scale(-1.0))
     return optax.chain(clip, rule, optax.add_decayed_weights(-config.weight_decay))
+
+
+def learning_rate_factors(multipliers: Sequence[tuple[str, float]], params: Tree) -> Tree:
+    """Return the factor of each leaf's learning rate: the first pair whose expression matches the whole name, or 1.
+
+    Raises ConfigError if an expression matches no leaf.
+    """
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for pattern, _ in multipliers:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ConfigError(
+                f"learning-rate multiplier {pattern!r} matches no trainable parameter; there are: {', '.join(names)}"
+            )
+    factor = lambda name: next((value for pattern, value in multipliers if re.fullmatch(pattern, name)), 1.0)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(lambda path, _: factor(path_name(path)), params)
 
 
 @dataclasses.dataclass(frozen=True)

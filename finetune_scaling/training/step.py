@@ -17,7 +17,7 @@ from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
-from finetune_scaling.training.optimizers import OptimizerConfig, make_optimizer
+from finetune_scaling.training.optimizers import OptimizerConfig, learning_rate_factors, make_optimizer
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import TuningMethod
 from finetune_scaling.tuning.partition import combine
@@ -40,7 +40,8 @@ class StepMetrics(NamedTuple):
     gradient_norm: Array
 
 
-TrainStep = Callable[[State, Tree, Any, Any], tuple[State, StepMetrics]]  # the last: the rate, a float32 scalar
+# (state, frozen, batch, learning rate: float32 scalar[, dropout seed: uint32[2]]) -> state, metrics
+TrainStep = Callable[..., tuple[State, StepMetrics]]
 
 
 def init_state(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelSharding | None = None) -> State:
@@ -79,30 +80,38 @@ def make_train_step(
     accumulation: int = 1,
     axes: AxisRules = DEFAULT_RULES,
 ) -> TrainStep:
-    """Builds step(state, frozen, batch, learning_rate) -> (state, metrics); batches are [B, L] arrays.
+    """Build step(state, frozen, batch, learning_rate, dropout_seed) -> (state, metrics); batches are [B, L] arrays.
 
-    accumulation: parts into which the batch is divided, one after the other, before the one update. On the mesh in
-    context, gradients and new state lie as the rules say; where there is none, everything is on one device.
+    accumulation: number of microbatches whose gradients are summed before the one update. dropout_seed: uint32 [2], the
+    run's seed and the step, if the method uses dropout; else None. Gradients and new state are sharded by `axes` over
+    the mesh in context, if any.
     """
     model = LanguageModel(config, tuning.adapter, axes)
     transformation = make_optimizer(optimizer)
+    multipliers = optimizer.learning_rate_multipliers + tuning.learning_rate_multipliers
 
-    def losses(trainable: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
-        return loss_sum_and_count(model, tuning, combine(trainable, frozen), batch)
+    def losses(trainable: Tree, frozen: Tree, batch: Batch, dropout_rng: Array | None) -> tuple[Array, Array]:
+        return loss_sum_and_count(model, tuning, combine(trainable, frozen), batch, dropout_rng)
 
     gradient = jax.value_and_grad(losses, has_aux=True)
 
-    def step(state: State, frozen: Tree, batch: Batch, learning_rate: Array) -> tuple[State, StepMetrics]:
+    def step(
+        state: State, frozen: Tree, batch: Batch, learning_rate: Array, dropout_seed: Array | None = None
+    ) -> tuple[State, StepMetrics]:
         where = ModelSharding(config, jax.sharding.get_abstract_mesh(), axes)
 
-        def divided_gradient(*inputs: Any) -> Any:
+        def sharded_gradient(*inputs: Any) -> Any:
             totals, gradients = gradient(*inputs)
             return totals, where.constrain(gradients)
 
-        (loss_sum, count), summed = _accumulate(divided_gradient, state.trainable, frozen, batch, accumulation)
+        rng = None if dropout_seed is None else jax.random.fold_in(jax.random.key(dropout_seed[0]), dropout_seed[1])
+        inputs = (state.trainable, frozen, batch, rng)
+        (loss_sum, count), summed = _accumulate(sharded_gradient, *inputs, accumulation)
         mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1.0), summed)
         updates, optimizer_state = transformation.update(mean, state.optimizer, state.trainable)
-        updates = jax.tree.map(lambda leaf: leaf * learning_rate, updates)
+        factors = learning_rate_factors(multipliers, updates)
+        scale = lambda leaf, factor: leaf * (learning_rate if factor == 1 else factor * learning_rate)  # noqa: E731
+        updates = jax.tree.map(scale, updates, factors)
         trainable = where.constrain(optax.apply_updates(state.trainable, updates))
         optimizer_state = where.constrain_optimizer(optimizer_state, trainable)
         return State(trainable, optimizer_state), StepMetrics(loss_sum, count, optax.global_norm(mean))
@@ -110,21 +119,25 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def _accumulate(gradient: Callable, trainable: Tree, frozen: Tree, batch: Batch, parts: int) -> Any:
-    """Sums losses, counts and gradients over `parts` equal pieces of the batch.
+def _accumulate(
+    gradient: Callable, trainable: Tree, frozen: Tree, batch: Batch, dropout_rng: Array | None, count: int
+) -> Any:
+    """Sum losses, counts and gradients over `count` microbatches.
 
-    A piece takes every `parts`-th row, so that each device's rows stay its own.
+    A microbatch takes every `count`-th row, so that no row moves to another device.
     """
-    if parts == 1:
-        return gradient(trainable, frozen, batch)
-    pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
+    if count == 1:
+        return gradient(trainable, frozen, batch, dropout_rng)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1), batch)
+    rngs = None if dropout_rng is None else jax.random.split(dropout_rng, count)
+    microbatches = (rows, rngs)
 
-    def add(total: Any, piece: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(trainable, frozen, piece)), None
+    def add(total: Any, microbatch: tuple[Batch, Array | None]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(trainable, frozen, *microbatch)), None
 
-    shapes = jax.eval_shape(gradient, trainable, frozen, jax.tree.map(lambda leaf: leaf[0], pieces))
+    shapes = jax.eval_shape(gradient, trainable, frozen, *jax.tree.map(lambda leaf: leaf[0], microbatches))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, pieces)[0]
+    return jax.lax.scan(add, zeros, microbatches)[0]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Full-model tuning (FMT): everything trains. Pretraining uses it too."""
+"""Full-model tuning (FMT): every parameter trains. Pretraining uses it too."""
 
 import dataclasses
 

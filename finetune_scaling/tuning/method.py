@@ -1,4 +1,4 @@
-"""What a tuning method is: a declaration that the training step, checkpoints and decoding all read."""
+"""The declaration of a tuning method, which training, checkpoints, decoding, planning and FLOP counts read."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling import configuration
+from finetune_scaling.models.adapters import LayerAdapter
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.models.layers import DenseAdapter
 from finetune_scaling.models.token_layout import SOFT_PROMPT, TokenLayout
+from finetune_scaling.trees import merge
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """What a method trains well with; any config overrides it. Learning rates and batches: arXiv 2402.17193, 3.1."""
+    """Hyperparameters that a method trains well with; any config overrides them."""
 
     learning_rate: float
     batch_size: int
@@ -26,39 +27,63 @@ class Defaults:
 
 @dataclasses.dataclass(frozen=True)
 class TuningMethod:
-    """A method with its settings filled in. Hashable: it keys caches of compiled functions.
+    """A tuning method with its options filled in. Hashable: it keys caches of compiled functions.
 
-    trainable:  regular expression; parameters whose whole name matches train, all others are frozen
-    size:       the PET size that scaling laws see (prompt length, rank); None where the method has none
-    adapter:    extends the model's dense layers with parameters of its own
-    new_params: (rng, the model's config, base parameters, token ids from the commonest on) -> further parameters, to
-                graft on the base's
-    prefix:     parameters -> soft prompt embeddings [P, D] that go before every text
-    prefix_length: P, so that positions and cache sizes are known before there are parameters
+    trainable:     regular expression; parameters whose whole name matches train, all others are frozen
+    size:          the PET size of scaling laws (prompt length, rank, width); None if the method has none
+    adapter:       computation that the method adds to the model's layers (models/adapters.py)
+    new_params:    (rng, model config, parameters, token ids) -> parameters to add or replace
+    initial_text:  a text whose token ids `new_params` receives; None: all token ids, the most frequent first
+    soft_prompt:   parameters -> embeddings [P, D] that precede every text
+    prompt_length: P, which positions and cache sizes need before there are parameters
+    derived:       (model config, parameters) -> parameters computed from trained ones and not stored
+    learning_rate_multipliers: (regular expression, factor) pairs; the first that matches a whole name applies
+    step_flops:    model config -> FLOPs per training step that do not depend on the batch
     """
 
     name: str
     trainable: str
     size: int | None = None
-    adapter: DenseAdapter | None = None
+    adapter: LayerAdapter | None = None
     new_params: Callable[[Array, ModelConfig, Params, Array], Params] | None = None
-    prefix: Callable[[Params], Array] | None = None
-    prefix_length: int = 0
+    initial_text: str | None = None
+    soft_prompt: Callable[[Params], Array] | None = None
+    prompt_length: int = 0
+    derived: Callable[[ModelConfig, Params], Params] | None = None
+    learning_rate_multipliers: tuple[tuple[str, float], ...] = ()
+    step_flops: Callable[[ModelConfig], float] | None = None
 
-    def embed(
-        self, model: LanguageModel, params: Params, tokens: Array, layout: TokenLayout
-    ) -> tuple[Array, TokenLayout]:
-        """Token embeddings with the soft prompt in front: [B, L] -> [B, P + L, D] and where everything stands."""
+    @property
+    def trains_all(self) -> bool:
+        """Whether every parameter of the model trains."""
+        return self.trainable == ".*"
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether a plain model computes the same as the tuned one (tuning/merging.py)."""
+        return self.soft_prompt is None and (self.adapter is None or self.adapter.mergeable)
+
+    @property
+    def uses_dropout(self) -> bool:
+        """Whether the training step needs a dropout key."""
+        return self.adapter is not None and self.adapter.uses_dropout
+
+    def embed(self, model: LanguageModel, params: Params, tokens: Array, layout: TokenLayout) -> tuple[Array, Any]:
+        """Return token embeddings behind the soft prompt, [B, L] -> [B, P + L, D], and their layout."""
         embeddings = model.embed(params, tokens)
-        if self.prefix is None:
+        if self.soft_prompt is None:
             return embeddings, layout
-        return prepend(self.prefix(params), embeddings, layout)
+        return prepend(self.soft_prompt(params), embeddings, layout)
+
+    def model_params(self, config: ModelConfig, params: Params) -> Params:
+        """Return the parameters that the model reads, with those that the method derives from trained ones."""
+        return params if self.derived is None else merge(params, self.derived(config, params))
 
 
 def prepend(prompt: Array, embeddings: Array, layout: TokenLayout) -> tuple[Array, TokenLayout]:
-    """Puts a soft prompt [P, D] before each row of [B, L, D] and moves the rows' positions behind it.
+    """Put a soft prompt [P, D] before each row of [B, L, D] and shift the rows' positions by P.
 
-    Rows may be packed: every segment's positions continue from the one prompt, which all of them see.
+    Rows may be packed: the positions of every segment follow the one prompt, which all segments attend to.
     """
     batch, length = embeddings.shape[0], prompt.shape[0]
     rows = jnp.broadcast_to(prompt.astype(embeddings.dtype), (batch, *prompt.shape))
@@ -67,18 +92,18 @@ def prepend(prompt: Array, embeddings: Array, layout: TokenLayout) -> tuple[Arra
         segments=jnp.full((batch, length), SOFT_PROMPT, jnp.int32),
         prefix=jnp.zeros((batch, length), bool),
     )
-    moved = layout._replace(positions=layout.positions + length)
-    joined = TokenLayout(*(jnp.concatenate(parts, axis=1) for parts in zip(front, moved, strict=True)))
+    shifted = layout._replace(positions=layout.positions + length)
+    joined = TokenLayout(*(jnp.concatenate(pair, axis=1) for pair in zip(front, shifted, strict=True)))
     return jnp.concatenate([rows, embeddings], axis=1), joined
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodSpec:
-    """A tuning method as users name it in configs.
+    """A tuning method as the registry declares it and configs name it.
 
-    options:    a frozen dataclass, the method's fields in a config's `method` block
+    options:    a frozen dataclass, the fields of a config's `method` block
     build:      options -> TuningMethod
-    size_field: the option that is the PET size, varied by studies of the `pet` factor
+    size_field: the option that is the PET size, which studies of the factor `pet` vary
     """
 
     name: str
@@ -89,7 +114,7 @@ class MethodSpec:
 
 
 def configure(methods: Mapping[str, MethodSpec], block: Mapping[str, Any]) -> TuningMethod:
-    """The TuningMethod that a config's `method` block describes; ConfigError for an unknown method or option."""
+    """Return the TuningMethod of a config's `method` block; ConfigError for an unknown method or option."""
     fields = dict(configuration.plain(block))
     method = configuration.choose(methods, fields.pop("name", ""), "method.name")
     return method.build(configuration.build(method.options, fields, "method"))

@@ -1,13 +1,14 @@
-"""Prompt tuning (Lester et al., 2021): trained embeddings before every text, the model itself frozen."""
+"""Prompt tuning (Lester et al., 2021): trained embeddings before every text of a frozen model."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.models.language_model import Params
+from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
 
 Array = jax.Array
@@ -15,37 +16,57 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class PromptOptions:
-    """length in virtual tokens; each starts as the embedding of one of the `frequent` commonest vocabulary items."""
+    """Options of prompt tuning; length: number of virtual tokens.
+
+    initialization: `vocabulary` starts from embeddings of tokens sampled among the `frequent` most frequent ones,
+    `text` from those of `text` (repeated or cut to the length), `random` from a normal distribution of their standard
+    deviation.
+    """
 
     length: int = 100
     frequent: int = 5000
+    initialization: Literal["vocabulary", "text", "random"] = "vocabulary"
+    text: str = ""
 
     def __post_init__(self) -> None:
         if self.length < 0:
             raise ConfigError(f"method.length = {self.length} must not be negative")
         if self.frequent < 1:
             raise ConfigError(f"method.frequent = {self.frequent} must be at least 1")
+        if (self.initialization == "text") != bool(self.text.strip()):
+            raise ConfigError(
+                f"method.text = {self.text!r} does not fit method.initialization = {self.initialization!r}. Fix: give "
+                "both a text and initialization = 'text', or neither"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class SampledVocabulary:
-    """Draws the prompt from the embeddings of the commonest tokens.
+class PromptInitializer:
+    """Creates the soft prompt from embeddings of the model's tokens."""
 
-    Without replacement while the vocabulary lasts, so that no two virtual tokens start equal.
-    """
+    options: PromptOptions
 
-    length: int
-    frequent: int
+    def __call__(self, rng: Array, config: ModelConfig, params: Params, tokens: Array) -> Params:
+        length = self.options.length
+        model = LanguageModel(dataclasses.replace(config, compute_dtype="float32"))
+        if self.options.initialization == "random":
+            table = model.embed(params, jnp.arange(config.vocab_size)[None])[0]
+            return {"prompt": {"embedding": table.std() * jax.random.normal(rng, (length, config.model_dim))}}
+        if self.options.initialization == "text":
+            chosen = jnp.resize(jnp.asarray(tokens), (length,))
+        else:
+            chosen = sample_tokens(rng, tokens, self.options.frequent, length)
+        # As the layers read them: a soft prompt is not scaled again.
+        return {"prompt": {"embedding": model.embed(params, chosen[None])[0]}}
 
-    def __call__(self, rng: Array, config: ModelConfig, base: Params, common_tokens: Array) -> Params:
-        candidates = jnp.asarray(common_tokens)[: self.frequent]
-        tokens = jax.random.choice(rng, candidates, (self.length,), replace=self.length > len(candidates))
-        rows = jnp.asarray(base["embedding"][tokens], jnp.float32)
-        # As the layers read them: a soft prompt comes behind the scaling of embeddings.
-        return {"prompt": {"embedding": rows if config.embedding_scale is None else rows * config.embedding_scale}}
+
+def sample_tokens(rng: Array, tokens: Array, frequent: int, length: int) -> Array:
+    """Return `length` of the first `frequent` tokens, without replacement if there are enough."""
+    candidates = jnp.asarray(tokens)[:frequent]
+    return jax.random.choice(rng, candidates, (length,), replace=length > len(candidates))
 
 
-def _prompt(params: Params) -> Array:
+def _soft_prompt(params: Params) -> Array:
     return params["prompt"]["embedding"]
 
 
@@ -54,9 +75,10 @@ def build(options: PromptOptions) -> TuningMethod:
         name="prompt",
         trainable="prompt/embedding",
         size=options.length,
-        new_params=SampledVocabulary(options.length, options.frequent),
-        prefix=_prompt,
-        prefix_length=options.length,
+        new_params=PromptInitializer(options),
+        initial_text=options.text or None,
+        soft_prompt=_soft_prompt,
+        prompt_length=options.length,
     )
 
 

@@ -11,7 +11,7 @@ from finetune_scaling.decoding.buckets import bucket, groups, rows_for
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.step import compiled_programs
-from finetune_scaling.tuning.lora import merge
+from finetune_scaling.tuning.merging import merge_adapter
 from finetune_scaling.tuning.partition import combine
 
 EOS, NEW, WIDTH = 1, 12, 17
@@ -39,7 +39,7 @@ def full_forward(config, tuning):
 
     def logits(params, tokens, layout):
         hidden, _ = model.forward(params, *tuning.embed(model, params, tokens, layout))
-        return model.unembed(params, hidden[:, tuning.prefix_length :])
+        return model.unembed(params, hidden[:, tuning.prompt_length :])
 
     return jax.jit(logits)
 
@@ -94,7 +94,7 @@ def test_a_prompt_and_an_adapter_change_what_is_written_and_a_merged_one_nothing
     config, tuning, *parts = method(**LORA)
     base = best(write(whole(config, tiny_base), prompts, longest=NEW, **settings))
     adapted = best(write((config, tuning, *parts), prompts, longest=NEW, **settings))
-    merged = whole(config, merge(combine(*parts), tuning.adapter))
+    merged = whole(*merge_adapter(config, tuning, combine(*parts)))
     assert best(write(merged, prompts, longest=NEW, **settings)) == adapted
     assert adapted != base
     assert best(write(method(**PROMPT), prompts, longest=NEW, **settings)) != base

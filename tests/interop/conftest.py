@@ -115,7 +115,7 @@ def ours(tokens) -> Callable[[Path], np.ndarray]:
         layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
         embeddings, layout = model.tuning.embed(language_model, params, tokens, layout)
         hidden, _ = jax.jit(language_model.forward)(params, embeddings, layout)
-        return np.asarray(language_model.unembed(params, hidden[:, model.tuning.prefix_length :]))
+        return np.asarray(language_model.unembed(params, hidden[:, model.tuning.prompt_length :]))
 
     return compute
 

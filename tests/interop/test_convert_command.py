@@ -41,7 +41,7 @@ def test_an_adapter_comes_in_and_goes_out_with_its_base(prompt, base, runs, ours
     assert figures["trainable_parameters"] == 3 * 24
     refused = convert(f"--checkpoint={run}", f"--to-hf={out}")
     assert refused.returncode == 2
-    assert "a soft prompt cannot be merged into a model" in refused.stderr
+    assert "cannot be merged into a model" in refused.stderr
     assert "--to-peft=DIR" in refused.stderr
     went = convert(f"--checkpoint={run}", f"--to-hf={out}", "--no-merge", "--step=0")
     assert went.returncode == 0, went.stderr

@@ -25,7 +25,7 @@ from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.loss import token_losses
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.attach import attach
-from finetune_scaling.tuning.lora import merge
+from finetune_scaling.tuning.merging import merge_adapter
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine, partition
 from finetune_scaling.tuning.registry import METHODS
@@ -191,7 +191,7 @@ def _relative(left: np.ndarray, right: np.ndarray) -> float:
 
 def _merged(model: Model, params: Params, kind: str) -> Any:
     """Another model of theirs, with LoRA in its weights."""
-    tensors = theirs_of(model, by_name(merge(params, LORA.adapter)))
+    tensors = theirs_of(model, by_name(merge_adapter(model.config, LORA, params)[1]))
     other = MADE["make"](kind)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     other.load_state_dict(weights, strict=not model.config.tied_head)

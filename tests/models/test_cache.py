@@ -49,7 +49,7 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
         embeddings, layout = tuning.embed(model, params, tokens, of_tokens)
         whole, _ = model.forward(params, embeddings, layout)
         own = apart(params, tiny_config.layers) if is_apart else params
-        edges = np.cumsum([0, tuning.prefix_length + 5, 1, 3])
+        edges = np.cumsum([0, tuning.prompt_length + 5, 1, 3])
         cache = empty_cache(tiny_config, DEFAULT_RULES, 2, SLOTS - 2, is_apart)
         pieces = []
         for start, end in itertools.pairwise(edges):

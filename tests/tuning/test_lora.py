@@ -1,4 +1,4 @@
-"""LoRA: W x + (alpha / rank) B A x, and the merged model that computes the same without an adapter."""
+"""LoRA against its formula, its options, and the merged model."""
 
 import functools
 
@@ -7,19 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finetune_scaling.models.adapters import DenseLayer
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
-from finetune_scaling.tuning.lora import LoraAdapter, LoraOptions, build, merge
+from finetune_scaling.tuning.lora import LoraAdapter, LoraOptions, build
+from finetune_scaling.tuning.merging import merge_adapter
 from finetune_scaling.tuning.partition import combine
 
 
 def test_the_adapter_is_the_formula():
     rng = np.random.default_rng(0)
     arrays = {"lora_a": rng.normal(size=(6, 2)), "lora_b": rng.normal(size=(2, 5))}
-    x, y = rng.normal(size=(3, 6)), rng.normal(size=(3, 5))
+    x, kernel, bias = rng.normal(size=(3, 6)), rng.normal(size=(6, 5)), rng.normal(size=5)
     parameter = lambda name, *_: jnp.asarray(arrays[name], jnp.float32)  # noqa: E731
-    ours = LoraAdapter(rank=2, scale=4.0, targets=("up",))(parameter, jnp.float32(x), jnp.float32(y))
-    expected = y + 4.0 * x @ arrays["lora_a"] @ arrays["lora_b"]
+    layer = DenseLayer("up", parameter, jnp.float32(kernel), jnp.float32(bias), None)
+    ours = LoraAdapter(rank=2, scale=4.0, targets=("up",)).dense(layer, jnp.float32(x))
+    expected = x @ kernel + bias + 4.0 * x @ arrays["lora_a"] @ arrays["lora_b"]
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
@@ -28,6 +31,8 @@ def test_scale_is_alpha_over_rank(alpha, scale):
     tuning = build(LoraOptions(rank=8, alpha=alpha))
     assert tuning.adapter.scale == scale
     assert tuning.size == 8
+    stabilized = build(LoraOptions(rank=16, alpha=alpha, rank_stabilized=True))
+    assert stabilized.adapter.scale == (4.0 if alpha is None else alpha / 4)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -39,7 +44,7 @@ def hidden(model, params, tokens, layout):
 def test_merged_is_unmerged_and_not_the_base(tiny_config, tiny_base, tuned, targets):
     tuning, trainable, frozen = tuned("lora", rank=3, alpha=6.0, targets=targets)
     params = combine(trainable, frozen)
-    merged = merge(params, tuning.adapter)
+    _, merged = merge_adapter(tiny_config, tuning, params)
     assert jax.tree.structure(merged) == jax.tree.structure(tiny_base)
     tokens = np.random.default_rng(0).integers(tiny_config.vocab_size, size=(2, 9))
     positions = jnp.broadcast_to(jnp.arange(9), tokens.shape)

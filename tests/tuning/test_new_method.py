@@ -1,11 +1,10 @@
-"""A fourth method is one declaration: it trains, checkpoints, decodes and is recorded without a line elsewhere.
+"""A new method is one declaration: it trains, checkpoints, decodes and is recorded without a line elsewhere.
 
-IA3 (Liu et al., 2022) multiplies keys, values and the feed-forward layer's up projection by learned vectors; here the
-norms' scales train with them, so that leaves of the base and new ones are in one rule.
+It scales keys, values and the up projection by learned vectors and trains the norms too, so that parameters of the base
+and new ones match one rule.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import pytest
 
 from finetune_scaling.evaluation.scoring import example_losses
 from finetune_scaling.experiments.run import run
+from finetune_scaling.models.adapters import LayerAdapter
 from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs import run_data
 from finetune_scaling.runs.checkpoints import read_trainable
@@ -28,32 +28,34 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 @dataclasses.dataclass(frozen=True)
-class Ia3Options:
+class GainOptions:
     """start: every element of the vectors, at first."""
 
     start: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Ia3Adapter:
+class GainAdapter(LayerAdapter):
     start: float
-    targets: ClassVar[tuple[str, ...]] = ("key", "value", "up")
 
-    def __call__(self, parameter, x, y):
-        return y * parameter("ia3", jax.nn.initializers.constant(self.start), y.shape[-1:], jnp.float32).astype(y.dtype)
-
-
-def build(options: Ia3Options) -> TuningMethod:
-    return TuningMethod(name="ia3", trainable=r".*/ia3|.*norm/scale", adapter=Ia3Adapter(options.start))
+    def dense(self, layer, x):
+        y = layer(x)
+        if layer.name not in ("key", "value", "up"):
+            return y
+        return y * layer.parameter("gain", jax.nn.initializers.constant(self.start), y.shape[-1:], jnp.float32)
 
 
-IA3 = MethodSpec("ia3", Ia3Options, build, Defaults(learning_rate=0.05, batch_size=8))
+def build(options: GainOptions) -> TuningMethod:
+    return TuningMethod(name="gain", trainable=r".*/gain|.*norm/scale", adapter=GainAdapter(options.start))
+
+
+GAIN = MethodSpec("gain", GainOptions, build, Defaults(learning_rate=0.05, batch_size=8))
 TRAINED = {
     "final_norm/scale",
     "layers/norm/scale",
-    "layers/attention/key/ia3",
-    "layers/attention/value/ia3",
-    "layers/feed_forward/up/ia3",
+    "layers/attention/key/gain",
+    "layers/attention/value/gain",
+    "layers/feed_forward/up/gain",
 }
 
 
@@ -62,14 +64,14 @@ def leaves(tree) -> dict[str, np.ndarray]:
 
 
 def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monkeypatch, tmp_path):
-    monkeypatch.setitem(METHODS, "ia3", IA3)
-    config = tiny_runs.config("full", name="ia3", method={"name": "ia3"}, evaluation={"generate_examples": 5})
+    monkeypatch.setitem(METHODS, "gain", GAIN)
+    config = tiny_runs.config("full", name="gain", method={"name": "gain"}, evaluation={"generate_examples": 5})
     config["schedule"] = {}  # the method's own learning rate
     record = run(config, tmp_path)
 
     base = load_base(tiny_runs.base)
     c = base.config
-    assert record["method"] == "ia3"
+    assert record["method"] == "gain"
     assert record["learning_rate"] == 0.05
     expected = c.layers * (c.model_dim + 2 * c.kv_heads * c.head_dim + c.ffn_dim) + c.model_dim
     assert record["trainable_parameters"] == expected
@@ -78,7 +80,7 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
 
     saved = leaves(read_trainable(tmp_path / "checkpoints" / str(record["best_step"]))[0])
     assert saved.keys() == TRAINED
-    assert all((leaf != 1).any() for name, leaf in saved.items() if name.endswith("ia3"))
+    assert all((leaf != 1).any() for name, leaf in saved.items() if name.endswith("gain"))
 
     found = find_run(tmp_path)
     model, run_config = load_run_checkpoint(found), found.run_config
@@ -98,13 +100,13 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
 
 @pytest.mark.slow
 def test_a_study_takes_it_from_a_config_to_the_laws(tiny_runs, monkeypatch, tmp_path):
-    monkeypatch.setitem(METHODS, "ia3", IA3)
+    monkeypatch.setitem(METHODS, "gain", GAIN)
     config = tiny_runs.config("study")
     grid = {"finetune_examples": (10, 20, 40), "held_out_examples": (40,), "factors": ("model",)}
-    config["tasks"]["translation"]["methods"] = {"ia3": grid, "full": grid}
+    config["tasks"]["translation"]["methods"] = {"gain": grid, "full": grid}
     study = read_study(config)
     assert execute(study, config, tmp_path).done == 12
     write_points(study, tmp_path)
     analysis = fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda line: None)
-    assert analysis.methods == ("full", "ia3")
-    assert "ia3" in (tmp_path / "report" / "report.html").read_text()
+    assert analysis.methods == ("full", "gain")
+    assert "gain" in (tmp_path / "report" / "report.html").read_text()

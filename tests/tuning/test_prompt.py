@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.tuning.prompt import SampledVocabulary
+from finetune_scaling.tuning.prompt import PromptInitializer, PromptOptions
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def drawn(tiny_config, tiny_base):
 
     def tokens(length: int, frequent: int, seed: int = 0, scaled: bool = False) -> list[int]:
         config = dataclasses.replace(tiny_config, scale_embeddings=scaled)
-        make = SampledVocabulary(length, frequent)
+        make = PromptInitializer(PromptOptions(length, frequent))
         prompt = make(jax.random.key(seed), config, tiny_base, np.array([7, 3, 50, 21, 9, 30]))["prompt"]["embedding"]
         table = np.asarray(LanguageModel(config).embed(tiny_base, np.arange(config.vocab_size)[None])[0])
         return [int(np.flatnonzero((table == row).all(axis=1))[0]) for row in np.asarray(prompt)]

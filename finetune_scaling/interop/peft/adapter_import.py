@@ -78,7 +78,7 @@ def import_adapter(request: AdapterImport) -> dict[str, Any]:
 
 def _base_model(base: RunCheckpoint) -> ModelConfig:
     """Return the base's config. Raises CheckpointError where the run holds an adapter itself."""
-    if configure(METHODS, base.metadata["method"]).size is not None:
+    if not configure(METHODS, base.metadata["method"]).trains_all:
         raise CheckpointError(f"{base.path}: holds an adapter, not a model. Fix: give --base=RUN the adapter's base.")
     return configuration.build(ModelConfig, base.metadata["model"], f"{base.path}: model")
 

@@ -14,7 +14,6 @@ from finetune_scaling.runs.checkpoints import read_trainable
 from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 from finetune_scaling.runs.streamed_checkpoint import StreamedCheckpoint
 from finetune_scaling.trees import flatten
-from finetune_scaling.tuning.lora import LoraAdapter, merge
 from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
@@ -42,7 +41,7 @@ class TrainedRun:
     @property
     def trained_model(self) -> bool:
         """Whether the run trained the model itself rather than an adapter."""
-        return self.tuning.size is None
+        return self.tuning.trains_all
 
 
 def read_run(found: RunCheckpoint) -> TrainedRun:
@@ -54,7 +53,7 @@ def read_run(found: RunCheckpoint) -> TrainedRun:
     metadata = found.metadata
     model = configuration.build(ModelConfig, metadata["model"], f"{found.path}: model")
     tuning = configure(METHODS, metadata["method"])
-    if tuning.size is None:
+    if tuning.trains_all:
         return TrainedRun(found, model, tuning, {}, StreamedCheckpoint(found.path))
     base = _base(found, metadata)
     return TrainedRun(found, model, tuning, flatten(read_trainable(found.path)[0]), StreamedCheckpoint(base.path))
@@ -106,23 +105,25 @@ def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> LeafReader:
     read_base, adapter = base_leaves(run), run.tuning.adapter
     if run.trained_model:
         return read_base
-    if not isinstance(adapter, LoraAdapter):
+    if adapter is None or not run.tuning.mergeable:
         raise ConfigError(
-            f"{run.found.directory}: a soft prompt cannot be merged into a model. Fix: export it as an adapter with "
-            "--to-peft=DIR (and its base with --to-hf=DIR --no-merge)."
+            f"{run.found.directory}: method {run.tuning.name!r} cannot be merged into a model. Fix: export it as an "
+            "adapter with --to-peft=DIR (and its base with --to-hf=DIR --no-merge)."
         )
 
     def read(path: str) -> LayerReader:
         folder, _, name = path.rpartition("/")
-        layers = read_base(path)
-        if name != "kernel" or f"{folder}/lora_a" not in run.adapter:
-            return layers
-        a, b = (run.adapter[f"{folder}/{factor}"] for factor in ("lora_a", "lora_b"))
+        added = {leaf.rpartition("/")[2]: value for leaf, value in run.adapter.items() if leaf.startswith(f"{folder}/")}
+        if not added or not folder.startswith("layers/"):
+            return read_base(path)
+        layers = None if name in added else read_base(path)
 
         def merged(layer: int | None) -> np.ndarray:
-            kernel = layers(layer) if keep_dtypes else layers(layer).astype(np.float32)
+            leaves = {leaf: value[layer] for leaf, value in added.items()}
+            if layers is not None:
+                leaves[name] = layers(layer) if keep_dtypes else layers(layer).astype(np.float32)
             with jax.default_matmul_precision("highest"):  # accelerators would round the factors
-                return np.asarray(merge({"kernel": kernel, "lora_a": a[layer], "lora_b": b[layer]}, adapter)["kernel"])
+                return np.asarray(adapter.merge(folder.rpartition("/")[2], leaves)[name])
 
         return merged
 
