@@ -1,9 +1,9 @@
-"""How often the 90 % intervals of `fit` hold the planted truth: the paper's Table 4 on its grid, with its noise.
+"""Coverage of the 90 % intervals of `fit` on synthetic points of the paper's Table 4, on its grid and with its noise.
 
-Each simulation plants one task's points anew (three seeds of normal noise), fits the law as `fit` does, and asks for
-every parameter whether its interval holds the printed value. Prints, per task, method and parameter: the share that
-does (over the simulations that call it identified, and over all), the estimates' bias and standard deviation, how
-often it is called identified; and the mean held-out error by factor beside the error that the noise alone would make.
+Each simulation draws the points of one task (three seeds of normal noise), fits the law as `fit` does, and checks for
+every parameter whether its interval contains the published value. Prints for each task, method and parameter: coverage
+(over the simulations in which it is well determined, and over all), bias and standard deviation of the estimates, how
+often it is well determined; and the mean held-out error by factor next to the error due to noise alone.
 
     python benchmarks/coverage.py --simulations=200
     python benchmarks/coverage.py --tasks=mlsum --methods=prompt --law=multiplicative --json=coverage.json
@@ -33,7 +33,7 @@ NOISE, SEEDS, PADDED = 0.003, 3, 256
 
 
 def main() -> None:
-    """Prints one Markdown table of parameters and one of held-out errors."""
+    """Print one Markdown table of parameters and one of held-out errors."""
     given = arguments()
     how = Resampling(given.bootstrap, given.resamples)
     rows, errors = [], []
@@ -44,14 +44,14 @@ def main() -> None:
             errors += [
                 {"task": task, "method": method, **row} for row in by_factor(fits, given.noise / np.sqrt(given.seeds))
             ]
-            if given.json:  # as far as it is, since all of it takes hours
+            if given.json:  # after every method, since all of them take hours
                 Path(given.json).write_text(json.dumps({"parameters": rows, "errors": errors}, indent=2))
     print_table(rows)
     print_table(errors)
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--simulations", type=int, default=200)
     parser.add_argument("--tasks", default=",".join(synthetic_points.TASKS))
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
 
 
 def simulations(law: Law, task: str, method: str, given: argparse.Namespace, how: Resampling) -> Iterator[JointFit]:
-    """Fits of one law to points planted anew."""
+    """Yield fits of one law to simulated points."""
     started = time.perf_counter()
     for seed in range(given.simulations):
         with TemporaryDirectory() as folder:
@@ -81,17 +81,17 @@ def simulations(law: Law, task: str, method: str, given: argparse.Namespace, how
 
 
 def by_parameter(fits: list[JointFit], task: str, method: str) -> Iterator[dict[str, Any]]:
-    """One row a parameter: coverage, bias and spread of the estimates, how often it is called identified."""
-    for name, truth in printed(task, method).items():
+    """Yield one row per parameter: coverage, bias, standard deviation, and how often it is well determined."""
+    for name, truth in published(task, method).items():
         values = np.array([fit.parameters[name] for fit in fits])
-        identified = np.array([fit.is_well_determined(name) for fit in fits])
-        holds = np.array([held(fit, name, truth) for fit in fits])
+        determined = np.array([fit.is_well_determined(name) for fit in fits])
+        contains = np.array([contains_truth(fit, name, truth) for fit in fits])
         yield {
             "parameter": name,
-            "printed": truth,
-            "coverage": float(holds[identified].mean()) if identified.any() else None,
-            "coverage, all": float(holds.mean()),
-            "identified": float(identified.mean()),
+            "published": truth,
+            "coverage": float(contains[determined].mean()) if determined.any() else None,
+            "coverage, all": float(contains.mean()),
+            "identified": float(determined.mean()),
             "bias": float(values.mean() - truth),
             "standard deviation": float(values.std(ddof=1)),
             "simulations": len(fits),
@@ -99,7 +99,7 @@ def by_parameter(fits: list[JointFit], task: str, method: str) -> Iterator[dict[
 
 
 def by_factor(fits: list[JointFit], noise: float) -> Iterator[dict[str, Any]]:
-    """One row a factor: held-out error over the simulations; noise: standard deviation of a setting's mean."""
+    """Yield one row per factor: held-out error over the simulations; noise: standard deviation of a setting's mean."""
     for factor in fits[0].factors:
         held_out = np.array([fit.errors["held_out"][factor] for fit in fits])
         fitted = np.array([fit.errors["fitted"][factor] for fit in fits])
@@ -112,8 +112,8 @@ def by_factor(fits: list[JointFit], noise: float) -> Iterator[dict[str, Any]]:
         }
 
 
-def printed(task: str, method: str) -> dict[str, float]:
-    """The paper's values under the names of a fit."""
+def published(task: str, method: str) -> dict[str, float]:
+    """Return the published values under the names of a fit."""
     law = synthetic_points.TASKS[task].laws[method]
     named = {"E": law["E"], "beta": law["beta"]}
     for factor, (scale, alpha) in law["factors"].items():
@@ -121,15 +121,15 @@ def printed(task: str, method: str) -> dict[str, float]:
     return named
 
 
-def held(fit: JointFit, name: str, truth: float) -> bool:
-    """Whether the interval holds the truth; a side that does not close holds everything there."""
+def contains_truth(fit: JointFit, name: str, truth: float) -> bool:
+    """Return whether the interval contains the truth; an open side has no bound."""
     interval = fit.interval(name)
     above = interval.low is None or interval.low <= truth
     return above and (interval.high is None or truth <= interval.high)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """A Markdown table."""
+    """Print a Markdown table."""
     print("|", " | ".join(rows[0]), "|")
     print("|" + "---|" * len(rows[0]))
     for row in rows:

@@ -1,12 +1,12 @@
-"""Speed of fits: Chinchilla's law from 4,500 starts beside SciPy in the same run, one law's bootstrap, a whole study.
+"""Speed of fits: Chinchilla's law from 4,500 starts next to SciPy in the same run, one law's bootstrap, a whole study.
 
     python benchmarks/fit_speed.py                        # all three, SciPy over a tenth of the starts, extrapolated
     python benchmarks/fit_speed.py --fraction=1           # SciPy over all starts
-    python benchmarks/fit_speed.py --study                # `fit` and its report on the paper's three tasks, alone
+    python benchmarks/fit_speed.py --study                # `fit` and its report on the paper's three tasks only
 
-Points: 245 read off Chinchilla's figure where FINETUNE_SCALING_DATA names the folder that has them, else as many
-planted by the published law with noise. SciPy's loop is L-BFGS-B from each start, in one process with numerical
-gradients, and in two with analytic ones. Ours is timed after a first call, as from the cache of compiled programs.
+Points: 245 read off Chinchilla's figure where FINETUNE_SCALING_DATA names the folder, else 240
+simulated by the published law with noise. SciPy's loop is L-BFGS-B from each start, in one process with numerical
+gradients, and in two with analytic ones. Ours is timed after a first call, with the program compiled.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from scipy.optimize import minimize
 import synthetic_points
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
-from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.declared import Layout
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.forms.pretraining import CHINCHILLA
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.study_report import fit_study
@@ -36,11 +36,11 @@ Points = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def main() -> None:
-    """Prints one line a fit."""
+    """Print one line per fit."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fraction", type=float, default=0.1, help="of the starts that SciPy runs; 1: all")
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--study", action="store_true", help="time a whole study's fit and report instead")
+    parser.add_argument("--study", action="store_true", help="time a study's fit and report instead")
     given = parser.parse_args()
     if given.study:
         time_study()
@@ -53,15 +53,15 @@ def main() -> None:
         ("analytic, 2 processes", True, 2),
     ):
         seconds, best = time_scipy(points, chosen, analytic, processes)
-        whole = seconds * len(starts) / len(chosen)
+        total = seconds * len(starts) / len(chosen)
         print(
-            f"SciPy, {label}: {whole:.1f} s for {len(starts)} starts, {whole / ours:.1f} x ours; objective {best:.6e}"
+            f"SciPy, {label}: {total:.1f} s for {len(starts)} starts, {total / ours:.1f} x ours; objective {best:.6e}"
         )
     time_bootstrap(given.resamples)
 
 
 def chinchilla_points() -> Points:
-    """(N, D, loss), the largest losses left out as by Besiroglu et al. 2024."""
+    """Return (N, D, loss) without the largest losses, as in Besiroglu et al. 2024."""
     folder = os.environ.get("FINETUNE_SCALING_DATA")
     if folder:
         table = pd.read_csv(Path(folder) / "scaling" / "chinchilla" / "svg_extracted_data.csv")
@@ -75,7 +75,7 @@ def chinchilla_points() -> Points:
 
 
 def time_ours(points: Points, starts: np.ndarray) -> float:
-    """Seconds of the fit from all starts, the least of three after a first."""
+    """Return the seconds of the fit from all starts, the least of three after a first."""
     size, tokens, loss = points
     data = FitPoints({"N": np.log(size), "D": np.log(tokens)}, loss, np.zeros(len(loss), int))
     layout, weights, free = Layout(CHINCHILLA), np.ones((1, len(loss))), np.ones(5, bool)
@@ -90,10 +90,10 @@ def time_ours(points: Points, starts: np.ndarray) -> float:
 
 
 def time_scipy(points: Points, starts: np.ndarray, analytic: bool, processes: int) -> tuple[float, float]:
-    """Seconds of SciPy's loop over the starts, and the best objective."""
+    """Return the seconds of SciPy's loop over the starts, and the best objective."""
     tasks = [(points, start, analytic) for start in starts]
     context = multiprocessing.get_context("spawn")
-    # Each process has one core: with more threads the small products of a fit grow slower.
+    # Each process has one core: more threads slow down the small products of a fit.
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     with context.Pool(processes) as pool:
         pool.map(_scipy_fit, tasks[:processes])  # the processes have started
@@ -124,7 +124,7 @@ def _scipy_fit(task: tuple[Points, np.ndarray, bool]) -> float:
 
 
 def time_study() -> None:
-    """Seconds, memory and page of `fit` with its defaults on the paper's three tasks, planted with three seeds."""
+    """Print time and memory of `fit` with its defaults on synthetic points of three tasks with three seeds."""
     with TemporaryDirectory() as folder:
         rows = synthetic_points.rows(0.003, 3, tasks=tuple(synthetic_points.TASKS))
         points, out = synthetic_points.write(Path(folder) / "points.csv", rows), Path(folder) / "report"
@@ -137,7 +137,7 @@ def time_study() -> None:
 
 
 def time_bootstrap(resamples: int) -> None:
-    """Seconds of one law's fit to one task and method with so many resamples, after a first fit."""
+    """Print the seconds of one law's fit to one task and method with that many replicates, after a first fit."""
     with TemporaryDirectory() as folder:
         rows = synthetic_points.rows(0.003, 3, methods=("lora",))
         settings = read_points(synthetic_points.write(Path(folder) / "points.csv", rows)).settings

@@ -1,12 +1,12 @@
-"""Fits laws to published finetuning curves of 30 public language models on three data sets, beside published fits.
+"""Compare fits of published finetuning curves of 30 public language models on three data sets with published fits.
 
     FINETUNE_SCALING_DATA=DIR python benchmarks/published_curves.py [--out=FILE.json]
 
 DIR/scaling/finetune30 holds the losses of Lin et al. 2024 (arXiv 2402.02314) after 0, 200, ... 1,638,400 examples, and
 the root mean squares of log prediction - log loss of their own fits over the 14 numbers of examples above zero. Each
 curve is fitted by the rectified and by the vanilla law, and each model family, from 12,800 examples on, by the
-multiplicative joint law, whose exponents are told only where it describes the family. Prints a JSON record; exits with
-1 where a figure misses its bound.
+multiplicative joint law, whose exponents are reported only where it describes the family. Prints a JSON record; exits
+with 1 where a number misses its bound.
 """
 
 import argparse
@@ -21,32 +21,31 @@ import pandas as pd
 
 from finetune_scaling.analysis.model_selection import LawScore, Selection, select_law
 from finetune_scaling.files import write_json_atomically
+from finetune_scaling.laws.fitting.fitted_law import DESCRIBES, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, multistart_fit, predictions
-from finetune_scaling.laws.fitting.joint_fit import DESCRIBES
-from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
+from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.forms.power import VANILLA
-from finetune_scaling.laws.forms.rectified import RECTIFIED
+from finetune_scaling.laws.forms.power import RECTIFIED, VANILLA
 
 DATA_VARIABLE = "FINETUNE_SCALING_DATA"
 DATA_SETS = ("flan", "gigaword", "wmt19")
-# Squares of log residuals, as the published errors are: no deviation here reaches so far.
+# Least squares of log residuals, as the published errors are: no residual here is as large as delta.
 LEAST_SQUARES = FitSettings(huber_delta=10.0, residual="log")
-# As laws are fitted elsewhere here, but relative: what one curve misses weighs little in a family.
+# The usual Huber loss, on log residuals: the misfit of one curve has little weight in a family.
 HUBER = FitSettings(residual="log")
 RECTIFIED_MEAN = 0.0077  # published: 0.00797
 WORSE_THAN_PUBLISHED = 1.05
 POWER_PHASE = 12_800  # examples, from which on curves have left the flat phase
 FEWEST_SIZES = 3  # models of a family for a joint law
-# Exponents (alpha, beta) that a careful fit finds, to .01, and families that the law must be refused for.
+# Reference exponents (alpha, beta), to .01, and families that the law does not describe.
 GIGAWORD = {"BART": (0.31, 0.14), "Switch Transformer": (0.04, 0.11), "LaMini": (0.20, 0.20), "OPT": (0.42, 0.21)}
-REFUSED_ON_WMT19 = ("OPT", "T5", "GPT2", "Cerebras")  # English-only models that translate into Chinese
+UNDESCRIBED_ON_WMT19 = ("OPT", "T5", "GPT2", "Cerebras")  # English-only models that translate into Chinese
 SIZES = 14  # numbers of examples of a curve
 
 
 def read_curves(folder: Path) -> pd.DataFrame:
-    """One row a data set, model and number of examples above zero: data, model, family, size, examples, loss."""
+    """Return one row per data set, model and number of examples above zero."""
     tables = []
     for data in DATA_SETS:
         wide = pd.read_csv(folder / f"{data}.csv")
@@ -57,14 +56,14 @@ def read_curves(folder: Path) -> pd.DataFrame:
 
 
 def read_published(folder: Path) -> pd.Series:
-    """The published errors of the rectified law by (data, model)."""
+    """Return the published errors of the rectified law by (data, model)."""
     table = pd.read_csv(folder / "published_rmsd.csv")
     return table.assign(data=table["dataset"].str.lower()).set_index(["data", "model"])["our_rmsd_under_log"]
 
 
 def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
-    """The law fitted to every curve; by (data, model): misfit over all its points, and left_out, the mean absolute
-    error of log loss at each number of examples by the law fitted without it.
+    """Fit the law to every curve; return by (data, model) the misfit over all its points, and left_out, the mean
+    absolute error of log loss at each number of examples by the law fitted without it.
     """
     layout, found = Layout(law), {}
     starts, free = layout.starts(), np.ones(len(layout.names), bool)
@@ -81,7 +80,7 @@ def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
 
 
 def selection(fits: dict[Law, pd.DataFrame]) -> Selection:
-    """Which law the curves prefer; the curves are the levels that two laws are compared on."""
+    """Select between laws; the curves are the levels on which two laws are compared."""
     return select_law(
         [
             LawScore(
@@ -90,7 +89,7 @@ def selection(fits: dict[Law, pd.DataFrame]) -> Selection:
                 left_out=table["left_out"].to_numpy(),
                 held_out=None,
                 held_out_replicates=None,
-                # AIC of normal errors, of curves with a scale each; the laws have as many parameters.
+                # AIC of normal errors with one scale per curve; the laws have equally many parameters.
                 criterion=float(SIZES * 2 * np.log(table["misfit"]).sum() + 2 * len(law.parameters) * len(table)),
                 describes=bool(table["misfit"].mean() <= DESCRIBES),
             )
@@ -100,7 +99,7 @@ def selection(fits: dict[Law, pd.DataFrame]) -> Selection:
 
 
 def fit_families(curves: pd.DataFrame) -> list[dict[str, Any]]:
-    """The multiplicative law fitted to every data set and family of several sizes, with intervals, or its refusal."""
+    """Fit the multiplicative law to every data set and family of several sizes."""
     records = []
     rows = curves[curves["examples"] >= POWER_PHASE]
     for (data, family), own in rows.groupby(["data", "family"]):
@@ -112,7 +111,7 @@ def fit_families(curves: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def summary(rectified: pd.DataFrame, vanilla: pd.DataFrame, published: pd.Series) -> dict[str, Any]:
-    """Means over curves, how ours stand beside the published ones, and which law is preferred."""
+    """Return means over curves, the ratio of our errors to the published ones, and which law is preferred."""
     ratio = rectified["misfit"] / published.reindex(rectified.index)
     chosen = selection({RECTIFIED: rectified, VANILLA: vanilla})
     return {
@@ -129,29 +128,33 @@ def summary(rectified: pd.DataFrame, vanilla: pd.DataFrame, published: pd.Series
 
 
 def misses(found: dict[str, Any]) -> list[str]:
-    """Which figures miss their bounds, in words."""
-    said = []
+    """Return which numbers miss their bounds, in words."""
+    problems = []
     if found["rectified_mean"] > RECTIFIED_MEAN:
-        said.append(f"the rectified law's mean error {found['rectified_mean']:.5f} is above {RECTIFIED_MEAN}")
+        problems.append(f"the rectified law's mean error {found['rectified_mean']:.5f} is above {RECTIFIED_MEAN}")
     if found["preferred"] != RECTIFIED.name:
-        said.append(f"the rectified law is not preferred: {found['verdict']}")
+        problems.append(f"the rectified law is not preferred: {found['verdict']}")
     if not found["worst_ratio_to_published"] <= WORSE_THAN_PUBLISHED:
-        said.append(f"{found['worst_curve']}: {found['worst_ratio_to_published']:.3f} times its published error")
-    return said + _family_misses({(r["data"], r["family"]): r for r in found["families"]})
+        problems.append(f"{found['worst_curve']}: {found['worst_ratio_to_published']:.3f} times its published error")
+    return problems + _family_misses({(r["data"], r["family"]): r for r in found["families"]})
 
 
 def _family_misses(records: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    said = []
+    problems = []
     for family, expected in GIGAWORD.items():
         record = records["gigaword", family]
-        told = [record[name]["value"] if record["describes"] else None for name in ("alpha", "beta")]
-        if None in told or not np.allclose(np.array(told, float), expected, atol=0.01):
-            said.append(f"gigaword, {family}: exponents {told} instead of {expected}")
-    refusals = {family: records["wmt19", family]["describes"] for family in REFUSED_ON_WMT19}
-    return said + [f"wmt19, {family}: the joint law is not refused" for family, told in refusals.items() if told]
+        exponents = [record[name]["value"] if record["describes"] else None for name in ("alpha", "beta")]
+        if None in exponents or not np.allclose(np.array(exponents, float), expected, atol=0.01):
+            problems.append(f"gigaword, {family}: exponents {exponents} instead of {expected}")
+    described = {family: records["wmt19", family]["describes"] for family in UNDESCRIBED_ON_WMT19}
+    return problems + [
+        f"wmt19, {family}: the joint law should not describe the points"
+        for family, describes in described.items()
+        if describes
+    ]
 
 
-def _record(fitted: LawFit) -> dict[str, Any]:
+def _record(fitted: FittedLaw) -> dict[str, Any]:
     record: dict[str, Any] = {"describes": fitted.describes, "misfit": fitted.misfit}
     for name in ("alpha", "beta") if fitted.describes else ():
         interval = fitted.interval(name)
@@ -160,7 +163,7 @@ def _record(fitted: LawFit) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Fits all and prints the record."""
+    """Fit all curves and print the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="JSON file for the record, each curve's errors included")
     options = parser.parse_args()
@@ -175,10 +178,10 @@ def main() -> None:
         errors = {"rectified": rectified["misfit"], "vanilla": vanilla["misfit"], "published": published}
         table = pd.DataFrame(errors).reset_index()
         write_json_atomically(options.out, {**record, "errors": table.to_dict("records")})
-    if said := misses(record):
-        sys.exit("error: " + "; ".join(said))
+    if problems := misses(record):
+        sys.exit("error: " + "; ".join(problems))
 
 
 if __name__ == "__main__":
-    np.seterr(all="ignore")  # starts far off overflow, and are dropped
+    np.seterr(all="ignore")  # distant starts overflow and are dropped
     main()

@@ -7,54 +7,45 @@ fitted.recommend(40e3, budget="1e20flop").chosen
 fitted.recommend(40e3, next_runs=3).next_runs
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.analysis.joint_fits import JointFits, ordered
+from finetune_scaling.analysis.joint_fits import JointFits, fit_joint_laws
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
-from finetune_scaling.laws.fitting.joint_fit import JointFit, Skipped
-from finetune_scaling.laws.fitting.two_stage import fit_joint
-from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable, read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 from finetune_scaling.recommendation.advice import Advice
 from finetune_scaling.recommendation.advisor import advise
 from finetune_scaling.recommendation.question import Question, choose_task, make_question
-from finetune_scaling.tuning.registry import METHODS
 
-if TYPE_CHECKING:  # matplotlib takes longer to import than laws
+if TYPE_CHECKING:  # matplotlib takes longer to import than the laws
     from finetune_scaling.report.plots import ReportFigure
 
 __all__ = ["Fitted", "Prediction", "fit", "read_points"]
 
-LAWS = (MULTIPLICATIVE, ADDITIVE)
-
 
 @dataclass(frozen=True)
 class Prediction:
-    """Loss in nats per token by the fit, and its 90 % interval over the bootstrap draws [R]."""
+    """Predicted loss in nats per token, its 90 % interval, and the predictions [R] of the bootstrap replicates."""
 
     loss: float
     interval: Interval
-    draws: np.ndarray
+    replicates: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fitted(JointFits):
-    """Laws fitted to a table's points: (task, method, law) -> fit; skipped: what could not be fitted, and why."""
+    """The multiplicative and the additive law, fitted to every method of some tasks."""
 
-    table: PointsTable
     tasks: tuple[str, ...]
-    fits: Mapping[tuple[str, str, str], JointFit]
-    skipped: tuple[Skipped, ...]
-    settings: FitSettings
 
     def predict(
         self,
@@ -65,11 +56,11 @@ class Fitted(JointFits):
         task: str | None = None,
         law: str = MULTIPLICATIVE.name,
     ) -> Prediction:
-        """The loss of a method at a factor's value x after finetuning on `examples` examples.
+        """Return the predicted loss of a method at a factor's value x after finetuning on `examples` examples.
 
-        task: may be left out where there is one. Raises ConfigError on an unknown task, method or factor and on numbers
-        that are not above zero, DataError where the points did not suffice to fit it, or where it does not describe
-        them.
+        task: optional where only one task was fitted. Raises ConfigError on an unknown task, method or factor and on
+        numbers that are not positive, DataError where the points do not suffice to fit the law, or where it does not
+        describe them.
         """
         for name, value in (("x", x), ("examples", examples)):
             if not 0 < value < float("inf"):
@@ -83,23 +74,23 @@ class Fitted(JointFits):
             raise DataError(f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'})")
         choose({f: f for f in own.factors}, factor, "factor")
         if not own.describes:
-            raise DataError(f"{task}, {method}: no loss is told by the {law} law, since {own.why_undescribed}")
-        draws = own.predict_replicates(factor, x, examples)
-        return Prediction(float(own.predict(factor, x, examples)), percentile_interval(draws), draws)
+            raise DataError(f"{task}, {method}: no prediction by the {law} law, since {own.why_undescribed}")
+        replicates = own.predict_loss_replicates(factor, x, examples)
+        loss = float(own.predict_loss(factor, x, examples))
+        return Prediction(loss, percentile_interval(replicates), replicates)
 
     @property
     def parameters(self) -> pd.DataFrame:
-        """One row a fitted parameter: its value and 90 % interval, and whether the points identify it, or why not."""
+        """One row per parameter: estimate, 90 % interval, and whether the points determine it well, or why not."""
         from finetune_scaling.report.tables import laws_table
 
         return laws_table(self)[[*("task", "method", "law", "parameter", "value", "low", "high", "identified", "why")]]
 
     def figure(self, task: str | None = None) -> "ReportFigure":
-        """Loss against finetuning examples, a panel for each model size: measured, and by the multiplicative law.
+        """Draw loss against finetuning examples, measured and by the multiplicative law, a panel per model size.
 
-        A method that the law does not describe has no curve. task: may be left out where there is one. A matplotlib
-        figure, which a notebook shows in place. Raises ConfigError on an unknown task, DataError where it was measured
-        at no model size.
+        A method that the law does not describe has no curve. task: optional where only one task was fitted. Returns a
+        matplotlib figure. Raises ConfigError on an unknown task, DataError where no model size was varied.
         """
         import matplotlib as mpl
 
@@ -120,7 +111,7 @@ class Fitted(JointFits):
         return self.recommend_to(make_question(examples, budget, **options), choose_task(self.tasks, task))
 
     def recommend_to(self, question: Question, task: str) -> Advice:
-        """The same, of a question that is made already and a task that is fitted."""
+        """Return the advice on a question for a task that was fitted."""
         return advise(self.table, self.fits, self.skipped, task, question)
 
 
@@ -131,20 +122,16 @@ def fit(
     resampling: Resampling | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Fitted:
-    """Fits the multiplicative and the additive law to every method of the tasks (None: all). ConfigError on others."""
-    settings, say = settings or FitSettings(), progress or (lambda text: None)
+    """Fit the multiplicative and the additive law to every method of the tasks (None: all).
+
+    Raises ConfigError on an unknown task.
+    """
     chosen = table.tasks if tasks is None else tuple(choose_task(table.tasks, task) for task in tasks)
-    rows = table.settings[table.settings["task"].isin(chosen)]
-    sizes = rows[~rows["held_out"]].groupby(["task", "method"]).size()
-    pad_to = padded_size(int(sizes.max()) if len(sizes) else 1)
-    fits, skipped = {}, []
-    for task in chosen:
-        for method in ordered(rows.loc[rows["task"] == task, "method"], METHODS):
-            own = rows[(rows["task"] == task) & (rows["method"] == method)]
-            for law in LAWS:
-                say(f"{task}, {method}: fitting the {law.name} law")
-                staged, remarks = fit_joint(law, own, settings, pad_to, resampling)
-                skipped += remarks
-                if staged is not None:
-                    fits[task, method, law.name] = staged
-    return Fitted(table, chosen, fits, tuple(skipped), settings)
+    joint = fit_joint_laws(
+        table,
+        settings or FitSettings(),
+        tasks=chosen,
+        resampling=resampling,
+        progress=progress or (lambda text: None),
+    )
+    return Fitted(**vars(joint), tasks=chosen)

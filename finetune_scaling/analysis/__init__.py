@@ -1,1 +1,1 @@
-"""What the fitted laws and the points say: best methods, critical sizes, claims, correlations."""
+"""Conclusions from fitted laws and points: best methods, critical sizes, claims, correlations."""

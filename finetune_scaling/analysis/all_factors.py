@@ -1,31 +1,30 @@
-"""One law over all factors at once, where the points carry every run's whole condition."""
+"""Fits of one law over all factors, where the points have the complete condition of every run."""
 
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
-from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
+from finetune_scaling.laws.fitting.one_stage import fit_law
+from finetune_scaling.laws.forms.joint import ALL_FACTORS
 from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
 COLUMNS = {"N": "parameters", "T": "pretrain_tokens", "P": "pet_size", "D": "finetune_examples"}
 EXPONENTS = {"N": "alphaN", "T": "alphaT", "P": "alphaP", "D": "beta"}
-FEWEST_LEVELS = (
-    3  # of a factor, to leave one out; with two, the laws over one factor call its exponent unidentified too
-)
+FEWEST_LEVELS = 3  # of a factor, to leave one out, as for the joint laws
 
 
 def fit_all_factors(
     settings_of_points: pd.DataFrame, settings: FitSettings, resampling: Resampling | None, pad_to: int
-) -> dict[tuple[str, str], LawFit]:
-    """(task, method) -> the law over all factors, for those with as many settings as it has parameters.
+) -> dict[tuple[str, str], FittedLaw]:
+    """Return the fit of every (task, method) that has as many settings as the law has parameters.
 
-    settings_of_points: PointsTable.settings. A setting that serves several factors counts once; a factor that has one
-    value, or that a method has none of (full tuning has no PET size), keeps the exponent zero. Empty where the points
-    lack the columns parameters and pretrain_tokens.
+    settings_of_points: PointsTable.settings. A setting shared by several factors counts once; a factor with one value,
+    or without any (full tuning has no PET size), keeps the exponent zero. Empty where the points lack the columns
+    parameters and pretrain_tokens.
     """
     if not {"parameters", "pretrain_tokens"} <= set(settings_of_points):
         return {}
@@ -37,15 +36,15 @@ def fit_all_factors(
         parameters = len(ALL_FACTORS.parameters) - len(fixed)
         if len(usable) >= parameters and "beta" not in fixed and len(fixed) < len(EXPONENTS) - 1:
             loss, how = usable["loss"].to_numpy(float), resampling
-            if how is not None and how.kind == "seeds":  # the law sees means over seeds alone
+            if how is not None and how.kind == "seeds":  # the law is fitted to means over seeds
                 how = replace(how, kind="settings")
             fitted = fit_law(ALL_FACTORS, factors, loss, settings, how, fixed=fixed, pad_to=pad_to)
-            found[task, method] = replace(fitted, reasons=few_levels(factors))
+            found[task, method] = replace(fitted, reasons={**fitted.reasons, **few_levels(factors)})
     return found
 
 
 def few_levels(factors: dict[str, np.ndarray]) -> dict[str, str]:
-    """Exponents of factors with two values, with E and A, which move with them: name -> why they cannot be told."""
+    """Return why exponents of factors with two values, and E and A with them, are poorly determined, by name."""
     counts = {name: len(np.unique(values)) for name, values in factors.items()}
     few = {name: count for name, count in counts.items() if 1 < count < FEWEST_LEVELS}
     reasons = {
@@ -56,7 +55,7 @@ def few_levels(factors: dict[str, np.ndarray]) -> dict[str, str]:
 
 
 def conditions(rows: pd.DataFrame) -> pd.DataFrame:
-    """Settings of the laws' factors, each once, with a whole condition; rows: PointsTable.settings of one method."""
+    """Return distinct settings of the laws' factors with a complete condition; rows: settings of one method."""
     own = rows[rows["factor"].isin(FACTORS)].copy()
     own["pet_size"] = own["pet_size"].fillna(1.0).clip(lower=1.0) if "pet_size" in own else 1.0
     columns = list(COLUMNS.values())
@@ -65,5 +64,5 @@ def conditions(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def factors_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The law's factors [P] of such settings."""
+    """Return the law's factors [P] of such settings."""
     return {name: rows[column].to_numpy(float) for name, column in COLUMNS.items()}

@@ -1,7 +1,7 @@
-"""From a table of points to everything that the report says: laws, errors, critical sizes, best methods and claims."""
+"""The complete analysis of a table of points: laws, errors, critical sizes, best methods and claims."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -15,43 +15,39 @@ from finetune_scaling.analysis.correlation import Correlation, correlations
 from finetune_scaling.analysis.critical_sizes import CriticalSize, critical_sizes
 from finetune_scaling.analysis.curve_fits import CurveFit, fit_curves
 from finetune_scaling.analysis.forgetting import ScoreChange, score_changes
-from finetune_scaling.analysis.joint_fits import JointFits, main_law, ordered
+from finetune_scaling.analysis.joint_fits import (
+    JOINT_LAWS,
+    JointFits,
+    Progress,
+    by_method,
+    fit_joint_laws,
+    padded_points,
+)
 from finetune_scaling.analysis.metric_laws import MetricFinding, metric_findings
 from finetune_scaling.analysis.model_selection import Selection, select_joint_law
 from finetune_scaling.analysis.pretraining import PretrainingFit, fit_pretraining
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
-from finetune_scaling.laws.fitting.joint_fit import JointFit, Skipped
-from finetune_scaling.laws.fitting.one_stage import LawFit
-from finetune_scaling.laws.fitting.two_stage import fit_joint
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-from finetune_scaling.tuning.registry import METHODS
 
-JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
-SHARED_FACTORS = ("model", "pretrain")  # whose values mean the same for every method
-Progress = Callable[[str], None]
+SHARED_FACTORS = ("model", "pretrain")  # their values mean the same for every method, unlike PET sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Analysis(JointFits):
-    """All results of one points file.
+    """All results of one table of points.
 
-    fits: (task, method, law) -> fit; selections: (task, method) -> which law the points prefer; all_factors: (task,
-    method) -> one law over all factors at once, where the points carry them.
+    size: which parameters count as model size; selections, all_factors: by (task, method); facts: what study.json says.
     """
 
-    table: PointsTable
-    settings: FitSettings
     size: str
-    fits: dict[tuple[str, str, str], JointFit]
     singles: list[CurveFit]
-    skipped: list[Skipped]
     selections: dict[tuple[str, str], Selection]
-    all_factors: dict[tuple[str, str], LawFit]
+    all_factors: dict[tuple[str, str], FittedLaw]
     critical: list[CriticalSize]
     regions: list[BestMethodMap]
     claims: list[Claim]
@@ -73,54 +69,41 @@ def analyse(
     profile: bool = False,
     bases: pd.DataFrame | None = None,
 ) -> Analysis:
-    """Fits every law to every task and method and draws the conclusions; DataError where nothing could be fitted.
+    """Fit every law to every task and method and draw the conclusions.
 
-    laws: joint laws of X and D; resampling: how the bootstrap is drawn; profile: whether to profile every parameter;
-    bases: of read_bases, whose pretraining is fitted too.
+    laws: joint laws of X and D; profile: whether to profile every parameter; bases: table of read_bases, whose
+    pretraining laws are fitted too. Raises DataError where nothing could be fitted.
     """
-    rows = table.settings
-    pad_to = padded_size(int(rows[~rows["held_out"]].groupby(["task", "method"]).size().max()))
-    fit_one = functools.partial(fit_joint, settings=settings, pad_to=pad_to, resampling=resampling, profile=profile)
-    fits, skipped = _fit_joint(table, laws, fit_one, progress)
-    if not fits:
-        reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in skipped)
+    facts, rows = facts or {}, table.settings
+    joint = fit_joint_laws(table, settings, laws=laws, resampling=resampling, profile=profile, progress=progress)
+    if not joint.fits:
+        reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in joint.skipped)
         raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
-    singles = [s for pair in _pairs(table) for s in fit_curves(_of_pair(table, *pair), settings)]
+    singles = [fit for _, _, own in by_method(rows) for fit in fit_curves(own, settings)]
     progress(f"single laws: {len(singles)} fitted")
-    selections = {pair: select_joint_law(_laws_of(fits, *pair)) for pair in _pairs(table) if _laws_of(fits, *pair)}
-    together = fit_all_factors(rows, settings, resampling, pad_to)
-    progress(f"all factors at once: {len(together)} fitted")
-    methods = ordered(rows["method"].unique(), METHODS)
-    critical = [c for task in table.tasks for c in _critical_of(table, fits, task, methods)]
+    all_factors = fit_all_factors(rows, settings, resampling, padded_points(rows))
+    progress(f"laws of all factors: {len(all_factors)} fitted")
+    critical = [size for task in table.tasks for size in _critical_sizes(joint, task)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
-    regions = [r for task in table.tasks for r in _regions_of(table, fits, task, methods)]
-    claims = check_claims(fits, rows, table.tasks, methods)
-    related = correlations(table, progress)
-    forgotten = score_changes(table, (facts or {}).get("evaluator_baselines", {}))
-    pretrained = [] if bases is None else fit_pretraining(bases)
-    scored = metric_findings(table, functools.partial(_main_metric, table, facts or {}), progress)
     return Analysis(
-        table=table,
-        settings=settings,
+        **vars(joint),
         size=size,
-        fits=fits,
         singles=singles,
-        skipped=skipped,
-        selections=selections,
-        all_factors=together,
+        selections=_selections(joint),
+        all_factors=all_factors,
         critical=critical,
-        regions=regions,
-        claims=claims,
-        correlations=related,
-        forgetting=forgotten,
-        pretraining=pretrained,
-        metric_laws=scored,
-        facts=facts or {},
+        regions=[found for task in table.tasks for found in _best_method_maps(joint, task)],
+        claims=check_claims(joint.fits, rows, table.tasks, joint.methods),
+        correlations=correlations(table, progress),
+        forgetting=score_changes(table, facts.get("evaluator_baselines", {})),
+        pretraining=[] if bases is None else fit_pretraining(bases),
+        metric_laws=metric_findings(table, functools.partial(_main_metric, table, facts), progress),
+        facts=facts,
     )
 
 
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
-    """Per method of a task, the setting with the best test score (the main metric's, or else the least loss)."""
+    """Return, for each method of a task, the setting with the best score of the main metric, or else the least loss."""
     rows = analysis.rows(task)
     metric = main_metric(analysis, task)
     if metric is None:
@@ -130,7 +113,7 @@ def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
 
 
 def main_metric(analysis: Analysis, task: str) -> str | None:
-    """The metric that the study names for a task, or else its first; None where the task has no scores."""
+    """Return the metric that the study names for a task, or else its first; None where the task has no scores."""
     return _main_metric(analysis.table, analysis.facts, task)
 
 
@@ -142,75 +125,47 @@ def _main_metric(table: PointsTable, facts: Mapping[str, Any], task: str) -> str
 
 
 def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:
-    """Where two methods or more were measured: per model size and number of examples, the one with the least loss.
+    """Return the method with the least loss at every model size and dataset size that several methods share.
 
-    Columns x, finetune_examples, method, loss, runner_up, gap (runner-up's loss minus the best, above zero).
+    Columns x, finetune_examples, method, loss, runner_up, gap (the runner-up's loss minus the best, above zero).
     """
     rows = analysis.rows(task, factor="model")
     found = []
-    for (x, examples), cell in rows.groupby(["x", "finetune_examples"]):
-        cell = cell.sort_values("loss")
-        if len(cell) > 1 and cell["loss"].iloc[0] < cell["loss"].iloc[1]:  # of equal ones none is the best
-            best, second = cell.iloc[0], cell.iloc[1]
+    for (x, examples), own in rows.groupby(["x", "finetune_examples"]):
+        own = own.sort_values("loss")
+        if len(own) > 1 and own["loss"].iloc[0] < own["loss"].iloc[1]:  # equal losses have no best
+            best, second = own.iloc[0], own.iloc[1]
             found.append((x, examples, best["method"], best["loss"], second["method"], second["loss"] - best["loss"]))
     return pd.DataFrame(found, columns=["x", "finetune_examples", "method", "loss", "runner_up", "gap"])
 
 
-def _pairs(table: PointsTable) -> Iterator[tuple[str, str]]:
-    for task in table.tasks:
-        methods = table.settings.loc[table.settings["task"] == task, "method"].unique()
-        yield from ((task, method) for method in ordered(methods, METHODS))
+def _selections(joint: JointFits) -> dict[tuple[str, str], Selection]:
+    found = {}
+    for task, method, _ in by_method(joint.table.settings):
+        fits = {law: joint.fits[task, method, law] for law in joint.laws if (task, method, law) in joint.fits}
+        if fits:
+            found[task, method] = select_joint_law(fits)
+    return found
 
 
-def _fit_joint(
-    table: PointsTable, laws: Sequence[Law], fit_one: Callable[..., Any], progress: Progress
-) -> tuple[dict[tuple[str, str, str], JointFit], list[Skipped]]:
-    fits, skipped = {}, []
-    for law in laws:
-        for task, method in _pairs(table):
-            staged, remarks = fit_one(law, _of_pair(table, task, method))
-            skipped += remarks
-            if staged is not None:
-                fits[task, method, law.name] = staged
-                progress(f"{law.name}, {task}, {method}: objective {staged.objective['stage_2']:.4g}")
-    return fits, skipped
-
-
-def _of_pair(table: PointsTable, task: str, method: str) -> pd.DataFrame:
-    return table.settings[(table.settings["task"] == task) & (table.settings["method"] == method)]
-
-
-def _laws_of(fits: Mapping[tuple[str, str, str], JointFit], task: str, method: str) -> dict[str, JointFit]:
-    return {law: fit for (t, m, law), fit in fits.items() if (t, m) == (task, method)}
-
-
-def _critical_of(
-    table: PointsTable, fits: Mapping[tuple[str, str, str], JointFit], task: str, methods: tuple[str, ...]
-) -> Iterator[CriticalSize]:
-    """All pairs of methods over model and pretraining size; PET sizes of two methods are no common scale."""
-    rows = table.settings[table.settings["task"] == task]
-    for law in dict.fromkeys(name for _, _, name in fits):
-        own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
+def _critical_sizes(joint: JointFits, task: str) -> Iterator[CriticalSize]:
+    """Yield the crossings of all pairs of methods over model and pretraining size."""
+    for law in joint.laws:
+        fits = joint.of(task, law)
         for factor in SHARED_FACTORS:
-            part = rows[rows["factor"] == factor]
-            for pair in combinations([m for m in own if factor in own[m].factors], 2):
-                sizes = [part[part["method"] == m] for m in pair]
-                shared = sorted(set(sizes[0]["x"]) & set(sizes[1]["x"]))
+            for pair in combinations([m for m in fits if factor in fits[m].factors], 2):
+                first, second = (joint.rows(task, method, factor) for method in pair)
+                shared = sorted(set(first["x"]) & set(second["x"]))
                 measured = {
-                    m: (float(s["finetune_examples"].min()), float(s["finetune_examples"].max()))
-                    for m, s in zip(pair, sizes, strict=True)
+                    method: (float(own["finetune_examples"].min()), float(own["finetune_examples"].max()))
+                    for method, own in zip(pair, (first, second), strict=True)
                 }
-                yield from critical_sizes(own, pair, factor, shared, measured)
+                yield from critical_sizes(fits, pair, factor, shared, measured)
 
 
-def _regions_of(
-    table: PointsTable, fits: Mapping[tuple[str, str, str], JointFit], task: str, methods: tuple[str, ...]
-) -> Iterator[BestMethodMap]:
-    """Maps of the main law over model and pretraining size; PET sizes of two methods are no common scale."""
-    rows = table.settings[table.settings["task"] == task]
-    law = main_law(fits)
-    own = {m: fits[task, m, law] for m in methods if (task, m, law) in fits}
+def _best_method_maps(joint: JointFits, task: str) -> Iterator[BestMethodMap]:
+    """Yield the maps of the main law over model and pretraining size."""
     for factor in SHARED_FACTORS:
-        found = best_method_map(own, factor, rows[rows["factor"] == factor])
+        found = best_method_map(joint.of(task, joint.main_law), factor, joint.rows(task, factor=factor))
         if found is not None:
             yield found

@@ -31,17 +31,17 @@ from finetune_scaling.laws.uncertainty.jackknife import (
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 PET_METHODS = ("prompt", "lora")
 FLAT_EXPONENT = 0.01
-CONFIDENCE = 0.95  # one-sided, as a 90 % two-sided margin is
+CONFIDENCE = 0.95  # one-sided, corresponding to a two-sided 90 % interval
 Fits = Mapping[tuple[str, str, str], JointFit]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison: where, and the difference that must be above zero.
+    """One difference that a claim says is above zero, and its verdict with the reason.
 
-    low, high: its 90 % interval over the bootstrap; probability: share of the draws in which it is above zero; margin:
-    its 90 % leave-out margin; verdict, and why it is so; draws [R]: the difference by every draw. All numbers are None
-    where there is nothing to compare.
+    where: what is compared; low, high: 90 % bootstrap interval; probability: share of replicates in which it is above
+    zero; margin: half-width of the 90 % jackknife interval; replicates [R]: the difference in every replicate.
+    All numbers are None where there is nothing to compare.
     """
 
     where: str
@@ -57,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """One finding of the paper with its cells."""
+    """One finding of the paper with its comparisons."""
 
     name: str
     sentence: str
@@ -65,39 +65,39 @@ class Claim:
 
     @property
     def replicates(self) -> list[np.ndarray]:
-        """The draws of every cell that could be compared."""
-        return [cell.replicates for cell in self.comparisons if cell.replicates is not None]
+        """The replicates of every comparison that has them."""
+        return [c.replicates for c in self.comparisons if c.replicates is not None]
 
     @property
     def probability(self) -> float | None:
-        """The share of draws in which all compared cells hold together; None where nothing could be compared."""
+        """The share of replicates in which all differences are above zero; None where nothing could be compared."""
         if not self.replicates:
             return None
-        return float(np.mean(np.all([draws > 0 for draws in self.replicates], axis=0)))
+        return float(np.mean(np.all([values > 0 for values in self.replicates], axis=0)))
 
     @property
     def verdict(self) -> str:
-        """The verdict over all cells."""
-        verdicts = [cell.verdict for cell in self.comparisons]
+        """The verdict over all comparisons."""
+        verdicts = [comparison.verdict for comparison in self.comparisons]
         if NOT_SUPPORTED in verdicts:
             return NOT_SUPPORTED
-        sure = self.probability is not None and self.probability >= CONFIDENCE
-        return SUPPORTED if sure and all(v == SUPPORTED for v in verdicts) else INCONCLUSIVE
+        certain = self.probability is not None and self.probability >= CONFIDENCE
+        return SUPPORTED if certain and all(v == SUPPORTED for v in verdicts) else INCONCLUSIVE
 
     @property
     def tally(self) -> str:
-        """How many cells say what, in words."""
-        verdicts = [cell.verdict for cell in self.comparisons]
+        """How many comparisons have which verdict, in words."""
+        verdicts = [comparison.verdict for comparison in self.comparisons]
         if len(set(verdicts)) < 2:
-            return "in the only cell" if len(verdicts) == 1 else f"in all {len(verdicts)} cells"
+            return "in the only comparison" if len(verdicts) == 1 else f"in all {len(verdicts)} comparisons"
         parts = [f"{v} in {verdicts.count(v)}" for v in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts]
-        return f"{', '.join(parts)} of {len(verdicts)} cells"
+        return f"{', '.join(parts)} of {len(verdicts)} comparisons"
 
 
 def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> list[Claim]:
-    """Checks every finding.
+    """Check every finding.
 
-    fits: (task, method, law) -> fit; settings: PointsTable.settings; methods: those present.
+    fits: (task, method, law) -> fit; settings: PointsTable.settings; methods: those in the table.
     """
     pet = [m for m in PET_METHODS if m in methods] or list(PET_METHODS)
     both = list(product(tasks, methods))
@@ -138,43 +138,43 @@ def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], metho
 
 
 def judge(
-    where: str, difference: float, spread: JackknifeEstimate, draws: np.ndarray, reservation: str = ""
+    where: str, difference: float, jackknife: JackknifeEstimate, replicates: np.ndarray, obstacle: str = ""
 ) -> Comparison:
-    """The rule of this module for one difference that must be above zero, and its draws [R].
+    """Apply the rule of this module to one difference and its replicates [R].
 
-    reservation: why nothing can be told whatever the numbers say, so that none is; empty where there is no such reason.
+    obstacle: why the comparison is inconclusive whatever the numbers say, which are then omitted; empty if none.
     """
-    if reservation:
-        return _absent(where, reservation)
-    share, interval = float(np.mean(draws > 0)), percentile_interval(draws)
-    margin = None if spread.standard_error is None else spread.half_width()
+    if obstacle:
+        return _inconclusive(where, obstacle)
+    share, interval = float(np.mean(replicates > 0)), percentile_interval(replicates)
+    margin = None if jackknife.standard_error is None else jackknife.half_width()
     verdict, why = _verdict(difference, share, margin)
-    why = why or f"no second opinion by leaving out: {spread.reason}"
-    return Comparison(where, verdict, why, difference, interval.low, interval.high, share, margin, draws)
+    why = why or f"no jackknife interval: {jackknife.reason}"
+    return Comparison(where, verdict, why, difference, interval.low, interval.high, share, margin, replicates)
 
 
 def _verdict(difference: float, share: float, margin: float | None) -> tuple[str, str]:
-    """The verdict and its reason, which is empty where there is no second opinion."""
+    """Return the verdict and its reason, which is empty where there is no jackknife interval."""
     if 1 - CONFIDENCE < share < CONFIDENCE:
-        return INCONCLUSIVE, f"the resamples do not agree on the sign of the difference {difference:+.3g}"
+        return INCONCLUSIVE, f"the bootstrap replicates disagree on the sign of the difference {difference:+.3g}"
     if margin is None:
         return INCONCLUSIVE, ""
     if abs(difference) <= margin:
-        return INCONCLUSIVE, f"the difference {difference:+.3g} is within its leave-out margin of {margin:.2g}"
+        return INCONCLUSIVE, f"the difference {difference:+.3g} is within its jackknife half-width of {margin:.2g}"
     if (difference > 0) != (share >= CONFIDENCE):
-        return INCONCLUSIVE, f"the resamples contradict the sign of the difference {difference:+.3g}"
-    why = f"the difference {difference:+.3g} exceeds its leave-out margin of {margin:.2g}, and the resamples agree"
+        return INCONCLUSIVE, f"the bootstrap contradicts the sign of the difference {difference:+.3g}"
+    why = f"the difference {difference:+.3g} exceeds its jackknife half-width of {margin:.2g}, and the bootstrap agrees"
     return (SUPPORTED if share >= CONFIDENCE else NOT_SUPPORTED), why
 
 
 def _unfitted(fits: Fits, method: str) -> str:
-    """Why there is no multiplicative law of a method: not asked for at all, or its points do not suffice."""
+    """Return why a method has no multiplicative law: not requested, or too few points."""
     if fits and not any(law == "multiplicative" for _, _, law in fits):
-        return "the multiplicative law was not asked for"
+        return "the multiplicative law was not requested"
     return f"no law could be fitted to {method}"
 
 
-def _absent(where: str, why: str) -> Comparison:
+def _inconclusive(where: str, why: str) -> Comparison:
     return Comparison(where, INCONCLUSIVE, why)
 
 
@@ -182,22 +182,24 @@ def _parameters_comparison(fits: Fits, task: str, method: str, left: str, right:
     where = f"{task}, {method}: {left} > {right}"
     fit = fits.get((task, method, "multiplicative"))
     if fit is None:
-        return _absent(where, _unfitted(fits, method))
+        return _inconclusive(where, _unfitted(fits, method))
     for name in (left, right):
         if name not in fit.parameters:
-            return _absent(where, f"no points to fit for the factor {name.partition('_')[2]}")
-    drawn = fit.replicate_parameters
+            return _inconclusive(where, f"no points to fit for the factor {name.partition('_')[2]}")
+    replicates = fit.replicate_parameters
     difference = fit.parameters[left] - fit.parameters[right]
-    return judge(where, difference, fit.jackknife(left, right), drawn[left] - drawn[right], fit.why_undescribed)
+    return judge(
+        where, difference, fit.jackknife(left, right), replicates[left] - replicates[right], fit.why_undescribed
+    )
 
 
 def _flat_comparison(fits: Fits, task: str, method: str) -> Comparison:
     where = f"{task}, {method}: |alpha_pet| < {FLAT_EXPONENT}"
     fit = fits.get((task, method, "multiplicative"))
     if fit is None:
-        return _absent(where, _unfitted(fits, method))
+        return _inconclusive(where, _unfitted(fits, method))
     if "alpha_pet" not in fit.parameters:
-        return _absent(where, "no points to fit for the factor pet")
+        return _inconclusive(where, "no points to fit for the factor pet")
     difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), fit.replicate_parameters["alpha_pet"]
     return judge(where, difference, fit.jackknife("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), fit.why_undescribed)
 
@@ -207,7 +209,7 @@ def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison
     found = [fits.get((task, method, "multiplicative")) for method in (left, right)]
     for method, fit in zip((left, right), found, strict=True):
         if fit is None:
-            return _absent(where, _unfitted(fits, method))
+            return _inconclusive(where, _unfitted(fits, method))
     first, second = (fit for fit in found if fit is not None)
     drawn = [fit.replicate_parameters["beta"] for fit in (first, second)]
     return judge(
@@ -220,14 +222,11 @@ def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison
 
 
 @dataclass(frozen=True)
-class _Gaps:
-    """Of the held-out points [P] of one method: how much further the additive law is from them than the multiplicative.
-
-    gaps [P], by the draws [R, P]; x, examples [P].
-    """
+class _ErrorGaps:
+    """Additive minus multiplicative absolute error [P] on held-out points of one method, and by replicate [R, P]."""
 
     gaps: np.ndarray
-    drawn: np.ndarray
+    replicates: np.ndarray
     x: np.ndarray
     examples: np.ndarray
 
@@ -237,23 +236,23 @@ def _law_comparison(fits: Fits, settings: pd.DataFrame, task: str, factor: str, 
     found = [*_deviation_gaps(fits, settings, task, factor, methods)]
     count = sum(len(one.gaps) for one in found)
     if count < 3:
-        return _absent(where, f"{count} held-out points to compare on; at least 3 are needed")
+        return _inconclusive(where, f"{count} held-out points to compare on; at least 3 are needed")
     gaps, x, examples = (np.concatenate([getattr(one, name) for one in found]) for name in ("gaps", "x", "examples"))
-    # Points of one model or one number of examples share bases, data and fits, so they are left out together.
+    # Points of one model or one dataset size share base models, data and fits, so they are left out together.
     labels = [label for label in (x, examples) if len(np.unique(label)) > 1]
     if not labels:
-        return _absent(where, "the held-out points have one factor value and one number of examples")
+        return _inconclusive(where, "the held-out points have one factor value and one number of examples")
     weights, levels = leave_out_weights(labels)
     left_out = jackknife_estimate(weights @ gaps / weights.sum(axis=1), levels)
-    drawn = np.concatenate([one.drawn for one in found], axis=1)
-    # A draw has other laws and, as the held-out points were drawn once too, other held-out points.
+    drawn = np.concatenate([one.replicates for one in found], axis=1)
+    # A replicate has other laws and, since the held-out points are a sample too, other held-out points.
     chosen = np.random.default_rng(0).integers(count, size=drawn.shape)
     return judge(where, float(gaps.mean()), left_out, np.take_along_axis(drawn, chosen, axis=1).mean(axis=1))
 
 
 def _deviation_gaps(
     fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]
-) -> Iterator[_Gaps]:
+) -> Iterator[_ErrorGaps]:
     for method in methods:
         pair = [fits.get((task, method, law)) for law in ("multiplicative", "additive")]
         if any(fit is None or factor not in fit.factors for fit in pair):
@@ -262,6 +261,6 @@ def _deviation_gaps(
         chosen = (settings["task"] == task) & (settings["method"] == method) & (settings["factor"] == factor)
         rows = settings[chosen & settings["held_out"]]
         x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
-        near, far = (np.abs(fit.predict(factor, x, examples) - loss) for fit in both)
-        drawn = [np.abs(fit.predict_replicates(factor, x, examples) - loss) for fit in both]
-        yield _Gaps(far - near, drawn[1] - drawn[0], x, examples)
+        multiplicative, additive = (np.abs(fit.predict_loss(factor, x, examples) - loss) for fit in both)
+        drawn = [np.abs(fit.predict_loss_replicates(factor, x, examples) - loss) for fit in both]
+        yield _ErrorGaps(additive - multiplicative, drawn[1] - drawn[0], x, examples)

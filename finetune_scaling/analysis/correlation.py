@@ -8,9 +8,11 @@ TRACKING_THRESHOLD; it does not where the whole interval is below; otherwise, or
 verdict is inconclusive. p-values test r = 0 and are not adjusted for the number of comparisons.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,20 +21,19 @@ from scipy import stats
 from finetune_scaling.analysis.claims import INCONCLUSIVE
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.laws.points.table import PointsTable
+from finetune_scaling.laws.uncertainty.intervals import LEVEL
 
 TRACKS_LOSS, DOES_NOT_TRACK = "tracks", "does not track"
-TRACKING_THRESHOLD = 0.7  # half of the metric's variance is then the loss's
-FEWEST = 5  # settings; with fewer a resample says little, and its intervals cover too seldom
-LEVEL = 0.9
+TRACKING_THRESHOLD = 0.7  # the loss then explains half of the metric's variance
+FEWEST = 5  # settings; with fewer, bootstrap intervals cover too seldom
 RESAMPLES = 2000
 SEED = 0
-
-Pairs = tuple[np.ndarray, np.ndarray]
+UNDEFINED = (stats.ConstantInputWarning, stats.NearConstantInputWarning, stats.DegenerateDataWarning)
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A coefficient of correlation with its 90 % interval and its p-value."""
+    """A correlation coefficient with its 90 % interval and its p-value."""
 
     value: float
     low: float
@@ -44,8 +45,7 @@ class Coefficient:
 class Correlation:
     """One metric against the loss over the settings of one task, method and factor.
 
-    pearson, spearman: None where a cell has fewer settings than FEWEST, or where all of its values are the same; `why`
-    says so.
+    pearson, spearman: None, for the reason in `why`, with fewer settings than FEWEST or constant values.
     """
 
     task: str
@@ -59,7 +59,7 @@ class Correlation:
 
     @property
     def verdict(self) -> str:
-        """By the rule of this module: tracks, does not track, or inconclusive."""
+        """The verdict by the rule of this module: tracks, does not track, or inconclusive."""
         if self.pearson is None:
             return INCONCLUSIVE
         low, high = self.pearson.low, self.pearson.high
@@ -71,48 +71,48 @@ class Correlation:
 
     @property
     def sentence(self) -> str:
-        """The verdict in words, with its figures."""
+        """The verdict in words, with its numbers."""
         if self.pearson is None:
             return f"{self.metric}: {INCONCLUSIVE}: {self.why}"
         values = f"r {self.pearson.value:.3f}, {self.pearson.low:.3f} to {self.pearson.high:.3f}"
         if self.verdict == INCONCLUSIVE:
             return f"{self.metric}: {INCONCLUSIVE} ({values})"
-        return f"{self.metric} {self.verdict} loss ({values})"
+        return f"{self.metric} {self.verdict} the loss ({values})"
 
 
 @dataclass(frozen=True)
 class ProxyVerdict:
-    """Whether a metric may stand in for the loss on a task, over its cells that can be told or not."""
+    """Whether a metric is a proxy for the loss on a task, over all its correlations."""
 
     task: str
     metric: str
-    cells: tuple[Correlation, ...]
+    correlations: tuple[Correlation, ...]
 
     @property
     def verdict(self) -> str:
-        """It does not follow where one cell says so, follows where all of them do, and cannot be told otherwise."""
-        verdicts = {cell.verdict for cell in self.cells}
+        """Does not track where one correlation says so, tracks where all do, inconclusive otherwise."""
+        verdicts = {found.verdict for found in self.correlations}
         if DOES_NOT_TRACK in verdicts:
             return DOES_NOT_TRACK
         return TRACKS_LOSS if verdicts == {TRACKS_LOSS} else INCONCLUSIVE
 
     @property
     def tally(self) -> str:
-        """How many cells say what."""
-        verdicts = [cell.verdict for cell in self.cells]
+        """How many correlations have which verdict."""
+        verdicts = [found.verdict for found in self.correlations]
         parts = [f"{v} in {verdicts.count(v)}" for v in (TRACKS_LOSS, DOES_NOT_TRACK, INCONCLUSIVE) if v in verdicts]
         return f"{', '.join(parts)} of {len(verdicts)}"
 
 
 def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _: None) -> list[Correlation]:
-    """Every metric against the loss in every cell that has values of it, by task, then metric."""
+    """Return the correlation of every metric with the loss per task, method and factor, by task, then metric."""
     found = []
     for task in table.tasks:
-        cells = table.settings[table.settings["task"] == task].groupby(["method", "factor"], sort=False)
+        groups = table.settings[table.settings["task"] == task].groupby(["method", "factor"], sort=False)
         own = [
             correlate(task, method, factor, metric, pair["loss"], pair[metric])
             for metric in table.score_columns
-            for (method, factor), rows in cells
+            for (method, factor), rows in groups
             if len(pair := rows[["loss", metric]].dropna())
         ]
         if own:
@@ -122,15 +122,15 @@ def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _:
 
 
 def proxy_verdicts(found: list[Correlation]) -> Iterator[ProxyVerdict]:
-    """The verdict for each task and metric over its cells."""
-    for (task, metric), cells in groupby(found, key=lambda c: (c.task, c.metric)):
-        yield ProxyVerdict(task, metric, tuple(cells))
+    """Yield the verdict for each task and metric over its correlations."""
+    for (task, metric), own in groupby(found, key=lambda c: (c.task, c.metric)):
+        yield ProxyVerdict(task, metric, tuple(own))
 
 
 def correlate(
     task: str, method: str, factor: str, metric: str, loss: pd.Series | np.ndarray, scores: pd.Series | np.ndarray
 ) -> Correlation:
-    """One cell: loss and scores of its settings, float[N] each."""
+    """Correlate losses and scores [N] of the settings of one task, method and factor."""
     pair = np.asarray(loss, float), np.asarray(scores, float)
     key = (task, method, factor, metric, len(pair[0]))
     if len(pair[0]) < FEWEST:
@@ -140,58 +140,45 @@ def correlate(
             return Correlation(*key, None, None, f"all settings have the same {name}")
     return Correlation(
         *key,
-        _coefficient(pearson, pair, float(stats.pearsonr(*pair).pvalue)),
-        _coefficient(spearman, pair, float(stats.spearmanr(*pair).pvalue)),
+        _coefficient(stats.pearsonr(*pair), bca_interval(pearson, *pair)),
+        _coefficient(stats.spearmanr(*pair), bca_interval(spearman, *pair)),
     )
 
 
-def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r along the last axis, [..., N] -> [...]; NaN where either side is constant."""
-    constant = (np.ptp(x, axis=-1) == 0) | (np.ptp(y, axis=-1) == 0)
-    x, y = (v - v.mean(axis=-1, keepdims=True) for v in (x, y))
-    spread = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    r = (x * y).sum(axis=-1) / np.where(constant, 1, spread)
-    return np.where(constant, np.nan, np.clip(r, -1, 1))
+def pearson(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return Pearson's r along an axis; NaN where either side is constant."""
+    return stats.pearsonr(x, y, axis=axis).statistic
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's rho along the last axis: Pearson's r of the ranks, ties at their mean rank."""
-    return pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
+def spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return Spearman's rho along an axis, Pearson's r of the ranks (spearmanr does not broadcast)."""
+    return pearson(stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis), axis)
 
 
-def bootstrap_record() -> dict[str, float | int | str]:
-    """How the intervals were made."""
-    return {"method": "BCa bootstrap over settings", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED}
+def bca_interval(statistic: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the 90 % BCa bootstrap interval of statistic(x, y) over pairs, a percentile one where BCa is undefined.
 
-
-def _coefficient(statistic: Callable[..., np.ndarray], pair: Pairs, p: float) -> Coefficient:
-    value = float(statistic(*pair))
-    low, high = bca_interval(statistic, pair, value)
-    return Coefficient(value, low, high, p)
-
-
-def bca_interval(statistic: Callable[..., np.ndarray], pair: Pairs, value: float) -> tuple[float, float]:
-    """The 90 % BCa bootstrap interval of statistic(x, y) over N pairs, `value` being that of the pairs themselves.
-
-    Resamples of one point again and again have no correlation and are left out: in a cell of five, one of 600.
+    Replicates without a correlation (one pair repeated) are dropped.
     """
-    count = len(pair[0])
-    chosen = np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
-    drawn = statistic(*(side[chosen] for side in pair))
-    drawn = drawn[np.isfinite(drawn)]
-    share = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
-    bias = stats.norm.ppf(np.clip(share, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
-    shifted = bias + stats.norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    slope = np.maximum(1 - _acceleration(statistic, pair) * shifted, 1e-3)
-    low, high = np.quantile(drawn, stats.norm.cdf(bias + shifted / slope))
+    options: dict[str, Any] = {"paired": True, "vectorized": True, "confidence_level": LEVEL}
+    with warnings.catch_warnings():
+        for category in UNDEFINED:
+            warnings.simplefilter("ignore", category)
+        rng = np.random.default_rng(SEED)
+        found = stats.bootstrap((x, y), statistic, n_resamples=RESAMPLES, method="percentile", rng=rng, **options)
+        found.bootstrap_distribution = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
+        for method in ("BCa", "percentile"):
+            again = stats.bootstrap((x, y), statistic, n_resamples=0, bootstrap_result=found, method=method, **options)
+            low, high = again.confidence_interval
+            if np.isfinite([low, high]).all():
+                break
     return float(low), float(high)
 
 
-def _acceleration(statistic: Callable[..., np.ndarray], pair: Pairs) -> float:
-    """BCa's acceleration, by leaving out one pair at a time."""
-    others = ~np.eye(len(pair[0]), dtype=bool)
-    left_out = statistic(*(np.stack([side[kept] for kept in others]) for side in pair))
-    left_out = left_out[np.isfinite(left_out)]
-    pull = left_out.mean() - left_out
-    scale = (pull**2).sum() ** 1.5
-    return float((pull**3).sum() / (6 * scale)) if scale > 0 else 0.0
+def bootstrap_record() -> dict[str, float | int | str]:
+    """Return the settings of the intervals, as fit.json holds them."""
+    return {"method": "BCa bootstrap over settings", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED}
+
+
+def _coefficient(found: Any, interval: tuple[float, float]) -> Coefficient:
+    return Coefficient(float(found.statistic), *interval, float(found.pvalue))

@@ -1,9 +1,8 @@
-"""Critical finetuning sizes: the numbers of examples at which two methods have equal loss (Zhang et al. 2024, section
-5).
+"""Critical data sizes: numbers of examples at which two methods have equal loss (Zhang et al. 2024, section 5).
 
-In general there is no closed form and there may be no, one or two crossings, so they are searched in log space over a
-stated range, of the fitted laws and of every bootstrap draw of the two; the paper's closed form, right where both laws
-have one E, is given beside them for comparison.
+In general there is no closed form, and there may be zero, one or two crossings, so they are searched in log space over
+a stated range, for the fitted laws and for every pair of bootstrap replicates. The paper's closed form, which is exact
+where both laws have the same E, is reported too.
 """
 
 import math
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_scaling.analysis.crossings import GRID, Crossings, Difference, many_crossings
+from finetune_scaling.analysis.crossings import GRID, Crossings, Difference, find_crossings
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
@@ -25,10 +24,7 @@ OPEN = Interval(None, None)
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """D_c = H * X^gamma, for two multiplicative laws with equal E; H spans decades, so its log is kept.
-
-    log_H_interval, gamma_interval: 90 % over the bootstrap.
-    """
+    """D_c = H * X^gamma for two multiplicative laws with equal E, with 90 % bootstrap intervals of log H and gamma."""
 
     log_H: float
     gamma: float
@@ -47,7 +43,7 @@ class ClosedForm:
         return Interval(*(None if end is None else _exp(end) for end in ends))
 
     def at(self, x: float) -> float:
-        """The critical number of examples at factor value x; infinite or zero where it overflows."""
+        """Return the critical number of examples at factor value x; infinite or zero where it overflows."""
         return _exp(self.log_H + self.gamma * math.log(x))
 
 
@@ -55,18 +51,18 @@ class ClosedForm:
 class Root:
     """One crossing.
 
-    examples: where; below, above: the better method on either side; low, high: 90 % interval over the bootstrap, None
-    where that end falls among draws without this crossing; share: of the draws, those that have it in the search range;
-    leave_out_low, leave_out_high: least and greatest place in the leave-out refits, None where their number of
-    crossings differs; extrapolated: methods not measured up to there.
+    examples: where; below, above: the better method on either side; low, high: 90 % bootstrap interval, None where that
+    end is among replicates without this crossing; share: of the replicates that have it in the search range;
+    jackknife_low, jackknife_high: range over the jackknife refits, None where their number of crossings differs;
+    extrapolated: methods that were not measured at that number of examples.
     """
 
     examples: float
     low: float | None
     high: float | None
     share: float
-    leave_out_low: float | None
-    leave_out_high: float | None
+    jackknife_low: float | None
+    jackknife_high: float | None
     below: str
     above: str
     extrapolated: tuple[str, ...]
@@ -74,10 +70,10 @@ class Root:
 
 @dataclass(frozen=True)
 class CriticalSize:
-    """Crossings of two methods at one factor value; better_everywhere is set where there is none.
+    """Crossings of two methods at one factor value; better_everywhere: the better method where there is no crossing.
 
-    uncrossed_share: of the bootstrap draws, those without any crossing in the search range. why: why neither can be
-    told, in words; empty where they can.
+    uncrossed_share: of the bootstrap replicates without any crossing in the search range; why: the reason, if this is
+    inconclusive.
     """
 
     task: str
@@ -93,7 +89,7 @@ class CriticalSize:
 
 
 def closed_form(first: Mapping[str, float], second: Mapping[str, float]) -> ClosedForm | None:
-    """H and gamma (Zhang et al., 2024) from A, alpha, beta of two multiplicative laws; None where betas are equal.
+    """Return H and gamma (Zhang et al. 2024) from A, alpha, beta of two multiplicative laws; None for equal betas.
 
     H = (A1 / A2)^(1 / (beta1 - beta2)), gamma = (alpha2 - alpha1) / (beta1 - beta2).
     """
@@ -110,9 +106,9 @@ def critical_sizes(
     x_values: Sequence[float],
     measured: Mapping[str, tuple[float, float]],
 ) -> list[CriticalSize]:
-    """Crossings of a pair of methods (of one task and law) at each factor value.
+    """Return the crossings of a pair of methods (of one task and law) at each factor value.
 
-    fits: by method; measured: method -> least and greatest number of examples that it was measured with.
+    fits: by method; measured: method -> least and greatest measured number of examples.
     """
     first, second = fits[pair[0]], fits[pair[1]]
     why = "; ".join(fit.why_undescribed for fit in (first, second) if not fit.describes)
@@ -120,23 +116,23 @@ def critical_sizes(
         law = first.law.name
         return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]
     form = _closed_form_of(first, second, factor) if first.law.name == "multiplicative" else None
-    return [_at(first, second, factor, x, measured, form) for x in x_values]
+    return [_critical_size(first, second, factor, x, measured, form) for x in x_values]
 
 
 def best_regions(
     fits: Mapping[str, JointFit], factor: str, x: float, low: float, high: float
 ) -> list[tuple[str, float, float]]:
-    """Which method has the least predicted loss at x: (method, from, to) in order of the examples, low to high."""
+    """Return the method with the least predicted loss at x in each range of examples, as (method, from, to)."""
     grid = np.geomspace(low, high, GRID)
     methods = [m for m in fits if factor in fits[m].factors]
     if not methods:
         return []
-    best = np.argmin([fits[m].predict(factor, x, grid) for m in methods], axis=0)
+    best = np.argmin([fits[m].predict_loss(factor, x, grid) for m in methods], axis=0)
     edges = [0, *(np.flatnonzero(np.diff(best)) + 1), len(grid)]
     return [(methods[best[a]], float(grid[a]), float(grid[min(b, len(grid) - 1)])) for a, b in pairwise(edges)]
 
 
-def _at(
+def _critical_size(
     first: JointFit,
     second: JointFit,
     factor: str,
@@ -146,27 +142,27 @@ def _at(
 ) -> CriticalSize:
     pair = (first.method, second.method)
     fitted = _difference(first, first.vector[None], second, second.vector[None], factor, x)
-    found = many_crossings(fitted, 1, *SEARCH_RANGE)
+    found = find_crossings(fitted, 1, *SEARCH_RANGE)
     count = len(first.replicates)
-    drawn = _difference(first, first.replicates, second, second.replicates, factor, x)
-    draws = many_crossings(drawn, count, *SEARCH_RANGE)
-    ranges = _leave_out_ranges(first, second, factor, x, len(found.examples))
+    resampled = _difference(first, first.replicates, second, second.replicates, factor, x)
+    crossings = find_crossings(resampled, count, *SEARCH_RANGE)
+    ranges = _jackknife_ranges(first, second, factor, x, len(found.examples))
     roots: list[Root] = []
-    for place, rising, leave_out in zip(found.examples, found.rising, ranges, strict=True):
+    for examples, rising, jackknife in zip(found.examples, found.rising, ranges, strict=True):
         rank = [root.below for root in roots].count(pair[0] if rising else pair[1])
-        interval, share = _interval(drawn, draws, count, float(place), bool(rising), rank)
+        interval, share = _interval(resampled, crossings, count, float(examples), bool(rising), rank)
         below, above = pair if rising else pair[::-1]  # the difference is the first's loss minus the second's
         roots.append(
             Root(
-                examples=float(place),
+                examples=float(examples),
                 low=interval.low,
                 high=interval.high,
                 share=share,
-                leave_out_low=leave_out.low,
-                leave_out_high=leave_out.high,
+                jackknife_low=jackknife.low,
+                jackknife_high=jackknife.high,
                 below=below,
                 above=above,
-                extrapolated=tuple(m for m in pair if not measured[m][0] <= place <= measured[m][1]),
+                extrapolated=tuple(m for m in pair if not measured[m][0] <= examples <= measured[m][1]),
             )
         )
     better = pair[int(fitted(np.zeros(1, int), np.full(1, SEARCH_RANGE[0]))[0] > 0)]
@@ -178,29 +174,29 @@ def _at(
         methods=pair,
         roots=tuple(roots),
         better_everywhere=None if roots else better,
-        uncrossed_share=1 - len(np.unique(draws.pair)) / count,
+        uncrossed_share=1 - len(np.unique(crossings.pair)) / count,
         closed_form=form,
     )
 
 
 def _interval(
-    drawn: Difference, draws: Crossings, count: int, place: float, rising: bool, rank: int
+    difference: Difference, crossings: Crossings, count: int, estimate: float, rising: bool, rank: int
 ) -> tuple[Interval, float]:
-    """The interval of a crossing over the draws, and the share of them that have it.
+    """Return the interval of a crossing over the replicates, and the share of them that have it.
 
-    A draw without this crossing has it beyond the end towards which it has not yet come, as the better method at
-    `place` tells: its crossing is counted at infinity there, so that the quantiles stay quantiles of all draws.
+    A replicate without this crossing counts as plus or minus infinity, on the side that the better method at the
+    estimate indicates, so that the quantiles are those of all replicates.
     """
-    places = draws.kind(count, rising, rank)
-    share = float(np.isfinite(places).mean())
-    not_yet = (drawn(np.arange(count), np.full(count, place)) < 0) == rising
-    return percentile_interval(np.where(np.isfinite(places), places, np.where(not_yet, np.inf, -np.inf))), share
+    examples = crossings.of_direction(count, rising, rank)
+    share = float(np.isfinite(examples).mean())
+    later = (difference(np.arange(count), np.full(count, estimate)) < 0) == rising
+    return percentile_interval(np.where(np.isfinite(examples), examples, np.where(later, np.inf, -np.inf))), share
 
 
 def _difference(
     first: JointFit, first_vectors: np.ndarray, second: JointFit, second_vectors: np.ndarray, factor: str, x: float
 ) -> Difference:
-    """Loss of the first method minus that of the second at x, by pairs of fitted vectors [R, K]."""
+    """Return the loss of the first method minus that of the second at x, for pairs of fitted vectors [R, K]."""
     left, right = (
         factor_parameters(fit.layout.to_natural(vectors), factor)
         for fit, vectors in ((first, first_vectors), (second, second_vectors))
@@ -214,19 +210,19 @@ def _loss(
     return predict(fit.law, {name: values[pair] for name, values in parameters.items()}, {"X": x, "D": examples})
 
 
-def _leave_out_ranges(first: JointFit, second: JointFit, factor: str, x: float, count: int) -> list[Interval]:
-    """For each crossing its least and greatest place when one method is refitted with one level left out."""
-    untold = any(f"alpha_{factor}" in fit.reasons or "beta" in fit.reasons for fit in (first, second))
-    if not count or untold:
+def _jackknife_ranges(first: JointFit, second: JointFit, factor: str, x: float, count: int) -> list[Interval]:
+    """Return the range of each crossing when one method is refitted with one level left out."""
+    unknown = any(f"alpha_{factor}" in fit.reasons or "beta" in fit.reasons for fit in (first, second))
+    if not count or unknown:
         return [OPEN] * count
-    refits = len(first.refits) + len(second.refits)
-    left = np.concatenate([first.refits, np.tile(first.vector, (len(second.refits), 1))])
-    right = np.concatenate([np.tile(second.vector, (len(first.refits), 1)), second.refits])
-    found = many_crossings(_difference(first, left, second, right, factor, x), refits, *SEARCH_RANGE)
+    refits = len(first.jackknife_refits) + len(second.jackknife_refits)
+    left = np.concatenate([first.jackknife_refits, np.tile(first.vector, (len(second.jackknife_refits), 1))])
+    right = np.concatenate([np.tile(second.vector, (len(first.jackknife_refits), 1)), second.jackknife_refits])
+    found = find_crossings(_difference(first, left, second, right, factor, x), refits, *SEARCH_RANGE)
     if (np.bincount(found.pair, minlength=refits) != count).any():
         return [OPEN] * count
-    places = found.examples.reshape(refits, count)
-    return [Interval(float(column.min()), float(column.max())) for column in places.T]
+    examples = found.examples.reshape(refits, count)
+    return [Interval(float(column.min()), float(column.max())) for column in examples.T]
 
 
 def _closed_form_of(first: JointFit, second: JointFit, factor: str) -> ClosedForm | None:
@@ -235,7 +231,7 @@ def _closed_form_of(first: JointFit, second: JointFit, factor: str) -> ClosedFor
         return None
     own = [factor_parameters(fit.replicate_parameters, factor) for fit in (first, second)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        log_h, gamma = (np.nan_to_num(draws, nan=np.inf) for draws in _log_h_and_gamma(*own))
+        log_h, gamma = (np.nan_to_num(values, nan=np.inf) for values in _log_h_and_gamma(*own))
     return ClosedForm(form.log_H, form.gamma, percentile_interval(log_h), percentile_interval(gamma))
 
 

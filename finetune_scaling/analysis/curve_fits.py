@@ -1,67 +1,48 @@
-"""The single law, L = A / D^beta + E, at every value of a factor: curves over the finetuning examples alone."""
+"""Fits of the law L = A / D^beta + E to every curve of one factor value over the number of finetuning examples."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit, predictions
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Layout, predict
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.points.columns import FACTORS
-from finetune_scaling.laws.uncertainty.intervals import Interval, parameter_interval
+from finetune_scaling.laws.uncertainty.intervals import Interval
 
-# Resamples of each curve: a hundred curves share the time of one law's bootstrap.
+# Bootstrap replicates of each curve: a hundred curves take the time of one joint law's bootstrap.
 RESAMPLES = 100
 
 
-@dataclass(frozen=True)
-class CurveFit:
-    """L = A / D^beta + E at one factor value of one task and method.
-
-    parameters, intervals: printed values and their 90 % intervals by name; objective: sum of Huber losses;
-    fitted_error, held_out_error: mean absolute deviations in nats; points: number fitted; replicates [R, K]: refits to
-    drawn points, as in the law's order of parameters.
-    """
+@dataclass(frozen=True, kw_only=True)
+class CurveFit(FittedLaw):
+    """The curve at one factor value of one task and method; errors are mean absolute deviations in nats."""
 
     task: str
     method: str
     factor: str
     x: float
-    parameters: dict[str, float]
-    intervals: dict[str, Interval]
-    objective: float
     fitted_error: float
     held_out_error: float | None
-    points: int
-    replicates: np.ndarray
 
     @property
     def shows_scatter(self) -> bool:
-        """Whether there are more points than parameters: else the points leave no scatter to see, and no interval."""
+        """Whether there are more points than parameters, so that residuals estimate the noise."""
         return self.points > len(self.parameters)
 
     def interval(self, name: str) -> Interval:
-        """A parameter's 90 % interval; open where there is no scatter to see."""
-        return self.intervals[name] if self.shows_scatter else Interval(None, None)
-
-    def predict(self, examples: np.ndarray | float) -> np.ndarray:
-        """Loss after finetuning on `examples` examples."""
-        return predict(SINGLE, self.parameters, {"D": examples})
-
-    def predict_replicates(self, examples: np.ndarray | float) -> np.ndarray:
-        """The same by every draw: examples [...] -> losses [R, ...]."""
-        examples = np.asarray(examples, float)
-        drawn = self.replicates.reshape(-1, *(1,) * examples.ndim, self.replicates.shape[1])
-        return predict(SINGLE, Layout(SINGLE).to_natural(drawn), {"D": examples})
+        """Return a parameter's 90 % interval, open where the points show no scatter."""
+        return super().interval(name) if self.shows_scatter else Interval(None, None)
 
 
 def fit_curves(rows: pd.DataFrame, settings: FitSettings) -> list[CurveFit]:
-    """Fits every factor value that has as many points to fit as the law has parameters.
+    """Fit every curve that has as many points to fit as the law has parameters.
 
-    rows: PointsTable.settings of one task and method. The intervals are of a bootstrap that draws normal residuals of
-    each curve's own scatter, with its points less three as degrees of freedom.
+    rows: PointsTable.settings of one task and method. The bootstrap is parametric: normal residuals with each curve's
+    own variance, whose degrees of freedom are its points less three.
     """
     rows = rows[rows["factor"].isin(FACTORS)]
     curves = rows[~rows["held_out"]].pivot_table(index=["factor", "x"], columns="finetune_examples", values="loss")
@@ -73,14 +54,14 @@ def fit_curves(rows: pd.DataFrame, settings: FitSettings) -> list[CurveFit]:
     points = FitPoints({"D": np.log(curves.columns.to_numpy(float))}, losses[0], np.zeros(losses.shape[1], int))
     free = np.ones(len(layout.names), bool)
     vectors, objectives = multistart_fit(layout, points, weights, layout.starts(), free, settings, losses)
-    draws = _draws(layout, points, weights, losses, vectors, settings)
+    replicates = _replicates(layout, points, weights, losses, vectors, settings)
     return [
-        _single(rows[(rows["factor"] == factor) & (rows["x"] == x)], layout, vectors[i], draws[i], float(objectives[i]))
-        for i, (factor, x) in enumerate(curves.index)
+        _curve_fit(rows[(rows["factor"] == factor) & (rows["x"] == x)], layout, vector, refits, float(objective))
+        for (factor, x), vector, refits, objective in zip(curves.index, vectors, replicates, objectives, strict=True)
     ]
 
 
-def _draws(
+def _replicates(
     layout: Layout,
     points: FitPoints,
     weights: np.ndarray,
@@ -88,35 +69,37 @@ def _draws(
     vectors: np.ndarray,
     settings: FitSettings,
 ) -> np.ndarray:
-    """Refits of every curve to drawn losses: [G, R, K]."""
+    """Return refits [G, R, K] of every curve to simulated losses."""
     predicted = predictions(layout, points, vectors)
     degrees = np.maximum(1, weights.sum(axis=1) - len(layout.names))
     scatter = np.sqrt((weights * (losses - predicted) ** 2).sum(axis=1) / degrees)
     noise = np.random.default_rng(0).normal(size=(len(weights), RESAMPLES, weights.shape[1]))
-    drawn = np.maximum(predicted[:, None] + scatter[:, None, None] * noise, 1e-3)
+    simulated = np.maximum(predicted[:, None] + scatter[:, None, None] * noise, 1e-3)
     weights, starts = (np.repeat(values, RESAMPLES, axis=0) for values in (weights, vectors))
-    free, flat = np.ones(len(layout.names), bool), drawn.reshape(-1, drawn.shape[2])
+    free, flat = np.ones(len(layout.names), bool), simulated.reshape(-1, simulated.shape[2])
     refits, _ = refit_replicates(layout, points, weights, starts, free, settings, float(scatter.max()), flat)
     return refits.reshape(len(vectors), RESAMPLES, -1)
 
 
-def _single(rows: pd.DataFrame, layout: Layout, vector: np.ndarray, draws: np.ndarray, objective: float) -> CurveFit:
-    parameters, natural = layout.to_natural(vector), layout.to_natural(draws)
-    loss, held_out, first = rows["loss"].to_numpy(float), rows["held_out"].to_numpy(bool), rows.iloc[0]
-    deviation = np.abs(predict(SINGLE, parameters, {"D": rows["finetune_examples"]}) - loss)
+def _curve_fit(
+    rows: pd.DataFrame, layout: Layout, vector: np.ndarray, replicates: np.ndarray, objective: float
+) -> CurveFit:
+    examples, loss = rows["finetune_examples"].to_numpy(float), rows["loss"].to_numpy(float)
+    held_out, first = rows["held_out"].to_numpy(bool), rows.iloc[0]
+    predicted = predict(SINGLE, layout.to_natural(vector), {"D": examples})
+    errors = np.abs(predicted - loss)
     return CurveFit(
         task=first["task"],
         method=first["method"],
         factor=first["factor"],
         x=float(first["x"]),
-        parameters=parameters,
-        intervals={
-            p.name: parameter_interval(p, parameters[p.name], natural[p.name], float(loss.min()))
-            for p in SINGLE.parameters
-        },
+        layout=layout,
+        vector=vector,
+        replicates=replicates,
         objective=objective,
-        fitted_error=float(deviation[~held_out].mean()),
-        held_out_error=float(deviation[held_out].mean()) if held_out.any() else None,
+        misfit=float(np.sqrt(np.mean(np.log(predicted / loss)[~held_out] ** 2))),
+        least_response=float(loss.min()),
         points=int((~held_out).sum()),
-        replicates=draws,
+        fitted_error=float(errors[~held_out].mean()),
+        held_out_error=float(errors[held_out].mean()) if held_out.any() else None,
     )

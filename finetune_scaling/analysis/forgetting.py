@@ -1,7 +1,7 @@
-"""What tuning changes outside its task: every evaluator's score of a tuned model minus that of its untuned base.
+"""Forgetting and transfer: each evaluator's score of a tuned model minus its score of the untuned base model.
 
-A column such as pretraining.loss has its twin pretraining.untuned.loss; the change is taken run by run, then averaged
-by task, method, factor and finetuning examples: at each value of the factor, and over all of them.
+A column such as pretraining.loss is paired with pretraining.untuned.loss; the change is computed for each run, then
+averaged by task, method, factor and number of finetuning examples: at each value of the factor, and over all values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """Tuned minus untuned, in the column's unit: mean and range over `runs` runs, and the untuned base's mean.
+    """Tuned minus untuned score: mean and range over `runs` runs, and the mean of the untuned base models.
 
-    x: the factor's value, None for all of them together. lower_is_better: then a rise is what was forgotten.
-    baseline: what copying the source, or a document's first sentence, scores; None where it is not known.
+    x: the factor's value, None for all values together; lower_is_better: whether a rise means forgetting; baseline: the
+    score of copying the source, or a document's first sentence; None where unknown.
     """
 
     task: str
@@ -42,7 +42,7 @@ class ScoreChange:
 
 
 def score_changes(table: PointsTable, baselines: Baselines) -> list[ScoreChange]:
-    """All changes that the table's columns allow; none where no evaluator scored the untuned bases."""
+    """Return all changes that the table's columns allow; none where no evaluator scored the untuned base models."""
     names = {column.name for column in table.evaluations}
     return [
         change
@@ -53,20 +53,20 @@ def score_changes(table: PointsTable, baselines: Baselines) -> list[ScoreChange]
 
 
 def main_factor(found: list[ScoreChange], task: str) -> str | None:
-    """The factor by which a task's changes are shown: model size where it was varied; None where there is no change."""
+    """Return the factor by which a task's changes are shown, model size if it was varied; None without changes."""
     present = {change.factor for change in found if change.task == task}
     return next((factor for factor in FACTORS if factor in present), None)
 
 
 def shown_columns(found: list[ScoreChange], task: str, metric: str | None) -> list[str]:
-    """Of each evaluator the loss and the task's main metric, or else its first metric."""
+    """Return each evaluator's columns of the loss and of the task's main metric, or else of its first metric."""
     metrics: dict[str, dict[str, str]] = {}
     for change in found:
         if change.task == task:
             metrics.setdefault(change.evaluator, {})[change.metric] = change.column
     columns = []
     for own in metrics.values():
-        scores = [name for name in own if not LOSS.fullmatch(name)]  # perplexities say again what the loss says
+        scores = [name for name in own if not LOSS.fullmatch(name)]  # perplexities repeat the loss
         main = metric if metric in own else next(iter(scores), None)
         columns += [own[name] for name in ("loss", main) if name in own]
     return columns
@@ -76,10 +76,10 @@ def _changes(table: PointsTable, column: Column, baselines: Baselines) -> Iterat
     rows = table.runs[table.runs["factor"].isin(FACTORS)].dropna(subset=[column.name, column.untuned_name])
     rows = rows.assign(change=rows[column.name] - rows[column.untuned_name])
     keys = ["task", "method", "factor", "finetune_examples"]
-    for key, cell in rows.groupby(keys, sort=False):
+    for key, own in rows.groupby(keys, sort=False):
         baseline = _baseline(baselines.get(str(key[0]), {}), column)
-        yield _change(key, None, column, cell, baseline)
-        yield from (_change(key, float(str(x)), column, own, baseline) for x, own in cell.groupby("x"))
+        yield _change(key, None, column, own, baseline)
+        yield from (_change(key, float(str(x)), column, rows_at_x, baseline) for x, rows_at_x in own.groupby("x"))
 
 
 def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame, baseline: float | None) -> ScoreChange:
@@ -105,6 +105,6 @@ def _change(key: tuple, x: float | None, column: Column, rows: pd.DataFrame, bas
 
 
 def _baseline(known: Mapping[str, Mapping[str, Mapping[str, float]]], column: Column) -> float | None:
-    """What the first baseline that an evaluator has scores in a column's metric."""
+    """Return the score of an evaluator's first baseline in a column's metric, if any."""
     scores = (own[column.metric] for own in known.get(column.evaluator, {}).values() if column.metric in own)
     return next(scores, None)

@@ -1,25 +1,36 @@
-"""A table of points and the laws that were fitted to it: what pictures and sentences ask of both together."""
+"""Joint laws fitted to every task and method of a table of points."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
-from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
+from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
+from finetune_scaling.laws.fitting.two_stage import fit_joint
+from finetune_scaling.laws.forms.declared import Law
+from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.tuning.registry import METHODS
 
+JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
+Progress = Callable[[str], None]
 
+
+@dataclass(frozen=True, kw_only=True)
 class JointFits:
-    """What a table of points and fits to it, (task, method, law) -> fit, have in common wherever they are kept."""
+    """A table of points and its joint fits, by (task, method, law name); skipped: what could not be fitted, and why."""
 
     table: PointsTable
+    settings: FitSettings
     fits: Mapping[tuple[str, str, str], JointFit]
+    skipped: Sequence[SkippedFit]
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods present, the paper's first and in its order."""
-        return ordered(self.table.settings["method"].unique(), METHODS)
+        """Methods of the table, registered ones first and in their order."""
+        return ordered(self.table.settings["method"], METHODS)
 
     @property
     def laws(self) -> tuple[str, ...]:
@@ -28,32 +39,67 @@ class JointFits:
 
     @property
     def main_law(self) -> str:
-        """The law that pictures and sentences are by: the paper's, or else the first that was fitted."""
-        return main_law(self.fits)
+        """The law that figures and sentences use: the multiplicative one, or else the first that was fitted."""
+        return MULTIPLICATIVE.name if MULTIPLICATIVE.name in self.laws else self.laws[0]
 
     def of(self, task: str, law: str) -> dict[str, JointFit]:
-        """method -> fit, of one task and law."""
+        """Return the fits of one task and law by method."""
         return {m: self.fits[task, m, law] for m in self.methods if (task, m, law) in self.fits}
 
     def of_law(self, law: str) -> list[JointFit]:
-        """All fits of a law."""
+        """Return all fits of a law."""
         return [fit for (_, _, name), fit in self.fits.items() if name == law]
 
     def rows(self, task: str, method: str | None = None, factor: str | None = None) -> pd.DataFrame:
-        """Settings of a task, and of a method and a factor where given."""
+        """Return the settings of a task, and of a method and a factor where given."""
         rows = self.table.settings
         for column, value in (("task", task), ("method", method), ("factor", factor)):
             rows = rows if value is None else rows[rows[column] == value]
         return rows
 
 
-def main_law(fits: Mapping[tuple[str, str, str], JointFit]) -> str:
-    """Of the laws of some fits the multiplicative one, or else the first."""
-    laws = dict.fromkeys(law for _, _, law in fits)
-    return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else next(iter(laws))
+def fit_joint_laws(
+    table: PointsTable,
+    settings: FitSettings,
+    *,
+    tasks: Sequence[str] | None = None,
+    laws: Sequence[Law] = JOINT_LAWS,
+    resampling: Resampling | None = None,
+    profile: bool = False,
+    progress: Progress = lambda text: None,
+) -> JointFits:
+    """Fit joint laws of X and D to every method of the tasks (None: all tasks).
+
+    profile: whether to profile every parameter.
+    """
+    fits, skipped = {}, []
+    rows = table.settings if tasks is None else table.settings[table.settings["task"].isin(tasks)]
+    pad_to = padded_points(rows)
+    for law in laws:
+        for task, method, own in by_method(rows):
+            fit, reasons = fit_joint(law, own, settings, pad_to, resampling, profile)
+            skipped += reasons
+            if fit is not None:
+                fits[task, method, law.name] = fit
+                progress(f"{law.name}, {task}, {method}: objective {fit.objective:.4g}")
+    return JointFits(table=table, settings=settings, fits=fits, skipped=tuple(skipped))
+
+
+def padded_points(rows: pd.DataFrame) -> int:
+    """Return the number of points to which all fits are padded, so that they share compiled programs."""
+    sizes = rows[~rows["held_out"]].groupby(["task", "method"]).size()
+    return padded_size(int(sizes.max()) if len(sizes) else 1)
+
+
+def by_method(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield (task, method, settings), tasks in their order in the table and methods in the order of the registry."""
+    for task in rows["task"].unique():
+        own = rows[rows["task"] == task]
+        for method in ordered(own["method"], METHODS):
+            yield task, method, own[own["method"] == method]
 
 
 def ordered(values: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
-    """Values without repeats, those of `order` first and in its order."""
+    """Return distinct values, those of `order` first and in its order."""
     present = list(dict.fromkeys(values))
     return tuple([v for v in order if v in present] + [v for v in present if v not in order])

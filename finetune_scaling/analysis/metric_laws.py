@@ -1,9 +1,9 @@
-"""How a metric of generated text follows the loss, per task and method: by an exponential, by a sigmoid, or by neither.
+"""Laws of a metric of generated text as a function of the loss, per task and method: exponential, sigmoid or neither.
 
-Each law of laws/metric.py is fitted by least squares to (loss, metric) of the settings, means over seeds, held-out ones
-apart. A law describes a metric where it leaves at most a fifth of the variance (R^2 of at least DESCRIBES). Of two laws
-that do, one is preferred only where its errors on settings left out of the fit, one number of examples at a time, are
-smaller by Wilcoxon's signed-rank test at SIGNIFICANCE; otherwise no law is preferred, and the better one is used.
+Each law of laws/forms/metric.py is fitted by least squares to (loss, metric) of the settings, means over seeds, without
+the held-out ones. A law describes a metric where R^2 is at least DESCRIBES. Of two laws that do, one is preferred only
+where its errors on settings left out of the fit, one dataset size at a time, are smaller by Wilcoxon's signed-rank test
+at SIGNIFICANCE; otherwise no law is preferred, and the one with the smaller error is used.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,28 +13,31 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from finetune_scaling.laws.fitting.fitted_law import WIDE, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
-from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
+from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout, predict
 from finetune_scaling.laws.forms.metric import EXPONENTIAL, SIGMOID
 from finetune_scaling.laws.points.table import PointsTable
-from finetune_scaling.laws.uncertainty.intervals import Interval, half_width, largest_half_width
+from finetune_scaling.laws.uncertainty.intervals import Interval, half_width
 
 METRIC_LAWS = (EXPONENTIAL, SIGMOID)
 DESCRIBES = 0.8
 SIGNIFICANCE = 0.1
 FEWEST = 8  # settings to fit; three parameters then leave five degrees of freedom
-FEWEST_LEVELS = 3  # numbers of examples, to leave one out
+FEWEST_LEVELS = 3  # dataset sizes, to leave one out
 
 
 @dataclass(frozen=True)
 class MetricFit:
-    """One law of a metric. r_squared: share of the fitted settings' variance that it explains; error: root mean square
-    deviation of them; left_out [P]: absolute errors of every setting in the fit that had not seen its number of
-    examples; held_out_error: root mean square on held-out settings, None where there are none.
+    """One law of a metric.
+
+    r_squared: share of the fitted settings' variance that it explains; error: root mean square error on them; left_out
+    [P]: absolute error of every setting in the fit without its dataset size; held_out_error: root mean square error on
+    held-out settings, None where there are none.
     """
 
-    fitted: LawFit
+    fitted: FittedLaw
     r_squared: float
     error: float
     left_out: np.ndarray
@@ -47,26 +50,24 @@ class MetricFit:
 
     @property
     def describes(self) -> bool:
-        """Whether the metric follows the loss by this law."""
+        """Whether the law describes the metric."""
         return self.r_squared >= DESCRIBES
 
     def interval(self, name: str) -> Interval:
-        """The 90 % bootstrap interval of a parameter."""
+        """Return the 90 % bootstrap interval of a parameter."""
         return self.fitted.interval(name)
 
     def why_poorly_determined(self, name: str) -> str:
-        """Why the settings do not hold a parameter, in words; empty where they do."""
+        """Return why the settings determine a parameter poorly; empty where they determine it well."""
         if not self.describes:
             return "the law does not describe this metric"
-        interval = self.interval(name)
-        parameter = next(p for p in self.law.parameters if p.name == name)
-        wide = half_width(parameter, interval) > largest_half_width(parameter, self.fitted.parameters[name])
-        return "its interval is wide" if wide else ""
+        width = half_width(self.fitted.parameter(name), self.interval(name))
+        return WIDE if width > self.fitted.largest_half_width(name) else ""
 
 
 @dataclass(frozen=True)
 class MetricFinding:
-    """What describes a metric of one task and method. fits: none where `why` says why; settings: fitted."""
+    """The laws of a metric of one task and method. settings: number fitted; why: the reason if there are no fits."""
 
     task: str
     method: str
@@ -77,17 +78,17 @@ class MetricFinding:
 
     @property
     def described(self) -> tuple[MetricFit, ...]:
-        """Fits that describe the metric, the one with the least left-out error first."""
+        """Fits that describe the metric, by increasing left-out error."""
         return tuple(sorted((f for f in self.fits if f.describes), key=lambda f: float(f.left_out.mean())))
 
     @property
     def used(self) -> MetricFit | None:
-        """The law to predict the metric by; None where none describes it."""
+        """The law that predicts the metric; None where none describes it."""
         return self.described[0] if self.described else None
 
     @property
     def preferred(self) -> str | None:
-        """The name of the law that is preferred, if one is."""
+        """The name of the preferred law, if any."""
         first, *others = self.described or (None,)
         if first is None or any(not _is_smaller(first.left_out, other.left_out) for other in others):
             return None
@@ -95,22 +96,22 @@ class MetricFinding:
 
     @property
     def verdict(self) -> str:
-        """In words: the law that describes the metric, that none does or is preferred, or why it cannot be told."""
+        """Which law describes the metric, that none does or is preferred, or why this is inconclusive, in words."""
         if self.why:
-            return f"cannot be told: {self.why}"
+            return f"inconclusive: {self.why}"
         if self.used is None:
             best = max(self.fits, key=lambda f: f.r_squared)
             return f"no law describes it (best: {best.law.name}, R^2 {best.r_squared:.2f})"
         if self.preferred is None:
-            return f"no law is preferred; {self.used.law.name} errs least on settings left out"
+            return f"no law is preferred; {self.used.law.name} has the least error on settings left out"
         return f"{self.preferred} describes it"
 
     def predict(self, loss: np.ndarray | float) -> np.ndarray:
-        """The metric at a loss; only where a law describes it."""
+        """Return the metric at a loss. Raises ValueError where no law describes it."""
         return self._law().fitted.predict({"L": loss})
 
     def predict_replicates(self, loss: np.ndarray | float) -> np.ndarray:
-        """The same by every bootstrap draw: loss [...] -> [R, ...]; only where a law describes it."""
+        """Return the metric [R, ...] of every bootstrap replicate at losses [...]. Raises ValueError as predict."""
         return self._law().fitted.predict_replicates({"L": np.asarray(loss, float)})
 
     def _law(self) -> MetricFit:
@@ -122,7 +123,7 @@ class MetricFinding:
 def metric_findings(
     table: PointsTable, main_metric: Callable[[str], str | None], progress: Callable[[str], None] = lambda _: None
 ) -> list[MetricFinding]:
-    """The main metric of every task, by task and method."""
+    """Return the laws of every task's main metric, by task and method."""
     found = []
     for task in table.tasks:
         metric = main_metric(task)
@@ -134,7 +135,7 @@ def metric_findings(
 
 
 def fit_metric(rows: pd.DataFrame, metric: str) -> MetricFinding:
-    """Fits both laws to a metric over the settings of one task and method. rows: PointsTable.settings of them."""
+    """Fit both laws to a metric over the settings of one task and method. rows: PointsTable.settings of them."""
     task, method = str(rows["task"].iloc[0]), str(rows["method"].iloc[0])
     rows = rows.dropna(subset=["loss", metric]).drop_duplicates(["finetune_examples", "loss", metric])
     fitted = rows[~rows["held_out"]]
@@ -146,7 +147,7 @@ def fit_metric(rows: pd.DataFrame, metric: str) -> MetricFinding:
     if np.ptp(fitted[metric]) == 0:
         return MetricFinding(*key, (), f"all settings have the same {metric}")
     if (rows[metric] < 0).any():
-        return MetricFinding(*key, (), f"{metric} is below zero in some settings, and no law of metrics can be")
+        return MetricFinding(*key, (), f"{metric} is below zero in some settings, which no law of metrics can describe")
     return MetricFinding(*key, tuple(_fits(fitted, rows[rows["held_out"]], metric)))
 
 
@@ -154,21 +155,21 @@ def _fits(fitted: pd.DataFrame, held_out: pd.DataFrame, metric: str) -> Iterator
     loss, score = fitted["loss"].to_numpy(float), fitted[metric].to_numpy(float)
     settings = FitSettings(huber_delta=10 * float(np.ptp(score)), residual="linear")  # least squares
     for law in METRIC_LAWS:
-        with np.errstate(over="ignore"):  # a resample of few settings may have a coefficient without end
+        with np.errstate(over="ignore"):  # a replicate of few settings may have an infinite coefficient
             found = fit_law(law, {"L": loss}, score, settings, pad_to=64)
         errors = found.predict({"L": loss}) - score
-        beyond = found.predict({"L": held_out["loss"].to_numpy(float)}) - held_out[metric].to_numpy(float)
+        held_out_errors = found.predict({"L": held_out["loss"].to_numpy(float)}) - held_out[metric].to_numpy(float)
         yield MetricFit(
             fitted=found,
             r_squared=1 - float((errors**2).sum() / ((score - score.mean()) ** 2).sum()),
             error=float(np.sqrt((errors**2).mean())),
             left_out=_left_out(law, loss, score, fitted["finetune_examples"].to_numpy(float), settings),
-            held_out_error=float(np.sqrt((beyond**2).mean())) if len(beyond) else None,
+            held_out_error=float(np.sqrt((held_out_errors**2).mean())) if len(held_out_errors) else None,
         )
 
 
 def _left_out(law: Law, loss: np.ndarray, score: np.ndarray, levels: np.ndarray, settings: FitSettings) -> np.ndarray:
-    """Absolute error [P] of every setting by the law fitted without its number of examples."""
+    """Return the absolute error [P] of every setting by the law fitted without its dataset size."""
     layout = Layout(law)
     points = FitPoints({"L": np.log(loss)}, score, np.zeros(len(score), int), 64)
     names = np.unique(levels)

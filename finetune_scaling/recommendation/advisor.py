@@ -8,7 +8,8 @@ import pandas as pd
 from finetune_scaling.analysis.joint_fits import ordered
 from finetune_scaling.analysis.model_selection import select_joint_law
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.fitting.joint_fit import DESCRIBES, JointFit, Skipped
+from finetune_scaling.laws.fitting.fitted_law import DESCRIBES
+from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.recommendation.advice import (
@@ -74,7 +75,7 @@ def list_options(table: PointsTable, task: str, question: Question) -> Options:
     return options
 
 
-def advise(table: PointsTable, fits: Fits, skipped: Sequence[Skipped], task: str, question: Question) -> Advice:
+def advise(table: PointsTable, fits: Fits, skipped: Sequence[SkippedFit], task: str, question: Question) -> Advice:
     """Answer the question for a fitted task; raises ConfigError as list_options does."""
     options = list_options(table, task, question)
     affordable = tuple(c for c in options.candidates if _is_affordable(options.costs[c], question))
@@ -189,7 +190,7 @@ def _verdict(preferred: LawDecision | None, reasons: Sequence[str]) -> str:
 def _reasons(
     options: Options,
     preferred: LawDecision | None,
-    skipped: Sequence[Skipped],
+    skipped: Sequence[SkippedFit],
     other_regret: float | None,
     question: Question,
 ) -> Iterator[str]:
@@ -218,7 +219,7 @@ def _reasons(
         yield f"the other law makes another choice; by it the regret of this one is {other_regret:.2g} nats"
 
 
-def _why_not_fitted(task: str, method: str, skipped: Sequence[Skipped], preferred: LawDecision | None) -> str:
+def _why_not_fitted(task: str, method: str, skipped: Sequence[SkippedFit], preferred: LawDecision | None) -> str:
     law = preferred.law if preferred else MULTIPLICATIVE.name
     own = [s.reason for s in skipped if (s.task, s.method, s.law) == (task, method, law)]
     return f"{method} could not be fitted: {'; '.join(own) or 'its points do not vary the model size'}"

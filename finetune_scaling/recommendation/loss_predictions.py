@@ -101,7 +101,7 @@ def loss_predictor(fit: JointFit, rows: pd.DataFrame, pet: PetDefault) -> LossPr
 
 def _extrapolation_sd(fit: JointFit, name: str, families: Sequence[str]) -> float:
     """Return the largest mean error on a left-out level or on held-out points; families: in the order of the fit's."""
-    left_out = fit.left_out[fit.families[families.index(name)]]
+    left_out = fit.left_out_errors[fit.groupings[families.index(name)]]
     factors = ("model", "pet") if name == "examples" else (name,)
     held_out = [fit.errors["held_out"].get(factor, 0.0) for factor in factors]
     return float(max(np.max(left_out, initial=0.0), *held_out))

@@ -88,7 +88,7 @@ def _draw_critical_size(axes: Axes, size: CriticalSize, analysis: Analysis) -> N
     for root in size.roots:
         if not view[0] <= root.examples <= view[1]:
             continue
-        losses = {m: float(fit.predict(size.factor, size.x, root.examples)) for m, fit in fits.items()}
+        losses = {m: float(fit.predict_loss(size.factor, size.x, root.examples)) for m, fit in fits.items()}
         best = losses[size.methods[0]] <= min(losses.values()) + 1e-6
         colour = "black" if best else GREY
         low, high = (end if end is not None else view[i] for i, end in enumerate((root.low, root.high)))

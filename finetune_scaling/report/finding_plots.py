@@ -11,7 +11,7 @@ from finetune_scaling.analysis.forgetting import ScoreChange, main_factor, shown
 from finetune_scaling.analysis.pretraining import SIZE, PretrainingFit
 from finetune_scaling.formatting import X_LABELS, format_count, format_parameter, method_name, score_name
 from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.fitting.one_stage import LawFit
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.report.law_plots import BAND, PredictedLoss, band, point_texts
 from finetune_scaling.report.plots import (
@@ -149,7 +149,7 @@ def _shade_worse(axes: Axes, above: bool) -> None:
     axes.set_ylim(low, high)
 
 
-def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, LawFit]) -> ReportFigure:
+def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, FittedLaw]) -> ReportFigure:
     """Draw predicted against measured loss by the law over all factors, a panel per method."""
     figure, grid = panels(1, len(fits), share_y=False)
     for axes, (method, fit) in zip(grid.flat, fits.items(), strict=True):

@@ -57,7 +57,7 @@ class Curve(Protocol):
 
 def predicted_loss(fit: JointFit, factor: str, x: Any, examples: Any) -> PredictedLoss:
     """Return a fit's prediction with its interval."""
-    return PredictedLoss(fit.predict(factor, x, examples), band(fit.predict_replicates(factor, x, examples)))
+    return PredictedLoss(fit.predict_loss(factor, x, examples), band(fit.predict_loss_replicates(factor, x, examples)))
 
 
 def band(replicates: np.ndarray) -> np.ndarray:
@@ -146,8 +146,8 @@ def _single_curve(analysis: Analysis, task: str, method: str, factor: str) -> Cu
         if len(values) != 1 or float(values[0]) not in fits:
             return None
         single = fits[float(values[0])]
-        ends = band(single.predict_replicates(examples)) if single.shows_scatter else None
-        return PredictedLoss(single.predict(examples), ends)
+        ends = band(single.predict_replicates({"D": examples})) if single.shows_scatter else None
+        return PredictedLoss(single.predict({"D": examples}), ends)
 
     return curve
 

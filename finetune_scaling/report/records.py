@@ -13,7 +13,7 @@ from finetune_scaling.analysis.model_selection import Selection
 from finetune_scaling.analysis.pretraining import PretrainingFit
 from finetune_scaling.files import finite_or_none
 from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.fitting.one_stage import LawFit
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.uncertainty.intervals import percentile_interval
 from finetune_scaling.report.warnings import parameter_warnings, point_warnings
 
@@ -69,7 +69,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
 
 def parameter_record(fit: JointFit, name: str) -> dict[str, Any]:
     """Return a parameter's two-stage and one-stage estimates, 90 % intervals, jackknife error, and determination."""
-    interval, one_stage = fit.interval(name), fit.one_stage_interval(name)
+    interval, one_stage = fit.interval(name), fit.one_stage.interval(name)
     return {
         "value": finite_or_none(fit.parameters[name]) if fit.describes else None,
         "low": interval.low if fit.describes else None,
@@ -80,7 +80,7 @@ def parameter_record(fit: JointFit, name: str) -> dict[str, Any]:
         "of_logarithm": fit.parameter(name).is_log,
         "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.describes else None,
         "in_one_stage": {
-            "value": finite_or_none(fit.one_stage_parameters[name]) if fit.describes else None,
+            "value": finite_or_none(fit.one_stage.parameters[name]) if fit.describes else None,
             "low": one_stage.low if fit.describes else None,
             "high": one_stage.high if fit.describes else None,
         },
@@ -95,15 +95,15 @@ def joint_record(analysis: Analysis, fit: JointFit) -> dict[str, Any]:
         "law": fit.law.name,
         "formula": fit.law.formula,
         "parameters": {name: parameter_record(fit, name) for name in fit.parameters},
-        "objective": fit.objective["stage_2"],
-        "objective_stage_1": fit.objective["stage_1"],
+        "objective": fit.objective,
+        "objective_stage_1": fit.objective_stage_1,
         "objective_one_stage": fit.one_stage.objective,
         "describes": fit.describes,
         "misfit": finite_or_none(fit.misfit),
         "scatter": asdict(fit.components),
         "bootstrap": asdict(fit.resampling),
         "stage_1_factors": list(fit.stage_1),
-        "points": fit.points,
+        "points": fit.points_by_factor,
         "residual": analysis.settings.residual_of(fit.law),
         "errors": fit.errors,
         "error_intervals": {
@@ -148,7 +148,7 @@ def selection_record(task: str, method: str, found: Selection) -> dict[str, Any]
     }
 
 
-def all_factors_record(task: str, method: str, fit: LawFit) -> dict[str, Any]:
+def all_factors_record(task: str, method: str, fit: FittedLaw) -> dict[str, Any]:
     """Return one fit of the law over all factors."""
     parameters = {}
     for name in fit.layout.names:
@@ -162,7 +162,7 @@ def all_factors_record(task: str, method: str, fit: LawFit) -> dict[str, Any]:
         "method": method,
         "law": fit.law.name,
         "formula": fit.law.formula,
-        "points": fit.count,
+        "points": fit.points,
         "objective": fit.objective,
         "misfit": finite_or_none(fit.misfit),
         "parameters": parameters,
@@ -207,8 +207,8 @@ def crossing_record(root: Root) -> dict[str, Any]:
         "low": root.low,
         "high": root.high,
         "probability": root.share,
-        "leave_out_low": root.leave_out_low,
-        "leave_out_high": root.leave_out_high,
+        "leave_out_low": root.jackknife_low,
+        "leave_out_high": root.jackknife_high,
         "better_below": root.below,
         "better_above": root.above,
         "inside_measured_range": not root.extrapolated,

@@ -145,9 +145,9 @@ def predictions_table(analysis: Analysis) -> pd.DataFrame:
         for factor in fit.factors:
             rows = (table["task"] == task) & (table["method"] == method) & (table["factor"] == factor)
             x, examples = (table.loc[rows, c].to_numpy(float) for c in ("x", "finetune_examples"))
-            table.loc[rows, f"predicted_{law}"] = fit.predict(factor, x, examples)
+            table.loc[rows, f"predicted_{law}"] = fit.predict_loss(factor, x, examples)
             if fit.describes and rows.any():
-                replicates = fit.predict_replicates(factor, x, examples)
+                replicates = fit.predict_loss_replicates(factor, x, examples)
                 ends = np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
                 table.loc[rows, [f"predicted_{law}{end}" for end in PREDICTED[1:]]] = ends.T
     return table

@@ -1,4 +1,4 @@
-"""Critical sizes: every root found, the closed form, and the paper's printed constants."""
+"""Critical data sizes: every crossing is found, the closed form, and the published constants."""
 
 import itertools
 import math
@@ -13,11 +13,11 @@ from scipy import optimize
 import synthetic_points
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.critical_sizes import closed_form, critical_sizes
-from finetune_scaling.analysis.crossings import GRID, crossings, many_crossings
+from finetune_scaling.analysis.crossings import GRID, find_crossings
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 
-# Study section 5: (A, alpha) by factor and beta, for full, prompt, LoRA of each task, as printed.
+# (A, alpha) by factor, and beta, for full, prompt and LoRA of each task, as published (Table 4).
 TABLE = {
     "en_de": {
         "model": ((1.2e5, 0.52), (3.9e3, 0.40), (2.1e3, 0.36)),
@@ -35,8 +35,8 @@ TABLE = {
         "beta": (0.087, 0.025, 0.030),
     },
 }
-# Zhang et al. (2024), critical finetuning sizes: (H, gamma) of full-prompt, full-LoRA, prompt-LoRA, as printed.
-PRINTED = {
+# Zhang et al. (2024), critical finetuning sizes: (H, gamma) of full-prompt, full-LoRA, prompt-LoRA, as published.
+PUBLISHED = {
     ("en_de", "model"): ((3.7e14, -1.2), (2e24, -2.4), (1.6e-9, 1.5)),
     ("en_de", "pretrain"): ((3.7e3, -0.0015), (6.9e8, -0.50), (7.7e-10, 1.2)),
     ("en_zh", "model"): ((6.1e4, -0.12), (1.6e6, -0.30), (1.8e-11, 1.9)),
@@ -47,11 +47,11 @@ PRINTED = {
 PAIRS = ((0, 1), (0, 2), (1, 2))
 CONTRADICTORY = ("mlsum", "model", 2)
 NARROW_MISS = ("mlsum", "model", 1)
-CASES = [(task, factor, pair) for task, factor in PRINTED for pair in range(3)]
+CASES = [(task, factor, pair) for task, factor in PUBLISHED for pair in range(3)]
 
 
 def printed_range(value: float) -> tuple[float, float]:
-    """Least and greatest number that is printed as `value` in two digits."""
+    """Least and greatest number that rounds to `value` in two digits."""
     unit = 10 ** (math.floor(math.log10(abs(value))) - 1)
     return value - unit / 2, value + unit / 2
 
@@ -67,31 +67,36 @@ def from_table(task: str, factor: str, pair: int, corner: tuple[int, ...]) -> tu
     return form.log_H, form.gamma
 
 
-def printed(task: str, factor: str, pair: int) -> tuple[float, float]:
-    """H and gamma as printed."""
-    return PRINTED[task, factor][pair]
+def published(task: str, factor: str, pair: int) -> tuple[float, float]:
+    """H and gamma as published."""
+    return PUBLISHED[task, factor][pair]
 
 
 def follows(task: str, factor: str, pair: int) -> bool:
-    """Whether the printed H and gamma lie in what the rounding of the printed table allows."""
+    """Whether the published H and gamma are compatible with the rounding of the published table."""
     corners = np.array([from_table(task, factor, pair, tuple((i >> k) & 1 for k in range(6))) for i in range(64)])
-    h, gamma = printed(task, factor, pair)
+    h, gamma = published(task, factor, pair)
     (h_low, h_high), (g_low, g_high) = printed_range(h), printed_range(gamma)
     inside_h = corners[:, 0].min() <= math.log(h_high) and math.log(h_low) <= corners[:, 0].max()
     return bool(inside_h and corners[:, 1].min() <= g_high and g_low <= corners[:, 1].max())
 
 
+def crossings(difference, low: float, high: float) -> list[float]:  # type: ignore[no-untyped-def]
+    """All crossings of one pair of curves with zero difference."""
+    return list(find_crossings(lambda _, examples: difference(examples), 1, low, high).examples)
+
+
 @pytest.mark.parametrize(("task", "factor", "pair"), [c for c in CASES if c not in (CONTRADICTORY, NARROW_MISS)])
-def test_printed_constants_follow_from_the_printed_table(task: str, factor: str, pair: int) -> None:
+def test_published_constants_follow_from_the_published_table(task: str, factor: str, pair: int) -> None:
     assert follows(task, factor, pair)
 
 
-def test_two_printed_cells_do_not_follow() -> None:
+def test_two_published_constants_do_not_follow() -> None:
     """MLSum over model size: prompt-LoRA contradicts the table even in sign, full-LoRA misses its rounding."""
     assert not follows(*CONTRADICTORY)
     assert not follows(*NARROW_MISS)
     signs = [
-        [np.sign(from_table(*case, (0,) * 6)[1]), np.sign(printed(*case)[1])] for case in (CONTRADICTORY, NARROW_MISS)
+        [np.sign(from_table(*case, (0,) * 6)[1]), np.sign(published(*case)[1])] for case in (CONTRADICTORY, NARROW_MISS)
     ]
     assert signs == [[-1, 1], [-1, -1]]
 
@@ -104,7 +109,7 @@ def test_two_printed_cells_do_not_follow() -> None:
     st.floats(1.5, 5),
     st.floats(7, 10),
 )
-def test_closed_form_is_the_root_where_floors_are_equal(
+def test_the_closed_form_is_exact_for_equal_offsets(
     alpha1: float, alpha2: float, beta1: float, gap: float, log_root: float, log_x: float
 ) -> None:
     x, root, beta2 = 10**log_x, 10**log_root, beta1 + gap
@@ -135,7 +140,7 @@ def test_two_roots_within_one_step_of_the_grid() -> None:
     assert [math.log(d) - middle for d in found] == [pytest.approx(-half, abs=1e-5), pytest.approx(half, abs=1e-5)]
 
 
-def test_planted_crossings_are_found_and_marked(noisy: Analysis) -> None:
+def test_crossings_of_known_laws_are_found(noisy: Analysis) -> None:
     chosen = {
         c.methods: c
         for c in noisy.critical
@@ -152,44 +157,44 @@ def test_planted_crossings_are_found_and_marked(noisy: Analysis) -> None:
     root = chosen["prompt", "lora"].roots[0]
     assert root.examples == pytest.approx(expected[0], rel=0.5)
     assert (root.below, root.above, root.extrapolated) == ("prompt", "lora", ())
-    assert root.leave_out_low is not None
-    assert root.leave_out_high is not None
-    assert root.leave_out_low <= root.examples <= root.leave_out_high
-    far = [r for c in noisy.critical for r in c.roots if r.examples > 1e7]
-    assert far
-    assert all(r.extrapolated for r in far)
+    assert root.jackknife_low is not None
+    assert root.jackknife_high is not None
+    assert root.jackknife_low <= root.examples <= root.jackknife_high
+    distant = [r for c in noisy.critical for r in c.roots if r.examples > 1e7]
+    assert distant
+    assert all(r.extrapolated for r in distant)
 
 
-def test_too_few_points_give_no_range(few: Analysis) -> None:
-    assert all(root.leave_out_low is None for c in few.critical for root in c.roots)
+def test_too_few_points_give_no_jackknife_range(few: Analysis) -> None:
+    assert all(root.jackknife_low is None for c in few.critical for root in c.roots)
 
 
-def test_many_pairs_at_once_find_what_brent_finds() -> None:
+def test_crossings_of_many_pairs_are_those_of_brents_method() -> None:
     random = np.random.default_rng(1)
     laws = [
         {"A": random.uniform(1, 9, 60), "beta": random.uniform(0.02, 0.4, 60), "E": random.uniform(0.1, 0.6, 60)}
         for _ in range(2)
     ]
     curves = [lambda k, d, p=p: p["A"][k] * d ** -p["beta"][k] + p["E"][k] for p in laws]
-    found = many_crossings(lambda k, d: curves[0](k, d) - curves[1](k, d), 60, 1e1, 1e12)
+    found = find_crossings(lambda k, d: curves[0](k, d) - curves[1](k, d), 60, 1e1, 1e12)
     grid = np.linspace(math.log(1e1), math.log(1e12), 20001)
     for k in range(60):
         difference = lambda t, k=k: curves[0](k, np.exp(t)) - curves[1](k, np.exp(t))  # noqa: E731
         signs = np.sign(difference(grid))
         brackets = np.flatnonzero(signs[:-1] * signs[1:] < 0)
         roots = [math.exp(optimize.brentq(difference, grid[i], grid[i + 1], xtol=1e-12)) for i in brackets]
-        assert found.of(k) == [pytest.approx(root, rel=1e-8) for root in roots]
+        assert list(found.examples[found.pair == k]) == [pytest.approx(root, rel=1e-8) for root in roots]
         rising = [signs[i] < 0 for i in brackets]
         assert list(found.rising[found.pair == k]) == rising
-    assert {len(found.of(k)) for k in range(60)} >= {0, 1, 2}
+    assert {len(list(found.examples[found.pair == k])) for k in range(60)} >= {0, 1, 2}
 
 
 def test_a_root_on_a_point_of_the_grid_counts_once() -> None:
-    place = math.exp(np.linspace(math.log(10), math.log(1e12), GRID)[7])
-    assert crossings(lambda d: np.log(d) - math.log(place), 10, 1e12) == [pytest.approx(place, rel=1e-9)]
+    examples = math.exp(np.linspace(math.log(10), math.log(1e12), GRID)[7])
+    assert crossings(lambda d: np.log(d) - math.log(examples), 10, 1e12) == [pytest.approx(examples, rel=1e-9)]
 
 
-def test_an_interval_of_a_crossing_covers_the_draws_of_both_methods(noisy: Analysis) -> None:
+def test_the_interval_of_a_crossing_covers_the_replicates_of_both_methods(noisy: Analysis) -> None:
     chosen = next(
         c
         for c in noisy.critical
@@ -203,32 +208,34 @@ def test_an_interval_of_a_crossing_covers_the_draws_of_both_methods(noisy: Analy
     assert root.high is not None
     assert root.low < root.examples < root.high
     fits = [noisy.fits["wmt14_en_de", m, "multiplicative"] for m in chosen.methods]
-    places = []
-    for left, right in itertools.product(*(fit.replicates[::10] for fit in fits)):  # every pairing is as good as ours
+    examples = []
+    for left, right in itertools.product(
+        *(fit.replicates[::10] for fit in fits)
+    ):  # replicates are independent, so any pairing is valid
         own = [factor_parameters(f.layout.to_natural(v), "model") for f, v in zip(fits, (left, right), strict=True)]
         curves = [lambda d, p=p: predict(MULTIPLICATIVE, p, {"X": chosen.x, "D": d}) for p in own]
-        places += crossings(lambda d, a=curves[0], b=curves[1]: a(d) - b(d), 10, 1e12)
-    low, high = np.quantile(places, [0.05, 0.95])
+        examples += crossings(lambda d, a=curves[0], b=curves[1]: a(d) - b(d), 10, 1e12)
+    low, high = np.quantile(examples, [0.05, 0.95])
     assert math.log(root.low / low) == pytest.approx(0, abs=0.5 * math.log(high / low))
     assert math.log(root.high / high) == pytest.approx(0, abs=0.5 * math.log(high / low))
 
 
-def test_an_interval_is_open_where_draws_have_no_crossing(noisy: Analysis) -> None:
-    """LoRA is planted below prompt tuning's floor by too little to tell: lowered in 12 % of draws, it never crosses."""
+def test_an_interval_is_open_where_replicates_have_no_crossing(noisy: Analysis) -> None:
+    """LoRA's offset is lowered in 12 % of replicates, in which the two methods never cross."""
     fits = noisy.of("wmt14_en_de", "multiplicative")
-    raised = np.array(fits["lora"].layout.names) == "E"
-    draws = fits["lora"].replicates.copy()
-    draws[:24] = np.where(raised, np.log(0.75), draws[:24])
-    shifted = {**fits, "lora": replace(fits["lora"], replicates=draws)}
+    offset = np.array(fits["lora"].layout.names) == "E"
+    replicates = fits["lora"].replicates.copy()
+    replicates[:24] = np.where(offset, np.log(0.75), replicates[:24])
+    shifted = {**fits, "lora": replace(fits["lora"], replicates=replicates)}
     measured = dict.fromkeys(fits, (8e3, 1e5))
     (size,) = critical_sizes(shifted, ("prompt", "lora"), "model", [synthetic_points.SIZES[3]], measured)
-    assert size.roots[0].share == pytest.approx(1 - 24 / len(draws), abs=0.01)
-    assert size.uncrossed_share == pytest.approx(24 / len(draws), abs=0.01)
-    assert size.roots[0].high is None  # prompt tuning stays the better one: the crossing lies beyond the range
+    assert size.roots[0].share == pytest.approx(1 - 24 / len(replicates), abs=0.01)
+    assert size.uncrossed_share == pytest.approx(24 / len(replicates), abs=0.01)
+    assert size.roots[0].high is None  # prompt tuning remains better: the crossing is beyond the range
     assert size.roots[0].low is not None
 
 
-def test_closed_form_has_intervals_over_the_draws(noisy: Analysis) -> None:
+def test_the_closed_form_has_bootstrap_intervals(noisy: Analysis) -> None:
     form = next(c.closed_form for c in noisy.critical if c.law == "multiplicative" and "full" in c.methods)
     assert form is not None
     for value, interval in ((form.log_H, form.log_H_interval), (form.gamma, form.gamma_interval)):

@@ -1,4 +1,4 @@
-"""What tuning changes elsewhere: differences to the untuned twin, run by run, their means and ranges, and the words."""
+"""Forgetting and transfer: score differences from the untuned model per run, with means and ranges."""
 
 import itertools
 
@@ -19,7 +19,7 @@ HEADER = (
 
 @pytest.fixture
 def table(tmp_path):
-    """Two sizes, two seeds: pretraining loss rises by RISE, times ten at 1,000 examples, and by seed; 1-shot falls."""
+    """Two sizes, two seeds: pretraining loss rises by RISE, ten times as much at 1,000 examples; 1-shot falls."""
     lines = [HEADER]
     for method, x, examples, seed in itertools.product(RISE, (1e6, 4e6), (100, 1000), (0, 1)):
         base = 3.0 if x == 1e6 else 2.0
@@ -38,17 +38,17 @@ def find(found, **keys):
 def test_changes_are_means_and_ranges_over_sizes_and_seeds(table):
     found = score_changes(table, BASELINES)
     keys = {"method": "full", "factor": "model", "finetune_examples": 1000.0, "column": "pretraining.loss"}
-    whole, *each = find(found, **keys)
-    assert (whole.x, whole.runs, whole.untuned) == (None, 4, 2.5)
-    assert (whole.mean, whole.low, whole.high) == pytest.approx((4.2, 4.0, 4.4))
+    overall, *each = find(found, **keys)
+    assert (overall.x, overall.runs, overall.untuned) == (None, 4, 2.5)
+    assert (overall.mean, overall.low, overall.high) == pytest.approx((4.2, 4.0, 4.4))
     assert [(c.x, c.runs, c.untuned) for c in each] == [(1e6, 2, 3.0), (4e6, 2, 2.0)]
-    assert whole.lower_is_better
-    assert whole.baseline is None
+    assert overall.lower_is_better
+    assert overall.baseline is None
     (shot,) = find(found, method="lora", column="few_shot_1.bleu", finetune_examples=100.0, x=None)
     assert (shot.mean, shot.baseline, shot.lower_is_better) == (pytest.approx(-0.1), 1.5, False)
 
 
-def test_only_columns_with_an_untuned_twin_and_only_runs_with_both(table):
+def test_changes_need_a_column_of_the_untuned_model(table):
     found = score_changes(table, BASELINES)
     assert {change.column for change in found} == {"pretraining.loss", "few_shot_1.bleu"}
     assert {c.column for c in find(found, factor="pet")} == {"pretraining.loss"}
@@ -57,8 +57,8 @@ def test_only_columns_with_an_untuned_twin_and_only_runs_with_both(table):
     assert table.ignored == ("remark",)
 
 
-def test_a_perplexity_is_not_shown_beside_its_loss(tmp_path):
-    columns = [f"pretraining.{twin}{name}" for name in ("loss", "perplexity") for twin in ("", "untuned.")]
+def test_a_perplexity_is_not_shown_next_to_its_loss(tmp_path):
+    columns = [f"pretraining.{prefix}{name}" for name in ("loss", "perplexity") for prefix in ("", "untuned.")]
     header = ",".join(["task,method,factor,x,finetune_examples,loss,seed,held_out", *columns])
     (tmp_path / "points.csv").write_text(f"{header}\nt,full,model,1e6,100,2.0,0,0,3.0,2.0,20.1,7.4")
     found = score_changes(read_points(tmp_path / "points.csv"), {})
@@ -89,11 +89,11 @@ def test_evaluators_columns_are_read(name, column):
 
 
 @pytest.mark.parametrize("name", ["bleu", "loss", "remark", "few_shot_1.remark", "few_shot_1.other.bleu", "rougeL.x"])
-def test_other_columns_are_none_of_an_evaluator(name):
+def test_other_columns_belong_to_no_evaluator(name):
     assert evaluator_column(name) is None
 
 
-def test_which_way_is_better():
+def test_which_direction_is_better():
     names = ["ter", "TER", "zero_shot.ter", "pretraining.loss", "a.untuned.perplexity", "metricx"]
     assert all(map(lower_is_better, names))
     assert not any(map(lower_is_better, ["bleu", "chrf", "zero_shot.rougeL", "comet", "few_shot_1.f1"]))

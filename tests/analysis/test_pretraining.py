@@ -1,4 +1,4 @@
-"""The law of pretraining: planted laws are found, intervals cover them, and few or flat points are not believed."""
+"""Laws of pretraining: known laws are recovered, intervals cover, and few or flat points determine nothing."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from scipy import optimize, stats
 import synthetic_points
 from finetune_scaling.analysis.pretraining import SIZE, TOKENS, PretrainingFit, fit_pretraining
 from finetune_scaling.errors import DataError
+from finetune_scaling.laws.fitting.fitted_law import ZERO
 from finetune_scaling.laws.points.bases import find_bases, read_bases
 from finetune_scaling.laws.uncertainty.profile_region import profile_region
 from finetune_scaling.report.study_report import fit_study
@@ -34,7 +35,7 @@ def fits(table: pd.DataFrame) -> list[PretrainingFit]:
     return fit_pretraining(read_bases(table))
 
 
-def test_planted_laws_are_found_over_sizes_and_over_tokens() -> None:
+def test_known_laws_are_recovered_over_sizes_and_over_tokens() -> None:
     found = fits(bases())
     assert [f.factor for f in found] == [SIZE] + [TOKENS] * 5
     over_sizes, over_tokens = found[0], found[1]
@@ -48,7 +49,7 @@ def test_planted_laws_are_found_over_sizes_and_over_tokens() -> None:
         assert one.fitted.parameters == pytest.approx(expected, rel=1e-3)
 
 
-def test_held_out_bases_score_the_law_and_do_not_enter_it() -> None:
+def test_held_out_base_models_are_scored_and_not_fitted() -> None:
     table = bases()
     table.loc[table["parameters"] == SIZES[-1], ["held_out", "loss"]] = [1, 2.5]
     over_sizes = fits(table)[0]
@@ -57,13 +58,13 @@ def test_held_out_bases_score_the_law_and_do_not_enter_it() -> None:
     assert over_sizes.errors()["held_out"] > 0.5
 
 
-def test_too_few_sizes_are_said_and_a_flat_valley_is_not_believed() -> None:
+def test_few_sizes_and_flat_curves_determine_no_parameter() -> None:
     found = fits(bases(sizes=3))[0]
     assert found.fitted is None
-    assert found.why == "3 sizes to fit; 4 are needed, one more than parameters"
-    loose = fits(bases(noise=0.003))[1]  # over so few tokens any floor will do
+    assert found.why.startswith("3 sizes to fit; 4 are needed")
+    loose = fits(bases(noise=0.003))[1]  # over so few tokens any offset fits
     assert loose.interval("E").low is None
-    assert loose.why_poorly_determined("E") == "it is not told from zero"
+    assert loose.why_poorly_determined("E") == ZERO
     assert loose.why_poorly_determined("beta")
 
 
@@ -75,12 +76,12 @@ def test_profile_intervals_cover(points: int, noise: float) -> None:
     for _ in range(300):
         found = profile_region(x, loss + random.normal(0, noise, points))
         low, high = found.predictions(x[:1])
-        inside.append((_holds(found.exponent, 0.3), _holds(found.floor, 1.1), low[0] <= loss[0] <= high[0]))
+        inside.append((_contains(found.exponent, 0.3), _contains(found.floor, 1.1), low[0] <= loss[0] <= high[0]))
     assert (np.mean(inside, axis=0) > 0.85).all()
     assert (np.mean(inside, axis=0) < 0.95).all()
 
 
-def test_a_profile_interval_is_that_of_least_squares_by_scipy() -> None:
+def test_a_profile_interval_is_that_of_scipys_least_squares() -> None:
     random, x = np.random.default_rng(2), np.geomspace(1e9, 1.6e10, 7)
     loss = 500 / x**0.3 + 1.1 + random.normal(0, 0.003, 7)
 
@@ -95,7 +96,7 @@ def test_a_profile_interval_is_that_of_least_squares_by_scipy() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(ends), rel=5e-3)
 
 
-def _holds(interval: object, value: float) -> bool:
+def _contains(interval: object, value: float) -> bool:
     low, high = interval.low, interval.high  # type: ignore[attr-defined]
     return (low is None or low <= value) and (high is None or value <= high)
 
@@ -113,13 +114,13 @@ def _holds(interval: object, value: float) -> bool:
         (bases().drop(columns="loss"), "column 'loss' is missing"),
     ],
 )
-def test_wrong_bases_are_named(table: pd.DataFrame, message: str) -> None:
+def test_invalid_base_models_are_named(table: pd.DataFrame, message: str) -> None:
     with pytest.raises(DataError) as error:
         read_bases(table)
     assert message in str(error.value)
 
 
-def test_bases_are_read_beside_points(tmp_path: Path) -> None:
+def test_base_models_are_read_from_the_directory_of_the_points(tmp_path: Path) -> None:
     assert find_bases(None, "total") is None
     assert find_bases(tmp_path / "points.csv", "total") is None
     bases().to_csv(tmp_path / "bases.csv", index=False)

@@ -1,4 +1,4 @@
-"""One law fitted to a CSV of its factors: the published optimum, the files it writes, bad columns."""
+"""Fits of one law to a CSV of its factors: the published optimum, the written files, invalid columns."""
 
 import csv
 import json
@@ -11,11 +11,11 @@ import pytest
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.forms.pretraining import CHINCHILLA
 
 
-def test_chinchilla_with_standard_errors_like_the_published_ones(shared_data: Path, tmp_path: Path) -> None:
+def test_chinchilla_has_the_published_optimum_and_standard_errors(shared_data: Path, tmp_path: Path) -> None:
     with open(shared_data / "scaling/chinchilla/svg_extracted_data.csv", newline="") as file:
         rows = [(float(r["Model Size"]), float(r["Training FLOP"]), float(r["loss"])) for r in csv.DictReader(file)]
     rows = sorted(rows, key=lambda r: r[2])[:-5]
@@ -27,12 +27,12 @@ def test_chinchilla_with_standard_errors_like_the_published_ones(shared_data: Pa
     expected = {"A": 477.8, "B": 2143, "E": 1.8172, "alpha": 0.3473, "beta": 0.3672}
     for name, value in expected.items():
         assert record["parameters"][name]["value"] == pytest.approx(value, rel=3e-4)
-    # Besiroglu et al. 2024, by bootstrap too.
+    # Besiroglu et al. 2024, also by bootstrap.
     for name, published in {"A": 124.6, "B": 1293.2, "E": 0.03, "alpha": 0.02, "beta": 0.02}.items():
         assert published / 2 < record["parameters"][name]["standard_error"] < published * 2
 
 
-def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
+def test_held_out_rows_are_scored_and_not_fitted(tmp_path: Path) -> None:
     d = np.geomspace(10, 1e4, 8)
     loss = 2 / d**0.3 + 0.5
     loss[-1] += 0.25
@@ -47,33 +47,33 @@ def test_held_out_rows_are_scored_not_fitted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("D,los\n1,2\n", "column 'loss' is missing; did you mean 'los'"),
+        ("D,los\n1,2\n", "column 'loss' is missing"),
         ("D,loss\n10,1\n0,2\n", "line 3, column 'D' is 0"),
-        ("D,loss\n10,1\n20,.9\n", "2 points to fit, the single law has 3 parameters"),
-        ("D,loss\n10,1\n10,.9\n10,.8\n10,.7\n", "D is 10 in all 4 points to fit; vary it"),
-        ("D,loss\n10,1\n20,.9\n10,.8\n20,.7\n", "2 different D to fit, the single law has 3 parameters"),
-        ("D,loss\n10,2\n20,2\n30,2\n40,2\n", "loss is 2 in all 4 points to fit, from which no parameter can be told"),
+        ("D,loss\n10,1\n20,.9\n", "2 points to fit"),
+        ("D,loss\n10,1\n10,.9\n10,.8\n10,.7\n", "D is 10 in all 4 points"),
+        ("D,loss\n10,1\n20,.9\n10,.8\n20,.7\n", "2 different D to fit"),
+        ("D,loss\n10,2\n20,2\n30,2\n40,2\n", "loss is 2 in all 4 points"),
     ],
 )
-def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_tables(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "points.csv").write_text(text)
     with pytest.raises(DataError) as error:
         fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings())
     assert message in str(error.value)
 
 
-def test_curves_are_fitted_apart_and_a_law_that_misses_them_tells_no_value(tmp_path: Path) -> None:
+def test_curves_are_fitted_separately_and_undescribed_ones_have_no_values(tmp_path: Path) -> None:
     d = np.geomspace(10, 1e5, 12)
     step = np.where(d > 1e3, 1.0, 4.0)
     curves = {"smooth": 2 / d**0.3 + 0.5, "step": step}
     lines = [f"{x},{y},{name}" for name, loss in curves.items() for x, y in zip(d, loss, strict=True)]
     (tmp_path / "points.csv").write_text("\n".join(["D,loss,curve", *lines]))
-    told: list[str] = []
-    records = fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), told.append, by="curve")
+    lines_shown: list[str] = []
+    records = fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), lines_shown.append, by="curve")
     assert [(r["curve"], r["describes"]) for r in records] == [("smooth", True), ("step", False)]
     assert records[0]["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert all(entry["value"] is None for entry in records[1]["parameters"].values())
-    assert any("does not describe these points" in line for line in told)
+    assert any("does not describe these points" in line for line in lines_shown)
     table = pd.read_csv(tmp_path / "predictions.csv").set_index("curve")
     assert (table.loc["smooth", "low"] <= table.loc["smooth", "high"]).all()
     assert table.loc["step", ["low", "high"]].isna().all(axis=None)

@@ -1,4 +1,4 @@
-"""The fitter against scipy, and on its own properties."""
+"""Minimization of the Huber objective: against SciPy, and by its properties."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ DELTA = 1e-3
 
 
 def reference_objective(law: laws.Law, vector: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
-    """Huber loss written out again, in NumPy."""
+    """The Huber objective in NumPy."""
     predicted = laws.predict(law, laws.Layout(law).to_natural(vector), factors)
     gap = np.abs(np.log(predicted / loss) if residual == "log" else predicted - loss)
     return float(np.where(gap <= DELTA, gap**2 / 2, DELTA * (gap - DELTA / 2)).sum())
 
 
-TRUTHS = {  # law -> low and high end of each parameter; powers are taken of factors around the middle of their range
+TRUTHS = {  # law -> low and high end of each parameter; factors are drawn from RANGES
     "single": {"E": (0.3, 1.8), "A": (1, 4), "beta": (0.05, 0.5)},
     "vanilla": {"E": (0.3, 1.8), "A": (1, 4), "beta": (0.05, 0.5), "alpha": (0.5, 2)},
     "rectified": {"E": (0.3, 1.8), "A": (10, 90), "beta": (0.2, 0.6), "Dl": (3, 30)},
@@ -53,7 +53,7 @@ def to_points(factors: dict, loss: np.ndarray) -> FitPoints:
     return FitPoints({name: np.log(values) for name, values in factors.items()}, loss, np.zeros(len(loss), int))
 
 
-def scipys_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
+def scipy_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
     """Least objective of scipy's L-BFGS-B with numerical gradients over the starts."""
 
     def objective(vector: np.ndarray) -> float:
@@ -77,11 +77,11 @@ def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
         )
         expected = reference_objective(law, vectors[0], factors, loss, residual)
         assert values[0] == pytest.approx(expected, rel=1e-9)
-        best = scipys_best(law, starts, factors, loss, residual)
+        best = scipy_best(law, starts, factors, loss, residual)
         assert values[0] <= best * (1 + 1e-6), f"seed {seed}"
 
 
-def test_exact_points_give_back_the_law() -> None:
+def test_points_without_noise_recover_the_law() -> None:
     factors, _ = problem(MULTIPLICATIVE, 0)
     truth = {"E": 0.62, "beta": 0.081, "A": 2.1e3, "alpha": 0.36}
     layout = laws.Layout(MULTIPLICATIVE)
@@ -90,7 +90,7 @@ def test_exact_points_give_back_the_law() -> None:
     assert layout.to_natural(vectors[0]) == {name: pytest.approx(value, rel=1e-3) for name, value in truth.items()}
 
 
-def test_weight_zero_is_absence_and_frozen_entries_stay() -> None:
+def test_points_of_weight_zero_are_ignored_and_frozen_entries_stay() -> None:
     factors, loss = problem(MULTIPLICATIVE, 1)
     layout = laws.Layout(MULTIPLICATIVE)
     free = np.array([True, False, True, True])
@@ -103,7 +103,7 @@ def test_weight_zero_is_absence_and_frozen_entries_stay() -> None:
     assert masked[0, 1] == 0.1
 
 
-def test_rows_of_weights_are_problems_of_their_own() -> None:
+def test_rows_of_weights_are_separate_problems() -> None:
     factors, loss = problem(SINGLE, 2)
     layout, points = laws.Layout(SINGLE), to_points(factors, loss)
     weights = (np.random.default_rng(0).random((3, 40)) < 0.7).astype(float)
@@ -114,7 +114,7 @@ def test_rows_of_weights_are_problems_of_their_own() -> None:
         assert vector == pytest.approx(alone[0], rel=1e-5)
 
 
-def test_a_refit_of_the_optimum_stays_there() -> None:
+def test_a_local_refit_of_the_optimum_stays_there() -> None:
     factors, loss = problem(MULTIPLICATIVE, 3)
     layout, points, free = laws.Layout(MULTIPLICATIVE), to_points(factors, loss), np.ones(4, bool)
     vectors, values = multistart_fit(layout, points, np.ones((1, 40)), layout.starts(), free, FitSettings())
@@ -123,7 +123,7 @@ def test_a_refit_of_the_optimum_stays_there() -> None:
     assert same[0] <= values[0] * (1 + 1e-12)
 
 
-def test_the_rest_of_the_process_keeps_float32() -> None:
+def test_other_code_in_the_process_keeps_float32() -> None:
     factors, loss = problem(SINGLE, 0)
     layout = laws.Layout(SINGLE)
     vectors, _ = multistart_fit(
@@ -134,5 +134,5 @@ def test_the_rest_of_the_process_keeps_float32() -> None:
     assert not jax.config.jax_enable_x64
 
 
-def test_few_sizes_are_compiled_for() -> None:
+def test_programs_are_compiled_for_few_sizes() -> None:
     assert [padded_size(n) for n in (1, 64, 65, 128, 130, 600)] == [64, 64, 128, 128, 256, 1024]

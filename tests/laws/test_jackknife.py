@@ -1,4 +1,4 @@
-"""The leave-out standard error against the closed form for a mean, and its rules."""
+"""The jackknife standard error against the closed form for a mean, and its rules."""
 
 import numpy as np
 import pytest
@@ -14,29 +14,29 @@ from finetune_scaling.laws.uncertainty.jackknife import (
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=12))
-def test_of_a_mean_it_is_the_standard_error(values: list[float]) -> None:
+def test_the_jackknife_of_a_mean_is_its_standard_error(values: list[float]) -> None:
     data = np.array(values)
-    weights, families = leave_out_weights([np.arange(len(data), dtype=float)])
+    weights, groupings = leave_out_weights([np.arange(len(data), dtype=float)])
     means = weights @ data / weights.sum(axis=1)
-    found = jackknife_estimate(means, families)
+    found = jackknife_estimate(means, groupings)
     assert found.standard_error == pytest.approx(data.std(ddof=1) / np.sqrt(len(data)), abs=1e-9)
 
 
-def test_points_that_a_labelling_does_not_concern_always_stay() -> None:
-    weights, families = leave_out_weights([np.array([1.0, 1.0, 2.0]), np.array([np.nan, 5.0, 6.0])])
+def test_points_without_a_level_in_a_grouping_are_kept() -> None:
+    weights, groupings = leave_out_weights([np.array([1.0, 1.0, 2.0]), np.array([np.nan, 5.0, 6.0])])
     np.testing.assert_array_equal(weights, [[0, 0, 1], [1, 1, 0], [1, 0, 1], [1, 1, 0]])
-    assert families == [slice(0, 2), slice(2, 4)]
+    assert groupings == [slice(0, 2), slice(2, 4)]
 
 
-def test_what_cannot_be_told_has_an_infinite_margin_and_a_reason() -> None:
-    untold = jackknife_estimate(np.array([1.0, 2.0]), [slice(0, 2)], ["too few"])
-    assert untold == JackknifeEstimate(None, None, "too few")
-    assert untold.half_width() == np.inf
+def test_an_unknown_error_has_an_infinite_half_width_and_a_reason() -> None:
+    unknown = jackknife_estimate(np.array([1.0, 2.0]), [slice(0, 2)], ["too few"])
+    assert unknown == JackknifeEstimate(None, None, "too few")
+    assert unknown.half_width() == np.inf
     assert jackknife_estimate(np.array([1.0, np.nan]), [slice(0, 2)]).standard_error is None
-    assert jackknife_difference(untold, JackknifeEstimate(0.1, 3.0)) == untold
+    assert jackknife_difference(unknown, JackknifeEstimate(0.1, 3.0)) == unknown
 
 
-def test_margin_is_students() -> None:
+def test_the_half_width_is_by_students_t() -> None:
     assert JackknifeEstimate(2.0, 4.0).half_width() == pytest.approx(2 * 2.1318, rel=1e-4)
     both = jackknife_difference(JackknifeEstimate(3.0, 4.0), JackknifeEstimate(4.0, 4.0))
     assert both.standard_error == pytest.approx(5.0)

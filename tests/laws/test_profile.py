@@ -1,4 +1,4 @@
-"""Profile likelihood against theory: for least squares of a line it is the t interval, and a flat side stays open."""
+"""Profile likelihood against theory: least squares of a line give the textbook interval, and a flat side stays open."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def profiled(law: Law, d: np.ndarray, loss: np.ndarray, settings: FitSettings) -
     return vectors[0], profiles(layout, points, weights, vectors[0], free, settings, deviations)
 
 
-def test_of_a_line_it_is_the_textbook_interval() -> None:
+def test_the_profile_of_a_line_is_the_textbook_interval() -> None:
     d = np.geomspace(10, 1e5, 40)
     noise = np.random.default_rng(0).normal(0, 0.02, 40)
     _, found = profiled(LINE, d, 4 / d**0.25 * np.exp(noise), FitSettings(huber_delta=10.0, residual="log"))
@@ -40,7 +40,7 @@ def test_of_a_line_it_is_the_textbook_interval() -> None:
     assert found["beta"].rises.min() == 0
 
 
-def test_an_offset_that_is_not_told_from_zero_stays_open_below() -> None:
+def test_an_offset_that_is_not_distinguishable_from_zero_is_open_below() -> None:
     d = np.geomspace(10, 1e3, 12)
     loss = 4 / d**0.05 * np.exp(np.random.default_rng(0).normal(0, 0.01, 12))
     _, found = profiled(SINGLE, d, loss, FitSettings())

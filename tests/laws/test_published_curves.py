@@ -1,4 +1,4 @@
-"""Published finetuning curves of 30 models: our fits beside their authors', and refusals of a law."""
+"""Published finetuning curves of 30 models: our fits compared with their authors' fits."""
 
 import importlib.util
 import json
@@ -32,19 +32,19 @@ def benchmark() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    # By the command, since the many fits take less time in code that is optimised, unlike that of the tests.
+    # In a subprocess, since the many fits need optimized code, unlike the tests.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, PROGRAM], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_every_figure_is_within_its_bound(benchmark: ModuleType, record: dict[str, Any]) -> None:
+def test_every_number_is_within_its_bound(benchmark: ModuleType, record: dict[str, Any]) -> None:
     assert record["curves"] == 90
     assert benchmark.misses(record) == []
 
 
-def test_a_worse_fit_would_be_noticed(benchmark: ModuleType, record: dict[str, Any]) -> None:
+def test_a_worse_fit_is_detected(benchmark: ModuleType, record: dict[str, Any]) -> None:
     for change in (
         {"rectified_mean": 0.0078},
         {"worst_ratio_to_published": 1.06},

@@ -50,7 +50,7 @@ def test_every_parameter_has_its_estimates_profile_and_reason(noisy: Analysis) -
     rows = rows_of(found, "Parameters of the multiplicative law")
     own = {row["parameter"]: row for row in rows if row["method"] == "full tuning"}
     assert own["beta"]["two stages"].startswith(f"{fit.parameters['beta']:.3g} (")
-    assert own["beta"]["one stage"].startswith(f"{fit.one_stage_parameters['beta']:.3g} (")
+    assert own["beta"]["one stage"].startswith(f"{fit.one_stage.parameters['beta']:.3g} (")
     assert own["beta"]["profile"] == "0.123 to 0.177"
     assert (own["E"]["well determined"], own["E"]["reason if not"]) == ("no", "a given reason")
 
@@ -97,10 +97,10 @@ def test_a_law_that_does_not_describe_its_points_has_no_curve_and_predicts_nothi
 def test_curves_of_single_laws_have_bands_if_they_have_residuals(noisy: Analysis) -> None:
     single = next(s for s in noisy.singles if s.method == "full" and s.shows_scatter)
     examples = np.array(synthetic_points.EXAMPLES["full"], float)
-    draws = single.predict_replicates(examples)
+    draws = single.predict_replicates({"D": examples})
     assert draws.shape == (len(single.replicates), len(examples))
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
-    assert ((low < single.predict(examples)) & (single.predict(examples) < high)).all()
+    assert ((low < single.predict({"D": examples})) & (single.predict({"D": examples}) < high)).all()
     fitted = [text for text in texts_of(draw_law(noisy, TASK, "single", "model")) if "held out" not in text]
     assert fitted
     assert all("; law " in text and " to " in text for text in fitted)

@@ -73,7 +73,7 @@ def test_every_prediction_of_a_law_that_describes_has_its_interval(few: Analysis
     table = predictions_table(few)
     own = table[table["method"] == "full"]
     fit = few.fits[TASK, "full", "multiplicative"]
-    drawn = fit.predict_replicates("model", own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
+    drawn = fit.predict_loss_replicates("model", own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
     for end, share in (("low", 0.05), ("high", 0.95)):
         np.testing.assert_allclose(own[f"predicted_multiplicative_{end}"], np.quantile(drawn, share, axis=0))
     misfit = {**few.fits, (TASK, "full", "multiplicative"): replace(fit, misfit=0.2)}

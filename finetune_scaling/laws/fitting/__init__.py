@@ -1,1 +1,1 @@
-"""Fits of declared laws to points: the compiled program, the paper's two stages, one law alone."""
+"""Fits of laws to points: minimization of the Huber objective, two-stage joint fits, one-stage fits."""

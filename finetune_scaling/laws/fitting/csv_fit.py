@@ -1,4 +1,4 @@
-"""One law of the library fitted to a CSV whose columns are the law's factors and the loss (or metric)."""
+"""Fit of one law to a CSV whose columns are the law's factors and the loss (or metric)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +10,9 @@ import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.fitting.one_stage import LawFit, fit_law
+from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.points.cells import parse_flags, parse_numbers
 from finetune_scaling.laws.points.text import read_text
@@ -29,11 +30,11 @@ def fit_csv(
     by: str | None = None,
     resampling: Resampling | None = None,
 ) -> list[dict[str, Any]]:
-    """Fits `law` to the CSV at `path`, writes out/fit.json and out/predictions.csv, returns the records of the fits.
+    """Fit `law` to the CSV at `path`, write out/fit.json and out/predictions.csv, and return the records of the fits.
 
-    predictions.csv has the rows with what the law predicts and its 90 % interval, which is empty where it misses them.
-    by: a column whose values are fitted apart; resampling: as fit_law's. A column held_out (0/1) keeps its rows out of
-    the fit. Raises DataError that names file, line, column and mend.
+    predictions.csv has the rows with the law's predictions and 90 % intervals, which are empty where the law does not
+    describe them. by: a column whose values are fitted separately; resampling: as in fit_law. A column held_out (0/1)
+    excludes its rows from the fit. Raises DataError that names file, line, column and the fix.
     """
     table = read_factors(path, law, by).assign(predicted=np.nan, low=np.nan, high=np.nan)
     records = []
@@ -56,7 +57,7 @@ def fit_csv(
 
 
 def read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
-    """The law's factors and its response as positive floats, held_out as bool (False where the column is absent)."""
+    """Return the law's factors and response as positive floats, and held_out as bool (False without that column)."""
     columns = (*law.factors, law.response)
     text = read_text(path, (*columns, *([by] if by else [])))
     table = pd.DataFrame({name: parse_numbers(text, name, positive=True) for name in columns})
@@ -73,11 +74,11 @@ def _fit(
     settings: FitSettings,
     resampling: Resampling | None,
     pad_to: int,
-) -> LawFit:
+) -> FittedLaw:
     fitted = rows[~rows["held_out"]]
     factors = {name: fitted[name].to_numpy(float) for name in law.factors}
     try:
-        _check_spread(law, fitted)
+        _check_determined(law, fitted)
         return fit_law(
             law, factors, fitted[law.response].to_numpy(float), settings, resampling, pad_to=min(pad_to, 256)
         )
@@ -86,11 +87,11 @@ def _fit(
         raise DataError(f"{path}{where}: {error}") from None
 
 
-def _check_spread(law: Law, points: pd.DataFrame) -> None:
-    """DataError where points cannot determine the law whatever their number: many curves go through them."""
+def _check_determined(law: Law, points: pd.DataFrame) -> None:
+    """Raise DataError where the points cannot determine the law, since many curves pass through them."""
     needed = len(law.parameters)
     if len(points) < needed:
-        return  # which the fit says
+        return  # fit_law raises
     for name in law.factors:
         if points[name].nunique() < 2:
             raise DataError(f"{name} is {points[name].iloc[0]:g} in all {len(points)} points to fit; vary it")
@@ -102,12 +103,12 @@ def _check_spread(law: Law, points: pd.DataFrame) -> None:
         )
     if points[law.response].nunique() < 2:
         raise DataError(
-            f"{law.response} is {points[law.response].iloc[0]:g} in all {len(points)} points to fit, from which no "
-            "parameter can be told; give what was measured"
+            f"{law.response} is {points[law.response].iloc[0]:g} in all {len(points)} points to fit, which determines "
+            "no parameter; give measured values"
         )
 
 
-def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[str, Any]:
+def _record(fitted: FittedLaw, settings: FitSettings, rows: pd.DataFrame) -> dict[str, Any]:
     law = fitted.law
     return {
         "task": None,
@@ -120,7 +121,7 @@ def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[s
         "parameters": {name: _parameter(fitted, name) for name in fitted.layout.names},
         "objective": fitted.objective,
         "objective_is": "sum of Huber losses",
-        "points": fitted.count,
+        "points": fitted.points,
         "starts": len(fitted.layout.starts()),
         "resamples": len(fitted.replicates),
         "residual": settings.residual_of(law),
@@ -129,16 +130,15 @@ def _record(fitted: LawFit, settings: FitSettings, rows: pd.DataFrame) -> dict[s
     }
 
 
-def _parameter(fitted: LawFit, name: str) -> dict[str, Any]:
-    """Value, 90 % interval and standard error; no value where the law does not describe the points."""
+def _parameter(fitted: FittedLaw, name: str) -> dict[str, Any]:
+    """Return estimate, 90 % interval and standard error, all None where the law does not describe the points."""
     interval, why = fitted.interval(name), fitted.why_poorly_determined(name)
-    told = fitted.describes
     return {
-        "value": finite_or_none(fitted.parameters[name]) if told else None,
-        "low": interval.low if told else None,
-        "high": interval.high if told else None,
+        "value": finite_or_none(fitted.parameters[name]) if fitted.describes else None,
+        "low": interval.low if fitted.describes else None,
+        "high": interval.high if fitted.describes else None,
         "identified": not why,
-        "standard_error": finite_or_none(fitted.standard_error(name)) if told else None,
+        "standard_error": finite_or_none(fitted.standard_error(name)) if fitted.describes else None,
         "why": why,
     }
 
@@ -153,10 +153,10 @@ def _lines(record: dict[str, Any], group: dict, seconds: float) -> Iterator[str]
     name = "".join(f"{column}={value}, " for column, value in group.items())
     yield f"{name}{record['law']}: {record['formula']}, residual {record['residual']}, {record['points']} points"
     if not record["describes"]:
-        yield f"  the law does not describe these points: it misses them by {record['misfit']:.0%}; no value is told"
+        yield f"  the law does not describe these points (relative error {record['misfit']:.0%})"
     for parameter, entry in record["parameters"].items() if record["describes"] else ():
         ends = " to ".join("?" if end is None else f"{end:.4g}" for end in (entry["low"], entry["high"]))
-        mark = f"; not identified, {entry['why']}" if entry["why"] else ""
+        mark = f"; poorly determined, {entry['why']}" if entry["why"] else ""
         yield f"  {parameter:6} {entry['value']:.6g}  (90 % {ends}, standard error {entry['standard_error']:.2g}{mark})"
     yield (
         f"  objective {record['objective']:.6e} from {record['starts']} starts, {record['resamples']} resamples, "

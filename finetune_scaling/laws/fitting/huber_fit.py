@@ -1,8 +1,8 @@
-"""Fits a law by Huber loss: L-BFGS from a grid of starts, then a second-order polish of the best, in JAX float64.
+"""Minimization of a law's Huber objective: L-BFGS from a grid of starts, then Newton steps from the best, in float64.
 
 The grid runs as one vmapped program; points are padded with weight zero and starts come in chunks of one size, so
-that all tasks, methods and leave-out refits of a law share one compiled program. Several problems over the same
-points (refits without some of them) differ by their weights alone.
+that all tasks, methods and refits of a law share one compiled program. Problems over the same points (for example
+refits without some of them) differ only in their weights.
 """
 
 import functools
@@ -20,9 +20,9 @@ from finetune_scaling.laws.forms.declared import Law, Layout, Residual, predict
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512
 POLISH_ROWS = 32
-# Starts that are polished: the screen's order is not yet that of the optima that they lead to.
+# Starts that Newton steps continue from: the order after L-BFGS is not yet that of the optima.
 POLISHED_STARTS = 1024
-# Turns of new starts around the best optimum, how many each, and among how many optima their directions are drawn.
+# Rounds of new starts around the best optimum, starts per round, and from how many optima their directions come.
 HOPS = 3
 HOP_STARTS = 32
 GOOD_OPTIMA = 64
@@ -30,17 +30,17 @@ GOOD_OPTIMA = 64
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What a fit minimises.
+    """What a fit minimizes.
 
-    huber_delta: where the Huber loss turns from square to straight; residual: "linear" (predicted - measured loss),
-    "log" (the difference of their logarithms) or None, the law's own.
+    huber_delta: residual at which the Huber loss changes from quadratic to linear; residual: "linear" (predicted -
+    measured loss), "log" (the difference of their logarithms) or None, the law's own.
     """
 
     huber_delta: float = HUBER_DELTA
     residual: Residual | None = None
 
     def residual_of(self, law: Law) -> Residual:
-        """The residual that a fit of this law minimises."""
+        """Return the residual that a fit of this law minimizes."""
         return self.residual or law.residual
 
 
@@ -48,7 +48,7 @@ class FitSettings:
 class FitPoints:
     """Points to fit. log_factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's factor.
 
-    pad_to: number of points that programs are compiled for at least, so that several problems share one.
+    pad_to: least number of points that programs are compiled for, so that several problems share one.
     """
 
     log_factors: Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ class FitPoints:
     pad_to: int = 0
 
     def padded(self, size: int) -> "FitPoints":
-        """The same points followed by blanks (all factors and losses 1), `size` in all."""
+        """Return the points padded to `size` with blanks (all factors and losses 1)."""
         extra = size - len(self.loss)
         log_factors = {name: np.pad(values, (0, extra)) for name, values in self.log_factors.items()}
         return FitPoints(
@@ -74,7 +74,7 @@ class Program:
 
 
 class Rows(NamedTuple):
-    """Problems side by side: vectors [B, K] to start from, weights [B, P], losses [B, P], free [B, K] (1: moves)."""
+    """A batch of problems: start vectors [B, K], weights [B, P], losses [B, P], free [B, K] (1: fitted)."""
 
     vectors: Any
     weights: Any
@@ -83,7 +83,7 @@ class Rows(NamedTuple):
 
 
 def padded_size(points: int) -> int:
-    """Number of points that a program is compiled for: the next power of two, at least 64."""
+    """Return the number of points that a program is compiled for: the next power of two, at least 64."""
     return max(64, 1 << (points - 1).bit_length())
 
 
@@ -96,10 +96,10 @@ def multistart_fit(
     settings: FitSettings,
     losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Best parameters over a grid of starts, for every row of weights.
+    """Return the best parameters over a grid of starts, for every row of weights.
 
     weights [W, P]; starts [S, K]; free bool [K], False where a parameter stays at its start; losses [W, P]: what each
-    row is fitted to, by default the points' own.
+    row is fitted to, by default the losses of the points.
     Returns vectors [W, K] and their objectives [W] (weighted sums of Huber losses).
     """
     vectors, values = multistart_optima(layout, points, weights, starts, free, settings, losses)
@@ -115,7 +115,7 @@ def multistart_optima(
     settings: FitSettings,
     losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What all the polished starts lead to, best first: vectors [W, S', K] and objectives [W, S']; else as `fit`."""
+    """Return the optima found from all starts, best first: vectors [W, S', K] and objectives [W, S']."""
     problems, grid = len(weights), len(starts)
     rows = np.repeat(np.arange(problems), grid)
     losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
@@ -143,9 +143,10 @@ def _sorted(vectors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _hop(vectors: np.ndarray, turn: int) -> np.ndarray:
-    """New starts [W, S, K] around the best optimum: moved by differences of good ones (Storn and Price 1997).
+    """Return new starts [W, S, K]: the best optimum plus differences of good ones (differential evolution, Storn and
+    Price 1997).
 
-    A Huber loss with a small delta has many optima along a flat valley; their differences point along it.
+    A Huber loss with a small delta has many optima along a flat direction, which their differences follow.
     """
     good = vectors[:, :GOOD_OPTIMA]
     random = np.random.default_rng(turn)
@@ -162,24 +163,34 @@ def local_refit(
     settings: FitSettings,
     losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Polishes one vector per row of weights to its nearest optimum: weights [W, P], vectors [W, K] -> [W, K], [W].
+    """Run Newton steps from one vector per row of weights: weights [W, P], vectors [W, K] -> optima [W, K], values [W].
 
-    free: [K], or [W, K] where the rows differ; losses [W, P]: what each row is fitted to, by default the points' own.
+    free: [K], or [W, K] where the rows differ; losses [W, P]: what each row is fitted to, by default the losses of the
+    points.
     """
     losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
     return _run(_polish, POLISH_ROWS, layout, points, _rows(vectors, weights, losses, free), settings)
 
 
-def scatter_about(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> float:
-    """Root mean square residual of the points about one fitted vector [K]."""
+def residuals_of(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> np.ndarray:
+    """Return the residuals [P] that a fit minimizes, at one vector [K]."""
     predicted = predictions(layout, points, vector)
     log = settings.residual_of(layout.law) == "log"
-    residuals = np.log(predicted / points.loss) if log else predicted - points.loss
-    return float(np.sqrt(np.mean(residuals**2)))
+    return np.log(predicted / points.loss) if log else predicted - points.loss
+
+
+def residual_scale(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> float:
+    """Return the root mean square residual at one vector [K]."""
+    return float(np.sqrt(np.mean(residuals_of(layout, points, vector, settings) ** 2)))
+
+
+def log_misfit(layout: Layout, points: FitPoints, vector: np.ndarray) -> float:
+    """Return the root mean square of log prediction - log response at one vector [K]."""
+    return float(np.sqrt(np.mean(np.log(predictions(layout, points, vector) / points.loss) ** 2)))
 
 
 def predictions(layout: Layout, points: FitPoints, vectors: np.ndarray) -> np.ndarray:
-    """What vectors [..., K] predict at the points: [..., P]."""
+    """Return the predictions [..., P] of vectors [..., K] at the points."""
     natural = layout.to_natural(vectors[..., None, :])
     own = {p.name: natural[p.name] for p in layout.law.parameters if not p.per_factor}
     for parameter in (p for p in layout.law.parameters if p.per_factor):
@@ -200,7 +211,7 @@ def _run(
     rows: Rows,
     settings: FitSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calls a compiled program on chunks of `chunk` rows, the last one filled up with copies of its first row."""
+    """Call a compiled program on chunks of `chunk` rows; copies of its first row fill up the last one."""
     size, given = padded_size(max(len(points.loss), points.pad_to)), rows.weights.shape[1]
     blank = points.padded(size)
     rows = rows._replace(
@@ -221,7 +232,7 @@ def _run(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _screen(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
-    """L-BFGS from every start: vectors [B, K], objectives [B]."""
+    """Run L-BFGS from every start: vectors [B, K], objectives [B]."""
 
     def one(row: Rows) -> tuple[jax.Array, jax.Array]:
         objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
@@ -232,7 +243,7 @@ def _screen(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array,
 
 @functools.partial(jax.jit, static_argnums=0)
 def _polish(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
-    """Damped Newton from every start: vectors [B, K], objectives [B]."""
+    """Run damped Newton steps from every start: vectors [B, K], objectives [B]."""
 
     def one(row: Rows) -> tuple[jax.Array, jax.Array]:
         objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
@@ -243,33 +254,33 @@ def _polish(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array,
 
 
 def _residuals(key: Program, vector: jax.Array, loss: jax.Array, data: Any) -> jax.Array:
-    """Predicted minus measured loss (or of their logs), [P]."""
+    """Return predicted minus measured losses (or their logarithms), [P]."""
     log_factors, groups = data
-    terms = key.layout.law.log_terms(_spread(key.layout, vector, groups), log_factors, jnp)
+    terms = key.layout.law.log_terms(_per_point(key.layout, vector, groups), log_factors, jnp)
     prediction = sum(jnp.exp(term) for term in terms)
     return jnp.log(prediction / loss) if key.residual == "log" else prediction - loss
 
 
-def _spread(layout: Layout, vector: jax.Array, groups: jax.Array) -> dict[str, jax.Array]:
-    """Parameters by name, per-factor ones spread over the points [P]."""
+def _per_point(layout: Layout, vector: jax.Array, groups: jax.Array) -> dict[str, jax.Array]:
+    """Return parameters by name, per-factor ones broadcast to the points [P]."""
     # A sum of products, not a gather: the gradient of a gather is a scatter, which is slow on CPUs.
-    spread = {}
+    values = {}
     for parameter, columns in layout.columns():
         entries = [parameter.for_law(vector[i], jnp) for i in range(columns.start, columns.stop)]
         own = [(groups == i) * entry for i, entry in enumerate(entries)]
-        spread[parameter.name] = sum(own[1:], own[0]) if parameter.per_factor else entries[0]
-    return spread
+        values[parameter.name] = sum(own[1:], own[0]) if parameter.per_factor else entries[0]
+    return values
 
 
 def _objective(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
-    """Weighted sum of Huber losses of the residuals (Huber 1964), quadratic within delta."""
+    """Return the weighted sum of Huber losses of the residuals (Huber 1964), quadratic within delta."""
     size = jnp.abs(_residuals(key, vector, row.losses, data))
     clipped = jnp.minimum(size, delta)
     return jnp.sum(row.weights * clipped * (size - clipped / 2))
 
 
 def _metric(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
-    """The objective's curvature by iteratively reweighted least squares, [K, K]."""
+    """Return the curvature [K, K] of the objective by iteratively reweighted least squares."""
     residuals = _residuals(key, vector, row.losses, data)
     jacobian = jax.jacfwd(lambda v: _residuals(key, v, row.losses, data))(vector) * row.free
     pull = row.weights * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals), 1e-300))

@@ -1,6 +1,6 @@
-"""Two descents for many small problems side by side: L-BFGS to get near an optimum, damped Newton to reach it.
+"""Two minimizers for batches of small problems: L-BFGS to approach an optimum, damped Newton steps to reach it.
 
-Both are written for jax.vmap: every lane does the same work in every iteration.
+Both are written for jax.vmap: every problem does the same work in every iteration.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jax import lax
 MEMORY = 8
 SCREEN_ITERATIONS = 80
 POLISH_ITERATIONS = 100
-# Damping factors tried side by side in one polish step: cheaper than a Hessian for each try.
+# Damping factors tried in parallel in one Newton step: cheaper than a Hessian for each.
 DAMPINGS = (1e-3, 1e-1, 1.0, 10.0)
 STALLS = 4
 
@@ -20,9 +20,9 @@ Objective = Callable[[jax.Array], jax.Array]
 
 
 def lbfgs(objective: Objective, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """L-BFGS (Nocedal 1980) with backtracking, one evaluation an iteration so that vmapped lanes never wait.
+    """Run L-BFGS (Nocedal 1980) with backtracking, one evaluation per iteration so that no problem of a batch waits.
 
-    start, free [K] (1 where the entry moves) -> vector [K] and its objective.
+    start, free [K] (1 where the entry is fitted) -> vector [K] and its objective.
     """
     slope_of = jax.value_and_grad(objective)
 
@@ -50,14 +50,14 @@ def lbfgs(objective: Objective, start: jax.Array, free: jax.Array) -> tuple[jax.
 
 
 def _remember(steps: jax.Array, changes: jax.Array, step: jax.Array, change: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Appends a pair to the history [MEMORY, K], newest last, where its curvature is positive."""
+    """Append a pair to the history [MEMORY, K], newest last, where its curvature is positive."""
     curved = jnp.dot(step, change) > 1e-12 * jnp.linalg.norm(step) * jnp.linalg.norm(change)
     pushed = [jnp.concatenate([history[1:], new[None]]) for history, new in ((steps, step), (changes, change))]
     return jnp.where(curved, pushed[0], steps), jnp.where(curved, pushed[1], changes)
 
 
 def _two_loops(slope: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Array:
-    """Descent direction from the history; empty pairs are zero and change nothing."""
+    """Return the descent direction of the two-loop recursion; empty pairs are zero and change nothing."""
     products = jnp.sum(steps * changes, axis=1)
     inverse = jnp.where(products > 0, 1 / jnp.where(products > 0, products, 1), 0)
 
@@ -79,10 +79,10 @@ def _two_loops(slope: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Ar
 
 
 def newton(objective: Objective, metric: Objective, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Newton steps damped in the metric of iteratively reweighted least squares, until no damping lowers the objective.
+    """Run Newton steps damped by the metric of iteratively reweighted least squares until no step lowers the objective.
 
-    The metric follows the parameters' scales and correlations, so flat valleys cost no extra steps; the exact Hessian
-    ends the search where the set of points within delta no longer changes. metric: vector [K] -> [K, K].
+    The metric follows the scales and correlations of the parameters, so that flat directions cost no extra steps; the
+    exact Hessian ends the search once the set of points within delta is constant. metric: vector [K] -> [K, K].
     """
     slope_of = jax.grad(objective)
     dampings = jnp.array(DAMPINGS)

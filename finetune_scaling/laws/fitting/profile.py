@@ -1,4 +1,4 @@
-"""Profile likelihood: how far each parameter can move, all others following, before the fit grows clearly worse.
+"""Profile likelihood: the objective as a function of one parameter, minimized over all others.
 
 The rise of a Huber objective is turned into a chi-square by the ratio of its curvature and its scatter (the robust
 likelihood ratio test of Ronchetti 1982; Heritier and Ronchetti 1994): 2 (Q - Q0) mean(psi') / mean(psi^2).
@@ -10,19 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, predictions
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, residuals_of
 from finetune_scaling.laws.forms.declared import Layout
 from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, parameter_interval
 
-# How far out a profile is followed, in standard deviations of the parameter over the bootstrap draws.
+# Distances from the optimum at which a profile is computed, in standard deviations over the bootstrap replicates.
 STEPS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """values [S] of a parameter in printed units, ascending; rises [S]: of the objective, in units of the threshold.
+    """values [S] of a parameter in natural units, ascending; rises [S]: of the objective, in units of the threshold.
 
-    interval: where the rise stays below one, 90 %; an end that is None does not close within the values.
+    interval: where the rise is below one, 90 %; an end that is None is open: the rise stays below one up to the last
+    value.
     """
 
     values: np.ndarray
@@ -39,7 +40,7 @@ def profiles(
     settings: FitSettings,
     deviations: Mapping[str, float],
 ) -> dict[str, Profile]:
-    """Profiles of all parameters that a fit of all at once moved.
+    """Return the profiles of all parameters of a one-stage fit.
 
     weights [P]; vector [K]: the optimum; free bool [K]; deviations: name -> standard deviation of the fitted entry,
     which sets the steps.
@@ -73,10 +74,8 @@ def threshold(
     free: np.ndarray,
     settings: FitSettings,
 ) -> float:
-    """Rise of the objective at the end of a 90 % interval of one parameter."""
-    predicted, present = predictions(layout, points, vector), weights > 0
-    log = settings.residual_of(layout.law) == "log"
-    residuals = (np.log(predicted / points.loss) if log else predicted - points.loss)[present]
+    """Return the rise of the objective at the ends of a 90 % interval of one parameter."""
+    residuals = residuals_of(layout, points, vector, settings)[weights > 0]
     count, delta = len(residuals), settings.huber_delta
     scatter = float((np.clip(residuals, -delta, delta) ** 2).sum()) / max(1, count - int(free.sum()))
     curvature = max(float((np.abs(residuals) < delta).mean()), 1 / count)
@@ -86,21 +85,21 @@ def threshold(
 def _profile(
     layout: Layout, points: FitPoints, vector: np.ndarray, name: str, values: np.ndarray, rises: np.ndarray
 ) -> Profile:
-    """From the values and rises [S, 2] on either side of the optimum."""
+    """Return a profile from the values and rises [S, 2] on either side of the optimum."""
     column = layout.names.index(name)
     parameter = layout.slots[column][0]
     moved = np.concatenate([values[::-1, 0], [vector[column]], values[:, 1]])
     all_rises = np.concatenate([rises[::-1, 0], [0.0], rises[:, 1]])
-    ends = [_closing(vector[column], values[:, side], rises[:, side]) for side in (0, 1)]
-    printed = [None if end is None else float(parameter.to_printed(end)) for end in ends]
-    if printed[0] is not None:  # an offset that is not told from zero does not close below
-        draws = np.full(2, printed[0])
-        printed[0] = parameter_interval(parameter, printed[0], draws, float(points.loss.min())).low
-    return Profile(parameter.to_printed(moved), all_rises, Interval(printed[0], printed[1]))
+    ends = [_crossing(vector[column], values[:, side], rises[:, side]) for side in (0, 1)]
+    ends_natural = [None if end is None else float(parameter.to_natural(end)) for end in ends]
+    if ends_natural[0] is not None:  # an offset that is not distinguishable from zero is open below
+        replicates = np.full(2, ends_natural[0])
+        ends_natural[0] = parameter_interval(parameter, ends_natural[0], replicates, float(points.loss.min())).low
+    return Profile(parameter.to_natural(moved), all_rises, Interval(ends_natural[0], ends_natural[1]))
 
 
-def _closing(start: float, values: np.ndarray, rises: np.ndarray) -> float | None:
-    """Where the rise reaches one, between the last value below and the first above; None where it never does."""
+def _crossing(start: float, values: np.ndarray, rises: np.ndarray) -> float | None:
+    """Return where the rise reaches one, interpolated between two values; None where it never does."""
     above = np.flatnonzero(rises >= 1)
     if not len(above):
         return None

@@ -1,8 +1,8 @@
-"""The paper's two stages, per task and method (Zhang et al. 2024, section 4), and all parameters in one stage.
+"""Two-stage fits of joint laws per task and method (Zhang et al. 2024, section 4), and the same law in one stage.
 
 Stage 1 fits the model-size and pretraining-size points together: E and beta (and the additive law's B) are shared, A
-and alpha are each factor's own. Stage 2 freezes what is shared and refits A and alpha of every factor, PET size
-included.
+and alpha are separate for each factor. Stage 2 freezes the shared parameters and refits A and alpha of every factor,
+PET size included.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,26 +11,28 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import (
     FitPoints,
     FitSettings,
     local_refit,
+    log_misfit,
     multistart_fit,
     multistart_optima,
     predictions,
-    scatter_about,
+    residual_scale,
 )
-from finetune_scaling.laws.fitting.joint_fit import JointFit, OneStage, Skipped
+from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.fitting.profile import Profile, profiles
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Law, Layout
 from finetune_scaling.laws.points.columns import FACTORS
-from finetune_scaling.laws.uncertainty import jackknife
-from finetune_scaling.laws.uncertainty.bootstrap import Measured, Resampling, resample
+from finetune_scaling.laws.uncertainty.bootstrap import BootstrapInput, Resampling, resample
+from finetune_scaling.laws.uncertainty.jackknife import leave_out_weights
 from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents, variance_components
 
 FIRST_STAGE_FACTORS = ("model", "pretrain")
-# Optima of stage 1 from which the fit in one stage starts.
+# Optima of stage 1 from which the one-stage fit starts.
 ONE_STAGE_STARTS = 256
 
 
@@ -41,32 +43,73 @@ def fit_joint(
     pad_to: int = 0,
     resampling: Resampling | None = None,
     profile: bool = False,
-) -> tuple[JointFit | None, list[Skipped]]:
-    """Fits `law` in two stages to the settings of one task and method; None where the points do not suffice.
+) -> tuple[JointFit | None, list[SkippedFit]]:
+    """Fit `law` in two stages to the settings of one task and method; None where the points do not suffice.
 
-    rows: PointsTable.settings of one task and method, held-out ones too (they enter no fit). pad_to: number of points
-    to pad to, so that several calls share a compiled program; resampling: how the bootstrap is drawn; profile:
-    whether to profile every parameter of the fit in one stage too.
+    rows: PointsTable.settings of one task and method, held-out ones included (they enter no fit); pad_to: number of
+    points to pad to, so that several calls share a compiled program; profile: whether to profile every parameter of the
+    one-stage fit.
     """
     task, method = rows["task"].iloc[0], rows["method"].iloc[0]
     layout = Layout(law, FACTORS)
     fitted = rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]]
-    factors, skipped = _usable_factors(fitted, law.name, task, method)
+    values = fitted.groupby("factor")["x"].nunique()
+    factors = tuple(factor for factor in FACTORS if values.get(factor, 0) > 1)
+    reasons = [f"factor {f}: one value of x to fit, an exponent needs two" for f in FACTORS if values.get(f, 0) == 1]
     first = tuple(f for f in factors if f in FIRST_STAGE_FACTORS) or factors
-    reason = _too_few(layout, fitted, first)
-    if reason:
-        return None, [*skipped, Skipped(task, method, law.name, reason)]
+    too_few = _why_too_few(layout, fitted[fitted["factor"].isin(first)], first)
+    skipped = [SkippedFit(task, method, law.name, reason) for reason in [*reasons, *([too_few] if too_few else [])]]
+    if too_few:
+        return None, skipped
     rows = rows[rows["factor"].isin(factors)]
-    fitted = rows[~rows["held_out"]]
-    stages = _stages(layout, fitted, first, factors, settings, pad_to)
+    points = to_fit_points(rows[~rows["held_out"]], pad_to)
+    stages = _Stages(
+        layout=layout,
+        points=points,
+        settings=settings,
+        in_first=np.isin(points.groups, [FACTORS.index(f) for f in first]).astype(float),
+        free_1=_free(layout, first, shared=True),
+        free_2=_free(layout, factors, shared=False),
+    )
     return _fit_stages(stages, rows, first, factors, resampling or Resampling(), profile), skipped
+
+
+def _why_too_few(layout: Layout, first: pd.DataFrame, factors: Sequence[str]) -> str:
+    """Return why the points of stage 1 do not determine the law; empty where they do."""
+    if not factors:
+        return "no factor with two values of x"
+    needed = sum(1 for _, group in layout.slots if not group or group in factors)
+    if len(first) < needed:
+        return f"{len(first)} points to fit for {needed} parameters"
+    if first["loss"].nunique() < 2:
+        return "all losses to fit are the same, so they determine no exponent"
+    sizes, needed = first["finetune_examples"].nunique(), layout.law.sizes_needed
+    if sizes < needed:  # infinitely many curves pass through these points
+        return f"{sizes} {'numbers' if sizes > 1 else 'number'} of examples to fit, the law needs {needed}"
+    return ""
+
+
+def to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
+    """Return settings as the arrays that a fit takes; groups index FACTORS."""
+    return FitPoints(
+        log_factors={"X": np.log(rows["x"].to_numpy(float)), "D": np.log(rows["finetune_examples"].to_numpy(float))},
+        loss=rows["loss"].to_numpy(float),
+        groups=np.array([FACTORS.index(f) for f in rows["factor"]]),
+        pad_to=pad_to,
+    )
+
+
+def _free(layout: Layout, factors: Sequence[str], shared: bool) -> np.ndarray:
+    """Return which entries a stage fits: those of the factors, and the shared ones if asked."""
+    return np.array([group in factors if group else shared for _, group in layout.slots])
 
 
 @dataclass(frozen=True)
 class _Stages:
-    """The two stages of one law, to run on any weights and losses of the same settings.
+    """The two stages of one law, for any weights and losses of the same settings.
 
-    in_first [P]: 1 where a point belongs to stage 1; free_1, free_2 [K]: what each stage moves, free: what both do.
+    in_first [P]: 1 where a point belongs to stage 1; free_1, free_2 [K]: entries that each stage fits, free: that
+    either does.
     """
 
     layout: Layout
@@ -81,45 +124,33 @@ class _Stages:
         return self.free_1 | self.free_2
 
     def from_grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """The best vector [K] over the grid of starts, and the optima of stage 1 [S, K]."""
-        grid, weights = self.layout.starts(), self.in_first[None]
-        first, _ = multistart_optima(self.layout, self.points, weights, grid, self.free_1, self.settings)
-        restart = _restart(self.layout, first[0, 0])
-        ones = np.ones_like(weights)
-        vectors, _ = multistart_fit(self.layout, self.points, ones, restart, self.free_2, self.settings)
+        """Return the best vector [K] over the grid of starts, and the optima of stage 1 [S, K]."""
+        layout, weights = self.layout, self.in_first[None]
+        first, _ = multistart_optima(layout, self.points, weights, layout.starts(), self.free_1, self.settings)
+        shared = {p.name: first[0, 0][c.start] for p, c in layout.columns() if not p.per_factor}
+        starts = np.concatenate([first[0, :1], layout.starts(shared)])
+        vectors, _ = multistart_fit(layout, self.points, np.ones_like(weights), starts, self.free_2, self.settings)
         return vectors[0], first[0]
 
-    def again(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
-        """Both stages from one vector, for every row of weights and losses [W, P]: vectors [W, K]."""
+    def refit(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
+        """Return both stages' refits [W, K] from one vector, for every row of weights and losses [W, P]."""
         starts = np.tile(start, (len(weights), 1))
-        first = self.far(weights * self.in_first, starts, self.free_1, losses)
+        first = self.refit_replicates(weights * self.in_first, starts, self.free_1, losses)
         return local_refit(self.layout, self.points, weights, first, self.free_2, self.settings, losses)[0]
 
-    def far(self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None) -> np.ndarray:
-        """Refits of one optimum, repeated in `starts` [W, K], to other weights or losses: vectors [W, K]."""
-        scatter = scatter_about(self.layout, self.points, starts[0], self.settings)
-        return refit_replicates(self.layout, self.points, weights, starts, free, self.settings, scatter, losses)[0]
+    def refit_replicates(
+        self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None
+    ) -> np.ndarray:
+        """Return refits [W, K] of one optimum, repeated in `starts` [W, K], to other weights or losses."""
+        scale = residual_scale(self.layout, self.points, starts[0], self.settings)
+        return refit_replicates(self.layout, self.points, weights, starts, free, self.settings, scale, losses)[0]
 
-    def objectives(self, vector: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-        """The sums of Huber losses that the stages minimise: over the points of stage 1, and over all."""
+    def objectives(self, vector: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+        """Return the sums of Huber losses that the stages minimize: over the points of stage 1, and over all."""
         frozen = np.zeros_like(self.free)
         rows = np.stack([weights * self.in_first, weights])
         _, values = local_refit(self.layout, self.points, rows, np.tile(vector, (2, 1)), frozen, self.settings)
-        return {"stage_1": float(values[0]), "stage_2": float(values[1])}
-
-
-def _stages(
-    layout: Layout,
-    fitted: pd.DataFrame,
-    first: Sequence[str],
-    factors: Sequence[str],
-    settings: FitSettings,
-    pad_to: int,
-) -> _Stages:
-    points = to_fit_points(fitted, pad_to)
-    in_first = np.isin(points.groups, [FACTORS.index(f) for f in first]).astype(float)
-    free_1, free_2 = _free(layout, first, shared=True), _free(layout, factors, shared=False)
-    return _Stages(layout, points, settings, in_first, free_1, free_2)
+        return float(values[0]), float(values[1])
 
 
 def _fit_stages(
@@ -131,45 +162,48 @@ def _fit_stages(
     profile: bool,
 ) -> JointFit:
     layout, points = stages.layout, stages.points
-    fitted = rows[~rows["held_out"]]
-    vector, valley = stages.from_grid()
-    families = _levels(fitted)
-    scatter = _components(stages, fitted, families, vector)
-    weights = _weights(scatter, fitted["seeds"].to_numpy(float))
+    fitted, held_out = rows[~rows["held_out"]], rows[rows["held_out"]]
+    seeds, groupings = fitted["seeds"].to_numpy(float), _groupings(fitted)
+    vector, optima = stages.from_grid()
+    components = _components(stages, fitted, groupings, vector)
+    weights = _weights(components, seeds)
     if np.ptp(weights) > 0:
-        vector = stages.again(vector, weights[None])[0]
-        scatter = _components(stages, fitted, families, vector)
-    predicted = predictions(layout, points, vector)
-    measured = Measured(predicted, points.loss, fitted["seeds"].to_numpy(float), families, _runs(fitted))
+        vector = stages.refit(vector, weights[None])[0]
+        components = _components(stages, fitted, groupings, vector)
     task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
-    counts, losses = resample(measured, scatter, how.of(f"{task}/{method}"))
-    draws = stages.again(vector, counts * weights, losses)
-    one_stage = _one_stage(stages, vector, valley, weights, counts, losses, draws)
-    levels, slices = jackknife.leave_out_weights(families)
-    refits = stages.again(vector, levels * weights)
-    every = {"fitted": rows[~rows["held_out"]], "held_out": rows[rows["held_out"]]}
-    errors = {kind: _deviations(layout, vector[None], own, factors, _mean) for kind, own in every.items()}
-    drawn = _deviations(layout, draws, every["held_out"], factors, _resampled_mean)
+    data = BootstrapInput(predictions(layout, points, vector), points.loss, seeds, groupings, _run_index(fitted))
+    counts, losses = resample(data, components, how.for_name(f"{task}/{method}"))
+    replicates = stages.refit(vector, counts * weights, losses)
+    one_stage = _one_stage(stages, factors, vector, optima, weights, counts, losses, replicates)
+    left_out, slices = leave_out_weights(groupings)
+    jackknife_refits = stages.refit(vector, left_out * weights)
+    objective_1, objective_2 = stages.objectives(vector, weights)
+    errors = {
+        "fitted": _errors(layout, vector[None], fitted, factors, _mean),
+        "held_out": _errors(layout, vector[None], held_out, factors, _mean),
+    }
+    held_out_replicates = _errors(layout, replicates, held_out, factors, _resampled_mean)
     return JointFit(
         task=task,
         method=method,
         layout=layout,
         vector=vector,
-        replicates=draws,
-        refits=refits,
-        families=tuple(slices),
-        left_out=_left_out(stages, levels, refits),
-        reasons=_untold(layout, fitted, factors),
-        objective=stages.objectives(vector, weights),
-        errors=errors,
-        held_out_replicates={
-            factor: _recentred(values, errors["held_out"][factor]) for factor, values in drawn.items()
-        },
-        points={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
-        stage_1=first,
-        components=scatter,
-        misfit=float(np.sqrt(np.mean(np.log(predicted / points.loss) ** 2))),
+        replicates=replicates,
+        objective=objective_2,
+        objective_stage_1=objective_1,
+        misfit=log_misfit(layout, points, vector),
         least_response=float(points.loss.min()),
+        points=len(fitted),
+        factors=factors,
+        reasons=_few_levels(layout, fitted, factors),
+        jackknife_refits=jackknife_refits,
+        groupings=tuple(slices),
+        left_out_errors=_left_out_errors(stages, left_out, jackknife_refits),
+        errors=errors,
+        held_out_replicates={f: _recentred(values, errors["held_out"][f]) for f, values in held_out_replicates.items()},
+        points_by_factor={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
+        stage_1=first,
+        components=components,
         resampling=how,
         one_stage=one_stage,
         profiles=_profiles(stages, one_stage, weights) if profile else {},
@@ -178,118 +212,82 @@ def _fit_stages(
 
 def _one_stage(
     stages: _Stages,
+    factors: tuple[str, ...],
     vector: np.ndarray,
-    valley: np.ndarray,
+    optima: np.ndarray,
     weights: np.ndarray,
     counts: np.ndarray,
     losses: np.ndarray,
-    draws: np.ndarray,
-) -> OneStage:
-    """All parameters at once, from the two stages' result and from the other optima of stage 1.
+    replicates: np.ndarray,
+) -> FittedLaw:
+    """Fit all parameters at once, from the two-stage result and from the other optima of stage 1.
 
-    draws: of both stages, which are those of one where stage 1 has all points already.
+    replicates: of the two stages, which equal the one-stage ones where stage 1 has all points.
     """
-    starts = np.concatenate([vector[None], np.where(stages.free_1, valley[:ONE_STAGE_STARTS], vector)])
+    layout, points = stages.layout, stages.points
+    starts = np.concatenate([vector[None], np.where(stages.free_1, optima[:ONE_STAGE_STARTS], vector)])
     rows = np.tile(weights, (len(starts), 1))
-    vectors, values = local_refit(stages.layout, stages.points, rows, starts, stages.free, stages.settings)
+    vectors, values = local_refit(layout, points, rows, starts, stages.free, stages.settings)
     best = int(np.argmin(values))
     if not stages.in_first.all():
         starts = np.tile(vectors[best], (len(counts), 1))
-        draws = stages.far(counts * weights, starts, stages.free, losses)
-    return OneStage(vectors[best], draws, float(values[best]))
+        replicates = stages.refit_replicates(counts * weights, starts, stages.free, losses)
+    return FittedLaw(
+        layout=layout,
+        vector=vectors[best],
+        replicates=replicates,
+        objective=float(values[best]),
+        misfit=log_misfit(layout, points, vectors[best]),
+        least_response=float(points.loss.min()),
+        points=len(points.loss),
+        factors=factors,
+    )
 
 
-def _profiles(stages: _Stages, fitted: OneStage, weights: np.ndarray) -> dict[str, Profile]:
+def _profiles(stages: _Stages, fitted: FittedLaw, weights: np.ndarray) -> dict[str, Profile]:
     deviations = dict(zip(stages.layout.names, map(float, np.std(fitted.replicates, axis=0)), strict=True))
     return profiles(stages.layout, stages.points, weights, fitted.vector, stages.free, stages.settings, deviations)
 
 
 def _components(
-    stages: _Stages, fitted: pd.DataFrame, families: Sequence[np.ndarray], vector: np.ndarray
+    stages: _Stages, fitted: pd.DataFrame, groupings: Sequence[np.ndarray], vector: np.ndarray
 ) -> VarianceComponents:
     residuals = stages.points.loss - predictions(stages.layout, stages.points, vector)
     deviations, seeds = (fitted[c].to_numpy(float) for c in ("loss_sd", "seeds"))
-    _, first = np.unique(_runs(fitted), return_index=True)  # runs that stand under two factors have their seeds once
+    _, first = np.unique(_run_index(fitted), return_index=True)  # seeds of runs shared by two factors count once
     deviations = np.where(np.isin(np.arange(len(fitted)), first), deviations, np.nan)
-    return variance_components(residuals, deviations, seeds, families, int(stages.free.sum()))
+    return variance_components(residuals, deviations, seeds, groupings, int(stages.free.sum()))
 
 
-def _runs(fitted: pd.DataFrame) -> np.ndarray:
-    """Which settings are the same runs [P]: a base's largest budget, say, is measured once for two factors."""
+def _run_index(fitted: pd.DataFrame) -> np.ndarray:
+    """Return an index [P] that is equal for settings of the same runs, which two factors may share."""
     return fitted.groupby(["finetune_examples", "loss", "seeds"], sort=False).ngroup().to_numpy()
 
 
-def _weights(scatter: VarianceComponents, seeds: np.ndarray) -> np.ndarray:
-    """Inverse variances of the settings' means [P], of mean one: settings with more seeds count for more."""
-    variances = scatter.deviation_of_mean(seeds) ** 2
-    if scatter.seed is None or np.ptp(seeds) == 0 or not (variances > 0).all():
+def _weights(components: VarianceComponents, seeds: np.ndarray) -> np.ndarray:
+    """Return inverse variances of the settings' means [P], of mean one: settings with more seeds weigh more."""
+    variances = components.deviation_of_mean(seeds) ** 2
+    if components.seed is None or np.ptp(seeds) == 0 or not (variances > 0).all():
         return np.ones(len(seeds))
     return (1 / variances) / np.mean(1 / variances)
 
 
-def _left_out(stages: _Stages, levels: np.ndarray, refits: np.ndarray) -> np.ndarray:
-    """Mean absolute deviation of each refit [W] from the points that it left out."""
-    gaps = np.abs(predictions(stages.layout, stages.points, refits) - stages.points.loss)
-    return np.array([gap[level == 0].mean() for gap, level in zip(gaps, levels, strict=True)])
+def _left_out_errors(stages: _Stages, weights: np.ndarray, refits: np.ndarray) -> np.ndarray:
+    """Return the mean absolute error of each refit [W] on the points that it left out."""
+    errors = np.abs(predictions(stages.layout, stages.points, refits) - stages.points.loss)
+    return np.array([error[weight == 0].mean() for error, weight in zip(errors, weights, strict=True)])
 
 
-def _too_few(layout: Layout, fitted: pd.DataFrame, first: Sequence[str]) -> str:
-    """Why these points do not determine the law; empty where they do."""
-    if not first:
-        return "no factor with two values of x"
-    needed = sum(1 for _, group in layout.slots if not group or group in first)
-    available = int(fitted["factor"].isin(first).sum())
-    if available < needed:
-        return f"{available} points to fit for {needed} parameters"
-    if fitted.loc[fitted["factor"].isin(first), "loss"].nunique() < 2:
-        return "all losses to fit are the same, from which no exponent can be told"
-    sizes, law = fitted.loc[fitted["factor"].isin(first), "finetune_examples"].nunique(), layout.law
-    if sizes < law.sizes_needed:  # curves without end go through these points, and differ beyond them
-        numbers = "numbers" if sizes > 1 else "number"
-        return f"{sizes} {numbers} of examples to fit, the law is determined by {law.sizes_needed}"
-    return ""
-
-
-def _usable_factors(fitted: pd.DataFrame, law: str, task: str, method: str) -> tuple[tuple[str, ...], list[Skipped]]:
-    """Factors with at least two fitted values of x, and a remark on each that has one only."""
-    values = fitted.groupby("factor")["x"].nunique()
-    present = [factor for factor in FACTORS if factor in values.index]
-    lonely = [factor for factor in present if values[factor] < 2]
-    skipped = [Skipped(task, method, law, f"factor {f}: one value of x to fit, an exponent needs two") for f in lonely]
-    return tuple(factor for factor in present if factor not in lonely), skipped
-
-
-def to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
-    """Settings as the arrays that a fit takes; groups index FACTORS."""
-    return FitPoints(
-        log_factors={"X": np.log(rows["x"].to_numpy(float)), "D": np.log(rows["finetune_examples"].to_numpy(float))},
-        loss=rows["loss"].to_numpy(float),
-        groups=np.array([FACTORS.index(f) for f in rows["factor"]]),
-        pad_to=pad_to,
-    )
-
-
-def _free(layout: Layout, factors: Sequence[str], shared: bool) -> np.ndarray:
-    """Which entries move: those of the factors, and the shared ones where asked."""
-    return np.array([group in factors if group else shared for _, group in layout.slots])
-
-
-def _restart(layout: Layout, vector: np.ndarray) -> np.ndarray:
-    """Starts of stage 2 [S, K]: shared entries from stage 1, the others from there too and over their grid."""
-    shared = {p.name: vector[c.start] for p, c in layout.columns() if not p.per_factor}
-    return np.concatenate([vector[None], layout.starts(shared)])
-
-
-def _levels(fitted: pd.DataFrame) -> list[np.ndarray]:
-    """What to leave out in turn: numbers of examples, and each factor's values of x; labels [P] each."""
-    families = [fitted["finetune_examples"].to_numpy()]
+def _groupings(fitted: pd.DataFrame) -> list[np.ndarray]:
+    """Return the labels [P] of every grouping whose levels are left out: dataset sizes, and each factor's values."""
+    groupings = [fitted["finetune_examples"].to_numpy()]
     for factor in fitted["factor"].unique():
-        families.append(fitted["x"].where(fitted["factor"] == factor).to_numpy())
-    return families
+        groupings.append(fitted["x"].where(fitted["factor"] == factor).to_numpy())
+    return groupings
 
 
-def _untold(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
-    """Entries whose spread cannot be told, and why: too few levels to leave one out."""
+def _few_levels(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
+    """Return, for entries with too few levels for a jackknife, the reason."""
     reasons = {}
     sizes = fitted["finetune_examples"].nunique()
     values = fitted.groupby("factor")["x"].nunique()
@@ -303,32 +301,31 @@ def _untold(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dic
     return reasons
 
 
-def _deviations(
-    layout: Layout, vectors: np.ndarray, rows: pd.DataFrame, factors: Sequence[str], mean: Callable
-) -> dict:
-    """Mean absolute deviation, nats per token, of each factor that has rows, by every vector [R, K]."""
-    deviations = {}
+def _errors(layout: Layout, vectors: np.ndarray, rows: pd.DataFrame, factors: Sequence[str], mean: Callable) -> dict:
+    """Return factor -> mean absolute error, nats per token, of the vectors [R, K] on the factor's rows, if any."""
+    errors = {}
     for factor in factors:
         own = rows[rows["factor"] == factor]
         if len(own):
             points = to_fit_points(own)
-            deviations[factor] = mean(np.abs(predictions(layout, points, vectors) - points.loss))
-    return deviations
+            errors[factor] = mean(np.abs(predictions(layout, points, vectors) - points.loss))
+    return errors
 
 
-def _mean(gaps: np.ndarray) -> float:
-    return float(gaps.mean())
+def _mean(errors: np.ndarray) -> float:
+    return float(errors.mean())
 
 
-def _recentred(draws: np.ndarray, observed: float) -> np.ndarray:
-    """Draws [R] of an error about the observed one, as ratios: a law that is drawn anew misses what was held out by its
-    own luck and by that of the fitted law, and so by more than the fitted law does.
+def _recentred(replicates: np.ndarray, observed: float) -> np.ndarray:
+    """Return replicates [R] of an error, scaled so that their median is the observed one.
+
+    A refitted law has its own error in addition to that of the fitted law, so its error is larger than the observed.
     """
-    median = float(np.median(draws))
-    return draws * (observed / median) if median > 0 else draws
+    median = float(np.median(replicates))
+    return replicates * (observed / median) if median > 0 else replicates
 
 
-def _resampled_mean(gaps: np.ndarray) -> np.ndarray:
-    """The mean of each row of gaps [R, P] over points drawn anew, which carries the points' own luck."""
-    drawn = np.random.default_rng(0).integers(gaps.shape[1], size=gaps.shape)
-    return np.take_along_axis(gaps, drawn, axis=1).mean(axis=1)
+def _resampled_mean(errors: np.ndarray) -> np.ndarray:
+    """Return the mean of each row of errors [R, P] over resampled points, so that it varies with the points too."""
+    chosen = np.random.default_rng(0).integers(errors.shape[1], size=errors.shape)
+    return np.take_along_axis(errors, chosen, axis=1).mean(axis=1)

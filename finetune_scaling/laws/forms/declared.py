@@ -1,8 +1,8 @@
-"""What a scaling law is: a name, a formula, its parameters with their bounds and starts, and the logs of its terms.
+"""Declaration of a scaling law: name, formula, parameters with bounds and starting values, and the logs of its terms.
 
 A law is a sum of positive terms, and every term is written in log space: coefficients enter as a = log A, factors as
-log X, so that no fit can leave the positive numbers and none overflows. Each law is a file of this package;
-docs/laws.md shows how to write one of your own.
+log X, so that no fit leaves the positive numbers or overflows. Each law is a file of this package; docs/laws.md shows
+how to declare your own.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ Residual = Literal["log", "linear"]
 Values = Mapping[str, Any]
 LogTerms = Callable[[Values, Values, Any], Sequence[Any]]
 
-# The grid of starts of Hoffmann et al. 2022 (arXiv 2203.15556), appendix D.3.
+# The grid of starting values of Hoffmann et al. 2022 (arXiv 2203.15556), appendix D.3.
 COEFFICIENT_STARTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 EXPONENT_STARTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 OFFSET_STARTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -30,13 +30,13 @@ OFFSET_STARTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 class Parameter:
     """One parameter of a law.
 
-    name: as printed ("A"); low, high: its bounds in printed units, open or infinite at both ends; starts: grid of
-    starting values, of the logarithm where the parameter is positive (bounds 0 and infinity), else in printed units;
-    per_factor: whether each factor of a study (model, pretrain, pet) has its own; is_offset: whether it is in the
-    response's own unit, so that a value far below all responses is not told from zero.
+    name: as printed ("A"); low, high: its bounds in natural units, open or infinite at both ends; starts: grid of
+    starting values, of the logarithm where the parameter is positive (bounds 0 and infinity), else in natural units;
+    per_factor: whether each factor of a study (model, pretrain, pet) has its own; is_offset: whether it has the unit of
+    the response, so that a value far below all responses is not distinguishable from zero.
 
-    The bounds decide how the fit moves: a positive parameter by its logarithm, one between two finite bounds by its
-    logit, an unbounded one as it is. Raises ConfigError where they are of no such kind or a start lies outside.
+    The bounds decide what is fitted: the logarithm of a positive parameter, the logit of one between two finite bounds,
+    an unbounded one directly. Raises ConfigError on other bounds, or where a start is outside them.
     """
 
     name: str
@@ -48,46 +48,46 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if "_" in self.name:
-            raise ConfigError(f"parameter {self.name}: '_' parts a name from its factor (A_model); leave it out")
+            raise ConfigError(f"parameter {self.name}: '_' separates a name from its factor (A_model); remove it")
         free = math.isinf(self.low) and math.isinf(self.high) and self.low < self.high
         if not (free or self.is_log or self.is_bounded):
             raise ConfigError(
-                f"parameter {self.name}: bounds ({self.low}, {self.high}) are of no known kind; give none, "
+                f"parameter {self.name}: bounds ({self.low}, {self.high}) are not supported; give none, "
                 "(0, infinity), or two finite numbers in order"
             )
         if self.is_bounded and not all(self.low < start < self.high for start in self.starts):
-            raise ConfigError(f"parameter {self.name}: starts {self.starts} must lie inside ({self.low}, {self.high})")
+            raise ConfigError(f"parameter {self.name}: starts {self.starts} must be inside ({self.low}, {self.high})")
 
     @property
     def is_log(self) -> bool:
-        """Whether the fit moves, and the law receives, its logarithm."""
+        """Whether its logarithm is fitted and passed to the law."""
         return self.low == 0 and self.high == math.inf
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it lies between two finite bounds."""
+        """Whether it is between two finite bounds."""
         return math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
 
-    def to_printed(self, moved: Any) -> Any:
-        """What the fit moves -> the printed value."""
+    def to_natural(self, unconstrained: Any) -> Any:
+        """Return the value in natural units of a fitted entry."""
         if self.is_log:
-            return np.exp(moved)
-        return self.for_law(moved, np)
+            return np.exp(unconstrained)
+        return self.for_law(unconstrained, np)
 
-    def to_moved(self, printed: Any) -> Any:
-        """The printed value -> what the fit moves; infinite where it lies on a bound."""
+    def to_unconstrained(self, natural: Any) -> Any:
+        """Return the fitted entry of a value in natural units; infinite at a bound."""
         with np.errstate(divide="ignore"):
             if self.is_log:
-                return np.log(printed)
+                return np.log(natural)
             if self.is_bounded:
-                return np.log((printed - self.low) / (self.high - printed))
-        return printed
+                return np.log((natural - self.low) / (self.high - natural))
+        return natural
 
-    def for_law(self, moved: Any, xp: Any) -> Any:
-        """What the fit moves -> what the law's terms receive; xp: numpy or jax.numpy."""
+    def for_law(self, unconstrained: Any, xp: Any) -> Any:
+        """Return what the law's terms receive for a fitted entry; xp: numpy or jax.numpy."""
         if not self.is_bounded:
-            return moved
-        return self.low + (self.high - self.low) / (1 + xp.exp(-moved))
+            return unconstrained
+        return self.low + (self.high - self.low) / (1 + xp.exp(-unconstrained))
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Law:
 
     log_terms(parameters, log_factors, xp) -> the logs of the terms; parameters by name, logarithms where positive;
     xp: numpy or jax.numpy, for functions beyond arithmetic. factors: the columns that it takes, as in its formula;
-    response: the column that it describes; residual: the residual its authors fit; sizes_needed: how many values of D
-    determine it where the other factor varies; file: where a law of a user's own is declared, as FILE.py:NAME.
+    response: the column that it describes; residual: the residual that its authors fit; sizes_needed: how many values
+    of D determine it where the other factor varies; file: where a user's law is declared, as FILE.py:NAME.
     """
 
     name: str
@@ -113,18 +113,18 @@ class Law:
 
     @property
     def given(self) -> str:
-        """How it is named on a command line."""
+        """Its name on a command line."""
         return self.file or self.name
 
-    def freed(self) -> "Law":
-        """The same law with every parameter each factor's own: nothing is shared, E and beta neither."""
+    def without_sharing(self) -> "Law":
+        """Return the law with separate parameters for each factor, E and beta included."""
         own = tuple(dataclasses.replace(parameter, per_factor=True) for parameter in self.parameters)
         return dataclasses.replace(self, name=f"{self.name}_free", parameters=own)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a law's parameters lie in the fitted vector; groups are the factors that have parameters of their own."""
+    """The order of a law's parameters in the fitted vector; groups are the factors that have separate parameters."""
 
     law: Law
     groups: tuple[str, ...] = ("",)
@@ -140,7 +140,7 @@ class Layout:
         return tuple(f"{p.name}_{group}" if group else p.name for p, group in self.slots)
 
     def columns(self) -> Iterator[tuple[Parameter, slice]]:
-        """Each parameter with its slice of the vector."""
+        """Yield each parameter with its slice of the vector."""
         start = 0
         for parameter in self.law.parameters:
             width = len(self.groups) if parameter.per_factor else 1
@@ -148,28 +148,28 @@ class Layout:
             start += width
 
     def starts(self, frozen: Mapping[str, float] | None = None) -> np.ndarray:
-        """The grid of starts [S, K]; a per-factor parameter starts equal in all groups, frozen ones at their value."""
+        """Return the grid of starts [S, K]; per-factor parameters start equal, frozen ones at their value."""
         frozen = frozen or {}
-        grids = [(frozen[p.name],) if p.name in frozen else _moved_starts(p) for p in self.law.parameters]
+        grids = [(frozen[p.name],) if p.name in frozen else _unconstrained_starts(p) for p in self.law.parameters]
         widths = [columns.stop - columns.start for _, columns in self.columns()]
         return np.array([np.repeat(start, widths) for start in itertools.product(*grids)], dtype=np.float64)
 
     def to_natural(self, vectors: np.ndarray) -> dict[str, Any]:
-        """Fitted vectors [..., K] -> printed values [...] by name (A = exp(a)); floats for one vector [K]."""
-        values = [p.to_printed(vectors[..., i]) for i, (p, _) in enumerate(self.slots)]
+        """Return values [...] in natural units by name (A = exp(a)) of vectors [..., K]; floats for one vector."""
+        values = [p.to_natural(vectors[..., i]) for i, (p, _) in enumerate(self.slots)]
         if vectors.ndim == 1:
             values = [float(value) for value in values]
         return dict(zip(self.names, values, strict=True))
 
     def to_vector(self, natural: Mapping[str, float]) -> np.ndarray:
-        """Printed values -> fitted vector [K]; the inverse of to_natural."""
-        values = [p.to_moved(natural[name]) for name, (p, _) in zip(self.names, self.slots, strict=True)]
+        """Return the fitted vector [K] of values in natural units; the inverse of to_natural."""
+        values = [p.to_unconstrained(natural[name]) for name, (p, _) in zip(self.names, self.slots, strict=True)]
         return np.array(values, dtype=np.float64)
 
 
 def predict(law: Law, parameters: Mapping[str, Any], factors: Mapping[str, Any]) -> np.ndarray:
-    """What the law predicts; parameters and factors in printed units, all broadcast against each other."""
-    with np.errstate(divide="ignore"):  # a vanished offset adds nothing
+    """Return what the law predicts; parameters and factors are in natural units and broadcast against each other."""
+    with np.errstate(divide="ignore"):  # an offset of zero adds nothing
         given = {p.name: np.log(parameters[p.name]) if p.is_log else parameters[p.name] for p in law.parameters}
     log_factors = {name: np.log(np.asarray(factors[name], dtype=np.float64)) for name in law.factors}
     terms: Any = law.log_terms(given, log_factors, np)
@@ -177,26 +177,26 @@ def predict(law: Law, parameters: Mapping[str, Any], factors: Mapping[str, Any])
 
 
 def factor_parameters(parameters: Mapping[str, Any], factor: str) -> dict[str, Any]:
-    """The parameters that hold for one factor, under their short names: A_model -> A."""
+    """Return the parameters of one factor under their short names: A_model -> A."""
     suffix = f"_{factor}"
     own = {name.removesuffix(suffix): value for name, value in parameters.items() if name.endswith(suffix)}
     return {name: value for name, value in parameters.items() if "_" not in name} | own
 
 
 def coefficient(name: str, per_factor: bool = False, starts: tuple[float, ...] = COEFFICIENT_STARTS) -> Parameter:
-    """A positive parameter, started on the grid of Hoffmann et al. (of its logarithm)."""
+    """Declare a positive parameter with the starting values of Hoffmann et al. (of its logarithm)."""
     return Parameter(name, starts, low=0.0, per_factor=per_factor)
 
 
 def exponent(name: str, per_factor: bool = False, starts: tuple[float, ...] = EXPONENT_STARTS) -> Parameter:
-    """An unbounded parameter, started on the grid of Hoffmann et al."""
+    """Declare an unbounded parameter with the starting values of Hoffmann et al."""
     return Parameter(name, starts, per_factor=per_factor)
 
 
 OFFSET = Parameter("E", OFFSET_STARTS, low=0.0, is_offset=True)
 
 
-def _moved_starts(parameter: Parameter) -> tuple[float, ...]:
+def _unconstrained_starts(parameter: Parameter) -> tuple[float, ...]:
     if not parameter.is_bounded:
         return parameter.starts
-    return tuple(float(parameter.to_moved(start)) for start in parameter.starts)
+    return tuple(float(parameter.to_unconstrained(start)) for start in parameter.starts)

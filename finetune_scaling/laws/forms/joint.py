@@ -1,11 +1,16 @@
-"""The paper's joint laws of one factor X (model size, pretraining tokens or PET size) and the finetuning examples D."""
+"""Joint laws of one factor X (model size, pretraining tokens or PET size) and the number of finetuning examples D.
+
+ALL_FACTORS is the multiplicative law of model size N, pretraining tokens T, PET size P and D together.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from finetune_scaling.laws.forms.declared import OFFSET, Law, Values, coefficient, exponent
+from finetune_scaling.laws.forms.power import LEARNED_STARTS, POSITIVE_STARTS
 
 SOURCE = "Zhang et al. 2024, arXiv 2402.17193, section 4"
+SMALL_EXPONENTS = (0.0, 0.3)  # six parameters: wider grids would make tens of thousands of starts
 
 
 def _multiplicative(p: Values, x: Values, xp: Any) -> Sequence[Any]:
@@ -14,6 +19,15 @@ def _multiplicative(p: Values, x: Values, xp: Any) -> Sequence[Any]:
 
 def _additive(p: Values, x: Values, xp: Any) -> Sequence[Any]:
     return p["A"] - p["alpha"] * x["X"], p["B"] - p["beta"] * x["D"], p["E"]
+
+
+def _rectified_joint(p: Values, x: Values, xp: Any) -> Sequence[Any]:
+    return p["A"] - p["alpha"] * x["X"] - xp.logaddexp(p["Dl"], p["beta"] * x["D"]), p["E"]
+
+
+def _all_factors(p: Values, x: Values, xp: Any) -> Sequence[Any]:
+    powers = p["alphaN"] * x["N"] + p["alphaT"] * x["T"] + p["alphaP"] * x["P"] + p["beta"] * x["D"]
+    return p["A"] - powers, p["E"]
 
 
 MULTIPLICATIVE = Law(
@@ -34,4 +48,37 @@ ADDITIVE = Law(
     log_terms=_additive,
     residual="linear",
     source=SOURCE,
+)
+RECTIFIED_JOINT = Law(
+    name="rectified_joint",
+    formula="L = A / (X^alpha * (Dl + D^beta)) + E",
+    factors=("X", "D"),
+    parameters=(
+        OFFSET,
+        coefficient("Dl", starts=LEARNED_STARTS),
+        exponent("beta", starts=POSITIVE_STARTS),
+        coefficient("A", True),
+        exponent("alpha", True, starts=(0.0, 0.5, 1.0)),
+    ),
+    log_terms=_rectified_joint,
+    residual="linear",
+    source="the rectified law with the model-size term of Zhang et al. 2024, arXiv 2402.17193",
+    sizes_needed=3,
+)
+ALL_FACTORS = Law(
+    name="all_factors",
+    formula="L = A / (N^alphaN * T^alphaT * P^alphaP * D^beta) + E",
+    factors=("N", "T", "P", "D"),
+    parameters=(
+        OFFSET,
+        coefficient("A"),
+        exponent("alphaN", starts=SMALL_EXPONENTS),
+        exponent("alphaT", starts=SMALL_EXPONENTS),
+        exponent("alphaP", starts=(0.0,)),
+        exponent("beta", starts=SMALL_EXPONENTS),
+    ),
+    log_terms=_all_factors,
+    residual="linear",
+    source="the multiplicative law of Zhang et al. 2024, arXiv 2402.17193, with one constant for all factors",
+    sizes_needed=2,
 )

@@ -1,6 +1,6 @@
-"""How a score of generated text (BLEU, ROUGE, ...) follows the loss L.
+"""Laws of a score of generated text (BLEU, ROUGE, ...) as a function of the loss L.
 
-Both laws rise as the loss falls for a positive k, and fall for a negative one, as error rates do.
+With a positive k the score rises as the loss falls, with a negative k it falls, as error rates do.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_scaling.laws.forms.declared import Law, Parameter, Values, coefficient, exponent
 
-# Scores run to 1 or to 100, so the ceiling starts on both scales.
+# Scores range to 1 or to 100, so the grid of starts covers both scales.
 SCORE_STARTS = (-2.0, 0.0, 2.0, 4.0)
 STEEPNESS_STARTS = (-2.0, 0.5, 2.0, 8.0)
 

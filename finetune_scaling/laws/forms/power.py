@@ -1,9 +1,17 @@
-"""Power laws in the number of finetuning examples alone."""
+"""Laws of the number of finetuning examples D.
+
+In the rectified law of Lin et al. 2024 pretraining counts as Dl examples: below Dl^(1/beta) examples the curve is flat
+(the authors' pre-power phase), beyond them it is a power law.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from finetune_scaling.laws.forms.declared import OFFSET, Law, Values, coefficient, exponent
+
+LEARNED_STARTS = (0.0, 2.0, 4.0, 6.0)
+# An exponent of zero makes the law a constant, which no descent leaves.
+POSITIVE_STARTS = (0.1, 0.3, 0.6, 1.0)
 
 
 def _single(p: Values, x: Values, xp: Any) -> Sequence[Any]:
@@ -12,6 +20,10 @@ def _single(p: Values, x: Values, xp: Any) -> Sequence[Any]:
 
 def _vanilla(p: Values, x: Values, xp: Any) -> Sequence[Any]:
     return (p["alpha"] * xp.logaddexp(p["A"] - p["beta"] * x["D"], p["E"]),)
+
+
+def _rectified(p: Values, x: Values, xp: Any) -> Sequence[Any]:
+    return p["A"] - xp.logaddexp(p["Dl"], p["beta"] * x["D"]), p["E"]
 
 
 SINGLE = Law(
@@ -30,11 +42,26 @@ VANILLA = Law(
     parameters=(
         OFFSET,
         coefficient("A", starts=(0.0, 2.0, 5.0, 10.0)),
-        exponent("beta", starts=(0.1, 0.3, 0.6, 1.0)),
+        exponent("beta", starts=POSITIVE_STARTS),
         exponent("alpha", starts=(0.5, 1.0, 2.0)),
     ),
     log_terms=_vanilla,
     residual="log",
     source="Lin et al. 2024, arXiv 2402.02314, equation 1",
+    sizes_needed=4,
+)
+RECTIFIED = Law(
+    name="rectified",
+    formula="L = A / (Dl + D^beta) + E",
+    factors=("D",),
+    parameters=(
+        OFFSET,
+        coefficient("A", starts=(0.0, 2.0, 5.0, 8.0)),
+        coefficient("Dl", starts=LEARNED_STARTS),
+        exponent("beta", starts=POSITIVE_STARTS),
+    ),
+    log_terms=_rectified,
+    residual="log",
+    source="Lin et al. 2024, arXiv 2402.02314, equation 3",
     sizes_needed=4,
 )

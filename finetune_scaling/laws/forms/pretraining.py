@@ -1,4 +1,4 @@
-"""Loss of pretraining against model size alone, at one budget of tokens."""
+"""Laws of pretraining loss: by model size N at one budget of tokens, and Chinchilla's law of N and tokens D."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,10 @@ def _pretraining(p: Values, x: Values, xp: Any) -> Sequence[Any]:
     return p["A"] - p["alpha"] * x["N"], p["E"]
 
 
+def _chinchilla(p: Values, x: Values, xp: Any) -> Sequence[Any]:
+    return p["A"] - p["alpha"] * x["N"], p["B"] - p["beta"] * x["D"], p["E"]
+
+
 PRETRAINING = Law(
     name="pretraining",
     formula="L = A / N^alpha + E",
@@ -18,4 +22,13 @@ PRETRAINING = Law(
     log_terms=_pretraining,
     residual="linear",
     source="Zhang et al. 2024, arXiv 2402.17193, figure 10",
+)
+CHINCHILLA = Law(
+    name="chinchilla",
+    formula="L = A / N^alpha + B / D^beta + E",
+    factors=("N", "D"),
+    parameters=(OFFSET, coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta")),
+    log_terms=_chinchilla,
+    residual="log",
+    source="Hoffmann et al. 2022, arXiv 2203.15556, equation 10",
 )

@@ -1,4 +1,4 @@
-"""The library of laws by name, and laws of a user's own by file."""
+"""The library of laws by name, and users' laws by file."""
 
 import importlib.util
 import types
@@ -7,57 +7,42 @@ from pathlib import Path
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.forms.all_factors import ALL_FACTORS
-from finetune_scaling.laws.forms.chinchilla import CHINCHILLA
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
+from finetune_scaling.laws.forms.joint import ADDITIVE, ALL_FACTORS, MULTIPLICATIVE, RECTIFIED_JOINT
 from finetune_scaling.laws.forms.metric import EXPONENTIAL, SIGMOID
-from finetune_scaling.laws.forms.power import SINGLE, VANILLA
-from finetune_scaling.laws.forms.pretraining import PRETRAINING
-from finetune_scaling.laws.forms.rectified import RECTIFIED, RECTIFIED_JOINT
+from finetune_scaling.laws.forms.power import RECTIFIED, SINGLE, VANILLA
+from finetune_scaling.laws.forms.pretraining import CHINCHILLA, PRETRAINING
 
-_ALL = (
-    SINGLE,
-    VANILLA,
-    RECTIFIED,
-    MULTIPLICATIVE,
-    ADDITIVE,
-    RECTIFIED_JOINT,
-    ALL_FACTORS,
-    CHINCHILLA,
-    PRETRAINING,
-    EXPONENTIAL,
-    SIGMOID,
-)
-LAWS = {law.name: law for law in _ALL}
-FREE = "_free"
+_ON_POINTS = (SINGLE, VANILLA, RECTIFIED, MULTIPLICATIVE, ADDITIVE, RECTIFIED_JOINT, ALL_FACTORS)
+LAWS = {law.name: law for law in (*_ON_POINTS, CHINCHILLA, PRETRAINING, EXPONENTIAL, SIGMOID)}
+SEPARATE = "_free"
 
 
 def law_named(name: str) -> Law:
-    """A law by its name, by NAME_free (every parameter each factor's own), or by FILE.py:NAME (a law of yours).
+    """Return a law by its name, by NAME_free (separate parameters for each factor), or by FILE.py:NAME (your own).
 
-    Raises ConfigError that lists the known ones, or says what is wrong with the file.
+    Raises ConfigError that lists the known laws, or says what is wrong with the file.
     """
     if ":" in name or name.endswith(".py"):
-        return _of_file(name)
-    base = name.removesuffix(FREE)
+        return _law_in_file(name)
+    base = name.removesuffix(SEPARATE)
     if base in LAWS and (base == name or any(p.per_factor for p in LAWS[base].parameters)):
-        return LAWS[base] if base == name else LAWS[base].freed()
+        return LAWS[base] if base == name else LAWS[base].without_sharing()
     raise ConfigError(
-        f"{name!r} is not a law{suggestion(name, LAWS)}; the library has {', '.join(LAWS)}; a law of yours is given "
-        "as FILE.py:NAME"
+        f"{name!r} is not a law{suggestion(name, LAWS)}; the library has {', '.join(LAWS)}; give your own law as "
+        "FILE.py:NAME"
     )
 
 
-def _of_file(name: str) -> Law:
+def _law_in_file(name: str) -> Law:
     path, separator, attribute = name.rpartition(":")
     if not separator or not path.endswith(".py"):
-        raise ConfigError(f"{name}: a law of yours is given as FILE.py:NAME, NAME being the Law in that file")
+        raise ConfigError(f"{name}: give your own law as FILE.py:NAME, where NAME is the Law in that file")
     if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such file; a law of yours is given as FILE.py:NAME")
+        raise ConfigError(f"{path}: no such file; give your own law as FILE.py:NAME")
     law = getattr(_module(path), attribute, None)
     if not isinstance(law, Law):
-        found = "has no such name" if law is None else f"holds a {type(law).__name__} there, not a Law"
+        found = "is missing" if law is None else f"is a {type(law).__name__}, not a Law"
         raise ConfigError(f"{path}: {attribute} {found}; docs/laws.md shows how to declare one")
     return replace(law, file=name)
 
@@ -70,5 +55,5 @@ def _module(path: str) -> types.ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"{path}: {type(error).__name__} while reading it: {error}; mend the file") from error
+        raise ConfigError(f"{path}: {type(error).__name__} while reading it: {error}; fix the file") from error
     return module

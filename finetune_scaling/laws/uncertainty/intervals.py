@@ -1,4 +1,4 @@
-"""Two-sided intervals from bootstrap draws, and when a value counts as identified."""
+"""Two-sided 90 % intervals from bootstrap replicates, and when a parameter counts as well determined."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,37 +8,38 @@ import numpy as np
 from finetune_scaling.laws.forms.declared import Parameter
 
 LEVEL = 0.90
-# An offset below this share of the least response is not told from zero.
+# An offset below this share of the least response is not distinguishable from zero.
 NEGLIGIBLE = 1e-3
-# An exponent is called identified where half its 90 % interval is below the larger of these two, a coefficient or
-# offset where half the interval of its logarithm is below log 2.
+# An exponent is well determined where the half-width of its 90 % interval is below the larger of these two, a
+# coefficient or offset where the half-width on the log scale is below log 2.
 EXPONENT_MARGIN = 0.02
 EXPONENT_RELATIVE_MARGIN = 0.25
 LOG_MARGIN = float(np.log(2))
-# Above this correlation over the draws two parameters trade off along a valley.
-VALLEY = 0.9
+# Two parameters with a higher correlation over the replicates are not determined separately.
+STRONG_CORRELATION = 0.9
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of a two-sided 90 % interval; None where that side does not close."""
+    """Ends of a two-sided 90 % interval; None where that side is open."""
 
     low: float | None
     high: float | None
 
 
-def percentile_interval(draws: np.ndarray) -> Interval:
-    """The interval between the 5 % and 95 % quantiles of draws [R]; an end that is not finite does not close."""
-    low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="closest_observation")
+def percentile_interval(replicates: np.ndarray) -> Interval:
+    """Return the interval between the 5 % and 95 % quantiles of replicates [R]; an end that is not finite is open."""
+    low, high = np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="closest_observation")
     return Interval(*(float(end) if np.isfinite(end) else None for end in (low, high)))
 
 
-def parameter_interval(parameter: Parameter, value: float, draws: np.ndarray, least_response: float) -> Interval:
-    """The interval of a parameter in printed units from its value and draws [R], open below where not told from zero.
+def parameter_interval(parameter: Parameter, value: float, replicates: np.ndarray, least_response: float) -> Interval:
+    """Return the interval of a parameter in natural units from its estimate and replicates [R].
 
-    A fitted offset that has vanished is not told from zero, whatever the draws: refits start from above it.
+    It is open at a bound that the parameter is not distinguishable from. That holds for an offset whose estimate
+    vanishes, whatever the replicates: refits start above zero.
     """
-    found = percentile_interval(draws)
+    found = percentile_interval(replicates)
     if parameter.is_offset and min(value, found.low or 0.0) < NEGLIGIBLE * least_response:
         return Interval(None, found.high)
     if parameter.is_bounded and None not in (found.low, found.high):
@@ -49,12 +50,12 @@ def parameter_interval(parameter: Parameter, value: float, draws: np.ndarray, le
 
 
 def largest_half_width(parameter: Parameter, value: float) -> float:
-    """Half width up to which a value counts as identified: of the logarithm for a positive parameter."""
+    """Return the half-width up to which a parameter is well determined, on the log scale for a positive one."""
     return LOG_MARGIN if parameter.is_log else max(EXPONENT_MARGIN, EXPONENT_RELATIVE_MARGIN * abs(value))
 
 
 def half_width(parameter: Parameter, interval: Interval) -> float:
-    """Half the interval, of the logarithm for a positive parameter; infinite where it does not close."""
+    """Return half the interval's width, on the log scale for a positive parameter; infinite where an end is open."""
     if interval.low is None or interval.high is None:
         return float("inf")
     if parameter.is_log:
@@ -63,17 +64,17 @@ def half_width(parameter: Parameter, interval: Interval) -> float:
 
 
 def correlations(column: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """How closely draws [R] of one parameter go with those of others, by name: absolute Pearson correlations.
+    """Return the absolute Pearson correlations of one parameter's replicates [R] with those of others, by name.
 
-    Those that do not vary are left out.
+    Parameters that do not vary are omitted.
     """
     varied = {name: other for name, other in others.items() if np.ptp(other) > 0 and np.ptp(column) > 0}
     return {name: abs(float(np.corrcoef(column, other)[0, 1])) for name, other in varied.items()}
 
 
 def describe_correlation(found: Mapping[str, float]) -> str:
-    """The end of a sentence on a parameter: what it trades off with, by its correlations; empty where with nothing."""
+    """Return the end of a sentence on the strongest correlation of a parameter; empty where none is strong."""
     best = max(found, key=lambda name: found[name], default=None)
-    if best is None or found[best] < VALLEY:
+    if best is None or found[best] < STRONG_CORRELATION:
         return ""
-    return f"it trades off with {best.replace('_', ' ')} along a flat valley (correlation {found[best]:.2f})"
+    return f"it is strongly correlated with {best.replace('_', ' ')} ({found[best]:.2f} over the bootstrap)"

@@ -1,8 +1,8 @@
-"""Standard errors by leaving out: every value of a factor and every number of examples is left out once and refitted.
+"""Delete-one-level jackknife: the law is refitted without each value of a factor and each number of examples.
 
-Runs that share a base model or a data subset share its luck, so whole levels are left out, not single points; the
-variances over the factors and over the data sizes add up (they treat the two as independent sources), and a Welch
-(1947) count of degrees of freedom says how many levels that rests on.
+Runs that share a base model or a data subset share its random effect, so complete levels are left out, not single
+points; the variances over factors and dataset sizes add up (as independent sources), with Welch's (1947) degrees of
+freedom.
 """
 
 import math
@@ -12,48 +12,50 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.90
+from finetune_scaling.laws.uncertainty.intervals import LEVEL
 
 
 @dataclass(frozen=True)
 class JackknifeEstimate:
-    """Standard error of a quantity and its degrees of freedom; both None, with a reason, where it cannot be told."""
+    """Standard error of a quantity and its degrees of freedom; both None, with a reason, where they are unknown."""
 
     standard_error: float | None
     degrees: float | None
     reason: str = ""
 
     def half_width(self) -> float:
-        """Half width of a two-sided 90 % interval by Student's t; infinite where there is no standard error."""
+        """Return the half-width of a two-sided 90 % interval by Student's t; infinite where the error is unknown."""
         if self.standard_error is None or self.degrees is None:
             return math.inf
         return float(stats.t.ppf(0.5 + LEVEL / 2, self.degrees)) * self.standard_error
 
 
-def leave_out_weights(families: Sequence[np.ndarray]) -> tuple[np.ndarray, list[slice]]:
-    """Weights [W, P] that leave out each level of each labelling [P] in turn, and the rows of each labelling.
+def leave_out_weights(groupings: Sequence[np.ndarray]) -> tuple[np.ndarray, list[slice]]:
+    """Return weights [W, P] that leave out each level of each grouping in turn, and the rows of each grouping.
 
-    A point that a labelling does not concern is labelled NaN there and always kept.
+    groupings: labels [P] each, NaN where a point has no level in that grouping, so that it is always kept.
     """
     rows: list[np.ndarray] = []
     slices = []
-    for labels in families:
+    for labels in groupings:
         levels = np.unique(labels[np.isfinite(labels)])
         slices.append(slice(len(rows), len(rows) + len(levels)))
         rows.extend((labels != level).astype(float) for level in levels)
     return np.array(rows), slices
 
 
-def jackknife_estimate(values: np.ndarray, families: Sequence[slice], reasons: Sequence[str] = ()) -> JackknifeEstimate:
-    """Jackknife over several labellings: values [W] of a quantity in the refits -> its standard error.
+def jackknife_estimate(
+    values: np.ndarray, groupings: Sequence[slice], reasons: Sequence[str] = ()
+) -> JackknifeEstimate:
+    """Return the jackknife standard error over several groupings from the values [W] of a quantity in the refits.
 
-    reasons: why it cannot be told, if it cannot. A refit that failed (not finite) is such a reason too.
+    reasons: why it is unknown, if it is. A refit that is not finite is such a reason too.
     """
     if reasons:
         return JackknifeEstimate(None, None, reasons[0])
-    parts = [values[rows] for rows in families]
+    parts = [values[rows] for rows in groupings]
     if not all(np.isfinite(part).all() for part in parts):
-        return JackknifeEstimate(None, None, "a refit with one value left out did not close")
+        return JackknifeEstimate(None, None, "a refit without one level did not converge")
     counts = np.array([len(part) for part in parts])
     variances = np.array([(n - 1) * np.var(part) for n, part in zip(counts, parts, strict=True)])
     total = float(variances.sum())
@@ -61,7 +63,7 @@ def jackknife_estimate(values: np.ndarray, families: Sequence[slice], reasons: S
 
 
 def jackknife_difference(left: JackknifeEstimate, right: JackknifeEstimate) -> JackknifeEstimate:
-    """The spread of the difference of two independent quantities."""
+    """Return the standard error of the difference of two independent quantities."""
     for one in (left, right):
         if one.standard_error is None or one.degrees is None:
             return one
@@ -72,7 +74,7 @@ def jackknife_difference(left: JackknifeEstimate, right: JackknifeEstimate) -> J
 
 
 def _welch(variances: np.ndarray, degrees: np.ndarray) -> float:
-    """Degrees of freedom of a sum of independent variances (Welch 1947)."""
+    """Return the degrees of freedom of a sum of independent variances (Welch 1947)."""
     total = variances.sum()
     if not total > 0:
         return float(degrees.sum())

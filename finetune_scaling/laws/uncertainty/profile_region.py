@@ -1,10 +1,10 @@
-"""Which laws L = A / x^exponent + E a few points cannot rule out: their profile region.
+"""Profile region of the laws L = A / x^exponent + E that are compatible with a few points.
 
 A law is in the region where its sum of squares is at most that of the best one times 1 + F / (n - 3), F being the 90 %
-quantile of the F distribution with 1 and n - 3 degrees of freedom (Bates and Watts 1988, chapter 6). What the region
-spans in a parameter, or in a prediction, is its profile interval. With five points a bootstrap would redraw the same
-two or three, and say too little. Given the exponent the law is linear, and what is acceptable with it an ellipse in
-closed form, so that only the exponent is searched over a grid.
+quantile of the F distribution with 1 and n - 3 degrees of freedom (Bates and Watts 1988, chapter 6). The range of a
+parameter, or of a prediction, over the region is its profile interval. With about five points a bootstrap is
+unreliable. Given the exponent the law is linear and the region an ellipse in closed form, so that only the exponent is
+searched over a grid.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,14 @@ from scipy import stats
 from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval
 
 PARAMETERS = 3
-EXPONENTS = (0.003, 6.0)  # what is searched; an interval that reaches an end does not close
+EXPONENTS = (0.003, 6.0)  # searched range; an interval that reaches an end is open
 GRID = 1000
-SHARES = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2  # of an interval of floors, whose laws stand for it
+SHARES = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2  # positions within an interval of E at which laws are sampled
 
 
 @dataclass(frozen=True)
 class ProfileRegion:
-    """Laws on the rim of those that are not ruled out, [M] each: exponents, floors E, log A.
-
-    exponent, floor: their intervals.
-    """
+    """Laws sampled on the boundary of the region, [M] each: exponents, floors E, log A; exponent, floor: intervals."""
 
     exponents: np.ndarray
     floors: np.ndarray
@@ -35,19 +32,19 @@ class ProfileRegion:
 
     @property
     def coefficient(self) -> Interval:
-        """The interval of A; open where that of the exponent, which it goes with, is."""
+        """The interval of A; open where the interval of the exponent, with which it is correlated, is open."""
         if self.exponent.low is None or self.exponent.high is None:
             return Interval(None, None)
         return Interval(float(np.exp(self.logs.min())), float(np.exp(self.logs.max())))
 
     def predictions(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest loss [N] that the laws of the region predict at x [N]."""
+        """Return the least and greatest loss [N] that the laws of the region predict at x [N]."""
         losses = np.exp(self.logs[:, None] - self.exponents[:, None] * np.log(x)) + self.floors[:, None]
         return losses.min(axis=0), losses.max(axis=0)
 
 
 def profile_region(x: np.ndarray, loss: np.ndarray) -> ProfileRegion:
-    """The region of points x [P], loss [P], at least four of them."""
+    """Return the region of points x [P], loss [P], of which there must be at least four."""
     logs = np.log(x) - np.log(x).mean()
     wide = np.geomspace(*EXPONENTS, GRID)
     left = np.flatnonzero(_Profile(wide, logs, loss).inside)
@@ -66,7 +63,7 @@ def profile_region(x: np.ndarray, loss: np.ndarray) -> ProfileRegion:
 
 
 class _Profile:
-    """The sum of squares at each of some exponents [X], a paraboloid in E and the coefficient (of centred log x).
+    """The sum of squares at each of several exponents [X], a paraboloid in E and the coefficient (of centered log x).
 
     s = least + curvature (E - best)^2 + norm (scale - best scale of E)^2, E not below zero.
     """
@@ -84,11 +81,11 @@ class _Profile:
 
     @property
     def inside(self) -> np.ndarray:
-        """Whether an exponent goes with some acceptable E [X]."""
+        """Whether an exponent has some acceptable E [X]."""
         return (self.slack >= 0) & (self.best + np.sqrt(np.maximum(self.slack, 0) / self.curvature) >= 0)
 
     def members(self) -> tuple[np.ndarray, np.ndarray]:
-        """Floors and coefficients [M, X] on the rim of what is acceptable with each exponent."""
+        """Return floors and coefficients [M, X] on the boundary of the region at each exponent."""
         reach = np.sqrt(np.maximum(self.slack, 0) / self.curvature)
         low, high = np.maximum(self.best - reach, 0), self.best + reach
         floors = low + SHARES[:, None] * (high - low)

@@ -1,0 +1,137 @@
+"""A law fitted to points: estimates, bootstrap intervals, predictions, and which parameters are well determined."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from finetune_scaling.laws.forms.declared import Law, Layout, Parameter, factor_parameters, predict
+from finetune_scaling.laws.uncertainty.intervals import (
+    Interval,
+    correlations,
+    describe_correlation,
+    half_width,
+    largest_half_width,
+    parameter_interval,
+)
+
+# A law whose root mean square log residual is above this does not describe the points.
+DESCRIBES = 0.05
+ZERO = "it is not distinguishable from zero"
+WIDE = "its interval is wide"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedLaw:
+    """A law fitted to points.
+
+    vector [K]: the fitted entries, in the order of layout.names; replicates [R, K]: refits to bootstrap replicates;
+    objective: sum of Huber losses; misfit: root mean square of log prediction - log response over the fitted points;
+    least_response: of these points; points: how many were fitted; factors: groups of the layout whose parameters were
+    fitted; fixed: parameters that were not fitted; reasons: name -> why a parameter is poorly determined whatever its
+    interval.
+    """
+
+    layout: Layout
+    vector: np.ndarray
+    replicates: np.ndarray
+    objective: float
+    misfit: float
+    least_response: float
+    points: int
+    factors: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def law(self) -> Law:
+        """The law that was fitted."""
+        return self.layout.law
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Estimates in natural units, by name."""
+        natural = self.layout.to_natural(self.vector)
+        return {name: value for name, value in natural.items() if self._is_fitted(name)}
+
+    @property
+    def replicate_parameters(self) -> dict[str, np.ndarray]:
+        """Every parameter [R] of every bootstrap replicate, in natural units."""
+        return self.layout.to_natural(self.replicates)
+
+    @property
+    def describes(self) -> bool:
+        """Whether the law describes the points at all."""
+        return self.misfit <= DESCRIBES
+
+    def predict(self, values: Mapping[str, np.ndarray | float], factor: str = "") -> np.ndarray:
+        """Return the predicted response at values of the law's variables, by the parameters of one factor."""
+        return predict(self.law, factor_parameters(self.parameters, factor), values)
+
+    def predict_replicates(self, values: Mapping[str, np.ndarray | float], factor: str = "") -> np.ndarray:
+        """Return the predictions [R, ...] of every bootstrap replicate at values of shape [...]."""
+        shape = np.broadcast_shapes(*(np.shape(value) for value in values.values()))
+        natural = self.layout.to_natural(self.replicates.reshape(-1, *(1,) * len(shape), self.replicates.shape[1]))
+        return predict(self.law, factor_parameters(natural, factor), values)
+
+    def parameter(self, name: str) -> Parameter:
+        """Return the declaration of a parameter by its printed name."""
+        return self.layout.slots[self.layout.names.index(name)][0]
+
+    def interval(self, name: str) -> Interval:
+        """Return the 90 % bootstrap interval of a parameter, in natural units."""
+        replicates = self.replicate_parameters[name]
+        return parameter_interval(self.parameter(name), self.parameters[name], replicates, self.least_response)
+
+    def standard_error(self, name: str) -> float:
+        """Return the standard deviation of a parameter over the bootstrap replicates, in natural units."""
+        return float(np.std(self.replicate_parameters[name], ddof=1))
+
+    def is_well_determined(self, name: str) -> bool:
+        """Return whether the points determine the parameter within the stated margins."""
+        return not self.why_poorly_determined(name)
+
+    def why_poorly_determined(self, name: str) -> str:
+        """Return why the points determine a parameter poorly; empty where they determine it well."""
+        if not self.describes:
+            return f"the law does not describe these points (relative error {self.misfit:.0%})"
+        if name in self.reasons:
+            return self.reasons[name]
+        if self._is_near_zero(name):
+            return ZERO + self._correlated_with(name)
+        if half_width(self.parameter(name), self.interval(name)) > self.largest_half_width(name):
+            return WIDE + self._correlated_with(name)
+        offsets = [other for other in self.parameters if self._is_near_zero(other)]
+        if text := describe_correlation(self._correlations(name, offsets)):
+            return f"{text}, which is not distinguishable from zero: that bound, and not the points, ends its interval"
+        return ""
+
+    def largest_half_width(self, name: str) -> float:
+        """Return the half-width of the interval up to which a parameter is well determined."""
+        return largest_half_width(self.parameter(name), self.parameters[name])
+
+    def _is_fitted(self, name: str) -> bool:
+        """Whether the parameter is shared, or belongs to a factor that was fitted."""
+        group = name.partition("_")[2]
+        return not group or group in self.factors
+
+    def _is_near_zero(self, name: str) -> bool:
+        """Whether an offset is not distinguishable from zero."""
+        interval = self.interval(name)
+        return self.parameter(name).is_offset and interval.low is None and interval.high is not None
+
+    def _correlated_with(self, name: str) -> str:
+        """The other parameter with which this one is strongly correlated, as the end of a sentence."""
+        group = name.partition("_")[2]
+        others = [n for n in self.parameters if n != name and not (group and n.endswith(f"_{group}"))]
+        text = describe_correlation(self._correlations(name, others))
+        return f": {text}" if text else ""
+
+    def _correlations(self, name: str, others: Sequence[str]) -> dict[str, float]:
+        return correlations(self._fitted_replicates(name), {other: self._fitted_replicates(other) for other in others})
+
+    def _fitted_replicates(self, name: str) -> np.ndarray:
+        """Replicates [R] on the fitted scale; offsets in natural units, since their logarithm diverges near zero."""
+        if self.parameter(name).is_offset:
+            return self.replicate_parameters[name]
+        return self.replicates[:, self.layout.names.index(name)]
