@@ -1,4 +1,4 @@
-"""Speed of fits: Chinchilla's law from 4,500 starts next to SciPy in the same run, one law's bootstrap, a whole study.
+"""Speed of fits: Chinchilla's law from 4,500 starts next to SciPy in the same run, one law's bootstrap, a study.
 
     python benchmarks/fit_speed.py                        # all three, SciPy over a tenth of the starts, extrapolated
     python benchmarks/fit_speed.py --fraction=1           # SciPy over all starts

@@ -31,10 +31,10 @@ def main() -> None:
     started = time.perf_counter()
     for seed in range(given.first, given.first + given.studies):
         study = simulate_study(seed)
-        whole = sum(run.flops for run in study.runs)
+        total = sum(run.flops for run in study.runs)
         for name, rows in found.items():
-            steps = run_policy(study, POLICIES[name], given.share * whole, given.runs)
-            rows.append(outcome(steps, given.share, whole))
+            steps = run_policy(study, POLICIES[name], given.share * total, given.runs)
+            rows.append(outcome(steps, given.share, total))
         print(f"study {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         if given.json:
             Path(given.json).write_text(json.dumps(found, indent=1))
@@ -53,11 +53,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def outcome(steps: list[Step], share: float, whole: float) -> dict[str, float]:
+def outcome(steps: list[Step], share: float, total: float) -> dict[str, float]:
     """Return the outcome of one policy in one study; costs are shares of the full grid's."""
     return {
-        "cost until right": cost_until_right(steps, share * whole, NEGLIGIBLE) / whole,
-        "spent": steps[-1].flops / whole,
+        "cost until right": cost_until_right(steps, share * total, NEGLIGIBLE) / total,
+        "spent": steps[-1].flops / total,
         "first regret": steps[0].regret,
         "final regret": steps[-1].regret,
         "right": float(steps[-1].regret <= NEGLIGIBLE),

@@ -74,8 +74,8 @@ def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
         others = 1 - np.eye(len(loss))
         refits, _ = local_refit(layout, points, others, np.tile(vectors, (len(loss), 1)), free, LEAST_SQUARES)
         gaps = [np.log(predictions(layout, points, v) / loss) for v in (vectors[0], *refits)]
-        beyond = np.abs([gap[place] for place, gap in enumerate(gaps[1:])])
-        found[key] = {"misfit": float(np.sqrt(np.mean(gaps[0] ** 2))), "left_out": float(np.mean(beyond))}
+        left_out = np.abs([gap[i] for i, gap in enumerate(gaps[1:])])
+        found[key] = {"misfit": float(np.sqrt(np.mean(gaps[0] ** 2))), "left_out": float(np.mean(left_out))}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["data", "model"])
 
 

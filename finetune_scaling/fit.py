@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.analysis.analysis import JOINT_LAWS
+from finetune_scaling.analysis.joint_fits import JOINT_LAWS
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings

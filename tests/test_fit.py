@@ -135,13 +135,6 @@ def test_the_report_has_the_numbers_of_its_tables(study: Path) -> None:
         assert piece in page.text, piece
 
 
-def test_too_few_points_are_an_error_not_a_number(tmp_path: Path) -> None:
-    rows = [row for row in synthetic_points.rows(methods=("full",)) if row["x"] == synthetic_points.SIZES[0]]
-    synthetic_points.write(tmp_path / "points.csv", rows)
-    with pytest.raises(DataError, match=r"too few points to fit any law .*one value of x"):
-        fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
-
-
 @pytest.mark.slow
 def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path, small_rows: list[dict]) -> None:
     own = (
@@ -214,7 +207,6 @@ def test_the_command_fits_one_law(tmp_path: Path) -> None:
         (("--out=x",), "points"),
         (("--points=none.csv", "--out=x", "--law=cubic"), "'cubic' is not a law"),
         (("--points=none.csv", "--out=x", "--huber_delta=0"), "must be above zero"),
-        (("--points=none.csv", "--out=x", "--sizes=total"), "sizes"),
     ],
 )
 def test_usage_errors_are_one_line_and_code_2(arguments: tuple[str, ...], message: str) -> None:

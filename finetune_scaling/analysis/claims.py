@@ -11,9 +11,10 @@ every comparison is and its probability is at least CONFIDENCE, not supported wh
 inconclusive otherwise.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -180,28 +181,31 @@ def _inconclusive(where: str, why: str) -> Comparison:
 
 def _parameters_comparison(fits: Fits, task: str, method: str, left: str, right: str) -> Comparison:
     where = f"{task}, {method}: {left} > {right}"
-    fit = fits.get((task, method, "multiplicative"))
-    if fit is None:
-        return _inconclusive(where, _unfitted(fits, method))
-    for name in (left, right):
-        if name not in fit.parameters:
-            return _inconclusive(where, f"no points to fit for the factor {name.partition('_')[2]}")
-    replicates = fit.replicate_parameters
-    difference = fit.parameters[left] - fit.parameters[right]
-    return judge(
-        where, difference, fit.jackknife(left, right), replicates[left] - replicates[right], fit.why_undescribed
-    )
+    return _within_fit(fits, task, method, where, (left, right), lambda values: values[left] - values[right])
 
 
 def _flat_comparison(fits: Fits, task: str, method: str) -> Comparison:
     where = f"{task}, {method}: |alpha_pet| < {FLAT_EXPONENT}"
+    return _within_fit(fits, task, method, where, ("alpha_pet",), lambda p: FLAT_EXPONENT - abs(p["alpha_pet"]))
+
+
+def _within_fit(
+    fits: Fits,
+    task: str,
+    method: str,
+    where: str,
+    names: tuple[str, ...],
+    difference: Callable[[Mapping[str, Any]], Any],
+) -> Comparison:
+    """Judge a difference that is computed from the named parameters of one fit."""
     fit = fits.get((task, method, "multiplicative"))
     if fit is None:
         return _inconclusive(where, _unfitted(fits, method))
-    if "alpha_pet" not in fit.parameters:
-        return _inconclusive(where, "no points to fit for the factor pet")
-    difference, drawn = FLAT_EXPONENT - abs(fit.parameters["alpha_pet"]), fit.replicate_parameters["alpha_pet"]
-    return judge(where, difference, fit.jackknife("alpha_pet"), FLAT_EXPONENT - np.abs(drawn), fit.why_undescribed)
+    for name in names:
+        if name not in fit.parameters:
+            return _inconclusive(where, f"no points to fit for the factor {name.partition('_')[2]}")
+    replicates = difference(fit.replicate_parameters)
+    return judge(where, difference(fit.parameters), fit.jackknife(*names), replicates, fit.why_undescribed)
 
 
 def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison:
@@ -221,46 +225,36 @@ def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison
     )
 
 
-@dataclass(frozen=True)
-class _ErrorGaps:
-    """Additive minus multiplicative absolute error [P] on held-out points of one method, and by replicate [R, P]."""
-
-    gaps: np.ndarray
-    replicates: np.ndarray
-    x: np.ndarray
-    examples: np.ndarray
-
-
 def _law_comparison(fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]) -> Comparison:
     where = f"{task}, {factor}: additive - multiplicative held-out deviation"
-    found = [*_deviation_gaps(fits, settings, task, factor, methods)]
-    count = sum(len(one.gaps) for one in found)
+    rows = settings[(settings["task"] == task) & (settings["factor"] == factor) & settings["held_out"]]
+    parts = []
+    for method in methods:
+        multiplicative, additive = (fits.get((task, method, law)) for law in ("multiplicative", "additive"))
+        if multiplicative is not None and additive is not None and factor in multiplicative.factors:
+            own = rows[rows["method"] == method]
+            (error, resampled), (other, other_resampled) = (
+                _held_out(f, factor, own) for f in (multiplicative, additive)
+            )
+            parts.append((own, other - error, other_resampled - resampled))
+    count = sum(len(own) for own, _, _ in parts)
     if count < 3:
         return _inconclusive(where, f"{count} held-out points to compare on; at least 3 are needed")
-    gaps, x, examples = (np.concatenate([getattr(one, name) for one in found]) for name in ("gaps", "x", "examples"))
+    points, gaps = pd.concat([own for own, _, _ in parts]), np.concatenate([gap for _, gap, _ in parts])
     # Points of one model or one dataset size share base models, data and fits, so they are left out together.
-    labels = [label for label in (x, examples) if len(np.unique(label)) > 1]
+    labels = [points[c].to_numpy(float) for c in ("x", "finetune_examples") if points[c].nunique() > 1]
     if not labels:
         return _inconclusive(where, "the held-out points have one factor value and one number of examples")
     weights, levels = leave_out_weights(labels)
     left_out = jackknife_estimate(weights @ gaps / weights.sum(axis=1), levels)
-    drawn = np.concatenate([one.replicates for one in found], axis=1)
+    replicates = np.concatenate([resampled for _, _, resampled in parts], axis=1)
     # A replicate has other laws and, since the held-out points are a sample too, other held-out points.
-    chosen = np.random.default_rng(0).integers(count, size=drawn.shape)
-    return judge(where, float(gaps.mean()), left_out, np.take_along_axis(drawn, chosen, axis=1).mean(axis=1))
+    chosen = np.random.default_rng(0).integers(count, size=replicates.shape)
+    return judge(where, float(gaps.mean()), left_out, np.take_along_axis(replicates, chosen, axis=1).mean(axis=1))
 
 
-def _deviation_gaps(
-    fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]
-) -> Iterator[_ErrorGaps]:
-    for method in methods:
-        pair = [fits.get((task, method, law)) for law in ("multiplicative", "additive")]
-        if any(fit is None or factor not in fit.factors for fit in pair):
-            continue
-        both = [fit for fit in pair if fit is not None]
-        chosen = (settings["task"] == task) & (settings["method"] == method) & (settings["factor"] == factor)
-        rows = settings[chosen & settings["held_out"]]
-        x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
-        multiplicative, additive = (np.abs(fit.predict_loss(factor, x, examples) - loss) for fit in both)
-        drawn = [np.abs(fit.predict_loss_replicates(factor, x, examples) - loss) for fit in both]
-        yield _ErrorGaps(additive - multiplicative, drawn[1] - drawn[0], x, examples)
+def _held_out_errors(fit: JointFit, factor: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the absolute errors [P] on rows, and those of every replicate [R, P]."""
+    x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
+    replicates = fit.predict_loss_replicates(factor, x, examples)
+    return np.abs(fit.predict_loss(factor, x, examples) - loss), np.abs(replicates - loss)

@@ -3,8 +3,8 @@
 As Table 7 of arXiv 2402.17193, with intervals: Pearson's r and Spearman's rho over the settings (means over seeds,
 held-out ones included, since nothing is fitted), with 90 % BCa bootstrap intervals over settings (Efron 1987).
 
-A metric tracks the loss where the whole interval of r, signed so that better goes with better, is at least
-TRACKING_THRESHOLD; it does not where the whole interval is below; otherwise, or with fewer settings than FEWEST, the
+A metric tracks the loss where the complete interval of r, signed so that better corresponds to better, is at least
+TRACKING_THRESHOLD; it does not where the complete interval is below; otherwise, or with fewer settings than FEWEST, the
 verdict is inconclusive. p-values test r = 0 and are not adjusted for the number of comparisons.
 """
 

@@ -51,7 +51,6 @@ def find_crossings(difference: Difference, pairs: int, low: float, high: float) 
     pair, step = np.nonzero(signs[:, :-1] * signs[:, 1:] < 0)
     if not len(pair):
         return Crossings(pair, np.empty(0), np.empty(0, bool))
-    # The grid holds every sign change, an exact zero at a grid point included, so brackets are valid.
     ends = logs[pair, step], logs[pair, step + 1]
     roots = elementwise.find_root(lambda log, index: difference(index, np.exp(log)), ends, args=(pair,))
     return Crossings(pair, np.exp(roots.x), signs[pair, step] < 0)

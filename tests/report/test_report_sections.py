@@ -86,7 +86,7 @@ def test_a_law_that_does_not_describe_its_points_has_no_curve_and_predicts_nothi
         assert described
         assert all("; law " in text for text in described)
         assert not any("; law " in text for text in missed)
-    laws = Fitted(noisy.table, (TASK,), misfit.fits, (), noisy.settings)
+    laws = Fitted(table=noisy.table, tasks=(TASK,), fits=misfit.fits, skipped=(), settings=noisy.settings)
     assert laws.predict("lora", 2e9, 1e5).loss > 0
     with pytest.raises(DataError, match=r"full: .*multiplicative law"):
         laws.predict("full", 2e9, 1e5)

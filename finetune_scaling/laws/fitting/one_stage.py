@@ -1,4 +1,4 @@
-"""Fit of one law to arrays, all parameters at once."""
+"""Fit of one law to arrays, all parameters together."""
 
 from collections.abc import Mapping
 

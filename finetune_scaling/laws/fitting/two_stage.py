@@ -220,7 +220,7 @@ def _one_stage(
     losses: np.ndarray,
     replicates: np.ndarray,
 ) -> FittedLaw:
-    """Fit all parameters at once, from the two-stage result and from the other optima of stage 1.
+    """Fit all parameters together, from the two-stage result and from the other optima of stage 1.
 
     replicates: of the two stages, which equal the one-stage ones where stage 1 has all points.
     """

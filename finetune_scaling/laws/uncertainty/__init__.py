@@ -1,1 +1,1 @@
-"""How far fitted values can be trusted: leave-out errors and intervals."""
+"""Uncertainty of fitted laws: bootstrap, jackknife, variance components and intervals."""

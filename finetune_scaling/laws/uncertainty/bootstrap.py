@@ -73,15 +73,15 @@ def resample(data: BootstrapInput, components: VarianceComponents, how: Resampli
     """
     random = np.random.default_rng(how.seed)
     index = data.run_index
-    shape, own = (how.resamples, len(index)), (how.resamples, int(index.max()) + 1)
+    shape, count = (how.resamples, len(index)), int(index.max()) + 1
     if how.kind == "settings":
-        weights = random.multinomial(own[1], np.full(own[1], 1 / own[1]), size=own[0]).astype(float)
+        weights = random.multinomial(count, np.full(count, 1 / count), size=how.resamples).astype(float)
         return weights[:, index], np.broadcast_to(data.loss, shape)
+    size = (how.resamples, count)
     if how.kind == "seeds":
-        return np.ones(shape), data.loss + random.normal(size=own)[:, index] * _seed_error(data, components)
-    losses = data.predicted + _smoothed(_standardized_residuals(data), own, random)[
-        :, index
-    ] * components.deviation_of_mean(data.seeds)
+        return np.ones(shape), data.loss + random.normal(size=size)[:, index] * _seed_error(data, components)
+    residuals = _smoothed(_standardized_residuals(data), size, random)[:, index]
+    losses = data.predicted + residuals * components.deviation_of_mean(data.seeds)
     for labels, effect in zip(data.groupings, components.levels, strict=True):
         if effect is not None:
             losses = losses + _random_effects(labels, effect.standard_deviation, effect.degrees, shape[0], random)
