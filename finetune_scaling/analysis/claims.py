@@ -234,7 +234,7 @@ def _law_comparison(fits: Fits, settings: pd.DataFrame, task: str, factor: str, 
         if multiplicative is not None and additive is not None and factor in multiplicative.factors:
             own = rows[rows["method"] == method]
             (error, resampled), (other, other_resampled) = (
-                _held_out(f, factor, own) for f in (multiplicative, additive)
+                _held_out_errors(fit, factor, own) for fit in (multiplicative, additive)
             )
             parts.append((own, other - error, other_resampled - resampled))
     count = sum(len(own) for own, _, _ in parts)

@@ -10,8 +10,8 @@ from finetune_scaling.analysis.analysis import Analysis, main_metric
 from finetune_scaling.analysis.forgetting import ScoreChange, main_factor, shown_columns
 from finetune_scaling.analysis.pretraining import SIZE, PretrainingFit
 from finetune_scaling.formatting import X_LABELS, format_count, format_parameter, method_name, score_name
-from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.report.law_plots import BAND, PredictedLoss, band, point_texts
 from finetune_scaling.report.plots import (

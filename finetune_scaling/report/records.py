@@ -12,8 +12,8 @@ from finetune_scaling.analysis.metric_laws import MetricFinding, MetricFit
 from finetune_scaling.analysis.model_selection import Selection
 from finetune_scaling.analysis.pretraining import PretrainingFit
 from finetune_scaling.files import finite_or_none
-from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.uncertainty.intervals import percentile_interval
 from finetune_scaling.report.warnings import parameter_warnings, point_warnings
 
