@@ -194,7 +194,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """The paper's En-De grid with three seeds and noise .003 each; fewer resamples than `fit` draws, to save time."""
+    """An analysis of the paper's En-De grid with three seeds of noise .003 and half the usual bootstrap replicates."""
     path = synthetic_points.write(
         tmp_path_factory.mktemp("noisy") / "points.csv", synthetic_points.rows(noise=0.003, seeds=3)
     )
@@ -203,7 +203,7 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """Two model sizes and three data sizes of full tuning and LoRA: too few to be sure of anything."""
+    """An analysis of two model sizes and three dataset sizes: too few to determine any exponent."""
     chosen = [
         row
         for row in synthetic_points.rows(noise=0.003, methods=("full", "lora"))
@@ -222,7 +222,7 @@ def hostile_task() -> str:
 
 @pytest.fixture(scope="session")
 def small_rows(hostile_task: str) -> list[dict]:
-    """Four sizes, three token counts and three PET sizes with metrics, entropy and a column of no use."""
+    """Four sizes, three token counts and three PET sizes with metrics, entropy and an unused column."""
     found = []
     for row in synthetic_points.rows(noise=0.003):
         values = {
@@ -244,10 +244,10 @@ def small_rows(hostile_task: str) -> list[dict]:
 
 @pytest.fixture(scope="session")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory, small_rows: list[dict], hostile_task: str) -> Path:
-    """The report of small_rows, whose names and facts are full of markup."""
+    """The report of small_rows, whose names and facts contain markup."""
     folder = tmp_path_factory.mktemp("study")
     synthetic_points.write(folder / "points.csv", small_rows)
     facts = {"name": "a <b>bold</b> study", "baselines": {hostile_task: {"bleu": 3.25}}, "notes": ["Made & planted."]}
     (folder / "study.json").write_text(json.dumps(facts))
-    fit_study(folder / "points.csv", folder / "report", progress=lambda _: None)
+    fit_study(folder, folder / "report", resampling=Resampling(resamples=60), progress=lambda _: None)
     return folder / "report"

@@ -161,7 +161,7 @@ def bca_interval(statistic: Callable[..., np.ndarray], x: np.ndarray, y: np.ndar
     Replicates without a correlation (one pair repeated) are dropped.
     """
     options: dict[str, Any] = {"paired": True, "vectorized": True, "confidence_level": LEVEL}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         for category in UNDEFINED:
             warnings.simplefilter("ignore", category)
         rng = np.random.default_rng(SEED)

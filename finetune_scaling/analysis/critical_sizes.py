@@ -8,12 +8,11 @@ where both laws have the same E, is reported too.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from finetune_scaling.analysis.crossings import GRID, Crossings, Difference, find_crossings
+from finetune_scaling.analysis.crossings import Crossings, Difference, find_crossings
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
@@ -117,19 +116,6 @@ def critical_sizes(
         return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]
     form = _closed_form_of(first, second, factor) if first.law.name == "multiplicative" else None
     return [_critical_size(first, second, factor, x, measured, form) for x in x_values]
-
-
-def best_regions(
-    fits: Mapping[str, JointFit], factor: str, x: float, low: float, high: float
-) -> list[tuple[str, float, float]]:
-    """Return the method with the least predicted loss at x in each range of examples, as (method, from, to)."""
-    grid = np.geomspace(low, high, GRID)
-    methods = [m for m in fits if factor in fits[m].factors]
-    if not methods:
-        return []
-    best = np.argmin([fits[m].predict_loss(factor, x, grid) for m in methods], axis=0)
-    edges = [0, *(np.flatnonzero(np.diff(best)) + 1), len(grid)]
-    return [(methods[best[a]], float(grid[a]), float(grid[min(b, len(grid) - 1)])) for a, b in pairwise(edges)]
 
 
 def _critical_size(

@@ -33,7 +33,6 @@ def test_the_pooled_deviation_is_that_of_a_one_way_analysis_of_variance() -> Non
     assert found.standard_deviation == pytest.approx(np.sqrt(within / found.degrees))
     low, high = np.sqrt(stats.chi2.ppf([0.001, 0.999], found.degrees) / found.degrees) * 0.01
     assert low < found.standard_deviation < high
-    assert found.standard_error_of_mean(4) == pytest.approx(found.standard_deviation / 2)
 
 
 def test_a_run_shared_by_several_factors_counts_once() -> None:
@@ -44,7 +43,7 @@ def test_a_run_shared_by_several_factors_counts_once() -> None:
 
 def test_one_seed_gives_no_estimate_of_noise() -> None:
     found = seed_noise(runs(lambda _: 0.01, seeds=1))
-    assert (found.standard_deviation, found.degrees, found.standard_error_of_mean(3)) == (None, 0, None)
+    assert (found.standard_deviation, found.degrees) == (None, 0)
 
 
 def test_growth_with_the_loss_is_detected_and_constant_noise_is_not() -> None:

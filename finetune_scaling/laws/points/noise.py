@@ -27,10 +27,6 @@ class SeedNoise:
     growth: float | None = None
     grows: bool | None = None
 
-    def standard_error_of_mean(self, seeds: float | np.ndarray) -> float | np.ndarray | None:
-        """Return the standard error of a mean over that number of seeds, in nats."""
-        return None if self.standard_deviation is None else self.standard_deviation / np.sqrt(seeds)
-
 
 def seed_noise(runs: pd.DataFrame) -> SeedNoise:
     """Pool the variances of seeds over settings: s^2 = sum of squared deviations / sum of (seeds - 1).
