@@ -24,7 +24,8 @@ from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
-FINETUNE = sorted((ROOT / "configs" / "finetune").glob("*.py"))
+TASK = ROOT / "configs" / "finetune" / "task.py"
+FINETUNE = sorted(path for path in TASK.parent.glob("*.py") if path != TASK)
 PRETRAIN = sorted((ROOT / "configs" / "pretrain").glob("*.py"))
 STUDY = sorted((ROOT / "configs" / "study").glob("*.py"))
 PAIRS = {"bilingual": ("en_de,", "en_zh,")}  # what comes before the size in a pretraining config's argument
@@ -72,6 +73,13 @@ def test_finetuning_configs_fit_their_task_and_base(path, method):
     assert run_config.sequence.bidirectional_input == pretraining.objective.bidirectional_input
 
 
+def test_the_shared_finetuning_config_takes_the_task_as_argument():
+    by_file = get_config(TASK.with_name("debian_en_de.py"), "300k,full")
+    assert plain(get_config(TASK, "debian_en_de,300k,full")) == plain(by_file)
+    with pytest.raises(ConfigError, match="the config's task = 'debian_en_ge'.*'debian_en_de'"):
+        get_config(TASK, "debian_en_ge,300k,full")
+
+
 @pytest.mark.parametrize(("method", "rate", "batch"), [("full", 1e-3, 128), ("prompt", 0.3, 16), ("lora", 1e-2, 16)])
 @pytest.mark.parametrize("task", sorted(PAPER_TASKS))
 def test_the_papers_tasks_have_the_papers_settings(task, method, rate, batch):
@@ -96,7 +104,9 @@ def test_pretraining_configs_and_their_tokenizers_belong_together(path):
         assert run_config.sequence.length <= model.max_length
 
 
-@pytest.mark.parametrize("path", FINETUNE + PRETRAIN + STUDY, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", [TASK, *FINETUNE, *PRETRAIN, *STUDY], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_every_config_has_an_argument_of_its_own(path):
     assert plain(get_config(path))
 

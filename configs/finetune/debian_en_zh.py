@@ -1,23 +1,8 @@
-"""Finetunes on English to Chinese package descriptions.
+"""Finetunes on English to Chinese package descriptions: debian_en_zh.py:800k,lora. Settings: task.py."""
 
-Argument: size of the base and method, as in debian_en_zh.py:800k,lora.
-"""
+import functools
+import pathlib
+import runpy
 
-from ml_collections import ConfigDict
-
-from finetune_scaling.runs.config_template import short_finetuning_template, size_and_method
-
-
-def get_config(argument: str = "800k,lora") -> ConfigDict:
-    size, method = size_and_method(argument)
-    config = short_finetuning_template("debian_en_zh", method)
-    config.name = f"debian_en_zh {size} {method}"
-    config.base.run = f"runs/pretrain/debian/{size}"
-    config.tokenizer = "runs/tokenizers/debian"
-    config.sequence.length = 192
-    config.sequence.max_source_tokens = 88
-    config.sequence.max_target_tokens = 80
-    config.sequence.bidirectional_input = True  # as the base was pretrained
-    config.sequence.mode = "S"
-    config.limits.max_steps = 800
-    return config
+_task_config = runpy.run_path(str(pathlib.Path(__file__).with_name("task.py")))["task_config"]
+get_config = functools.partial(_task_config, "debian_en_zh")

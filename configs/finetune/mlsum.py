@@ -1,27 +1,8 @@
-"""Finetunes on MLSum, summaries in four languages.
+"""Finetunes on MLSum, summaries in four languages: mlsum.py:1b,lora. Settings: task.py."""
 
-Argument: size of the base and method, as in mlsum.py:1b,lora. Learning rate and batch size are the
-method's own. --config.finetune_examples=N takes N examples.
-"""
+import functools
+import pathlib
+import runpy
 
-from ml_collections import ConfigDict
-
-from finetune_scaling.runs.config_template import finetuning_template, size_and_method
-
-
-def get_config(argument: str = "1b,lora") -> ConfigDict:
-    size, method = size_and_method(argument)
-    config = finetuning_template("mlsum", method)
-    config.name = f"mlsum {size} {method}"
-    config.base.run = f"runs/pretrain/en_de/{size}"
-    config.tokenizer = "runs/tokenizers/en_de"
-    config.sequence.length = 800  # 512 + 256 tokens and the template's own
-    config.sequence.bidirectional_input = True  # as the base was pretrained
-    config.sequence.mode = "S"
-    config.sharding.fsdp = -1  # over all devices
-    config.model.remat = "full"
-    config.limits.max_steps = 200_000
-    config.limits.max_epochs = 100
-    config.evaluation.times = 20
-    config.evaluation.generate_examples = None  # all
-    return config
+_task_config = runpy.run_path(str(pathlib.Path(__file__).with_name("task.py")))["task_config"]
+get_config = functools.partial(_task_config, "mlsum")
