@@ -1,4 +1,4 @@
-"""Prepares what training needs: a tokenizer, the data of a task, or pretraining text larger than memory.
+"""Prepare a tokenizer, the data of a task, or pretraining text that is larger than memory.
 
     python -m finetune_scaling.prepare tokenizer --config=FILE --out=DIR [--config.tokenizer.vocab_size=8000]
     python -m finetune_scaling.prepare corpus --task=NAME [--data_dir=DIR]
@@ -6,10 +6,10 @@
     python -m finetune_scaling.prepare shards --config=FILE --out=DIR [--shards=64] [--drop_duplicates]
         [--min_tokens=8] [--max_tokens=100000] [--beam="--direct_num_workers=4 --direct_running_mode=multi_processing"]
 
-A tokenizer's config file has a group `tokenizer` (fields of TokenizerConfig) and a group `corpus` as pretraining has
-it, of which the training text is learned from. `corpus --config` prepares every dataset that a config names, of a run
-or of a whole study. `shards` takes the config of a pretraining run and encodes its text as that run would; the run then
-reads it with --config.corpus.prepared=DIR.
+A tokenizer's config file has the groups `tokenizer` (fields of TokenizerConfig) and `corpus` (as in pretraining; its
+training part is used). `corpus --config` prepares every dataset of the config of a run or study. `shards` takes the
+config of a pretraining run and encodes its text as that run would; the run then reads it with
+--config.corpus.prepared=DIR.
 """
 
 import shlex
@@ -38,22 +38,22 @@ from finetune_scaling.runs.run_directory import lock_directory
 
 
 def define_flags() -> None:
-    """Declares the command's flags; not on import, so that other commands may call prepare_tokenizer."""
+    """Define the flags of the command; not on import, so that other modules can import this one."""
     config_flags.DEFINE_config_file(
         "config", None, "config file; tokenizer: with the groups tokenizer and corpus; shards: of a pretraining run"
     )
-    flags.DEFINE_string("out", None, "tokenizer, shards: directory that the result is written into")
-    flags.DEFINE_string("task", None, "corpus: name of the task whose data is downloaded and prepared")
-    flags.DEFINE_string("data_dir", None, "corpus: where the data goes; default: the source's own place")
-    flags.DEFINE_integer("shards", 16, "shards: into how many files; each is made at one go by one worker")
-    flags.DEFINE_bool("drop_duplicates", False, "shards: of documents of the same text only the first stays")
-    flags.DEFINE_integer("min_tokens", 0, "shards: documents of fewer tokens are left out; 0: none")
-    flags.DEFINE_integer("max_tokens", 0, "shards: documents of more tokens are left out; 0: none")
+    flags.DEFINE_string("out", None, "tokenizer, shards: output directory")
+    flags.DEFINE_string("task", None, "corpus: name of the task to download and prepare")
+    flags.DEFINE_string("data_dir", None, "corpus: data directory; default: the source's")
+    flags.DEFINE_integer("shards", 16, "shards: number of files; one worker writes a file")
+    flags.DEFINE_bool("drop_duplicates", False, "shards: keep only the first of documents with equal text")
+    flags.DEFINE_integer("min_tokens", 0, "shards: drop documents with fewer tokens; 0: no limit")
+    flags.DEFINE_integer("max_tokens", 0, "shards: drop documents with more tokens; 0: no limit")
     flags.DEFINE_string("beam", "", "shards: flags of Apache Beam, in one string: its runner, workers, project, ...")
 
 
 def main(what: str) -> None:
-    """Runs the subcommand: tokenizer, corpus or shards."""
+    """Run the subcommand: tokenizer, corpus or shards."""
     choose(_COMMANDS, what, "prepare")()
 
 
@@ -64,7 +64,7 @@ def _run_tokenizer() -> None:
 
 
 def prepare_config(config: Any) -> Iterator[dict[str, Any]]:
-    """Prepares every source and every named task anywhere in a config; yields what each holds, for the log."""
+    """Prepare all sources and named tasks anywhere in a config; yield the contents of each for the log."""
     if isinstance(config, Mapping):
         if config.get("kind") in SOURCE_KINDS:
             yield prepare_source(source_from_config(config, "source"))
@@ -92,12 +92,12 @@ def _run_corpus() -> None:
 
 
 def shards_of_run(run_config: RunConfig, shards: int, filters: Filters) -> Preparation:
-    """The preparation of the text that a run pretrains on, encoded and cut as that run would.
+    """Return the preparation of the text of a pretraining run, encoded and split as the run would.
 
-    Raises ConfigError where the run does not pretrain, DataError where its text or tokenizer cannot be read.
+    Raises ConfigError if the run does not pretrain, DataError if its text or tokenizer cannot be read.
     """
     if run_config.corpus is None:
-        raise ConfigError("prepare shards: this config has no corpus; give it the config of a pretraining run")
+        raise ConfigError("prepare shards: this config has no corpus; give the config of a pretraining run")
     parts = run_config.corpus.train
     return Preparation(
         parts=parts,

@@ -16,8 +16,10 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
+from finetune_scaling.experiments import run
 from finetune_scaling.files import local_path
 from finetune_scaling.report.study_report import fit_study, print_summary
+from finetune_scaling.runs import run_data
 from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.check import check_runs
@@ -45,8 +47,8 @@ def main() -> None:
         print_listing(study, workdir)
         return
     command.required(_WORKDIR)
-    for module in ("experiments.run", "runs.run_data"):  # hide the tables of single runs
-        logging.getLogger(f"finetune_scaling.{module}").setLevel(logging.WARNING)
+    for module in (run, run_data):  # hide the tables of single runs
+        logging.getLogger(module.__name__).setLevel(logging.WARNING)
     check_runs(study, workdir, pending_runs(study, workdir))
     summary = execute(study, config, workdir, _INDEX.value, _OF.value)
     run_on_primary(lambda: finish(study, workdir, summary))

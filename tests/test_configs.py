@@ -76,7 +76,7 @@ def test_finetuning_configs_fit_their_task_and_base(path, method):
 def test_the_shared_finetuning_config_takes_the_task_as_argument():
     by_file = get_config(TASK.with_name("debian_en_de.py"), "300k,full")
     assert plain(get_config(TASK, "debian_en_de,300k,full")) == plain(by_file)
-    with pytest.raises(ConfigError, match="the config's task = 'debian_en_ge'.*'debian_en_de'"):
+    with pytest.raises(ConfigError, match=r"the config's task = .*did you mean 'debian_en_de'"):
         get_config(TASK, "debian_en_ge,300k,full")
 
 
@@ -104,9 +104,7 @@ def test_pretraining_configs_and_their_tokenizers_belong_together(path):
         assert run_config.sequence.length <= model.max_length
 
 
-@pytest.mark.parametrize(
-    "path", [TASK, *FINETUNE, *PRETRAIN, *STUDY], ids=lambda path: f"{path.parent.name}/{path.stem}"
-)
+@pytest.mark.parametrize("path", [TASK, *FINETUNE, *PRETRAIN, *STUDY], ids=name)
 def test_every_config_has_an_argument_of_its_own(path):
     assert plain(get_config(path))
 

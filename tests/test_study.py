@@ -174,7 +174,7 @@ def test_a_mistake_is_named_before_anything_is_trained_and_can_be_mended_in_plac
     wrong = changed(tmp_path, "config.tasks.translation.methods.full.finetune_examples = (10, 40, 61)")
     code, printed, errors = result(study(wrong, f"--workdir={tmp_path / 'study'}"))
     assert (code, printed) == (2, "")
-    assert "methods.full: 61 finetuning examples are asked for, but the data has 60" in errors
+    assert "methods.full: finetune_examples = 61, but the data has 60" in errors
     assert not list((tmp_path / "study").rglob("*"))
 
 

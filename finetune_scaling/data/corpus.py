@@ -1,4 +1,4 @@
-"""Pretraining text: sources mixed in stated shares."""
+"""Pretraining text: a mixture of sources."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from finetune_scaling.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class CorpusPart:
-    """One source of text. weight: its share of the documents, relative to the other parts'; 0 takes all of it."""
+    """One source of a mixture. weight: its relative share of the documents; 0: all of its documents are used."""
 
     source: Mapping[str, Any]
     field: str = "text"
@@ -22,9 +22,9 @@ class CorpusPart:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-    """What to pretrain on, and the held-out text that its loss is measured on.
+    """Pretraining text, and the held-out text for the dev loss.
 
-    prepared: directory that `prepare shards` made of `train`; training reads it instead of the text. None: the text.
+    prepared: directory that `prepare shards` wrote from `train`; training reads it instead of the text. None: the text.
     """
 
     train: tuple[CorpusPart, ...]
@@ -35,18 +35,18 @@ class CorpusConfig:
         for name in ("train", "dev"):
             parts = getattr(self, name)
             if not parts:
-                raise ConfigError(f"corpus.{name} is empty; give it at least one part")
+                raise ConfigError(f"corpus.{name} is empty; add at least one part")
             for i, part in enumerate(parts):
                 if not 0 <= part.weight < math.inf:
                     raise ConfigError(f"corpus.{name}[{i}].weight = {part.weight} must be at least 0")
             if len({part.weight > 0 for part in parts}) > 1:
                 raise ConfigError(f"corpus.{name}: give every part a weight above 0, or none of them")
         if canonical_json(self.train) == canonical_json(self.dev):
-            raise ConfigError("corpus.dev is the same text as corpus.train; hold some text out")
+            raise ConfigError("corpus.dev is the same text as corpus.train; use held-out text")
 
 
 class CorpusPartTexts(Sequence[str]):
-    """All texts of one part; `where` names it in errors."""
+    """The texts of one part; `where` names the part in errors."""
 
     def __init__(self, part: CorpusPart, where: str):
         self._records = open_source(source_from_config(part.source, f"{where}.source"), (part.field,))
@@ -60,7 +60,7 @@ class CorpusPartTexts(Sequence[str]):
 
 
 class Texts(Sequence[str]):
-    """The texts of a corpus. With weights, each part gives its first documents, as many as keep the shares exact."""
+    """The texts of a corpus. With weights, a part contributes its first documents, as many as the shares allow."""
 
     def __init__(self, parts: Sequence[CorpusPart], where: str = "corpus"):
         self._parts = [CorpusPartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
@@ -79,7 +79,7 @@ class Texts(Sequence[str]):
 
 
 def document_counts(parts: Sequence[CorpusPart], where: str = "corpus") -> list[int]:
-    """How many documents each part gives, as in `Texts`; opens one part at a time, so that memory holds one."""
+    """Return the number of documents per part, as in `Texts`; only one part is in memory at a time."""
     return _shares([len(CorpusPartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
 
 
@@ -91,7 +91,7 @@ def _shares(sizes: Sequence[int], parts: Sequence[CorpusPart], where: str) -> li
     for i, (count, size, part) in enumerate(zip(counts, sizes, parts, strict=True)):
         if not count:
             raise ConfigError(
-                f"{where}[{i}].weight = {part.weight} gives none of its {size} documents; raise it, give the parts "
-                "with larger weights more text, or leave this one out"
+                f"{where}[{i}].weight = {part.weight} selects none of its {size} documents; raise it, add text to the "
+                "parts with larger weights, or remove this part"
             )
     return counts

@@ -1,4 +1,4 @@
-"""Examples of a task: parts in several languages as one sequence, nested subsets of it, and its statistics."""
+"""Examples of a task: concatenated parts, nested subsets, and statistics."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """One language direction of a split: where its records are, and which of their fields are learned from which."""
+    """One language direction of a split: the source of its records, and their source and target fields."""
 
     source: Source
     source_field: str
@@ -26,13 +26,13 @@ class Part:
 
     @property
     def direction(self) -> str:
-        """As in en-de; one code for summaries."""
+        """Such as en-de; one language code for summaries."""
         same = self.source_language == self.target_language
         return self.source_language if same else f"{self.source_language}-{self.target_language}"
 
 
 class PartExamples(Sequence[Example]):
-    """The records of one part as examples, mapped when they are asked for."""
+    """The records of one part as examples, mapped lazily."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -56,7 +56,7 @@ class PartExamples(Sequence[Example]):
 
 
 class Examples(Sequence[Example]):
-    """Examples of one or more parts, concatenated, or some of them by `indices` (int64[n]) into the concatenation."""
+    """The concatenated examples of several parts, or a selection by `indices` (int64[n]) into the concatenation."""
 
     def __init__(self, parts: Sequence[PartExamples], indices: np.ndarray | None = None) -> None:
         self.parts = tuple(parts)
@@ -65,7 +65,7 @@ class Examples(Sequence[Example]):
 
     @property
     def part_sizes(self) -> tuple[int, ...]:
-        """How many examples the parts have, before any choice among them."""
+        """Numbers of examples of the parts, before selection."""
         return tuple(len(part) for part in self.parts)
 
     def __len__(self) -> int:
@@ -78,12 +78,12 @@ class Examples(Sequence[Example]):
         return self.parts[part][position - (int(self._ends[part - 1]) if part else 0)]
 
     def counts(self) -> dict[str, int]:
-        """Examples per language direction, counted exactly: {"en-de": 4000}."""
+        """Return the exact number of examples per language direction: {"en-de": 4000}."""
         if self.indices is None:
             sizes = self.part_sizes
         else:
-            chosen = np.searchsorted(self._ends, self.indices, side="right")
-            sizes = tuple(np.bincount(chosen, minlength=len(self.parts)).tolist())
+            part_of = np.searchsorted(self._ends, self.indices, side="right")
+            sizes = tuple(np.bincount(part_of, minlength=len(self.parts)).tolist())
         counts: Counter[str] = Counter()
         for part, size in zip(self.parts, sizes, strict=True):
             counts[part.part.direction] += size
@@ -91,74 +91,75 @@ class Examples(Sequence[Example]):
 
 
 def subset(examples: Examples, size: int, seed: int) -> Examples:
-    """The first `size` examples of a permutation that depends on `seed` and the data only.
+    """Return the first `size` examples of a permutation that depends only on `seed` and the data.
 
-    Subsets of one seed are nested: a larger one begins with the smaller. Each keeps the shares of the parts to within
-    one example. Raises DataError where `size` is more than there are.
+    Subsets of one seed are nested: a larger one begins with the smaller. Each has the same shares of the parts, to
+    within one example. Raises DataError if there are fewer examples than `size`.
     """
     if examples.indices is not None:
-        raise ValueError("a subset is taken of a whole split, so that subsets of one seed are nested")
+        raise ValueError("examples is already a subset; take subsets of a complete split, so that they are nested")
     if not 1 <= size <= len(examples):
         raise DataError(
-            f"{size:,} finetuning examples are asked for, but the data has {len(examples):,}; ask for 1 to that many"
+            f"finetune_examples = {size:,}, but the data has {len(examples):,} examples; set 1 to that many"
         )
     sizes = examples.part_sizes
     orders = [np.random.default_rng([seed, part]).permutation(count) for part, count in enumerate(sizes)]
     starts = np.cumsum([0, *sizes[:-1]])
     if len(sizes) == 1:
         return Examples(examples.parts, orders[0][:size])
-    turns = np.fromiter(interleaving_order(sizes), np.int64, size)
+    part_of = np.fromiter(interleaving_order(sizes), np.int64, size)
     indices = np.empty(size, np.int64)
     for part, order in enumerate(orders):
-        mine = turns == part
-        indices[mine] = starts[part] + order[: mine.sum()]
+        selected = part_of == part
+        indices[selected] = starts[part] + order[: selected.sum()]
     return Examples(examples.parts, indices)
 
 
 def interleaving_order(sizes: Sequence[int]) -> Iterator[int]:
-    """Whose turn it is: yields a part's number sum(sizes) times, part p sizes[p] times.
+    """Yield part numbers, part p sizes[p] times, such that every prefix has proportional counts.
 
-    After k turns each part had less than one turn more or less than its share k * sizes[p] / sum(sizes). The j-th turn
-    of p (from 0) may come from k > j / share on and must come by ceil((j + 1) / share); the earliest deadline goes
-    first, which finds a schedule of unit jobs wherever there is one (Tijdeman 1980 shows that here there is).
+    Among the first k, the count of part p differs by less than one from k * sizes[p] / sum(sizes). The j-th occurrence
+    of p (from 0) is released at k > j / share and due at ceil((j + 1) / share), where share = sizes[p] / sum(sizes).
+    Scheduling by the earliest deadline finds a schedule of unit jobs if one exists, which Tijdeman (1980) proves.
     """
     total = sum(sizes)
     taken = [0] * len(sizes)
     for k in range(1, total + 1):
         released = [part for part, size in enumerate(sizes) if taken[part] * total < k * size]
-        turn = min(released, key=lambda part: -(-(taken[part] + 1) * total // sizes[part]))
-        taken[turn] += 1
-        yield turn
+        chosen = min(released, key=lambda part: -(-(taken[part] + 1) * total // sizes[part]))
+        taken[chosen] += 1
+        yield chosen
 
 
-def describe(examples: Examples, most: int = 10_000) -> dict[str, Any]:
-    """Language and length statistics for the log, as plain data.
+def describe(examples: Examples, max_measured: int = 10_000) -> dict[str, Any]:
+    """Return language and length statistics for the log, as plain data.
 
-    Counts per direction are exact; lengths are of at most `most` examples at even distances: quantiles of characters
-    and of words (separated by spaces, so 1 a sentence in Chinese), and how many texts are empty.
+    Counts per direction are exact. Lengths are measured on at most `max_measured` evenly spaced examples: quantiles of
+    characters and of words (separated by spaces, so 1 per sentence in Chinese), and the number of empty texts.
     """
-    picked = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
+    measured = np.unique(np.linspace(0, len(examples) - 1, min(max_measured, len(examples))).astype(int))
     texts: dict[str, dict[str, list[str]]] = {}
-    for index in picked:
+    for index in measured:
         example = examples[int(index)]
         sides = texts.setdefault(_direction(example), {"source": [], "target": []})
-        for side, seen in sides.items():
-            seen.append(example[side])
+        for side, side_texts in sides.items():
+            side_texts.append(example[side])
     lengths = {
-        direction: {side: _lengths(seen) for side, seen in sides.items()} for direction, sides in sorted(texts.items())
+        direction: {side: _lengths(side_texts) for side, side_texts in sides.items()}
+        for direction, sides in sorted(texts.items())
     }
     return {
-        "examples": len(examples), "directions": examples.counts(), "measured": len(picked), "lengths": lengths
+        "examples": len(examples), "directions": examples.counts(), "measured": len(measured), "lengths": lengths
     }  # fmt: skip
 
 
 def check_references(task: str, split: str, examples: Sequence[Mapping[str, Any]], count: int | None) -> None:
-    """Raises DataError where one of the first `count` examples (None: all) has no target to hold a text against."""
+    """Raise DataError if one of the first `count` examples (None: all) has an empty target."""
     for index in range(len(examples) if count is None else min(count, len(examples))):
         if not examples[index]["target"].strip():
             raise DataError(
-                f"task {task}: an example of its split {split} has an empty target (its source: "
-                f"{examples[index]['source'][:60]!r}), but what is written is to be scored against it; remove it"
+                f"task {task}, split {split}: the example with source {examples[index]['source'][:60]!r} has an empty "
+                "target, so no generated text can be scored against it; remove the example"
             )
 
 

@@ -1,4 +1,4 @@
-"""Training objectives as pure functions from token ids to one unpadded training sequence.
+"""Training objectives: pure functions from token ids to one unpadded training sequence.
 
 Causal language modelling, prefix language modelling, and UL2's mixture of denoisers (Tay et al. 2022, arXiv 2205.05131)
 for a decoder-only model: the corrupted text is the input, the masked spans are the target of the same sequence.
@@ -21,7 +21,7 @@ class TokenSequence(NamedTuple):
     """One training sequence of n tokens, each predicting the next: targets[i] follows tokens[i].
 
     tokens, targets: int32[n]; weights: float32[n], 1 where the target counts in the loss;
-    prefix: bool[n], True on decoder inputs that every later and earlier position may attend to.
+    prefix: bool[n], True on inputs that all positions may attend to.
     """
 
     tokens: np.ndarray
@@ -34,9 +34,9 @@ class TokenSequence(NamedTuple):
 class Denoiser:
     """One component of UL2's mixture.
 
-    mode R or X: spans of `mean_span` tokens on average are masked until `rate` of the tokens are.
+    mode R or X: a fraction `rate` of the tokens is masked, in spans of `mean_span` tokens on average.
     mode S: prefix language modelling; the last k tokens are the target, k uniform with mean `rate` of the text.
-    weight: share in the mixture, relative to the other weights.
+    weight: relative weight in the mixture.
     """
 
     mode: Literal["R", "X", "S"]
@@ -48,9 +48,9 @@ class Denoiser:
         if self.mode not in MODES:
             raise ConfigError(f"denoiser mode {self.mode!r} is unknown{suggestion(self.mode, MODES)}")
         if not 0 < self.rate < 1 or self.weight <= 0:
-            raise ConfigError(f"denoiser {self}: rate must lie between 0 and 1, and weight above 0")
+            raise ConfigError(f"denoiser {self}: rate must be between 0 and 1, and weight positive")
         if self.mode == "S" and self.rate > 0.5:
-            raise ConfigError(f"denoiser {self}: a prefix denoiser's rate is at most 0.5 (any split equally likely)")
+            raise ConfigError(f"denoiser {self}: rate of mode S must be at most 0.5 (every split equally likely)")
         if self.mode != "S" and self.mean_span < 1:
             raise ConfigError(f"denoiser {self}: mean_span must be at least 1 token")
 
@@ -68,7 +68,7 @@ UL2_DENOISERS = (
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """The pretraining objective; `denoisers` is read by ul2 only, `bidirectional_input` by prefix_lm and ul2."""
+    """The pretraining objective; `denoisers` is used by ul2, `bidirectional_input` by prefix_lm and ul2."""
 
     name: Literal["causal", "prefix_lm", "ul2"] = "ul2"
     bidirectional_input: bool = True
@@ -76,46 +76,46 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         if self.name == "ul2" and not self.denoisers:
-            raise ConfigError("objective.denoisers is empty; give ul2 at least one denoiser")
+            raise ConfigError("objective.denoisers is empty; ul2 needs at least one denoiser")
 
 
-def causal(ids: Ids, special: SpecialTokens, *, ends: bool = True) -> TokenSequence:
-    """Predicts every token of `ids` [n] from those before it, then eos unless the text goes on (`ends` False)."""
-    return prefix_lm(ids[:0], ids, special, bidirectional=False, ends=ends)
+def causal(ids: Ids, special: SpecialTokens, *, append_eos: bool = True) -> TokenSequence:
+    """Return the sequence that predicts every token of `ids` [n] from the preceding ones, and eos if `append_eos`."""
+    return prefix_lm(ids[:0], ids, special, bidirectional=False, append_eos=append_eos)
 
 
 def prefix_lm(
-    input_ids: Ids, target_ids: Ids, special: SpecialTokens, *, bidirectional: bool, ends: bool = True
+    input_ids: Ids, target_ids: Ids, special: SpecialTokens, *, bidirectional: bool, append_eos: bool = True
 ) -> TokenSequence:
-    """Predicts `target_ids` [m] and eos from `input_ids` [n]; the length is n + m + 1, or n + m where `ends` is False.
+    """Return the sequence, of length n + m + append_eos, that predicts `target_ids` [m] and eos from `input_ids` [n].
 
     s = input + target + eos; tokens = bos + s[:-1]; targets = s; weights are 1 from the first target on.
-    Where `bidirectional`, prefix is True on bos and the input, provided that there is an input. A model without bos
-    has the same sequence without its first position: what nothing comes before is not predicted.
+    If `bidirectional` and the input is not empty, prefix is True on bos and the input. Without bos, the first position
+    is dropped, because no token precedes it.
     """
     start = len(input_ids)
-    targets = np.empty(start + len(target_ids) + ends, np.int32)
+    targets = np.empty(start + len(target_ids) + append_eos, np.int32)
     targets[:start] = input_ids
     targets[start : start + len(target_ids)] = target_ids
-    if ends:
+    if append_eos:
         targets[-1] = special.eos_id
     tokens = np.empty_like(targets)
-    tokens[:1] = special.bos_id or 0  # 0 where there is no bos: it goes with its position
+    tokens[:1] = special.bos_id or 0  # without bos, this position is dropped below
     tokens[1:] = targets[:-1]
     weights = np.ones(len(targets), np.float32)
     weights[:start] = 0
     prefix = np.zeros(len(targets), np.bool_)
     prefix[: start + 1] = bidirectional and start > 0
-    whole = TokenSequence(tokens, targets, weights, prefix)
-    return whole if special.bos_id is not None else TokenSequence(*(field[1:] for field in whole))
+    sequence = TokenSequence(tokens, targets, weights, prefix)
+    return sequence if special.bos_id is not None else TokenSequence(*(field[1:] for field in sequence))
 
 
 def split_prefix(
     ids: Ids, rate: float, special: SpecialTokens, rng: np.random.Generator, *, bidirectional: bool, mode: str = ""
 ) -> TokenSequence:
-    """Prefix LM over one text: the last k of its n >= 1 tokens are the target, k uniform on 1 .. about 2 rate n."""
-    longest = max(1, min(len(ids), round(2 * rate * len(ids))))
-    start = len(ids) - int(rng.integers(1, longest + 1))
+    """Return a prefix LM sequence of one text: the last k of n >= 1 tokens are the target, k uniform on 1..2 rate n."""
+    max_target = max(1, min(len(ids), round(2 * rate * len(ids))))
+    start = len(ids) - int(rng.integers(1, max_target + 1))
     input_ids = np.append(special.mode_ids[mode], ids[:start]) if mode else ids[:start]
     return prefix_lm(input_ids, ids[start:], special, bidirectional=bidirectional)
 
@@ -123,12 +123,11 @@ def split_prefix(
 def denoise(
     ids: Ids, denoiser: Denoiser, special: SpecialTokens, rng: np.random.Generator, *, bidirectional: bool
 ) -> TokenSequence:
-    """Span corruption (Raffel et al. 2020, section 3.1.4) of `ids` [n], n >= 1, for a decoder-only model.
+    """Return a span corruption sequence (Raffel et al. 2020, section 3.1.4) of `ids` [n], n >= 1, for a decoder.
 
-    input = mode token, then the text with each masked span replaced by a sentinel of its own;
+    input = mode token, then the text with each masked span replaced by a distinct sentinel;
     target = for each span its sentinel and its tokens; then eos. The length is n + 2 spans + 2.
-    A text too short for the denoiser's spans has fewer and shorter ones, at least one masked token and, from two
-    tokens on, at least one that is kept (a single token is masked whole).
+    Short texts have fewer and shorter spans: at least one token is masked and, if n >= 2, at least one is kept.
     """
     noise, spans = _noise_and_spans_of_one(len(ids), denoiser)
     masked, first = _noise_mask(len(ids), noise, spans, rng)
@@ -137,7 +136,7 @@ def denoise(
     with_sentinels[first] = sentinels
     input_ids = np.append(special.mode_ids[denoiser.mode], with_sentinels[~masked | first])
     masked_positions = np.flatnonzero(masked)
-    span_of = np.cumsum(first[masked_positions])  # 1-based: as many sentinels come before
+    span_of = np.cumsum(first[masked_positions])  # 1-based: the number of sentinels before the token
     target_ids = np.empty(noise + spans, np.int32)
     target_ids[np.arange(noise) + span_of] = ids[masked_positions]
     target_ids[np.flatnonzero(first[masked_positions]) + np.arange(spans)] = sentinels
@@ -145,13 +144,13 @@ def denoise(
 
 
 def ul2(ids: Ids, config: ObjectiveConfig, special: SpecialTokens, rng: np.random.Generator) -> TokenSequence:
-    """One draw from UL2's mixture over `ids` [n]: a denoiser by weight, then its noise, both from `rng`."""
+    """Sample a denoiser of UL2's mixture by weight and apply it to `ids` [n]."""
     choice = int(sample_denoisers(1, config, rng)[0])
     return apply_objective(ids, choice, config, special, rng)
 
 
 def sample_denoisers(count: int, config: ObjectiveConfig, rng: np.random.Generator) -> np.ndarray:
-    """Indices [count] into config.denoisers, by weight; zeros for objectives without a mixture."""
+    """Sample indices [count] into config.denoisers by weight; zeros for objectives without a mixture."""
     if config.name != "ul2":
         return np.zeros(count, np.int32)
     weights = np.array([denoiser.weight for denoiser in config.denoisers])
@@ -160,47 +159,47 @@ def sample_denoisers(count: int, config: ObjectiveConfig, rng: np.random.Generat
 
 def apply_objective(
     ids: Ids,
-    variant: int,
+    denoiser_index: int,
     config: ObjectiveConfig,
     special: SpecialTokens,
     rng: np.random.Generator,
     *,
-    ends: bool = True,
+    append_eos: bool = True,
 ) -> TokenSequence:
-    """The training sequence of `ids` [n] under the objective; `variant` is the denoiser, `ends` as in `causal`."""
+    """Return the training sequence of `ids` [n]; denoiser_index is used by ul2, append_eos by causal."""
     if config.name == "causal":
-        return causal(ids, special, ends=ends)
+        return causal(ids, special, append_eos=append_eos)
     if config.name == "prefix_lm":
         return split_prefix(ids, 0.5, special, rng, bidirectional=config.bidirectional_input)
-    denoiser = config.denoisers[variant]
+    denoiser = config.denoisers[denoiser_index]
     if denoiser.mode == "S":
         return split_prefix(ids, denoiser.rate, special, rng, bidirectional=config.bidirectional_input, mode="S")
     return denoise(ids, denoiser, special, rng, bidirectional=config.bidirectional_input)
 
 
-def sequence_lengths(lengths: np.ndarray, variants: np.ndarray, config: ObjectiveConfig) -> np.ndarray:
-    """Tokens [N] that texts of `lengths` [N] take under the objective, eos counted, without applying it."""
+def sequence_lengths(lengths: np.ndarray, denoisers: np.ndarray, config: ObjectiveConfig) -> np.ndarray:
+    """Return the lengths [N] of the sequences of texts of `lengths` [N], eos included; denoisers: indices [N]."""
     if config.name != "ul2":
         return lengths + 1
     result = lengths + 2  # mode token and eos
     for index, denoiser in enumerate(config.denoisers):
         if denoiser.mode != "S":
-            chosen = variants == index
+            chosen = denoisers == index
             result[chosen] += 2 * noise_and_spans(lengths[chosen], denoiser)[1]
     return result
 
 
 def max_text_tokens(length: int, config: ObjectiveConfig) -> int:
-    """The most tokens of text that fit a sequence of `length` whatever the denoiser; ConfigError where none do."""
-    variants = np.arange(len(config.denoisers) if config.name == "ul2" else 1)
+    """Return the length of the longest text that fits `length` under every denoiser. Raises ConfigError if none."""
+    denoisers = np.arange(len(config.denoisers) if config.name == "ul2" else 1)
     for size in range(length, 0, -1):
-        if sequence_lengths(np.full(len(variants), size), variants, config).max() <= length:
+        if sequence_lengths(np.full(len(denoisers), size), denoisers, config).max() <= length:
             return size
-    raise ConfigError(f"length = {length} is too short for the objective {config.name}; take at least 8")
+    raise ConfigError(f"length = {length} is too short for the objective {config.name}; set at least 8")
 
 
 def required_sentinels(length: int, config: ObjectiveConfig) -> int:
-    """Sentinels that a tokenizer must have for sequences of `length` tokens."""
+    """Return the number of sentinels that a tokenizer must have for sequences of `length` tokens."""
     if config.name != "ul2":
         return 0
     size = np.asarray(max_text_tokens(length, config))
@@ -208,11 +207,11 @@ def required_sentinels(length: int, config: ObjectiveConfig) -> int:
 
 
 def noise_and_spans(lengths: np.ndarray | int, denoiser: Denoiser) -> tuple[np.ndarray, np.ndarray]:
-    """Masked tokens and spans that a denoiser takes from texts of `lengths` (any shape, each >= 1)."""
+    """Return the numbers of masked tokens and of spans of texts of `lengths` (any shape, each >= 1)."""
     lengths = np.asarray(lengths)
     noise = np.clip(np.rint(lengths * denoiser.rate), 1, np.maximum(lengths - 1, 1)).astype(lengths.dtype)
-    most = np.maximum(np.minimum(noise, lengths - noise), 1)
-    spans = np.clip(np.rint(noise / denoiser.mean_span), 1, most).astype(lengths.dtype)
+    max_spans = np.maximum(np.minimum(noise, lengths - noise), 1)
+    spans = np.clip(np.rint(noise / denoiser.mean_span), 1, max_spans).astype(lengths.dtype)
     return noise, spans
 
 
@@ -223,24 +222,24 @@ def _noise_and_spans_of_one(length: int, denoiser: Denoiser) -> tuple[int, int]:
 
 
 def _noise_mask(length: int, noise: int, spans: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Masked positions and the first of each span, bool [length] each.
+    """Sample the masked positions and the first position of each span, bool [length] each.
 
-    Kept and masked runs alternate. Unlike T5's mask, which always keeps the first token and masks the last one, the
-    text may begin and end with either: a short text, which has one span, would otherwise always lose its end.
+    Kept and masked segments alternate. T5's mask always keeps the first token and masks the last; here a text may begin
+    and end with either, because a short text, which has one span, would otherwise always lose its end.
     """
-    runs = np.empty(2 * spans + 1, np.int64)
-    kept = _random_parts(length - noise + 2, spans + 1, rng)
+    segments = np.empty(2 * spans + 1, np.int64)
+    kept = _random_composition(length - noise + 2, spans + 1, rng)
     kept[[0, -1]] -= 1
-    runs[0::2] = kept
-    runs[1::2] = _random_parts(noise, spans, rng)
-    masked = np.repeat(np.arange(2 * spans + 1) % 2 == 1, runs)
+    segments[0::2] = kept
+    segments[1::2] = _random_composition(noise, spans, rng)
+    masked = np.repeat(np.arange(2 * spans + 1) % 2 == 1, segments)
     first = np.zeros(length, np.bool_)
-    first[np.cumsum(runs)[0:-1:2]] = True
+    first[np.cumsum(segments)[0:-1:2]] = True
     return masked, first
 
 
-def _random_parts(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """`parts` positive integers that add up to `total`, every such tuple equally likely."""
+def _random_composition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Sample `parts` positive integers that sum to `total`, uniformly (a random composition)."""
     edges = np.empty(parts + 1, np.int64)
     edges[0], edges[-1] = 0, total
     edges[1:-1] = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1

@@ -1,7 +1,7 @@
-"""Packing: which sequences share a row, planned from their lengths alone, and the rows themselves.
+"""Packing: which sequences share a row, planned from their lengths, and the packed batches.
 
-A row holds segments 1, 2, ...; positions restart in each, and segment 0 is padding, so that attention within segments
-makes a packed sequence exactly the one that stands alone.
+A row holds segments 1, 2, ...; positions restart in each segment, and segment 0 is padding. With attention limited to
+segments, a packed sequence is computed exactly as an unpacked one.
 """
 
 import array
@@ -18,7 +18,7 @@ _BLOCK = 2**16
 
 
 class PackingPlan(NamedTuple):
-    """Row r holds the items `items[offsets[r]:offsets[r + 1]]`, in that order.
+    """Which items each row holds: row r has items[offsets[r]:offsets[r + 1]], in that order.
 
     items: int64[N], a permutation of 0..N-1; offsets: int64[rows + 1].
     """
@@ -32,20 +32,20 @@ class PackingPlan(NamedTuple):
         return len(self.offsets) - 1
 
     def row(self, index: int) -> np.ndarray:
-        """The items of one row."""
+        """Return the items of one row."""
         return self.items[self.offsets[index] : self.offsets[index + 1]]
 
 
 def plan_packing(lengths: np.ndarray, capacity: int, *, window: int = 32) -> PackingPlan:
-    """First-fit in the given order over at most `window` open rows; the fullest is closed to open another.
+    """Plan rows by first fit in the given order over at most `window` open rows; the fullest is closed to open another.
 
-    lengths: int[N], tokens of each item, 1 to `capacity`. Every item is in exactly one row. Rows are in the order in
-    which they were closed. Raises ValueError where an item is longer than a row: the caller cuts texts beforehand.
+    lengths: int[N], number of tokens of each item, 1 to `capacity`. Rows are in the order in which they were closed.
+    Raises ValueError if an item is longer than a row.
     """
     lengths = np.asarray(lengths)
     if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= capacity:
         raise ValueError(f"lengths from {lengths.min()} to {lengths.max()} do not fit rows of {capacity} tokens")
-    closed, ends = array.array("q"), array.array("q", [0])  # not lists: there may be hundreds of millions of items
+    closed, ends = array.array("q"), array.array("q", [0])  # compact: there may be hundreds of millions of items
     rows: list[list[int]] = []
     room: list[int] = []
 
@@ -65,7 +65,7 @@ def plan_packing(lengths: np.ndarray, capacity: int, *, window: int = 32) -> Pac
             room.append(capacity)
         rows[slot].append(item)
         room[slot] -= length
-        if room[slot] < smallest:  # no item fits any more
+        if room[slot] < smallest:  # no item fits
             close(slot)
     while rows:
         close(0)
@@ -73,38 +73,35 @@ def plan_packing(lengths: np.ndarray, capacity: int, *, window: int = 32) -> Pac
 
 
 def _numbered(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
-    """enumerate(lengths) as Python's integers, of which only a block exists at a time."""
+    """Yield enumerate(lengths) as Python integers, converted in blocks to save memory."""
     for start in range(0, len(lengths), _BLOCK):
         yield from enumerate(lengths[start : start + _BLOCK].tolist(), start)
 
 
-def deal(item_sizes: np.ndarray, slot_sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The item of each slot, int64[N]: every item once, each in a slot of its own size, otherwise at random.
+def assign_items(item_sizes: np.ndarray, slot_sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Assign every item to a random slot of its size; return the item of each slot, int64[N].
 
-    A plan over slots thus serves every epoch: items of equal size change places, and with them their neighbours.
+    One plan over slots is thus used in every epoch, with items of equal size, and so neighbours in a row, exchanged.
     """
     if not np.array_equal(np.sort(item_sizes), np.sort(slot_sizes)):
-        raise ValueError("the slots do not ask for the sizes that the items have")
+        raise ValueError("slot_sizes is not a permutation of item_sizes")
     items = np.empty(len(item_sizes), np.int64)
     items[np.argsort(slot_sizes, kind="stable")] = np.lexsort((rng.random(len(item_sizes)), item_sizes))
     return items
 
 
 def fill_rate(plan: PackingPlan, lengths: np.ndarray, capacity: int) -> float:
-    """Share of the rows' tokens that are not padding."""
+    """Return the share of the rows' tokens that are not padding."""
     return float(np.sum(lengths)) / (max(plan.rows, 1) * capacity)
 
 
 def pack(sequences: Sequence[TokenSequence], length: int) -> Batch:
-    """One row [length]: the sequences one after another as segments 1, 2, ..., then padding."""
+    """Return one row [length]: the sequences as segments 1, 2, ..., then padding."""
     return {name: array[0] for name, array in pack_batch([sequences], length).items()}
 
 
 def pack_batch(rows: Sequence[Sequence[TokenSequence]], length: int) -> Batch:
-    """The Batch [B, length] whose row b holds the sequences rows[b]; an empty row is all padding.
-
-    Raises ValueError where the sequences of a row do not fit it.
-    """
+    """Return the Batch [B, length] whose row b holds the sequences rows[b]. Raises ValueError if they do not fit."""
     batch = empty_batch(len(rows), length)
     for b, sequences in enumerate(rows):
         start = 0
@@ -124,7 +121,7 @@ def pack_batch(rows: Sequence[Sequence[TokenSequence]], length: int) -> Batch:
 
 
 def empty_batch(batch_size: int, length: int) -> Batch:
-    """All padding: zeros [batch_size, length] of each field's type."""
+    """Return a batch of padding: zeros [batch_size, length] of each field's type."""
     shape = (batch_size, length)
     return {
         "tokens": np.zeros(shape, np.int32),

@@ -1,4 +1,4 @@
-"""Templates: from an example to the text of its input and of its target, with languages written by name."""
+"""Templates that render the input and target text of an example, with names of languages."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError
 
-# English names by ISO code; the artificial languages of data/grammar are called what they are called.
+# English names by ISO code; A, B and C are the artificial languages of data/grammar.
 LANGUAGE_NAMES = {
     "A": "A", "B": "B", "C": "C",
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "az": "Azerbaijani", "be": "Belarusian", "bg": "Bulgarian",
@@ -34,8 +34,8 @@ _PLACEHOLDERS = ("source", "target", "source_language", "target_language")
 class Template:
     """Two patterns with the placeholders {source}, {target}, {source_language} and {target_language}.
 
-    The model reads the input and is trained and scored on the target. Raises ConfigError on an unknown placeholder, on
-    an input that shows the target, and on a pattern without its text.
+    The model reads the input, and is trained and scored on the target. Raises ConfigError if a placeholder is
+    unknown or missing, or the input contains the target.
     """
 
     input: str
@@ -45,13 +45,13 @@ class Template:
         for field in fields(self):
             check_pattern(getattr(self, field.name), f"template.{field.name}", _PLACEHOLDERS)
         if "target" in placeholders(self.input):
-            raise ConfigError("template.input holds {target}: the model would read what it has to predict; remove it")
+            raise ConfigError("template.input contains {target}, which the model has to predict; remove it")
         for name, pattern, needed in (("input", self.input, "source"), ("target", self.target, "target")):
             if needed not in placeholders(pattern):
                 raise ConfigError(f"template.{name} = {pattern!r} has no {{{needed}}}; add it")
 
     def render(self, example: Mapping[str, Any]) -> tuple[str, str]:
-        """(input text, target text) of an example with source, target, source_language and target_language."""
+        """Return the input text and the target text of an example."""
         values = {
             "source": example["source"],
             "target": example["target"],
@@ -62,30 +62,30 @@ class Template:
 
 
 def language_name(code: str, where: str) -> str:
-    """The English name of a language code; ConfigError that names the field `where` if the code is unknown."""
+    """Return the English name of a language code. Raises ConfigError, naming the field `where`, if it is unknown."""
     if code not in LANGUAGE_NAMES:
-        near = suggestion(code, LANGUAGE_NAMES)
-        mend = near if "did you mean" in near else ""
-        raise ConfigError(f"{where} = {code!r} is no language code that templates.py names, such as 'de'{mend}")
+        hint = suggestion(code, LANGUAGE_NAMES)
+        hint = hint if "did you mean" in hint else ""
+        raise ConfigError(f"{where} = {code!r} is not a language code of LANGUAGE_NAMES in templates.py{hint}")
     return LANGUAGE_NAMES[code]
 
 
 def placeholders(pattern: str) -> list[str]:
-    """The names in braces of a pattern, in order."""
+    """Return the names in braces of a pattern, in order."""
     return [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
 
 
 def check_pattern(pattern: str, where: str, known: Sequence[str]) -> None:
-    """Raises ConfigError, naming the field `where`, on stray braces, a placeholder that is not known, or a format."""
+    """Raise ConfigError, naming the field `where`, on unbalanced braces, an unknown placeholder, or a format."""
     try:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
-        raise ConfigError(f"{where} = {pattern!r}: {error}; write {{{{ and }}}} for braces of the text") from None
+        raise ConfigError(f"{where} = {pattern!r}: {error}; write {{{{ and }}}} for literal braces") from None
     for _, name, form, conversion in parts:
         if name is not None and name not in known:
             raise ConfigError(f"{where}: unknown placeholder {{{name}}}{suggestion(name, known)}")
         if form or conversion:
-            raise ConfigError(f"{where}: {{{name}}} takes no format; write the name alone")
+            raise ConfigError(f"{where}: {{{name}}} takes no format or conversion; remove it")
 
 
 TRANSLATION = Template(input="{source_language}: {source}\n{target_language}: ")

@@ -45,7 +45,7 @@ def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = Non
     trainable = model.trainable if trainable is None else trainable
     size = batches.batch_size
     padded = batches.padded(where.batch_shards)
-    mine = padded.part(local_rows(where.batch(), padded.batch_size))
+    mine = padded.select_rows(local_rows(where.batch(), padded.batch_size))
     rows = [
         step(trainable, model.frozen, shard_batch(_model_inputs(mine[k]), where.batch(), padded.batch_size))
         for k in range(len(mine))

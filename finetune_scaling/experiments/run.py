@@ -114,7 +114,7 @@ def _train(
         step=make_train_step(
             model.config, model.tuning, run_config.optimizer, run_config.batch.accumulation, run_config.sharding.axes
         ),
-        batches=data.train.part(local_rows(batch_sharding, data.train.batch_size)),
+        batches=data.train.select_rows(local_rows(batch_sharding, data.train.batch_size)),
         shard_batch=functools.partial(shard_batch, sharding=batch_sharding, size=data.train.batch_size),
         frozen=model.frozen,
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,

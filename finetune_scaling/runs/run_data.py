@@ -83,7 +83,7 @@ def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
     check_task_data(run_config)
     task, sequence_format = task_and_format(run_config)
     examples = finetuning_examples(run_config)
-    log.info("training examples: %s", json.dumps(describe(examples, most=1000), ensure_ascii=False))
+    log.info("training examples: %s", json.dumps(describe(examples, max_measured=1000), ensure_ascii=False))
     train = finetuning_batches(
         examples,
         tokenizer,

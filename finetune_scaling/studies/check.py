@@ -1,4 +1,4 @@
-"""What a study will read, read once before anything is trained: configs, sources, fields, and numbers of examples."""
+"""Checks before a study trains anything: configs, sources, fields, and numbers of examples."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,23 +21,23 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
-    """Reads the configs that `runs` need, those of public models too, and opens all their text.
+    """Read all configs that `runs` need, including those of public models, and open all their text.
 
-    Raises ConfigError, DataError or CheckpointError that says which part of the study's config the mistake is in.
+    Raises ConfigError, DataError or CheckpointError that names the part of the study's config that is wrong.
     """
     needed = bases(study, runs)
-    own = [base for base in needed if base.tokens is None]
-    for base in own:
+    pretrained = [base for base in needed if base.tokens is None]
+    for base in pretrained:
         with _within(f"families.{base.family}.pretrain"):
             read_run_config(pretraining_config(study, workdir, base))
-    for base in {base.family: base for base in own}.values():
+    for base in {base.family: base for base in pretrained}.values():
         with _within(f"families.{base.family}.pretrain"):
             _open_corpus(study, workdir, base)
     for run, sizes in _largest(runs):
         setting, family = run.setting, study.families[run.setting.family]
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
             run_config = read_run_config(finetuning_config(study, workdir, run))
-            for size in sizes:  # of a public ladder each may have a context of its own
+            for size in sizes:  # public models may differ in context length
                 model = tuned_model(family, size, run_config)
                 check_length(model, configure(METHODS, run_config.method), run_config.sequence.length)
             check_task_data(run_config)
@@ -55,28 +55,28 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
 def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
     corpus = read_run_config(pretraining_config(study, workdir, base)).corpus
     if corpus is None:
-        raise ConfigError("corpus is missing; say what the bases are pretrained on")
+        raise ConfigError("corpus is missing; add the text that the bases are pretrained on")
     if corpus.prepared is None:
         Texts(corpus.train, "corpus.train")
     else:
-        read_statistics(corpus.prepared)  # its tokenizer may be yet to be made; each base compares it
+        read_statistics(corpus.prepared)  # its tokenizer may not exist yet; each base compares it
     Texts(corpus.dev, "corpus.dev")
 
 
 def _largest(runs: Sequence[Run]) -> Iterator[tuple[Run, list[str]]]:
-    """Per task, method and PET size, the run with the most examples, since the others read a part of what it does; and
-    the sizes of all."""
-    alike: dict[tuple, list[Run]] = {}
+    """Yield, per task, method and PET size, the run with the most examples (others read a subset) and all sizes."""
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        alike.setdefault((run.setting.task, run.setting.method, run.setting.pet_size), []).append(run)
-    for group in alike.values():
+        groups.setdefault((run.setting.task, run.setting.method, run.setting.pet_size), []).append(run)
+    for group in groups.values():
         sizes = dict.fromkeys(run.setting.size for run in group)
         yield max(group, key=lambda run: run.setting.finetune_examples), list(sizes)
 
 
 @contextmanager
-def _within(place: str) -> Iterator[None]:
+def _within(field: str) -> Iterator[None]:
+    """Prefix errors with the field of the study's config that is being checked."""
     try:
         yield
     except (ConfigError, DataError, CheckpointError) as error:
-        raise type(error)(f"{place}: {error}") from error
+        raise type(error)(f"{field}: {error}") from error

@@ -1,4 +1,4 @@
-"""The configs of a study's runs: pretraining or conversion of its bases, finetuning of its settings."""
+"""The run configs of a study: pretraining or conversion of its bases, finetuning of its settings."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ Config = dict[str, Any]
 class Base:
     """One directory below bases/: a pretraining run with all its checkpoints, or one revision of a public model.
 
-    tokens: of the revision; None of a pretraining run.
+    tokens: pretraining tokens of the revision; None for a pretraining run.
     """
 
     family: str
@@ -37,27 +37,27 @@ class Base:
 
     @property
     def name(self) -> str:
-        """As it is listed, and below bases/."""
+        """The name in listings, and the path below bases/."""
         return f"{self.family}/{self.size}" + ("" if self.tokens is None else f"/t{self.tokens}")
 
     def directory(self, workdir: Any) -> Any:
-        """Where it is below a study's directory, a path of any kind."""
+        """Return the base's directory below a study's directory (a path of any kind)."""
         return workdir / "bases" / self.name
 
 
 def base_of(study: StudyConfig, setting: Setting) -> Base:
-    """The base that a setting is finetuned from."""
+    """Return the base that a setting is finetuned from."""
     public = study.families[setting.family].public
     return Base(setting.family, setting.size, setting.tokens if public else None)
 
 
-def bases(study: StudyConfig, of: Iterable[Run] | None = None) -> list[Base]:
-    """The bases that runs (by default all) need, each once."""
-    return list(dict.fromkeys(base_of(study, run.setting) for run in (runs(study) if of is None else of)))
+def bases(study: StudyConfig, of_runs: Iterable[Run] | None = None) -> list[Base]:
+    """Return the distinct bases that `of_runs` (default: all runs) need."""
+    return list(dict.fromkeys(base_of(study, run.setting) for run in (runs(study) if of_runs is None else of_runs)))
 
 
 def tokenizer_path(study: StudyConfig, workdir: Path, base: Base) -> str:
-    """Where a base's tokenizer is: the one its family names, the one that the study trains, or the base's own."""
+    """Return the path of a base's tokenizer: the family's, one that the study trains, or the public model's own."""
     family = study.families[base.family]
     if family.public:
         return str(base.directory(workdir) / TOKENIZER)
@@ -65,16 +65,16 @@ def tokenizer_path(study: StudyConfig, workdir: Path, base: Base) -> str:
 
 
 def conversion(study: StudyConfig, workdir: Path, base: Base) -> ModelImport:
-    """How a public base is brought in."""
+    """Return the settings with which a public base is converted."""
     family = study.families[base.family]
     if family.public is None or base.tokens is None:
-        raise ValueError(f"{base.name} is no public base")
+        raise ValueError(f"{base.name} is not a public base")
     source = family.public.base_source(base.size, family.revision(base.tokens))
     return ModelImport(source, str(base.directory(workdir)), pretrain_tokens=base.tokens)
 
 
 def pretraining_config(study: StudyConfig, workdir: Path, base: Base) -> Config:
-    """The config that pretrains one base once, keeping a checkpoint at every token count of the family."""
+    """Return the config that pretrains a base, keeping a checkpoint at every token count of the family."""
     family = study.families[base.family]
     common: Config = {
         "name": f"{base.family} {base.size}",
@@ -87,7 +87,7 @@ def pretraining_config(study: StudyConfig, workdir: Path, base: Base) -> Config:
 
 
 def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
-    """The config of one finetuning run."""
+    """Return the config of one finetuning run."""
     setting = run.setting
     task = study.tasks[setting.task]
     grid = task.methods[setting.method]
@@ -109,7 +109,7 @@ def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
 
 
 def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int) -> int:
-    """The step at which a base had seen `tokens`; a converted one has one checkpoint, of step 0."""
+    """Return the step at which a base had seen `tokens`; a converted base has one checkpoint, of step 0."""
     if base.tokens is not None:
         return 0
     run_config = read_run_config(pretraining_config(study, workdir, base))
@@ -117,7 +117,7 @@ def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int) -> int
 
 
 def family_model(family: FamilyConfig, size: str) -> ModelConfig:
-    """The model of one rung, without reading a tokenizer where its size is known from the config."""
+    """Return the model of one size, without reading a tokenizer if the config gives its vocabulary size."""
     if family.public:
         fields = family.public.models[family.sizes.index(size)]
         return parse_config(configuration.plain(fields), f"families.public.models, {size}")[1]
@@ -129,12 +129,12 @@ def family_model(family: FamilyConfig, size: str) -> ModelConfig:
 
 
 def tuned_model(family: FamilyConfig, size: str, run_config: RunConfig) -> ModelConfig:
-    """The model that a finetuning run computes: its base's, with what its config changes of how."""
+    """Return the model of a finetuning run: its base's, with the changes of its config."""
     return with_model_changes(family_model(family, size), run_config.model)
 
 
 def expected_flops(run_config: RunConfig, model: ModelConfig, examples: int) -> float:
-    """FLOPs of a finetuning run that goes to its limits."""
+    """Return the FLOPs of a finetuning run that stops at its limits."""
     row = run_config.row_length
     steps, _ = run_config.limits.last_step(examples / run_config.batch_size, run_config.batch_size * row)
     tuning = configure(METHODS, run_config.method)
@@ -142,7 +142,7 @@ def expected_flops(run_config: RunConfig, model: ModelConfig, examples: int) -> 
 
 
 def pretraining_flops(study: StudyConfig, workdir: Path, base: Base) -> float:
-    """FLOPs of one base's pretraining; none of a public one, which others paid for."""
+    """Return the FLOPs of pretraining a base; 0 for a public base."""
     if base.tokens is not None:
         return 0.0
     run_config = read_run_config(pretraining_config(study, workdir, base))

@@ -1,4 +1,4 @@
-"""Evaluators of a finished study: which of them each run has, by its task, and points.csv once they are done."""
+"""Evaluators of a finished study: which evaluators each run has, depending on its task and method."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,25 +21,24 @@ from finetune_scaling.studies.grid import Run, StudyConfig, read_study, runs
 
 
 def read_recorded_study(workdir: Path) -> StudyConfig:
-    """The study that a directory holds. Raises WorkdirError where it holds none."""
+    """Read the study of a directory. Raises WorkdirError if it is not a study's directory."""
     path = workdir / CONFIG
     config = read_json(path) if path.exists() else {}
     if "families" not in config:
-        raise WorkdirError(f"{workdir}: not the directory of a study (it has no {CONFIG} of one)")
+        raise WorkdirError(f"{workdir}: not the directory of a study ({CONFIG} has no families); give another")
     return read_study(config)
 
 
 def finished_runs(study: StudyConfig, workdir: Path) -> list[Run]:
-    """The runs that are trained and scored by their own configs."""
+    """Return the runs whose result record exists."""
     return [run for run in runs(study) if run_state(workdir / run.directory) == "done"]
 
 
 class StudyEvaluators:
     """The evaluators of a study's runs.
 
-    config: the study whose tasks name them, in finetune.evaluation.evaluators or a method's own, and say under
-    evaluation.decoding how texts are written; names: which of them, all by default. A name that no task has is a
-    preset, and for every task.
+    config: the study; the tasks' (and methods') evaluation.evaluators and evaluation.decoding are used.
+    names: the evaluators to select, default all. A name that no task defines is a preset, used for every task.
     """
 
     def __init__(self, config: StudyConfig, names: Sequence[str] | None = None):
@@ -59,7 +58,7 @@ class StudyEvaluators:
             preset(name, known, "--evaluators")
 
     def of(self, run: Run) -> dict[str, Evaluator]:
-        """The evaluators of one run by name."""
+        """Return the evaluators of one run by name."""
         key = (run.setting.task, run.setting.method)
         configured, decoding = self._configured.get(key, {}), self._decoding.get(key)
         names = list(configured) if self._names is None else self._names
@@ -69,7 +68,7 @@ class StudyEvaluators:
 
 
 def _block(config: StudyConfig, task_name: str, method: str) -> Mapping[str, Any]:
-    """The group `evaluation` of a method's runs on a task."""
+    """Return the config group `evaluation` of a method's runs on a task."""
     task = config.tasks[task_name]
     fields = merge(configuration.plain(task.finetune), configuration.plain(task.methods[method].config))
     return fields.get("evaluation", {})

@@ -1,4 +1,4 @@
-"""Public bases of a study: whether what is there is what the study's config lists, told before it is fetched."""
+"""Comparison of public bases with the shapes that the study's config lists, before they are downloaded."""
 
 import logging
 from pathlib import Path
@@ -16,14 +16,14 @@ from finetune_scaling.studies.grid import StudyConfig
 
 log = logging.getLogger(__name__)
 
-_FREE = ("compute_dtype", "remat", "attention", "max_length", "embedding_std")  # fields that change no shape
+_NOT_COMPARED = ("compute_dtype", "remat", "attention", "max_length", "embedding_std")  # not part of the shape
 
 
 def check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
-    """Compares the config.json of a base that is yet to be converted; nothing else of it is fetched.
+    """Compare the config.json of a base that is not converted yet; nothing else is downloaded.
 
-    Raises CheckpointError or ConfigError where there is none, or it is not as the study's config says. A hub that does
-    not answer is no mistake of the study's: runs whose bases are here go on without it.
+    Raises CheckpointError or ConfigError if it is missing or differs from the study's config. An unreachable hub
+    is only logged, because runs whose bases are converted do not need it.
     """
     run_on_primary(lambda: _check_source(study, workdir, base))
 
@@ -39,20 +39,20 @@ def _check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
 
 
 def check_converted_base(study: StudyConfig, workdir: Path, base: Base) -> None:
-    """Compares a base that was converted, be it by hand or of another study's config; raises CheckpointError."""
+    """Compare a converted base, which may come from another study's config. Raises CheckpointError if it differs."""
     directory = base.directory(workdir)
     fields = read_json(directory / CONFIG)["model"]
     _compare(study, base, configuration.build(ModelConfig, fields, f"{directory / CONFIG}: model"), str(directory))
 
 
-def _compare(study: StudyConfig, base: Base, there: ModelConfig, where: str) -> None:
-    """Raises CheckpointError, naming the field, where a model is not the one that was listed and costed."""
+def _compare(study: StudyConfig, base: Base, actual: ModelConfig, where: str) -> None:
+    """Raise CheckpointError, naming the field, if a model's shape differs from the listed one."""
     listed = configuration.plain(family_model(study.families[base.family], base.size))
-    found = configuration.plain(there)
-    differing = [name for name in configuration.differing_fields(listed, found) if name not in _FREE]
+    found = configuration.plain(actual)
+    differing = [name for name in configuration.differing_fields(listed, found) if name not in _NOT_COMPARED]
     if differing:
         name = differing[0]
         raise CheckpointError(
             f"{where}: model.{name} = {found.get(name)!r}, but families.{base.family}.public.models, {base.size}, "
-            f"says {listed.get(name)!r}; correct the study's config"
+            f"has {listed.get(name)!r}; correct the study's config"
         )

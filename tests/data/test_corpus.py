@@ -23,5 +23,5 @@ def test_each_part_gives_its_share_from_its_first_document_on(weights, counts):
 
 def test_a_part_that_would_give_nothing_is_named():
     for read in (Texts, document_counts):
-        with pytest.raises(ConfigError, match=r"corpus\[1\]\.weight = 0\.01 gives none of its 10 documents; raise it"):
+        with pytest.raises(ConfigError, match=r"corpus\[1\]\.weight = 0\.01 selects none of its 10 documents"):
             read(parts(1.0, 0.01))

@@ -43,7 +43,7 @@ def test_ids_are_those_of_the_rendered_texts(tokenizer):
     encoded = encode_examples([_example()], tokenizer, Plain(), form)
     assert encoded.inputs.item(0).tolist() == tokenizer.encode("Question: abc def\nAnswer:")
     assert encoded.targets.item(0).tolist() == tokenizer.encode(" ghi")
-    assert encoded.ends.tolist() == [True]
+    assert encoded.has_eos.tolist() == [True]
     sequence = encoded.sequence(0, tokenizer, form)
     assert sequence.targets[-1] == tokenizer.eos_id
     assert len(sequence.tokens) == encoded.lengths[0]
@@ -83,7 +83,7 @@ def test_a_cut_target_has_no_eos_and_is_counted(tokenizer):
     examples = [_example(target=fits), _example(target="abc def ghi jkl mno"), _example(source="abc def " * 30)]
     encoded = encode_examples(examples, tokenizer, Plain(), form)
     whole, cut, _ = (encoded.sequence(i, tokenizer, form) for i in range(3))
-    assert encoded.ends.tolist() == [True, False, True]
+    assert encoded.has_eos.tolist() == [True, False, True]
     assert whole.weights.sum() == cut.weights.sum() == 5
     assert whole.targets[-1] == tokenizer.eos_id != cut.targets[-1]
     statistics = encoded.statistics
@@ -129,9 +129,9 @@ def test_chunks_put_together_are_the_documents(tokenizer, texts, chunk):
     documents = encode_documents(texts, tokenizer, chunk)
     assert 1 <= documents.chunks.lengths.min() <= documents.chunks.lengths.max() <= chunk
     rebuilt, current = [], []
-    for i, ends in enumerate(documents.ends):
+    for i, is_last in enumerate(documents.is_last):
         current += documents.chunks.item(i).tolist()
-        if ends:
+        if is_last:
             rebuilt.append(tokenizer.decode(current))
             current = []
     assert rebuilt == [text for text in texts if text]

@@ -22,7 +22,7 @@ from finetune_scaling.data.grammar import (
     translation_source,
     translations,
 )
-from finetune_scaling.data.grammar.choices import Sampler, coin, distribution, outcomes
+from finetune_scaling.data.grammar.choices import Sampler, bernoulli, distribution, outcomes
 from finetune_scaling.data.grammar.documents import parse_document, summarize
 from finetune_scaling.data.grammar.lexicon import VERBS, make_grammar
 from finetune_scaling.data.grammar.parsing import parse
@@ -171,7 +171,7 @@ def test_broken_agreement_and_order_are_no_sentences():
         noun = next(i for i, w in enumerate(words) if w in language.analyses and language.analyses[w].part == "noun")
         found = language.analyses[words[noun]]
         words[noun] = language.words[found.meaning].forms[found.word][1 - found.ending]
-        with pytest.raises(DataError, match="do not agree"):
+        with pytest.raises(DataError, match="agreement"):
             parse(" ".join(words), language)
         with pytest.raises(DataError, match="is not a sentence of language A"):
             parse(" ".join(reversed(record["source"].split())), language)
@@ -211,5 +211,7 @@ def test_a_sampler_draws_possible_arms_only(weights, seed):
 
 
 def test_outcomes_leave_out_the_impossible():
-    assert [arm for arm, _ in outcomes(lambda choose: choose(coin(0.0)))] == [0]
-    assert dict(outcomes(lambda choose: (choose(coin(0.25)), choose(coin(0.5)))))[1, 1] == pytest.approx(math.log(8))
+    assert [category for category, _ in outcomes(lambda choose: choose(bernoulli(0.0)))] == [0]
+    assert dict(outcomes(lambda choose: (choose(bernoulli(0.25)), choose(bernoulli(0.5)))))[1, 1] == pytest.approx(
+        math.log(8)
+    )

@@ -245,8 +245,8 @@ def test_config_without_entropy_is_refused():
         (lambda: monolingual_source(DEFAULT, ["A", "D"], 1, 0.0), "languages = 'D'"),
         (lambda: monolingual_source(DEFAULT, [], 1, 0.0), "languages"),
         (lambda: monolingual_source(DEFAULT, ["A", "B"], 1, 1.5), "bilingual_share = 1.5"),
-        (lambda: monolingual_source(DEFAULT, ["A"], 1, 0.5), "takes two languages"),
-        (lambda: translation_entropy(DEFAULT, "hello", "A", "B"), "'hello' is none of its words"),
+        (lambda: monolingual_source(DEFAULT, ["A"], 1, 0.5), "bilingual_share = 0.5"),
+        (lambda: translation_entropy(DEFAULT, "hello", "A", "B"), "'hello' is not one of its words"),
     ],
 )
 def test_mistake_is_named(make, message):

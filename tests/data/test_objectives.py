@@ -54,7 +54,7 @@ def test_golden_causal():
 
 
 def test_golden_causal_of_a_text_that_goes_on():
-    assert _as_lists(causal(_ids(3), SPECIAL, ends=False)) == [
+    assert _as_lists(causal(_ids(3), SPECIAL, append_eos=False)) == [
         [2, 1000, 1001],
         [1000, 1001, 1002],
         [1, 1, 1],

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.objectives import prefix_lm
-from finetune_scaling.data.packing import deal, fill_rate, pack, pack_batch, plan_packing
+from finetune_scaling.data.packing import assign_items, fill_rate, pack, pack_batch, plan_packing
 from finetune_scaling.data.tokenizers.interface import SpecialTokens
 
 SPECIAL = SpecialTokens(bos_id=2, eos_id=1, mode_ids={}, sentinel_ids=())
@@ -50,7 +50,7 @@ def test_items_that_fit_no_row_are_refused(lengths):
 def test_deal_gives_every_slot_an_item_of_its_size(sizes, seed):
     sizes = np.array(sizes, np.int64)
     slots = np.random.default_rng(seed).permutation(sizes)
-    items = deal(sizes, slots, np.random.default_rng(seed))
+    items = assign_items(sizes, slots, np.random.default_rng(seed))
     assert sorted(items.tolist()) == list(range(len(sizes)))
     np.testing.assert_array_equal(sizes[items], slots)
 
@@ -58,13 +58,13 @@ def test_deal_gives_every_slot_an_item_of_its_size(sizes, seed):
 def test_deal_is_uniform_among_equals():
     counts = np.zeros((3, 3))
     for seed in range(3000):
-        counts[np.arange(3), deal(np.ones(3), np.ones(3), np.random.default_rng(seed))] += 1
+        counts[np.arange(3), assign_items(np.ones(3), np.ones(3), np.random.default_rng(seed))] += 1
     np.testing.assert_allclose(counts / 3000, 1 / 3, atol=0.03)
 
 
 def test_deal_refuses_other_sizes():
-    with pytest.raises(ValueError, match="slots do not ask"):
-        deal(np.array([1, 2]), np.array([1, 1]), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="slot_sizes"):
+        assign_items(np.array([1, 2]), np.array([1, 1]), np.random.default_rng(0))
 
 
 def test_golden_row():

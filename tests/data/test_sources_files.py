@@ -43,7 +43,7 @@ def test_truncated_archive_is_named(tmp_path, suffix, kept):
     path = tmp_path / f"text.jsonl{suffix}"
     whole = COMPRESS[suffix](JSONL * 50)
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(DataError, match=rf"text\.jsonl{suffix}: the archive is truncated or damaged.*fetch"):
+    with pytest.raises(DataError, match=rf"text\.jsonl{suffix}: the archive is truncated or damaged"):
         open_source(FilesSource(str(path)))
 
 
@@ -81,7 +81,7 @@ def test_fsspec_address():
     assert list(open_source(FilesSource("text.jsonl", data_dir="memory://corpus"))) == ROWS
     with pytest.raises(DataError, match=r"memory://corpus/none\.jsonl: no such file"):
         open_source(FilesSource("none.jsonl", data_dir="memory://corpus"))
-    with pytest.raises(DataError, match=r"nope://a\.jsonl: this kind of address cannot be opened"):
+    with pytest.raises(DataError, match=r"nope://a\.jsonl: cannot open this URL"):
         open_source(FilesSource("nope://a.jsonl"))
 
 
@@ -107,7 +107,7 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", b"", r"a\.jsonl is empty"),
         ("a.jsonl", b"\n \n", r"a\.jsonl is empty"),
         ("a.jsonl.gz", b"", r"a\.jsonl\.gz is empty"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": }\n', r"a\.jsonl, line 4, column 19: broken JSON"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": }\n', r"a\.jsonl, line 4, column 19: invalid JSON"),
         ("a.jsonl", JSONL + b'["x"]\n', r"a\.jsonl, line 4: expected a JSON object"),
         ("a.jsonl", JSONL + b"\n" + JSONL, r"a\.jsonl, line 4 is empty; remove it"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": "\xff"}\n', r"a\.jsonl, line 4, byte 20: not UTF-8"),
@@ -115,15 +115,15 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", JSONL + b'{"en": "x", "dee": "y"}\n', r"line 4: no field 'de'; did you mean 'dee'"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' must be text, not null"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": 3}\n', r"line 4: field 'de' must be text, not a number"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": "\\ud800"}\n', r"a\.jsonl, line 4: field 'de' is no valid Unicode"),
-        ("a.jsonl", JSONL + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl, line 4: a number of more digits than"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": "\\ud800"}\n', r"a\.jsonl, line 4: field 'de' is not valid Unicode"),
+        ("a.jsonl", JSONL + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl, line 4: a number has more digits"),
         ("a.jsonl", JSONL + b'{"n": ' + b"[" * 10**5 + b"\n", r"a\.jsonl, line 4: too deeply nested"),
-        ("a.tsv", b"en\tde\ten\nx\ty\tz\n", r"a\.tsv, line 1: column 'en' stands twice; rename or drop one"),
+        ("a.tsv", b"en\tde\ten\nx\ty\tz\n", r"a\.tsv, line 1: column 'en' occurs twice"),
         ("a.tsv", TSV + b"only one\n", r"a\.tsv, line 4: 1 columns, expected 2 \(en, de\)"),
         ("a.tsv", TSV + b"a\tb\tc\n", r"a\.tsv, line 4: 3 columns, expected 2"),
         ("a.tsv", TSV + b"a\t\xc3\n", r"a\.tsv, line 4, byte 3: not UTF-8"),
-        ("a.tsv", b"en\tger\nx\ty\n", r"a\.tsv, line 1: no column 'de'.*its first line names them"),
-        ("a.tsv", b"en\tde\n", r"a\.tsv is empty but for its line of column names"),
+        ("a.tsv", b"en\tger\nx\ty\n", r"a\.tsv, line 1: no column 'de' in the first line"),
+        ("a.tsv", b"en\tde\n", r"a\.tsv has no line after its header"),
     ],
 )
 def test_faults_are_named(tmp_path, name, content, message):
@@ -148,7 +148,7 @@ def test_nested_fields(tmp_path):
     open_source(FilesSource(str(path)), ("translation.en", "translation.de"))
     with pytest.raises(DataError, match=r"no field 'translation\.fr'; choose one of en, de"):
         open_source(FilesSource(str(path)), ("translation.fr",))
-    with pytest.raises(DataError, match=r"field 'id\.en': a str stands where a group"):
+    with pytest.raises(DataError, match=r"field 'id\.en': expected a group of fields, got a str"):
         open_source(FilesSource(str(path)), ("id.en",))
 
 

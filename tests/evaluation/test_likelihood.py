@@ -44,4 +44,4 @@ def test_truncated_targets_count_with_the_kept_text(tiny_runs, limit):
     for i, (example, text) in enumerate(zip(examples, texts, strict=True)):
         target = task.template.render(example)[1]
         assert target.startswith(text)
-        assert text == target if encoded.ends[i] else text == tokenizer.decode(encoded.targets.item(i))
+        assert text == target if encoded.has_eos[i] else text == tokenizer.decode(encoded.targets.item(i))

@@ -29,7 +29,7 @@ def test_a_right_study_passes_and_leaves_nothing_behind(tiny_runs, tmp_path):
         ("families.grammar.pretrain.batch.sise", 3, ConfigError, r"families.grammar.pretrain: .*batch.sise"),
         (
             "tasks.translation.methods.full.finetune_examples", (10, 61), DataError,
-            r"methods.full: 61 finetuning examples are asked for, but the data has 60",
+            r"methods.full: finetune_examples = 61, but the data has 60",
         ),
         ("tasks.translation.methods.full.finetune_examples", (0, 10), ConfigError, r"\[0, 10\] must be positive"),
         ("tasks.translation.task.dev", [], DataError, r"methods.full: task tiny has no split 'dev'; it has train"),

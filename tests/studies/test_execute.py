@@ -84,8 +84,8 @@ def test_a_run_that_fails_is_written_down_and_the_others_go_on(tiny_runs, begun,
     assert (run_state(good), run_state(bad)) == ("done", "failed")
     failure = json.loads((bad / "failure.json").read_text())
     assert failure["kind"] == "DataError"
-    assert failure["error"].startswith("61 finetuning examples are asked for, but the data has 60")
-    assert "61 finetuning examples" in caplog.text
+    assert failure["error"].startswith("finetune_examples = 61, but the data has 60")
+    assert "finetune_examples = 61" in caplog.text
     assert [row["state"] for row in listing.list_runs(study, begun)] == ["done", "failed"]
     assert tables.write_points(study, begun) == 1
     assert execute(study, config, begun).failed == 1  # tried again each time, since the cause may be mended

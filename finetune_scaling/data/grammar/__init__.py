@@ -1,4 +1,4 @@
-"""An embedded family of artificial languages, A, B and C, whose conditional entropies are known exactly."""
+"""A family of artificial languages, A, B and C, whose conditional entropies are known exactly."""
 
 from finetune_scaling.data.grammar.config import HARD, GrammarConfig
 from finetune_scaling.data.grammar.documents import summaries, summary_entropy

@@ -1,7 +1,7 @@
-"""Stochastic choices: programs ask `choose(distribution) -> arm`; the answer samples, replays or enumerates.
+"""Probabilistic programs: they call `choose(distribution) -> category`, which samples, replays or enumerates choices.
 
-Text is written by one program per kind (a sentence, a summary). A Sampler makes it a random text whose exact
-negative log-probability is known; `outcomes` makes it the list of all texts with their probabilities.
+One program generates each kind of text (a sentence, a summary). With a Sampler it generates a random text with its
+exact negative log-probability; `outcomes` enumerates all texts with their probabilities.
 """
 
 import functools
@@ -16,13 +16,10 @@ T = TypeVar("T")
 
 
 class Distribution(NamedTuple):
-    """A distribution over arms 0..n-1. The first arm always has positive probability.
+    """A categorical distribution over 0..n-1. Category 0 always has positive probability.
 
-    Attributes:
-      probabilities: of the arms.
-      cumulative: their running sums; the last is infinite, so that rounding leaves no gap at its end.
-      nlls: -log probability of the arms, in nats.
-      entropy: in nats.
+    cumulative: cumulative probabilities; the last is infinite, so that rounding leaves no gap.
+    nlls: negative log-probabilities, in nats. entropy: in nats.
     """
 
     probabilities: tuple[float, ...]
@@ -32,50 +29,50 @@ class Distribution(NamedTuple):
 
 
 class Choose(Protocol):
-    """Answers a choice with the number of an arm."""
+    """Returns a category of a distribution."""
 
     def __call__(self, distribution: Distribution, /) -> int: ...
 
 
 def distribution(weights: Sequence[float]) -> Distribution:
-    """Normalizes `weights` (the first above 0) into a Distribution."""
+    """Return the distribution proportional to `weights`; the first must be positive."""
     total = math.fsum(weights)
     probabilities = tuple(weight / total for weight in weights)
     nlls = tuple(-math.log(p) if p else math.inf for p in probabilities)
     entropy = math.fsum(p * nll for p, nll in zip(probabilities, nlls, strict=True) if p)
-    # An arm of probability 0 at the end must not catch the rounding gap: the last possible arm does.
-    last = max(arm for arm, p in enumerate(probabilities) if p)
+    # The rounding gap at the end belongs to the last category with positive probability.
+    last = max(category for category, p in enumerate(probabilities) if p)
     sums = tuple(itertools.accumulate(probabilities))[:last] + (math.inf,) * (len(probabilities) - last)
     return Distribution(probabilities, sums, nlls, entropy)
 
 
 @functools.cache
-def geometric(arms: int, ratio: float) -> Distribution:
-    """Weights 1, ratio, ratio^2, ... over `arms` arms."""
-    return distribution([ratio**arm for arm in range(arms)])
+def geometric(size: int, ratio: float) -> Distribution:
+    """Return the distribution with weights 1, ratio, ratio^2, ..., ratio^(size - 1)."""
+    return distribution([ratio**category for category in range(size)])
 
 
 @functools.cache
-def coin(probability: float) -> Distribution:
-    """Arm 1 with `probability`, arm 0 otherwise."""
+def bernoulli(probability: float) -> Distribution:
+    """Return the distribution of 1 with `probability`, 0 otherwise."""
     return distribution([1 - probability, probability])
 
 
 class Sampler:
-    """Chooses at random, and adds up the -log probability (nats) of what it chose in `nll`."""
+    """Samples choices, and sums their negative log-probabilities (nats) in `nll`."""
 
     def __init__(self, stream: random.Random):
         self._random = stream.random
         self.nll = 0.0
 
     def __call__(self, distribution: Distribution, /) -> int:
-        arm = bisect_right(distribution.cumulative, self._random())
-        self.nll += distribution.nlls[arm]
-        return arm
+        category = bisect_right(distribution.cumulative, self._random())
+        self.nll += distribution.nlls[category]
+        return category
 
 
 class Replay:
-    """Makes the choices of `script` again, then arm 0; keeps their path, distributions and -log probability (nats)."""
+    """Replays the choices of `script`, then chooses 0; records the path, its distributions and its nll (nats)."""
 
     def __init__(self, script: Sequence[int]):
         self._script = script
@@ -85,21 +82,21 @@ class Replay:
 
     def __call__(self, distribution: Distribution, /) -> int:
         step = len(self.path)
-        arm = self._script[step] if step < len(self._script) else 0
-        self.path.append(arm)
+        category = self._script[step] if step < len(self._script) else 0
+        self.path.append(category)
         self.distributions.append(distribution)
-        self.nll += distribution.nlls[arm]
-        return arm
+        self.nll += distribution.nlls[category]
+        return category
 
 
 def outcomes(program: Callable[[Choose], T]) -> Iterator[tuple[T, float]]:
-    """Every way that `program(choose)` can go: its result and the -log probability (nats) of its choices."""
+    """Yield every result of `program(choose)` with the negative log-probability (nats) of its choices."""
     scripts: list[list[int]] = [[]]
     while scripts:
         script = scripts.pop()
         replay = Replay(script)
         yield program(replay), replay.nll
         for step in range(len(script), len(replay.path)):
-            arms = range(1, len(replay.distributions[step].probabilities))
-            possible = [arm for arm in arms if replay.distributions[step].probabilities[arm] > 0]
-            scripts += [[*replay.path[:step], arm] for arm in possible]
+            probabilities = replay.distributions[step].probabilities
+            possible = [category for category in range(1, len(probabilities)) if probabilities[category] > 0]
+            scripts += [[*replay.path[:step], category] for category in possible]

@@ -1,4 +1,4 @@
-"""The dials of the artificial language family: one frozen dataclass, checked when it is made, and a harder setting."""
+"""The parameters of the artificial language family, and a difficult setting of them."""
 
 import dataclasses
 import math
@@ -25,27 +25,26 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class GrammarConfig:
-    """Difficulty of the language family; equal configs make equal text on every machine.
+    """Parameters of the language family; equal configs generate equal text on every machine.
 
     Attributes:
-      seed: makes another family: other words, genders and numbers of synonyms, other text.
-      lexicon_size: meanings, of all parts of speech together.
+      seed: of the words, genders, numbers of synonyms, and of the text.
+      lexicon_size: number of meanings, all parts of speech together.
       zipf_exponent: the meaning of rank r in its part of speech has probability proportional to r^-exponent.
-      synonyms: most words that one meaning has in a language; a meaning has 1 to `synonyms` of them.
-      ambiguity: the probabilities of a meaning's words fall by this ratio: 0 always takes the first, 1 any.
+      synonyms: maximum number of words of a meaning in a language; uniform from 1 to `synonyms`.
+      ambiguity: ratio of the probabilities of successive words of a meaning: 0 always the first, 1 uniform.
       genders: genders of nouns; articles and adjectives agree with them.
       adjective_rate: probability that a noun phrase has an adjective.
       adverb_rate: probability that a clause has an adverb.
-      reordering_rate: probability of the rarer order, of verb and noun phrases and of adjective and noun alike.
-      particle_rate: probability of a sentence-final particle that means nothing.
-      embedding_rate: probability that a clause that may take another clause as its complement does.
-      max_clause_depth: most clauses in a sentence.
-      document_sentences: most sentences in a document; it has 2 at least where this is above 1.
+      reordering_rate: probability of the rarer order, both of verb and noun phrases and of adjective and noun.
+      particle_rate: probability of a sentence-final particle without meaning.
+      embedding_rate: probability that a clause below the maximum depth embeds another one.
+      max_clause_depth: maximum number of clauses in a sentence.
+      document_sentences: maximum number of sentences in a document; the minimum is 2 if this is above 1.
       drop_rate: probability that a summary drops an adjective or adverb.
-      summary_spread: the probability that a summary tells a topic sentence falls by this ratio from one to the next;
-        0 always tells the first.
+      summary_spread: ratio of the probabilities that a summary reports successive topic sentences; 0: always the first.
 
-    Raises ConfigError, naming the field, where a value is out of its range.
+    Raises ConfigError, naming the field, if a value is out of range.
     """
 
     seed: int = 0
@@ -68,13 +67,13 @@ class GrammarConfig:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
-                raise ConfigError(f"grammar.{name} = {value} is out of range; choose from {low} to {high}")
+                raise ConfigError(f"grammar.{name} = {value} is out of range; set a value from {low} to {high}")
         for name in ("seed", "lexicon_size", "synonyms", "genders", "max_clause_depth", "document_sentences"):
             if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"grammar.{name} = {getattr(self, name)!r} is not a whole number; give it one")
+                raise ConfigError(f"grammar.{name} = {getattr(self, name)!r} is not an integer; set one")
         if self.reordering_rate == self.particle_rate == 0:
             raise ConfigError(
-                "grammar.reordering_rate and grammar.particle_rate are both 0, so that some targets have no entropy; "
+                "grammar.reordering_rate and grammar.particle_rate are both 0, so some targets have no entropy; "
                 "set one of them above 0"
             )
 

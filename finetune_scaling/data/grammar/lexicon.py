@@ -1,8 +1,8 @@
-"""Meanings shared by the family and the words each language has for them.
+"""Meanings that the family shares, and the words of each language for them.
 
-Meanings are numbered; each part of speech has its own range, in falling order of frequency. A language gives a meaning
-one or more words, each a consonant-final stem with regular endings: a vowel for gender (nouns, adjectives, articles) or
-tense (verbs), then a consonant for the plural. No word form occurs twice in the family.
+Meanings are numbered; each part of speech has a range, in descending order of frequency. A language has one or more
+words for a meaning, each a consonant-final stem with regular endings: a vowel for gender (nouns, adjectives, articles)
+or tense (verbs), then a consonant for the plural. No word form occurs twice in the family.
 """
 
 import dataclasses
@@ -11,19 +11,19 @@ import itertools
 import random
 from typing import NamedTuple
 
-from finetune_scaling.data.grammar.choices import Distribution, coin, distribution, geometric
+from finetune_scaling.data.grammar.choices import Distribution, bernoulli, distribution, geometric
 from finetune_scaling.data.grammar.config import GrammarConfig
 
 _SHARES = {"noun": 0.42, "transitive": 0.2, "intransitive": 0.1, "clausal": 0.06, "adjective": 0.16, "adverb": 0.06}
-_STEMS_PER_LENGTH = 25  # failed draws before stems grow by a syllable: frequent words are drawn first and stay short
+_STEMS_PER_LENGTH = 25  # failed samples before stems get another syllable; frequent words come first and stay short
 VERBS = ("transitive", "intransitive", "clausal")
 
 
 class Typology(NamedTuple):
-    """What sets a language apart before any word is drawn.
+    """Word order and sounds of a language.
 
-    `verb_positions` are the verb's places among (subject, object) in the usual and in the rarer order:
-    (1, 0) is SVO or VSO, (2, 0) is SOV or VSO. Alternatives differ for clauses without an object too.
+    verb_positions: index of the verb among (subject, object) in the usual and in the rarer order: (1, 0) is SVO or VSO,
+    (2, 0) is SOV or VSO. The two also differ for clauses without an object.
     """
 
     verb_positions: tuple[int, int]
@@ -51,7 +51,7 @@ class Words(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """What a word form is: part of speech, meaning (articles: definiteness), word among synonyms, and ending."""
+    """Analysis of a word form: part of speech, meaning (articles: definiteness), index of the synonym, and ending."""
 
     part: str
     meaning: int
@@ -63,8 +63,8 @@ class Analysis(NamedTuple):
 class Language:
     """One language: its words and the distributions of its free choices.
 
-    Endings are numbered: of nouns by plural (0, 1), of adjectives and articles by 2 * gender + plural, of verbs by
-    2 * past + plural.
+    Endings are numbered: nouns by plural (0, 1), adjectives and articles by 2 * gender + plural, verbs by 2 * past +
+    plural.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Language:
 
 @dataclasses.dataclass(frozen=True)
 class Lexicon:
-    """Meanings of each part of speech, as ranges of numbers, and their Zipf distributions."""
+    """The range of meanings of each part of speech, and their Zipf distributions."""
 
     meanings: dict[str, range]
     frequencies: dict[str, Distribution]
@@ -89,7 +89,7 @@ class Lexicon:
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-    """The whole family that a config makes."""
+    """The language family of a config."""
 
     config: GrammarConfig
     lexicon: Lexicon
@@ -98,7 +98,7 @@ class Grammar:
 
 @functools.lru_cache(maxsize=16)
 def make_grammar(config: GrammarConfig) -> Grammar:
-    """Builds the family; a pure function of the config, kept in memory for the latest few."""
+    """Build the family, a pure function of the config."""
     lexicon = make_lexicon(config)
     taken: set[str] = set()
     languages = {name: _make_language(config, lexicon, name, taken) for name in TYPOLOGIES}
@@ -106,7 +106,7 @@ def make_grammar(config: GrammarConfig) -> Grammar:
 
 
 def make_lexicon(config: GrammarConfig) -> Lexicon:
-    """Shares the meanings out among the parts of speech; rank r of n has probability r^-s / sum_k k^-s."""
+    """Divide the meanings among the parts of speech; rank r of n has probability r^-s / sum_k k^-s."""
     counts = {part: int(share * config.lexicon_size) for part, share in _SHARES.items()}
     counts["noun"] += config.lexicon_size - sum(counts.values())
     starts = itertools.accumulate(counts.values(), initial=0)
@@ -123,8 +123,8 @@ def _make_language(config: GrammarConfig, lexicon: Lexicon, name: str, taken: se
     stream = random.Random(f"lexicon/{config.seed}/{name}")
     plural = stream.choice(typology.codas)
     endings = _endings(typology, plural, config.genders)
-    (complementizer,), (particle,) = (_coin_word(stream, typology, ("",), taken) for _ in range(2))
-    articles = tuple(_coin_word(stream, typology, endings["adjective"], taken) for _ in range(2))
+    (complementizer,), (particle,) = (_new_word(stream, typology, ("",), taken) for _ in range(2))
+    articles = tuple(_new_word(stream, typology, endings["adjective"], taken) for _ in range(2))
     words: dict[int, Words] = {}
     for part, meaning in _by_rank(lexicon):
         words[meaning] = _make_words(stream, config, typology, part, endings, taken)
@@ -136,9 +136,9 @@ def _make_language(config: GrammarConfig, lexicon: Lexicon, name: str, taken: se
         articles=(articles[0], articles[1]),
         complementizer=complementizer,
         particle=particle,
-        order=coin(config.reordering_rate),
-        adjective_side=coin(config.reordering_rate),
-        particle_choice=coin(config.particle_rate),
+        order=bernoulli(config.reordering_rate),
+        adjective_side=bernoulli(config.reordering_rate),
+        particle_choice=bernoulli(config.particle_rate),
         analyses=_analyses(lexicon, ordered, articles),
     )
 
@@ -168,17 +168,17 @@ def _make_words(
     forms = []
     for gender in genders:
         own = endings["adjective"][2 * gender : 2 * gender + 2] if part == "noun" else endings[part]
-        forms.append(_coin_word(stream, typology, own, taken))
+        forms.append(_new_word(stream, typology, own, taken))
     return Words(geometric(count, config.ambiguity), tuple(forms), genders)
 
 
-def _coin_word(stream: random.Random, typology: Typology, endings: tuple[str, ...], taken: set[str]) -> tuple[str, ...]:
+def _new_word(stream: random.Random, typology: Typology, endings: tuple[str, ...], taken: set[str]) -> tuple[str, ...]:
     for attempt in itertools.count():
         syllables = 1 + attempt // _STEMS_PER_LENGTH
         stem = "".join(stream.choice(typology.onsets) + stream.choice(typology.vowels) for _ in range(syllables))
         stem += stream.choice(typology.codas)
         forms = tuple(stem + ending for ending in endings)
-        # The bare stem is claimed too, so that no two words share one and differ in their endings only.
+        # The stem is reserved too, so that no two words differ only in their endings.
         if taken.isdisjoint((stem, *forms)):
             taken.update((stem, *forms))
             return forms

@@ -1,7 +1,7 @@
-"""Reading a sentence back: its meaning and every choice made in saying it.
+"""Parsing of a sentence: its meaning and every choice of its realization.
 
-A parse says the sentence again from what it read off the words, so that order and agreement need no rules of their own
-here: whatever is wrong with a text shows as a difference.
+The meaning and choices are read off the words, then realized again: errors of order or agreement appear as a
+difference, so they need no separate rules.
 """
 
 from finetune_scaling.data.grammar.choices import Replay
@@ -11,10 +11,9 @@ from finetune_scaling.errors import DataError
 
 
 def parse(text: str, language: Language) -> tuple[Sentence, float]:
-    """The meaning of `text` and its -log p(text | meaning) in nats.
+    """Return the meaning of `text` and -log p(text | meaning) in nats.
 
-    Reads meaning and choices off the words, then says them again: whatever is out of order or does not agree shows
-    as a difference. Raises DataError where `text` is not a sentence of `language`.
+    Raises DataError if `text` is not a sentence of `language`.
     """
     words = text.split(" ")
     particle = words[-1] == language.particle
@@ -25,7 +24,7 @@ def parse(text: str, language: Language) -> tuple[Sentence, float]:
         choices += chosen
     replay = Replay([*choices, int(particle)])
     if realize(clauses, language, replay) != text:
-        raise _ungrammatical(text, language, "its words are out of order or do not agree")
+        raise _ungrammatical(text, language, "the order or agreement of its words is wrong")
     return tuple(clauses), replay.nll
 
 
@@ -41,12 +40,12 @@ def _split(words: list[str], separator: str) -> list[list[str]]:
 
 def _analyse(word: str, text: str, language: Language) -> Analysis:
     if word not in language.analyses:
-        raise _ungrammatical(text, language, f"{word!r} is none of its words")
+        raise _ungrammatical(text, language, f"{word!r} is not one of its words")
     return language.analyses[word]
 
 
 def _parse_clause(words: list[Analysis], text: str, language: Language) -> tuple[Clause, list[int]]:
-    verbs = [place for place, word in enumerate(words) if word.part in VERBS]
+    verbs = [i for i, word in enumerate(words) if word.part in VERBS]
     adverbs = [word for word in words if word.part == "adverb"]
     nominal = [word for word in words if word.part in ("article", "noun", "adjective")]
     phrases = _split_phrases(nominal, language.typology.article_last)
@@ -56,7 +55,8 @@ def _parse_clause(words: list[Analysis], text: str, language: Language) -> tuple
     follows = any(word.part == "noun" for word in words[: verbs[0]])
     order = int(follows != (language.typology.verb_positions[0] > 0))
     parsed = [_parse_noun_phrase(phrase, text, language) for phrase in phrases]
-    choices = [order, verb.word, *(arm for _, arms in parsed for arm in arms), *(word.word for word in adverbs)]
+    phrase_choices = [choice for _, choices in parsed for choice in choices]
+    choices = [order, verb.word, *phrase_choices, *(word.word for word in adverbs)]
     clause = Clause(
         verb=verb.meaning,
         past=verb.ending >= 2,

@@ -1,8 +1,8 @@
-"""Sentences: what they mean and how a language says it.
+"""Meanings of sentences, and their realization in a language.
 
-A sentence is a chain of clauses, each but the last saying the next ("she says that ..."). The meaning is the same in
-all languages; a language says it with free choices (synonyms, order, particle), each visible in the text, so that a
-text determines its meaning and every choice, and -log p(text | meaning) is the sum over the choices.
+A sentence is a chain of clauses, each of which embeds the next ("she says that ..."). Meanings are shared by all
+languages. A realization makes free choices (synonyms, order, particle), all visible in the text, so that a text
+determines its meaning and every choice, and -log p(text | meaning) is the sum over the choices.
 """
 
 import random
@@ -20,7 +20,7 @@ _PAST_RATE = 0.4
 
 
 class NounPhrase(NamedTuple):
-    """Meaning of a noun phrase; noun and adjective are numbers of meanings."""
+    """Meaning of a noun phrase; noun and adjective are meaning numbers."""
 
     noun: int
     adjective: int | None
@@ -29,7 +29,7 @@ class NounPhrase(NamedTuple):
 
 
 class Clause(NamedTuple):
-    """Meaning of a clause; verb and adverb are numbers of meanings."""
+    """Meaning of a clause; verb and adverb are meaning numbers."""
 
     verb: int
     past: bool
@@ -42,7 +42,7 @@ Sentence = tuple[Clause, ...]
 
 
 def sample_sentence(grammar: Grammar, stream: random.Random, topic: int | None = None) -> Sentence:
-    """Draws a meaning; `topic` fixes the noun of the first subject."""
+    """Sample a meaning; `topic` fixes the noun of the first subject."""
     config, uniform = grammar.config, stream.random
     clauses = []
     for depth in range(1, config.max_clause_depth + 1):
@@ -58,9 +58,9 @@ def _sample_clause(grammar: Grammar, stream: random.Random, embeds: bool, topic:
     transitive = not embeds and uniform() < _TRANSITIVE_RATE
     part = "clausal" if embeds else "transitive" if transitive else "intransitive"
     return Clause(
-        verb=_draw(grammar, part, stream),
+        verb=_sample_meaning(grammar, part, stream),
         past=uniform() < _PAST_RATE,
-        adverb=_draw(grammar, "adverb", stream) if uniform() < grammar.config.adverb_rate else None,
+        adverb=_sample_meaning(grammar, "adverb", stream) if uniform() < grammar.config.adverb_rate else None,
         subject=_sample_noun_phrase(grammar, stream, topic),
         object=_sample_noun_phrase(grammar, stream, None) if transitive else None,
     )
@@ -69,20 +69,20 @@ def _sample_clause(grammar: Grammar, stream: random.Random, embeds: bool, topic:
 def _sample_noun_phrase(grammar: Grammar, stream: random.Random, topic: int | None) -> NounPhrase:
     uniform = stream.random
     return NounPhrase(
-        noun=_draw(grammar, "noun", stream) if topic is None else topic,
-        adjective=_draw(grammar, "adjective", stream) if uniform() < grammar.config.adjective_rate else None,
+        noun=_sample_meaning(grammar, "noun", stream) if topic is None else topic,
+        adjective=_sample_meaning(grammar, "adjective", stream) if uniform() < grammar.config.adjective_rate else None,
         plural=uniform() < _PLURAL_RATE,
         definite=uniform() < _DEFINITE_RATE,
     )
 
 
-def _draw(grammar: Grammar, part: str, stream: random.Random) -> int:
+def _sample_meaning(grammar: Grammar, part: str, stream: random.Random) -> int:
     lexicon = grammar.lexicon
     return lexicon.meanings[part].start + bisect_right(lexicon.frequencies[part].cumulative, stream.random())
 
 
 def realize(sentence: Sequence[Clause], language: Language, choose: Choose) -> str:
-    """Says `sentence` in `language`, asking `choose` at every free choice."""
+    """Realize `sentence` in `language`; `choose` makes the free choices."""
     link = f" {language.complementizer} "
     text = link.join([_realize_clause(clause, language, choose) for clause in sentence])
     return f"{text} {language.particle}" if choose(language.particle_choice) else text
@@ -118,7 +118,7 @@ def _realize_noun_phrase(phrase: NounPhrase, language: Language, choose: Choose)
 
 
 def realization_entropy(sentence: Sequence[Clause], language: Language) -> float:
-    """Entropy (nats) of the text given the meaning: the choices are independent, so theirs add up."""
+    """Return the entropy (nats) of the text given the meaning, the sum of the entropies of independent choices."""
     total = language.particle_choice.entropy
     for clause in sentence:
         total += language.order.entropy + language.words[clause.verb].distribution.entropy
@@ -128,7 +128,7 @@ def realization_entropy(sentence: Sequence[Clause], language: Language) -> float
 
 
 def modifier_entropies(clause: Clause, language: Language) -> list[float]:
-    """For each adverb and adjective of a clause, the entropy (nats) of saying it: of its word, and of its side."""
+    """Return, for each adverb and adjective of a clause, the entropy (nats) of its word and its position."""
     adverbs = [] if clause.adverb is None else [language.words[clause.adverb].distribution.entropy]
     adjectives = [
         language.words[phrase.adjective].distribution.entropy + language.adjective_side.entropy
@@ -139,5 +139,5 @@ def modifier_entropies(clause: Clause, language: Language) -> list[float]:
 
 
 def noun_phrases(clause: Clause) -> list[NounPhrase]:
-    """Subject and, if there is one, object."""
+    """Return the subject and, if any, the object."""
     return [clause.subject] if clause.object is None else [clause.subject, clause.object]

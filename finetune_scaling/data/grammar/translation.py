@@ -1,6 +1,6 @@
-"""The translation relation: p(target | source) is p(target | meaning), for a source determines its meaning.
+"""Translation: p(target | source) = p(target | meaning), because a source determines its meaning.
 
-A target determines the choices made in saying the meaning, so p is their product, exactly.
+A target determines the choices of its realization, so p(target | meaning) is exactly their product.
 """
 
 import math
@@ -16,7 +16,7 @@ from finetune_scaling.errors import DataError
 
 
 def translation_entropy(config: GrammarConfig, source: str, source_language: str, target_language: str) -> float:
-    """H(target | source) in nats, for one source sentence. DataError where it is not a sentence of its language."""
+    """Return H(target | source) in nats for one sentence. Raises DataError if it is not one of its language."""
     origin, destination = translation_pair(make_grammar(config), source_language, target_language)
     return realization_entropy(parse(source, origin)[0], destination)
 
@@ -24,7 +24,7 @@ def translation_entropy(config: GrammarConfig, source: str, source_language: str
 def translation_nll(
     config: GrammarConfig, source: str, target: str, source_language: str, target_language: str
 ) -> float:
-    """-log p(target | source) in nats; infinite where `target` is no translation of `source` at all."""
+    """Return -log p(target | source) in nats; infinite if `target` is not a translation of `source`."""
     origin, destination = translation_pair(make_grammar(config), source_language, target_language)
     meaning = parse(source, origin)[0]
     try:
@@ -37,9 +37,9 @@ def translation_nll(
 def translations(
     config: GrammarConfig, source: str, source_language: str, target_language: str
 ) -> Iterator[tuple[str, float]]:
-    """Every translation of `source` with its -log probability (nats): exponentially many in its length.
+    """Yield every translation of `source` with its nll (nats); their number is exponential in its length.
 
-    The first one is the likeliest: arm 0 of every choice is.
+    The first one is the most probable, because category 0 of every choice is.
     """
     origin, destination = translation_pair(make_grammar(config), source_language, target_language)
     meaning = parse(source, origin)[0]
@@ -47,7 +47,7 @@ def translations(
 
 
 def translation_pair(grammar: Grammar, source_language: str, target_language: str) -> tuple[Language, Language]:
-    """The two languages; raises DataError where they are one."""
+    """Return the two languages. Raises DataError if they are equal."""
     origin = choose_from(grammar.languages, source_language, "source_language")
     destination = choose_from(grammar.languages, target_language, "target_language")
     if origin is destination:

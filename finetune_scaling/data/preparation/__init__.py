@@ -1,9 +1,9 @@
-"""Corpora larger than memory: text encoded beforehand into shards of chunks, and read from them at random.
+"""Corpora larger than memory: text is encoded into shards of chunks, which are read at random.
 
-    DIR/preparation.json     what was asked for; written first, the directory refuses anything else
+    DIR/preparation.json     settings; written first; other settings are refused for this directory
     DIR/shards/00000.*       .array_record (the chunks), .npy (their lengths), .json (counts and digest; written last)
     DIR/index.npy            the lengths of all chunks
-    DIR/statistics.json      counts of the whole; written last: its presence means that all is there
+    DIR/statistics.json      total counts; written last: its presence means that the corpus is complete
 
-Only pipeline.py needs Apache Beam, and only while it prepares.
+Only pipeline.py needs Apache Beam, and only for writing.
 """

@@ -1,4 +1,4 @@
-"""A preparation from beginning to end: claims its directory, has the missing shards made, and closes it."""
+"""Preparation of a corpus: records the settings, writes the missing shards, then index and statistics."""
 
 import json
 import logging
@@ -9,10 +9,9 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import quantiles
-from finetune_scaling.data.preparation.arrays import write_array
 from finetune_scaling.data.preparation.pipeline import find_duplicates, write_shards
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
-from finetune_scaling.data.preparation.shards import finished, read_index, read_repeats
+from finetune_scaling.data.preparation.shards import finished_record, read_index, read_repeats, write_array
 from finetune_scaling.errors import DataError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, write_json_atomically
 
@@ -22,38 +21,38 @@ _SUMS = ("documents", "empty_documents", "duplicates", "too_short", "too_long", 
 
 
 def prepare_shards(preparation: Preparation, directory: Location, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
-    """Makes what is missing of a prepared corpus; returns its statistics, as statistics.json holds them.
+    """Write the missing parts of a prepared corpus; return the content of statistics.json.
 
-    Raises WorkdirError where the directory cannot be written or holds another preparation, DataError where the text is
-    faulty or none of it is left, ConfigError without Apache Beam.
+    Raises WorkdirError if the directory cannot be written or has other settings, DataError if the text is invalid or
+    all of it is filtered out, ConfigError without Apache Beam.
     """
-    _claim(preparation, directory)
-    missing = [number for number in range(preparation.shards) if finished(directory, number) is None]
-    log.info("%s: %d of %d shards to be made", directory, len(missing), preparation.shards)
+    _record_settings(preparation, directory)
+    missing = [number for number in range(preparation.shards) if finished_record(directory, number) is None]
+    log.info("%s: %d of %d shards are missing", directory, len(missing), preparation.shards)
     if missing:
         (directory / STATISTICS).unlink(missing_ok=True)
         if preparation.filters.drop_duplicates:
             _find_missing_duplicates(preparation, missing, directory, beam_flags)
         write_shards(preparation, missing, directory, beam_flags)
-    return _close(preparation, directory)
+    return _write_statistics(preparation, directory)
 
 
-def _claim(preparation: Preparation, directory: Location) -> None:
-    """Writes down what is prepared, or compares it with what is written there."""
+def _record_settings(preparation: Preparation, directory: Location) -> None:
+    """Write the settings, or compare them with those of an earlier call."""
     settings, path = preparation.record(), directory / SETTINGS
     with disk_errors(directory):
         (directory / "shards").mkdir(parents=True, exist_ok=True)
-        for leftover in (directory / "shards").glob(".*"):  # half-written when a preparation was killed
+        for leftover in (directory / "shards").glob(".*"):  # partial files of an interrupted call
             leftover.unlink()
-        there = path.read_text(encoding="utf-8") if path.exists() else None
-    if there is None:
+        existing = path.read_text(encoding="utf-8") if path.exists() else None
+    if existing is None:
         write_json_atomically(path, settings)
         return
-    differing = configuration.differing_fields(_parse(there, path), settings)
+    differing = configuration.differing_fields(_parse(existing, path), settings)
     if differing:
         raise WorkdirError(
-            f"{directory}: holds a preparation of other settings (they differ in {', '.join(differing)}; see its "
-            f"{SETTINGS}); choose another --out, or delete this one"
+            f"{directory}: was prepared with other settings (different in {', '.join(differing)}; see its {SETTINGS}); "
+            "choose another --out, or delete this one"
         )
 
 
@@ -67,30 +66,30 @@ def _find_missing_duplicates(
 def _knows_repeats(directory: Location, number: int) -> bool:
     try:
         read_repeats(directory, number)
-    except (OSError, EOFError, ValueError):  # absent or damaged
+    except (OSError, EOFError, ValueError):  # missing or damaged
         return False
     return True
 
 
-def _close(preparation: Preparation, directory: Location) -> dict[str, Any]:
-    """Joins the shards' indexes and counts. DataError where a shard is not there, or no document is left."""
-    shards = [finished(directory, number) for number in range(preparation.shards)]
-    whole = [facts for facts in shards if facts is not None]
-    if len(whole) < len(shards):
+def _write_statistics(preparation: Preparation, directory: Location) -> dict[str, Any]:
+    """Combine the shards' indexes and counts. Raises DataError if a shard is missing or no document is left."""
+    shards = [finished_record(directory, number) for number in range(preparation.shards)]
+    records = [record for record in shards if record is not None]
+    if len(records) < len(shards):
         raise DataError(
-            f"{shard_file(directory, shards.index(None), 'array_record')}: the workers left no whole shard there; give "
-            "an --out that all of them share, and run the same command again"
+            f"{shard_file(directory, shards.index(None), 'array_record')}: not written by any worker; give an --out "
+            "that all workers share, and run the same command again"
         )
-    sums = {name: sum(facts[name] for facts in whole) for name in _SUMS}
+    sums = {name: sum(record[name] for record in records) for name in _SUMS}
     if not sums["documents"]:
-        raise DataError(f"{directory}: no document is left ({_dropped(sums)}); check the source's field and the limits")
+        raise DataError(f"{directory}: all documents are dropped ({_dropped(sums)}); check field and filters")
     index = np.concatenate([read_index(directory, number) for number in range(preparation.shards)])
     write_array(directory / INDEX, index)
     statistics = {
         **sums,
         "chunk_tokens": quantiles(index >> 1),
         "settings": preparation.record(),
-        "shards": [{name: facts[name] for name in ("chunks", "bytes", "sha256")} for facts in whole],
+        "shards": [{name: record[name] for name in ("chunks", "bytes", "sha256")} for record in records],
     }
     write_json_atomically(directory / STATISTICS, statistics)
     return statistics

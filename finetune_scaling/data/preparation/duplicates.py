@@ -1,4 +1,4 @@
-"""Which documents repeat an earlier one word for word: by digest, in buckets that are compared each on its own."""
+"""Exact duplicates of documents, found by digests in buckets that are compared independently."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -6,16 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from finetune_scaling.data.preparation.arrays import write_array
 from finetune_scaling.data.preparation.settings import Preparation, shard_file
-from finetune_scaling.data.preparation.shards import shard_texts
+from finetune_scaling.data.preparation.shards import shard_texts, write_array
 from finetune_scaling.files import Location
 
-_MOST_BUCKETS = 256
+_MAX_BUCKETS = 256
 
 
 class Digests(NamedTuple):
-    """The documents of one shard that fall into one bucket: uint64[n, 2] digests, int64[n] positions in the shard."""
+    """The documents of one shard in one bucket: digests uint64[n, 2], positions in the shard int64[n]."""
 
     shard: int
     digests: np.ndarray
@@ -23,12 +22,12 @@ class Digests(NamedTuple):
 
 
 def buckets(preparation: Preparation) -> int:
-    """Into how many parts the digests are split; each is compared by one worker in memory."""
-    return min(preparation.shards, _MOST_BUCKETS)
+    """Return the number of buckets; each is compared in the memory of one worker."""
+    return min(preparation.shards, _MAX_BUCKETS)
 
 
 def hash_shard(preparation: Preparation, number: int) -> Iterator[tuple[int, Digests]]:
-    """128-bit digests of a shard's texts by bucket, one for every bucket, empty or not."""
+    """Yield the 128-bit digests of a shard's texts for every bucket, also if empty."""
     raw = b"".join(hashlib.blake2b(_bytes(text), digest_size=16).digest() for text in shard_texts(preparation, number))
     digests = np.frombuffer(raw, "<u8").reshape(-1, 2)
     bucket_of = digests[:, 0] % buckets(preparation)
@@ -38,12 +37,12 @@ def hash_shard(preparation: Preparation, number: int) -> Iterator[tuple[int, Dig
 
 
 def find_repeats(bucket: Iterable[Digests]) -> Iterator[tuple[int, np.ndarray]]:
-    """(shard, positions) of documents whose text came in an earlier shard or position, one for every shard."""
+    """Yield, for every shard, (shard, positions) of documents whose text occurs in an earlier shard or position."""
     parts = sorted(bucket, key=lambda part: part.shard)
     digests = np.concatenate([part.digests for part in parts])
     shards = np.concatenate([np.full(len(part.positions), part.shard) for part in parts])
     positions = np.concatenate([part.positions for part in parts])
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal ones stay in the order of the corpus
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal digests stay in corpus order
     repeated = np.zeros(len(order), np.bool_)
     repeated[order[1:]] = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     for part in parts:
@@ -51,10 +50,10 @@ def find_repeats(bucket: Iterable[Digests]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def write_repeats(shard: int, positions: Iterable[np.ndarray], directory: Location) -> None:
-    """Keeps what all buckets say of one shard, for write_shard."""
+    """Write the repeated positions of one shard from all buckets, for write_shard."""
     found = np.sort(np.concatenate(list(positions)))
     write_array(shard_file(directory, shard, "repeats.npy"), found)
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", errors="surrogatepass")  # a lone surrogate is the tokenizer's to complain of
+    return text.encode("utf-8", errors="surrogatepass")  # the tokenizer reports lone surrogates

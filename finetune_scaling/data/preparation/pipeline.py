@@ -1,5 +1,7 @@
-"""The two Beam pipelines of a preparation: finding duplicates, then writing shards. Which runner does it is Beam's own
-flags' affair; shards are numbers, and each is made by one call, so that no runner and no number of workers shows.
+"""The two Beam pipelines of a preparation: finding duplicates, then writing shards.
+
+The elements are shard numbers, and one call writes a shard, so the result does not depend on the runner or the number
+of workers.
 """
 
 import logging
@@ -21,28 +23,28 @@ Step = Callable[[Preparation, int, Location], Any]
 def write_shards(
     preparation: Preparation, numbers: Sequence[int], directory: Location, beam_flags: Sequence[str]
 ) -> None:
-    """Makes these shards. Raises DataError with the first fault in the text; the shards without one are made."""
+    """Write these shards. Raises DataError with the first error in the text; shards without errors are written."""
     beam = import_beam()
-    _forget_failures(directory)
+    _delete_failures(directory)
     with beam.Pipeline(options=_options(beam, beam_flags)) as pipeline:
         _ = (
             pipeline
             | "shards" >> beam.Create(numbers)
-            | "spread" >> beam.Reshuffle()
+            | "reshuffle" >> beam.Reshuffle()
             | "write" >> beam.Map(lambda number: _try(write_shard, preparation, number, directory))
         )
     _raise_failure(directory)
 
 
 def find_duplicates(preparation: Preparation, directory: Location, beam_flags: Sequence[str]) -> None:
-    """Writes each shard's repeats. A fault in the text raises DataError, and none is written."""
+    """Write the repeated positions of each shard. Raises DataError, and writes none, if the text has an error."""
     beam = import_beam()
-    _forget_failures(directory)
+    _delete_failures(directory)
     with beam.Pipeline(options=_options(beam, beam_flags)) as pipeline:
         _ = (
             pipeline
             | "shards" >> beam.Create(range(preparation.shards))
-            | "spread" >> beam.Reshuffle()
+            | "reshuffle" >> beam.Reshuffle()
             | "hash" >> beam.FlatMap(lambda number: _hash(preparation, number, directory))
             | "buckets" >> beam.GroupByKey()
             | "compare" >> beam.FlatMap(lambda entry: _compare(entry[1]))
@@ -53,12 +55,12 @@ def find_duplicates(preparation: Preparation, directory: Location, beam_flags: S
 
 
 def import_beam() -> Any:
-    """The apache_beam module; ConfigError that names the extra where it is not installed."""
+    """Import apache_beam. Raises ConfigError that names the extra if it is not installed."""
     try:
-        logging.disable(logging.WARNING)  # on import it warns of optional parts that nothing here uses
+        logging.disable(logging.WARNING)  # importing it warns of missing optional parts that are not used here
         import apache_beam
 
-        # It hands on all that worker processes say when they start; of unknown flags another logger warns.
+        # This logger forwards everything that starting workers print; unknown flags are reported by another.
         logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -70,8 +72,8 @@ def import_beam() -> Any:
 
 
 def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
-    """Raises ConfigError for a runner that Beam does not have; of flags that it does not know Beam itself warns."""
-    # Workers otherwise tell each of their steps; a flag of the user's own comes later and wins.
+    """Parse Beam's flags. Raises ConfigError for an unknown runner; Beam warns of unknown flags."""
+    # Workers otherwise log every step; a later flag of the user takes precedence.
     options = beam.options.pipeline_options.PipelineOptions(["--default_sdk_harness_log_level=ERROR", *beam_flags])
     runner = options.view_as(beam.options.pipeline_options.StandardOptions).runner
     try:
@@ -82,7 +84,7 @@ def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
 
 
 def _try(step: Step, preparation: Preparation, number: int, directory: Location) -> Any:
-    """Takes a step; what the user can mend is written down, since no two runners hand on a worker's errors alike."""
+    """Run a step and record user errors in a file, because runners differ in how they report a worker's errors."""
     try:
         return step(preparation, number, directory)
     except UserError as error:
@@ -96,7 +98,7 @@ def _hash(preparation: Preparation, number: int, directory: Location) -> list[tu
 
 
 def _compare(bucket: Iterable[duplicates.Digests | None]) -> Iterator[tuple[int, np.ndarray]]:
-    """What repeats in a bucket; nothing where a shard's digests are missing, so that no shard is written down."""
+    """Yield the repeats of a bucket; nothing if the digests of a shard are missing, so that none are recorded."""
     parts = list(bucket)
     complete = [part for part in parts if part is not None]
     if len(complete) == len(parts):
@@ -107,7 +109,7 @@ def _failures(directory: Location) -> list[Location]:
     return sorted((directory / "shards").glob("*.failure"), key=os.fspath)
 
 
-def _forget_failures(directory: Location) -> None:
+def _delete_failures(directory: Location) -> None:
     for path in _failures(directory):
         path.unlink()
 

@@ -1,4 +1,4 @@
-"""What decides every byte of a prepared corpus, and where each of its files is."""
+"""The settings that determine every byte of a prepared corpus, and the paths of its files."""
 
 import dataclasses
 from typing import Any
@@ -11,16 +11,16 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePie
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location
 
-FORMAT = 1  # of the files; raised when they change
+FORMAT = 1  # version of the file format
 SETTINGS, STATISTICS, INDEX = "preparation.json", "statistics.json", "index.npy"
 
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """Which documents are left out, asked in this order.
+    """Filters of documents, applied in this order; empty documents are always dropped.
 
-    drop_duplicates: of documents of the very same text only the first in the corpus stays.
-    min_tokens, max_tokens: shorter and longer documents go (0: no limit). Empty ones never count.
+    drop_duplicates: keep only the first of documents with equal text.
+    min_tokens, max_tokens: drop shorter and longer documents (0: no limit).
     """
 
     drop_duplicates: bool = False
@@ -32,16 +32,16 @@ class Filters:
             raise ConfigError("--min_tokens and --max_tokens must be at least 0 (0: no limit)")
         if self.max_tokens and self.max_tokens < self.min_tokens:
             raise ConfigError(
-                f"--max_tokens={self.max_tokens} is below --min_tokens={self.min_tokens}; nothing is left"
+                f"--max_tokens={self.max_tokens} is below --min_tokens={self.min_tokens}; no document could pass"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """A corpus, how it is encoded and cut, and into how many shards.
+    """A corpus, its encoding, and the number of shards.
 
-    parts, counts: the corpus's parts, and how many documents each gives; chunk_tokens: most tokens of a chunk.
-    Shard s of S holds the documents s N / S to (s + 1) N / S of all N, in the corpus's order.
+    parts, counts: the parts of the corpus and their numbers of documents. chunk_tokens: maximum tokens of a chunk.
+    Shard s of S has the documents s N / S to (s + 1) N / S of all N, in corpus order.
     """
 
     parts: tuple[CorpusPart, ...]
@@ -53,19 +53,19 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if not 1 <= self.shards <= max(1, self.documents):
-            raise ConfigError(f"--shards={self.shards} must lie in 1..{self.documents}, the number of documents")
+            raise ConfigError(f"--shards={self.shards} must be in 1..{self.documents} (the number of documents)")
 
     @property
     def documents(self) -> int:
-        """Documents of the corpus, before filters."""
+        """Number of documents before filtering."""
         return sum(self.counts)
 
     def shard_range(self, number: int) -> range:
-        """The documents of a shard."""
+        """Return the document numbers of a shard."""
         return range(self.documents * number // self.shards, self.documents * (number + 1) // self.shards)
 
     def record(self) -> dict[str, Any]:
-        """The settings as plain data: equal for two preparations exactly where their bytes are."""
+        """Return the settings as plain data; two preparations have equal bytes if and only if these are equal."""
         return {
             "format": FORMAT,
             "corpus": {"train": plain(self.parts)},
@@ -79,15 +79,15 @@ class Preparation:
 
 
 def token_type(vocab_size: int) -> np.dtype:
-    """The type of a token on disk: the smaller one that holds every id."""
+    """Return the type of a token on disk: the smaller one that represents every id."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
 def index_type(chunk_tokens: int) -> np.dtype:
-    """The type of an index entry, 2 n + (1 where the chunk of n tokens ends its document)."""
+    """Return the type of an index entry, 2 n + (1 if the chunk of n tokens ends its document)."""
     return np.dtype("<u2" if 2 * chunk_tokens + 1 < 2**16 else "<u4")
 
 
 def shard_file(directory: Location, number: int, suffix: str) -> Location:
-    """A file of one shard: array_record, npy (lengths), json (counts), repeats.npy (duplicates), failure."""
+    """Return the path of a file of a shard: array_record, npy (lengths), json (counts), repeats.npy, failure."""
     return directory / "shards" / f"{number:05d}.{suffix}"

@@ -1,7 +1,8 @@
-"""One shard: its documents encoded, filtered, cut to chunks and written, the same bytes whoever does it."""
+"""One shard: its documents are encoded, filtered, split into chunks and written; the bytes depend only on the text."""
 
 import functools
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Iterator
@@ -13,31 +14,30 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from finetune_scaling.configuration import build, canonical_json
 from finetune_scaling.data.corpus import CorpusPart, CorpusPartTexts
-from finetune_scaling.data.encoding import RaggedArray, cut_documents, encode_texts
-from finetune_scaling.data.preparation.arrays import read_array, write_array
+from finetune_scaling.data.encoding import RaggedArray, encode_texts, split_documents
 from finetune_scaling.data.preparation.settings import Filters, Preparation, index_type, shard_file, token_type
 from finetune_scaling.files import Location, file_size, write_atomically, write_json_atomically
 
-# Records that are read and compressed together. One by one they would take more room than short texts themselves; in
-# large groups each read would decompress much that it does not want.
+# Records that are read and compressed together. Single records would take more space than short texts themselves; with
+# large groups, each read would decompress many unwanted records.
 _GROUP_BYTES = 4096
-_LARGEST_GROUP = 64
+_MAX_GROUP = 64
 
 
 def write_shard(preparation: Preparation, number: int, directory: Location) -> None:
-    """Makes one shard's files; .json comes last, so that a shard without it counts as not made.
+    """Write the files of one shard; .json is written last, so that a shard without it counts as missing.
 
-    Raises DataError where the text is faulty, WorkdirError where the directory cannot be written.
+    Raises DataError if the text is invalid, WorkdirError if the directory cannot be written.
     """
     repeats = set(read_repeats(directory, number).tolist()) if preparation.filters.drop_duplicates else set()
     texts = (text for i, text in enumerate(shard_texts(preparation, number)) if i not in repeats)
     documents, counts = _filter(encode_texts(texts, preparation.tokenizer), preparation.filters)
-    chunks, ends = cut_documents(documents, preparation.chunk_tokens)
+    chunks, is_last = split_documents(documents, preparation.chunk_tokens)
     records = _array_record(chunks, token_type(preparation.tokenizer.vocab_size))
     write_atomically(shard_file(directory, number, "array_record"), records)
-    index = (2 * chunks.lengths + ends).astype(index_type(preparation.chunk_tokens))
+    index = (2 * chunks.lengths + is_last).astype(index_type(preparation.chunk_tokens))
     write_array(shard_file(directory, number, "npy"), index)
-    facts = {
+    record = {
         **counts,
         "duplicates": len(repeats),
         "chunks": len(index),
@@ -45,27 +45,27 @@ def write_shard(preparation: Preparation, number: int, directory: Location) -> N
         "bytes": len(records),
         "sha256": hashlib.sha256(records).hexdigest(),
     }
-    write_json_atomically(shard_file(directory, number, "json"), facts)
+    write_json_atomically(shard_file(directory, number, "json"), record)
 
 
-def finished(directory: Location, number: int) -> dict[str, Any] | None:
-    """A shard's facts where all of it is there in the recorded size; None where it must be made."""
+def finished_record(directory: Location, number: int) -> dict[str, Any] | None:
+    """Return the record of a shard if all its files have the recorded sizes, else None."""
     try:
-        facts = json.loads(shard_file(directory, number, "json").read_text(encoding="utf-8"))
-        whole = file_size(shard_file(directory, number, "array_record")) == facts["bytes"]
-        whole = whole and len(read_index(directory, number)) == facts["chunks"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):  # absent or damaged, in whatever way
+        record = json.loads(shard_file(directory, number, "json").read_text(encoding="utf-8"))
+        complete = file_size(shard_file(directory, number, "array_record")) == record["bytes"]
+        complete = complete and len(read_index(directory, number)) == record["chunks"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError):  # missing or damaged
         return None
-    return facts if whole else None
+    return record if complete else None
 
 
 def read_index(directory: Location, number: int) -> np.ndarray:
-    """A shard's index entries; OSError, EOFError or ValueError where the file is absent or damaged."""
-    return read_array(shard_file(directory, number, "npy"))
+    """Read a shard's index entries. Raises OSError, EOFError or ValueError if the file is missing or damaged."""
+    return _read_array(shard_file(directory, number, "npy"))
 
 
 def shard_texts(preparation: Preparation, number: int) -> Iterator[str]:
-    """The documents of a shard before any filter; one part is open at a time."""
+    """Yield the documents of a shard before filtering; one part is open at a time."""
     wanted = preparation.shard_range(number)
     start = 0
     for i, (part, count) in enumerate(zip(preparation.parts, preparation.counts, strict=True)):
@@ -77,17 +77,29 @@ def shard_texts(preparation: Preparation, number: int) -> Iterator[str]:
 
 
 def read_repeats(directory: Location, number: int) -> np.ndarray:
-    """Positions within a shard of the documents that came before already, int64[n]."""
-    return read_array(shard_file(directory, number, "repeats.npy"))
+    """Return the positions within a shard of documents that repeat earlier ones, int64[n]."""
+    return _read_array(shard_file(directory, number, "repeats.npy"))
 
 
-@functools.lru_cache(maxsize=1)  # a worker's shards mostly come from the same part
+def write_array(path: Location, array: np.ndarray) -> None:
+    """Write an array as .npy atomically, on a disk or in an object store."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    write_atomically(path, file.getvalue())
+
+
+def _read_array(path: Location) -> np.ndarray:
+    """Read a .npy file. Raises OSError, EOFError or ValueError if it is missing or damaged."""
+    return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+
+
+@functools.lru_cache(maxsize=1)  # the shards of a worker are mostly from the same part
 def _open(part: str, where: str) -> CorpusPartTexts:
     return CorpusPartTexts(build(CorpusPart, json.loads(part), where), where)
 
 
 def _filter(documents: RaggedArray, filters: Filters) -> tuple[RaggedArray, dict[str, int]]:
-    """The documents that are not empty and long and short enough, and how many there were of each kind."""
+    """Return the documents that pass the filters, and the numbers of kept and dropped documents."""
     lengths = documents.lengths
     empty = lengths == 0
     too_short = ~empty & (lengths < filters.min_tokens)
@@ -100,10 +112,10 @@ def _filter(documents: RaggedArray, filters: Filters) -> tuple[RaggedArray, dict
 
 
 def _array_record(chunks: RaggedArray, kind: np.dtype) -> bytes:
-    """The bytes of an array_record file, a record for each chunk. The library itself writes to local paths only."""
+    """Return the bytes of an array_record file with one record per chunk; the library writes only to local paths."""
     values = chunks.values.astype(kind)
     mean = max(1, values.nbytes // max(1, len(chunks.lengths)))
-    group = min(max(1, _GROUP_BYTES // mean), _LARGEST_GROUP)
+    group = min(max(1, _GROUP_BYTES // mean), _MAX_GROUP)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records")
         writer = ArrayRecordWriter(str(path), f"group_size:{group}")

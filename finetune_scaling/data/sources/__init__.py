@@ -1,7 +1,7 @@
-"""Text sources: four kinds of records behind one small interface, random access and deterministic.
+"""Text sources: four kinds of records with one interface, random access and deterministic.
 
-A source is described by a frozen dataclass (a few scalars, so that a config can hold it) and opened with `open_source`,
-which gives a sequence of records: `len(source)`, `source[i] -> dict`. Record i is always the same record.
+A source is described by a frozen dataclass of scalars, which a config can contain. `open_source` returns its sequence
+of records: `len(records)`, `records[i] -> dict`. Record i is always the same record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,23 +39,23 @@ SOURCE_KINDS = tuple(_KINDS)
 
 
 def source_from_config(mapping: Mapping[str, Any], where: str) -> Source:
-    """Builds the source that `mapping["kind"]` names (files, tfds, debian, grammar); ConfigError for a wrong field."""
+    """Build a source of kind `mapping["kind"]`. Raises ConfigError for wrong fields."""
     kind, _ = configuration.choose(_KINDS, mapping.get("kind", ""), f"{where}.kind")
     return configuration.build(kind, mapping, where)
 
 
 def open_source(source: Source, fields: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
-    """Opens a source as a sequence of records, each holding text in every one of `fields`.
+    """Open a source as a sequence of records that have text in every one of `fields`.
 
-    A dot in a field name enters a nested record: "translation.de". DataError where the source is absent or damaged, or
-    a field is missing or is no text.
+    A dot in a field name accesses a nested record: "translation.de". Raises DataError if the source is missing or
+    damaged, or a field is missing or not text.
     """
     _, open_kind = _KINDS[source.kind]
     return open_kind(source, tuple(fields))
 
 
 def prepare_source(source: Source) -> dict[str, Any]:
-    """Downloads and prepares a source where it needs that; returns what is there now, for the log."""
+    """Download and prepare a source if necessary; return its contents for the log."""
     if isinstance(source, TfdsSource):
         return prepare_tfds(source)
     if isinstance(source, DebianSource):

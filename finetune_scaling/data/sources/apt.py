@@ -1,4 +1,4 @@
-"""Package lists of the machine's apt sources, fetched into a private folder: no root, no change to the system."""
+"""Package lists of the machine's apt sources, downloaded to a private directory: no root, no change to the system."""
 
 import shutil
 import subprocess
@@ -7,19 +7,17 @@ from pathlib import Path
 
 from finetune_scaling.errors import DataError
 
-# Our language code: the name in apt's lists, as apt writes it in file names.
+# language code -> its name in the file names of apt's lists
 LANGUAGES = {"en": "en", "de": "de", "zh": "zh_CN"}
 _HELPER = "/usr/lib/apt/apt-helper"
 _COMPRESSED = (".lz4", ".gz", ".xz", ".bz2", ".zst", ".lzma")
-_NO_APT = (
-    "; the debian tasks need a Debian or Ubuntu machine (Colab is one): take another task, or prepare it on such one"
-)
+_NO_APT = "; the debian tasks need a Debian or Ubuntu machine (such as Colab): use another task, or prepare it there"
 
 
 def fetch_lists(folder: Path) -> Path:
-    """Fetches package lists with their descriptions in all `LANGUAGES` into `folder`, unless it holds them; returns it.
+    """Download package lists with descriptions in all `LANGUAGES` to `folder`, unless it exists; return it.
 
-    Raises DataError where there is no apt or the lists cannot be fetched.
+    Raises DataError if apt is missing or the download fails.
     """
     if folder.is_dir():
         return folder
@@ -31,25 +29,23 @@ def fetch_lists(folder: Path) -> Path:
         Path(lists, "partial").mkdir(parents=True)
         messages = _update(lists, Path(temporary, "cache"))
         if not list_files(lists, "Translation-en"):
-            raise DataError(
-                f"apt-get update brought no descriptions; check /etc/apt and the network. It said: {messages}"
-            )
+            raise DataError(f"apt-get update downloaded no descriptions; check /etc/apt and the network ({messages})")
         lists.rename(folder)
     return folder
 
 
 def list_files(folder: Path, name: str) -> list[Path]:
-    """The lists of one name, such as "Translation-de" or "Packages", of all the machine's repositories."""
+    """Return the lists of one name, such as "Translation-de" or "Packages", of all repositories."""
     escaped = name.replace("_", "%5f")
     return sorted({*folder.glob(f"*_{name}"), *folder.glob(f"*_{name}.*"), *folder.glob(f"*_{escaped}*")})
 
 
 def read_list(path: Path) -> str:
-    """A list's text, whatever its compression; DataError where it cannot be read."""
+    """Read and decompress a list. Raises DataError if that fails."""
     if path.suffix not in _COMPRESSED:
         return path.read_text(encoding="utf-8", errors="replace")
     if not Path(_HELPER).exists():
-        raise DataError(f"{path}: there is no {_HELPER} to read it with{_NO_APT}")
+        raise DataError(f"{path}: {_HELPER}, which reads it, is missing{_NO_APT}")
     done = subprocess.run([_HELPER, "cat-file", str(path)], capture_output=True, check=False)
     if done.returncode:
         raise DataError(f"{path} cannot be read ({_tail(done.stderr)}); delete its folder and prepare again")
@@ -64,7 +60,7 @@ def _update(lists: Path, cache: Path) -> str:
         "Acquire::Languages": ",".join(LANGUAGES.values()),
         "Acquire::Retries": 2,
         "Acquire::http::Timeout": 30,
-        "APT::Sandbox::User": "root",  # apt's own user could not enter a folder below a home directory
+        "APT::Sandbox::User": "root",  # apt's own user may have no access to a home directory
     }
     command = ["apt-get", "update", "-q"]
     for name, value in options.items():

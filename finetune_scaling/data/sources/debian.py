@@ -1,4 +1,4 @@
-"""Translated package descriptions of a Debian or Ubuntu machine as a source; debian_builders.py makes the datasets."""
+"""Translated package descriptions of a Debian or Ubuntu machine; debian_builders.py builds the datasets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ DebianDataset = Literal[
 
 @dataclass(frozen=True)
 class DebianSource:
-    """A split of a dataset made of the machine's package descriptions.
+    """A split of a dataset of the machine's package descriptions.
 
     dataset: translation (fields id, en and de or zh), summarization (id, document, summary) or text (id, text).
     """
@@ -31,18 +31,18 @@ class DebianSource:
 
     @property
     def tfds(self) -> TfdsSource:
-        """The same split as TFDS knows it."""
+        """The same split as a source of TFDS."""
         return TfdsSource(f"debian_{self.dataset}", self.split, self.data_dir)
 
 
 def open_debian(source: DebianSource, fields: Sequence[str] = ()) -> TfdsRecords:
-    """Opens a prepared split; DataError says how to prepare it."""
+    """Open a prepared split. Raises DataError that explains how to prepare it."""
     return open_tfds(source.tfds, fields)
 
 
 def prepare_debian(source: DebianSource) -> dict[str, Any]:
-    """Fetches the machine's package lists and prepares the dataset where that is not done; returns its split sizes.
+    """Download the machine's package lists and prepare the dataset if necessary; return its split sizes.
 
-    Raises DataError where apt is missing, the lists cannot be fetched, or they hold no text of the dataset's languages.
+    Raises DataError if apt is missing, the download fails, or the lists have no text of the dataset's languages.
     """
     return prepare_tfds(source.tfds)

@@ -1,6 +1,6 @@
-"""TFDS builders of the package descriptions of this machine's apt sources: prepared once, as array_record files.
+"""TFDS builders of the package descriptions of this machine's apt sources, prepared once as array_record files.
 
-The lists are fetched once into the download folder, so that all datasets are made of one snapshot with one split.
+The lists are downloaded once to the download directory, so that all datasets use one snapshot and one split.
 """
 
 from collections.abc import Callable, Iterator
@@ -94,13 +94,13 @@ def _info(builder: tfds.core.GeneratorBasedBuilder, fields: tuple[str, ...]) -> 
 
 def _splits(dl_manager: tfds.download.DownloadManager, records: Records, name: str) -> dict[str, Any]:
     corpus = _read_corpus(apt.fetch_lists(Path(dl_manager.download_dir, "debian_lists")))
-    of_splits = {split: list(records(corpus, split)) for split in descriptions.SPLITS}
-    for split, found in of_splits.items():
+    records_of = {split: list(records(corpus, split)) for split in descriptions.SPLITS}
+    for split, found in records_of.items():
         if not found:
             raise DataError(
-                f"{name}: this machine's package lists hold no text for its {split} split; take another task"
+                f"{name}: this machine's package lists have no text for its {split} split; use another task"
             )
-    return {split: _keyed(found) for split, found in of_splits.items()}
+    return {split: _keyed(found) for split, found in records_of.items()}
 
 
 def _keyed(records: list[dict[str, str]]) -> Iterator[tuple[str, dict[str, str]]]:

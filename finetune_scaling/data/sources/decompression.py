@@ -1,7 +1,6 @@
-"""Whole files into memory: plain, .gz, .xz or .zst, on a local disk or behind any URL that fsspec opens.
+"""Reading of complete files into memory: plain, .gz, .xz or .zst, local or any URL that fsspec opens.
 
-A file is read and decompressed once, so that a truncated archive is found before anything is trained. It takes its
-decompressed size in memory.
+A file is decompressed completely before training, so that a truncated archive is detected early.
 """
 
 import gzip
@@ -17,21 +16,21 @@ from finetune_scaling.errors import DataError
 
 
 def read_bytes(path: str) -> bytes:
-    """The decompressed content of a local path or URL; the suffix tells the compression.
+    """Return the decompressed content of a local path or URL; the suffix determines the compression.
 
-    Raises DataError where the file is missing or unreadable, empty, or its archive is truncated or damaged.
+    Raises DataError if the file is missing, unreadable or empty, or its archive is truncated or damaged.
     """
     data = _fetch(path)
     suffix = os.path.splitext(path)[1]
     if suffix in _DECOMPRESS:
         data = _decompress(path, data, _DECOMPRESS[suffix])
     if not data.strip():
-        raise DataError(f"{path} is empty; fetch or write the file again")
+        raise DataError(f"{path} is empty; download or write the file again")
     return data
 
 
 def without_compression_suffix(path: str) -> str:
-    """`text.jsonl` for text.jsonl.xz: the name that tells the format."""
+    """Return text.jsonl for text.jsonl.xz."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix in _DECOMPRESS else path
 
@@ -44,41 +43,41 @@ def _fetch(path: str) -> bytes:
         raise DataError(f"{path}: no such file; check the path (relative ones start at {os.getcwd()})") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder; give the path of one file") from None
-    except (ImportError, ValueError) as error:  # fsspec: unknown protocol, or its package is not installed
-        raise DataError(f"{path}: this kind of address cannot be opened here ({error})") from error
+    except (ImportError, ValueError) as error:  # unknown protocol, or its package is not installed
+        raise DataError(f"{path}: cannot open this URL ({error}); install its fsspec package") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); check its permissions and the connection") from error
 
 
 def _decompress(path: str, data: bytes, decompress: Callable[[bytes], bytes]) -> bytes:
     if not data:
-        raise DataError(f"{path} is empty; fetch or write the file again")
+        raise DataError(f"{path} is empty; download or write the file again")
     try:
         return decompress(data)
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: the archive is truncated or damaged ({error}); fetch the file again") from error
+        raise DataError(f"{path}: the archive is truncated or damaged ({error}); download the file again") from error
 
 
 def _decompress_xz(data: bytes) -> bytes:
-    # One stream at a time: the library's own reader ends without a word where a further one cannot be read.
+    # One stream at a time: the library's own reader silently ignores a further stream that is damaged.
     pieces = []
     while data:
         stream = lzma.LZMADecompressor()
         pieces.append(stream.decompress(data))
         if not stream.eof:
-            raise EOFError("the last stream has no end")
+            raise EOFError("the last stream is truncated")
         data = stream.unused_data.lstrip(b"\0")  # streams may be padded
     return b"".join(pieces)
 
 
 def _decompress_zstandard(data: bytes) -> bytes:
-    # One frame at a time: the library's own readers end without a word where the last frame is cut off.
+    # One frame at a time: the library's own readers silently ignore a truncated last frame.
     pieces = []
     while data:
         frame = zstandard.ZstdDecompressor().decompressobj()
         pieces.append(frame.decompress(data))
         if not frame.eof:
-            raise EOFError("the last frame has no end")
+            raise EOFError("the last frame is truncated")
         data = frame.unused_data
     return b"".join(pieces)
 

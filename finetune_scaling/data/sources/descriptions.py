@@ -1,7 +1,7 @@
-"""Package descriptions: parsing apt's lists, splitting by clusters, translation and summarization pairs.
+"""Package descriptions: parsing of apt's lists, splits by clusters, translation and summarization pairs.
 
 A description is a synopsis of one line and paragraphs. Its translations are keyed by the md5 of the English text, so
-the languages of one description are never out of step.
+that they always belong to the same version.
 """
 
 import hashlib
@@ -15,10 +15,8 @@ from finetune_scaling.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 _HELD_OUT_PERCENT = 5  # of the clusters, for each of validation and test
-_LONG_PARAGRAPH = 100  # bytes of UTF-8; shorter ones ("This package contains the documentation.") join all to all
-_LARGEST_HELD_OUT = (
-    0.01  # a cluster of more of all descriptions than this (Haskell's libraries) would be the whole test
-)
+_MIN_SHARED_PARAGRAPH = 100  # bytes of UTF-8; unrelated packages share shorter ones ("This package contains ...")
+_MAX_HELD_OUT_CLUSTER = 0.01  # of all descriptions; larger clusters (Haskell's libraries) would dominate the test set
 
 
 class Description(NamedTuple):
@@ -36,19 +34,19 @@ class Corpus(NamedTuple):
     splits: Mapping[str, str]
 
     def of_split(self, split: str) -> Iterator[tuple[str, Mapping[str, Description]]]:
-        """(md5, descriptions by language) of a split, in an order that does not depend on the machine."""
+        """Yield (md5, descriptions by language) of a split, in an order that does not depend on the machine."""
         return ((md5, self.descriptions[md5]) for md5 in sorted(self.descriptions) if self.splits[md5] == split)
 
 
 def read_corpus(folder: Path) -> Corpus:
-    """Reads a folder of apt's lists and splits it; DataError where it holds no descriptions."""
+    """Read a directory of apt's lists and assign splits. Raises DataError if it has no descriptions."""
     descriptions: dict[str, dict[str, Description]] = defaultdict(dict)
     for language, apt_name in LANGUAGES.items():
         for path in list_files(folder, f"Translation-{apt_name}"):
             for md5, description in parse_descriptions(read_list(path)):
                 descriptions[md5].setdefault(language, description)
     if not descriptions:
-        raise DataError(f"{folder} holds no descriptions; delete it and prepare again")
+        raise DataError(f"{folder} has no descriptions; delete it and prepare again")
     sources = {
         stanza["Package"]: stanza.get("Source", stanza["Package"]).split(" ")[0]
         for path in list_files(folder, "Packages")
@@ -59,7 +57,7 @@ def read_corpus(folder: Path) -> Corpus:
 
 
 def parse_stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The stanzas of a list as field -> value; further lines of a value keep their indentation less one space."""
+    """Yield the stanzas of a list as field -> value; continuation lines lose one space of indentation."""
     for block in text.split("\n\n"):
         stanza: dict[str, str] = {}
         field = ""
@@ -75,7 +73,7 @@ def parse_stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def parse_descriptions(text: str) -> Iterator[tuple[str, Description]]:
-    """(md5 of the English text, description) of each stanza of a Translation list."""
+    """Yield (md5 of the English text, description) of each stanza of a Translation list."""
     for stanza in parse_stanzas(text):
         fields = [field for field in stanza if field.startswith("Description-") and field != "Description-md5"]
         if fields and "Package" in stanza and "Description-md5" in stanza:
@@ -86,10 +84,10 @@ def parse_descriptions(text: str) -> Iterator[tuple[str, Description]]:
 def split_by_clusters(
     descriptions: Mapping[str, Mapping[str, Description]], sources: Mapping[str, str]
 ) -> dict[str, str]:
-    """The split of each description: one split for all that share a long paragraph, a synopsis or a source package.
+    """Assign a split to each description; those that share a long paragraph, synopsis or source package share a split.
 
-    sources: source package by package name. A cluster's split follows from a hash of its first source's name, so that
-    it stays where it is when other packages come and go; very large clusters are training data.
+    sources: source package by package name. A cluster's split depends on a hash of its first source name, so that other
+    packages do not affect it; very large clusters are training data.
     """
     clusters = _clusters(descriptions, sources)
     sizes = Counter(clusters.values())
@@ -97,15 +95,15 @@ def split_by_clusters(
     for md5, cluster in clusters.items():
         name = min(_source(description, sources) for description in descriptions[md5].values())
         names[cluster] = min(name, names.get(cluster, name))
-    limit = max(1.0, _LARGEST_HELD_OUT * len(descriptions))
+    limit = max(1.0, _MAX_HELD_OUT_CLUSTER * len(descriptions))
     return {md5: "train" if sizes[cluster] > limit else _split_of(names[cluster]) for md5, cluster in clusters.items()}
 
 
 def translation_pairs(corpus: Corpus, source: str, target: str, split: str) -> Iterator[tuple[str, str, str]]:
-    """(id, source text, target text): synopses and paragraphs, where both languages have as many paragraphs.
+    """Yield (id, source text, target text): synopses and paragraphs, if both languages have equally many paragraphs.
 
-    Pairs are distinct; those left in the source language are dropped, and so are training pairs of which either side is
-    in validation or test, and validation pairs of which one is in test.
+    Pairs are distinct. Untranslated pairs are dropped, and so are pairs with a side that occurs in a later split of
+    train, validation, test.
     """
     held_out = {
         text for later in _later(split) for _, *pair in _aligned(corpus, source, target, later) for text in pair
@@ -118,9 +116,9 @@ def translation_pairs(corpus: Corpus, source: str, target: str, split: str) -> I
 
 
 def summarization_pairs(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str, str]]:
-    """(id, document, summary): paragraphs joined by blank lines, and the synopsis.
+    """Yield (id, document, summary): paragraphs joined by blank lines, and the synopsis.
 
-    Documents are distinct, and none is in a later split of train, validation, test.
+    Documents are distinct, and do not occur in a later split of train, validation, test.
     """
     seen = {document for later in _later(split) for _, document, _ in _documents(corpus, language, later)}
     for key, document, summary in _documents(corpus, language, split):
@@ -130,7 +128,7 @@ def summarization_pairs(corpus: Corpus, language: str, split: str) -> Iterator[t
 
 
 def texts(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str]]:
-    """(id, text) of each distinct description of a language: the synopsis, then its paragraphs, one a line."""
+    """Yield (id, text) of each distinct description of a language: the synopsis, then one paragraph per line."""
     seen: set[str] = set()
     for md5, by_language in corpus.of_split(split):
         if language in by_language:
@@ -164,7 +162,7 @@ def _later(split: str) -> tuple[str, ...]:
 
 
 def _clusters(descriptions: Mapping[str, Mapping[str, Description]], sources: Mapping[str, str]) -> dict[str, str]:
-    """A name of its cluster for each description, by union of all that have a key in common."""
+    """Return a cluster name for each description: the connected components of shared keys (union-find)."""
     parents = {md5: md5 for md5 in descriptions}
 
     def root(md5: str) -> str:
@@ -185,7 +183,7 @@ def _keys(descriptions: Iterable[Description], sources: Mapping[str, str]) -> It
         yield "source", _source(description, sources)
         yield "synopsis", description.synopsis
         for paragraph in description.paragraphs:
-            if len(paragraph.encode()) >= _LONG_PARAGRAPH:
+            if len(paragraph.encode()) >= _MIN_SHARED_PARAGRAPH:
                 yield "paragraph", paragraph
 
 

@@ -1,6 +1,6 @@
-"""JSONL and TSV files as a source: every line checked when the file is opened, any record read at random afterwards.
+"""JSONL and TSV files as a source: every line is checked when the file is opened; records are read at random.
 
-The decompressed bytes stay in memory with the offset of each line; a record is parsed when it is asked for.
+The decompressed bytes stay in memory with the offset of each line; a record is parsed on access.
 """
 
 import json
@@ -26,9 +26,9 @@ class FilesSource:
     """One JSONL or TSV file, plain or compressed (.gz, .xz, .zst), local or an fsspec URL (gs://, https://, ...)."""
 
     path: str
-    format: Literal["jsonl", "tsv"] | None = None  # None: by the file's suffix
-    columns: tuple[str, ...] = ()  # names of a TSV file's columns; empty: its first line names them
-    data_dir: str | None = None  # the folder or URL that a relative path starts at
+    format: Literal["jsonl", "tsv"] | None = None  # None: determined by the file's suffix
+    columns: tuple[str, ...] = ()  # names of a TSV file's columns; empty: in its first line
+    data_dir: str | None = None  # directory or URL that a relative path starts at
     kind: Literal["files"] = "files"
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Lines(Sequence[dict[str, Any]]):
         return self._parse(_decode(raw, self.path, line), self.where(index))
 
     def where(self, index: int) -> str:
-        """The file and line of a record, for messages."""
+        """Return the file and line of a record for error messages."""
         return f"{self.path}, line {self._line(index)}"
 
     def _line(self, index: int) -> int:
@@ -61,10 +61,10 @@ class Lines(Sequence[dict[str, Any]]):
 
 
 def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Lines:
-    """Reads a file and checks each of its lines.
+    """Read a file and check each of its lines.
 
-    Raises DataError with the file, the line and the field of the first fault: not UTF-8, broken JSON, a wrong number of
-    columns, a field of `fields` that is missing or is no text.
+    Raises DataError with the file, line and field of the first error: not UTF-8, invalid JSON, a wrong number of
+    columns, or a field of `fields` that is missing or not text.
     """
     path = str(source)
     format_ = source.format or _format_of(path)
@@ -79,12 +79,12 @@ def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Lines:
 def _format_of(path: str) -> str:
     suffix = os.path.splitext(without_compression_suffix(path))[1]
     if suffix not in _FORMATS:
-        raise ConfigError(f"{path}: the suffix does not tell the format; set format to 'jsonl' or 'tsv'")
+        raise ConfigError(f"{path}: the format is not known by the suffix; set format to 'jsonl' or 'tsv'")
     return choose(_FORMATS, suffix, "format")
 
 
 def _line_offsets(data: bytes) -> np.ndarray:
-    """int64[lines + 1]: where each line starts, and where a line after the last one would."""
+    """Return the start of each line and the end of the data, int64[lines + 1]."""
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
     return np.concatenate([[0], ends, [len(data)]]).astype(np.int64)
 
@@ -105,11 +105,11 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}, column {error.colno}: broken JSON ({error.msg}); mend or remove it") from None
+        raise DataError(f"{where}, column {error.colno}: invalid JSON ({error.msg}); fix or remove it") from None
     except ValueError:
-        raise DataError(f"{where}: a number of more digits than Python reads; shorten or remove it") from None
+        raise DataError(f"{where}: a number has more digits than Python parses; shorten or remove it") from None
     except RecursionError:
-        raise DataError(f"{where}: too deeply nested; mend or remove it") from None
+        raise DataError(f"{where}: too deeply nested; fix or remove it") from None
     if not isinstance(record, dict):
         raise DataError(f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}')
     return record
@@ -119,15 +119,13 @@ def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence
     header = _decode(data.split(b"\n", 1)[0], path, 1).rstrip("\r").split("\t")
     names = columns or tuple(header)
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"{path}, line 1: column {repeated[0]!r} stands twice; rename or drop one of them")
+        raise DataError(f"{path}, line 1: column {repeated[0]!r} occurs twice; rename or remove one")
     for field in fields:
         if field not in names:
-            said = (
-                "columns in the config name them" if columns else "its first line names them; without one, set columns"
-            )
-            raise DataError(f"{path}, line 1: no column {field!r}{suggestion(field, names)} ({said})")
+            where = "in the config's columns" if columns else "in the first line; if that is not a header, set columns"
+            raise DataError(f"{path}, line 1: no column {field!r} {where}{suggestion(field, names)}")
     if not columns and b"\n" not in data:
-        raise DataError(f"{path} is empty but for its line of column names")
+        raise DataError(f"{path} has no line after its header; add records")
     return Lines(path, data, 1 if columns else 2, partial(_parse_tsv, names))
 
 
@@ -136,6 +134,6 @@ def _parse_tsv(names: tuple[str, ...], text: str, where: str) -> dict[str, Any]:
     if len(cells) != len(names):
         raise DataError(
             f"{where}: {len(cells)} columns, expected {len(names)} ({', '.join(names)}); "
-            "a tab inside a text must be replaced by a space"
+            "replace tabs inside texts by spaces"
         )
     return dict(zip(names, cells, strict=True))

@@ -1,4 +1,4 @@
-"""The artificial languages of data/grammar as a source: text made on the fly from a seed."""
+"""The artificial languages of data/grammar as a source: text generated from a seed when it is read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,23 +22,23 @@ class GrammarSource:
     split: GrammarSplit
     size: int
     languages: tuple[str, ...]
-    bilingual_share: float = 0.0  # of monolingual text: how much of it is a text beside its translation
+    bilingual_share: float = 0.0  # share of monolingual records that are a sentence and its translation
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
     kind: Literal["grammar"] = "grammar"
 
     def __post_init__(self) -> None:
         needed = {"translation": 2, "summarization": 1}.get(self.dataset, len(self.languages) or 1)
         if len(self.languages) != needed:
-            raise ConfigError(f"languages of a grammar {self.dataset} source must be {needed}, not {self.languages}")
+            raise ConfigError(f"languages = {self.languages}: a grammar {self.dataset} source has {needed}")
         if self.size < 1:
-            raise ConfigError(f"size of a grammar source must be at least 1, not {self.size}")
+            raise ConfigError(f"size = {self.size} of a grammar source must be at least 1")
 
     def __str__(self) -> str:
         return f"grammar {self.dataset} {'-'.join(self.languages)}, split {self.split!r}"
 
 
 def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
-    """Opens a split of `source.size` records; DataError where one of `fields` is not in them."""
+    """Open a split of `source.size` records. Raises DataError if they lack one of `fields`."""
     records = _records(source)
     check_first_record(records, fields, str(source))
     return records

@@ -1,4 +1,4 @@
-"""Fields of records: nested names, and what is said where one is missing or holds no text."""
+"""Access to the fields of records, with errors that name the record and the field."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,39 +8,39 @@ from finetune_scaling.errors import DataError
 
 
 def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
-    """The text in `field` of a record; "translation.de" looks up `record["translation"]["de"]`.
+    """Return the text in `field` of a record; "translation.de" is `record["translation"]["de"]`.
 
     Raises DataError that begins with `where` (a file and line, or a dataset and index).
     """
     value: Any = record
     for name in field.split("."):
         if not isinstance(value, Mapping):
-            raise DataError(f"{where}: field {field!r}: {_name_of(value)} stands where a group of fields should")
+            raise DataError(f"{where}: field {field!r}: expected a group of fields, got {_name_of(value)}")
         if name not in value:
             raise DataError(f"{where}: no field {field!r}{suggestion(name, value)}")
         value = value[name]
     if not isinstance(value, str):
-        raise DataError(f"{where}: field {field!r} must be text, not {_name_of(value)}; convert or drop that record")
+        raise DataError(f"{where}: field {field!r} must be text, not {_name_of(value)}; convert or remove that record")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"{where}: field {field!r} is no valid Unicode (a lone surrogate); mend or drop that record"
+            f"{where}: field {field!r} is not valid Unicode (a lone surrogate); fix or remove that record"
         ) from None
     return value
 
 
 def optional_number(record: Mapping[str, Any], field: str, where: str) -> float | None:
-    """The number in a field that a record may lack or leave null (None then); DataError as `text_field` raises it."""
+    """Return the number in a field, or None if it is missing or null. Raises DataError like `text_field`."""
     value = record.get(field)
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):
-        raise DataError(f"{where}: field {field!r} must be a number, not {value!r:.40}; correct or drop it") from None
+        raise DataError(f"{where}: field {field!r} must be a number, not {value!r:.40}; fix or remove it") from None
 
 
 def check_first_record(records: Sequence[Mapping[str, Any]], fields: Sequence[str], where: str) -> None:
-    """Raises DataError unless there are records and the first one holds text in every one of `fields`."""
+    """Raise DataError if there are no records or the first one lacks text in one of `fields`."""
     if not len(records):
         raise DataError(f"{where} is empty; choose another split or prepare it again")
     for field in fields:
@@ -48,5 +48,5 @@ def check_first_record(records: Sequence[Mapping[str, Any]], fields: Sequence[st
 
 
 def _name_of(value: Any) -> str:
-    names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", list: "a list"}
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
     return names.get(type(value), "a group of fields" if isinstance(value, Mapping) else f"a {type(value).__name__}")

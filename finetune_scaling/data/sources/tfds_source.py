@@ -1,4 +1,4 @@
-"""Any TFDS dataset as a source, read at random from array_record files, without TensorFlow."""
+"""TFDS datasets as a source, with random access to array_record files and without TensorFlow."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from finetune_scaling.data.sources.records import check_first_record
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
 
-# TFDS finds a dataset's class only once its module is imported; these hold the text ones, and ours.
+# TFDS finds a dataset only after its module is imported: text datasets and those of this project.
 _BUILDER_MODULES = (
     "tensorflow_datasets.translate",
     "tensorflow_datasets.summarization",
@@ -26,7 +26,7 @@ class TfdsSource:
 
     name: str
     split: str
-    data_dir: str | None = None  # None: TFDS's own default, ~/tensorflow_datasets or TFDS_DATA_DIR
+    data_dir: str | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
     kind: Literal["tfds"] = "tfds"
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class TfdsSource:
 class TfdsRecords(Sequence[dict[str, Any]]):
     """The records of a TFDS data source, with text as str rather than bytes.
 
-    Raises DataError, which begins with `name`, at a record whose bytes are not UTF-8.
+    Reading a record whose bytes are not UTF-8 raises DataError that begins with `name`.
     """
 
     def __init__(self, records: Sequence[Any], name: str) -> None:
@@ -51,10 +51,10 @@ class TfdsRecords(Sequence[dict[str, Any]]):
 
 
 def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
-    """Opens a prepared split.
+    """Open a prepared split.
 
-    Raises DataError where the dataset or the split is unknown, the dataset is not prepared or not as array_record, or
-    its first record has no text in one of `fields`.
+    Raises DataError if the dataset or split is unknown, the dataset is not prepared as array_record, or its first
+    record has no text in one of `fields`.
     """
     builder = _builder(source)
     if not builder.is_prepared():
@@ -63,8 +63,8 @@ def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
         records = TfdsRecords(builder.as_data_source(source.split), str(source))
     except NotImplementedError:
         raise DataError(
-            f"{source}: {builder.data_dir} holds {builder.info.file_format.value} files, which give no random access; "
-            f"delete that folder or choose another data_dir, then {_how_to_prepare(source)}"
+            f"{source}: {builder.data_dir} has {builder.info.file_format.value} files, which have no random access; "
+            f"delete that directory or choose another data_dir, then {_how_to_prepare(source)}"
         ) from None
     except (ValueError, KeyError, AssertionError) as error:
         raise DataError(
@@ -75,9 +75,9 @@ def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
 
 
 def prepare_tfds(source: TfdsSource) -> dict[str, Any]:
-    """Downloads and prepares the dataset as array_record files where that is not done; returns its split sizes.
+    """Download and prepare the dataset as array_record files if necessary; return its split sizes.
 
-    Raises DataError where a download fails or a file is missing that TFDS wants fetched by hand.
+    Raises DataError if a download fails or a file that has to be downloaded manually is missing.
     """
     import tensorflow_datasets as tfds
 
@@ -85,9 +85,9 @@ def prepare_tfds(source: TfdsSource) -> dict[str, Any]:
     try:
         with disk_errors(builder.data_dir):
             builder.download_and_prepare(file_format="array_record")
-    except (OSError, AssertionError, tfds.download.DownloadError) as error:  # AssertionError: a file to fetch by hand
-        said = " ".join(str(error).split())
-        raise DataError(f"{source.name} cannot be prepared ({said}); mend that and run it again") from error
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:  # AssertionError: manual download
+        reason = " ".join(str(error).split())
+        raise DataError(f"{source.name} cannot be prepared ({reason}); fix that and run it again") from error
     open_tfds(source)
     sizes = {name: int(split.num_examples) for name, split in builder.info.splits.items()}
     return {"source": source.name, "directory": str(builder.data_dir), "examples": sizes}
@@ -102,20 +102,20 @@ def _builder(source: TfdsSource) -> Any:
     try:
         return tfds.builder(source.name, **options)
     except tfds.core.DatasetNotFoundError:
-        raise DataError(f"TFDS has no dataset {_near_dataset(source.name.split('/')[0])}") from None
+        raise DataError(f"TFDS has no dataset {_suggest_dataset(source.name.split('/')[0])}") from None
     except ValueError as error:
-        raise DataError(f"TFDS dataset {source.name!r}: {_config_fault(source.name) or _first_line(error)}") from None
+        raise DataError(f"TFDS dataset {source.name!r}: {_unknown_config(source.name) or _first_line(error)}") from None
 
 
-def _near_dataset(name: str) -> str:
+def _suggest_dataset(name: str) -> str:
     import tensorflow_datasets as tfds
 
-    near = suggestion(name, tfds.list_builders(with_community_datasets=False))
+    hint = suggestion(name, tfds.list_builders(with_community_datasets=False))
     catalog = "; see https://www.tensorflow.org/datasets/catalog/overview"
-    return repr(name) + (near if "did you mean" in near else catalog)
+    return repr(name) + (hint if "did you mean" in hint else catalog)
 
 
-def _config_fault(name: str) -> str:
+def _unknown_config(name: str) -> str:
     import tensorflow_datasets as tfds
 
     dataset, _, config = name.partition("/")
@@ -126,7 +126,7 @@ def _config_fault(name: str) -> str:
 def _how_to_prepare(source: TfdsSource) -> str:
     data_dir = f", data_dir={source.data_dir!r}" if source.data_dir else ""
     return (
-        "run python -m finetune_scaling.prepare corpus --config=FILE with the config that names it, or in Python "
+        "run python -m finetune_scaling.prepare corpus --config=FILE with that config, or in Python "
         f"tfds.builder({source.name!r}{data_dir}).download_and_prepare(file_format='array_record')"
     )
 
@@ -148,5 +148,5 @@ def _decoded(value: bytes, where: str, field: str) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where}: field {field!r} is not UTF-8 ({error.reason} at byte {error.start}); convert or drop that record"
+            f"{where}: field {field!r} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it"
         ) from None
