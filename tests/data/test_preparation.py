@@ -331,7 +331,7 @@ def test_an_object_store_gets_the_same_files_and_goes_on(config, tmp_path, bucke
     (tmp_path / "out/.lock").unlink()
     assert contents(tmp_path / "copy") == contents(tmp_path / "out")
     code, _, errors = finish(start(config, f"{bucket}/a/out", "--shards=3"))
-    assert (code, "0 of 3 shards to be made" in errors) == (0, True)
+    assert (code, "0 of 3 shards are missing" in errors) == (0, True)
     code, _, errors = finish(start(config, f"{bucket}/a/out", "--shards=4"))
     assert (code, "they differ in shards" in errors) == (2, True)
     code, _, errors = finish(start(config, "gs://nobucket/out", "--shards=3"))

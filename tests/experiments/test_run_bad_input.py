@@ -126,7 +126,7 @@ def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_p
         run(config, tmp_path / "run")
     assert list(checkpoint_steps(tmp_path / "run")) == []
     run_config = read_run_config(config)
-    with pytest.raises(DataError, match="split test: .*has an empty target"):
+    with pytest.raises(DataError, match=r"split test: .*has an empty target"):
         check_evaluator_splits(preset("test"), run_config)
     check_evaluator_splits(TaskEvaluator(generate=1), run_config)
     config["evaluation"]["generate_examples"] = 1
