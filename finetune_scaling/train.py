@@ -1,6 +1,6 @@
-"""Pretrains or finetunes one model: python -m finetune_scaling.train --config=configs/... --workdir=DIR
+"""Pretrain or finetune one model: python -m finetune_scaling.train --config=configs/... --workdir=DIR
 
-Every field of the config can be changed on the command line: --config.schedule.learning_rate=1e-2
+Every field of the config can be overridden on the command line: --config.schedule.learning_rate=1e-2
 """
 
 import json
@@ -13,13 +13,13 @@ from finetune_scaling.experiments.run import run
 from finetune_scaling.training.step import compiled_programs
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Path of a config file, with :argument where it takes one."
+    "config", help_string="Path of a config file, followed by :ARGUMENT if it takes one."
 )
-_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the run; what is in it already is gone on with.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Run directory; an unfinished run in it is resumed.")
 
 
 def main() -> None:
-    """Runs the config and prints the result's main figures, and this process's compilations, as one JSON line."""
+    """Execute the run; print the main results and the number of compiled programs as one JSON line."""
     record = run(command.read_config(_CONFIG), command.required(_WORKDIR))
     shown = ("loss", "dev_loss", "steps", "best_step", "stopped_by", "flops", "seconds", "metrics")
     figures = {name: record[name] for name in shown if name in record}

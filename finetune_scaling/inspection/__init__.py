@@ -1,1 +1,1 @@
-"""What is in a directory that this project wrote, told from its small files: no array is read."""
+"""The content of a directory that this project wrote, read from its small files without reading arrays."""

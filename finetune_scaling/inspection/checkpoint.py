@@ -1,4 +1,4 @@
-"""A checkpoint: its arrays' shapes, what trains and what is frozen, its base, and how far the run had come."""
+"""The content of a checkpoint: shapes, trainable and frozen parameters, base model, training progress."""
 
 import math
 from typing import Any
@@ -17,20 +17,19 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def inspect_checkpoint(where: Location) -> dict[str, Any]:
-    """What a checkpoint holds, as plain data.
+    """Return the content of a checkpoint.
 
-    Raises CheckpointError where it is damaged, or a run in progress drops it meanwhile; WorkdirError where it cannot be
-    read just now.
+    Raises CheckpointError if it is damaged or deleted in the meantime; WorkdirError if it cannot be read at present.
     """
     try:
-        return _inspected(where)
+        return _inspect(where)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{where}: was removed while it was read; look at a newer one") from error
+        raise CheckpointError(f"{where}: was deleted while it was read. Fix: inspect a newer one") from error
 
 
-def _inspected(where: Location) -> dict[str, Any]:
+def _inspect(where: Location) -> dict[str, Any]:
     metadata, shapes = read_metadata(where), read_array_shapes(where)
-    arrays = {part: _of_part(shapes, part) for part in ("trainable", "optimizer")}
+    arrays = {part: _arrays_of(shapes, part) for part in ("trainable", "optimizer")}
     model = configuration.build(ModelConfig, metadata["model"], f"{where}: model")
     tuning = configure(METHODS, metadata["method"])
     position = metadata["position"]
@@ -60,23 +59,23 @@ def _inspected(where: Location) -> dict[str, Any]:
     }
 
 
-def _of_part(shapes: dict[str, jax.ShapeDtypeStruct], part: str) -> dict[str, jax.ShapeDtypeStruct]:
+def _arrays_of(shapes: dict[str, jax.ShapeDtypeStruct], part: str) -> dict[str, jax.ShapeDtypeStruct]:
     return {name.removeprefix(f"{part}/"): leaf for name, leaf in sorted(shapes.items()) if name.startswith(f"{part}/")}
 
 
 def _parameters(model: ModelConfig, trainable: dict[str, jax.ShapeDtypeStruct]) -> dict[str, int]:
-    """Counts: of the base, of what the method adds to it, and of what trains and what is frozen of both together."""
+    """Return parameter counts of the base model, added by the method, and trainable and frozen in both together."""
     base = count_parameters(model)
     tree = jax.eval_shape(LanguageModel(model).init, jax.random.key(0))
     names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
-    trains = sum(leaf.size for leaf in trainable.values())
+    trained = sum(leaf.size for leaf in trainable.values())
     added = sum(leaf.size for name, leaf in trainable.items() if name not in names)
     return {
         "base": base.total,
         "base_non_embedding": base.non_embedding,
         "added": added,
-        "trainable": trains,
-        "frozen": base.total + added - trains,
+        "trainable": trained,
+        "frozen": base.total + added - trained,
     }
 
 
@@ -85,7 +84,7 @@ def _row(name: str, leaf: jax.ShapeDtypeStruct) -> dict[str, Any]:
 
 
 def _dev_loss(metadata: CheckpointMetadata) -> float | None:
-    """The dev loss of this very step, where it was taken."""
+    """Return the dev loss at the checkpoint's step; None if it was not evaluated then."""
     position = metadata["position"]
     losses = dict(zip(position["steps_evaluated"], position["losses"], strict=True))
     return losses.get(metadata["step"])

@@ -1,17 +1,57 @@
-"""What is in a directory, whichever kind it is of."""
+"""The content of a directory of any kind as plain data."""
 
 import os
 from collections.abc import Callable
 from typing import Any
 
+from finetune_scaling.data.preparation.settings import SETTINGS, STATISTICS, shard_file
+from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import RECORD_FILE, load_sentencepiece_tokenizer
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import Location, disk_errors, location
+from finetune_scaling.files import Location, disk_errors, location, read_json
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
-from finetune_scaling.inspection.directory_kind import Kind, directory_kind
+from finetune_scaling.inspection.directory_kind import HOW_TO_READ, Kind, directory_kind
 from finetune_scaling.inspection.run import inspect_run
 from finetune_scaling.inspection.study import inspect_study
-from finetune_scaling.inspection.text import inspect_corpus, inspect_tokenizer
 from finetune_scaling.runs.run_directory import RunDirectory
+
+
+def inspect_tokenizer(path: Location) -> dict[str, Any]:
+    """Return the content of a tokenizer's directory. Raises DataError if it is damaged."""
+    tokenizer = load_sentencepiece_tokenizer(path)
+    return {
+        "kind": "tokenizer",
+        "path": str(path),
+        "vocab_size": tokenizer.vocab_size,
+        "sentinels": len(tokenizer.sentinel_ids),
+        "special_ids": {
+            "pad": tokenizer.pad_id,
+            "eos": tokenizer.eos_id,
+            "bos": tokenizer.bos_id,
+            "unk": tokenizer.unk_id,
+            **tokenizer.mode_ids,
+        },
+        "digest": tokenizer.digest,
+        "record": read_json(path / RECORD_FILE) if (path / RECORD_FILE).exists() else None,
+    }
+
+
+def inspect_corpus(path: Location) -> dict[str, Any]:
+    """Return the settings of a prepared corpus, and its statistics once it is finished."""
+    settings = read_json(path / SETTINGS)
+    done = (path / STATISTICS).exists()
+    made = [number for number in range(settings["shards"]) if shard_file(path, number, "json").exists()]
+    statistics = read_json(path / STATISTICS) if done else None
+    return {
+        "kind": "corpus",
+        "path": str(path),
+        "state": "done" if done else "started",
+        "shards": settings["shards"],
+        "shards_made": len(made),
+        "settings": settings,
+        "statistics": statistics,
+        "bytes": sum(shard["bytes"] for shard in statistics["shards"]) if statistics else None,
+    }
+
 
 _INSPECT: dict[Kind, Callable[[Location], dict[str, Any]]] = {
     "study": lambda where: inspect_study(where, RunDirectory(where).config),
@@ -20,21 +60,16 @@ _INSPECT: dict[Kind, Callable[[Location], dict[str, Any]]] = {
     "corpus": inspect_corpus,
     "tokenizer": inspect_tokenizer,
 }
-_MENDS: dict[Kind, str] = {
-    "public model": "is a public model; python -m finetune_scaling.convert --from-hf makes a base of it",
-    "tables": "holds a study's tables without its runs; finetune_scaling.reading.load_study reads them",
-}
 
 
 def inspect(path: str | os.PathLike) -> dict[str, Any]:
-    """What is at a path, local or in an object store, as plain data with its `kind`; no array is read.
+    """Return the content of a local or remote directory as plain data, with its `kind`; no array is read.
 
-    Raises WorkdirError where there is nothing, or nothing that this project wrote; and what the kinds raise where
-    something is damaged.
+    Raises WorkdirError if it is not a directory that this project wrote, and the errors of damaged files.
     """
     where = location(path)
     with disk_errors(where):
         kind = directory_kind(where)
-        if kind in _MENDS:
-            raise WorkdirError(f"{where}: {_MENDS[kind]}")
+        if kind not in _INSPECT:
+            raise WorkdirError(f"{where}: {HOW_TO_READ[kind]}")
         return _INSPECT[kind](where)

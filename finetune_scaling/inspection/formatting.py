@@ -1,4 +1,4 @@
-"""What is in a directory, as text for a terminal."""
+"""Format the content of a directory as text for a terminal."""
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ _WIDTH = 26
 
 
 def format_inspection(found: Found) -> str:
-    """What was found, as lines of a name and what it is."""
+    """Return the result of `inspect` as lines of a name and a value."""
     by_kind: dict[str, Callable[[Found], Iterable[tuple[str, Any]]]] = {
         "checkpoint": _checkpoint,
         "run": _run,
@@ -26,23 +26,23 @@ def format_inspection(found: Found) -> str:
 def _checkpoint(found: Found) -> Iterable[tuple[str, Any]]:
     yield "step", found["step"]
     yield from _dev_loss(found["best_step"], found["best_dev_loss"])
-    yield "dev loss here", _number(found["dev_loss"])
+    yield "dev loss at step", _number(found["dev_loss"])
     yield "stopped by", found["stopped_by"]
     yield from _contents(found)
 
 
 def _contents(found: Found) -> Iterable[tuple[str, Any]]:
-    """Method, counts, digests and arrays of a checkpoint."""
+    """Yield method, counts, digests and arrays of a checkpoint."""
     counts, digests = found["parameters"], found["digests"]
     yield "method", _options(found["method"])
     yield "model", _options({name: found["model"][name] for name in ("layers", "model_dim", "heads", "vocab_size")})
-    yield "parameters", f"{counts['base']:,} of the model, {counts['base_non_embedding']:,} without embeddings"
-    yield "which train", f"{counts['trainable']:,} ({counts['added']:,} of them added by the method)"
-    yield "which are frozen", f"{counts['frozen']:,}" + (", in the base" if counts["frozen"] else "")
+    yield "parameters", f"{counts['base']:,} of the base model, {counts['base_non_embedding']:,} without embeddings"
+    yield "trainable parameters", f"{counts['trainable']:,} ({counts['added']:,} added by the method)"
+    yield "frozen parameters", f"{counts['frozen']:,}" + (", stored in the base model" if counts["frozen"] else "")
     yield "tokens computed", f"{found['tokens_computed']:,}"
     yield "on disk", f"{found['file_bytes']:,} bytes"
     for name in ("base", "arrays", "tokenizer"):
-        yield f"digest, {name}", digests[name] or ("none: not on a base" if name == "base" else None)
+        yield f"digest, {name}", digests[name] or ("none: no base model" if name == "base" else None)
     for part, rows in found["arrays"].items():
         yield part, f"{len(rows)} arrays, {found['array_bytes'][part]:,} bytes"
         width = max((len(row["name"]) for row in rows), default=0)
@@ -63,9 +63,9 @@ def _run(found: Found) -> Iterable[tuple[str, Any]]:
     yield "tokenizer", found["tokenizer"]
     yield "batch", None if found["public"] else f"{found['batch_size']} rows of {found['length']} tokens"
     yield from _dev_loss(found["best_step"], found["dev_loss"])
-    yield "steps kept", ", ".join(map(str, checkpoints["steps"])) or "none yet"
-    yield "set aside", ", ".join(checkpoints["set_aside"])
-    yield "damage", found["damage"]
+    yield "checkpoint steps", ", ".join(map(str, checkpoints["steps"])) or "none"
+    yield "damaged checkpoints", ", ".join(checkpoints["set_aside"])
+    yield "newest is damaged", found["damage"]
     if result:
         yield "stopped by", None if found["public"] else result["stopped_by"]
         yield "loss", _number(result["loss"])
@@ -77,16 +77,16 @@ def _run(found: Found) -> Iterable[tuple[str, Any]]:
 
 
 def _state(found: Found) -> str:
-    """Done, or how far it came and when it last said so."""
+    """Return the state of a run and its progress."""
     if found["result"]:
         return "converted" if found["public"] else f"done, {found['result']['steps']} steps"
     if found["public"]:
-        return "half converted; the same convert command goes on with it"
+        return "partly converted; the same convert command resumes it"
     last = found["last_report"]
     if last is None:
-        return "started, no report yet"
+        return "started, no metrics yet"
     when = f" at {datetime.datetime.fromtimestamp(last['time']):%Y-%m-%d %H:%M:%S}" if "time" in last else ""
-    return f"started, last report of step {last['step']}{when}"
+    return f"started, last metrics of step {last['step']}{when}"
 
 
 def _scores(result: Found) -> Iterable[tuple[str, Any]]:
@@ -115,27 +115,27 @@ def _states(states: Mapping[str, int]) -> str:
 
 
 def _tokenizer(found: Found) -> Iterable[tuple[str, Any]]:
-    yield "vocabulary", f"{found['vocab_size']:,} ids, {found['sentinels']} of them sentinels"
+    yield "vocabulary", f"{found['vocab_size']:,} ids, {found['sentinels']} of them sentinel tokens"
     yield "special ids", _options(found["special_ids"])
     yield "digest", found["digest"]
-    yield "made with", found["record"] and _options(found["record"].get("config") or {})
+    yield "trained with", found["record"] and _options(found["record"].get("config") or {})
 
 
 def _corpus(found: Found) -> Iterable[tuple[str, Any]]:
     settings, statistics = found["settings"], found["statistics"]
-    yield "state", f"{found['state']}: {found['shards_made']} of {found['shards']} shards made"
+    yield "state", f"{found['state']}: {found['shards_made']} of {found['shards']} shards written"
     yield "chunks of up to", f"{settings['chunk_tokens']} tokens"
     yield "digest, tokenizer", settings["tokenizer_sha256"]
     if statistics:
         yield (
-            "holds",
+            "content",
             (
                 f"{statistics['documents']:,} documents, {statistics['chunks']:,} chunks, "
                 f"{statistics['text_tokens']:,} tokens, {found['bytes']:,} bytes"
             ),
         )
         dropped = ("empty_documents", "duplicates", "too_short", "too_long")
-        yield "left out", _options({name: statistics[name] for name in dropped})
+        yield "removed", _options({name: statistics[name] for name in dropped})
 
 
 def _dev_loss(step: int | None, loss: float | None) -> Iterable[tuple[str, Any]]:
@@ -143,7 +143,7 @@ def _dev_loss(step: int | None, loss: float | None) -> Iterable[tuple[str, Any]]
 
 
 def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:.4f} nats a token"
+    return None if value is None else f"{value:.4f} nats per token"
 
 
 def _options(fields: Mapping[str, Any]) -> str:

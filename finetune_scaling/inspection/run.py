@@ -1,4 +1,4 @@
-"""A run, which may be in progress: what it is, how far it is, its checkpoints and its scores."""
+"""The content of a run directory, finished or in progress: config, progress, checkpoints and scores."""
 
 import time
 from typing import Any
@@ -8,24 +8,23 @@ from finetune_scaling.errors import CheckpointError
 from finetune_scaling.evaluation.example_rows import EVALUATION
 from finetune_scaling.files import Location
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
-from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps
+from finetune_scaling.runs.checkpoints import checkpoint_steps, damaged_checkpoints
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
 
-# A run in progress may drop the checkpoint that is being read: it is damaged only if it is still there a while later.
-_TRIES = 20
+# A run in progress may delete the checkpoint being read: it is damaged only if it still exists a moment later.
+_ATTEMPTS = 20
 _SECONDS_BETWEEN = 0.2
 
 
 def inspect_run(path: Location) -> dict[str, Any]:
-    """A run's directory as plain data; `kind` is base for a pretraining run. UserError where a file is broken."""
+    """Return the content of a run directory; `kind` is "base" for base models. Raises UserError for a damaged file."""
     directory = RunDirectory(path)
     run_config = read_run_config(directory.config)
     record, metrics = directory.result, directory.metrics()
     dev = [line for line in metrics if "dev_loss" in line]
     checkpoint, damage = _newest(path)
-    known = record or checkpoint
-    best = known["best_step"] if known else None
+    best = (record or checkpoint or {}).get("best_step")
     return {
         "kind": "base" if run_config.is_base else "run",
         "path": str(path),
@@ -38,7 +37,7 @@ def inspect_run(path: Location) -> dict[str, Any]:
         "tokenizer": run_config.tokenizer,
         "finetune_examples": record["finetune_examples"] if record else run_config.finetune_examples,
         "batch_size": run_config.batch_size,
-        "length": run_config.batch.row_length or run_config.sequence.length,
+        "length": run_config.row_length,
         "limits": configuration.plain(run_config.limits),
         "last_report": metrics[-1] if metrics else None,
         "dev_losses": {str(line["step"]): line["dev_loss"] for line in dev},
@@ -53,9 +52,9 @@ def inspect_run(path: Location) -> dict[str, Any]:
 
 
 def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
-    """The newest checkpoint, or why it cannot be read; neither where there is none yet."""
+    """Return the newest checkpoint, or the error of reading it; neither if there is none yet."""
     failed = None
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         step = next(checkpoint_steps(run), None)
         if step is None:
             return None, None
@@ -66,20 +65,18 @@ def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
                 return None, str(error)
             failed = step
             time.sleep(_SECONDS_BETWEEN)
-    return None, f"{run}: drops its checkpoints faster than they are read; look again later"
+    return None, f"{run}: deletes its checkpoints faster than they can be read. Fix: inspect it again later"
 
 
 def _checkpoints(run: Location, run_config: RunConfig, best: int | None) -> dict[str, Any]:
-    folder = run / CHECKPOINTS
-    damaged = _names(folder, "damaged.")
     steps = sorted(checkpoint_steps(run))
     return {
         "steps": steps,
         "best": best if best in steps else None,
         "save_every": run_config.checkpoint.every_steps,
-        "set_aside": damaged,
+        "set_aside": damaged_checkpoints(run / CHECKPOINTS),
     }
 
 
-def _names(folder: Location, prefix: str = "") -> list[str]:
-    return sorted(e.name for e in folder.iterdir() if e.name.startswith(prefix)) if folder.is_dir() else []
+def _names(folder: Location) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []

@@ -1,4 +1,4 @@
-"""A study, which may be in progress: the state of its bases and runs, and what came out so far."""
+"""The content of a study directory, finished or in progress: state and results of its base models and runs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +11,13 @@ from finetune_scaling.studies.grid import Run, StudyConfig, held_out, read_study
 from finetune_scaling.studies.tables import POINTS
 
 STATES = ("done", "started", "failed", "waiting")
-_AT_ONCE = 32  # requests to an object store, which answers each in tens of milliseconds
+_CONCURRENT_REQUESTS = 32  # to an object store, which takes tens of milliseconds for each
 
 Item = TypeVar("Item")
 
 
 def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A study's directory as plain data. Raises UserError where its config or a record is broken."""
+    """Return the content of a study directory. Raises UserError if its config or a record is damaged."""
     study = read_study(config)
     rows = inspect_runs(path, study)
     return {
@@ -38,30 +38,30 @@ def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inspect_runs(path: Location, study: StudyConfig) -> list[dict[str, Any]]:
-    """The runs of a study in a directory, in the order of its grid."""
-    return _each(path, lambda run: _run(path, study, run), runs(study))
+    """Return one dict per run of the study, in the order of its grid."""
+    return _map(path, lambda run: _run(path, study, run), runs(study))
 
 
 def inspect_bases(path: Location, study: StudyConfig) -> list[dict[str, Any]]:
-    """The bases of a study in a directory."""
-    return _each(path, lambda base: _base(path, base), bases(study))
+    """Return one dict per base model of the study."""
+    return _map(path, lambda base: _base(path, base), bases(study))
 
 
-def _each(path: Location, tell: Callable[[Item], dict[str, Any]], items: Iterable[Item]) -> list[dict[str, Any]]:
-    """tell(item) of every item, in order; many at once where each has to be asked for over a network."""
+def _map(path: Location, function: Callable[[Item], dict[str, Any]], items: Iterable[Item]) -> list[dict[str, Any]]:
+    """Return function(item) for every item, in order; concurrently if `path` is in an object store."""
     if not is_remote(path):
-        return [tell(item) for item in items]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(tell, items))
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
+        return list(pool.map(function, items))
 
 
 def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
     directory, setting = workdir / run.directory, run.setting
-    how = run_state(directory)
-    record = RunDirectory(directory).result if how == "done" else None
+    state = run_state(directory)
+    record = RunDirectory(directory).result if state == "done" else None
     return {
         "directory": run.directory,
-        "state": how,
+        "state": state,
         "task": setting.task,
         "method": setting.method,
         "family": setting.family,
@@ -72,9 +72,9 @@ def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
         "finetune_examples": setting.finetune_examples,
         "seed": run.seed,
         "held_out": held_out(study, setting),
-        **_told(record, ("loss", "dev_loss", "best_step", "seconds")),
+        **_fields(record, ("loss", "dev_loss", "best_step", "seconds")),
         "metrics": record.get("metrics", {}) if record else {},
-        "error": read_json(directory / FAILURE)["error"] if how == "failed" else None,
+        "error": read_json(directory / FAILURE)["error"] if state == "failed" else None,
     }
 
 
@@ -85,12 +85,12 @@ def _base(workdir: Location, base: Base) -> dict[str, Any]:
         "base": base.name,
         "state": run_state(directory),
         "dev_loss": record["loss"] if record else None,
-        **_told(record, ("parameters", "parameters_non_embedding", "tokens_seen", "seconds")),
+        **_fields(record, ("parameters", "parameters_non_embedding", "tokens_seen", "seconds")),
     }
 
 
-def _told(record: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
-    """What a result says under these names; None where there is none yet, or it does not say."""
+def _fields(record: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
+    """Return these fields of a result record; None for those that it does not have, or without a record."""
     return {name: (record or {}).get(name) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""A run's model on the devices at hand, and what it writes for texts of the reader's."""
+"""Generate completions of given texts with a run's model on the available devices."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -22,32 +22,32 @@ from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.sharding.mesh import ShardingConfig
 
-CONTINUATION = 32  # new tokens of a base, which no task limits
-Languages = tuple[str | None, str | None]  # source and target, None where it is not named
+CONTINUATION = 32  # default number of new tokens of a base model
+Languages = tuple[str | None, str | None]  # source and target; None: not given
 _FIELDS = ("source_language", "target_language")
 
 
 def open_model(directory: Location, step: int | None) -> EvaluatedModel:
-    """A run's model, yet to be loaded, in a form of attention that this platform has. Raises as `find_run` does."""
-    subject, model = open_run(str(directory), step, ShardingConfig(), {})
+    """Return a run's model, not loaded yet, with an attention implementation of this platform. Raises as find_run."""
+    evaluated, model = open_run(str(directory), step, ShardingConfig(), {})
     try:
         check_attention(model, jax.default_backend())
     except ConfigError:
-        subject, _ = open_run(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
-    return subject
+        evaluated, _ = open_run(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
+    return evaluated
 
 
-def write(
+def generate(
     run_config: RunConfig,
     load: Callable[[], TunedModel],
     texts: Iterable[str],
     languages: Languages,
     options: Mapping[str, Any],
 ) -> list[str]:
-    """The best text for every one of `texts`. See Run.generate; load: reads the model, once the rest is checked."""
+    """Return a completion of each text; see Run.generate. load: loads the model, after options are checked."""
     texts = _checked(texts)
     decoding = _decoding(run_config, options)
-    # An adapter that came in alone has no task, either.
+    # Base models and adapters imported without a config have no task.
     task = None if run_config.task is None else load_task(run_config.task)
     named = _languages(task, languages)
     if not texts:
@@ -66,18 +66,18 @@ def write(
 
 def _checked(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
-        raise ConfigError("generate takes a list of texts, not one text; put it in brackets")
+        raise ConfigError("generate takes a list of texts, not one text. Fix: put it in brackets")
     if not isinstance(texts, Iterable):
         raise ConfigError(f"generate takes a list of texts, not {texts!r}")
-    found = list(texts)
-    for place, text in enumerate(found):
+    checked = list(texts)
+    for index, text in enumerate(checked):
         if not isinstance(text, str):
-            raise ConfigError(f"generate: texts[{place}] is {text!r} and no text")
-    return found
+            raise ConfigError(f"generate: texts[{index}] is {text!r}, not a text")
+    return checked
 
 
 def _decoding(run_config: RunConfig, options: Mapping[str, Any]) -> DecodingConfig:
-    """The run's own way of writing with some fields changed; another method begins from that method's defaults."""
+    """Return the run's decoding settings with overrides; another method starts from that method's defaults."""
     own = run_config.evaluation.decoding
     if options.get("method", own.method) != own.method:
         own = DecodingConfig(max_new_tokens=own.max_new_tokens, max_length_ratio=own.max_length_ratio, stop=own.stop)
@@ -87,40 +87,40 @@ def _decoding(run_config: RunConfig, options: Mapping[str, Any]) -> DecodingConf
 def _continuation(
     model: TunedModel, run_config: RunConfig, texts: list[str], longest: int
 ) -> tuple[Task, SequenceFormat]:
-    """Going on with a text as a task, which cuts no text: DataError where one and what is to come do not fit."""
+    """Return the task of continuing texts. Raises DataError if a text and its continuation exceed the context."""
     room = model.config.max_length - model.tuning.prompt_length - longest - 1  # a mode token
     lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
     if max(lengths) > room:
-        place = lengths.index(max(lengths))
+        longest_text = lengths.index(max(lengths))
         raise DataError(
-            f"texts[{place}] has {lengths[place]} tokens, and the model's context of {model.config.max_length} leaves "
-            f"{max(0, room)} beside {longest} new ones; shorten it, or lower max_new_tokens"
+            f"texts[{longest_text}] has {max(lengths)} tokens, and the model's context of {model.config.max_length} "
+            f"leaves {max(0, room)} next to {longest} new ones. Fix: shorten it, or lower max_new_tokens"
         )
     task = Task("continuation", "summarization", Template("{source}"), max(1, *lengths), longest)
     return task, base_sequence_format(run_config.objective, task, template_tokens=0)
 
 
 def _languages(task: Task | None, asked: Languages) -> dict[str, str]:
-    """The languages that a source is read and answered in: the task's, or of its directions the one asked for."""
+    """Return source and target language: those of the task, or of the requested one of its language pairs."""
     if task is None:
         if asked != (None, None):
-            raise ConfigError("languages are for runs with a task; this one goes on with the text as it is")
-        return {"source_language": "en", "target_language": "en"}  # which the template of _continuation does not name
-    parts = {part.direction: part for split in task.splits().values() for part in split}
-    fitting = [part for part in parts.values() if _fits(part, asked)]
+            raise ConfigError("languages apply to runs with a task; this one continues the text")
+        return {"source_language": "en", "target_language": "en"}  # not used by the template of _continuation
+    pairs = {part.direction: part for split in task.splits().values() for part in split}
+    fitting = [part for part in pairs.values() if _matches(part, asked)]
     if len(fitting) != 1:
         given = " and ".join(f"{name} = {code!r}" for name, code in zip(_FIELDS, asked, strict=True) if code)
         raise ConfigError(
-            f"task {task.name} has the directions {', '.join(parts)}: "
-            f"{f'{given} fits {len(fitting)} of them' if given else 'name one'}; give source_language or "
-            "target_language, or both"
+            f"task {task.name} has the directions {', '.join(pairs)}, and "
+            f"{f'{given} matches {len(fitting)} of them' if given else 'none is given'}. Fix: give source_language, "
+            "target_language or both"
         )
     return {"source_language": fitting[0].source_language, "target_language": fitting[0].target_language}
 
 
-def _fits(part: Part, asked: Languages) -> bool:
+def _matches(part: Part, given: Languages) -> bool:
     own = (part.source_language, part.target_language)
-    return all(wanted in (None, code) for wanted, code in zip(asked, own, strict=True))
+    return all(wanted in (None, code) for wanted, code in zip(given, own, strict=True))
 
 
 def _check_room(model: TunedModel, form: SequenceFormat, decoding: DecodingConfig) -> None:
@@ -129,5 +129,5 @@ def _check_room(model: TunedModel, form: SequenceFormat, decoding: DecodingConfi
     if inputs + longest > model.config.max_length:
         raise ConfigError(
             f"max_new_tokens = {longest} and inputs of up to {inputs} tokens are more than the model's context, "
-            f"max_length = {model.config.max_length}; lower it"
+            f"max_length = {model.config.max_length}. Fix: lower it"
         )

@@ -1,4 +1,4 @@
-"""One run, read and never written: its config, curves, scores and samples as they lie there, its model on demand."""
+"""Read a run: its config, curves, scores and samples as frames, and its model on demand."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from finetune_scaling.files import Location, disk_errors
 from finetune_scaling.reading.paths import resolve_path
 from finetune_scaling.runs.run_directory import RunDirectory, run_state
 
-# What imports JAX is imported where it is asked for: looking at numbers takes none of it.
+# Modules that import JAX are imported on demand, as config, curves and scores do not need it.
 if TYPE_CHECKING:
     from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
     from finetune_scaling.runs.model_loading import TunedModel
@@ -25,25 +25,25 @@ _CURVES = ("loss", "dev_loss", "learning_rate", "gradient_norm")  # in this orde
 
 
 def load_run(path: str | os.PathLike) -> "Run":
-    """The run, finetuned or pretrained, done or in progress, of a local directory or one in an object store.
+    """Return the run in a local or remote directory, finished or in progress.
 
-    Raises WorkdirError where it is something else, saying what.
+    Raises WorkdirError if the directory is something else.
     """
     where, _ = resolve_path(path, "run")
     return Run(where)
 
 
 class Run:
-    """A run's directory. What was read is kept: load the run again to see how far it has come since.
+    """A run's directory. Data that was read is cached: load the run again to see its further progress.
 
-    step: the checkpoint that is read where none is named; None: the best one, of a base the newest.
+    step: the default checkpoint; None: the best one, of a base model the newest.
     """
 
     def __init__(self, path: Location, step: int | None = None):
         self.path = path
         self.step = step
-        # Here and not in a cache of the class, which would keep every run's model for as long as the program runs.
-        self._subjects: dict[int | None, EvaluatedModel] = {}
+        # Per instance: a cache of the class would keep the models of all runs in memory.
+        self._models: dict[int | None, EvaluatedModel] = {}
         self._loaded: tuple[Mapping[str, Any], TunedModel] | None = None
 
     def __repr__(self) -> str:
@@ -51,18 +51,18 @@ class Run:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """The config that the run was started with. Raises WorkdirError where it is damaged."""
+        """The config that the run was started with. Raises WorkdirError if it is damaged."""
         return RunDirectory(self.path).config
 
     @functools.cached_property
     def result(self) -> dict[str, Any] | None:
-        """The record that a finished run leaves; None before."""
+        """The result record; None until the run is finished."""
         with disk_errors(self.path):
             return RunDirectory(self.path).result if self.state == "done" else None
 
     @property
     def name(self) -> str:
-        """What the config calls it, or its directory's name."""
+        """The name in the config, or the directory's name."""
         return self.config.get("name") or self.path.name
 
     @functools.cached_property
@@ -73,19 +73,19 @@ class Run:
 
     @property
     def method(self) -> dict[str, Any]:
-        """The tuning method: its name, and the options that the config gives."""
+        """The tuning method: its name and the options set in the config."""
         return {name: value for name, value in self.config.get("method", {"name": "full"}).items() if value is not None}
 
     @property
     def loss(self) -> float | None:
-        """Test loss in nats a token (of a base: on its held-out text); None before the run is done."""
+        """Test loss in nats per token (base model: on its held-out text); None until the run is finished."""
         return None if self.result is None else self.result["loss"]
 
     @functools.cached_property
     def base(self) -> "Run | None":
-        """The pretrained run that this one was tuned from, where it is now, at the step from which; None for a base.
+        """The run of the base model, with the step that this run started from as default; None for a base model.
 
-        Raises WorkdirError where it is not there any more.
+        Raises WorkdirError if it does not exist any more.
         """
         from finetune_scaling.runs.model_loading import resolve_paths
         from finetune_scaling.runs.run_config import read_run_config
@@ -95,9 +95,9 @@ class Run:
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
-        """What was measured while it trained, by step: loss and dev_loss (nats a token), learning_rate, ...
+        """Metrics during training, by step: loss and dev_loss (nats per token), learning_rate, time (UTC), ...
 
-        A row for every step at which something was; NaN where that was not, or not yet. time: when, in UTC.
+        One row per logged step; NaN in the columns that were not logged at that step.
         """
         with disk_errors(self.path):
             lines = pd.DataFrame(RunDirectory(self.path).metrics())
@@ -110,11 +110,11 @@ class Run:
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
-        """Every score that the run's directory holds, one a row.
+        """All scores in the run directory, one per row.
 
-        evaluation: "result" for those of its own config, or an evaluator's name; split: a set, or "all" for all of
-        them together; of: "model", "untuned" (the base as it is) or a baseline; metric: "loss" and its like, or a
-        metric, which has a signature.
+        evaluation: "result" for the run's own test sets, or the evaluator. split: a test set, or "all" sets together.
+        of: "model", "untuned" (the base model without tuning) or a baseline. metric: a loss, or a metric that has a
+        signature.
         """
         from finetune_scaling.evaluation.records import best_checkpoint_records, evaluation_records
 
@@ -130,18 +130,17 @@ class Run:
 
     @functools.cached_property
     def splits(self) -> list[str]:
-        """The sets of which there are samples: test sets of the task, and EVALUATOR.SET of other evaluators."""
+        """Names of the sets that have samples: the task's test sets, and EVALUATOR.SET of evaluators."""
         folder = self.path / EVALUATION
         with disk_errors(folder):
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         return sorted(name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
 
     def samples(self, split: str | None = None) -> pd.DataFrame:
-        """What the run read, should have written, and wrote, one example a row, by the example's index.
+        """Return source, reference, hypothesis and loss (nats per token) of each example, by its index.
 
-        split: one of `splits`; by default the task's first test set. hypothesis: None where it was scored but not
-        decoded, as are all texts of rows of running text; loss: nats a token. Raises DataError where there are no such
-        rows, or a line is damaged.
+        split: one of `splits`; by default the task's first test set. hypothesis is None if the example was not decoded;
+        all texts are None for rows of running text. Raises DataError if the split is missing or a line is damaged.
         """
         split = split or next(iter((self.result or {}).get("tests", self.splits)), OWN_SPLIT)
         file = self.path / EVALUATION / f"{split}.jsonl"
@@ -153,16 +152,16 @@ class Run:
 
     @functools.cached_property
     def steps(self) -> list[int]:
-        """The steps of which there are whole checkpoints."""
+        """The steps that have a complete checkpoint."""
         from finetune_scaling.runs.checkpoints import checkpoint_steps
 
         with disk_errors(self.path):
             return sorted(checkpoint_steps(self.path))
 
     def params(self, step: int | None = None) -> dict[str, Any]:
-        """What trained, as a nested dict of NumPy arrays: all of a base, an adapter or a soft prompt alone.
+        """Return the trainable parameters as a nested dict of NumPy arrays: a model, an adapter or a soft prompt.
 
-        step: which checkpoint; by default the run's `step`. Raises CheckpointError where it is missing or damaged.
+        step: the checkpoint; by default the run's `step`. Raises CheckpointError if it is missing or damaged.
         """
         from finetune_scaling.runs.checkpoints import read_trainable
         from finetune_scaling.runs.model_loading import find_run
@@ -170,14 +169,14 @@ class Run:
         return read_trainable(find_run(self.path, self.step if step is None else step).path)[0]
 
     def model(self, step: int | None = None) -> "TunedModel":
-        """The whole model of a checkpoint, chosen as in `params`, on the devices at hand; the last one asked for stays.
+        """Return the complete model of a checkpoint on the available devices; the last one stays in memory.
 
-        Raises CheckpointError where it is missing or damaged, or belongs to another base or tokenizer than are there.
+        step: as in `params`. Raises CheckpointError if it is missing, damaged or of another base or tokenizer.
         """
-        subject = self._subject(step)
-        if self._loaded is None or self._loaded[0] != subject.checkpoint:
-            self._loaded = None  # two at once may be more than the memory holds
-            self._loaded = subject.checkpoint, subject.load()
+        evaluated = self._evaluated_model(step)
+        if self._loaded is None or self._loaded[0] != evaluated.checkpoint:
+            self._loaded = None  # two models may not fit into memory
+            self._loaded = evaluated.checkpoint, evaluated.load()
         return self._loaded[1]
 
     def generate(
@@ -188,35 +187,42 @@ class Run:
         target_language: str | None = None,
         **decoding: Any,
     ) -> list[str]:
-        """What the model writes for every text, in a list or a column, as the evaluate command has it written.
+        """Return the completion of every text, decoded as in the evaluate command.
 
-        A finetuned run reads each text as a source of its task, cut as in training; a base goes on with it. step: as
-        in `params`. source_language, target_language: which of the task's directions, where it has several. decoding:
-        fields of DecodingConfig (decoding/settings.py) to change in the run's own, such as method="beam", beams=4.
-        Raises ConfigError on a wrong option, DataError on a text that does not fit, and as `model` does.
+        A finetuned run takes each text as a source text of its task, truncated as in training; a base model continues
+        it.
+
+        Args:
+            texts: a list or a column of texts.
+            step: the checkpoint, as in `params`.
+            source_language: language of the texts, if the task has several language pairs.
+            target_language: language of the completions, if the task has several language pairs.
+            decoding: fields of DecodingConfig to override, such as method="beam", beams=4.
+
+        Raises ConfigError for a wrong option, DataError for a text that is too long, and the errors of `model`.
         """
-        from finetune_scaling.reading.generation import write
+        from finetune_scaling.reading.generation import generate
 
         languages = (source_language, target_language)
-        return write(self._subject(step).run_config, lambda: self.model(step), texts, languages, decoding)
+        return generate(self._evaluated_model(step).run_config, lambda: self.model(step), texts, languages, decoding)
 
-    def _subject(self, step: int | None) -> "EvaluatedModel":
+    def _evaluated_model(self, step: int | None) -> "EvaluatedModel":
         from finetune_scaling.reading.generation import open_model
 
-        if step not in self._subjects:
-            self._subjects[step] = open_model(self.path, self.step if step is None else step)
-        return self._subjects[step]
+        if step not in self._models:
+            self._models[step] = open_model(self.path, self.step if step is None else step)
+        return self._models[step]
 
 
 def _sets(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Scores of all sets of an evaluation together, and of each where there are several."""
+    """Yield the scores of all sets together, and those of each set if there are several."""
     yield "all", record
     if len(record.get("splits", {})) > 1:
         yield from record["splits"].items()
 
 
 def _scores(evaluation: str, split: str, scores: Mapping[str, Any], of: str = "model") -> list[tuple[Any, ...]]:
-    """Rows of SCORE_COLUMNS."""
+    """Return rows with SCORE_COLUMNS."""
     from finetune_scaling.evaluation.records import score_values
 
     signatures = {name: entry.get("signature") for name, entry in scores.get("metrics", {}).items()}

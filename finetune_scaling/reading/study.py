@@ -1,6 +1,8 @@
-"""A study, read and never written: its runs, bases and points as frames, each run on demand, its laws, its report."""
+"""Read a study: its runs, base models and points as frames, single runs, fitted laws, and its report."""
 
+import dataclasses
 import functools
+import html
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -13,31 +15,49 @@ from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, read_json
 from finetune_scaling.laws.points.text import POINTS
 from finetune_scaling.reading.paths import resolve_path
-from finetune_scaling.reading.report import Report
 from finetune_scaling.reading.run import Run
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RunDirectory, run_state
 
-if TYPE_CHECKING:  # they import SciPy and JAX, which only laws and models take
+if TYPE_CHECKING:  # these modules import SciPy and JAX, which only laws and models need
     from finetune_scaling.api import Fitted
     from finetune_scaling.laws.points.table import PointsTable
     from finetune_scaling.studies.grid import StudyConfig
 
-_RUNS, _BASES = "runs/", "bases/"  # where a study's runs and bases are; keys leave it out
+_RUNS, _BASES = "runs/", "bases/"  # folders of a study; keys do not include them
 
 
 def load_study(path: str | os.PathLike) -> "Study":
-    """The study, done or in progress, of a local directory or one in an object store; or one's tables alone.
+    """Return the study in a local or remote directory, finished or in progress, or only its published tables.
 
-    Raises WorkdirError where it is something else, saying what.
+    Raises WorkdirError if the directory is something else.
     """
     where, kind = resolve_path(path, "study", "tables")
     return Study(where, has_runs=kind == "study")
 
 
-class Study:
-    """A study's directory. What was read is kept: load the study again to see how far it has come since.
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The report.html of a study, which a notebook displays inline; it needs no network."""
 
-    has_runs: False for tables that were published without the runs (points.csv, and study.json beside it).
+    path: Location
+
+    @property
+    def html(self) -> str:
+        """The page."""
+        return self.path.read_text(encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, which isolates its styles and scripts."""
+        return (
+            f'<iframe srcdoc="{html.escape(self.html)}" title="report" loading="lazy" '
+            'style="width: 100%; height: 640px; border: 1px solid #ccc"></iframe>'
+        )
+
+
+class Study:
+    """A study's directory. Data that was read is cached: load the study again to see its further progress.
+
+    has_runs: False for tables published without runs (points.csv and study.json).
     """
 
     def __init__(self, path: Location, has_runs: bool = True):
@@ -49,28 +69,28 @@ class Study:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """The config that the study was started with. Raises WorkdirError where there are only tables."""
+        """The config that the study was started with. Raises WorkdirError if there are only tables."""
         self._need_runs("config")
         return RunDirectory(self.path).config
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What study.json says: notes, each task's main metric, and what costs nothing scores; empty before the end."""
+        """The content of study.json: notes, main metrics, scores of trivial baselines; empty until the study ends."""
         with disk_errors(self.path):
             file = self.path / "study.json"
             return read_json(file) if file.exists() else {}
 
     @property
     def name(self) -> str:
-        """What the study is called."""
+        """The name of the study."""
         return self.config["name"] if self.has_runs else self.facts.get("name", self.path.name)
 
     @functools.cached_property
     def runs(self) -> pd.DataFrame:
-        """One row a run, by its key: state (done, started, failed, waiting), setting, loss, scores; path.
+        """One row per run, indexed by its key: state (done, started, failed, waiting), setting, loss, scores, path.
 
         Columns: state, task, method, family, model, pretrain_tokens, pet_size, learning_rate (of a sweep),
-        finetune_examples, seed, held_out, loss and dev_loss (nats a token), best_step, seconds, the metrics on the test
+        finetune_examples, seed, held_out, loss and dev_loss (nats per token), best_step, seconds, metrics on the test
         sets, error (of a failed run), path.
         """
         from finetune_scaling.inspection.study import inspect_runs
@@ -88,7 +108,7 @@ class Study:
 
     @functools.cached_property
     def bases(self) -> pd.DataFrame:
-        """One row a base, by FAMILY/SIZE: state, dev_loss (nats a token), parameters, tokens_seen, seconds, path."""
+        """One row per FAMILY/SIZE: state, dev_loss (nats per token), parameters, tokens_seen, seconds, path."""
         from finetune_scaling.inspection.study import inspect_bases
 
         grid = self._grid
@@ -99,9 +119,9 @@ class Study:
         return frame.astype(_floats("dev_loss", "seconds") | counts)
 
     def run(self, key: str) -> Run:
-        """A run by its key in `runs`; no other is looked at.
+        """Return a run by its key in `runs`; no other run is read.
 
-        Raises ConfigError on an unknown one, WorkdirError where it has not begun, or failed before it could.
+        Raises ConfigError for an unknown key, WorkdirError if the run has not started.
         """
         from finetune_scaling.studies.grid import runs
 
@@ -109,37 +129,38 @@ class Study:
         return self._open(_RUNS, key, keys, "run")
 
     def base(self, key: str) -> Run:
-        """The pretraining run of a base, by its key in `bases`; raises as `run` does."""
+        """Return the run of a base model by its key in `bases`; raises as `run` does."""
         from finetune_scaling.studies.configs import bases
 
         return self._open(_BASES, key, (base.name for base in bases(self._grid)), "base")
 
     @functools.cached_property
     def points(self) -> pd.DataFrame:
-        """points.csv as it is: a row for every run and every factor that it serves (docs/reference.md has the columns).
+        """The unchanged points.csv: one row per run and factor (docs/reference.md lists the columns).
 
-        Raises WorkdirError while there is none, DataError where it is damaged.
+        Raises WorkdirError if it is missing, DataError if it is damaged.
         """
         file = self._points_file()
         with disk_errors(file):
             data = file.read_bytes()
         try:
             return pd.read_csv(io.BytesIO(data), float_precision="round_trip")
-        except ValueError as error:  # pandas' own are of this kind, as is text that is no UTF-8
-            raise DataError(f"{file}: is no table ({' '.join(str(error).split())}); run the study again") from error
+        except ValueError as error:  # the base class of pandas' parser errors and of UnicodeDecodeError
+            raise DataError(
+                f"{file}: is not a CSV table ({' '.join(str(error).split())}). Fix: run the study again"
+            ) from error
 
     @functools.cached_property
     def table(self) -> "PointsTable":
-        """The points checked and in nats, as laws are fitted to them. Raises DataError where they are faulty."""
+        """The validated points in nats, to which laws are fitted. Raises DataError if a row is invalid."""
         from finetune_scaling.laws.points.table import read_points
 
         return read_points(self._points_file())
 
     def fit(self, tasks: Sequence[str] | None = None, **options: Any) -> "Fitted":
-        """The laws of the points, fitted here and now (api.py: fit, whose further options these are).
+        """Fit the laws to the points; the options are those of api.fit.
 
-        The report, where there is one, has those of the study's own fit. Raises ConfigError on an unknown task,
-        DataError where the points are faulty.
+        Raises ConfigError for an unknown task, DataError if a row is invalid.
         """
         from finetune_scaling.api import fit
 
@@ -147,12 +168,12 @@ class Study:
 
     @property
     def report(self) -> Report:
-        """The report, which a notebook shows in place. Raises WorkdirError while there is none."""
+        """The report, which a notebook displays inline. Raises WorkdirError if it is missing."""
         file = self.path / "report" / "report.html"
         with disk_errors(file):
             if not file.exists():
                 raise WorkdirError(
-                    f"{self.path}: has no report yet; the study command writes it with the last run, or "
+                    f"{self.path}: has no report. Fix: run the study to its end, or run "
                     f"python -m finetune_scaling.fit --points={self.path} --out={self.path / 'report'}"
                 )
         return Report(file)
@@ -161,9 +182,7 @@ class Study:
         file = self.path / POINTS
         with disk_errors(file):
             if not file.exists():
-                raise WorkdirError(
-                    f"{self.path}: has no {POINTS} yet; the study command writes it when it ends: run it to its end"
-                )
+                raise WorkdirError(f"{self.path}: has no {POINTS}. Fix: run the study to its end, which writes it")
         return file
 
     @functools.cached_property
@@ -176,18 +195,18 @@ class Study:
     def _open(self, below: str, key: str, keys: Iterable[str], what: str) -> Run:
         known = list(keys)
         if key not in known:
-            near = suggestion(str(key), known)
-            mend = near if "did you mean" in near else f"; the index of .{what}s has the keys"
-            raise ConfigError(f"{key!r} is no {what} of {self.path}{mend}")
+            nearest = suggestion(str(key), known)
+            fix = nearest if "did you mean" in nearest else f". Fix: give a key of the index of .{what}s"
+            raise ConfigError(f"{key!r} is not a {what} of {self.path}{fix}")
         where = self.path / below / key
         with disk_errors(where):
-            how = run_state(where)
-            if how == "waiting":
-                raise WorkdirError(f"{self.path}: the {what} {key} has not begun; run the study")
-            if how == "failed" and not (where / CONFIG).exists():  # its base could not be had, or its config not read
+            status = run_state(where)
+            if status == "waiting":
+                raise WorkdirError(f"{self.path}: the {what} {key} has not started. Fix: run the study")
+            if status == "failed" and not (where / CONFIG).exists():  # without its base
                 failure = read_json(where / FAILURE)["error"]
                 raise WorkdirError(
-                    f"{self.path}: the {what} {key} failed before it began ({failure}); mend that, and run the study"
+                    f"{self.path}: the {what} {key} failed before it started ({failure}). Fix that and run the study"
                 )
         return Run(where)
 
@@ -197,7 +216,7 @@ class Study:
 
 
 def _floats(*columns: str) -> dict[str, str]:
-    """Dtypes of numbers that may be missing, also where all of them are."""
+    """Return dtypes of columns in which numbers, or all of them, may be missing."""
     return dict.fromkeys(columns, "float64")
 
 

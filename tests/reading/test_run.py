@@ -203,7 +203,7 @@ def test_a_base_goes_on_with_a_text(tiny_runs):
     assert (base.base, base.state, base.scores.empty) == (None, "done", True)
     with pytest.raises(DataError, match=r"texts\[1\] has .* tokens, and the model's context of 64 leaves"):
         base.generate([text, "supi " * 70])
-    with pytest.raises(ConfigError, match="this one goes on with the text"):
+    with pytest.raises(ConfigError, match="languages apply to runs with a task"):
         base.generate([text], target_language="B")
 
 
@@ -212,11 +212,11 @@ def test_a_base_goes_on_with_a_text(tiny_runs):
     [
         ("one text", {}, "a list of texts, not one text"),
         (None, {}, "a list of texts, not None"),
-        (["one", None], {}, r"texts\[1\] is None and no text"),
+        (["one", None], {}, r"texts\[1\] is None"),
         (["one"], {"beam": 4}, "decoding.beam is not a field of decoding; did you mean 'beams'"),
         (["one"], {"method": "greedy", "temperature": 0.5}, "is for decoding.method = 'sample'"),
-        (["one"], {"target_language": "de"}, "directions A-B: target_language = 'de' fits 0 of them"),
-        (["one"], {"max_new_tokens": 60}, "more than the model's context, max_length = 64; lower it"),
+        (["one"], {"target_language": "de"}, "target_language = 'de' matches 0 of them"),
+        (["one"], {"max_new_tokens": 60}, "more than the model's context, max_length = 64"),
     ],
 )
 def test_wrong_requests_are_named(directory, texts, options, message):
@@ -231,7 +231,7 @@ def test_a_direction_is_asked_for_where_the_task_has_several(directory, tmp_path
     config["task"]["train"].append({**part, "source_language": "B", "target_language": "A"})
     (copy / "config.json").write_text(json.dumps(config))
     run = load_run(copy)
-    with pytest.raises(ConfigError, match="has the directions A-B, B-A: name one; give source_language or"):
+    with pytest.raises(ConfigError, match="has the directions A-B, B-A"):
         run.generate(["supi"])
     into_b = run.generate(["supi"], target_language="B")
     assert into_b == run.generate(["supi"], source_language="A") == load_run(directory).generate(["supi"])
@@ -305,16 +305,16 @@ def test_what_is_no_run_is_told(directory, tiny_runs, tmp_path):
     for path, message in (
         (tmp_path / "x", "no such directory"),
         (directory / "config.json", "is a file; give a directory"),
-        (tmp_path, "is no checkpoint .*; it holds public"),
-        (step, "is a checkpoint: give the directory of its run"),
+        (tmp_path, "is not a checkpoint .*; it holds public"),
+        (step, "is a checkpoint"),
         (tiny_runs.tokenizer, "is a tokenizer"),
-        (public, "is a public model: make a base of it"),
+        (public, "is a public model"),
         ("s3://bucket/run", "s3:// is not known"),
         ("gs://", "names no bucket"),
     ):
         with pytest.raises(WorkdirError, match=message):
             load_run(path)
-    with pytest.raises(WorkdirError, match="is a run: read it with load_run"):
+    with pytest.raises(WorkdirError, match="is a run"):
         load_study(directory)
     (public / "config.json").write_text("{")
     with pytest.raises(WorkdirError, match=r"config\.json: not valid JSON"):
