@@ -1,4 +1,4 @@
-"""What every command does first: logging, the compilation cache, and errors without tracebacks."""
+"""Commands: flags, configs, and errors without tracebacks."""
 
 import contextlib
 import os
@@ -16,57 +16,56 @@ from finetune_scaling import configuration, process_setup
 from finetune_scaling.errors import ConfigError, UserError, exit_on_user_error
 from finetune_scaling.sharding import processes
 
-_CONFIG_MODULE = "config_config"  # what ml_collections calls the module that it makes of --config's file
+_CONFIG_MODULE = "config_config"  # ml_collections' name of the module of --config's file
 
 
 def run(main: Callable[..., Any], subcommands: Collection[str] = (), operand: str = "") -> None:
-    """Runs a command whose flags are absl's; where it has subcommands, `main` is given the chosen one's name.
+    """Run a command with absl flags; `main` gets the chosen subcommand, or the operand, as its argument.
 
-    operand: what the argument is of a command that takes one; `main` is given it.
-    Usage errors exit with 2, errors that a user can mend with their own code, all without a traceback.
+    operand: description of the argument, for commands that take one.
+    Usage errors exit with 2 and UserErrors with their own code, without a traceback.
     """
 
     def start(arguments: Sequence[str]) -> None:
         given = arguments[1:]
         if subcommands and len(given) != 1:
-            raise ConfigError(f"say what to do, one of: {', '.join(subcommands)}; --help lists the flags")
+            raise ConfigError(f"give one of the subcommands {', '.join(subcommands)}; --help lists the flags")
         if operand and len(given) != 1:
-            raise ConfigError(f"give one {operand}; --help tells what it is")
+            raise ConfigError(f"give one {operand}; see --help")
         if given and not (subcommands or operand):
             raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
-        process_setup.set_up()  # here, since absl resets logging before it calls
-        with _together():
+        process_setup.set_up()  # after absl has set up logging
+        with _as_process():
             main(*given)
 
     with exit_on_user_error():
         app.run(start, flags_parser=_parse_flags)
 
 
-def _together() -> contextlib.AbstractContextManager[None]:
-    """This process as one of several where the environment says so; all of them must have the same flags and config."""
+def _as_process() -> contextlib.AbstractContextManager[None]:
+    """Join a distributed program if the environment describes one; all processes must have equal flags and config."""
     if not processes.is_requested(os.environ):
         return contextlib.nullcontext()
-
     values = {flag.name: configuration.plain(flag.value) for flag in flags.FLAGS.flags_by_module_dict()[sys.argv[0]]}
     config = values.pop("config", None)
     return processes.distributed_program({"flags": values, "config": config})
 
 
 def required(flag: flags.FlagHolder[Any] | flags.Flag) -> Any:
-    """A flag's value; ConfigError where it was not given."""
+    """Return the value of a flag. Raises ConfigError if it was not given."""
     if flag.value in (None, ""):
-        raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; --help tells what it is")
+        raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; see --help")
     return flag.value
 
 
 def read_config(flag: flags.FlagHolder[Any] | flags.Flag) -> dict[str, Any]:
-    """The config that a --config flag names, overrides applied, as plain data; ConfigError where it cannot be read."""
+    """Return the config of a --config flag with overrides as plain data. Raises ConfigError if it cannot be read."""
     if flag.present and flag.value is None:
         raise ConfigError("--config: get_config() of that file returns None; let it return the config")
     config = required(flag)
     try:
         return configuration.plain({name: config[name] for name in config})
-    except OSError as error:  # a file that cannot be loaded says so only when its config is used
+    except OSError as error:  # raised only when the config is used
         if fault := _fault_in_config(error):
             raise ConfigError(fault) from error
         reason = str(error).splitlines()[-1].strip()
@@ -76,43 +75,43 @@ def read_config(flag: flags.FlagHolder[Any] | flags.Flag) -> dict[str, Any]:
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
-    """absl's parser; a wrong flag, or a config file that cannot be read or fails, is a ConfigError of one line."""
+    """Parse flags with absl. Raises ConfigError of one line for a wrong flag or a config file that fails."""
     try:
         return flags.FLAGS([arguments[0], *map(_with_underscores, arguments[1:])])
     except UserError:
         raise
     except SystemExit:
         if any(argument.startswith(("--help", "-h", "-?")) for argument in arguments[1:]):
-            sys.exit(0)  # it was shown, as asked; absl ends with 1
+            sys.exit(0)  # absl exits with 1
         raise
-    except Exception as error:  # a config file is Python: whatever a program can raise
+    except Exception as error:  # a config file is Python and can raise anything
         if fault := _fault_in_config(error):
             raise ConfigError(fault) from error
         if not isinstance(error, flags.Error | AttributeError | KeyError | TypeError | ValueError | OSError):
             raise
         check_overrides(arguments)
-        # A KeyError's own text is the repr of its message.
+        # str(KeyError) is the repr of its message
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         kind = "" if isinstance(error, flags.Error | KeyError) else "--config: "
         raise ConfigError(f"{kind}{_one_line(str(text))}; --help lists the flags") from error
 
 
 def _fault_in_config(error: BaseException) -> str | None:
-    """What went wrong in the file of --config, with its line; None where the error does not come from there."""
+    """Return the error in the file of --config with its line; None if the error has another origin."""
     for cause in _causes(error):
         frames = [frame for frame in traceback.walk_tb(cause.__traceback__) if _is_config(frame[0].f_globals)]
         if frames:
             frame, line = frames[-1]
             return _one_line(f"--config: {frame.f_code.co_filename}:{line}: {type(cause).__name__}: {cause}")
-        if isinstance(cause, SyntaxError) and cause.filename:  # the file never ran
+        if isinstance(cause, SyntaxError) and cause.filename:  # the file was not executed
             return _one_line(f"--config: {cause.filename}:{cause.lineno}: {type(cause).__name__}: {cause.msg}")
         if isinstance(cause, TypeError) and str(cause).startswith("get_config()"):
-            return f"--config: {cause}; write --config=FILE:ARGUMENT where the file takes one, --config=FILE otherwise"
+            return f"--config: {cause}; write --config=FILE:ARGUMENT if it takes an argument, else --config=FILE"
     return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from or while handling, and so on."""
+    """Yield the error and its chain of causes and contexts."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -127,11 +126,11 @@ def _one_line(text: str) -> str:
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
-    """Raises ConfigError for the first --config.group.field=... whose field the config does not have."""
+    """Raise ConfigError for the first --config.group.field=... that names an unknown field."""
     named = [argument for argument in arguments if argument.startswith("--config=")]
     try:
         config = ConfigFileFlagParser("config").parse(named[-1].partition("=")[2]) if named else None
-    except Exception:  # a file that cannot be read is not a matter of overrides: the caller tells it
+    except Exception:  # the caller reports a file that cannot be read
         return
     if not isinstance(config, ConfigDict):
         return
@@ -141,7 +140,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def _find(config: ConfigDict, name: str) -> None:
-    """Follows a dotted name through a config; ConfigError at the first part that is not there, or not filled."""
+    """Follow a dotted name through a config. Raises ConfigError at the first part that is unknown or empty."""
     group: Any = config
     where = "config"
     try:
@@ -150,16 +149,16 @@ def _find(config: ConfigDict, name: str) -> None:
         raise ConfigError(f"--config.{name} is not the name of a field; write --config.group.field=value") from None
     for part in parts:
         if not isinstance(group, ConfigDict):
-            return  # an entry of a list: the parser's own message says what is wrong
+            return  # an entry of a list, which the parser reports
         if part not in group:
             raise ConfigError(f"--{where}.{part}: {where} has no such field{configuration.suggestion(part, group)}")
         if group[part] is None and group.get_type(part) is type(None):
-            raise ConfigError(f"--{where}.{part} is empty in this config; fill it in the config file")
+            raise ConfigError(f"--{where}.{part} is empty in this config; set it in the config file")
         group, where = group[part], f"{where}.{part}"
 
 
 def _with_underscores(argument: str) -> str:
-    """--target-language=de is as good as --target_language=de, and --no-merge as --nomerge."""
+    """Return a flag in absl's notation: --target_language for --target-language, --nomerge for --no-merge."""
     name, equals, value = argument.partition("=")
     if not name.startswith("--"):
         return argument
@@ -170,5 +169,5 @@ def _with_underscores(argument: str) -> str:
 
 
 def _negated() -> set[str]:
-    """What absl calls truth values that are given as false."""
+    """Return absl's names of negated boolean flags."""
     return {f"no{name}" for name in flags.FLAGS if flags.FLAGS[name].boolean}

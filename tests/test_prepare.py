@@ -70,7 +70,7 @@ def test_mistakes_are_one_line_each(config):
     bad.write_text("x = (")
     at_config = f"--config={config}"
     mistakes = {
-        (): "say what to do, one of: tokenizer, corpus",
+        (): "tokenizer, corpus",
         ("toknizer",): "did you mean 'tokenizer'",
         ("tokenizer", at_config): "needs --out",
         ("tokenizer", "--out=x", "--config=missing.py"): "missing.py",

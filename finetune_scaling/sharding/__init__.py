@@ -1,1 +1,1 @@
-"""Where arrays live: the mesh of devices, the rules that divide arrays over it, and the processes that share a run."""
+"""Sharding of arrays over a device mesh, and the processes of a distributed program."""

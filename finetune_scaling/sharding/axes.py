@@ -1,4 +1,4 @@
-"""Logical axes: names of the dimensions of the model's arrays, and the mesh axes that they are divided over."""
+"""Logical axes: names of the dimensions of the model's arrays, and the mesh axes that shard them."""
 
 import dataclasses
 import math
@@ -12,12 +12,12 @@ DATA, FSDP, TENSOR = MESH_AXES = ("data", "fsdp", "tensor")
 
 @dataclasses.dataclass(frozen=True)
 class AxisRules:
-    """Logical axis -> mesh axes that it is divided over; none: every device has all of it.
+    """Mesh axes that shard each logical axis; an empty tuple means replicated.
 
     The defaults are data parallelism over `data` and `fsdp`, fully sharded parameters over `fsdp` (ZeRO-3; Rajbhandari
-    et al., 2020) and Megatron's tensor parallelism over `tensor` (Shoeybi et al., 2019). other: of parameters that the
-    model's table does not name, adapters and prompts among them, and of the optimizer's own arrays: their largest axis
-    that divides, where they are large enough to be worth it.
+    et al., 2020) and Megatron's tensor parallelism over `tensor` (Shoeybi et al., 2019).
+
+    other: axes for the largest divisible dimension of other large arrays: adapters, prompts, optimizer state.
     """
 
     batch: tuple[str, ...] = (DATA, FSDP)
@@ -35,15 +35,15 @@ DEFAULT_RULES = AxisRules()
 
 
 def shard_count(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
-    """Into how many parts these mesh axes divide a dimension."""
+    """Return the number of shards of a dimension over these mesh axes."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def constrain(x: jax.Array, rules: AxisRules, *logical: str | None) -> jax.Array:
-    """x with its dimensions divided over the mesh in context as `rules` say; as it is where there is no mesh.
+    """Constrain the sharding of x on the mesh in context by `rules`; without a mesh return x unchanged.
 
-    logical: a name for each dimension, None for one that is not divided. A dimension that its mesh axes do not divide
-    stays whole.
+    logical: a logical axis for each dimension, None for replicated. A dimension whose size is not divisible by the size
+    of its mesh axes is replicated.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -54,7 +54,7 @@ def constrain(x: jax.Array, rules: AxisRules, *logical: str | None) -> jax.Array
 def partition_spec(
     mesh: Mesh | AbstractMesh, rules: AxisRules, logical: Sequence[str | None], sizes: Sequence[int]
 ) -> PartitionSpec:
-    """How an array with these logical axes is divided; sizes: into how many pieces each dimension could be cut."""
+    """Return the PartitionSpec of an array with these logical axes and sizes."""
     entries = []
     for name, size in zip(logical, sizes, strict=True):
         axes = () if name is None else getattr(rules, name)

@@ -1,4 +1,4 @@
-"""Batches over devices and processes: each process makes the rows of its own devices, and of no others."""
+"""Global batches from the rows that each process makes for its own devices."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,13 @@ Array = jax.Array
 
 
 def local_rows(sharding: NamedSharding, size: int) -> list[int]:
-    """The places of a batch of `size` rows that this process's devices hold, in order."""
-    held = sharding.addressable_devices_indices_map((size,)).values()
-    return np.unique(np.concatenate([np.arange(size)[index] for index in held])).tolist()
+    """Return the sorted indices of the rows, of a batch of `size`, that are on this process's devices."""
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in indices])).tolist()
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: int) -> dict[str, Array]:
-    """Global arrays [size, ...] of what each process has of a batch: its local rows [R, ...]."""
+    """Return the global arrays [size, ...] of a batch of which each process has its local rows [R, ...]."""
     if sharding.is_fully_addressable:
         return jax.device_put(dict(batch), sharding)
     return {
@@ -27,5 +27,5 @@ def shard_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: 
 
 
 def global_array(values: Any, sharding: NamedSharding) -> Array:
-    """The global array of values that every process has in full."""
+    """Return the global array of values that every process has completely."""
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])

@@ -1,4 +1,4 @@
-"""The mesh of devices: data, fully sharded (fsdp) and tensor parallelism, by two numbers."""
+"""The device mesh with axes for data, fully sharded data (fsdp) and tensor parallelism."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.sharding.axes import DEFAULT_RULES, MESH_AXES, AxisRules, shard_count
 
-ALL = -1  # of fsdp: as many devices as tensor leaves
+ALL = -1  # fsdp over all devices that tensor leaves
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardingConfig:
-    """fsdp: devices over which parameters and optimizer state are divided, and batches too; -1 takes all that are left.
+    """Shape of the mesh and sharding rules. The remaining devices are used for data parallelism.
 
-    tensor: devices over which heads, feed-forward and vocabulary are divided. What is left of the devices is plain data
-    parallelism. axes: which mesh axes divide which dimensions.
+    fsdp: devices that shard parameters, optimizer state and batches; -1: all remaining devices.
+    tensor: devices that shard heads, feed-forward dimension and vocabulary.
+    axes: mesh axes of each logical axis.
     """
 
     fsdp: int = 1
@@ -26,17 +27,19 @@ class ShardingConfig:
 
     def __post_init__(self) -> None:
         if self.fsdp < 1 and self.fsdp != ALL:
-            raise ConfigError(f"sharding.fsdp = {self.fsdp} must be at least 1, or {ALL} for all devices that are left")
+            raise ConfigError(f"sharding.fsdp = {self.fsdp} must be at least 1, or {ALL} for all remaining devices")
         if self.tensor < 1:
             raise ConfigError(f"sharding.tensor = {self.tensor} must be at least 1")
         for field in dataclasses.fields(AxisRules):
             unknown = [axis for axis in getattr(self.axes, field.name) if axis not in MESH_AXES]
             if unknown:
-                raise ConfigError(f"sharding.axes.{field.name} names {unknown[0]!r}; there are {', '.join(MESH_AXES)}")
+                raise ConfigError(
+                    f"sharding.axes.{field.name} names {unknown[0]!r}; choose from {', '.join(MESH_AXES)}"
+                )
         _check_rules(self.axes)
 
     def shape(self, devices: int) -> tuple[int, int, int]:
-        """Sizes of the axes data, fsdp and tensor; ConfigError where they do not divide the devices."""
+        """Return the sizes of the axes data, fsdp and tensor. Raises ConfigError if they do not divide `devices`."""
         fsdp = max(1, devices // self.tensor) if self.fsdp == ALL else self.fsdp
         if devices % (fsdp * self.tensor):
             raise ConfigError(
@@ -46,32 +49,32 @@ class ShardingConfig:
         return devices // (fsdp * self.tensor), fsdp, self.tensor
 
 
-# Logical axes of arrays that there are: no mesh axis can divide two dimensions of one array.
-_TOGETHER = (
+# Logical axes that occur in one array, whose dimensions must have different mesh axes.
+_ARRAYS = (
     *(("layers", "batch", "length", features) for features in ("heads", "kv_heads", "ffn", "vocab")),
     *(("layers", "embed", features) for features in ("heads", "kv_heads", "ffn", "vocab")),
 )
 
 
 def _check_rules(rules: AxisRules) -> None:
-    """Raises ConfigError where two dimensions of one array would be divided over one mesh axis."""
-    for names in _TOGETHER:
-        for place, name in enumerate(names):
-            for other in names[:place]:
+    """Raise ConfigError if one mesh axis would shard two dimensions of an array."""
+    for names in _ARRAYS:
+        for index, name in enumerate(names):
+            for other in names[:index]:
                 if shared := set(getattr(rules, name)) & set(getattr(rules, other)):
                     raise ConfigError(
-                        f"sharding.axes.{other} and sharding.axes.{name} both name {min(shared)!r}, and there are "
-                        "arrays that have both; take it from one of them"
+                        f"sharding.axes.{other} and sharding.axes.{name} both name {min(shared)!r}, but some "
+                        "arrays have both axes; remove it from one of them"
                     )
-    if strangers := set(rules.embed) - set(rules.batch):
+    if missing := set(rules.embed) - set(rules.batch):
         raise ConfigError(
-            f"sharding.axes.embed names {min(strangers)!r}, which sharding.axes.batch does not: parameters are gathered"
-            " by the devices that share a batch; name it in both"
+            f"sharding.axes.embed names {min(missing)!r}, which sharding.axes.batch does not: parameters are gathered"
+            " by the devices that share a batch; add it there"
         )
 
 
 def make_mesh(config: ShardingConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over all devices of all processes, or over those given; tensor neighbours are the nearest devices."""
+    """Return the mesh over `devices`, by default all devices of all processes; the tensor axis is innermost."""
     chosen = jax.devices() if devices is None else list(devices)
     return jax.make_mesh(
         config.shape(len(chosen)), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=chosen
@@ -79,7 +82,7 @@ def make_mesh(config: ShardingConfig, devices: Sequence[jax.Device] | None = Non
 
 
 def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ConfigError where a step's sequences cannot be dealt out evenly."""
+    """Raise ConfigError if the batch is not divisible by its shards times the accumulation."""
     count = shard_count(mesh, sharding.axes.batch)
     if size % (count * accumulation):
         raise ConfigError(
