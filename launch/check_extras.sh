@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves every extra of setup.py against the package index and the constraints, without installing it.
+# Resolve every extra of setup.py against the package index and the constraints, without installing it.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh

@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# Sourced by the scripts that rent machines (tpu_vm.sh, gke_xpk.sh, sky.sh) after environment.sh: options, dry runs, and an
-# end in which what was rented is given back however the script came to it. Such a script defines give_back.
+# Sourced by the scripts that rent machines (tpu_vm.sh, gke_xpk.sh, sky.sh) after environment.sh: options, dry runs, and
+# clean-up that releases rented machines however the script ends. These scripts define give_back.
 
 declare -A OPTION=()
 COMMAND=() # what follows --
-WORKDIR="" # of that command
-WHOLE=""   # set while a command runs that has to come to its end
+WORKDIR="" # the --workdir of that command
+UNINTERRUPTIBLE="" # set while a command runs that must not be interrupted
 
 # shellcheck disable=SC2034 # the scripts that source this file use it
 POLL_SECONDS="${LAUNCH_POLL_SECONDS:-15}"
 
-# read_options "NAME ..." "FLAG ..." "$@": fills OPTION from --NAME=VALUE and --FLAG, and COMMAND.
+# read_options "NAME ..." "FLAG ..." "$@": fill OPTION from --NAME=VALUE and --FLAG, and COMMAND.
 read_options() {
   local names=" $1 " flags=" $2 " word name
   shift 2
@@ -31,12 +31,12 @@ read_options() {
   DRY_RUN="${OPTION[dry-run]:-}"
 }
 
-# require NAME PATTERN WHAT: the option is given and has this form.
+# require NAME PATTERN WHAT: check that the option is given and matches the pattern.
 require() {
   [[ "${OPTION[$1]:-}" =~ ^($2)$ ]] || usage_error "--$1=${OPTION[$1]:-} is missing or wrong; give $3"
 }
 
-# The command is one of the package's, with one --workdir: a bucket, or a directory below the repository.
+# Check that the command is one of the package, with one --workdir: a bucket, or a directory in the repository.
 check_command() {
   local word found=()
   [[ "${COMMAND[*]:0:2}" == "python -m" && "${COMMAND[2]:-}" == finetune_scaling.* ]] ||
@@ -49,11 +49,11 @@ check_command() {
   in_bucket || [[ "$WORKDIR" =~ ^runs/[A-Za-z0-9_./-]+$ && "$WORKDIR" != *..* ]] ||
     usage_error "--workdir=$WORKDIR: name a bucket (gs://...) or a directory below runs/, which is fetched when the run ends"
   ! in_bucket || [[ "${COMMAND[2]}" != finetune_scaling.study ]] ||
-    usage_error "--workdir=$WORKDIR: a study locks files, which a bucket has not; name a directory below runs/"
+    usage_error "--workdir=$WORKDIR: a study needs file locks, which buckets lack; name a directory below runs/"
   check_config
 }
 
-# The config file is one that the copied code has; evaluate alone takes none.
+# Check that the config file is in the repository, which is copied; only evaluate needs none.
 check_config() {
   local word config=""
   for word in "${COMMAND[@]}"; do
@@ -69,7 +69,7 @@ check_config() {
 
 in_bucket() { [[ "$WORKDIR" == gs://?* ]]; }
 
-# needs_bucket REASON: for machines whose disks cannot hold the results.
+# needs_bucket REASON: check that --workdir is a bucket, for machines whose disks are lost.
 needs_bucket() {
   in_bucket || usage_error "--workdir=$WORKDIR: $1; give --workdir=gs://BUCKET/DIR"
 }
@@ -78,35 +78,35 @@ require_program() {
   [[ -n "$DRY_RUN" ]] || command -v "$1" >/dev/null || usage_error "$1 was not found; $2"
 }
 
-# copy_of_code FILE: the repository as it stands, with its .git (records name the commit), without what is made here.
+# copy_of_code FILE: the repository with uncommitted changes and .git (records name the commit), without generated files.
 copy_of_code() {
   run tar -czf "$1" -C "$ROOT" --exclude=./.venv --exclude=./runs --exclude=__pycache__ --exclude='./.*_cache' .
 }
 
-# Creating: a request that is cut off may be granted after all, and unseen.
+# Run a request that creates something: if it were interrupted, it might be granted unnoticed.
 run_whole() {
   local code=0
-  WHOLE=yes
+  UNINTERRUPTIBLE=yes
   run "$@" || code=$?
-  WHOLE=""
+  UNINTERRUPTIBLE=""
   return "$code"
 }
 
-# From here on every end of the script goes through finish. Children get signals from there alone (see run).
+# From here on the script always ends through finish, which alone passes signals to children (see run).
 rent() {
   [[ -z "$DRY_RUN" ]] || return 0
   trap finish EXIT
-  trap '' PIPE # whoever reads our output may go first
+  trap '' PIPE # the reader of our output may exit first
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
 }
 
-# Ends what a signal found running, within 5 s; waits for what has to come to its end.
+# End a running command within 5 s, or wait for one that must not be interrupted.
 # shellcheck disable=SC2317 # the trap calls it
 end_children() {
   local child
   for child in $(jobs -p); do
-    if [[ -z "$WHOLE" ]]; then
+    if [[ -z "$UNINTERRUPTIBLE" ]]; then
       kill -TERM -- "-$child"
       for _ in {1..50}; do
         kill -0 "$child" && sleep 0.1
@@ -115,13 +115,13 @@ end_children() {
     fi
     wait "$child"
   done
-  WHOLE=""
+  UNINTERRUPTIBLE=""
 }
 
 # shellcheck disable=SC2317 # the trap calls it
 finish() {
   local code=$?
-  trap '' INT TERM HUP # giving back is not to be interrupted
+  trap '' INT TERM HUP # releasing machines must not be interrupted
   set +e
   end_children 2>/dev/null
   give_back || ((code)) || code=1

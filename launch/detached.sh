@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# On a rented machine: a command that outlives the connection that started it. One at a time.
-#   bash launch/detached.sh start COMMAND...   starts it unless one is running
+# Run a command on a rented machine independently of the connection that started it, one at a time.
+#   bash launch/detached.sh start COMMAND...   starts it unless a command is running
 #   bash launch/detached.sh is_running         exits with 0 or 1
-#   bash launch/detached.sh follow [LINES]     prints its output, from LINES before the end, until it ends; its exit code
-#   bash launch/detached.sh stop               SIGTERM, so that it saves; SIGKILL after DETACHED_STOP_SECONDS (300)
+#   bash launch/detached.sh follow [LINES]     prints its last LINES and further output until it ends; exits with its code
+#   bash launch/detached.sh stop               SIGTERM, which saves a checkpoint; SIGKILL after DETACHED_STOP_SECONDS (300)
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +12,7 @@ PATH="$PWD/.venv/bin:$PATH"
 
 pid() { cat "$STATE/pid" 2>/dev/null; }
 
-# After a reboot the number may be another process's, so its command line is looked at.
+# After a reboot the pid may belong to another process, so its command line is checked.
 is_running() { tr '\0' ' ' 2>/dev/null <"/proc/$(pid)/cmdline" | grep -q 'detached.sh supervise'; }
 
 start() {
@@ -26,7 +26,7 @@ start() {
   echo $! >"$STATE/pid"
 }
 
-# Runs the command, writes its exit code, and lets it decide what SIGTERM means.
+# Run the command and write its exit code; the command handles SIGTERM itself.
 supervise() {
   local code=0
   trap : TERM

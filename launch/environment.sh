@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: finds Python, makes .venv and keeps the installed package up to date.
-# Needs the package index only when setup.py or the constraints have changed since the last installation.
+# Sourced by the other scripts of launch/: finds Python, creates .venv and keeps the installed package up to date.
+# It needs the package index only if setup.py or the constraints have changed since the last installation.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
@@ -17,8 +17,8 @@ usage_error() {
 
 DRY_RUN="" # set: `run` prints
 
-# Runs a command, or prints it with --dry-run. In a process group of its own: signals end the wait for it at once, and
-# Ctrl-C reaches it by this script alone.
+# Run a command, or print it with --dry-run. It has its own process group, so that signals end the wait for it at once and
+# Ctrl-C reaches it only through this script.
 run() {
   if [[ -n "$DRY_RUN" ]]; then
     quoted "$@"
@@ -30,7 +30,7 @@ run() {
   wait "$!"
 }
 
-# A command as it can be pasted into a shell.
+# Print a command quoted for a shell.
 quoted() {
   local word line=""
   for word in "$@"; do
@@ -40,7 +40,7 @@ quoted() {
   echo "${line% }"
 }
 
-# 3.11 comes first because most runs of the tests are on it. PYTHON=/path/to/python chooses another.
+# 3.11 comes first because it is tested most. PYTHON=/path/to/python chooses another.
 find_python() {
   local candidate
   for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3 python; do
@@ -61,12 +61,12 @@ make_venv() {
   "$python" -m venv --clear "$VENV"
 }
 
-# The file of exact versions for the Python of .venv; versions after 3.12 share its set.
+# Print the file of exact versions for the Python of .venv; later versions than 3.12 share its file.
 constraints_file() {
   "$VENV/bin/python" -c 'import sys; print(f"'"$ROOT"'/constraints/python3.{min(sys.version_info[1], 12)}.txt")'
 }
 
-# One line that changes whenever something has to be installed anew.
+# Print a line that changes whenever the installation is out of date.
 installation_key() {
   "$VENV/bin/python" - "$ROOT" "$ROOT/setup.py" "$ROOT/pyproject.toml" "$1" <<'PYTHON'
 import hashlib, pathlib, sys
@@ -77,7 +77,7 @@ print(sys.version_info[:2], hashlib.sha256(root.encode() + contents).hexdigest()
 PYTHON
 }
 
-# install base | install EXTRA,...: the package alone, or with these extras of setup.py.
+# install base | install EXTRA,...: install the package without or with these extras of setup.py.
 install() {
   local wanted="$1" target="$ROOT" key constraints
   make_venv

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs a command as an xpk workload on TPUs of a GKE cluster, prints its logs, and deletes the workload, whatever happens:
+# Run a command as an xpk workload on TPUs of a GKE cluster, print its logs, and delete the workload in any case:
 #   bash launch/gke_xpk.sh --name=NAME --cluster=CLUSTER --project=P --zone=ZONE --type=v5litepod-16 [--spot]
 #     [--temporary-cluster] [--restarts=50] [--image=python:3.12] [--dry-run] -- python -m finetune_scaling.train ...
-# The cluster has to be there; with --temporary-cluster it is created where it is not, and deleted at the end in any case.
-# A worker that is preempted or exits with 75 is started again, --restarts times at most.
+# The cluster must exist; with --temporary-cluster it is created if necessary, and deleted at the end in any case.
+# A worker that is preempted or exits with 75 is restarted, at most --restarts times.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=cloud.sh
 source "$ROOT/launch/cloud.sh"
 
-CLUSTER_MADE="" WORKLOAD_MADE="" # or found, or being made: to be deleted
+CLUSTER_MADE="" WORKLOAD_MADE="" # created, found, or being created: to be deleted
 
 check_arguments() {
   require name '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' "a name of small letters, digits and hyphens"
@@ -35,7 +35,7 @@ set_up() {
   FILES="${TMPDIR:-/tmp}/finetune_scaling-$NAME"
 }
 
-# yes or no; fails where nobody knows.
+# Print yes or no; fail if unknown.
 cluster_exists() {
   local answer
   if answer="$(gcloud container clusters describe "${GKE[@]}" --format='value(status)' 2>&1)"; then
@@ -62,7 +62,7 @@ ensure_cluster() {
   run gcloud container clusters get-credentials "${GKE[@]}"
 }
 
-# A workload of this name that is there goes on: it has the command with which it was made.
+# An existing workload of this name continues with the command it was created with.
 ensure_workload() {
   local command there=""
   command="exec env FINETUNE_SCALING_DISTRIBUTED=auto .venv/bin/$(quoted "${COMMAND[@]}")"
@@ -81,23 +81,23 @@ ensure_workload() {
     --restart-on-exit-codes=75 --termination-grace-period-seconds=300 --command="$command"
 }
 
-# Pods come and go: what kubectl misses while none runs, it catches up with.
+# Pods restart: log lines missed in between are printed later.
 print_logs() {
   local logs=(kubectl logs --follow --prefix --selector="jobset.sigs.k8s.io/jobset-name=$NAME" --max-log-requests=256)
   if [[ -n "$DRY_RUN" ]]; then
-    echo "# beside the next command, again and again:"
+    echo "# repeatedly, in parallel with the next command:"
     quoted "${logs[@]}" --tail=-1
     return
   fi
   set -m
   while :; do
-    "${logs[@]}" --since=20s 2>/dev/null || true # a little more than the pause
+    "${logs[@]}" --since=20s 2>/dev/null || true # slightly longer than the pause
     sleep "$POLL_SECONDS"
   done </dev/null &
   set +m
 }
 
-# xpk exits with 0 where the workload succeeded, 125 where it did not.
+# xpk exits with 0 if the workload succeeded, with 125 if it failed.
 wait_for_workload() {
   run xpk workload list "${CLUSTER[@]}" --wait-for-job-completion="$NAME" && return
   echo "error: workload $NAME did not succeed; its logs are above" >&2
@@ -117,9 +117,9 @@ give_back() {
   [[ -z "$WORKLOAD_MADE" ]] || run xpk workload delete "${CLUSTER[@]}" --workload="$NAME" --force || failed=1
   [[ -z "$CLUSTER_MADE" ]] || delete_cluster || failed=1
   run rm -rf "$FILES"
-  ((failed == 0)) || echo "error: cluster or workload may still be there and cost money; look and delete by hand" >&2
+  ((failed == 0)) || echo "error: cluster or workload may still exist and cost money; check and delete them by hand" >&2
   echo "# workloads that are left: $(quoted xpk workload list "${CLUSTER[@]}")"
-  echo "# clusters that are left (each costs while it stands): $(quoted gcloud container clusters list --project="${OPTION[project]}")"
+  echo "# clusters that are left (each costs money): $(quoted gcloud container clusters list --project="${OPTION[project]}")"
   return "$failed"
 }
 

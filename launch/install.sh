@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the package into it: bash launch/install.sh [--dry-run] [--with-python] [EXTRA,...]
-# EXTRA is one of setup.py's: tpu, cuda, gcs (for gs:// paths), ...; without one, the package alone. Where no Python 3.11
-# or newer is found, --with-python installs one for this user with uv (the images of TPU VMs have Python 3.10).
+# Create .venv and install the package into it: bash launch/install.sh [--dry-run] [--with-python] [EXTRA,...]
+# EXTRA is one of setup.py's: tpu, cuda, gcs (for gs:// paths), ...; without it, no extra. If there is no
+# Python 3.11 or newer, --with-python installs one for this user with uv (images of TPU VMs have Python 3.10).
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -26,7 +26,7 @@ read_arguments() {
   done
 }
 
-# uv's Python has venv and pip, and goes into the user's home.
+# uv's Python includes venv and pip and is installed in the home directory.
 fetch_python() {
   export PATH="$HOME/.local/bin:$PATH"
   if (find_python >/dev/null 2>&1); then
@@ -40,7 +40,7 @@ fetch_python() {
 read_arguments "$@"
 [[ -z "$WITH_PYTHON" ]] || fetch_python
 if [[ -n "$DRY_RUN" ]]; then
-  echo "# into $VENV, unless it is there:"
+  echo "# into $VENV, unless installed:"
   run "$VENV/bin/python" -m pip install --editable "$ROOT$([[ "$EXTRA" == base ]] || echo "[$EXTRA]")"
 else
   install "$EXTRA"

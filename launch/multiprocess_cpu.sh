@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs a command as N processes of one program on this machine's CPU: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND...
+# Run a command as N processes of one program on this machine's CPU: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND...
 #   bash launch/multiprocess_cpu.sh 2 python -m finetune_scaling.train --config=... --workdir=DIR
-# Each line that a process prints begins with its number. Ctrl-C and SIGTERM are handed on to all, who save and end; a
-# second one kills them. Where one fails, the others get SIGTERM, and SIGKILL 5 s later; where one was preempted (75), they
-# have 60 s. The exit code is the first that is not 0; 75 means that the same command goes on.
+# Each output line begins with the number of its process. Ctrl-C and SIGTERM are passed to all processes, which save and
+# exit; a second one kills them. If a process fails, the others get SIGTERM, and SIGKILL 5 s later (60 s after one was
+# preempted with code 75). The exit code is the first that is not 0; 75 means that the same command resumes the run.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -11,8 +11,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 PREEMPTED=75
 KILL_AFTER=5 KILL_PREEMPTED_AFTER=60
-PIDS=() TOLD="" CODE=0 DEADLINE=0
-[[ -n "${VIRTUAL_ENV:-}" || ! -d "$VENV/bin" ]] || PATH="$VENV/bin:$PATH" # python is .venv's unless another is active
+PIDS=() SIGNALLED="" CODE=0 DEADLINE=0
+[[ -n "${VIRTUAL_ENV:-}" || ! -d "$VENV/bin" ]] || PATH="$VENV/bin:$PATH" # use .venv's python unless an environment is active
 
 read_arguments() {
   if [[ "${1:-}" == --dry-run ]]; then
@@ -20,13 +20,13 @@ read_arguments() {
     shift
   fi
   [[ "${1:-}" =~ ^[1-9][0-9]{0,2}$ ]] ||
-    usage_error "'${1:-}' is no number of processes; usage: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND..."
+    usage_error "'${1:-}' is not a number of processes; usage: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND..."
   (($# > 1)) || usage_error "the command is missing; usage: bash launch/multiprocess_cpu.sh [--dry-run] N COMMAND..."
   NUMBER="$1" COMMAND=("${@:2}")
   command -v "${COMMAND[0]}" >/dev/null || usage_error "${COMMAND[0]}: no such command"
 }
 
-# A port that nothing listens on, below those that systems give to outgoing connections.
+# Print a free port below the range of outgoing connections.
 free_port() {
   local port
   while :; do
@@ -36,19 +36,19 @@ free_port() {
   echo "$port"
 }
 
-# What makes a process number $1 of the program.
+# Print the environment of process $1.
 variables() {
   echo "JAX_COORDINATOR_ADDRESS=127.0.0.1:$PORT" "JAX_NUM_PROCESSES=$NUMBER" "JAX_PROCESS_ID=$1" JAX_PLATFORMS=cpu
 }
 
-# Numbers lines. Deaf to signals, so that it prints what a process says while it ends.
+# Prefix lines with a number. It ignores signals, so that it prints the last lines of a process.
 numbered() {
   trap '' INT TERM
   exec sed -u "s/^/[$1] /"
 }
 
-# Runs the command as process $1, stdout and stderr apart; returns its code. The shells in between outlive the signals
-# that the command gets (their traps do nothing), and say nothing of what was killed (2>/dev/null).
+# Run the command as process $1 with separate stdout and stderr; return its code. The shells in between survive the
+# signals of the command (empty traps) and do not report killed processes (2>/dev/null).
 process() {
   local variables
   read -ra variables <<<"$(variables "$1")"
@@ -64,9 +64,9 @@ process() {
 
 start() {
   local index
-  set -m # each process in a group of its own, to which signals go; and Ctrl-C comes here alone
+  set -m # each process has its own group for signals; Ctrl-C reaches only this script
   for ((index = 0; index < NUMBER; index++)); do
-    [[ -z "$TOLD" ]] || break
+    [[ -z "$SIGNALLED" ]] || break
     process "$index" </dev/null &
     PIDS[index]="$!"
   done
@@ -82,15 +82,15 @@ signal_all() {
 
 # shellcheck disable=SC2317 # the traps call it
 hand_on() {
-  if [[ -n "$TOLD" ]]; then
+  if [[ -n "$SIGNALLED" ]]; then
     signal_all KILL
   else
-    TOLD="$1"
+    SIGNALLED="$1"
     signal_all "$1"
   fi
 }
 
-# Takes the codes of processes that have ended out of PIDS; the first that is not 0 is ours.
+# Remove ended processes from PIDS; the first code that is not 0 becomes ours.
 collect() {
   local index code
   for index in "${!PIDS[@]}"; do
@@ -100,11 +100,11 @@ collect() {
     unset "PIDS[index]"
     ((code == 0 || CODE != 0)) && continue
     CODE="$code"
-    [[ -n "$TOLD" ]] || end_others "$index"
+    [[ -n "$SIGNALLED" ]] || end_others "$index"
   done
 }
 
-# A program that was preempted ends by itself, once all have saved.
+# A preempted program exits once all processes have saved.
 end_others() {
   if ((CODE == PREEMPTED)); then
     DEADLINE=$((SECONDS + KILL_PREEMPTED_AFTER))
@@ -134,5 +134,5 @@ fi
 trap 'hand_on INT' INT
 trap 'hand_on TERM' TERM
 start
-supervise 4>&2 2>/dev/null # else bash tells of each process that it was killed
+supervise 4>&2 2>/dev/null # otherwise bash reports each killed process
 exit "$CODE"

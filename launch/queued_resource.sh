@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Sourced by tpu_vm.sh: a queued resource of Cloud TPU, made once, waited for, and deleted until it is seen to be gone.
+# Sourced by tpu_vm.sh: creates a queued resource of Cloud TPU, waits for it, and deletes it until it no longer exists.
 # Uses NAME, PLACE (flags of every call) and OPTION.
 
 QUEUED=(gcloud compute tpus queued-resources)
 
-# ACTIVE, WAITING_FOR_RESOURCES, ...; NONE where there is no such resource; fails where nobody knows.
+# Print ACTIVE, WAITING_FOR_RESOURCES, ..., or NONE if it does not exist; fail if the state is unknown.
 state() {
   local answer
   if answer="$("${QUEUED[@]}" describe "$NAME" "${PLACE[@]}" --format='value(state.state)' 2>&1)"; then
@@ -24,7 +24,7 @@ create() {
     --runtime-version="${OPTION[runtime]}" --valid-until-duration="${OPTION[wait]}" "${spot[@]}"
 }
 
-# Creates what is not there, and waits for it. What failed or was preempted before is deleted first.
+# Create the resource unless it exists, and wait for it. A failed or preempted one is deleted first.
 ensure_active() {
   local now before="" created="" unknown=0
   if [[ -n "$DRY_RUN" ]]; then
@@ -39,7 +39,7 @@ ensure_active() {
     before="$now"
     case "$now" in
       ACTIVE) return 0 ;;
-      unknown) ((unknown += 1)) ;; # a lost connection is no reason to give up a place in the queue
+      unknown) ((unknown += 1)) ;; # keep the place in the queue when the connection is lost
       NONE) [[ -z "$created" ]] && create && created=yes || return 1 ;;
       FAILED | SUSPENDED)
         [[ -z "$created" ]] || break
@@ -48,11 +48,11 @@ ensure_active() {
     esac
     run sleep "$POLL_SECONDS"
   done
-  echo "error: $NAME: the request failed (state: $now); gcloud ... queued-resources describe tells why" >&2
+  echo "error: $NAME: the request failed (state: $now); gcloud ... queued-resources describe shows the reason" >&2
   return 1
 }
 
-# Until it is seen to be gone: what is just being made can refuse.
+# Repeat until it no longer exists: deletion can fail while it is being created.
 delete() {
   local now delete=("${QUEUED[@]}" delete "$NAME" "${PLACE[@]}" --force)
   if [[ -n "$DRY_RUN" ]]; then

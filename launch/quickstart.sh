@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets everything up and runs the small embedded study: bash launch/quickstart.sh [DIR]
-# DIR (default runs/quickstart) receives points.csv and report/; the same command again goes on where it was stopped.
+# Install everything and run the small embedded study: bash launch/quickstart.sh [DIR]
+# DIR (default runs/quickstart) receives points.csv and report/; the same command resumes an interrupted study.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs a command on a cluster that SkyPilot rents, fetches the results and ends the cluster, whatever happens:
+# Run a command on a cluster rented by SkyPilot, fetch the results and end the cluster in any case:
 #   bash launch/sky.sh --name=NAME --gpus=H100:1 [--infra=gcp/us-central1] [--spot] [--dry-run]
 #     -- python -m finetune_scaling.train --config=... --workdir=...
-# --gpus also takes TPUs (tpu-v6e-8). A cluster of this name that is up is used, its results so far are gone on with.
+# --gpus also takes TPUs (tpu-v6e-8). A running cluster of this name is used again, with its results.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=cloud.sh
 source "$ROOT/launch/cloud.sh"
 
-UP="" # the cluster answers: there may be results
+UP="" # the cluster is reachable: there may be results
 
 check_arguments() {
   require name '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' "a name of small letters, digits and hyphens"
@@ -23,7 +23,7 @@ check_arguments() {
   require_program rsync "apt-get install rsync"
 }
 
-# A TPU host has at most 8 of what the name counts.
+# A TPU host has at most 8 of the units in the name.
 one_host() { [[ "${OPTION[gpus]}" != tpu-* ]] || ((${OPTION[gpus]##*-} <= 8)); }
 
 set_up() {
@@ -37,12 +37,12 @@ set_up() {
   TASK=(--env "EXTRA=$extra" --env "DISTRIBUTED=$distributed" --workdir="$ROOT")
 }
 
-# Rents, copies the code and installs it; nothing runs yet.
+# Rent, copy the code and install it without running the command.
 launch() {
   run_whole sky launch --yes --cluster="$NAME" "${MACHINE[@]}" "${TASK[@]}" --env COMMAND=true "$ROOT/launch/sky.yaml"
 }
 
-# SkyPilot makes NAME a host that ssh knows. Earlier results never overwrite what is there.
+# SkyPilot configures NAME as an ssh host. Files on the cluster are not overwritten.
 send_results() {
   in_bucket && return
   [[ -d "$ROOT/$WORKDIR" ]] || return 0
@@ -67,14 +67,14 @@ fetch() {
 give_back() {
   local failed=0
   if [[ -n "$UP" ]]; then
-    run sky cancel --yes --all "$NAME" || true # a job that was interrupted here still runs there
+    run sky cancel --yes --all "$NAME" || true # an interrupted job is still running there
     fetch || failed=1
   fi
   run sky down --yes "$NAME" || run sky down --yes "$NAME" || {
     echo "error: $NAME may still be up and cost money; end it by hand: sky down --yes $NAME" >&2
     failed=1
   }
-  echo "# nothing is left where this lists no cluster: sky status --refresh"
+  echo "# nothing is left if this lists no cluster: sky status --refresh"
   return "$failed"
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets everything up, lints, checks types and runs the tests: bash launch/test.sh [pytest arguments]
-# Every check runs even where one before it failed; pytest's summary is the last line on stdout.
+# Install everything, lint, check types and run the tests: bash launch/test.sh [pytest arguments]
+# Every check runs even if an earlier one failed; pytest's summary is the last line on stdout.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -17,11 +17,11 @@ check() {
 run_tests() {
   local workers
   workers="$("$VENV/bin/python" -c 'import os; print(min(len(os.sched_getaffinity(0)), 8))')"
-  # One worker a core, each with one thread: XLA (NPROC), BLAS and torch would otherwise start one a core in every worker.
+  # One worker per core with one thread each: XLA (NPROC), BLAS and torch would start one thread per core in every worker.
   export NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-  # libtpu is among what the tests need, and makes jax look for a TPU.
+  # The tests need libtpu, which makes JAX look for a TPU.
   export JAX_PLATFORMS=cpu
-  # In the order of tests/conftest.py, which begins with the files that take longest.
+  # In the order of tests/conftest.py, which starts with the slowest files.
   check tests pytest --quiet --numprocesses="$workers" --dist=loadfile --no-loadscope-reorder "$@"
 }
 

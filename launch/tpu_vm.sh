@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Rents a TPU VM or pod slice, runs a command on all its workers, fetches the results and deletes it, whatever happens:
+# Rent a TPU VM or pod slice, run a command on all its workers, fetch the results and delete it in any case:
 #   bash launch/tpu_vm.sh --name=NAME --zone=ZONE --type=v5litepod-8 [--project=P] [--spot] [--runtime=VERSION]
 #     [--wait=6h] [--attempts=1] [--dry-run] -- python -m finetune_scaling.train --config=... --workdir=...
-# --wait: how long the request may stand in the queue. --attempts: how often the command is started where it is preempted.
-# What exists under NAME is gone on with: after a power cut here, the same command again finds the run that goes on.
+# --wait: longest time in the queue. --attempts: number of starts of the command if it is preempted.
+# An existing resource NAME is used again: after a power cut here, the same command finds the running command.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -16,7 +16,7 @@ source "$ROOT/launch/queued_resource.sh"
 PREEMPTED=75
 RECONNECTIONS=40
 DETACHED="bash finetune_scaling/launch/detached.sh" # on a worker
-STARTED="" # the command was started: there may be results
+STARTED="" # the command has started: there may be results
 
 check_arguments() {
   require name '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' "a name of small letters, digits and hyphens"
@@ -31,10 +31,10 @@ check_arguments() {
   require_program gcloud "install the Google Cloud CLI and run: gcloud auth login"
 }
 
-# A host has 8 cores (v2 to v5p) or at most 8 chips (v5litepod, v6e), which the type counts.
+# A host has 8 cores (v2 to v5p) or at most 8 chips (v5litepod, v6e); the type names their number.
 one_host() { ((${OPTION[type]#*-} <= 8)); }
 
-# Images with Ubuntu and the driver; the package brings JAX.
+# Images with Ubuntu and the driver; JAX is installed with the package.
 runtime() {
   case "${OPTION[type]%-*}" in
     v5litepod) echo v2-alpha-tpuv5-lite ;;
@@ -54,7 +54,7 @@ set_up() {
 
 on_workers() { run "${VM[@]}" ssh "$NAME" "${PLACE[@]}" --worker="$1" --command="$2"; }
 
-# Code, earlier results that are here and not there, and the package with its libraries.
+# Copy the code and earlier results that are missing there, and install the package.
 install_on_workers() {
   run mkdir -p "$FILES" || return
   copy_of_code "$FILES/code.tgz" || return
@@ -69,15 +69,15 @@ install_on_workers() {
   on_workers all 'bash finetune_scaling/launch/install.sh --with-python tpu,gcs'
 }
 
-# Starts the command on all workers, where it does not run already, and prints what it says until it ends.
+# Start the command on all workers unless it is running, and print its output until it ends.
 run_on_workers() {
   local distributed="" code=0 connection
   one_host || distributed="FINETUNE_SCALING_DISTRIBUTED=auto "
   STARTED=yes
   on_workers all "${distributed}$DETACHED start $(quoted "${COMMAND[@]}")" || return
   on_workers all "$DETACHED follow" || code=$?
-  for ((connection = 0; code == 255 && connection < RECONNECTIONS; connection++)); do # ssh's own code
-    [[ "$(state || echo ACTIVE)" == ACTIVE ]] || return "$PREEMPTED" # unknown: the network here may be gone
+  for ((connection = 0; code == 255 && connection < RECONNECTIONS; connection++)); do # ssh's exit code
+    [[ "$(state || echo ACTIVE)" == ACTIVE ]] || return "$PREEMPTED" # unknown if the network here is down
     run sleep "$POLL_SECONDS"
     code=0
     on_workers all "$DETACHED follow 20" || code=$?
@@ -91,12 +91,12 @@ attempts() {
     code=0
     { ensure_active && install_on_workers && run_on_workers; } || code=$?
     ((code == PREEMPTED)) || break
-    echo "attempt $attempt of ${OPTION[attempts]} was preempted; the same command goes on" >&2
+    echo "attempt $attempt of ${OPTION[attempts]} was preempted; the same command resumes the run" >&2
   done
   return "$code"
 }
 
-# Results in a bucket are safe; others come here, also from a run that failed or was stopped.
+# Fetch results that are not in a bucket, also those of a run that failed or was stopped.
 fetch() {
   local try
   in_bucket && return 0
@@ -117,7 +117,7 @@ give_back() {
   fi
   delete || failed=1
   run rm -rf "$FILES"
-  echo "# nothing is left where this lists nothing: $(quoted "${QUEUED[@]}" list "${PLACE[@]}")"
+  echo "# nothing is left if this lists nothing: $(quoted "${QUEUED[@]}" list "${PLACE[@]}")"
   return "$failed"
 }
 

@@ -155,9 +155,9 @@ def test_a_dry_run_prints_the_processes_and_runs_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "'' is no number of processes"),
-        (["0", "true"], "'0' is no number of processes"),
-        (["two", "true"], "'two' is no number of processes"),
+        ([], "'' is not a number of processes"),
+        (["0", "true"], "'0' is not a number of processes"),
+        (["two", "true"], "'two' is not a number of processes"),
         (["2"], "the command is missing"),
         (["2", "no-such-command"], "no-such-command: no such command"),
     ],
