@@ -309,7 +309,7 @@ def test_what_is_no_run_is_told(directory, tiny_runs, tmp_path):
         (step, "is a checkpoint"),
         (tiny_runs.tokenizer, "is a tokenizer"),
         (public, "is a public model"),
-        ("s3://bucket/run", "s3:// is not known"),
+        ("s3://bucket/run", "s3:// is not supported"),
         ("gs://", "names no bucket"),
     ):
         with pytest.raises(WorkdirError, match=message):
