@@ -1,9 +1,9 @@
-"""Prepares a corpus and reads it: python benchmarks/prepare_corpus.py --megabytes=20 --workers=1
+"""Prepare a corpus and read it: python benchmarks/prepare_corpus.py --megabytes=20 --workers=1
 
-Writes grammar text (documents of 1 to 40 sentences, drawn from a pool of sentences), runs `prepare shards` on it with
-Beam's DirectRunner, one process a worker, then reads batches from the shards and from the text itself. Prints a JSON
-summary: seconds, throughput, peak memory (resident, all processes of the command together), and whether the batches of
-both ways are equal; exits with 1 where they are not.
+Writes grammar text (documents of 1 to 40 sentences sampled from a pool), runs `prepare shards` on it with Beam's
+DirectRunner, one process per worker, then reads batches from the shards and from the text. Prints a JSON summary:
+seconds, throughput, peak memory (resident, all processes of a command together), and whether the batches are equal;
+exits with 1 if they are not.
 """
 
 import hashlib

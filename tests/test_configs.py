@@ -1,4 +1,4 @@
-"""Every shipped config builds, belongs to its neighbours, and can be changed on the command line field by field."""
+"""Every shipped config builds, matches the configs it refers to, and can be changed on the command line."""
 
 import importlib.util
 import subprocess
@@ -82,7 +82,7 @@ def test_the_shared_finetuning_config_takes_the_task_as_argument():
 
 @pytest.mark.parametrize(("method", "rate", "batch"), [("full", 1e-3, 128), ("prompt", 0.3, 16), ("lora", 1e-2, 16)])
 @pytest.mark.parametrize("task", sorted(PAPER_TASKS))
-def test_the_papers_tasks_have_the_papers_settings(task, method, rate, batch):
+def test_tasks_of_the_paper_have_its_settings(task, method, rate, batch):
     run_config = read_run_config(plain(get_config(ROOT / f"configs/finetune/{task}.py", f"1b,{method}")))
     assert (run_config.schedule_config.learning_rate, run_config.batch_size) == (rate, batch)
     assert run_config.optimizer.name == "adafactor"
@@ -94,7 +94,7 @@ def test_the_papers_tasks_have_the_papers_settings(task, method, rate, batch):
 
 
 @pytest.mark.parametrize("path", PRETRAIN, ids=name)
-def test_pretraining_configs_and_their_tokenizers_belong_together(path):
+def test_pretraining_configs_match_their_tokenizers(path):
     for front in PAIRS.get(path.stem, ("",)):
         run_config = read_run_config(plain(get_config(path, f"{front}2m")))
         preparation = build(TokenizerPreparation, plain(get_config(path, f"{front}tokenizer")), "config")
@@ -105,7 +105,7 @@ def test_pretraining_configs_and_their_tokenizers_belong_together(path):
 
 
 @pytest.mark.parametrize("path", [TASK, *FINETUNE, *PRETRAIN, *STUDY], ids=name)
-def test_every_config_has_an_argument_of_its_own(path):
+def test_every_config_has_a_default_argument(path):
     assert plain(get_config(path))
 
 
@@ -142,7 +142,7 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
         ("pretrain/bilingual", "1b", "en_de or en_zh"),
     ],
 )
-def test_a_wrong_argument_is_named(config, argument, message):
+def test_a_wrong_argument_is_an_error(config, argument, message):
     with pytest.raises(ConfigError, match=message):
         get_config(ROOT / f"configs/{config}.py", argument)
 
@@ -157,7 +157,7 @@ MINIMAL = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_unchanged_template_says_what_the_defaults_say(method):
+def test_an_unchanged_template_equals_the_defaults(method):
     config = run_config_template(method)
     with config.unlocked():
         config.update(MINIMAL)
@@ -189,7 +189,7 @@ def leaves(config: ConfigDict, where: str = ""):
             yield f"{where}{key}", kind if value is None and kind is not type(None) else value
 
 
-def test_groups_keep_the_types_of_what_may_be_none():
+def test_groups_keep_the_types_of_optional_fields():
     assert config_group(TokenizerConfig).get_type("vocab_size") is int
     assert isinstance(config_group(TokenizerConfig).get_ref("vocab_size"), FieldReference)
 
@@ -242,12 +242,12 @@ def test_overrides_of_any_depth_reach_the_experiment(monkeypatch):
         ("corpus.train=x", "--config.corpus is empty in this config"),
     ],
 )
-def test_a_wrong_override_is_named_with_the_nearest_field(override, message):
+def test_a_wrong_override_suggests_the_nearest_field(override, message):
     with pytest.raises(ConfigError, match=message):
         check_overrides(["train", f"--config={ROOT}/configs/finetune/mlsum.py:2b,full", f"--config.{override}"])
 
 
-def test_a_wrong_override_ends_the_command_with_one_line_and_2(tmp_path):
+def test_a_wrong_override_exits_with_one_line_and_2(tmp_path):
     wrong = ["--config=configs/finetune/mlsum.py", "--config.schedule.learning_rat=1", f"--workdir={tmp_path / 'run'}"]
     command = [sys.executable, "-m", "finetune_scaling.train", *wrong]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""The prepare command: a tokenizer from a config file, a task's data, and one clear line for each mistake."""
+"""The prepare command: a tokenizer from a config file, a task's data, and one line per error."""
 
 import json
 import random
@@ -59,13 +59,13 @@ def test_tokenizer_from_a_config_file_with_a_field_overridden(config, tmp_path):
     assert json.loads((out / "tokenizer.json").read_text())["config"]["sentinels"] == 8
 
 
-def test_a_tasks_data(tmp_path):
+def test_data_of_a_task(tmp_path):
     code, printed, errors = _prepare("corpus", "--task=grammar_translation")
     assert (code, errors) == (0, "")
     assert "grammar translation A-B, split 'train'" in printed
 
 
-def test_mistakes_are_one_line_each(config):
+def test_user_errors_are_one_line_each(config):
     bad = config.with_name("bad.py")
     bad.write_text("x = (")
     at_config = f"--config={config}"
@@ -88,7 +88,7 @@ def test_mistakes_are_one_line_each(config):
         assert expected in errors
 
 
-def test_wrong_settings_and_missing_text_are_named(config, tmp_path):
+def test_wrong_settings_and_missing_text_are_an_error(config, tmp_path):
     part = {"source": {"kind": "files", "path": str(tmp_path / "none.jsonl")}, "field": "text"}
     other = {**part, "field": "body"}
     mapping = {"tokenizer": {"vocab_size": 320, "sentinels": 10}, "corpus": {"train": [part], "dev": [other]}}

@@ -35,7 +35,7 @@ def result(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def changed(folder: Path, change: str) -> str:
-    """The flag for a config file that differs from the tiny study by a line of Python."""
+    """Return the flag for a config file that changes the tiny study by a line of Python."""
     path, what = CONFIG.removeprefix("--config=").split(":")
     file = folder / "config.py"
     file.write_text(
@@ -47,7 +47,7 @@ def changed(folder: Path, change: str) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(shared_cache, tmp_path_factory) -> tuple[Path, str]:
-    """The tiny study, run at one go by the command, and what it printed. Nobody may write into it."""
+    """The tiny study, executed without interruption by the command, and its output; read-only."""
     workdir = tmp_path_factory.mktemp("study")
     code, printed, errors = result(study(CONFIG, f"--workdir={workdir}"))
     assert code == 0, errors
@@ -84,7 +84,7 @@ def test_one_command_from_a_config_to_the_report(undisturbed):
 
 
 @pytest.mark.slow
-def test_two_processes_started_at_once_do_every_run_once(undisturbed, tmp_path):
+def test_two_concurrent_processes_execute_every_run_once(undisturbed, tmp_path):
     one_size = changed(tmp_path, "config.families.grammar.sizes = ('30k',)")
     workdir = tmp_path / "study"
     both = [study(one_size, f"--workdir={workdir}", f"--index={index}", "--of=2") for index in (0, 1)]
@@ -100,7 +100,7 @@ def test_two_processes_started_at_once_do_every_run_once(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_a_study_ends_with_the_same_points(undisturbed, tmp_path):
+def test_a_study_killed_repeatedly_ends_with_the_same_points(undisturbed, tmp_path):
     done, _ = undisturbed
     workdir = Path(shutil.copytree(done, tmp_path / "study"))
     study_runs = runs(read_study(json.loads((done / "config.json").read_text())))
@@ -170,7 +170,7 @@ def test_a_moved_study_is_still_evaluated_and_listed(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_named_before_anything_is_trained_and_can_be_mended_in_place(tmp_path):
+def test_a_config_error_is_reported_before_training_and_can_be_fixed_in_place(tmp_path):
     wrong = changed(tmp_path, "config.tasks.translation.methods.full.finetune_examples = (10, 40, 61)")
     code, printed, errors = result(study(wrong, f"--workdir={tmp_path / 'study'}"))
     assert (code, printed) == (2, "")
@@ -178,7 +178,7 @@ def test_a_mistake_is_named_before_anything_is_trained_and_can_be_mended_in_plac
     assert not list((tmp_path / "study").rglob("*"))
 
 
-def test_listing_as_json_is_json_alone(undisturbed):
+def test_json_listing_prints_only_json(undisturbed):
     code, printed, errors = result(study(CONFIG, f"--workdir={undisturbed[0]}", "--list", "--json"))
     assert (code, errors) == (0, "")
     rows = json.loads(printed)
@@ -189,7 +189,7 @@ def test_listing_as_json_is_json_alone(undisturbed):
     assert Counter(row["factor"] for row in rows) == {"model": 12, "pretrain": 3, "pet": 6}
 
 
-def test_a_listing_runs_nothing_and_tells_what_it_would_cost(tmp_path):
+def test_a_listing_runs_nothing_and_prints_costs(tmp_path):
     code, printed, errors = result(study(QUICKSTART, f"--workdir={tmp_path / 'none'}", "--list"))
     assert (code, errors) == (0, "")
     *lines, total = printed.splitlines()
@@ -208,7 +208,7 @@ def test_a_listing_runs_nothing_and_tells_what_it_would_cost(tmp_path):
         ([CONFIG, "--workdir=x", "--config.families.grammar.factor_size=2m"], "factor_size = '2m' is not among"),
     ],
 )
-def test_mistakes_are_one_line_each_and_exit_with_2(flags, expected):
+def test_user_errors_are_one_line_and_exit_with_2(flags, expected):
     code, printed, errors = result(study(*flags))
     assert (code, printed, errors.count("\n")) == (2, "", 1), errors
     assert errors.startswith("error: ")

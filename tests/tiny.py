@@ -1,7 +1,7 @@
-"""Configs of runs and of a study that take seconds: `--config=tests/tiny.py:WHAT`, WHAT being tokenizer, pretrain, a
-method's name, study, or notebook, a part of the study that writes texts, too.
+"""Configs that take seconds: `--config=tests/tiny.py:NAME`, where NAME is tokenizer, pretrain, a method, study, or
+notebook (a part of the study that also generates texts).
 
-Paths (tokenizer, base.run) are left for the command line or the test to fill in.
+Paths (tokenizer, base.run) are set on the command line or by the test.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ GRAMMAR = {"seed": 0, "lexicon_size": 40}
 LENGTH = 32
 MODEL = {"layers": 1, "compute_dtype": "float32", "max_length": 64}
 TOKENIZER = {"vocab_size": 256, "byte_fallback": False, "sentinels": 16, "max_sentences": 1000}
-TARGETS = ("query", "down")  # fewer adapters compile sooner
+TARGETS = ("query", "down")  # fewer adapters compile faster
 PET = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2, "targets": TARGETS}}
 
 
@@ -97,18 +97,18 @@ def study() -> dict:
 
 
 def notebook() -> dict:
-    """Of the study, full tuning and LoRA at 2 sizes, 12 runs that write texts: what notebooks show."""
-    whole = study()
-    task = whole["tasks"]["translation"]
+    """A part of the study: full tuning and LoRA at 2 sizes, 12 runs that generate texts."""
+    complete = study()
+    task = complete["tasks"]["translation"]
     task["finetune"]["evaluation"] = {**task["finetune"]["evaluation"], "generate_examples": 6}
     task["methods"] = {name: {**task["methods"][name], "factors": ("model",)} for name in ("full", "lora")}
-    return {**whole, "name": "notebook"}
+    return {**complete, "name": "notebook"}
 
 
 _PRETRAINING = ("corpus", "objective", "sequence", "batch", "schedule", "evaluation", "logging")
 _FINETUNING = ("sequence", "batch", "schedule", "logging")
 _SHORT = {
-    "limits": {"max_steps": 8, "tolerance": 10.0},  # far from any optimum, but the laws are to have points
+    "limits": {"max_steps": 8, "tolerance": 10.0},  # far from converged, but laws need points
     "evaluation": {"times": 1, "batch_size": 20, "generate_examples": 0},
 }
 

@@ -1,4 +1,4 @@
-"""Pretraining text: parts in their shares, and shares that text cannot have."""
+"""Pretraining text: shares of the parts, and impossible shares."""
 
 import pytest
 
@@ -14,14 +14,14 @@ def parts(*weights: float) -> list[CorpusPart]:
 @pytest.mark.parametrize(
     ("weights", "counts"), [((0.0, 0.0), [10, 10]), ((1.0, 1.0), [10, 10]), ((1.0, 0.5), [10, 5]), ((1, 3), [3, 10])]
 )
-def test_each_part_gives_its_share_from_its_first_document_on(weights, counts):
+def test_each_part_contributes_its_share_of_first_documents(weights, counts):
     texts = Texts(parts(*weights))
     assert texts.counts == document_counts(parts(*weights)) == counts
     whole = Texts(parts(0.0))
     assert list(texts) == [*list(whole)[: counts[0]], *list(whole)[: counts[1]]]
 
 
-def test_a_part_that_would_give_nothing_is_named():
+def test_a_part_without_documents_is_an_error():
     for read in (Texts, document_counts):
         with pytest.raises(ConfigError, match=r"corpus\[1\]\.weight = 0\.01 selects none of its 10 documents"):
             read(parts(1.0, 0.01))

@@ -48,7 +48,7 @@ def describe(package: str, synopsis: str, *paragraphs: str) -> Description:
 
 
 def write_lists(folder: Path, packages: int = 400) -> Path:
-    """Lists of as many packages, each a cluster of its own, with German for all and Chinese for every second one."""
+    """Write lists of packages, each a separate cluster, with German for all and Chinese for every second one."""
     folder.mkdir(parents=True)
     texts = {"en": "", "de": "", "zh_CN": ""}
     for i in range(packages):
@@ -198,20 +198,20 @@ def test_no_source_text_is_in_two_splits_of_a_task(lists, tmp_path):
     assert task.examples("train").counts().keys() == {"de", "en", "zh"}
 
 
-def test_lists_without_a_language_are_named(lists, tmp_path):
+def test_lists_without_a_language_are_an_error(lists, tmp_path):
     for path in lists.glob("*Translation-zh*"):
         path.unlink()
     with pytest.raises(DataError, match=r"debian_translation/en-zh/1\.0\.0: this machine's package lists have no text"):
         prepare_source(DebianSource("translation/en-zh", "train", str(tmp_path / "data")))
 
 
-def test_a_machine_without_apt_is_told(tmp_path, monkeypatch):
+def test_a_machine_without_apt_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DataError, match="no apt-get; the debian tasks need a Debian or Ubuntu machine"):
         apt.fetch_lists(tmp_path / "lists")
 
 
-def test_a_failed_update_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_update_leaves_no_files(tmp_path, monkeypatch):
     fake = tmp_path / "bin" / "apt-get"
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\necho 'Err: could not resolve deb.example' >&2\nexit 100\n")
@@ -222,7 +222,7 @@ def test_a_failed_update_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "data").iterdir())
 
 
-def test_lists_are_fetched_into_a_private_folder_once(tmp_path, monkeypatch):
+def test_lists_are_downloaded_once_to_a_private_directory(tmp_path, monkeypatch):
     fake = tmp_path / "bin" / "apt-get"
     fake.parent.mkdir()
     fake.write_text(

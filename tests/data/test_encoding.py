@@ -1,4 +1,4 @@
-"""Encoding: sources and targets cut to their limits, the template never, documents to chunks, all of it counted."""
+"""Encoding: truncation of sources and targets but not of the template, chunks of documents, and their counts."""
 
 import random
 
@@ -20,7 +20,7 @@ from finetune_scaling.errors import ConfigError, DataError
 
 
 class Plain:
-    """A template of its own words on both sides of the source."""
+    """A template with text on both sides of the source."""
 
     def render(self, example):
         return f"Question: {example['source']}\nAnswer:", " " + example["target"]
@@ -52,7 +52,7 @@ def test_ids_are_those_of_the_rendered_texts(tokenizer):
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="ab cdé中▁\n", max_size=60), st.integers(1, 30), st.integers(0, 20))
-def test_the_source_is_cut_and_the_template_never(tokenizer, source, max_source, spare):
+def test_the_source_is_truncated_but_not_the_template(tokenizer, source, max_source, spare):
     around = len(tokenizer.encode("Question: \nAnswer:"))
     form = SequenceFormat(length=around + 4 + 8 + spare, max_source_tokens=max_source, max_target_tokens=8)
     prompt = encode_prompts([_example(source=source)], tokenizer, Plain(), form)[0]
@@ -77,7 +77,7 @@ def test_prompts_are_the_inputs_of_training(tokenizer):
         assert prompt == encoded.sequence(i, tokenizer, form).tokens[: len(prompt)].tolist()
 
 
-def test_a_cut_target_has_no_eos_and_is_counted(tokenizer):
+def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
     form = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
     fits = next(t for t in ("ab " * n for n in range(9)) if len(tokenizer.encode(" " + t)) == 4)
     examples = [_example(target=fits), _example(target="abc def ghi jkl mno"), _example(source="abc def " * 30)]
@@ -123,7 +123,7 @@ def test_no_examples_and_no_text(tokenizer):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet="abc é\n", max_size=40), min_size=1, max_size=12), st.integers(1, 9))
-def test_chunks_put_together_are_the_documents(tokenizer, texts, chunk):
+def test_concatenated_chunks_equal_the_documents(tokenizer, texts, chunk):
     if not any(texts):
         return
     documents = encode_documents(texts, tokenizer, chunk)

@@ -113,7 +113,7 @@ def test_sampled_summaries_agree_with_their_entropy_in_the_mean():
     assert abs(np.mean(excess)) < 4 * np.std(excess) / math.sqrt(len(excess))
 
 
-def test_a_document_is_read_back():
+def test_documents_are_parsed_correctly():
     grammar = make_grammar(HARD)
     record = summarization_source(HARD, "B", "train", 1)[0]
     language = grammar.languages["B"]
@@ -164,7 +164,7 @@ def test_agreement_in_every_sentence(name):
     assert agreeing > 50
 
 
-def test_broken_agreement_and_order_are_no_sentences():
+def test_wrong_agreement_or_order_is_an_error():
     language = make_grammar(DEFAULT).languages["A"]
     for record in short_records(DEFAULT, "A", "B", count=10):
         words = record["source"].split()
@@ -203,14 +203,14 @@ def test_noun_frequencies_follow_zipfs_law(exponent):
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=6), st.integers(0, 2**32))
-def test_a_sampler_draws_possible_arms_only(weights, seed):
+def test_a_sampler_never_chooses_category_of_probability_zero(weights, seed):
     weights[0] += 0.1
     drawn, sampler = distribution(weights), Sampler(random.Random(seed))
     assert all(drawn.probabilities[sampler(drawn)] > 0 for _ in range(20))
     assert math.isfinite(sampler.nll)
 
 
-def test_outcomes_leave_out_the_impossible():
+def test_outcomes_omit_categories_of_probability_zero():
     assert [category for category, _ in outcomes(lambda choose: choose(bernoulli(0.0)))] == [0]
     assert dict(outcomes(lambda choose: (choose(bernoulli(0.25)), choose(bernoulli(0.5)))))[1, 1] == pytest.approx(
         math.log(8)

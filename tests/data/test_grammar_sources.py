@@ -1,4 +1,4 @@
-"""The grammar's sources: determinism, splits, mixtures, difficulty dials and named mistakes."""
+"""The grammar's sources: determinism, splits, mixtures, difficulty parameters and errors."""
 
 import collections
 import dataclasses
@@ -81,7 +81,7 @@ def test_splits_share_no_source(make):
     assert min(len(train), len(dev), len(test)) > 300
 
 
-def test_pretraining_text_holds_no_held_out_sentence():
+def test_pretraining_text_contains_no_held_out_sentence():
     records = monolingual_source(DEFAULT, ["A", "B"], 3000, 0.3)
     seen = {part for record in records for part in record["text"].rstrip(".").replace(" = ", ". ").split(". ")}
     for source, target in ("AB", "BA"):
@@ -119,7 +119,7 @@ def test_copying_scores_near_zero(config):
         assert sacrebleu.corpus_bleu([record["source"] for record in records], references).score < 0.5
 
 
-def test_seed_makes_another_family():
+def test_the_seed_changes_the_family():
     words = [
         {word for record in pairs(GrammarConfig(seed=seed)) for word in record["source"].split()} for seed in (0, 1)
     ]
@@ -181,7 +181,7 @@ def told_words(config):
 
 
 def lead_summaries(config):
-    """Minus the share of summaries that tell the first sentence: its verb is in them."""
+    """Minus the share of summaries that report the first sentence: they contain its verb."""
     language = make_grammar(config).languages["A"]
     records = summarization_source(config, "A", "train", 200)
     lead = [parse(record["source"].split(".")[0], language)[0][0].verb for record in records]
@@ -210,11 +210,11 @@ def lead_summaries(config):
         ("summary_spread", 0.0, 0.9, lead_summaries),
     ],
 )
-def test_dial_acts(dial, low, high, measure):
+def test_parameter_changes_the_text_as_described(dial, low, high, measure):
     assert measure(dataclasses.replace(DEFAULT, **{dial: low})) < measure(dataclasses.replace(DEFAULT, **{dial: high}))
 
 
-def test_hard_setting_is_harder():
+def test_the_hard_setting_has_higher_entropy():
     assert entropy(HARD) > 1.5 * entropy(DEFAULT)
     assert vocabulary(HARD) > 2 * vocabulary(DEFAULT)
     assert mean_length(HARD) > mean_length(DEFAULT)
@@ -224,7 +224,7 @@ def test_hard_setting_is_harder():
     ("field", "value"),
     [("lexicon_size", 5), ("genders", 4), ("ambiguity", 1.5), ("zipf_exponent", math.nan), ("synonyms", 1.5)],
 )
-def test_bad_dial_is_named(field, value):
+def test_parameter_out_of_range_is_an_error(field, value):
     with pytest.raises(ConfigError, match=rf"grammar\.{field}"):
         GrammarConfig(**{field: value})
 
@@ -249,6 +249,6 @@ def test_config_without_entropy_is_refused():
         (lambda: translation_entropy(DEFAULT, "hello", "A", "B"), "'hello' is not one of its words"),
     ],
 )
-def test_mistake_is_named(make, message):
+def test_invalid_arguments_are_an_error(make, message):
     with pytest.raises((DataError, ConfigError), match=message):
         make()

@@ -91,7 +91,7 @@ def test_every_epoch_has_every_example_once_in_another_order(finetuning, tokeniz
     assert finetuning.batches_per_epoch == 23 / 4
 
 
-def test_a_batch_depends_on_the_seed_and_its_number_alone(finetuning, tokenizer):
+def test_a_batch_depends_only_on_seed_and_index(finetuning, tokenizer):
     again = finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=4, seed=0)
     other = finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=4, seed=1)
     assert _equal(again[1000], finetuning[1000])
@@ -107,7 +107,7 @@ def test_neighbouring_seeds_do_not_share_epochs(tokenizer):
     assert _targets(first[1], tokenizer) != _targets(second[0], tokenizer)
 
 
-def test_the_set_of_examples_of_a_step_does_not_depend_on_how_the_batch_is_cut(finetuning, tokenizer):
+def test_the_examples_of_a_step_do_not_depend_on_the_batch_shards(finetuning, tokenizer):
     halves = finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=2, seed=0)
     for step in (0, 5, 77):
         joined = _targets(halves[2 * step], tokenizer) + _targets(halves[2 * step + 1], tokenizer)
@@ -143,7 +143,7 @@ def test_pretraining_has_every_text_once_an_epoch(tokenizer, name):
     assert batches.statistics["fill_rate"] > 0.9
 
 
-def test_causal_text_ends_where_the_document_does(tokenizer):
+def test_only_the_last_chunk_of_a_document_has_eos(tokenizer):
     batches = pretraining_evaluation_batches(
         [" ".join(WORDS)], tokenizer, ObjectiveConfig("causal"), batch_size=2, length=32, seed=0
     )
@@ -152,7 +152,7 @@ def test_causal_text_ends_where_the_document_does(tokenizer):
     assert sum(batch["weights"].sum() for batch in batches) == len(tokenizer.encode(" ".join(WORDS))) + 1
 
 
-def test_pretraining_noise_changes_between_epochs_and_comes_back_with_the_seed(tokenizer):
+def test_pretraining_noise_depends_on_epoch_and_seed(tokenizer):
     def make(seed):
         return pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(), batch_size=2, length=64, seed=seed)
 
@@ -183,7 +183,7 @@ def test_iteration_equals_indexing_from_any_step(finetuning):
         iterator.close()
 
 
-def test_starting_late_takes_no_time(tokenizer):
+def test_iteration_can_start_at_a_late_step_immediately(tokenizer):
     batches = pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(), batch_size=2, length=64, seed=0)
     begin = time.perf_counter()
     late = next(iterate(batches, 10**9))
@@ -215,7 +215,7 @@ def test_statistics_are_plain_numbers(finetuning):
     assert finetuning.statistics["truncated_sources"] == finetuning.statistics["truncated_targets"] == 0
 
 
-def test_too_few_sentinels_names_how_many(tokenizer):
+def test_too_few_sentinels_are_an_error_with_the_required_number(tokenizer):
     with pytest.raises(ConfigError, match=r"masks up to 64 spans.*30 sentinels.*sentinels >= 64"):
         pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(), batch_size=2, length=512, seed=0)
 

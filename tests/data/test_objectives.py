@@ -1,4 +1,4 @@
-"""Objectives: golden sequences, and laws of span corruption for every denoiser and length."""
+"""Objectives: golden sequences, and properties of span corruption for every denoiser and length."""
 
 import collections
 
@@ -53,7 +53,7 @@ def test_golden_causal():
     assert _dtypes(sequence) == [np.int32, np.int32, np.float32, np.bool_]
 
 
-def test_golden_causal_of_a_text_that_goes_on():
+def test_golden_causal_without_eos():
     assert _as_lists(causal(_ids(3), SPECIAL, append_eos=False)) == [
         [2, 1000, 1001],
         [1000, 1001, 1002],
@@ -63,7 +63,7 @@ def test_golden_causal_of_a_text_that_goes_on():
 
 
 def test_golden_sequences_without_bos():
-    """What nothing comes before is read and not predicted."""
+    """The first token, without a preceding one, is not predicted."""
     without = SPECIAL._replace(bos_id=None)
     assert _as_lists(causal(_ids(3), without))[:3] == [[1000, 1001, 1002], [1001, 1002, 1], [1, 1, 1]]
     sequence = prefix_lm(np.array([10, 11]), np.array([20, 21]), without, bidirectional=True)
@@ -100,7 +100,7 @@ def test_golden_split_prefix_with_its_mode():
 
 @settings(max_examples=400, deadline=None)
 @given(st.integers(1, 300), st.integers(0, len(UL2_DENOISERS) - 1), st.integers(0, 2**32 - 1))
-def test_denoisers_keep_every_token_once_and_have_the_announced_length(n, variant, seed):
+def test_denoisers_keep_every_token_and_have_the_predicted_length(n, variant, seed):
     sequence = apply_objective(_ids(n), variant, UL2, SPECIAL, np.random.default_rng(seed))
     assert len(sequence.tokens) == sequence_lengths(np.array([n]), np.array([variant]), UL2)[0]
     denoiser = UL2.denoisers[variant]
@@ -115,7 +115,7 @@ def test_denoisers_keep_every_token_once_and_have_the_announced_length(n, varian
 
 
 def _restored(inputs: list[int], targets: list[int]) -> list[int]:
-    """Puts the target's spans in the places of their sentinels."""
+    """Replace sentinels by the spans of the target."""
     spans: dict[int, list[int]] = {}
     for token in targets:
         if token in SENTINELS:
@@ -131,7 +131,7 @@ def _restored(inputs: list[int], targets: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("denoiser", [d for d in UL2_DENOISERS if d.mode != "S"], ids=str)
-def test_rate_and_mean_span_are_as_asked(denoiser):
+def test_rate_and_mean_span_match_the_config(denoiser):
     n = 512
     sequence = denoise(_ids(n), denoiser, SPECIAL, np.random.default_rng(0), bidirectional=True)
     target = sequence.targets[sequence.weights > 0][:-1]
@@ -142,7 +142,7 @@ def test_rate_and_mean_span_are_as_asked(denoiser):
 
 
 def test_every_position_is_masked_equally_often_in_short_texts():
-    """T5's own mask always takes the last token; with one span a text, that would be all that is ever predicted."""
+    """T5's mask always includes the last token; with one span per text, only that would ever be predicted."""
     rng = np.random.default_rng(0)
     counts = collections.Counter[int]()
     for _ in range(4000):
@@ -185,14 +185,14 @@ def test_other_objectives_have_no_mixture():
 
 
 @pytest.mark.parametrize("length", [8, 64, 128, 512, 1024])
-def test_longest_text_fits_and_one_more_does_not(length):
+def test_max_text_tokens_fit_and_one_more_does_not(length):
     size = max_text_tokens(length, UL2)
     variants = np.arange(len(UL2.denoisers))
     assert sequence_lengths(np.full(7, size), variants, UL2).max() <= length
     assert sequence_lengths(np.full(7, size + 1), variants, UL2).max() > length
 
 
-def test_needed_sentinels_is_the_most_any_text_up_to_the_limit_uses():
+def test_required_sentinels_is_the_maximum_over_text_lengths():
     for length in (16, 128, 333):
         lengths = np.arange(1, max_text_tokens(length, UL2) + 1)
         most = max(
@@ -201,7 +201,7 @@ def test_needed_sentinels_is_the_most_any_text_up_to_the_limit_uses():
         assert required_sentinels(length, UL2) == most
 
 
-def test_a_row_too_short_for_any_text():
+def test_a_row_too_short_for_any_text_is_an_error():
     with pytest.raises(ConfigError, match="length = 3 is too short"):
         max_text_tokens(3, UL2)
 

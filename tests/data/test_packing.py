@@ -1,4 +1,4 @@
-"""Packing: every item once, no row over capacity, rows well filled, and masks that keep segments apart."""
+"""Packing: every item once, rows within capacity and well filled, and masks that separate segments."""
 
 import itertools
 
@@ -16,7 +16,7 @@ SPECIAL = SpecialTokens(bos_id=2, eos_id=1, mode_ids={}, sentinel_ids=())
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=200), st.integers(1, 8))
-def test_every_item_is_in_one_row_that_holds_it(lengths, window):
+def test_every_item_is_in_exactly_one_row_within_capacity(lengths, window):
     plan = plan_packing(np.array(lengths, np.int64), 50, window=window)
     assert sorted(plan.items.tolist()) == list(range(len(lengths)))
     for row in range(plan.rows):
@@ -26,7 +26,7 @@ def test_every_item_is_in_one_row_that_holds_it(lengths, window):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=200))
 def test_no_two_neighbouring_rows_would_fit_into_one(lengths):
-    """The guarantee of next-fit, window = 1: at least half of the tokens are used, the last row apart."""
+    """The guarantee of next-fit, window = 1: at least half of the tokens are used, except in the last row."""
     plan = plan_packing(np.array(lengths), 50, window=1)
     sums = [sum(lengths[item] for item in plan.row(row)) for row in range(plan.rows)]
     assert all(a + b > 50 for a, b in itertools.pairwise(sums))
@@ -40,14 +40,14 @@ def test_fill_rate_of_text_like_lengths():
 
 
 @pytest.mark.parametrize("lengths", [[3, 51], [0, 3]])
-def test_items_that_fit_no_row_are_refused(lengths):
+def test_items_longer_than_a_row_are_an_error(lengths):
     with pytest.raises(ValueError, match="do not fit rows of 50"):
         plan_packing(np.array(lengths), 50)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 6), max_size=60), st.integers(0, 1000))
-def test_deal_gives_every_slot_an_item_of_its_size(sizes, seed):
+def test_assignment_respects_sizes(sizes, seed):
     sizes = np.array(sizes, np.int64)
     slots = np.random.default_rng(seed).permutation(sizes)
     items = assign_items(sizes, slots, np.random.default_rng(seed))
@@ -55,14 +55,14 @@ def test_deal_gives_every_slot_an_item_of_its_size(sizes, seed):
     np.testing.assert_array_equal(sizes[items], slots)
 
 
-def test_deal_is_uniform_among_equals():
+def test_assignment_is_uniform_among_equal_sizes():
     counts = np.zeros((3, 3))
     for seed in range(3000):
         counts[np.arange(3), assign_items(np.ones(3), np.ones(3), np.random.default_rng(seed))] += 1
     np.testing.assert_allclose(counts / 3000, 1 / 3, atol=0.03)
 
 
-def test_deal_refuses_other_sizes():
+def test_assignment_of_other_sizes_is_an_error():
     with pytest.raises(ValueError, match="slot_sizes"):
         assign_items(np.array([1, 2]), np.array([1, 1]), np.random.default_rng(0))
 
@@ -85,7 +85,7 @@ def test_golden_row():
     }  # fmt: skip
 
 
-def test_changing_one_sequence_changes_its_own_segment_only():
+def test_changing_a_sequence_changes_only_its_segment():
     sequences = [prefix_lm(np.array([10 + i]), np.array([20, 21]), SPECIAL, bidirectional=True) for i in range(3)]
     changed = prefix_lm(np.array([99]), np.array([98, 97]), SPECIAL, bidirectional=True)
     before, after = pack(sequences, 16), pack([sequences[0], changed, sequences[2]], 16)

@@ -1,4 +1,4 @@
-"""Prepared corpora: the batches of the text itself, the same bytes from any workers, kills survived, damage named."""
+"""Prepared corpora: batches equal those of the text, bytes do not depend on workers, interruptions, and damage."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def parts(tmp_path) -> tuple[CorpusPart, ...]:
 
 @pytest.fixture(params=["in_process", "beam"])
 def workers(request, monkeypatch) -> str:
-    """Beam; or its steps called one after another here, shards in another order, where it is not installed."""
+    """Run the steps with Beam, or in this process with the shards in another order."""
     if request.param == "beam":
         need_beam()
     else:
@@ -109,7 +109,7 @@ def direct_batches(texts, tokenizer, objective="causal", seed=0):
 
 
 def assert_same(left, right):
-    """Over two epochs and far beyond, every array of every batch."""
+    """Compare every array of batches of two epochs and of much later ones."""
     assert left.statistics == right.statistics
     assert left.rows_per_epoch == right.rows_per_epoch
     for step in [*range(2 * left.rows_per_epoch // 3 + 1), 12_345]:
@@ -126,14 +126,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("seed", [0, 7])
-def test_batches_equal_those_of_the_text_itself(parts, tokenizer, tmp_path, workers, objective, seed):
+def test_prepared_batches_equal_batches_of_the_text(parts, tokenizer, tmp_path, workers, objective, seed):
     preparation = preparation_of(parts, tokenizer, objective)
     prepare_shards(preparation, tmp_path / "out")
     ours = prepared_batches(preparation, tmp_path / "out", objective, seed)
     assert_same(ours, direct_batches(TEXTS, tokenizer, objective, seed))
 
 
-def test_weighted_parts_give_the_documents_of_the_direct_path(parts, tokenizer, tmp_path, workers):
+def test_weighted_parts_select_the_same_documents_as_without_preparation(parts, tokenizer, tmp_path, workers):
     parts = tuple(CorpusPart(part.source, weight=weight) for part, weight in zip(parts, (1.0, 0.5), strict=True))
     preparation = preparation_of(parts, tokenizer)
     assert preparation.counts == (77, 38)
@@ -187,7 +187,7 @@ def test_any_number_and_kind_of_workers_writes_the_same_bytes(parts, tokenizer, 
     assert contents(tmp_path / "one") == contents(tmp_path / "threads") == contents(tmp_path / "processes")
 
 
-def test_finished_shards_are_kept_and_the_others_made_anew(parts, tokenizer, tmp_path, workers):
+def test_finished_shards_are_kept_and_the_others_rewritten(parts, tokenizer, tmp_path, workers):
     preparation = preparation_of(parts, tokenizer, shards=8)
     out = tmp_path / "out"
     prepare_shards(preparation, out)
@@ -211,7 +211,7 @@ def test_finished_shards_are_kept_and_the_others_made_anew(parts, tokenizer, tmp
     assert {name[:5] for name in again} == {"00001", "00002", "00003", "00004", "00005", "00006"}
 
 
-def test_damaged_repeats_are_found_again(parts, tokenizer, tmp_path, workers):
+def test_damaged_repeats_are_computed_again(parts, tokenizer, tmp_path, workers):
     preparation = preparation_of(parts, tokenizer, filters=Filters(drop_duplicates=True))
     prepare_shards(preparation, tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -221,7 +221,7 @@ def test_damaged_repeats_are_found_again(parts, tokenizer, tmp_path, workers):
     assert contents(tmp_path / "out") == before
 
 
-def test_a_fault_in_one_worker_leaves_the_finished_shards_and_no_statistics(parts, tokenizer, tmp_path, monkeypatch):
+def test_a_failed_worker_leaves_finished_shards_and_no_statistics(parts, tokenizer, tmp_path, monkeypatch):
     need_beam()
     preparation = preparation_of(parts, tokenizer, shards=6)
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -281,7 +281,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_to_the_same_bytes(config, tmp_path):
+def test_a_killed_command_resumes_to_the_same_bytes(config, tmp_path):
     need_beam()
     arguments = ["--shards=150", "--drop_duplicates"]
     out = tmp_path / "killed"
@@ -320,7 +320,7 @@ def bucket(monkeypatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_an_object_store_gets_the_same_files_and_goes_on(config, tmp_path, bucket):
+def test_an_object_store_gets_the_same_files_and_resumes(config, tmp_path, bucket):
     code, printed, errors = finish(start(config, f"{bucket}/a/out", "--shards=3"))
     assert (code, "3 shards" in printed) == (0, True), errors
     assert finish(start(config, tmp_path / "out", "--shards=3"))[0] == 0
@@ -341,7 +341,7 @@ def test_an_object_store_gets_the_same_files_and_goes_on(config, tmp_path, bucke
 
 
 @pytest.mark.slow
-def test_mistakes_are_one_line_each(config, tmp_path):
+def test_user_errors_are_one_line_each(config, tmp_path):
     need_beam()
     assert finish(start(config, tmp_path / "out", "--shards=4"))[0] == 0
     faulty = tmp_path / "text/b.jsonl"
@@ -371,7 +371,7 @@ def test_mistakes_are_one_line_each(config, tmp_path):
         assert expected in last[0]
 
 
-def test_without_beam_the_extra_is_named(parts, tokenizer, tmp_path, monkeypatch):
+def test_without_beam_the_error_names_the_extra(parts, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ConfigError, match=r"needs Apache Beam.*pip install -e \.\[beam\]"):
         prepare_shards(preparation_of(parts, tokenizer), tmp_path / "out")
@@ -379,7 +379,7 @@ def test_without_beam_the_extra_is_named(parts, tokenizer, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("workers", ["in_process"], indirect=True)
-def test_what_a_run_may_not_read(parts, tokenizer, tmp_path, workers):
+def test_a_corpus_prepared_for_another_run_is_an_error(parts, tokenizer, tmp_path, workers):
     preparation = preparation_of(parts, tokenizer)
     out = tmp_path / "out"
     prepare_shards(preparation, out)
@@ -399,7 +399,7 @@ def test_what_a_run_may_not_read(parts, tokenizer, tmp_path, workers):
 
 
 @pytest.mark.parametrize("workers", ["in_process"], indirect=True)
-def test_missing_and_damaged_files_are_named(parts, tokenizer, tmp_path, workers):
+def test_missing_and_damaged_files_are_an_error(parts, tokenizer, tmp_path, workers):
     preparation = preparation_of(parts, tokenizer)
     out = tmp_path / "out"
     prepare_shards(preparation, out)
@@ -431,7 +431,7 @@ def test_missing_and_damaged_files_are_named(parts, tokenizer, tmp_path, workers
 
 
 @pytest.mark.parametrize("workers", ["in_process"], indirect=True)
-def test_other_settings_are_refused_by_name(parts, tokenizer, tmp_path, workers):
+def test_other_settings_are_an_error_that_names_them(parts, tokenizer, tmp_path, workers):
     prepare_shards(preparation_of(parts, tokenizer), tmp_path)
     filters = Filters(drop_duplicates=True, max_tokens=9)
     with pytest.raises(WorkdirError, match=r"different in drop_duplicates, max_tokens;"):
@@ -442,7 +442,7 @@ def test_other_settings_are_refused_by_name(parts, tokenizer, tmp_path, workers)
         prepare_shards(preparation_of(parts, tokenizer, "ul2", shards=6), tmp_path)
 
 
-def test_settings_that_cannot_be(parts, tokenizer):
+def test_invalid_settings_are_an_error(parts, tokenizer):
     with pytest.raises(ConfigError, match=r"--shards=201 must be in 1\.\.200"):
         preparation_of(parts, tokenizer, shards=201)
     with pytest.raises(ConfigError, match="at least 0"):
@@ -456,7 +456,7 @@ def test_settings_that_cannot_be(parts, tokenizer):
 
 
 def test_tokens_beyond_16_bits_are_kept(parts, tmp_path, workers):
-    """A tokenizer of more than 65,536 ids is not trained here: one that says so shows the wider type is used."""
+    """A tokenizer that claims more than 65,536 ids is stored with the wider type."""
 
     class Wide(SentencePieceTokenizer):
         def __init__(self, model: bytes, name: str = "wide"):
@@ -477,7 +477,7 @@ def test_tokens_beyond_16_bits_are_kept(parts, tmp_path, workers):
     assert_same(prepared_batches(preparation, tmp_path / "out"), direct_batches(TEXTS, wide))
 
 
-def test_a_tokenizer_sent_to_a_worker_is_the_same(tokenizer):
+def test_a_pickled_tokenizer_is_the_same(tokenizer):
     again = pickle.loads(pickle.dumps(tokenizer))
     assert again.digest == tokenizer.digest
     assert again.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)

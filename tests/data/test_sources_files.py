@@ -1,4 +1,4 @@
-"""Files: what is read back is what was written, and every fault is named by file, line and column."""
+"""Files: records are read as written, and errors name file, line and column."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def test_reads_jsonl_in_every_compression(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
-def test_truncated_archive_is_named(tmp_path, suffix, kept):
+def test_truncated_archive_is_an_error(tmp_path, suffix, kept):
     path = tmp_path / f"text.jsonl{suffix}"
     whole = COMPRESS[suffix](JSONL * 50)
     path.write_bytes(whole[: int(len(whole) * kept)])
@@ -48,7 +48,7 @@ def test_truncated_archive_is_named(tmp_path, suffix, kept):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-def test_what_is_no_archive_is_named(tmp_path, suffix):
+def test_invalid_archive_is_an_error(tmp_path, suffix):
     path = tmp_path / f"text.jsonl{suffix}"
     path.write_bytes(JSONL)
     with pytest.raises(DataError, match="truncated or damaged"):
@@ -68,7 +68,7 @@ def test_xz_streams_one_after_another_with_padding_between(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-def test_a_damaged_second_part_of_an_archive_is_no_end_of_it(tmp_path, suffix):
+def test_a_damaged_second_stream_is_an_error(tmp_path, suffix):
     path = tmp_path / f"text.jsonl{suffix}"
     path.write_bytes(COMPRESS[suffix](JSONL) + b"?" + COMPRESS[suffix](JSONL))
     with pytest.raises(DataError, match="truncated or damaged"):
@@ -126,7 +126,7 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.tsv", b"en\tde\n", r"a\.tsv has no line after its header"),
     ],
 )
-def test_faults_are_named(tmp_path, name, content, message):
+def test_invalid_lines_are_an_error(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         open_source(FilesSource(name, data_dir=str(tmp_path)), ("en", "de"))

@@ -86,7 +86,7 @@ def test_slices_of_splits(data_dir):
         ("toy_pairs", "train", ("number",), "field 'number' must be text"),
     ],
 )
-def test_mistakes_are_named(data_dir, name, split, fields, message):
+def test_errors_name_the_field(data_dir, name, split, fields, message):
     with pytest.raises(DataError, match=message):
         open_source(TfdsSource(name, split, data_dir), fields)
 

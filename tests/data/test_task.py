@@ -1,4 +1,4 @@
-"""Tasks: every named one builds, configs change them, and field, split and language mistakes are named."""
+"""Tasks: all named tasks build, configs change them, and errors name the field, split or language."""
 
 import json
 
@@ -29,7 +29,7 @@ def news(tmp_path):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_named_tasks_build_and_name_themselves(name):
+def test_named_tasks_build(name):
     task = load_task(name)
     assert task.name == name
     assert task.documentation
@@ -37,7 +37,7 @@ def test_named_tasks_build_and_name_themselves(name):
     assert task.template.input.startswith(("{source_language}: ", "Summarize the following"))
 
 
-def test_studied_tasks_are_as_in_the_paper():
+def test_tasks_of_the_paper_have_its_limits_and_splits():
     lengths = {name: (load_task(name).max_source_tokens, load_task(name).max_target_tokens) for name in TASKS}
     assert lengths["wmt14_en_de"] == lengths["wmt19_en_zh"] == (256, 256)
     assert lengths["mlsum"] == (512, 256)
@@ -51,7 +51,7 @@ def test_studied_tasks_are_as_in_the_paper():
     }
 
 
-def test_a_task_wholly_in_a_config(news):
+def test_a_complete_task_in_a_config(news):
     for spec in (news, ml_collections.ConfigDict(news)):
         task = load_task(spec)
         assert (task.max_source_tokens, task.max_target_tokens) == (256, 256)
@@ -63,7 +63,7 @@ def test_a_task_wholly_in_a_config(news):
         assert task.examples("newstest")[-1]["target"] == "test Haus 3"
 
 
-def test_examples_of_a_grammar_carry_their_entropy():
+def test_grammar_examples_have_target_nll():
     examples = load_task("grammar_translation").examples("dev")
     example = examples[0]
     assert (example["source_language"], example["target_language"]) == ("A", "B")
@@ -72,7 +72,7 @@ def test_examples_of_a_grammar_carry_their_entropy():
 
 
 @pytest.mark.parametrize(("nll", "known"), [("2.5", {"target_nll": 2.5}), ("null", {}), ('"n/a"', None)])
-def test_entropy_in_a_file_is_a_number_or_unknown(news, tmp_path, nll, known):
+def test_target_nll_in_a_file_is_a_number_or_missing(news, tmp_path, nll, known):
     (tmp_path / "dev.jsonl").write_text(f'{{"en": "x", "de": "y", "target_nll": {nll}}}\n')
     dev = load_task(news).examples("dev")
     if known is None:
@@ -122,7 +122,7 @@ def test_replaced_splits_and_folders():
         ({"template": {"input": "{sauce}"}}, r"template\.input: unknown placeholder \{sauce\}"),
     ],
 )
-def test_config_mistakes_are_named(changes, message):
+def test_config_errors_name_the_field(changes, message):
     with pytest.raises(ConfigError, match=message):
         load_task({"name": "wmt14_en_de", **changes})
 
@@ -137,13 +137,13 @@ def test_config_mistakes_are_named(changes, message):
         ({"test": {"dev": "x.jsonl"}}, "test set must not be named 'dev'"),
     ],
 )
-def test_language_and_field_mistakes_are_named_at_once(changes, message):
+def test_language_and_field_errors_are_raised_on_loading(changes, message):
     defaults = {"name": "news", "kind": "translation", "languages": ("en", "de"), "fields": ("en", "de")}
     with pytest.raises(ConfigError, match=message):
         load_task(jsonl_task(**{**defaults, "train": "a.jsonl", "dev": "b.jsonl", **changes}))
 
 
-def test_split_and_column_mistakes_are_named(news, tmp_path):
+def test_split_and_column_errors_are_raised_on_opening(news, tmp_path):
     with pytest.raises(DataError, match="task news has no split 'tset'; it has train, dev, newstest"):
         load_task(news).examples("tset")
     news["train"][0]["target_field"] = "ger"

@@ -1,4 +1,4 @@
-"""Subsets are nested, keep shares and depend on their seed only; statistics are what counting gives."""
+"""Subsets are nested, keep shares and depend only on their seed; statistics are exact."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_parts_are_concatenated(examples):
     assert examples.counts() == SIZES
 
 
-def test_subsets_are_nested_and_whole(examples):
+def test_subsets_are_nested_permutations(examples):
     whole = [example["target"] for example in subset(examples, 138, seed=3)]
     assert sorted(whole) == sorted(example["target"] for example in examples)
     for size in (1, 2, 17, 100, 137):
@@ -54,7 +54,7 @@ def test_every_prefix_keeps_the_shares(examples):
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
-def test_turns_are_never_a_whole_one_from_their_share(sizes):
+def test_interleaving_differs_by_less_than_one_from_the_shares(sizes):
     total, taken = sum(sizes), [0] * len(sizes)
     for k, turn in enumerate(interleaving_order(sizes), start=1):
         taken[turn] += 1
@@ -69,7 +69,7 @@ def test_a_subset_of_one_part_is_a_uniform_permutation():
 
 
 @pytest.mark.parametrize("size", [0, -1, 139, 10**6])
-def test_more_examples_than_exist(examples, size):
+def test_more_examples_than_exist_are_an_error(examples, size):
     with pytest.raises(DataError, match="but the data has 138"):
         subset(examples, size, seed=0)
 
@@ -85,7 +85,7 @@ def test_describe_counts_exactly(examples):
     json.dumps(statistics)
 
 
-def test_describe_measures_some_of_many(examples):
+def test_describe_measures_a_sample(examples):
     statistics = describe(subset(examples, 100, seed=1), max_measured=10)
     assert statistics["measured"] == 10
     assert sum(statistics["directions"].values()) == statistics["examples"] == 100

@@ -1,4 +1,4 @@
-"""Templates: the text they make, and the mistakes they name."""
+"""Templates: rendered text, and errors."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ def test_a_line_before_the_article_names_the_language():
 
 
 @given(st.text(), st.text())
-def test_texts_are_taken_literally(source, target):
+def test_texts_are_not_interpreted_as_patterns(source, target):
     template = Template(input="{{x}} {source}|{target_language}", target="<{target}>")
     assert template.render(example(source, target)) == (f"{{x}} {source}|German", f"<{target}>")
 
@@ -44,12 +44,12 @@ def test_texts_are_taken_literally(source, target):
         ({"input": "{source} {target}"}, "template.input contains"),
     ],
 )
-def test_mistakes_are_named(patterns, message):
+def test_errors_name_the_field(patterns, message):
     with pytest.raises(ConfigError, match=message):
         Template(**patterns)
 
 
-def test_unknown_language_is_named():
+def test_unknown_language_is_an_error():
     with pytest.raises(ConfigError, match="target_language = 'ger' is not a language code"):
         TRANSLATION.render(example(languages=("en", "ger")))
 

@@ -1,4 +1,4 @@
-"""The tokenizer: lossless, deterministic, fixed special ids that no text can spell, and mistakes explained."""
+"""The tokenizer: lossless, deterministic, fixed special ids that no text can spell, and errors."""
 
 import functools
 import hashlib
@@ -54,7 +54,7 @@ def test_layout_of_the_ids(tokenizer):
 
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text(alphabet=" \n\t\r\0\u2028\u2581\u2585\u3000中文é<X>/s_1ab"))
-def test_any_text_comes_back_and_is_never_special(text):
+def test_any_text_decodes_to_itself_without_special_ids(text):
     tokenizer = _trained()
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -75,11 +75,11 @@ def test_any_text_comes_back_and_is_never_special(text):
         "中文龘",
     ],
 )
-def test_awkward_texts_come_back(tokenizer, text):
+def test_special_characters_decode_to_themselves(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_special_tokens_are_left_out_of_decoded_text(tokenizer):
+def test_special_tokens_are_not_decoded(tokenizer):
     ids = tokenizer.encode("lazy dog")
     assert tokenizer.decode([2, 6, *ids[:1], 7, *ids[1:], 1, 0, 0]) == "lazy dog"
 
@@ -160,18 +160,18 @@ def test_too_little_text_names_the_largest_vocabulary(tmp_path, model_type):
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["\t▁\n"]])
-def test_no_text_at_all(tmp_path, texts):
+def test_empty_training_text_is_an_error(tmp_path, texts):
     with pytest.raises(DataError, match="no text to learn from"):
         train_tokenizer(texts, CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize("bad", ["a\ud800b", None, 3])
-def test_text_that_is_none(bad):
+def test_invalid_text_is_an_error(bad):
     with pytest.raises(DataError):
         _trained().encode_batch(["good", bad])
 
 
-def test_missing_and_damaged_files_are_named(tmp_path):
+def test_missing_and_damaged_files_are_an_error(tmp_path):
     with pytest.raises(DataError, match=f"{MODEL_FILE}: no such tokenizer"):
         load_tokenizer(tmp_path)
     path = _trained().save(tmp_path)
@@ -186,7 +186,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         load_tokenizer(tmp_path / "other.model")
 
 
-def test_a_foreign_model_is_refused(tmp_path):
+def test_another_sentencepiece_model_is_an_error(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_prefix=str(tmp_path / "foreign"), vocab_size=60, minloglevel=2,
         hard_vocab_limit=False,
@@ -195,7 +195,7 @@ def test_a_foreign_model_is_refused(tmp_path):
         load_tokenizer(tmp_path / "foreign.model")
 
 
-def test_real_chinese_and_english_come_back(shared_data, tmp_path):
+def test_real_chinese_and_english_decode_to_themselves(shared_data, tmp_path):
     with lzma.open(shared_data / "mt_news" / "en-zh.valid.jsonl.xz", "rt", encoding="utf-8") as file:
         texts = [record[language] for record in map(json.loads, file) for language in ("en", "zh")]
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=2048, sentinels=10, max_sentences=1500), tmp_path)

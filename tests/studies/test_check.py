@@ -1,4 +1,4 @@
-"""Mistakes anywhere in a study's config are named before anything is trained."""
+"""Errors anywhere in a study's config are reported before training."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def check(config, workdir):
     check_runs(study, workdir, runs(study))
 
 
-def test_a_right_study_passes_and_leaves_nothing_behind(tiny_runs, tmp_path):
+def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
     check(tiny_runs.config("study"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -40,7 +40,7 @@ def test_a_right_study_passes_and_leaves_nothing_behind(tiny_runs, tmp_path):
         ("families.grammar.model.max_length", 33, ConfigError, r"methods.prompt: .*soft prompt of 2 make 34 tokens"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_by_its_place(tiny_runs, tmp_path, place, value, kind, message):
+def test_an_error_names_the_field(tiny_runs, tmp_path, place, value, kind, message):
     config = tiny_runs.config("study")
     *groups, name = place.split(".")
     block = config
@@ -53,7 +53,7 @@ def test_a_mistake_is_named_by_its_place(tiny_runs, tmp_path, place, value, kind
         check(config, tmp_path)
 
 
-def test_a_wrong_field_of_a_source_is_named(tiny_runs, tmp_path):
+def test_a_wrong_source_field_is_an_error(tiny_runs, tmp_path):
     config = tiny_runs.config("study")
     config["tasks"]["translation"]["task"]["dev"][0]["source_field"] = "sorce"
     with pytest.raises((ConfigError, DataError), match=r"tasks.translation.methods.full: .*sorce"):

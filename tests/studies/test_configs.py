@@ -1,4 +1,4 @@
-"""The configs of a study's runs: what of the study ends up in which field."""
+"""Run configs of a study: which fields of the study determine them."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_a_base_is_pretrained_once_and_keeps_every_token_count(study):
     assert steps == [10, 20]
 
 
-def test_every_run_has_a_config_of_its_cell(study):
+def test_every_run_has_the_config_of_its_setting(study):
     for run in grid.runs(study):
         setting = run.setting
         run_config = read_run_config(configs.finetuning_config(study, WORKDIR, run))
@@ -49,7 +49,7 @@ def test_every_run_has_a_config_of_its_cell(study):
         assert run_config.tokenizer == "study/tokenizers/grammar"
 
 
-def test_a_methods_fields_override_the_tasks_and_the_cell_overrides_both(tiny_runs):
+def test_setting_fields_override_method_fields_which_override_task_fields(tiny_runs):
     own = {"schedule": {"learning_rate": 0.5}, "finetune_examples": 7, "method": {"frequent": 9}}
     config = tiny_runs.config(
         "study",
@@ -64,7 +64,7 @@ def test_a_methods_fields_override_the_tasks_and_the_cell_overrides_both(tiny_ru
     assert run_config.method == {"name": "prompt", "length": run.setting.pet_size, "frequent": 9}
 
 
-def test_a_size_is_known_before_there_is_a_tokenizer(study):
+def test_model_size_is_known_without_a_tokenizer(study):
     model = configs.family_model(study.families["grammar"], "100k")
     assert (model.vocab_size, model.layers, model.model_dim) == (256, 1, 48)
 
@@ -91,7 +91,7 @@ GROUPS = st.dictionaries(st.sampled_from("abc"), FIELDS, max_size=3)
 
 
 @given(GROUPS, GROUPS, GROUPS)
-def test_merging_is_associative_and_what_comes_later_wins(first, second, third):
+def test_merging_is_associative_and_later_values_win(first, second, third):
     merge = configs.merge
     assert merge(merge(first, second), third) == merge(first, merge(second, third)) or _mixes(first, second, third)
     assert merge(first, {}) == first == merge({}, first)
@@ -102,7 +102,7 @@ def test_merging_is_associative_and_what_comes_later_wins(first, second, third):
 
 
 def _mixes(*groups: dict) -> bool:
-    """Whether a name is a group in one and a value in another: then it matters who is asked first."""
+    """Return whether a name is a group in one config and a value in another: then the order matters."""
     names = set().union(*groups)
     for name in names:
         values = [group[name] for group in groups if name in group]

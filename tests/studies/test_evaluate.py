@@ -1,4 +1,4 @@
-"""Evaluators of a whole study: which run has which, the command that scores it in shares, and its table."""
+"""Evaluators of a study: those of each run, the command that scores runs in shares, and its table."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from finetune_scaling.studies.tables import write_points
 
 
 def small(tiny_runs, examples=(10, 20), **evaluation: Any) -> dict[str, Any]:
-    """The tiny study with one base and LoRA alone: two runs."""
+    """Return the tiny study with one base and only LoRA: two runs."""
     changes: dict[str, Any] = {"families": {"grammar": {"sizes": ["30k"]}}}
     if evaluation:
         changes["tasks"] = {"translation": {"finetune": {"evaluation": evaluation}}}
@@ -58,7 +58,7 @@ def test_each_task_and_method_has_its_evaluators_and_presets_are_for_all(tiny_ru
         names("minee")
 
 
-def test_a_study_says_how_texts_are_written(tiny_runs):
+def test_evaluators_use_the_decoding_of_the_study(tiny_runs):
     study = read_study(small(tiny_runs, decoding={"method": "beam", "beams": 2}, evaluators={"few_shot_1": {}}))
     run = runs(study)[0]
     beam = DecodingConfig(method="beam", beams=2)
@@ -76,7 +76,7 @@ def test_a_study_is_read_from_its_directory(tiny_runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_study_is_scored_in_shares_and_its_table_is_written_anew(tiny_runs, tmp_path, monkeypatch):
+def test_a_finished_study_is_scored_in_shares_and_its_table_rewritten(tiny_runs, tmp_path, monkeypatch):
     config = small(tiny_runs, evaluators={"pretraining": {"rows": 4}})
     study = read_study(config)
     assert execute(study, config, tmp_path).done == 2

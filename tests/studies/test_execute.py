@@ -1,4 +1,4 @@
-"""Running a study in one process: what is shared, what is skipped, what fails alone, and what ends everything."""
+"""Executing a study in one process: sharing of bases, skipped runs, failures, and errors that end the study."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from finetune_scaling.training.step import compiled_programs
 
 
 def small(tiny_runs, examples=(10, 20), methods=("full", "lora"), **changes: Any) -> dict[str, Any]:
-    """The tiny study at one size and without its further factors."""
+    """Return the tiny study at one size and without its other factors."""
     config = tiny_runs.config("study", families={"grammar": {"sizes": ["30k"]}}, **changes)
     grids = config["tasks"]["translation"]["methods"]
     own = {"finetune_examples": list(examples), "held_out_examples": [], "factors": ["model"]}
@@ -29,7 +29,7 @@ def small(tiny_runs, examples=(10, 20), methods=("full", "lora"), **changes: Any
 
 @pytest.fixture(scope="module")
 def done(tiny_runs, tmp_path_factory) -> Path:
-    """A finished small study that nobody may write into."""
+    """A finished small study; read-only."""
     workdir = tmp_path_factory.mktemp("done")
     config = small(tiny_runs)
     summary = execute(read_study(config), config, workdir)
@@ -40,13 +40,13 @@ def done(tiny_runs, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def begun(done, tmp_path) -> Path:
-    """A new study's directory with the tokenizer and the base of `done`."""
+    """The directory of a new study with the tokenizer and the base of `done`."""
     for part in ("tokenizers", "bases"):
         shutil.copytree(done / part, tmp_path / part)
     return tmp_path
 
 
-def test_what_is_done_is_not_done_again(tiny_runs, done, monkeypatch):
+def test_finished_runs_are_not_repeated(tiny_runs, done, monkeypatch):
     monkeypatch.setattr(execute_module, "train", lambda *_: pytest.fail("something was trained again"))
     config = small(tiny_runs)
     assert execute(read_study(config), config, done) == execute_module.ExecutionSummary()
@@ -63,18 +63,18 @@ def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
     assert [record["finetune_examples"] for record in records] == [10, 20, 10, 20]
 
 
-def test_more_examples_and_seeds_compile_nothing_more(tiny_runs, done, begun):
+def test_more_examples_and_seeds_compile_no_programs(tiny_runs, done, begun):
     before = compiled_programs()
     config = small(tiny_runs, examples=(10, 15, 30, 60), seeds=[0, 1])
     assert execute(read_study(config), config, begun).done == 16
     assert compiled_programs() == before
-    # The same cell in another study is the same run.
+    # The same setting in another study is the same run.
     name = "runs/translation/lora/30k_t5120_p2_d10_s0"
     left, right = (RunDirectory(folder / name).result for folder in (done, begun))
     assert {**left, "seconds": 0} == {**right, "seconds": 0}
 
 
-def test_a_run_that_fails_is_written_down_and_the_others_go_on(tiny_runs, begun, caplog):
+def test_a_failed_run_is_recorded_and_the_others_continue(tiny_runs, begun, caplog):
     config = small(tiny_runs, examples=(10, 61), methods=("full",))
     study = read_study(config)
     with caplog.at_level(logging.ERROR, logger="finetune_scaling"):
@@ -88,10 +88,10 @@ def test_a_run_that_fails_is_written_down_and_the_others_go_on(tiny_runs, begun,
     assert "finetune_examples = 61" in caplog.text
     assert [row["state"] for row in listing.list_runs(study, begun)] == ["done", "failed"]
     assert tables.write_points(study, begun) == 1
-    assert execute(study, config, begun).failed == 1  # tried again each time, since the cause may be mended
+    assert execute(study, config, begun).failed == 1  # tried again each time, because the cause may be fixed
 
 
-def test_a_bug_is_written_down_with_its_traceback_and_forgotten_when_mended(tiny_runs, begun, monkeypatch):
+def test_a_bug_is_recorded_with_its_traceback_until_fixed(tiny_runs, begun, monkeypatch):
     config = small(tiny_runs, examples=(10,), methods=("full",))
     study = read_study(config)
     with monkeypatch.context() as patch:
@@ -104,7 +104,7 @@ def test_a_bug_is_written_down_with_its_traceback_and_forgotten_when_mended(tiny
 
 
 @pytest.mark.parametrize("error", [WorkdirError("the disk is full"), Preempted("saved")])
-def test_what_would_fail_every_run_alike_ends_the_study(error, tiny_runs, begun, monkeypatch):
+def test_errors_that_concern_all_runs_end_the_study(error, tiny_runs, begun, monkeypatch):
     config = small(tiny_runs)
 
     def train(*_: Any) -> None:
@@ -116,7 +116,7 @@ def test_what_would_fail_every_run_alike_ends_the_study(error, tiny_runs, begun,
     assert not list(begun.rglob("failure.json"))
 
 
-def test_what_another_process_works_on_is_left_to_it(tiny_runs, begun):
+def test_runs_locked_by_another_process_are_skipped(tiny_runs, begun):
     config = small(tiny_runs, examples=(10,))
     study = read_study(config)
     first, second = (begun / run.directory for run in runs(study))
@@ -126,7 +126,7 @@ def test_what_another_process_works_on_is_left_to_it(tiny_runs, begun):
     assert (run_state(first), run_state(second)) == ("waiting", "done")
 
 
-def test_a_run_whose_base_another_process_pretrains_comes_last(tiny_runs, begun, monkeypatch):
+def test_a_run_whose_base_is_being_pretrained_is_deferred(tiny_runs, begun, monkeypatch):
     config = small(tiny_runs, examples=(10,))
     config["families"]["grammar"]["sizes"] = ["30k", "100k"]
     study = read_study(config)
@@ -149,7 +149,7 @@ def test_a_run_whose_base_another_process_pretrains_comes_last(tiny_runs, begun,
     assert sizes == ["100k"] * 4 + ["30k"] * 2
 
 
-def test_a_study_may_grow_but_what_was_trained_stays_what_it_is(tiny_runs, done):
+def test_a_study_may_be_extended_but_existing_runs_may_not_change(tiny_runs, done):
     other_base = small(tiny_runs)
     other_base["families"]["grammar"]["pretrain"]["schedule"]["learning_rate"] = 0.5
     other_run = small(tiny_runs)
@@ -163,7 +163,7 @@ def test_a_study_may_grow_but_what_was_trained_stays_what_it_is(tiny_runs, done)
         assert json.loads((done / "config.json").read_text()) == config
 
 
-def test_a_base_that_fails_is_tried_once(tiny_runs, tmp_path, monkeypatch):
+def test_a_failed_base_is_tried_once(tiny_runs, tmp_path, monkeypatch):
     tried = []
 
     def train(config: dict[str, Any], directory: Path) -> None:
@@ -198,7 +198,7 @@ def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):
     assert (done / "points.csv").read_text() == text
 
 
-def test_a_listing_tells_states_costs_and_expected_times(tiny_runs, done):
+def test_listing_has_states_costs_and_expected_times(tiny_runs, done):
     config = small(tiny_runs, examples=(10, 20, 40), methods=("full",))
     rows = listing.list_runs(read_study(config), done)
     assert [row["state"] for row in rows] == ["done", "done", "waiting"]
@@ -209,7 +209,7 @@ def test_a_listing_tells_states_costs_and_expected_times(tiny_runs, done):
     assert rows[0]["flops"] == rows[2]["flops"]  # all three end at max_steps
 
 
-def test_baselines_cost_nothing_and_are_scored_on_what_the_runs_generate(tiny_runs, done):
+def test_baselines_are_scored_on_the_generated_examples(tiny_runs, done):
     config = small(tiny_runs)
     config["tasks"]["translation"]["finetune"]["evaluation"]["generate_examples"] = 5
     facts = tables.write_facts(read_study(config), done)

@@ -1,4 +1,4 @@
-"""The grid: every cell once, the factors that it serves, and what is held out."""
+"""The grid: every setting once, the factors that share it, and what is held out."""
 
 import dataclasses
 import itertools
@@ -69,7 +69,7 @@ def studies(draw) -> StudyConfig:
 
 
 def expected_cells(config: StudyConfig, factor: str) -> set[Setting]:
-    """The factor's cells as a plain product, without what it shares with other factors."""
+    """Return the settings of a factor as a plain product, without sharing between factors."""
     family, cells = config.families["f"], set()
     for method, spec in config.tasks["t"].methods.items():
         if factor not in spec.factors or (factor == "pet" and method == "full"):
@@ -84,7 +84,7 @@ def expected_cells(config: StudyConfig, factor: str) -> set[Setting]:
 
 @settings(max_examples=60, deadline=None)
 @given(studies())
-def test_a_study_is_the_union_of_its_factors_each_cell_once(config):
+def test_settings_are_the_union_of_the_factors_without_duplicates(config):
     settings_ = grid.settings(config)
     bare = [dataclasses.replace(setting, factors=()) for setting in settings_]
     assert len(set(bare)) == len(bare)
@@ -97,7 +97,7 @@ def test_a_study_is_the_union_of_its_factors_each_cell_once(config):
 
 @settings(max_examples=60, deadline=None)
 @given(studies())
-def test_runs_have_directories_of_their_own_and_keep_bases_together(config):
+def test_runs_have_distinct_directories_and_are_sorted_by_base(config):
     runs = grid.runs(config)
     assert len(runs) == len(grid.settings(config)) * len(config.seeds)
     assert len({run.directory for run in runs}) == len(runs)
@@ -116,7 +116,7 @@ def test_shares_are_disjoint_and_together_all_runs(config, of):
 
 @settings(max_examples=60, deadline=None)
 @given(studies())
-def test_a_setting_is_held_out_where_its_x_or_its_examples_are(config):
+def test_a_setting_is_held_out_if_a_level_or_dataset_size_is(config):
     family = config.families["f"]
     for setting in grid.settings(config):
         spec = config.tasks["t"].methods[setting.method]
@@ -129,7 +129,7 @@ def test_a_setting_is_held_out_where_its_x_or_its_examples_are(config):
         assert grid.held_out(config, setting) == expected
 
 
-def test_the_cell_that_several_factors_share_is_listed_under_the_first():
+def test_a_shared_setting_is_listed_under_the_first_factor():
     lora = {"finetune_examples": (5,), "pet_size": 2, "pet_sizes": (1, 2)}
     found = grid.settings(read_study(study(methods={"lora": lora})))
     assert {(s.size, s.tokens, s.pet_size): s.factors for s in found} == {
@@ -170,6 +170,6 @@ def test_x_is_the_raw_count_of_the_factor():
         ({"seed": (1,)}, "config.seed is not a field of config; did you mean 'seeds'"),
     ],
 )
-def test_mistakes_in_a_study_are_named(changes, message):
+def test_errors_in_a_study_config_name_the_field(changes, message):
     with pytest.raises(ConfigError, match=message):
         read_study(merge(study(), changes))

@@ -1,4 +1,4 @@
-"""configs/study/paper.py is the grid of arXiv 2402.17193: counted cell by cell against the paper's own numbers."""
+"""configs/study/paper.py is the grid of arXiv 2402.17193: counted against the paper's numbers."""
 
 import collections
 import runpy
@@ -62,7 +62,7 @@ def test_counts_per_task_factor_and_method(settings):
     assert count(settings, "task", "factor", "method") == expected
 
 
-def test_the_axes(settings):
+def test_factor_levels(settings):
     for task in (EN_DE, EN_ZH, MLSUM):
         own = [setting for setting in settings if setting.task == task]
         assert {s.size for s in own} == {"1b", "2b", "4b", "8b", "16b"}
@@ -89,7 +89,7 @@ def test_pretraining_tokens_are_whole_steps_of_two_million(paper, settings):
     assert {s.family for s in settings if s.task == MLSUM} == {s.family for s in settings if s.task == EN_DE}
 
 
-def test_what_is_held_out(paper, settings):
+def test_held_out_settings(paper, settings):
     starred_tokens = {EN_DE: 100 * K * 2**21, EN_ZH: 80 * K * 2**21, MLSUM: 100 * K * 2**21}
     starred_pets = {"prompt": 600, "lora": 128, "full": ()}
     for setting in settings:
@@ -135,7 +135,7 @@ def test_bases(paper):
             assert count_parameters(model) == count_parameters(paper_model(size))
 
 
-def test_the_listing_needs_no_data_and_has_the_agreed_keys(paper):
+def test_the_listing_needs_no_data_and_has_the_documented_keys(paper):
     rows = list_runs(paper, WORKDIR)
     assert len(rows) == 3819
     keys = {"task", "method", "factor", "x", "finetune_examples", "seed", "held_out", "state", "flops"}

@@ -1,4 +1,4 @@
-"""Studies on public ladders: sizes and costs of the shipped ones, and a small one from its files to its report."""
+"""Studies on public models: sizes and costs of the shipped ones, and a small one from files to report."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def test_listed_sizes_are_the_published_ones(name):
     assert counts == PUBLISHED[name]
 
 
-def test_a_revision_is_a_base_of_its_own(tmp_path):
+def test_each_revision_is_a_separate_base(tmp_path):
     study = shipped("pythia")
     wanted = {base.name: conversion(study, tmp_path, base) for base in bases(study)}
     assert len(wanted) == 8 + 4  # sizes at their end, and one size on its way there
@@ -61,7 +61,7 @@ def test_a_revision_is_a_base_of_its_own(tmp_path):
     assert all(row["flops"] == 0 for row in list_bases(study, tmp_path))
 
 
-def test_rates_are_swept_at_every_size_and_the_methods_own_is_not_run_twice(tmp_path):
+def test_rates_are_swept_at_every_size(tmp_path):
     study = shipped("pythia")
     swept = [s for s in settings(study) if SENSITIVITY_FACTOR in s.factors and (s.task, s.method) == ("mlsum", "lora")]
     assert len(swept) == 8 * 4
@@ -71,7 +71,7 @@ def test_rates_are_swept_at_every_size_and_the_methods_own_is_not_run_twice(tmp_
     assert rates == {1e-4, 3e-4, 1e-3, 3e-3}
 
 
-def test_a_ladder_that_is_there_costs_no_pretraining():
+def test_public_bases_cost_no_pretraining():
     totals = study_totals(shipped("modern"), [CHIPS["v5p"]], 0.4)
     assert set(totals) == {"full", "prompt", "lora"}
 
@@ -86,7 +86,7 @@ def test_a_ladder_that_is_there_costs_no_pretraining():
         ({"source": "same-{revision}"}, "families.public.source = .* add {size}"),
     ],
 )
-def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
+def test_inconsistent_public_ladders_are_an_error(tmp_path, changes, message):
     config = small_study(tmp_path)
     config["families"]["tiny"]["public"].update(changes)
     with pytest.raises(ConfigError, match=message):
@@ -101,7 +101,7 @@ def test_what_does_not_fit_together_is_named(tmp_path, changes, message):
         ({"tokens": (1000,), "revisions": ()}, "families.public.source = .* contains {revision}"),
     ],
 )
-def test_sizes_and_revisions_that_lead_nowhere_are_named(tmp_path, changes, message):
+def test_unusable_sizes_and_revisions_are_an_error(tmp_path, changes, message):
     config = small_study(tmp_path)
     family = config["families"]["tiny"]
     family["public"]["revisions"] = changes.pop("revisions", family["public"]["revisions"])
@@ -120,7 +120,7 @@ def test_sizes_and_revisions_that_lead_nowhere_are_named(tmp_path, changes, mess
         ({"learning_rates": (), "sweep_examples": (8,)}, "requires methods.learning_rates"),
     ],
 )
-def test_a_sweep_that_could_not_be_run_is_named(tmp_path, changes, message):
+def test_an_invalid_sweep_is_an_error(tmp_path, changes, message):
     config = small_study(tmp_path)
     config["tasks"]["translation"]["methods"]["full"].update(changes)
     with pytest.raises(ConfigError, match=message):
@@ -138,7 +138,7 @@ def test_a_methods_default_rate_is_not_run_twice(tmp_path):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_shipped_sweeps_leave_the_held_out_examples_alone(name):
+def test_shipped_sweeps_do_not_use_held_out_dataset_sizes(name):
     for task_grid in shipped(name).tasks.values():
         for grid in task_grid.methods.values():
             assert not set(grid.sweep_examples) & set(grid.held_out_examples)
@@ -207,7 +207,7 @@ def task(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory) -> Path:
-    """Random Pythias of two sizes and two revisions each, with their tokenizer, and a few lines to translate."""
+    """Random Pythia models of two sizes and two revisions, with a tokenizer, and a few lines to translate."""
     folder = tmp_path_factory.mktemp("ladder")
     for size, width in WIDTHS.items():
         for number, revision in enumerate(REVISIONS):
@@ -251,7 +251,7 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     assert len(drawn["points"]["x"]) == len(sweep) == 12
 
 
-def test_a_base_of_another_shape_than_listed_is_refused_before_it_is_fetched(ladder, tmp_path):
+def test_a_base_with_another_shape_is_refused_before_download(ladder, tmp_path):
     right, wrong = read_study(small_study(ladder)), read_study(deeper(ladder))
     first = bases(right)[0]
     message = r"model.layers = 2, but families.tiny.public.models, small, has 3; correct the study's config"
@@ -266,7 +266,7 @@ def test_a_base_of_another_shape_than_listed_is_refused_before_it_is_fetched(lad
         ensure_base(wrong, tmp_path, first)
 
 
-def test_each_size_s_own_context_is_known_before_anything_is_trained(tmp_path):
+def test_the_context_length_of_each_size_is_checked_before_training(tmp_path):
     config = small_study(tmp_path)
     small, large = config["families"]["tiny"]["public"]["models"]
     config["families"]["tiny"]["public"]["models"] = small, {**large, "max_position_embeddings": 47}
@@ -275,7 +275,7 @@ def test_each_size_s_own_context_is_known_before_anything_is_trained(tmp_path):
         check_runs(study, tmp_path, runs(study))
 
 
-def test_pretraining_text_of_a_public_model_is_asked_for_before_it_is_fetched(ladder, tmp_path):
+def test_missing_pretraining_text_of_a_public_model_is_an_error_before_download(ladder, tmp_path):
     config = small_study(ladder)
     config["tasks"]["translation"]["finetune"]["evaluation"]["evaluators"] = {"pretraining": {}}
     study = read_study(config)
@@ -290,7 +290,7 @@ def deeper(folder: Path) -> dict[str, Any]:
     return config
 
 
-def test_a_base_that_is_nowhere_is_named_before_anything_is_trained(ladder, tmp_path, monkeypatch, caplog):
+def test_a_missing_public_base_is_an_error_before_training(ladder, tmp_path, monkeypatch, caplog):
     config = small_study(ladder)
     config["families"]["tiny"]["public"]["source"] = f"{ladder}/{{size}}--{{revision}}"
     study = read_study(config)
