@@ -7,7 +7,16 @@ from collections.abc import Callable
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.uncertainty.intervals import Interval
 
-METHOD_NAMES = {"full": "full tuning", "prompt": "prompt tuning", "lora": "LoRA"}
+METHOD_NAMES = {
+    "full": "full tuning",
+    "prompt": "prompt tuning",
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "ia3": "IA3",
+    "prefix": "prefix tuning",
+    "bottleneck": "bottleneck adapters",
+    "bitfit": "BitFit",
+}
 FACTOR_NAMES = {
     "model": "model size",
     "pretrain": "pretraining tokens",

@@ -151,13 +151,14 @@ def test_the_example_frame_of_the_points_page_is_read():
 
 
 def test_the_method_of_the_methods_page_works():
-    scope: dict = {"__name__": "norms"}
+    scope: dict = {"__name__": "gain"}
     exec("".join(code_blocks("methods.md")), scope)
-    tuning = configure({"norms": scope["SPEC"]}, {"name": "norms"})
+    tuning = configure({"gain": scope["SPEC"]}, {"name": "gain"})
     model = model_config({"name": "30k", "block": "sequential"}, 256)
     rows = table(*jax.eval_shape(lambda key: attach(model, tuning, key), jax.random.key(0)))
     trained = {row.name for row in rows if row.trains}
-    assert trained == {"final_norm/scale", "layers/norm/scale", "layers/feed_forward_norm/scale"}
+    gains = {"layers/attention/key/gain", "layers/attention/value/gain", "layers/feed_forward/up/gain"}
+    assert trained == gains | {"final_norm/scale", "layers/norm/scale", "layers/feed_forward_norm/scale"}
 
 
 def test_the_metrics_page_lists_every_metric_and_its_example_loads():

@@ -95,11 +95,16 @@ class ModelConfig:
     def _check_layers(self) -> None:
         if not self.shared_norm and (self.block == "sequential" or self.norm_place == "after"):
             raise ConfigError("model.shared_norm = False is of parallel blocks with norms before; leave it out")
-        known = [name for name in DENSE_LAYERS if name != "gate" or self.gated]
-        if unknown := [name for name in self.biased if name not in known]:
-            raise ConfigError(f"model.biased names {unknown[0]!r}; this model's dense layers are {', '.join(known)}")
+        if unknown := [name for name in self.biased if name not in self.dense_layers]:
+            known = ", ".join(self.dense_layers)
+            raise ConfigError(f"model.biased names {unknown[0]!r}; this model's dense layers are {known}")
         if len(set(self.biased)) < len(self.biased):
             raise ConfigError(f"model.biased = {list(self.biased)} names a layer twice")
+
+    @property
+    def dense_layers(self) -> tuple[str, ...]:
+        """The dense layers of a block, of DENSE_LAYERS."""
+        return tuple(name for name in DENSE_LAYERS if name != "gate" or self.gated)
 
     @property
     def gated(self) -> bool:

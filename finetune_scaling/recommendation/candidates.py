@@ -10,8 +10,9 @@ from finetune_scaling.formatting import format_count, method_name
 from finetune_scaling.recommendation.cost import Cost, CostModel
 from finetune_scaling.recommendation.loss_predictions import LossPredictor
 from finetune_scaling.recommendation.pet_defaults import PetDefault
+from finetune_scaling.tuning.registry import METHODS
 
-PET_NAMES = {"lora": "rank", "prompt": "length"}
+PET_NAMES = {name: spec.size_field for name, spec in METHODS.items() if spec.size_field is not None}
 
 
 @dataclass(frozen=True)

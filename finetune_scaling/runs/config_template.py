@@ -76,7 +76,7 @@ def short_finetuning_template(task: str, method: str) -> ConfigDict:
     config.limits.max_steps = 400
     config.limits.patience = 3
     config.schedule.learning_rate = {"full": 0.005, "lora": 0.01}.get(method)
-    config.optimizer.parameter_scale = method != "lora"
+    config.optimizer.parameter_scale = method not in ("lora", "dora", "bottleneck", "bitfit")  # initialized with zeros
     config.evaluation.dev_examples = 256
     config.evaluation.test_examples = 500
     config.evaluation.generate_examples = 100

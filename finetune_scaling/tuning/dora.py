@@ -50,7 +50,8 @@ class DoraAdapter(LoraAdapter):
 
     def step_flops(self, config: ModelConfig) -> float:
         """Return the FLOPs of `output_norms` in all layers, forward only."""
-        sizes = [(config.dense_inputs(name), config.dense_features(name)) for name in self.targets]
+        names = [name for name in config.dense_layers if name in self.targets]
+        sizes = [(config.dense_inputs(name), config.dense_features(name)) for name in names]
         return config.layers * sum(2.0 * self.rank * (d * f + d * self.rank + self.rank * f) for d, f in sizes)
 
 
