@@ -4,7 +4,8 @@ A law that does not describe a method's points has no curve there.
 """
 
 import itertools
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,11 +49,8 @@ class PredictedLoss(NamedTuple):
     band: np.ndarray | None
 
 
-class Curve(Protocol):
-    """Loss by a law at factor values and dataset sizes that broadcast to [P]; None without a fit."""
-
-    def __call__(self, x: Any, examples: Any) -> PredictedLoss | None:
-        """Return the prediction."""
+# Loss by a law at factor values and dataset sizes that broadcast to [P]; None without a fit.
+Curve = Callable[[Any, Any], PredictedLoss | None]
 
 
 def predicted_loss(fit: JointFit, factor: str, x: Any, examples: Any) -> PredictedLoss:
