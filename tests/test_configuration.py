@@ -1,4 +1,4 @@
-"""Mappings become frozen dataclasses or an error that names the field; what is built says what it was built from."""
+"""Config mappings become frozen dataclasses, or an error that names the field."""
 
 import dataclasses
 import json

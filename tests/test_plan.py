@@ -156,35 +156,56 @@ def test_search_omits_chips_without_the_attention_kernel() -> None:
     assert "h100 is omitted" in errors
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ((LORA,), "--topology is missing"),
-        ((LORA, "--topology=v5e:4x5"), "--topology=v5e:4x5 .*v5e:4x8"),
-        ((LORA, "--topology=h100:8", "--config.sharding.fsdp=3"), "does not divide the 8 devices"),
-        ((LORA, "--topology=h100:8", "--batch=12"), "not divisible by 8"),
-        ((LORA, "--topology=h100:8", "--model=3b"), "--model = '3b' is unknown"),
-        ((LORA, "--topology=h100:8", "--smallest"), "--smallest needs --search"),
-        ((LORA, "--search", "--study"), "give one of them"),
-        ((LORA, "--topology=h100:8", "--batches=8,16"), "--batches needs --search"),
-        ((LORA, "--search", "--topology=h100", "--batches=8,x"), "--batches: 'x'"),
-        (("--config=configs/study/paper.py", "--study", "--batch=4"), "--batch is for one run"),
-        ((LORA, "--topology=h100:8", "--prices.h100.spot=-1"), "must not be negative"),
-        ((LORA, "--topology=v5e:4x4", "--analytic", "--config.model.attention=cudnn"), "'cudnn' needs a GPU, not tpu"),
-        ((LORA, "--topology=h100:8", "--config.model.attention=flash"), "'flash' needs a TPU, not gpu"),
-        ((LORA, "--search", "--topology=cpu", "--config.model.attention=flash"), "'flash' needs a TPU, not cpu"),
-        (("--config=configs/study/paper.py", "--study", "--topology=v5e:4x4"), "--topology=v5e$"),
-        ((LORA, "--topology=v5e:4x4", "--analytic", "--training-only"), "--training-only is for one run"),
-        ((LORA, "--topology=h100:8", "--training-only"), "--training-only is for one run"),
-        ((LORA, "--topology=v5e", "--search", "--training-only"), "--training-only is for one run"),
-    ],
-)
-def test_usage_errors_are_one_line(flags: tuple[str, ...], message: str) -> None:
-    code, printed, errors = plan(*flags)
-    assert code == 2, errors
-    assert printed == ""
-    assert len(errors.strip().splitlines()) == 1
-    assert re.search(message, errors), errors
+MISTAKES = [
+    ((LORA,), "--topology is missing"),
+    ((LORA, "--topology=v5e:4x5"), "--topology=v5e:4x5 .*v5e:4x8"),
+    ((LORA, "--topology=h100:8", "--config.sharding.fsdp=3"), "does not divide the 8 devices"),
+    ((LORA, "--topology=h100:8", "--batch=12"), "not divisible by 8"),
+    ((LORA, "--topology=h100:8", "--model=3b"), "--model = '3b' is unknown"),
+    ((LORA, "--topology=h100:8", "--smallest"), "--smallest needs --search"),
+    ((LORA, "--search", "--study"), "give one of them"),
+    ((LORA, "--topology=h100:8", "--batches=8,16"), "--batches needs --search"),
+    ((LORA, "--search", "--topology=h100", "--batches=8,x"), "--batches: 'x'"),
+    (("--config=configs/study/paper.py", "--study", "--batch=4"), "--batch is for one run"),
+    ((LORA, "--topology=h100:8", "--prices.h100.spot=-1"), "must not be negative"),
+    ((LORA, "--topology=v5e:4x4", "--analytic", "--config.model.attention=cudnn"), "'cudnn' needs a GPU, not tpu"),
+    ((LORA, "--topology=h100:8", "--config.model.attention=flash"), "'flash' needs a TPU, not gpu"),
+    ((LORA, "--search", "--topology=cpu", "--config.model.attention=flash"), "'flash' needs a TPU, not cpu"),
+    (("--config=configs/study/paper.py", "--study", "--topology=v5e:4x4"), "--topology=v5e$"),
+    ((LORA, "--topology=v5e:4x4", "--analytic", "--training-only"), "--training-only is for one run"),
+    ((LORA, "--topology=h100:8", "--training-only"), "--training-only is for one run"),
+    ((LORA, "--topology=v5e", "--search", "--training-only"), "--training-only is for one run"),
+]
+
+# Importing the command takes seconds, so that it is done once; each command line runs in a fork.
+FORKS = """
+import json, os, sys
+from finetune_scaling import command, plan
+
+for number, flags in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        for descriptor, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.argv = ["plan", *flags]
+        command.run(plan.main)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_usage_errors_are_one_line(tmp_path: Path) -> None:
+    prices = f"--prices={ROOT}/configs/prices.py"
+    lines = [[prices, *(flag.replace("configs/", f"{ROOT}/configs/") for flag in flags)] for flags, _ in MISTAKES]
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, json.dumps(lines)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert [int(code) for code in done.stdout.split()] == [2] * len(MISTAKES)
+    for number, (_, message) in enumerate(MISTAKES):
+        errors = (tmp_path / f"{number}.err").read_text()
+        assert (tmp_path / f"{number}.out").read_text() == ""
+        assert len(errors.strip().splitlines()) == 1
+        assert re.search(message, errors), errors
 
 
 def test_without_libtpu_the_extra_is_named(tmp_path: Path) -> None:

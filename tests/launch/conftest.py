@@ -1,4 +1,4 @@
-"""A real SLURM cluster of this machine alone, in a temporary folder, ended by its pid files whatever happens.
+"""A real SLURM cluster on this machine, in a temporary directory, always ended by its pid files.
 
 Needs Debian's packages slurm-wlm and munge and the right to be root: slurmd starts jobs as their users.
 """
@@ -19,7 +19,7 @@ import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 
-# Nothing of the machine's own set-up is used, so that a SLURM that it may have is left alone.
+# It does not use the machine's own SLURM set-up.
 _CONFIG = """
 ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
@@ -54,7 +54,7 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str:
-    """Why no cluster can be started here; empty where one can."""
+    """Return why no cluster can be started here; empty if one can."""
     missing = [program for program in PROGRAMS if not _path(program)]
     if missing:
         return f"{', '.join(missing)} not found: apt-get install slurm-wlm munge"
@@ -63,7 +63,7 @@ def why_not() -> str:
 
 @pytest.fixture(scope="session")
 def slurm(shared_cache: Path) -> Iterator["LocalSlurm"]:
-    """A cluster of one node with 4 CPUs, whatever the machine has; skips where none can be started."""
+    """A cluster of one node with 4 nominal CPUs; skips if none can be started."""
     if reason := why_not():
         pytest.skip(reason)
     with local_slurm(cpus=4) as cluster:
@@ -72,26 +72,26 @@ def slurm(shared_cache: Path) -> Iterator["LocalSlurm"]:
 
 
 class LocalSlurm:
-    """What tests ask of the cluster; every SLURM command runs with its configuration."""
+    """A running cluster; every SLURM command uses its configuration."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def run(self, *command: str, **options) -> str:
-        """Runs a command and returns its stdout; RuntimeError with its stderr where it fails."""
+        """Run a command and return its stdout. Raises RuntimeError with its stderr if it fails."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, **options)
         if done.returncode:
             raise RuntimeError(f"{command} exited with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def field(self, job: str, name: str) -> str:
-        """A field of `scontrol show job`, for example JobState of 3_1."""
+        """Return a field of `scontrol show job`, for example JobState of 3_1."""
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
         return next(word.partition("=")[2] for word in shown.split() if word.startswith(f"{name}="))
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float = 120) -> None:
-        """Polls until a condition holds; AssertionError that says what never came and what the daemons logged."""
+        """Poll until a condition is true. Raises AssertionError with `what` and the logs of the daemons."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -100,9 +100,9 @@ class LocalSlurm:
             time.sleep(0.1)
 
     def start_soon(self, job: str) -> None:
-        """Lets a requeued job start in three seconds: SLURM would hold it for two minutes.
+        """Start a requeued job in three seconds instead of two minutes.
 
-        Not at once: slurmd refuses a job that it has killed within the same second, and SLURM then waits again.
+        Not immediately: slurmd rejects a job that it killed within the same second, and SLURM then waits again.
         """
         self.wait(f"{job} back in the queue", lambda: self.field(job, "JobState") == "PENDING")
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
@@ -110,11 +110,11 @@ class LocalSlurm:
 
 @contextlib.contextmanager
 def local_slurm(cpus: int = 4) -> Iterator[LocalSlurm]:
-    """Starts munged, slurmctld and slurmd with ports, key and state of their own, and ends them.
+    """Start munged, slurmctld and slurmd with their own ports, key and state, and end them.
 
-    `cpus` may be more than the machine has: SLURM then starts that many jobs of one CPU at once.
+    `cpus`: number of one-CPU jobs that run in parallel, which may exceed the CPUs of the machine.
     """
-    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: the name of a socket has at most 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: names of sockets have at most 107 bytes
     slurm = LocalSlurm(folder)
     try:
         _start_munge(folder)
@@ -128,7 +128,7 @@ def local_slurm(cpus: int = 4) -> Iterator[LocalSlurm]:
         yield slurm
     finally:
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired, AssertionError):
-            slurm.run("scancel", "--user=root", "--signal=KILL", "--full")  # else they have KillWait seconds to end
+            slurm.run("scancel", "--user=root", "--signal=KILL", "--full")  # otherwise they have KillWait seconds
             slurm.run("scancel", "--user=root")
             slurm.wait("an empty queue", lambda: not slurm.run("squeue", "--noheader"), 40)
         for name in ("slurmd", "slurmctld", "munged"):
@@ -143,12 +143,12 @@ def _start_munge(folder: Path) -> None:
     key.chmod(0o600)
     files = {"key-file": key, "socket": "munge.socket", "pid-file": "munged.pid", "log-file": "munged.log"}
     options = [f"--{option}={folder / name}" for option, name in {**files, "seed-file": "munged.seed"}.items()]
-    # --force: the folder lies in /tmp, which others may write to.
+    # --force: the directory is in /tmp, which is writable for others.
     subprocess.run([_path("munged"), "--force", *options], check=True, capture_output=True, timeout=60)
 
 
 def _end(pid_file: Path) -> None:
-    """SIGTERM to a daemon, and SIGKILL where it is still there after ten seconds."""
+    """Send SIGTERM to a daemon, and SIGKILL after ten seconds."""
     if not pid_file.exists():
         return
     pid = int(pid_file.read_text())

@@ -1,4 +1,4 @@
-"""tpu_vm.sh, gke_xpk.sh and sky.sh against programs that stand for the clouds' own: what is called in which order,
+"""tpu_vm.sh, gke_xpk.sh and sky.sh with programs that simulate the clouds: which calls are made in which order,
 what faults do, and that nothing paid is left. A TPU's workers are folders, where the remote part runs for real.
 """
 
@@ -26,7 +26,7 @@ GKE = ["--name=one", "--cluster=big", "--project=proj", "--zone=us-west4-a", "--
 SKY = ["--name=one", "--gpus=H100:1"]
 
 # Every program records its call. A line PATTERN|CODE|REST of the file faults makes the first call that contains PATTERN
-# exit with CODE (kept for all calls where REST is "always"), after which the line is gone.
+# exit with CODE; then the line is removed, unless REST is "always".
 RECORD = """#!/usr/bin/env bash
 call="$(basename "$0") $*"
 echo "$call" >>"$FAKE/calls"
@@ -40,7 +40,7 @@ while IFS='|' read -r pattern code rest; do
 done <"$FAKE/faults"
 """
 
-# states: what `describe` says, one line a call, the last one for ever; no file: there is no such resource.
+# states: output of `describe`, one line per call, the last one repeated; no file: the resource does not exist.
 GCLOUD = r"""
 value() { local word; for word in "${@:2}"; do [[ "$word" != "--$1="* ]] || echo "${word#*=}"; done; }
 workers() { [[ "$(value worker "$@")" == all ]] && ls -d "$FAKE"/worker* || echo "$FAKE/worker$(value worker "$@")"; }
@@ -92,7 +92,7 @@ case "$1" in
 esac
 """
 
-# The Python of a worker: what the package would do is the file program; nothing is installed.
+# The Python of a worker: the file `program` plays the package; nothing is installed.
 WORKER_PYTHON = """#!/usr/bin/env bash
 case "$*" in
   "-m pip --version") ;;
@@ -113,7 +113,7 @@ exit "$(cat "$FAKE/code")"
 
 
 class Clouds:
-    """A copy of the launch scripts, and programs that stand for gcloud, xpk, kubectl, sky and rsync."""
+    """A copy of the launch scripts, and programs that simulate gcloud, xpk, kubectl, sky and rsync."""
 
     def __init__(self, folder: Path):
         self.repository, self.fake = folder / "repository", folder / "fake"
@@ -148,7 +148,7 @@ class Clouds:
         return (self.fake / "calls").read_text().splitlines()
 
     def verbs(self, *of_interest: str) -> list[str]:
-        """The recorded calls' words of interest, in order: an account of what happened."""
+        """Return the given words of the recorded calls in order."""
         found = (next((word for word in of_interest if word in call), None) for call in self.calls)
         return [word for word in found if word]
 
@@ -163,7 +163,7 @@ class Clouds:
         return process.returncode, printed, errors
 
     def interrupt(self, number: int, when: Callable[[], bool], script: str, *arguments: str) -> tuple[int, str, str]:
-        """Runs a script and sends it a signal once `when` holds."""
+        """Run a script and send it a signal once `when()` is true."""
         process = self.start(script, *arguments)
         deadline = time.monotonic() + 30
         while not when():
@@ -175,7 +175,7 @@ class Clouds:
         return process.returncode, printed, errors
 
     def left(self) -> list[str]:
-        """What would cost money, and what was left lying about."""
+        """Return what would cost money, and files that were not removed."""
         paid = [file.name for name in ("states", "cluster", "jobset", "worker*") for file in self.fake.glob(name)]
         return paid + [file.name for file in self.fake.parent.glob("finetune_scaling-*")]
 
@@ -186,14 +186,14 @@ def clouds(tmp_path) -> Clouds:
 
 
 def result(clouds: Clouds) -> list[str]:
-    """Lines of the result that was fetched; one for each time that the program was started on these files."""
+    """Return the lines of the fetched result: one for each start of the program."""
     return (clouds.repository / "runs" / "one" / "result").read_text().splitlines()
 
 
 STEPS = ("create", "install.sh", "detached.sh start", "detached.sh follow", "results.tgz", "delete")
 
 
-def test_a_tpu_vm_from_nothing_to_the_results(clouds):
+def test_a_tpu_vm_is_rented_used_and_deleted(clouds):
     code, printed, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert code == 0, errors
     # results.tgz twice: packed there, then copied
@@ -210,8 +210,8 @@ def test_a_tpu_vm_from_nothing_to_the_results(clouds):
 def test_all_workers_of_a_slice_run_one_program_and_its_bucket_is_not_fetched(clouds):
     code, _, errors = clouds.run("tpu_vm.sh", *POD, "--spot", "--project=proj", "--", *BUCKET)
     assert code == 0, errors
-    told = [call for call in clouds.calls if call.startswith("worker distributed")]
-    assert told == ["worker distributed=auto " + " ".join(BUCKET[1:])] * 2
+    started = [call for call in clouds.calls if call.startswith("worker distributed")]
+    assert started == ["worker distributed=auto " + " ".join(BUCKET[1:])] * 2
     assert clouds.verbs(*STEPS) == [*STEPS[:-2], "delete"]
     assert all("--project=proj" in call for call in clouds.calls if call.startswith("gcloud"))
     create = next(call for call in clouds.calls if "queued-resources create" in call)
@@ -231,32 +231,32 @@ def test_all_workers_of_a_slice_run_one_program_and_its_bucket_is_not_fetched(cl
         ("detached.sh follow|9", 9),
     ],
 )
-def test_whatever_fails_on_the_way_the_tpu_is_deleted(clouds, fault, expected):
+def test_the_tpu_is_deleted_after_any_failure(clouds, fault, expected):
     clouds.write(faults=f"{fault}|\n")
     code, _, _ = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.left()) == (expected, [])
     assert ("delete" in clouds.verbs("delete")) == ("create" not in fault)
 
 
-def test_a_request_that_fails_and_is_granted_all_the_same_is_deleted(clouds):
+def test_a_request_that_fails_but_is_granted_is_deleted(clouds):
     clouds.write(fails_but_is_granted="")
     assert clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)[0] == 1
     assert (clouds.left(), clouds.verbs("create", "delete")) == ([], ["create", "delete"])
 
 
-def test_what_nobody_knows_the_state_of_is_deleted_once_it_is_known(clouds):
+def test_a_resource_of_unknown_state_is_deleted_once_its_state_is_known(clouds):
     clouds.write(faults="".join(f"describe|1|{number}\n" for number in range(12)), states="ACTIVE\n")
     code, _, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.left(), set(clouds.verbs("create", "delete"))) == (1, [], {"delete"}), errors
 
 
-def test_answers_that_do_not_come_for_a_moment_do_no_harm(clouds):
+def test_temporary_errors_of_describe_are_harmless(clouds):
     clouds.write(faults="describe|1|\ndescribe|1|again\ndetached.sh follow|255|\n", seconds="1")
     code, _, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.verbs("create", "delete"), result(clouds)) == (0, ["create", "delete"], ["result"]), errors
 
 
-def test_where_nobody_reads_its_output_any_more_all_is_given_back(clouds):
+def test_machines_are_released_if_the_output_is_closed(clouds):
     clouds.write(seconds="2")
     process = clouds.start("tpu_vm.sh", *TPU, "--", *LOCAL)
     while not is_training(clouds):
@@ -274,7 +274,7 @@ def test_results_of_a_run_that_failed_are_fetched(clouds):
     assert "training" in printed
 
 
-def test_where_fetching_fails_it_is_tried_again_and_said(clouds):
+def test_failed_fetching_is_retried_and_reported(clouds):
     clouds.write(faults="one:results.tgz|1|\none:results.tgz|1|again\n")
     assert clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)[0] == 0
     assert result(clouds) == ["result"]
@@ -284,7 +284,7 @@ def test_where_fetching_fails_it_is_tried_again_and_said(clouds):
     assert "fetching runs/one failed, try 3 of 3" in errors
 
 
-def test_a_lost_connection_is_made_again_while_the_command_goes_on(clouds):
+def test_a_lost_connection_is_restored_while_the_command_runs(clouds):
     clouds.write(faults="detached.sh follow|255|\ndetached.sh follow|255|again\n", seconds="1", code="4")
     code, _, _ = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, result(clouds), clouds.left()) == (4, ["result"], [])
@@ -292,7 +292,7 @@ def test_a_lost_connection_is_made_again_while_the_command_goes_on(clouds):
 
 
 @pytest.mark.parametrize(("attempts", "expected"), [("1", 75), ("2", 0)])
-def test_a_preempted_slice_is_deleted_and_rented_again_as_often_as_wanted(clouds, attempts, expected):
+def test_a_preempted_slice_is_deleted_and_rented_again_up_to_attempts(clouds, attempts, expected):
     clouds.write(states_of_a_new_one="ACTIVE\nSUSPENDING\nSUSPENDED\n", faults="detached.sh follow|255|\n")
     process = clouds.start("tpu_vm.sh", *TPU, "--spot", f"--attempts={attempts}", "--", *BUCKET)
     while not clouds.verbs("follow"):
@@ -305,13 +305,13 @@ def test_a_preempted_slice_is_deleted_and_rented_again_as_often_as_wanted(clouds
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
-def test_what_failed_before_is_replaced(clouds, state):
+def test_a_failed_resource_is_replaced(clouds, state):
     clouds.write(states=f"{state}\n")
     code, _, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.verbs("create", "delete")) == (0, ["delete", "create", "delete"]), errors
 
 
-def test_a_request_that_fails_in_the_queue_is_not_repeated_for_ever(clouds):
+def test_a_request_that_fails_in_the_queue_is_not_repeated(clouds):
     clouds.write(states_of_a_new_one="WAITING_FOR_RESOURCES\nFAILED\n")
     code, _, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.verbs("create"), clouds.left()) == (1, ["create"], [])
@@ -323,7 +323,7 @@ def is_training(clouds: Clouds) -> bool:
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_a_signal_lets_the_run_save_fetches_and_deletes(clouds, number, expected):
+def test_after_a_signal_the_run_saves_and_the_tpu_is_deleted(clouds, number, expected):
     clouds.write(seconds="60")
     code, _, _ = clouds.interrupt(number, lambda: is_training(clouds), "tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, result(clouds), clouds.left()) == (expected, ["result"], [])
@@ -338,13 +338,13 @@ def test_a_signal_in_the_queue_deletes_the_request(clouds):
     assert (code, clouds.left(), clouds.verbs("create", "ssh", "delete")) == (130, [], ["create", "delete"])
 
 
-def test_a_signal_while_the_request_is_made_waits_for_its_answer_and_deletes(clouds):
+def test_a_signal_during_the_request_waits_for_the_answer_and_deletes(clouds):
     clouds.write(seconds_to_create="1")
     code, _, _ = clouds.interrupt(signal.SIGINT, lambda: bool(clouds.verbs("create")), "tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.left(), clouds.verbs("create", "ssh", "delete")) == (130, [], ["create", "delete"])
 
 
-def test_a_deletion_that_is_refused_is_tried_again_and_at_last_reported(clouds):
+def test_a_failed_deletion_is_retried_and_reported(clouds):
     clouds.write(faults="queued-resources delete|1|\nqueued-resources delete|1|again\n")
     code, _, _ = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
     assert (code, clouds.left(), len(clouds.verbs("delete"))) == (0, [], 3)
@@ -354,12 +354,12 @@ def test_a_deletion_that_is_refused_is_tried_again_and_at_last_reported(clouds):
     assert "error: one may still exist and cost money (state: ACTIVE); delete it by hand: gcloud " in errors
 
 
-def test_the_same_command_after_a_power_cut_finds_the_run_that_goes_on(clouds):
+def test_the_same_command_after_a_power_cut_finds_the_running_command(clouds):
     clouds.write(seconds="4")
     process = clouds.start("tpu_vm.sh", *TPU, "--", *LOCAL)
     while not is_training(clouds):
         time.sleep(0.02)
-    process.kill()  # the machine that rented is gone
+    process.kill()  # the renting machine is lost
     process.wait()
     assert "states" in clouds.left()
     code, printed, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
@@ -369,14 +369,14 @@ def test_the_same_command_after_a_power_cut_finds_the_run_that_goes_on(clouds):
     assert (result(clouds), clouds.left()) == (["result"], [])  # started once
 
 
-def test_results_that_are_here_are_gone_on_with(clouds):
+def test_local_results_are_sent_first(clouds):
     for times in (1, 2):
         code, _, errors = clouds.run("tpu_vm.sh", *TPU, "--", *LOCAL)
         assert (code, result(clouds)) == (0, ["result"] * times), errors
 
 
 def pasted(clouds: Clouds, printed: str) -> int:
-    """Runs what a dry run printed as a script."""
+    """Run the output of a dry run as a script."""
     return subprocess.run(["bash", "-e", "-c", printed], env=clouds.environment, cwd=clouds.repository).returncode
 
 
@@ -421,7 +421,7 @@ def test_the_printed_commands_are_the_ones_that_run(clouds):
 WORKLOAD = ("cluster create", "workload create", "workload list", "workload delete", "cluster delete")
 
 
-def test_a_workload_on_a_cluster_that_is_there_leaves_the_cluster(clouds):
+def test_an_existing_cluster_is_not_deleted(clouds):
     clouds.write(cluster="")
     code, printed, errors = clouds.run("gke_xpk.sh", *GKE, "--", *BUCKET)
     assert (code, clouds.left()) == (0, ["cluster"]), errors
@@ -437,13 +437,13 @@ def test_a_workload_on_a_cluster_that_is_there_leaves_the_cluster(clouds):
     ("fault", "expected"),
     [("cluster create|1", 1), ("get-credentials|1", 1), ("workload create|1", 1), ("workload list|125", 1)],
 )
-def test_whatever_fails_workload_and_temporary_cluster_are_deleted(clouds, fault, expected):
+def test_workload_and_temporary_cluster_are_deleted_after_any_failure(clouds, fault, expected):
     clouds.write(faults=f"{fault}|\n")
     code, _, _ = clouds.run("gke_xpk.sh", *GKE, "--temporary-cluster", "--", *BUCKET)
     assert (code, clouds.left()) == (expected, [])
 
 
-def test_a_signal_deletes_the_workload_and_a_second_start_finds_one_that_was_left(clouds):
+def test_a_signal_deletes_the_workload_and_a_second_start_uses_an_existing_one(clouds):
     clouds.write(cluster="", seconds="60")
     waits = lambda: clouds.verbs("workload list", "kubectl logs").count("kubectl logs") > 1  # noqa: E731
     code, printed, _ = clouds.interrupt(signal.SIGINT, waits, "gke_xpk.sh", *GKE, "--", *BUCKET)
@@ -456,7 +456,7 @@ def test_a_signal_deletes_the_workload_and_a_second_start_finds_one_that_was_lef
     assert "workload create" not in clouds.verbs(*WORKLOAD)
 
 
-def test_without_its_cluster_a_workload_is_refused_and_nothing_deleted(clouds):
+def test_a_missing_cluster_is_an_error_and_nothing_is_deleted(clouds):
     code, _, errors = clouds.run("gke_xpk.sh", *GKE, "--", *BUCKET)
     assert (code, clouds.verbs("create", "delete")) == (2, [])
     assert errors == "error: there is no cluster big in us-west4; --temporary-cluster makes one for this command\n"
@@ -482,7 +482,7 @@ def test_sky_rents_runs_fetches_and_ends(clouds):
 
 
 @pytest.mark.parametrize("fault", ["sky launch|1", "sky exec|100", "rsync|12"])
-def test_whatever_fails_the_sky_cluster_is_ended(clouds, fault):
+def test_the_sky_cluster_is_ended_after_any_failure(clouds, fault):
     clouds.write(faults=f"{fault}|always\n")
     code, _, _ = clouds.run("sky.sh", *SKY, "--", *LOCAL)
     assert (code, clouds.left()) == (1, [])
@@ -547,14 +547,14 @@ def test_a_tpu_slice_of_sky_is_one_program(clouds):
         ("detached.sh", ["start"], "usage: "),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line_and_exit_with_2_before_anything_is_rented(clouds, script, arguments, expected):
+def test_usage_errors_are_one_line_before_anything_is_rented(clouds, script, arguments, expected):
     clouds.environment["VIRTUAL_ENV"] = sys.prefix
     code, printed, errors = clouds.run(script, *arguments)
     assert (code, printed, clouds.calls, errors.count("\n")) == (2, "", [], 1), errors
     assert expected in errors
 
 
-def test_a_study_is_submitted_from_the_root_of_the_repository_alone(tmp_path):
+def test_a_study_is_submitted_from_the_root_of_the_repository_only(tmp_path):
     command = ["bash", str(ROOT / "launch" / "slurm.sbatch"), "--of=1", "--config=x", "--workdir=y"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
@@ -580,13 +580,13 @@ def extras_of_setup() -> list[str]:
 
 
 @pytest.mark.parametrize("extras", ["tpu,gcs", "cuda,gcs", *extras_of_setup(), ",".join(extras_of_setup())])
-def test_extras_are_installed_alone_and_together(clouds, extras):
+def test_extras_are_installed_separately_and_together(clouds, extras):
     code, printed, errors = clouds.run("install.sh", "--dry-run", extras)
     assert (code, errors) == (0, "")
     assert printed.endswith(f"-m pip install --editable '{clouds.repository}[{extras}]'\n")
 
 
-def test_a_task_that_is_started_by_hand_can_use_buckets_too():
+def test_the_default_extras_of_the_sky_task_include_buckets():
     assert re.findall(r"EXTRA[:=] ?(\S+)", (ROOT / "launch" / "sky.yaml").read_text()) == ["cuda,gcs"] * 2
 
 
@@ -602,12 +602,12 @@ def test_the_documentation_shows_each_script_that_rents_or_submits():
 
 
 @pytest.mark.parametrize(("script", "arguments"), DOCUMENTED)
-def test_commands_of_the_documentation_are_accepted_as_they_are_printed(clouds, script, arguments):
+def test_commands_of_the_documentation_are_accepted(clouds, script, arguments):
     code, _, errors = clouds.run(script, "--dry-run", *shlex.split(arguments))
     assert (code, errors) == (0, "")
 
 
-def test_a_python_is_fetched_only_where_none_is_new_enough(clouds):
+def test_python_is_installed_only_if_none_is_recent(clouds):
     _, printed, _ = clouds.run("install.sh", "--dry-run", "--with-python", "tpu")
     assert "uv" not in printed
     assert printed.endswith(f"-m pip install --editable '{clouds.repository}[tpu]'\n")
@@ -619,7 +619,7 @@ def test_a_python_is_fetched_only_where_none_is_new_enough(clouds):
     assert "uv" not in clouds.run("install.sh", "--dry-run", "tpu")[1]
 
 
-def test_a_program_that_is_not_installed_is_named(clouds):
+def test_a_missing_program_is_named(clouds):
     for name in ("gcloud", "sky"):
         (clouds.fake / "bin" / name).unlink()
     for script, arguments, name in (("tpu_vm.sh", TPU, "gcloud"), ("sky.sh", SKY, "sky")):

@@ -1,4 +1,4 @@
-"""launch/multiprocess_cpu.sh with real commands: who they are told to be, their output, and how they end together."""
+"""launch/multiprocess_cpu.sh with real commands: environment, output and joint termination of the processes."""
 
 import os
 import re
@@ -22,7 +22,9 @@ signal.signal(signal.SIGINT, save)
 print("ready", flush=True)
 time.sleep(60)
 """
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+IGNORES_SIGNALS = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+)
 
 
 def python(program: str) -> list[str]:
@@ -31,12 +33,12 @@ def python(program: str) -> list[str]:
 
 def start(number: int, *command: str) -> subprocess.Popen:
     pipe = subprocess.PIPE
-    environment = {**os.environ, "FINETUNE_SCALING_DISTRIBUTED": "auto"}  # which the script has to overrule
+    environment = {**os.environ, "FINETUNE_SCALING_DISTRIBUTED": "auto"}  # the script must override it
     return subprocess.Popen([*SCRIPT, str(number), *command], stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 def run(number: int, *command: str) -> tuple[int, list[str], list[str]]:
-    """Exit code, and lines of stdout and stderr in order of their process."""
+    """Return exit code, and lines of stdout and stderr sorted by process."""
     process = start(number, *command)
     printed, errors = process.communicate(timeout=50)
     return process.returncode, sorted(printed.splitlines()), sorted(errors.splitlines())
@@ -47,7 +49,7 @@ def only_process(index: int, then: str, others: str) -> list[str]:
 
 
 def alive(marker: str) -> list[str]:
-    """Command lines of running processes that contain the marker."""
+    """Return the command lines of running processes that contain the marker."""
     lines = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -59,7 +61,7 @@ def alive(marker: str) -> list[str]:
     return lines
 
 
-def test_each_process_is_told_who_it_is_and_its_lines_begin_with_its_number():
+def test_each_process_has_its_environment_and_a_prefix():
     show = (
         f"import os, sys; print(*(os.environ[name] for name in {VARIABLES}));"
         "assert 'FINETUNE_SCALING_DISTRIBUTED' not in os.environ; print('x y', file=sys.stderr)"
@@ -84,14 +86,14 @@ def test_jax_finds_all_processes():
     assert (code, printed) == (0, ["[0] 0 2 2", "[1] 1 2 2"]), errors
 
 
-def test_where_one_fails_the_others_are_ended_and_its_code_is_returned():
+def test_if_a_process_fails_the_others_are_ended_and_its_code_is_returned():
     began = time.monotonic()
     code, _, errors = run(3, *only_process(1, "sys.exit(7)", "time.sleep(60)"))
     assert (code, errors) == (7, ["error: process 1 of 3 exited with 7; the others are ended"])
     assert time.monotonic() - began < 4
 
 
-def test_others_of_a_preempted_process_may_end_by_themselves():
+def test_other_processes_may_exit_after_a_preemption():
     code, printed, errors = run(2, *only_process(0, "sys.exit(75)", "time.sleep(1); print('saved'); sys.exit(75)"))
     assert (code, printed, errors) == (75, ["[1] saved"], [])
 
@@ -101,14 +103,14 @@ def test_a_process_that_is_killed_counts_as_failed():
     assert (code, errors) == (137, ["error: process 0 of 2 exited with 137; the others are ended"])
 
 
-def test_others_that_do_not_heed_sigterm_are_killed_and_none_is_left():
+def test_processes_that_ignore_sigterm_are_killed():
     began = time.monotonic()
     ready = "time.sleep(1); sys.exit(7)"
-    code, printed, errors = run(2, *only_process(0, ready, DEAF + "  # deaf to signals"))
+    code, printed, errors = run(2, *only_process(0, ready, IGNORES_SIGNALS + "  # ignores signals"))
     assert (code, printed) == (7, ["[1] ready"])
     assert errors == ["error: process 0 of 2 exited with 7; the others are ended"]
     assert 5 < time.monotonic() - began < 12
-    assert not alive("deaf to signals")
+    assert not alive("ignores signals")
 
 
 def test_output_of_a_failing_process_is_not_lost():
@@ -119,7 +121,7 @@ def test_output_of_a_failing_process_is_not_lost():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_handed_on_and_waited_for(number):
+def test_signals_are_passed_to_all_processes(number):
     process = start(2, *python(SAVE))
     seen = [process.stdout.readline(), process.stdout.readline()]
     assert sorted(seen) == ["[0] ready\n", "[1] ready\n"]
@@ -130,7 +132,7 @@ def test_signals_are_handed_on_and_waited_for(number):
 
 
 def test_a_second_signal_kills():
-    process = start(2, *python(DEAF))
+    process = start(2, *python(IGNORES_SIGNALS))
     for _ in range(2):
         process.stdout.readline()
     process.send_signal(signal.SIGTERM)
@@ -141,14 +143,14 @@ def test_a_second_signal_kills():
     assert process.returncode == 137
 
 
-def test_a_dry_run_prints_the_processes_and_runs_nothing(tmp_path):
+def test_a_dry_run_prints_commands_that_can_be_run(tmp_path):
     process = subprocess.run(
         [*SCRIPT, "--dry-run", "2", "touch", str(tmp_path / "a file")], capture_output=True, text=True, check=True
     )
     assert not list(tmp_path.iterdir())
     lines = process.stdout.splitlines()
     assert len(lines) == 2
-    subprocess.run(["bash", "-c", f"{process.stdout}\nwait"], check=True)  # what it prints can be pasted
+    subprocess.run(["bash", "-c", f"{process.stdout}\nwait"], check=True)
     assert [file.name for file in tmp_path.iterdir()] == ["a file"]
 
 
@@ -162,7 +164,7 @@ def test_a_dry_run_prints_the_processes_and_runs_nothing(tmp_path):
         (["2", "no-such-command"], "no-such-command: no such command"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_with_2(arguments, expected):
+def test_usage_errors_are_one_line_and_exit_with_2(arguments, expected):
     done = subprocess.run([*SCRIPT, *arguments], capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"error: {expected}")

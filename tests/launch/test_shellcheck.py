@@ -1,4 +1,4 @@
-"""Every shell script of launch/ is clean by shellcheck."""
+"""shellcheck finds nothing in the shell scripts of launch/."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ def test_shellcheck_finds_nothing(script):
     assert done.returncode == 0, done.stdout
 
 
-def test_an_unquoted_word_would_be_found(tmp_path):
+def test_shellcheck_finds_an_unquoted_word(tmp_path):
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck not found: apt-get install shellcheck")
     (tmp_path / "wrong.sh").write_text("#!/bin/bash\nrm $1\n")

@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch on a real SLURM: an array that shares a study, its tasks stopped in every way there is."""
+"""launch/slurm.sbatch on a real SLURM: an array shares a study while its tasks are requeued, stopped and killed."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARES = 4
 RUNS = 12
-# One size, and no pretraining tokens, are enough, and 200 steps last long enough to be stopped in.
+# One size without pretraining tokens; 200 steps are long enough to be interrupted.
 STUDY = [
     f"--config={ROOT / 'tests' / 'tiny.py'}:study",
     "--config.families.grammar.sizes=('30k',)",
@@ -21,23 +21,23 @@ STUDY = [
 
 
 @pytest.fixture(scope="module")
-def unbroken(shared_cache, tmp_path_factory) -> bytes:
-    """points.csv of the same study, run at one go by one process without SLURM."""
-    workdir = tmp_path_factory.mktemp("unbroken")
+def uninterrupted(shared_cache, tmp_path_factory) -> bytes:
+    """Return points.csv of the same study, run by one process without SLURM."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     command = [sys.executable, "-m", "finetune_scaling.study", *STUDY, f"--workdir={workdir}"]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300)
     return (workdir / "points.csv").read_bytes()
 
 
 def submit(slurm, workdir: Path, *sbatch: str) -> str:
-    """Submits the study as a user would; returns the array's job id."""
+    """Submit the study and return the job id of the array."""
     command = ["bash", "launch/slurm.sbatch", f"--of={SHARES}", *STUDY, f"--workdir={workdir}", "--"]
     printed = slurm.run(*command, f"--output={workdir.parent}/%a.out", *sbatch, cwd=ROOT)
     return re.match(r"Submitted batch job (\d+)\n", printed)[1]
 
 
 def study_process(task: str) -> int:
-    """The process id of a task's study."""
+    """Return the process id of a task's study."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and _is_study_of(folder, task):
             return int(folder.name)
@@ -60,7 +60,9 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_an_array_whose_tasks_are_stopped_and_killed_ends_with_the_points_of_an_unbroken_run(slurm, unbroken, tmp_path):
+def test_an_array_whose_tasks_are_stopped_and_killed_ends_with_the_points_of_an_uninterrupted_run(
+    slurm, uninterrupted, tmp_path
+):
     workdir = tmp_path / "study"
     job = submit(slurm, workdir)
     tasks = [f"{job}_{index}" for index in range(SHARES)]
@@ -73,7 +75,7 @@ def test_an_array_whose_tasks_are_stopped_and_killed_ends_with_the_points_of_an_
         return slurm.field(tasks[index], "JobState")
 
     def trains(index: int) -> bool:
-        """Whether a task is in the middle of a run, some steps of which are logged."""
+        """Return whether a task is in the middle of a run."""
         begun = re.findall(r"run \d+ of \d+, .*: (runs/\S+)\n", printed(index))
         return bool(begun) and {"metrics.jsonl", "result.json"} & names(workdir / begun[-1]) == {"metrics.jsonl"}
 
@@ -84,7 +86,7 @@ def test_an_array_whose_tasks_are_stopped_and_killed_ends_with_the_points_of_an_
     }
 
     def all_stopped() -> bool:
-        """Stops each task once it is in a run: nobody knows which of them comes first."""
+        """Stop each task once it trains, in any order."""
         for index in [index for index in stops if trains(index)]:
             stops.pop(index)()
         return not stops
@@ -103,12 +105,12 @@ def test_an_array_whose_tasks_are_stopped_and_killed_ends_with_the_points_of_an_
     assert "preempted: " in printed(0) + printed(1)
     assert f"task {tasks[1]} was stopped in the state RUNNING" in printed(1)
     assert f"{RUNS} of {RUNS} runs finished" in "".join(map(printed, range(SHARES)))
-    assert (workdir / "points.csv").read_bytes() == unbroken
+    assert (workdir / "points.csv").read_bytes() == uninterrupted
     assert (workdir / "report" / "report.html").exists()
 
 
 @pytest.mark.slow
-def test_a_task_that_its_user_cancels_does_not_come_back(slurm, tmp_path):
+def test_a_cancelled_task_is_not_requeued(slurm, tmp_path):
     job = submit(slurm, tmp_path / "study")
     slurm.wait("all tasks at work", lambda: len(list(tmp_path.glob("*.out"))) == SHARES)
     slurm.run("scancel", job)
@@ -117,7 +119,7 @@ def test_a_task_that_its_user_cancels_does_not_come_back(slurm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_task_whose_config_is_wrong_fails_with_the_study_s_own_code_and_does_not_come_back(slurm, tmp_path):
+def test_a_task_with_a_wrong_config_fails_with_the_code_of_the_study(slurm, tmp_path):
     file = tmp_path / "wrong.py"
     file.write_text("def get_config():\n    return {'name': 'wrong'}\n")
     command = ["bash", "launch/slurm.sbatch", "--of=1", f"--config={file}", f"--workdir={tmp_path / 'study'}", "--"]

@@ -1,4 +1,4 @@
-"""Several processes of one command, started as launch/multiprocess_cpu.sh and clusters start them."""
+"""Fixture that starts several processes of one command, as launch/multiprocess_cpu.sh does."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ import pytest
 
 
 class Ended(NamedTuple):
-    """How a process ended: exit code, standard output and errors."""
+    """The result of a process: exit code, stdout and stderr."""
 
     code: int
     output: str
@@ -27,7 +27,7 @@ def free_port() -> int:
 def _start(
     commands: Sequence[Sequence[str]], devices: int = 1, environment: Mapping[str, str] | None = None
 ) -> list[subprocess.Popen]:
-    """Starts `python COMMAND` as process i of as many as there are commands, each with so many devices."""
+    """Start `python COMMAND` for each command as one process of a program, with `devices` CPU devices each."""
     address = f"127.0.0.1:{free_port()}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     shared = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(commands))}
@@ -44,7 +44,7 @@ def _start(
 
 
 def _wait(processes: Sequence[subprocess.Popen], seconds: float = 300) -> list[Ended]:
-    """Their ends, in order; kills them all where one takes longer."""
+    """Return the results in order; kill all processes if one takes longer."""
     try:
         texts = [process.communicate(timeout=seconds) for process in processes]
     finally:

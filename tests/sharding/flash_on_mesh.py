@@ -1,4 +1,4 @@
-"""Flash attention, interpreted on eight CPU devices, beside plain attention on one; prints the largest differences as
+"""Compare flash attention, interpreted on eight CPU devices, with plain attention on one; print largest differences as
 JSON: {mesh: {output: difference}}.
 
 Run as a process of its own, since the number of devices is settled when JAX starts.
@@ -22,7 +22,7 @@ MESHES = [(8, 1), (1, 8), (2, 4), (4, 2), (2, 2)]  # fsdp, tensor; data is the r
 
 
 def layout() -> TokenLayout:
-    """Two packed texts a row, of another length in each row, and an input that is read both ways."""
+    """Return a layout with two packed segments of different lengths per row, and a bidirectional input."""
     positions = np.tile(np.arange(LENGTH), (ROWS, 1))
     ends = 40 + 9 * np.arange(ROWS)[:, None]
     second = positions >= ends

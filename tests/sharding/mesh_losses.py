@@ -1,4 +1,4 @@
-"""Trains each method for 50 steps on every mesh of 8 devices; prints {method: {mesh: losses}} as JSON.
+"""Train each method for 50 steps on every mesh of 8 devices; print {method: {mesh: losses}} as JSON.
 
 Run as a process of its own, since the number of devices is settled when JAX starts.
 """
@@ -45,7 +45,7 @@ def batch(step: int) -> dict[str, np.ndarray]:
     return {
         "tokens": tokens[:, :-1],
         "targets": tokens[:, 1:],
-        "weights": (rng.random((BATCH, LENGTH)) < 0.7).astype(np.float32),  # rows weigh unequally
+        "weights": (rng.random((BATCH, LENGTH)) < 0.7).astype(np.float32),  # unequal weights per row
         "positions": np.tile(np.arange(LENGTH, dtype=np.int32), (BATCH, 1)),
         "segments": np.ones((BATCH, LENGTH), np.int32),
         "prefix": np.tile(np.arange(LENGTH) < 4, (BATCH, 1)),
@@ -61,7 +61,7 @@ def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> 
     tuning = configure(METHODS, {"name": method, **options})
     trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), model_sharding)
     state = init_state(trainable, optimizer, model_sharding)
-    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(MODEL, tuning, optimizer, 2, sharding.axes)
     found = []
     with model_sharding.use_mesh():
@@ -69,11 +69,11 @@ def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> 
             rows = shard_batch(batch(number), model_sharding.batch(), BATCH)
             state, numbers = step(state, frozen, rows, np.float32(rate))
             found.append(float(numbers.loss_sum / numbers.tokens))
-    jax.tree.map(lambda leaf, before: _check_lies(leaf, before), state, lies)
+    jax.tree.map(lambda leaf, before: _check_sharding(leaf, before), state, shardings)
     return found
 
 
-def _check_lies(leaf: jax.Array, before: jax.sharding.Sharding) -> None:
+def _check_sharding(leaf: jax.Array, before: jax.sharding.Sharding) -> None:
     assert leaf.sharding.is_equivalent_to(before, leaf.ndim), (leaf.sharding, before)
 
 

@@ -1,4 +1,4 @@
-"""A public model converted by several processes: each writes its share, and the files are those of one."""
+"""A public model converted by several processes: each writes its share, and the files are those of one process."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Evaluators over several processes: the records of one, and one word to say of each."""
+"""Evaluators over several processes write the records of one process."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from finetune_scaling.evaluation.jobs import EvaluationOptions, plan_evaluations
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
 
-ASKED = {"few_shot_1": TaskEvaluator(shots=1, examples=5, generate=3), "pretraining": TextEvaluator(rows=5)}
+EVALUATORS = {"few_shot_1": TaskEvaluator(shots=1, examples=5, generate=3), "pretraining": TextEvaluator(rows=5)}
 
 
 @pytest.mark.slow
@@ -19,15 +19,15 @@ def test_two_processes_write_the_records_of_one(tiny_runs, together, tmp_path):
     run(tiny_runs.config("prompt", base={"run": str(base)}), tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     assert not run_evaluations(
-        plan_evaluations([str(tmp_path / "one")], lambda *_: ASKED, EvaluationOptions()), EvaluationOptions()
+        plan_evaluations([str(tmp_path / "one")], lambda *_: EVALUATORS, EvaluationOptions()), EvaluationOptions()
     )
     shutil.rmtree(base / "evaluation")
-    flags = [f"--workdir={tmp_path / 'two'}", f"--evaluators={','.join(ASKED)}", "--examples=5", "--generate=3"]
+    flags = [f"--workdir={tmp_path / 'two'}", f"--evaluators={','.join(EVALUATORS)}", "--examples=5", "--generate=3"]
     ends = together.wait(together.start([["-m", "finetune_scaling.evaluate", *flags, "--fsdp=2"]] * 2), 300)
     assert [end.code for end in ends] == [0, 0], ends
     assert len({tuple(end.output.splitlines()[-2:]) for end in ends}) == 1
-    for name, split in zip(ASKED, ("test", "text"), strict=True):
-        folders = [tmp_path / place / "evaluation" for place in ("one", "two")]
+    for name, split in zip(EVALUATORS, ("test", "text"), strict=True):
+        folders = [tmp_path / name / "evaluation" for name in ("one", "two")]
         one, two = (json.loads((folder / f"{name}.json").read_text()) for folder in folders)
         assert one["settings"] == two["settings"]
         for left, right in ((one, two), (one["untuned"], two["untuned"])):

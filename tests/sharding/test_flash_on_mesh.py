@@ -1,4 +1,4 @@
-"""Flash attention on eight devices, whose rows and heads are divided in every way, is plain attention on one."""
+"""Flash attention with rows and heads sharded over eight devices equals plain attention on one."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def test_flash_attention_is_plain_attention_on_every_mesh():
+def test_flash_attention_equals_plain_attention_on_every_mesh():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("flash_on_mesh.py")],

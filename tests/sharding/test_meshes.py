@@ -1,4 +1,4 @@
-"""The same losses on every mesh: one device, and eight in every shape."""
+"""Losses are equal on one device and on eight devices in every mesh shape."""
 
 import json
 import os
@@ -28,6 +28,6 @@ def losses(shared_cache) -> dict[str, dict[str, list[float]]]:
 def test_fifty_steps_are_the_same_on_every_mesh(losses, method):
     one = np.array(losses[method].pop("one device"))
     assert len(one) == 50
-    assert one[-4:].mean() < 0.99 * one[:4].mean()  # it learns, so that equality says something
+    assert one[-4:].mean() < 0.99 * one[:4].mean()  # the model learns, so that equality is meaningful
     for mesh, found in losses[method].items():
         np.testing.assert_allclose(found, one, rtol=1e-4, err_msg=mesh)

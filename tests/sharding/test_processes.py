@@ -1,4 +1,4 @@
-"""One command as several real processes: the same results, and clear ends where they cannot go on."""
+"""A command as several real processes gives the results of one, and all of them end if one fails."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ def rows(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "evaluation" / "test.jsonl").read_text().splitlines()]
 
 
-def test_an_error_of_the_first_process_keeps_its_kind_where_all_know_it():
+def test_an_error_of_the_primary_process_keeps_its_type():
     def damaged() -> None:
         raise DamagedCheckpointError("7: damaged")
 
@@ -34,7 +34,7 @@ def test_an_error_of_the_first_process_keeps_its_kind_where_all_know_it():
 
 
 def numbers(value) -> list[float]:
-    """All numbers in a nest of dicts."""
+    """Return all numbers in nested dicts."""
     if isinstance(value, dict):
         return [number for entry in value.values() for number in numbers(entry)]
     return [value] if isinstance(value, int | float) else []
@@ -45,15 +45,17 @@ def numbers(value) -> list[float]:
     ("method", "processes", "devices", "fsdp", "tensor"),
     [("full", 2, 2, 2, 2), ("lora", 4, 1, 2, 1)],
 )
-def test_processes_and_meshes_change_no_score(tiny_runs, together, tmp_path, method, processes, devices, fsdp, tensor):
+def test_scores_do_not_depend_on_processes_and_mesh(
+    tiny_runs, together, tmp_path, method, processes, devices, fsdp, tensor
+):
     """Training, dev loss, test losses and what is decoded; no example is lost or doubled, no line written twice."""
-    (alone,) = together.wait(together.start([command(tiny_runs, method, tmp_path / "alone")]))
-    assert alone.code == 0, alone.errors
+    (single,) = together.wait(together.start([command(tiny_runs, method, tmp_path / "single")]))
+    assert single.code == 0, single.errors
     mesh = (f"--config.sharding.fsdp={fsdp}", f"--config.sharding.tensor={tensor}")
     several = [command(tiny_runs, method, tmp_path / "several", *mesh)] * processes
     ends = together.wait(together.start(several, devices))
     assert [end.code for end in ends] == [0] * processes, ends
-    one, many = (RunDirectory(tmp_path / name) for name in ("alone", "several"))
+    one, many = (RunDirectory(tmp_path / name) for name in ("single", "several"))
     for name in ("loss", "dev_loss", "tests"):
         np.testing.assert_allclose(numbers(many.result[name]), numbers(one.result[name]), rtol=1e-4, err_msg=name)
     assert [line["step"] for line in many.metrics()] == [line["step"] for line in one.metrics()]
@@ -102,8 +104,8 @@ runpy.run_module("finetune_scaling.study", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.slow
-def test_a_run_of_a_study_that_fails_on_one_process_alone_ends_all_of_them(tiny_runs, together, tmp_path):
-    """Otherwise they would go on to different runs."""
+def test_a_study_run_that_fails_on_one_process_ends_all_processes(tiny_runs, together, tmp_path):
+    """Otherwise the processes would continue with different runs."""
     ends = together.wait(together.start([["-c", FAILS_ON_ONE, *tiny_runs.flags("study", tmp_path)]] * 2))
     assert all(end.code not in (0, None) for end in ends), ends
     assert "error: words.txt: not on this host" in ends[1].errors
@@ -119,10 +121,8 @@ def wait_for_step(directory: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all_with_its_name(
-    tiny_runs, together, tmp_path
-):
-    """And either way the same command goes on, to the scores of an undisturbed run."""
+def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all(tiny_runs, together, tmp_path):
+    """In both cases the same command resumes the run, with the scores of an undisturbed run."""
     longer = ("--config.limits.max_steps=60", "--config.checkpoint.every_steps=9")
     disturbed = [command(tiny_runs, "lora", tmp_path / "disturbed", *longer)] * 2
     processes = together.start(disturbed)
@@ -150,7 +150,7 @@ def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all_wit
     assert records[0] == records[1]
 
 
-def test_processes_of_different_configs_say_so_on_each_of_them(tiny_runs, together, tmp_path):
+def test_different_configs_are_an_error_on_every_process(tiny_runs, together, tmp_path):
     commands = [command(tiny_runs, "full", tmp_path, f"--config.batch.size={size}") for size in (8, 16)]
     ends = together.wait(together.start(commands))
     assert [end.code for end in ends] == [1, 1]
@@ -175,8 +175,8 @@ def test_a_wrong_environment_is_one_line(tiny_runs, together, tmp_path, environm
     assert expected in end.errors
 
 
-def test_a_mistake_on_all_of_them_is_told_by_each(tiny_runs, together, tmp_path):
-    """Here a mesh that does not divide the devices; nothing is trained, and nobody waits for anybody."""
+def test_an_error_on_all_processes_is_reported_by_each(tiny_runs, together, tmp_path):
+    """The mesh does not divide the devices; no process waits for another."""
     ends = together.wait(together.start([command(tiny_runs, "full", tmp_path, "--config.sharding.fsdp=3")] * 2))
     assert all(end.code != 0 and "sharding.fsdp = 3" in end.errors for end in ends), ends
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -1,4 +1,4 @@
-"""What the train step does on TPUs, read from the programs that libtpu compiles for them: no TPU is there."""
+"""Properties of the train step on TPUs, read from programs that libtpu compiles without a TPU."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("tpu_programs.py")
-# Sizes of tests/sharding/tpu_programs.py; kernels are [384, features] or [features, 384], divided by four or whole.
+# Sizes of tests/sharding/tpu_programs.py; kernels are [384, features] or [features, 384], sharded by four or unsharded.
 WIDTH, VOCABULARY, FEATURES = 384, 3072, (512, 128, 1280)
 GATHERS = ("all-gather", "all-gather-start")
 
@@ -29,7 +29,7 @@ def small(tmp_path_factory) -> Path:
 
 
 def materialised(text: str) -> list[tuple[str, str]]:
-    """(shape, operation) of every value that has memory of its own: those inside fusions have none."""
+    """Return (shape, operation) of every materialised value; values inside fusions are not."""
     found, inside_fusion = [], False
     for line in text.splitlines():
         if re.match(r"(ENTRY )?%?[\w.-]+ .*\{$", line):
@@ -40,15 +40,15 @@ def materialised(text: str) -> list[tuple[str, str]]:
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-    """dtype and dimensions of each array in an HLO shape."""
+    """Return dtype and dimensions of each array in an HLO shape."""
     return [
         (kind, tuple(int(size) for size in sizes.split(",") if size))
         for kind, sizes in re.findall(r"\b([a-z]+\d+)\[([\d,]*)\]", shape)
     ]
 
 
-def is_of_kernels(sizes: tuple[int, ...]) -> bool:
-    """Whether the last two dimensions are a kernel's or the table's, whole or a quarter of it."""
+def is_kernel_shape(sizes: tuple[int, ...]) -> bool:
+    """Return whether the last two dimensions are those of a kernel or the table, unsharded or sharded by four."""
     if len(sizes) < 2:
         return False
     for first, last in ((sizes[-2], sizes[-1]), (sizes[-1], sizes[-2])):
@@ -58,12 +58,12 @@ def is_of_kernels(sizes: tuple[int, ...]) -> bool:
 
 
 @pytest.mark.slow
-def test_the_reading_of_programs_sees_what_full_tuning_does(small):
-    """The checks below could not fail otherwise."""
+def test_full_tuning_has_gradients_and_float32_copies(small):
+    """This shows that the checks of the next tests can fail."""
     values = materialised((small / "full.txt").read_text())
-    assert any(kind == "f32" and is_of_kernels(sizes) for shape, _ in values for kind, sizes in arrays(shape))
+    assert any(kind == "f32" and is_kernel_shape(sizes) for shape, _ in values for kind, sizes in arrays(shape))
     assert any(operation.startswith("reduce-scatter") for _, operation in values) or any(
-        operation.startswith(("all-reduce", "collective-permute")) and is_of_kernels(sizes)
+        operation.startswith(("all-reduce", "collective-permute")) and is_kernel_shape(sizes)
         for shape, operation in values
         for _, sizes in arrays(shape)
     )
@@ -71,13 +71,13 @@ def test_the_reading_of_programs_sees_what_full_tuning_does(small):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "prompt"])
-def test_pet_has_no_float32_copy_no_gradient_and_no_slot_of_the_frozen_base(small, method):
+def test_pet_has_no_float32_copy_gradient_or_optimizer_state_of_the_frozen_base(small, method):
     values = materialised((small / f"{method}.txt").read_text())
     in_float32 = {
         (shape, operation)
         for shape, operation in values
         for kind, sizes in arrays(shape)
-        if kind == "f32" and is_of_kernels(sizes)
+        if kind == "f32" and is_kernel_shape(sizes)
     }
     assert not in_float32
     reduced = {
@@ -85,18 +85,20 @@ def test_pet_has_no_float32_copy_no_gradient_and_no_slot_of_the_frozen_base(smal
         for shape, operation in values
         if operation.startswith(("all-reduce", "reduce-scatter"))
         for _, sizes in arrays(shape)
-        if is_of_kernels(sizes)
+        if is_kernel_shape(sizes)
     }
     assert not reduced
     facts, full = (json.loads((small / f"{name}.json").read_text()) for name in (method, "full"))
-    assert facts["output"] < 0.3 * full["output"]  # what trains and its state alone; TPUs pad narrow matrices to 128
+    assert (
+        facts["output"] < 0.3 * full["output"]
+    )  # trainable parameters and state only; TPUs pad narrow matrices to 128
     base = 2 * (VOCABULARY * WIDTH + 6 * WIDTH * (2 * (512 + 128) + 3 * 1280)) / 4
-    assert facts["argument"] - facts["output"] < 1.3 * base  # the base once, in bfloat16, a quarter of it on each chip
+    assert facts["argument"] - facts["output"] < 1.3 * base  # the base in bfloat16, sharded by four
 
 
 @pytest.mark.slow
 def test_a_step_of_16b_gathers_one_layer_at_a_time(tmp_path):
-    """No gathered array is larger than the largest kernel of one layer, and there is one for each kernel of a layer."""
+    """Gathered arrays are the kernels of one layer, and none is larger."""
     compile_programs(tmp_path, "16b")
     values = materialised((tmp_path / "16b.txt").read_text())
     gathered = [
@@ -104,7 +106,7 @@ def test_a_step_of_16b_gathers_one_layer_at_a_time(tmp_path):
     ]
     largest = 5120 * 20480
     assert max(math.prod(sizes) for _, sizes in gathered) <= largest
-    whole = {tuple(sorted(sizes[-2:])) for kind, sizes in gathered if kind == "bf16"}
-    assert {(5120, 20480), (5120, 5120), (256, 5120)} <= whole
+    kernels = {tuple(sorted(sizes[-2:])) for kind, sizes in gathered if kind == "bf16"}
+    assert {(5120, 20480), (5120, 5120), (256, 5120)} <= kernels
     facts = json.loads((tmp_path / "16b.json").read_text())
     assert facts["argument"] < 1.03 * 4 * 15_440_491_520 / 64

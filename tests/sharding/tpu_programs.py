@@ -1,4 +1,4 @@
-"""Compiles train steps for TPUs that are not there and writes their texts: python tpu_programs.py DIR NAME...
+"""Compile train steps for TPUs without a TPU and write their texts: python tpu_programs.py DIR NAME...
 
 Run as a process of its own: what libtpu needs is settled when it is loaded.
 """
@@ -22,7 +22,7 @@ from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
-# No two sizes are equal, so that shapes tell what an array is; all divide by four.
+# All sizes differ, so that shapes identify arrays; all are divisible by four.
 SMALL = paper_model(
     "2m", layers=6, model_dim=384, heads=4, head_dim=128, ffn_dim=1280, vocab_size=3072, remat="full", max_length=512
 )
