@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom and show what they promise; as committed, they are clean and tell one address."""
+"""Notebooks run from top to bottom and show their results; as committed they have no outputs and one address."""
 
 import hashlib
 import html
@@ -30,7 +30,7 @@ SECONDS = 300
 
 
 class Executed(NamedTuple):
-    """What a notebook showed: texts, frames as HTML, numbers of pictures, and what libraries complained of."""
+    """Outputs of a notebook: texts, frames as HTML, number of pictures, and warnings of libraries."""
 
     texts: str
     frames: list[str]
@@ -40,7 +40,7 @@ class Executed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def environment(shared_cache, tmp_path_factory) -> dict[str, str]:
-    """What points all notebooks to one tiny study, which the first of them makes."""
+    """The environment that points all notebooks to one tiny study, which the first one runs."""
     study = tmp_path_factory.mktemp("notebooks") / "a study"
     return {
         **os.environ,
@@ -60,7 +60,7 @@ def quickstart(environment) -> Executed:
 
 
 def execute(path: Path, environment: dict[str, str], last: str | None = None) -> Executed:
-    """Runs a notebook in a kernel of its own, where a user would open it. Raises where a cell fails.
+    """Run a notebook in its own kernel and folder. Raises if a cell fails.
 
     last: id of the cell after which to stop.
     """
@@ -86,12 +86,12 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 def rows(frame: str) -> int:
-    """Rows of a frame that was shown, its header apart."""
+    """Return the number of rows of a displayed frame without its header."""
     return frame.count("<tr>") + frame.count("<tr style") - 1
 
 
 @pytest.mark.slow
-def test_the_first_makes_a_study_and_shows_it(quickstart, environment):
+def test_quickstart_runs_a_study_and_shows_it(quickstart, environment):
     study = load_study(environment["FINETUNE_SCALING_STUDY"])
     assert set(study.runs["state"]) == {"done"}
     losses, samples, report = quickstart.frames
@@ -104,7 +104,7 @@ def test_the_first_makes_a_study_and_shows_it(quickstart, environment):
 
 
 @pytest.mark.slow
-def test_the_second_reads_it(quickstart, environment):
+def test_read_a_study(quickstart, environment):
     study = load_study(environment["FINETUNE_SCALING_STUDY"])
     before = contents(study.path)
     shown = execute(READ, environment)
@@ -123,12 +123,12 @@ def test_the_second_reads_it(quickstart, environment):
 
 
 @pytest.mark.slow
-def test_the_second_reads_a_study_that_is_half_done(quickstart, environment, tmp_path):
+def test_read_an_unfinished_study(quickstart, environment, tmp_path):
     copy = Path(shutil.copytree(environment["FINETUNE_SCALING_STUDY"], tmp_path / "study"))
     first, *others = load_study(copy).runs.index
     (copy / "runs" / first / "result.json").unlink()
     for key in others:
-        if "/lora/" in key:  # a method of which nothing has begun
+        if "/lora/" in key:  # a method whose runs have not started
             shutil.rmtree(copy / "runs" / key)
     for made_at_the_end in ("points.csv", "study.json"):
         (copy / made_at_the_end).unlink()
@@ -142,7 +142,7 @@ def test_the_second_reads_a_study_that_is_half_done(quickstart, environment, tmp
 
 
 @pytest.mark.slow
-def test_the_third_writes_what_the_study_scored(quickstart, environment):
+def test_generate_reproduces_the_scored_hypotheses(quickstart, environment):
     study = load_study(environment["FINETUNE_SCALING_STUDY"])
     before = contents(study.path)
     shown = execute(GENERATE, environment)
@@ -152,14 +152,14 @@ def test_the_third_writes_what_the_study_scored(quickstart, environment):
     assert [f"<td>{html.escape(text)}</td>" in written for text in hypotheses] == [True] * 6
     assert len(set(hypotheses)) > 1
     assert "<th>sampled</th>" in others
-    assert "the base goes on" in base
+    assert "continuation by the base model" in base
     assert "lora_a" in leaves
     assert shown.complaints == ""
     assert contents(study.path) == before
 
 
 @pytest.mark.slow
-def test_the_fourth_recommends(quickstart, environment):
+def test_recommend(quickstart, environment):
     shown = execute(RECOMMEND, environment)
     assert re.search(r"translation, 2,000 finetuning examples.*\n +verdict +\S", shown.texts)
     assert shown.pictures == 1
@@ -170,7 +170,7 @@ def test_the_fourth_recommends(quickstart, environment):
 
 
 @pytest.mark.slow
-def test_the_examples_of_the_page_run(quickstart, environment, capsys):
+def test_examples_of_docs_reading_run(quickstart, environment, capsys):
     text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
     code = "".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
     tiny = environment["FINETUNE_SCALING_STUDY"]
@@ -191,7 +191,7 @@ def test_the_examples_of_the_page_run(quickstart, environment, capsys):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_as_committed_it_is_clean(path):
+def test_committed_notebooks_have_no_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
@@ -205,7 +205,7 @@ def test_as_committed_it_is_clean(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_it_mentions_is_there(path):
+def test_mentioned_files_exist(path):
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     for mentioned in re.findall(r"(?:docs|configs)/[\w/.]+\w|(?<=\()\w+\.ipynb", text):
         place = FOLDER if mentioned.endswith(".ipynb") else ROOT
@@ -213,7 +213,7 @@ def test_what_it_mentions_is_there(path):
 
 
 @pytest.mark.parametrize("path", [QUICKSTART, READ, GENERATE], ids=lambda path: path.stem)
-def test_the_study_that_they_make_is_part_of_the_quickstart(path):
+def test_the_study_is_a_subset_of_the_quickstart(path):
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     file, extent = re.search(r'"(configs/study/\w+\.py):(\w+)"', text).groups()
     get_config = runpy.run_path(str(ROOT / file))["get_config"]
@@ -224,7 +224,7 @@ def test_the_study_that_they_make_is_part_of_the_quickstart(path):
 
 
 class Shell:
-    """In place of IPython: does what `git clone` does, if the address is known, and notes what is asked for."""
+    """Replaces IPython: emulates `git clone` for a known address and records the commands."""
 
     def __init__(self, known: bool):
         self.known, self.asked = known, []
@@ -241,7 +241,7 @@ class Shell:
 
 
 def fetched(name: str) -> ModuleSpec | None:
-    """A package that was cloned into the working directory."""
+    """A package cloned into the working directory."""
     for file in Path.cwd().glob(f"*/{name}/__init__.py"):
         return importlib.util.spec_from_file_location(name, file)
     return None
@@ -249,10 +249,10 @@ def fetched(name: str) -> ModuleSpec | None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("known", [True, False], ids=["an address", "none"])
-def test_the_first_cell_sets_up_where_nothing_is(path, known, tmp_path, monkeypatch):
+def test_the_first_cell_installs_a_missing_package(path, known, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(importlib.util, "find_spec", fetched)  # of the package that is here nothing is known
+    monkeypatch.setattr(importlib.util, "find_spec", fetched)  # hides the installed package
     source = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
     shell = Shell(known)
     program = TransformerManager().transform_cell(source)
@@ -264,10 +264,10 @@ def test_the_first_cell_sets_up_where_nothing_is(path, known, tmp_path, monkeypa
         with pytest.raises(FileNotFoundError, match=r"your--account.* cannot be fetched; give REPOSITORY your copy's"):
             exec(program, {"get_ipython": lambda: shell})
         assert len(shell.asked) == 1
-    assert shell.asked[0].startswith("GIT_TERMINAL_PROMPT=0 git clone ")  # or it would ask for a password and wait
+    assert shell.asked[0].startswith("GIT_TERMINAL_PROMPT=0 git clone ")  # else it would prompt for a password
 
 
-def test_the_repository_s_address_is_one(tmp_path):
+def test_all_files_have_the_same_address(tmp_path):
     address = runpy.run_path(str(FOLDER / "address.py"))
     old, new = address["REPOSITORY"], "https://github.com/someone/a-fork"
     assert address["main"](["--check"]) == 0

@@ -1,4 +1,4 @@
-"""The train command as users run it: interrupted in every way, and with every kind of mistake on its command line."""
+"""The train command: interruptions, and errors on its command line."""
 
 import json
 import random
@@ -20,7 +20,7 @@ from finetune_scaling.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigErro
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.run_directory import RunDirectory
 
-STEPS = 600  # so many that a run on busy cores does not end before it is interrupted
+STEPS = 600  # enough that a run does not finish before it is interrupted
 LONGER = {
     "limits": {"max_steps": STEPS},
     "checkpoint": {"every_steps": 17},
@@ -34,7 +34,7 @@ def train(*flags: str) -> subprocess.Popen:
 
 
 def wait_until(directory: Path, step: int, process: subprocess.Popen) -> None:
-    """Returns as soon as the run has written the loss of `step`."""
+    """Wait until the run has written the loss of `step`."""
     deadline = time.monotonic() + 120
     while not any(line["step"] >= step for line in RunDirectory(directory).metrics()):
         assert process.poll() is None, process.communicate()
@@ -50,9 +50,9 @@ def without_times(directory: Path) -> tuple[Any, ...]:
 
 
 @pytest.mark.slow
-def test_interrupted_in_every_way_a_run_ends_as_if_undisturbed(tiny_runs, tmp_path):
+def test_an_interrupted_run_equals_an_uninterrupted_one(tiny_runs, tmp_path):
     config = tiny_runs.config("lora", **LONGER)
-    run(config, tmp_path / "undisturbed")
+    run(config, tmp_path / "uninterrupted")
     directory = tmp_path / "disturbed"
     flags = [
         *tiny_runs.flags("lora", directory),
@@ -84,10 +84,10 @@ def test_interrupted_in_every_way_a_run_ends_as_if_undisturbed(tiny_runs, tmp_pa
     shown = json.loads(printed)
     assert shown["loss"] == RunDirectory(directory).result["loss"]
     assert shown["programs_compiled"] > 0
-    assert without_times(directory) == without_times(tmp_path / "undisturbed")
+    assert without_times(directory) == without_times(tmp_path / "uninterrupted")
 
 
-def test_help_is_shown_and_that_is_no_failure():
+def test_help_exits_with_0():
     process = train("--help")
     printed, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
@@ -112,14 +112,14 @@ command.run(main)
 """
 
 
-def test_ctrl_c_in_a_callback_whose_errors_python_ignores_is_not_lost():
+def test_ctrl_c_in_a_callback_with_ignored_errors_is_not_lost():
     ended = subprocess.run([sys.executable, "-c", LOSING], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (EXIT_INTERRUPTED, "", 1), ended.stderr
     assert ended.stderr.startswith("interrupted: ")
 
 
 def changed(tiny_runs, workdir: Path, what: str, change: str) -> list[str]:
-    """Flags for a config file that differs from tests/tiny.py by a line of Python."""
+    """Flags for a config file that differs from tests/tiny.py by one line."""
     first, *others = tiny_runs.flags(what, workdir)
     path, _, argument = first.removeprefix("--config=").partition(":")
     file = workdir.with_suffix(".py")
@@ -130,7 +130,7 @@ def changed(tiny_runs, workdir: Path, what: str, change: str) -> list[str]:
     return [f"--config={file}", *others]
 
 
-# Of which config, what changes on the command line or in its file, and what the error must say.
+# Config, change on the command line or in the file, and expected error.
 MISTAKES = [
     ("lora", "--config.schedule.learning_rat=1", ["learning_rat", "learning_rate"]),
     ("lora", "--config.batch.size=many", ["config.batch.size", "many"]),
@@ -144,7 +144,7 @@ MISTAKES = [
 ]
 
 
-# Of config files that fail: text and what the error must say, FILE being its path.
+# Text of a failing config file and expected error; FILE is its path.
 FAULTS = [
     ("import os\n\nx = undefined\n", "FILE:3: NameError: name 'undefined' is not defined"),
     ("def get_config():\n    return {'a': 1 / 0}\n", "FILE:2: ZeroDivisionError: division by zero"),
@@ -161,7 +161,7 @@ FAULTS = [
 
 @pytest.fixture
 def read(monkeypatch) -> Callable[..., dict[str, Any]]:
-    """read("--config=FILE", ...): the config as a command reads it from this command line."""
+    """read("--config=FILE", ...): the config that a command reads from this command line."""
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
 
@@ -175,7 +175,7 @@ def read(monkeypatch) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("text", "expected"), FAULTS)
-def test_a_config_file_that_fails_is_named_with_its_line(text, expected, read, tmp_path):
+def test_a_failing_config_file_is_named_with_its_line(text, expected, read, tmp_path):
     file = tmp_path / "config.py"
     file.write_text(text)
     with pytest.raises(ConfigError) as raised:
@@ -184,14 +184,14 @@ def test_a_config_file_that_fails_is_named_with_its_line(text, expected, read, t
     assert "\n" not in str(raised.value)
 
 
-def test_a_config_error_of_a_config_file_stays_as_it_is(read, tmp_path):
+def test_a_config_error_of_a_config_file_is_unchanged(read, tmp_path):
     file = tmp_path / "config.py"
     file.write_text("from finetune_scaling.errors import ConfigError\n\nraise ConfigError('sizes: name one')\n")
     with pytest.raises(ConfigError, match=r"^sizes: name one$"):
         read(f"--config={file}")
 
 
-def test_mistakes_on_the_command_line_are_one_line_each_and_exit_with_2(tiny_runs, tmp_path):
+def test_command_line_errors_are_one_line_and_exit_with_2(tiny_runs, tmp_path):
     def outcome(number: int) -> tuple[str, str, int]:
         what, change, _ = MISTAKES[number]
         workdir = tmp_path / str(number)

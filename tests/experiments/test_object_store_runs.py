@@ -1,4 +1,4 @@
-"""Runs whose directory is in an object store, against a server of its protocol: nothing is lost, nothing hangs."""
+"""Runs in an object store, tested against an emulator: nothing is lost and nothing hangs."""
 
 import json
 import os
@@ -55,12 +55,12 @@ def free_port() -> int:
 
 
 def settings(port: int) -> dict[str, str]:
-    """What points all libraries to a server on this machine."""
+    """The environment that points all libraries to an emulator on this machine."""
     address = f"http://127.0.0.1:{port}"
     return {
         "STORAGE_EMULATOR_HOST": address,
         "TENSORSTORE_GCS_HTTP_URL": address,
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which asks Google about every bucket
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which sends a request to Google for every bucket
     }
 
 
@@ -90,7 +90,7 @@ def start(*arguments: str) -> subprocess.Popen:
 
 
 def outcome(directory: Any) -> Any:
-    """All that a run leaves behind, but for times."""
+    """All outputs of a run except times."""
     record = RunDirectory(directory).result
     metrics = RunDirectory(directory).metrics()
     rows = (directory / "evaluation" / "test.jsonl").read_text()
@@ -99,7 +99,7 @@ def outcome(directory: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_run_there_ends_as_one_on_a_local_disk(bucket, tiny_runs, tmp_path):
+def test_a_killed_run_equals_an_uninterrupted_local_one(bucket, tiny_runs, tmp_path):
     run(tiny_runs.config("lora", **LONGER), tmp_path)
     url = f"{bucket}/killed/run"
     changes = [f"--config.{group}.{name}={value}" for group, block in LONGER.items() for name, value in block.items()]
@@ -128,12 +128,12 @@ def test_killed_at_any_moment_a_run_there_ends_as_one_on_a_local_disk(bucket, ti
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert read_json(out)["loss"] == RunDirectory(tmp_path).result["loss"]
-    # The base may be there, too.
+    # The base model may be in the bucket, too.
     assert run(tiny_runs.config("lora", base={"run": copied(tiny_runs.base, bucket)}), tmp_path / "b")["best_step"]
 
 
 def told(run: Any) -> Any:
-    """What inspect says of a run and of its newest checkpoint, but for times, places and sizes of files."""
+    """The inspection of a run and its newest checkpoint without times, paths and file sizes."""
     found = inspect(run)
     checkpoint = inspect(location(run) / "checkpoints" / str(found["checkpoint"]["step"]))
     assert checkpoint == found["checkpoint"]
@@ -153,7 +153,7 @@ def copied(directory: Path, bucket: str, name: str = "copied") -> str:
     return os.fspath(url)
 
 
-def test_a_study_there_is_read_as_one_on_a_local_disk(bucket, tiny_runs, tmp_path):
+def test_a_remote_study_is_read_like_a_local_one(bucket, tiny_runs, tmp_path):
     config = tiny_runs.config("study")
     record_config(read_study(config), config, tmp_path)
     first = runs(read_study(config))[0].directory
@@ -172,7 +172,7 @@ def test_a_study_there_is_read_as_one_on_a_local_disk(bucket, tiny_runs, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, base.params(), here.base("grammar/30k").params())
 
 
-def test_a_base_and_a_tokenizer_there_are_planned_with(bucket, tiny_runs):
+def test_planning_with_a_remote_base_and_tokenizer(bucket, tiny_runs):
     tokenizer = f"{bucket}/tokenizer"
     for path in tiny_runs.tokenizer.iterdir():
         write_atomically(f"{tokenizer}/{path.name}", path.read_bytes())
@@ -189,7 +189,7 @@ def state(step: int) -> State:
     return State({"kernel": jnp.arange(4000.0) % 7919 + step, "scale": jnp.ones(3) * step}, {"count": jnp.int32(step)})
 
 
-def test_damaged_ones_are_set_aside_and_half_written_ones_are_not_seen(bucket, caplog):
+def test_damaged_checkpoints_are_set_aside_and_incomplete_ones_ignored(bucket, caplog):
     url = f"{bucket}/damaged"
     checkpoints = Checkpoints(url, keep_steps=(1, 2))
     for step in (1, 2, 3):
@@ -213,7 +213,7 @@ def test_damaged_ones_are_set_aside_and_half_written_ones_are_not_seen(bucket, c
     assert digest(Checkpoints(url).restore_newest(state(0)).state) == digest(state(4))
 
 
-def test_what_cannot_be_read_just_now_is_no_damage(bucket, monkeypatch):
+def test_transient_read_errors_are_not_damage(bucket, monkeypatch):
     url = f"{bucket}/unreachable"
     checkpoints = Checkpoints(url)
     checkpoints.save(1, state(1), {})
@@ -231,7 +231,7 @@ def test_what_cannot_be_read_just_now_is_no_damage(bucket, monkeypatch):
     checkpoints.close()
 
 
-def test_metrics_are_whole_at_each_flush_and_go_on_from_there(bucket):
+def test_metrics_are_complete_after_each_flush_and_are_continued(bucket):
     directory = RunDirectory(f"{bucket}/metrics")
     directory.rewind_metrics(0)
     for first in (1, 3):
@@ -249,19 +249,19 @@ def test_metrics_are_whole_at_each_flush_and_go_on_from_there(bucket):
         Metrics(directory.path, ["tensorboard"])
 
 
-# Who holds a directory.
+# Leases.
 
 
 @pytest.fixture
 def hasty(monkeypatch) -> None:
-    """Leases of seconds instead of minutes."""
+    """Shorten lease times to seconds."""
     for name, seconds in {"RENEWAL": 0.2, "EXPIRY": 2.0, "SETTLE": 0.1}.items():
         monkeypatch.setattr(lease_module, f"{name}_SECONDS", seconds)
     monkeypatch.setattr(lease_module, "_POLL_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("hasty")
-def test_one_process_at_a_time_also_on_another_machine(bucket, monkeypatch):
+def test_one_process_at_a_time_across_machines(bucket, monkeypatch):
     url = f"{bucket}/held"
     with lock_directory(url):
         with pytest.raises(InUseError, match=f"another process is working here .process {os.getpid()} on "):
@@ -294,7 +294,7 @@ def holder(url: str) -> subprocess.Popen:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_of_a_dead_holder_it_is_taken_at_once_here_and_after_a_while_elsewhere(bucket, monkeypatch):
+def test_a_dead_holders_lease_is_taken_at_once_locally_and_after_expiry_elsewhere(bucket, monkeypatch):
     url = f"{bucket}/dead"
     process = holder(url)
     with ExitStack() as stack:
@@ -317,7 +317,7 @@ def test_of_a_dead_holder_it_is_taken_at_once_here_and_after_a_while_elsewhere(b
         assert time.monotonic() - began >= lease_module.EXPIRY_SECONDS
 
 
-def test_a_holder_whose_directory_was_taken_over_ends_at_once(bucket):
+def test_a_holder_whose_lease_was_taken_over_exits_at_once(bucket):
     url = f"{bucket}/taken"
     process = holder(url)
     write_atomically(f"{url}/.lock", json.dumps({"holder": "another", "pid": 7, "host": "elsewhere"}))
@@ -326,10 +326,10 @@ def test_a_holder_whose_directory_was_taken_over_ends_at_once(bucket):
     assert "error: gs://bucket/taken: process 7 on elsewhere took over this directory" in errors
 
 
-# What a user may get wrong.
+# User errors.
 
 
-def test_a_bucket_that_is_not_there_is_named_before_anything_starts(bucket, tiny_runs):
+def test_a_missing_bucket_raises_before_training(bucket, tiny_runs):
     flags = [flag for flag in tiny_runs.flags("lora", Path("x")) if "workdir" not in flag]
     process = start("finetune_scaling.train", *flags, "--workdir=gs://missing/run")
     out, errors = process.communicate(timeout=60)
@@ -340,7 +340,7 @@ def test_a_bucket_that_is_not_there_is_named_before_anything_starts(bucket, tiny
 
 
 class Forbids(BaseHTTPRequestHandler):
-    """Lets everything be read, of which there is nothing, and nothing be written."""
+    """An emulator that is empty and rejects writes."""
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -369,7 +369,7 @@ def try_to_hold(port: int, seconds: float) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def test_a_bucket_that_may_not_be_written_is_named():
+def test_a_read_only_bucket_raises():
     server = HTTPServer(("127.0.0.1", 0), Forbids)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     done = try_to_hold(server.server_port, 40)
@@ -380,21 +380,21 @@ def test_a_bucket_that_may_not_be_written_is_named():
     assert "your credentials may read and write it" in done.stderr
 
 
-def test_a_store_that_does_not_answer_is_named_in_time():
+def test_a_store_that_does_not_answer_raises_after_a_timeout():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         done = try_to_hold(silent.getsockname()[1], 1)
     assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
     assert "gs://bucket/run/.lock: no answer within 1 s; check the network and your credentials" in done.stderr
 
 
-def test_inspecting_names_a_bucket_and_a_folder_that_are_not_there(bucket):
+def test_inspecting_a_missing_bucket_or_folder_raises(bucket):
     with pytest.raises(WorkdirError, match=r"gs://bucket/nothing: no such directory"):
         inspect(f"{bucket}/nothing")
     with pytest.raises(WorkdirError, match=r"gs://missing/run: (no such directory|cannot be reached)"):
         inspect("gs://missing/run")
 
 
-def test_a_url_of_another_kind_is_named(tmp_path, monkeypatch):
+def test_other_url_schemes_raise(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkdirError, match="ftp://host/run: ftp://"):
         RunDirectory("ftp://host/run")

@@ -9,7 +9,7 @@ from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state
 
 
-def test_checkpoints_are_read_by_a_relative_path(tmp_path, monkeypatch):
+def test_checkpoints_at_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     state = init_state({"kernel": jnp.arange(6.0).reshape(2, 3)}, OptimizerConfig())
     checkpoints = Checkpoints("run")

@@ -1,4 +1,4 @@
-"""Runs end to end: whatever interrupts one, going on gives what an undisturbed run gives, to the last bit."""
+"""Runs end to end: a resumed run equals an uninterrupted one to the bit, whatever interrupted it."""
 
 import itertools
 import json
@@ -27,12 +27,12 @@ from finetune_scaling.training.step import compiled_programs
 
 
 class Killed(BaseException):
-    """Stands for whatever ends a process in the middle of a run."""
+    """Simulates the death of the process in the middle of a run."""
 
 
 @pytest.fixture
 def at_step(monkeypatch) -> Callable[[int, Callable[[], Any]], None]:
-    """at_step(k, act): act() happens once, before step k + 1 is computed."""
+    """at_step(k, act): call act() once, before step k + 1."""
 
     def plan(step: int, act: Callable[[], Any]) -> None:
         waiting = [step]
@@ -53,7 +53,7 @@ def kill() -> None:
 
 
 def outcome(directory: Path) -> dict[str, Any]:
-    """All that a run leaves behind, but for times."""
+    """All outputs of a run except times."""
     newest = next(checkpoint_steps(directory))
     tree, metadata = read_checkpoint(directory / "checkpoints" / str(newest))
     return {
@@ -66,8 +66,8 @@ def outcome(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_runs, tmp_path_factory) -> Callable[[str], dict[str, Any]]:
-    """The outcome of a method's run that nothing disturbs."""
+def uninterrupted(tiny_runs, tmp_path_factory) -> Callable[[str], dict[str, Any]]:
+    """The outcome of a method's uninterrupted run."""
     outcomes: dict[str, dict[str, Any]] = {}
 
     def get(method: str) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def undisturbed(tiny_runs, tmp_path_factory) -> Callable[[str], dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora", "prompt"])
-def test_killed_again_and_again_a_run_ends_as_if_undisturbed(method, tiny_runs, undisturbed, at_step, tmp_path):
-    expected = undisturbed(method)
+def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(method, tiny_runs, uninterrupted, at_step, tmp_path):
+    expected = uninterrupted(method)
     for step in sorted(random.Random(method).sample(range(12), 3)):
         at_step(step, kill)
         with pytest.raises(Killed):
@@ -92,17 +92,15 @@ def test_killed_again_and_again_a_run_ends_as_if_undisturbed(method, tiny_runs, 
     assert outcome(tmp_path) == expected
 
 
-def test_sigterm_saves_the_step_that_it_found_and_a_resumed_run_ends_the_same(
-    tiny_runs, undisturbed, at_step, tmp_path
-):
+def test_sigterm_saves_the_current_step_and_the_resumed_run_is_equal(tiny_runs, uninterrupted, at_step, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     at_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(errors.Preempted, match="saved step 7 of full"):
         run(tiny_runs.config("full"), tmp_path)
-    assert next(checkpoint_steps(tmp_path)) == 7  # not a step at which the run saves by itself
+    assert next(checkpoint_steps(tmp_path)) == 7  # not a step of a regular checkpoint
     assert signal.getsignal(signal.SIGTERM) is before
     run(tiny_runs.config("full"), tmp_path)
-    assert outcome(tmp_path) == undisturbed("full")
+    assert outcome(tmp_path) == uninterrupted("full")
 
 
 def test_resume_is_exact_with_packing_accumulation_and_another_optimizer(tiny_runs, at_step, tmp_path):
@@ -112,12 +110,12 @@ def test_resume_is_exact_with_packing_accumulation_and_another_optimizer(tiny_ru
         "schedule": {"name": "wsd", "warmup_steps": 3},
     }
     config = tiny_runs.config("full", **changes)
-    run(config, tmp_path / "undisturbed")
+    run(config, tmp_path / "uninterrupted")
     at_step(8, kill)
     with pytest.raises(Killed):
         run(config, tmp_path / "killed")
     run(config, tmp_path / "killed")
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "undisturbed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "uninterrupted")
 
 
 def test_tokens_of_packed_rows_are_counted_by_the_row(tiny_runs, tmp_path):
@@ -128,24 +126,24 @@ def test_tokens_of_packed_rows_are_counted_by_the_row(tiny_runs, tmp_path):
     assert (record["steps"], record["tokens_seen"]) == (5, 5 * 4 * 48)
 
 
-def test_pretraining_resumes_exactly_and_keeps_the_asked_token_counts(tiny_runs, at_step, tmp_path):
+def test_pretraining_resumes_exactly_and_keeps_the_requested_token_counts(tiny_runs, at_step, tmp_path):
     config = tiny_runs.config("pretrain")
     for step in (3, 15):
         at_step(step, kill)
         with pytest.raises(Killed):
             run(config, tmp_path)
     record = run(config, tmp_path)
-    undisturbed_base = RunDirectory(tiny_runs.base)
+    uninterrupted_base = RunDirectory(tiny_runs.base)
     assert [{**line, "time": 0} for line in RunDirectory(tmp_path).metrics()] == [
-        {**line, "time": 0} for line in undisturbed_base.metrics()
+        {**line, "time": 0} for line in uninterrupted_base.metrics()
     ]
-    assert {**record, "seconds": 0} == {**undisturbed_base.result, "seconds": 0}
-    for step in (10, 20):  # tests/tiny.py keeps the tokens of step 10; the last step is kept always
+    assert {**record, "seconds": 0} == {**uninterrupted_base.result, "seconds": 0}
+    for step in (10, 20):  # tests/tiny.py keeps the tokens of step 10; the last step is always kept
         assert digest(load_base(tmp_path, step).params) == digest(load_base(tiny_runs.base, step).params)
     assert record["stopped_by"] in ("max_steps", "budget")
 
 
-def test_seconds_are_those_of_all_processes(tiny_runs, at_step, monkeypatch, tmp_path):
+def test_seconds_include_earlier_processes(tiny_runs, at_step, monkeypatch, tmp_path):
     now = [0.0]
     monkeypatch.setattr(run_module.time, "monotonic", lambda: now[0])
 
@@ -167,11 +165,11 @@ def test_a_finished_run_is_returned_and_not_rerun(tiny_runs, monkeypatch, tmp_pa
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.suffix}
     monkeypatch.setattr(run_module, "prepare_run_data", lambda run_config: pytest.fail("the run was started again"))
     assert run(config, tmp_path) == first
-    del files[tmp_path / "config.json"]  # locations in it are brought up to date
+    del files[tmp_path / "config.json"]  # its paths are updated
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_killed_while_scoring_only_the_scores_are_made_again(tiny_runs, undisturbed, monkeypatch, tmp_path):
+def test_a_run_killed_while_scoring_is_not_trained_again(tiny_runs, uninterrupted, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "score_split", lambda *_, **__: kill())
         with pytest.raises(Killed):
@@ -179,13 +177,13 @@ def test_killed_while_scoring_only_the_scores_are_made_again(tiny_runs, undistur
     assert RunDirectory(tmp_path).result is None
     monkeypatch.setattr(loop, "learning_rate", lambda *_: pytest.fail("a step was trained again"))
     run(tiny_runs.config("full"), tmp_path)
-    assert outcome(tmp_path) == undisturbed("full")
+    assert outcome(tmp_path) == uninterrupted("full")
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_for_another_number_of_examples_seed_rate_or_length(tiny_runs, undisturbed, tmp_path):
+def test_examples_seed_learning_rate_and_steps_do_not_recompile(tiny_runs, uninterrupted, tmp_path):
     for method in ("full", "lora", "prompt"):
-        undisturbed(method)
+        uninterrupted(method)
     before = compiled_programs()
     changes = [
         {"finetune_examples": 25},
@@ -198,7 +196,7 @@ def test_nothing_is_compiled_for_another_number_of_examples_seed_rate_or_length(
     assert compiled_programs() == before
 
 
-def test_seeds_are_separate_and_each_matters(tiny_runs, tmp_path):
+def test_seeds_are_independent(tiny_runs, tmp_path):
     def losses(**seeds: int) -> list[dict[str, Any]]:
         name = "-".join(f"{name}{value}" for name, value in seeds.items()) or "none"
         run(tiny_runs.config("lora", seeds=seeds, limits={"max_steps": 4}), tmp_path / name)
@@ -209,7 +207,7 @@ def test_seeds_are_separate_and_each_matters(tiny_runs, tmp_path):
     assert losses(data=0, parameters=0, order=0) == runs[0]
 
 
-def test_a_pet_checkpoint_holds_nothing_that_is_frozen(tiny_runs, tmp_path):
+def test_a_pet_checkpoint_has_no_frozen_parameters(tiny_runs, tmp_path):
     base_bytes = _bytes(tiny_runs.base / "checkpoints" / "20")
     for method, names in {"lora": ("lora_a", "lora_b"), "prompt": ("prompt.embedding",)}.items():
         record = run(tiny_runs.config(method), tmp_path / method)
@@ -224,7 +222,7 @@ def test_a_pet_checkpoint_holds_nothing_that_is_frozen(tiny_runs, tmp_path):
         assert _bytes(newest) < base_bytes
 
 
-def test_finetuning_leaves_the_base_as_it_was(tiny_runs, tmp_path):
+def test_finetuning_does_not_change_the_base(tiny_runs, tmp_path):
     before = digest(load_base(tiny_runs.base).params)
     run(tiny_runs.config("full"), tmp_path / "full")
     run(tiny_runs.config("lora"), tmp_path / "lora")
@@ -245,7 +243,7 @@ def test_the_best_checkpoint_is_kept_and_scored(tiny_runs, monkeypatch, tmp_path
     assert best == record["loss"] != last
 
 
-def test_of_an_unfinished_run_the_best_checkpoint_so_far_is_loaded(tiny_runs, monkeypatch, tmp_path):
+def test_the_best_checkpoint_of_an_unfinished_run_is_loaded(tiny_runs, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         _script_dev_losses(patch, [3.0, 2.0, 4.0])
         patch.setattr(run_module, "score_split", lambda *_, **__: kill())
@@ -259,18 +257,18 @@ def test_of_an_unfinished_run_the_best_checkpoint_so_far_is_loaded(tiny_runs, mo
         load_run_checkpoint(find_run(tmp_path))
 
 
-def test_patience_ends_a_run_early(tiny_runs, monkeypatch, tmp_path):
+def test_patience_stops_a_run_early(tiny_runs, monkeypatch, tmp_path):
     _script_dev_losses(monkeypatch, [3.0, 4.0, 3.5, 1.0])
     record = run(tiny_runs.config("full", limits={"max_steps": 40, "patience": 2}), tmp_path)
     assert (record["stopped_by"], record["steps"], record["best_step"]) == ("patience", 12, 4)
 
 
-def test_the_record_says_what_was_trained(tiny_runs, tmp_path):
+def test_the_result_record_describes_the_run(tiny_runs, tmp_path):
     record = run(tiny_runs.config("lora", base={"step": 10}), tmp_path)
     assert (record["method"], record["pet_size"], record["task"]) == ("lora", 2, "tiny")
     assert record["pretrain_tokens"] == 10 * 8 * 32
     assert (record["finetune_examples"], record["batch_size"], record["tokens_seen"]) == (40, 8, 12 * 8 * 32)
-    assert 0 < record["entropy"] < record["loss"]  # the grammar knows the floor
+    assert 0 < record["entropy"] < record["loss"]  # the grammar's entropy is known
     assert record["flops"] > 0
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__

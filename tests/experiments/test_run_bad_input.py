@@ -1,4 +1,4 @@
-"""What does not fit together is said before anything is trained, by name and with the mend, and nothing is lost."""
+"""Errors of configs, data and directories are raised before training, name the field or file, and lose nothing."""
 
 import json
 import logging
@@ -32,12 +32,12 @@ from finetune_scaling.runs.run_data import check_task_data
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
 from finetune_scaling.training.step import all_finite
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, of broken files
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, about damaged files
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_runs, tmp_path_factory) -> Path:
-    """A finished LoRA run that nobody may write into."""
+    """A finished LoRA run that tests must not change."""
     directory = tmp_path_factory.mktemp("finished")
     run(tiny_runs.config("lora"), directory)
     return directory
@@ -45,7 +45,7 @@ def finished(tiny_runs, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def unfinished(finished, tmp_path) -> Path:
-    """The same before it was scored."""
+    """A copy of it before it was scored."""
     directory = Path(shutil.copytree(finished, tmp_path / "run"))
     (directory / "result.json").unlink()
     return directory
@@ -53,7 +53,7 @@ def unfinished(finished, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def other_base(tiny_runs, tmp_path_factory) -> Path:
-    """A base like the shared one, but for its seed."""
+    """A base model that differs from the shared one in its seed."""
     directory = tmp_path_factory.mktemp("other_base")
     run(tiny_runs.config("pretrain", seeds={"parameters": 1}), directory)
     return directory
@@ -61,7 +61,7 @@ def other_base(tiny_runs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
-    """A tokenizer of the same size as the shared one, learned from other lines."""
+    """A tokenizer of the same size as the shared one, trained on other lines."""
     config = tiny_runs.config("pretrain")
     settings = json.loads((tiny_runs.tokenizer / "tokenizer.json").read_text())["config"] | {"model_type": "bpe"}
     preparation = {"tokenizer": settings, "corpus": config["corpus"]}
@@ -94,13 +94,13 @@ def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
         ("full", {"sequence": {"max_target_tokens": 32}}, ConfigError, "leaves no token for the input"),
     ],
 )
-def test_mistakes_in_a_config_are_named(what, changes, kind, message, tiny_runs, tmp_path):
+def test_config_errors_name_the_field(what, changes, kind, message, tiny_runs, tmp_path):
     with pytest.raises(kind, match=message):
         run(tiny_runs.config(what, **changes), tmp_path / "run")
     assert list(checkpoint_steps(tmp_path / "run")) == []
 
 
-def test_a_task_that_could_not_be_scored_is_not_trained(tiny_runs, tmp_path):
+def test_a_task_that_cannot_be_scored_is_not_trained(tiny_runs, tmp_path):
     missing = {"source": {"kind": "files", "path": str(tmp_path / "none.jsonl")}, "source_field": "source"}
     parts = [{**missing, "target_field": "target", "source_language": "A", "target_language": "B"}]
     for test, kind, message in (
@@ -114,8 +114,8 @@ def test_a_task_that_could_not_be_scored_is_not_trained(tiny_runs, tmp_path):
         assert list(checkpoint_steps(tmp_path / "run")) == []
 
 
-def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_path):
-    """An example without a target has a loss, but nothing that is written could be scored against it."""
+def test_test_examples_without_reference_raise_before_training(tiny_runs, tmp_path):
+    """An example without target has a loss, but generated text cannot be scored against it."""
     (tmp_path / "test.jsonl").write_text('{"source": "sili", "target": "bubo"}\n{"source": "sati", "target": " "}\n')
     found = {"source": {"kind": "files", "path": str(tmp_path / "test.jsonl")}, "source_field": "source"}
     config = tiny_runs.config("full", evaluation={"generate_examples": 2})
@@ -133,17 +133,17 @@ def test_texts_that_would_have_no_reference_are_not_trained_for(tiny_runs, tmp_p
     check_task_data(read_run_config(config))
 
 
-def test_a_base_of_another_tokenizer(tiny_runs, other_tokenizer, tmp_path):
+def test_a_base_with_another_tokenizer_raises(tiny_runs, other_tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match=r"was pretrained with another tokenizer"):
         run(tiny_runs.config("lora", tokenizer=str(other_tokenizer)), tmp_path)
 
 
-def test_a_run_that_holds_no_whole_model_is_no_base(tiny_runs, finished, tmp_path):
+def test_a_run_without_complete_model_is_not_a_base(tiny_runs, finished, tmp_path):
     with pytest.raises(CheckpointError, match=r"checkpoints/\d+: .* lora trained, not a complete model"):
         run(tiny_runs.config("lora", base={"run": str(finished)}), tmp_path)
 
 
-def test_a_base_that_was_trained_anew_after_finetuning(tiny_runs, finished, other_base, tmp_path):
+def test_a_base_that_was_retrained_after_finetuning_raises(tiny_runs, finished, other_base, tmp_path):
     moved = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     config = tiny_runs.config("lora", base={"run": str(moved)})
     directory = Path(shutil.copytree(finished, tmp_path / "run"))
@@ -155,10 +155,10 @@ def test_a_base_that_was_trained_anew_after_finetuning(tiny_runs, finished, othe
         load_run_checkpoint(find_run(directory))
     (directory / "result.json").unlink()
     with pytest.raises(CheckpointError, match="was trained on another base"):
-        run(config, directory)  # going on with it would mix two bases silently
+        run(config, directory)  # resuming would mix two base models
 
 
-def test_the_directory_of_another_config(tiny_runs, finished):
+def test_the_directory_of_another_config_raises(tiny_runs, finished):
     config = tiny_runs.config("lora", schedule={"learning_rate": 0.5}, method={"rank": 3})
     with pytest.raises(WorkdirError, match=r"another config \(they differ in method.rank, schedule.learning_rate\)"):
         run(config, finished)
@@ -181,7 +181,7 @@ def test_two_processes_in_one_directory(tiny_runs, unfinished):
         run(tiny_runs.config("lora"), unfinished)
 
 
-def test_a_damaged_newest_checkpoint_costs_some_steps_and_nothing_else(tiny_runs, finished, unfinished, caplog):
+def test_resuming_after_damage_to_the_newest_checkpoint_is_exact(tiny_runs, finished, unfinished, caplog):
     newest = next(checkpoint_steps(unfinished))
     _truncate(unfinished / "checkpoints" / str(newest))
     older = _add_older_checkpoint(tiny_runs, unfinished)
@@ -200,7 +200,7 @@ def test_all_checkpoints_damaged(tiny_runs, unfinished):
         run(tiny_runs.config("lora"), unfinished)
 
 
-def test_a_damaged_base_is_named(tiny_runs, tmp_path):
+def test_a_damaged_base_raises(tiny_runs, tmp_path):
     base = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     _truncate(base / "checkpoints" / "20")
     with pytest.raises(CheckpointError, match=r"base/checkpoints/20: damaged.*put a good copy back"):
@@ -215,7 +215,7 @@ def test_a_damaged_run_is_not_scored(tiny_runs, finished, tmp_path):
         load_run_checkpoint(find_run(directory))
 
 
-def test_a_loss_that_is_not_finite_ends_a_run_and_leaves_nothing_broken_behind(tiny_runs, tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_only_finite_states_are_saved(tiny_runs, tmp_path):
     config = tiny_runs.config(
         "full", schedule={"learning_rate": 1e37}, optimizer={"name": "adamw"}, checkpoint={"every_steps": 1}
     )
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_ends_a_run_and_leaves_nothing_broken_behind(t
     assert RunDirectory(tmp_path).result is None
 
 
-def test_a_directory_that_cannot_be_written(tiny_runs):
+def test_a_read_only_directory_raises(tiny_runs):
     config = tiny_runs.config("full")
     with _read_only_directory() as locked:
         for directory in (locked, locked / "below"):
@@ -236,7 +236,7 @@ def test_a_directory_that_cannot_be_written(tiny_runs):
                 run(config, directory)
 
 
-def test_a_disk_that_is_full_for_the_metrics(tiny_runs, tmp_path, monkeypatch, full_device):
+def test_a_full_disk_while_writing_metrics_raises(tiny_runs, tmp_path, monkeypatch, full_device):
     monkeypatch.setattr(RunDirectory, "rewind_metrics", lambda *_: None)
     (tmp_path / "metrics.jsonl").symlink_to(full_device)
     config = tiny_runs.config("full")
@@ -247,7 +247,7 @@ def test_a_disk_that_is_full_for_the_metrics(tiny_runs, tmp_path, monkeypatch, f
 
 @contextmanager
 def _read_only_directory() -> Iterator[Path]:
-    """A directory that this process may read only; root, who may write anywhere, is another user meanwhile."""
+    """A read-only directory; root, who may write anywhere, becomes another user."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
         user = os.geteuid()
@@ -267,7 +267,7 @@ def _truncate(checkpoint: Path) -> None:
 
 
 def _add_older_checkpoint(tiny_runs, directory: Path) -> int:
-    """Puts a good checkpoint of an earlier step of the same run beside the newest one; returns its step."""
+    """Add an intact checkpoint of an earlier step; return its step."""
     shorter = directory.with_name("shorter")
     run(tiny_runs.config("lora", checkpoint={"keep_tokens": (4 * 8 * 32,)}), shorter)
     source = shorter / "checkpoints" / "4"

@@ -1,4 +1,4 @@
-"""Evaluators of a run's config: while it trains, at its end, and in the table; killed, resumed and changed."""
+"""Evaluators of a run: during training, at its end, in the table; killed, resumed and changed."""
 
 import json
 import shutil
@@ -23,13 +23,13 @@ EVALUATORS = {"few_shot_1": FEW, "pretraining": {"rows": 5, "every_steps": 6}}
 
 @pytest.fixture(scope="module")
 def base(tiny_runs, tmp_path_factory) -> Path:
-    """The tiny base, to write answers into."""
+    """A copy of the tiny base, to write records into."""
     return Path(shutil.copytree(tiny_runs.base, tmp_path_factory.mktemp("bases") / "base"))
 
 
 @pytest.fixture(scope="module")
 def config(tiny_runs, base) -> Callable[..., dict[str, Any]]:
-    """config(evaluators) of a run that decodes nothing by itself."""
+    """config(evaluators) of a run that decodes no test examples."""
 
     def make(evaluators: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
         fields = {"base": {"run": str(base)}, "evaluation": {"evaluators": evaluators}}
@@ -40,7 +40,7 @@ def config(tiny_runs, base) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def scored(config, tmp_path_factory) -> Path:
-    """A run with evaluators, which nobody may write into."""
+    """A run with evaluators, which tests must not change."""
     directory = tmp_path_factory.mktemp("scored")
     run(config(EVALUATORS), directory)
     return directory
@@ -50,7 +50,7 @@ def files(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (directory / "evaluation").iterdir()}
 
 
-def test_scores_are_in_the_result_and_beside_it(scored):
+def test_scores_are_in_the_result_and_in_separate_records(scored):
     result = RunDirectory(scored).result
     assert result["evaluators"].keys() == EVALUATORS.keys()
     for name, found in result["evaluators"].items():
@@ -61,7 +61,7 @@ def test_scores_are_in_the_result_and_beside_it(scored):
     assert {"few_shot_1.test.jsonl", "pretraining.text.jsonl"} <= files(scored).keys()
 
 
-def test_an_evaluator_with_every_steps_is_heard_while_training(scored):
+def test_an_evaluator_with_every_steps_runs_during_training(scored):
     lines = [line for line in RunDirectory(scored).metrics() if "pretraining.loss" in line]
     assert [line["step"] for line in lines] == [6, 12]
     result = RunDirectory(scored).result
@@ -77,7 +77,7 @@ def test_training_is_the_same_with_and_without_evaluators(scored, config, tmp_pa
     assert {**result, "seconds": 0} == {**without, "seconds": 0, "evaluators": result["evaluators"]}
 
 
-def test_killed_between_evaluators_the_first_is_not_made_again(scored, config, monkeypatch, tmp_path):
+def test_a_finished_evaluator_is_not_run_again_after_a_kill(scored, config, monkeypatch, tmp_path):
     def interrupt(subject: Any, prepared: Any) -> Any:
         if prepared.name == "pretraining":
             raise KeyboardInterrupt
@@ -99,14 +99,14 @@ def test_killed_between_evaluators_the_first_is_not_made_again(scored, config, m
 WRITE = records.write_record
 
 
-def test_evaluators_may_come_and_go_in_a_runs_config(scored, config, tmp_path):
+def test_evaluators_of_a_config_may_change(scored, config, tmp_path):
     shutil.copytree(scored, tmp_path / "run")
     again = run(config({**EVALUATORS, "zero_shot": FEW}), tmp_path / "run")
     assert again == RunDirectory(scored).result  # it is finished; later evaluators are `evaluate`'s
     assert run(config(None), tmp_path / "run") == again
 
 
-def test_an_evaluator_that_cannot_be_is_told_before_training(config, tmp_path):
+def test_an_invalid_evaluator_raises_before_training(config, tmp_path):
     with pytest.raises(ConfigError, match=r"few_shot_5: 5 demonstrations of \d+ tokens .* need \d+ tokens"):
         run(config({"few_shot_5": {}}), tmp_path)
     assert not RunDirectory(tmp_path).metrics()
@@ -133,21 +133,21 @@ def test_columns_of_the_table(scored, tmp_path):
     assert {"zero_shot.bleu", "zero_shot.loss", "bleu", "test.untuned.bleu", "test.untuned.loss"} <= more.keys()
     assert not {"loss", "test.loss", "test.bleu", "zero_shot.untuned.loss"} & more.keys()
     assert {name: more[name] for name in own} == own
-    decoded = {**result, "metrics": {"bleu": 3.0}}  # a run that decoded by itself keeps its own metrics
+    decoded = {**result, "metrics": {"bleu": 3.0}}  # a run that decoded keeps its own metrics
     assert "bleu" not in table_columns(directory, decoded)
 
     again = EvaluationOptions(overwrite=True, step=12)
     assert not run_evaluations(
         plan_evaluations([str(directory)], lambda *_: {"pretraining": TextEvaluator(rows=3)}, again), again
     )
-    (directory / "evaluation" / "notes.json").write_text("[1, 2]")  # no record, and no matter
+    (directory / "evaluation" / "notes.json").write_text("[1, 2]")  # not a record, and ignored
     newest = table_columns(directory, result)
-    assert newest["pretraining.loss"] != own["pretraining.loss"]  # what was asked for later counts
-    assert "pretraining.loss" in table_columns(directory, {**result, "best_step": 4})  # of its own result, then
+    assert newest["pretraining.loss"] != own["pretraining.loss"]  # later records take precedence
+    assert "pretraining.loss" in table_columns(directory, {**result, "best_step": 4})  # those of the result
     assert "zero_shot.loss" not in table_columns(directory, {**result, "best_step": 4})
 
 
-def test_a_base_may_have_evaluators_of_its_own(tiny_runs, tmp_path):
+def test_a_base_may_have_evaluators(tiny_runs, tmp_path):
     few = {"rows": 3, "every_steps": 10}
     record = run(tiny_runs.config("pretrain", evaluation={"evaluators": {"pretraining": few}}), tmp_path)
     lines = [line for line in RunDirectory(tmp_path).metrics() if "pretraining.loss" in line]

@@ -1,4 +1,4 @@
-"""A run read by the library is what lies in its directory, and reading changes nothing there."""
+"""load_run: data equals the run directory's, and reading changes nothing."""
 
 import gc
 import hashlib
@@ -27,7 +27,7 @@ DECODED = 6
 
 @pytest.fixture(scope="module")
 def directory(tiny_runs, tmp_path_factory) -> Path:
-    """A finished LoRA run, which nobody may write into."""
+    """A finished LoRA run, which tests must not change."""
     folder = tmp_path_factory.mktemp("lora")
     train(tiny_runs.config("lora", evaluation={"generate_examples": DECODED}), folder)
     return folder
@@ -38,7 +38,7 @@ def contents(directory: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_numbers_and_texts_take_no_jax(directory, tiny_runs):
+def test_frames_do_not_import_jax(directory, tiny_runs):
     program = f"""
 import sys
 from finetune_scaling.reading import load_run, load_study
@@ -51,7 +51,7 @@ assert "jax" not in sys.modules and "scipy" not in sys.modules
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_curves_are_the_lines_of_its_metrics(directory):
+def test_curves_equal_metrics(directory):
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     curves = load_run(directory).curves
     assert curves.index.name == "step"
@@ -64,7 +64,7 @@ def test_curves_are_the_lines_of_its_metrics(directory):
     assert list(curves)[:2] == ["loss", "dev_loss"]
 
 
-def test_scores_are_those_of_its_record_with_their_signatures(directory):
+def test_scores_equal_the_result_record(directory):
     run, record = load_run(directory), json.loads((directory / "result.json").read_text())
     scores = run.scores.set_index("metric")
     assert run.loss == scores.loc["loss", "score"] == record["loss"]
@@ -74,7 +74,7 @@ def test_scores_are_those_of_its_record_with_their_signatures(directory):
     assert set(run.scores["of"]) == {"model"}
 
 
-def test_scores_of_evaluators_stand_beside(directory, tmp_path):
+def test_scores_include_evaluators(directory, tmp_path):
     copy = Path(shutil.copytree(directory, tmp_path / "run"))
     bleu = {"score": 3.5, "signature": "s"}
     record = {
@@ -99,7 +99,7 @@ def test_scores_of_evaluators_stand_beside(directory, tmp_path):
     }
 
 
-def test_samples_are_its_rows(directory):
+def test_samples_equal_the_rows(directory):
     rows = [json.loads(line) for line in (directory / "evaluation" / "test.jsonl").read_text().splitlines()]
     run = load_run(directory)
     samples = run.samples()
@@ -115,7 +115,7 @@ def test_samples_are_its_rows(directory):
         run.samples("dev")
 
 
-def test_samples_of_a_run_that_decoded_nothing_or_has_other_sets(directory, tiny_runs, tmp_path):
+def test_samples_without_decoding_and_of_other_sets(directory, tiny_runs, tmp_path):
     copy = Path(shutil.copytree(directory, tmp_path / "run"))
     (copy / "evaluation" / "test.jsonl").rename(copy / "evaluation" / "news.jsonl")
     record = json.loads((copy / "result.json").read_text())
@@ -137,7 +137,7 @@ def test_samples_of_a_run_that_decoded_nothing_or_has_other_sets(directory, tiny
         load_run(tiny_runs.base).samples()
 
 
-def test_parameters_are_the_adapter_alone(directory):
+def test_params_are_the_adapter_only(directory):
     run = load_run(directory)
     assert run.steps == sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
     arrays, _ = read_checkpoint(directory / "checkpoints" / str(run.result["best_step"]))
@@ -152,7 +152,7 @@ def test_parameters_are_the_adapter_alone(directory):
         run.params(7)
 
 
-def test_it_writes_what_it_was_scored_with_and_changes_nothing(directory, tiny_runs):
+def test_generate_reproduces_the_scored_hypotheses_and_changes_no_file(directory, tiny_runs):
     before = contents(directory) | contents(tiny_runs.base)
     run = load_run(directory)
     samples = run.samples().head(DECODED)
@@ -169,7 +169,7 @@ def test_it_writes_what_it_was_scored_with_and_changes_nothing(directory, tiny_r
     assert contents(directory) | contents(tiny_runs.base) == before
 
 
-def test_a_run_that_is_let_go_takes_its_model_with_it(directory):
+def test_a_deleted_run_frees_its_model(directory):
     run = load_run(directory)
     model = weakref.ref(run.model())
     assert run.model() is model()
@@ -178,20 +178,20 @@ def test_a_run_that_is_let_go_takes_its_model_with_it(directory):
     assert model() is None
 
 
-def test_a_column_of_a_frame_is_texts(directory):
+def test_generate_accepts_a_column(directory):
     run = load_run(directory)
     sources = run.samples()["source"].iloc[2:4]
     assert run.generate(sources, max_new_tokens=3) == run.generate(list(sources), max_new_tokens=3)
     assert run.generate(sources.iloc[:0]) == []
 
 
-def test_a_base_goes_on_with_a_text(tiny_runs):
+def test_a_base_continues_a_text(tiny_runs):
     base, text, count = load_run(tiny_runs.base), "supi sati", 4
     model = base.model()
     network, tokenizer = LanguageModel(model.config), model.tokenizer
     ids = [tokenizer.bos_id, *tokenizer.encode(text)]
     start = len(ids)
-    for _ in range(count):  # without a cache: the whole text anew for every token
+    for _ in range(count):  # without a cache: recompute the complete text for every token
         row = jnp.asarray([ids + [tokenizer.pad_id] * (start + count - len(ids))], jnp.int32)
         places = jnp.arange(start + count)[None]
         layout = TokenLayout(places, (places < len(ids)).astype(jnp.int32), jnp.zeros(row.shape, bool))
@@ -219,12 +219,12 @@ def test_a_base_goes_on_with_a_text(tiny_runs):
         (["one"], {"max_new_tokens": 60}, "more than the model's context, max_length = 64"),
     ],
 )
-def test_wrong_requests_are_named(directory, texts, options, message):
+def test_wrong_requests_raise(directory, texts, options, message):
     with pytest.raises(ConfigError, match=message):
         load_run(directory).generate(texts, **options)
 
 
-def test_a_direction_is_asked_for_where_the_task_has_several(directory, tmp_path):
+def test_several_language_pairs_require_a_language(directory, tmp_path):
     copy = Path(shutil.copytree(directory, tmp_path / "run"))
     config = json.loads((copy / "config.json").read_text())
     (part,) = config["task"]["train"]
@@ -237,7 +237,7 @@ def test_a_direction_is_asked_for_where_the_task_has_several(directory, tmp_path
     assert into_b == run.generate(["supi"], source_language="A") == load_run(directory).generate(["supi"])
 
 
-def test_requests_are_checked_before_the_model_is_read(directory, monkeypatch):
+def test_requests_are_checked_before_the_model_is_loaded(directory, monkeypatch):
     run = load_run(directory)
     monkeypatch.setattr(type(run), "model", lambda *_: pytest.fail("the model was read"))
     for wrong in ({"beam": 4}, {"target_language": "de"}):
@@ -254,10 +254,10 @@ def test_a_run_in_progress(directory, tmp_path):
     assert (run.state, run.result, run.loss, run.scores.empty) == ("started", None, None, True)
     assert len(run.curves) >= 1
     assert run.params()
-    shutil.copy(directory / "result.json", copy)  # it ends while it is looked at
+    shutil.copy(directory / "result.json", copy)  # it finishes while it is read
     assert (run.state, run.loss, load_run(copy).state) == ("started", None, "done")
     (copy / "result.json").unlink()
-    (copy / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')  # not measured on dev examples yet
+    (copy / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')  # not evaluated on dev examples yet
     assert load_run(copy).curves["dev_loss"].dropna().empty
     (copy / "metrics.jsonl").unlink()
     empty = load_run(copy).curves
@@ -265,7 +265,7 @@ def test_a_run_in_progress(directory, tmp_path):
     assert isinstance(empty["dev_loss"].dropna(), pd.Series)
 
 
-def test_its_base_is_the_one_at_the_step_that_it_was_tuned_from(directory, tiny_runs, tmp_path):
+def test_base_is_at_the_step_that_the_run_started_from(directory, tiny_runs, tmp_path):
     copy = Path(shutil.copytree(directory, tmp_path / "run"))
     config = json.loads((copy / "config.json").read_text())
     config["base"]["step"] = 10
@@ -279,7 +279,7 @@ def test_its_base_is_the_one_at_the_step_that_it_was_tuned_from(directory, tiny_
     assert not equal(early.params(), last.params())
 
 
-def test_a_base_that_moved_with_its_run_is_found(directory, tiny_runs, tmp_path):
+def test_a_base_moved_with_its_run_is_found(directory, tiny_runs, tmp_path):
     shutil.copytree(tiny_runs.base, tmp_path / "bases" / "grammar" / "30k")
     run = Path(shutil.copytree(directory, tmp_path / "runs" / "one"))
     config = json.loads((run / "config.json").read_text())
@@ -288,7 +288,7 @@ def test_a_base_that_moved_with_its_run_is_found(directory, tiny_runs, tmp_path)
     assert load_run(run).base.path == tmp_path / "bases" / "grammar" / "30k"
 
 
-def test_a_path_means_the_same_later(directory, tmp_path, monkeypatch):
+def test_relative_paths_are_resolved_at_load(directory, tmp_path, monkeypatch):
     monkeypatch.chdir(directory.parent)
     monkeypatch.setenv("HOME", str(directory.parent))
     runs = load_run(directory.name), load_run(f"~/{directory.name}")
@@ -297,7 +297,7 @@ def test_a_path_means_the_same_later(directory, tmp_path, monkeypatch):
     assert all(len(run.curves) for run in runs)
 
 
-def test_what_is_no_run_is_told(directory, tiny_runs, tmp_path):
+def test_other_directories_raise(directory, tiny_runs, tmp_path):
     step = next((directory / "checkpoints").iterdir())
     public = tmp_path / "public"
     public.mkdir()

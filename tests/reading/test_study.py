@@ -1,4 +1,4 @@
-"""A study read by the library is what its config and its runs' records say, in progress or done, also without runs."""
+"""load_study: data equals config and result records, finished, in progress or without runs."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ FEW = Resampling(resamples=40)
 
 @pytest.fixture(scope="module")
 def directory(tiny_runs, tmp_path_factory) -> Path:
-    """A study with one run done, one failed, one started and the rest waiting; nobody may write into it."""
+    """A study with one run done, one failed, one started and the rest waiting; tests must not change it."""
     folder = tmp_path_factory.mktemp("study")
     config = tiny_runs.config("study")
     record_config(read_study(config), config, folder)
     done, failed, started, *_ = (folder / run.directory for run in runs(read_study(config)))
-    for path in (done, folder / "bases" / "grammar" / "30k"):  # what a run was of makes no difference here
+    for path in (done, folder / "bases" / "grammar" / "30k"):  # of any run
         shutil.copytree(tiny_runs.base, path)
     for path in (failed, started):
         path.mkdir(parents=True)
@@ -36,7 +36,7 @@ def directory(tiny_runs, tmp_path_factory) -> Path:
     return folder
 
 
-def test_runs_are_the_grid_with_their_records(directory, tiny_runs):
+def test_runs_equal_grid_and_records(directory, tiny_runs):
     study, grid = load_study(directory), runs(read_study(tiny_runs.config("study")))
     frame = study.runs
     assert list(frame.index) == [run.directory.removeprefix("runs/") for run in grid]
@@ -54,7 +54,7 @@ def test_runs_are_the_grid_with_their_records(directory, tiny_runs):
     assert study.name == "tiny"
 
 
-def test_its_runs_and_bases_open_by_their_keys(directory, tiny_runs):
+def test_runs_and_bases_open_by_key(directory, tiny_runs):
     study = load_study(directory)
     run = study.run(study.runs["loss"].idxmin())
     assert run.loss == load_run(study.runs["path"].iloc[0]).loss
@@ -71,11 +71,11 @@ def test_its_runs_and_bases_open_by_their_keys(directory, tiny_runs):
         study.base("7")
 
 
-def test_a_run_opens_whatever_became_of_the_others(directory, tmp_path):
+def test_opening_a_run_does_not_read_others(directory, tmp_path):
     copy = Path(shutil.copytree(directory, tmp_path / "study"))
     keys = list(load_study(copy).runs.index)
     done, failed = (copy / "runs" / key for key in keys[:2])
-    (failed / "config.json").unlink()  # as where its base could not be had
+    (failed / "config.json").unlink()  # as if its base model were missing
     with pytest.raises(WorkdirError, match=rf"{keys[1]} failed before it started \(no such file\)"):
         load_study(copy).run(keys[1])
     (done / "result.json").write_text('{"loss"')
@@ -86,19 +86,19 @@ def test_a_run_opens_whatever_became_of_the_others(directory, tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe\x00", b'a,b\n1\n"'], ids=["empty", "no text", "cut short"])
-def test_damaged_points_are_named(tmp_path, text):
+def test_damaged_points_raise(tmp_path, text):
     (tmp_path / "points.csv").write_bytes(text)
     with pytest.raises(DataError, match=r"points\.csv: is not a CSV table"):
         _ = load_study(tmp_path).points
 
 
-def test_it_tells_what_inspect_tells(directory):
+def test_frames_agree_with_inspect(directory):
     told, study = inspect(directory), load_study(directory)
     assert study.runs["state"].value_counts().to_dict() == {name: n for name, n in told["states"].items() if n}
     assert list(study.bases.index) == [base["base"] for base in told["bases"]]
 
 
-def test_points_and_report_come_with_the_study_s_end(directory, tmp_path):
+def test_points_and_report_of_a_finished_study(directory, tmp_path):
     study = load_study(directory)
     for read in (lambda: study.points, lambda: study.report, lambda: study.fit()):
         with pytest.raises(WorkdirError, match=r"has no (points\.csv|report)\. Fix"):
@@ -115,7 +115,7 @@ def test_points_and_report_come_with_the_study_s_end(directory, tmp_path):
     assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;&amp;amp;&lt;/p&gt;"' in report._repr_html_()
 
 
-def test_a_study_of_which_nothing_has_begun(tiny_runs, tmp_path):
+def test_a_study_that_has_not_started(tiny_runs, tmp_path):
     config = tiny_runs.config("study")
     record_config(read_study(config), config, tmp_path)
     study = load_study(tmp_path)
@@ -140,12 +140,12 @@ def test_tables_without_runs():
 
 @pytest.fixture(scope="module")
 def full_tuning() -> pd.DataFrame:
-    """Published points of one task and method: fewer laws to fit."""
+    """Published points of one task and method, for speed."""
     points = load_study(PUBLISHED).points
     return points[(points["task"] == "summarization") & (points["method"] == "full")]
 
 
-def test_its_laws_are_those_of_its_points(full_tuning, tmp_path):
+def test_fit_equals_the_fit_of_its_points(full_tuning, tmp_path):
     full_tuning.to_csv(tmp_path / "points.csv", index=False)
     fitted = load_study(tmp_path).fit(resampling=FEW)
     alone = fit(read_points(full_tuning), resampling=FEW)

@@ -1,4 +1,4 @@
-"""Checkpoints on other meshes and over several processes: the same bits, and no process that waits for another."""
+"""Checkpoints on other meshes and in distributed runs: equal bits, and no process waits for another forever."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from finetune_scaling.runs.digest import digest
 
 FLAGS = "--xla_backend_optimization_level=0"
 
-# What the scripts below share: a state, laid out over a mesh or on one device.
+# Shared by the scripts below: a state, sharded over a mesh or on one device.
 STATES = """
 import json, sys
 from pathlib import Path
@@ -68,7 +68,7 @@ def run_script(script: str, *arguments: str, **environment: str) -> subprocess.P
 
 
 def made_up():
-    """The scripts' states, here."""
+    """The states of the scripts in this process."""
     names: dict = {}
     exec(STATES, names)
     return names["made_up"]
@@ -115,13 +115,13 @@ checkpoints.close()
 assert list(checkpoint_steps(run)) == [5, 4, 3, 2, 1]
 assert read_metadata(run / "checkpoints" / "5")["step"] == 5
 
-# Arrays of the newest are damaged; of the next, its metadata are; the one after that, process 1 alone finds damaged.
+# The newest has damaged arrays, the next damaged metadata; only process 1 finds the one after that damaged.
 if me == 0:
     for path in (run / "checkpoints" / "5" / "state").rglob("d/*"):
         path.write_bytes(bytes(path.stat().st_size))
     os.truncate(run / "checkpoints" / "4" / "facts" / "metadata", 9)
 sync_global_devices("damaged")
-as_it_is = module._read_metadata
+original = module._read_metadata
 def fails(error):
     def read_metadata(where):
         if me == 1 and where.name == "3":
@@ -129,7 +129,7 @@ def fails(error):
         return as_it_is(where)
     return read_metadata
 
-# What one process cannot read just now moves nothing, on any.
+# If one process cannot read a checkpoint at present, no process sets it aside.
 module._read_metadata = fails(OSError(5, "Input/output error"))
 reopened = Checkpoints(run, keep_steps=range(1, 10))
 try:
@@ -144,7 +144,7 @@ assert reopened.steps() == list(checkpoint_steps(run))[::-1] == [1, 2]
 reopened.save(6, laid_out(made_up(6), shape), {"best_step": 1})
 reopened.close()
 
-# A directory of a host's own, where the first save would write half a checkpoint to each.
+# A directory that each host has for itself, to which the first save would write half a checkpoint each.
 own = run / f"own{me}"
 try:
     Checkpoints(own)
@@ -161,7 +161,7 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
-def test_over_two_processes_damage_is_set_aside_once_and_all_end_alike(tmp_path):
+def test_two_processes_set_damage_aside_once_and_raise_the_same_error(tmp_path):
     address = f"127.0.0.1:{free_port()}"
     flags = f"{FLAGS} --xla_force_host_platform_device_count=2"
     processes = [

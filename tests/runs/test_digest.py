@@ -1,4 +1,4 @@
-"""The digest of arrays: any change of any bit or place changes it, and no change of layout does."""
+"""The digest of arrays: every change of a bit or index changes it, and no change of sharding does."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ from finetune_scaling.runs.digest import StreamingDigest, digest
 from finetune_scaling.training.step import compiled_programs
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint32, np.int8, np.bool_)
-SMALL, LARGE = (3, 5, 7), (300, 301)  # fewer and more elements than leaves that are taken together have
+SMALL, LARGE = (3, 5, 7), (300, 301)  # summed together with others, and separately
 
 
 def drawn(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Random bits, but for truth values; NaNs and denormal numbers come with them."""
+    """Random bits, including NaNs and denormal numbers; random bools."""
     rng = np.random.default_rng(seed)
     if dtype is np.bool_:
         return rng.integers(0, 2, shape).astype(bool)
@@ -29,7 +29,7 @@ def drawn(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def finalized(x: np.ndarray) -> np.ndarray:
-    """MurmurHash3's fmix32 by its definition, in 64-bit integers."""
+    """MurmurHash3's fmix32 by definition, in 64-bit integers."""
     x = x.astype(np.uint64) & 0xFFFFFFFF
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
@@ -37,7 +37,7 @@ def finalized(x: np.ndarray) -> np.ndarray:
 
 
 def sums(elements: np.ndarray) -> list[int]:
-    """The four sums over a vector, in Python's integers."""
+    """The four sums of a vector, in Python integers."""
     bits = np.ascontiguousarray(elements).view(f"u{elements.itemsize}").astype(np.uint64)
     places = finalized(np.arange(len(bits), dtype=np.uint64))
     factors, offsets = (
@@ -51,7 +51,7 @@ def sums(elements: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_it_is_what_its_description_says(dtype):
+def test_digest_matches_its_definition(dtype):
     large, small = drawn(0, LARGE, dtype), drawn(1, SMALL, dtype)
     name = np.dtype(dtype).name
     expected = hashlib.sha256(f"a {LARGE} {name};b {SMALL} {name};".encode())
@@ -60,7 +60,7 @@ def test_it_is_what_its_description_says(dtype):
 
 
 def changed(array: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
-    """A copy with one flipped bit, two elements exchanged, or a block of zeros; the same where that changes nothing."""
+    """A copy with a flipped bit, two exchanged elements, or a block of zeros, which may change nothing."""
     flat = array.copy().reshape(-1)
     first, second = rng.choice(flat.size, 2, replace=False)
     if how == "flip":
@@ -79,7 +79,7 @@ def changed(array: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray
     how=st.sampled_from(["flip", "swap", "zero"]),
     large=st.booleans(),
 )
-def test_a_changed_bit_place_or_block_changes_it(seed, dtype, how, large):
+def test_a_changed_bit_index_or_block_changes_the_digest(seed, dtype, how, large):
     array = drawn(seed, LARGE if large else SMALL, dtype)
     other = changed(array, how, np.random.default_rng(seed))
     same = array.tobytes() == other.tobytes()
@@ -87,7 +87,7 @@ def test_a_changed_bit_place_or_block_changes_it(seed, dtype, how, large):
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (260, 260)])
-def test_exchanged_or_transposed_leaves_names_shapes_and_dtypes_change_it(shape):
+def test_exchanged_leaves_names_shapes_and_dtypes_change_the_digest(shape):
     a, b = drawn(0, shape, np.float32), drawn(1, shape, np.float32)
     trees = [
         {"a": a, "b": b},
@@ -105,12 +105,12 @@ def test_exchanged_or_transposed_leaves_names_shapes_and_dtypes_change_it(shape)
     assert len({digest(tree) for tree in trees}) == len(trees)
 
 
-def test_what_is_wider_than_32_bits_is_refused_and_not_cut():
+def test_dtypes_of_more_than_32_bits_raise():
     with pytest.raises(TypeError, match="optimizer/count: int64 has more than 32 bits"):
         digest({"optimizer": {"count": np.int64(1)}})
 
 
-def test_one_program_for_all_trees_of_one_form():
+def test_trees_of_the_same_structure_share_one_program():
     before = compiled_programs()
     for seed in range(5):
         digest({"a": drawn(seed, (41, 43), np.float32), "b": drawn(seed, (330, 331), np.float32)})
@@ -147,7 +147,7 @@ print(len(jax.devices()), "devices")
 """
 
 
-def test_on_any_mesh_it_is_the_same_and_no_large_leaf_is_gathered():
+def test_digest_is_the_same_on_any_mesh_without_gathering_large_leaves():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     result = subprocess.run([sys.executable, "-c", MESHES], env=environment, capture_output=True, text=True)
@@ -156,7 +156,7 @@ def test_on_any_mesh_it_is_the_same_and_no_large_leaf_is_gathered():
 
 @settings(deadline=None, max_examples=8)
 @given(st.randoms(use_true_random=False))
-def test_pieces_in_any_order_have_the_digest_of_the_whole(random):
+def test_chunks_in_any_order_have_the_digest_of_the_complete_tree(random):
     leaves = {"b": drawn(0, LARGE, np.float32), "c": drawn(1, SMALL, np.float16), "a": drawn(2, (4,), np.float32)}
     leaves["d"] = drawn(3, (2, 200, 330), ml_dtypes.bfloat16)
     sums = StreamingDigest(

@@ -1,4 +1,4 @@
-"""What a run ran on: told where it can be, and no reason for a run to end where it cannot."""
+"""Environment of a run: failures of git do not fail a run."""
 
 import subprocess
 
@@ -10,12 +10,12 @@ from finetune_scaling.runs import environment
 @pytest.mark.parametrize(
     "error",
     [
-        subprocess.TimeoutExpired("git", 20),  # a checkout on a network's disk may be that slow
+        subprocess.TimeoutExpired("git", 20),  # a checkout on a network file system may be that slow
         subprocess.CalledProcessError(128, "git"),
         FileNotFoundError("git"),
     ],
 )
-def test_without_an_answer_of_git_there_is_no_commit_and_no_error(error, monkeypatch):
+def test_the_commit_is_none_if_git_fails(error, monkeypatch):
     def fail(*_, **__):
         raise error
 

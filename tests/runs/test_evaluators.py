@@ -1,4 +1,4 @@
-"""Evaluators as data: presets by name, their fields in a config, and mistakes in them."""
+"""Specifications of evaluators: presets, fields in a config, and errors."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ from finetune_scaling.runs.evaluators import (
 from finetune_scaling.runs.run_config import EvaluationConfig
 
 
-def test_a_name_that_is_known_needs_no_fields_and_any_other_all_of_them():
+def test_presets_need_no_fields_and_other_names_need_all():
     found = read_evaluators(
         {
             "few_shot_1": {},
@@ -40,15 +40,15 @@ def test_a_name_that_is_known_needs_no_fields_and_any_other_all_of_them():
     assert EvaluationConfig(evaluators={"few_shot_3": {}}).named_evaluators == {"few_shot_3": TaskEvaluator(shots=3)}
     assert EvaluationConfig().named_evaluators == {}
     given = read_evaluators({"zero_shot": {"task": {"name": "debian_en_zh"}}})["zero_shot"]
-    assert given == TaskEvaluator(task={"name": "debian_en_zh"})  # in place of the directions that the name stands for
+    assert given == TaskEvaluator(task={"name": "debian_en_zh"})  # instead of the preset's directions
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "few_shot_12"])
-def test_presets_are_whole(name):
+def test_presets_are_complete(name):
     assert preset(name) == read_evaluators({name: {}})[name]
 
 
-def test_names_on_a_command_line_are_the_configs_first():
+def test_names_on_a_command_line_prefer_the_config():
     configured = read_evaluators({"few_shot_1": {"seed": 3}, "mine": {"splits": ["dev"]}})
     found = select_evaluators(["mine", "few_shot_1", "few_shot_5"], configured, "--evaluators")
     assert found == {
@@ -58,12 +58,12 @@ def test_names_on_a_command_line_are_the_configs_first():
     }
 
 
-def test_braces_of_a_demonstration_are_written_twice():
+def test_braces_in_a_demonstration_are_escaped_by_doubling():
     evaluator = read_evaluators({"mine": {"demonstration": "{{{input}}}{target}\n"}})["mine"]
     assert evaluator.demonstration.format(input="I", target="T") == "{I}T\n"
 
 
-def test_a_command_line_changes_numbers():
+def test_flags_override_numbers():
     assert with_overrides(TaskEvaluator(shots=2), 7, 0, False) == TaskEvaluator(
         shots=2, examples=7, generate=0, untuned=False
     )
@@ -71,10 +71,10 @@ def test_a_command_line_changes_numbers():
     assert with_overrides(TaskEvaluator(), None, None, None) == TaskEvaluator()
 
 
-def test_how_texts_are_written_is_the_evaluators_first_and_then_the_configs():
+def test_an_evaluators_decoding_takes_precedence_over_the_configs():
     sampled = {"decoding": {"method": "sample", "top_k": 5}}
     configured = read_evaluators({"test": {}, "sampled": {"shots": 1, **sampled}, "pretraining": {}})
-    beam = read_decoding({"decoding": {"method": "beam", "beams": 2, "top_k": None}})  # None: nobody filled it
+    beam = read_decoding({"decoding": {"method": "beam", "beams": 2, "top_k": None}})  # None: not set
     assert beam == DecodingConfig(method="beam", beams=2)
     found = {name: with_decoding(one, beam) for name, one in configured.items()}
     assert found["test"] == dataclasses.replace(preset("test"), decoding=beam)
@@ -115,12 +115,12 @@ def test_how_texts_are_written_is_the_evaluators_first_and_then_the_configs():
         ({"mine": 3}, r"evaluators\.mine must be a group of fields, not 3"),
     ],
 )
-def test_mistakes_name_the_field(blocks, message):
+def test_errors_name_the_field(blocks, message):
     with pytest.raises(ConfigError, match=message):
         EvaluationConfig(evaluators=blocks)
 
 
-def test_an_unknown_name_is_told_with_the_nearest():
+def test_an_unknown_name_raises_with_the_nearest_name():
     with pytest.raises(
         ConfigError, match=r"--evaluators: no evaluator is called 'zero_shots'; did you mean 'zero_shot'"
     ):

@@ -1,4 +1,4 @@
-"""Where numbers go: lines of JSON, further writers by name, progress for terminals and for logs."""
+"""Metrics: JSON lines, further writers by name, progress on terminals and in logs."""
 
 import importlib.util
 import json
@@ -14,11 +14,11 @@ from finetune_scaling.errors import ConfigError, WorkdirError
 from finetune_scaling.runs.metrics import Metrics, ProgressReporter
 
 
-def test_every_write_is_a_line_at_once(tmp_path):
+def test_every_write_appends_a_line_immediately(tmp_path):
     metrics = Metrics(tmp_path)
     metrics.write(1, loss=0.1 + 0.2, learning_rate=1e-3)
     metrics.write(2, dev_loss=1.0)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # not closed yet: a kill loses nothing
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # not closed: a kill loses nothing
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "loss": 0.1 + 0.2, "learning_rate": 1e-3},
         {"step": 2, "dev_loss": 1.0},
@@ -26,7 +26,7 @@ def test_every_write_is_a_line_at_once(tmp_path):
     metrics.close()
 
 
-def test_lines_are_added_to_those_of_an_earlier_process(tmp_path):
+def test_lines_are_appended_to_those_of_an_earlier_process(tmp_path):
     for step in (1, 2):
         metrics = Metrics(tmp_path)
         metrics.write(step, loss=1.0)
@@ -34,7 +34,7 @@ def test_lines_are_added_to_those_of_an_earlier_process(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
 
 
-def test_a_full_disk_is_named_while_writing_and_while_closing(tmp_path, full_device):
+def test_a_full_disk_raises_while_writing_and_closing(tmp_path, full_device):
     (tmp_path / "metrics.jsonl").symlink_to(full_device)
     metrics = Metrics(tmp_path)
     with pytest.raises(WorkdirError, match=r"metrics.jsonl: the disk is full"):
@@ -43,20 +43,20 @@ def test_a_full_disk_is_named_while_writing_and_while_closing(tmp_path, full_dev
         metrics.close()
 
 
-def test_an_unknown_writer_is_named(tmp_path):
+def test_an_unknown_writer_raises(tmp_path):
     with pytest.raises(ConfigError, match=r"logging.writers = 'tensorbord' is unknown; did you mean 'tensorboard'"):
         Metrics(tmp_path, ["tensorbord"])
 
 
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
-def test_a_writer_that_is_not_installed_says_how_to_get_it(name, module, tmp_path, monkeypatch):
+def test_a_writer_that_is_not_installed_raises_with_the_pip_command(name, module, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"names {name}, which is not installed.*pip install .*\[logging\]"):
         Metrics(tmp_path, [name])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="needs the extra [logging]")
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def test_tensorboard_has_the_same_values(tmp_path):
     metrics = Metrics(tmp_path, ["tensorboard"])
     metrics.write(3, loss=1.5)
     metrics.close()
@@ -66,7 +66,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 
 @pytest.fixture
 def wandb(monkeypatch) -> list[dict[str, Any]]:
-    """What wandb.init was given, each time."""
+    """The arguments of each call of wandb.init."""
     started: list[dict[str, Any]] = []
 
     def init(**given: Any) -> SimpleNamespace:
@@ -85,12 +85,12 @@ def start(directory: Path, writer: str, config: str = "{}", step: int = 0) -> No
     metrics.close()
 
 
-def test_wandb_tells_runs_apart_whose_directories_are_called_the_same(wandb, tmp_path, monkeypatch):
+def test_wandb_ids_differ_for_directories_of_the_same_name(wandb, tmp_path, monkeypatch):
     name = "s100k_full_n400_seed0"
     start(tmp_path / "translation" / name, "wandb")
     start(tmp_path / "summarization" / name, "wandb")
     start(tmp_path / "translation" / name, "wandb", '{"seed": 1}')
-    start(tmp_path / "translation" / name, "wandb", step=5)  # the first again, resumed
+    start(tmp_path / "translation" / name, "wandb", step=5)  # the first one resumed
     monkeypatch.chdir(tmp_path / "translation")
     start(Path(name), "wandb", step=7)
     first, elsewhere, other, resumed, relative = (given["id"] for given in wandb)
@@ -98,10 +98,10 @@ def test_wandb_tells_runs_apart_whose_directories_are_called_the_same(wandb, tmp
     assert first == resumed == relative
     assert all(given["name"] == name and given["resume"] == "allow" for given in wandb)
     assert first.isalnum()
-    assert len(first) <= 64  # what W&B takes for an id
+    assert len(first) <= 64  # W&B's limit of ids
 
 
-def test_tensorboard_hides_what_a_killed_process_wrote_of_later_steps(tmp_path, monkeypatch):
+def test_tensorboard_hides_later_steps_of_a_killed_process(tmp_path, monkeypatch):
     given = []
 
     class SummaryWriter:
@@ -126,7 +126,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_log_gets_a_plain_line_now_and_then(clock, caplog):
+def test_a_log_has_a_line_per_interval(clock, caplog):
     with caplog.at_level(logging.INFO, logger="finetune_scaling"):
         progress = ProgressReporter("toy", start=100, total=400, every_seconds=30)
         for second in range(1, 61):
@@ -139,12 +139,12 @@ def test_a_log_gets_a_plain_line_now_and_then(clock, caplog):
     ]
 
 
-def test_a_terminal_gets_one_line_that_is_rewritten_and_cleared(clock, monkeypatch, capsys):
+def test_a_terminal_has_one_line_that_is_rewritten_and_cleared(clock, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     progress = ProgressReporter("toy", start=0, total=10)
     clock[0] = 1.0
     progress.update(1, loss=2.0)
-    progress.update(2, loss=2.0)  # too soon after the last
+    progress.update(2, loss=2.0)  # before the interval has passed
     clock[0] = 2.0
     progress.update(4, loss=2.0)
     progress.close()
@@ -157,7 +157,7 @@ def test_a_terminal_gets_one_line_that_is_rewritten_and_cleared(clock, monkeypat
     assert written.endswith(" \r")
 
 
-def test_no_step_yet_has_no_end_in_sight(clock, caplog):
+def test_the_remaining_time_is_unknown_before_the_first_step(clock, caplog):
     with caplog.at_level(logging.INFO, logger="finetune_scaling"):
         progress = ProgressReporter("toy", start=5, total=10)
         clock[0] = 31.0

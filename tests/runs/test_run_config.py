@@ -33,9 +33,9 @@ PRETRAIN = {"task": None, "base": None, "model": {"name": "30k"}, "corpus": corp
     ("limits", "last_step"),
     [
         ({"max_steps": 100}, (100, "max_steps")),
-        ({"max_epochs": 3}, (8, "max_epochs")),  # 2.5 steps an epoch
+        ({"max_epochs": 3}, (8, "max_epochs")),  # 2.5 steps per epoch
         ({"max_epochs": 0.1}, (1, "max_epochs")),
-        ({"max_tokens": 960}, (10, "max_tokens")),  # 96 tokens a step
+        ({"max_tokens": 960}, (10, "max_tokens")),  # 96 tokens per step
         ({"max_tokens": 10}, (1, "max_tokens")),
         ({"max_steps": 9, "max_epochs": 3, "max_tokens": 960}, (8, "max_epochs")),
         ({"max_steps": 8, "max_epochs": 100}, (8, "max_steps")),

@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, one process at a time, and files that a kill cannot leave half-written."""
+"""Run directory: one config, one process at a time, and files that a kill cannot corrupt."""
 
 import errno
 import json
@@ -39,11 +39,11 @@ def held_by_another_process(directory: Path) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def test_a_directory_is_claimed_by_one_config(tmp_path):
+def test_a_directory_accepts_one_config(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_config(CONFIG)
-    directory.rewind_metrics(0)  # as training does when it begins
-    directory.write_config(dict(reversed(CONFIG.items())))  # order of fields means nothing
+    directory.rewind_metrics(0)  # as training does at its start
+    directory.write_config(dict(reversed(CONFIG.items())))  # the order of fields does not matter
     assert directory.config == CONFIG
     other = {**CONFIG, "schedule": {"learning_rate": 0.2}, "seed": 1}
     with pytest.raises(WorkdirError, match=r"differ in schedule.learning_rate, seed\)"):
@@ -51,14 +51,14 @@ def test_a_directory_is_claimed_by_one_config(tmp_path):
     assert directory.config == CONFIG
 
 
-def test_a_config_with_a_mistake_does_not_keep_the_directory_from_the_mended_one(tmp_path):
+def test_a_wrong_config_can_be_replaced_before_training(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_config({**CONFIG, "task": {"name": "wmt14_en_d"}})
     directory.write_config(CONFIG)
     assert directory.config == CONFIG
 
 
-def test_a_tokenizer_and_a_base_may_move(tmp_path):
+def test_paths_of_tokenizer_and_base_may_change(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_config(CONFIG)
     directory.rewind_metrics(0)
@@ -69,13 +69,13 @@ def test_a_tokenizer_and_a_base_may_move(tmp_path):
         directory.write_config({**CONFIG, "base": {"run": "x", "step": 3}})
 
 
-def test_files_of_a_run_without_its_config_are_not_written_over(tmp_path):
+def test_files_of_a_run_without_config_are_not_overwritten(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(WorkdirError, match="has files of a run but no config"):
         RunDirectory(tmp_path).write_config(CONFIG)
 
 
-def test_what_is_not_a_run_or_not_readable_is_named(tmp_path):
+def test_other_or_unreadable_directories_raise(tmp_path):
     with pytest.raises(WorkdirError, match="not the directory of a run"):
         _ = RunDirectory(tmp_path).config
     (tmp_path / "config.json").write_text('{"name": ')
@@ -86,7 +86,7 @@ def test_what_is_not_a_run_or_not_readable_is_named(tmp_path):
         RunDirectory(tmp_path).write_config(CONFIG)
 
 
-def test_a_result_is_there_only_when_all_is_done(tmp_path):
+def test_a_result_exists_only_for_a_finished_run(tmp_path):
     directory = RunDirectory(tmp_path)
     assert directory.result is None
     directory.write_result({"loss": 1.5, "text": "ü"})
@@ -94,7 +94,7 @@ def test_a_result_is_there_only_when_all_is_done(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_metrics_go_back_to_a_step_and_a_torn_last_line_is_dropped(tmp_path):
+def test_rewinding_metrics_removes_later_steps_and_a_truncated_last_line(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.rewind_metrics(0)
     assert directory.metrics() == []
@@ -102,7 +102,7 @@ def test_metrics_go_back_to_a_step_and_a_torn_last_line_is_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n" + '{"step": 6, "lo')
     assert [line["step"] for line in directory.metrics()] == [1, 2, 3, 4, 5]
     with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(b"\xff\x00")  # what a crash of the machine may leave
+        file.write(b"\xff\x00")  # possible after a crash of the machine
     assert [line["step"] for line in directory.metrics()] == [1, 2, 3, 4, 5]
     directory.rewind_metrics(3)
     assert (tmp_path / "metrics.jsonl").read_text() == "\n".join(lines[:3]) + "\n"
@@ -110,7 +110,7 @@ def test_metrics_go_back_to_a_step_and_a_torn_last_line_is_dropped(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_wherever_the_metrics_are_cut_whole_lines_are_read_and_never_others(tmp_path_factory, data):
+def test_truncated_metrics_are_read_up_to_the_last_valid_line(tmp_path_factory, data):
     directory = RunDirectory(tmp_path_factory.mktemp("cut"))
     steps = data.draw(st.lists(st.integers(0, 200), max_size=6).map(sorted))
     text = "".join(json.dumps({"step": step, "dev_loss": 0.1}) + "\n" for step in steps)
@@ -127,11 +127,11 @@ def test_one_process_at_a_time(tmp_path):
             pytest.fail("two processes hold one directory")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        with lock_directory(tmp_path):  # the system lets go of what a dead process held
+        with lock_directory(tmp_path):  # the system releases the lock of a dead process
             pass
 
 
-def test_whoever_waits_gets_it_when_the_other_is_done(tmp_path):
+def test_a_waiting_process_acquires_the_released_lock(tmp_path):
     with held_by_another_process(tmp_path) as process:
         killer = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(.3); os.kill({process.pid}, 9)"])
         with lock_directory(tmp_path, wait=True):
@@ -139,7 +139,7 @@ def test_whoever_waits_gets_it_when_the_other_is_done(tmp_path):
         assert killer.wait() == 0
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_raises(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
@@ -148,7 +148,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         lock_directory(tmp_path).__enter__()
 
 
-def test_a_lock_is_let_go_of_after_an_error(tmp_path):
+def test_the_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), lock_directory(tmp_path / "new" / "folder"):
         _ = 1 / 0
     with lock_directory(tmp_path / "new" / "folder"):
