@@ -30,20 +30,20 @@ from measuring import peak_memory_mib
 
 _MEGABYTES = flags.DEFINE_integer("megabytes", 20, "Size of the text, in units of 10^6 bytes.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", 1, "Processes of Beam's DirectRunner (1: the command's).", lower_bound=1)
-_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "Drop duplicates too; then batches are not compared.")
-_BATCHES = flags.DEFINE_integer("batches", 200, "Batches that are read and compared.", lower_bound=1)
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where all goes; default: a directory that is deleted afterwards.")
-_READ = flags.DEFINE_string("read", "", "Used by the script itself: only read batches, from text or shards.")
+_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "Also drop duplicates; batches are then not compared.")
+_BATCHES = flags.DEFINE_integer("batches", 200, "Number of batches to read and compare.", lower_bound=1)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Working directory; default: a temporary one.")
+_READ = flags.DEFINE_string("read", "", "Internal: only read batches, from text or shards.")
 
-POOL = 20_000  # sentences, which the grammar makes at well below 1 MB/s
-FILE_BYTES = 50_000_000  # of each text file, which a worker holds in memory
+POOL = 20_000  # sentences, because the grammar generates less than 1 MB/s
+FILE_BYTES = 50_000_000  # per text file, which a worker holds in memory
 SHARD_BYTES = 20_000_000
 LENGTH, BATCH_SIZE = 512, 32
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_SAMPLES = 0.2
 
 
 class Run(NamedTuple):
-    """A command that ended: seconds, and the most memory that it and its children held, MiB."""
+    """A finished command: seconds, and the peak memory of it and its children, MiB."""
 
     seconds: float
     peak_mib: int
@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    """Measures in the working directory and prints the summary."""
+    """Measure in the working directory and print the summary."""
     if _READ.value:
         print(json.dumps(read(Path(_WORKDIR.value), _READ.value, _BATCHES.value)))
         return
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Text, preparation and both readings below `folder`; the summary as plain data."""
+    """Write, prepare and read text below `folder`; return the summary as plain data."""
     folder.mkdir(parents=True, exist_ok=True)
     size, documents = write_text(folder, _MEGABYTES.value * 10**6)
     preparation = run(prepare_command(folder, max(1, size // SHARD_BYTES)))
@@ -81,16 +81,16 @@ def measure(folder: Path) -> dict[str, Any]:
         "chunks": statistics["chunks"],
         "shard_bytes": statistics["bytes"],
     }
-    for way in ("shards",) if _DROP_DUPLICATES.value else ("shards", "text"):
-        facts = json.loads(run(read_command(folder, way)).printed)
-        summary |= {f"{way}_{name}": value for name, value in facts.items()}
+    for origin in ("shards",) if _DROP_DUPLICATES.value else ("shards", "text"):
+        facts = json.loads(run(read_command(folder, origin)).printed)
+        summary |= {f"{origin}_{name}": value for name, value in facts.items()}
     if not _DROP_DUPLICATES.value:
         summary["identical"] = summary["shards_sha256"] == summary["text_sha256"]
     return summary
 
 
 def write_text(folder: Path, size: int) -> tuple[int, int]:
-    """Files of `size` bytes of text in all, a tokenizer and a config; the bytes and documents written."""
+    """Write text files of `size` bytes in total, a tokenizer and a config; return the numbers of bytes and texts."""
     source = {"kind": "grammar", "dataset": "monolingual", "split": "train", "size": POOL, "languages": ("A", "B")}
     pool = list(Texts([CorpusPart({**source, "bilingual_share": 0.25})]))
     train_tokenizer(pool, TokenizerConfig(vocab_size=384, byte_fallback=False, sentinels=100), folder / "tokenizer")
@@ -112,7 +112,7 @@ def write_text(folder: Path, size: int) -> tuple[int, int]:
 
 
 def run_config(folder: Path, paths: list[Path]) -> dict[str, Any]:
-    """A pretraining run on these files; its objective is the default, UL2."""
+    """Return the config of a pretraining run on these files with the default objective, UL2."""
     return {
         "model": {"name": "100k"},
         "tokenizer": str(folder / "tokenizer"),
@@ -127,7 +127,7 @@ def run_config(folder: Path, paths: list[Path]) -> dict[str, Any]:
 
 
 def prepare_command(folder: Path, shards: int) -> list[str]:
-    """The command whose time and memory are measured."""
+    """Return the command whose time and memory are measured."""
     beam = f"--direct_num_workers={_WORKERS.value}"
     if _WORKERS.value > 1:
         beam += " --direct_running_mode=multi_processing"
@@ -136,16 +136,16 @@ def prepare_command(folder: Path, shards: int) -> list[str]:
     return [*command, "--drop_duplicates"] if _DROP_DUPLICATES.value else command
 
 
-def read_command(folder: Path, way: str) -> list[str]:
-    """This script again, in a process of its own, so that its peak memory is that of reading."""
-    return [sys.executable, __file__, f"--read={way}", f"--workdir={folder}", f"--batches={_BATCHES.value}"]
+def read_command(folder: Path, origin: str) -> list[str]:
+    """Return the command that reads in a separate process, so that its peak memory is that of reading."""
+    return [sys.executable, __file__, f"--read={origin}", f"--workdir={folder}", f"--batches={_BATCHES.value}"]
 
 
-def read(folder: Path, way: str, count: int) -> dict[str, Any]:
-    """Opens the run's data and reads batches ahead as training does; runs in a process of its own."""
+def read(folder: Path, origin: str, count: int) -> dict[str, Any]:
+    """Open the run's data and read prefetched batches as training does; runs in a separate process."""
     paths = sorted(folder.glob("text*.jsonl"))
     config = run_config(folder, paths)
-    config["corpus"]["prepared"] = str(folder / "shards") if way == "shards" else None
+    config["corpus"]["prepared"] = str(folder / "shards") if origin == "shards" else None
     before = peak_memory_mib()
     began = time.perf_counter()
     batches = prepare_run_data(read_run_config(config)).train
@@ -162,7 +162,7 @@ def read(folder: Path, way: str, count: int) -> dict[str, Any]:
 
 
 def digest_of(batches: Batches, count: int) -> str:
-    """One digest of the first batches, array by array."""
+    """Return a digest of all arrays of the first batches."""
     digest = hashlib.sha256()
     iterator = iterate(batches)
     for _ in range(count):
@@ -173,14 +173,14 @@ def digest_of(batches: Batches, count: int) -> str:
 
 
 def run(arguments: list[str]) -> Run:
-    """Runs a command and looks at its memory meanwhile; raises TrainingError with its last words where it failed."""
+    """Run a command and sample its memory. Raises TrainingError with the end of its stderr if it fails."""
     began = time.monotonic()
     peak = 0
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(arguments, stdout=out, stderr=errors, text=True)
         while process.poll() is None:
             peak = max(peak, sum(map(resident_kib, family(process.pid))))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_SAMPLES)
         seconds = time.monotonic() - began
         out.seek(0)
         errors.seek(0)
@@ -190,16 +190,16 @@ def run(arguments: list[str]) -> Run:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
+    """Return a process and all its descendants."""
     try:
         children = [task.read_text().split() for task in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:  # it has just ended
+    except OSError:  # the process has ended
         return []
     return [pid, *(entry for child in itertools.chain.from_iterable(children) for entry in family(int(child)))]
 
 
 def resident_kib(pid: int) -> int:
-    """Resident memory of a process, pages that several share counted in each by their share."""
+    """Return the proportional set size of a process, KiB."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

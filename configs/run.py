@@ -1,6 +1,6 @@
-"""The config of a run that is there, to go on with or to do again: --config=configs/run.py:RUN.
+"""The config of an existing run, to resume or repeat it: --config=configs/run.py:RUN.
 
-Fields may be changed on the command line as of any config, as long as nothing was trained with it yet.
+Fields can be changed on the command line as for any config, unless the run has been trained with them.
 """
 
 from ml_collections import ConfigDict
@@ -10,5 +10,5 @@ from finetune_scaling.runs.run_directory import RunDirectory
 
 
 def get_config(run: str) -> ConfigDict:
-    """run: its directory."""
+    """run: the run directory."""
     return ConfigDict(without_unset(RunDirectory(run).config))

@@ -1,7 +1,7 @@
-"""Finetunes on JSONL files of your own; copy this file and change the task.
+"""Finetunes on your JSONL files; copy this file and change the task.
 
-Argument: size of the base and method, as in jsonl.py:800k,lora. --config.task.sources.data_dir=DIR names the folder of
-train.jsonl, dev.jsonl and test.jsonl. Each of their lines is an object such as {"en": "a house", "de": "ein Haus"}.
+Argument: size of the base and method, as in jsonl.py:800k,lora. --config.task.sources.data_dir=DIR is the directory
+of train.jsonl, dev.jsonl and test.jsonl, whose lines are objects such as {"en": "a house", "de": "ein Haus"}.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config(argument: str = "800k,lora") -> ConfigDict:
         kind="translation",  # or summarization, with equal languages
         languages=("en", "de"),
         fields=("en", "de"),
-        train="train.jsonl",  # plain, .gz, .xz or .zst; .tsv as well; local or a URL
+        train="train.jsonl",  # .jsonl or .tsv; plain, .gz, .xz or .zst; local or a URL
         dev="dev.jsonl",
         test={"test": "test.jsonl"},
         template={"input": "{source_language}: {source}\n{target_language}: ", "target": "{target}"},

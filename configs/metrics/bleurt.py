@@ -1,7 +1,8 @@
-"""BLEURT, in an environment of its own: python -m finetune_scaling.evaluate --metrics=configs/metrics/bleurt.py:DIR ...
+"""BLEURT, in a separate environment: python -m finetune_scaling.evaluate --metrics=configs/metrics/bleurt.py:DIR ...
 
-Argument: the folder of an unpacked checkpoint, such as BLEURT-20 (https://github.com/google-research/bleurt names them
-all). The package is not on the package index: pip fetches it from its repository, at the commit given here.
+Argument: the directory of an unpacked checkpoint, such as BLEURT-20 (listed at
+https://github.com/google-research/bleurt). The package is not on the package index: pip fetches it from its repository,
+at the commit given here.
 """
 
 from ml_collections import ConfigDict

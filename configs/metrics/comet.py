@@ -1,6 +1,6 @@
-"""COMET, in an environment of its own: python -m finetune_scaling.evaluate --metrics=bleu,configs/metrics/comet.py ...
+"""COMET, in a separate environment: python -m finetune_scaling.evaluate --metrics=bleu,configs/metrics/comet.py ...
 
-Argument: a model that unbabel-comet downloads by its name, or the path of a checkpoint file.
+Argument: the name of a model that unbabel-comet downloads, or the path of a checkpoint file.
 """
 
 from ml_collections import ConfigDict

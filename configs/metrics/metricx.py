@@ -1,7 +1,8 @@
 """MetricX-24: python -m finetune_scaling.evaluate --metrics=configs/metrics/metricx.py:CHECKOUT ...
 
 Argument: a checkout of https://github.com/google-research/metricx, which is not a package, and after a comma the model,
-a name of Hugging Face's hub or a folder. (The package index has another project of that name: do not install it.)
+a name on the Hugging Face hub or a directory. (The package index has an unrelated project of that name: do not install
+it.)
 """
 
 from ml_collections import ConfigDict

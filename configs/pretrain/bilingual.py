@@ -16,7 +16,7 @@ TOKENS_PER_STEP = 2**21
 def get_config(argument: str = "en_de,1b") -> ConfigDict:
     pair, _, size = argument.partition(",")
     if pair not in STEPS or not size:
-        raise ConfigError(f"the config's argument is {argument!r}; write en_de or en_zh and a size, as in :en_de,1b")
+        raise ConfigError(f"the config's argument is {argument!r}; set en_de or en_zh and a size, as in :en_de,1b")
     if size == "tokenizer":
         return tokenizer_template(corpus(pair), vocab_size=128_000, sentinels=128, max_sentences=10_000_000)
     config = pretraining_template(size, corpus(pair))

@@ -18,7 +18,7 @@ def get_config(argument: str = "800k") -> ConfigDict:
     config = pretraining_template(argument, corpus())
     config.name = f"debian {argument}"
     config.tokenizer = "runs/tokenizers/debian"
-    config.model.compute_dtype = "float32"  # CPUs have no bfloat16 products worth having
+    config.model.compute_dtype = "float32"  # bfloat16 is slow on CPUs
     config.model.max_length = 512
     config.sequence.length = LENGTH
     config.batch.size = 32
@@ -36,4 +36,4 @@ def corpus() -> dict:
 
 def text(language: str, split: str) -> dict:
     source = {"kind": "debian", "dataset": f"text/{language}", "split": split}
-    return {"source": source, "field": "text"}  # all there is: 50 times more English than Chinese
+    return {"source": source, "field": "text"}  # all of it: 50 times more English than Chinese

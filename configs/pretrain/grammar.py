@@ -1,4 +1,4 @@
-"""Pretrains a base on artificial languages A and B, made on the fly: grammar.py:100k (a size of the ladder).
+"""Pretrains a base on the artificial languages A and B: grammar.py:100k (a size of the ladder).
 
 With the argument tokenizer it is the config of `prepare tokenizer`.
 """
@@ -34,5 +34,5 @@ def corpus() -> dict:
 
 def text(split: str, size: int) -> dict:
     source = {"kind": "grammar", "dataset": "monolingual", "split": split, "size": size, "languages": ("A", "B")}
-    # A quarter of the text is a sentence beside its translation.
+    # A quarter of the records are a sentence and its translation.
     return {"source": {**source, "bilingual_share": 0.25}, "field": "text"}

@@ -1,7 +1,7 @@
-"""Real text that every Debian or Ubuntu machine has: translated package descriptions, English and German.
+"""A study on real text of every Debian or Ubuntu machine: package descriptions in English and German.
 
 Translation (model, pretraining-token and PET-size factors) and summarization (model factor) on bases of 30K to 800K
-non-embedding parameters. Results and time taken: docs/debian.md. First, once, on a machine with apt:
+non-embedding parameters. Results and run time: docs/debian.md. Prepare the data once, on a machine with apt:
 
     python -m finetune_scaling.prepare corpus --config=configs/study/debian.py
 """
@@ -14,8 +14,8 @@ EXAMPLES = (250, 750, 2000, 5000)
 HELD_OUT = (5000,)
 TRANSLATION_TEMPLATE = {"input": "{source}\n", "target": "{target}"}
 
-# Optimizers of short runs: the paper's rates with parameter scaling move LoRA's zero-initialised factor too little in a
-# few hundred steps.
+# Optimizers of short runs: with the paper's rates and parameter scaling, LoRA's zero-initialized factor changes too
+# little in a few hundred steps.
 LORA = {"schedule": {"learning_rate": 0.01}, "optimizer": {"parameter_scale": False}}
 FULL = {"schedule": {"learning_rate": 0.005}}
 PROMPT = {"schedule": {"learning_rate": 0.3}}
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
             "tasks": {"translation": translation(), "summarization": summarization()},
             "notes": (
                 "Debian package descriptions; monolingual English and German pretraining in equal shares.",
-                "Short runs of small models: what holds here need not hold at scale.",
+                "Short runs of small models: the results may not hold at scale.",
             ),
         }
     )
@@ -86,7 +86,7 @@ def finetune(source_tokens: int, target_tokens: int, evaluators: dict) -> dict:
 
 
 def translation_evaluators() -> dict:
-    """The other way round, and demonstrations where 256 tokens hold them beside a question and the longest prompt."""
+    """The reverse direction, and as many demonstrations as fit into 256 tokens with an example and a prompt of 20."""
     german_to_english = {
         "source": {"kind": "debian", "dataset": "translation/en-de", "split": "test"},
         "source_field": "de",
@@ -157,7 +157,7 @@ def summarization() -> dict:
             "dev": parts("validation"),
             "test": {"test": parts("test")},
         },
-        "finetune": finetune(80, 24, {"few_shot_1": {}, "pretraining": {}}),  # five documents are too long
+        "finetune": finetune(80, 24, {"few_shot_1": {}, "pretraining": {}}),  # five documents do not fit
         "methods": {
             "full": {**method, "config": FULL},
             "prompt": {**method, "pet_size": 10, "config": PROMPT},

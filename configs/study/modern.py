@@ -1,16 +1,16 @@
 """The same grid on a current family: the base models of Qwen 3 (2025), 0.6B to 14B parameters.
 
-Chosen for its five dense sizes under one licence (Apache-2.0), pretrained on text of 119 languages, German and Chinese
-among them, so that translation is asked of models that know both sides. All sizes have seen the same 36 trillion tokens
-and none of their checkpoints on the way is public: pretraining data is no factor here.
+It has five dense sizes under one licence (Apache-2.0), pretrained on text in 119 languages, including German and
+Chinese. All sizes were pretrained on the same 36 trillion tokens, and no intermediate checkpoints are public, so
+pretraining data is not a factor.
 """
 
 from ml_collections import ConfigDict
 
 from finetune_scaling.studies.public_template import summarization, translation
 
-TOKENS = 36 * 10**12  # their report's figure
-# Layers, width, heads and feed-forward width of their config.json; and whether the head is the embedding.
+TOKENS = 36 * 10**12  # from the technical report
+# Layers, width, heads and feed-forward width of config.json, and whether the embeddings are tied.
 SIZES = {
     "0.6B": (28, 1024, 16, 3072, True),
     "1.7B": (28, 2048, 16, 6144, True),

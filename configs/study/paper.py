@@ -1,6 +1,6 @@
 """The grid of "When Scaling Meets LLM Finetuning" (arXiv 2402.17193): 1,273 settings with 3 data subsets each.
 
-(assumed) marks what the paper does not state. Lists itself without any data; to run it, see docs/studies.md and
+(assumed) marks what the paper does not state. Listing it needs no data; to run it, see docs/studies.md and
 docs/data.md: ten bases of 1B to 16B parameters are pretrained on up to 283 billion tokens each.
 """
 
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 THOUSAND, MILLION = 1_000, 1_000_000
 
-# Pretraining: 2^21 tokens a step; the divisions are (assumed).
+# Pretraining: 2^21 tokens a step; the split into rows is (assumed).
 LENGTH = 1024
 TOKENS_PER_STEP = 2**21
 SIZES = ("1b", "2b", "4b", "8b", "16b")
@@ -18,7 +18,7 @@ EN_DE_EXAMPLES = (100 * THOUSAND, *(n * THOUSAND for n in range(500, 4501, 500))
 EN_ZH_EXAMPLES = tuple(n * MILLION for n in (1, 2, 3, 4, 5, 10, 15, 20, 25))
 MLSUM_EXAMPLES = tuple(n * THOUSAND for n in range(100, 901, 100))
 
-# All examples; demonstrations are limited (assumed) so that 2,048 tokens hold them beside a prompt of 600.
+# All examples; demonstrations are limited (assumed) so that they fit into 2,048 tokens with a prompt of 600.
 ALL = {"examples": None, "generate": None}
 TRANSLATION = {
     "zero_shot": ALL,  # FLORES-200
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
 
 
 def family(*languages: str, steps: tuple[int, ...], held_out: int) -> dict:
-    """Bilingual bases; steps and held_out are thousands of pretraining steps with a kept checkpoint."""
+    """Bilingual bases; steps and held_out: pretraining steps with a checkpoint, in thousands."""
     tokens = {thousands: thousands * THOUSAND * TOKENS_PER_STEP for thousands in steps}
     return {
         "tokenizer": {"vocab_size": 128_000, "sentinels": 128, "max_sentences": 10 * MILLION},  # size derived
@@ -84,7 +84,7 @@ def text(language: str, split: str) -> dict:
 
 def sequence(source_tokens: int, target_tokens: int) -> dict:
     return {
-        "length": source_tokens + target_tokens + 32,  # the template's own tokens have room in 32
+        "length": source_tokens + target_tokens + 32,  # 32 for the tokens of the template
         "max_source_tokens": source_tokens,
         "max_target_tokens": target_tokens,
         "bidirectional_input": True,  # as pretrained (assumed)
@@ -109,7 +109,7 @@ def task(
             "limits": {"max_steps": 200_000, "max_epochs": 100},
             "sharding": {"fsdp": -1},
             "optimizer": {"name": "adafactor", "parameter_scale": True},
-            # Every test segment is translated or summarized.
+            # Every test example is decoded.
             "evaluation": {"times": 20, "generate_examples": None, "evaluators": evaluators},
         },
         "methods": {

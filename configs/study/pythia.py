@@ -1,8 +1,8 @@
 """The paper's questions on Pythia (Biderman et al., 2023): public models of eight sizes with their checkpoints.
 
-Bases are fetched from the hub and converted as runs need them (the extra hub); pretraining tokens vary by revision. 154
-checkpoints of each size are public, 2^21 tokens a step. The models have seen English text for the most part, so that
-translation starts low. docs/studies.md tells more.
+Bases are downloaded from the hub (the extra hub) and converted when runs need them; pretraining tokens vary by
+revision. Each size has 154 public checkpoints, 2^21 tokens per step. The models were pretrained mostly on English text,
+so translation scores start low. See docs/studies.md.
 """
 
 from ml_collections import ConfigDict
@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from finetune_scaling.studies.public_template import summarization, translation
 
 TOKENS_PER_STEP = 2**21
-STEPS = (1_000, 4_000, 16_000, 64_000, 143_000)  # the last is the whole pretraining, 300 billion tokens
-# Layers, width and heads of their config.json, and rows of the embedding, padded to a multiple of the chips they used.
+STEPS = (1_000, 4_000, 16_000, 64_000, 143_000)  # the last is the end of pretraining, 300 billion tokens
+# Layers, width and heads of config.json, and rows of the embedding, which are padded.
 SIZES = {
     "70m": (6, 512, 8, 50_304),
     "160m": (12, 768, 12, 50_304),

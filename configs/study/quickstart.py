@@ -1,7 +1,7 @@
-"""A whole study in a few minutes on two CPU cores: artificial languages whose entropy is known, three sizes of model.
+"""A complete study in a few minutes on two CPU cores: artificial languages with known entropy, three model sizes.
 
-Translation from language A into B. Held out from the fits: the largest number of examples of every method.
-quickstart.py:short is a part of it that a notebook can wait for: the two smaller sizes, full tuning and LoRA.
+Translation from language A into B. The largest dataset size of every method is held out from the fits.
+quickstart.py:short is a part of it for notebooks: the two smaller sizes, full tuning and LoRA.
 """
 
 from ml_collections import ConfigDict
@@ -10,12 +10,12 @@ from finetune_scaling.errors import ConfigError
 
 LANGUAGE = {"seed": 0, "lexicon_size": 40}
 LENGTH = 40
-SIZES = {"whole": ("30k", "100k", "300k"), "short": ("30k", "100k")}
-METHODS = {"whole": ("full", "prompt", "lora"), "short": ("full", "lora")}
+SIZES = {"complete": ("30k", "100k", "300k"), "short": ("30k", "100k")}
+METHODS = {"complete": ("full", "prompt", "lora"), "short": ("full", "lora")}
 EXAMPLES = (125, 250, 500, 1000, 2000)
 HELD_OUT = (2000,)
 
-# Mostly prefix LM, the form of the task: a minute of pretraining does not stretch to an even mixture.
+# Mostly prefix LM, the form of the task: a minute of pretraining is too short for a uniform mixture.
 DENOISERS = (
     {"mode": "R", "rate": 0.15, "mean_span": 3, "weight": 0.2},
     {"mode": "X", "rate": 0.5, "mean_span": 3, "weight": 0.1},
@@ -23,13 +23,13 @@ DENOISERS = (
 )
 
 
-def get_config(extent: str = "whole") -> ConfigDict:
+def get_config(extent: str = "complete") -> ConfigDict:
     if extent not in SIZES:
-        raise ConfigError(f"configs/study/quickstart.py:{extent}: choose one of {', '.join(SIZES)}")
+        raise ConfigError(f"configs/study/quickstart.py:{extent}: set one of {', '.join(SIZES)}")
     methods = task()["methods"]
     return ConfigDict(
         {
-            "name": "quickstart" if extent == "whole" else f"quickstart, {extent}",
+            "name": "quickstart" if extent == "complete" else f"quickstart, {extent}",
             "seeds": (0,),
             "families": {"grammar": {**family(), "sizes": SIZES[extent]}},
             "tasks": {"translation": {**task(), "methods": {name: methods[name] for name in METHODS[extent]}}},
