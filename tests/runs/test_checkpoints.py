@@ -310,6 +310,13 @@ def test_reading_trainable_parameters_only(run):
     assert set(arrays) == {"trainable.layers.kernel", "trainable.scale", "optimizer.0.m", "optimizer.1"}
 
 
+def test_a_relative_path(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    assert list(checkpoint_steps("run")) == [3, 2, 1]
+    tree, metadata = read_trainable(Checkpoints("run").directory / "3")
+    assert (digest(tree), metadata["step"]) == (digest(state(3).trainable), 3)
+
+
 def test_metadata_has_the_digest_of_the_arrays(run):
     metadata = next((run / "checkpoints" / "3" / "facts").glob("metadata"))
     assert json.loads(metadata.read_text())["arrays_digest"] == digest(read_checkpoint(run / "checkpoints" / "3")[0])
