@@ -32,7 +32,7 @@ def pretrain_tokens(base: Mapping[str, Any]) -> int | None:
 
 
 def training_record(
-    run_config: RunConfig, data: RunData, model: TunedModel, position: TrainingProgress
+    run_config: RunConfig, data: RunData, model: TunedModel, progress: TrainingProgress
 ) -> dict[str, Any]:
     """Return the result record without scores."""
     parameters = count_parameters(model.config)
@@ -51,14 +51,14 @@ def training_record(
         "learning_rate": run_config.schedule_config.learning_rate,
         "batch_size": run_config.batch_size,
         "seeds": configuration.plain(run_config.seeds),
-        "steps": position.step,
-        "best_step": position.best_step,
-        "dev_loss": position.best_loss,
-        "dev_losses": dict(zip(map(str, position.steps_evaluated), position.losses, strict=True)),
-        "stopped_by": position.stopped_by,
-        "tokens_seen": position.step * run_config.batch_size * row,
-        "target_tokens": position.target_tokens,
-        "flops": training_flops(model.config, model.tuning, position.step, run_config.batch_size, row),
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "dev_loss": progress.best_loss,
+        "dev_losses": dict(zip(map(str, progress.steps_evaluated), progress.losses, strict=True)),
+        "stopped_by": progress.stopped_by,
+        "tokens_seen": progress.step * run_config.batch_size * row,
+        "target_tokens": progress.target_tokens,
+        "flops": training_flops(model.config, model.tuning, progress.step, run_config.batch_size, row),
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": base.get("arrays_digest"),
     }
