@@ -1,6 +1,6 @@
 """Kill a training run at random moments and compare its result: python benchmarks/kill_run.py --kills=30
 
-Trains a small run undisturbed, then the same run in another directory, killed by SIGKILL and restarted until it ends.
+Train a small run uninterrupted, then the same run in another directory, killed by SIGKILL and restarted until it ends.
 A fraction of the kills (--inside-writes) hits the writing of a checkpoint, the others a random moment. With
 --processes=2 the run has two processes; one is killed, and the other must end without help.
 

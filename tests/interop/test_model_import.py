@@ -186,7 +186,7 @@ def test_killed_import_resumes(public, base, tmp_path, place, count, monkeypatch
     assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
     assert not (out / "result.json").exists()
     if place != "_finish":
-        with pytest.raises(CheckpointError, match="no checkpoint; there is none"):
+        with pytest.raises(CheckpointError, match="no checkpoint; there are none"):
             load_base(out)
         assert inspect(out)["state"] == "started"
     else:

@@ -148,7 +148,7 @@ def _checkpoint(
         "method": configuration.plain(run_config.method),
         "tokenizer_sha256": base.metadata["tokenizer_sha256"],
         "base_digest": base.metadata["arrays_digest"],
-        "tokens_per_step": run_config.batch_size * run_config.row_length,
+        "tokens_per_step": run_config.tokens_per_step,
         "position": dataclasses.asdict(TrainingProgress()),
         "best_step": None,
     }
