@@ -109,28 +109,22 @@ def translation_evaluators() -> dict:
 
 
 def translation() -> dict:
+    examples = {"finetune_examples": EXAMPLES, "held_out_examples": HELD_OUT}
     return {
         "family": "en_de",
         "task": {"name": "debian_en_de", "template": TRANSLATION_TEMPLATE},
         "finetune": finetune(48, 56, translation_evaluators()),
         "methods": {
-            "full": {
-                "finetune_examples": EXAMPLES,
-                "held_out_examples": HELD_OUT,
-                "factors": ("model", "pretrain"),
-                "config": FULL,
-            },
+            "full": {**examples, "factors": ("model", "pretrain"), "config": FULL},
             "prompt": {
-                "finetune_examples": EXAMPLES,
-                "held_out_examples": HELD_OUT,
+                **examples,
                 "pet_size": 10,
                 "pet_sizes": (5, 10, 15, 20),
                 "held_out_pet_sizes": (20,),
                 "config": PROMPT,
             },
             "lora": {
-                "finetune_examples": EXAMPLES,
-                "held_out_examples": HELD_OUT,
+                **examples,
                 "pet_size": 4,
                 "pet_sizes": (2, 4, 8, 16),
                 "held_out_pet_sizes": (16,),

@@ -12,8 +12,7 @@ LANGUAGE = {"seed": 0, "lexicon_size": 40}
 LENGTH = 40
 SIZES = {"complete": ("30k", "100k", "300k"), "short": ("30k", "100k")}
 METHODS = {"complete": ("full", "prompt", "lora"), "short": ("full", "lora")}
-EXAMPLES = (125, 250, 500, 1000, 2000)
-HELD_OUT = (2000,)
+GRID = {"finetune_examples": (125, 250, 500, 1000, 2000), "held_out_examples": (2000,), "factors": ("model",)}
 
 # Mostly prefix LM, the form of the task: a minute of pretraining is too short for a uniform mixture.
 DENOISERS = (
@@ -92,23 +91,10 @@ def task() -> dict:
             "logging": {"every_steps": 100},
         },
         "methods": {
-            "full": {
-                "finetune_examples": EXAMPLES,
-                "held_out_examples": HELD_OUT,
-                "factors": ("model",),
-                "config": {"schedule": {"learning_rate": 0.004}},
-            },
-            "prompt": {
-                "finetune_examples": EXAMPLES,
-                "held_out_examples": HELD_OUT,
-                "factors": ("model",),
-                "pet_size": 10,
-                "config": {"schedule": {"learning_rate": 0.3}},
-            },
+            "full": {**GRID, "config": {"schedule": {"learning_rate": 0.004}}},
+            "prompt": {**GRID, "pet_size": 10, "config": {"schedule": {"learning_rate": 0.3}}},
             "lora": {
-                "finetune_examples": EXAMPLES,
-                "held_out_examples": HELD_OUT,
-                "factors": ("model",),
+                **GRID,
                 "pet_size": 4,
                 "config": {"schedule": {"learning_rate": 0.01}, "optimizer": {"parameter_scale": False}},
             },
