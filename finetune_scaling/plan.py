@@ -239,8 +239,8 @@ def _money(plan: plans.Plan, run_config: RunConfig, workload: Workload, table: p
 
 def _usd(price: prices.Price, totals: RunTotals) -> dict[str, Any]:
     return {
-        "bound": dataclasses.asdict(prices.cost(price, totals.chip_hours_bound)),
-        "likely": dataclasses.asdict(prices.cost(price, totals.chip_hours)),
+        "bound": prices.cost(price, totals.chip_hours_bound),
+        "likely": prices.cost(price, totals.chip_hours),
         "price": dataclasses.asdict(price),
     }
 
@@ -269,10 +269,7 @@ def plan_study(config: Mapping[str, Any], table: prices.Prices) -> dict[str, Any
 
 
 def _study_row(totals: MethodTotals, table: prices.Prices) -> dict[str, Any]:
-    usd = {
-        kind: dataclasses.asdict(prices.cost(prices.price_of(table, kind), hours))
-        for kind, hours in totals.chip_hours.items()
-    }
+    usd = {kind: prices.cost(prices.price_of(table, kind), hours) for kind, hours in totals.chip_hours.items()}
     return {**dataclasses.asdict(totals), "usd": usd}
 
 

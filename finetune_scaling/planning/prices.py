@@ -25,14 +25,6 @@ class Price:
                 raise ConfigError(f"prices: {name} = {value} must not be negative")
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """Cost in US dollars, on demand and spot; None if the price is unknown."""
-
-    on_demand: float | None
-    spot: float | None
-
-
 def read_prices(config: Mapping[str, Any]) -> dict[str, Price]:
     """Return prices by kind of chip. Raises ConfigError that names a wrong field or an unknown kind."""
     for kind in config:
@@ -50,10 +42,7 @@ def price_of(prices: Prices, kind: str) -> Price:
     return prices[kind]
 
 
-def cost(price: Price, chip_hours: float | None) -> Cost:
-    """Return the cost of chip-hours; None if they or the price are unknown."""
-
-    def times(usd: float | None) -> float | None:
-        return None if usd is None or chip_hours is None else usd * chip_hours
-
-    return Cost(times(price.on_demand), times(price.spot))
+def cost(price: Price, chip_hours: float | None) -> dict[str, float | None]:
+    """Return the cost of chip-hours in US dollars, on_demand and spot; None if they or the price are unknown."""
+    usd = {"on_demand": price.on_demand, "spot": price.spot}
+    return {name: None if one is None or chip_hours is None else one * chip_hours for name, one in usd.items()}

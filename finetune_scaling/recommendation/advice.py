@@ -74,7 +74,7 @@ class Advice:
         if chip is None:
             return {"chip": None, "chip_hours": None, "usd": None, "utilisation": rates.utilisation}
         hours = rates.chip_hours(flops, chip)
-        usd = cost(price_of(rates.prices, chip.kind), hours).on_demand if chip.kind in rates.prices else None
+        usd = cost(price_of(rates.prices, chip.kind), hours)["on_demand"] if chip.kind in rates.prices else None
         return {"chip": chip.kind, "chip_hours": hours, "usd": usd, "utilisation": rates.utilisation}
 
     def __str__(self) -> str:

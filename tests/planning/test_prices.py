@@ -8,7 +8,7 @@ import pytest
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import CHIPS
-from finetune_scaling.planning.prices import Cost, Price, cost, price_of, read_prices
+from finetune_scaling.planning.prices import Price, cost, price_of, read_prices
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "prices.py"
 
@@ -21,8 +21,8 @@ def test_the_shipped_prices_cover_every_chip_with_source_and_date() -> None:
 
 
 def test_unknown_prices_stay_unknown() -> None:
-    assert cost(Price(2.0, None, "", ""), 3.0) == Cost(6.0, None)
-    assert cost(Price(2.0, 1.0, "", ""), None) == Cost(None, None)
+    assert cost(Price(2.0, None, "", ""), 3.0) == {"on_demand": 6.0, "spot": None}
+    assert cost(Price(2.0, 1.0, "", ""), None) == {"on_demand": None, "spot": None}
 
 
 @pytest.mark.parametrize(
