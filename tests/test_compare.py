@@ -180,10 +180,10 @@ def test_runs_that_cannot_be_compared_are_errors(tmp_path, changes, metric, mess
 def test_rows_without_required_fields_are_errors(tmp_path):
     base = write_rows(tmp_path / "base", REFERENCES, np.ones(25))
     rows = tmp_path / "base" / "evaluation" / "test.jsonl"
-    whole = [json.loads(line) for line in rows.read_text().splitlines()]
+    rows_before = [json.loads(line) for line in rows.read_text().splitlines()]
 
     def rewritten(*without):
-        write(rows, [json.dumps({k: v for k, v in row.items() if k not in without}) for row in whole])
+        write(rows, [json.dumps({k: v for k, v in row.items() if k not in without}) for row in rows_before])
         return systems_from_runs({"base": base}, "test", "de")
 
     with pytest.raises(DataError, match="no row has a hypothesis, so bleu cannot"):

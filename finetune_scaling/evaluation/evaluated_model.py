@@ -35,6 +35,7 @@ class EvaluatedModel:
     Attributes:
       directory: directory whose subdirectory evaluation/ receives the records.
       run_config: the run's run_config; for a public model, the run_config whose task it is scored on.
+      config: the model's config.
       checkpoint: step and digest of the parameters; for a public model, the digest of its files.
       base: the base model whose scores are reported next to its own; None if there is none.
       load: reads the parameters.
@@ -43,6 +44,7 @@ class EvaluatedModel:
 
     directory: Location
     run_config: RunConfig
+    config: ModelConfig
     checkpoint: Mapping[str, Any]
     base: BaseConfig | None
     load: Callable[[], TunedModel]
@@ -58,37 +60,41 @@ class EvaluatedModel:
 
 def open_run(
     directory: str | Path, step: int | None, sharding: ShardingConfig, model_changes: Mapping[str, Any]
-) -> tuple[EvaluatedModel, ModelConfig]:
-    """Return a run (finetuned or pretrained) as an evaluated model, with its model config; no array is read yet.
+) -> EvaluatedModel:
+    """Return a run (finetuned or pretrained) as an evaluated model; no array is read yet.
 
     Raises the errors of `find_run`.
     """
     found = find_run(directory, step, sharding, model_changes)
     run_config = found.run_config
-    config = configuration.build(ModelConfig, found.metadata["model"], f"{found.path}: model")
     if run_config.is_base:
-        return base_model(found, run_config.tokenizer, sharding, model_changes), config
-    checkpoint = found_checkpoint(found)
-    return EvaluatedModel(
-        found.directory, run_config, checkpoint, run_config.base, lambda: load_run_checkpoint(found)
-    ), config
+        return base_model(found, run_config.tokenizer, sharding, model_changes)
+
+    def load() -> TunedModel:
+        return load_run_checkpoint(found)
+
+    return EvaluatedModel(found.directory, run_config, _model_config(found), _checkpoint(found), run_config.base, load)
 
 
 def base_model(
     found: RunCheckpoint, tokenizer: str, sharding: ShardingConfig, model_changes: Mapping[str, Any]
 ) -> EvaluatedModel:
     """Return a pretraining run as an evaluated model that is not tuned."""
-    checkpoint = found_checkpoint(found)
+    checkpoint = _checkpoint(found)
     base = BaseConfig(str(found.directory), checkpoint["step"])
     loaded = load_tokenizer(tokenizer)
 
     def load() -> TunedModel:
         return load_untuned(base, loaded, sharding, model_changes)
 
-    return EvaluatedModel(found.directory, found.run_config, checkpoint, None, load, is_base=True)
+    return EvaluatedModel(found.directory, found.run_config, _model_config(found), checkpoint, None, load, is_base=True)
 
 
-def found_checkpoint(found: RunCheckpoint) -> dict[str, Any]:
+def _model_config(found: RunCheckpoint) -> ModelConfig:
+    return configuration.build(ModelConfig, found.metadata["model"], f"{found.path}: model")
+
+
+def _checkpoint(found: RunCheckpoint) -> dict[str, Any]:
     """Return step and digest of a run's checkpoint."""
     return {"step": int(found.path.name), "arrays_digest": found.metadata["arrays_digest"]}
 
@@ -99,8 +105,8 @@ def open_public_model(
     tokenizer_directory: str,
     sharding: ShardingConfig,
     model_changes: Mapping[str, Any],
-) -> tuple[EvaluatedModel, ModelConfig, HuggingFaceTokenizer]:
-    """Return a public model in the Hugging Face format, its config and its tokenizer; no tensor is kept in memory yet.
+) -> tuple[EvaluatedModel, HuggingFaceTokenizer]:
+    """Return a public model in the Hugging Face format, and its tokenizer; no tensor is kept in memory yet.
 
     Args:
       finetuning: the run_config whose task and sequence format the model is scored on.
@@ -129,7 +135,7 @@ def open_public_model(
         _, params = load_model(directory, placement.parameters)
         return untuned_model(config, params, tokenizer, {}, placement)
 
-    return EvaluatedModel(directory, run_config, checkpoint, None, load, is_base=True), config, tokenizer
+    return EvaluatedModel(directory, run_config, config, checkpoint, None, load, is_base=True), tokenizer
 
 
 def _check_causal(sequence: SequenceConfig) -> None:

@@ -22,7 +22,6 @@ from finetune_scaling.evaluation.text_evaluation import check_public_model_evalu
 from finetune_scaling.files import Location, check_writable
 from finetune_scaling.interop.hugging_face_model import is_model
 from finetune_scaling.metrics.metric import Metric
-from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator
 from finetune_scaling.runs.model_loading import find_base
 from finetune_scaling.runs.run_config import RunConfig
@@ -88,13 +87,13 @@ def plan_evaluations(
 
 def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -> EvaluationJob:
     public = is_model(directory)
-    model, config, tokenizer = (_open_public if public else _open_run)(directory, options)
+    model, tokenizer = (_open_public if public else _open_run)(directory, options)
     evaluators = choose(directory, model.run_config)
     if public:
         check_public_model_evaluators(evaluators)
     try:
         prepared = prepare_evaluators(
-            evaluators, model.run_config, tokenizer, config, options.finetuning, options.metrics
+            evaluators, model.run_config, tokenizer, model.config, options.finetuning, options.metrics
         )
     except (ConfigError, DataError) as error:
         raise type(error)(f"{directory}: {error}") from error
@@ -104,16 +103,16 @@ def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -
     return EvaluationJob(directory, model, prepared, missing)
 
 
-def _open_run(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, ModelConfig, Tokenizer]:
+def _open_run(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, Tokenizer]:
     if options.tokenizer:
         raise ConfigError(f"--tokenizer is for public models; {directory} is a run with its own tokenizer: omit it")
-    model, config = open_run(directory, options.step, options.sharding, options.model_changes)
+    model = open_run(directory, options.step, options.sharding, options.model_changes)
     if model.base is not None:
         find_base(model.base)
-    return model, config, load_tokenizer(model.run_config.tokenizer)
+    return model, load_tokenizer(model.run_config.tokenizer)
 
 
-def _open_public(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, ModelConfig, Tokenizer]:
+def _open_public(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, Tokenizer]:
     if options.step is not None:
         raise ConfigError(f"--step is for checkpoints of runs; {directory} is a public model: omit it")
     return open_public_model(directory, options.finetuning, options.tokenizer, options.sharding, options.model_changes)

@@ -9,8 +9,7 @@ import numpy as np
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.loader import Batches, evaluation_batches
 from finetune_scaling.data.task import Task
-from finetune_scaling.data.tokenizers.interface import Tokenizer
-from finetune_scaling.decoding.generation import Generation, generate, make_writer
+from finetune_scaling.decoding.generation import generate, make_writer
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.decoding.stopping import cut
 from finetune_scaling.errors import ConfigError
@@ -72,26 +71,6 @@ def generate_hypotheses(
     decoding: DecodingConfig = GREEDY,
 ) -> list[str]:
     """Return the best generated text for every example. Newlines are kept: rougeLsum treats lines as sentences."""
-    best = generate_n_best(model, task, form, examples, batch_size, decoding)
-    return [texts[0].text for texts in best]
-
-
-class Hypothesis(NamedTuple):
-    """A generated text, and its score if the decoding method has one."""
-
-    text: str
-    score: float | None
-
-
-def generate_n_best(
-    model: TunedModel,
-    task: Task,
-    form: SequenceFormat,
-    examples: Sequence[Example],
-    batch_size: int,
-    decoding: DecodingConfig,
-) -> list[list[Hypothesis]]:
-    """Return the n_best generated texts for every example, the best first."""
     tokenizer = model.tokenizer
     writer = make_writer(
         model.config,
@@ -114,11 +93,7 @@ def generate_n_best(
         sharding=model.sharding.batch(),
         multiple=model.sharding.batch_shards,
     )
-    return [[_hypothesis(text, tokenizer, decoding) for text in texts] for texts in written]
-
-
-def _hypothesis(written: Generation, tokenizer: Tokenizer, decoding: DecodingConfig) -> Hypothesis:
-    return Hypothesis(cut(tokenizer.decode(written.tokens), decoding.stop).strip(), written.score)
+    return [cut(tokenizer.decode(texts[0].tokens), decoding.stop).strip() for texts in written]
 
 
 def score_split(
@@ -219,7 +194,7 @@ def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:
 
 
 def _first_sentence(text: str) -> str:
-    ends = [place for mark in (". ", "。", "\n") if (place := text.find(mark)) >= 0]
+    ends = [end for mark in (". ", "。", "\n") if (end := text.find(mark)) >= 0]
     return text[: min(ends) + 1].strip() if ends else text
 
 

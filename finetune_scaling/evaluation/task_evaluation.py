@@ -76,15 +76,12 @@ class TaskEvaluation:
 
     def explain_length(self) -> str:
         """Describe the tokens of a sequence for an error message."""
-        if not self.demonstrations:
-            return f"prompts and targets of {self.length} tokens"
-        per_direction: dict[Direction, int] = {}
+        tokens: dict[Direction, int] = {}
         for one in self.demonstrations:
-            languages = direction(one.example)
-            per_direction[languages] = per_direction.get(languages, 0) + one.tokens
-        longest = max(per_direction.values())
-        count = len(self.demonstrations) // len(per_direction)
-        return f"{count} demonstrations of {longest} tokens and prompts and targets of {self.length - longest}"
+            tokens[direction(one.example)] = tokens.get(direction(one.example), 0) + one.tokens
+        longest = max(tokens.values(), default=0)
+        shown = f"demonstrations of {longest} tokens and " if longest else ""
+        return f"{shown}prompts and targets of {self.length - longest} tokens"
 
     @property
     def length_fix(self) -> str:

@@ -234,7 +234,13 @@ def _run_evaluators(
     metadata = read_metadata(directory.path / CHECKPOINTS / str(step))
     checkpoint = {"step": step, "arrays_digest": metadata["arrays_digest"]}
     evaluated = EvaluatedModel(
-        directory.path, run_config, checkpoint, run_config.base, lambda: model, is_base=run_config.is_base
+        directory.path,
+        run_config,
+        model.config,
+        checkpoint,
+        run_config.base,
+        lambda: model,
+        is_base=run_config.is_base,
     )
     scores = {}
     for one in prepared:

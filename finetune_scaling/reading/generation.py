@@ -29,12 +29,12 @@ _FIELDS = ("source_language", "target_language")
 
 def open_model(directory: Location, step: int | None) -> EvaluatedModel:
     """Return a run's model, not loaded yet, with an attention implementation of this platform. Raises as find_run."""
-    evaluated, model = open_run(str(directory), step, ShardingConfig(), {})
+    model = open_run(str(directory), step, ShardingConfig(), {})
     try:
-        check_attention(model, jax.default_backend())
+        check_attention(model.config, jax.default_backend())
     except ConfigError:
-        evaluated, _ = open_run(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
-    return evaluated
+        model = open_run(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
+    return model
 
 
 def generate(

@@ -16,8 +16,8 @@ def test_bytes_are_utf8_bytes():
 
 
 def test_a_uniform_model_over_bytes_has_perplexity_256():
-    figures = likelihood(40 * math.log(256), tokens=40, size=40)
-    assert figures == pytest.approx({"perplexity": 256, "loss_per_byte": math.log(256), "perplexity_per_byte": 256})
+    values = likelihood(40 * math.log(256), tokens=40, size=40)
+    assert values == pytest.approx({"perplexity": 256, "loss_per_byte": math.log(256), "perplexity_per_byte": 256})
 
 
 def test_only_per_byte_losses_are_equal_across_tokenizers():

@@ -242,19 +242,19 @@ def test_a_base_has_the_same_scores_alone_and_for_its_runs(copied):
 
 def test_exceeding_the_context_length_is_an_error_with_the_required_tokens(copied):
     for directory, soft, prompt in zip(copied("lora", "prompt"), ("", " with a soft prompt of 3"), (0, 3), strict=True):
-        found, model = evaluated_model.open_run(directory, None, ShardingConfig(), {})
+        found = evaluated_model.open_run(directory, None, ShardingConfig(), {})
         tokenizer = load_tokenizer(found.run_config.tokenizer)
         prepare = lambda context: prepared_evaluation.prepare_evaluators(  # noqa: E731
             {"few": TaskEvaluator(shots=2)},
             found.run_config,  # noqa: B023
             tokenizer,  # noqa: B023
-            dataclasses.replace(model, max_length=context),  # noqa: B023
+            dataclasses.replace(found.config, max_length=context),  # noqa: B023
         )
         (fits,) = prepare(1000)
         tokens = sum(shown.tokens for shown in fits.evaluation.demonstrations)
         assert fits.evaluation.length == 32 + tokens
         prepare(32 + tokens + prompt)
-        message = f"few: 2 demonstrations of {tokens} tokens and prompts and targets of 32{soft} need"
+        message = f"few: demonstrations of {tokens} tokens and prompts and targets of 32 tokens{soft} need"
         with pytest.raises(ConfigError, match=f"{message} {32 + tokens + prompt} tokens, more than .* lower shots"):
             prepare(32 + tokens + prompt - 1)
 

@@ -47,9 +47,9 @@ def log_probabilities(base) -> Callable[[list[int], int], np.ndarray]:
         return jax.nn.log_softmax(model.unembed(params, hidden)[0])
 
     def compute(ids: list[int], bidirectional: int) -> np.ndarray:
-        places = np.arange(form.length)
+        positions = np.arange(form.length)
         padded = np.pad(np.array(ids, np.int32), (0, form.length - len(ids)))
-        return np.asarray(forward(padded, places < len(ids), places < bidirectional))
+        return np.asarray(forward(padded, positions < len(ids), positions < bidirectional))
 
     return compute
 
@@ -63,7 +63,7 @@ def test_losses_equal_the_target_log_probabilities(base, log_probabilities):
         target = [*target, tuned.tokenizer.eos_id] if len(target) < form.max_target_tokens else target
         target = target[: form.max_target_tokens]
         table = log_probabilities([*prompt, *target[:-1]], bidirectional=len(prompt))
-        expected = -sum(table[len(prompt) - 1 + place, token] for place, token in enumerate(target))
+        expected = -sum(table[len(prompt) - 1 + position, token] for position, token in enumerate(target))
         assert count == len(target)
         assert total == pytest.approx(expected, rel=1e-5)
 

@@ -44,17 +44,17 @@ def sequences(evaluation: TaskEvaluation, tokenizer: SentencePieceTokenizer) -> 
 
 def test_few_shot_prompts_to_the_token(run_config, tokenizer):
     evaluation = prepare_task_evaluation(preset("few_shot_2"), run_config, tokenizer)
-    place = next(
+    position = next(
         i for i, one in enumerate(evaluation.splits["test"].examples) if len(tokenizer.encode(one["target"])) < 9
     )
-    example = evaluation.splits["test"].examples[place]
+    example = evaluation.splits["test"].examples[position]
     demonstrations = [*tokenizer.encode(FIRST), *tokenizer.encode(SECOND)]
     example_input = tokenizer.encode(f"{example['source']} =")
     target = [*tokenizer.encode(f" {example['target']}"), tokenizer.eos_id]
     prompt = [tokenizer.bos_id, tokenizer.mode_ids["S"], *demonstrations, *example_input]
     assert encode_prompts([example], tokenizer, evaluation.task.template, evaluation.form) == [prompt]
 
-    full = sequences(evaluation, tokenizer)[place]
+    full = sequences(evaluation, tokenizer)[position]
     assert full["tokens"] == prompt + target[:-1]
     assert full["targets"] == prompt[1:] + target
     assert full["weights"] == [0] * (len(prompt) - 1) + [1] * len(target)  # only the example's own target

@@ -22,8 +22,8 @@ def worsened(text, seed):
     generator = random.Random(seed)
     words = "".join(char for char in text if generator.random() > 0.05).split()
     if len(words) > 3:
-        place = generator.randrange(len(words) - 1)
-        words[place], words[place + 1] = words[place + 1], words[place]
+        position = generator.randrange(len(words) - 1)
+        words[position], words[position + 1] = words[position + 1], words[position]
     return " ".join(words)
 
 

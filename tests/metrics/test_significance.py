@@ -1,8 +1,5 @@
 """Paired tests and intervals against sacrebleu, closed forms, enumeration and simulations."""
 
-import itertools
-import json
-import lzma
 import math
 import os
 import random
@@ -48,7 +45,7 @@ def corpora(references, *systems):
 def sacrebleu_test(monkeypatch, scorer, systems, streams, test, samples, seed):
     """Run sacrebleu's own test as its command line does."""
     monkeypatch.setenv("SACREBLEU_SEED", str(seed))
-    named = [(str(place), texts) for place, texts in enumerate(systems)]
+    named = [(str(position), texts) for position, texts in enumerate(systems)]
     confidence = 1000 if test == "ar" else -1
     paired = PairedTest(named, {"m": scorer}, streams, test_type=test, n_samples=samples, n_ar_confidence=confidence)
     signatures, columns = paired()
@@ -64,7 +61,7 @@ def sacrebleu_test(monkeypatch, scorer, systems, streams, test, samples, seed):
 )
 def test_corpus_metrics_equal_sacrebleu(monkeypatch, metric, scorer, test, theirs, samples):
     references = sentences(60, 1)
-    systems = [worsened(references, share, place) for place, share in enumerate((0.2, 0.22, 0.4))]
+    systems = [worsened(references, share, position) for position, share in enumerate((0.2, 0.22, 0.4))]
     expected, signature = sacrebleu_test(monkeypatch, scorer(), systems, [references], theirs, samples, 7)
     monkeypatch.delenv("SACREBLEU_SEED")
     outcomes, ours = compare_corpora(metric, corpora(references, *systems), Procedure(test, samples, 7))
@@ -78,18 +75,6 @@ def test_corpus_metrics_equal_sacrebleu(monkeypatch, metric, scorer, test, their
             result.mean - result.ci,
             result.mean + result.ci,
         )
-
-
-def test_real_translations_have_sacrebleus_p_value(shared_data, monkeypatch):
-    with lzma.open(shared_data / "mt_news" / "en-zh.test.jsonl.xz", "rt", encoding="utf-8") as file:
-        references = [json.loads(line)["zh"] for line in file][:150]
-    draw = random.Random(3)
-    systems = [["".join(c for c in text if draw.random() > share) for text in references] for share in (0.2, 0.22)]
-    expected, _ = sacrebleu_test(monkeypatch, BLEU(tokenize="zh"), systems, [references], "ar", 500, 12345)
-    pair = [Corpus(texts, [[text] for text in references], "zh") for texts in systems]
-    outcomes, _ = compare_corpora(bleu(), pair, Procedure("randomization", 500))
-    assert [o.score for o in outcomes] == [r.score for r in expected]
-    assert outcomes[1].p_value == expected[1].p_value
 
 
 def test_several_references_equal_sacrebleu(monkeypatch):
@@ -132,35 +117,15 @@ def test_means_equal_sacrebleus_procedure(monkeypatch, test, theirs, samples):
         assert outcome.p_value == (None if result.p_value is None else pytest.approx(result.p_value, abs=1e-12))
 
 
-def enumerated_p(left, right):
-    """Return the p-value by its definition: enumerate all exchanges of segments between two systems."""
-    pairs = np.stack([left, right])
-    columns = np.arange(len(left))
-    least = abs(np.mean(left) - np.mean(right)) - 1e-9
-    differences = []
-    for swap in itertools.product((0, 1), repeat=len(left)):
-        chosen = np.array(swap)
-        differences.append(abs(np.mean(pairs[chosen, columns]) - np.mean(pairs[1 - chosen, columns])))
-    return np.mean([difference >= least for difference in differences])
+def p_value(left, right, procedure):
+    return compare_ratios([RatioScore.mean_of(left), RatioScore.mean_of(right)], procedure)[1].p_value
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 4)] * 2), min_size=1, max_size=7))
-def test_few_segments_have_the_enumerated_p(pairs):
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 2), min_size=2, max_size=7))
+def test_few_segments_have_scipys_exact_p(pairs):
     left, right = (np.array(values, float) for values in zip(*pairs, strict=True))
-    p = compare_ratios([RatioScore.mean_of(left), RatioScore.mean_of(right)], Procedure("randomization", 200))[
-        1
-    ].p_value
-    assert p == pytest.approx(enumerated_p(left, right), abs=1e-12)
-
-
-def test_the_exact_p_of_a_mean_equals_scipy():
-    draw = np.random.default_rng(4)
-    left, right = draw.normal(0, 1, 9), draw.normal(0.6, 1, 9)
-    p = compare_ratios([RatioScore.mean_of(left), RatioScore.mean_of(right)], Procedure("randomization", 1000))[
-        1
-    ].p_value
     expected = stats.permutation_test((left, right), lambda a, b: np.mean(a) - np.mean(b), permutation_type="samples")
-    assert p == pytest.approx(expected.pvalue, abs=1e-12)
+    assert p_value(left, right, Procedure("randomization", 200)) == pytest.approx(expected.pvalue, abs=1e-12)
 
 
 def test_drawn_shuffles_approach_the_exact_p():
@@ -183,12 +148,7 @@ def test_one_differing_segment_is_not_significant_unlike_in_sacrebleu(monkeypatc
     values = np.zeros(30)
     one_right = values.copy()
     one_right[3] = 100
-    assert (
-        compare_ratios([RatioScore.mean_of(values), RatioScore.mean_of(one_right)], Procedure("randomization"))[
-            1
-        ].p_value
-        == 1
-    )
+    assert p_value(values, one_right, Procedure("randomization")) == 1
 
 
 @pytest.mark.parametrize("test", ["randomization", "bootstrap"])
@@ -208,8 +168,8 @@ def test_losses_per_token_are_ratios_of_sums():
     assert outcomes[1].score == pytest.approx(16.5 / 6)
     assert outcomes[1].p_value == 2 / 2**3
     resamples = [
-        sums[list(places)].sum() / tokens[list(places)].sum()
-        for places in np.random.default_rng(12345).choice(3, size=(1000, 3), replace=True)
+        sums[list(positions)].sum() / tokens[list(positions)].sum()
+        for positions in np.random.default_rng(12345).choice(3, size=(1000, 3), replace=True)
     ]
     assert outcomes[0].mean == pytest.approx(np.mean(resamples), rel=1e-12)
 

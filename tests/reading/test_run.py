@@ -111,7 +111,7 @@ def test_samples_equal_the_rows(directory):
     assert samples["hypothesis"].notna().sum() == DECODED
     np.testing.assert_allclose(samples["loss"] * samples["tokens"], [row["loss_sum"] for row in rows])
     assert run.samples("test").equals(samples)
-    with pytest.raises(DataError, match="beside it are rows of test"):
+    with pytest.raises(DataError, match="available splits: test"):
         run.samples("dev")
 
 

@@ -58,8 +58,8 @@ function differences(hypothesis, reference) {
   const steps = align(left.tokens.map((token) => token.text), right.tokens.map((token) => token.text));
   if (!steps) return null;
   const pieces = [["same", left.lead]];
-  for (const [kind, place] of steps) {
-    const token = (kind === "missing" ? right : left).tokens[place];
+  for (const [kind, index] of steps) {
+    const token = (kind === "missing" ? right : left).tokens[index];
     const last = pieces[pieces.length - 1];
     if (last[0] === kind) last[1] += token.text + token.space;
     else pieces.push([kind, token.text + token.space]);

@@ -19,10 +19,10 @@ function orders() {
     ["source", { name: "length of source", keys: LENGTHS.source }],
     ["reference", { name: "length of reference", keys: LENGTHS.reference }],
   ]);
-  RUNS.forEach((run, place) => found.set(`score${place}`, { name: `${DATA.metric}: ${run.name}`, keys: run.score }));
+  RUNS.forEach((run, index) => found.set(`score${index}`, { name: `${DATA.metric}: ${run.name}`, keys: run.score }));
   if (RUNS.length > 1) found.set("difference", { name: `difference of ${DATA.metric}`, keys: null });
-  RUNS.forEach((run, place) => {
-    if (run.loss.some((loss) => loss !== null)) found.set(`loss${place}`, { name: `loss: ${run.name}`, keys: run.loss });
+  RUNS.forEach((run, index) => {
+    if (run.loss.some((loss) => loss !== null)) found.set(`loss${index}`, { name: `loss: ${run.name}`, keys: run.loss });
   });
   return found;
 }
@@ -172,16 +172,16 @@ function rowElement(row) {
 
 function buildControls() {
   for (const [value, order] of ORDERS) FORM.sort.append(element("option", { value }, order.name));
-  RUNS.forEach((run, place) => {
-    FORM.left.append(element("option", { value: place }, run.name));
-    FORM.right.append(element("option", { value: place, ...(place === 1 ? { selected: "" } : {}) }, run.name));
+  RUNS.forEach((run, index) => {
+    FORM.left.append(element("option", { value: index }, run.name));
+    FORM.right.append(element("option", { value: index, ...(index === 1 ? { selected: "" } : {}) }, run.name));
   });
   for (const label of FORM.querySelectorAll(".two")) label.hidden = RUNS.length < 2;
 }
 
 function buildHeader() {
   const heads = [["example", "#"], ["source", "Source"], ["reference", "Reference"]];
-  RUNS.forEach((run, place) => heads.push([`score${place}`, run.name]));
+  RUNS.forEach((run, index) => heads.push([`score${index}`, run.name]));
   if (RUNS.length > 1) heads.push(["difference", "Difference"]);
   for (const [sort, name] of heads) {
     const button = element("button", { type: "button", title: `sort by ${ORDERS.get(sort).name}` }, name);
@@ -228,8 +228,8 @@ function show() {
 function showState(first, count) {
   const order = `by ${ORDERS.get(FORM.sort.value).name}, ${FORM.direction.selectedOptions[0].text}`;
   const part = count ? `rows ${first}–${first + count - 1} of ${shown.length}` : "no rows match the filter";
-  const whole = shown.length < COUNT ? ` (${COUNT} unfiltered)` : "";
-  document.getElementById("status").textContent = count ? `${part}${whole}, ${order}` : part;
+  const total = shown.length < COUNT ? ` (${COUNT} unfiltered)` : "";
+  document.getElementById("status").textContent = count ? `${part}${total}, ${order}` : part;
   for (const head of document.querySelectorAll("#samples thead th")) {
     if (head.dataset.sort === FORM.sort.value) head.setAttribute("aria-sort", FORM.direction.value);
     else head.removeAttribute("aria-sort");

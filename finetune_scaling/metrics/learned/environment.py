@@ -23,7 +23,6 @@ from finetune_scaling.files import disk_errors, local_path, write_json_atomicall
 CACHE_VARIABLE = "FINETUNE_SCALING_METRICS_CACHE"
 
 _COMPLETE = "complete.json"  # written last: a directory without it is incomplete
-_PROGRESS_SECONDS = 15.0
 _LOG_LINES = 15  # last lines of pip's output in an error message
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def _digest(requirements: Sequence[str]) -> str:
 
 def _create(name: str, folder: Path, requirements: Sequence[str]) -> None:
     log_file = folder.with_suffix(".log")
-    log.info("%s: creating its environment in %s (log: %s)", name, folder, log_file)
+    log.info("%s: creating its environment in %s, which may take minutes (log: %s)", name, folder, log_file)
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         python = str(folder / "bin" / "python")
@@ -81,23 +80,11 @@ def _create(name: str, folder: Path, requirements: Sequence[str]) -> None:
 
 
 def _run(name: str, command: Sequence[str], log_file: Path, output: BinaryIO) -> None:
-    """Run a command with its output in the log file, and log progress."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=metric_variables(isolated=True)
-    )
-    seconds = 0.0
-    try:
-        while True:
-            try:
-                code = process.wait(_PROGRESS_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                seconds += _PROGRESS_SECONDS
-                log.info("%s: installing for %.0f s", name, seconds)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+    """Run a command with its output in the log file."""
+    variables = metric_variables(isolated=True)
+    code = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables
+    ).returncode
     if code:
         last = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
         lines = "".join(f"\n  {line}" for line in last)

@@ -123,7 +123,7 @@ class LearnedMetric:
             order = sorted(missing, key=lambda key: len(missing[key]["hypothesis"]), reverse=True)
             answers = process.scores([missing[key] for key in order])
             for index, value in _with_progress(self.name, answers, len(order)):
-                cache.put(order[index], value, more=process.has_more)
+                cache.put(order[index], value)
                 known[order[index]] = value
         return [known[key] for key in keys], _signature(process.header, corpus)
 

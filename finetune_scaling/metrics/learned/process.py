@@ -83,11 +83,6 @@ class MetricProcess:
             raise self._error(f"answered more than the {len(requests)} requests: {_shown(line)}")
         self._check_exit()
 
-    @property
-    def has_more(self) -> bool:
-        """Whether an unread answer, or the end of the output, has arrived."""
-        return not self._lines.empty()
-
     def _send(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Write requests from a separate thread, because a full pipe would block the reading of answers."""
         stdin = self._process.stdin

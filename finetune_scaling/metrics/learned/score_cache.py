@@ -2,7 +2,6 @@
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
@@ -10,7 +9,6 @@ from typing import Self
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import disk_errors
 
-_COMMIT_SECONDS = 1.0  # scores of at most this time are lost if the process is killed
 _LOCK_SECONDS = 120.0  # maximum wait for another process's commit
 _KEYS_PER_QUERY = 500
 
@@ -25,16 +23,14 @@ class ScoreCache:
         with disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
-            self._database = sqlite3.connect(self._path, timeout=_LOCK_SECONDS)
+            # Autocommit without fsync: a killed process loses nothing and never blocks others; a power failure may.
+            self._database = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)
+            self._database.execute("PRAGMA synchronous = OFF")
             self._database.execute("CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, score REAL NOT NULL)")
-            self._database.commit()
-        self._committed = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._errors():
-            self._database.commit()
-            self._database.close()
+        self._database.close()
 
     def get(self, keys: Iterable[str]) -> dict[str, float]:
         """Return the cached scores of `keys`; missing keys are omitted."""
@@ -47,16 +43,10 @@ class ScoreCache:
                 found.update(self._database.execute(f"SELECT key, score FROM scores WHERE key IN ({marks})", part))
         return found
 
-    def put(self, key: str, score: float, more: bool) -> None:
-        """Store a score. It is committed immediately, or within a second if `more` scores are already waiting.
-
-        Uncommitted scores keep other processes from writing.
-        """
+    def put(self, key: str, score: float) -> None:
+        """Store a score."""
         with self._errors():
             self._database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, score))
-            if not more or time.monotonic() - self._committed > _COMMIT_SECONDS:
-                self._database.commit()
-                self._committed = time.monotonic()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -95,8 +95,8 @@ class MT5ForRegression(torch.nn.Module):
         return cls()
 
     def forward(self, input_ids, attention_mask):
-        places = torch.arange(1, input_ids.shape[1] + 1)
-        return SimpleNamespace(predictions=(input_ids * attention_mask * places).sum(1).float())
+        positions = torch.arange(1, input_ids.shape[1] + 1)
+        return SimpleNamespace(predictions=(input_ids * attention_mask * positions).sum(1).float())
 """
 
 
@@ -116,7 +116,7 @@ def test_metricx_inputs_equal_those_of_its_predict_script(tmp_path, reference_fr
     def expected(source, text, reference):
         words = f"source: {source} candidate: {text}" + ("" if reference_free else f" reference: {reference}")
         ids = tokenizer(words, max_length=12, truncation=True).input_ids[:-1]
-        return sum(place * number for place, number in enumerate(ids, start=1))
+        return sum(position * number for position, number in enumerate(ids, start=1))
 
     means = [
         sum(expected(source, text, reference) for reference in own) / len(own)

@@ -39,7 +39,7 @@ if mode == "never reads":
 requests = [json.loads(line) for line in sys.stdin.buffer]
 with open(log, "a") as file:
     file.writelines(json.dumps(request) + "\\n" for request in requests)
-print("asked for", len(requests), file=sys.stderr)
+print("received", len(requests), file=sys.stderr)
 answers = [{"id": r["id"], "score": len(r["hypothesis"]) + 0.5} for r in requests]
 if mode == "backwards":
     answers.reverse()
@@ -142,7 +142,7 @@ def test_learned_and_other_metrics_are_scored_together(make):
         ("true", "score that is not a number.*true"),
         ("not finite", "not finite.*NaN"),
         ("malformed", "not a JSON object: '{'"),
-        ("crashes", r"(?s)failed with exit code 1; .*asked for 4.*out of memory"),
+        ("crashes", r"(?s)failed with exit code 1; .*received 4.*out of memory"),
         ("killed", "killed by signal SIGKILL"),
         ("fails at the end", "failed with exit code 4"),
     ],
