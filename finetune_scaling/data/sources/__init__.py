@@ -8,17 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.sources.debian import DebianSource, DebianSplit, open_debian, prepare_debian
+from finetune_scaling.data.sources.debian import DebianSource
 from finetune_scaling.data.sources.files_source import FilesSource, open_files
-from finetune_scaling.data.sources.grammar_source import GrammarSource, GrammarSplit, open_grammar
+from finetune_scaling.data.sources.grammar_source import GrammarSource, open_grammar
 from finetune_scaling.data.sources.tfds_source import TfdsSource, open_tfds, prepare_tfds
 
 __all__ = [
     "DebianSource",
-    "DebianSplit",
     "FilesSource",
     "GrammarSource",
-    "GrammarSplit",
     "Source",
     "TfdsSource",
     "open_source",
@@ -31,7 +29,7 @@ Source = FilesSource | TfdsSource | DebianSource | GrammarSource
 _KINDS: dict[str, tuple[type, Any]] = {
     "files": (FilesSource, open_files),
     "tfds": (TfdsSource, open_tfds),
-    "debian": (DebianSource, open_debian),
+    "debian": (DebianSource, lambda source, fields: open_tfds(source.tfds, fields)),
     "grammar": (GrammarSource, open_grammar),
 }
 
@@ -56,8 +54,6 @@ def open_source(source: Source, fields: Sequence[str] = ()) -> Sequence[dict[str
 
 def prepare_source(source: Source) -> dict[str, Any]:
     """Download and prepare a source if necessary; return its contents for the log."""
-    if isinstance(source, TfdsSource):
-        return prepare_tfds(source)
-    if isinstance(source, DebianSource):
-        return prepare_debian(source)
+    if isinstance(source, TfdsSource | DebianSource):
+        return prepare_tfds(source.tfds if isinstance(source, DebianSource) else source)
     return {"source": str(source), "examples": len(open_source(source))}

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from finetune_scaling.data.grammar.config import GrammarConfig
+from finetune_scaling.data import grammar
+from finetune_scaling.data.grammar import GrammarConfig
 from finetune_scaling.data.sources.records import check_first_record
 from finetune_scaling.errors import ConfigError
-
-GrammarSplit = Literal["train", "dev", "test"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class GrammarSource:
     """
 
     dataset: Literal["translation", "summarization", "monolingual"]
-    split: GrammarSplit
+    split: Literal["train", "dev", "test"]
     size: int
     languages: tuple[str, ...]
     bilingual_share: float = 0.0  # share of monolingual records that are a sentence and its translation
@@ -45,9 +44,6 @@ def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> Sequence[
 
 
 def _records(source: GrammarSource) -> Sequence[dict[str, Any]]:
-    # Imported when it is used: making a grammar takes numpy and time that files have no need of.
-    from finetune_scaling.data import grammar
-
     if source.dataset == "translation":
         first, second = source.languages
         return grammar.translation_source(source.grammar, first, second, source.split, source.size)
