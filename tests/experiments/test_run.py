@@ -103,13 +103,14 @@ def test_sigterm_saves_the_current_step_and_the_resumed_run_is_equal(tiny_runs, 
     assert outcome(tmp_path) == uninterrupted("full")
 
 
-def test_resume_is_exact_with_packing_accumulation_and_another_optimizer(tiny_runs, at_step, tmp_path):
+def test_resume_is_exact_with_packing_accumulation_dropout_and_another_optimizer(tiny_runs, at_step, tmp_path):
     changes = {
+        "method": {"name": "dora", "rank": 2, "dropout": 0.2},
         "batch": {"size": 4, "accumulation": 2, "pack": True, "row_length": 48},
         "optimizer": {"name": "adamw", "weight_decay": 0.01},
         "schedule": {"name": "wsd", "warmup_steps": 3},
     }
-    config = tiny_runs.config("full", **changes)
+    config = tiny_runs.config("lora", **changes)
     run(config, tmp_path / "uninterrupted")
     at_step(8, kill)
     with pytest.raises(Killed):

@@ -1,4 +1,4 @@
-"""Train each method for 50 steps on every mesh of 8 devices; print {method: {mesh: losses}} as JSON.
+"""Train each method for 50 steps on meshes of 8 devices; print {method: {mesh: losses}} as JSON.
 
 Run as a process of its own, since the number of devices is settled when JAX starts.
 """
@@ -34,7 +34,17 @@ MODEL = model_config(
     },
     VOCABULARY,
 )
-METHOD = {"full": ({}, 0.01), "prompt": ({"length": 3}, 0.3), "lora": ({"rank": 2}, 0.01)}
+RUNS = {  # options and learning rate
+    "full": ({}, 0.01),
+    "prompt": ({"length": 3}, 0.3),
+    "lora": ({"rank": 2}, 0.01),
+    "dora": ({"rank": 2, "dropout": 0.2}, 0.01),
+    "ia3": ({}, 0.05),
+    "prefix": ({"length": 3, "mlp_width": 8}, 0.05),
+    "bottleneck": ({"width": 4}, 0.01),
+    "bitfit": ({}, 0.01),
+}
+EVERY_MESH = ("full", "prompt", "lora")  # the others run on one mesh, to save time
 MESHES = [(1, 1), (8, 1), (1, 8), (4, 2), (2, 4), (2, 2)]  # fsdp, tensor; data is the rest
 ALONG_LENGTH = AxisRules(length=("tensor",), heads=(), kv_heads=(), ffn=(), vocab=())
 
@@ -55,9 +65,9 @@ def batch(step: int) -> dict[str, np.ndarray]:
 def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> list[float]:
     mesh = make_mesh(sharding, devices)
     model_sharding = ModelSharding(MODEL, mesh, sharding.axes)
-    options, rate = METHOD[method]
-    # LoRA's second factor starts at zero: scaled by its size, its updates would be too small to see in 50 steps.
-    optimizer = OptimizerConfig(parameter_scale=method != "lora")
+    options, rate = RUNS[method]
+    # Parameter scaling would make updates of zero-initialized parameters too small to see in 50 steps.
+    optimizer = OptimizerConfig(parameter_scale=method in ("full", "prompt", "ia3", "prefix"))
     tuning = configure(METHODS, {"name": method, **options})
     trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), model_sharding)
     state = init_state(trainable, optimizer, model_sharding)
@@ -67,7 +77,8 @@ def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> 
     with model_sharding.use_mesh():
         for number in range(STEPS):
             rows = shard_batch(batch(number), model_sharding.batch(), BATCH)
-            state, numbers = step(state, frozen, rows, np.float32(rate))
+            seed = [np.array([0, number], np.uint32)] if tuning.uses_dropout else []
+            state, numbers = step(state, frozen, rows, np.float32(rate), *seed)
             found.append(float(numbers.loss_sum / numbers.tokens))
     jax.tree.map(lambda leaf, before: _check_sharding(leaf, before), state, shardings)
     return found
@@ -79,12 +90,13 @@ def _check_sharding(leaf: jax.Array, before: jax.sharding.Sharding) -> None:
 
 def main() -> None:
     found = {}
-    for method in METHOD:
+    for method in sys.argv[1:] or RUNS:
         found[method] = {"one device": losses(method, ShardingConfig(), jax.devices()[:1])}
-        for fsdp, tensor in MESHES:
+        for fsdp, tensor in MESHES if method in EVERY_MESH else MESHES[-1:]:
             name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
             found[method][name] = losses(method, ShardingConfig(fsdp, tensor), jax.devices())
-        found[method]["long inputs"] = losses(method, ShardingConfig(2, 4, ALONG_LENGTH), jax.devices())
+        if method in EVERY_MESH:
+            found[method]["long inputs"] = losses(method, ShardingConfig(2, 4, ALONG_LENGTH), jax.devices())
     json.dump(found, sys.stdout)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune_scaling.tuning.registry import METHODS
+
 
 @pytest.fixture(scope="module")
 def losses(shared_cache) -> dict[str, dict[str, list[float]]]:
@@ -24,7 +26,7 @@ def losses(shared_cache) -> dict[str, dict[str, list[float]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "prompt", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_fifty_steps_are_the_same_on_every_mesh(losses, method):
     one = np.array(losses[method].pop("one device"))
     assert len(one) == 50

@@ -99,6 +99,20 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"full", "prompt", "lora"}))
+def test_a_run_of_each_method_loads_again_with_the_loss_of_its_record(tiny_runs, name, tmp_path):
+    method = {"name": name} | ({"length": 3, "mlp_width": 4} if name == "prefix" else {})
+    config = tiny_runs.config("full", name=name, method=method, evaluation={"generate_examples": 2})
+    record = run(config | {"schedule": {}}, tmp_path)
+    found = find_run(tmp_path)
+    model, run_config = load_run_checkpoint(found), found.run_config
+    examples = run_data.test_examples(run_config, "test", None)
+    losses = example_losses(model, *run_data.task_and_format(run_config), examples, batch_size=20)
+    assert losses.mean == record["loss"]
+    assert record["method"] == name
+
+
+@pytest.mark.slow
 def test_a_study_takes_it_from_a_config_to_the_laws(tiny_runs, monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, "gain", GAIN)
     config = tiny_runs.config("study")
