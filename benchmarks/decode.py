@@ -16,7 +16,7 @@ import numpy as np
 
 import measuring
 from finetune_scaling import process_setup
-from finetune_scaling.decoding.generation import generate, make_writer
+from finetune_scaling.decoding.generation import generate, make_decoder
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import LADDER
@@ -84,7 +84,7 @@ class Decoder:
         tuning = configure(METHODS, {"name": arguments.method})
         common = list(range(min(5000, config.vocab_size)))
         self._parameters = attach(config, tuning, jax.random.key(0), tokens=common)
-        self._writer = make_writer(
+        self._decoder = make_decoder(
             config, tuning, self._settings, longest=arguments.new_tokens, eos_id=NO_TOKEN, pad_id=0
         )
         rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ class Decoder:
 
     def step(self) -> None:
         """Decodes the batch; returns when its texts are there."""
-        texts = generate(self._writer, self._settings, *self._parameters, self._prompts, batch_size=len(self._prompts))
+        texts = generate(self._decoder, self._settings, *self._parameters, self._prompts, batch_size=len(self._prompts))
         assert all(len(best.tokens) == self._new_tokens for (best, *_) in texts)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.decoding.search import Ending, Row, Texts, keep_ended, nothing_found
+from finetune_scaling.decoding.search import Outputs, RowInputs, Termination, initial_stop_states, keep_ended
 from finetune_scaling.decoding.selection import top_k
 from finetune_scaling.decoding.settings import PenaltyForm
 
@@ -30,7 +30,7 @@ class Finished(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """Texts that go on, best first: last token [B, K], tokens [B, K, T], log-probabilities [B, K], stop states [B, K];
+    """Running texts, best first: last token [B, K], tokens [B, K, T], log-probabilities [B, K], stop states [B, K];
     the finished ones; rows that ended [B].
     """
 
@@ -40,7 +40,7 @@ class BeamState(NamedTuple):
     found: Array
     finished: Finished
     ended: Array
-    row: Row
+    row: RowInputs
 
 
 class Continuations(NamedTuple):
@@ -61,7 +61,7 @@ class Beam:
     early_stopping: bool | Literal["never"]
     pad_id: int
 
-    def begin(self, row: Row, ended: Array, longest: int) -> BeamState:
+    def begin(self, row: RowInputs, ended: Array, longest: int) -> BeamState:
         shape = (row.limit.shape[0], self.width)
         nothing = jnp.full((*shape, longest), self.pad_id, jnp.int32)
         unborn = jnp.full(shape, _NEVER, jnp.float32)
@@ -69,15 +69,17 @@ class Beam:
             token=jnp.full(shape, self.pad_id, jnp.int32),
             running=nothing,
             scores=unborn.at[:, 0].set(0.0),  # all K texts are the empty one: only the first counts
-            found=nothing_found(row, self.width),
+            found=initial_stop_states(row, self.width),
             finished=Finished(nothing, jnp.zeros(shape, jnp.int32), unborn, jnp.zeros(shape, bool)),
             ended=ended,
             row=row,
         )
 
-    def advance(self, state: BeamState, logits: Array, ending: Ending, written: Array) -> tuple[BeamState, Array]:
+    def advance(
+        self, state: BeamState, logits: Array, termination: Termination, written: Array
+    ) -> tuple[BeamState, Array]:
         best = continuations(logits, state.scores)
-        found, is_last = ending.follow(_of(state.found, best.parent), best.token, state.row, written)
+        found, is_last = termination.follow(_of(state.found, best.parent), best.token, state.row, written)
         tokens = _of(state.running, best.parent)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, best.token[..., None], written, axis=2)
         scores, among = jax.lax.top_k(jnp.where(is_last, best.scores + _NEVER, best.scores), self.width)
@@ -94,9 +96,9 @@ class Beam:
         )
         return keep_ended(state.ended, state, new), _of(best.parent, among)
 
-    def texts(self, state: BeamState) -> Texts:
+    def outputs(self, state: BeamState) -> Outputs:
         finished = state.finished
-        return Texts(finished.tokens, finished.lengths, finished.scores, state.ended)
+        return Outputs(finished.tokens, finished.lengths, finished.scores, state.ended)
 
     def _merge(self, finished: Finished, scores: Array, tokens: Array, is_last: Array, length: Array) -> Finished:
         """The K best of the finished texts and of the continuations of this `length` that end."""

@@ -1,4 +1,4 @@
-"""Writing for many prompts: batches of similar lengths, stretch by stretch, until every text has ended."""
+"""Writing for many prompts: batches of similar lengths, chunk by chunk, until every text has ended."""
 
 import dataclasses
 import logging
@@ -13,13 +13,13 @@ from jax.sharding import NamedSharding
 
 from finetune_scaling.decoding.beam import Beam
 from finetune_scaling.decoding.buckets import Group, bucket, groups, rows_for
-from finetune_scaling.decoding.programs import Batch, Programs, Writer, make_programs
-from finetune_scaling.decoding.search import Row, Search, Texts
+from finetune_scaling.decoding.programs import Batch, Programs, TextDecoder, make_programs
+from finetune_scaling.decoding.search import Outputs, RowInputs, Search
 from finetune_scaling.decoding.settings import DecodingConfig
-from finetune_scaling.decoding.single import Drawn, Likeliest, Single
+from finetune_scaling.decoding.single_sequence import Greedy, Sampling, SingleSequence
 from finetune_scaling.decoding.stopping import stop_table
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.cache import lies_apart, slots_of
+from finetune_scaling.models.cache import slot_count, unstacks_layers
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
@@ -29,8 +29,8 @@ from finetune_scaling.tuning.method import TuningMethod
 
 log = logging.getLogger(__name__)
 
-_TELL_EVERY = 10.0  # seconds
-_LEAST_ROOM = 32  # slots of a stretch: below, its program would cost more than it saves
+_LOG_INTERVAL = 10.0  # seconds
+_LEAST_ROOM = 32  # slots of a chunk: below, its program would cost more than it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +52,12 @@ def make_search(settings: DecodingConfig, pad_id: int) -> Search:
             pad_id,
         )
     if settings.method == "sample":
-        drawn = Drawn(settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.seed)
-        return Single(drawn, pad_id)
-    return Single(Likeliest(), pad_id)
+        drawn = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.seed)
+        return SingleSequence(drawn, pad_id)
+    return SingleSequence(Greedy(), pad_id)
 
 
-def make_writer(
+def make_decoder(
     config: ModelConfig,
     tuning: TuningMethod,
     settings: DecodingConfig,
@@ -67,18 +67,18 @@ def make_writer(
     pad_id: int,
     bidirectional_input: bool = False,
     axes: AxisRules = DEFAULT_RULES,
-) -> Writer:
+) -> TextDecoder:
     """What writes as the settings say. Raises ConfigError where the vocabulary is smaller than what beams look at."""
     if settings.method == "beam" and 2 * settings.beams > config.vocab_size:
         raise ConfigError(
             f"decoding.beams = {settings.beams} needs a vocabulary of at least {2 * settings.beams} tokens, not "
             f"{config.vocab_size}; lower it"
         )
-    return Writer(config, tuning, make_search(settings, pad_id), longest, eos_id, bidirectional_input, axes)
+    return TextDecoder(config, tuning, make_search(settings, pad_id), longest, eos_id, bidirectional_input, axes)
 
 
 def generate(
-    writer: Writer,
+    decoder: TextDecoder,
     settings: DecodingConfig,
     trainable: Tree,
     frozen: Tree,
@@ -89,21 +89,21 @@ def generate(
     sharding: NamedSharding | None = None,
     multiple: int = 1,
 ) -> list[list[Generation]]:
-    """What the writer writes after every prompt, in their order: its n_best texts, the best first.
+    """What the decoder writes after every prompt, in their order: its n_best texts, the best first.
 
     token_bytes: of each token, the text it stands for; needed where the settings have stop strings. A text that one of
     them ends has the tokens up to where it is complete. sharding: how a batch's rows are divided over the mesh in
     context, into `multiple` parts.
     """
-    programs = make_programs(writer, lies_apart())
+    programs = make_programs(decoder, unstacks_layers())
     table = stop_table(settings.stop, token_bytes) if settings.stop else None
     params = programs.prepare(trainable, frozen)
     texts: list[list[Generation]] = [[] for _ in prompts]
     progress = _Progress(len(prompts))
     rows = batch_size + -batch_size % multiple
     for group in groups([len(prompt) for prompt in prompts], rows, multiple):
-        batch = _Batch(writer, programs, params, table, multiple)
-        written = batch.decode(group, _batch(group, prompts, settings, writer, sharding))
+        batch = _Batch(decoder, programs, params, table, multiple)
+        written = batch.decode(group, _batch(group, prompts, settings, decoder, sharding))
         for number, row_texts in written.items():
             texts[number] = row_texts[: settings.n_best]
         progress.add(len(group.members))
@@ -114,7 +114,7 @@ def _batch(
     group: Group,
     prompts: Sequence[Sequence[int]],
     settings: DecodingConfig,
-    writer: Writer,
+    decoder: TextDecoder,
     sharding: NamedSharding | None,
 ) -> Batch:
     """A group as arrays; rows that fill it up have no prompt and end at once."""
@@ -124,55 +124,55 @@ def _batch(
         prompt = prompts[number]
         tokens[place, : len(prompt)] = prompt
         lengths[place], examples[place] = len(prompt), number
-        limits[place] = _limit(len(prompt), settings, writer)
-    batch = Batch(tokens, lengths, Row(limits, examples))
+        limits[place] = _limit(len(prompt), settings, decoder)
+    batch = Batch(tokens, lengths, RowInputs(limits, examples))
     return batch if sharding is None else jax.tree.map(lambda array: global_array(array, sharding), batch)
 
 
-def _limit(length: int, settings: DecodingConfig, writer: Writer) -> int:
+def _limit(length: int, settings: DecodingConfig, decoder: TextDecoder) -> int:
     if settings.max_length_ratio is None:
-        return writer.longest
-    return max(1, min(writer.longest, math.ceil(settings.max_length_ratio * length)))
+        return decoder.longest
+    return max(1, min(decoder.longest, math.ceil(settings.max_length_ratio * length)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
     """Decodes batches: runs the programs, reads what has ended, and makes room."""
 
-    writer: Writer
+    decoder: TextDecoder
     programs: Programs
     params: Params
     table: np.ndarray | None
     multiple: int
 
     def decode(self, group: Group, batch: Batch) -> dict[int, list[Generation]]:
-        """Texts of each of the group's prompts, best first, by their numbers."""
+        """Outputs of each of the group's prompts, best first, by their numbers."""
         written: dict[int, list[Generation]] = {}
         owners: list[int | None] = [*group.members, *[None] * (group.rows - len(group.members))]
-        slots = self._slots_after(self.writer.tuning.prompt_length + group.width, group.width)
+        slots = self._slots_after(self.decoder.tuning.prompt_length + group.width, group.width)
         decoding = self.programs.prefill(self.params, batch, self.table, slots=slots)
         while True:
-            decoding, texts = self.programs.stretch(self.params, decoding, self.table)
+            decoding, texts = self.programs.chunk(self.params, decoding, self.table)
             texts = jax.tree.map(np.asarray, texts)
             for place, number in enumerate(owners):
                 if number is not None and texts.ended[place]:
-                    written[number] = _row_texts(texts, place, self.writer.eos_id)
+                    written[number] = _row_texts(texts, place, self.decoder.eos_id)
             if texts.ended.all():
                 return written
             decoding, owners = self._make_room(decoding, owners, texts.ended, group.width)
 
     def _make_room(self, decoding: Any, owners: list[int | None], ended: np.ndarray, width: int) -> Any:
-        """Slots for the next stretch; where half of the rows have ended, they leave."""
+        """Slots for the next chunk; where half of the rows have ended, they leave."""
         going = np.flatnonzero(~ended)
         rows = rows_for(len(going), len(owners), self.multiple)
         chosen = np.arange(len(owners)) if rows == len(owners) else _filled(going, np.flatnonzero(ended), rows)
-        slots = self._slots_after(slots_of(decoding.cache), width)
+        slots = self._slots_after(slot_count(decoding.cache), width)
         decoding = self.programs.resize(decoding, chosen.astype(np.int32), slots=slots)
         return decoding, [None if ended[place] else owners[place] for place in chosen]
 
     def _slots_after(self, used: int, width: int) -> int:
-        """Slots of the stretch after one with `used`: of the next bucket, but not more than are ever needed."""
-        return min(bucket(used + max(_LEAST_ROOM, self.writer.search.width)), _round_up(self.writer.slots(width)))
+        """Slots of the chunk after one with `used`: of the next bucket, but not more than are ever needed."""
+        return min(bucket(used + max(_LEAST_ROOM, self.decoder.search.width)), _round_up(self.decoder.slots(width)))
 
 
 def _round_up(slots: int, multiple: int = 16) -> int:
@@ -184,7 +184,7 @@ def _filled(going: np.ndarray, ended: np.ndarray, rows: int) -> np.ndarray:
     return np.sort(np.concatenate([going, ended[: rows - len(going)]]))
 
 
-def _row_texts(texts: Texts, place: int, eos_id: int) -> list[Generation]:
+def _row_texts(texts: Outputs, place: int, eos_id: int) -> list[Generation]:
     scores = [None] * texts.lengths.shape[1] if texts.scores is None else map(float, texts.scores[place])
     return [
         Generation(_without(tokens[:length].tolist(), eos_id), score)
@@ -200,10 +200,10 @@ class _Progress:
     """Tells on the log how far it is, every few seconds."""
 
     def __init__(self, total: int) -> None:
-        self._total, self._done, self._told = total, 0, time.monotonic()
+        self._total, self._done, self._logged = total, 0, time.monotonic()
 
     def add(self, count: int) -> None:
         self._done += count
-        if self._done < self._total and time.monotonic() - self._told > _TELL_EVERY:
+        if self._done < self._total and time.monotonic() - self._logged > _LOG_INTERVAL:
             log.info("decoded %d of %d texts", self._done, self._total)
-            self._told = time.monotonic()
+            self._logged = time.monotonic()

@@ -1,4 +1,4 @@
-"""The compiled programs of decoding: prefill, a stretch of steps, and what happens to a batch between two stretches.
+"""The compiled programs of decoding: prefill, a chunk of steps, and what happens to a batch between two stretches.
 
 A batch is decoded in stretches. During one the cache keeps its size, so that early steps attend to few slots; between
 two it grows, and rows that have ended leave. A step writes K new slots a row, one for each of its texts, and changes
@@ -16,8 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.decoding.search import Ending, Row, Search, Texts
-from finetune_scaling.models.cache import Cache, apart, empty_cache, grown, lies_apart, rows_of, slots_of
+from finetune_scaling.decoding.search import Outputs, RowInputs, Search, Termination
+from finetune_scaling.models.cache import (
+    Cache,
+    empty_cache,
+    grow_cache,
+    select_rows,
+    slot_count,
+    unstack_layers,
+    unstacks_layers,
+)
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.token_layout import TokenLayout, in_window
@@ -34,7 +42,7 @@ class Batch(NamedTuple):
 
     prompts: Any  # arrays of JAX or NumPy, or their shapes
     lengths: Any
-    row: Row
+    row: RowInputs
 
 
 class Decoding(NamedTuple):
@@ -55,7 +63,7 @@ class Decoding(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Writer:
+class TextDecoder:
     """What writes: a model, the method it was tuned by, and a search. Hashable: it keys the compiled programs.
 
     longest: most new tokens of any text. bidirectional_input: prompts are attended to in both directions.
@@ -83,83 +91,87 @@ class Programs(NamedTuple):
 
     prepare(trainable, frozen) -> params, the parameters as the other functions take them
     prefill(params, batch, table, slots) -> the batch with its first tokens, in a cache of `slots` slots
-    stretch(params, decoding, table) -> the batch when its cache is full or all have ended; and its texts
+    chunk(params, decoding, table) -> the batch when its cache is full or all have ended; and its texts
     resize(decoding, rows int32 [R], slots) -> those rows, with room for more
     """
 
     prepare: Callable[[Tree, Tree], Params]
     prefill: Callable[..., Decoding]
-    stretch: Callable[..., tuple[Decoding, Texts]]
+    chunk: Callable[..., tuple[Decoding, Outputs]]
     resize: Callable[..., Decoding]
 
 
 @functools.lru_cache(maxsize=64)
-def make_programs(writer: Writer, is_apart: bool) -> Programs:
-    """The programs of a writer. is_apart: whether layers lie apart (`models.cache`)."""
+def make_programs(decoder: TextDecoder, unstacked: bool) -> Programs:
+    """The programs of a decoder. unstacked: whether layers lie apart (`models.cache`)."""
 
-    config, derived = writer.config, writer.tuning.derived
-    unstack = jax.jit(lambda params: apart(params, config.layers))
+    config, derived = decoder.config, decoder.tuning.derived
+    unstack = jax.jit(lambda params: unstack_layers(params, config.layers))
     derive = None if derived is None else jax.jit(functools.partial(derived, config))
 
     def prepare(trainable: Tree, frozen: Tree) -> Params:
         params = combine(trainable, frozen)
         if derive is not None:
             params = merge(params, derive(params))
-        return unstack(params) if is_apart else params  # stacked layers are used without a copy
+        return unstack(params) if unstacked else params  # stacked layers are used without a copy
 
     def prefill(params: Params, batch: Batch, table: Array | None, slots: int) -> Decoding:
-        return _prefill(writer, params, batch, table, slots, is_apart)
+        return _prefill(decoder, params, batch, table, slots, unstacked)
 
-    def stretch(params: Params, decoding: Decoding, table: Array | None) -> tuple[Decoding, Texts]:
-        steps = (slots_of(decoding.cache) - decoding.end) // writer.search.width
-        until = jnp.minimum(decoding.written + steps, writer.longest)
-        decoding = _advance_until(writer, params, decoding, table, until)
-        return decoding, _everywhere(writer.search.texts(decoding.search), writer.axes)
+    def chunk(params: Params, decoding: Decoding, table: Array | None) -> tuple[Decoding, Outputs]:
+        steps = (slot_count(decoding.cache) - decoding.end) // decoder.search.width
+        until = jnp.minimum(decoding.written + steps, decoder.longest)
+        decoding = _advance_until(decoder, params, decoding, table, until)
+        return decoding, _everywhere(decoder.search.outputs(decoding.search), decoder.axes)
 
     def resize(decoding: Decoding, rows: Array, slots: int) -> Decoding:
-        return _resize(decoding, rows, slots, writer.axes)
+        return _resize(decoding, rows, slots, decoder.axes)
 
     return Programs(
         prepare=prepare,
         prefill=jax.jit(prefill, static_argnames="slots"),
-        stretch=jax.jit(stretch, donate_argnums=1),
+        chunk=jax.jit(chunk, donate_argnums=1),
         resize=jax.jit(resize, static_argnames="slots"),
     )
 
 
 @functools.lru_cache(maxsize=64)
-def make_whole(writer: Writer) -> Callable[[Tree, Tree, Batch], Texts]:
+def make_unchunked_program(decoder: TextDecoder) -> Callable[[Tree, Tree, Batch], Outputs]:
     """Prefill and all steps as one program, without stretches: it needs at least as much memory as they do."""
 
-    def whole(trainable: Tree, frozen: Tree, batch: Batch) -> Texts:
-        params, is_apart = writer.tuning.model_params(writer.config, combine(trainable, frozen)), lies_apart()
-        params = apart(params, writer.config.layers) if is_apart else params
-        decoding = _prefill(writer, params, batch, None, writer.slots(batch.prompts.shape[1]), is_apart)
-        decoding = _advance_until(writer, params, decoding, None, writer.longest)
-        return _everywhere(writer.search.texts(decoding.search), writer.axes)
+    def whole(trainable: Tree, frozen: Tree, batch: Batch) -> Outputs:
+        params, unstacked = decoder.tuning.model_params(decoder.config, combine(trainable, frozen)), unstacks_layers()
+        params = unstack_layers(params, decoder.config.layers) if unstacked else params
+        decoding = _prefill(decoder, params, batch, None, decoder.slots(batch.prompts.shape[1]), unstacked)
+        decoding = _advance_until(decoder, params, decoding, None, decoder.longest)
+        return _everywhere(decoder.search.outputs(decoding.search), decoder.axes)
 
     return jax.jit(whole)
 
 
-def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, slots: int, is_apart: bool) -> Decoding:
+def _prefill(
+    decoder: TextDecoder, params: Params, batch: Batch, table: Array | None, slots: int, unstacked: bool
+) -> Decoding:
     rows, width = batch.prompts.shape
-    model, tuning, search = writer.model, writer.tuning, writer.search
+    model, tuning, search = decoder.model, decoder.tuning, decoder.search
     real = jnp.arange(width) < batch.lengths[:, None]
     layout = TokenLayout(
         positions=jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width)),
         segments=real.astype(jnp.int32),
-        prefix=real & writer.bidirectional_input,
+        prefix=real & decoder.bidirectional_input,
     )
     embeddings, layout = tuning.embed(model, params, batch.prompts, layout)
-    cache = empty_cache(writer.config, writer.axes, rows, slots, is_apart)
+    cache = empty_cache(decoder.config, decoder.axes, rows, slots, unstacked)
     hidden, filled = model.forward(params, embeddings, layout, cache)
     assert filled is not None
     last = tuning.prompt_length + jnp.maximum(batch.lengths, 1) - 1
     logits = model.unembed(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1))  # [B, 1, V]
     logits = jnp.broadcast_to(logits, (rows, search.width, logits.shape[-1]))
     written = jnp.zeros((), jnp.int32)
-    ending = Ending(writer.eos_id, table)
-    state, _ = search.advance(search.begin(batch.row, batch.lengths == 0, writer.longest), logits, ending, written)
+    termination = Termination(decoder.eos_id, table)
+    state, _ = search.advance(
+        search.begin(batch.row, batch.lengths == 0, decoder.longest), logits, termination, written
+    )
     end = tuning.prompt_length + width
     visible = jnp.pad(layout.segments != 0, ((0, 0), (0, slots - end)))
     return Decoding(
@@ -169,20 +181,20 @@ def _prefill(writer: Writer, params: Params, batch: Batch, table: Array | None, 
         position=tuning.prompt_length + batch.lengths,
         written=written + 1,
         search=state,
-        places=None if writer.config.window is None else jnp.pad(layout.positions, ((0, 0), (0, slots - end))),
+        places=None if decoder.config.window is None else jnp.pad(layout.positions, ((0, 0), (0, slots - end))),
     )
 
 
 def _advance_until(
-    writer: Writer, params: Params, decoding: Decoding, table: Array | None, until: Array | int
+    decoder: TextDecoder, params: Params, decoding: Decoding, table: Array | None, until: Array | int
 ) -> Decoding:
     """Steps until so many tokens are written, or all rows have ended."""
-    unfinished = lambda state: (state.written < until) & ~writer.search.texts(state.search).ended.all()  # noqa: E731
-    return jax.lax.while_loop(unfinished, functools.partial(_advance, writer, params, table), decoding)
+    unfinished = lambda state: (state.written < until) & ~decoder.search.outputs(state.search).ended.all()  # noqa: E731
+    return jax.lax.while_loop(unfinished, functools.partial(_advance, decoder, params, table), decoding)
 
 
-def _advance(writer: Writer, params: Params, table: Array | None, decoding: Decoding) -> Decoding:
-    model, width = writer.model, writer.search.width
+def _advance(decoder: TextDecoder, params: Params, table: Array | None, decoding: Decoding) -> Decoding:
+    model, width = decoder.model, decoder.search.width
     tokens = decoding.search.token
     own = jnp.broadcast_to(jnp.eye(width, dtype=bool), (tokens.shape[0], width, width))
     visible = jax.lax.dynamic_update_slice_in_dim(decoding.visible, own, decoding.end, axis=2)
@@ -194,8 +206,8 @@ def _advance(writer: Writer, params: Params, table: Array | None, decoding: Deco
     embeddings = model.embed(params, tokens)
     hidden, cache = model.extend(params, embeddings, positions, visible, decoding.cache, decoding.end, visible_locally)
     logits = model.unembed(params, hidden)
-    ending = Ending(writer.eos_id, table)
-    state, parent = writer.search.advance(decoding.search, logits, ending, decoding.written)
+    termination = Termination(decoder.eos_id, table)
+    state, parent = decoder.search.advance(decoding.search, logits, termination, decoding.written)
     return Decoding(
         cache=cache,
         end=decoding.end + width,
@@ -211,7 +223,7 @@ def _resize(decoding: Decoding, rows: Array, slots: int, axes: AxisRules) -> Dec
     take = lambda leaf: constrain(jnp.take(leaf, rows, axis=0), axes, "batch", *[None] * (leaf.ndim - 1))  # noqa: E731
     visible, places = jax.tree.map(take, (decoding.visible, decoding.places))
     return decoding._replace(
-        cache=grown(rows_of(decoding.cache, rows), slots),
+        cache=grow_cache(select_rows(decoding.cache, rows), slots),
         visible=jnp.pad(visible, ((0, 0), (0, 0), (0, slots - visible.shape[-1]))),
         position=take(decoding.position),
         search=jax.tree.map(take, decoding.search),
@@ -219,6 +231,6 @@ def _resize(decoding: Decoding, rows: Array, slots: int, axes: AxisRules) -> Dec
     )
 
 
-def _everywhere(texts: Texts, axes: AxisRules) -> Texts:
+def _everywhere(texts: Outputs, axes: AxisRules) -> Outputs:
     """Every device has all of it, so that every process can read it."""
     return jax.tree.map(lambda leaf: constrain(leaf, axes, *[None] * leaf.ndim), texts)

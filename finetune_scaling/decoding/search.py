@@ -10,20 +10,20 @@ from finetune_scaling.decoding.stopping import FOUND, START, follow
 Array = jax.Array
 
 
-class Row(NamedTuple):
+class RowInputs(NamedTuple):
     """What is given of each row: its most new tokens, int32 [B]; its example's number, int32 [B], for seeds."""
 
     limit: Any  # arrays of JAX or NumPy, or their shapes
     example: Any
 
 
-class Ending(NamedTuple):
+class Termination(NamedTuple):
     """Where texts end: the eos token, and the table of the stop strings, where there are any."""
 
     eos_id: int
     table: Array | None
 
-    def follow(self, found: Array, tokens: Array, row: Row, written: Array) -> tuple[Array, Array]:
+    def follow(self, found: Array, tokens: Array, row: RowInputs, written: Array) -> tuple[Array, Array]:
         """The stop strings' states after `tokens`, both int32 [B, N], and whether these are the last ones of a text.
 
         written: int32 scalar, tokens that were written before.
@@ -33,7 +33,7 @@ class Ending(NamedTuple):
         return found, (tokens == self.eos_id) | (found == FOUND) | is_last
 
 
-class Texts(NamedTuple):
+class Outputs(NamedTuple):
     """What is written so far: tokens int32 [B, N, T], their numbers int32 [B, N], scores [B, N], rows that ended [B].
 
     A row's texts come best first. Scores are None where the method has none.
@@ -50,19 +50,19 @@ class Search(Protocol):
 
     @property
     def width(self) -> int:
-        """Texts that each row goes on with, K."""
+        """Number of texts per row that the search keeps, K."""
 
-    def begin(self, row: Row, ended: Array, longest: int) -> Any:
+    def begin(self, row: RowInputs, ended: Array, longest: int) -> Any:
         """The state before the first token; ended: bool [B], rows that nothing is written for."""
 
-    def advance(self, state: Any, logits: Array, ending: Ending, written: Array) -> tuple[Any, Array | None]:
+    def advance(self, state: Any, logits: Array, termination: Termination, written: Array) -> tuple[Any, Array | None]:
         """The state after one more token: logits [B, K, V], and which text each one goes on from, int32 [B, K].
 
         None where each goes on from itself. `state.token`, int32 [B, K], are the tokens to read next; rows that have
         ended stay as they are.
         """
 
-    def texts(self, state: Any) -> Texts:
+    def outputs(self, state: Any) -> Outputs:
         """What is written."""
 
 
@@ -71,6 +71,6 @@ def keep_ended(ended: Array, old: Any, new: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(ended.reshape(-1, *[1] * (b.ndim - 1)), a, b), old, new)
 
 
-def nothing_found(row: Row, width: int) -> Array:
+def initial_stop_states(row: RowInputs, width: int) -> Array:
     """States of the stop strings before the first token, int32 [B, K]."""
     return jnp.full((row.limit.shape[0], width), START, jnp.int32)

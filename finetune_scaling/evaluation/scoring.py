@@ -9,7 +9,7 @@ import numpy as np
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.loader import Batches, evaluation_batches
 from finetune_scaling.data.task import Task
-from finetune_scaling.decoding.generation import generate, make_writer
+from finetune_scaling.decoding.generation import generate, make_decoder
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.decoding.stopping import cut
 from finetune_scaling.errors import ConfigError
@@ -72,7 +72,7 @@ def generate_hypotheses(
 ) -> list[str]:
     """Return the best generated text for every example. Newlines are kept: rougeLsum treats lines as sentences."""
     tokenizer = model.tokenizer
-    writer = make_writer(
+    decoder = make_decoder(
         model.config,
         model.tuning,
         decoding,
@@ -83,7 +83,7 @@ def generate_hypotheses(
         axes=model.sharding.rules,
     )
     written = generate(
-        writer,
+        decoder,
         decoding,
         model.trainable,
         model.frozen,

@@ -39,7 +39,7 @@ class LayerCache(NamedTuple):
     values: Array
 
 
-class Place(NamedTuple):
+class CacheSlot(NamedTuple):
     """Where new tokens go in a cache: the first free slot, 0 where it is empty, and the layer of a cache of all."""
 
     end: Array | int
@@ -162,7 +162,7 @@ def check_attention(config: ModelConfig, platform: str) -> None:
 
 
 class Attention(nn.Module):
-    """Self-attention of one layer; with a cache, keys and values are written at `place` and all slots attended."""
+    """Self-attention of one layer; with a cache, keys and values are written at `slot` and all slots attended."""
 
     config: ModelConfig
     adapter: LayerAdapter | None = None
@@ -174,23 +174,23 @@ class Attention(nn.Module):
         x: Array,
         mask: AttentionMask,
         cache: LayerCache | None,
-        place: Place | None,
+        slot: CacheSlot | None,
     ) -> tuple[Array, LayerCache | None]:  # [B, L, D] -> [B, L, D]
         config = self.config
         query = self._heads("query", config.heads, x)
         keys, values = self._heads("key", config.kv_heads, x), self._heads("value", config.kv_heads, x)
         if mask.angles is not None:
             query, keys = rotate(query, mask.angles), rotate(keys, mask.angles)
-        from_start = cache is None or place is None or _is_empty(place)
+        from_start = cache is None or slot is None or _is_empty(slot)
         if from_start and self.adapter is not None:
             keys, values = self.adapter.key_values(self.param, keys, values)
-        if cache is not None and place is not None:
-            cache = place.write(cache, keys, values)
-        if cache is None or place is None or from_start:
+        if cache is not None and slot is not None:
+            cache = slot.write(cache, keys, values)
+        if cache is None or slot is None or from_start:
             mixed = self._mix(query, keys, values, mask)
         else:
             assert not isinstance(mask.visible, TokenLayout)
-            mixed = attend_cached(query, place.read(cache), mask.visible, self._scoring)
+            mixed = attend_cached(query, slot.read(cache), mask.visible, self._scoring)
         mixed = mixed.reshape(*x.shape[:2], config.heads * config.head_dim)
         return Dense(config, x.dtype, self.adapter, name="attention_out")(mixed), cache
 
@@ -219,6 +219,6 @@ class Attention(nn.Module):
         return constrain(split, self.axes, "batch", "length", "heads" if name == "query" else "kv_heads", None)
 
 
-def _is_empty(place: Place) -> bool:
+def _is_empty(slot: CacheSlot) -> bool:
     """Whether nothing was written before, so that new tokens see each other only, as without a cache."""
-    return isinstance(place.end, int) and place.end == 0
+    return isinstance(slot.end, int) and slot.end == 0

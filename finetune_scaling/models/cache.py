@@ -11,25 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.models.attention import LayerCache, Place
+from finetune_scaling.models.attention import CacheSlot, LayerCache
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.axes import AxisRules, constrain
 
 Array = jax.Array
 Cache = LayerCache | tuple[LayerCache, ...]  # of all layers, stacked, or of each
 Weights = Any  # one layer's parameters
-# (weights, x, cache, place, whether the layer is local: None where all are of one kind) -> x, cache
-Layer = Callable[[Weights, Array, LayerCache, Place, Array | bool | None], tuple[Array, LayerCache]]
+# (weights, x, cache, slot, whether the layer is local: None where all are of one kind) -> x, cache
+Layer = Callable[[Weights, Array, LayerCache, CacheSlot, Array | bool | None], tuple[Array, LayerCache]]
 
 
-def lies_apart() -> bool:
+def unstacks_layers() -> bool:
     """Whether layers lie apart on the platform of the mesh in context, or of this process."""
     mesh = jax.sharding.get_abstract_mesh()
     platform = jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
     return platform == "cpu"
 
 
-def apart(params: Any, layers: int) -> Any:
+def unstack_layers(params: Any, layers: int) -> Any:
     """Parameters, or one part of them, whose stacked `layers` became a tuple of each layer's own."""
     if "layers" not in params:
         return params
@@ -37,9 +37,9 @@ def apart(params: Any, layers: int) -> Any:
     return {**params, "layers": each}
 
 
-def empty_cache(config: ModelConfig, axes: AxisRules, batch: int, slots: int, is_apart: bool) -> Cache:
+def empty_cache(config: ModelConfig, axes: AxisRules, batch: int, slots: int, unstacked: bool) -> Cache:
     """A cache for `slots` tokens a row, in the compute dtype."""
-    if is_apart:
+    if unstacked:
         return tuple(_zeros(config, axes, (batch,), slots) for _ in range(config.layers))
     return _zeros(config, axes, (config.layers, batch), slots)
 
@@ -50,7 +50,7 @@ def _zeros(config: ModelConfig, axes: AxisRules, leading: tuple[int, ...], slots
     return LayerCache(*(constrain(zeros, axes, *names, "kv_heads", None, None) for _ in range(2)))
 
 
-def grown(cache: Cache, slots: int) -> Cache:
+def grow_cache(cache: Cache, slots: int) -> Cache:
     """The cache with room for `slots` tokens a row."""
 
     def grow(part: Array) -> Array:
@@ -61,18 +61,18 @@ def grown(cache: Cache, slots: int) -> Cache:
     return jax.tree.map(grow, cache)
 
 
-def slots_of(cache: Cache) -> int:
+def slot_count(cache: Cache) -> int:
     """Slots of each row."""
     return jax.tree.leaves(cache)[0].shape[-2]
 
 
-def rows_of(cache: Cache, rows: Array) -> Cache:
+def select_rows(cache: Cache, rows: Array) -> Cache:
     """The cache of some rows, int32 [R]."""
     stacked = isinstance(cache, LayerCache)
     return jax.tree.map(lambda part: jnp.take(part, rows, axis=1 if stacked else 0), cache)
 
 
-def through_layers(
+def apply_layers(
     layer: Layer, weights: Any, x: Array, cache: Cache, end: Array | int, local: tuple[bool, ...] | None = None
 ) -> tuple[Array, Cache]:
     """x [B, L, D] through all layers, whose weights and cache lie both apart or are both stacked.
@@ -82,13 +82,13 @@ def through_layers(
     if not isinstance(cache, LayerCache):
         parts = []
         for own, part, is_local in zip(weights, cache, local or [None] * len(cache), strict=True):
-            x, part = layer(own, x, part, Place(end), is_local)
+            x, part = layer(own, x, part, CacheSlot(end), is_local)
             parts.append(part)
         return x, tuple(parts)
 
     def step(carry: tuple[Array, LayerCache], own: tuple[Array, Weights, Any]) -> tuple[tuple[Array, LayerCache], None]:
         index, layers_weights, is_local = own
-        return layer(layers_weights, *carry, Place(end, index), is_local), None
+        return layer(layers_weights, *carry, CacheSlot(end, index), is_local), None
 
     indices = jnp.arange(cache.keys.shape[0], dtype=jnp.int32)
     return jax.lax.scan(step, (x, cache), (indices, weights, None if local is None else jnp.array(local)))[0]

@@ -31,13 +31,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x, cache, masks, place, is_local
+        self, x, cache, masks, slot, is_local
     ):  # carry [B, L, D], one layer's cache, shared by all, one layer's
         attention = Attention(self.config, self.adapter, self.axes, name="attention")
         feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
         x = checkpoint_name(constrain(x, self.axes, "batch", "length", None), _BLOCK_INPUT)
         normed = self._norm("norm", x)
-        mixed, cache = attention(normed, masks.select(is_local), cache, place)
+        mixed, cache = attention(normed, masks.select(is_local), cache, slot)
         mixed = self._norm("attention_out_norm", mixed)
         after = x + mixed
         if self.config.block == "sequential":

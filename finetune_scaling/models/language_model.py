@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling.models.adapters import LayerAdapter
-from finetune_scaling.models.attention import LayerCache, Place, check_platform
+from finetune_scaling.models.attention import CacheSlot, LayerCache, check_platform
 from finetune_scaling.models.attention_masks import AttentionMasks, attention_masks, cached_attention_masks, local_flags
-from finetune_scaling.models.cache import Cache, through_layers
+from finetune_scaling.models.cache import Cache, apply_layers
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Block, Decoder
 from finetune_scaling.models.layers import Norm
@@ -93,10 +93,10 @@ class LanguageModel:
     ) -> tuple[Array, Cache]:
         block = Block(self.config, self.adapter, self.axes)
 
-        def layer(weights: Params, x: Array, part: LayerCache, place: Place, local: Array | bool | None) -> Any:
-            return block.apply({"params": weights}, x, part, masks, place, local)
+        def layer(weights: Params, x: Array, part: LayerCache, slot: CacheSlot, local: Array | bool | None) -> Any:
+            return block.apply({"params": weights}, x, part, masks, slot, local)
 
-        hidden, cache = through_layers(layer, params["layers"], embeddings, cache, end, local_flags(self.config))
+        hidden, cache = apply_layers(layer, params["layers"], embeddings, cache, end, local_flags(self.config))
         normed: Any = Norm(self.config).apply({"params": params["final_norm"]}, hidden)
         return normed, cache
 

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from finetune_scaling.decoding.generation import make_writer
-from finetune_scaling.decoding.programs import Batch, make_whole
-from finetune_scaling.decoding.search import Row
+from finetune_scaling.decoding.generation import make_decoder
+from finetune_scaling.decoding.programs import Batch, make_unchunked_program
+from finetune_scaling.decoding.search import RowInputs
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.chips import GIB, Slice
 from finetune_scaling.planning.collectives import Collectives, collectives
@@ -131,7 +131,7 @@ def _evaluation(workload: Workload, layout: Layout, sharding: ModelSharding) -> 
 def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:
     decoding = workload.decoding
     assert decoding is not None
-    writer = make_writer(
+    decoder = make_decoder(
         workload.model,
         workload.tuning,
         decoding.settings,
@@ -146,10 +146,10 @@ def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> Tr
     def of_rows(*further: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *further), jnp.int32, sharding=sharding.batch())
 
-    batch = Batch(of_rows(decoding.input_tokens), of_rows(), Row(of_rows(), of_rows()))
-    texts = (rows, writer.search.width, decoding.new_tokens)
+    batch = Batch(of_rows(decoding.input_tokens), of_rows(), RowInputs(of_rows(), of_rows()))
+    texts = (rows, decoder.search.width, decoding.new_tokens)
     written = jax.ShapeDtypeStruct(texts, jnp.int32, sharding=sharding.replicated())
-    return _lower(make_whole(writer), *_parameters(workload, sharding), batch, result=written)
+    return _lower(make_unchunked_program(decoder), *_parameters(workload, sharding), batch, result=written)
 
 
 def _lower(jitted: Any, *arguments: Any, result: Tree) -> TracedProgram:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune_scaling.decoding.generation import generate, make_writer
+from finetune_scaling.decoding.generation import generate, make_decoder
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.interop.hugging_face_model import load_model
 from finetune_scaling.models.config import ModelConfig
@@ -82,11 +82,11 @@ def write():
                bidirectional: bool = False, token_bytes: Any = (), **settings: Any) -> list:  # fmt: skip
         config, tuning, *parameters = tuned
         how = DecodingConfig(**settings)
-        writer = make_writer(
+        decoder = make_decoder(
             config, tuning, how, longest=how.limit(longest), eos_id=eos_id, pad_id=PAD,
             bidirectional_input=bidirectional,
         )  # fmt: skip
-        return generate(writer, how, *parameters, prompts, batch_size=batch_size, token_bytes=token_bytes)
+        return generate(decoder, how, *parameters, prompts, batch_size=batch_size, token_bytes=token_bytes)
 
     return decode
 

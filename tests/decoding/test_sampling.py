@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from finetune_scaling.decoding.search import Row
-from finetune_scaling.decoding.single import Drawn
+from finetune_scaling.decoding.search import RowInputs
+from finetune_scaling.decoding.single_sequence import Sampling
 
 DRAWS, STEPS = 4000, 5  # examples, and tokens of each
 PLAIN = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
@@ -36,7 +36,7 @@ def test_what_is_left_is_what_transformers_leaves(options):
     expected = torch.from_numpy(logits)
     for name, value in options.items():
         expected = warpers[name](value)(None, expected)
-    warped = Drawn(**{**PLAIN, **options}, seed=0).warp(jnp.asarray(logits))
+    warped = Sampling(**{**PLAIN, **options}, seed=0).warp(jnp.asarray(logits))
     np.testing.assert_array_equal(np.isneginf(warped), np.isneginf(expected.numpy()))
     np.testing.assert_allclose(warped, expected.numpy(), rtol=1e-6)
 
@@ -54,8 +54,8 @@ def test_what_is_left_is_what_transformers_leaves(options):
 )
 def test_draws_have_the_distribution_of_the_closed_form(options, expected):
     logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1])), (DRAWS, 4))
-    row = Row(jnp.ones(DRAWS, jnp.int32), jnp.arange(DRAWS, dtype=jnp.int32))
-    draw = jax.jit(Drawn(**{**PLAIN, **options}, seed=3))
+    row = RowInputs(jnp.ones(DRAWS, jnp.int32), jnp.arange(DRAWS, dtype=jnp.int32))
+    draw = jax.jit(Sampling(**{**PLAIN, **options}, seed=3))
     counts = sum(np.bincount(np.asarray(draw(logits, row, jnp.int32(step))), minlength=4) for step in range(STEPS))
     possible = np.array(expected) > 0
     assert counts[~possible].sum() == 0

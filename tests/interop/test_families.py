@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
-from finetune_scaling.decoding.generation import generate, make_writer
+from finetune_scaling.decoding.generation import generate, make_decoder
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.families.family import LAYER, to_file
@@ -217,8 +217,8 @@ def prompts() -> list[list[int]]:
 def written(model: Model, **settings: Any) -> list[list[int]]:
     """What ours writes after prompts, as a batch, by greedy search unless settings say otherwise."""
     how, full = DecodingConfig(**settings), configure(METHODS, {"name": "full"})
-    writer = make_writer(model.config, full, how, longest=NEW, eos_id=EOS, pad_id=0)
-    found = generate(writer, how, *partition(model.params, full.trainable), prompts(), batch_size=3)
+    decoder = make_decoder(model.config, full, how, longest=NEW, eos_id=EOS, pad_id=0)
+    found = generate(decoder, how, *partition(model.params, full.trainable), prompts(), batch_size=3)
     return [best.tokens for (best,) in found]
 
 

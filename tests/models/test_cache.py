@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune_scaling.models.cache import apart, empty_cache, grown, rows_of, slots_of
+from finetune_scaling.models.cache import empty_cache, grow_cache, select_rows, slot_count, unstack_layers
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout, attention_mask
 from finetune_scaling.sharding.axes import DEFAULT_RULES
@@ -21,7 +21,7 @@ WINDOW = {"window": 3, "query_scalar": 5.0}
 MIXED = {**WINDOW, "window_pattern": (False, True), "local_rope_theta": 50.0, "attention_softcap": 2.0}
 
 
-@pytest.mark.parametrize("is_apart", [True, False], ids=["apart", "stacked"])
+@pytest.mark.parametrize("unstacked", [True, False], ids=["unstacked", "stacked"])
 @pytest.mark.parametrize(
     ("block", "fields"),
     [
@@ -32,7 +32,7 @@ MIXED = {**WINDOW, "window_pattern": (False, True), "local_rope_theta": 50.0, "a
     ],
     ids=["prompt", "lora", "prompt, some local", "lora, all local"],
 )
-def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_config, tuned, block, fields, is_apart):
+def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_config, tuned, block, fields, unstacked):
     """A prefill of 5 tokens, then pieces of 1 and of 3; the cache grows between, and has spare slots at its end.
 
     Windows are shorter than the text, and than the soft prompt before it.
@@ -48,16 +48,16 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
     def whole_and_in_pieces(params):
         embeddings, layout = tuning.embed(model, params, tokens, of_tokens)
         whole, _ = model.forward(params, embeddings, layout)
-        own = apart(params, tiny_config.layers) if is_apart else params
+        own = unstack_layers(params, tiny_config.layers) if unstacked else params
         edges = np.cumsum([0, tuning.prompt_length + 5, 1, 3])
-        cache = empty_cache(tiny_config, DEFAULT_RULES, 2, SLOTS - 2, is_apart)
+        cache = empty_cache(tiny_config, DEFAULT_RULES, 2, SLOTS - 2, unstacked)
         pieces = []
         for start, end in itertools.pairwise(edges):
             piece = embeddings[:, start:end]
             part, so_far = (TokenLayout(*(field[:, s:end] for field in layout)) for s in (start, 0))
             if start == 0:
                 hidden, cache = model.forward(own, piece, part, cache)
-                cache = grown(cache, SLOTS)
+                cache = grow_cache(cache, SLOTS)
             else:
                 spare = ((0, 0), (0, 0), (0, SLOTS - end))
                 seen = jnp.pad(attention_mask(part, so_far), spare)
@@ -67,8 +67,8 @@ def test_prefill_and_extension_give_the_full_forward_passs_hidden_states(tiny_co
         return whole, jnp.concatenate(pieces, axis=1), cache
 
     whole, pieces, cache = whole_and_in_pieces(params)
-    assert slots_of(cache) == SLOTS
+    assert slot_count(cache) == SLOTS
     np.testing.assert_allclose(pieces, whole, atol=1e-4)
-    second = rows_of(cache, jnp.array([1]))
+    second = select_rows(cache, jnp.array([1]))
     leaf, one = jax.tree.leaves(cache)[0], jax.tree.leaves(second)[0]
-    np.testing.assert_array_equal(one, leaf[1:] if is_apart else leaf[:, 1:])
+    np.testing.assert_array_equal(one, leaf[1:] if unstacked else leaf[:, 1:])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune_scaling.decoding.generation import generate, make_writer
+from finetune_scaling.decoding.generation import generate, make_decoder
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.language_model import LanguageModel
@@ -113,10 +113,10 @@ def tuned_on(config, block):
 def test_decoding_through_the_cache_is_the_full_forward_pass(tiny_config, tuned, block):
     """Greedy tokens are the full forward pass's argmax; a batch of unequal prompts decodes as each prompt alone."""
     method, trainable, frozen = tuned(**block)
-    writer = make_writer(tiny_config, method, DecodingConfig(), longest=NEW, eos_id=1, pad_id=0)
+    decoder = make_decoder(tiny_config, method, DecodingConfig(), longest=NEW, eos_id=1, pad_id=0)
     rows = {"batch_size": len(PROMPTS), "multiple": len(PROMPTS)}
-    outputs = generate(writer, DecodingConfig(), trainable, frozen, PROMPTS, **rows)
-    alone = generate(writer, DecodingConfig(), trainable, frozen, PROMPTS[1:2], **rows)
+    outputs = generate(decoder, DecodingConfig(), trainable, frozen, PROMPTS, **rows)
+    alone = generate(decoder, DecodingConfig(), trainable, frozen, PROMPTS[1:2], **rows)
     assert outputs[1][0].tokens == alone[0][0].tokens
     written = [prompt + output[0].tokens for prompt, output in zip(PROMPTS, outputs, strict=True)]
     padded = np.zeros((len(PROMPTS), max(map(len, PROMPTS)) + NEW), np.int32)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.decoding.search import Ending, Row, Texts, keep_ended, nothing_found
+from finetune_scaling.decoding.search import Outputs, RowInputs, Termination, initial_stop_states, keep_ended
 from finetune_scaling.decoding.selection import most_likely, threshold
 
 Array = jax.Array
@@ -21,40 +21,42 @@ class SingleState(NamedTuple):
     length: Array
     found: Array
     ended: Array
-    row: Row
+    row: RowInputs
 
 
-class Choice(Protocol):
+class TokenChoice(Protocol):
     """Chooses a token a row from logits [B, V]: int32 [B]. Hashable."""
 
-    def __call__(self, logits: Array, row: Row, written: Array) -> Array: ...
+    def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Single:
+class SingleSequence:
     """One text a row, each token chosen by `choice`; it has no score."""
 
-    choice: Choice
+    choice: TokenChoice
     pad_id: int
 
     @property
     def width(self) -> int:
         return 1
 
-    def begin(self, row: Row, ended: Array, longest: int) -> SingleState:
+    def begin(self, row: RowInputs, ended: Array, longest: int) -> SingleState:
         rows = row.limit.shape[0]
         return SingleState(
             token=jnp.full((rows, 1), self.pad_id, jnp.int32),
             output=jnp.full((rows, 1, longest), self.pad_id, jnp.int32),
             length=jnp.zeros((rows, 1), jnp.int32),
-            found=nothing_found(row, 1),
+            found=initial_stop_states(row, 1),
             ended=ended,
             row=row,
         )
 
-    def advance(self, state: SingleState, logits: Array, ending: Ending, written: Array) -> tuple[SingleState, None]:
+    def advance(
+        self, state: SingleState, logits: Array, termination: Termination, written: Array
+    ) -> tuple[SingleState, None]:
         token = self.choice(logits[:, 0], state.row, written)[:, None]
-        found, is_last = ending.follow(state.found, token, state.row, written)
+        found, is_last = termination.follow(state.found, token, state.row, written)
         new = state._replace(
             token=token,
             output=jax.lax.dynamic_update_slice_in_dim(state.output, token[..., None], written, axis=2),
@@ -64,20 +66,20 @@ class Single:
         )
         return keep_ended(state.ended, state, new), None
 
-    def texts(self, state: SingleState) -> Texts:
-        return Texts(state.output, state.length, None, state.ended)
+    def outputs(self, state: SingleState) -> Outputs:
+        return Outputs(state.output, state.length, None, state.ended)
 
 
 @dataclasses.dataclass(frozen=True)
-class Likeliest:
+class Greedy:
     """Greedy search; the lowest id among equals."""
 
-    def __call__(self, logits: Array, row: Row, written: Array) -> Array:
+    def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array:
         return most_likely(logits)
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Sampling:
     """A token drawn at random, with the probabilities that temperature, top_k, top_p and min_p leave.
 
     The draw depends on the seed, the example's number and the token's place alone.
@@ -89,7 +91,7 @@ class Drawn:
     min_p: float | None
     seed: int
 
-    def __call__(self, logits: Array, row: Row, written: Array) -> Array:
+    def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array:
         key = jax.random.key(self.seed)
 
         def draw(example: Array, warped: Array) -> Array:
