@@ -84,12 +84,16 @@ class ImportedAdapter:
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
-    """size: sequences (packed: rows) per step; None: the method's default. accumulation: microbatches per step."""
+    """Training batches.
+
+    size: sequences (packed: rows) per step; None: the method's default. accumulation: microbatches per step.
+    row_length: tokens of a packed finetuning row; None: sequence.length.
+    """
 
     size: int | None = None
     accumulation: int = 1
     pack: bool = False
-    row_length: int | None = None  # of packed finetuning rows; None: one sequence's length
+    row_length: int | None = None
 
     def __post_init__(self) -> None:
         _check_at_least(self, "batch", ("accumulation", "row_length"))
@@ -103,7 +107,10 @@ class BatchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SequenceConfig:
-    """length: tokens of a row without soft prompt. The other fields apply to finetuning; None: the task's limits."""
+    """Lengths and format of sequences.
+
+    length: tokens of a row without soft prompt. The other fields apply to finetuning; None: the task's limits.
+    """
 
     length: int
     max_source_tokens: int | None = None
@@ -127,7 +134,7 @@ class SequenceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LimitsConfig:
-    """When training stops: at the earliest of these limits.
+    """Limits of training, which stops at the earliest of them.
 
     max_tokens: positions computed (pretraining), batch x length per step.
     patience: dev evaluations without improvement (early stopping).
@@ -163,7 +170,7 @@ class LimitsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What is evaluated, and when.
+    """Settings of evaluation.
 
     every_steps, times: interval of dev loss in steps, or the number of evaluations per run. dev_examples,
     test_examples, generate_examples (test examples decoded at the end with `decoding`): None: all, 0: none.
@@ -196,7 +203,10 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """every_steps: checkpoint interval (improvements are saved too); keep_tokens: token counts whose step is kept."""
+    """When checkpoints are saved, in addition to every improvement.
+
+    every_steps: interval in steps. keep_tokens: token counts at whose steps a checkpoint is saved and kept.
+    """
 
     every_steps: int = 1000
     keep_tokens: tuple[int, ...] = ()
@@ -207,7 +217,10 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig:
-    """every_steps: interval of training loss; writers: tensorboard, wandb, in addition to metrics.jsonl."""
+    """Logging of metrics.
+
+    every_steps: interval of training loss. writers: tensorboard, wandb, in addition to metrics.jsonl.
+    """
 
     every_steps: int = 50
     writers: tuple[str, ...] = ()
@@ -255,7 +268,7 @@ class RunConfig:
 
     @property
     def kind(self) -> Kind:
-        """What kind of run this is. Raises ConfigError if no block, or more than one, sets it."""
+        """The kind of run. Raises ConfigError if no block, or more than one, sets it."""
         kinds: dict[Kind, Any] = {"pretraining": self.corpus, "finetuning": self.task, "converted model": self.public}
         found: list[Kind] = [kind for kind, block in kinds.items() if block is not None]
         if len(found) > 1 or (not found and self.adapter is None):
