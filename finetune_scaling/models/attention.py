@@ -1,6 +1,6 @@
-"""Multi-query, grouped-query and multi-head attention over one visibility rule, with and without a cache.
+"""Multi-query, grouped-query and multi-head attention, with and without a KV cache.
 
-Four forms of the same numbers, chosen by `ModelConfig.attention`; they differ in what they keep in memory.
+`ModelConfig.attention` selects one of four implementations of the same function, which differ in memory.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 
 Array = jax.Array
 
-_MASKED = -1e30  # finite, so that the rows of padding stay finite too
-_QUERIES_AT_ONCE = 128  # of blockwise attention
+_MASKED = -1e30  # finite, so that fully masked rows of padding stay finite
+_QUERY_BLOCK = 128  # queries per block of blockwise attention
 _PLATFORMS = {"flash": "tpu", "cudnn": "gpu"}
-_LACKS = {"flash": ("window", "attention_softcap"), "cudnn": ("attention_softcap",)}  # what they do not compute
+_UNSUPPORTED = {"flash": ("window", "attention_softcap"), "cudnn": ("attention_softcap",)}
 
 
 class LayerCache(NamedTuple):
-    """Keys and values [B, kv_heads, S, head_dim] of one layer, or [layers, B, kv_heads, S, head_dim] of all of them.
+    """Keys and values [B, kv_heads, S, head_dim] of one layer, or [layers, B, kv_heads, S, head_dim] of all layers.
 
-    In this order both products of attention read it as it lies in memory, and a new token's are written in place.
+    With this order of axes both products of attention read contiguous memory and new tokens are written in place.
     """
 
     keys: Array
@@ -40,17 +40,17 @@ class LayerCache(NamedTuple):
 
 
 class CacheSlot(NamedTuple):
-    """Where new tokens go in a cache: the first free slot, 0 where it is empty, and the layer of a cache of all."""
+    """Where new tokens are written: the first free slot (0 in an empty cache) and, in a stacked cache, the layer."""
 
     end: Array | int
     layer: Array | None = None
 
     def write(self, cache: LayerCache, keys: Array, values: Array) -> LayerCache:
-        """The cache with keys and values [B, L, kv_heads, head_dim] of L new tokens."""
+        """Return the cache with keys and values [B, L, kv_heads, head_dim] of L new tokens."""
         return LayerCache(*(self._write(*pair) for pair in zip(cache, (keys, values), strict=True)))
 
     def read(self, cache: LayerCache) -> LayerCache:
-        """This layer's part of the cache."""
+        """Return this layer's cache."""
         if self.layer is None:
             return cache
         return LayerCache(*(jax.lax.dynamic_index_in_dim(part, self.layer, keepdims=False) for part in cache))
@@ -64,10 +64,7 @@ class CacheSlot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """What products of queries and keys become before the softmax: c tanh(product / (c sqrt(scalar))).
-
-    scalar: None is the size of a head. softcap, c: None leaves the tanh out.
-    """
+    """Attention scores: c tanh(q'k / (c sqrt(scalar))). scalar: None is head_dim. softcap, c: None omits the tanh."""
 
     scalar: float | None = None
     softcap: float | None = None
@@ -76,12 +73,12 @@ class Scoring:
         return (self.scalar or head_dim) ** -0.5
 
     def masked(self, products: Array, mask: Array, head_dim: int) -> Array:
-        """Scores of products [B, ..., L, S], with mask [B, L, S]; float32."""
+        """Return float32 scores of products [B, ..., L, S] under a mask [B, L, S]."""
         return jnp.where(mask[:, None, None], soft_cap(products * self.scale(head_dim), self.softcap), _MASKED)
 
 
 def attend(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:
-    """Softmax attention, scores and softmax in float32.
+    """Return softmax attention, computed in float32.
 
     query [B, L, heads, H], keys and values [B, S, kv_heads, H], mask [B, L, S] -> [B, L, heads, H].
     """
@@ -93,7 +90,7 @@ def attend(query: Array, keys: Array, values: Array, mask: Array, scoring: Scori
 
 
 def attend_cached(query: Array, cache: LayerCache, mask: Array, scoring: Scoring = Scoring()) -> Array:
-    """`attend` to a cache of one layer: query [B, L, heads, H], mask [B, L, S] -> [B, L, heads, H]."""
+    """Compute `attend` to the cache of one layer: query [B, L, heads, H], mask [B, L, S] -> [B, L, heads, H]."""
     batch, length, heads, head_dim = query.shape
     kv_heads = cache.keys.shape[1]
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
@@ -110,12 +107,12 @@ def attend_blockwise(
     window: Array | int | None = None,
     scoring: Scoring = Scoring(),
 ) -> Array:
-    """`attend` for a block of queries after the other: scores [B, heads, block, L], forward and backward.
+    """Compute `attend` one block of queries at a time: scores [B, heads, block, L] in forward and backward pass.
 
     query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H].
     """
     length = query.shape[1]
-    blocks = -(-length // _QUERIES_AT_ONCE)
+    blocks = -(-length // _QUERY_BLOCK)
     size = -(-length // blocks)
 
     def divide(array: Array) -> Array:  # [B, L, ...] -> [blocks, B, size, ...]
@@ -131,38 +128,38 @@ def attend_blockwise(
 
 
 def attend_cudnn(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:
-    """`attend` by cuDNN's kernel, whose scores stay on the chip; the mask becomes a bias [B, 1, L, S]."""
+    """Compute `attend` by cuDNN's fused kernel; the mask becomes a bias [B, 1, L, S]."""
     scale = scoring.scale(query.shape[3])
     return jax.nn.dot_product_attention(query, keys, values, mask=mask[:, None], scale=scale, implementation="cudnn")
 
 
 def check_platform(config: ModelConfig) -> None:
-    """Raises ConfigError where attention's form is not for the platform of the mesh in context, or of this process."""
+    """Raise ConfigError if the attention is not for the platform of the mesh in context, or of this process."""
     mesh = jax.sharding.get_abstract_mesh()
-    # A mesh may be of another platform: programs are compiled for TPUs on machines that have none.
+    # The mesh can have another platform: programs are compiled for TPUs on machines without them.
     platform = jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
     check_attention(config, platform)
 
 
 def check_attention(config: ModelConfig, platform: str) -> None:
-    """Raises ConfigError where attention's form is not for the platform (tpu, gpu or cpu), or not for the model."""
+    """Raise ConfigError if the attention is not for the platform (tpu, gpu or cpu) or not for the model."""
     needed = _PLATFORMS.get(config.attention, platform)
     if platform != needed:
         raise ConfigError(
-            f"model.attention = {config.attention!r} needs a {needed.upper()}, not {platform}; use 'blockwise'"
+            f"model.attention = {config.attention!r} needs a {needed.upper()}, not {platform}. Fix: use 'blockwise'"
         )
-    for name in _LACKS.get(config.attention, ()):
+    for name in _UNSUPPORTED.get(config.attention, ()):
         if getattr(config, name) is not None:
             raise ConfigError(
-                f"model.attention = {config.attention!r} does not compute model.{name} = {getattr(config, name)}; use "
-                "'blockwise'"
+                f"model.attention = {config.attention!r} does not compute model.{name} = {getattr(config, name)}. "
+                "Fix: use 'blockwise'"
             )
     if config.attention == "cudnn" and config.compute_dtype != "bfloat16":
-        raise ConfigError("model.attention = 'cudnn' needs model.compute_dtype = 'bfloat16'; or use 'blockwise'")
+        raise ConfigError("model.attention = 'cudnn' needs model.compute_dtype = 'bfloat16', or use 'blockwise'")
 
 
 class Attention(nn.Module):
-    """Self-attention of one layer; with a cache, keys and values are written at `slot` and all slots attended."""
+    """Self-attention of one layer; with a cache, keys and values are written at `slot` and all slots attended to."""
 
     config: ModelConfig
     adapter: LayerAdapter | None = None
@@ -220,5 +217,5 @@ class Attention(nn.Module):
 
 
 def _is_empty(slot: CacheSlot) -> bool:
-    """Whether nothing was written before, so that new tokens see each other only, as without a cache."""
+    """Return whether the cache is empty, so that new tokens attend only to each other."""
     return isinstance(slot.end, int) and slot.end == 0

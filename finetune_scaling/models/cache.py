@@ -1,8 +1,8 @@
-"""The key-value cache of all layers, and the layers' way through it.
+"""The KV cache of all layers, and the loop over layers that uses it.
 
-Where products are fast and memory is not, on CPUs, every layer has weights and a cache of its own: a loop over tokens
-then changes each buffer in place and copies nothing. Elsewhere the layers stay stacked and are scanned, which cuts a
-layer's part out as it is read, without a second copy of the weights.
+On CPUs, where memory traffic dominates, layers are unstacked: each has its own weights and cache, and a loop over
+tokens updates every buffer in place. Elsewhere layers stay stacked and are scanned, without a second copy of the
+weights.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,21 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.axes import AxisRules, constrain
 
 Array = jax.Array
-Cache = LayerCache | tuple[LayerCache, ...]  # of all layers, stacked, or of each
+Cache = LayerCache | tuple[LayerCache, ...]  # stacked, or one per layer
 Weights = Any  # one layer's parameters
-# (weights, x, cache, slot, whether the layer is local: None where all are of one kind) -> x, cache
+# (weights, x, cache, slot, whether the layer is local: None if all layers are of one kind) -> x, cache
 Layer = Callable[[Weights, Array, LayerCache, CacheSlot, Array | bool | None], tuple[Array, LayerCache]]
 
 
 def unstacks_layers() -> bool:
-    """Whether layers lie apart on the platform of the mesh in context, or of this process."""
+    """Return whether layers are unstacked on the platform of the mesh in context, or of this process."""
     mesh = jax.sharding.get_abstract_mesh()
     platform = jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
     return platform == "cpu"
 
 
 def unstack_layers(params: Any, layers: int) -> Any:
-    """Parameters, or one part of them, whose stacked `layers` became a tuple of each layer's own."""
+    """Return parameters whose stacked `layers` are a tuple with one tree per layer."""
     if "layers" not in params:
         return params
     each = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(layers))
@@ -38,7 +38,7 @@ def unstack_layers(params: Any, layers: int) -> Any:
 
 
 def empty_cache(config: ModelConfig, axes: AxisRules, batch: int, slots: int, unstacked: bool) -> Cache:
-    """A cache for `slots` tokens a row, in the compute dtype."""
+    """Return a cache for `slots` tokens per row, in the compute dtype."""
     if unstacked:
         return tuple(_zeros(config, axes, (batch,), slots) for _ in range(config.layers))
     return _zeros(config, axes, (config.layers, batch), slots)
@@ -51,7 +51,7 @@ def _zeros(config: ModelConfig, axes: AxisRules, leading: tuple[int, ...], slots
 
 
 def grow_cache(cache: Cache, slots: int) -> Cache:
-    """The cache with room for `slots` tokens a row."""
+    """Return the cache padded to `slots` slots per row."""
 
     def grow(part: Array) -> Array:
         room = [(0, 0)] * part.ndim
@@ -62,12 +62,12 @@ def grow_cache(cache: Cache, slots: int) -> Cache:
 
 
 def slot_count(cache: Cache) -> int:
-    """Slots of each row."""
+    """Return the number of slots per row."""
     return jax.tree.leaves(cache)[0].shape[-2]
 
 
 def select_rows(cache: Cache, rows: Array) -> Cache:
-    """The cache of some rows, int32 [R]."""
+    """Return the cache of some rows, int32 [R]."""
     stacked = isinstance(cache, LayerCache)
     return jax.tree.map(lambda part: jnp.take(part, rows, axis=1 if stacked else 0), cache)
 
@@ -75,9 +75,9 @@ def select_rows(cache: Cache, rows: Array) -> Cache:
 def apply_layers(
     layer: Layer, weights: Any, x: Array, cache: Cache, end: Array | int, local: tuple[bool, ...] | None = None
 ) -> tuple[Array, Cache]:
-    """x [B, L, D] through all layers, whose weights and cache lie both apart or are both stacked.
+    """Apply all layers to x [B, L, D]; weights and cache are both stacked or both unstacked.
 
-    local: of each layer, whether it is; None where all are of one kind.
+    local: for each layer whether it is local; None if all are of one kind.
     """
     if not isinstance(cache, LayerCache):
         parts = []

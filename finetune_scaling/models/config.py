@@ -1,4 +1,4 @@
-"""The shape of a decoder, as data."""
+"""The architecture of a decoder as a config."""
 
 import dataclasses
 import math
@@ -24,33 +24,33 @@ class ModelConfig:
     kv_heads: int
     head_dim: int
     ffn_dim: int
-    max_length: int = 2048  # longest sequence in tokens, soft prompt included
+    max_length: int = 2048  # longest sequence in tokens, including the soft prompt
     block: Literal["parallel", "sequential"] = "parallel"
-    shared_norm: bool = True  # a parallel block's attention and feed-forward layer read one norm; False: one each
+    shared_norm: bool = True  # of a parallel block's attention and feed-forward layer; False: one norm each
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    norm_place: Literal["before", "after", "both"] = "before"  # of attention and feed-forward layer
+    norm_place: Literal["before", "after", "both"] = "before"  # relative to attention and feed-forward layer
     norm_epsilon: float = 1e-6
     norm_offset: float = 0.0  # added to the scales of all norms
-    qk_norm: Literal["none", "head", "all"] = "none"  # of queries and keys: each head's, or over all heads
+    qk_norm: Literal["none", "head", "all"] = "none"  # of queries and keys, per head or over all heads
     activation: Literal["swiglu", "geglu", "gelu", "relu"] = "swiglu"
-    biased: tuple[str, ...] = ()  # dense layers with a bias, of DENSE_LAYERS
+    biased: tuple[str, ...] = ()  # dense layers with a bias (of DENSE_LAYERS)
     positions: Literal["rope", "none"] = "rope"
     rope_theta: float = 10_000.0
-    rope_fraction: float = 1.0  # of each head's dimensions, the first ones
+    rope_fraction: float = 1.0  # share of each head's dimensions with rotary positions, the first ones
     rope_scaling: RopeScaling | None = None
-    window: int | None = None  # tokens that local layers attend to, a token's own among them
-    window_pattern: tuple[bool, ...] = (True,)  # which layers are local where there is a window, repeated
-    local_rope_theta: float | None = None  # of local layers, which are not scaled then; None: as the others
+    window: int | None = None  # tokens that local layers attend to, the query's own included
+    window_pattern: tuple[bool, ...] = (True,)  # which layers are local if there is a window; repeated
+    local_rope_theta: float | None = None  # of local layers, then without rope_scaling; None: as global layers
     query_scalar: float | None = None  # scores are divided by its square root; None: head_dim
     attention_softcap: float | None = None  # c: scores become c tanh(scores / c)
     tied_head: bool = True
-    scale_logits: bool = True  # logits / sqrt(model_dim), which goes with embeddings of unit variance
+    scale_logits: bool = True  # logits / sqrt(model_dim), for embeddings of unit variance
     logit_softcap: float | None = None  # c: logits become c tanh(logits / c)
     embedding_std: float = 1.0
-    scale_embeddings: bool = False  # embeddings * sqrt(model_dim), a soft prompt's excepted
+    scale_embeddings: bool = False  # token embeddings * sqrt(model_dim); a soft prompt is not scaled
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    remat: Literal["none", "full", "dots", "offload"] = "none"  # what of a block's forward pass is computed again
-    attention: Literal["plain", "blockwise", "flash", "cudnn"] = "plain"  # the same numbers in less memory
+    remat: Literal["none", "full", "dots", "offload"] = "none"  # what the backward pass recomputes of a block
+    attention: Literal["plain", "blockwise", "flash", "cudnn"] = "plain"  # the same function with different memory
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -71,30 +71,30 @@ class ModelConfig:
             for name in ("rope_scaling", "local_rope_theta"):
                 if getattr(self, name) is not None:
                     raise ConfigError(
-                        f"model.{name} is of rotary positions, and model.positions = 'none'; leave it out"
+                        f"model.{name} needs rotary positions, but model.positions = 'none'. Fix: remove it"
                     )
         elif isinstance(self.rope_scaling, YarnScaling) and self.rope_theta <= 1:
-            raise ConfigError(f"model.rope_theta = {self.rope_theta} must be above 1, where YaRN stretches positions")
+            raise ConfigError(f"model.rope_theta = {self.rope_theta} must be above 1 with YaRN scaling")
         elif self.rope_fraction == 1 and self.head_dim % 2:
-            raise ConfigError(f"model.head_dim = {self.head_dim} must be even, since rotary positions turn pairs")
+            raise ConfigError(f"model.head_dim = {self.head_dim} must be even: rotary positions rotate pairs")
         elif self.rope_fraction > 1 or self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ConfigError(
-                f"model.rope_fraction = {self.rope_fraction} turns {self.rotary_dim} of a head's {self.head_dim} "
-                "dimensions; it must be an even number of them"
+                f"model.rope_fraction = {self.rope_fraction} rotates {self.rotary_dim} of a head's {self.head_dim} "
+                "dimensions, which must be an even number of at least 2"
             )
         if self.window is None:
             for name, default in (("window_pattern", (True,)), ("local_rope_theta", None)):
                 if getattr(self, name) != default:
-                    raise ConfigError(f"model.{name} is of layers with a model.window, of which there is none")
+                    raise ConfigError(f"model.{name} needs a model.window. Fix: set it or remove model.{name}")
         if not self.window_pattern or len(self.window_pattern) > self.layers or not any(self.window_pattern):
             raise ConfigError(
-                f"model.window_pattern = {list(self.window_pattern)} must say of 1 to {self.layers} layers which are "
-                "local, and one of them must be"
+                f"model.window_pattern = {list(self.window_pattern)} must have 1 to {self.layers} "
+                "entries, at least one of them True"
             )
 
     def _check_layers(self) -> None:
         if not self.shared_norm and (self.block == "sequential" or self.norm_place == "after"):
-            raise ConfigError("model.shared_norm = False is of parallel blocks with norms before; leave it out")
+            raise ConfigError("model.shared_norm = False needs parallel blocks with norms before. Fix: remove it")
         if unknown := [name for name in self.biased if name not in self.dense_layers]:
             known = ", ".join(self.dense_layers)
             raise ConfigError(f"model.biased names {unknown[0]!r}; this model's dense layers are {known}")
@@ -108,28 +108,28 @@ class ModelConfig:
 
     @property
     def gated(self) -> bool:
-        """Whether the feed-forward layer has a gate beside its up projection."""
+        """Whether the feed-forward layer has a gate in addition to its up projection."""
         return self.activation in ("swiglu", "geglu")
 
     @property
     def embedding_scale(self) -> float | None:
-        """What embeddings are multiplied by; None where they are taken as they are."""
+        """Factor of token embeddings; None without scaling."""
         return self.model_dim**0.5 if self.scale_embeddings else None
 
     @property
     def rotary_dim(self) -> int:
-        """Dimensions of a head that rotary positions turn."""
+        """Number of a head's dimensions that rotary positions rotate."""
         return int(self.head_dim * self.rope_fraction)
 
     @property
     def local_layers(self) -> tuple[bool, ...]:
-        """Of each layer, whether it attends to a window."""
+        """Whether each layer attends within a window."""
         length = len(self.window_pattern)
         return tuple(self.window is not None and self.window_pattern[i % length] for i in range(self.layers))
 
     @property
     def layer_norms(self) -> tuple[str, ...]:
-        """Names of the norms of a block, in front of attention and feed-forward layer, and behind."""
+        """Names of a block's norms, before and after attention and feed-forward layer."""
         both = self.block == "sequential" or not self.shared_norm
         before = ("norm", "feed_forward_norm") if both else ("norm",)
         after = ("attention_out_norm", "feed_forward_out_norm")
@@ -156,18 +156,18 @@ _POSITIVE = (
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of a model: all of them, and all but the embedding table and an untied head."""
+    """Numbers of parameters: total, and without the embedding table and an untied head."""
 
     total: int
     non_embedding: int
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
-    """Closed-form parameter counts, [total, non-embedding]; the built model's shapes agree with it (tested)."""
+    """Return the parameter counts of a model, in closed form."""
     attention = 2 * config.model_dim * config.head_dim * (config.heads + config.kv_heads)
     feed_forward = (3 if config.gated else 2) * config.model_dim * config.ffn_dim
     biases = sum(config.dense_features(name) for name in config.biased)
-    of_norm = 2 if config.norm == "layernorm" else 1  # parameters of each of its dimensions
+    of_norm = 2 if config.norm == "layernorm" else 1  # parameters per dimension
     qk_norms = {"none": 0, "head": 2, "all": config.heads + config.kv_heads}[config.qk_norm] * config.head_dim
     norms = (len(config.layer_norms) * config.model_dim + qk_norms) * of_norm
     body = config.layers * (attention + feed_forward + biases + norms) + config.model_dim * of_norm

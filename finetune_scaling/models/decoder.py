@@ -1,4 +1,4 @@
-"""The decoder: scanned blocks between an embedding table and a head."""
+"""The decoder: an embedding table, scanned blocks and a head."""
 
 import dataclasses
 
@@ -20,9 +20,9 @@ Array = jax.Array
 
 
 class Block(nn.Module):
-    """x + attention(norm x) + feed_forward(norm x), or the two in turn where the block is sequential.
+    """x + attention(norm x) + feed_forward(norm x), or one after the other in a sequential block.
 
-    Norms may stand behind attention and feed-forward layer too, or only there.
+    Norms can also, or only, follow attention and feed-forward layer.
     """
 
     config: ModelConfig
@@ -32,7 +32,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x, cache, masks, slot, is_local
-    ):  # carry [B, L, D], one layer's cache, shared by all, one layer's
+    ):  # x [B, L, D]; cache and is_local: one layer's; masks and slot: shared
         attention = Attention(self.config, self.adapter, self.axes, name="attention")
         feed_forward = FeedForward(self.config, self.adapter, self.axes, name="feed_forward")
         x = checkpoint_name(constrain(x, self.axes, "batch", "length", None), _BLOCK_INPUT)
@@ -64,7 +64,7 @@ _REMAT_POLICIES = {
 
 
 class Decoder(nn.Module):
-    """Embeddings in, hidden states out; embedding and head are methods of their own, so a soft prompt fits between."""
+    """Embeddings to hidden states; embedding and head are separate methods, so that soft prompts can be added."""
 
     config: ModelConfig
     adapter: LayerAdapter | None = None
@@ -83,9 +83,9 @@ class Decoder(nn.Module):
             )
 
     def embed(self, tokens: Array) -> Array:
-        """[B, L] -> [B, L, D] in the compute dtype."""
-        # Each device looks up its own columns of the table for all rows that share them, then the rows change hands:
-        # the table itself is never gathered, nor is its gradient.
+        """Return token embeddings in the compute dtype, [B, L] -> [B, L, D]."""
+        # Each device looks up its own columns of the table for all rows that share them, then rows are exchanged:
+        # neither the table nor its gradient is all-gathered.
         shared = dataclasses.replace(self.axes, batch=tuple(a for a in self.axes.batch if a not in self.axes.embed))
         embeddings = jnp.take(self.embedding, constrain(tokens, shared, "batch", "length"), axis=0)
         columns = constrain(embeddings, shared, "batch", "length", "embed").astype(self.config.compute_dtype)
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         return constrain(columns, self.axes, "batch", "length", None)
 
     def __call__(self, embeddings: Array, layout: TokenLayout) -> Array:
-        """[B, L, D] -> hidden states [B, L, D]."""
+        """Return hidden states after the final norm, [B, L, D] -> [B, L, D]."""
         if not self.is_initializing():
             check_platform(self.config)
         local = local_flags(self.config)
@@ -108,17 +108,14 @@ class Decoder(nn.Module):
         return self.final_norm(hidden)
 
     def head_parts(self, hidden: Array) -> tuple[Array, Array]:
-        """What the logits are the product of: [..., D] -> scaled states [..., D] and the head's table [V, D].
-
-        Before their soft cap, where there is one.
-        """
+        """Return scaled states [..., D] and the head's table [V, D], whose product is the logits before a soft cap."""
         config = self.config
         if config.scale_logits:
             hidden = hidden * config.model_dim**-0.5
         return hidden, self.embedding if config.tied_head else self.head.T
 
     def unembed(self, hidden: Array) -> Array:
-        """[..., D] -> float32 logits [..., V]."""
+        """Return float32 logits, [..., D] -> [..., V]."""
         states, table = self.head_parts(hidden)
         logits = jnp.matmul(states, table.T.astype(states.dtype), preferred_element_type=jnp.float32)
         return soft_cap(logits, self.config.logit_softcap)

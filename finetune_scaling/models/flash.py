@@ -1,8 +1,8 @@
-"""Attention on TPUs without scores in main memory: a Pallas kernel for the forward pass and one for the backward pass.
+"""Pallas kernels of attention on TPUs, forward and backward, that keep scores out of HBM.
 
-In the manner of FlashAttention (Dao et al., 2022), but a row's keys stay in fast memory as a whole. So the softmax of a
-block of queries is done at once, the backward pass needs nothing kept but its inputs, and the mask is computed from
-the layouts inside the kernel: packed rows, prefix LMs and soft prompts at no further cost.
+Like FlashAttention (Dao et al., 2022), but all keys of a row are in VMEM. So the softmax of a block of queries is
+computed in one pass, the backward pass needs only the inputs, and the mask is computed from the layouts inside the
+kernel: packed rows, prefix LMs and soft prompts cost nothing extra.
 """
 
 import functools
@@ -21,45 +21,45 @@ from finetune_scaling.sharding.axes import AxisRules, partition_spec, shard_coun
 
 Array = jax.Array
 
-LONGEST = 4096  # keys of a row; with more of them a block's scores do not fit into the fast memory of a v5e
-_QUERIES = 128  # of a block
+LONGEST = 4096  # keys per row; with more, a block's scores do not fit into the VMEM of a v5e
+_QUERIES = 128  # per block
 _MASKED = -1e30
 
 
 def flash_attention(
     query: Array, keys: Array, values: Array, layout: TokenLayout, rules: AxisRules, scale: float | None = None
 ) -> Array:
-    """Softmax attention of every token to the tokens of its row that it sees.
+    """Return softmax attention of every token to the visible tokens of its row.
 
     query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H]. scale: of the
     scores; None is H ** -0.5. On the mesh in context each device computes its own rows and heads. Raises ConfigError
-    for rows of more than LONGEST tokens.
+    if rows have more than LONGEST tokens.
     """
     length = query.shape[1]
     if length > LONGEST:
         raise ConfigError(
-            f"model.attention = 'flash' holds rows of at most {LONGEST} tokens, not {length}; use 'blockwise'"
+            f"model.attention = 'flash' supports at most {LONGEST} tokens per row, not {length}. Fix: use 'blockwise'"
         )
     attention = functools.partial(_attention, scale=query.shape[3] ** -0.5 if scale is None else scale)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return attention(query, keys, values, layout)
-    divided = partition_spec(mesh, rules, ("batch", None, "heads", None), query.shape)
-    # Each device needs the keys of its own heads: where there are fewer than devices, copies of them.
-    devices = shard_count(mesh, rules.heads) if divided[2] else 1
+    query_spec = partition_spec(mesh, rules, ("batch", None, "heads", None), query.shape)
+    # Each device needs the keys of its own heads: copies of them if there are fewer than devices.
+    devices = shard_count(mesh, rules.heads) if query_spec[2] else 1
     copies = math.lcm(keys.shape[2], devices) // keys.shape[2]
     keys, values = (jnp.repeat(array, copies, axis=2) for array in (keys, values))
-    rows = PartitionSpec(divided[0], None)
+    rows = PartitionSpec(query_spec[0], None)
     return jax.shard_map(
         attention,
-        in_specs=(divided, divided, divided, TokenLayout(rows, rows, rows)),  # type: ignore[arg-type]
-        out_specs=divided,
-        check_vma=False,  # a kernel does not say over which mesh axes its results vary
+        in_specs=(query_spec, query_spec, query_spec, TokenLayout(rows, rows, rows)),  # type: ignore[arg-type]
+        out_specs=query_spec,
+        check_vma=False,  # a kernel does not declare over which mesh axes its results vary
     )(query, keys, values, layout)
 
 
 def _attention(query: Array, keys: Array, values: Array, layout: TokenLayout, scale: float) -> Array:
-    """flash_attention on one device."""
+    """Compute flash_attention on one device."""
     batch, length, heads, head_dim = query.shape
     groups = heads // keys.shape[2]
     padding = -length % _QUERIES
@@ -76,7 +76,7 @@ def _pad(array: Array, padding: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _kernels(query: Array, keys: Array, values: Array, columns: Array, rows: Array, scale: float) -> Array:
-    """query [B, K, G, L, H], keys and values [B, K, L, H], layout as columns [B, L, 3] and rows [B, 3, L]."""
+    """Compute attention of query [B, K, G, L, H] to keys and values [B, K, L, H]; layout: [B, L, 3] and [B, 3, L]."""
     return _call(_forward, scale, (query, keys, values, columns, rows), (), [query])[0]
 
 
@@ -97,7 +97,7 @@ _kernels.defvjp(_kernels_forward, _kernels_backward)
 def _call(
     kernel: Any, scale: float, inputs: tuple[Array, ...], gradients: tuple[Array, ...], outputs: list
 ) -> list[Array]:
-    """Runs a kernel for each block of queries of each head; heads of one group one after the other."""
+    """Run a kernel for each block of queries of each head; the heads of one group run sequentially."""
     batch, kv_heads, groups, length, head_dim = inputs[0].shape
     of_queries = pl.BlockSpec((None, None, None, _QUERIES, head_dim), lambda b, k, g, i: (b, k, g, i, 0))
     of_keys = pl.BlockSpec((None, None, length, head_dim), lambda b, k, g, i: (b, k, 0, 0))
@@ -115,7 +115,7 @@ def _call(
     )(*inputs, *gradients)
 
 
-def _forward(query, keys, values, columns, rows, mixed, *, scale):  # references to blocks in fast memory
+def _forward(query, keys, values, columns, rows, mixed, *, scale):  # references to blocks in VMEM
     weights, _ = _weights(query, keys, columns, rows, scale)
     mixed[...] = _product(weights.astype(values.dtype), values[...], (1, 0)).astype(mixed.dtype)
 
@@ -126,23 +126,23 @@ def _backward(query, keys, values, columns, rows, gradient, to_query, to_keys, t
         to_keys[...] = jnp.zeros_like(to_keys)
         to_values[...] = jnp.zeros_like(to_values)
 
-    weights, seen = _weights(query, keys, columns, rows, scale)
+    weights, visible = _weights(query, keys, columns, rows, scale)
     to_values[...] += _product(weights.astype(values.dtype).T, gradient[...], (1, 0))
     to_weights = _product(gradient[...], values[...], (1, 1))
     to_scores = weights * (to_weights - (weights * to_weights).sum(axis=1, keepdims=True))
-    to_scores = jnp.where(seen, to_scores * scale, 0.0).astype(keys.dtype)
+    to_scores = jnp.where(visible, to_scores * scale, 0.0).astype(keys.dtype)
     to_query[...] = _product(to_scores, keys[...], (1, 0)).astype(to_query.dtype)
     to_keys[...] += _product(to_scores.T, query[...], (1, 0))
 
 
 def _weights(query, keys, columns, rows, scale) -> tuple[Array, Array]:
-    """Softmax of the scores of one block of queries with all keys, float32, and which keys they see: [queries, L]."""
+    """Return the float32 softmax weights of one block of queries and their mask, [queries, L] each."""
     of_queries = TokenLayout(*(columns[:, i : i + 1] for i in range(3)))
     of_keys = TokenLayout(*(rows[i : i + 1, :] for i in range(3)))
-    seen = attends(of_queries, of_keys._replace(prefix=of_keys.prefix != 0))
-    scores = jnp.where(seen, _product(query[...], keys[...], (1, 1)) * scale, _MASKED)
+    visible = attends(of_queries, of_keys._replace(prefix=of_keys.prefix != 0))
+    scores = jnp.where(visible, _product(query[...], keys[...], (1, 1)) * scale, _MASKED)
     powers = jnp.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True), seen
+    return powers / powers.sum(axis=1, keepdims=True), visible
 
 
 def _product(left: Array, right: Array, axes: tuple[int, int]) -> Array:

@@ -1,7 +1,7 @@
-"""The model ladder: the paper's five sizes, and eight small ones on one geometric ladder for CPUs and single GPUs.
+"""The model ladder: the five sizes of arXiv 2402.17193 (Table 1, vocabulary 128,000) and eight small ones.
 
-Paper sizes: arXiv 2402.17193, Table 1, with vocabulary 128,000. Small sizes: about 2.9 times more non-embedding
-parameters from rung to rung (their name), the same form throughout: multi-query, feed-forward 4 x model_dim.
+Small sizes are named after their non-embedding parameters, which grow by a factor of about 2.9. All are multi-query
+with ffn_dim = 4 model_dim.
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ LADDER: dict[str, dict[str, int]] = {
 
 
 def model_config(block: Mapping[str, Any], vocab_size: int | None = None) -> ModelConfig:
-    """Builds the model of a config's `model` block: a rung by `name`, any field overridden, or all fields given.
+    """Return the model of a config's `model` block: a size of the ladder by `name` and any overridden fields.
 
-    Raises ConfigError for an unknown rung or field.
+    Raises ConfigError for an unknown size or field.
     """
     fields = dict(configuration.plain(block))
     name = fields.pop("name", None)
@@ -56,5 +56,5 @@ def model_config(block: Mapping[str, Any], vocab_size: int | None = None) -> Mod
 
 
 def paper_model(name: str, **fields: Any) -> ModelConfig:
-    """A rung with the paper's vocabulary of 128,000."""
+    """Return a size of the ladder with the paper's vocabulary of 128,000."""
     return dataclasses.replace(model_config({"name": name}, PAPER_VOCABULARY), **fields)

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al., 2021), of a part of a head or all of it, and their stretching to longer texts."""
+"""Rotary positions (RoPE; Su et al., 2021) of all or some dimensions of a head, and their scaling to long contexts."""
 
 import dataclasses
 import math
@@ -25,20 +25,20 @@ class LinearScaling:
 
     @property
     def magnitude(self) -> float:
-        """What queries and keys are multiplied by."""
+        """Factor of queries and keys."""
         return 1.0
 
     def stretch(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
-        """New frequencies [half] of the pairs, from those of `theta`."""
+        """Return scaled frequencies [half] of the pairs, from those of `theta`."""
         return frequencies / self.factor
 
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
-    """Slow pairs divided by `factor`, fast ones kept, and a ramp between (Llama 3.1; Grattafiori et al., 2024).
+    """Low frequencies divided by `factor`, high ones unchanged, a ramp between (Llama 3.1; Grattafiori et al., 2024).
 
-    A pair is slow that turns fewer than low_frequency times in `original_length` positions, and fast from
-    high_frequency turns on.
+    A pair has a low frequency if it makes fewer than low_frequency turns in `original_length` positions, and a high one
+    from high_frequency turns on.
     """
 
     factor: float
@@ -67,10 +67,10 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class YarnScaling:
-    """YaRN (Peng et al., 2023): as Llama 3's, with the ramp linear in the pair's number, and longer queries and keys.
+    """YaRN (Peng et al., 2023): a ramp that is linear in the pair's index, and scaled queries and keys.
 
-    fast_turns, slow_turns: turns in `original_length` positions at which the ramp begins and ends; its ends are whole
-    pairs where whole_pairs is set. magnitude: of queries and keys; 0.1 ln(factor) + 1 is the paper's.
+    fast_turns, slow_turns: turns in `original_length` positions at which the ramp begins and ends; whole_pairs rounds
+    its ends to pairs. magnitude: factor of queries and keys, 0.1 ln(factor) + 1 in the paper.
     """
 
     factor: float
@@ -94,12 +94,12 @@ class YarnScaling:
         if self.whole_pairs:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, 2 * pairs - 1)
-        width = last - first if last != first else 0.001  # a step, where the ramp has no width
+        width = last - first if last != first else 0.001  # a step, if the ramp has no width
         stretched = np.clip((np.arange(pairs, dtype=np.float32) - first) / width, 0.0, 1.0)
         return stretched * frequencies / self.factor + (1 - stretched) * frequencies
 
     def _pair(self, turns: float, dim: int, theta: float) -> float:
-        """The number of the pair that turns so often, a fraction."""
+        """Return the fractional index of the pair with this number of turns."""
         return dim * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
@@ -107,7 +107,7 @@ RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
 
 
 def rotary_angles(positions: Array, dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Array, Array]:
-    """Cosines and sines [B, L, 1, dim / 2] for positions [B, L], of `dim` dimensions of a head."""
+    """Return cosines and sines [B, L, 1, dim / 2] for positions [B, L] and `dim` dimensions of a head."""
     frequencies = _frequencies(dim, theta)
     if scaling is not None:
         frequencies = scaling.stretch(frequencies, theta).astype(np.float32)
@@ -119,24 +119,22 @@ def rotary_angles(positions: Array, dim: int, theta: float, scaling: RopeScaling
 
 
 def _frequencies(dim: int, theta: float) -> np.ndarray:
-    """Radians a position of each pair, float32[dim / 2], rounded where Hugging Face's models round them.
+    """Return radians per position of each pair, float32 [dim / 2], rounded as Hugging Face's models round them.
 
-    Far from the start of a text one unit in the last place turns queries and keys visibly, and accelerators' powers
-    are off by several; so no device computes them.
+    NumPy computes them: powers on accelerators are off by several units in the last place, which at large positions
+    changes queries and keys visibly.
     """
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     return np.float32(1) / (theta ** exponents.astype(np.float64)).astype(np.float32)
 
 
 def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
-    """Turns the pairs (x_i, x_{i + dim/2}) of the first `dim` of x [B, L, heads, head_dim], the layout of Llama's
-    weights; the angles are of those.
-    """
+    """Rotate the pairs (x_i, x_{i + dim/2}) of the first `dim` dimensions of x [B, L, heads, head_dim], as Llama."""
     cosine, sine = angles
     dim = 2 * cosine.shape[-1]
     first, second = jnp.split(x[..., :dim].astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
-    return turned if dim == x.shape[-1] else jnp.concatenate([turned, x[..., dim:]], axis=-1)
+    rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
+    return rotated if dim == x.shape[-1] else jnp.concatenate([rotated, x[..., dim:]], axis=-1)
 
 
 def _check_positive(scaling: RopeScaling, *names: str) -> None:

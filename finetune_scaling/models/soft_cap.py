@@ -7,10 +7,10 @@ Array = jax.Array
 
 
 def soft_cap(values: Array, cap: float | None) -> Array:
-    """cap tanh(values / cap), within (-cap, cap); None caps nothing."""
+    """Return cap tanh(values / cap), or the values if cap is None."""
     return values if cap is None else cap * jnp.tanh(values / cap)
 
 
 def soft_cap_slope(capped: Array, cap: float | None) -> Array | float:
-    """The derivative of `soft_cap`, from its result."""
+    """Return the derivative of `soft_cap`, from its result."""
     return 1.0 if cap is None else 1 - jnp.square(capped / cap)

@@ -1,1 +1,1 @@
-"""How a model is trained: optimizer, step, loop, checkpoints."""
+"""Training: loss, optimizers, schedules, the compiled train step and FLOP counts."""

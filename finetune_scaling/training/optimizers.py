@@ -1,7 +1,6 @@
 """Optimizers and learning-rate schedules.
 
-The learning rate enters the compiled step as a number, never as a schedule inside it: runs that differ in rate, length
-or shape of the schedule share one program.
+The learning rate is an argument of the compiled step, so that runs with different schedules share one program.
 """
 
 import dataclasses
@@ -38,13 +37,13 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.name == "adafactor" and (self.b1, self.b2) != (0.9, 0.999):
-            raise ConfigError("optimizer.b1 and b2 are AdamW's; leave them out, or set optimizer.name to adamw")
+            raise ConfigError("optimizer.b1 and b2 need AdamW. Fix: remove them, or set optimizer.name to adamw")
         if self.name == "adamw" and not self.parameter_scale:
             raise ConfigError(
-                "optimizer.parameter_scale is Adafactor's; leave it out, or set optimizer.name to adafactor"
+                "optimizer.parameter_scale needs Adafactor. Fix: remove it, or set optimizer.name to adafactor"
             )
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"optimizer.clip_norm = {self.clip_norm} must be above 0; None clips nothing")
+            raise ConfigError(f"optimizer.clip_norm = {self.clip_norm} must be above 0; None disables clipping")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"optimizer.weight_decay = {self.weight_decay} must be at least 0")
         for name in ("b1", "b2"):
@@ -64,7 +63,7 @@ class OptimizerConfig:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Gradients -> updates for a learning rate of one; the step multiplies them by the rate."""
+    """Return a transformation of gradients to updates for a learning rate of 1, which the step scales."""
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     if config.name == "adafactor":
         rule = optax.adafactor(learning_rate=None, multiply_by_parameter_scale=config.parameter_scale)
@@ -90,9 +89,9 @@ def learning_rate_factors(multipliers: Sequence[tuple[str, float]], params: Tree
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """Learning rate over steps: linear warm-up to learning_rate, then `name` down to final_fraction of it.
+    """Learning-rate schedule: linear warm-up to learning_rate, then a decay `name` to final_fraction of it.
 
-    wsd (warm-up, stable, decay) stays level and decays linearly over the last decay_fraction of the steps.
+    wsd (warm-up, stable, decay) is constant and decays linearly over the last decay_fraction of the steps.
     """
 
     learning_rate: float
@@ -108,7 +107,7 @@ class ScheduleConfig:
             raise ConfigError(f"schedule.warmup_steps = {self.warmup_steps} must be at least 0")
         for name in ("final_fraction", "decay_fraction"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"schedule.{name} = {getattr(self, name)} must lie between 0 and 1")
+                raise ConfigError(f"schedule.{name} = {getattr(self, name)} must be between 0 and 1")
 
 
 def _cosine(progress: float, config: ScheduleConfig) -> float:
@@ -136,7 +135,7 @@ _SHAPES: dict[str, Callable[[float, ScheduleConfig], float]] = {
 
 
 def learning_rate(config: ScheduleConfig, step: int, total_steps: int) -> float:
-    """The rate of step `step` (counted from 0) of `total_steps`."""
+    """Return the learning rate of step `step` (counted from 0) of `total_steps`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)

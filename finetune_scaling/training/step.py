@@ -1,4 +1,4 @@
-"""Compiled steps: one for training, one for evaluation, cached by what shapes them.
+"""Compiled training and evaluation steps, cached by model, method and optimizer.
 
 `frozen` is a plain argument: not differentiated, not donated, not returned. Runs that share model, method and optimizer
 share one program, whatever their data, seed, learning rate and number of steps.
@@ -26,14 +26,14 @@ Array = jax.Array
 
 
 class State(NamedTuple):
-    """What training changes: trainable parameters and the optimizer's state over them."""
+    """Trainable parameters and their optimizer state."""
 
     trainable: Tree
     optimizer: Any
 
 
 class StepMetrics(NamedTuple):
-    """Of one step: loss summed over target tokens (nats), their number (tokens), and the gradient's global norm."""
+    """Metrics of one step: loss summed over target tokens (nats), number of these, global norm of the gradient."""
 
     loss_sum: Array
     tokens: Array
@@ -45,9 +45,9 @@ TrainStep = Callable[..., tuple[State, StepMetrics]]
 
 
 def init_state(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelSharding | None = None) -> State:
-    """The state at step 0, created with its sharding, or on one device without one.
+    """Return the state at step 0, created with its sharding, or on one device without one.
 
-    The leaves are copied, since training donates them and they may be the base's own.
+    The leaves are copied, since training donates them and they may belong to the base.
     """
     leaves, structure = jax.tree.flatten(jax.eval_shape(lambda tree: tree, trainable))
     return _make_init(optimizer, sharding, structure, tuple(leaves))(trainable)
@@ -57,7 +57,7 @@ def init_state(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelShard
 def _make_init(
     optimizer: OptimizerConfig, sharding: ModelSharding | None, structure: Any, leaves: tuple
 ) -> Callable[[Tree], State]:
-    # One program: made leaf by leaf, the optimizer's zeros would be a small compilation each.
+    # One program: created leaf by leaf, each array of the optimizer would be compiled separately.
     where = None if sharding is None else state_shardings(jax.tree.unflatten(structure, leaves), optimizer, sharding)
     return jax.jit(functools.partial(_new_state, optimizer=optimizer), out_shardings=where)
 
@@ -144,7 +144,7 @@ def _accumulate(
 def make_evaluation_step(
     config: ModelConfig, tuning: TuningMethod, axes: AxisRules = DEFAULT_RULES
 ) -> Callable[[Tree, Tree, Batch], tuple[Array, Array]]:
-    """Builds step(trainable, frozen, batch) -> (loss sums [B] in nats, target counts [B]) per row, on every device."""
+    """Build step(trainable, frozen, batch) -> (loss sums [B] in nats, target counts [B]), replicated."""
     model = LanguageModel(config, tuning.adapter, axes)
 
     def step(trainable: Tree, frozen: Tree, batch: Batch) -> tuple[Array, Array]:
@@ -156,12 +156,12 @@ def make_evaluation_step(
 
 @jax.jit
 def all_finite(tree: Tree) -> Array:
-    """Whether no number in a tree is infinite or NaN, a boolean scalar."""
+    """Return whether all numbers in a tree are finite, a bool scalar."""
     return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def compiled_programs() -> int:
-    """Number of programs that XLA compiled or loaded from its cache in this process so far."""
+    """Return the number of programs that XLA has compiled or loaded from its cache in this process."""
     return _compilations[0]
 
 

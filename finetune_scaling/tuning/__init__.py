@@ -1,1 +1,1 @@
-"""Tuning methods as data: what trains, which parameters are added, where they enter, and their defaults."""
+"""Tuning methods as data: which parameters train, what is added to the model, and defaults."""

@@ -1,7 +1,7 @@
-"""One rule divides the parameters: it decides gradient, optimizer state, dtype, checkpoint content and counts.
+"""Partition of the parameters by one rule, which decides gradients, optimizer state, dtypes, checkpoints and counts.
 
-A tree is split into two of the same structure with None where a leaf belongs to the other; JAX sees no leaf there.
-Masking the optimizer instead would form gradients of frozen leaves the day somebody logs their norm.
+A tree is split into two of the same structure, with None where a leaf belongs to the other tree. Masking the optimizer
+instead would compute gradients of frozen leaves as soon as their norm is logged.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ from finetune_scaling.trees import Tree, path_name
 
 
 def partition(params: Tree, rule: str) -> tuple[Tree, Tree]:
-    """Splits `params` into (trainable, frozen): leaves whose whole name matches the regular expression train.
+    """Split `params` into (trainable, frozen): leaves whose whole name matches the regular expression train.
 
-    Raises ConfigError where the rule matches nothing.
+    Raises ConfigError if the rule matches nothing.
     """
     pattern = re.compile(rule)
 
@@ -32,7 +32,7 @@ def partition(params: Tree, rule: str) -> tuple[Tree, Tree]:
 
 
 def combine(trainable: Tree, frozen: Tree) -> Tree:
-    """The inverse of partition: one tree with every leaf."""
+    """Return one tree with every leaf: the inverse of partition."""
     return jax.tree.map(
         lambda left, right: right if left is None else left, trainable, frozen, is_leaf=lambda leaf: leaf is None
     )
@@ -40,7 +40,7 @@ def combine(trainable: Tree, frozen: Tree) -> Tree:
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One leaf in the table of what trains."""
+    """One leaf in the table of parameters."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class TableRow:
 
 
 def table(trainable: Tree, frozen: Tree) -> list[TableRow]:
-    """Every leaf with its part, in name order."""
+    """Return every leaf and whether it trains, sorted by name."""
     rows = [
         TableRow(path_name(path), tuple(leaf.shape), str(leaf.dtype), trains)
         for tree, trains in ((trainable, True), (frozen, False))
@@ -59,7 +59,7 @@ def table(trainable: Tree, frozen: Tree) -> list[TableRow]:
 
 
 def format_table(rows: list[TableRow]) -> str:
-    """The table as text for the log: name, shape, dtype, whether it trains."""
+    """Return the table as text: name, dtype, whether it trains, shape."""
     width = max(len(row.name) for row in rows)
     return "\n".join(
         f"  {row.name:<{width}}  {row.dtype:<9} {'trains' if row.trains else 'frozen'}  {list(row.shape)}"

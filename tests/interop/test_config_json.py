@@ -182,7 +182,7 @@ def test_unsupported_model_type_names_the_nearest_family(model_type, fields, mes
             "rope_parameters.sliding_attention.rope_type = 'linear' is not supported",
         ),
         ("Pythia 70M", {"hidden_act": "gelu_new"}, "hidden_act = 'gelu_new' .*gelu, relu"),
-        ("Pythia 70M", {"rotary_pct": 0.02}, "rope_fraction = 0.02 turns 1 of a head's 64 dimensions"),
+        ("Pythia 70M", {"rotary_pct": 0.02}, "rope_fraction = 0.02 rotates 1 of a head's 64 dimensions"),
         ("Pythia 70M", {"num_attention_heads": 7}, "hidden_size = 512 is not a multiple of num_attention_heads = 7"),
         ("OLMo 2 1B", {"clip_qkv": 8.0}, "clip_qkv = 8.0"),
         ("OLMo 2 1B", {"layer_types": 3}, "layer_types = 3 is not a list"),

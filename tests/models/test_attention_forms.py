@@ -152,8 +152,8 @@ def test_blockwise_attention_keeps_no_square_of_scores():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention": "flash"}, r"model\.attention = 'flash' needs a TPU, not cpu; use 'blockwise'"),
-        ({"attention": "cudnn"}, r"model\.attention = 'cudnn' needs a GPU, not cpu; use 'blockwise'"),
+        ({"attention": "flash"}, r"model\.attention = 'flash' needs a TPU, not cpu"),
+        ({"attention": "cudnn"}, r"model\.attention = 'cudnn' needs a GPU, not cpu"),
     ],
 )
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="names the CPU")
@@ -174,14 +174,12 @@ def test_a_form_for_another_platform_is_refused(changes, message, tiny_config, t
 def test_a_form_that_lacks_what_a_model_has_is_refused(form, fields, tiny_config):
     (name,) = fields
     config = dataclasses.replace(tiny_config, attention=form, compute_dtype="bfloat16", **fields)
-    with pytest.raises(
-        ConfigError, match=rf"model\.attention = '{form}' does not compute model\.{name} = .*; use 'block"
-    ):
+    with pytest.raises(ConfigError, match=rf"model\.attention = '{form}' does not compute model\.{name} = "):
         attention.check_attention(config, {"flash": "tpu", "cudnn": "gpu"}[form])
 
 
 def test_rows_that_flash_attention_cannot_hold_are_refused():
     rows = jax.ShapeDtypeStruct((1, flash.LONGEST + 1, 2, 8), jnp.float32)
     layout = TokenLayout(*(jax.ShapeDtypeStruct(rows.shape[:2], int),) * 3)
-    with pytest.raises(ConfigError, match="holds rows of at most 4096 tokens, not 4097; use 'blockwise'"):
+    with pytest.raises(ConfigError, match="at most 4096 tokens per row, not 4097"):
         jax.eval_shape(lambda *a: flash.flash_attention(*a, DEFAULT_RULES), rows, rows, rows, layout)
