@@ -126,7 +126,7 @@ def fails(error):
     def read_metadata(where):
         if me == 1 and where.name == "3":
             raise error
-        return as_it_is(where)
+        return original(where)
     return read_metadata
 
 # If one process cannot read a checkpoint at present, no process sets it aside.
@@ -176,16 +176,16 @@ def test_two_processes_set_damage_aside_once_and_raise_the_same_error(tmp_path):
         for index in (0, 1)
     ]
     try:
-        told = [process.communicate(timeout=120) for process in processes]
+        outputs = [process.communicate(timeout=120) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors for _, errors in told)
-    said = [[json.loads(line) for line in out.splitlines() if line[0] == '"'] for out, _ in told]
-    assert "checkpoints/3: cannot be used, as process 1 found" in said[0][0]
-    assert "cannot be read (Input/output error)" in said[1][0]
-    assert all("give a --workdir on storage that all hosts share" in lines[1] for lines in said)
-    assert "checkpoints/3: damaged, as process 1 found" in told[0][1]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors for _, errors in outputs)
+    errors = [[json.loads(line) for line in out.splitlines() if line[0] == '"'] for out, _ in outputs]
+    assert "checkpoints/3: cannot be used; see the error of process 1" in errors[0][0]
+    assert "cannot be read (Input/output error)" in errors[1][0]
+    assert all("storage shared by all hosts" in lines[1] for lines in errors)
+    assert "checkpoints/3: damaged; see the error of process 1" in outputs[0][1]
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["1", "2", "6", "damaged.3", "damaged.4", "damaged.5"]
     state = made_up()
