@@ -204,7 +204,7 @@ def test_a_listing_runs_nothing_and_prints_costs(tmp_path):
     [
         ([CONFIG, "--workdir=x", "--index=2", "--of=2"], "--index=2 must be below --of=2"),
         ([CONFIG, "--workdir=x", "--json"], "--json is for --list"),
-        ([CONFIG, "--list", "--index=0", "--of=2"], "leave --index and --of out"),
+        ([CONFIG, "--list", "--index=0", "--of=2"], "remove --index and --of"),
         ([CONFIG, "--workdir=x", "--config.families.grammar.factor_size=2m"], "factor_size = '2m' is not among"),
     ],
 )
