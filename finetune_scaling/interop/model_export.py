@@ -95,9 +95,12 @@ def plan_export(run: TrainedRun, match: FamilyMatch, *, merged: bool, dtype: str
     """
     tensors = match.family.tensors(match.config)
     leaves = merged_leaves(run, keep_dtypes=dtype is None) if merged else base_leaves(run)
-    dtypes = {path: dtype or str(leaf.dtype) for path, leaf in run.weights.shapes.items()}
     shapes = {path: leaf.shape for path, leaf in leaf_shapes(match.config).items()}
     assert {tensor.path for tensor in tensors} == set(shapes), "the family has no tensor for a leaf"
+    stored = run.weights.shapes
+    # A bias that the method added has the dtype of its layer's kernel.
+    sources = {path: path if path in stored else path.replace("/bias", "/kernel") for path in shapes}
+    dtypes = {path: dtype or str(stored[source].dtype) for path, source in sources.items()}
     return ModelExport(match, grouped(tensors), shapes, dtypes, leaves, run.weights.check)
 
 

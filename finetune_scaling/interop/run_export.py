@@ -12,7 +12,7 @@ from finetune_scaling.interop.model_export import plan_export, write_model
 from finetune_scaling.interop.peft.adapter_export import BaseName, plan_adapter, write_adapter
 from finetune_scaling.interop.public_source import families_for, public_source
 from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
-from finetune_scaling.interop.weights.run_weights import TrainedRun, provenance, read_run
+from finetune_scaling.interop.weights.run_weights import TrainedRun, merged_config, provenance, read_run
 from finetune_scaling.runs.checkpoints import CHECKPOINTS
 from finetune_scaling.runs.model_loading import RunCheckpoint, find_base, find_run
 
@@ -56,10 +56,12 @@ def export_run(request: RunExport) -> dict[str, Any]:
         raise ConfigError(
             f"{found.directory}: {run.tuning.name} trained the model itself and has no adapter. Fix: remove --no-merge."
         )
-    match = match_family(run.model, families_for(found), str(found.directory))
-    adapter = plan_adapter(run, match, _base_name(run, model_out, request)) if adapter_out else None
+    families, what = families_for(found), str(found.directory)
+    base_name = _base_name(run, model_out, request)
+    adapter = plan_adapter(run, match_family(run.model, families, what), base_name) if adapter_out else None
     summary = {}
     if model_out:
+        match = match_family(merged_config(run) if request.merged else run.model, families, what)
         export = plan_export(run, match, merged=request.merged, dtype=request.dtype)
         tokenizer = tokenizer_files(found.run_config.tokenizer, run.model.vocab_size)
         summary["model"] = write_model(export, model_out, tokenizer, provenance(run))

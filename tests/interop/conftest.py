@@ -1,4 +1,4 @@
-"""What tests of what leaves and comes in share: runs that nobody trained, and the logits of both sides."""
+"""Fixtures of the interop tests: runs of random models, and the logits of both sides."""
 
 import runpy
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
+from finetune_scaling.interop.run_export import RunExport, export_run
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.token_layout import TokenLayout
@@ -30,7 +31,7 @@ TEXTS = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))[
 
 
 class Runs(NamedTuple):
-    """A tokenizer, and what makes runs with it."""
+    """A tokenizer, and functions that write runs with it."""
 
     tokenizer: Path
 
@@ -42,9 +43,9 @@ class Runs(NamedTuple):
         tokenizer: str | None = None,
         public: dict[str, Any] | None = None,
     ) -> Path:
-        """The run of a pretrained model, as training leaves it but for the optimizer's state.
+        """Write the run of a pretrained model without optimizer state.
 
-        public: what it was converted from, where it was not trained here.
+        public: the `public` block of its config, if it was imported.
         """
         own = str(self.tokenizer) if tokenizer is None else tokenizer
         model = configuration.plain(config)
@@ -68,14 +69,14 @@ class Runs(NamedTuple):
         return directory
 
     def config(self, what: str, base: Path, **changes: Any) -> dict[str, Any]:
-        """The config of a finetuning run on a base."""
+        """Return the config of a finetuning run on a base."""
         config = configuration.plain(TINY["get_config"](what))
         return merge(merge(config, {"tokenizer": str(self.tokenizer), "base": {"run": str(base)}}), changes)
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> Runs:
-    """See Runs."""
+    """A `Runs` with a trained tokenizer."""
     folder = tmp_path_factory.mktemp("tokenizer")
     words = (first + second for first in ("sa", "li", "ge", "bu", "ne") for second in ("ti", "vo", "ko", "mi", "lu"))
     train_tokenizer([*TEXTS, " ".join(words)], TokenizerConfig(vocab_size=300, sentinels=4), folder)
@@ -84,7 +85,7 @@ def runs(tmp_path_factory) -> Runs:
 
 @pytest.fixture(scope="session")
 def sequential() -> ModelConfig:
-    """A model of our own ladder in all but its block, whose logits are scaled by no power of two."""
+    """A model of our ladder with sequential blocks, whose logit scale is no power of two."""
     return ModelConfig(
         vocab_size=300, layers=2, model_dim=24, heads=4, kv_heads=2, head_dim=8, ffn_dim=40, max_length=64,
         block="sequential", embedding_std=1.0, compute_dtype="float32",
@@ -93,24 +94,32 @@ def sequential() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def base(runs, sequential, random_params, tmp_path_factory) -> Path:
-    """A run that pretrained such a model; nobody may write into it."""
+    """The run of such a model; read-only."""
     return runs.write(tmp_path_factory.mktemp("base") / "run", sequential, random_params(sequential))
 
 
 @pytest.fixture(scope="session")
+def public_base(base, tmp_path_factory) -> Path:
+    """The base, exported for transformers."""
+    folder = tmp_path_factory.mktemp("public") / "base"
+    export_run(RunExport(str(base), model=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokens() -> np.ndarray:
-    """Tokens [2, 9] that are no special ones of either side."""
+    """Tokens [2, 9] without special tokens."""
     return np.random.default_rng(1).integers(4, 61, size=(2, 9))
 
 
 @pytest.fixture(scope="session")
 def ours(tokens) -> Callable[[Path], np.ndarray]:
-    """ours(run): the logits of the run's best checkpoint, [2, 9, V]."""
+    """ours(run) -> the logits of the run's best checkpoint, [2, 9, V]."""
 
     def compute(directory: Path) -> np.ndarray:
         model = load_run_checkpoint(find_run(directory))
         language_model = LanguageModel(model.config, model.tuning.adapter)
-        params = combine(model.trainable, model.frozen)
+        params = model.tuning.model_params(model.config, combine(model.trainable, model.frozen))
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
         embeddings, layout = model.tuning.embed(language_model, params, tokens, layout)
@@ -122,7 +131,7 @@ def ours(tokens) -> Callable[[Path], np.ndarray]:
 
 @pytest.fixture(scope="session")
 def theirs(tokens) -> Callable[[Any], np.ndarray]:
-    """theirs(model): the logits of a model of transformers or PEFT, those of a soft prompt apart."""
+    """theirs(model) -> the logits of a model of transformers or PEFT, without those of virtual tokens."""
 
     def compute(model: Any) -> np.ndarray:
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """Adapters exchanged with PEFT: both sides compute the same logits, after training on either side."""
 
 import dataclasses
+import functools
 import json
 import runpy
 from pathlib import Path
@@ -30,46 +31,22 @@ from finetune_scaling.runs.run_config import read_run_config
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 CONFIG_OF_RUN = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "run.py"))["get_config"]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-LORA = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-KINDS = {
-    "plain": LoraConfig(**LORA, task_type="CAUSAL_LM"),
-    "rank-stabilised": LoraConfig(**LORA, use_rslora=True, task_type="CAUSAL_LM"),
-    "ranks and alphas by pattern": LoraConfig(
-        r=3, lora_alpha=5, target_modules="all-linear", task_type="CAUSAL_LM",
-        rank_pattern={"q_proj": 2, "layers.1.mlp.up_proj": 5}, alpha_pattern={"o_proj": 7},
-    ),
-    "prompt": PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
-}  # fmt: skip
-OTHER_SETTINGS = {"plain": {"alpha": 1.0}, "prompt": {"length": 2}}
-
-
-@pytest.fixture(scope="module")
-def public_base(base, tmp_path_factory):
-    """The base, exported for transformers."""
-    folder = tmp_path_factory.mktemp("public") / "base"
-    export_run(RunExport(str(base), model=str(folder)))
-    return folder
+PEFT = runpy.run_path(str(Path(__file__).parents[1] / "peft_adapters.py"))
+KINDS = PEFT["KINDS"]
+OTHER_SETTINGS = {"lora": {"alpha": 1.0}, "prompt": {"length": 2}}
 
 
 @pytest.fixture(scope="module")
 def peft_trained(public_base, tokens, tmp_path_factory):
     """peft_trained(kind) -> the directory of an adapter that PEFT trained for a few steps, and PEFT's model of it."""
-    made = {}
 
+    @functools.cache
     def train(kind):
-        if kind not in made:
-            torch.manual_seed(0)
-            model = get_peft_model(AutoModelForCausalLM.from_pretrained(public_base), KINDS[kind])
-            trained = [weight for weight in model.parameters() if weight.requires_grad]
-            optimizer = torch.optim.Adam(trained, lr=0.05)
-            for _ in range(3):
-                optimizer.zero_grad()
-                model(input_ids=torch.from_numpy(tokens), labels=torch.from_numpy(tokens)).loss.backward()
-                optimizer.step()
-            folder = tmp_path_factory.mktemp("adapter")
-            model.save_pretrained(folder)
-            made[kind] = folder, model
-        return made[kind]
+        model = PEFT["new_adapter"](kind, public_base)
+        PEFT["train"](model, [tokens] * 3, learning_rate=0.05)
+        folder = tmp_path_factory.mktemp("adapter")
+        model.save_pretrained(folder)
+        return folder, model
 
     return train
 
@@ -84,35 +61,33 @@ def check_different(left, right):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_imported_adapter_has_the_logits_of_peft_and_is_exported_again(
-    kind, peft_trained, public_base, base, runs, ours, theirs, tmp_path
+    kind, peft_trained, public_base, base, ours, theirs, tmp_path
 ):
     folder, model = peft_trained(kind)
     run = tmp_path / "run"
-    figures = import_adapter(AdapterImport(str(folder), str(base), str(run), config=runs.config(named(kind), base)))
+    figures = import_adapter(AdapterImport(str(folder), str(base), str(run)))
     expected = theirs(model)
     check_different(expected, ours(base))
     np.testing.assert_allclose(ours(run), expected, atol=1e-4)
-    assert figures["method"]["name"] == named(kind)
+    assert figures["method"]["name"] == KINDS[kind].method
     export_run(RunExport(str(run), adapter=str(tmp_path / "out")))
     np.testing.assert_allclose(theirs(loaded(public_base, tmp_path / "out")), expected, atol=1e-4)
-    if kind == "plain" or kind == "prompt":
+    if kind in ("lora", "lora, rank-stabilized", "dora", "ia3", "prompt", "prefix"):
         before, after = load_file(folder / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
         assert before.keys() == after.keys()
         for name, value in before.items():
             np.testing.assert_array_equal(value, after[name], err_msg=name)
 
 
-def named(kind):
-    return "prompt" if kind == "prompt" else "lora"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["plain", "prompt"])
+@pytest.mark.parametrize("kind", ["lora", "prompt"])
 def test_imported_adapter_is_trained_and_exported(kind, peft_trained, public_base, base, runs, ours, theirs, tmp_path):
     folder, _ = peft_trained(kind)
     run = tmp_path / "run"
     import_adapter(
-        AdapterImport(str(folder), str(base), str(run), config=runs.config(named(kind), base, method={"rank": 9}))
+        AdapterImport(
+            str(folder), str(base), str(run), config=runs.config(KINDS[kind].method, base, method={"rank": 9})
+        )
     )
     before = ours(run)
     config = configuration.plain(CONFIG_OF_RUN(str(run)))
@@ -125,14 +100,14 @@ def test_imported_adapter_is_trained_and_exported(kind, peft_trained, public_bas
     check_different(after, before)
     export_run(RunExport(str(run), adapter=str(tmp_path / "out")))
     np.testing.assert_allclose(theirs(loaded(public_base, tmp_path / "out")), after, atol=1e-4)
-    if kind == "plain":
+    if kind == "lora":
         export_run(RunExport(str(run), model=str(tmp_path / "merged")))
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
         np.testing.assert_allclose(theirs(merged), after, atol=1e-4)
 
 
 def test_adapter_without_a_task_is_evaluated_on_that_of_a_config(peft_trained, base, runs, ours, theirs, tmp_path):
-    folder, model = peft_trained("plain")
+    folder, model = peft_trained("lora")
     run = tmp_path / "run"
     import_adapter(AdapterImport(str(folder), str(base), str(run)))
     np.testing.assert_allclose(ours(run), theirs(model), atol=1e-4)
@@ -218,7 +193,7 @@ def test_adapters_of_fused_kernels_are_stacked_and_split_again(targets, tmp_path
 def copied(peft_trained, tmp_path):
     """copied(kind, tensors=function, **fields) -> a copy of an adapter with changed tensors and fields."""
 
-    def copy(kind="plain", tensors=None, **fields):
+    def copy(kind="lora", tensors=None, **fields):
         folder, _ = peft_trained(kind)
         target = tmp_path / "changed"
         target.mkdir()
@@ -298,7 +273,7 @@ def test_missing_or_damaged_files_are_named(copied, base, tmp_path):
 
 
 def test_exported_adapter_records_its_base(peft_trained, base, runs, sequential, random_params, tmp_path):
-    folder, _ = peft_trained("plain")
+    folder, _ = peft_trained("lora")
     import_adapter(AdapterImport(str(folder), str(base), str(tmp_path / "run"), config=runs.config("lora", base)))
     export_run(RunExport(str(tmp_path / "run"), adapter=str(tmp_path / "out")))
     params = random_params(sequential)

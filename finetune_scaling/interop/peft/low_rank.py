@@ -1,12 +1,13 @@
-"""LoRA in PEFT's format, with rank-stabilized scales (Kalajdzievski, 2023).
+"""LoRA and DoRA in PEFT's format, with the scales of rank-stabilized LoRA (Kalajdzievski, 2023).
 
 PEFT has one adapter for a module that fuses k of our kernels: A [k r, in] stacks the A of each, and B [out, k r] has
-the B of each as blocks and zeros elsewhere. It computes the same and can be split again.
+the B of each as blocks and zeros elsewhere. It computes the same and can be split again. DoRA's magnitudes [out] belong
+to outputs, so those of a fused module are the magnitudes of its kernels; a kernel without an adapter has its own norm.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,14 @@ from finetune_scaling.interop.peft.modules import (
     target_modules,
 )
 from finetune_scaling.interop.weights.run_weights import TrainedRun
+from finetune_scaling.tuning.dora import DoraAdapter
 from finetune_scaling.tuning.lora import LoraAdapter
 
-A, B = "lora_A.weight", "lora_B.weight"
-# Fields about initialization, regularization and execution.
+A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
+# Fields about initialization and execution.
 _IRRELEVANT = frozenset(
-    {"corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "lora_dropout", "lora_ga_config",
-     "loftq_config", "megatron_core", "qalora_group_size", "runtime_config", "target_modules"}
+    {"corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "lora_ga_config", "loftq_config",
+     "megatron_core", "qalora_group_size", "runtime_config", "target_modules"}
 )  # fmt: skip
 _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")  # those that do not change the base
 
@@ -50,6 +52,8 @@ class LoraSettings:
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
     rank_stabilized: bool
+    dropout: float
+    dora: bool
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module's adapter."""
@@ -70,26 +74,37 @@ def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
 def _export(run: TrainedRun, match: FamilyMatch) -> tuple[dict[str, Any], Tensors]:
     adapter = run.tuning.adapter
     assert isinstance(adapter, LoraAdapter)
-    factors = run.adapter
-    extended = [module for module in linear_modules(match) if _adapted(module, factors)]
+    rank_stabilized = bool(run.found.metadata["method"].get("rank_stabilized", False))
+    extended = [module for module in linear_modules(match) if _adapted(module, run.adapter)]
+    dora = isinstance(adapter, DoraAdapter)
     tensors: dict[str, np.ndarray] = {}
     for module in extended:
-        tensors |= to_peft(module, factors)
-    # A module with n adapted kernels has rank n r; alpha grows with it, so that alpha / rank stays the same.
-    counts = {module.last_name: n for module in extended if (n := len(_adapted(module, factors))) > 1}
-    alpha = adapter.scale * adapter.rank
+        tensors |= to_peft(module, run.adapter)
+        if dora:
+            tensors |= module.by_layer(MAGNITUDE, module.fuse([_magnitude(run, folder) for folder in module.folders]))
+    # A module with n adapted kernels has rank n r; its alpha keeps the scale.
+    counts = {module.last_name: n for module in extended if (n := len(_adapted(module, run.adapter))) > 1}
+    alpha_of = lambda rank: number(adapter.scale * (rank**0.5 if rank_stabilized else rank))  # noqa: E731
     fields = {
         "r": adapter.rank,
-        "lora_alpha": number(alpha),
+        "lora_alpha": alpha_of(adapter.rank),
         "rank_pattern": {name: adapter.rank * n for name, n in counts.items()},
-        "alpha_pattern": {name: number(alpha * n) for name, n in counts.items()},
+        "alpha_pattern": {name: alpha_of(adapter.rank * n) for name, n in counts.items()},
         "target_modules": target_modules(extended, match),
-        "lora_dropout": 0.0,
+        "lora_dropout": adapter.dropout,
         "bias": "none",
         "fan_in_fan_out": False,
-        "use_rslora": False,
+        "use_rslora": rank_stabilized,
+        "use_dora": dora,
     }
     return fields, tensors
+
+
+def _magnitude(run: TrainedRun, folder: str) -> np.ndarray:
+    """Return the magnitude [layers, out] of a dense layer; without an adapter, the norm of its kernel's columns."""
+    if f"{folder}/magnitude" in run.adapter:
+        return run.adapter[f"{folder}/magnitude"]
+    return np.linalg.norm(run.weights[f"{folder}/kernel"].astype(np.float32), axis=-2)
 
 
 def _adapted(module: Module, factors: Tensors) -> list[str]:
@@ -113,30 +128,38 @@ def to_peft(module: Module, factors: Tensors) -> dict[str, np.ndarray]:
     for i, folder in enumerate(adapted):
         blocks[folder][:, i * rank : (i + 1) * rank] = factors[f"{folder}/lora_b"]
     b = module.fuse(list(blocks.values()))
-    return {
-        module.key(layer, suffix): factor[layer].T for layer in range(layers) for suffix, factor in ((A, a), (B, b))
-    }
+    return {**module.by_layer(A, a.swapaxes(1, 2)), **module.by_layer(B, b.swapaxes(1, 2))}
 
 
 def _read(adapter: PeftAdapter, match: FamilyMatch) -> ConvertedAdapter:
     """Read LoRA into one rank and one scale: smaller ranks are padded with zeros, other scales multiply B."""
     settings = read_settings(adapter)
+    layers = match.config.layers
     factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for module in extended_modules(adapter, match, (A, B)):
-        a, b = _read_factors(module, settings, adapter, match.config.layers)
-        factors |= {
-            folder: pair
-            for folder, pair in zip(module.folders, split_ranks(a, module.split(b)), strict=True)
-            if pair[0].shape[-1]
-        }
+    leaves: dict[str, np.ndarray] = {}
+    for module in extended_modules(adapter, match, (A, B, MAGNITUDE) if settings.dora else (A, B)):
+        a, b = _read_factors(module, settings, adapter, layers)
+        split = dict(zip(module.folders, split_ranks(a, module.split(b)), strict=True))
+        factors |= {folder: pair for folder, pair in split.items() if settings.dora or pair[0].shape[-1]}
+        if settings.dora:
+            magnitudes = np.stack(
+                [adapter.check_shape(module.key(layer, MAGNITUDE), module.shape[:1]) for layer in range(layers)]
+            )
+            for folder, magnitude in zip(module.folders, module.split(magnitudes), strict=True):
+                leaves[f"{folder}/magnitude"] = magnitude
     rank = max(a.shape[-1] for a, _ in factors.values())
-    leaves = {}
     for folder, (a, b) in factors.items():
         missing = rank - a.shape[-1]
         leaves[f"{folder}/lora_a"] = np.pad(a, ((0, 0), (0, 0), (0, missing)))
         leaves[f"{folder}/lora_b"] = np.pad(b, ((0, 0), (0, missing), (0, 0)))
-    alpha = settings.scale_of("") * rank
-    method = {"name": "lora", "rank": rank, "alpha": alpha, "targets": our_targets(factors)}
+    method = {
+        "name": "dora" if settings.dora else "lora",
+        "rank": rank,
+        "alpha": settings.scale_of("") * (rank**0.5 if settings.rank_stabilized else rank),
+        "targets": our_targets(factors),
+        **({"rank_stabilized": True} if settings.rank_stabilized else {}),
+        **({"dropout": settings.dropout} if settings.dropout else {}),
+    }
     return ConvertedAdapter(method, leaves)
 
 
@@ -187,19 +210,23 @@ def read_settings(adapter: PeftAdapter) -> LoraSettings:
         ranks=_patterns(fields, "rank_pattern", Fields.positive_integer),
         alphas=_patterns(fields, "alpha_pattern", Fields.positive_number),
         rank_stabilized=fields.flag("use_rslora"),
+        dropout=fields.number("lora_dropout", 0.0),
+        dora=fields.flag("use_dora"),
     )
     check_unread_fields(fields, _IRRELEVANT)
     return settings
 
 
-def _patterns(fields: Fields, name: str, read: Any) -> dict[str, Any]:
+def _patterns(fields: Fields, name: str, read: Callable[[Fields, str], Any]) -> dict[str, Any]:
     group = fields.group(name)
-    for pattern in group.values if group else ():
+    if group is None:
+        return {}
+    for pattern in group.values:
         try:
             re.compile(pattern)
         except re.error as error:
             raise ConfigError(f"{fields.where}: {name}: {pattern!r} is not a regular expression ({error})") from None
-    return {pattern: read(group, pattern) for pattern in group.values} if group else {}
+    return {pattern: read(group, pattern) for pattern in group.values}
 
 
-LORA = PeftMethod("LORA", ("lora",), _export, _read)
+LORA = PeftMethod("LORA", ("lora", "dora"), _export, _read)

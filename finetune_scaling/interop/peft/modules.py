@@ -33,6 +33,10 @@ class Module(NamedTuple):
         """Return the name of an adapter tensor of one layer in the adapter's file."""
         return f"{_PREFIX}{self.name_in(layer)}.{suffix}"
 
+    def by_layer(self, suffix: str, stacked: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the adapter tensors of all layers by name, from one array with a leading axis of layers."""
+        return {self.key(layer, suffix): value for layer, value in enumerate(stacked)}
+
     @property
     def last_name(self) -> str:
         """The name by which target_modules and patterns refer to the module."""

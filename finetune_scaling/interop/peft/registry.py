@@ -1,15 +1,17 @@
-"""The tuning methods that can be exchanged with PEFT, and how to refuse the others."""
+"""The tuning methods that can be exchanged with PEFT, and the errors about the others."""
 
 from pathlib import Path
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.families.matching_family import FamilyMatch
 from finetune_scaling.interop.peft.adapter_format import CONFIG, ConvertedAdapter, PeftAdapter, PeftMethod
+from finetune_scaling.interop.peft.ia3 import IA3
 from finetune_scaling.interop.peft.low_rank import LORA
+from finetune_scaling.interop.peft.prefix import PREFIX_TUNING
 from finetune_scaling.interop.peft.soft_prompt import PROMPT_TUNING
 from finetune_scaling.interop.weights.run_weights import TrainedRun
 
-PEFT_METHODS: tuple[PeftMethod, ...] = (LORA, PROMPT_TUNING)
+PEFT_METHODS: tuple[PeftMethod, ...] = (LORA, IA3, PROMPT_TUNING, PREFIX_TUNING)
 
 
 def method_of_run(run: TrainedRun) -> PeftMethod:
@@ -19,10 +21,8 @@ def method_of_run(run: TrainedRun) -> PeftMethod:
         if name in method.names:
             return method
     known = ", ".join(name for method in PEFT_METHODS for name in method.names)
-    raise ConfigError(
-        f"{run.found.directory}: method {name!r} cannot be exported to PEFT (methods: {known}). Fix: export the model "
-        "itself with --to-hf=DIR, if the method can be merged."
-    )
+    fix = " Fix: export the tuned model with --to-hf=DIR." if run.tuning.mergeable else ""
+    raise ConfigError(f"{run.found.directory}: PEFT has no method {name!r} (it has {known}).{fix}")
 
 
 def import_peft_adapter(adapter: PeftAdapter, match: FamilyMatch) -> ConvertedAdapter:

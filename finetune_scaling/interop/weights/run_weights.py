@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 from finetune_scaling.runs.checkpoints import read_trainable
 from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 from finetune_scaling.runs.streamed_checkpoint import StreamedCheckpoint
@@ -28,7 +28,7 @@ class TrainedRun:
         found: The run and its checkpoint.
         model: Config of the model.
         tuning: The tuning method.
-        adapter: The leaves that the run added to its base, by path; empty where it trained the model itself.
+        adapter: The leaves that the run trained, by path; empty where it trained the model itself.
         weights: The leaves of the model that it trained, or of its base.
     """
 
@@ -96,32 +96,42 @@ def base_leaves(run: TrainedRun) -> LeafReader:
     return read
 
 
+def merged_config(run: TrainedRun) -> ModelConfig:
+    """Return the config of the tuned model: that of the base with the biases that the method added."""
+    added = {path.split("/")[-2] for path in run.adapter if path.endswith("/bias")}
+    biased = tuple(name for name in DENSE_LAYERS if name in added or name in run.model.biased)
+    return dataclasses.replace(run.model, biased=biased)
+
+
 def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> LeafReader:
-    """Return a reader of the tuned model's leaves; kernels with an adapter are float32 unless `keep_dtypes`.
+    """Return a reader of the tuned model's leaves; changed leaves are float32 unless `keep_dtypes`.
 
     Raises:
         ConfigError: The method cannot be merged into the model.
     """
     read_base, adapter = base_leaves(run), run.tuning.adapter
-    if run.trained_model:
-        return read_base
-    if adapter is None or not run.tuning.mergeable:
+    if not run.tuning.mergeable:
         raise ConfigError(
-            f"{run.found.directory}: method {run.tuning.name!r} cannot be merged into a model. Fix: export it as an "
-            "adapter with --to-peft=DIR (and its base with --to-hf=DIR --no-merge)."
+            f"{run.found.directory}: method {run.tuning.name!r} cannot be merged into a model. Fix: export the base "
+            "with --to-hf=DIR --no-merge, and the adapter with --to-peft=DIR if PEFT has it."
         )
+    if adapter is None:
+        return read_base
+    trained: dict[str, dict[str, np.ndarray]] = {}  # leaves of each layer by name
+    for path, leaf in run.adapter.items():
+        folder, _, name = path.rpartition("/")
+        trained.setdefault(folder, {})[name] = leaf
 
     def read(path: str) -> LayerReader:
         folder, _, name = path.rpartition("/")
-        added = {leaf.rpartition("/")[2]: value for leaf, value in run.adapter.items() if leaf.startswith(f"{folder}/")}
-        if not added or not folder.startswith("layers/"):
+        if folder not in trained:
             return read_base(path)
-        layers = None if name in added else read_base(path)
+        stored = None if name in trained[folder] else read_base(path)
 
         def merged(layer: int | None) -> np.ndarray:
-            leaves = {leaf: value[layer] for leaf, value in added.items()}
-            if layers is not None:
-                leaves[name] = layers(layer) if keep_dtypes else layers(layer).astype(np.float32)
+            leaves = {leaf: value if layer is None else value[layer] for leaf, value in trained[folder].items()}
+            if stored is not None:
+                leaves[name] = stored(layer) if keep_dtypes else stored(layer).astype(np.float32)
             with jax.default_matmul_precision("highest"):  # accelerators would round the factors
                 return np.asarray(adapter.merge(folder.rpartition("/")[2], leaves)[name])
 
