@@ -61,14 +61,16 @@ def check_different(left, right):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_imported_adapter_has_the_logits_of_peft_and_is_exported_again(
-    kind, peft_trained, public_base, base, ours, theirs, tmp_path
+    kind, peft_trained, public_base, base, ours, theirs, tmp_path, record_property
 ):
     folder, model = peft_trained(kind)
     run = tmp_path / "run"
     figures = import_adapter(AdapterImport(str(folder), str(base), str(run)))
     expected = theirs(model)
     check_different(expected, ours(base))
-    np.testing.assert_allclose(ours(run), expected, atol=1e-4)
+    imported = ours(run)
+    record_property("logits", float(np.abs(imported - expected).max()))  # read by benchmarks/peft_parity.py
+    np.testing.assert_allclose(imported, expected, atol=1e-4)
     assert figures["method"]["name"] == KINDS[kind].method
     export_run(RunExport(str(run), adapter=str(tmp_path / "out")))
     np.testing.assert_allclose(theirs(loaded(public_base, tmp_path / "out")), expected, atol=1e-4)
