@@ -1,13 +1,12 @@
-"""Brings public models in, and runs out in the formats of others.
+"""Import public models and PEFT adapters, and export runs in the formats of Hugging Face and PEFT.
 
     python -m finetune_scaling.convert --from-hf=DIR_OR_NAME[@REVISION] --out=DIR
     python -m finetune_scaling.convert --checkpoint=RUN --to-hf=DIR [--step=N --dtype=bfloat16 --no-merge]
     python -m finetune_scaling.convert --checkpoint=RUN --to-peft=DIR
     python -m finetune_scaling.convert --from-peft=DIR --base=RUN --out=RUN [--config=FILE]
 
-The model's files (config.json, safetensors, tokenizer) become the directory of a base that finetuning starts from:
---config.base.run=DIR --config.tokenizer=DIR/tokenizer. Nothing is unpickled, and no code of the model's is run. The
-same command again goes on where it was stopped.
+An imported model is a base that finetuning starts from: --config.base.run=DIR --config.tokenizer=DIR/tokenizer. Nothing
+is unpickled, and no code of the model is run. The same command resumes an interrupted import.
 """
 
 import json
@@ -24,30 +23,32 @@ from finetune_scaling.interop.run_export import RunExport, export_run
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 _FROM_HF = flags.DEFINE_string(
-    "from_hf", "", "A model in Hugging Face's format: a directory, or OWNER/NAME on the hub; @REVISION may follow."
+    "from_hf", "", "Model in Hugging Face's format: a directory, or OWNER/NAME[@REVISION] on the hub."
 )
-_OUT = flags.DEFINE_string("out", "", "Where the result goes: a directory that is empty, or of the same conversion.")
+_OUT = flags.DEFINE_string("out", "", "Directory of the result: empty, or of the same import.")
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the stored parameters; default: the files' own."
+    "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the stored parameters; default: that of the files."
 )
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that will divide the parameters, with files for each; -1: all.")
-_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices that heads, feed-forward and vocabulary will be divided over.")
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices over which files are sharded along axis fsdp; -1: all.")
+_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices over which files are sharded along axis tensor.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "", "Directory of the model's tokenizer; default: the model's own.")
 _PRETRAIN_TOKENS = flags.DEFINE_integer(
-    "pretrain_tokens", None, "Tokens that the model has seen, for studies of that factor.", lower_bound=1
+    "pretrain_tokens", None, "Number of tokens that the model was pretrained on.", lower_bound=1
 )
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "A run, or one of its checkpoints, that is to leave.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The run, or one of its checkpoints, to export.")
 _STEP = flags.DEFINE_integer(
-    "step", None, "The run's or base's checkpoint; default: the best one, of a base the newest."
+    "step", None, "Checkpoint of the run or base; default: the best one, for a base the newest."
 )
-_TO_HF = flags.DEFINE_string("to_hf", "", "Writes the model there, as transformers' AutoModelForCausalLM reads it.")
-_TO_PEFT = flags.DEFINE_string("to_peft", "", "Writes the adapter there (LoRA, soft prompt), as PEFT reads it.")
-_MERGE = flags.DEFINE_boolean("merge", True, "Whether --to-hf's model has LoRA in it; --no-merge: base and adapter.")
-_FROM_PEFT = flags.DEFINE_string("from_peft", "", "Directory of a PEFT adapter (LoRA, soft prompt) that is to come in.")
-_BASE = flags.DEFINE_string("base", "", "The run that the adapter stands on: a base, or a converted public model.")
+_TO_HF = flags.DEFINE_string("to_hf", "", "Directory for the model, which transformers loads.")
+_TO_PEFT = flags.DEFINE_string("to_peft", "", "Directory for the adapter, which PEFT loads.")
+_MERGE = flags.DEFINE_boolean(
+    "merge", True, "Merge the adapter into the model of --to-hf; --no-merge: base and adapter."
+)
+_FROM_PEFT = flags.DEFINE_string("from_peft", "", "Directory of the PEFT adapter to import.")
+_BASE = flags.DEFINE_string("base", "", "The run that the adapter extends: a base, or an imported public model.")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config of a finetuning run: the task that the adapter is scored on, and trained on with."
+    "config", help_string="Finetuning config whose task the adapter is evaluated and trained on."
 )
 
 _FLAGS: dict[str, tuple[flags.FlagHolder, ...]] = {
@@ -58,44 +59,44 @@ _FLAGS: dict[str, tuple[flags.FlagHolder, ...]] = {
 
 
 def main() -> None:
-    """Converts and prints the main figures as one JSON line."""
-    figures = {"from_hf": _bring_in, "from_peft": _bring_in_adapter, "checkpoint": _write_out}[_direction()]()
-    print(json.dumps(figures))
+    """Convert and print a summary as one JSON line."""
+    convert = {"from_hf": _import_model, "from_peft": _import_adapter, "checkpoint": _export_run}[_direction()]
+    print(json.dumps(convert()))
 
 
 def _direction() -> str:
-    """The flag that says what is converted. Raises ConfigError where there is none, or a flag that it does not know."""
+    """Return the flag that selects the conversion. Raises ConfigError where there is none, or for a flag of another."""
     values = flags.FLAGS
     given = [name for name in _FLAGS if values[name].value]
     if len(given) != 1:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _FLAGS)
-        raise ConfigError(f"say what to convert by one of {known}; --help tells what they are")
+        raise ConfigError(f"give exactly one of {known}; see --help")
     known_flags = {flag.name for flag in _FLAGS[given[0]]}
     for flag in (flag for group in _FLAGS.values() for flag in group):
         if values[flag.name].present and flag.name not in known_flags:
             raise ConfigError(
-                f"--{flag.name.replace('_', '-')} is not for --{given[0].replace('_', '-')}; leave one of them out"
+                f"--{flag.name.replace('_', '-')} does not apply to --{given[0].replace('_', '-')}. Fix: remove one."
             )
     return given[0]
 
 
-def _bring_in() -> dict[str, Any]:
+def _import_model() -> dict[str, Any]:
     sharding = ShardingConfig(_FSDP.value, _TENSOR.value)
     out, tokenizer = command.required(_OUT), _TOKENIZER.value
     return import_model(ModelImport(_FROM_HF.value, out, _DTYPE.value, sharding, tokenizer, _PRETRAIN_TOKENS.value))
 
 
-def _bring_in_adapter() -> dict[str, Any]:
+def _import_adapter() -> dict[str, Any]:
     config = command.read_config(_CONFIG) if _CONFIG.value else {}
     return import_adapter(
         AdapterImport(_FROM_PEFT.value, command.required(_BASE), command.required(_OUT), _STEP.value, config)
     )
 
 
-def _write_out() -> dict[str, Any]:
+def _export_run() -> dict[str, Any]:
     if not (_TO_HF.value or _TO_PEFT.value):
         raise ConfigError(
-            "--checkpoint is to go somewhere: give --to-hf=DIR for the model, --to-peft=DIR for an adapter"
+            "--checkpoint has no destination. Fix: give --to-hf=DIR for the model or --to-peft=DIR for the adapter."
         )
     return export_run(
         RunExport(_CHECKPOINT.value, _STEP.value, _TO_HF.value, _TO_PEFT.value, _MERGE.value, _DTYPE.value)

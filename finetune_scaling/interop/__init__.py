@@ -1,1 +1,1 @@
-"""Models of other projects: their files in, our configs and parameters out."""
+"""Import and export of models and adapters in the formats of Hugging Face and PEFT."""

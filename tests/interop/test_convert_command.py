@@ -1,4 +1,4 @@
-"""The convert command, adapters in and runs out: its flags, its figures, and what it refuses."""
+"""The convert command for adapters and exports: flags, summaries and errors."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def prompt(tmp_path_factory):
     return folder
 
 
-def test_an_adapter_comes_in_and_goes_out_with_its_base(prompt, base, runs, ours, theirs, tokens, tmp_path):
+def test_adapter_is_imported_and_exported_with_its_base(prompt, base, runs, ours, theirs, tokens, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     came = convert(
         f"--from-peft={prompt}", f"--base={base}", f"--out={run}", "--config=tests/tiny.py:prompt",
@@ -56,13 +56,11 @@ def test_an_adapter_comes_in_and_goes_out_with_its_base(prompt, base, runs, ours
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "say what to convert by one of --from-hf, --from-peft, --checkpoint"),
-        (("--checkpoint=run",), "--checkpoint is to go somewhere: give --to-hf=DIR"),
-        (("--checkpoint=run", "--to-peft=out", "--base=run"), "--base is not for --checkpoint; leave one of them out"),
+        (("--checkpoint=run", "--to-peft=out", "--base=run"), "--base does not apply to --checkpoint"),
         (("--from-peft=adapter", "--base=run"), "--out is missing"),
     ],
 )
-def test_what_does_not_go_together_is_said(arguments, message):
+def test_contradicting_or_missing_flag_is_named(arguments, message):
     refused = convert(*arguments)
     assert refused.returncode == 2
     assert message in refused.stderr

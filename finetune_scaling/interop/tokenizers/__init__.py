@@ -1,1 +1,1 @@
-"""Tokenizers of public models in, ours out."""
+"""Export of tokenizers."""

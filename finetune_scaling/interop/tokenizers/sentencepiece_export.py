@@ -1,14 +1,12 @@
-"""Our SentencePiece tokenizers as a tokenizer.json of the `tokenizers` library, which gives the same ids.
+"""Export of SentencePiece tokenizers as a tokenizer.json of the `tokenizers` library with the same ids.
 
-Ours takes texts as they are, so no step may change one, and no text can spell a special token or the name of a byte.
-There such tokens are pieces like others, so every "<" of a text becomes MARK before it is divided, in ordinary pieces
-too: nothing that is special has one. With spaces as themselves in the pieces, the character that SentencePiece writes
-for them is like any other that no piece has.
+Our tokenizers do not normalize texts, and no text is parsed as a special token or as the name of a byte. In the library
+these are pieces like others, so "<" is replaced by MARK in texts and ordinary pieces, which no special piece contains.
+Pieces contain spaces instead of U+2581, so that U+2581 in a text is an ordinary character.
 
-What stays apart: MARK, which is no character, reads as "<". Where a unigram model finds two ways to divide a text as
-likely (the same pieces in another order, as in a long row of one letter), rounding chooses, which is finer there. Of a
-tokenizer without bytes to fall back on, U+2581 is one unknown token there and three here. And ids of bytes that form no
-character are a row of U+FFFD there, as the library decodes them.
+Known differences: MARK, a noncharacter, is decoded to "<". Where two segmentations have the same unigram score (the
+same pieces in another order, as in a run of one letter), rounding decides. Without byte fallback, U+2581 is one unknown
+token there and three here. Ids of bytes that form no character decode to another number of U+FFFD.
 """
 
 import sentencepiece
@@ -20,7 +18,7 @@ from finetune_scaling.errors import DataError
 
 MARK = "\U0010ffff"
 _SPACE_SYMBOL, _BYTE_OF_LESS = "\u2581", "<0x3C>"
-_ODD = (
+_UNUSUAL_TEXTS = (
     "<s>a</s><pad>",
     "<0x41>",
     "<unk><X>",
@@ -37,15 +35,16 @@ _ODD = (
 
 
 def fast_tokenizer(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
-    """The tokenizer in the library's form; what it is asked to put around a text is the token that ours begin with.
+    """Return the tokenizer as one of the library, whose special token before a text is ours.
 
-    Raises DataError where it gives other ids than ours for texts made of the tokenizer's own pieces.
+    Raises:
+        DataError: It gives other ids than ours for texts made of the tokenizer's pieces.
     """
     pieces = _Pieces(tokenizer)
     fast = tokenizers.Tokenizer(_bpe(pieces) if pieces.are_ranks else _unigram(pieces))
     fast.normalizer = normalizers.Replace("<", MARK)
     fast.decoder = decoders.Sequence([decoders.Replace(MARK, "<"), decoders.ByteFallback(), decoders.Fuse()])
-    fast.encode_special_tokens = True  # no text spells them
+    fast.encode_special_tokens = True  # no text is parsed as one
     fast.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in pieces.special])
     bos = pieces.names[tokenizer.bos_id]
     fast.post_processor = processors.TemplateProcessing(
@@ -56,7 +55,7 @@ def fast_tokenizer(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
 
 
 class _Pieces:
-    """What a SentencePiece model has: names by id, scores, and which are special, bytes, or ordinary text."""
+    """The pieces of a SentencePiece model: names and scores by id, special pieces, and the texts of ordinary pieces."""
 
     def __init__(self, tokenizer: SentencePieceTokenizer):
         model = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
@@ -74,11 +73,11 @@ class _Pieces:
         marked = {i: text.replace("<", MARK) for i, text in self.ordinary.items()}
         self.names = [marked.get(i, pieces[i]) for i in ids]
         if self.has_bytes and MARK not in marked.values():
-            self.names[pieces.index(_BYTE_OF_LESS)] = MARK  # no other character has this byte
+            self.names[pieces.index(_BYTE_OF_LESS)] = MARK  # this byte encodes no other character
 
     @property
     def are_ranks(self) -> bool:
-        """Whether the scores are the order of BPE's merges: 0, -1, -2, ...; unigram models' are log-probabilities."""
+        """Whether the scores are ranks of BPE merges (0, -1, -2, ...) rather than unigram log-probabilities."""
         return all(score == int(score) for score in (self.scores[i] for i in self.ordinary))
 
 
@@ -88,7 +87,7 @@ def _unigram(pieces: _Pieces) -> models.Unigram:
 
 
 def _bpe(pieces: _Pieces) -> models.BPE:
-    """Merges are all ways to put a piece together from two, the best pieces first."""
+    """Build a BPE model whose merges are all pairs of pieces that form a piece, by the rank of the result."""
     known = {pieces.names[i]: i for i in pieces.ordinary}
     merges = [
         (word[:cut], word[cut:])
@@ -103,7 +102,7 @@ def _bpe(pieces: _Pieces) -> models.BPE:
 
 def _check_same(ours: SentencePieceTokenizer, theirs: tokenizers.Tokenizer, pieces: list[str]) -> None:
     joined = ["".join(pieces[i :: len(pieces) // 50 + 1]) for i in range(len(pieces) // 50 + 1)]
-    texts = [*pieces, *joined, *_ODD]
+    texts = [*pieces, *joined, *_UNUSUAL_TEXTS]
     for text, ids in zip(texts, ours.encode_batch(texts), strict=True):
         if theirs.encode(text, add_special_tokens=False).ids != ids:
-            raise DataError(f"the tokenizer has no exact form in a tokenizer.json: {text[:80]!r} has other ids there")
+            raise DataError(f"the tokenizer has no exact tokenizer.json: {text[:80]!r} has other ids there")

@@ -1,4 +1,4 @@
-"""The files of a run's tokenizer, for a directory that others read: a public one's own, or ours in a standard form."""
+"""Tokenizer files of an exported model: a public tokenizer's own, or a SentencePiece model as tokenizer.json."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from finetune_scaling.interop.tokenizers.sentencepiece_export import fast_tokeni
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """files: by name; special_ids: bos, eos, pad, those that it has; reason: why there are no files, where none are."""
+    """Files by name; ids of the special tokens bos, eos and pad that exist; the reason if there are no files."""
 
     files: Mapping[str, bytes]
     special_ids: Mapping[str, int]
@@ -31,40 +31,42 @@ class TokenizerFiles:
 
 
 def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
-    """The files of the tokenizer in a directory, of a model with so many embeddings.
+    """Return the files of the tokenizer in a directory, for a model with `vocab_size` embeddings.
 
-    Raises DataError where it is damaged, or fits no such model. A tokenizer of ours that has no exact standard form has
-    no files, but a reason.
+    A SentencePiece tokenizer without an exact tokenizer.json has no files, but a reason.
+
+    Raises:
+        DataError: The tokenizer is damaged, or has more ids than the model has embeddings.
     """
     if not directory:
         return TokenizerFiles({}, {}, "the run has no tokenizer")
-    place = location(directory)
-    if is_hugging_face_tokenizer(place):
-        return _copied(place, vocab_size)
+    source = location(directory)
+    if is_hugging_face_tokenizer(source):
+        return _copy(source, vocab_size)
     tokenizer = load_sentencepiece_tokenizer(directory)
     specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     try:
-        return TokenizerFiles(_ours(tokenizer), specials)
+        return TokenizerFiles(_export(tokenizer), specials)
     except DataError as error:
         return TokenizerFiles({}, specials, str(error))
 
 
-def _copied(directory: Location, vocab_size: int) -> TokenizerFiles:
+def _copy(directory: Location, vocab_size: int) -> TokenizerFiles:
     tokenizer = load_hugging_face_tokenizer(directory, {**read_model_fields(directory), "vocab_size": vocab_size})
     files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
     specials = {"bos": tokenizer.special_tokens.bos_id, "eos": tokenizer.special_tokens.eos_id}
     return TokenizerFiles(files, {name: i for name, i in specials.items() if i is not None})
 
 
-def _ours(tokenizer: SentencePieceTokenizer) -> dict[str, bytes]:
+def _export(tokenizer: SentencePieceTokenizer) -> dict[str, bytes]:
     fast = fast_tokenizer(tokenizer)
-    named = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id,
+    special_tokens = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id,
              "pad_token": tokenizer.pad_id}  # fmt: skip
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{name: fast.id_to_token(i) for name, i in named.items()},
+        **{name: fast.id_to_token(i) for name, i in special_tokens.items()},
         "add_bos_token": True,
-        "split_special_tokens": True,  # no text spells one
+        "split_special_tokens": True,  # no text is parsed as one
         "clean_up_tokenization_spaces": False,
     }
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
