@@ -211,7 +211,6 @@ def copied(peft_trained, tmp_path):
     ("fields", "message"),
     [
         ({"peft_type": "VERA"}, "peft_type = 'VERA' is not supported"),
-        ({"use_dora": True}, "use_dora = True is not supported"),
         ({"bias": "lora_only"}, "bias = 'lora_only' is not supported"),
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\] is not supported"),
         ({"layers_to_transform": [0]}, r"layers_to_transform = \[0\] is not supported"),
