@@ -109,5 +109,5 @@ def test_a_public_models_own_files_are_copied(tmp_path):
     assert found.files["tokenizer.json"] == (tmp_path / "tokenizer.json").read_bytes()
     assert found.files.keys() == {"tokenizer.json", "tokenizer_config.json"}
     assert found.special_ids == {"bos": 1, "eos": 2}
-    with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 300"):
+    with pytest.raises(DataError, match="has 340 ids, but the model has 300 embeddings"):
         tokenizer_files(str(tmp_path), 300)
