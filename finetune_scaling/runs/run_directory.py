@@ -17,7 +17,6 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, location, read_json, write_atomically, write_json_atomically
 from finetune_scaling.runs.lease import hold_lease
-from finetune_scaling.sharding.processes import run_on_primary
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -123,6 +122,8 @@ def lock_directory(directory: str | os.PathLike, *, wait: bool = False) -> Itera
         InUseError: another process holds the lock, and `wait` is False.
         WorkdirError: the directory cannot be used.
     """
+    from finetune_scaling.sharding.processes import run_on_primary  # imports JAX, which reading a run does not need
+
     with contextlib.ExitStack() as stack:
         run_on_primary(lambda: _acquire(stack, location(directory), wait))
         yield
