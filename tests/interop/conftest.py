@@ -1,5 +1,6 @@
 """Fixtures of the interop tests: runs of random models, and the logits of both sides."""
 
+import contextlib
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,14 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.runs.checkpoints import Checkpoints
-from finetune_scaling.runs.model_loading import find_run, load_run_checkpoint
+from finetune_scaling.runs.model_loading import find_run, load_base, load_run_checkpoint
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.step import State
+from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine
+from finetune_scaling.tuning.registry import METHODS
 
 TINY = runpy.run_path(str(Path(__file__).parents[1] / "tiny.py"))
 TEXTS = runpy.run_path(str(Path(__file__).parents[1] / "public_tokenizers.py"))["TEXTS"]
@@ -66,6 +70,33 @@ class Runs(NamedTuple):
         checkpoints = Checkpoints(directory)
         checkpoints.save(7, State(params, ()), metadata)
         checkpoints.close()
+        return directory
+
+    def tune(self, directory: Path, base: Path, method: dict[str, Any]) -> Path:
+        """Write a run whose adapter is random, as if it had been trained."""
+        found = load_base(base)
+        tuning = configure(METHODS, method)
+        trainable, _ = attach(found.config, tuning, jax.random.key(0), found.params, range(4, 60))
+        rng = np.random.default_rng(4)
+        trainable = jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), trainable)
+        RunDirectory(directory).write_config(
+            {
+                "sequence": {"length": 16},
+                "limits": {"max_steps": 1},
+                "method": method,
+                "base": {"run": str(base)},
+                "tokenizer": str(self.tokenizer),
+                "adapter": {"name": "random", "weights_sha256": ""},
+            }
+        )
+        metadata = {
+            **find_run(base).metadata,
+            "method": method,
+            "base_digest": find_run(base).metadata["arrays_digest"],
+            "tokens_per_step": 16,
+        }
+        with contextlib.closing(Checkpoints(directory)) as checkpoints:
+            checkpoints.save(0, State(trainable, ()), metadata)
         return directory
 
     def config(self, what: str, base: Path, **changes: Any) -> dict[str, Any]:

@@ -436,7 +436,7 @@ def test_model_without_a_tokenizer(public, tokenizers, config, tmp_path):
     import_model(ModelImport(str(tmp_path / "small"), str(tmp_path / "few")))
     with pytest.raises(CheckpointError, match=r"has embeddings of 100 ids and .* has 340"):
         initialize_model(read_run_config(config("full", base={"run": str(tmp_path / "few")})))
-    with pytest.raises(DataError, match="has 340 ids, but the model has embeddings of 100"):
+    with pytest.raises(DataError, match="has 340 ids, but the model has 100 embeddings"):
         import_model(ModelImport(str(tmp_path / "small"), str(tmp_path / "none"), tokenizer=str(public[0])))
     assert not (tmp_path / "none").exists()
 
