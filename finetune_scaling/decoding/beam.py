@@ -1,8 +1,7 @@
-"""Beam search, with the scores and the endings of Hugging Face's `generate` (transformers 5).
+"""Beam search with the scores and termination of Hugging Face's `generate` (transformers 5).
 
-Each step looks at the 2 K best continuations of a row's K texts. The best K of those that do not end go on; those among
-the first K that end compete for the row's K finished texts, by log-probability over the length's penalty. A row's
-result never depends on the rows beside it.
+Each step takes the 2 K best continuations of a row's K texts. The best K that do not end continue; those among the
+first K that end compete for the row's K finished texts by log-probability over the length penalty.
 """
 
 import dataclasses
@@ -17,16 +16,16 @@ from finetune_scaling.decoding.settings import PenaltyForm
 
 Array = jax.Array
 
-_NEVER = -1e9  # score of a text that is not to be chosen, finite so that differences stay numbers
+_NEVER = -1e9  # score of a text that must not be chosen; finite, so that differences are
 
 
 class Finished(NamedTuple):
-    """A row's finished texts, best first: tokens [B, K, T], lengths [B, K], scores [B, K], which there are [B, K]."""
+    """A row's finished texts, best first: tokens [B, K, T], lengths [B, K], scores [B, K], which exist [B, K]."""
 
     tokens: Array
     lengths: Array
     scores: Array
-    there: Array
+    exists: Array
 
 
 class BeamState(NamedTuple):
@@ -44,7 +43,7 @@ class BeamState(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """The 2 K best one-token continuations of a row, best first, each [B, 2 K]: log-probability, text, token."""
+    """The 2 K best one-token continuations of a row, best first, [B, 2 K] each: log-probability, parent, token."""
 
     scores: Array
     parent: Array
@@ -53,7 +52,7 @@ class Continuations(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """K = width texts a row. The penalty's form and early_stopping are those of DecodingConfig."""
+    """Beam search of K = width texts per row; length penalty and early_stopping as in DecodingConfig."""
 
     width: int
     length_penalty: float
@@ -64,13 +63,13 @@ class Beam:
     def begin(self, row: RowInputs, ended: Array, longest: int) -> BeamState:
         shape = (row.limit.shape[0], self.width)
         nothing = jnp.full((*shape, longest), self.pad_id, jnp.int32)
-        unborn = jnp.full(shape, _NEVER, jnp.float32)
+        scores = jnp.full(shape, _NEVER, jnp.float32)
         return BeamState(
             token=jnp.full(shape, self.pad_id, jnp.int32),
             running=nothing,
-            scores=unborn.at[:, 0].set(0.0),  # all K texts are the empty one: only the first counts
+            scores=scores.at[:, 0].set(0.0),  # all K texts are empty: only the first counts
             found=initial_stop_states(row, self.width),
-            finished=Finished(nothing, jnp.zeros(shape, jnp.int32), unborn, jnp.zeros(shape, bool)),
+            finished=Finished(nothing, jnp.zeros(shape, jnp.int32), scores, jnp.zeros(shape, bool)),
             ended=ended,
             row=row,
         )
@@ -101,42 +100,42 @@ class Beam:
         return Outputs(finished.tokens, finished.lengths, finished.scores, state.ended)
 
     def _merge(self, finished: Finished, scores: Array, tokens: Array, is_last: Array, length: Array) -> Finished:
-        """The K best of the finished texts and of the continuations of this `length` that end."""
+        """Return the K best of the finished texts and of the continuations of this `length` that end."""
         ends = is_last & (jnp.arange(is_last.shape[1]) < self.width)
         new = Finished(
             tokens=tokens,
             lengths=jnp.broadcast_to(length, ends.shape),
             scores=jnp.where(ends, scores / self.penalty(length), _NEVER),
-            there=ends,
+            exists=ends,
         )
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), finished, new)
         _, chosen = jax.lax.top_k(both.scores, self.width)
         return jax.tree.map(lambda leaf: _of(leaf, chosen), both)
 
     def _is_over(self, best: Array, finished: Finished, limit: Array, length: Array) -> Array:
-        """Whether the search of a row is over: bool [B]. best: [B], of the running texts, of this length."""
-        is_full = finished.there.all(axis=1)
+        """Return whether each row has ended, bool [B]. best: [B], the running texts' best score at this length."""
+        is_full = finished.exists.all(axis=1)
         if self.early_stopping is True:
             return is_full
         longest = limit if self.early_stopping == "never" and self.length_penalty > 0 else length
         return is_full & (best / self.penalty(longest) <= finished.scores.min(axis=1))
 
     def penalty(self, length: Array) -> Array:
-        """What the log-probability of a text of so many tokens is divided by."""
+        """Return the divisor of the log-probability of a text of this length."""
         base = length.astype(jnp.float32)
         return (base if self.form == "hf" else (5 + base) / 6) ** self.length_penalty
 
 
 def continuations(logits: Array, scores: Array) -> Continuations:
-    """The 2 K best of all continuations of texts with log-probabilities `scores` [B, K]: logits [B, K, V]."""
+    """Return the 2 K best continuations, from logits [B, K, V] and the texts' log-probabilities `scores` [B, K]."""
     rows, width, vocabulary = logits.shape
     count = min(2 * width, vocabulary)
-    values, tokens = top_k(logits, count)  # those of one text, whose order its normalisation does not change
+    values, tokens = top_k(logits, count)  # per text: normalization does not change their order
     totals = values - jax.nn.logsumexp(logits, axis=-1, keepdims=True) + scores[..., None]
     best, places = jax.lax.top_k(totals.reshape(rows, -1), 2 * width)
     return Continuations(best, places // count, _of(tokens.reshape(rows, -1), places))
 
 
 def _of(values: Array, index: Array) -> Array:
-    """Values [B, N, ...] at index [B, M] -> [B, M, ...]."""
+    """Return values [B, N, ...] at index [B, M]: [B, M, ...]."""
     return jnp.take_along_axis(values, index.reshape(*index.shape, *[1] * (values.ndim - 2)), axis=1)

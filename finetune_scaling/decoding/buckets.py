@@ -1,4 +1,4 @@
-"""Few shapes for many lengths, so that few programs are compiled."""
+"""Length buckets, so that few programs are compiled."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ _SMALLEST = 16
 
 
 def bucket(length: int) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, ... that is not below `length`."""
+    """Return the smallest of 16, 24, 32, 48, 64, 96, ... that is at least `length`."""
     size = _SMALLEST
     while size < length:
         size *= 2
@@ -15,7 +15,7 @@ def bucket(length: int) -> int:
 
 
 class Group(NamedTuple):
-    """Prompts that are decoded together: their numbers, the rows of the batch, and the width they are padded to."""
+    """Prompts that are decoded together: their indices, the rows of the batch and the padded width."""
 
     members: list[int]
     rows: int
@@ -23,9 +23,9 @@ class Group(NamedTuple):
 
 
 def groups(lengths: Sequence[int], batch_size: int, multiple: int) -> list[Group]:
-    """Prompts of similar lengths in batches of at most batch_size, the longest first, so that memory runs out at once.
+    """Group prompts of similar lengths, the longest first, so that a lack of memory shows at once.
 
-    A batch has batch_size rows, or where that is enough, the half of it or less: a multiple of `multiple`.
+    A batch has batch_size rows, or half of them or less if these suffice, and a multiple of `multiple`.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -33,7 +33,7 @@ def groups(lengths: Sequence[int], batch_size: int, multiple: int) -> list[Group
 
 
 def rows_for(needed: int, rows: int, multiple: int) -> int:
-    """`rows`, halved as often as `needed` rows still fit and a multiple of `multiple` is left."""
+    """Halve `rows` while `needed` rows still fit and the result is a multiple of `multiple`."""
     while rows % (2 * multiple) == 0 and needed <= rows // 2:
         rows //= 2
     return rows

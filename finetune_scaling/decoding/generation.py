@@ -1,4 +1,4 @@
-"""Writing for many prompts: batches of similar lengths, chunk by chunk, until every text has ended."""
+"""Decoding of many prompts: batches of similar lengths, chunk by chunk, until every text has ended."""
 
 import dataclasses
 import logging
@@ -30,19 +30,19 @@ from finetune_scaling.tuning.method import TuningMethod
 log = logging.getLogger(__name__)
 
 _LOG_INTERVAL = 10.0  # seconds
-_LEAST_ROOM = 32  # slots of a chunk: below, its program would cost more than it saves
+_MIN_CHUNK_SLOTS = 32  # with fewer, compiling a program costs more than it saves
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A text of a model: its new tokens without eos, and its score where the method has one (beam search)."""
+    """A generated text: its new tokens without eos, and its score in beam search."""
 
     tokens: list[int]
     score: float | None = None
 
 
 def make_search(settings: DecodingConfig, pad_id: int) -> Search:
-    """The search that the settings describe."""
+    """Return the decoding method of the settings."""
     if settings.method == "beam":
         return Beam(
             settings.beams,
@@ -68,11 +68,11 @@ def make_decoder(
     bidirectional_input: bool = False,
     axes: AxisRules = DEFAULT_RULES,
 ) -> TextDecoder:
-    """What writes as the settings say. Raises ConfigError where the vocabulary is smaller than what beams look at."""
+    """Return a decoder with these settings. Raises ConfigError if the vocabulary is too small for the beams."""
     if settings.method == "beam" and 2 * settings.beams > config.vocab_size:
         raise ConfigError(
             f"decoding.beams = {settings.beams} needs a vocabulary of at least {2 * settings.beams} tokens, not "
-            f"{config.vocab_size}; lower it"
+            f"{config.vocab_size}. Fix: lower it"
         )
     return TextDecoder(config, tuning, make_search(settings, pad_id), longest, eos_id, bidirectional_input, axes)
 
@@ -89,11 +89,10 @@ def generate(
     sharding: NamedSharding | None = None,
     multiple: int = 1,
 ) -> list[list[Generation]]:
-    """What the decoder writes after every prompt, in their order: its n_best texts, the best first.
+    """Return the n_best texts of every prompt, best first.
 
-    token_bytes: of each token, the text it stands for; needed where the settings have stop strings. A text that one of
-    them ends has the tokens up to where it is complete. sharding: how a batch's rows are divided over the mesh in
-    context, into `multiple` parts.
+    token_bytes: the bytes of each token; needed if the settings have stop strings. A text that ends with a stop string
+    includes the tokens that complete it. sharding: of a batch's rows over the mesh in context, into `multiple` shards.
     """
     programs = make_programs(decoder, unstacks_layers())
     table = stop_table(settings.stop, token_bytes) if settings.stop else None
@@ -117,7 +116,7 @@ def _batch(
     decoder: TextDecoder,
     sharding: NamedSharding | None,
 ) -> Batch:
-    """A group as arrays; rows that fill it up have no prompt and end at once."""
+    """Return a group as arrays; rows of padding have no prompt and end at once."""
     tokens = np.zeros((group.rows, group.width), np.int32)
     lengths, limits, examples = (np.zeros(group.rows, np.int32) for _ in range(3))
     for place, number in enumerate(group.members):
@@ -137,7 +136,7 @@ def _limit(length: int, settings: DecodingConfig, decoder: TextDecoder) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """Decodes batches: runs the programs, reads what has ended, and makes room."""
+    """Decodes one batch: runs the programs, collects ended texts and resizes the batch."""
 
     decoder: TextDecoder
     programs: Programs
@@ -146,7 +145,7 @@ class _Batch:
     multiple: int
 
     def decode(self, group: Group, batch: Batch) -> dict[int, list[Generation]]:
-        """Outputs of each of the group's prompts, best first, by their numbers."""
+        """Return the texts of each of the group's prompts, best first, by the prompt's index."""
         written: dict[int, list[Generation]] = {}
         owners: list[int | None] = [*group.members, *[None] * (group.rows - len(group.members))]
         slots = self._slots_after(self.decoder.tuning.prompt_length + group.width, group.width)
@@ -159,29 +158,31 @@ class _Batch:
                     written[number] = _row_texts(texts, place, self.decoder.eos_id)
             if texts.ended.all():
                 return written
-            decoding, owners = self._make_room(decoding, owners, texts.ended, group.width)
+            decoding, owners = self._resize(decoding, owners, texts.ended, group.width)
 
-    def _make_room(self, decoding: Any, owners: list[int | None], ended: np.ndarray, width: int) -> Any:
-        """Slots for the next chunk; where half of the rows have ended, they leave."""
-        going = np.flatnonzero(~ended)
-        rows = rows_for(len(going), len(owners), self.multiple)
-        chosen = np.arange(len(owners)) if rows == len(owners) else _filled(going, np.flatnonzero(ended), rows)
+    def _resize(self, decoding: Any, owners: list[int | None], ended: np.ndarray, width: int) -> Any:
+        """Add slots for the next chunk, and remove ended rows if they are half of the batch."""
+        running = np.flatnonzero(~ended)
+        rows = rows_for(len(running), len(owners), self.multiple)
+        chosen = np.arange(len(owners)) if rows == len(owners) else _padded(running, np.flatnonzero(ended), rows)
         slots = self._slots_after(slot_count(decoding.cache), width)
         decoding = self.programs.resize(decoding, chosen.astype(np.int32), slots=slots)
         return decoding, [None if ended[place] else owners[place] for place in chosen]
 
     def _slots_after(self, used: int, width: int) -> int:
         """Slots of the chunk after one with `used`: of the next bucket, but not more than are ever needed."""
-        return min(bucket(used + max(_LEAST_ROOM, self.decoder.search.width)), _round_up(self.decoder.slots(width)))
+        return min(
+            bucket(used + max(_MIN_CHUNK_SLOTS, self.decoder.search.width)), _round_up(self.decoder.slots(width))
+        )
 
 
 def _round_up(slots: int, multiple: int = 16) -> int:
     return -(-slots // multiple) * multiple
 
 
-def _filled(going: np.ndarray, ended: np.ndarray, rows: int) -> np.ndarray:
-    """Places of the rows that go on, filled up with some that have ended."""
-    return np.sort(np.concatenate([going, ended[: rows - len(going)]]))
+def _padded(running: np.ndarray, ended: np.ndarray, rows: int) -> np.ndarray:
+    """Return the rows that continue, padded with some that have ended."""
+    return np.sort(np.concatenate([running, ended[: rows - len(running)]]))
 
 
 def _row_texts(texts: Outputs, place: int, eos_id: int) -> list[Generation]:
@@ -197,7 +198,7 @@ def _without(tokens: list[int], eos_id: int) -> list[int]:
 
 
 class _Progress:
-    """Tells on the log how far it is, every few seconds."""
+    """Logs the progress every few seconds."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._logged = total, 0, time.monotonic()

@@ -1,11 +1,11 @@
-"""The compiled programs of decoding: prefill, a chunk of steps, and what happens to a batch between two stretches.
+"""The compiled programs of decoding: prefill, a chunk of steps, and resizing a batch between chunks.
 
-A batch is decoded in stretches. During one the cache keeps its size, so that early steps attend to few slots; between
-two it grows, and rows that have ended leave. A step writes K new slots a row, one for each of its texts, and changes
-nothing that was written before: which slots a text goes back to is a mask, and when texts are reordered the mask is,
-not the cache. So the texts of a beam share their prompt's slots and each other's.
+Within a chunk the cache has a fixed size, so that early steps attend to few slots; between chunks it grows and ended
+rows are removed. A step writes K new slots per row, one for each of its texts, and changes no earlier slot: a mask says
+which slots a text attends to, and beams are reordered by permuting the mask, not the cache. So the texts of a row share
+the slots of their prompt and of common prefixes.
 
-Parameters are plain arguments: other adapters and prompts of the same shapes run the same programs.
+Parameters are arguments: other adapters and prompts of the same shapes use the same programs.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ Array = jax.Array
 
 
 class Batch(NamedTuple):
-    """Prompts int32 [B, L], padded on the right; their lengths int32 [B], 0 in rows without one; what is given else."""
+    """Prompts int32 [B, L], padded on the right; their lengths int32 [B], 0 in rows of padding; other inputs."""
 
     prompts: Any  # arrays of JAX or NumPy, or their shapes
     lengths: Any
@@ -46,11 +46,11 @@ class Batch(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """A batch in the middle of decoding.
+    """The state of a batch during decoding.
 
     cache: keys and values of S slots; end: int32 scalar, slots in use. visible: bool [B, K, S], the slots that each
     text attends to. position: int32 [B], of the next tokens. written: int32 scalar, tokens chosen so far. search: the
-    state of the search. places: int32 [B, S], the position of each slot in use, if the model has windows.
+    search's state. slot_positions: int32 [B, S], the position of each slot in use, if the model has windows.
     """
 
     cache: Cache
@@ -59,14 +59,14 @@ class Decoding(NamedTuple):
     position: Array
     written: Array
     search: Any
-    places: Array | None = None
+    slot_positions: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class TextDecoder:
-    """What writes: a model, the method it was tuned by, and a search. Hashable: it keys the compiled programs.
+    """A model, its tuning method and a decoding method. Hashable: it keys the compiled programs.
 
-    longest: most new tokens of any text. bidirectional_input: prompts are attended to in both directions.
+    longest: maximal number of new tokens. bidirectional_input: attention within prompts is bidirectional.
     """
 
     config: ModelConfig
@@ -82,7 +82,7 @@ class TextDecoder:
         return LanguageModel(self.config, self.tuning.adapter, self.axes)
 
     def slots(self, width: int) -> int:
-        """Slots that prompts of `width` tokens need up to the end."""
+        """Return the number of slots that prompts of `width` tokens need until the end."""
         return self.tuning.prompt_length + width + self.search.width * self.longest
 
 
@@ -90,9 +90,9 @@ class Programs(NamedTuple):
     """Compiled functions.
 
     prepare(trainable, frozen) -> params, the parameters as the other functions take them
-    prefill(params, batch, table, slots) -> the batch with its first tokens, in a cache of `slots` slots
-    chunk(params, decoding, table) -> the batch when its cache is full or all have ended; and its texts
-    resize(decoding, rows int32 [R], slots) -> those rows, with room for more
+    prefill(params, batch, table, slots) -> the batch after its first tokens, with a cache of `slots` slots
+    chunk(params, decoding, table) -> the batch when its cache is full or all rows have ended, and its texts
+    resize(decoding, rows int32 [R], slots) -> those rows with a cache of `slots` slots
     """
 
     prepare: Callable[[Tree, Tree], Params]
@@ -103,7 +103,7 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def make_programs(decoder: TextDecoder, unstacked: bool) -> Programs:
-    """The programs of a decoder. unstacked: whether layers lie apart (`models.cache`)."""
+    """Build the programs of a decoder; unstacked: whether layers are unstacked (models/cache.py)."""
 
     config, derived = decoder.config, decoder.tuning.derived
     unstack = jax.jit(lambda params: unstack_layers(params, config.layers))
@@ -122,7 +122,7 @@ def make_programs(decoder: TextDecoder, unstacked: bool) -> Programs:
         steps = (slot_count(decoding.cache) - decoding.end) // decoder.search.width
         until = jnp.minimum(decoding.written + steps, decoder.longest)
         decoding = _advance_until(decoder, params, decoding, table, until)
-        return decoding, _everywhere(decoder.search.outputs(decoding.search), decoder.axes)
+        return decoding, _replicated(decoder.search.outputs(decoding.search), decoder.axes)
 
     def resize(decoding: Decoding, rows: Array, slots: int) -> Decoding:
         return _resize(decoding, rows, slots, decoder.axes)
@@ -137,14 +137,14 @@ def make_programs(decoder: TextDecoder, unstacked: bool) -> Programs:
 
 @functools.lru_cache(maxsize=64)
 def make_unchunked_program(decoder: TextDecoder) -> Callable[[Tree, Tree, Batch], Outputs]:
-    """Prefill and all steps as one program, without stretches: it needs at least as much memory as they do."""
+    """Build prefill and all steps as one program, which needs at least as much memory as the chunks."""
 
     def whole(trainable: Tree, frozen: Tree, batch: Batch) -> Outputs:
         params, unstacked = decoder.tuning.model_params(decoder.config, combine(trainable, frozen)), unstacks_layers()
         params = unstack_layers(params, decoder.config.layers) if unstacked else params
         decoding = _prefill(decoder, params, batch, None, decoder.slots(batch.prompts.shape[1]), unstacked)
         decoding = _advance_until(decoder, params, decoding, None, decoder.longest)
-        return _everywhere(decoder.search.outputs(decoding.search), decoder.axes)
+        return _replicated(decoder.search.outputs(decoding.search), decoder.axes)
 
     return jax.jit(whole)
 
@@ -181,14 +181,14 @@ def _prefill(
         position=tuning.prompt_length + batch.lengths,
         written=written + 1,
         search=state,
-        places=None if decoder.config.window is None else jnp.pad(layout.positions, ((0, 0), (0, slots - end))),
+        slot_positions=None if decoder.config.window is None else jnp.pad(layout.positions, ((0, 0), (0, slots - end))),
     )
 
 
 def _advance_until(
     decoder: TextDecoder, params: Params, decoding: Decoding, table: Array | None, until: Array | int
 ) -> Decoding:
-    """Steps until so many tokens are written, or all rows have ended."""
+    """Decode until `until` tokens are written or all rows have ended."""
     unfinished = lambda state: (state.written < until) & ~decoder.search.outputs(state.search).ended.all()  # noqa: E731
     return jax.lax.while_loop(unfinished, functools.partial(_advance, decoder, params, table), decoding)
 
@@ -199,10 +199,10 @@ def _advance(decoder: TextDecoder, params: Params, table: Array | None, decoding
     own = jnp.broadcast_to(jnp.eye(width, dtype=bool), (tokens.shape[0], width, width))
     visible = jax.lax.dynamic_update_slice_in_dim(decoding.visible, own, decoding.end, axis=2)
     positions = jnp.broadcast_to(decoding.position[:, None], tokens.shape)
-    places, visible_locally = decoding.places, None
-    if places is not None and model.config.window is not None:
-        places = jax.lax.dynamic_update_slice_in_dim(places, positions, decoding.end, axis=1)
-        visible_locally = visible & in_window(positions[:, :, None], places[:, None], model.config.window)
+    slot_positions, visible_locally = decoding.slot_positions, None
+    if slot_positions is not None and model.config.window is not None:
+        slot_positions = jax.lax.dynamic_update_slice_in_dim(slot_positions, positions, decoding.end, axis=1)
+        visible_locally = visible & in_window(positions[:, :, None], slot_positions[:, None], model.config.window)
     embeddings = model.embed(params, tokens)
     hidden, cache = model.extend(params, embeddings, positions, visible, decoding.cache, decoding.end, visible_locally)
     logits = model.unembed(params, hidden)
@@ -215,22 +215,25 @@ def _advance(decoder: TextDecoder, params: Params, table: Array | None, decoding
         position=decoding.position + 1,
         written=decoding.written + 1,
         search=state,
-        places=places,
+        slot_positions=slot_positions,
     )
 
 
 def _resize(decoding: Decoding, rows: Array, slots: int, axes: AxisRules) -> Decoding:
     take = lambda leaf: constrain(jnp.take(leaf, rows, axis=0), axes, "batch", *[None] * (leaf.ndim - 1))  # noqa: E731
-    visible, places = jax.tree.map(take, (decoding.visible, decoding.places))
+    visible, slot_positions = jax.tree.map(take, (decoding.visible, decoding.slot_positions))
+    added = slots - visible.shape[-1]
     return decoding._replace(
         cache=grow_cache(select_rows(decoding.cache, rows), slots),
-        visible=jnp.pad(visible, ((0, 0), (0, 0), (0, slots - visible.shape[-1]))),
+        visible=jnp.pad(visible, ((0, 0), (0, 0), (0, added))),
         position=take(decoding.position),
         search=jax.tree.map(take, decoding.search),
-        places=None if places is None else jnp.pad(places, ((0, 0), (0, slots - places.shape[-1]))),
+        slot_positions=None
+        if slot_positions is None
+        else jnp.pad(slot_positions, ((0, 0), (0, slots - slot_positions.shape[-1]))),
     )
 
 
-def _everywhere(texts: Outputs, axes: AxisRules) -> Outputs:
-    """Every device has all of it, so that every process can read it."""
+def _replicated(texts: Outputs, axes: AxisRules) -> Outputs:
+    """Replicate the texts, so that every process can read them."""
     return jax.tree.map(lambda leaf: constrain(leaf, axes, *[None] * leaf.ndim), texts)

@@ -1,11 +1,11 @@
-"""How a model writes: the method of search, its options, and where a text ends."""
+"""Decoding options: method, its parameters and termination."""
 
 import dataclasses
 from typing import Any, Literal
 
 from finetune_scaling.errors import ConfigError
 
-Method = Literal["greedy", "beam", "sample"]
+DecodingMethod = Literal["greedy", "beam", "sample"]
 PenaltyForm = Literal["hf", "gnmt"]
 
 _WHERE = "decoding"
@@ -13,24 +13,24 @@ _WHERE = "decoding"
 
 @dataclasses.dataclass(frozen=True)
 class DecodingConfig:
-    """One way of writing. The default is greedy search up to the task's longest target.
+    """Options of decoding. The default is greedy decoding up to the task's longest target.
 
-    beam search (method = "beam"): `beams` hypotheses a text, the `n_best` best are returned. A finished one's score is
-    its log-probability divided by a penalty of its length n, eos counted: n ** length_penalty (form "hf", that of
-    Hugging Face) or ((5 + n) / 6) ** length_penalty (form "gnmt"; Wu et al., 2016, equation 14). early_stopping: True
-    ends once `beams` hypotheses are finished; False once no running one would be better at its present length; "never"
-    once none can be better at any length.
+    beam search (method = "beam"): `beams` hypotheses per text, of which the `n_best` best are returned. The score of
+    a finished one is its log-probability divided by a penalty of its length n, eos included: n ** length_penalty (form
+    "hf", as Hugging Face) or ((5 + n) / 6) ** length_penalty (form "gnmt"; Wu et al., 2016, equation 14).
+    early_stopping: True ends once `beams` hypotheses are finished; False once no running one would be better at its
+    current length; "never" once none can be better at any length.
 
-    sampling (method = "sample"): logits are divided by `temperature`; then tokens are left out that are not among the
-    `top_k` likeliest, not in the smallest set that has the probability `top_p` (Holtzman et al., 2020), or less likely
-    than `min_p` times the likeliest (Nguyen et al., 2024), in this order. The same `seed` writes the same text for an
-    example, whatever is decoded beside it.
+    sampling (method = "sample"): logits are divided by `temperature`; then tokens are excluded that are not among the
+    `top_k` most likely, not in the smallest set with probability `top_p` (Holtzman et al., 2020), or less likely than
+    `min_p` times the most likely one (Nguyen et al., 2024), in this order. An example's text depends on `seed` and not
+    on the rest of its batch.
 
-    stop: texts that end what is written; they and what follows are cut off. max_new_tokens: None takes the task's
-    longest target. max_length_ratio: at most so many new tokens for every token of the input.
+    stop: strings that end a text; they and what follows are cut off. max_new_tokens: None takes the task's longest
+    target. max_length_ratio: maximal number of new tokens per input token.
     """
 
-    method: Method = "greedy"
+    method: DecodingMethod = "greedy"
     beams: int = 4
     n_best: int = 1
     length_penalty: float = 1.0
@@ -51,30 +51,30 @@ class DecodingConfig:
             _require(name, getattr(self, name), lambda value: value >= 1, "be at least 1")
         _require("n_best", self.n_best, lambda value: value <= self.beams, f"be at most beams = {self.beams}")
         _require("temperature", self.temperature, lambda value: value > 0, "be above 0; method = 'greedy' is its limit")
-        _require("top_p", self.top_p, lambda value: 0 < value <= 1, "lie in (0, 1]")
-        _require("min_p", self.min_p, lambda value: 0 <= value <= 1, "lie in [0, 1]")
-        _require("seed", self.seed, lambda value: 0 <= value < 2**32, "lie in [0, 2^32)")
+        _require("top_p", self.top_p, lambda value: 0 < value <= 1, "be in (0, 1]")
+        _require("min_p", self.min_p, lambda value: 0 <= value <= 1, "be in [0, 1]")
+        _require("seed", self.seed, lambda value: 0 <= value < 2**32, "be in [0, 2^32)")
         _require("max_length_ratio", self.max_length_ratio, lambda value: value > 0, "be above 0")
         if not all(self.stop):
-            raise ConfigError(f"{_WHERE}.stop = {list(self.stop)} has an empty text, which would end every output")
+            raise ConfigError(f"{_WHERE}.stop = {list(self.stop)} has an empty string, which would end every text")
 
     def _check_method(self) -> None:
-        """An option of another method would do nothing: it is a mistake."""
+        """Raise ConfigError if an option belongs to another method and would have no effect."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for method, names in _OPTIONS.items():
             given = [name for name in names if getattr(self, name) != defaults[name]]
             if given and method != self.method:
                 raise ConfigError(
                     f"{_WHERE}.{given[0]} = {getattr(self, given[0])!r} is for {_WHERE}.method = {method!r}, not "
-                    f"{self.method!r}; leave it out, or change the method"
+                    f"{self.method!r}. Fix: remove it, or change the method"
                 )
 
     def limit(self, longest: int) -> int:
-        """Most new tokens of any text, where the task's targets have at most `longest`."""
+        """Return the maximal number of new tokens, given the task's longest target."""
         return self.max_new_tokens or longest
 
 
-_OPTIONS: dict[Method, tuple[str, ...]] = {
+_OPTIONS: dict[DecodingMethod, tuple[str, ...]] = {
     "beam": ("beams", "n_best", "length_penalty", "length_penalty_form", "early_stopping"),
     "sample": ("temperature", "top_k", "top_p", "min_p", "seed"),
 }

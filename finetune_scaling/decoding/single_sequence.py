@@ -1,4 +1,4 @@
-"""Searches that write one text a row: the likeliest token (greedy), or one drawn at random."""
+"""Decoding of one text per row: greedy decoding and sampling."""
 
 import dataclasses
 import math
@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling.decoding.search import Outputs, RowInputs, Termination, initial_stop_states, keep_ended
-from finetune_scaling.decoding.selection import most_likely, threshold
+from finetune_scaling.decoding.selection import argmax, threshold
 
 Array = jax.Array
 
 
 class SingleState(NamedTuple):
-    """Last token [B, 1], output [B, 1, T], its length [B, 1], states of the stop strings [B, 1], ended rows [B]."""
+    """Last token [B, 1], output [B, 1, T], its length [B, 1], stop-string states [B, 1], ended rows [B]."""
 
     token: Array
     output: Array
@@ -25,14 +25,14 @@ class SingleState(NamedTuple):
 
 
 class TokenChoice(Protocol):
-    """Chooses a token a row from logits [B, V]: int32 [B]. Hashable."""
+    """Chooses one token per row, int32 [B], from logits [B, V]. Hashable."""
 
     def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SingleSequence:
-    """One text a row, each token chosen by `choice`; it has no score."""
+    """One text per row without a score; `choice` chooses each token."""
 
     choice: TokenChoice
     pad_id: int
@@ -72,17 +72,17 @@ class SingleSequence:
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """Greedy search; the lowest id among equals."""
+    """The most likely token; the lowest id among equals."""
 
     def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array:
-        return most_likely(logits)
+        return argmax(logits)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """A token drawn at random, with the probabilities that temperature, top_k, top_p and min_p leave.
+    """A sampled token, after temperature, top_k, top_p and min_p.
 
-    The draw depends on the seed, the example's number and the token's place alone.
+    The sample depends only on the seed, the example's index and the token's position.
     """
 
     temperature: float
@@ -94,34 +94,34 @@ class Sampling:
     def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array:
         key = jax.random.key(self.seed)
 
-        def draw(example: Array, warped: Array) -> Array:
+        def sample(example: Array, warped: Array) -> Array:
             return jax.random.categorical(jax.random.fold_in(jax.random.fold_in(key, example), written), warped)
 
-        return jax.vmap(draw)(row.example, self.warp(logits)).astype(jnp.int32)
+        return jax.vmap(sample)(row.example, self.warp(logits)).astype(jnp.int32)
 
     def warp(self, logits: Array) -> Array:
-        """Logits [B, V] of the distribution that is drawn from; -inf is never drawn."""
+        """Return the logits [B, V] of the distribution that is sampled from; -inf is never sampled."""
         logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
-            logits = _among_largest(logits, self.top_k)
+            logits = _top_k(logits, self.top_k)
         if self.top_p is not None and self.top_p < 1:
-            logits = _nucleus(logits, self.top_p)
+            logits = _top_p(logits, self.top_p)
         if self.min_p is not None and self.min_p > 0:
-            logits = _at_least(logits, logits.max(axis=-1) + math.log(self.min_p))
+            logits = _mask_below(logits, logits.max(axis=-1) + math.log(self.min_p))
         return logits
 
 
-def _among_largest(logits: Array, count: int) -> Array:
-    return _at_least(logits, threshold(logits, lambda among: among.sum(axis=-1) >= count))
+def _top_k(logits: Array, count: int) -> Array:
+    return _mask_below(logits, threshold(logits, lambda among: among.sum(axis=-1) >= count))
 
 
-def _nucleus(logits: Array, mass: float) -> Array:
-    """The fewest of the likeliest tokens that together have this probability."""
+def _top_p(logits: Array, mass: float) -> Array:
+    """Keep the smallest set of most likely tokens with at least this probability."""
     probabilities = jax.nn.softmax(logits, axis=-1)
     least = threshold(probabilities, lambda among: jnp.where(among, probabilities, 0).sum(axis=-1) >= mass)
     return jnp.where(probabilities >= least[:, None], logits, -jnp.inf)
 
 
-def _at_least(logits: Array, least: Array) -> Array:
-    """Logits [B, V] with those below `least` [B] left out."""
+def _mask_below(logits: Array, least: Array) -> Array:
+    """Mask logits [B, V] below `least` [B]."""
     return jnp.where(logits >= least[:, None], logits, -jnp.inf)

@@ -1,8 +1,7 @@
-"""Stop strings, wherever they fall among tokens: an automaton over bytes, tabulated by token.
+"""Stop strings across token boundaries: a byte automaton, tabulated by token.
 
-Aho and Corasick's automaton (1975) tells after each byte which beginnings of the stop strings the text ends with. Run
-over every token's bytes once, from every state, it becomes a table [states, vocabulary], and following a text then
-costs one look-up a token, on the device.
+Aho and Corasick's automaton (1975) tracks which prefixes of the stop strings the text ends with. Run once over every
+token's bytes from every state, it becomes a table [states, vocabulary]: one look-up per token on the device.
 """
 
 from collections import deque
@@ -13,11 +12,11 @@ import numpy as np
 
 Array = jax.Array
 
-START, FOUND = 0, 1  # states: nothing written yet; a stop string occurred
+START, FOUND = 0, 1  # states: no text yet; a stop string occurred
 
 
 def stop_table(stops: Sequence[str], token_bytes: Sequence[bytes]) -> np.ndarray:
-    """Table int32 [states, V]: the state after a token. FOUND is never left."""
+    """Return the state after each token, int32 [states, V]; FOUND is absorbing."""
     by_byte = _automaton([text.encode() for text in stops])
     longest = max(map(len, token_bytes))
     table = np.repeat(np.arange(len(by_byte), dtype=np.int32)[:, None], len(token_bytes), axis=1)
@@ -29,18 +28,18 @@ def stop_table(stops: Sequence[str], token_bytes: Sequence[bytes]) -> np.ndarray
 
 
 def follow(table: Array | None, states: Array, tokens: Array) -> Array:
-    """States after these tokens, both int32 of one shape; without a table nothing is ever found."""
+    """Return the states after these tokens, int32 of the same shape; without a table, states do not change."""
     return states if table is None else table[states, tokens]
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop string."""
+    """Return the text before the first stop string."""
     ends = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(ends, default=len(text))]
 
 
 def _automaton(stops: Sequence[bytes]) -> np.ndarray:
-    """Transitions [states, 256]."""
+    """Return the transitions [states, 256] of the automaton."""
     children: list[dict[int, int]] = [{}, {}]  # of START and FOUND
     for stop in stops:
         node = START
@@ -54,13 +53,13 @@ def _automaton(stops: Sequence[bytes]) -> np.ndarray:
     next_[FOUND] = FOUND
     failure = [START] * len(children)
     waiting = deque([START])
-    while waiting:  # shorter beginnings first: a state's failure is one of them
+    while waiting:  # shorter prefixes first: a state's failure is one of them
         node = waiting.popleft()
         if node != START:
             next_[node] = next_[failure[node]]
         for byte, child in children[node].items():
             failure[child] = next_[node, byte]
-            if failure[child] == FOUND:  # what the text ends with there has another stop string at its own end
+            if failure[child] == FOUND:  # a suffix of this prefix is another stop string
                 continue
             next_[node, byte] = child
             if child != FOUND:

@@ -1,4 +1,4 @@
-"""A batch writes what each prompt alone would, in whatever batches, stretches and buckets; and compiles little."""
+"""A batch decodes as each of its prompts alone, for every batch size, chunk and bucket, with few programs."""
 
 import functools
 
@@ -115,13 +115,13 @@ def test_rows_that_ended_leave_the_batch(method, write, prompts, monkeypatch):
     decoder, many = method(**LORA), [[5, 6]] * 6 + [prompts[3], prompts[3][::-1]]
     options = {"longest": 90, "eos_id": -1, "max_length_ratio": 4.5, "batch_size": 8}
     rows = []
-    run = generation._Batch._make_room
+    run = generation._Batch._resize
 
     def spied(batch, decoding, owners, ended, width):
         rows.append(len(owners))
         return run(batch, decoding, owners, ended, width)
 
-    monkeypatch.setattr(generation._Batch, "_make_room", spied)
+    monkeypatch.setattr(generation._Batch, "_resize", spied)
     texts = best(write(decoder, many, **options))
     assert [len(text) for text in texts] == [9] * 6 + [77, 77]
     assert rows[0] == 8
