@@ -1,10 +1,10 @@
-"""Times converting a public model beside copying its files, and measures the memory that it takes.
+"""Time the import of a public model next to a copy of its files, and measure its peak memory.
 
     python benchmarks/convert.py [--gigabytes=2 --layers=16 --vocabulary=32000 --dtype=bfloat16 --pairs=3]
 
-Makes a Llama of random numbers of about that size, then in turns copies its files (and waits for the disk) and converts
-it by the command. Prints one JSON object: seconds of each pair, their ratio, the seconds that the command takes before
-it reads a number, the most memory that it holds of its own, and its ratio to the largest stored leaf.
+Makes a random Llama of about that size, then alternately copies its files (with fsync) and imports it with the command.
+Prints one JSON object: seconds of each pair, their ratio, the start-up time of the command, its peak memory, and the
+ratio of that to the largest stored leaf.
 """
 
 import json
@@ -30,23 +30,23 @@ _GIGABYTES = flags.DEFINE_float("gigabytes", 2.0, "Size of the model's files, in
 _LAYERS = flags.DEFINE_integer("layers", 16, "Layers.", lower_bound=1)
 _VOCABULARY = flags.DEFINE_integer("vocabulary", 32_000, "Rows of the embedding.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("stored_dtype", "bfloat16", ["bfloat16", "float32", "float16"], "Dtype of the files.")
-_PAIRS = flags.DEFINE_integer("pairs", 3, "How often both are done.", lower_bound=1)
-_FOLDER = flags.DEFINE_string("folder", "", "Where all goes; default: a directory that is deleted afterwards.")
+_PAIRS = flags.DEFINE_integer("pairs", 3, "Number of repetitions.", lower_bound=1)
+_FOLDER = flags.DEFINE_string("folder", "", "Directory for all files; default: a temporary one.")
 
 FILE_BYTES = 500_000_000
-SECONDS_BETWEEN_LOOKS = 0.02
+POLL_SECONDS = 0.02
 
 
 def main() -> None:
-    """Makes the model, measures and prints."""
+    """Make the model, measure and print."""
     with tempfile.TemporaryDirectory(dir=_FOLDER.value or None) as folder:
         print(json.dumps(measure(Path(folder)), indent=2))
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """All figures, with a model below `folder`."""
+    """Return all measurements of a model in `folder`."""
     size, largest = write_model(folder / "model")
-    bare = convert(folder / "nowhere", folder / "out")[0]  # ends as soon as it finds that there is no such directory
+    bare = convert(folder / "nowhere", folder / "out")[0]  # fails because there is no such directory
     pairs, peaks = [], []
     for _ in range(_PAIRS.value):
         copied = copy(folder / "model", folder / "copy")
@@ -71,7 +71,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def write_model(directory: Path) -> tuple[int, int]:
-    """A Llama whose files have about the size that is asked for; their bytes, and those of its largest stacked leaf."""
+    """Write a Llama of about the requested size; return the bytes of its files and of its largest stacked leaf."""
     directory.mkdir(parents=True)
     width = np.dtype(getattr(ml_dtypes, _DTYPE.value, _DTYPE.value)).itemsize
     dim = model_dim(_GIGABYTES.value * 1e9 / width)
@@ -87,13 +87,13 @@ def write_model(directory: Path) -> tuple[int, int]:
 
 
 def model_dim(parameters: float) -> int:
-    """The multiple of 64 with which the model comes nearest to so many parameters."""
+    """Return the multiple of 64 whose model has the number of parameters closest to `parameters`."""
     count = lambda dim: sum(math.prod(shape) for shape in tensor_shapes(dim).values())  # noqa: E731
     return min(range(64, 16_384, 64), key=lambda dim: abs(count(dim) - parameters))
 
 
 def tensor_shapes(dim: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model, by name."""
+    """Return the shape of every tensor by name."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_VOCABULARY.value, dim)}
     for i in range(_LAYERS.value):
         layer = f"model.layers.{i}"
@@ -105,7 +105,7 @@ def tensor_shapes(dim: int) -> dict[str, tuple[int, ...]]:
 
 
 def write_shards(directory: Path, tensors: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Writes random numbers, file by file; returns which file each tensor is in."""
+    """Write random tensors, shard by shard; return the shard of each tensor."""
     rng = np.random.default_rng(0)
     dtype = np.dtype(getattr(ml_dtypes, _DTYPE.value, _DTYPE.value))
     names: dict[str, str] = {}
@@ -121,7 +121,7 @@ def write_shards(directory: Path, tensors: dict[str, tuple[int, ...]]) -> dict[s
 
 
 def copy(source: Path, target: Path) -> float:
-    """Seconds to copy a directory and to wait until all is on the disk."""
+    """Return the seconds to copy a directory and sync it to disk."""
     began = time.perf_counter()
     subprocess.run(["cp", "-r", source, target], check=True)
     for file in target.iterdir():
@@ -131,7 +131,7 @@ def copy(source: Path, target: Path) -> float:
 
 
 def convert(source: Path, out: Path) -> tuple[float, int]:
-    """Seconds that the command takes, and the most memory that it held; TrainingError where it failed on a model."""
+    """Return the seconds and the peak memory of the command. Raises TrainingError where it failed on a model."""
     began = time.perf_counter()
     arguments = [sys.executable, "-m", "finetune_scaling.convert", f"--from-hf={source}", f"--out={out}"]
     with tempfile.TemporaryFile("w+") as errors:
@@ -139,7 +139,7 @@ def convert(source: Path, out: Path) -> tuple[float, int]:
         peak = 0
         while process.poll() is None:
             peak = max(peak, peak_bytes(process.pid))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - began
         errors.seek(0)
         if process.returncode and source.exists():
@@ -148,10 +148,10 @@ def convert(source: Path, out: Path) -> tuple[float, int]:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has held so far. (What wait4 tells counts its parent's, too.)"""
+    """Return the peak memory of a process so far; wait4 would include its parent's."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has just ended
+    except OSError:  # the process has ended
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 

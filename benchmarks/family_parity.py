@@ -1,9 +1,9 @@
-"""How near models of each public family are to transformers' own, on tiny random ones: logits, loss, gradients, text.
+"""Differences between our models and those of transformers on tiny random models: logits, loss, gradients, texts.
 
     python benchmarks/family_parity.py [--json]
 
-The models are those of tests/public_models.py and the comparison that of tests/interop/test_families.py, which holds
-them to bounds; here the differences themselves are shown. Needs what the tests need (transformers, torch).
+The models are those of tests/public_models.py and the comparison that of tests/interop/test_families.py, which bounds
+the differences; this prints them. It needs what the tests need (transformers, torch).
 """
 
 import argparse
@@ -24,7 +24,7 @@ COLUMNS = ("family", "parameters", "logits", "loss", "gradients", "lora_logits",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="a JSON array instead of a table")
+    parser.add_argument("--json", action="store_true", help="print a JSON array instead of a table")
     arguments = parser.parse_args()
     made = runpy.run_path(str(TESTS / "interop" / "test_families.py"))
     rows = [measure(made, kind) for kind in made["MADE"]["KINDS"]]
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def measure(made: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The differences of one kind of model. Logits: the largest; the others relative to the largest of the tensor."""
+    """Return the differences of one kind of model: absolute for logits, relative for loss and gradients."""
     with tempfile.TemporaryDirectory() as folder:
         model = made["make_model"](kind, Path(folder))
     compute = made["compiled"](model.config)
@@ -50,7 +50,7 @@ def measure(made: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each family."""
+    """Return a line per family."""
     cells = [list(COLUMNS), *([_cell(row[name]) for name in COLUMNS] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)

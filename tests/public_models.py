@@ -1,6 +1,6 @@
-"""Tiny random models of every family, as transformers makes them: weights of norms and biases random too.
+"""Tiny random models of every family, made with transformers, with random norms and biases.
 
-Rotary positions are stretched from a length that texts of TEXT tokens are longer than, and windows are shorter.
+Texts of TEXT tokens are longer than windows and than the original length of RoPE scaling.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ _LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
 _GEMMA = {**_GROUPED, "head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 5}
 _GEMMA3_ROPE = {FULL: {**_LINEAR, "rope_theta": 2000.0}, LOCAL: {"rope_type": "default", "rope_theta": 50.0}}
 
-# By name: configs' and models' classes, and fields.
+# Config class, model class and config fields by name.
 _KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
     "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {**_SHAPE, "hidden_size": 32, "rotary_pct": 0.25}),
     "gpt_neox, sequential": (
@@ -78,12 +78,12 @@ KINDS = tuple(_KINDS)
 
 
 def make(kind: str, **changes: Any) -> Any:
-    """A random model of that kind; changes: of its config's fields."""
+    """Return a random model of a kind; `changes` replace fields of its config."""
     config, model, fields = _KINDS[kind]
     torch.manual_seed(0)
     made = model(config(**{**fields, **changes}))
     with torch.no_grad():
         for name, weight in made.named_parameters():
-            is_scale = "norm" in name and name.endswith("weight") and "gemma" not in kind  # a Gemma's add 1
+            is_scale = "norm" in name and name.endswith("weight") and "gemma" not in kind  # Gemma's scales are 1 + w
             weight.normal_(1.0 if is_scale else 0.0, 0.3)
     return made.eval()

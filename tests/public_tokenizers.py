@@ -1,4 +1,4 @@
-"""Tokenizers of the kinds that Llama models have, trained on a few lines and saved as Hugging Face saves them."""
+"""Tokenizers of every kind that public models have, trained on a few lines and saved in Hugging Face's format."""
 
 import io
 import json
@@ -20,7 +20,7 @@ TEXTS = (
     "sili sati luli = bubo gevo zego\nsupi sati niki silik namik satik = gevo",
 )
 SIZE = 340
-# Words as these models split them: contractions, letters with a sign before, digits, signs with a space before, lines.
+# Pre-tokenization of these models: contractions, letters, digits, punctuation, line breaks.
 _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -29,19 +29,19 @@ _LLAMA3_WORDS = _QWEN_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
 def byte_level(directory: Path) -> None:
-    """As SmolLM has it, but with a token in front of texts."""
+    """Like SmolLM's, with a BOS token."""
     _save(_train_byte_level(), directory)
 
 
-def without_front(directory: Path) -> None:
-    """As SmolLM has it."""
+def without_bos(directory: Path) -> None:
+    """Like SmolLM's, without a BOS token."""
     tokenizer = _train_byte_level()
     tokenizer.post_processor = processors.ByteLevel()
     _save(tokenizer, directory)
 
 
 def llama3(directory: Path) -> None:
-    """Words split by a pattern, numbers by three digits, and tokens looked up before merges are."""
+    """Like Llama 3's: words split by a pattern, numbers by three digits, and ignore_merges."""
     tokenizer = _train_byte_level(models.BPE(ignore_merges=True), pattern=_LLAMA3_WORDS)
     first = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), first])
@@ -49,14 +49,14 @@ def llama3(directory: Path) -> None:
 
 
 def qwen(directory: Path) -> None:
-    """Texts composed (NFC), words split by a pattern, numbers by digits; no token in front."""
+    """Like Qwen's: NFC normalization, words split by a pattern, numbers by digits; no BOS token."""
     tokenizer = _train_byte_level(pattern=_QWEN_WORDS, normalizer=normalizers.NFC())
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     _save(tokenizer, directory)
 
 
 def gpt_neox(directory: Path) -> None:
-    """Texts composed (NFC), and runs of spaces that were added as tokens; no token in front."""
+    """Like GPT-NeoX's: NFC normalization, and runs of spaces as added tokens; no BOS token."""
     tokenizer = _train_byte_level(normalizer=normalizers.NFC())
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
     tokenizer.add_tokens([AddedToken(" " * length, normalized=True) for length in (4, 3, 2)])
@@ -64,7 +64,7 @@ def gpt_neox(directory: Path) -> None:
 
 
 def gemma(directory: Path) -> None:
-    """SentencePiece's pieces without a space in front, with runs of lines that were added as tokens."""
+    """Like Gemma's: SentencePiece pieces without a prefix space, and runs of line breaks as added tokens."""
     tokenizer = _byte_fallback_model()
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
@@ -76,7 +76,7 @@ def gemma(directory: Path) -> None:
 
 
 def byte_fallback(directory: Path, *, metaspace: bool = False) -> None:
-    """As the tokenizer.json of Llama 2, or as newer files write the same; with a token that was added later."""
+    """Like Llama 2's tokenizer.json, or with `metaspace` like newer files; with an added token."""
     tokenizer = _byte_fallback_model()
     if metaspace:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
@@ -91,7 +91,7 @@ def byte_fallback(directory: Path, *, metaspace: bool = False) -> None:
 
 
 def _byte_fallback_model() -> Tokenizer:
-    """Pieces and merges of a SentencePiece model, and nothing around them."""
+    """Return a BPE model with the pieces and merges of a SentencePiece model."""
     pieces = _train_sentencepiece()
     vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
     scores = {piece: pieces.get_score(i) for piece, i in vocabulary.items()}
@@ -111,7 +111,7 @@ def metaspace(directory: Path) -> None:
 
 
 def sentence_pieces(directory: Path) -> None:
-    """As Llama 1 and 2 have it: tokenizer.model, and no tokenizer.json."""
+    """Like Llama 1's and 2's: tokenizer.model without tokenizer.json."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.model").write_bytes(_train_sentencepiece().serialized_model_proto())
     settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": BOS, "eos_token": EOS}
@@ -119,9 +119,9 @@ def sentence_pieces(directory: Path) -> None:
 
 
 def theirs(directory: Path) -> Any:
-    """The tokenizer as transformers has it.
+    """Return the tokenizer of transformers.
 
-    Of a tokenizer.model its own reader asks for a newer protobuf than other packages allow, so it is given the pieces.
+    Its reader of tokenizer.model needs a newer protobuf than other packages allow, so it gets the pieces.
     """
     if (directory / "tokenizer.json").exists():
         return AutoTokenizer.from_pretrained(directory)
@@ -135,17 +135,17 @@ def theirs(directory: Path) -> Any:
 KINDS: dict[str, Callable[[Path], None]] = {
     one.__name__: one
     for one in (
-        byte_level, without_front, llama3, qwen, gpt_neox, gemma, byte_fallback, metaspace, sentence_pieces,
+        byte_level, without_bos, llama3, qwen, gpt_neox, gemma, byte_fallback, metaspace, sentence_pieces,
     )
 }  # fmt: skip
-WITHOUT_FRONT = ("without_front", "qwen", "gpt_neox")  # whose texts begin without a token
-ADDS_SPACE = ("byte_fallback", "metaspace", "sentence_pieces")  # in front of a text
+WITHOUT_BOS = ("without_bos", "qwen", "gpt_neox")  # without a BOS token
+ADDS_SPACE = ("byte_fallback", "metaspace", "sentence_pieces")  # a prefix space
 
 
 def _train_byte_level(
     model: Any = None, *, pattern: str | None = None, normalizer: normalizers.Normalizer | None = None
 ) -> Tokenizer:
-    """Bytes and merges of them, within the words of a pattern, or else of GPT-2's."""
+    """Train byte-level BPE within the words of a pattern, by default GPT-2's."""
     tokenizer = Tokenizer(models.BPE() if model is None else model)
     if pattern is None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -97,7 +97,7 @@ def cross_entropy(model, ids: list[int], start: int) -> float:
         return float(model(tokens, labels=labels).loss) * count
 
 
-@pytest.mark.parametrize("kind", ["without_front", "byte_fallback", "sentence_pieces"])
+@pytest.mark.parametrize("kind", ["without_bos", "byte_fallback", "sentence_pieces"])
 def test_losses_and_texts_equal_transformers(saved, model, kind):
     theirs, directory = saved[0], model(kind)
     tokenizer = THEIRS(directory)

@@ -1,4 +1,4 @@
-"""Models of every family that transformers makes and saves: read, they compute the same, and write the same texts."""
+"""Models of every family as transformers saves them: ours compute the same and decode the same texts."""
 
 import functools
 import json
@@ -34,14 +34,14 @@ MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 TEXT, VOCABULARY, EOS = MADE["TEXT"], MADE["VOCABULARY"], MADE["EOS"]
 LENGTHS = (TEXT, 13, 10, TEXT - 10)  # a row; a row with padding; two texts in one row
 PLACES = ((0, 0, 1), (1, 0, 1), (2, 0, 1), (2, 10, 2))  # of each text: its row, where it begins, its segment
-NEW = 20  # tokens that are written
+NEW = 20  # decoded tokens
 LORA = configure(METHODS, {"name": "lora", "rank": 2, "alpha": 3.0, "targets": ("query", "down")})
 
 each_kind = pytest.mark.parametrize("kind", MADE["KINDS"])
 
 
 class Model(NamedTuple):
-    """One model twice."""
+    """A model of transformers and ours of the same files."""
 
     theirs: Any
     config: ModelConfig
@@ -51,7 +51,7 @@ class Model(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """made(kind): a random model, as transformers has it and as ours read from its files."""
+    """made(kind) -> a random model of transformers, and ours read from its files."""
     return functools.cache(lambda kind: make_model(kind, tmp_path_factory.mktemp("model")))
 
 
@@ -68,7 +68,7 @@ def texts() -> list[np.ndarray]:
 
 
 def batch() -> dict[str, np.ndarray]:
-    """All texts in rows of TEXT tokens; each token's target is the next of its text."""
+    """Return all texts in rows of TEXT tokens; each token's target is the next one of its text."""
     rows = {name: np.zeros((3, TEXT), np.int32) for name in ("tokens", "targets", "positions", "segments")}
     rows |= {"weights": np.zeros((3, TEXT), np.float32), "prefix": np.zeros((3, TEXT), bool)}
     for text, (row, start, segment) in zip(texts(), PLACES, strict=True):
@@ -88,7 +88,7 @@ class Computed(NamedTuple):
 
 
 def by_torch(model) -> Computed:
-    """Text by text."""
+    """Compute text by text with torch."""
     model.zero_grad()
     logits, total = [], 0.0
     for text in texts():
@@ -103,7 +103,7 @@ def by_torch(model) -> Computed:
 
 @functools.cache
 def compiled(config: ModelConfig) -> Callable[[Params], Computed]:
-    """The same in one batch, of the model with LoRA, whose factors are among the parameters."""
+    """Return a function that computes the same in one batch with LoRA, whose factors are among the parameters."""
     program = jax.jit(jax.value_and_grad(loss_and_logits(config), has_aux=True))
 
     def compute(params: Params) -> Computed:
@@ -127,7 +127,7 @@ def loss_and_logits(config: ModelConfig):
 
 
 def with_lora(model: Model, noise: float) -> Params:
-    """The parameters with LoRA's factors, B being noise."""
+    """Return the parameters with LoRA's factors, where B is noise."""
     trainable, frozen = attach(model.config, LORA, jax.random.key(0), model.params)
     rng = np.random.default_rng(3)
 
@@ -142,7 +142,7 @@ def by_name(tree: Params) -> dict[str, np.ndarray]:
 
 
 def theirs_of(model: Model, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Parameters, or their gradients, as tensors of theirs by name."""
+    """Return parameters or gradients as tensors of transformers by name."""
     groups: dict[str, list] = {}
     for tensor in FAMILIES[model.fields["model_type"]].tensors(model.config):
         groups.setdefault(tensor.name, []).append(tensor)
@@ -155,7 +155,7 @@ def theirs_of(model: Model, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 class Difference(NamedTuple):
-    """Logits: the largest difference; loss: relative; gradients: relative to the largest of the tensor's, the worst."""
+    """Largest difference of logits; relative difference of the loss; largest relative difference of a gradient."""
 
     logits: float
     loss: float
@@ -163,14 +163,15 @@ class Difference(NamedTuple):
 
 
 def compare(model: Model, compute: Callable[[Params], Computed], kind: str, noise: float) -> Difference:
-    """Of the model with LoRA, whose B is noise, and of theirs with it merged; without noise it is the model itself.
+    """Compare the model with LoRA, whose B is noise, with transformers' model with LoRA merged.
 
-    Gradients are those of all weights, and with noise those of LoRA's factors: the chain rule's, of theirs.
+    Gradients are those of all weights; with noise also those of LoRA's factors, computed from transformers' gradients
+    by the chain rule.
     """
     params = with_lora(model, noise)
     ours, theirs = compute(params), by_torch(_merged(model, params, kind) if noise else model.theirs)
     pairs = list(zip(ours.logits, theirs.logits, strict=True))
-    assert all(np.abs(right).max() > 1 for _, right in pairs)  # else a small difference would say little
+    assert all(np.abs(right).max() > 1 for _, right in pairs)  # otherwise a small difference would prove little
     gradients = {name: leaf for name, leaf in ours.gradients.items() if "/lora_" not in name}
     gradients, expected = theirs_of(model, gradients), theirs.gradients
     assert gradients.keys() == expected.keys()
@@ -190,7 +191,7 @@ def _relative(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def _merged(model: Model, params: Params, kind: str) -> Any:
-    """Another model of theirs, with LoRA in its weights."""
+    """Return a model of transformers with LoRA merged."""
     tensors = theirs_of(model, by_name(merge_adapter(model.config, LORA, params)[1]))
     other = MADE["make"](kind)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
@@ -199,7 +200,7 @@ def _merged(model: Model, params: Params, kind: str) -> Any:
 
 
 def _chained(params: dict[str, np.ndarray], gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Gradients of LoRA's factors by those of the kernels: of A they are G B', of B they are A' G, scaled."""
+    """Return the gradients of LoRA's factors from those of the kernels: s G B' for A and s A' G for B."""
     chained = {}
     for name in params:
         folder, _, which = name.rpartition("/")
@@ -215,7 +216,7 @@ def prompts() -> list[list[int]]:
 
 
 def written(model: Model, **settings: Any) -> list[list[int]]:
-    """What ours writes after prompts, as a batch, by greedy search unless settings say otherwise."""
+    """Return what our model decodes after the prompts in one batch, by default greedily."""
     how, full = DecodingConfig(**settings), configure(METHODS, {"name": "full"})
     decoder = make_decoder(model.config, full, how, longest=NEW, eos_id=EOS, pad_id=0)
     found = generate(decoder, how, *partition(model.params, full.trainable), prompts(), batch_size=3)
@@ -223,7 +224,7 @@ def written(model: Model, **settings: Any) -> list[list[int]]:
 
 
 def written_by_theirs(model: Model, **settings: Any) -> list[list[int]]:
-    """What theirs writes after each prompt alone."""
+    """Return what transformers' model decodes after each prompt separately."""
     found = []
     for prompt in prompts():
         tokens = torch.tensor([prompt])
@@ -237,8 +238,8 @@ def written_by_theirs(model: Model, **settings: Any) -> list[list[int]]:
 
 
 @each_kind
-def test_logits_loss_and_gradients_are_theirs(made, kind):
-    """In rows with padding and with two texts, beyond the length that positions are stretched from; also with LoRA."""
+def test_logits_loss_and_gradients_equal_those_of_transformers(made, kind):
+    """In rows with padding and with two texts, beyond the original length of RoPE scaling; also with LoRA."""
     model = made(kind)
     for noise in (0.0, 0.3):
         difference = compare(model, compiled(model.config), kind, noise)
@@ -248,20 +249,20 @@ def test_logits_loss_and_gradients_are_theirs(made, kind):
 
 
 @each_kind
-def test_texts_are_theirs(made, kind):
-    """Greedy search, whose cache grows on the way, after prompts shorter and longer than windows."""
+def test_greedy_decoding_equals_that_of_transformers(made, kind):
+    """With a growing cache, after prompts shorter and longer than windows."""
     model = made(kind)
     assert written(model) == written_by_theirs(model)
 
 
-def test_texts_of_beams_are_theirs(made):
-    """The texts of a beam share slots, some of which are out of a text's window and in none of its past."""
+def test_beam_search_equals_that_of_transformers(made):
+    """Hypotheses share cache slots, some of which are outside a window or belong to another hypothesis."""
     model = made("gemma3_text")
     assert written(model, method="beam", beams=3) == written_by_theirs(model, num_beams=3)
 
 
 @each_kind
-def test_parameters_are_as_many_as_theirs(made, kind):
+def test_parameter_count_equals_that_of_transformers(made, kind):
     model = made(kind)
     theirs = sum(weight.numel() for weight in model.theirs.parameters())
     assert count_parameters(model.config).total == theirs
@@ -269,8 +270,7 @@ def test_parameters_are_as_many_as_theirs(made, kind):
 
 
 @each_kind
-def test_a_config_that_is_written_is_read_again(made, kind, tmp_path):
-    """By us, and by transformers, whose model of it computes what the first one does."""
+def test_written_config_is_read_by_us_and_by_transformers(made, kind, tmp_path):
     model = made(kind)
     family = FAMILIES[model.fields["model_type"]]
     fields = family.write_config(model.config)
@@ -284,8 +284,8 @@ def test_a_config_that_is_written_is_read_again(made, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
-def test_a_soft_prompt_goes_out_of_a_windows_sight_as_theirs_does(made, kind):
-    """Windows count the prompt's embeddings as tokens, and Gemma scales tokens' embeddings but not the prompt's."""
+def test_soft_prompt_leaves_the_window_as_in_transformers(made, kind):
+    """Windows count virtual tokens, and Gemma scales the embeddings of tokens but not of virtual tokens."""
     model = made(kind)
     tuning = configure(METHODS, {"name": "prompt", "length": 3})
     trainable, frozen = attach(model.config, tuning, jax.random.key(0), model.params, range(2, VOCABULARY))
@@ -305,8 +305,8 @@ def test_a_soft_prompt_goes_out_of_a_windows_sight_as_theirs_does(made, kind):
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-def test_the_text_model_of_a_gemma_that_reads_images(tmp_path):
-    """Its own weights alone are read; what is of images is left, and goes not out again."""
+def test_text_model_of_a_multimodal_gemma(tmp_path):
+    """The weights of its vision tower are ignored, and it is exported as gemma3_text."""
     text = MADE["make"]("gemma3_text").config.to_dict()
     vision = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 16, "patch_size": 8}  # fmt: skip
@@ -323,5 +323,5 @@ def test_the_text_model_of_a_gemma_that_reads_images(tmp_path):
     expected = {name.removeprefix("model.language_model."): w for name, w in theirs.named_parameters()}
     for name, value in found.items():
         np.testing.assert_array_equal(value, expected[name.removeprefix("model.")].detach().numpy())
-    with pytest.raises(ConfigError, match="gemma3_text is its text model"):
+    with pytest.raises(ConfigError, match="gemma3_text"):
         FAMILIES["gemma3"].write_config(config)

@@ -1,4 +1,4 @@
-"""Tensors of public models: fused ones apart and together again."""
+"""Mapping of tensors: fused tensors are split and joined again."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from finetune_scaling.interop.families.family import FusedSlice, Tensor, to_file
 HEADS, HEAD_DIM, MODEL_DIM = 3, 2, 4
 
 
-def test_parts_of_a_fused_tensor_are_cut_out_and_joined_again():
+def test_fused_kernel_is_split_and_joined():
     fused = np.arange(HEADS * 3 * HEAD_DIM * MODEL_DIM).reshape(-1, MODEL_DIM)
     tensors = [Tensor("qkv", name, transposed=True, fused=FusedSlice(i, 3, HEADS)) for i, name in enumerate("qkv")]
     ours = [tensor.from_file(fused) for tensor in tensors]
@@ -18,7 +18,7 @@ def test_parts_of_a_fused_tensor_are_cut_out_and_joined_again():
     np.testing.assert_array_equal(to_file(tensors[::-1], ours[::-1]), fused)
 
 
-def test_parts_of_a_fused_bias():
+def test_fused_bias_is_split_and_joined():
     fused = np.arange(HEADS * 3 * HEAD_DIM)
     tensors = [Tensor("qkv", name, fused=FusedSlice(i, 3, HEADS)) for i, name in enumerate("qkv")]
     ours = [tensor.from_file(fused) for tensor in tensors]
@@ -26,7 +26,7 @@ def test_parts_of_a_fused_bias():
     np.testing.assert_array_equal(to_file(tensors, ours), fused)
 
 
-def test_a_plain_tensor_is_turned_where_it_has_to_be():
+def test_plain_tensor_is_transposed():
     value = np.arange(6).reshape(2, 3)
     tensor = Tensor("w", "w", transposed=True)
     np.testing.assert_array_equal(tensor.from_file(value), value.T)

@@ -1,4 +1,4 @@
-"""Tokenizers of public models give the ids that transformers' AutoTokenizer gives, and text of them again."""
+"""Tokenizers of public models give the ids of transformers' AutoTokenizer and decode them to the same texts."""
 
 import json
 import runpy
@@ -23,13 +23,13 @@ TEXTS = (
     "x",
     "",
 )
-PAIRS = ((0, 10), (1, 17), (2, 7), (4, 14))  # a text, and where it is cut: before a space
+PAIRS = ((0, 10), (1, 17), (2, 7), (4, 14))  # a text, and the position of a cut before a space
 FIELDS = {"vocab_size": 400, "bos_token_id": 1, "eos_token_id": 2}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """made(kind) -> the directory of such a tokenizer."""
+    """made(kind) -> the directory of a tokenizer."""
     folder = tmp_path_factory.mktemp("tokenizers")
     for name, make in KINDS.items():
         make(folder / name)
@@ -40,10 +40,10 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @each_kind
-def test_ids_and_texts_are_those_of_transformers(made, kind):
+def test_ids_and_texts_equal_those_of_transformers(made, kind):
     ours, theirs = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
     front = [] if ours.special_tokens.bos_id is None else [ours.special_tokens.bos_id]
-    assert (front == []) == (kind in MADE["WITHOUT_FRONT"])
+    assert (front == []) == (kind in MADE["WITHOUT_BOS"])
     assert (ours.eos_id, ours.vocab_size) == (theirs.eos_token_id, len(theirs))
     for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
         assert front + ids == theirs(text).input_ids, text
@@ -55,8 +55,8 @@ DECOMPOSED = "Stra\u00dfe nai\u0308ve cafe\u0301, 12345 it's\n\n\n    four  spac
 
 
 @each_kind
-def test_ids_of_decomposed_letters_numbers_and_runs_of_spaces_too(made, kind):
-    """Some kinds compose letters, and their ids then spell the composed text."""
+def test_ids_of_decomposed_letters_digits_and_runs_of_spaces(made, kind):
+    """Kinds with NFC normalization encode the normalized text."""
     ours, theirs = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
     front = [] if ours.special_tokens.bos_id is None else [ours.special_tokens.bos_id]
     ids = ours.encode(DECOMPOSED)
@@ -68,7 +68,7 @@ def test_ids_of_decomposed_letters_numbers_and_runs_of_spaces_too(made, kind):
 
 
 @pytest.mark.parametrize("theirs", [GPTNeoXTokenizer, Qwen2Tokenizer, GemmaTokenizer])
-def test_ids_of_the_families_own_tokenizers(theirs, tmp_path):
+def test_ids_of_the_tokenizer_classes_of_families(theirs, tmp_path):
     """As transformers' classes train and save them, with their own special tokens."""
     theirs().train_new_from_iterator(MADE["TEXTS"] * 3, MADE["SIZE"]).save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
@@ -84,7 +84,7 @@ def test_ids_of_the_families_own_tokenizers(theirs, tmp_path):
 
 
 @each_kind
-def test_a_text_and_what_goes_on_after_it_are_encoded_as_one(made, kind):
+def test_continuation_is_encoded_as_part_of_the_text(made, kind):
     tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     for number, cut in PAIRS:
         text = TEXTS[number]
@@ -94,7 +94,7 @@ def test_a_text_and_what_goes_on_after_it_are_encoded_as_one(made, kind):
 
 
 @each_kind
-def test_the_bytes_of_the_tokens_are_those_of_the_text(made, kind):
+def test_token_bytes_concatenate_to_the_text(made, kind):
     tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     table = tokenizer.token_bytes()
     assert len(table) == FIELDS["vocab_size"]
@@ -104,7 +104,7 @@ def test_the_bytes_of_the_tokens_are_those_of_the_text(made, kind):
 
 
 @each_kind
-def test_a_cut_text_is_the_longest_that_ends_with_a_token(made, kind):
+def test_truncation_keeps_the_longest_prefix_of_tokens(made, kind):
     tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     for text in (TEXTS[1], TEXTS[3], TEXTS[6]):
         whole = tokenizer.encode(text)
@@ -118,7 +118,7 @@ def test_a_cut_text_is_the_longest_that_ends_with_a_token(made, kind):
 
 
 @each_kind
-def test_no_text_spells_a_special_token(made, kind):
+def test_no_text_is_parsed_as_a_special_token(made, kind):
     tokenizer = load_hugging_face_tokenizer(made(kind), FIELDS)
     assert not {0, 1, 2} & set(tokenizer.encode("a</s> <s>b <unk>"))
     assert tokenizer.decode(tokenizer.encode("a</s> <s>b")) == "a</s> <s>b"
@@ -126,10 +126,10 @@ def test_no_text_spells_a_special_token(made, kind):
         tokenizer.encode("a\ud800")
 
 
-def test_what_is_in_front_is_what_the_files_say(made, tmp_path):
+def test_bos_token_follows_the_tokenizer_config(made, tmp_path):
     settings = json.loads((made("byte_level") / "tokenizer_config.json").read_text())
     for kind, asked, expected in (
-        ("byte_level", False, None), ("without_front", True, 1), ("sentence_pieces", False, None),
+        ("byte_level", False, None), ("without_bos", True, 1), ("sentence_pieces", False, None),
     ):  # fmt: skip
         folder = tmp_path / f"{kind}-{asked}"
         folder.mkdir()
@@ -141,18 +141,18 @@ def test_what_is_in_front_is_what_the_files_say(made, tmp_path):
         assert ours.digest != load_hugging_face_tokenizer(made(kind), FIELDS).digest
         (folder / "tokenizer_config.json").unlink()  # the ids of the model's config stand in
         alone = load_hugging_face_tokenizer(folder, FIELDS)
-        assert (alone.special_tokens.bos_id, alone.eos_id) == (None if kind == "without_front" else 1, 2)
+        assert (alone.special_tokens.bos_id, alone.eos_id) == (None if kind == "without_bos" else 1, 2)
 
 
-def test_a_prompt_without_any_token_is_refused(made):
+def test_empty_prompt_is_rejected(made):
     example = {"source": "", "target": "x", "source_language": "A", "target_language": "B"}
     arguments = Template("{source}", "{target}"), SequenceFormat(8, 4, 4)
     assert encode_prompts([example], load_hugging_face_tokenizer(made("byte_level"), FIELDS), *arguments) == [[1]]
     with pytest.raises(DataError, match="example 0: its input is empty"):
-        encode_prompts([example], load_hugging_face_tokenizer(made("without_front"), FIELDS), *arguments)
+        encode_prompts([example], load_hugging_face_tokenizer(made("without_bos"), FIELDS), *arguments)
 
 
-def test_a_decoder_that_tells_no_tokens_bytes_is_named(tmp_path):
+def test_decoder_without_token_bytes_is_named(tmp_path):
     KINDS["byte_level"](tmp_path)
     file = tmp_path / "tokenizer.json"
     decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
@@ -176,7 +176,7 @@ def change(directory, **fields):
         (lambda folder: None, {"vocab_size": 339}, "has 340 ids, but the model has 339 embeddings"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path, break_it, fields, message):
+def test_invalid_tokenizer_is_named(tmp_path, break_it, fields, message):
     KINDS["byte_level"](tmp_path)
     break_it(tmp_path)
     with pytest.raises(DataError, match=message) as error:
@@ -184,7 +184,7 @@ def test_what_is_wrong_is_named(tmp_path, break_it, fields, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_sentencepiece_model_is_named(tmp_path):
+def test_damaged_sentencepiece_model_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"of something else")
     with pytest.raises(DataError, match=r"tokenizer.model: not a SentencePiece model"):
         load_hugging_face_tokenizer(tmp_path, FIELDS)

@@ -1,4 +1,4 @@
-"""The whole way: a public model comes in, is tuned here, and leaves as others read it."""
+"""End to end: a public model is imported, tuned here, and exported."""
 
 import runpy
 from pathlib import Path
@@ -23,7 +23,7 @@ TINY = runpy.run_path(str(FOLDER / "tiny.py"))
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory):
-    """A Pythia in miniature, with a tokenizer, in several files of bfloat16."""
+    """A tiny Pythia with a tokenizer, in several shards of bfloat16."""
     folder = tmp_path_factory.mktemp("public") / "model"
     model = MADE["make"]("gpt_neox", vocab_size=400, bos_token_id=1, eos_token_id=2).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="50KB")
@@ -42,7 +42,7 @@ def tensors(folder):
     return {name: value for file in folder.glob("model*.safetensors") for name, value in load_file(file).items()}
 
 
-def test_a_model_comes_in_and_goes_out_bit_for_bit(public, converted, tmp_path):
+def test_model_is_imported_and_exported_bit_for_bit(public, converted, tmp_path):
     figures = export_run(RunExport(str(converted), model=str(tmp_path / "out")))["model"]
     assert figures["family"] == "gpt_neox"
     before, after = tensors(public), tensors(tmp_path / "out")
@@ -58,7 +58,7 @@ def test_a_model_comes_in_and_goes_out_bit_for_bit(public, converted, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "prompt"])
-def test_what_was_tuned_on_it_is_loaded_on_the_public_model(method, public, converted, ours, theirs, tmp_path):
+def test_adapter_tuned_here_is_loaded_on_the_public_model(method, public, converted, ours, theirs, tmp_path):
     config = configuration.plain(TINY["get_config"](method))
     config |= {"tokenizer": str(converted / "tokenizer"), "base": {"run": str(converted)}}
     config["sequence"] = {**config["sequence"], "bidirectional_input": False}
@@ -73,7 +73,7 @@ def test_what_was_tuned_on_it_is_loaded_on_the_public_model(method, public, conv
     tuned = PeftModel.from_pretrained(model, tmp_path / "adapter")
     np.testing.assert_allclose(theirs(tuned), ours(run), atol=1e-4)
     assert np.abs(theirs(tuned) - plain).max() > 0.05
-    # It knows the directory that its base was converted from.
+    # The adapter names the directory of its base.
     itself = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)
     np.testing.assert_allclose(theirs(itself), ours(run), atol=1e-4)
     if method == "lora":

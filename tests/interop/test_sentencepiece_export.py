@@ -1,4 +1,4 @@
-"""Our tokenizers in the form that transformers reads: the same ids for every text, and the same texts of ids."""
+"""Exported SentencePiece tokenizers: the same ids for every text, and the same texts for ids."""
 
 import json
 import lzma
@@ -36,7 +36,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """By kind: a tokenizer of ours, and what transformers makes of the files that are written of it."""
+    """By kind: our tokenizer, and the tokenizer that transformers loads from the exported files."""
     found = {}
     for kind, options in KINDS.items():
         folder = tmp_path_factory.mktemp("tokenizer")
@@ -57,10 +57,10 @@ def pairs(tmp_path_factory):
 @example("<0x41><0x3C>< <0x")
 @example("a\u2581b \u2581\u2581 aaaaaaaaa")
 @example("  two  spaces\n\nand\tothers \u00a0 \0")
-def test_ids_and_texts_are_the_same(pairs, text):
+def test_ids_and_texts_are_equal(pairs, text):
     for kind, (ours, theirs) in pairs.items():
         if MARK in text or (kind == "without bytes" and "\u2581" in text):
-            continue  # what is told apart
+            continue  # known differences
         ids, found = ours.encode(text), theirs.encode(text, add_special_tokens=False)
         assert found == ids or (kind != "bpe" and is_tie(ours, found, ids)), kind
         assert theirs.encode(text) == [ours.bos_id, *found], kind
@@ -69,13 +69,13 @@ def test_ids_and_texts_are_the_same(pairs, text):
 
 
 def is_tie(tokenizer, left, right):
-    """Whether two ways to divide a text are as likely, so that rounding chose between them."""
+    """Whether two segmentations have the same score, so that rounding chose between them."""
     model = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
     scores = [sum(model.get_score(i) for i in ids) for ids in (left, right)]
     return sorted(left) == sorted(right) and abs(scores[0] - scores[1]) < 1e-9
 
 
-def test_specials_are_the_same(pairs):
+def test_special_tokens_are_equal(pairs):
     for ours, theirs in pairs.values():
         assert len(theirs) == ours.vocab_size
         specials = (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, theirs.unk_token_id)
@@ -83,7 +83,7 @@ def test_specials_are_the_same(pairs):
         assert [ours.decode([i]) for i in theirs.all_special_ids if i != ours.unk_id] == [""] * 3
 
 
-def test_real_text_has_the_same_ids(shared_data, tmp_path):
+def test_ids_of_news_text_are_equal(shared_data, tmp_path):
     with lzma.open(shared_data / "mt_news" / "en-zh.valid.jsonl.xz", "rt", encoding="utf-8") as file:
         texts = [value for line in file for value in json.loads(line).values() if isinstance(value, str)]
     for model_type in ("unigram", "bpe"):
@@ -92,19 +92,19 @@ def test_real_text_has_the_same_ids(shared_data, tmp_path):
         assert [theirs.encode(text, add_special_tokens=False).ids for text in texts] == ours.encode_batch(texts)
 
 
-def test_where_ids_would_differ_no_files_are_written_but_a_reason(pairs, tmp_path, monkeypatch):
+def test_inexact_tokenizer_is_not_exported(pairs, tmp_path, monkeypatch):
     ours, _ = pairs["bpe"]
     ours.save(tmp_path)
-    monkeypatch.setattr(_Pieces, "are_ranks", False)  # merges, read as log-probabilities
+    monkeypatch.setattr(_Pieces, "are_ranks", False)  # treat ranks as log-probabilities
     found = tokenizer_files(str(tmp_path), ours.vocab_size)
     assert not found.files
     assert found.special_ids == {"bos": 2, "eos": 1, "pad": 0}
     assert "no exact tokenizer.json" in found.reason
 
 
-def test_a_public_models_own_files_are_copied(tmp_path):
+def test_files_of_a_public_tokenizer_are_copied(tmp_path):
     PUBLIC["byte_level"](tmp_path)
-    (tmp_path / "model_fields.json").write_text(json.dumps({"vocab_size": 400}))  # as a converted base has it
+    (tmp_path / "model_fields.json").write_text(json.dumps({"vocab_size": 400}))  # as in an imported base
     found = tokenizer_files(str(tmp_path), 400)
     assert found.files["tokenizer.json"] == (tmp_path / "tokenizer.json").read_bytes()
     assert found.files.keys() == {"tokenizer.json", "tokenizer_config.json"}
