@@ -1,4 +1,4 @@
-"""The public model that a run's base was converted from."""
+"""The public model that a run's base was imported from."""
 
 import re
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def public_source(found: RunCheckpoint) -> PublicSource | None:
-    """Return the model that a base was converted from; None for a run that was trained here."""
+    """Return the model that a base was imported from; None for a run that was trained here."""
     public = found.run_config.public
     return None if public is None else PublicSource(public.name, public.commit or public.revision, public.family)
 

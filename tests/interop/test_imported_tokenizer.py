@@ -148,7 +148,7 @@ def test_empty_prompt_is_rejected(made):
     example = {"source": "", "target": "x", "source_language": "A", "target_language": "B"}
     arguments = Template("{source}", "{target}"), SequenceFormat(8, 4, 4)
     assert encode_prompts([example], load_hugging_face_tokenizer(made("byte_level"), FIELDS), *arguments) == [[1]]
-    with pytest.raises(DataError, match="example 0: its input is empty"):
+    with pytest.raises(DataError, match="example 0: the prompt is empty"):
         encode_prompts([example], load_hugging_face_tokenizer(made("without_bos"), FIELDS), *arguments)
 
 

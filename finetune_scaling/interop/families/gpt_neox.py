@@ -25,7 +25,7 @@ _FRACTION = 0.25  # of a head's dimensions with RoPE; default where the field is
 def read_config(values: Mapping[str, Any], where: str) -> ModelConfig:
     """Convert the fields of a config.json. Raises ConfigError, naming `where` and the field."""
     fields = Fields(values, where, "a GPT-NeoX model")
-    shape = {ours: fields.number(name) for ours, name in SHAPE.items()}
+    shape = {field: fields.number(name) for field, name in SHAPE.items()}
     parallel = fields.flag("use_parallel_residual", True)
     form = {
         **shape,
@@ -52,7 +52,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
-        **{name: getattr(config, ours) for ours, name in SHAPE.items()},
+        **{name: getattr(config, field) for field, name in SHAPE.items()},
         "layer_norm_eps": config.norm_epsilon,
         "hidden_act": write_choice(config.activation, _ACTIVATIONS, "activation", "gpt_neox"),
         "use_parallel_residual": config.block == "parallel",

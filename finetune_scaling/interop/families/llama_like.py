@@ -51,7 +51,7 @@ def read_llama_fields(
         activation: The field's name and its default.
         tied: Default of tie_word_embeddings.
     """
-    shape = {ours: fields.number(name) for ours, name in SHAPE.items()}
+    shape = {field: fields.number(name) for field, name in SHAPE.items()}
     return {
         **shape,
         "kv_heads": fields.number("num_key_value_heads", kv_heads),
@@ -74,7 +74,7 @@ def write_llama_fields(
     return {
         "architectures": [architecture],
         "model_type": model_type,
-        **{name: getattr(config, ours) for ours, name in SHAPE.items()},
+        **{name: getattr(config, field) for field, name in SHAPE.items()},
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "rms_norm_eps": config.norm_epsilon,
@@ -111,8 +111,8 @@ def llama_tensors(
             for name, (part, module) in dense.items()
             if name in config.biased
         ),
-        *(Tensor(f"{layer}.{norm}.weight", f"layers/attention/{ours}/scale") for ours, norm in qk_norms.items()),
-        *(Tensor(f"{layer}.{norms[ours]}.weight", f"layers/{ours}/scale") for ours in config.layer_norms),
+        *(Tensor(f"{layer}.{norm}.weight", f"layers/attention/{name}/scale") for name, norm in qk_norms.items()),
+        *(Tensor(f"{layer}.{norms[name]}.weight", f"layers/{name}/scale") for name in config.layer_norms),
         Tensor(f"{model}.norm.weight", "final_norm/scale"),
         *(() if config.tied_head else (Tensor(head, "head", transposed=True),)),
     )
