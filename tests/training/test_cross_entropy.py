@@ -49,7 +49,7 @@ def assert_as_plain(vocabulary: int, cap: float | None = None) -> None:
 def in_parts(monkeypatch):
     """Parts of eight rows of the vocabulary."""
     monkeypatch.setattr(module, "_ROWS", 8)
-    monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 8 * BATCH * LENGTH)
+    monkeypatch.setattr(module, "_MAX_LOGITS", 8 * BATCH * LENGTH)
 
 
 @pytest.mark.parametrize(("vocabulary", "cap"), [(8, None), (16, None), (61, None), (64, None), (61, 2.0), (64, 2.0)])
@@ -100,7 +100,7 @@ def on_meshes() -> dict[str, list]:
     """{mesh: [loss, gradient of hidden, of the table]} on eight devices; tensor divides a vocabulary of 64, not 61."""
     from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 
-    module._ROWS, module._LOGITS_AT_ONCE = 8, 64
+    module._ROWS, module._MAX_LOGITS = 8, 64
     found = {}
     for (fsdp, tensor), vocabulary in itertools.product([(4, 1), (2, 2), (1, 4), (4, 2), (1, 1)], (61, 64)):
         mesh = make_mesh(ShardingConfig(fsdp, tensor), jax.devices()[: max(4, fsdp * tensor)])
