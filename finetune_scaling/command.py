@@ -1,10 +1,11 @@
 """Commands: flags, configs, and errors without tracebacks."""
 
 import contextlib
+import glob
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -56,6 +57,17 @@ def required(flag: flags.FlagHolder[Any] | flags.Flag) -> Any:
     if flag.value in (None, ""):
         raise ConfigError(f"--{flag.name.replace('_', '-')} is missing; see --help")
     return flag.value
+
+
+def expand_globs(flag: flags.FlagHolder[Any], paths: Iterable[str]) -> list[str]:
+    """Return the distinct paths in order, with glob patterns expanded. Raises ConfigError if one matches nothing."""
+    found: list[str] = []
+    for path in paths:
+        matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
+        if not matches:
+            raise ConfigError(f"--{flag.name}={path} matches no directory; check the pattern")
+        found += matches
+    return list(dict.fromkeys(found))
 
 
 def read_config(flag: flags.FlagHolder[Any] | flags.Flag) -> dict[str, Any]:

@@ -11,7 +11,6 @@ Text files have one segment per line. A run's hypotheses and losses are written 
 per example. Existing records are not recomputed, so an interrupted command resumes when it is repeated.
 """
 
-import glob
 import json
 import sys
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from finetune_scaling import command
-from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError, WorkdirError
+from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError
 from finetune_scaling.evaluation.example_rows import decoded_examples, read_rows
 from finetune_scaling.evaluation.jobs import EvaluationJob, EvaluationOptions, plan_evaluations, run_evaluations
 from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation
@@ -102,7 +101,8 @@ def main() -> None:
     elif _STUDY.value:
         _score_study(local_path(_STUDY.value, "a study"))
     else:
-        _score_models(_directories(_WORKDIR.value))
+        paths = [path for value in _WORKDIR.value for path in value.split(",") if path]
+        _score_models(command.expand_globs(_WORKDIR, paths))
 
 
 def _score_texts() -> None:
@@ -117,12 +117,12 @@ def _score_texts() -> None:
     print(json.dumps({"metrics": score_values(scores)}))
 
 
-def _score_files(metrics: list[Metric] | None) -> Scores:
+def _score_files(metrics: tuple[Metric, ...] | None) -> Scores:
     corpus = read_corpus(_HYPOTHESES.value, _REFERENCES.value or [], _SOURCES.value, _LANGUAGE.value)
     return score_corpus(corpus, metrics)
 
 
-def _score_rows(metrics: list[Metric] | None) -> Scores:
+def _score_rows(metrics: tuple[Metric, ...] | None) -> Scores:
     """Return scores of a run's rows; several languages are averaged as in the run's own scores."""
     for flag in (_REFERENCES, _SOURCES):
         if flag.value:
@@ -184,17 +184,6 @@ def _exit_on_errors(errors: list[Exception]) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _directories(values: list[str]) -> list[str]:
-    """Return the directories of --workdir, with glob patterns expanded."""
-    found: list[str] = []
-    for pattern in (part for value in values for part in value.split(",") if part):
-        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-        if not matches:
-            raise WorkdirError(f"--workdir={pattern} matches no directory")
-        found += matches
-    return list(dict.fromkeys(found))
-
-
 def _options() -> EvaluationOptions:
     return EvaluationOptions(
         step=_STEP.value,
@@ -204,7 +193,7 @@ def _options() -> EvaluationOptions:
         tokenizer=_TOKENIZER.value,
         out=location(_OUT.value) if _OUT.value else None,
         overwrite=_AGAIN.value,
-        metrics=None if (metrics := metrics_from_flag(_METRICS.value)) is None else tuple(metrics),
+        metrics=metrics_from_flag(_METRICS.value),
     )
 
 

@@ -1,6 +1,7 @@
 """The model that an evaluation scores: a finetuned run, its base model, or a public model."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,8 +35,7 @@ class EvaluatedModel:
 
     Attributes:
       directory: directory whose subdirectory evaluation/ receives the records.
-      run_config: the run's run_config; for a public model, the run_config whose task it is scored on.
-      config: the model's config.
+      run_config: config of the run; for a public model, of the finetuning run whose task it is scored on.
       checkpoint: step and digest of the parameters; for a public model, the digest of its files.
       base: the base model whose scores are reported next to its own; None if there is none.
       load: reads the parameters.
@@ -52,7 +52,7 @@ class EvaluatedModel:
 
     @property
     def checkpoint_name(self) -> str:
-        """A directory name for the parameters of a base or public model."""
+        """Directory name of the records of a base or public model."""
         if "step" in self.checkpoint:
             return f"step_{self.checkpoint['step']}"
         return f"weights_{self.checkpoint['files_sha256'][:12]}"
@@ -69,10 +69,7 @@ def open_run(
     run_config = found.run_config
     if run_config.is_base:
         return base_model(found, run_config.tokenizer, sharding, model_changes)
-
-    def load() -> TunedModel:
-        return load_run_checkpoint(found)
-
+    load = functools.partial(load_run_checkpoint, found)
     return EvaluatedModel(found.directory, run_config, _model_config(found), _checkpoint(found), run_config.base, load)
 
 
@@ -82,11 +79,7 @@ def base_model(
     """Return a pretraining run as an evaluated model that is not tuned."""
     checkpoint = _checkpoint(found)
     base = BaseConfig(str(found.directory), checkpoint["step"])
-    loaded = load_tokenizer(tokenizer)
-
-    def load() -> TunedModel:
-        return load_untuned(base, loaded, sharding, model_changes)
-
+    load = functools.partial(load_untuned, base, load_tokenizer(tokenizer), sharding, model_changes)
     return EvaluatedModel(found.directory, found.run_config, _model_config(found), checkpoint, None, load, is_base=True)
 
 
@@ -109,7 +102,7 @@ def open_public_model(
     """Return a public model in the Hugging Face format, and its tokenizer; no tensor is kept in memory yet.
 
     Args:
-      finetuning: the run_config whose task and sequence format the model is scored on.
+      finetuning: the run config whose task and sequence format the model is scored on.
       tokenizer_directory: "" for the model's own tokenizer.
 
     Raises:

@@ -40,7 +40,7 @@ class EvaluationOptions:
     Attributes:
       step: checkpoint to score; None for the best one (of a base model: the newest one).
       sharding, model_changes: see `find_run`.
-      finetuning: the run_config whose task base and public models are scored on.
+      finetuning: the run config whose task base and public models are scored on.
       tokenizer: directory of a public model's tokenizer; "" for its own.
       out: path of the only record.
       overwrite: compute records again that exist.

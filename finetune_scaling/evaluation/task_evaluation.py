@@ -126,7 +126,7 @@ def prepare_task_evaluation(
     """Open an evaluator's splits for a model of `run_config`; cached per process.
 
     Args:
-      finetuning: for a model without a task, the run_config whose task it is scored on.
+      finetuning: for a model without a task, the run config whose task it is scored on.
 
     Raises:
       ConfigError: there is no such task or split.

@@ -70,7 +70,7 @@ def prepare_text_evaluation(
     Raises ConfigError if the evaluator names no text and there is no pretraining run to take it from, DataError if the
     text is missing.
     """
-    pretraining = None if _is_complete(evaluator) else _pretraining_experiment(run_config)
+    pretraining = None if _is_complete(evaluator) else _pretraining_config(run_config)
     if pretraining is not None and pretraining.corpus is None:
         check_text_is_named(evaluator)
     texts = evaluator.texts or (pretraining.corpus.dev if pretraining and pretraining.corpus else None)
@@ -115,8 +115,8 @@ def _is_complete(evaluator: TextEvaluator) -> bool:
     return all((evaluator.texts, evaluator.objective, evaluator.length))
 
 
-def _pretraining_experiment(run_config: RunConfig) -> RunConfig:
-    """Return the run_config that pretrained the base model, following bases of bases."""
+def _pretraining_config(run_config: RunConfig) -> RunConfig:
+    """Return the run config that pretrained the base model; a base may itself be a run on another base."""
     while not run_config.is_base:
         if run_config.base is None:
             raise ConfigError("the run has no pretrained base model; set texts, objective and length")

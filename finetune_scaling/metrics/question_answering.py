@@ -3,7 +3,7 @@
 English texts are normalized as in SQuAD: lower case, without ASCII punctuation and the articles a, an, the. Other
 languages use ROUGE's unstemmed tokens: Unicode words, or characters in Chinese and Japanese.
 
-Source: Rajpurkar et al., "SQuAD: 100,000+ TaskEvaluation for Machine Comprehension of Text", EMNLP 2016, section 6.
+Source: Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", EMNLP 2016, section 6.
 """
 
 import re

@@ -71,7 +71,7 @@ def find_metric(metric: str | Metric) -> Metric:
     return choose(METRICS, metric, "metric") if isinstance(metric, str) else metric
 
 
-def metrics_from_flag(names: Sequence[str] | None) -> list[Metric] | None:
+def metrics_from_flag(names: Sequence[str] | None) -> tuple[Metric, ...] | None:
     """Return the metrics that --metrics names, or None (the default metrics) if the flag was not given.
 
     Raises ConfigError if a name is unknown or repeated, no name is given, a config file cannot be read, or the program
@@ -79,7 +79,7 @@ def metrics_from_flag(names: Sequence[str] | None) -> list[Metric] | None:
     """
     if names is None:
         return None
-    metrics = [metric_by_name(name) for name in names]
+    metrics = tuple(metric_by_name(name) for name in names)
     check_unique_names([metric.name for metric in metrics])
     return metrics
 

@@ -35,7 +35,7 @@ def study(tiny_runs, tmp_path_factory) -> Path:
 
     Tests copy it before they write to it.
     """
-    folder = tmp_path_factory.mktemp("subjects")
+    folder = tmp_path_factory.mktemp("study")
     shutil.copytree(tiny_runs.tokenizer, folder / "tokenizers" / "tiny")
     shutil.copytree(tiny_runs.base, folder / "bases" / "grammar" / "30k")
     # Paths that do not exist: copies of the directory must find their own files.

@@ -128,6 +128,9 @@ def test_each_direction_has_its_own_demonstrations(tiny_runs, tokenizer):
         own = next(s for s in evaluation.demonstrations if s.example["source_language"] == example["source_language"])
         text, _ = evaluation.task.template.render(example)
         assert text == f"{own.text}{example['source']} ="
+    config["task"]["train"] = [forth]
+    with pytest.raises(DataError, match="shots = 1, but only 0 of up to 2,000 B-A examples in split 'train'"):
+        prepare_task_evaluation(preset("few_shot_1"), read_run_config(config), tokenizer)
 
 
 @pytest.mark.parametrize(

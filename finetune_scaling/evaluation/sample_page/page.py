@@ -1,13 +1,12 @@
 """One self-contained HTML page of samples, and its scores as JSON.
 
-The page is page.html with the style sheet, scripts and data filled in. The data is JSON in a script element, escaped so
-that no text can end the element; the page's script inserts texts as text nodes, and the content security policy blocks
-other scripts and all network requests.
+The template page.html includes style sheet, scripts and data. The data is JSON in a script element, escaped so that no
+text can end the element; the script inserts texts as text nodes, and the content security policy blocks other scripts
+and all network requests.
 """
 
 import base64
 import hashlib
-import html
 import json
 import math
 import re
@@ -15,6 +14,9 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import jinja2
+from markupsafe import Markup
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.sample_page.samples import RunSamples, Sample
@@ -25,7 +27,6 @@ SCRIPTS = ("differences.js", "page.js")  # concatenated in this order
 METRIC_NAMES = {"chrf": "chrF", "rougeL": "ROUGE-L"}
 # "<" could start an end tag or a comment; U+2028 and U+2029 end lines in old scripts; lone surrogates are not UTF-8.
 _UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
-_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 def write_page(
@@ -42,19 +43,16 @@ def write_page(
 
 def page(split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores) -> str:
     """Return the page as HTML."""
-    style, script = _read_part("page.css"), "\n".join(map(_read_part, SCRIPTS))
-    names = ", ".join(run.name for run in runs)
-    values = {
-        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; "
-        "base-uri 'none'",
-        "title": html.escape(f"Samples of {split}: {names}"),
-        "heading": html.escape(f"Samples of {split}"),
-        "lead": f"{len(samples)} examples, {len(runs)} {'runs' if len(runs) > 1 else 'run'}",
-        "style": style,
-        "script": script,
-        "data": page_data(split, runs, samples, scores),
-    }
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], _read_part("page.html"))
+    environment = jinja2.Environment(autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    environment.filters["csp_hash"] = _csp_hash
+    return environment.from_string(_read_part("page.html")).render(
+        split=split,
+        runs=runs,
+        examples=len(samples),
+        style=Markup(_read_part("page.css")),
+        script=Markup("\n".join(map(_read_part, SCRIPTS))),
+        data=Markup(page_data(split, runs, samples, scores)),
+    )
 
 
 def page_data(split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores) -> str:

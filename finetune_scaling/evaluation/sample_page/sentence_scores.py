@@ -1,5 +1,7 @@
 """Sentence-level scores of single hypotheses: chrF or ROUGE-L."""
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,8 +12,11 @@ from finetune_scaling.configuration import choose
 from finetune_scaling.evaluation.sample_page.samples import Sample
 from finetune_scaling.metrics.rouge import IdeogramsAndWords, rouge_tokenizer
 
+log = logging.getLogger(__name__)
+
 DEFAULTS = {"translation": "chrf", "summarization": "rougeL"}
 Scorer = Callable[[str, Sample], float]
+_PROGRESS_SECONDS = 5.0
 
 
 class SentenceScores(NamedTuple):
@@ -22,13 +27,15 @@ class SentenceScores(NamedTuple):
     rows: list[tuple[float | None, ...]]
 
 
-def sentence_scores(metric: str, samples: Sequence[Sample], progress: Callable[[int], None]) -> SentenceScores:
-    """Score every hypothesis, calling `progress` with the number of scored samples."""
+def sentence_scores(metric: str, samples: Sequence[Sample]) -> SentenceScores:
+    """Score every hypothesis, and log the progress every few seconds."""
     scorer, signature = choose(SCORERS, metric, "--score")(samples)
-    rows = []
+    rows, logged = [], time.monotonic()
     for number, sample in enumerate(samples, start=1):
         rows.append(tuple(None if text is None else scorer(text, sample) for text in sample.hypotheses))
-        progress(number)
+        if time.monotonic() - logged >= _PROGRESS_SECONDS:
+            log.info("scored %d of %d examples", number, len(samples))
+            logged = time.monotonic()
     return SentenceScores(metric, signature, rows)
 
 

@@ -95,7 +95,7 @@ def test_the_json_has_unrounded_scores_with_their_signature(page, hostile):
     ("flags", "message"),
     [
         (["--names=one"], "--names has 1 names for 2 runs"),
-        (["--runs=none/*"], "--runs: none/* matches no directory"),
+        (["--runs=none/*"], "--runs=none/* matches no directory"),
         (["--out=page.txt"], "must end in .html"),
     ],
 )
