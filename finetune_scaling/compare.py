@@ -42,7 +42,7 @@ def main() -> None:
     """Compare the given systems or runs, write the result as JSON and print it as a table."""
     out, language = command.required(_OUT), command.required(_LANGUAGE)
     procedure = Procedure(_TEST.value, _SAMPLES.value or DEFAULT_SAMPLES[_TEST.value], _SEED.value)
-    metrics = _chosen(_METRICS.value, losses=bool(_RUNS.value))
+    metrics = _select_metrics(_METRICS.value, losses=bool(_RUNS.value))
     result = compare(_systems(language), metrics, procedure)
     write_json_atomically(out, result)
     print(table(result))
@@ -54,15 +54,15 @@ def _systems(language: str) -> list[System]:
     if _SYSTEMS.value:
         if flags.FLAGS[_SPLIT.name].present:
             raise ConfigError("--split is for runs (--runs): omit it")
-        files = _named(_SYSTEMS.value, "systems", name_needed=True)
+        files = _parse_paths(_SYSTEMS.value, "systems", name_needed=True)
         return systems_from_files(files, _REFERENCES.value or [], _SOURCES.value, language)
     for flag in (_REFERENCES, _SOURCES):
         if flag.value:
             raise ConfigError(f"--{flag.name} is for files (--systems); the rows of runs contain them: omit it")
-    return systems_from_runs(_named(_RUNS.value or (), "runs", name_needed=False), _SPLIT.value, language)
+    return systems_from_runs(_parse_paths(_RUNS.value or (), "runs", name_needed=False), _SPLIT.value, language)
 
 
-def _named(values: Sequence[str], flag: str, name_needed: bool) -> dict[str, str]:
+def _parse_paths(values: Sequence[str], flag: str, name_needed: bool) -> dict[str, str]:
     """Parse NAME=PATH pairs in order; the default name of a path is its last part."""
     named: dict[str, str] = {}
     for value in values:
@@ -79,7 +79,7 @@ def _named(values: Sequence[str], flag: str, name_needed: bool) -> dict[str, str
     return named
 
 
-def _chosen(names: Sequence[str], losses: bool) -> list[Metric | str]:
+def _select_metrics(names: Sequence[str], losses: bool) -> list[Metric | str]:
     """Return the metrics in the order of the flag; names in LOSSES stay strings."""
     for name in names:
         if name in LOSSES and not losses:

@@ -231,7 +231,7 @@ def test_errors_are_one_line_and_exit_with_2(tmp_path):
 )
 def test_invalid_names_are_errors(values, name_needed, message):
     with pytest.raises(ConfigError, match=message):
-        compare_command._named(values, "systems", name_needed)
+        compare_command._parse_paths(values, "systems", name_needed)
 
 
 @pytest.mark.parametrize(
@@ -246,12 +246,12 @@ def test_invalid_names_are_errors(values, name_needed, message):
 )
 def test_invalid_metrics_are_errors(names, losses, message):
     with pytest.raises(ConfigError, match=message):
-        compare_command._chosen(names, losses)
+        compare_command._select_metrics(names, losses)
 
 
 def test_a_run_is_named_after_its_directory_by_default():
-    assert compare_command._named(["runs/a/", "b=runs/c"], "runs", False) == {"a": "runs/a/", "b": "runs/c"}
-    assert [m if isinstance(m, str) else m.name for m in compare_command._chosen(["loss", "f1"], True)] == [
+    assert compare_command._parse_paths(["runs/a/", "b=runs/c"], "runs", False) == {"a": "runs/a/", "b": "runs/c"}
+    assert [m if isinstance(m, str) else m.name for m in compare_command._select_metrics(["loss", "f1"], True)] == [
         "loss",
         "f1",
     ]

@@ -24,7 +24,7 @@ from finetune_scaling.metrics.significance import (
 )
 
 LOSSES = {"loss": "tokens", "loss_per_byte": "bytes"}  # metric of runs -> the row field that its loss is divided by
-LEVEL = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -120,15 +120,15 @@ def table(result: Mapping[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     count = sum("p_value" in entry for system in systems for entry in system["metrics"].values())
-    draws = "shuffles" if procedure["test"] == "randomization" else "resamples"
+    unit = "shuffles" if procedure["test"] == "randomization" else "resamples"
     lines.append(
-        f"{result['segments']} segments; paired {procedure['test']}, {procedure['samples']} {draws}, "
+        f"{result['segments']} segments; paired {procedure['test']}, {procedure['samples']} {unit}, "
         f"seed {procedure['seed']}; bootstrap intervals."
     )
     if count:
         lines.append(
             f"p-values compare with {result['baseline']}. p (Holm) is corrected for all {count} comparisons; "
-            f"* marks p (Holm) < {LEVEL}."
+            f"* marks p (Holm) < {SIGNIFICANCE_LEVEL}."
         )
     return "\n".join(lines)
 
@@ -159,7 +159,7 @@ def _cells(entry: Mapping[str, Any], digits: int) -> tuple[str, ...]:
     cells = (f"{entry['score']:.{digits}f}", f"{entry['low']:.{digits}f} .. {entry['high']:.{digits}f}")
     if "p_value" not in entry:
         return (*cells, "", "", "", "")
-    mark = "*" if entry["p_holm"] < LEVEL else ""
+    mark = "*" if entry["p_holm"] < SIGNIFICANCE_LEVEL else ""
     return (*cells, f"{entry['difference']:+.{digits}f}", f"{entry['p_value']:.4f}", f"{entry['p_holm']:.4f}", mark)
 
 

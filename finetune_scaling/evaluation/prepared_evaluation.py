@@ -59,41 +59,37 @@ def prepare_evaluators(
     """Open the data of all evaluators and check that it fits the model's context.
 
     Args:
-      finetuning: for a base model, the run_config whose task it is scored on.
+      finetuning: for a base model, the run config whose task it is scored on.
       metrics: metrics of generated text; None for the default ones.
 
     Raises ConfigError or DataError, naming the evaluator.
     """
-    return [_prepare(name, one, run_config, tokenizer, model, finetuning, metrics) for name, one in evaluators.items()]
-
-
-def _prepare(
-    name: str,
-    evaluator: Evaluator,
-    run_config: RunConfig,
-    tokenizer: Tokenizer,
-    model: ModelConfig,
-    finetuning: RunConfig | None,
-    metrics: tuple[Metric, ...] | None,
-) -> PreparedEvaluation:
     batch_size = run_config.evaluation.batch_size
-    evaluation: TaskEvaluation | TextEvaluation
-    try:
-        if isinstance(evaluator, TextEvaluator):
-            evaluation = prepare_text_evaluation(evaluator, run_config, tokenizer, batch_size)
-        else:
-            evaluation = prepare_task_evaluation(evaluator, run_config, tokenizer, finetuning, metrics)
-    except (ConfigError, DataError) as error:
-        raise type(error)(f"evaluator {name}: {error}") from error
+    prepared = []
+    for name, evaluator in evaluators.items():
+        evaluation: TaskEvaluation | TextEvaluation
+        try:
+            if isinstance(evaluator, TextEvaluator):
+                evaluation = prepare_text_evaluation(evaluator, run_config, tokenizer, batch_size)
+            else:
+                evaluation = prepare_task_evaluation(evaluator, run_config, tokenizer, finetuning, metrics)
+            _check_length(evaluation, run_config, model)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"evaluator {name}: {error}") from error
+        prepared.append(PreparedEvaluation(name, evaluator, evaluation, batch_size))
+    return prepared
+
+
+def _check_length(evaluation: TaskEvaluation | TextEvaluation, run_config: RunConfig, model: ModelConfig) -> None:
+    """Raise ConfigError if sequences and soft prompt together exceed the model's context length."""
     prompt_length = configure(METHODS, run_config.method).prompt_length
     needed = evaluation.length + prompt_length
     if needed > model.max_length:
         soft_prompt = f" with a soft prompt of {prompt_length}" if prompt_length else ""
         raise ConfigError(
-            f"evaluator {name}: {evaluation.explain_length()}{soft_prompt} need {needed} tokens, more than the model's "
-            f"context length, max_length = {model.max_length}; {evaluation.length_fix}"
+            f"{evaluation.explain_length()}{soft_prompt} need {needed} tokens, more than the model's context length, "
+            f"max_length = {model.max_length}; {evaluation.length_fix}"
         )
-    return PreparedEvaluation(name, evaluator, evaluation, batch_size)
 
 
 def record_path(model: EvaluatedModel, prepared: PreparedEvaluation) -> Location:

@@ -39,17 +39,16 @@ class Losses(NamedTuple):
 
 def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = None) -> Losses:
     """Return the loss of every row of finite `batches`; `trainable` replaces the model's trainable parameters."""
-    where = model.sharding
-    step = make_evaluation_step(model.config, model.tuning, where.rules)
+    sharding = model.sharding.batch()
+    step = make_evaluation_step(model.config, model.tuning, model.sharding.rules)
     trainable = model.trainable if trainable is None else trainable
-    size = batches.batch_size
-    padded = batches.padded(where.batch_shards)
-    mine = padded.select_rows(local_rows(where.batch(), padded.batch_size))
+    padded = batches.padded(model.sharding.batch_shards)
+    local = padded.select_rows(local_rows(sharding, padded.batch_size))
     rows = [
-        step(trainable, model.frozen, shard_batch(_model_inputs(mine[k]), where.batch(), padded.batch_size))
-        for k in range(len(mine))
+        step(trainable, model.frozen, shard_batch(_model_inputs(local[k]), sharding, padded.batch_size))
+        for k in range(len(local))
     ]
-    sums, tokens = (np.concatenate([np.asarray(row[i])[:size] for row in rows]) for i in (0, 1))
+    sums, tokens = (np.concatenate([np.asarray(row[i])[: batches.batch_size] for row in rows]) for i in (0, 1))
     return Losses(sums.astype(np.float64), tokens.astype(np.int64))
 
 
@@ -58,8 +57,7 @@ def example_losses(
 ) -> Losses:
     """Return the loss of every example's target."""
     batches = evaluation_batches(examples, model.tokenizer, task.template, form, batch_size=batch_size)
-    losses = row_losses(model, batches)
-    return Losses(losses.sums[: len(examples)], losses.tokens[: len(examples)])
+    return Losses(*(values[: len(examples)] for values in row_losses(model, batches)))
 
 
 def generate_hypotheses(
@@ -82,7 +80,7 @@ def generate_hypotheses(
         bidirectional_input=form.bidirectional_input,
         axes=model.sharding.rules,
     )
-    written = generate(
+    generations = generate(
         decoder,
         decoding,
         model.trainable,
@@ -93,7 +91,7 @@ def generate_hypotheses(
         sharding=model.sharding.batch(),
         multiple=model.sharding.batch_shards,
     )
-    return [cut(tokenizer.decode(texts[0].tokens), decoding.stop).strip() for texts in written]
+    return [cut(tokenizer.decode(texts[0].tokens), decoding.stop).strip() for texts in generations]
 
 
 def score_split(
@@ -157,7 +155,7 @@ def pooled_scores(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def mean_scores(scored: Sequence[Scores]) -> Scores:
     """Return each metric's unweighted mean over test sets, with the signatures of all sets."""
-    return {name: _weighted(name, [(1, scores) for scores in scored]) for name in (scored[0] if scored else ())}
+    return {name: _weighted_mean(name, [(1, scores) for scores in scored]) for name in (scored[0] if scored else ())}
 
 
 def text_scores(
@@ -183,7 +181,7 @@ def text_scores(
     if len(parts) == 1:
         return parts[0][1]
     shared = [name for name in parts[0][1] if all(name in scores for _, scores in parts)]
-    return {name: _weighted(name, parts) for name in shared}
+    return {name: _weighted_mean(name, parts) for name in shared}
 
 
 def baseline_texts(task: Task, examples: Sequence[Example]) -> list[str]:
@@ -198,7 +196,7 @@ def _first_sentence(text: str) -> str:
     return text[: min(ends) + 1].strip() if ends else text
 
 
-def _weighted(name: str, parts: Sequence[tuple[int, Scores]]) -> dict[str, Any]:
+def _weighted_mean(name: str, parts: Sequence[tuple[int, Scores]]) -> dict[str, Any]:
     total = sum(count for count, _ in parts)
     return {
         "score": math.fsum(count * scores[name]["score"] for count, scores in parts) / total,

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,9 +42,9 @@ class TextEvaluation:
     length: int
     settings: dict[str, Any]
 
-    length_fix = "lower the evaluator's length"
-    demonstrations = ()
-    baselines: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    length_fix: ClassVar[str] = "lower the evaluator's length"
+    demonstrations: ClassVar[tuple[()]] = ()
+    baselines: ClassVar[dict[str, Any]] = {}
 
     def explain_length(self) -> str:
         """Describe the tokens of a sequence for an error message."""
@@ -52,8 +52,7 @@ class TextEvaluation:
 
     def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
         """Return the loss (nats per token and per byte) and each row's sums; the batches have their own size."""
-        every = row_losses(model, self.batches)
-        losses = Losses(every.sums[: self.rows], every.tokens[: self.rows])
+        losses = Losses(*(values[: self.rows] for values in row_losses(model, self.batches)))
         tokens, size = int(losses.tokens.sum()), int(self.sizes.sum())
         scores = {"loss": losses.mean, **likelihood(float(losses.sums.sum()), tokens, size)}
         columns = {"loss_sum": losses.sums.tolist(), "tokens": losses.tokens.tolist(), "bytes": self.sizes.tolist()}

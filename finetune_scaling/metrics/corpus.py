@@ -65,7 +65,7 @@ def read_corpus(
     if not references:
         raise DataError("no file of references was given; name at least one")
     paths = [hypotheses, *references, *([] if sources is None else [sources])]
-    texts, *others = read_parallel_segments(paths)
+    texts, *others = _read_parallel_segments(paths)
     for path, segments in zip(references, others, strict=False):
         for line, text in enumerate(segments, start=1):
             if not text.strip():
@@ -99,7 +99,7 @@ def read_segments(path: str | os.PathLike) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def read_parallel_segments(paths: Sequence[str | os.PathLike]) -> list[list[str]]:
+def _read_parallel_segments(paths: Sequence[str | os.PathLike]) -> list[list[str]]:
     """Return the segments of each file. Raises DataError if the files differ in their number of segments."""
     files = [read_segments(path) for path in paths]
     for path, segments in zip(paths, files, strict=True):

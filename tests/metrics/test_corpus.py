@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.metrics.corpus import read_parallel_segments, read_segments
+from finetune_scaling.metrics.corpus import read_segments
 
 NOT_A_LINE_END = ["\u2028", "\u2029", "\x0b", "\x0c", "\x85", "\x1c", "\r"]
 
@@ -46,10 +46,3 @@ def test_missing_and_empty_files_are_errors(tmp_path):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(DataError, match=r"empty\.txt: the file is empty"):
         read_segments(tmp_path / "empty.txt")
-
-
-def test_files_of_unequal_length_are_errors(tmp_path):
-    (tmp_path / "a.txt").write_text("1\n2\n")
-    (tmp_path / "b.txt").write_text("1\n2\n3\n")
-    with pytest.raises(DataError, match=r"b\.txt: 3 segments, but .*a\.txt has 2"):
-        read_parallel_segments([tmp_path / "a.txt", tmp_path / "b.txt"])

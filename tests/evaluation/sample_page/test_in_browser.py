@@ -34,7 +34,7 @@ def make_examples(count: int) -> list[Sample]:
 def build_page(folder: Path, examples: list[Sample], scores: SentenceScores | None = None) -> Path:
     names = ("full", "lora")[: len(examples[0].hypotheses)]
     runs = [RunSamples(name, None, folder / f"{name}.jsonl", []) for name in names]
-    scores = scores or sentence_scores("chrf", examples, lambda _: None)
+    scores = scores or sentence_scores("chrf", examples)
     write_page(folder / "page.html", "test", runs, examples, scores)
     return folder / "page.html"
 
