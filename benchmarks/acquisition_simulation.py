@@ -1,8 +1,8 @@
 """Simulated studies that compare acquisition policies: how much compute does each spend until its choice is right?
 
-A study has two methods whose laws vary about the published ones (Zhang et al. 2024, Table 4, En-De), so that either may
-be slightly better at the budget; a grid of runs with their costs (6 N or 4 N FLOPs per token) and noisy outcomes; and a
-small initial grid that is already measured. A policy picks one run after another; after each run the law is refitted
+A study has two methods whose laws vary around the published ones (Zhang et al. 2024, Table 4, En-De), so that either
+may be slightly better at the budget; a grid of runs with their costs (6 N or 4 N FLOPs per token) and noisy outcomes;
+and a small initial grid that is already measured. A policy picks one run at a time; after each run the law is refitted
 and the choice repeated. The ground truth is the law without noise.
 """
 
@@ -31,7 +31,7 @@ FIRST_MODELS, FIRST_EXAMPLES = MODELS[:3], EXAMPLES[:3]
 TOKENS_PER_EXAMPLE = 100.0
 NOISE = 0.005  # nats, of one run
 GAPS = (0.006, 0.03)  # nats, between the best of either method at the budget: what makes the decision hard
-BUDGET_SHARE = 0.7  # of the dearest run: the largest model is affordable with LoRA alone
+BUDGET_SHARE = 0.7  # of the most expensive run: the largest model is affordable with LoRA only
 COLUMNS = ["method", "factor", "x", "finetune_examples"]
 RESAMPLES = 100
 PADDED = 64
@@ -49,11 +49,11 @@ class SimulatedStudy:
     @property
     def candidates(self) -> list[TuningCandidate]:
         """Candidates that the budget affords at the largest dataset size."""
-        dear = max(run.flops for run in self.runs)
+        most = max(run.flops for run in self.runs)
         return [
             TuningCandidate(run.method, run.x)
             for run in self.runs
-            if run.examples == EXAMPLES[-1] and run.flops <= BUDGET_SHARE * dear
+            if run.examples == EXAMPLES[-1] and run.flops <= BUDGET_SHARE * most
         ]
 
     def truth(self, candidate: TuningCandidate) -> float:
@@ -86,7 +86,7 @@ class State:
 
 
 def simulate_study(seed: int) -> SimulatedStudy:
-    """Draw a study with exponents near the published ones and a gap within GAPS between the two methods."""
+    """Sample a study with exponents near the published ones and a gap within GAPS between the two methods."""
     random = np.random.default_rng(seed)
     laws = {}
     for method in METHODS:
@@ -132,7 +132,7 @@ def choice(study: SimulatedStudy, predictors: dict[str, LossPredictor]) -> Tunin
 
 
 def expected_value(study: SimulatedStudy, state: State) -> PossibleRun | None:
-    """Return the run of most expected value for its cost; None where none helps."""
+    """Return the run with the highest expected value per cost; None if no run helps."""
     losses = bootstrap_losses(study.candidates, state.predictors, EXAMPLES[-1])
     decision = decide(study.candidates, losses)
     found = propose(state.left, state.predictors, losses, decision.regret, 1)

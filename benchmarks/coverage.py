@@ -1,6 +1,6 @@
 """Coverage of the 90 % intervals of `fit` on synthetic points of the paper's Table 4, on its grid and with its noise.
 
-Each simulation draws the points of one task (three seeds of normal noise), fits the law as `fit` does, and checks for
+Each simulation samples the points of one task (three seeds of normal noise), fits the law as `fit` does, and checks for
 every parameter whether its interval contains the published value. Prints for each task, method and parameter: coverage
 (over the simulations in which it is well determined, and over all), bias and standard deviation of the estimates, how
 often it is well determined; and the mean held-out error by factor next to the error due to noise alone.

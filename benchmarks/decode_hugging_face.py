@@ -1,20 +1,19 @@
-"""Times Hugging Face's `generate` beside decode.py: python benchmarks/decode_hugging_face.py --shape=s1 --beams=4
+"""Time Hugging Face's `generate`, as decode.py: python benchmarks/decode_hugging_face.py --shape=s1 --beams=4
 
-Needs torch and transformers: pip install -e '.[peers]'. The model is a Llama of the same shape with random weights,
-float32, and no token ends a text. --static keeps keys and values in a cache of fixed size and compiles the model, for
-which torch wants a C++ compiler. Prints a JSON line; with --paced it decodes once for each line on stdin.
+It needs torch and transformers: pip install -e '.[peers]'. The model is a Llama of the same shape with random float32
+parameters, and no token ends a text. --static uses a KV cache of fixed size and compiles the model, for which torch
+needs a C++ compiler. Prints a JSON line; with --paced it decodes once per line on stdin.
 """
 
 import argparse
-import dataclasses
 import json
-import time
 
 import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import measuring
+from decode import add_decoding_arguments
 from finetune_scaling.models.config import ModelConfig
 from train_step import PEER_SHAPES
 
@@ -26,40 +25,28 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(PEER_SHAPES), default="s1")
-    parser.add_argument("--beams", type=int, default=1, help="1 is greedy")
     parser.add_argument("--static", action="store_true", help="static cache, compiled model")
-    parser.add_argument("--batch", type=int, default=32, help="prompts decoded together")
-    parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
-    parser.add_argument("--new-tokens", type=int, default=64, help="tokens written after each prompt")
-    parser.add_argument("--warmup", type=int, default=2, help="untimed calls; the first one compiles")
-    parser.add_argument("--steps", type=int, default=7)
-    parser.add_argument("--paced", action="store_true", help="one call for each line on stdin")
+    add_decoding_arguments(parser)
     return parser.parse_args()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
-    """Times one shape; the figures that main prints."""
+    """Time one shape; return the figures."""
     decoder = Decoder(PEER_SHAPES[arguments.shape].model, arguments)
-    began = time.perf_counter()
-    for _ in range(arguments.warmup):
-        decoder.step()
-    warmup = time.perf_counter() - began
-    turns = measuring.on_demand() if arguments.paced else measuring.at_once(arguments.steps)
-    timing = measuring.time_steps(decoder.step, turns)
+    timing = measuring.time_steps(decoder.step, arguments.warmup, arguments.steps, arguments.paced)
     return {
         "peer": "transformers", "torch": torch.__version__, "transformers": transformers.__version__,
         "shape": arguments.shape, "beams": arguments.beams, "variant": "static" if arguments.static else "eager",
         "dtype": "float32", "parameters": decoder.parameters, "batch": arguments.batch, "prompt": arguments.prompt,
         "new_tokens": arguments.new_tokens,
-        **{key: round(value, 5) for key, value in dataclasses.asdict(timing).items()},
-        "warmup_s": round(warmup, 1),
+        **timing.rounded(),
         "tokens_per_s": round(arguments.batch * arguments.new_tokens / timing.median_s),
         "peak_rss_mib": measuring.peak_memory_mib(),
     }  # fmt: skip
 
 
 class Decoder:
-    """`generate` on one batch of random prompts, again and again."""
+    """Repeats `generate` on one batch of random prompts."""
 
     def __init__(self, config: ModelConfig, arguments: argparse.Namespace):
         torch.manual_seed(0)
@@ -76,14 +63,14 @@ class Decoder:
         self._length = arguments.prompt + arguments.new_tokens
 
     def step(self) -> None:
-        """Decodes the batch; returns when its texts are there."""
+        """Decode the batch to its end."""
         mask = torch.ones_like(self._prompts)
         texts = self._model.generate(self._prompts, attention_mask=mask, **self._options)
         assert texts.shape == (len(self._prompts), self._length)
 
 
 def llama_config(config: ModelConfig) -> LlamaConfig:
-    """Theirs of the same shape."""
+    """Return the Hugging Face config of the same shape."""
     return LlamaConfig(
         vocab_size=config.vocab_size, hidden_size=config.model_dim, intermediate_size=config.ffn_dim,
         num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,

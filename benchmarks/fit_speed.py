@@ -4,9 +4,9 @@
     python benchmarks/fit_speed.py --fraction=1           # SciPy over all starts
     python benchmarks/fit_speed.py --study                # `fit` and its report on the paper's three tasks only
 
-Points: 245 read off Chinchilla's figure where FINETUNE_SCALING_DATA names the folder, else 240
-simulated by the published law with noise. SciPy's loop is L-BFGS-B from each start, in one process with numerical
-gradients, and in two with analytic ones. Ours is timed after a first call, with the program compiled.
+The points are 245 extracted from Chinchilla's figure if FINETUNE_SCALING_DATA names their folder, otherwise 240
+simulated with the published law and noise. SciPy runs L-BFGS-B from each start, in one process with numerical gradients
+and in two with analytic ones. Our fit is timed after a first call, when its program is compiled.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def time_ours(points: Points, starts: np.ndarray) -> float:
         began = time.perf_counter()
         _, objectives = multistart_fit(layout, data, weights, starts, free, FitSettings())
         times.append(time.perf_counter() - began)
-    print(f"here: {min(times[1:]):.2f} s for {len(starts)} starts ({times[0]:.1f} s with compilation or its cache)")
+    print(f"ours: {min(times[1:]):.2f} s for {len(starts)} starts ({times[0]:.1f} s with compilation or its cache)")
     print(f"objective {objectives[0]:.6e}")
     return min(times[1:])
 
@@ -149,8 +149,8 @@ def time_bootstrap(resamples: int) -> None:
         times[count] = time.perf_counter() - began
     spent = times[resamples] - times[40]
     print(
-        f"bootstrap of the multiplicative law, both stages and in one stage: {times[resamples]:.1f} s in all for "
-        f"{resamples} resamples, of which {resamples - 40} took {spent:.1f} s"
+        f"bootstrap of the multiplicative law, both stages and in one stage: {times[resamples]:.1f} s in total for "
+        f"{resamples} replicates; all but 40 of them took {spent:.1f} s"
     )
 
 

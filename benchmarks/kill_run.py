@@ -4,8 +4,8 @@ Train a small run uninterrupted, then the same run in another directory, killed 
 A fraction of the kills (--inside-writes) hits the writing of a checkpoint, the others a random moment. With
 --processes=2 the run has two processes; one is killed, and the other must end without help.
 
-Both runs must end bit for bit alike: parameters, optimizer state, metrics, scores. Every process that lives long enough
-must resume from the newest checkpoint and find none damaged. Prints a JSON summary; exits with 1 if anything differs.
+Both runs must end bitwise equal: parameters, optimizer state, metrics, scores. Every process that runs long enough must
+resume from the newest checkpoint and find none damaged. Prints a JSON summary; exits with 1 if anything differs.
 """
 
 import json

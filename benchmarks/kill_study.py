@@ -1,7 +1,7 @@
 """Kill a study at random moments and compare its points: python benchmarks/kill_study.py --kills=10
 
-Runs a study undisturbed, then the same study in another directory, where it is killed by SIGKILL and restarted until it
-is done, and compares the two points.csv byte for byte. Prints a JSON summary; exits with 1 if they differ.
+Run a study without interruption, then the same study in another directory, killed by SIGKILL and restarted until it
+ends, and compare the two points.csv byte for byte. Prints a JSON summary; exits with 1 if they differ.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of both studies; defaul
 
 
 class Undisturbed(NamedTuple):
-    """An undisturbed study: seconds until its config was written, seconds in total, and number of runs."""
+    """An uninterrupted study: seconds until its config was written, seconds in total, and number of runs."""
 
     start_seconds: float
     seconds: float

@@ -1,4 +1,4 @@
-"""Timing of steps on a shared machine: medians of undisturbed steps, or single steps on demand."""
+"""Time the steps of a program on a shared machine: a number of steps in a row, or one step per line on stdin."""
 
 import dataclasses
 import os
@@ -16,19 +16,37 @@ _STAT = Path("/proc/stat")
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds per step: median and minimum of the undisturbed steps (of all steps if there are none), and counts."""
+    """Seconds per step: median and minimum of the undisturbed steps (of all steps if there are none), and counts.
+
+    warmup_s: seconds of all warm-up steps.
+    """
 
     median_s: float
     min_s: float
     quiet_steps: int
     noisy_steps: int
+    warmup_s: float
+
+    def rounded(self) -> dict[str, float]:
+        """Return the fields for a JSON line."""
+        return {
+            **{name: round(value, 5) for name, value in dataclasses.asdict(self).items()},
+            "warmup_s": round(self.warmup_s, 1),
+        }
 
 
-def time_steps(step: Callable[[], object], turns: Iterator[None]) -> Timing:
-    """Time one call of `step` per turn; `step` returns when its work is done."""
+def time_steps(step: Callable[[], object], warmup: int, steps: int, paced: bool) -> Timing:
+    """Time calls of `step`, which returns when its work is done, after `warmup` untimed ones.
+
+    paced: one call per line on stdin instead of `steps` calls.
+    """
+    warmup_began = time.perf_counter()
+    for _ in range(warmup):
+        step()
+    warmup_seconds = time.perf_counter() - warmup_began
     quiet: list[float] = []
     noisy: list[float] = []
-    for _ in turns:
+    for _ in on_demand() if paced else range(steps):
         others, began = busy_elsewhere(), time.perf_counter()
         step()
         seconds = time.perf_counter() - began
@@ -37,18 +55,13 @@ def time_steps(step: Callable[[], object], turns: Iterator[None]) -> Timing:
     counted = quiet or noisy
     if not counted:
         sys.exit("error: no step was timed; give --steps=1 or more, or with --paced a line on stdin")
-    return Timing(statistics.median(counted), min(counted), len(quiet), len(noisy))
-
-
-def at_once(steps: int) -> Iterator[None]:
-    """Yield `steps` turns without a pause."""
-    yield from (None for _ in range(steps))
+    return Timing(statistics.median(counted), min(counted), len(quiet), len(noisy), warmup_seconds)
 
 
 def on_demand() -> Iterator[None]:
     """Print "ready"; then yield a turn for every line of stdin and print "done" after it, until stdin closes.
 
-    Several programs can so take turns, and drift of the machine affects all of them alike.
+    This lets several programs take turns, so that drift of the machine affects all of them alike.
     """
     print("ready", flush=True)
     for _ in sys.stdin:

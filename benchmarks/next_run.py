@@ -1,7 +1,7 @@
-"""Value of the advice of `recommend --next-run`: simulated studies in which acquisition policies compete.
+"""Simulated studies that compare the advice of `recommend --next-run` with other acquisition policies.
 
-Every study draws two methods' laws about the published ones and measures an initial grid of small runs; then each
-policy picks runs one after another, until a share of the full grid's cost is spent, and the law is refitted after each.
+Every study samples the laws of two methods around the published ones and measures an initial grid of small runs; then
+each policy picks one run at a time, until a share of the full grid's cost is spent; the law is refitted after each.
 Prints for each policy the cost until the choice is right and stays right (as a share of the grid's cost; studies that
 never get there count with the full allowance), the true regret of the final choice, and how often it is right, each
 with a 90 % interval over studies; and the paired differences from the advice.
@@ -84,7 +84,7 @@ def interval(values: list[float]) -> str:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """A Markdown table."""
+    """Print a Markdown table."""
     print("|", " | ".join(rows[0]), "|")
     print("|" + "---|" * len(rows[0]))
     for row in rows:

@@ -3,10 +3,10 @@
     FINETUNE_SCALING_DATA=DIR python benchmarks/published_curves.py [--out=FILE.json]
 
 DIR/scaling/finetune30 holds the losses of Lin et al. 2024 (arXiv 2402.02314) after 0, 200, ... 1,638,400 examples, and
-the root mean squares of log prediction - log loss of their own fits over the 14 numbers of examples above zero. Each
-curve is fitted by the rectified and by the vanilla law, and each model family, from 12,800 examples on, by the
-multiplicative joint law, whose exponents are reported only where it describes the family. Prints a JSON record; exits
-with 1 where a number misses its bound.
+the root mean squares of log prediction - log loss of their own fits over the 14 numbers of examples above zero. The
+rectified and the vanilla law are fitted to each curve, and the multiplicative joint law to each model family from
+12,800 examples on; its exponents are reported only if it describes the family. Prints a JSON record; exits with 1 if
+a number misses its bound.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def summary(rectified: pd.DataFrame, vanilla: pd.DataFrame, published: pd.Series
 
 
 def misses(found: dict[str, Any]) -> list[str]:
-    """Return which numbers miss their bounds, in words."""
+    """Return a sentence for every number that misses its bound."""
     problems = []
     if found["rectified_mean"] > RECTIFIED_MEAN:
         problems.append(f"the rectified law's mean error {found['rectified_mean']:.5f} is above {RECTIFIED_MEAN}")

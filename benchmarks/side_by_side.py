@@ -1,7 +1,7 @@
-"""Time decoding and that of other programs in turns, and print one table for all shapes and searches:
+"""Time our decoding and that of other programs in turns, and print a table over shapes and search methods:
 
     python benchmarks/side_by_side.py --out=decode.json \\
-        --peer="Hugging Face, eager=PYTHON hf_decode.py --shape {shape} --beams {beams}" ...
+        --peer="Hugging Face, eager=python benchmarks/decode_hugging_face.py --shape {shape} --beams {beams}" ...
 
 A peer is any program that, given --paced, prints "ready" after its warm-up, decodes once for each line on stdin and
 answers "done", and prints a JSON line with "median_s" and "tokens_per_s" when stdin closes; {shape} and {beams} are

@@ -1,9 +1,9 @@
-"""Times the train step: python benchmarks/train_step.py --shape=s1,300k --method=full,lora,prompt
+"""Time the train step: python benchmarks/train_step.py --shape=s1,300k --method=full,lora,prompt
 
-Prints a JSON line for every shape and method: seconds a step (median after warm-up), tokens/s, and achieved GFLOP/s
-beside a plain matrix product's on the same machine. A shape is a rung of the model ladder, or s1 or s2: Llama's form
-(sequential, untied head, multi-head, float32) with all tokens in the loss. FLOPs are those of training/flops.py.
-With --paced it does one step for each line on stdin, so that programs can be timed in turns.
+Prints a JSON line per shape and method: seconds per step (median after warm-up), tokens/s, and achieved GFLOP/s next to
+those of a plain matrix product on the same machine. A shape is a rung of the model ladder, or s1 or s2: Llama's
+architecture (sequential blocks, untied head, multi-head attention, float32) with all tokens in the loss. FLOPs are
+those of training/flops.py. With --paced it runs one step per line on stdin, so that several programs can take turns.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Shape:
 
 
 def llama(layers: int, width: int, heads: int, vocab: int, batch: int) -> Shape:
-    """Llama's form, in float32."""
+    """Return a model with Llama's architecture in float32, and its batch."""
     model = ModelConfig(
         vocab_size=vocab, layers=layers, model_dim=width, heads=heads, kv_heads=heads, head_dim=width // heads,
         ffn_dim=4 * width, block="sequential", tied_head=False, scale_logits=False, embedding_std=0.02,
@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     parser.add_argument("--warmup", type=int, default=2, help="untimed steps; the first one compiles")
     parser.add_argument("--steps", type=int, default=7)
-    parser.add_argument("--paced", action="store_true", help="one step for each line on stdin")
+    parser.add_argument("--paced", action="store_true", help="run one step per line on stdin")
     arguments = parser.parse_args()
     for flag, given, known in (
         ("shape", arguments.shape, [*PEER_SHAPES, *LADDER]),
@@ -96,24 +96,18 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, object]:
-    """Times one shape and method; the figures that main prints."""
+    """Time one shape and method; return the figures."""
     shape = shape_named(name, arguments)
     tuning = configure(METHODS, {"name": "full" if method == "fmt" else method, **OPTIONS[method]})
     trainer = Trainer(shape, tuning, OPTIMIZERS[arguments.optimizer])
     matmul = matmul_gflops(shape.model.compute_dtype)
-    began = time.perf_counter()
-    for _ in range(arguments.warmup):
-        trainer.step()
-    warmup = time.perf_counter() - began
-    turns = measuring.on_demand() if arguments.paced else measuring.at_once(arguments.steps)
-    timing = measuring.time_steps(trainer.step, turns)
+    timing = measuring.time_steps(trainer.step, arguments.warmup, arguments.steps, arguments.paced)
     flops = training_flops(shape.model, tuning, 1, shape.batch, shape.length)
     return {
         "peer": "finetune_scaling", "jax": jax.__version__, "device": jax.devices()[0].device_kind,
         "shape": name, "method": method, "optimizer": arguments.optimizer, "dtype": shape.model.compute_dtype,
         "parameters": count_parameters(shape.model).total, "batch": shape.batch, "length": shape.length,
-        **{key: round(value, 5) for key, value in dataclasses.asdict(timing).items()},
-        "warmup_s": round(warmup, 1),
+        **timing.rounded(),
         "steps_per_s": round(1 / timing.median_s, 3),
         "tokens_per_s": round(shape.batch * shape.length / timing.median_s),
         "gflop_per_s": round(flops / timing.median_s / 1e9, 1),
@@ -124,7 +118,7 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
 
 
 def shape_named(name: str, arguments: argparse.Namespace) -> Shape:
-    """A peers' shape, or a rung of the ladder with the batch that the arguments say."""
+    """Return a shape of PEER_SHAPES, or a rung of the ladder with the batch of the arguments."""
     if name in PEER_SHAPES:
         shape = PEER_SHAPES[name]
         return dataclasses.replace(shape, model=dataclasses.replace(shape.model, compute_dtype=arguments.dtype))
@@ -133,7 +127,7 @@ def shape_named(name: str, arguments: argparse.Namespace) -> Shape:
 
 
 class Trainer:
-    """The training command's own step over one random batch, again and again."""
+    """Repeats the train step of the training command on one random batch."""
 
     def __init__(self, shape: Shape, tuning: TuningMethod, optimizer: OptimizerConfig):
         common = list(range(min(5000, shape.model.vocab_size)))
@@ -144,14 +138,14 @@ class Trainer:
         self._batch = random_batch(shape)
 
     def step(self) -> None:
-        """One step; returns when it is done."""
+        """Run one step to its end."""
         self.state, metrics = self._step(self.state, self.frozen, self._batch, jnp.float32(LEARNING_RATE))
         self.losses.append(float(metrics.loss_sum) / float(metrics.tokens))
         jax.block_until_ready(self.state)
 
 
 def random_batch(shape: Shape) -> Tree:
-    """Random tokens [B, L], causal, each of them a target."""
+    """Return a batch of random tokens [B, L] for a causal model, with every token a target."""
     rng = np.random.default_rng(0)
     rows = (shape.batch, shape.length)
     tokens = rng.integers(shape.model.vocab_size, size=rows, dtype=np.int32)
@@ -167,7 +161,7 @@ def random_batch(shape: Shape) -> Tree:
 
 
 def matmul_gflops(dtype: str) -> float:
-    """Of a plain square matrix product under jit: what the machine gives at most."""
+    """Return the GFLOP/s of a jitted square matrix product, which a train step cannot exceed."""
     left = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), dtype)
     product = jax.jit(jnp.matmul)
     product(left, left).block_until_ready()
