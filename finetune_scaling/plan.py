@@ -73,7 +73,7 @@ def main() -> None:
         result = plan_study(config, table)
         print(json.dumps(result) if _JSON.value else format_study(result))
         return
-    run_configs = _changed(read_run_config(config))
+    run_configs = _run_configs_by_batch(read_run_config(config))
     model = planned_model(next(iter(run_configs.values())), _MODEL.value, _VOCABULARY.value)
     workloads = {batch: read_workload(run_config, model) for batch, run_config in run_configs.items()}
     if _SEARCH.value:
@@ -104,8 +104,8 @@ def _check_flags() -> None:
         raise ConfigError("--training-only is for one run compiled for a TPU slice; remove it")
 
 
-def _changed(run_config: RunConfig) -> dict[int, RunConfig]:
-    """Return the run config with --length and --batch, or with each of --batches, by batch size."""
+def _run_configs_by_batch(run_config: RunConfig) -> dict[int, RunConfig]:
+    """Return the run config with --length and --batch, or one for each of --batches, by batch size."""
     if _BATCH.value is not None and _BATCH.value % run_config.batch.accumulation:
         raise ConfigError(f"--batch={_BATCH.value} must be a multiple of batch.accumulation")
     if _LENGTH.value is not None:
@@ -197,8 +197,8 @@ def _search_kind(ranked: list[Candidate]) -> PlannedStep | None:
 
     compile_candidates = compile_until_fit_by_size if _SMALLEST.value else compile_until_fit
     best, tried = compile_candidates(ordered, compile_)
-    made = [plan for _, plan in tried]
-    return None if best is None else PlannedStep(made.pop(), best.workload, tuple(made))
+    plans_made = [plan for _, plan in tried]
+    return None if best is None else PlannedStep(plans_made.pop(), best.workload, tuple(plans_made))
 
 
 def _slices() -> Iterator[tuple[Chip, tuple[Slice, ...]]]:
@@ -223,12 +223,14 @@ def _result(found: PlannedStep, run_config: RunConfig, table: prices.Prices) -> 
         "length": workload.length,
         "chip_seconds_per_sequence_bound": plan.chip_seconds / workload.batch,
         "model": model,
-        **_money(plan, run_config, workload, table),
+        **_totals_and_cost(plan, run_config, workload, table),
         **({"refused": [plans.as_json(other) for other in found.refused]} if found.refused else {}),
     }
 
 
-def _money(plan: plans.Plan, run_config: RunConfig, workload: Workload, table: prices.Prices) -> dict[str, Any]:
+def _totals_and_cost(
+    plan: plans.Plan, run_config: RunConfig, workload: Workload, table: prices.Prices
+) -> dict[str, Any]:
     price = prices.price_of(table, plan.slice.chip.kind)
     try:
         totals = run_totals(run_config, workload, plan.slice.chip, plan.chip_seconds, _UTILISATION.value)

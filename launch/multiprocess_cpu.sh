@@ -90,7 +90,7 @@ hand_on() {
   fi
 }
 
-# Remove ended processes from PIDS; the first code that is not 0 becomes ours.
+# Remove ended processes from PIDS; the first code that is not 0 becomes this script's.
 collect() {
   local index code
   for index in "${!PIDS[@]}"; do

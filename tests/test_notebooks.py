@@ -182,7 +182,7 @@ def test_examples_of_docs_reading_run(quickstart, environment, capsys):
     assert scope["unfinished"].empty
     assert list(scope["curve"]) == list(best.result["dev_losses"].values())
     assert len(scope["texts"]) == 2
-    assert len(scope["likeliest"]) == len(scope["continued"]) == 1
+    assert len(scope["by_beam_search"]) == len(scope["continued"]) == 1
     assert scope["signed"]["signature"].notna().any()
     assert scope["figure"].axes
     printed = capsys.readouterr().out

@@ -49,7 +49,7 @@ def inspect_corpus(path: Location) -> dict[str, Any]:
         "shards_made": len(made),
         "settings": settings,
         "statistics": statistics,
-        "bytes": sum(shard["bytes"] for shard in statistics["shards"]) if statistics else None,
+        "bytes": statistics["bytes"] if statistics else None,
     }
 
 

@@ -114,16 +114,16 @@ def _training(workload: Workload, layout: Layout, sharding: ModelSharding) -> Tr
     step = make_train_step(workload.model, workload.tuning, workload.optimizer, layout.accumulation, layout.axes)
     batch = _batch(workload.batch, workload.length, sharding)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated())
-    placed = _placed(state, state_shardings(workload, sharding))
-    arguments = [placed, _placed(frozen, sharding.parameters(frozen)), batch, rate]
+    sharded_state = _with_shardings(state, state_shardings(workload, sharding))
+    arguments = [sharded_state, _with_shardings(frozen, sharding.parameters(frozen)), batch, rate]
     if workload.tuning.uses_dropout:
         arguments.append(jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=sharding.replicated()))
-    return _lower(step, *arguments, result=placed)
+    return _lower(step, *arguments, result=sharded_state)
 
 
 def _evaluation(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:
     step = make_evaluation_step(workload.model, workload.tuning, layout.axes)
-    rows = _padded(workload.evaluation_batch, layout)
+    rows = _padded_rows(workload.evaluation_batch, layout)
     losses = jax.ShapeDtypeStruct((2, rows), jnp.float32, sharding=sharding.replicated())
     return _lower(step, *_parameters(workload, sharding), _batch(rows, workload.length, sharding), result=losses)
 
@@ -141,22 +141,22 @@ def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> Tr
         bidirectional_input=decoding.bidirectional_input,
         axes=layout.axes,
     )
-    rows = _padded(workload.evaluation_batch, layout)
+    rows = _padded_rows(workload.evaluation_batch, layout)
 
-    def of_rows(*further: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *further), jnp.int32, sharding=sharding.batch())
+    def integers(*dimensions: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *dimensions), jnp.int32, sharding=sharding.batch())
 
-    batch = Batch(of_rows(decoding.input_tokens), of_rows(), RowInputs(of_rows(), of_rows()))
-    texts = (rows, decoder.search.width, decoding.new_tokens)
-    written = jax.ShapeDtypeStruct(texts, jnp.int32, sharding=sharding.replicated())
-    return _lower(make_unchunked_program(decoder), *_parameters(workload, sharding), batch, result=written)
+    batch = Batch(integers(decoding.input_tokens), integers(), RowInputs(integers(), integers()))
+    shape = (rows, decoder.search.width, decoding.new_tokens)
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding.replicated())
+    return _lower(make_unchunked_program(decoder), *_parameters(workload, sharding), batch, result=tokens)
 
 
 def _lower(jitted: Any, *arguments: Any, result: Tree) -> TracedProgram:
     return TracedProgram(jitted.lower(*arguments), bytes_per_device(arguments), bytes_per_device(result))
 
 
-def _padded(rows: int, layout: Layout) -> int:
+def _padded_rows(rows: int, layout: Layout) -> int:
     """Return the rows of a batch padded to a multiple of its shards, as in evaluation."""
     return rows + -rows % layout.batch_shards
 
@@ -164,8 +164,8 @@ def _padded(rows: int, layout: Layout) -> int:
 def _parameters(workload: Workload, sharding: ModelSharding) -> tuple[Tree, Tree]:
     state, frozen = state_shapes(workload)
     return (
-        _placed(state.trainable, sharding.parameters(state.trainable)),
-        _placed(frozen, sharding.parameters(frozen)),
+        _with_shardings(state.trainable, sharding.parameters(state.trainable)),
+        _with_shardings(frozen, sharding.parameters(frozen)),
     )
 
 
@@ -176,8 +176,10 @@ def _batch(rows: int, length: int, sharding: ModelSharding) -> dict[str, jax.Sha
     }
 
 
-def _placed(tree: Tree, shardings: Tree) -> Tree:
-    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, shardings)
+def _with_shardings(tree: Tree, shardings: Tree) -> Tree:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
+    )
 
 
 def _compiled(traced: TracedProgram, hbm_bytes: int) -> Program:

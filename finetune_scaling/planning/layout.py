@@ -91,7 +91,7 @@ def _shapes(model: ModelConfig, tuning: TuningMethod, optimizer: OptimizerConfig
 
 
 def state_shardings(workload: Workload, sharding: ModelSharding) -> State:
-    """Return the shardings of the training state, as training.step.state_shardings, from cached shapes."""
+    """Return the shardings of the training state, like training.step.state_shardings but from cached shapes."""
     state, _ = state_shapes(workload)
     return State(sharding.parameters(state.trainable), sharding.optimizer(state.optimizer, state.trainable))
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 REMAT: tuple[Remat, ...] = ("none", "dots", "full", "offload")
 MAX_COMPILED = 3  # per kind of chip
 ESTIMATE_TOLERANCE = 1.15  # candidates with up to this multiple of the memory are compiled
-SAFE_FRACTION = 0.9  # candidates with at most this fraction of the memory fit for certain
+SAFE_FRACTION = 0.9  # candidates with at most this fraction of the memory certainly fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +75,8 @@ def _rank(candidate: Candidate) -> tuple:
     """Return the sort key: cost, then number of chips, then simplicity of the layout."""
     layout = candidate.layout
     simple = (candidate.slice.chips, layout.accumulation, REMAT.index(layout.remat), layout.tensor, -layout.fsdp)
-    return (
-        float(f"{candidate.cost:.6g}"),
-        *simple,
-        candidate.workload.batch,
-    )  # rounded, so that floating-point errors decide nothing
+    rounded = float(f"{candidate.cost:.6g}")  # so that floating-point errors do not determine the order
+    return rounded, *simple, candidate.workload.batch
 
 
 def by_slice_size(ranked: Sequence[Candidate]) -> list[Candidate]:

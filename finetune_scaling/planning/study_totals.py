@@ -74,7 +74,7 @@ def _plus(hours: float | None, run: _PlannedRun, step_seconds: float | None) -> 
 
 
 def _step_seconds(workload: Workload, axes: AxisRules, chip: Chip, utilisation: float) -> float | None:
-    """Return the chip-seconds of a step on the cheapest slice that it fits; None if it fits none."""
+    """Return the chip-seconds of a step on the cheapest slice that it fits; None if there is no such slice."""
     chosen = first_estimated_to_fit(candidates([workload], available_slices(chip), axes))
     return None if chosen is None else step_chip_seconds(workload, chip, chosen.chip_seconds, utilisation)
 

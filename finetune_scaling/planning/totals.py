@@ -36,7 +36,7 @@ def run_steps(run_config: RunConfig) -> tuple[int, str]:
     limits.max_epochs is ignored if finetune_examples is unset. Raises ConfigError if no other limit is set.
     """
     limits, batch = run_config.limits, run_config.batch_size
-    tokens = batch * (run_config.row_length)
+    tokens = run_config.tokens_per_step
     if limits.max_epochs is None or run_config.finetune_examples is not None:
         return limits.last_step((run_config.finetune_examples or 0) / batch, tokens)
     others = dataclasses.replace(limits, max_epochs=None) if limits.max_steps or limits.max_tokens else None

@@ -54,7 +54,7 @@ class Workload:
 
 
 def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
-    """The workload of a run config on a model. Raises ConfigError if rows are longer than the model's context."""
+    """Return the workload of a run. Raises ConfigError if rows are longer than the model's context."""
     tuning = configure(METHODS, run_config.method)
     length = run_config.row_length
     check_length(model, tuning, length)

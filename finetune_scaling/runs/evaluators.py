@@ -65,7 +65,7 @@ class TaskEvaluator:
                 f"demonstration = {self.demonstration!r} must contain {{input}} and then {{target}}, once each"
             )
         if not self.demonstration.endswith("\n"):
-            # A newline is always one token, so the prompt after it is encoded as it is without demonstrations.
+            # A newline is always one token, so it does not change the encoding of the prompt after it.
             raise ConfigError(f"demonstration = {self.demonstration!r} must end with a newline")
         if self.task is not None and self.directions != "own":
             raise ConfigError(
@@ -153,11 +153,11 @@ def _preset_settings(name: str) -> dict[str, Any] | None:
     return {"shots": int(few[1])} if few else PRESETS.get(name)
 
 
-def _check(evaluator: Any, least: Mapping[str, int]) -> None:
-    for name, lowest in least.items():
+def _check(evaluator: Any, minimums: Mapping[str, int]) -> None:
+    for name, minimum in minimums.items():
         value = getattr(evaluator, name)
-        if value is not None and value < lowest:
-            raise ConfigError(f"{name} = {value} must be at least {lowest}")
+        if value is not None and value < minimum:
+            raise ConfigError(f"{name} = {value} must be at least {minimum}")
 
 
 def with_overrides(evaluator: Evaluator, examples: int | None, generate: int | None, untuned: bool | None) -> Evaluator:

@@ -1,9 +1,9 @@
 """A lease on a directory of an object store, which has no locks: an object that its holder renews.
 
 A process that finds a lease watches it: while it is renewed, its holder is alive, so clocks need not agree. A lease
-expires after EXPIRY_SECONDS without renewal, or at once if its holder was killed on the same machine. If two processes
-acquire a free lease at the same time, the last writer has it, which the other reads after SETTLE_SECONDS. A holder
-whose lease was taken over because it could not renew it exits at once, so that two processes never write.
+expires after EXPIRY_SECONDS without renewal, or immediately if its holder was killed on the same machine. If two
+processes acquire a free lease at the same time, the last writer has it, which the other reads after SETTLE_SECONDS. A
+holder whose lease was taken over because it could not renew it exits immediately, so that two processes never write.
 """
 
 import contextlib

@@ -124,10 +124,10 @@ WRITERS: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiase
 
 
 class Metrics:
-    """Writes to all writers of a run. step: the step from which it resumes."""
+    """The writers of a run's metrics: metrics.jsonl, and those named in `writers`. step: the step to resume from."""
 
-    def __init__(self, directory: Location, further: Sequence[str] = (), step: int = 0):
-        kinds = [choose(WRITERS, name, "logging.writers") for name in further]
+    def __init__(self, directory: Location, writers: Sequence[str] = (), step: int = 0):
+        kinds = [choose(WRITERS, name, "logging.writers") for name in writers]
         self._writers: list[Writer] = []  # empty on processes other than the primary
         if is_primary():
             lines = JsonLines(directory) if isinstance(directory, Path) else RemoteJsonLines(directory)

@@ -102,7 +102,7 @@ def _send(peer: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def _receive(peer: socket.socket, timeout: float) -> dict[str, Any]:
-    """Return the next message, {} where none comes within `timeout` seconds."""
+    """Return the next message; {} if none arrives within `timeout` seconds."""
     peer.settimeout(timeout)
     try:
         message = json.loads(peer.makefile("rb").readline())

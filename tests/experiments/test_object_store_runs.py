@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def settings(port: int) -> dict[str, str]:
-    """The environment that points all libraries to an emulator on this machine."""
+    """Return the environment that points all libraries to an emulator on this machine."""
     address = f"http://127.0.0.1:{port}"
     return {
         "STORAGE_EMULATOR_HOST": address,
@@ -90,7 +90,7 @@ def start(*arguments: str) -> subprocess.Popen:
 
 
 def outcome(directory: Any) -> Any:
-    """All outputs of a run except times."""
+    """Return all outputs of a run except times."""
     record = RunDirectory(directory).result
     metrics = RunDirectory(directory).metrics()
     rows = (directory / "evaluation" / "test.jsonl").read_text()
@@ -122,7 +122,7 @@ def test_a_killed_run_equals_an_uninterrupted_local_one(bucket, tiny_runs, tmp_p
     assert "resuming from step" in errors
     assert outcome(location(url)) == outcome(tmp_path)
     assert not (location(url) / ".lock").exists()
-    assert told(url) == told(tmp_path)
+    assert content_without_times(url) == content_without_times(tmp_path)
     out = f"{url}/evaluation/again.json"
     process = start("finetune_scaling.evaluate", f"--workdir={url}", f"--out={out}", "--generate=0")
     _, errors = process.communicate(timeout=120)
@@ -132,8 +132,8 @@ def test_a_killed_run_equals_an_uninterrupted_local_one(bucket, tiny_runs, tmp_p
     assert run(tiny_runs.config("lora", base={"run": copied(tiny_runs.base, bucket)}), tmp_path / "b")["best_step"]
 
 
-def told(run: Any) -> Any:
-    """The inspection of a run and its newest checkpoint without times, paths and file sizes."""
+def content_without_times(run: Any) -> Any:
+    """Return the inspection of a run and its newest checkpoint without times, paths and file sizes."""
     found = inspect(run)
     checkpoint = inspect(location(run) / "checkpoints" / str(found["checkpoint"]["step"]))
     assert checkpoint == found["checkpoint"]
@@ -143,7 +143,7 @@ def told(run: Any) -> Any:
 
 
 def copied(directory: Path, bucket: str, name: str = "copied") -> str:
-    """A local directory copied to the bucket."""
+    """Copy a local directory to the bucket; return its URL."""
     url = location(bucket) / name
     for path in directory.rglob("*"):
         if path.is_file() and path.name != ".lock":
@@ -339,7 +339,7 @@ def test_a_missing_bucket_raises_before_training(bucket, tiny_runs):
     assert errors.count("\n") == 1
 
 
-class Forbids(BaseHTTPRequestHandler):
+class ReadOnlyStore(BaseHTTPRequestHandler):
     """An emulator that is empty and rejects writes."""
 
     def do_GET(self) -> None:
@@ -353,7 +353,7 @@ class Forbids(BaseHTTPRequestHandler):
         pass
 
 
-SMALL_TRY = """
+HOLD = """
 import sys
 from finetune_scaling import errors, files
 files.CONTACT_SECONDS = float(sys.argv[1])
@@ -363,16 +363,16 @@ with errors.exit_on_user_error(), lock_directory("gs://bucket/run"):
 """
 
 
-def try_to_hold(port: int, seconds: float) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", SMALL_TRY, str(seconds)]
+def hold(port: int, seconds: float) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", HOLD, str(seconds)]
     environment = {**os.environ, **settings(port)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_a_read_only_bucket_raises():
-    server = HTTPServer(("127.0.0.1", 0), Forbids)
+    server = HTTPServer(("127.0.0.1", 0), ReadOnlyStore)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    done = try_to_hold(server.server_port, 40)
+    done = hold(server.server_port, 40)
     server.shutdown()
     server.server_close()
     assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
@@ -382,7 +382,7 @@ def test_a_read_only_bucket_raises():
 
 def test_a_store_that_does_not_answer_raises_after_a_timeout():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        done = try_to_hold(silent.getsockname()[1], 1)
+        done = hold(silent.getsockname()[1], 1)
     assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
     assert "gs://bucket/run/.lock: no answer within 1 s; check the network and your credentials" in done.stderr
 

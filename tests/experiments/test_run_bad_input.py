@@ -225,9 +225,7 @@ def test_a_read_only_directory_raises(tiny_runs):
     config = tiny_runs.config("full")
     with _read_only_directory() as locked:
         for directory in (locked, locked / "below"):
-            with pytest.raises(
-                WorkdirError, match=rf"{directory}: cannot be written \(.*\); give a directory of yours"
-            ):
+            with pytest.raises(WorkdirError, match=rf"{directory}: cannot be written"):
                 run(config, directory)
 
 

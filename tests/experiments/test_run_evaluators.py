@@ -78,10 +78,10 @@ def test_training_is_the_same_with_and_without_evaluators(scored, config, tmp_pa
 
 
 def test_a_finished_evaluator_is_not_run_again_after_a_kill(scored, config, monkeypatch, tmp_path):
-    def interrupt(subject: Any, prepared: Any) -> Any:
+    def interrupt(evaluated: Any, prepared: Any) -> Any:
         if prepared.name == "pretraining":
             raise KeyboardInterrupt
-        return evaluate(subject, prepared)
+        return evaluate(evaluated, prepared)
 
     evaluate = run_module.evaluate
     with monkeypatch.context() as patch:
@@ -102,7 +102,7 @@ WRITE = records.write_record
 def test_evaluators_of_a_config_may_change(scored, config, tmp_path):
     shutil.copytree(scored, tmp_path / "run")
     again = run(config({**EVALUATORS, "zero_shot": FEW}), tmp_path / "run")
-    assert again == RunDirectory(scored).result  # it is finished; later evaluators are `evaluate`'s
+    assert again == RunDirectory(scored).result  # a finished run is not scored again
     assert run(config(None), tmp_path / "run") == again
 
 

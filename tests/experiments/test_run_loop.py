@@ -119,12 +119,14 @@ def test_stopping_rules_and_best_checkpoint(losses, total, every, patience):
         if patience is not None and number - best >= patience:
             stop, reason = step, "patience"
             break
-    seen = evaluation_steps(loop_settings).index(stop) + 1
+    count = evaluation_steps(loop_settings).index(stop) + 1
     if reason is None:
-        reason = "budget" if seen > 1 and losses[seen - 2] - losses[seen - 1] > loop_settings.tolerance else "max_steps"
+        reason = (
+            "budget" if count > 1 and losses[count - 2] - losses[count - 1] > loop_settings.tolerance else "max_steps"
+        )
     assert (progress.step, progress.stopped_by) == (stop, reason)
     assert (progress.best_step, progress.best_loss) == (evaluation_steps(loop_settings)[best], losses[best])
-    assert progress.losses == losses[:seen]
+    assert progress.losses == losses[:count]
     assert {progress.best_step, stop} <= loop.checkpoints.metadata.keys()
     assert all(
         metadata["best_step"] is None or metadata["best_step"] <= step
@@ -187,16 +189,16 @@ def test_a_finished_run_does_not_train():
 def test_sigterm_during_the_last_step_raises_after_the_checkpoint_is_saved(at):
     """A study may have further runs to execute, so the signal must not be lost."""
 
-    def ask(now: str, step: int) -> None:
+    def send_signal(now: str, step: int) -> None:
         if now == at and step == SETTINGS.total_steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def metrics(step: int) -> StepMetrics:
-        ask("step", step)
+        send_signal("step", step)
         return train_loss(step)
 
     def dev_loss(trainable: Any) -> float:
-        ask("evaluation", int(trainable["steps"]))
+        send_signal("evaluation", int(trainable["steps"]))
         return 1.0
 
     loop = make_loop(SETTINGS, [], metrics)

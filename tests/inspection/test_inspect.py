@@ -97,24 +97,24 @@ def test_content_of_a_run_matches_its_record(trained, method):
 
 
 def test_no_array_is_read(trained, monkeypatch):
-    whole = inspect(trained["lora"])
+    complete = inspect(trained["lora"])
     monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", lambda *_, **__: pytest.fail("arrays were read"))
     with pytest.raises(pytest.fail.Exception):
-        read_checkpoint(Path(whole["checkpoint"]["path"]))
-    assert inspect(trained["lora"]) == whole
+        read_checkpoint(Path(complete["checkpoint"]["path"]))
+    assert inspect(trained["lora"]) == complete
 
 
 def test_a_run_in_progress(trained, tmp_path):
     run = Path(shutil.copytree(trained["lora"], tmp_path / "run"))
-    whole = inspect(run)
+    complete = inspect(run)
     (run / "result.json").unlink()
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:9])
     (run / "checkpoints" / "15.orbax-checkpoint-tmp").mkdir()
     found = inspect(run)
     assert (found["state"], found["result"]) == ("started", None)
-    assert found["checkpoint"] == whole["checkpoint"]
-    assert found["checkpoints"]["steps"] == whole["checkpoints"]["steps"]
+    assert found["checkpoint"] == complete["checkpoint"]
+    assert found["checkpoints"]["steps"] == complete["checkpoints"]["steps"]
     assert found["last_report"] == json.loads(lines[-2])
     assert "started, last metrics of step" in format_inspection(found)
     shutil.rmtree(run / "checkpoints")

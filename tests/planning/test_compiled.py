@@ -9,7 +9,7 @@ GIB = 2**30
 
 @pytest.mark.parametrize(
     ("message", "expected"),
-    [  # as libtpu 0.0.42 writes them
+    [  # of libtpu 0.0.42
         (
             "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (22.61G) "
             "exceeds available HBM (15.75G).",

@@ -89,7 +89,7 @@ def candidate(cost: int, peak: float, topology: str = "v5e:1x1") -> Candidate:
 def test_compiling_finds_the_cheapest_that_fits_if_the_estimate_orders_candidates(
     entries: list[tuple[int, float]], limit: float
 ) -> None:
-    """The compiler's limit differs from the estimate's, but both order candidates alike."""
+    """The compiler's limit differs from the estimate's, but both order candidates equally."""
     ranked = sorted((candidate(*entry) for entry in entries), key=lambda c: c.chip_seconds)
     fits = [c for c in ranked if c.memory.peak <= limit * GIB_15]
     chosen, tried = compile_until_fit(ranked, lambda c: (c.memory.peak <= limit * GIB_15, None), most=len(ranked) + 1)
@@ -160,7 +160,7 @@ def test_after_a_candidate_that_does_not_fit_only_smaller_ones_are_compiled() ->
     assert asked == [1.0, 4.0]
 
 
-def test_estimate_grows_with_what_it_is_of(workload: Callable[..., Workload]) -> None:
+def test_estimate_grows_with_length_batch_and_saved_activations(workload: Callable[..., Workload]) -> None:
     step, layout = workload("1b", batch=32, length=512), Layout(1, 4, 1, remat="full")
     base = estimate_memory(step, layout).peak
     assert estimate_memory(dataclasses.replace(step, length=1024), layout).peak > base

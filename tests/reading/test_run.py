@@ -193,8 +193,8 @@ def test_a_base_continues_a_text(tiny_runs):
     start = len(ids)
     for _ in range(count):  # without a cache: recompute the complete text for every token
         row = jnp.asarray([ids + [tokenizer.pad_id] * (start + count - len(ids))], jnp.int32)
-        places = jnp.arange(start + count)[None]
-        layout = TokenLayout(places, (places < len(ids)).astype(jnp.int32), jnp.zeros(row.shape, bool))
+        positions = jnp.arange(start + count)[None]
+        layout = TokenLayout(positions, (positions < len(ids)).astype(jnp.int32), jnp.zeros(row.shape, bool))
         hidden, _ = network.forward(model.frozen, network.embed(model.frozen, row), layout)
         ids.append(int(network.unembed(model.frozen, hidden)[0, len(ids) - 1].argmax()))
         if ids[-1] == tokenizer.eos_id:

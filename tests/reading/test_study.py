@@ -93,9 +93,9 @@ def test_damaged_points_raise(tmp_path, text):
 
 
 def test_frames_agree_with_inspect(directory):
-    told, study = inspect(directory), load_study(directory)
-    assert study.runs["state"].value_counts().to_dict() == {name: n for name, n in told["states"].items() if n}
-    assert list(study.bases.index) == [base["base"] for base in told["bases"]]
+    inspected, study = inspect(directory), load_study(directory)
+    assert study.runs["state"].value_counts().to_dict() == {name: n for name, n in inspected["states"].items() if n}
+    assert list(study.bases.index) == [base["base"] for base in inspected["bases"]]
 
 
 def test_points_and_report_of_a_finished_study(directory, tmp_path):

@@ -23,7 +23,7 @@ from finetune_scaling.training.step import State
 
 AXES = ("data", "fsdp", "tensor")
 
-def made_up(step):
+def random_state(step):
     rng = np.random.default_rng(step)
     trainable = {
         "kernel": rng.normal(size=(16, 32)).astype(np.float32),
@@ -31,7 +31,7 @@ def made_up(step):
     }
     return State(trainable, ({"m": rng.normal(size=(8, 16, 4)).astype(np.float32)}, np.int32(step)))
 
-def laid_out(state, shape):
+def on_mesh(state, shape):
     mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
     specs = {"kernel": P("fsdp", "tensor"), "scale": P("tensor")}, ({"m": P(None, ("data", "fsdp"), "tensor")}, P())
     def put(leaf, spec):
@@ -50,12 +50,12 @@ EIGHT_DEVICES = (
 from finetune_scaling.runs.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep_steps=range(1, 10))
 for shape in [(1, 2, 4), (1, 8, 1), (2, 2, 2), (8, 1, 1)]:
-    target = laid_out(made_up(0), shape)
+    target = on_mesh(random_state(0), shape)
     state = checkpoints.restore(1, target).state
-    assert same(state, made_up(1)), shape
+    assert same(state, random_state(1)), shape
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, target)
 for step, shape in [(2, (1, 2, 4)), (3, (1, 8, 1))]:
-    checkpoints.save(step, laid_out(made_up(step), shape), {})
+    checkpoints.save(step, on_mesh(random_state(step), shape), {})
 checkpoints.close()
 """
 )
@@ -67,15 +67,15 @@ def run_script(script: str, *arguments: str, **environment: str) -> subprocess.P
     return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def made_up():
-    """The states of the scripts in this process."""
+def random_state():
+    """Return the function of the scripts that makes states."""
     names: dict = {}
     exec(STATES, names)
-    return names["made_up"]
+    return names["random_state"]
 
 
 def test_saved_on_one_device_restored_on_meshes_of_eight_and_back(tmp_path):
-    state = made_up()
+    state = random_state()
     on_device = lambda step: jax.device_put(state(step), jax.devices()[0])  # noqa: E731
     checkpoints = Checkpoints(tmp_path, keep_steps=range(1, 10))
     checkpoints.save(1, on_device(1), {})
@@ -110,7 +110,7 @@ assert jax.process_count() == 2 and len(jax.devices()) == 4
 shape = (1, 4, 1)
 checkpoints = Checkpoints(run, keep_steps=range(1, 10))
 for step in (1, 2, 3, 4, 5):
-    checkpoints.save(step, laid_out(made_up(step), shape), {"best_step": 1})
+    checkpoints.save(step, on_mesh(random_state(step), shape), {"best_step": 1})
 checkpoints.close()
 assert list(checkpoint_steps(run)) == [5, 4, 3, 2, 1]
 assert read_metadata(run / "checkpoints" / "5")["step"] == 5
@@ -133,18 +133,18 @@ def fails(error):
 module._read_metadata = fails(OSError(5, "Input/output error"))
 reopened = Checkpoints(run, keep_steps=range(1, 10))
 try:
-    reopened.restore_newest(laid_out(made_up(0), shape))
+    reopened.restore_newest(on_mesh(random_state(0), shape))
 except WorkdirError as error:
     print(json.dumps(str(error)))
 assert list(checkpoint_steps(run)) == [3, 2, 1]
 module._read_metadata = fails(ValueError("damaged"))
-restored = reopened.restore_newest(laid_out(made_up(0), (1, 2, 2)))
-assert restored.step == 2 and same(restored.state, made_up(2))
+restored = reopened.restore_newest(on_mesh(random_state(0), (1, 2, 2)))
+assert restored.step == 2 and same(restored.state, random_state(2))
 assert reopened.steps() == list(checkpoint_steps(run))[::-1] == [1, 2]
-reopened.save(6, laid_out(made_up(6), shape), {"best_step": 1})
+reopened.save(6, on_mesh(random_state(6), shape), {"best_step": 1})
 reopened.close()
 
-# A directory that each host has for itself, to which the first save would write half a checkpoint each.
+# A directory that is not shared: each host would write half a checkpoint to its own.
 own = run / f"own{me}"
 try:
     Checkpoints(own)
@@ -188,6 +188,6 @@ def test_two_processes_set_damage_aside_once_and_raise_the_same_error(tmp_path):
     assert "checkpoints/3: damaged; see the error of process 1" in outputs[0][1]
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["1", "2", "6", "damaged.3", "damaged.4", "damaged.5"]
-    state = made_up()
+    state = random_state()
     restored = Checkpoints(tmp_path).restore(6, jax.device_put(state(0), jax.devices()[0])).state
     assert digest(restored) == digest(state(6))

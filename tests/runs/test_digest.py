@@ -20,7 +20,7 @@ DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint32, np.in
 SMALL, LARGE = (3, 5, 7), (300, 301)  # summed together with others, and separately
 
 
-def drawn(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def array_of(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Random bits, including NaNs and denormal numbers; random bools."""
     rng = np.random.default_rng(seed)
     if dtype is np.bool_:
@@ -39,20 +39,20 @@ def finalized(x: np.ndarray) -> np.ndarray:
 def sums(elements: np.ndarray) -> list[int]:
     """The four sums of a vector, in Python integers."""
     bits = np.ascontiguousarray(elements).view(f"u{elements.itemsize}").astype(np.uint64)
-    places = finalized(np.arange(len(bits), dtype=np.uint64))
+    indices = finalized(np.arange(len(bits), dtype=np.uint64))
     factors, offsets = (
         (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F),
         (0x165667B1, 0x7F4A7C15, 0xD6E8FEB8, 0x94D049BB),
     )
     return [
-        sum(map(int, finalized(bits ^ ((places * factor + offset) & 0xFFFFFFFF)))) % 2**32
+        sum(map(int, finalized(bits ^ ((indices * factor + offset) & 0xFFFFFFFF)))) % 2**32
         for factor, offset in zip(factors, offsets, strict=True)
     ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_digest_matches_its_definition(dtype):
-    large, small = drawn(0, LARGE, dtype), drawn(1, SMALL, dtype)
+    large, small = array_of(0, LARGE, dtype), array_of(1, SMALL, dtype)
     name = np.dtype(dtype).name
     expected = hashlib.sha256(f"a {LARGE} {name};b {SMALL} {name};".encode())
     expected.update(np.array([sums(large.reshape(-1)), sums(small.reshape(-1))], "<u4").tobytes())
@@ -80,7 +80,7 @@ def changed(array: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray
     large=st.booleans(),
 )
 def test_a_changed_bit_index_or_block_changes_the_digest(seed, dtype, how, large):
-    array = drawn(seed, LARGE if large else SMALL, dtype)
+    array = array_of(seed, LARGE if large else SMALL, dtype)
     other = changed(array, how, np.random.default_rng(seed))
     same = array.tobytes() == other.tobytes()
     assert (digest({"leaf": array}) == digest({"leaf": other})) == same
@@ -88,7 +88,7 @@ def test_a_changed_bit_index_or_block_changes_the_digest(seed, dtype, how, large
 
 @pytest.mark.parametrize("shape", [(4, 4), (260, 260)])
 def test_exchanged_leaves_names_shapes_and_dtypes_change_the_digest(shape):
-    a, b = drawn(0, shape, np.float32), drawn(1, shape, np.float32)
+    a, b = array_of(0, shape, np.float32), array_of(1, shape, np.float32)
     trees = [
         {"a": a, "b": b},
         {"a": b, "b": a},
@@ -113,7 +113,7 @@ def test_dtypes_of_more_than_32_bits_raise():
 def test_trees_of_the_same_structure_share_one_program():
     before = compiled_programs()
     for seed in range(5):
-        digest({"a": drawn(seed, (41, 43), np.float32), "b": drawn(seed, (330, 331), np.float32)})
+        digest({"a": array_of(seed, (41, 43), np.float32), "b": array_of(seed, (330, 331), np.float32)})
     assert compiled_programs() - before == 1
 
 
@@ -128,8 +128,8 @@ tree = {
     "stack": jnp.asarray(rng.normal(size=(4, 8, 16)), jnp.bfloat16),
     "count": np.int32(3),
 }
-alone = module.digest(tree)
-assert module.digest(jax.device_put(tree, jax.devices()[3])) == alone
+unsharded = module.digest(tree)
+assert module.digest(jax.device_put(tree, jax.devices()[3])) == unsharded
 specs = {
     "rows": {"kernel": P("fsdp", "tensor"), "stack": P(None, "fsdp"), "count": P()},
     "columns": {"kernel": P("tensor", ("data", "fsdp")), "stack": P(None, None, "tensor"), "count": P()},
@@ -138,9 +138,9 @@ specs = {
 for shape in [(1, 2, 4), (1, 8, 1), (2, 2, 2), (8, 1, 1)]:
     mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     for spec in specs.values():
-        laid_out = {name: jax.device_put(leaf, NamedSharding(mesh, spec[name])) for name, leaf in tree.items()}
-        assert module.digest(laid_out) == alone, (shape, spec)
-        large = [laid_out["kernel"]]
+        sharded = {name: jax.device_put(leaf, NamedSharding(mesh, spec[name])) for name, leaf in tree.items()}
+        assert module.digest(sharded) == unsharded, (shape, spec)
+        large = [sharded["kernel"]]
         program = module._make_sums(mesh).lower(large).compile().as_text()
         assert "all-gather" not in program, (shape, spec)
 print(len(jax.devices()), "devices")
@@ -157,18 +157,22 @@ def test_digest_is_the_same_on_any_mesh_without_gathering_large_leaves():
 @settings(deadline=None, max_examples=8)
 @given(st.randoms(use_true_random=False))
 def test_chunks_in_any_order_have_the_digest_of_the_complete_tree(random):
-    leaves = {"b": drawn(0, LARGE, np.float32), "c": drawn(1, SMALL, np.float16), "a": drawn(2, (4,), np.float32)}
-    leaves["d"] = drawn(3, (2, 200, 330), ml_dtypes.bfloat16)
+    leaves = {
+        "b": array_of(0, LARGE, np.float32),
+        "c": array_of(1, SMALL, np.float16),
+        "a": array_of(2, (4,), np.float32),
+    }
+    leaves["d"] = array_of(3, (2, 200, 330), ml_dtypes.bfloat16)
     sums = StreamingDigest(
         {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in leaves.items()}
     )
-    pieces = []
+    chunks = []
     for name, leaf in leaves.items():
         sizes = [-(-size // random.choice((1, 2))) for size in leaf.shape]
         for corner in np.ndindex(*(-(-size // step) for size, step in zip(leaf.shape, sizes, strict=True))):
-            start = [place * step for place, step in zip(corner, sizes, strict=True)]
+            start = [index * step for index, step in zip(corner, sizes, strict=True)]
             box = tuple(slice(first, first + step) for first, step in zip(start, sizes, strict=True))
-            pieces.append((name, sums.sums_of_chunk(name, leaf[box], start)))
-    random.shuffle(pieces)
-    assert sums.digest(pieces) == digest(leaves)
-    assert sums.digest(pieces[1:]) != digest(leaves)
+            chunks.append((name, sums.sums_of_chunk(name, leaf[box], start)))
+    random.shuffle(chunks)
+    assert sums.digest(chunks) == digest(leaves)
+    assert sums.digest(chunks[1:]) != digest(leaves)

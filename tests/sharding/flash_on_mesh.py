@@ -1,7 +1,7 @@
-"""Compare flash attention, interpreted on eight CPU devices, with plain attention on one; print largest differences as
-JSON: {mesh: {output: difference}}.
+"""Compare flash attention, interpreted on eight CPU devices, with plain attention on one. Prints the largest
+differences as JSON: {mesh: {output: difference}}.
 
-Run as a process of its own, since the number of devices is settled when JAX starts.
+Run in a separate process, since the number of devices is fixed when JAX starts.
 """
 
 import functools
@@ -38,20 +38,20 @@ def value_and_gradients(attend, arrays):
 
 def main() -> None:
     flash.pl.pallas_call = functools.partial(flash.pl.pallas_call, interpret=True)
-    rng, seen = np.random.default_rng(0), layout()
+    rng, tokens = np.random.default_rng(0), layout()
     arrays = [
         jnp.asarray(rng.normal(size=(ROWS, LENGTH, n, HEAD_DIM)), jnp.float32)
         for n in (HEADS, KV_HEADS, KV_HEADS, HEADS)
     ]
-    plain = lambda *inputs: attention.attend(*inputs, attention_mask(seen, seen))  # noqa: E731
-    in_flash = lambda *inputs: flash.flash_attention(*inputs, seen, DEFAULT_RULES)  # noqa: E731
+    plain = lambda *inputs: attention.attend(*inputs, attention_mask(tokens, tokens))  # noqa: E731
+    in_flash = lambda *inputs: flash.flash_attention(*inputs, tokens, DEFAULT_RULES)  # noqa: E731
     expected = value_and_gradients(plain, arrays)
     found = {}
     for fsdp, tensor in MESHES:
         with jax.set_mesh(make_mesh(ShardingConfig(fsdp, tensor), jax.devices())):
-            ours = jax.jit(functools.partial(value_and_gradients, in_flash))(arrays)
+            outputs = jax.jit(functools.partial(value_and_gradients, in_flash))(arrays)
         name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
-        found[name] = {part: float(np.abs(np.asarray(ours[part]) - expected[part]).max()) for part in expected}
+        found[name] = {part: float(np.abs(np.asarray(outputs[part]) - expected[part]).max()) for part in expected}
     json.dump({"sizes": {part: float(jnp.abs(array).max()) for part, array in expected.items()}, **found}, sys.stdout)
 
 

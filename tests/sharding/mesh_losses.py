@@ -1,6 +1,6 @@
 """Train each method for 50 steps on meshes of 8 devices; print {method: {mesh: losses}} as JSON.
 
-Run as a process of its own, since the number of devices is settled when JAX starts.
+Run in a separate process, since the number of devices is fixed when JAX starts.
 """
 
 import json

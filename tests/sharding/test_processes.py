@@ -1,4 +1,4 @@
-"""A command as several real processes gives the results of one, and all of them end if one fails."""
+"""A command in several processes gives the results of one process, and all of them end if one fails."""
 
 import json
 import signal
@@ -48,7 +48,7 @@ def numbers(value) -> list[float]:
 def test_scores_do_not_depend_on_processes_and_mesh(
     tiny_runs, together, tmp_path, method, processes, devices, fsdp, tensor
 ):
-    """Training, dev loss, test losses and what is decoded; no example is lost or doubled, no line written twice."""
+    """Training, dev loss, test losses and decoded texts are equal; no example or line is lost or repeated."""
     (single,) = together.wait(together.start([command(tiny_runs, method, tmp_path / "single")]))
     assert single.code == 0, single.errors
     mesh = (f"--config.sharding.fsdp={fsdp}", f"--config.sharding.tensor={tensor}")
@@ -63,12 +63,12 @@ def test_scores_do_not_depend_on_processes_and_mesh(
         np.testing.assert_allclose(left.pop("loss_sum"), right.pop("loss_sum"), rtol=1e-4)
         assert left == right
     texts = {end.output.splitlines()[-1].split('"seconds"')[0] for end in ends}
-    assert len(texts) == 1  # all of them know the result
+    assert len(texts) == 1
 
 
 @pytest.mark.slow
 def test_a_study_of_two_processes_has_the_points_of_one(together, shared_cache, tmp_path):
-    """Every run is trained by both; tokenizer, table and report are made by the first."""
+    """Both train every run; the primary process makes tokenizer, table and report."""
     config = tmp_path / "config.py"
     tiny = Path(__file__).parents[1] / "tiny.py"
     config.write_text(
@@ -122,18 +122,18 @@ def wait_for_step(directory: Path, step: int) -> None:
 
 @pytest.mark.slow
 def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all(tiny_runs, together, tmp_path):
-    """In both cases the same command resumes the run, with the scores of an undisturbed run."""
+    """In both cases the same command resumes the run, with the scores of an uninterrupted run."""
     longer = ("--config.limits.max_steps=60", "--config.checkpoint.every_steps=9")
-    disturbed = [command(tiny_runs, "lora", tmp_path / "disturbed", *longer)] * 2
-    processes = together.start(disturbed)
-    wait_for_step(tmp_path / "disturbed", 6)
+    interrupted = [command(tiny_runs, "lora", tmp_path / "interrupted", *longer)] * 2
+    processes = together.start(interrupted)
+    wait_for_step(tmp_path / "interrupted", 6)
     processes[1].send_signal(signal.SIGTERM)
     ends = together.wait(processes)
     assert [end.code for end in ends] == [EXIT_PREEMPTED] * 2, ends
     assert all("preempted: saved step" in end.errors for end in ends)
 
-    processes = together.start(disturbed)
-    wait_for_step(tmp_path / "disturbed", 34)
+    processes = together.start(interrupted)
+    wait_for_step(tmp_path / "interrupted", 34)
     processes[1].kill()
     began = time.monotonic()
     ends = together.wait(processes)
@@ -141,12 +141,12 @@ def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all(tin
     assert ends[0].code != 0
     assert "tasks are unhealthy (stopped sending heartbeats):\n1\n" in ends[0].errors  # JAX names the killed process
 
-    ends = together.wait(together.start(disturbed))
+    ends = together.wait(together.start(interrupted))
     assert [end.code for end in ends] == [0, 0], ends
     assert "resuming from step" in ends[0].errors
-    undisturbed = together.wait(together.start([command(tiny_runs, "lora", tmp_path / "undisturbed", *longer)] * 2))
-    assert [end.code for end in undisturbed] == [0, 0], undisturbed
-    records = [RunDirectory(tmp_path / name).result | {"seconds": 0} for name in ("disturbed", "undisturbed")]
+    uninterrupted = together.wait(together.start([command(tiny_runs, "lora", tmp_path / "uninterrupted", *longer)] * 2))
+    assert [end.code for end in uninterrupted] == [0, 0], uninterrupted
+    records = [RunDirectory(tmp_path / name).result | {"seconds": 0} for name in ("interrupted", "uninterrupted")]
     assert records[0] == records[1]
 
 

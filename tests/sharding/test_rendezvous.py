@@ -1,4 +1,4 @@
-"""Processes wait for each other at start-up, or name the one that is missing. Threads play the processes."""
+"""Processes wait for each other at start-up, or name the one that is missing; here threads act as processes."""
 
 import socket
 import time
@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 def start(*processes: tuple[int, int], timeout: float = 1.5) -> list[str]:
-    """Return the error of each process (number, number of processes), "" where there is none."""
+    """Return the error of each process (number, number of processes); "" without an error."""
     port = free_port()
 
     def one(process: tuple[int, int]) -> str:

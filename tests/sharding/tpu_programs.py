@@ -1,6 +1,6 @@
-"""Compile train steps for TPUs without a TPU and write their texts: python tpu_programs.py DIR NAME...
+"""Compile train steps for TPUs without a TPU and write their HLO texts: python tpu_programs.py DIR NAME...
 
-Run as a process of its own: what libtpu needs is settled when it is loaded.
+Run in a separate process, since libtpu reads its settings when it is loaded.
 """
 
 import json
@@ -54,15 +54,17 @@ def compile_step(name: str):
     step = make_train_step(model, tuning, optimizer)
     with model_sharding.use_mesh():
         return step.lower(
-            placed(state, state_shardings(trainable, optimizer, model_sharding)),
-            placed(frozen, model_sharding.parameters(frozen)),
+            with_shardings(state, state_shardings(trainable, optimizer, model_sharding)),
+            with_shardings(frozen, model_sharding.parameters(frozen)),
             batch,
             rate,
         ).compile()
 
 
-def placed(tree, shardings):
-    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree, shardings)
+def with_shardings(tree, shardings):
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
+    )
 
 
 def main(folder: Path, names: list[str]) -> None:
