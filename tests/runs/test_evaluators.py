@@ -107,7 +107,7 @@ def test_an_evaluators_decoding_takes_precedence_over_the_configs():
             {"mine": {"demonstration": "{source}{target}\n"}},
             r"evaluators\.mine: demonstration: unknown placeholder \{source\}",
         ),
-        ({"mine": {"demonstration": "{input}{target}{\n"}}, r"mine: demonstration = .* write \{\{ and \}\} for braces"),
+        ({"mine": {"demonstration": "{input}{target}{\n"}}, r"mine: demonstration = '\{input\}\{target\}\{"),
         ({"mine": {"decoding": {"method": "beem"}}}, r"evaluators\.mine\.decoding\.method = 'beem' .*'beam'"),
         ({"mine": {"shots": 1, "seed": -1}}, r"evaluators\.mine: seed = -1 must be at least 0"),
         ({"mine": {"task": {"name": "a"}, "directions": "zero_shot"}}, "directions = 'zero_shot' selects a task"),
