@@ -144,9 +144,7 @@ def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(un
     assert (code, len(early)) == (1, 3)
     assert "18 of 21 runs finished; this process: 0 runs trained, 3 failed" in printed
     fit = f"python -m finetune_scaling.fit --points={workdir}/points.csv --out={workdir}/report"
-    assert (
-        f"error: 3 runs failed; see failure.json in their directories; to have a report without them: {fit}" in errors
-    )
+    assert f"error: 3 runs failed; see failure.json in their directories; to report without them: {fit}" in errors
     assert len(list(workdir.rglob("failure.json"))) == 3
     expected = (done / "points.csv").read_text().splitlines()
     assert (workdir / "points.csv").read_text().splitlines() == [line for line in expected if ",2560," not in line]
@@ -203,7 +201,7 @@ def test_a_listing_runs_nothing_and_prints_costs(tmp_path):
     ("flags", "expected"),
     [
         ([CONFIG, "--workdir=x", "--index=2", "--of=2"], "--index=2 must be below --of=2"),
-        ([CONFIG, "--workdir=x", "--json"], "--json is for --list"),
+        ([CONFIG, "--workdir=x", "--json"], "--json requires --list"),
         ([CONFIG, "--list", "--index=0", "--of=2"], "remove --index and --of"),
         ([CONFIG, "--workdir=x", "--config.families.grammar.factor_size=2m"], "factor_size = '2m' is not among"),
     ],

@@ -35,10 +35,8 @@ class Task:
     """A finetuning task.
 
     train, dev and every test set are tuples of parts, one per language direction; their examples are concatenated.
-    documentation: how to get the data.
-
-    Raises:
-      ConfigError: unknown language code, or a language direction that does not fit the kind of task.
+    documentation: a note on how to get the data, which no code reads.
+    Raises ConfigError if a language code is unknown or a language direction does not fit the kind of task.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The named tasks, each a mapping of the fields of `Task` as a config would have them.
 
-To add a task, add an entry to TASKS: its kind, its splits, and how to get the data. Template and token limits
-default to those of the kind (`KIND_DEFAULTS` in task.py).
+To add a task, add an entry to TASKS: its kind and its splits. Template and token limits default to those of the kind
+(`KIND_DEFAULTS` in task.py). docs/data.md says how to get the files.
 """
 
 from collections.abc import Callable
@@ -75,13 +75,6 @@ def _mlsum(split: str) -> list[Fields]:
     return [*mlsum, english]
 
 
-def _debian_documentation(name: str) -> str:
-    return f"`python -m finetune_scaling.prepare corpus --task={name}` on a machine with apt."
-
-
-_GRAMMAR_DOCUMENTATION = (
-    "Made on the fly; the fields of task.sources.grammar in the config set the seed and the difficulty."
-)
 _FLORES_DIRECTIONS = [
     *((source, "de") for source in ("fr", "zh", "hi", "tr", "pl")),
     *((source, "zh") for source in ("fr", "de", "hi", "tr", "pl")),
@@ -95,13 +88,6 @@ TASKS: dict[str, Fields] = {
         "train": _translation(tfds("wmt14_translate/de-en", "train"), "en", "de"),
         "dev": _translation(tfds("wmt14_translate/de-en", "validation"), "en", "de"),  # newstest2013
         "test": {f"newstest20{year}": _newstest(f"wmt{year}", "de") for year in _YEARS},
-        "documentation": """
-Training and development: `python -m finetune_scaling.prepare corpus --task=wmt14_en_de` lets TFDS download
-wmt14_translate/de-en from statmt.org (about 1.6 GB) and prepares it as array_record.
-Testing, once per year YY = 20, 21, 22, in the folder of task.sources.data_dir (default: where you are):
-    mkdir -p newstest
-    sacrebleu -t wmtYY -l en-de --echo src ref > newstest/wmtYY.en-de.tsv
-""",
     },
     # 25M training pairs
     "wmt19_en_zh": {
@@ -109,28 +95,12 @@ Testing, once per year YY = 20, 21, 22, in the folder of task.sources.data_dir (
         "train": _translation(tfds("wmt19_translate/zh-en", "train"), "en", "zh"),
         "dev": _newstest("wmt17dev", "zh"),  # newsdev2017
         "test": {f"newstest20{year}": _newstest(f"wmt{year}", "zh") for year in _YEARS},
-        "documentation": """
-Training: `python -m finetune_scaling.prepare corpus --task=wmt19_en_zh` lets TFDS prepare wmt19_translate/zh-en as
-array_record. TFDS has no test split for it, and the part of its training data that comes from the UN corpus and from
-CWMT has to be fetched by hand where their sites ask for it; TFDS says which file it wants and where to put it.
-Development and testing, in the folder that the config's task.sources.data_dir names (default: where you are):
-    mkdir -p newstest
-    sacrebleu -t wmt17/dev -l en-zh --echo src ref > newstest/wmt17dev.en-zh.tsv
-    sacrebleu -t wmtYY -l en-zh --echo src ref > newstest/wmtYY.en-zh.tsv            for YY = 20, 21, 22
-""",
     },
     # German, Spanish and French of MLSUM with CNN/DailyMail for English, about 1.1M articles; official splits
     "mlsum": {
         "kind": "summarization",
         "template": {"input": "Summarize the following article in {target_language}:\n{source}\nSummary: "},
         **_splits(_mlsum),
-        "documentation": """
-English: `python -m finetune_scaling.prepare corpus --task=mlsum` lets TFDS download and prepare cnn_dailymail.
-German, Spanish, French: MLSUM (Scialom et al. 2020; the licence allows research) is released as one archive per
-language and split; its loading script on the Hugging Face hub no longer runs. Write one JSON object a line, with text
-and summary, to mlsum/LL.SPLIT.jsonl.gz (LL = de, es, fr; SPLIT = train, validation, test) in the folder that
-task.sources.data_dir names (default: where you are). The release has these two fields already: unzip, rename, gzip.
-""",
     },
     # zero-shot directions only: into German and Chinese from languages that no model is finetuned on
     "flores200": {
@@ -139,45 +109,12 @@ task.sources.data_dir names (default: where you are). The release has these two 
             f"{source}-{target}": _translation(files("flores200/devtest.jsonl"), source, target)
             for source, target in _FLORES_DIRECTIONS
         },
-        "documentation": """
-Download flores200_dataset.tar.gz (NLLB team, CC BY-SA 4.0, linked from the README of facebookresearch/flores) and write
-the seven languages side by side, in the folder that the config's task.sources.data_dir names (default: where you are):
-    tar xf flores200_dataset.tar.gz && mkdir -p flores200 && cd flores200_dataset/devtest
-    python - > ../../flores200/devtest.jsonl <<'END'
-    import json
-    names = {"de": "deu_Latn", "zh": "zho_Hans", "fr": "fra_Latn", "hi": "hin_Deva", "tr": "tur_Latn", "pl": "pol_Latn"}
-    names["en"] = "eng_Latn"
-    columns = [open(f"{name}.devtest", encoding="utf-8").read().splitlines() for name in names.values()]
-    for row in zip(*columns, strict=True):
-        print(json.dumps(dict(zip(names, row)), ensure_ascii=False))
-    END
-""",
     },
     # artificial languages, generated when read; the entropy of a target given its source is known
-    "grammar_translation": {
-        "kind": "translation",
-        **_splits(_grammar("translation", ("A", "B")), dev="dev"),
-        "documentation": _GRAMMAR_DOCUMENTATION,
-    },
-    "grammar_summarization": {
-        "kind": "summarization",
-        **_splits(_grammar("summarization", ("A",)), dev="dev"),
-        "documentation": _GRAMMAR_DOCUMENTATION,
-    },
+    "grammar_translation": {"kind": "translation", **_splits(_grammar("translation", ("A", "B")), dev="dev")},
+    "grammar_summarization": {"kind": "summarization", **_splits(_grammar("summarization", ("A",)), dev="dev")},
     # package descriptions of every Debian or Ubuntu machine
-    "debian_en_de": {
-        "kind": "translation",
-        **_splits(_debian_translation("de")),
-        "documentation": _debian_documentation("debian_en_de"),
-    },
-    "debian_en_zh": {
-        "kind": "translation",
-        **_splits(_debian_translation("zh")),
-        "documentation": _debian_documentation("debian_en_zh"),
-    },
-    "debian_summarization": {
-        "kind": "summarization",
-        **_splits(_debian_summarization),
-        "documentation": _debian_documentation("debian_summarization"),
-    },
+    "debian_en_de": {"kind": "translation", **_splits(_debian_translation("de"))},
+    "debian_en_zh": {"kind": "translation", **_splits(_debian_translation("zh"))},
+    "debian_summarization": {"kind": "summarization", **_splits(_debian_summarization)},
 }

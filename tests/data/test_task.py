@@ -32,7 +32,6 @@ def news(tmp_path):
 def test_named_tasks_build(name):
     task = load_task(name)
     assert task.name == name
-    assert task.documentation
     assert task.test
     assert task.template.input.startswith(("{source_language}: ", "Summarize the following"))
 
