@@ -46,7 +46,7 @@ def changed(folder: Path, change: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shared_cache, tmp_path_factory) -> tuple[Path, str]:
+def uninterrupted(shared_cache, tmp_path_factory) -> tuple[Path, str]:
     """The tiny study, executed without interruption by the command, and its output; read-only."""
     workdir = tmp_path_factory.mktemp("study")
     code, printed, errors = result(study(CONFIG, f"--workdir={workdir}"))
@@ -55,8 +55,8 @@ def undisturbed(shared_cache, tmp_path_factory) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
-def test_one_command_from_a_config_to_the_report(undisturbed):
-    workdir, printed = undisturbed
+def test_one_command_from_a_config_to_the_report(uninterrupted):
+    workdir, printed = uninterrupted
     assert "21 of 21 runs finished; this process: 21 runs trained" in printed
     assert "programs compiled" in printed
     assert f"report: {workdir / 'report' / 'report.html'}" in printed
@@ -84,7 +84,7 @@ def test_one_command_from_a_config_to_the_report(undisturbed):
 
 
 @pytest.mark.slow
-def test_two_concurrent_processes_execute_every_run_once(undisturbed, tmp_path):
+def test_two_concurrent_processes_execute_every_run_once(uninterrupted, tmp_path):
     one_size = changed(tmp_path, "config.families.grammar.sizes = ('30k',)")
     workdir = tmp_path / "study"
     both = [study(one_size, f"--workdir={workdir}", f"--index={index}", "--of=2") for index in (0, 1)]
@@ -95,24 +95,24 @@ def test_two_concurrent_processes_execute_every_run_once(undisturbed, tmp_path):
     assert max(int(match[1]) for match in counts) == 15
     assert sum(errors.count("pretraining grammar/30k") for _, _, errors in outcomes) == 1
     assert (workdir / "report" / "report.html").exists()
-    expected = (undisturbed[0] / "points.csv").read_text().splitlines()
+    expected = (uninterrupted[0] / "points.csv").read_text().splitlines()
     assert (workdir / "points.csv").read_text().splitlines() == [line for line in expected if ",100k," not in line]
 
 
 @pytest.mark.slow
-def test_a_study_killed_repeatedly_ends_with_the_same_points(undisturbed, tmp_path):
-    done, _ = undisturbed
+def test_a_study_killed_repeatedly_ends_with_the_same_points(uninterrupted, tmp_path):
+    done, _ = uninterrupted
     workdir = Path(shutil.copytree(done, tmp_path / "study"))
     study_runs = runs(read_study(json.loads((done / "config.json").read_text())))
-    forgotten = [run for run in study_runs if run.setting.size == "30k"][::2]
-    for run in forgotten:
+    deleted = [run for run in study_runs if run.setting.size == "30k"][::2]
+    for run in deleted:
         shutil.rmtree(workdir / run.directory)
     shutil.rmtree(workdir / "bases" / "grammar" / "30k")
     (workdir / "points.csv").unlink()
     rng = random.Random(0)
     for wanted in (1, 4):
         process = study(CONFIG, f"--workdir={workdir}")
-        wait_for_results(workdir, len(study_runs) - len(forgotten) + wanted, process)
+        wait_for_results(workdir, len(study_runs) - len(deleted) + wanted, process)
         time.sleep(rng.uniform(0, 1))
         process.kill()
         process.communicate()
@@ -133,8 +133,8 @@ def wait_for_results(workdir: Path, count: int, process: subprocess.Popen) -> No
 
 
 @pytest.mark.slow
-def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(undisturbed, tmp_path):
-    done, _ = undisturbed
+def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(uninterrupted, tmp_path):
+    done, _ = uninterrupted
     workdir = Path(shutil.copytree(done, tmp_path / "study"))
     shutil.rmtree(workdir / "report")
     early = list(workdir.glob("runs/translation/full/*_t2560_*"))
@@ -152,10 +152,10 @@ def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(un
 
 
 @pytest.mark.slow
-def test_a_moved_study_is_still_evaluated_and_listed(undisturbed, tmp_path):
-    done = Path(shutil.copytree(undisturbed[0], tmp_path / "first"))
+def test_a_moved_study_is_still_evaluated_and_listed(uninterrupted, tmp_path):
+    done = Path(shutil.copytree(uninterrupted[0], tmp_path / "first"))
     for record in done.glob("runs/**/config.json"):  # as if the study had been trained elsewhere
-        record.write_text(record.read_text().replace(str(undisturbed[0]), "/elsewhere/study"))
+        record.write_text(record.read_text().replace(str(uninterrupted[0]), "/elsewhere/study"))
     directory = next(done.glob("runs/translation/lora/30k_*_d10_*"))
     out = tmp_path / "scores.json"
     command = [sys.executable, "-m", "finetune_scaling.evaluate", f"--workdir={directory}", f"--out={out}"]
@@ -176,8 +176,8 @@ def test_a_config_error_is_reported_before_training_and_can_be_fixed_in_place(tm
     assert not list((tmp_path / "study").rglob("*"))
 
 
-def test_json_listing_prints_only_json(undisturbed):
-    code, printed, errors = result(study(CONFIG, f"--workdir={undisturbed[0]}", "--list", "--json"))
+def test_json_listing_prints_only_json(uninterrupted):
+    code, printed, errors = result(study(CONFIG, f"--workdir={uninterrupted[0]}", "--list", "--json"))
     assert (code, errors) == (0, "")
     rows = json.loads(printed)
     assert len(rows) == 21

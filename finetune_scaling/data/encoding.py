@@ -63,12 +63,18 @@ class RaggedArray(NamedTuple):
     def from_lists(cls, lists: Iterable[Sequence[int]]) -> Self:
         """Copy lists, which may be generated one at a time."""
         lengths: list[int] = []
-        blocks = []
+        blocks = [np.zeros(0, np.int32)]
         for block in _blocks(lists):
             lengths.extend(map(len, block))
             blocks.append(np.fromiter(itertools.chain.from_iterable(block), np.int32))
-        values = np.concatenate([np.zeros(0, np.int32), *blocks])
-        return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))
+        return cls.from_lengths(np.concatenate(blocks), lengths)
+
+    @classmethod
+    def from_lengths(cls, values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> Self:
+        """Split values into consecutive items of `lengths`."""
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, dtype=np.int64, out=offsets[1:])
+        return cls(values, offsets)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -188,7 +194,7 @@ def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> RaggedArray:
 def split_documents(documents: RaggedArray, chunk_tokens: int) -> tuple[RaggedArray, np.ndarray]:
     """Return chunks of at most `chunk_tokens` ids (none of an empty document) and is_last, bool[chunks]."""
     sizes, is_last = _chunk_sizes(documents.lengths, chunk_tokens)
-    return RaggedArray(documents.values, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])), is_last
+    return RaggedArray.from_lengths(documents.values, sizes), is_last
 
 
 def quantiles(lengths: np.ndarray) -> dict[str, float]:
@@ -266,7 +272,7 @@ def _example_statistics(encoded: EncodedExamples, truncated_sources: int, trunca
 def _concatenate(parts: Sequence[RaggedArray]) -> RaggedArray:
     lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
     values = np.concatenate([np.zeros(0, np.int32), *(part.values for part in parts)])
-    return RaggedArray(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))
+    return RaggedArray.from_lengths(values, lengths)
 
 
 def _blocks(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -26,9 +26,8 @@ class Part:
 
     @property
     def direction(self) -> str:
-        """Such as en-de; one language code for summaries."""
-        same = self.source_language == self.target_language
-        return self.source_language if same else f"{self.source_language}-{self.target_language}"
+        """Return e.g. en-de; one language code for summaries."""
+        return _direction(self.source_language, self.target_language)
 
 
 class PartExamples(Sequence[Example]):
@@ -141,7 +140,8 @@ def describe(examples: Examples, max_measured: int = 10_000) -> dict[str, Any]:
     texts: dict[str, dict[str, list[str]]] = {}
     for index in measured:
         example = examples[int(index)]
-        sides = texts.setdefault(_direction(example), {"source": [], "target": []})
+        direction = _direction(example["source_language"], example["target_language"])
+        sides = texts.setdefault(direction, {"source": [], "target": []})
         for side, side_texts in sides.items():
             side_texts.append(example[side])
     lengths = {
@@ -177,6 +177,5 @@ def _quantiles(lengths: Sequence[int]) -> dict[str, float]:
     return mean | {name: round(float(np.quantile(lengths, point)), 2) for name, point in points.items()}
 
 
-def _direction(languages: Mapping[str, str]) -> str:
-    source, target = languages["source_language"], languages["target_language"]
+def _direction(source: str, target: str) -> str:
     return source if source == target else f"{source}-{target}"

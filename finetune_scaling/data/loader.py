@@ -35,7 +35,6 @@ from finetune_scaling.errors import ConfigError
 
 # Rows of an endless dataset: the len() of grain's own endless repeat overflows at batch size 1.
 _ENDLESS = 2**50
-EMPTY = None  # key of a padding row
 _PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # independent random streams of one seed
 
 
@@ -43,7 +42,7 @@ _PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # independent random strea
 class Batches:
     """Batches by index.
 
-    keys: grain MapDataset with the keys of each batch's rows. assemble: builds a batch from keys (EMPTY: padding row).
+    keys: grain MapDataset with the keys of each batch's rows. assemble: builds a batch from keys (None: a padding row).
     rows_per_epoch: rows (sequences, if unpacked) of one pass over the data. statistics: token counts and truncations
     for the log, as plain data.
     """
@@ -56,12 +55,12 @@ class Batches:
 
     @property
     def dataset(self) -> grain.MapDataset:
-        """The batches as a grain MapDataset."""
+        """Return the batches as a grain MapDataset."""
         return self.keys.map(self.assemble)
 
     def padded(self, multiple: int) -> "Batches":
         """Return these batches with padding rows appended, so that the number of rows is divisible by `multiple`."""
-        extra = [EMPTY] * (-self.batch_size % multiple)
+        extra = [None] * (-self.batch_size % multiple)
         return self._with_keys(lambda keys: [*keys, *extra], self.batch_size + len(extra)) if extra else self
 
     def select_rows(self, rows: Sequence[int]) -> "Batches":
@@ -183,8 +182,8 @@ def evaluation_batches(
     total = len(encoded.has_eos)
 
     def assemble(rows: Sequence[int | None]) -> Batch:
-        sequences = [[] if i is EMPTY else [encoded.sequence(i, tokenizer, form)] for i in rows]
-        example = np.array([-1 if i is EMPTY else i for i in rows], np.int32)
+        sequences = [[] if i is None else [encoded.sequence(i, tokenizer, form)] for i in rows]
+        example = np.array([-1 if i is None else i for i in rows], np.int32)
         return pack_batch(sequences, form.length) | {"example": example}
 
     return Batches(_in_order(total, batch_size), assemble, batch_size, total, encoded.statistics)
@@ -254,11 +253,11 @@ class _PackedRows:
     def finite(self, batch_size: int, statistics: Mapping[str, Any]) -> Batches:
         """Return the rows of one epoch in order; padding rows fill the last batch."""
         count = self._plan.rows
-        keys = _in_order(count, batch_size).map(lambda rows: [EMPTY if row is EMPTY else (0, row) for row in rows])
+        keys = _in_order(count, batch_size).map(lambda rows: [None if row is None else (0, row) for row in rows])
         return Batches(keys, self._batch, batch_size, count, {**statistics, **self.statistics})
 
     def _batch(self, rows: Sequence[tuple[int, int] | None]) -> Batch:
-        return pack_batch([[] if row is EMPTY else self._row(*row) for row in rows], self._length)
+        return pack_batch([[] if row is None else self._row(*row) for row in rows], self._length)
 
     def _row(self, epoch: int, row: int) -> list[TokenSequence]:
         rng = np.random.default_rng([self._seed, _NOISE_STREAM, epoch, row])
@@ -312,9 +311,9 @@ def _packed_documents(
 
 
 def _in_order(count: int, batch_size: int) -> grain.MapDataset:
-    """Return each of `count` rows once, in batches; EMPTY fills the last batch."""
+    """Return each of `count` rows once, in batches; None (padding) fills the last batch."""
     return grain.MapDataset.range(-(-count // batch_size)).map(
-        lambda number: [row if row < count else EMPTY for row in range(number * batch_size, (number + 1) * batch_size)]
+        lambda number: [row if row < count else None for row in range(number * batch_size, (number + 1) * batch_size)]
     )
 
 

@@ -143,12 +143,6 @@ def denoise(
     return prefix_lm(input_ids, target_ids, special, bidirectional=bidirectional)
 
 
-def ul2(ids: Ids, config: ObjectiveConfig, special: SpecialTokens, rng: np.random.Generator) -> TokenSequence:
-    """Sample a denoiser of UL2's mixture by weight and apply it to `ids` [n]."""
-    choice = int(sample_denoisers(1, config, rng)[0])
-    return apply_objective(ids, choice, config, special, rng)
-
-
 def sample_denoisers(count: int, config: ObjectiveConfig, rng: np.random.Generator) -> np.ndarray:
     """Sample indices [count] into config.denoisers by weight; zeros for objectives without a mixture."""
     if config.name != "ul2":

@@ -15,6 +15,10 @@ from finetune_scaling.data.objectives import TokenSequence
 Batch = dict[str, np.ndarray]
 
 _BLOCK = 2**16
+_FIELDS = {
+    "tokens": np.int32, "targets": np.int32, "weights": np.float32,
+    "positions": np.int32, "segments": np.int32, "prefix": np.bool_,
+}  # fmt: skip
 
 
 class PackingPlan(NamedTuple):
@@ -95,39 +99,19 @@ def fill_rate(plan: PackingPlan, lengths: np.ndarray, capacity: int) -> float:
     return float(np.sum(lengths)) / (max(plan.rows, 1) * capacity)
 
 
-def pack(sequences: Sequence[TokenSequence], length: int) -> Batch:
-    """Return one row [length]: the sequences as segments 1, 2, ..., then padding."""
-    return {name: array[0] for name, array in pack_batch([sequences], length).items()}
-
-
 def pack_batch(rows: Sequence[Sequence[TokenSequence]], length: int) -> Batch:
     """Return the Batch [B, length] whose row b holds the sequences rows[b]. Raises ValueError if they do not fit."""
-    batch = empty_batch(len(rows), length)
+    batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in _FIELDS.items()}
     for b, sequences in enumerate(rows):
         start = 0
         for segment, sequence in enumerate(sequences, 1):
             size = len(sequence.tokens)
             if start + size > length:
                 raise ValueError(f"row {b}: segment {segment} ends at token {start + size}, beyond the row's {length}")
-            here = (b, slice(start, start + size))
-            batch["tokens"][here] = sequence.tokens
-            batch["targets"][here] = sequence.targets
-            batch["weights"][here] = sequence.weights
-            batch["prefix"][here] = sequence.prefix
-            batch["segments"][here] = segment
-            batch["positions"][here] = np.arange(size, dtype=np.int32)
+            span = (b, slice(start, start + size))
+            for name, values in sequence._asdict().items():
+                batch[name][span] = values
+            batch["segments"][span] = segment
+            batch["positions"][span] = np.arange(size, dtype=np.int32)
             start += size
     return batch
-
-
-def empty_batch(batch_size: int, length: int) -> Batch:
-    """Return a batch of padding: zeros [batch_size, length] of each field's type."""
-    shape = (batch_size, length)
-    return {
-        "tokens": np.zeros(shape, np.int32),
-        "targets": np.zeros(shape, np.int32),
-        "weights": np.zeros(shape, np.float32),
-        "positions": np.zeros(shape, np.int32),
-        "segments": np.zeros(shape, np.int32),
-        "prefix": np.zeros(shape, np.bool_),
-    }

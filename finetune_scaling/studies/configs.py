@@ -40,8 +40,8 @@ class Base:
         """The name in listings, and the path below bases/."""
         return f"{self.family}/{self.size}" + ("" if self.tokens is None else f"/t{self.tokens}")
 
-    def directory(self, workdir: Any) -> Any:
-        """Return the base's directory below a study's directory (a path of any kind)."""
+    def directory(self, workdir: Path) -> Path:
+        """Return the base's directory below a study's directory."""
         return workdir / "bases" / self.name
 
 
@@ -129,11 +129,11 @@ def family_model(family: FamilyConfig, size: str) -> ModelConfig:
 
 
 def tuned_model(family: FamilyConfig, size: str, run_config: RunConfig) -> ModelConfig:
-    """Return the model of a finetuning run: its base's, with the changes of its config."""
+    """Return the model of a finetuning run: the model of its base, with the changes of the run's config."""
     return with_model_changes(family_model(family, size), run_config.model)
 
 
-def expected_flops(run_config: RunConfig, model: ModelConfig, examples: int) -> float:
+def expected_flops(run_config: RunConfig, model: ModelConfig, examples: float) -> float:
     """Return the FLOPs of a finetuning run that stops at its limits."""
     row = run_config.row_length
     steps, _ = run_config.limits.last_step(examples / run_config.batch_size, run_config.batch_size * row)
@@ -147,4 +147,4 @@ def pretraining_flops(study: StudyConfig, workdir: Path, base: Base) -> float:
         return 0.0
     run_config = read_run_config(pretraining_config(study, workdir, base))
     model = family_model(study.families[base.family], base.size)
-    return expected_flops(run_config, model, math.inf)  # type: ignore[arg-type]
+    return expected_flops(run_config, model, math.inf)

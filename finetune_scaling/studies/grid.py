@@ -302,14 +302,14 @@ def _settings_of_factor(study: StudyConfig, task_name: str, method: str, factor:
     rates: list[float | None] = [None]
     dataset_sizes = grid.finetune_examples
     if factor == SENSITIVITY_FACTOR:
-        default = default_learning_rate(task, method, grid)
+        default = _default_learning_rate(task, method, grid)
         rates = [None if rate == default else rate for rate in grid.learning_rates]
         dataset_sizes = grid.sweep_examples or dataset_sizes
     for size, count, pet_size, examples, rate in itertools.product(sizes, tokens, pet_sizes, dataset_sizes, rates):
         yield Setting(task_name, task.family, method, size, count, pet_size, examples, (), rate)
 
 
-def default_learning_rate(task: TaskGrid, method: str, grid: MethodGrid) -> float:
+def _default_learning_rate(task: TaskGrid, method: str, grid: MethodGrid) -> float:
     """Return the learning rate of a method's runs outside the sweep: the config's, or else the method's default."""
     for fields in (grid.config, task.finetune):
         rate = fields.get("schedule", {}).get("learning_rate")

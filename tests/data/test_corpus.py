@@ -17,8 +17,8 @@ def parts(*weights: float) -> list[CorpusPart]:
 def test_each_part_contributes_its_share_of_first_documents(weights, counts):
     texts = Texts(parts(*weights))
     assert texts.counts == document_counts(parts(*weights)) == counts
-    whole = Texts(parts(0.0))
-    assert list(texts) == [*list(whole)[: counts[0]], *list(whole)[: counts[1]]]
+    unweighted = Texts(parts(0.0))
+    assert list(texts) == [*list(unweighted)[: counts[0]], *list(unweighted)[: counts[1]]]
 
 
 def test_a_part_without_documents_is_an_error():

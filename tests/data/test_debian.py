@@ -79,7 +79,7 @@ def test_parses_descriptions():
     ]
 
 
-def test_pairs_synopses_and_paragraphs_in_step():
+def test_synopses_and_paragraphs_are_paired_in_order():
     english, german = dict(descriptions.parse_descriptions(ENGLISH)), dict(descriptions.parse_descriptions(GERMAN))
     corpus = Corpus({"aaaa1111": {"en": english["aaaa1111"], "de": german["aaaa1111"]}}, {"aaaa1111": "test"})
     assert list(descriptions.translation_pairs(corpus, "en", "de", "test")) == [

@@ -82,10 +82,10 @@ def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
     fits = next(t for t in ("ab " * n for n in range(9)) if len(tokenizer.encode(" " + t)) == 4)
     examples = [_example(target=fits), _example(target="abc def ghi jkl mno"), _example(source="abc def " * 30)]
     encoded = encode_examples(examples, tokenizer, Plain(), form)
-    whole, cut, _ = (encoded.sequence(i, tokenizer, form) for i in range(3))
+    complete, truncated, _ = (encoded.sequence(i, tokenizer, form) for i in range(3))
     assert encoded.has_eos.tolist() == [True, False, True]
-    assert whole.weights.sum() == cut.weights.sum() == 5
-    assert whole.targets[-1] == tokenizer.eos_id != cut.targets[-1]
+    assert complete.weights.sum() == truncated.weights.sum() == 5
+    assert complete.targets[-1] == tokenizer.eos_id != truncated.targets[-1]
     statistics = encoded.statistics
     assert (statistics["examples"], statistics["truncated_sources"], statistics["truncated_targets"]) == (3, 1, 1)
     assert statistics["target_tokens"]["max"] == 5

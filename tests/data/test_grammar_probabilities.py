@@ -70,11 +70,11 @@ def test_sampled_targets_have_the_enumerated_frequencies():
     source = short_records(RICH, "A", "B", longest=5, count=1)[0]["source"]
     grammar = make_grammar(RICH)
     meaning, stream = parse(source, grammar.languages["A"])[0], random.Random(0)
-    draws = 20_000
-    counts = collections.Counter(realize(meaning, grammar.languages["B"], Sampler(stream)) for _ in range(draws))
+    samples = 20_000
+    counts = collections.Counter(realize(meaning, grammar.languages["B"], Sampler(stream)) for _ in range(samples))
     for target, nll in translations(RICH, source, "A", "B"):
         p = math.exp(-nll)
-        assert abs(counts[target] - draws * p) < 5 * math.sqrt(draws * p * (1 - p)) + 1
+        assert abs(counts[target] - samples * p) < 5 * math.sqrt(samples * p * (1 - p)) + 1
 
 
 @pytest.mark.parametrize("config", [DEFAULT, HARD])
@@ -92,7 +92,7 @@ def test_nll_of_a_wrong_translation_is_infinite():
 
 
 def test_summaries_are_distinct_and_their_probabilities_sum_to_one():
-    several = 0
+    with_choice = 0
     for record in itertools.islice(summarization_source(SMALL, "A", "train", 100), 12):
         listed = list(summaries(SMALL, record["source"], "A"))
         targets = dict(listed)
@@ -103,8 +103,8 @@ def test_summaries_are_distinct_and_their_probabilities_sum_to_one():
         assert summary_entropy(SMALL, record["source"], "A") == pytest.approx(enumerated, abs=1e-9)
         grammar = make_grammar(SMALL)
         language = grammar.languages["A"]
-        several += len({parse(target, language)[0][0].verb for target in targets}) > 1
-    assert several > 2  # of these documents have more than one sentence to tell
+        with_choice += len({parse(target, language)[0][0].verb for target in targets}) > 1
+    assert with_choice > 2  # documents with more than one sentence that a summary may report
 
 
 def test_sampled_summaries_agree_with_their_entropy_in_the_mean():

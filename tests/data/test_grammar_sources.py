@@ -176,21 +176,21 @@ def document_words(config):
     return statistics.mean(len(r["source"].split()) for r in summarization_source(config, "A", "train", 200))
 
 
-def told_words(config):
+def summary_words(config):
     return -statistics.mean(len(r["target"].split()) for r in summarization_source(config, "A", "train", 200))
 
 
-def lead_summaries(config):
+def first_sentence_summaries(config):
     """Minus the share of summaries that report the first sentence: they contain its verb."""
     language = make_grammar(config).languages["A"]
     records = summarization_source(config, "A", "train", 200)
     lead = [parse(record["source"].split(".")[0], language)[0][0].verb for record in records]
-    told = [parse(record["target"], language)[0][0].verb for record in records]
-    return -sum(first == chosen for first, chosen in zip(lead, told, strict=True))
+    reported = [parse(record["target"], language)[0][0].verb for record in records]
+    return -sum(first == chosen for first, chosen in zip(lead, reported, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("dial", "low", "high", "measure"),
+    ("parameter", "low", "high", "measure"),
     [
         ("lexicon_size", 40, 400, vocabulary),
         ("zipf_exponent", 1.5, 0.5, common_noun),
@@ -206,12 +206,14 @@ def lead_summaries(config):
         ("max_clause_depth", 1, 4, deepest),
         ("max_clause_depth", 1, 4, mean_length),
         ("document_sentences", 1, 5, document_words),
-        ("drop_rate", 0.0, 0.9, told_words),
-        ("summary_spread", 0.0, 0.9, lead_summaries),
+        ("drop_rate", 0.0, 0.9, summary_words),
+        ("summary_spread", 0.0, 0.9, first_sentence_summaries),
     ],
 )
-def test_parameter_changes_the_text_as_described(dial, low, high, measure):
-    assert measure(dataclasses.replace(DEFAULT, **{dial: low})) < measure(dataclasses.replace(DEFAULT, **{dial: high}))
+def test_parameter_changes_the_text_as_described(parameter, low, high, measure):
+    assert measure(dataclasses.replace(DEFAULT, **{parameter: low})) < measure(
+        dataclasses.replace(DEFAULT, **{parameter: high})
+    )
 
 
 def test_the_hard_setting_has_higher_entropy():

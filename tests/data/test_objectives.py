@@ -20,7 +20,6 @@ from finetune_scaling.data.objectives import (
     sample_denoisers,
     sequence_lengths,
     split_prefix,
-    ul2,
 )
 from finetune_scaling.data.tokenizers.interface import SpecialTokens
 from finetune_scaling.errors import ConfigError
@@ -149,7 +148,7 @@ def test_every_position_is_masked_equally_often_in_short_texts():
         sequence = denoise(_ids(13), Denoiser("R", 0.15, 3), SPECIAL, rng, bidirectional=True)
         counts.update(sequence.targets[sequence.weights > 0].tolist())
     starts = np.array([counts[1000 + i] for i in range(13)])
-    # two masked of thirteen: a window of two starts at any of twelve places, so the two ends are hit half as often
+    # Two of thirteen are masked: the span starts at any of twelve positions, so the ends are masked half as often.
     np.testing.assert_allclose(starts / 4000, [1 / 12, *[2 / 12] * 11, 1 / 12], atol=0.025)
 
 
@@ -163,15 +162,16 @@ def test_prefix_split_is_uniform_up_to_twice_the_rate():
 
 def test_mixture_follows_its_weights_and_its_modes():
     rng = np.random.default_rng(0)
-    counts = collections.Counter(ul2(_ids(30), UL2, SPECIAL, rng).targets[0] for _ in range(4000))
-    shares = {mode: counts[SPECIAL.mode_ids[mode]] / 4000 for mode in "RXS"}
+    counts = collections.Counter(UL2.denoisers[index].mode for index in sample_denoisers(4000, UL2, rng))
+    shares = {mode: counts[mode] / 4000 for mode in "RXS"}
     assert shares == pytest.approx({"R": 0.25, "X": 0.5, "S": 0.25}, abs=0.03)
 
 
 def test_same_generator_state_gives_the_same_sequence():
-    draws = [ul2(_ids(50), UL2, SPECIAL, np.random.default_rng([7, 3])) for _ in range(2)]
-    assert _as_lists(draws[0]) == _as_lists(draws[1])
-    assert _as_lists(draws[0]) != _as_lists(ul2(_ids(50), UL2, SPECIAL, np.random.default_rng([7, 4])))
+    first, again, other = (
+        _as_lists(apply_objective(_ids(50), 0, UL2, SPECIAL, np.random.default_rng([7, seed]))) for seed in (3, 3, 4)
+    )
+    assert first == again != other
 
 
 def test_other_objectives_have_no_mixture():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.objectives import prefix_lm
-from finetune_scaling.data.packing import assign_items, fill_rate, pack, pack_batch, plan_packing
+from finetune_scaling.data.packing import assign_items, fill_rate, pack_batch, plan_packing
 from finetune_scaling.data.tokenizers.interface import SpecialTokens
 
 SPECIAL = SpecialTokens(bos_id=2, eos_id=1, mode_ids={}, sentinel_ids=())
@@ -70,8 +70,8 @@ def test_assignment_of_other_sizes_is_an_error():
 def test_golden_row():
     first = prefix_lm(np.array([10]), np.array([20, 21]), SPECIAL, bidirectional=True)
     second = prefix_lm(np.array([11, 12]), np.array([22]), SPECIAL, bidirectional=False)
-    row = pack([first, second], 10)
-    assert {name: array.astype(int).tolist() for name, array in row.items()} == {
+    row = pack_batch([[first, second]], 10)
+    assert {name: array[0].astype(int).tolist() for name, array in row.items()} == {
         "tokens": [2, 10, 20, 21, 2, 11, 12, 22, 0, 0],
         "targets": [10, 20, 21, 1, 11, 12, 22, 1, 0, 0],
         "weights": [0, 1, 1, 1, 0, 0, 1, 1, 0, 0],
@@ -88,7 +88,7 @@ def test_golden_row():
 def test_changing_a_sequence_changes_only_its_segment():
     sequences = [prefix_lm(np.array([10 + i]), np.array([20, 21]), SPECIAL, bidirectional=True) for i in range(3)]
     changed = prefix_lm(np.array([99]), np.array([98, 97]), SPECIAL, bidirectional=True)
-    before, after = pack(sequences, 16), pack([sequences[0], changed, sequences[2]], 16)
+    before, after = pack_batch([sequences], 16), pack_batch([[sequences[0], changed, sequences[2]]], 16)
     for name in before:
         np.testing.assert_array_equal(before[name][before["segments"] != 2], after[name][before["segments"] != 2])
 

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 TINY = runpy.run_path(str(ROOT / "tests/tiny.py"))
 LENGTH = 64
 WORDS = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=2 + i % 5)) for i in range(300)]
-# Short texts, long ones that are cut, one three times over, empty ones, one with the character that spaces become.
+# Short texts, long ones that are split, one that occurs three times, empty ones, and one with SentencePiece's space.
 TEXTS = [" ".join(random.Random(i).choices(WORDS, k=1 + (i % 17) * (1 + 9 * (i % 7 == 0)))) for i in range(200)]
 TEXTS[50] = TEXTS[120] = TEXTS[3]
 TEXTS[60] = TEXTS[199] = ""
@@ -64,14 +64,14 @@ def parts(tmp_path) -> tuple[CorpusPart, ...]:
 def workers(request, monkeypatch) -> str:
     """Run the steps with Beam, or in this process with the shards in another order."""
     if request.param == "beam":
-        need_beam()
+        require_beam()
     else:
         monkeypatch.setattr(directory, "write_shards", write_here)
         monkeypatch.setattr(directory, "find_duplicates", find_duplicates_here)
     return request.param
 
 
-def need_beam() -> None:
+def require_beam() -> None:
     pytest.importorskip("apache_beam", reason="Apache Beam is not installed (pip install -e .[beam])")
 
 
@@ -174,7 +174,7 @@ def test_duplicates_and_lengths_are_filtered_and_counted(parts, tokenizer, tmp_p
 
 @pytest.mark.slow
 def test_any_number_and_kind_of_workers_writes_the_same_bytes(parts, tokenizer, tmp_path):
-    need_beam()
+    require_beam()
     preparation = preparation_of(parts, tokenizer, shards=7, filters=Filters(drop_duplicates=True))
     flags = {
         "one": [],
@@ -192,15 +192,15 @@ def test_finished_shards_are_kept_and_the_others_rewritten(parts, tokenizer, tmp
     out = tmp_path / "out"
     prepare_shards(preparation, out)
     before = contents(out)
-    mend = {
+    damages = {
         "00001.array_record": lambda path: path.unlink(),
         "00002.array_record": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
-        "00003.json": lambda path: path.unlink(),  # as when it was killed before its last file
+        "00003.json": lambda path: path.unlink(),  # as if killed before writing the last file
         "00004.json": lambda path: path.write_text("{"),
         "00005.npy": lambda path: path.write_bytes(b""),
         "00006.npy": lambda path: path.write_bytes(path.read_bytes()[:-4]),
     }
-    for name, damage in mend.items():
+    for name, damage in damages.items():
         damage(out / "shards" / name)
     (out / "shards" / ".00007.json.half").write_text("half")
     (out / "statistics.json").unlink()
@@ -222,10 +222,10 @@ def test_damaged_repeats_are_computed_again(parts, tokenizer, tmp_path, workers)
 
 
 def test_a_failed_worker_leaves_finished_shards_and_no_statistics(parts, tokenizer, tmp_path, monkeypatch):
-    need_beam()
+    require_beam()
     preparation = preparation_of(parts, tokenizer, shards=6)
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    prepare_shards(preparation, whole)
+    complete, out = tmp_path / "complete", tmp_path / "out"
+    prepare_shards(preparation, complete)
     write = shards.write_shard
 
     def fails(preparation, number, folder):
@@ -241,7 +241,7 @@ def test_a_failed_worker_leaves_finished_shards_and_no_statistics(parts, tokeniz
         prepared_batches(preparation, out)
     monkeypatch.undo()
     prepare_shards(preparation, out)
-    assert contents(out) == contents(whole)
+    assert contents(out) == contents(complete)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_a_killed_command_resumes_to_the_same_bytes(config, tmp_path):
-    need_beam()
+    require_beam()
     arguments = ["--shards=150", "--drop_duplicates"]
     out = tmp_path / "killed"
     killed = start(config, out, *arguments)
@@ -342,7 +342,7 @@ def test_an_object_store_gets_the_same_files_and_resumes(config, tmp_path, bucke
 
 @pytest.mark.slow
 def test_user_errors_are_one_line_each(config, tmp_path):
-    need_beam()
+    require_beam()
     assert finish(start(config, tmp_path / "out", "--shards=4"))[0] == 0
     faulty = tmp_path / "text/b.jsonl"
     lines = faulty.read_text().splitlines(keepends=True)
@@ -359,7 +359,7 @@ def test_user_errors_are_one_line_each(config, tmp_path):
     ]
     with ThreadPoolExecutor(2) as pool:  # each one starts an interpreter
         results = list(pool.map(lambda mistake: finish(start(config, mistake[0], *mistake[1])), mistakes))
-    lines[100] = '{"text": "\\ud800"}\n'  # text that only encoding finds fault with, in a worker
+    lines[100] = '{"text": "\\ud800"}\n'  # a fault that only encoding detects, in a worker
     faulty.write_text("".join(lines))
     for name, arguments in (("surrogate", []), ("surrogate2", ["--drop_duplicates"])):
         mistakes.append((tmp_path / name, arguments, "lone surrogate"))
@@ -404,16 +404,16 @@ def test_missing_and_damaged_files_are_an_error(parts, tokenizer, tmp_path, work
     out = tmp_path / "out"
     prepare_shards(preparation, out)
     records = out / "shards/00003.array_record"
-    whole, index = records.read_bytes(), (out / "index.npy").read_bytes()
+    complete, index = records.read_bytes(), (out / "index.npy").read_bytes()
     records.unlink()
     with pytest.raises(DataError, match=r"00003\.array_record is missing.*prepare shards"):
         prepared_batches(preparation, out)
-    records.write_bytes(whole[:-1])
+    records.write_bytes(complete[:-1])
     with pytest.raises(DataError, match=r"00003\.array_record is damaged \(\d+ bytes, but \d+ recorded\)"):
         prepared_batches(preparation, out)
-    flipped = bytearray(whole)
-    flipped[70_000 if len(whole) > 150_000 else 200] ^= 1
-    for damaged in (bytes(flipped), bytes(len(whole))):
+    flipped = bytearray(complete)
+    flipped[70_000 if len(complete) > 150_000 else 200] ^= 1
+    for damaged in (bytes(flipped), bytes(len(complete))):
         records.write_bytes(damaged)
         batches = prepared_batches(preparation, out)
         with pytest.raises(DataError, match=r"00003\.array_record is damaged"):
@@ -422,7 +422,7 @@ def test_missing_and_damaged_files_are_an_error(parts, tokenizer, tmp_path, work
             [batch for batch, _ in zip(iterate(batches), range(60), strict=False)]
     records.unlink()
     prepare_shards(preparation, out)  # the fix
-    assert records.read_bytes() == whole
+    assert records.read_bytes() == complete
     (out / "index.npy").write_bytes(index[:-2])
     with pytest.raises(DataError, match=r"index\.npy is missing or damaged.*run the same"):
         prepared_batches(preparation, out)

@@ -1,4 +1,4 @@
-"""TFDS: a small dataset made here is prepared without TensorFlow and read back; mistakes are named."""
+"""TFDS: a small dataset is prepared without TensorFlow and read back; errors name the dataset, record and field."""
 
 import json
 import sys
@@ -32,11 +32,11 @@ class ToyPairs(tfds.core.GeneratorBasedBuilder):
         return ((str(row["number"]), row) for row in ROWS)
 
 
-class ToyByHand(ToyPairs):
-    """A dataset whose file the user has to fetch."""
+class ToyManual(ToyPairs):
+    """A dataset whose file must be downloaded manually."""
 
-    name = "toy_by_hand"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Fetch big.zip from its owners."
+    name = "toy_manual"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Download big.zip from its owners."
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples(dl_manager.manual_dir)}
@@ -50,7 +50,7 @@ def data_dir(tmp_path_factory) -> str:
     return folder
 
 
-def test_reads_what_was_prepared(data_dir):
+def test_a_prepared_dataset_is_read(data_dir):
     records = open_source(TfdsSource("toy_pairs", "train", data_dir), ("translation.en", "translation.de"))
     assert len(records) == 10
     by_number = {int(records[i]["number"]): records[i]["translation"] for i in range(10)}
@@ -100,9 +100,9 @@ def test_files_without_random_access_are_named(tmp_path):
         open_source(source)
 
 
-def test_a_file_to_fetch_by_hand_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"toy_by_hand cannot be prepared .*big\.zip"):
-        prepare_source(TfdsSource("toy_by_hand", "train", str(tmp_path)))
+def test_a_manual_download_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"toy_manual cannot be prepared .*big\.zip"):
+        prepare_source(TfdsSource("toy_manual", "train", str(tmp_path)))
 
 
 def test_a_failed_download_is_named(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ def example(source="A {house}.", target="Ein {Haus}.", languages=("en", "de")):
     return {"source": source, "target": target, "source_language": languages[0], "target_language": languages[1]}
 
 
-def test_few_shot_form_of_translation():
+def test_translation_template():
     assert TRANSLATION.render(example()) == ("English: A {house}.\nGerman: ", "Ein {Haus}.")
     assert TRANSLATION.render(example("ba", "ku", ("A", "B"))) == ("A: ba\nB: ", "ku")
 

@@ -18,7 +18,7 @@ def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "kind", "message"),
+    ("field_path", "value", "kind", "message"),
     [
         (
             "tasks.translation.finetune.limits.max_stepz", 3, ConfigError,
@@ -40,9 +40,9 @@ def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
         ("families.grammar.model.max_length", 33, ConfigError, r"methods.prompt: .*soft prompt of 2 make 34 tokens"),
     ],
 )  # fmt: skip
-def test_an_error_names_the_field(tiny_runs, tmp_path, place, value, kind, message):
+def test_an_error_names_the_field(tiny_runs, tmp_path, field_path, value, kind, message):
     config = tiny_runs.config("study")
-    *groups, name = place.split(".")
+    *groups, name = field_path.split(".")
     block = config
     for group in groups:
         block = block.setdefault(group, {})

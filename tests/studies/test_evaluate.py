@@ -90,7 +90,7 @@ def test_a_finished_study_is_scored_in_shares_and_its_table_rewritten(tiny_runs,
     assert [code for _, _, code in ends] == [0, 0], ends
     line = rf"2 evaluations of 1 runs, [1-9]\d* programs compiled: {tmp_path / 'points.csv'}\n"
     assert all(re.fullmatch(line, printed) for printed, _, _ in ends), ends
-    assert not any("pretraining of" in told for _, told, _ in ends)  # the runs had scored that by themselves
+    assert not any("pretraining of" in errors for _, errors, _ in ends)  # the runs had that score already
 
     after = points(tmp_path)
     assert [{name: row[name] for name in old} for row, old in zip(after, before, strict=True)] == before

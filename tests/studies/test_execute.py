@@ -39,7 +39,7 @@ def done(tiny_runs, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def begun(done, tmp_path) -> Path:
+def started(done, tmp_path) -> Path:
     """The directory of a new study with the tokenizer and the base of `done`."""
     for part in ("tokenizers", "bases"):
         shutil.copytree(done / part, tmp_path / part)
@@ -53,7 +53,7 @@ def test_finished_runs_are_not_repeated(tiny_runs, done, monkeypatch):
 
 
 def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
-    assert [path.name for path in (done / "bases" / "grammar").iterdir() if path.name != "30k.turn"] == ["30k"]
+    assert [path.name for path in (done / "bases" / "grammar").iterdir() if path.name != "30k.base_lock"] == ["30k"]
     base = RunDirectory(done / "bases" / "grammar" / "30k").result
     assert base["tokens_seen"] == 5120
     records = [RunDirectory(done / run.directory).result for run in runs(read_study(small(tiny_runs)))]
@@ -63,48 +63,48 @@ def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
     assert [record["finetune_examples"] for record in records] == [10, 20, 10, 20]
 
 
-def test_more_examples_and_seeds_compile_no_programs(tiny_runs, done, begun):
+def test_more_examples_and_seeds_compile_no_programs(tiny_runs, done, started):
     before = compiled_programs()
     config = small(tiny_runs, examples=(10, 15, 30, 60), seeds=[0, 1])
-    assert execute(read_study(config), config, begun).done == 16
+    assert execute(read_study(config), config, started).done == 16
     assert compiled_programs() == before
     # The same setting in another study is the same run.
     name = "runs/translation/lora/30k_t5120_p2_d10_s0"
-    left, right = (RunDirectory(folder / name).result for folder in (done, begun))
+    left, right = (RunDirectory(folder / name).result for folder in (done, started))
     assert {**left, "seconds": 0} == {**right, "seconds": 0}
 
 
-def test_a_failed_run_is_recorded_and_the_others_continue(tiny_runs, begun, caplog):
+def test_a_failed_run_is_recorded_and_the_others_continue(tiny_runs, started, caplog):
     config = small(tiny_runs, examples=(10, 61), methods=("full",))
     study = read_study(config)
     with caplog.at_level(logging.ERROR, logger="finetune_scaling"):
-        summary = execute(study, config, begun)
+        summary = execute(study, config, started)
     assert (summary.done, summary.failed) == (1, 1)
-    good, bad = (begun / run.directory for run in runs(study))
+    good, bad = (started / run.directory for run in runs(study))
     assert (run_state(good), run_state(bad)) == ("done", "failed")
     failure = json.loads((bad / "failure.json").read_text())
     assert failure["kind"] == "DataError"
     assert failure["error"].startswith("finetune_examples = 61, but the data has 60")
     assert "finetune_examples = 61" in caplog.text
-    assert [row["state"] for row in listing.list_runs(study, begun)] == ["done", "failed"]
-    assert tables.write_points(study, begun) == 1
-    assert execute(study, config, begun).failed == 1  # tried again each time, because the cause may be fixed
+    assert [row["state"] for row in listing.list_runs(study, started)] == ["done", "failed"]
+    assert tables.write_points(study, started) == 1
+    assert execute(study, config, started).failed == 1  # tried again each time, because the cause may be fixed
 
 
-def test_a_bug_is_recorded_with_its_traceback_until_fixed(tiny_runs, begun, monkeypatch):
+def test_a_bug_is_recorded_with_its_traceback_until_fixed(tiny_runs, started, monkeypatch):
     config = small(tiny_runs, examples=(10,), methods=("full",))
     study = read_study(config)
     with monkeypatch.context() as patch:
         patch.setattr(execute_module, "finetuning_config", lambda *_: 1 / 0)
-        assert execute(study, config, begun).failed == 1
-    directory = begun / runs(study)[0].directory
+        assert execute(study, config, started).failed == 1
+    directory = started / runs(study)[0].directory
     assert "ZeroDivisionError" in json.loads((directory / "failure.json").read_text())["traceback"]
-    assert execute(study, config, begun).done == 1
+    assert execute(study, config, started).done == 1
     assert not (directory / "failure.json").exists()
 
 
 @pytest.mark.parametrize("error", [WorkdirError("the disk is full"), Preempted("saved")])
-def test_errors_that_concern_all_runs_end_the_study(error, tiny_runs, begun, monkeypatch):
+def test_errors_that_concern_all_runs_end_the_study(error, tiny_runs, started, monkeypatch):
     config = small(tiny_runs)
 
     def train(*_: Any) -> None:
@@ -112,38 +112,37 @@ def test_errors_that_concern_all_runs_end_the_study(error, tiny_runs, begun, mon
 
     monkeypatch.setattr(execute_module, "train", train)
     with pytest.raises(type(error)):
-        execute(read_study(config), config, begun)
-    assert not list(begun.rglob("failure.json"))
+        execute(read_study(config), config, started)
+    assert not list(started.rglob("failure.json"))
 
 
-def test_runs_locked_by_another_process_are_skipped(tiny_runs, begun):
+def test_runs_locked_by_another_process_are_skipped(tiny_runs, started):
     config = small(tiny_runs, examples=(10,))
     study = read_study(config)
-    first, second = (begun / run.directory for run in runs(study))
+    first, second = (started / run.directory for run in runs(study))
     with lock_directory(first):
-        summary = execute(study, config, begun)
+        summary = execute(study, config, started)
     assert (summary.done, summary.in_use, summary.failed) == (1, 1, 0)
     assert (run_state(first), run_state(second)) == ("waiting", "done")
 
 
-def test_a_run_whose_base_is_being_pretrained_is_deferred(tiny_runs, begun, monkeypatch):
+def test_a_run_whose_base_is_being_pretrained_is_deferred(tiny_runs, started, monkeypatch):
     config = small(tiny_runs, examples=(10,))
     config["families"]["grammar"]["sizes"] = ["30k", "100k"]
     study = read_study(config)
-    turn = lock_directory(begun / "bases" / "grammar" / "30k.turn")
+    base_lock = lock_directory(started / "bases" / "grammar" / "30k.base_lock")
     trained = []
 
     def train(config: dict[str, Any], directory: Path) -> dict[str, Any]:
-        trained.append(str(Path(directory).relative_to(begun)))
-        if (
-            len(trained) == 4
-        ):  # both runs of 100k, each after its base, which leaves no record here: the other process ends
-            turn.__exit__(None, None, None)
+        trained.append(str(Path(directory).relative_to(started)))
+        # Both runs of 100k, each after its base, which leaves no record here: the other process ends.
+        if len(trained) == 4:
+            base_lock.__exit__(None, None, None)
         return {"steps": 1, "seconds": 1.0}
 
     monkeypatch.setattr(execute_module, "train", train)
-    turn.__enter__()
-    summary = execute(study, config, begun)
+    base_lock.__enter__()
+    summary = execute(study, config, started)
     sizes = ["100k" if "100k" in name else "30k" for name in trained]
     assert (summary.done, summary.in_use, summary.failed) == (4, 0, 0)
     assert sizes == ["100k"] * 4 + ["30k"] * 2

@@ -68,9 +68,9 @@ def studies(draw) -> StudyConfig:
     )
 
 
-def expected_cells(config: StudyConfig, factor: str) -> set[Setting]:
+def expected_settings(config: StudyConfig, factor: str) -> set[Setting]:
     """Return the settings of a factor as a plain product, without sharing between factors."""
-    family, cells = config.families["f"], set()
+    family, expected = config.families["f"], set()
     for method, spec in config.tasks["t"].methods.items():
         if factor not in spec.factors or (factor == "pet" and method == "full"):
             continue
@@ -78,8 +78,8 @@ def expected_cells(config: StudyConfig, factor: str) -> set[Setting]:
         tokens = family.tokens if factor == "pretrain" else [max(family.tokens)]
         pets = spec.pet_sizes if factor == "pet" else [spec.pet_size]
         for size, token, pet, count in itertools.product(sizes, tokens, pets, spec.finetune_examples):
-            cells.add(Setting("t", "f", method, size, token, pet, count, ()))
-    return cells
+            expected.add(Setting("t", "f", method, size, token, pet, count, ()))
+    return expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,8 +89,12 @@ def test_settings_are_the_union_of_the_factors_without_duplicates(config):
     bare = [dataclasses.replace(setting, factors=()) for setting in settings_]
     assert len(set(bare)) == len(bare)
     for factor in FACTORS:
-        serving = {cell for cell, setting in zip(bare, settings_, strict=True) if factor in setting.factors}
-        assert serving == expected_cells(config, factor)
+        sharing = {
+            without_factors
+            for without_factors, setting in zip(bare, settings_, strict=True)
+            if factor in setting.factors
+        }
+        assert sharing == expected_settings(config, factor)
     for setting in settings_:
         assert setting.factors == tuple(factor for factor in FACTORS if factor in setting.factors)
 
@@ -104,14 +108,6 @@ def test_runs_have_distinct_directories_and_are_sorted_by_base(config):
     bases = [run.setting.size for run in runs]
     assert len(list(itertools.groupby(bases))) == len(set(bases))
     assert grid.runs(config) == runs
-
-
-@settings(max_examples=60, deadline=None)
-@given(studies(), st.integers(1, 7))
-def test_shares_are_disjoint_and_together_all_runs(config, of):
-    runs = grid.runs(config)
-    shares = [runs[index::of] for index in range(of)]
-    assert sorted(run.directory for share in shares for run in share) == sorted(run.directory for run in runs)
 
 
 @settings(max_examples=60, deadline=None)

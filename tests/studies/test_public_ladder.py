@@ -54,7 +54,7 @@ def test_listed_sizes_are_the_published_ones(name):
 def test_each_revision_is_a_separate_base(tmp_path):
     study = shipped("pythia")
     wanted = {base.name: conversion(study, tmp_path, base) for base in bases(study)}
-    assert len(wanted) == 8 + 4  # sizes at their end, and one size on its way there
+    assert len(wanted) == 8 + 4  # final checkpoints of all sizes, and intermediate ones of one size
     first = wanted["pythia/410m/t2097152000"]
     assert (first.source, first.pretrain_tokens) == ("EleutherAI/pythia-410m-deduped@step1000", 2_097_152_000)
     assert first.out == str(tmp_path / "bases/pythia/410m/t2097152000")
@@ -65,8 +65,11 @@ def test_rates_are_swept_at_every_size(tmp_path):
     study = shipped("pythia")
     swept = [s for s in settings(study) if SENSITIVITY_FACTOR in s.factors and (s.task, s.method) == ("mlsum", "lora")]
     assert len(swept) == 8 * 4
-    own = [s for s in swept if s.learning_rate is None]
-    assert {s.factors for s in own} == {("model", SENSITIVITY_FACTOR), ("model", "pretrain", "pet", SENSITIVITY_FACTOR)}
+    default = [s for s in swept if s.learning_rate is None]
+    assert {s.factors for s in default} == {
+        ("model", SENSITIVITY_FACTOR),
+        ("model", "pretrain", "pet", SENSITIVITY_FACTOR),
+    }
     rates = {row["learning_rate"] for row in list_runs(study, tmp_path) if row["method"] == "lora"}
     assert rates == {1e-4, 3e-4, 1e-3, 3e-3}
 
@@ -115,7 +118,7 @@ def test_unusable_sizes_and_revisions_are_an_error(tmp_path, changes, message):
     [
         ({"learning_rates": (0.01, float("nan"))}, "learning_rates = .* must be positive, finite"),
         ({"learning_rates": (0.01, float("inf"))}, "learning_rates = .* must be positive, finite"),
-        ({"learning_rates": (0.0123456, 0.01234564)}, "first six digits"),  # one directory for two
+        ({"learning_rates": (0.0123456, 0.01234564)}, "first six digits"),  # equal directory names
         ({"sweep_examples": (0,)}, "sweep_examples = .0. must be"),
         ({"learning_rates": (), "sweep_examples": (8,)}, "requires methods.learning_rates"),
     ],
@@ -227,8 +230,8 @@ def ladder(tmp_path_factory) -> Path:
 def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     config = small_study(ladder)
     study = read_study(config)
-    tally = execute(study, config, tmp_path)
-    assert (tally.failed, tally.done) == (0, len(runs(study)))
+    summary = execute(study, config, tmp_path)
+    assert (summary.failed, summary.done) == (0, len(runs(study)))
     assert write_points(study, tmp_path) == len(runs(study))
     write_facts(study, tmp_path)
     for run in runs(study):
@@ -246,13 +249,13 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     assert len(set(revisions)) == 2  # another base is another loss
     assert execute(study, config, tmp_path).done == 0
     fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
-    drawn = json.loads((tmp_path / "report" / "plots" / "study-learning-rate.json").read_text())
-    assert all("parameters" in text for text in drawn["points"]["text"])
-    assert len(drawn["points"]["x"]) == len(sweep) == 12
+    plot = json.loads((tmp_path / "report" / "plots" / "study-learning-rate.json").read_text())
+    assert all("parameters" in text for text in plot["points"]["text"])
+    assert len(plot["points"]["x"]) == len(sweep) == 12
 
 
 def test_a_base_with_another_shape_is_refused_before_download(ladder, tmp_path):
-    right, wrong = read_study(small_study(ladder)), read_study(deeper(ladder))
+    right, wrong = read_study(small_study(ladder)), read_study(with_another_shape(ladder))
     first = bases(right)[0]
     message = r"model.layers = 2, but families.tiny.public.models, small, has 3; correct the study's config"
     with pytest.raises(CheckpointError, match=rf"families.tiny.public: {ladder}/small-step1: {message}"):
@@ -262,7 +265,7 @@ def test_a_base_with_another_shape_is_refused_before_download(ladder, tmp_path):
         ensure_base(wrong, tmp_path, first)
     assert not first.directory(tmp_path).exists()
     ensure_base(right, tmp_path, first)
-    with pytest.raises(CheckpointError, match=message):  # one that is here already
+    with pytest.raises(CheckpointError, match=message):  # a converted base
         ensure_base(wrong, tmp_path, first)
 
 
@@ -279,11 +282,11 @@ def test_missing_pretraining_text_of_a_public_model_is_an_error_before_download(
     config = small_study(ladder)
     config["tasks"]["translation"]["finetune"]["evaluation"]["evaluators"] = {"pretraining": {}}
     study = read_study(config)
-    with pytest.raises(ConfigError, match=r"evaluator pretraining: the pretraining text of a public model is not available"):
+    with pytest.raises(ConfigError, match="evaluator pretraining: the pretraining text of a public model"):
         check_runs(study, tmp_path, runs(study))
 
 
-def deeper(folder: Path) -> dict[str, Any]:
+def with_another_shape(folder: Path) -> dict[str, Any]:
     config = small_study(folder)
     models = tuple({**shape(width), "num_hidden_layers": 3} for width in WIDTHS.values())
     config["families"]["tiny"]["public"]["models"] = models
@@ -301,6 +304,6 @@ def test_a_missing_public_base_is_an_error_before_training(ladder, tmp_path, mon
         raise UnreachableError(f"{source}: the hub cannot be reached")
 
     monkeypatch.setattr(public_bases, "read_source_config", unreachable)
-    check_runs(study, tmp_path, runs(study))  # runs on bases that are here can go on
+    check_runs(study, tmp_path, runs(study))  # runs on converted bases can continue
     assert "base tiny/small/t1000: " in caplog.text
     assert "the hub cannot be reached" in caplog.text

@@ -1,6 +1,5 @@
-"""Preparation of a corpus: records the settings, writes the missing shards, then index and statistics."""
+"""Prepare a corpus: record the settings, write the missing shards, then index and statistics."""
 
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from finetune_scaling.data.preparation.pipeline import find_duplicates, write_sh
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
 from finetune_scaling.data.preparation.shards import finished_record, read_index, read_repeats, write_array
 from finetune_scaling.errors import DataError, WorkdirError
-from finetune_scaling.files import Location, disk_errors, write_json_atomically
+from finetune_scaling.files import Location, disk_errors, read_json, write_json_atomically
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +30,8 @@ def prepare_shards(preparation: Preparation, directory: Location, beam_flags: Se
     log.info("%s: %d of %d shards are missing", directory, len(missing), preparation.shards)
     if missing:
         (directory / STATISTICS).unlink(missing_ok=True)
-        if preparation.filters.drop_duplicates:
-            _find_missing_duplicates(preparation, missing, directory, beam_flags)
+        if preparation.filters.drop_duplicates and not all(_has_repeats(directory, number) for number in missing):
+            find_duplicates(preparation, directory, beam_flags)
         write_shards(preparation, missing, directory, beam_flags)
     return _write_statistics(preparation, directory)
 
@@ -44,11 +43,12 @@ def _record_settings(preparation: Preparation, directory: Location) -> None:
         (directory / "shards").mkdir(parents=True, exist_ok=True)
         for leftover in (directory / "shards").glob(".*"):  # partial files of an interrupted call
             leftover.unlink()
-        existing = path.read_text(encoding="utf-8") if path.exists() else None
-    if existing is None:
+        existing = path.exists()
+    if not existing:
         write_json_atomically(path, settings)
         return
-    differing = configuration.differing_fields(_parse(existing, path), settings)
+    recorded = read_json(path, fix="choose another --out, or delete this one")
+    differing = configuration.differing_fields(recorded, settings)
     if differing:
         raise WorkdirError(
             f"{directory}: was prepared with other settings (different in {', '.join(differing)}; see its {SETTINGS}); "
@@ -56,14 +56,7 @@ def _record_settings(preparation: Preparation, directory: Location) -> None:
         )
 
 
-def _find_missing_duplicates(
-    preparation: Preparation, missing: Sequence[int], directory: Location, beam_flags: Sequence[str]
-) -> None:
-    if not all(_knows_repeats(directory, number) for number in missing):
-        find_duplicates(preparation, directory, beam_flags)
-
-
-def _knows_repeats(directory: Location, number: int) -> bool:
+def _has_repeats(directory: Location, number: int) -> bool:
     try:
         read_repeats(directory, number)
     except (OSError, EOFError, ValueError):  # missing or damaged
@@ -93,13 +86,6 @@ def _write_statistics(preparation: Preparation, directory: Location) -> dict[str
     }
     write_json_atomically(directory / STATISTICS, statistics)
     return statistics
-
-
-def _parse(text: str, path: Location) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise WorkdirError(f"{path}: not valid JSON ({error}); choose another --out, or delete this one") from None
 
 
 def _dropped(sums: dict[str, int]) -> str:

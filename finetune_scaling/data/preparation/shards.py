@@ -106,9 +106,10 @@ def _filter(documents: RaggedArray, filters: Filters) -> tuple[RaggedArray, dict
     too_long = lengths > (filters.max_tokens or np.inf)
     kept = ~(empty | too_short | too_long)
     values = documents.values[np.repeat(kept, lengths)]
-    offsets = np.concatenate([[0], np.cumsum(lengths[kept], dtype=np.int64)])
     kinds = {"documents": kept, "empty_documents": empty, "too_short": too_short, "too_long": too_long}
-    return RaggedArray(values, offsets), {name: int(np.count_nonzero(kind)) for name, kind in kinds.items()}
+    return RaggedArray.from_lengths(values, lengths[kept]), {
+        name: int(np.count_nonzero(kind)) for name, kind in kinds.items()
+    }
 
 
 def _array_record(chunks: RaggedArray, kind: np.dtype) -> bytes:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.sources.debian import DebianSource
 from finetune_scaling.data.sources.files_source import FilesSource, open_files
 from finetune_scaling.data.sources.grammar_source import GrammarSource, open_grammar
-from finetune_scaling.data.sources.tfds_source import TfdsSource, open_tfds, prepare_tfds
+from finetune_scaling.data.sources.tfds_source import DebianSource, TfdsSource, open_tfds, prepare_tfds
 
 __all__ = [
     "DebianSource",

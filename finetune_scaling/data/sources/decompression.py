@@ -50,8 +50,6 @@ def _fetch(path: str) -> bytes:
 
 
 def _decompress(path: str, data: bytes, decompress: Callable[[bytes], bytes]) -> bytes:
-    if not data:
-        raise DataError(f"{path} is empty; download or write the file again")
     try:
         return decompress(data)
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:

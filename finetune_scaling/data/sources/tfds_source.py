@@ -1,4 +1,4 @@
-"""TFDS datasets as a source, with random access to array_record files and without TensorFlow."""
+"""TFDS datasets as sources, with random access to array_record files and without TensorFlow."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,12 @@ _BUILDER_MODULES = (
     "finetune_scaling.data.sources.debian_builders",
 )
 
+DebianDataset = Literal[
+    "translation/en-de", "translation/en-zh",
+    "summarization/de", "summarization/en", "summarization/zh",
+    "text/de", "text/en", "text/zh",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TfdsSource:
@@ -31,6 +37,27 @@ class TfdsSource:
 
     def __str__(self) -> str:
         return f"{self.name}, split {self.split!r}"
+
+
+@dataclass(frozen=True)
+class DebianSource:
+    """A split of a dataset of the machine's package descriptions, which debian_builders.py builds.
+
+    dataset: translation (fields id, en and de or zh), summarization (id, document, summary) or text (id, text).
+    """
+
+    dataset: DebianDataset
+    split: Literal["train", "validation", "test"]
+    data_dir: str | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
+    kind: Literal["debian"] = "debian"
+
+    def __str__(self) -> str:
+        return f"debian_{self.dataset}, split {self.split!r}"
+
+    @property
+    def tfds(self) -> TfdsSource:
+        """The same split as a source of TFDS."""
+        return TfdsSource(f"debian_{self.dataset}", self.split, self.data_dir)
 
 
 class TfdsRecords(Sequence[dict[str, Any]]):

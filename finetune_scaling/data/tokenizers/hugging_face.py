@@ -1,8 +1,8 @@
 """The tokenizer of a Hugging Face directory, or of a base converted from one: the same ids as AutoTokenizer.
 
-Whether a text starts with bos is decided by `add_bos_token` of tokenizer_config.json, else by tokenizer.json's
-post-processor, else it does, as in Llama's own code. A text ends with `eos_token`. In contrast to transformers, no text
-can spell a special token.
+A text starts with bos if `add_bos_token` of tokenizer_config.json, or else tokenizer.json's post-processor, says so; if
+neither does, it starts with bos, as in Llama's own code. A text ends with `eos_token`. In contrast to transformers, no
+text can spell a special token.
 """
 
 import functools
@@ -20,22 +20,18 @@ FAST_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 # All files that transformers reads a tokenizer from.
 TOKENIZER_FILES = (
-    *(
-        FAST_FILE,
-        SENTENCEPIECE_FILE,
-        TOKENIZER_CONFIG_FILE,
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-    ),
-    *("merges.txt", "chat_template.jinja"),
-)
+    FAST_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
 MODEL_FIELDS = "model_fields.json"  # the fields of a model's config that its tokenizer needs, next to copied files
 _FIELDS = ("vocab_size", "bos_token_id", "eos_token_id")
 
 
 class HuggingFaceTokenizer:
-    """The tokenizer of a public model: a `Tokenizer` without mode tokens and sentinels."""
+    """The tokenizer of a public model: a `Tokenizer` without mode tokens and sentinels.
+
+    digest: SHA-256 of the tokenizer's file and special ids.
+    """
 
     pad_id = 0
 
@@ -47,12 +43,7 @@ class HuggingFaceTokenizer:
         embedding_rows: int,
         is_continuation: bool = False,
     ):
-        """Wrap a subword model.
-
-        Args:
-          embedding_rows: ids that the language model may predict, which may be more than the tokenizer has.
-          digest: of the tokenizer's file and special ids.
-        """
+        """Wrap a subword model; the language model may predict more ids (`embedding_rows`) than the tokenizer has."""
         self._model = model
         self._embedding_rows = embedding_rows
         self._is_continuation = is_continuation
@@ -81,24 +72,19 @@ class HuggingFaceTokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the text without special tokens. Raises DataError if it is not valid Unicode."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return `encode` of every text."""
         return self._model.encode(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the ids, without special tokens and ids beyond the vocabulary."""
         return self._model.decode(int(i) for i in ids)
 
     def token_bytes(self) -> list[bytes]:
-        """Return the UTF-8 bytes that each id adds to a text; b"" for special tokens and ids beyond the vocabulary."""
         known = self._model.token_bytes()
         return known + [b""] * (self._embedding_rows - len(known))
 
     def truncate(self, text: str, max_tokens: int) -> str:
-        """Return the longest prefix of `text`, cut at a token boundary, that encodes to at most `max_tokens` ids."""
         if len(self.encode(text)) <= max_tokens:
             return text
         return longest_prefix(text, self._model.token_ends(text), max_tokens, self.encode)
@@ -137,13 +123,9 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
 def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, Any]) -> HuggingFaceTokenizer:
     """Read tokenizer.json, or else tokenizer.model, and tokenizer_config.json.
 
-    Args:
-      directory: where the files are.
-      model_fields: config.json of the model; its bos_token_id and eos_token_id are used for tokens that
-        tokenizer_config.json does not name.
-
-    Raises:
-      DataError: no tokenizer, unknown special tokens, or fewer embeddings than ids; names the file and the field.
+    model_fields: config.json of the model; its bos_token_id and eos_token_id are used for tokens that
+    tokenizer_config.json does not name. Raises DataError, naming file and field, if there is no tokenizer, a special
+    token is unknown, or the model has fewer embeddings than the tokenizer has ids.
     """
     model, file = _read_model(directory)
     model_fields = {**model_fields, **model_fields.get("text_config", {})}  # text part of multimodal models

@@ -65,11 +65,11 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the ids, without special tokens."""
+        """Return the text of the ids, without special tokens; bytes that form no character become U+FFFD."""
         ...
 
     def token_bytes(self) -> list[bytes]:
-        """Return the UTF-8 bytes that each id adds to a text; b"" for special tokens."""
+        """Return the UTF-8 bytes that each id adds to a text; b"" for special tokens and unused ids."""
         ...
 
     def truncate(self, text: str, max_tokens: int) -> str:

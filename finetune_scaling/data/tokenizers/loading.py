@@ -14,14 +14,9 @@ from finetune_scaling.files import disk_errors, location
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Read a tokenizer of this project or of a public model.
+    """Read a tokenizer of this project or of a public model from its directory, or from a SentencePiece model file.
 
-    Args:
-      path: its directory, or the model file of a SentencePiece tokenizer; may be in an object store.
-
-    Raises:
-      DataError: the tokenizer is missing or damaged; the error names the file.
-      WorkdirError: the object store cannot be read.
+    Raises DataError that names the file if it is missing or damaged, WorkdirError if an object store cannot be read.
     """
     if not os.fspath(path):
         raise DataError(

@@ -68,11 +68,9 @@ class SentencePieceTokenizer:
         return self
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the text without special tokens. Raises DataError if it is not valid Unicode."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return `encode` of every text."""
         try:
             ids_of_texts = self._processor.encode(list(texts), num_threads=1)
         except (TypeError, UnicodeEncodeError) as error:
@@ -83,11 +81,9 @@ class SentencePieceTokenizer:
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the ids, without special tokens; bytes that form no character become U+FFFD."""
         return self._processor.decode([int(i) for i in ids])
 
     def token_bytes(self) -> list[bytes]:
-        """Return the UTF-8 bytes that each id adds to a text; b"" for special tokens."""
         processor = self._processor
         return [
             bytes([int(processor.id_to_piece(i)[1:-1], 16)]) if processor.is_byte(i) else self.decode([i]).encode()
@@ -95,7 +91,6 @@ class SentencePieceTokenizer:
         ]
 
     def truncate(self, text: str, max_tokens: int) -> str:
-        """Return the longest prefix of `text`, cut at a token boundary, that encodes to at most `max_tokens` ids."""
         if len(self.encode(text)) <= max_tokens:
             return text
         # Replacing the space symbol by any other character leaves the offsets, in characters, unchanged.
@@ -121,9 +116,7 @@ class SentencePieceTokenizer:
 def load_sentencepiece_tokenizer(path: str | os.PathLike) -> SentencePieceTokenizer:
     """Read a tokenizer of this project from its directory or model file, which may be in an object store.
 
-    Raises:
-      DataError: the file is missing, damaged, or another kind of tokenizer; the error names it.
-      WorkdirError: the object store cannot be read.
+    Raises DataError that names the file if it is missing, damaged or another kind of tokenizer.
     """
     with disk_errors(path):
         file = location(path)

@@ -91,9 +91,7 @@ def train_tokenizer(
 ) -> SentencePieceTokenizer:
     """Train SentencePiece on `texts` and save it to `out_dir`; equal texts give equal bytes (one thread).
 
-    Raises:
-      DataError: too little text for the vocabulary.
-      ConfigError: the alphabet does not fit the vocabulary.
+    Raises DataError if the text is too short for the vocabulary, ConfigError if the alphabet does not fit it.
     """
     lines = _sample_lines(texts, config)
     if not lines:
