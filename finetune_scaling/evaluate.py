@@ -159,7 +159,7 @@ def _score_study(workdir: Path) -> None:
     share = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
 
     def choose(directory: str, _: RunConfig) -> dict[str, Evaluator]:
-        return {name: _with_overrides(one) for name, one in evaluators.of(share[directory]).items()}
+        return {name: _with_overrides(one) for name, one in evaluators.for_run(share[directory]).items()}
 
     jobs = plan_evaluations(list(share), choose, _options())
     if not any(job.prepared for job in jobs):

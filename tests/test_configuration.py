@@ -164,3 +164,21 @@ def test_an_unknown_choice_is_an_error_with_a_suggestion():
         choose(table, "x", "method.name")
     with pytest.raises(ConfigError, match=r"^mode = 'x' is unknown; choose one of '', S$"):
         choose({"": 0, "S": 1}, "x", "mode")
+
+
+FIELDS = st.recursive(
+    st.integers() | st.text(max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+GROUPS = st.dictionaries(st.sampled_from("abc"), FIELDS, max_size=3)
+
+
+@given(GROUPS, GROUPS)
+def test_merging_unites_groups_and_the_later_value_wins(first, second):
+    merged = configuration.merge(first, second)
+    assert merged.keys() == first.keys() | second.keys()
+    for name, value in merged.items():
+        values = [group[name] for group in (first, second) if name in group]
+        both_groups = len(values) == 2 and all(isinstance(value, dict) for value in values)
+        assert value == (configuration.merge(*values) if both_groups else values[-1])

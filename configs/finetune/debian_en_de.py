@@ -1,4 +1,4 @@
-"""Finetunes on English to German package descriptions: debian_en_de.py:800k,lora. Settings: task.py."""
+"""Finetune on English to German package descriptions: debian_en_de.py:800k,lora. Settings: task.py."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Finetunes on English to Chinese package descriptions: debian_en_zh.py:800k,lora. Settings: task.py."""
+"""Finetune on English to Chinese package descriptions: debian_en_zh.py:800k,lora. Settings: task.py."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Finetunes on one-line synopses of package descriptions: debian_summarization.py:800k,lora. Settings: task.py."""
+"""Finetune on one-line synopses of package descriptions: debian_summarization.py:800k,lora. Settings: task.py."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Finetunes on summaries in artificial language A: grammar_summarization.py:100k,lora. Settings: task.py."""
+"""Finetune on summaries in artificial language A: grammar_summarization.py:100k,lora. Settings: task.py."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Finetunes on translation from artificial language A into B: grammar_translation.py:100k,lora. Settings: task.py."""
+"""Finetune on translation from artificial language A into B: grammar_translation.py:100k,lora. Settings: task.py."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Finetunes on your JSONL files; copy this file and change the task.
+"""Finetune on your JSONL files; copy this file and change the task.
 
 Argument: size of the base and method, as in jsonl.py:800k,lora. --config.task.sources.data_dir=DIR is the directory
 of train.jsonl, dev.jsonl and test.jsonl, whose lines are objects such as {"en": "a house", "de": "ein Haus"}.

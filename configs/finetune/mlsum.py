@@ -1,4 +1,4 @@
-"""Finetunes on MLSum, summaries in four languages: mlsum.py:1b,lora. Settings: task.py."""
+"""Finetune on MLSum, summaries in four languages: mlsum.py:1b,lora. Settings: task.py."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Finetunes a base on a named task. Argument: task, size of the base and method, as in task.py:wmt14_en_de,1b,lora.
+"""Finetune a base on a named task. Argument: task, size of the base and method, as in task.py:wmt14_en_de,1b,lora.
 
 TASK.py:SIZE,METHOD next to this file is the same config. Learning rate and batch size default to the method's;
 --config.finetune_examples=N trains on N examples. To add a task, add it to finetune_scaling/data/tasks.py and to a

@@ -1,4 +1,4 @@
-"""Finetunes on WMT14 English to German: wmt14_en_de.py:1b,lora. Settings: task.py."""
+"""Finetune on WMT14 English to German: wmt14_en_de.py:1b,lora. Settings: task.py."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Finetunes on WMT19 English to Chinese: wmt19_en_zh.py:1b,lora. Settings: task.py."""
+"""Finetune on WMT19 English to Chinese: wmt19_en_zh.py:1b,lora. Settings: task.py."""
 
 import functools
 import pathlib

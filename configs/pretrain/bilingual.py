@@ -1,4 +1,4 @@
-"""Pretrains a bilingual base as arXiv 2402.17193 does: bilingual.py:en_de,1b (en_de or en_zh, a size of the ladder).
+"""Pretrain a bilingual base as arXiv 2402.17193 does: bilingual.py:en_de,1b (en_de or en_zh, a size of the ladder).
 
 With the argument en_de,tokenizer it is the config of `prepare tokenizer`.
 """

@@ -1,4 +1,4 @@
-"""Pretrains a base on English, German and Chinese package descriptions: debian.py:800k (a size of the ladder).
+"""Pretrain a base on English, German and Chinese package descriptions: debian.py:800k (a size of the ladder).
 
 With the argument tokenizer it is the config of `prepare tokenizer`.
 """

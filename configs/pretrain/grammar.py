@@ -1,4 +1,4 @@
-"""Pretrains a base on the artificial languages A and B: grammar.py:100k (a size of the ladder).
+"""Pretrain a base on the artificial languages A and B: grammar.py:100k (a size of the ladder).
 
 With the argument tokenizer it is the config of `prepare tokenizer`.
 """

@@ -22,11 +22,11 @@ class Template(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SequenceFormat:
-    """How an example becomes one sequence; the same for training, evaluation and decoding.
+    """Format of the sequence of an example; the same for training, evaluation and decoding.
 
     length: maximum number of tokens of a sequence (of a row, if rows are not packed).
-    max_source_tokens: the source text is truncated to this, and further if input + max_target_tokens exceeds `length`;
-      the text of the template is never truncated.
+    max_source_tokens: limit of the source text, which is truncated further if input + max_target_tokens exceeds
+      `length`; the text of the template is never truncated.
     max_target_tokens: limit of the target, eos included. A longer target is truncated and gets no eos.
     bidirectional_input: attention within the input is bidirectional (prefix LM).
     mode: UL2 mode token in front of the input ("S": prefix LM), for bases that were pretrained with mode tokens.

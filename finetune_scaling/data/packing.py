@@ -101,7 +101,7 @@ def fill_rate(plan: PackingPlan, lengths: np.ndarray, capacity: int) -> float:
 
 def pack_batch(rows: Sequence[Sequence[TokenSequence]], length: int) -> Batch:
     """Return the Batch [B, length] whose row b holds the sequences rows[b]. Raises ValueError if they do not fit."""
-    batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in _FIELDS.items()}
+    batch: Batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in _FIELDS.items()}
     for b, sequences in enumerate(rows):
         start = 0
         for segment, sequence in enumerate(sequences, 1):

@@ -33,7 +33,7 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
     for base in {base.family: base for base in pretrained}.values():
         with _within(f"families.{base.family}.pretrain"):
             _open_corpus(study, workdir, base)
-    for run, sizes in _largest(runs):
+    for run, sizes in _largest_runs(runs):
         setting, family = run.setting, study.families[run.setting.family]
         with _within(f"tasks.{setting.task}.methods.{setting.method}"):
             run_config = read_run_config(finetuning_config(study, workdir, run))
@@ -63,7 +63,7 @@ def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
     Texts(corpus.dev, "corpus.dev")
 
 
-def _largest(runs: Sequence[Run]) -> Iterator[tuple[Run, list[str]]]:
+def _largest_runs(runs: Sequence[Run]) -> Iterator[tuple[Run, list[str]]]:
     """Yield, per task, method and PET size, the run with the most examples (others read a subset) and all sizes."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:

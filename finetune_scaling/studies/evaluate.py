@@ -38,7 +38,7 @@ class StudyEvaluators:
     """The evaluators of a study's runs.
 
     config: the study; the tasks' (and methods') evaluation.evaluators and evaluation.decoding are used.
-    names: the evaluators to select, default all. A name that no task defines is a preset, used for every task.
+    names: the evaluators to select (default: all). A name that no task defines is that of a preset for every task.
     """
 
     def __init__(self, config: StudyConfig, names: Sequence[str] | None = None):
@@ -57,7 +57,7 @@ class StudyEvaluators:
         for name in self._presets:
             preset(name, known, "--evaluators")
 
-    def of(self, run: Run) -> dict[str, Evaluator]:
+    def for_run(self, run: Run) -> dict[str, Evaluator]:
         """Return the evaluators of one run by name."""
         key = (run.setting.task, run.setting.method)
         configured, decoding = self._configured.get(key, {}), self._decoding.get(key)

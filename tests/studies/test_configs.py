@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.studies import configs, grid
@@ -80,33 +78,3 @@ def test_expected_flops_grow_with_what_is_computed(study):
     assert 1.4 < by_method["full", None] / by_method["lora", 2] <= 1.5
     assert by_method["lora", 2] < by_method["prompt", 2] < by_method["prompt", 3]
     assert configs.pretraining_flops(study, WORKDIR, configs.Base("grammar", "100k")) > 0
-
-
-FIELDS = st.recursive(
-    st.integers() | st.text(max_size=2),
-    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-    max_leaves=8,
-)
-GROUPS = st.dictionaries(st.sampled_from("abc"), FIELDS, max_size=3)
-
-
-@given(GROUPS, GROUPS, GROUPS)
-def test_merging_is_associative_and_later_values_win(first, second, third):
-    merge = configs.merge
-    assert merge(merge(first, second), third) == merge(first, merge(second, third)) or _mixes(first, second, third)
-    assert merge(first, {}) == first == merge({}, first)
-    assert merge(first, first) == first
-    for name, value in second.items():
-        if not (isinstance(value, dict) and isinstance(first.get(name), dict)):
-            assert merge(first, second)[name] == value
-
-
-def _mixes(*groups: dict) -> bool:
-    """Return whether a name is a group in one config and a value in another: then the order matters."""
-    names = set().union(*groups)
-    for name in names:
-        values = [group[name] for group in groups if name in group]
-        inner = [value for value in values if isinstance(value, dict)]
-        if 0 < len(inner) < len(values) or (inner and _mixes(*inner)):
-            return True
-    return False

@@ -47,13 +47,13 @@ def test_each_task_and_method_has_its_evaluators_and_presets_are_for_all(tiny_ru
 
     def names(*asked: str) -> list[list[str]]:
         chosen = StudyEvaluators(study, list(asked) or None)
-        return [list(chosen.of(run)) for run in (first, second)]
+        return [list(chosen.for_run(run)) for run in (first, second)]
 
     assert names() == [["few_shot_1", "mine"], []]
     assert names("mine") == [["mine"], []]
     assert names("mine", "pretraining") == [["mine", "pretraining"], ["pretraining"]]
-    assert StudyEvaluators(study).of(first)["few_shot_1"] == TaskEvaluator(shots=1, seed=5)
-    assert StudyEvaluators(study, ["few_shot_2"]).of(second) == {"few_shot_2": preset("few_shot_2")}
+    assert StudyEvaluators(study).for_run(first)["few_shot_1"] == TaskEvaluator(shots=1, seed=5)
+    assert StudyEvaluators(study, ["few_shot_2"]).for_run(second) == {"few_shot_2": preset("few_shot_2")}
     with pytest.raises(ConfigError, match=r"--evaluators: no evaluator is called 'minee'; did you mean 'mine'"):
         names("minee")
 
@@ -62,8 +62,8 @@ def test_evaluators_use_the_decoding_of_the_study(tiny_runs):
     study = read_study(small(tiny_runs, decoding={"method": "beam", "beams": 2}, evaluators={"few_shot_1": {}}))
     run = runs(study)[0]
     beam = DecodingConfig(method="beam", beams=2)
-    assert StudyEvaluators(study).of(run) == {"few_shot_1": TaskEvaluator(shots=1, decoding=beam)}
-    assert StudyEvaluators(study, ["few_shot_2"]).of(run) == {"few_shot_2": TaskEvaluator(shots=2, decoding=beam)}
+    assert StudyEvaluators(study).for_run(run) == {"few_shot_1": TaskEvaluator(shots=1, decoding=beam)}
+    assert StudyEvaluators(study, ["few_shot_2"]).for_run(run) == {"few_shot_2": TaskEvaluator(shots=2, decoding=beam)}
 
 
 def test_a_study_is_read_from_its_directory(tiny_runs, tmp_path):

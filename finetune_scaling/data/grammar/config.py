@@ -28,12 +28,12 @@ class GrammarConfig:
     """Parameters of the language family; equal configs generate equal text on every machine.
 
     Attributes:
-      seed: of the words, genders, numbers of synonyms, and of the text.
+      seed: seed of the words, genders, numbers of synonyms, and of the text.
       lexicon_size: number of meanings, all parts of speech together.
       zipf_exponent: the meaning of rank r in its part of speech has probability proportional to r^-exponent.
       synonyms: maximum number of words of a meaning in a language; uniform from 1 to `synonyms`.
       ambiguity: ratio of the probabilities of successive words of a meaning: 0 always the first, 1 uniform.
-      genders: genders of nouns; articles and adjectives agree with them.
+      genders: number of genders of nouns; articles and adjectives agree with them.
       adjective_rate: probability that a noun phrase has an adjective.
       adverb_rate: probability that a clause has an adverb.
       reordering_rate: probability of the rarer order, both of verb and noun phrases and of adjective and noun.

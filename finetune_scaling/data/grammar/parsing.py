@@ -52,8 +52,8 @@ def _parse_clause(words: list[Analysis], text: str, language: Language) -> tuple
     if len(verbs) != 1 or len(adverbs) > 1 or len(phrases) not in (1, 2):
         raise _ungrammatical(text, language, "a clause has one verb, one or two noun phrases and at most one adverb")
     verb = words[verbs[0]]
-    follows = any(word.part == "noun" for word in words[: verbs[0]])
-    order = int(follows != (language.typology.verb_positions[0] > 0))
+    verb_follows_noun = any(word.part == "noun" for word in words[: verbs[0]])
+    order = int(verb_follows_noun != (language.typology.verb_positions[0] > 0))
     parsed = [_parse_noun_phrase(phrase, text, language) for phrase in phrases]
     phrase_choices = [choice for _, choices in parsed for choice in choices]
     choices = [order, verb.word, *phrase_choices, *(word.word for word in adverbs)]

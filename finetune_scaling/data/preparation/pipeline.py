@@ -17,8 +17,6 @@ from finetune_scaling.data.preparation.shards import write_shard
 from finetune_scaling.errors import ConfigError, DataError, UserError
 from finetune_scaling.files import Location, write_atomically
 
-Step = Callable[[Preparation, int, Location], Any]
-
 
 def write_shards(
     preparation: Preparation, numbers: Sequence[int], directory: Location, beam_flags: Sequence[str]
@@ -31,7 +29,8 @@ def write_shards(
             pipeline
             | "shards" >> beam.Create(numbers)
             | "reshuffle" >> beam.Reshuffle()
-            | "write" >> beam.Map(lambda number: _try(write_shard, preparation, number, directory))
+            | "write"
+            >> beam.Map(lambda number: _try(lambda: write_shard(preparation, number, directory), number, directory))
         )
     _raise_failure(directory)
 
@@ -83,17 +82,17 @@ def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
     return options
 
 
-def _try(step: Step, preparation: Preparation, number: int, directory: Location) -> Any:
+def _try(step: Callable[[], Any], number: int, directory: Location) -> Any:
     """Run a step and record user errors in a file, because runners differ in how they report a worker's errors."""
     try:
-        return step(preparation, number, directory)
+        return step()
     except UserError as error:
         write_atomically(shard_file(directory, number, "failure"), str(error).encode())
         return None
 
 
 def _hash(preparation: Preparation, number: int, directory: Location) -> list[tuple[int, duplicates.Digests | None]]:
-    found = _try(lambda *_: list(duplicates.hash_shard(preparation, number)), preparation, number, directory)
+    found = _try(lambda: list(duplicates.hash_shard(preparation, number)), number, directory)
     return found if found is not None else [(bucket, None) for bucket in range(duplicates.buckets(preparation))]
 
 
