@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from finetune_scaling.data.loader import EMPTY, Batches
+from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 from finetune_scaling.models.ladder import paper_model
@@ -202,7 +202,7 @@ def test_a_mesh_of_one_device_replicates_everything():
 
 def numbers(count: int, size: int) -> Batches:
     keys = grain.MapDataset.range(count).batch(size, batch_fn=list)
-    return Batches(keys, lambda rows: {"row": [-1 if row is EMPTY else row for row in rows]}, size, count, {})
+    return Batches(keys, lambda rows: {"row": [-1 if row is None else row for row in rows]}, size, count, {})
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 5))
