@@ -6,30 +6,21 @@ from collections.abc import Callable
 
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.uncertainty.intervals import Interval
+from finetune_scaling.tuning.registry import METHODS
 
-METHOD_NAMES = {
-    "full": "full tuning",
-    "prompt": "prompt tuning",
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "ia3": "IA3",
-    "prefix": "prefix tuning",
-    "bottleneck": "bottleneck adapters",
-    "bitfit": "BitFit",
-}
 FACTOR_NAMES = {
     "model": "model size",
     "pretrain": "pretraining tokens",
     "pet": "PET size",
     "learning_rate": "learning rate",
 }
-X_LABELS = FACTOR_NAMES | {"model": "parameters", "pet": "prompt length or LoRA rank"}
+X_LABELS = FACTOR_NAMES | {"model": "parameters", "pet": "PET size (prompt length, rank, width)"}
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
 def method_name(method: str) -> str:
-    """Return the display name of a tuning method; unknown methods keep their own name."""
-    return METHOD_NAMES.get(method, method)
+    """Return the display name of a tuning method; methods outside the registry keep their own name."""
+    return (METHODS[method].display_name if method in METHODS else None) or method
 
 
 def format_count(value: float) -> str:

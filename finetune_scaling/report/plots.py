@@ -1,6 +1,6 @@
 """Styles, axes and files of the report's plots: held-out points hollow, log axes, one colour and marker per method.
 
-Colours are those of Okabe and Ito for methods and viridis for quantities; both are distinguishable with colour
+Methods have colours of Okabe and Ito, and two of Tol; quantities have viridis. All are distinguishable with colour
 blindness and in grey. Each plot is written as PNG, as SVG whose points have tooltips (<title> elements), and as JSON.
 """
 
@@ -22,11 +22,12 @@ from matplotlib.lines import Line2D
 
 from finetune_scaling.files import disk_errors, finite_or_none, write_atomically, write_json_atomically
 from finetune_scaling.formatting import FACTOR_NAMES, format_count, method_name
+from finetune_scaling.tuning.registry import METHODS
 
 LOSS = "loss (nats per token)"
 EXAMPLES = "finetuning examples"
-STYLES = {"full": ("#0072B2", "o"), "prompt": ("#D55E00", "s"), "lora": ("#009E73", "^")}
-SPARE_STYLES = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
+METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255", "#999933")
+METHOD_MARKERS = "os^DvPX*<>"  # one more than colours, so that 90 methods have distinct pairs
 GREY = "#555555"
 LIGHTEST = 0.7  # position on viridis; lighter colours are hard to see on white
 LEGEND_ENTRIES = 8
@@ -138,11 +139,9 @@ def add_tooltips(axes: Axes, x: Any, y: Any, texts: Sequence[str]) -> None:
 
 
 def style(method: str, methods: Sequence[str]) -> tuple[str, str]:
-    """Return colour and marker of a method; methods outside the paper have the spare ones in order."""
-    if method in STYLES:
-        return STYLES[method]
-    others = [m for m in methods if m not in STYLES]
-    return SPARE_STYLES[others.index(method) % len(SPARE_STYLES)]
+    """Return colour and marker of a method, in the registry's order; other methods follow in the order of `methods`."""
+    index = [*METHODS, *(name for name in methods if name not in METHODS)].index(method)
+    return METHOD_COLOURS[index % len(METHOD_COLOURS)], METHOD_MARKERS[index % len(METHOD_MARKERS)]
 
 
 def panels(

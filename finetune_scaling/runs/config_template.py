@@ -66,17 +66,14 @@ def finetuning_template(task: str, method: str) -> ConfigDict:
 
 
 def short_finetuning_template(task: str, method: str) -> ConfigDict:
-    """Return a finetuning config of hundreds of steps instead of hundreds of thousands, for small base models.
-
-    Learning rates are higher than the methods' defaults. LoRA runs without parameter scaling, which would hardly change
-    its zero-initialized factor in so few steps.
-    """
+    """Return a finetuning config of hundreds of steps instead of hundreds of thousands, for small base models."""
     config = finetuning_template(task, method)
+    short_runs = METHODS[method].short_runs
     config.batch.size = 16
     config.limits.max_steps = 400
     config.limits.patience = 3
-    config.schedule.learning_rate = {"full": 0.005, "lora": 0.01}.get(method)
-    config.optimizer.parameter_scale = method not in ("lora", "dora", "bottleneck", "bitfit")  # initialized with zeros
+    config.schedule.learning_rate = short_runs.learning_rate
+    config.optimizer.parameter_scale = short_runs.parameter_scale
     config.evaluation.dev_examples = 256
     config.evaluation.test_examples = 500
     config.evaluation.generate_examples = 100

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling.models.adapters import DenseLayer, LayerAdapter
-from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
+from finetune_scaling.tuning.method import Defaults, MethodSpec, ShortRuns, TuningMethod
 
 Array = jax.Array
 
@@ -35,4 +35,11 @@ def build(options: BitfitOptions) -> TuningMethod:
     return TuningMethod(name="bitfit", trainable=r".*/bias", adapter=BiasAdapter())
 
 
-SPEC = MethodSpec("bitfit", BitfitOptions, build, Defaults(learning_rate=1e-2, batch_size=16))
+SPEC = MethodSpec(
+    "bitfit",
+    BitfitOptions,
+    build,
+    Defaults(learning_rate=1e-2, batch_size=16),
+    display_name="BitFit",
+    short_runs=ShortRuns(parameter_scale=False),
+)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.adapters import DenseLayer, LayerAdapter
 from finetune_scaling.tuning.lora import check_targets
-from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
+from finetune_scaling.tuning.method import Defaults, MethodSpec, ShortRuns, TuningMethod
 
 Array = jax.Array
 Activation = Literal["gelu", "relu", "silu"]
@@ -67,5 +67,11 @@ def build(options: BottleneckOptions) -> TuningMethod:
 
 
 SPEC = MethodSpec(
-    "bottleneck", BottleneckOptions, build, Defaults(learning_rate=1e-2, batch_size=16), size_field="width"
+    "bottleneck",
+    BottleneckOptions,
+    build,
+    Defaults(learning_rate=1e-2, batch_size=16),
+    size_field="width",
+    display_name="bottleneck adapters",
+    short_runs=ShortRuns(parameter_scale=False),
 )

@@ -14,7 +14,7 @@ from finetune_scaling.models.adapters import DenseLayer, Leaves
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.tuning.lora import LoraAdapter, LoraOptions
-from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
+from finetune_scaling.tuning.method import Defaults, MethodSpec, ShortRuns, TuningMethod
 
 Array = jax.Array
 
@@ -93,4 +93,12 @@ def build(options: DoraOptions) -> TuningMethod:
     )
 
 
-SPEC = MethodSpec("dora", DoraOptions, build, Defaults(learning_rate=1e-2, batch_size=16), size_field="rank")
+SPEC = MethodSpec(
+    "dora",
+    DoraOptions,
+    build,
+    Defaults(learning_rate=1e-2, batch_size=16),
+    size_field="rank",
+    display_name="DoRA",
+    short_runs=ShortRuns(parameter_scale=False),
+)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
+from finetune_scaling.tuning.method import Defaults, MethodSpec, ShortRuns, TuningMethod
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,4 +14,11 @@ def build(options: FullOptions) -> TuningMethod:
     return TuningMethod(name="full", trainable=".*")
 
 
-SPEC = MethodSpec("full", FullOptions, build, Defaults(learning_rate=1e-3, batch_size=128))
+SPEC = MethodSpec(
+    "full",
+    FullOptions,
+    build,
+    Defaults(learning_rate=1e-3, batch_size=128),
+    display_name="full tuning",
+    short_runs=ShortRuns(learning_rate=0.005),
+)

@@ -60,4 +60,4 @@ def build(options: Ia3Options) -> TuningMethod:
     return TuningMethod(name="ia3", trainable=r".*/ia3", adapter=Ia3Adapter(options.outputs, options.inputs))
 
 
-SPEC = MethodSpec("ia3", Ia3Options, build, Defaults(learning_rate=1e-2, batch_size=16))
+SPEC = MethodSpec("ia3", Ia3Options, build, Defaults(learning_rate=1e-2, batch_size=16), display_name="IA3")

@@ -15,7 +15,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.adapters import DenseLayer, LayerAdapter, Leaves
 from finetune_scaling.models.config import DENSE_LAYERS
 from finetune_scaling.models.optimization_barriers import delay_use
-from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
+from finetune_scaling.tuning.method import Defaults, MethodSpec, ShortRuns, TuningMethod
 
 Array = jax.Array
 
@@ -119,4 +119,12 @@ def build(options: LoraOptions) -> TuningMethod:
     )
 
 
-SPEC = MethodSpec("lora", LoraOptions, build, Defaults(learning_rate=1e-2, batch_size=16), size_field="rank")
+SPEC = MethodSpec(
+    "lora",
+    LoraOptions,
+    build,
+    Defaults(learning_rate=1e-2, batch_size=16),
+    size_field="rank",
+    display_name="LoRA",
+    short_runs=ShortRuns(learning_rate=0.01, parameter_scale=False),
+)

@@ -26,6 +26,18 @@ class Defaults:
 
 
 @dataclasses.dataclass(frozen=True)
+class ShortRuns:
+    """Hyperparameters of runs of hundreds of steps on small base models (runs/config_template.py).
+
+    learning_rate: None is the method's default. parameter_scale: of Adafactor; off for methods that initialize
+    parameters with zeros, which it would hardly change in so few steps.
+    """
+
+    learning_rate: float | None = None
+    parameter_scale: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class TuningMethod:
     """A tuning method with its options filled in. Hashable: it keys caches of compiled functions.
 
@@ -101,9 +113,10 @@ def prepend(prompt: Array, embeddings: Array, layout: TokenLayout) -> tuple[Arra
 class MethodSpec:
     """A tuning method as the registry declares it and configs name it.
 
-    options:    a frozen dataclass, the fields of a config's `method` block
-    build:      options -> TuningMethod
-    size_field: the option that is the PET size, which studies of the factor `pet` vary
+    options:      a frozen dataclass, the fields of a config's `method` block
+    build:        options -> TuningMethod
+    size_field:   the option that is the PET size, which studies of the factor `pet` vary
+    display_name: the name in reports
     """
 
     name: str
@@ -111,6 +124,8 @@ class MethodSpec:
     build: Callable[[Any], TuningMethod]
     defaults: Defaults
     size_field: str | None = None
+    display_name: str | None = None
+    short_runs: ShortRuns = ShortRuns()
 
 
 def configure(methods: Mapping[str, MethodSpec], block: Mapping[str, Any]) -> TuningMethod:

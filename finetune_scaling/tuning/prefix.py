@@ -155,4 +155,11 @@ def build(options: PrefixOptions) -> TuningMethod:
     )
 
 
-SPEC = MethodSpec("prefix", PrefixOptions, build, Defaults(learning_rate=1e-2, batch_size=16), size_field="length")
+SPEC = MethodSpec(
+    "prefix",
+    PrefixOptions,
+    build,
+    Defaults(learning_rate=1e-2, batch_size=16),
+    size_field="length",
+    display_name="prefix tuning",
+)

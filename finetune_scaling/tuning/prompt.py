@@ -82,4 +82,11 @@ def build(options: PromptOptions) -> TuningMethod:
     )
 
 
-SPEC = MethodSpec("prompt", PromptOptions, build, Defaults(learning_rate=0.3, batch_size=16), size_field="length")
+SPEC = MethodSpec(
+    "prompt",
+    PromptOptions,
+    build,
+    Defaults(learning_rate=0.3, batch_size=16),
+    size_field="length",
+    display_name="prompt tuning",
+)

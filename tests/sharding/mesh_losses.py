@@ -67,7 +67,7 @@ def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> 
     model_sharding = ModelSharding(MODEL, mesh, sharding.axes)
     options, rate = RUNS[method]
     # Parameter scaling would make updates of zero-initialized parameters too small to see in 50 steps.
-    optimizer = OptimizerConfig(parameter_scale=method in ("full", "prompt", "ia3", "prefix"))
+    optimizer = OptimizerConfig(parameter_scale=METHODS[method].short_runs.parameter_scale)
     tuning = configure(METHODS, {"name": method, **options})
     trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), model_sharding)
     state = init_state(trainable, optimizer, model_sharding)

@@ -49,7 +49,7 @@ def build(options: GainOptions) -> TuningMethod:
     return TuningMethod(name="gain", trainable=r".*/gain|.*norm/scale", adapter=GainAdapter(options.start))
 
 
-GAIN = MethodSpec("gain", GainOptions, build, Defaults(learning_rate=0.05, batch_size=8))
+GAIN = MethodSpec("gain", GainOptions, build, Defaults(learning_rate=0.05, batch_size=8), display_name="gain vectors")
 TRAINED = {
     "final_norm/scale",
     "layers/norm/scale",
@@ -123,4 +123,4 @@ def test_a_study_takes_it_from_a_config_to_the_laws(tiny_runs, monkeypatch, tmp_
     write_points(study, tmp_path)
     analysis = fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda line: None)
     assert analysis.methods == ("full", "gain")
-    assert "gain" in (tmp_path / "report" / "report.html").read_text()
+    assert "gain vectors" in (tmp_path / "report" / "report.html").read_text()
