@@ -1,4 +1,4 @@
-"""Imports between the package's parts go down the layers that CONTRIBUTING.md declares, and nowhere else."""
+"""Packages and modules import only from lower layers, as CONTRIBUTING.md declares them, and never in a cycle."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ PACKAGE = ROOT / "finetune_scaling"
 
 
 def declared_layers(text: str) -> dict[str, int]:
-    """Part -> its layer, counted from the bottom, as the block marked `layers` in CONTRIBUTING.md lists them."""
+    """Return package or top-level module -> layer, counted from the bottom, from the block marked `layers`."""
     block = re.search(r"```layers\n(.*?)```", text, flags=re.DOTALL)
     assert block is not None, "CONTRIBUTING.md has no block marked `layers`"
     lines = [line.split("#")[0].split() for line in block.group(1).splitlines()]
@@ -23,18 +23,20 @@ LAYERS = declared_layers((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 
 def part_of(path: Path) -> str:
-    """The package or top-level module that a file belongs to."""
+    """Return the package or top-level module that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_parts(source: str) -> Iterator[tuple[int, str]]:
-    """(line, part) of every import from this package, those inside functions included."""
+    """Yield (line, package) for every import from this package, including imports inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative import; name the module in full"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = [str(value.value) for value in node.args if isinstance(value, ast.Constant)]
         else:
             continue
         for name in names:
@@ -50,16 +52,41 @@ def test_every_part_has_a_layer():
     assert set(map(part_of, FILES)) == set(LAYERS)
 
 
+def upward_imports(part: str, source: str) -> list[tuple[int, str]]:
+    """Return (line, package) for every import from the same layer or one above."""
+    return [(line, other) for line, other in imported_parts(source) if other != part and LAYERS[other] >= LAYERS[part]]
+
+
 @pytest.mark.parametrize("part", sorted(LAYERS))
-def test_a_part_imports_from_layers_below_it_only(part: str):
-    upward = [
+def test_a_part_imports_only_from_layers_below_it(part: str):
+    upward = {
         f"{path.relative_to(ROOT)}:{line} imports {other}"
         for path in FILES
         if part_of(path) == part
-        for line, other in imported_parts(path.read_text(encoding="utf-8"))
-        if other != part and LAYERS[other] >= LAYERS[part]
-    ]
-    assert upward == []
+        for line, other in upward_imports(part, path.read_text(encoding="utf-8"))
+    }
+    assert upward == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from finetune_scaling.studies.grid import Run",
+        "from finetune_scaling import study",
+        "def late():\n    import finetune_scaling.report.page as page",
+        "if TYPE_CHECKING:\n    from finetune_scaling.laws import points",
+        "module = importlib.import_module('finetune_scaling.laws.points')",
+    ],
+)
+def test_an_upward_import_is_found(source: str):
+    assert upward_imports("models", source)
+
+
+@pytest.mark.parametrize(
+    "source", ["from finetune_scaling.sharding import mesh", "import finetune_scaling.models.rope"]
+)
+def test_an_import_from_below_or_the_own_package_is_allowed(source: str):
+    assert upward_imports("models", source) == []
 
 
 def module_name(path: Path) -> str:
@@ -67,7 +94,7 @@ def module_name(path: Path) -> str:
 
 
 def imports_of(path: Path, modules: set[str]) -> set[str]:
-    """Modules of this package that a file imports when it is loaded."""
+    """Return the modules of this package that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
