@@ -111,7 +111,11 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
 def _fault_in_config(error: BaseException) -> str | None:
     """Return the error in the file of --config with its line; None if the error has another origin."""
     for cause in _causes(error):
-        frames = [frame for frame in traceback.walk_tb(cause.__traceback__) if _is_config(frame[0].f_globals)]
+        frames = [
+            frame
+            for frame in traceback.walk_tb(cause.__traceback__)
+            if frame[0].f_globals.get("__name__") == _CONFIG_MODULE
+        ]
         if frames:
             frame, line = frames[-1]
             return _one_line(f"--config: {frame.f_code.co_filename}:{line}: {type(cause).__name__}: {cause}")
@@ -127,10 +131,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_config(names: dict[str, Any]) -> bool:
-    return names.get("__name__") == _CONFIG_MODULE
 
 
 def _one_line(text: str) -> str:

@@ -20,21 +20,21 @@ from finetune_scaling.errors import ConfigError
 T = TypeVar("T")
 
 
-def build(kind: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Build the dataclass `kind` from `mapping`, including nested dataclasses, tuples and unions.
+def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Build the dataclass `cls` from `mapping`, including nested dataclasses, tuples and unions.
 
     Raises ConfigError that names the field (`where.field`) if one is unknown, missing or of the wrong type.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in mapping:
         if name not in fields:
             raise ConfigError(f"{where}.{name} is not a field of {where}{suggestion(name, fields)}")
-    types_ = _type_hints(kind)  # type: ignore[arg-type]
-    values = {name: _convert(types_[name], value, f"{where}.{name}") for name, value in mapping.items()}
+    hints = _type_hints(cls)  # type: ignore[arg-type]
+    values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in mapping.items()}
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise ConfigError(f"{where}.{missing[0]} is missing; give it a value")
-    return kind(**values)
+    return cls(**values)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -110,17 +110,17 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @functools.cache
-def _type_hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)  # slow, and called for each of thousands of runs
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)  # slow, and called for each of thousands of runs
 
 
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
         return plain(value)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, where)
@@ -130,15 +130,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         return _convert_tuple(arguments, value, where)
-    if origin in (dict, Mapping) or kind is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
+    if origin in (dict, Mapping) or hint is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return _convert_mapping(arguments, value, where)
-    if dataclasses.is_dataclass(kind):
-        if isinstance(value, kind):  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
             return value
         if not isinstance(value, Mapping | ml_collections.ConfigDict):
             raise ConfigError(f"{where} must be a group of fields, not {value!r}")
-        return build(kind, value, where)  # type: ignore[arg-type]
-    return _convert_scalar(kind, value, where)
+        return build(hint, value, where)  # type: ignore[arg-type]
+    return _convert_scalar(hint, value, where)
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -173,26 +173,26 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple:
     if len(values) != len(arguments):
         raise ConfigError(f"{where} must have {len(arguments)} entries, not {len(values)}")
     return tuple(
-        _convert(kind, entry, f"{where}[{i}]") for i, (kind, entry) in enumerate(zip(arguments, values, strict=True))
+        _convert(hint, entry, f"{where}[{i}]") for i, (hint, entry) in enumerate(zip(arguments, values, strict=True))
     )
 
 
 def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict:
     if not isinstance(value, Mapping | ml_collections.ConfigDict):
         raise ConfigError(f"{where} must be a group of fields, not {value!r}")
-    kind = arguments[1] if arguments else Any
-    return {str(key): _convert(kind, value[key], f"{where}.{key}") for key in value}
+    hint = arguments[1] if arguments else Any
+    return {str(key): _convert(hint, value[key], f"{where}.{key}") for key in value}
 
 
-def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
+def _convert_scalar(cls: Any, value: Any, where: str) -> Any:
     if value is None:
         raise ConfigError(f"{where} is missing; give it a value")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if cls is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
+    if cls is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 1e6 is how people write a million steps
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, cls) or (isinstance(value, bool) and cls is not bool):
         raise ConfigError(
-            f"{where} = {value!r} has the wrong type: expected {kind.__name__}, got {type(value).__name__}"
+            f"{where} = {value!r} has the wrong type: expected {cls.__name__}, got {type(value).__name__}"
         )
     return value

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the scripts that rent machines (tpu_vm.sh, gke_xpk.sh, sky.sh) after environment.sh: options, dry runs, and
-# clean-up that releases rented machines however the script ends. These scripts define give_back.
+# clean-up that releases rented machines however the script ends. These scripts define release_machines.
 
 declare -A OPTION=()
 COMMAND=() # what follows --
@@ -124,7 +124,7 @@ finish() {
   trap '' INT TERM HUP # releasing machines must not be interrupted
   set +e
   end_children 2>/dev/null
-  give_back || ((code)) || code=1
+  release_machines || ((code)) || code=1
   trap - EXIT
   exit "$code"
 }

@@ -57,7 +57,7 @@ make_venv() {
   "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
   local python
   python="$(find_python)"
-  echo "making $VENV with $("$python" --version)"
+  echo "creating $VENV with $("$python" --version)"
   "$python" -m venv --clear "$VENV"
 }
 
@@ -87,7 +87,7 @@ install() {
   [[ "$wanted" == base ]] || target="${ROOT}[$wanted]"
   echo "installing into $VENV: $wanted (some minutes the first time)"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$target" ||
-    fail "the installation failed (see above); with the package index in reach, run the same command again"
+    fail "the installation failed (see above); check that the package index can be reached, and run the same command again"
   echo "$key" >"$VENV/installed-base"
   echo "$key" >"$VENV/installed-$wanted"
 }

@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source-path=SCRIPTDIR source=cloud.sh
 source "$ROOT/launch/cloud.sh"
 
-CLUSTER_MADE="" WORKLOAD_MADE="" # created, found, or being created: to be deleted
+CLUSTER_CREATED="" WORKLOAD_CREATED="" # created, found, or being created: to be deleted
 
 check_arguments() {
   require name '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' "a name of small letters, digits and hyphens"
@@ -53,11 +53,11 @@ ensure_cluster() {
   [[ -z "${OPTION[spot]:-}" ]] || capacity=--spot
   [[ -n "$DRY_RUN" ]] || there="$(cluster_exists)" || return
   if [[ -n "${OPTION[temporary-cluster]:-}" ]]; then
-    CLUSTER_MADE=yes
+    CLUSTER_CREATED=yes
     [[ "$there" == yes ]] ||
       run_whole xpk cluster create "${CLUSTER[@]}" --tpu-type="${OPTION[type]}" --num-slices=1 "$capacity" || return
   elif [[ "$there" == no && -z "$DRY_RUN" ]]; then
-    usage_error "there is no cluster ${OPTION[cluster]} in ${OPTION[zone]%-*}; --temporary-cluster makes one for this command"
+    usage_error "cluster ${OPTION[cluster]} does not exist in ${OPTION[zone]%-*}; --temporary-cluster creates it for this command"
   fi
   run gcloud container clusters get-credentials "${GKE[@]}"
 }
@@ -68,9 +68,9 @@ ensure_workload() {
   command="exec env FINETUNE_SCALING_DISTRIBUTED=auto .venv/bin/$(quoted "${COMMAND[@]}")"
   command="bash launch/install.sh tpu,gcs && $command"
   [[ -n "$DRY_RUN" ]] || there="$(kubectl get jobset "$NAME" --ignore-not-found --output=name)" || return
-  WORKLOAD_MADE=yes
+  WORKLOAD_CREATED=yes
   if [[ -n "$there" ]]; then
-    echo "workload $NAME is there already"
+    echo "workload $NAME exists already"
     return
   fi
   run mkdir -p "$FILES/code" || return
@@ -104,7 +104,7 @@ wait_for_workload() {
   return 1
 }
 
-# shellcheck disable=SC2317 # give_back calls it
+# shellcheck disable=SC2317 # release_machines calls it
 delete_cluster() {
   [[ -z "$DRY_RUN" && "$(cluster_exists)" == no ]] && return
   run xpk cluster delete "${CLUSTER[@]}" --force
@@ -112,14 +112,14 @@ delete_cluster() {
 }
 
 # shellcheck disable=SC2317 # the trap calls it
-give_back() {
+release_machines() {
   local failed=0
-  [[ -z "$WORKLOAD_MADE" ]] || run xpk workload delete "${CLUSTER[@]}" --workload="$NAME" --force || failed=1
-  [[ -z "$CLUSTER_MADE" ]] || delete_cluster || failed=1
+  [[ -z "$WORKLOAD_CREATED" ]] || run xpk workload delete "${CLUSTER[@]}" --workload="$NAME" --force || failed=1
+  [[ -z "$CLUSTER_CREATED" ]] || delete_cluster || failed=1
   run rm -rf "$FILES"
   ((failed == 0)) || echo "error: cluster or workload may still exist and cost money; check and delete them by hand" >&2
-  echo "# workloads that are left: $(quoted xpk workload list "${CLUSTER[@]}")"
-  echo "# clusters that are left (each costs money): $(quoted gcloud container clusters list --project="${OPTION[project]}")"
+  echo "# remaining workloads: $(quoted xpk workload list "${CLUSTER[@]}")"
+  echo "# remaining clusters (each costs money): $(quoted gcloud container clusters list --project="${OPTION[project]}")"
   return "$failed"
 }
 
@@ -131,4 +131,4 @@ ensure_cluster
 ensure_workload
 print_logs
 wait_for_workload
-[[ -z "$DRY_RUN" ]] || give_back
+[[ -z "$DRY_RUN" ]] || release_machines

@@ -64,7 +64,7 @@ fetch() {
   return 1
 }
 
-give_back() {
+release_machines() {
   local failed=0
   if [[ -n "$UP" ]]; then
     run sky cancel --yes --all "$NAME" || true # an interrupted job is still running there
@@ -86,4 +86,4 @@ launch
 UP=yes
 send_results
 run_command
-[[ -z "$DRY_RUN" ]] || give_back
+[[ -z "$DRY_RUN" ]] || release_machines

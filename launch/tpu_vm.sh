@@ -109,7 +109,7 @@ fetch() {
   return 1
 }
 
-give_back() {
+release_machines() {
   local failed=0
   if [[ -n "$STARTED" && ("$DRY_RUN" || "$(state || echo ACTIVE)" == ACTIVE) ]]; then
     on_workers all "$DETACHED stop" || true
@@ -126,4 +126,4 @@ check_arguments
 set_up
 rent
 attempts
-[[ -z "$DRY_RUN" ]] || give_back
+[[ -z "$DRY_RUN" ]] || release_machines

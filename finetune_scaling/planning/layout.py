@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -123,8 +123,7 @@ def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
     """Return the bytes of a tree per device. shardings: default: those of the leaves."""
     leaves = jax.tree.leaves(tree)
     found = [leaf.sharding for leaf in leaves] if shardings is None else jax.tree.leaves(shardings)
-    return sum(_leaf_bytes(leaf, sharding) for leaf, sharding in zip(leaves, found, strict=True))
-
-
-def _leaf_bytes(leaf: Any, sharding: Any) -> int:
-    return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+    return sum(
+        math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf, sharding in zip(leaves, found, strict=True)
+    )

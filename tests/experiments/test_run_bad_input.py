@@ -188,13 +188,6 @@ def test_resuming_after_damage_to_the_newest_checkpoint_is_exact(tiny_runs, fini
     assert {**record, "seconds": 0} == {**expected, "seconds": 0}
 
 
-def test_all_checkpoints_damaged(tiny_runs, unfinished):
-    for step in checkpoint_steps(unfinished):
-        _truncate(unfinished / "checkpoints" / str(step))
-    with pytest.raises(CheckpointError, match=r"all checkpoints \[.*\] are damaged"):
-        run(tiny_runs.config("lora"), unfinished)
-
-
 def test_a_damaged_base_raises(tiny_runs, tmp_path):
     base = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     _truncate(base / "checkpoints" / "20")

@@ -452,14 +452,14 @@ def test_a_signal_deletes_the_workload_and_a_second_start_uses_an_existing_one(c
     clouds.write(calls="", seconds="0", jobset="")
     code, printed, _ = clouds.run("gke_xpk.sh", *GKE, "--", *BUCKET)
     assert (code, clouds.left()) == (0, ["cluster"])
-    assert "workload one is there already" in printed
+    assert "workload one exists already" in printed
     assert "workload create" not in clouds.verbs(*WORKLOAD)
 
 
 def test_a_missing_cluster_is_an_error_and_nothing_is_deleted(clouds):
     code, _, errors = clouds.run("gke_xpk.sh", *GKE, "--", *BUCKET)
     assert (code, clouds.verbs("create", "delete")) == (2, [])
-    assert errors == "error: there is no cluster big in us-west4; --temporary-cluster makes one for this command\n"
+    assert errors == "error: cluster big does not exist in us-west4; --temporary-cluster creates it for this command\n"
 
 
 def test_a_cluster_that_cannot_be_deleted_is_reported(clouds):
