@@ -34,6 +34,7 @@ REQUIREMENTS = [
     "sentencepiece>=0.2.2,<0.3",  # training and running the tokenizer
     "sacrebleu>=2.5.1,<2.7",  # BLEU, chrF and TER with signatures
     "rouge-score>=0.1.2,<0.2",  # ROUGE
+    "nltk>=3.9.1,<4",  # Cistem, the German stemmer of ROUGE
     "safetensors>=0.8,<0.9",  # weights of public checkpoints
     "tokenizers>=0.23.1,<0.24",  # tokenizers of public checkpoints; same bounds as transformers
     "ml-collections>=1.0,<2",  # ConfigDict and the --config flag
@@ -64,7 +65,6 @@ EXTRAS = {
         "hypothesis>=6.140,<7",  # property tests
         "ruff>=0.17,<0.18",  # lint and format; each release series formats differently
         "mypy>=2.4,<2.5",
-        "nltk>=3.9.1,<4",  # reference implementation of the Cistem stemmer
         *HUGGING_FACE,
         "peft>=0.21.2,<0.22",  # reference implementation of the tuning methods and their files
         GCSFS,

@@ -16,7 +16,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.comparison import LOSSES, System, compare, systems_from_files, systems_from_runs, table
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.metrics.metric import Metric
-from finetune_scaling.metrics.registry import check_unique_names, metric_by_name
+from finetune_scaling.metrics.registry import check_unique_names, find_metric
 from finetune_scaling.metrics.significance import DEFAULT_SAMPLES, Procedure
 
 _SYSTEMS = flags.DEFINE_list(
@@ -84,7 +84,7 @@ def _select_metrics(names: Sequence[str], losses: bool) -> list[Metric | str]:
     for name in names:
         if name in LOSSES and not losses:
             raise ConfigError(f"--metrics: {name} is for runs (--runs); files contain no losses")
-    metrics = [name if name in LOSSES else metric_by_name(name) for name in names]
+    metrics = [name if name in LOSSES else find_metric(name) for name in names]
     check_unique_names([metric if isinstance(metric, str) else metric.name for metric in metrics])
     return metrics
 

@@ -8,7 +8,7 @@ from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.languages import WITHOUT_TOKENIZER, base_language
-from finetune_scaling.metrics.learned.metric import is_config, read_learned_metric
+from finetune_scaling.metrics.learned.metric import read_learned_metric
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.question_answering import exact_match, token_f1
 from finetune_scaling.metrics.rouge import ROUGE_METRICS, rouge
@@ -26,7 +26,7 @@ def _metrics() -> Iterator[Metric]:
     yield from (exact_match(), token_f1())
 
 
-# The metrics that are computed in this process; learned metrics run in processes of their own.
+# The metrics that are computed in this process; learned metrics run in separate processes.
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _metrics()}
 
 
@@ -41,7 +41,7 @@ def score(
 
     Args:
       hypotheses, references, target_language, sources: see Corpus.
-      metrics: names in METRICS, or metrics; None selects the default metrics of the language.
+      metrics: metrics, or their names (see `find_metric`); None selects the default metrics of the language.
 
     Returns:
       {metric: {"score": unrounded score, "signature": how it was computed}}. Scores are between 0 and 100, except TER,
@@ -67,30 +67,29 @@ def default_metrics(language: str) -> tuple[str, ...]:
 
 
 def find_metric(metric: str | Metric) -> Metric:
-    """Return the metric of a name in METRICS. Raises ConfigError if the name is unknown."""
-    return choose(METRICS, metric, "metric") if isinstance(metric, str) else metric
+    """Return the metric of a name in METRICS or of a config file (FILE.py[:ARGUMENT]).
+
+    Raises ConfigError if the name is unknown, the file cannot be read, or the program of a learned metric is missing.
+    """
+    if not isinstance(metric, str):
+        return metric
+    if not metric.partition(":")[0].endswith(".py"):
+        return choose(METRICS, metric, "metric")
+    learned = read_learned_metric(metric)
+    learned.check_program()
+    return learned
 
 
 def metrics_from_flag(names: Sequence[str] | None) -> tuple[Metric, ...] | None:
     """Return the metrics that --metrics names, or None (the default metrics) if the flag was not given.
 
-    Raises ConfigError if a name is unknown or repeated, no name is given, a config file cannot be read, or the program
-    of a learned metric is missing.
+    Raises ConfigError if no name is given or one is repeated, and as `find_metric` does.
     """
     if names is None:
         return None
-    metrics = tuple(metric_by_name(name) for name in names)
+    metrics = tuple(map(find_metric, names))
     check_unique_names([metric.name for metric in metrics])
     return metrics
-
-
-def metric_by_name(name: str) -> Metric:
-    """Return the metric of a name or config file (FILE.py[:ARGUMENT]); its program must exist."""
-    if not is_config(name):
-        return find_metric(name)
-    metric = read_learned_metric(name)
-    metric.check_program()
-    return metric
 
 
 def check_unique_names(names: Sequence[str]) -> None:

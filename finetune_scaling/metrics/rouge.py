@@ -13,10 +13,10 @@ import re
 import unicodedata
 
 import numpy as np
+from nltk.stem.cistem import Cistem
 from rouge_score import rouge_scorer, tokenizers
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.metrics import cistem
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.languages import WRITTEN_WITHOUT_SPACES, base_language, check_tokenizer
 from finetune_scaling.metrics.metric import SegmentMetric
@@ -55,13 +55,14 @@ class IdeogramsAndWords(UnicodeWords):
 
 
 class GermanStems(UnicodeWords):
-    """Split text into Unicode words and stem them with Cistem."""
+    """Split text into Unicode words and stem them with Cistem (Weissweiler and Fraser, GSCL 2017)."""
 
     signature = "tok:unicode-words|stem:cistem"
+    _stemmer = Cistem(case_insensitive=True)
 
     def tokenize(self, text: str) -> list[str]:
         """Return the stems of the words of `text`."""
-        return [cistem.stem(word) for word in super().tokenize(text)]
+        return [self._stemmer.stem(word) for word in super().tokenize(text)]
 
 
 class RougeScoreDefault(tokenizers.DefaultTokenizer):

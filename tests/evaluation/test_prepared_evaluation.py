@@ -65,7 +65,7 @@ def copied(study, tmp_path) -> Callable[..., list[str]]:
     return directories
 
 
-def scored(directories: list[str], evaluators: dict[str, Any], **how: Any) -> dict[str, Any]:
+def scored(directories: list[str], evaluators: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Evaluate runs and return their records, keyed by "RUN EVALUATOR"."""
     found = {}
 
@@ -74,7 +74,7 @@ def scored(directories: list[str], evaluators: dict[str, Any], **how: Any) -> di
     ) -> None:
         found[f"{Path(job.name).name} {prepared.name}"] = record
 
-    settings = EvaluationOptions(**how)
+    settings = EvaluationOptions(**options)
     assert run_evaluations(plan_evaluations(directories, lambda *_: evaluators, settings), settings, on_record) == []
     return found
 
@@ -132,8 +132,10 @@ def test_text_loss_per_byte(copied):
 
 
 def test_runs_of_one_base_share_its_parameters_scores_and_programs(copied, monkeypatch):
-    read = []
-    monkeypatch.setattr(model_loading, "read_trainable", lambda where, *a: read.append(where) or READ(where, *a))
+    read, read_trainable = [], model_loading.read_trainable
+    monkeypatch.setattr(
+        model_loading, "read_trainable", lambda path, *rest: read.append(path) or read_trainable(path, *rest)
+    )
     lora, still = copied("lora", "still")
     scored([lora], FEW)
     base = Path(lora).parents[3] / "bases/grammar/30k" / "checkpoints/20"
@@ -147,9 +149,6 @@ def test_runs_of_one_base_share_its_parameters_scores_and_programs(copied, monke
     assert not loaded  # the base had been scored
     assert found["lora few_shot_1"]["untuned"] == found["still few_shot_1"]["untuned"]
     assert found["lora few_shot_1"]["demonstrations"] == found["still few_shot_1"]["demonstrations"]
-
-
-READ = model_loading.read_trainable
 
 
 def test_jobs_are_grouped_by_base(copied):
@@ -183,16 +182,15 @@ def test_an_interrupted_evaluation_resumes_with_missing_records(copied, monkeypa
         with pytest.raises(KeyboardInterrupt):
             scored([directory], ALL)
     assert [name.split(".")[0] for name in written] == ["few_shot_1", "few_shot_1"]
-    scoring_again = []
-    monkeypatch.setattr(prepared_evaluation, "_score", lambda p, *a: scoring_again.append(p.name) or SCORED(p, *a))
+    scored_again, score = [], prepared_evaluation._score
+    monkeypatch.setattr(
+        prepared_evaluation, "_score", lambda one, *rest: scored_again.append(one.name) or score(one, *rest)
+    )
     assert scored([directory], ALL) == undisturbed
-    assert scoring_again == ["zero_shot"] * 2 + ["pretraining"] * 2  # the run and its base
+    assert scored_again == ["zero_shot"] * 2 + ["pretraining"] * 2  # the run and its base
     assert {path: path.read_bytes() for path in (Path(directory) / "evaluation").iterdir()} == files
     monkeypatch.setattr(model_loading, "read_trainable", lambda *_: pytest.fail("parameters were read again"))
     assert scored([directory], ALL) == undisturbed
-
-
-SCORED = prepared_evaluation._score
 
 
 def test_records_of_other_settings_are_errors_unless_overwritten(copied):
@@ -291,10 +289,12 @@ def test_a_damaged_run_fails_alone(copied):
     lora, still = copied("lora", "still")
     for state in Path(lora).glob("checkpoints/*/state/d/*"):
         state.write_bytes(b"")
-    how = EvaluationOptions()
+    options = EvaluationOptions()
     reported = []
     errors = run_evaluations(
-        plan_evaluations([lora, still], lambda *_: FEW, how), how, lambda job, *_: reported.append(Path(job.name).name)
+        plan_evaluations([lora, still], lambda *_: FEW, options),
+        options,
+        lambda job, *_: reported.append(Path(job.name).name),
     )
     assert [type(error) for error in errors] == [CheckpointError]
     assert reported == ["still"]

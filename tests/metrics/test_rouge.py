@@ -7,7 +7,6 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nltk.stem.cistem import Cistem
 from rouge_score import rouge_scorer
 
 from finetune_scaling.errors import ConfigError
@@ -106,10 +105,8 @@ def test_scores_equal_those_of_texts_with_tokens_encoded_as_numbers(shared_data,
 
 def test_german_words_keep_umlauts_and_are_stemmed():
     text = "Die Größe der Überläufer: 30\N{NO-BREAK SPACE}MB"
-    stemmer = Cistem(case_insensitive=True)
-    words = ["die", "größe", "der", "überläufer", "30", "mb"]
-    assert rouge_tokenizer("de").tokenize(text) == [stemmer.stem(word) for word in words]
-    assert mean_rouge("rouge1", ["Speicherbehälter"], [["Speicherbehältern"]], "de") == 100.0
+    assert rouge_tokenizer("de").tokenize(text) == ["die", "gross", "der", "uberlauf", "30", "mb"]
+    assert rouge_tokenizer("de").tokenize("Häusern gelaufen Geld Flüsse") == ["hau", "lauf", "geld", "fluss"]
     assert mean_rouge("rouge1", ["Speicherbehälter"], [["Speicherbehältern"]], "fr") == 0.0
 
 

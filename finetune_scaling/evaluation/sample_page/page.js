@@ -54,7 +54,7 @@ function haystack(where) {
   return haystacks[where];
 }
 
-function passing() {
+function matchingRows() {
   const needle = FORM.text.value.toLowerCase();
   const texts = needle ? haystack(FORM.where.value) : null;
   const lengths = LENGTHS[FORM.of.value];
@@ -80,7 +80,7 @@ function sorted(rows) {
   return keyed.map(([, row]) => row);
 }
 
-let shown = []; // filtered rows in order
+let filtered = []; // filtered rows in order
 
 // ---- elements -------------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ function sortBy(sort) {
 
 // Apply a changed filter or order, and go to the first page.
 function update() {
-  shown = sorted(passing());
+  filtered = sorted(matchingRows());
   FORM.page.value = 1;
   showMeans();
   show();
@@ -213,9 +213,9 @@ function update() {
 
 function show() {
   const size = Number(FORM.size.value);
-  const pages = Math.max(1, Math.ceil(shown.length / size));
+  const pages = Math.max(1, Math.ceil(filtered.length / size));
   const page = Math.min(pages, Math.max(1, Math.trunc(Number(FORM.page.value)) || 1));
-  const rows = shown.slice((page - 1) * size, page * size);
+  const rows = filtered.slice((page - 1) * size, page * size);
   FORM.page.value = page;
   FORM.page.max = pages;
   document.getElementById("pages").textContent = `of ${pages}`;
@@ -227,8 +227,8 @@ function show() {
 
 function showState(first, count) {
   const order = `by ${ORDERS.get(FORM.sort.value).name}, ${FORM.direction.selectedOptions[0].text}`;
-  const part = count ? `rows ${first}–${first + count - 1} of ${shown.length}` : "no rows match the filter";
-  const total = shown.length < COUNT ? ` (${COUNT} unfiltered)` : "";
+  const part = count ? `rows ${first}–${first + count - 1} of ${filtered.length}` : "no rows match the filter";
+  const total = filtered.length < COUNT ? ` (${COUNT} unfiltered)` : "";
   document.getElementById("status").textContent = count ? `${part}${total}, ${order}` : part;
   for (const head of document.querySelectorAll("#samples thead th")) {
     if (head.dataset.sort === FORM.sort.value) head.setAttribute("aria-sort", FORM.direction.value);
@@ -250,10 +250,10 @@ function showMeans() {
   const heads = ["run", `mean ${DATA.metric}`, "mean loss of an example", "decoded", "equal to the reference", "empty"];
   table.tHead.replaceChildren(element("tr", {}, ...heads.map((name) => element("th", { scope: "col" }, name))));
   table.tBodies[0].replaceChildren(...RUNS.map((run) => {
-    const count = (test) => String(shown.filter((row) => run.hypothesis[row] !== null && test(row)).length);
+    const count = (test) => String(filtered.filter((row) => run.hypothesis[row] !== null && test(row)).length);
     const cells = [
-      number(mean(shown.map((row) => run.score[row])), 2),
-      number(mean(shown.map((row) => run.loss[row])), 3),
+      number(mean(filtered.map((row) => run.score[row])), 2),
+      number(mean(filtered.map((row) => run.loss[row])), 3),
       count(() => true),
       count((row) => run.hypothesis[row] === DATA.reference[row]),
       count((row) => run.hypothesis[row] === ""),

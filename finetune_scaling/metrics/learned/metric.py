@@ -133,11 +133,6 @@ class LearnedMetric:
         return [word.format(**parts) for word in self.command]
 
 
-def is_config(name: str) -> bool:
-    """Return whether a metric is named by its config file: FILE.py or FILE.py:ARGUMENT."""
-    return name.partition(":")[0].endswith(".py")
-
-
 def read_learned_metric(name: str) -> LearnedMetric:
     """Return the metric of a config file FILE.py[:ARGUMENT]. Raises ConfigError if the file is missing or invalid."""
     try:

@@ -1,6 +1,7 @@
 """A persistent cache of scores, keyed by the scored content."""
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import disk_errors
 
 _LOCK_SECONDS = 120.0  # maximum wait for another process's commit
-_KEYS_PER_QUERY = 500
 
 
 class ScoreCache:
@@ -34,14 +34,9 @@ class ScoreCache:
 
     def get(self, keys: Iterable[str]) -> dict[str, float]:
         """Return the cached scores of `keys`; missing keys are omitted."""
-        unique = list(dict.fromkeys(keys))
-        found: dict[str, float] = {}
+        query = "SELECT key, score FROM scores WHERE key IN (SELECT value FROM json_each(?))"
         with self._errors():
-            for start in range(0, len(unique), _KEYS_PER_QUERY):
-                part = unique[start : start + _KEYS_PER_QUERY]
-                marks = ",".join("?" * len(part))
-                found.update(self._database.execute(f"SELECT key, score FROM scores WHERE key IN ({marks})", part))
-        return found
+            return dict(self._database.execute(query, [json.dumps(list(keys))]))
 
     def put(self, key: str, score: float) -> None:
         """Store a score."""

@@ -13,7 +13,7 @@ from finetune_scaling.evaluation.sample_page.page import write_page
 from finetune_scaling.evaluation.sample_page.samples import RunSamples, Sample
 from finetune_scaling.evaluation.sample_page.sentence_scores import SentenceScores, sentence_scores
 
-SHOWN = "[...document.querySelectorAll('#samples tbody th')].map(e => Number(e.lastChild.textContent))"
+SHOWN_INDICES = "[...document.querySelectorAll('#samples tbody th')].map(e => Number(e.lastChild.textContent))"
 STATUS = "document.getElementById('status').textContent"
 WORDS = ["der", "die", "Paket", "enthält", "Bibliothek", "und", "天", "气", "很", "好", "Zürich’s", "1,5", "e-mail"]
 
@@ -67,10 +67,10 @@ def page(browser, address):
 
 def all_rows(page, count: int) -> list[int]:
     """Return the indices of all rows, paging with the button."""
-    found = page.evaluate(SHOWN)
+    found = page.evaluate(SHOWN_INDICES)
     while len(found) < count:
         page.click("#next")
-        found += page.evaluate(SHOWN)
+        found += page.evaluate(SHOWN_INDICES)
     return found
 
 
@@ -164,10 +164,10 @@ def test_the_means_follow_the_filter_for_differing_hypotheses(page, examples, sc
 def test_the_url_fragment_stores_the_view(page, address, examples):
     page.click('th[data-sort="score0"] button')
     page.click("#next")
-    there, rows = page.evaluate("location.href"), page.evaluate(SHOWN)
+    there, rows = page.evaluate("location.href"), page.evaluate(SHOWN_INDICES)
     page.open(there)
     page.requests[:] = [address]
-    assert page.evaluate(SHOWN) == rows
+    assert page.evaluate(SHOWN_INDICES) == rows
 
 
 def test_marks_follow_a_longest_common_subsequence(page):
