@@ -224,8 +224,10 @@ class _PieceHandler(type_handlers.NumpyHandler):
         """Write all leaves before returning, so that no futures are left."""
         arrays = {leaf.name: _open_array(leaf, str(info.path)) for leaf, info in zip(values, infos, strict=True)}
         done = self._journal.done()
-        pieces = [(leaf, start) for leaf in values for start in leaf.starts() if (leaf.name, start) not in done]
-        own = pieces[jax.process_index() :: jax.process_count()]
+        pieces = [(leaf, start) for leaf in values for start in leaf.starts()]
+        # The division must not depend on `done`, which grows while other processes write.
+        share = pieces[jax.process_index() :: jax.process_count()]
+        own = [(leaf, start) for leaf, start in share if (leaf.name, start) not in done]
         progress = ProgressReporter(f"{self._title}, pieces", 0, len(own))
         pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
         try:
