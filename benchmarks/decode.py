@@ -18,7 +18,7 @@ from finetune_scaling.decoding.generation import generate, make_decoder
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import LADDER
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS

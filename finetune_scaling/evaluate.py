@@ -48,7 +48,7 @@ from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, read_recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.tables import POINTS, write_facts, write_points
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 
 _WORKDIR = flags.DEFINE_multi_string(
     "workdir", [], "Directories of runs, base models or public models, separated by commas or as glob patterns."

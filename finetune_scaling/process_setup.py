@@ -13,6 +13,7 @@ import jax
 from absl import logging as absl_logging
 
 from finetune_scaling.errors import EXIT_INTERRUPTED, INTERRUPTED
+from finetune_scaling.training.compilations import compiled_programs
 
 CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # parameters of mallopt, from malloc.h
@@ -28,6 +29,7 @@ def set_up() -> None:
     sys.unraisablehook = _report_unraisable
     keep_freed_memory()
     enable_compilation_cache()
+    compiled_programs()  # starts to count
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

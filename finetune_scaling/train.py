@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.experiments.run import run
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Path of a config file, followed by :ARGUMENT if it takes one."

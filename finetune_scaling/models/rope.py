@@ -28,7 +28,7 @@ class LinearScaling:
         """Factor of queries and keys."""
         return 1.0
 
-    def stretch(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+    def scale(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         """Return scaled frequencies [half] of the pairs, from those of `theta`."""
         return frequencies / self.factor
 
@@ -59,7 +59,7 @@ class Llama3Scaling:
     def magnitude(self) -> float:
         return 1.0
 
-    def stretch(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+    def scale(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         turns = self.original_length * frequencies / (2 * math.pi)
         kept = np.clip((turns - self.low_frequency) / (self.high_frequency - self.low_frequency), 0.0, 1.0)
         return (1 - kept) * frequencies / self.factor + kept * frequencies
@@ -70,7 +70,7 @@ class YarnScaling:
     """YaRN (Peng et al., 2023): a ramp that is linear in the pair's index, and scaled queries and keys.
 
     fast_turns, slow_turns: turns in `original_length` positions at which the ramp begins and ends; whole_pairs rounds
-    its ends to pairs. magnitude: factor of queries and keys, 0.1 ln(factor) + 1 in the paper.
+    its ends to pairs (Hugging Face: truncate). magnitude: factor of queries and keys, 0.1 ln(factor) + 1 in the paper.
     """
 
     factor: float
@@ -88,15 +88,15 @@ class YarnScaling:
                 f"model.rope_scaling.fast_turns = {self.fast_turns} must be above slow_turns = {self.slow_turns}"
             )
 
-    def stretch(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+    def scale(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         pairs = frequencies.shape[0]
         first, last = (self._pair(turns, 2 * pairs, theta) for turns in (self.fast_turns, self.slow_turns))
         if self.whole_pairs:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, 2 * pairs - 1)
         width = last - first if last != first else 0.001  # a step, if the ramp has no width
-        stretched = np.clip((np.arange(pairs, dtype=np.float32) - first) / width, 0.0, 1.0)
-        return stretched * frequencies / self.factor + (1 - stretched) * frequencies
+        interpolated = np.clip((np.arange(pairs, dtype=np.float32) - first) / width, 0.0, 1.0)
+        return interpolated * frequencies / self.factor + (1 - interpolated) * frequencies
 
     def _pair(self, turns: float, dim: int, theta: float) -> float:
         """Return the fractional index of the pair with this number of turns."""
@@ -110,7 +110,7 @@ def rotary_angles(positions: Array, dim: int, theta: float, scaling: RopeScaling
     """Return cosines and sines [B, L, 1, dim / 2] for positions [B, L] and `dim` dimensions of a head."""
     frequencies = _frequencies(dim, theta)
     if scaling is not None:
-        frequencies = scaling.stretch(frequencies, theta).astype(np.float32)
+        frequencies = scaling.scale(frequencies, theta).astype(np.float32)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     cosine, sine = jnp.cos(angles), jnp.sin(angles)
     if scaling is None or scaling.magnitude == 1:

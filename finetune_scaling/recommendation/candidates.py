@@ -17,7 +17,7 @@ PET_NAMES = {name: spec.size_field for name, spec in METHODS.items() if spec.siz
 
 @dataclass(frozen=True)
 class TuningCandidate:
-    """A tuning method on a base model of `size` parameters; pet: prompt length or rank, None where unknown or none."""
+    """A tuning method on a base model of `size` parameters; pet: PET size, None if unknown or none."""
 
     method: str
     size: float

@@ -34,7 +34,7 @@ from finetune_scaling.studies.configs import (
 )
 from finetune_scaling.studies.grid import Run, StudyConfig, runs
 from finetune_scaling.studies.public_bases import check_converted_base, check_source
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 
 log = logging.getLogger(__name__)
 

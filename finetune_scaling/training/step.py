@@ -158,19 +158,3 @@ def make_evaluation_step(
 def all_finite(tree: Tree) -> Array:
     """Return whether all numbers in a tree are finite, a bool scalar."""
     return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
-
-
-def compiled_programs() -> int:
-    """Return the number of programs that XLA has compiled or loaded from its cache in this process."""
-    return _compilations[0]
-
-
-_compilations = [0]
-
-
-def _count_compilation(event: str, duration_secs: float, **_: str | int) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        _compilations[0] += 1
-
-
-jax.monitoring.register_event_duration_secs_listener(_count_compilation)

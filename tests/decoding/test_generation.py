@@ -10,7 +10,7 @@ from finetune_scaling.decoding import generation
 from finetune_scaling.decoding.buckets import bucket, groups, rows_for
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 from finetune_scaling.tuning.merging import merge_adapter
 from finetune_scaling.tuning.partition import combine
 

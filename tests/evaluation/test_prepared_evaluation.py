@@ -22,7 +22,7 @@ from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 
 FEW = {"few_shot_1": TaskEvaluator(shots=1, examples=6, generate=3)}
 TEXT = {"pretraining": TextEvaluator(rows=5)}

@@ -23,7 +23,7 @@ from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.model_loading import find_run, load_base, load_run_checkpoint
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.training import optimizers
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 
 
 class Killed(BaseException):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.runs.digest import StreamingDigest, digest
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16, np.int32, np.uint32, np.int8, np.bool_)
 SMALL, LARGE = (3, 5, 7), (300, 301)  # summed together with others, and separately

@@ -15,7 +15,7 @@ from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies import listing, tables
 from finetune_scaling.studies.execute import execute, record_config
 from finetune_scaling.studies.grid import read_study, runs
-from finetune_scaling.training.step import compiled_programs
+from finetune_scaling.training.compilations import compiled_programs
 
 
 def small(tiny_runs, examples=(10, 20), methods=("full", "lora"), **changes: Any) -> dict[str, Any]:

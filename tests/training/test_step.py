@@ -11,8 +11,9 @@ import pytest
 from finetune_scaling.data.objectives import prefix_lm
 from finetune_scaling.data.packing import pack_batch
 from finetune_scaling.data.tokenizers.interface import SpecialTokens
+from finetune_scaling.training.compilations import compiled_programs
 from finetune_scaling.training.optimizers import OptimizerConfig
-from finetune_scaling.training.step import compiled_programs, init_state, make_evaluation_step, make_train_step
+from finetune_scaling.training.step import init_state, make_evaluation_step, make_train_step
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.attach import attach, cast
 from finetune_scaling.tuning.method import configure
