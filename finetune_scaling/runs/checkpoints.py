@@ -203,13 +203,15 @@ def read_checkpoint(
             stored = _stored_shapes(handler, path)
             if target is not None:
                 _check_shapes(path, stored, target)
-                placed = {name: leaf.sharding for name, leaf in target.items() if not isinstance(leaf, np.ndarray)}
+                array_shardings = {
+                    name: leaf.sharding for name, leaf in target.items() if not isinstance(leaf, np.ndarray)
+                }
             else:
-                placed = _stored_shardings(stored, shardings)
+                array_shardings = _stored_shardings(stored, shardings)
             abstract = {
                 # In the stored dtype, so that the digest can be verified.
-                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[name])
-                if name in placed
+                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=array_shardings[name])
+                if name in array_shardings
                 else np.zeros(leaf.shape, leaf.dtype)
                 for name, leaf in stored.items()
             }

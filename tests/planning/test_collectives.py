@@ -104,7 +104,7 @@ def test_asynchronous_collectives_and_notations_of_groups() -> None:
     assert found["reduce-scatter"] == Traffic(1, 1, 256, 128)  # two chips keep 128 bytes each
 
 
-SPREAD = """HloModule m, num_partitions=4
+SPLIT = """HloModule m, num_partitions=4
 
 %async_collective_fusion.1 (a: f32[8]) -> f32[32] {
   %a = f32[8]{0} parameter(0)
@@ -125,13 +125,13 @@ ENTRY %main (p: f32[8]) -> f32[32] {
 
 
 def test_a_gather_that_is_split_over_fusions_counts_once() -> None:
-    assert collectives(SPREAD).by_kind["all-gather"] == Traffic(1, 1, 128, 96)
+    assert collectives(SPLIT).by_kind["all-gather"] == Traffic(1, 1, 128, 96)
 
 
 def test_bytes_of_shapes() -> None:
     assert array_bytes("(f32[2,3]{1,0:T(8,128)}, pred[], s4[3], f8e4m3fn[5], bf16[0])") == [24, 1, 2, 5, 0]
 
 
-def test_other_text_is_refused() -> None:
+def test_other_text_raises() -> None:
     with pytest.raises(ValueError, match="ENTRY"):
         parse("no program")
