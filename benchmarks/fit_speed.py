@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 import synthetic_points
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Layout
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
@@ -78,11 +78,12 @@ def time_ours(points: Points, starts: np.ndarray) -> float:
     """Return the seconds of the fit from all starts, the least of three after a first."""
     size, tokens, loss = points
     data = FitPoints({"N": np.log(size), "D": np.log(tokens)}, loss, np.zeros(len(loss), int))
-    layout, weights, free = Layout(CHINCHILLA), np.ones((1, len(loss))), np.ones(5, bool)
+    problem = FitProblem(Layout(CHINCHILLA), data, FitSettings())
+    weights, free = np.ones((1, len(loss))), np.ones(5, bool)
     times = []
     for _ in range(4):
         began = time.perf_counter()
-        _, objectives = multistart_fit(layout, data, weights, starts, free, FitSettings())
+        _, objectives = multistart_fit(problem, weights, starts, free)
         times.append(time.perf_counter() - began)
     print(f"ours: {min(times[1:]):.2f} s for {len(starts)} starts ({times[0]:.1f} s with compilation or its cache)")
     print(f"objective {objectives[0]:.6e}")

@@ -21,8 +21,8 @@ import pandas as pd
 
 from finetune_scaling.analysis.model_selection import LawScore, Selection, select_law
 from finetune_scaling.files import write_json_atomically
-from finetune_scaling.laws.fitting.fitted_law import DESCRIBES, FittedLaw
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, multistart_fit, predictions
+from finetune_scaling.laws.fitting.fitted_law import MAX_LOG_RMSE, FittedLaw
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, local_refit, multistart_fit
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
@@ -70,10 +70,11 @@ def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
     for key, rows in curves.groupby(["data", "model"]):
         loss = rows["loss"].to_numpy(float)
         points = FitPoints({"D": np.log(rows["examples"].to_numpy(float))}, loss, np.zeros(len(loss), int))
-        vectors, _ = multistart_fit(layout, points, np.ones((1, len(loss))), starts, free, LEAST_SQUARES)
+        problem = FitProblem(layout, points, LEAST_SQUARES)
+        vectors, _ = multistart_fit(problem, np.ones((1, len(loss))), starts, free)
         others = 1 - np.eye(len(loss))
-        refits, _ = local_refit(layout, points, others, np.tile(vectors, (len(loss), 1)), free, LEAST_SQUARES)
-        gaps = [np.log(predictions(layout, points, v) / loss) for v in (vectors[0], *refits)]
+        refits, _ = local_refit(problem, others, np.tile(vectors, (len(loss), 1)), free)
+        gaps = [np.log(problem.predictions(v) / loss) for v in (vectors[0], *refits)]
         left_out = np.abs([gap[i] for i, gap in enumerate(gaps[1:])])
         found[key] = {"misfit": float(np.sqrt(np.mean(gaps[0] ** 2))), "left_out": float(np.mean(left_out))}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["data", "model"])
@@ -91,7 +92,7 @@ def selection(fits: dict[Law, pd.DataFrame]) -> Selection:
                 held_out_replicates=None,
                 # AIC of normal errors with one scale per curve; the laws have equally many parameters.
                 criterion=float(SIZES * 2 * np.log(table["misfit"]).sum() + 2 * len(law.parameters) * len(table)),
-                describes=bool(table["misfit"].mean() <= DESCRIBES),
+                describes=bool(table["misfit"].mean() <= MAX_LOG_RMSE),
             )
             for law, table in fits.items()
         ]
@@ -155,7 +156,7 @@ def _family_misses(records: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
 
 
 def _record(fitted: FittedLaw) -> dict[str, Any]:
-    record: dict[str, Any] = {"describes": fitted.describes, "misfit": fitted.misfit}
+    record: dict[str, Any] = {"describes": fitted.describes, "misfit": fitted.log_rmse}
     for name in ("alpha", "beta") if fitted.describes else ():
         interval = fitted.interval(name)
         record[name] = {"value": fitted.parameters[name], "low": interval.low, "high": interval.high}

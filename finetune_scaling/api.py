@@ -74,7 +74,7 @@ class Fitted(JointFits):
             raise DataError(f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'})")
         choose({f: f for f in own.factors}, factor, "factor")
         if not own.describes:
-            raise DataError(f"{task}, {method}: no prediction by the {law} law, since {own.why_undescribed}")
+            raise DataError(f"{task}, {method}: no prediction by the {law} law, since {own.lack_of_fit}")
         replicates = own.predict_loss_replicates(factor, x, examples)
         loss = float(own.predict_loss(factor, x, examples))
         return Prediction(loss, percentile_interval(replicates), replicates)

@@ -194,24 +194,23 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """An analysis of the paper's En-De grid with three seeds of noise .003 and half the usual bootstrap replicates."""
-    path = synthetic_points.write(
-        tmp_path_factory.mktemp("noisy") / "points.csv", synthetic_points.rows(noise=0.003, seeds=3)
-    )
-    return analyse(read_points(path), FitSettings(), progress=lambda _: None, resampling=Resampling(resamples=100))
+    """Return an analysis of half the dataset sizes of the paper's En-De grid, three seeds each, noise .001."""
+    rows = synthetic_points.thinned(synthetic_points.rows(noise=0.001, seeds=3))
+    path = synthetic_points.write(tmp_path_factory.mktemp("noisy") / "points.csv", rows)
+    return analyse(read_points(path), FitSettings(), progress=lambda _: None, resampling=Resampling(resamples=60))
 
 
 @pytest.fixture(scope="session")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """An analysis of two model sizes and three dataset sizes: too few to determine any exponent."""
+def underdetermined(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """Return an analysis of two model sizes and three dataset sizes, which determine no exponent."""
     chosen = [
         row
         for row in synthetic_points.rows(noise=0.003, methods=("full", "lora"))
         if row["factor"] == "model" and row["x"] in synthetic_points.SIZES[:2]
         if row["finetune_examples"] in synthetic_points.EXAMPLES[row["method"]][:3]
     ]
-    path = synthetic_points.write(tmp_path_factory.mktemp("few") / "points.csv", chosen)
-    return analyse(read_points(path), FitSettings(), progress=lambda _: None)
+    path = synthetic_points.write(tmp_path_factory.mktemp("underdetermined") / "points.csv", chosen)
+    return analyse(read_points(path), FitSettings(), progress=lambda _: None, resampling=Resampling(resamples=40))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def test_json_alone_is_on_stdout_and_in_the_file(tmp_path: Path) -> None:
     assert (task["task"], task["finetune_examples"], task["budget"]["flops"]) == ("summarization", 1000, 1e12)
     assert task["choice"]["cost"]["flops"] <= 1e12
     assert task["next_runs"] is not None
-    assert "fitting the multiplicative law" in done.stderr
+    assert "multiplicative, summarization, " in done.stderr
 
 
 @pytest.mark.parametrize(

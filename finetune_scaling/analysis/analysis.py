@@ -19,9 +19,9 @@ from finetune_scaling.analysis.joint_fits import (
     JOINT_LAWS,
     JointFits,
     Progress,
-    by_method,
     fit_joint_laws,
     padded_points,
+    rows_by_method,
 )
 from finetune_scaling.analysis.metric_laws import MetricFinding, metric_findings
 from finetune_scaling.analysis.model_selection import Selection, select_joint_law
@@ -45,11 +45,11 @@ class Analysis(JointFits):
     """
 
     size: str
-    singles: list[CurveFit]
+    curve_fits: list[CurveFit]
     selections: dict[tuple[str, str], Selection]
     all_factors: dict[tuple[str, str], FittedLaw]
-    critical: list[CriticalSize]
-    regions: list[BestMethodMap]
+    critical_sizes: list[CriticalSize]
+    best_method_maps: list[BestMethodMap]
     claims: list[Claim]
     correlations: list[Correlation]
     forgetting: list[ScoreChange]
@@ -79,8 +79,8 @@ def analyse(
     if not joint.fits:
         reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in joint.skipped)
         raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
-    singles = [fit for _, _, own in by_method(rows) for fit in fit_curves(own, settings)]
-    progress(f"single laws: {len(singles)} fitted")
+    curve_fits = [fit for _, _, own in rows_by_method(rows) for fit in fit_curves(own, settings)]
+    progress(f"single laws: {len(curve_fits)} fitted")
     all_factors = fit_all_factors(rows, settings, resampling, padded_points(rows))
     progress(f"laws of all factors: {len(all_factors)} fitted")
     critical = [size for task in table.tasks for size in _critical_sizes(joint, task)]
@@ -88,11 +88,11 @@ def analyse(
     return Analysis(
         **vars(joint),
         size=size,
-        singles=singles,
+        curve_fits=curve_fits,
         selections=_selections(joint),
         all_factors=all_factors,
-        critical=critical,
-        regions=[found for task in table.tasks for found in _best_method_maps(joint, task)],
+        critical_sizes=critical,
+        best_method_maps=[found for task in table.tasks for found in _best_method_maps(joint, task)],
         claims=check_claims(joint.fits, rows, table.tasks, joint.methods),
         correlations=correlations(table, progress),
         forgetting=score_changes(table, facts.get("evaluator_baselines", {})),
@@ -141,7 +141,7 @@ def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:
 
 def _selections(joint: JointFits) -> dict[tuple[str, str], Selection]:
     found = {}
-    for task, method, _ in by_method(joint.table.settings):
+    for task, method, _ in rows_by_method(joint.table.settings):
         fits = {law: joint.fits[task, method, law] for law in joint.laws if (task, method, law) in joint.fits}
         if fits:
             found[task, method] = select_joint_law(fits)
@@ -151,7 +151,7 @@ def _selections(joint: JointFits) -> dict[tuple[str, str], Selection]:
 def _critical_sizes(joint: JointFits, task: str) -> Iterator[CriticalSize]:
     """Yield the crossings of all pairs of methods over model and pretraining size."""
     for law in joint.laws:
-        fits = joint.of(task, law)
+        fits = joint.fits_by_method(task, law)
         for factor in SHARED_FACTORS:
             for pair in combinations([m for m in fits if factor in fits[m].factors], 2):
                 first, second = (joint.rows(task, method, factor) for method in pair)
@@ -166,6 +166,6 @@ def _critical_sizes(joint: JointFits, task: str) -> Iterator[CriticalSize]:
 def _best_method_maps(joint: JointFits, task: str) -> Iterator[BestMethodMap]:
     """Yield the maps of the main law over model and pretraining size."""
     for factor in SHARED_FACTORS:
-        found = best_method_map(joint.of(task, joint.main_law), factor, joint.rows(task, factor=factor))
+        found = best_method_map(joint.fits_by_method(task, joint.main_law), factor, joint.rows(task, factor=factor))
         if found is not None:
             yield found

@@ -89,10 +89,14 @@ class Claim:
     def tally(self) -> str:
         """How many comparisons have which verdict, in words."""
         verdicts = [comparison.verdict for comparison in self.comparisons]
-        if len(set(verdicts)) < 2:
-            return "in the only comparison" if len(verdicts) == 1 else f"in all {len(verdicts)} comparisons"
-        parts = [f"{v} in {verdicts.count(v)}" for v in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts]
-        return f"{', '.join(parts)} of {len(verdicts)} comparisons"
+        noun = "comparison" if len(verdicts) == 1 else "comparisons"
+        return f"{count_verdicts(verdicts, (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE))} {noun}"
+
+
+def count_verdicts(verdicts: Sequence[str], order: Sequence[str]) -> str:
+    """Return how often each verdict occurs: "supported in 2, inconclusive in 1 of 3"."""
+    parts = [f"{verdict} in {verdicts.count(verdict)}" for verdict in order if verdict in verdicts]
+    return f"{', '.join(parts)} of {len(verdicts)}"
 
 
 def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> list[Claim]:
@@ -105,26 +109,24 @@ def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], metho
     return [
         Claim(
             "model_over_pretrain",
-            "A larger model helps finetuning more than more pretraining data: alpha of model size is above alpha of "
-            "pretraining data.",
+            "Model size vs pretraining data (alpha_model > alpha_pretrain)",
             tuple(_parameters_comparison(fits, t, m, "alpha_model", "alpha_pretrain") for t, m in both),
         ),
         Claim(
             "pet_size_is_flat",
-            f"More PET parameters hardly help: |alpha of PET size| is below {FLAT_EXPONENT}.",
+            f"Little effect of PET size (|alpha_pet| < {FLAT_EXPONENT})",
             tuple(_flat_comparison(fits, t, m) for t, m in product(tasks, pet)),
         ),
         Claim(
             "beta_order",
-            "Full tuning gains most from more finetuning data, LoRA less, Prompt least: beta full > LoRA > Prompt.",
+            "Finetuning data by method (beta of full tuning > LoRA > prompt tuning)",
             tuple(
                 _beta_comparison(fits, t, *pair) for t, pair in product(tasks, (("full", "lora"), ("lora", "prompt")))
             ),
         ),
         Claim(
             "pet_prefers_model_and_pretraining",
-            "PET gains more from a larger model or more pretraining data than from more finetuning data: both alphas "
-            "are above beta.",
+            "PET: model size and pretraining data vs finetuning data (alpha_model, alpha_pretrain > beta)",
             tuple(
                 _parameters_comparison(fits, t, m, f"alpha_{factor}", "beta")
                 for t, m, factor in product(tasks, pet, ("model", "pretrain"))
@@ -132,7 +134,7 @@ def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], metho
         ),
         Claim(
             "multiplicative_predicts_better",
-            "The multiplicative law predicts held-out points better than the additive law.",
+            "Held-out error of the multiplicative vs the additive law (multiplicative < additive)",
             tuple(_law_comparison(fits, settings, t, f, methods) for t, f in product(tasks, FACTORS)),
         ),
     ]
@@ -205,7 +207,7 @@ def _within_fit(
         if name not in fit.parameters:
             return _inconclusive(where, f"no points to fit for the factor {name.partition('_')[2]}")
     replicates = difference(fit.replicate_parameters)
-    return judge(where, difference(fit.parameters), fit.jackknife(*names), replicates, fit.why_undescribed)
+    return judge(where, difference(fit.parameters), fit.jackknife(*names), replicates, fit.lack_of_fit)
 
 
 def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison:
@@ -215,13 +217,12 @@ def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison
         if fit is None:
             return _inconclusive(where, _unfitted(fits, method))
     first, second = (fit for fit in found if fit is not None)
-    drawn = [fit.replicate_parameters["beta"] for fit in (first, second)]
     return judge(
         where,
         first.parameters["beta"] - second.parameters["beta"],
         jackknife_difference(first.jackknife("beta"), second.jackknife("beta")),
-        drawn[0] - drawn[1],
-        first.why_undescribed or second.why_undescribed,
+        first.replicate_parameters["beta"] - second.replicate_parameters["beta"],
+        first.lack_of_fit or second.lack_of_fit,
     )
 
 

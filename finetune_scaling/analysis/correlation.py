@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from finetune_scaling.analysis.claims import INCONCLUSIVE
+from finetune_scaling.analysis.claims import INCONCLUSIVE, count_verdicts
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
@@ -100,8 +100,7 @@ class ProxyVerdict:
     def tally(self) -> str:
         """How many correlations have which verdict."""
         verdicts = [found.verdict for found in self.correlations]
-        parts = [f"{v} in {verdicts.count(v)}" for v in (TRACKS_LOSS, DOES_NOT_TRACK, INCONCLUSIVE) if v in verdicts]
-        return f"{', '.join(parts)} of {len(verdicts)}"
+        return count_verdicts(verdicts, (TRACKS_LOSS, DOES_NOT_TRACK, INCONCLUSIVE))
 
 
 def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _: None) -> list[Correlation]:

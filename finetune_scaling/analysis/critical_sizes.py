@@ -71,8 +71,8 @@ class Root:
 class CriticalSize:
     """Crossings of two methods at one factor value; better_everywhere: the better method where there is no crossing.
 
-    uncrossed_share: of the bootstrap replicates without any crossing in the search range; why: the reason, if this is
-    inconclusive.
+    share_without_crossing: share of the bootstrap replicates that have no crossing in the search range; why: the reason
+    if this is inconclusive.
     """
 
     task: str
@@ -82,7 +82,7 @@ class CriticalSize:
     methods: tuple[str, str]
     roots: tuple[Root, ...]
     better_everywhere: str | None
-    uncrossed_share: float | None
+    share_without_crossing: float | None
     closed_form: ClosedForm | None
     why: str = ""
 
@@ -110,7 +110,7 @@ def critical_sizes(
     fits: by method; measured: method -> least and greatest measured number of examples.
     """
     first, second = fits[pair[0]], fits[pair[1]]
-    why = "; ".join(fit.why_undescribed for fit in (first, second) if not fit.describes)
+    why = "; ".join(fit.lack_of_fit for fit in (first, second) if not fit.describes)
     if why:
         law = first.law.name
         return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]
@@ -160,7 +160,7 @@ def _critical_size(
         methods=pair,
         roots=tuple(roots),
         better_everywhere=None if roots else better,
-        uncrossed_share=1 - len(np.unique(crossings.pair)) / count,
+        share_without_crossing=1 - len(np.unique(crossings.pair)) / count,
         closed_form=form,
     )
 

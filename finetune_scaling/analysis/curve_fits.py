@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit, predictions
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Layout, predict
 from finetune_scaling.laws.forms.power import SINGLE
@@ -52,32 +52,25 @@ def fit_curves(rows: pd.DataFrame, settings: FitSettings) -> list[CurveFit]:
     layout, values = Layout(SINGLE), curves.to_numpy(float)
     weights, losses = np.isfinite(values).astype(float), np.where(np.isfinite(values), values, 1.0)
     points = FitPoints({"D": np.log(curves.columns.to_numpy(float))}, losses[0], np.zeros(losses.shape[1], int))
-    free = np.ones(len(layout.names), bool)
-    vectors, objectives = multistart_fit(layout, points, weights, layout.starts(), free, settings, losses)
-    replicates = _replicates(layout, points, weights, losses, vectors, settings)
+    problem, free = FitProblem(layout, points, settings), np.ones(len(layout.names), bool)
+    vectors, objectives = multistart_fit(problem, weights, layout.starts(), free, losses)
+    replicates = _replicates(problem, weights, losses, vectors)
     return [
         _curve_fit(rows[(rows["factor"] == factor) & (rows["x"] == x)], layout, vector, refits, float(objective))
         for (factor, x), vector, refits, objective in zip(curves.index, vectors, replicates, objectives, strict=True)
     ]
 
 
-def _replicates(
-    layout: Layout,
-    points: FitPoints,
-    weights: np.ndarray,
-    losses: np.ndarray,
-    vectors: np.ndarray,
-    settings: FitSettings,
-) -> np.ndarray:
+def _replicates(problem: FitProblem, weights: np.ndarray, losses: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Return refits [G, R, K] of every curve to simulated losses."""
-    predicted = predictions(layout, points, vectors)
-    degrees = np.maximum(1, weights.sum(axis=1) - len(layout.names))
+    predicted = problem.predictions(vectors)
+    degrees = np.maximum(1, weights.sum(axis=1) - vectors.shape[1])
     scatter = np.sqrt((weights * (losses - predicted) ** 2).sum(axis=1) / degrees)
     noise = np.random.default_rng(0).normal(size=(len(weights), RESAMPLES, weights.shape[1]))
     simulated = np.maximum(predicted[:, None] + scatter[:, None, None] * noise, 1e-3)
     weights, starts = (np.repeat(values, RESAMPLES, axis=0) for values in (weights, vectors))
-    free, flat = np.ones(len(layout.names), bool), simulated.reshape(-1, simulated.shape[2])
-    refits, _ = refit_replicates(layout, points, weights, starts, free, settings, float(scatter.max()), flat)
+    free, flat = np.ones(vectors.shape[1], bool), simulated.reshape(-1, simulated.shape[2])
+    refits, _ = refit_replicates(problem, weights, starts, free, float(scatter.max()), flat)
     return refits.reshape(len(vectors), RESAMPLES, -1)
 
 
@@ -97,7 +90,7 @@ def _curve_fit(
         vector=vector,
         replicates=replicates,
         objective=objective,
-        misfit=float(np.sqrt(np.mean(np.log(predicted / loss)[~held_out] ** 2))),
+        log_rmse=float(np.sqrt(np.mean(np.log(predicted / loss)[~held_out] ** 2))),
         least_response=float(loss.min()),
         points=int((~held_out).sum()),
         fitted_error=float(errors[~held_out].mean()),

@@ -42,11 +42,11 @@ class JointFits:
         """The law that figures and sentences use: the multiplicative one, or else the first that was fitted."""
         return MULTIPLICATIVE.name if MULTIPLICATIVE.name in self.laws else self.laws[0]
 
-    def of(self, task: str, law: str) -> dict[str, JointFit]:
+    def fits_by_method(self, task: str, law: str) -> dict[str, JointFit]:
         """Return the fits of one task and law by method."""
         return {m: self.fits[task, m, law] for m in self.methods if (task, m, law) in self.fits}
 
-    def of_law(self, law: str) -> list[JointFit]:
+    def fits_of_law(self, law: str) -> list[JointFit]:
         """Return all fits of a law."""
         return [fit for (_, _, name), fit in self.fits.items() if name == law]
 
@@ -76,7 +76,7 @@ def fit_joint_laws(
     rows = table.settings if tasks is None else table.settings[table.settings["task"].isin(tasks)]
     pad_to = padded_points(rows)
     for law in laws:
-        for task, method, own in by_method(rows):
+        for task, method, own in rows_by_method(rows):
             fit, reasons = fit_joint(law, own, settings, pad_to, resampling, profile)
             skipped += reasons
             if fit is not None:
@@ -91,7 +91,7 @@ def padded_points(rows: pd.DataFrame) -> int:
     return padded_size(int(sizes.max()) if len(sizes) else 1)
 
 
-def by_method(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def rows_by_method(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield (task, method, settings), tasks in their order in the table and methods in the order of the registry."""
     for task in rows["task"].unique():
         own = rows[rows["task"] == task]

@@ -1,7 +1,7 @@
 """Laws of a metric of generated text as a function of the loss, per task and method: exponential, sigmoid or neither.
 
 Each law of laws/forms/metric.py is fitted by least squares to (loss, metric) of the settings, means over seeds, without
-the held-out ones. A law describes a metric where R^2 is at least DESCRIBES. Of two laws that do, one is preferred only
+the held-out ones. A law describes a metric where R^2 is at least MIN_R_SQUARED. Of two such laws one is preferred only
 where its errors on settings left out of the fit, one dataset size at a time, are smaller by Wilcoxon's signed-rank test
 at SIGNIFICANCE; otherwise no law is preferred, and the one with the smaller error is used.
 """
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from finetune_scaling.laws.fitting.fitted_law import WIDE, FittedLaw
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout, predict
 from finetune_scaling.laws.forms.metric import EXPONENTIAL, SIGMOID
@@ -22,7 +22,7 @@ from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.intervals import Interval, half_width
 
 METRIC_LAWS = (EXPONENTIAL, SIGMOID)
-DESCRIBES = 0.8
+MIN_R_SQUARED = 0.8
 SIGNIFICANCE = 0.1
 FEWEST = 8  # settings to fit; three parameters then leave five degrees of freedom
 FEWEST_LEVELS = 3  # dataset sizes, to leave one out
@@ -51,7 +51,7 @@ class MetricFit:
     @property
     def describes(self) -> bool:
         """Whether the law describes the metric."""
-        return self.r_squared >= DESCRIBES
+        return self.r_squared >= MIN_R_SQUARED
 
     def interval(self, name: str) -> Interval:
         """Return the 90 % bootstrap interval of a parameter."""
@@ -172,9 +172,10 @@ def _left_out(law: Law, loss: np.ndarray, score: np.ndarray, levels: np.ndarray,
     """Return the absolute error [P] of every setting by the law fitted without its dataset size."""
     layout = Layout(law)
     points = FitPoints({"L": np.log(loss)}, score, np.zeros(len(score), int), 64)
+    problem, free = FitProblem(layout, points, settings), np.ones(len(layout.names), bool)
     names = np.unique(levels)
     weights = (levels[None] != names[:, None]).astype(float)
-    vectors, _ = multistart_fit(layout, points, weights, layout.starts(), np.ones(len(layout.names), bool), settings)
+    vectors, _ = multistart_fit(problem, weights, layout.starts(), free)
     errors = np.zeros(len(score))
     with np.errstate(over="ignore"):
         for name, vector in zip(names, vectors, strict=True):

@@ -1,1 +1,1 @@
-"""From points to laws and guidance: points, laws, uncertainty, fitting, findings and reporting, in this order."""
+"""Scaling laws: tables of points, functional forms, fits and their uncertainty."""

@@ -8,7 +8,7 @@ import pandas as pd
 from finetune_scaling.analysis.joint_fits import ordered
 from finetune_scaling.analysis.model_selection import select_joint_law
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.fitting.fitted_law import DESCRIBES
+from finetune_scaling.laws.fitting.fitted_law import MAX_LOG_RMSE
 from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable
@@ -203,7 +203,7 @@ def _reasons(
         return
     for own in preferred.predictors.values():
         if not own.fit.describes:
-            yield f"the {own.fit.law.name} law does not describe {own.method} (error {own.fit.misfit:.0%} of the loss)"
+            yield f"the {own.fit.law.name} law does not describe {own.method} (relative error {own.fit.log_rmse:.0%})"
     decision = preferred.decision
     for estimate in filter(None, (decision.chosen, decision.runner_up)):
         own = preferred.predictors[estimate.candidate.method]
@@ -227,8 +227,8 @@ def _why_not_fitted(task: str, method: str, skipped: Sequence[SkippedFit], prefe
 
 def _why_imprecise(own: LossPredictor, estimate: CandidateEstimate) -> Iterator[str]:
     low, high = estimate.interval.low, estimate.interval.high
-    if low is None or high is None or (high - low) / 2 > DESCRIBES * estimate.loss:
-        yield f"the predicted loss of {own.method} is imprecise: its 90 % interval is wider than ±{DESCRIBES:.0%}"
+    if low is None or high is None or (high - low) / 2 > MAX_LOG_RMSE * estimate.loss:
+        yield f"the predicted loss of {own.method} is imprecise: its 90 % interval is wider than ±{MAX_LOG_RMSE:.0%}"
 
 
 def _why_no_extrapolation(own: LossPredictor, candidate: TuningCandidate, examples: float) -> Iterator[str]:

@@ -46,7 +46,7 @@ def draw_best_method(analysis: Analysis, found: BestMethodMap) -> ReportFigure:
     log_y_counts(axes, EXAMPLES)
     axes.set_xlim(found.x[0], found.x[-1])
     axes.set_ylim(found.examples[0], found.examples[-1])
-    for size in analysis.critical:
+    for size in analysis.critical_sizes:
         if (size.task, size.law, size.factor) == (found.task, found.law, found.factor):
             _draw_critical_size(axes, size, analysis)
     axes.grid(False)
@@ -83,7 +83,7 @@ def _draw_measured(axes: Axes, found: BestMethodMap, method: str, offset: float,
 
 def _draw_critical_size(axes: Axes, size: CriticalSize, analysis: Analysis) -> None:
     """Draw the crossings of two methods: black, or grey and without a label if a third method is better."""
-    fits = {m: f for m, f in analysis.of(size.task, size.law).items() if size.factor in f.factors}
+    fits = {m: f for m, f in analysis.fits_by_method(size.task, size.law).items() if size.factor in f.factors}
     view = axes.get_ylim()
     for root in size.roots:
         if not view[0] <= root.examples <= view[1]:

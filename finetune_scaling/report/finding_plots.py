@@ -13,7 +13,8 @@ from finetune_scaling.formatting import X_LABELS, format_count, format_parameter
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.points.columns import lower_is_better
-from finetune_scaling.report.law_plots import BAND, PredictedLoss, band, point_texts
+from finetune_scaling.laws.uncertainty.intervals import interval_ends
+from finetune_scaling.report.law_plots import BAND, PredictedLoss, point_texts
 from finetune_scaling.report.plots import (
     CURVE_POINTS,
     EXAMPLES,
@@ -43,7 +44,7 @@ def shown_parameters(analysis: Analysis) -> list[str]:
 
 
 def _described(analysis: Analysis) -> list[JointFit]:
-    return [fit for fit in analysis.of_law(analysis.main_law) if fit.describes]
+    return [fit for fit in analysis.fits_of_law(analysis.main_law) if fit.describes]
 
 
 def draw_exponents(analysis: Analysis) -> ReportFigure:
@@ -105,7 +106,7 @@ def _draw_metric_law(analysis: Analysis, axes: Axes, colour: str, key: tuple[str
     if found is not None:
         grid = np.linspace(losses.min(), losses.max(), CURVE_POINTS)
         axes.plot(grid, found.predict(grid), color=colour, lw=1.2)
-        axes.fill_between(grid, *band(found.predict_replicates(grid)), color=colour, **BAND)
+        axes.fill_between(grid, *interval_ends(found.predict_replicates(grid)), color=colour, **BAND)
 
 
 def draw_forgetting(analysis: Analysis, task: str) -> ReportFigure:
@@ -155,7 +156,7 @@ def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, FittedLaw]) 
     for axes, (method, fit) in zip(grid.flat, fits.items(), strict=True):
         rows = conditions(analysis.rows(task, method))
         factors = factors_of(rows)
-        ends = band(fit.predict_replicates(factors))
+        ends = interval_ends(fit.predict_replicates(factors))
         found = PredictedLoss(fit.predict(factors), ends)
         colour, marker = style(method, analysis.methods)
         diagonal = (rows["loss"].min(), rows["loss"].max())

@@ -17,7 +17,7 @@ from finetune_scaling.formatting import X_LABELS, format_count, method_name
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.power import SINGLE
 from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR, SWEPT_SIZE
-from finetune_scaling.laws.uncertainty.intervals import LEVEL
+from finetune_scaling.laws.uncertainty.intervals import interval_ends
 from finetune_scaling.report.plots import (
     EXAMPLES,
     GREY,
@@ -55,12 +55,9 @@ Curve = Callable[[Any, Any], PredictedLoss | None]
 
 def predicted_loss(fit: JointFit, factor: str, x: Any, examples: Any) -> PredictedLoss:
     """Return a fit's prediction with its interval."""
-    return PredictedLoss(fit.predict_loss(factor, x, examples), band(fit.predict_loss_replicates(factor, x, examples)))
-
-
-def band(replicates: np.ndarray) -> np.ndarray:
-    """Return the ends [2, ...] of the 90 % interval over replicates [R, ...]."""
-    return np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+    return PredictedLoss(
+        fit.predict_loss(factor, x, examples), interval_ends(fit.predict_loss_replicates(factor, x, examples))
+    )
 
 
 def point_texts(rows: pd.DataFrame, found: PredictedLoss | None) -> list[str]:
@@ -78,7 +75,7 @@ def draw_methods(analysis: JointFits, task: str) -> ReportFigure:
     """Compare methods: loss against dataset size, a panel per model size, curves by the main law."""
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())
-    fits = analysis.of(task, analysis.main_law)
+    fits = analysis.fits_by_method(task, analysis.main_law)
     figure, _, grid = panel_grid(len(sizes), len(sizes) if len(sizes) <= 5 else 4, width=2.45, height=2.6)
     for axes, size in zip(grid, sizes, strict=True):
         here = rows[rows["x"] == size]
@@ -126,7 +123,7 @@ def draw_law(analysis: Analysis, task: str, law: str, factor: str) -> ReportFigu
 def _curve(analysis: Analysis, task: str, method: str, law: str, factor: str) -> Curve:
     if law == SINGLE.name:
         return _single_curve(analysis, task, method, factor)
-    return _law_curve(analysis.of(task, law).get(method), factor)
+    return _law_curve(analysis.fits_by_method(task, law).get(method), factor)
 
 
 def _law_curve(fit: JointFit | None, factor: str) -> Curve:
@@ -137,14 +134,14 @@ def _law_curve(fit: JointFit | None, factor: str) -> Curve:
 
 def _single_curve(analysis: Analysis, task: str, method: str, factor: str) -> Curve:
     """Return the single law of the factor value that all points share."""
-    fits = {s.x: s for s in analysis.singles if (s.task, s.method, s.factor) == (task, method, factor)}
+    fits = {s.x: s for s in analysis.curve_fits if (s.task, s.method, s.factor) == (task, method, factor)}
 
     def curve(x: Any, examples: Any) -> PredictedLoss | None:
         values = np.unique(x)
         if len(values) != 1 or float(values[0]) not in fits:
             return None
         single = fits[float(values[0])]
-        ends = band(single.predict_replicates({"D": examples})) if single.shows_scatter else None
+        ends = interval_ends(single.predict_replicates({"D": examples})) if single.shows_scatter else None
         return PredictedLoss(single.predict({"D": examples}), ends)
 
     return curve

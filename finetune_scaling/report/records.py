@@ -25,11 +25,11 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
     table, settings = analysis.table, analysis.settings
     return {
         "fits": [joint_record(analysis, fit) for fit in analysis.fits.values()],
-        "single_fits": [single_record(single) for single in analysis.singles],
+        "single_fits": [single_record(single) for single in analysis.curve_fits],
         "selections": [selection_record(*key, found) for key, found in analysis.selections.items()],
         "all_factors": [all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()],
         "skipped": [asdict(skipped) for skipped in analysis.skipped],
-        "critical_sizes": [critical_size_record(size) for size in analysis.critical],
+        "critical_sizes": [critical_size_record(size) for size in analysis.critical_sizes],
         "regions": [
             {
                 "task": found.task,
@@ -38,7 +38,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
                 "methods": list(found.methods),
                 "sure_share_of_measured": found.confident_share(),
             }
-            for found in analysis.regions
+            for found in analysis.best_method_maps
         ],
         "claims": [claim_record(claim) for claim in analysis.claims],
         "correlations": [correlation_record(found) for found in analysis.correlations],
@@ -99,7 +99,7 @@ def joint_record(analysis: Analysis, fit: JointFit) -> dict[str, Any]:
         "objective_stage_1": fit.objective_stage_1,
         "objective_one_stage": fit.one_stage.objective,
         "describes": fit.describes,
-        "misfit": finite_or_none(fit.misfit),
+        "misfit": finite_or_none(fit.log_rmse),
         "scatter": asdict(fit.components),
         "bootstrap": asdict(fit.resampling),
         "stage_1_factors": list(fit.stage_1),
@@ -164,7 +164,7 @@ def all_factors_record(task: str, method: str, fit: FittedLaw) -> dict[str, Any]
         "formula": fit.law.formula,
         "points": fit.points,
         "objective": fit.objective,
-        "misfit": finite_or_none(fit.misfit),
+        "misfit": finite_or_none(fit.log_rmse),
         "parameters": parameters,
     }
 
@@ -182,7 +182,7 @@ def critical_size_record(size: CriticalSize) -> dict[str, Any]:
         "roots": [crossing_record(root) for root in size.roots],
         "better_everywhere": size.better_everywhere,
         "search_range": list(SEARCH_RANGE),
-        "uncrossed_share": size.uncrossed_share,
+        "uncrossed_share": size.share_without_crossing,
         "why": size.why,
         "closed_form": form and {**closed_form_record(form), "examples": finite_or_none(form.at(size.x))},
     }

@@ -13,7 +13,7 @@ from finetune_scaling.analysis.claims import CONFIDENCE
 from finetune_scaling.analysis.correlation import FEWEST, RESAMPLES, TRACKING_THRESHOLD, proxy_verdicts
 from finetune_scaling.analysis.critical_sizes import SEARCH_RANGE
 from finetune_scaling.analysis.forgetting import main_factor, shown_columns
-from finetune_scaling.analysis.metric_laws import DESCRIBES, METRIC_LAWS
+from finetune_scaling.analysis.metric_laws import METRIC_LAWS, MIN_R_SQUARED
 from finetune_scaling.analysis.model_selection import DECISIVE
 from finetune_scaling.formatting import (
     FACTOR_NAMES,
@@ -105,7 +105,7 @@ def _best_method(analysis: Analysis, tables: Tables) -> Section:
             )
             draw = functools.partial(draw_methods, analysis, task)
             plots.append(Plot(f"{tag}-methods", f"{task}: comparison of methods", caption, draw))
-        for found in analysis.regions:
+        for found in analysis.best_method_maps:
             if found.task == task:
                 title = f"{task}: best method over {FACTOR_NAMES[found.factor]}"
                 caption = best_method_plot.CAPTION.format(law=found.law)
@@ -159,7 +159,7 @@ def _parameter_table(analysis: Analysis, tables: Tables, law: str) -> Table:
     for task, method, name, text in zip(frame["task"], frame["method"], frame["parameter"], texts, strict=True):
         rows.setdefault((task, method), {})[name] = text
     cells = [[task, method_name(method), *(own.get(n, NONE) for n in names)] for (task, method), own in rows.items()]
-    formula = next((fit.law.formula for fit in analysis.of_law(law)), "")
+    formula = next((fit.law.formula for fit in analysis.fits_of_law(law)), "")
     return Table(f"{law} law: {formula} (* poorly determined)", ["task", "method", *names], cells, "laws.csv")
 
 
@@ -190,8 +190,8 @@ def _law_plots(analysis: Analysis, laws: Sequence[str]) -> Iterator[Plot]:
 
 def _has_law(analysis: Analysis, task: str, law: str, factor: str) -> bool:
     if law == SINGLE.name:
-        return any((s.task, s.factor) == (task, factor) for s in analysis.singles)
-    return any(factor in fit.factors for fit in analysis.of(task, law).values())
+        return any((s.task, s.factor) == (task, factor) for s in analysis.curve_fits)
+    return any(factor in fit.factors for fit in analysis.fits_by_method(task, law).values())
 
 
 def _selection(analysis: Analysis, tables: Tables) -> Section:
@@ -234,7 +234,7 @@ def _errors(analysis: Analysis, tables: Tables) -> Section:
             functools.partial(draw_residuals, analysis, task),
         )
         for task in analysis.table.tasks
-        if any(analysis.of(task, law) for law in analysis.laws)
+        if any(analysis.fits_by_method(task, law) for law in analysis.laws)
     ]
     return Section("errors", "Prediction errors", tables=[display(frame, "errors", caption, columns)], plots=plots)
 
@@ -386,7 +386,7 @@ def _metric_laws(analysis: Analysis, tables: Tables) -> Section:
         "Laws of metrics over loss",
         (
             f"M: metric, L: loss (nats per token). {formulas}. A law describes a metric if it explains at least "
-            f"{DESCRIBES:.0%} of the variance over the fitted settings (means over seeds). One law is preferred only "
+            f"{MIN_R_SQUARED:.0%} of the variance over the fitted settings (means over seeds). A law is preferred only "
             "if its error on left-out dataset sizes is lower beyond chance.",
         ),
         tables=[
@@ -439,7 +439,7 @@ def _further_laws(analysis: Analysis, tables: Tables) -> Section:
     shown = [_parameter_table(analysis, tables, law) for law in others]
     if "single_laws" in tables:
         frame = tables["single_laws"]
-        names = list(analysis.singles[0].parameters)
+        names = list(analysis.curve_fits[0].parameters)
         frame = frame.assign(**{f"{n}_text": estimates(frame, n, f"{n}_") for n in names})
         columns = ["task", "method", "factor", "x", "points", *(f"{n}_text" for n in names)]
         columns += ["fitted_error", "held_out_error"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from finetune_scaling.analysis.analysis import Analysis, measured_best
-from finetune_scaling.analysis.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim
+from finetune_scaling.analysis.claims import Claim
 from finetune_scaling.formatting import format_count, format_parameter, format_share, method_name
 
 MOST_TASKS = 3  # listed one by one
@@ -26,20 +26,17 @@ def summary(analysis: Analysis) -> list[str]:
 
 def parameter_lines(analysis: Analysis, task: str) -> Iterator[str]:
     """Yield the main law's exponents and E per method, as estimates with 90 % intervals."""
-    for method, fit in analysis.of(task, analysis.main_law).items():
+    for method, fit in analysis.fits_by_method(task, analysis.main_law).items():
         names = [n for start in ("alpha", "beta", "E") for n in fit.parameters if n.startswith(start)]
         yield f"{method_name(method)}: {'; '.join(f'{n} = {format_parameter(fit, n)}' for n in names)}."
 
 
 def claim_line(claim: Claim) -> str:
     """Return a claim with its verdict in every comparison and the share of replicates in which all are true."""
-    verdicts = [one.verdict for one in claim.comparisons]
-    counts = [f"{v} in {verdicts.count(v)}" for v in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if v in verdicts]
-    noun = "comparison" if len(verdicts) == 1 else "comparisons"
-    line = f"{claim.sentence.rstrip('.')}: {', '.join(counts)} of {len(verdicts)} {noun}"
+    line = f"{claim.sentence}: {claim.tally}"
     if claim.probability is not None:
         compared = len(claim.replicates)
-        which = "true" if compared == 1 else f"{'all' if compared == len(verdicts) else compared} true"
+        which = "true" if compared == 1 else f"{'all' if compared == len(claim.comparisons) else compared} true"
         line += f" ({which} in {format_share(claim.probability)} of replicates)"
     return f"{line}."
 
@@ -58,7 +55,7 @@ def _best_method_lines(analysis: Analysis, task: str) -> Iterator[str]:
         )
         parts.append(f"{method_name(str(method))} in {len(own)} ({span} examples)")
     line = f"{task}: lowest measured loss by {', '.join(parts)} of {len(best)} settings"
-    for found in analysis.regions:
+    for found in analysis.best_method_maps:
         if (found.task, found.factor) == (task, "model"):
             share = format_share(found.confident_share())
             line += f"; at least 90 % of replicates agree on the best method in {share} of the measured range"
@@ -76,7 +73,7 @@ def _selection_lines(analysis: Analysis) -> Iterator[str]:
 
 
 def _determined_lines(analysis: Analysis) -> Iterator[str]:
-    fits = analysis.of_law(analysis.main_law)
+    fits = analysis.fits_of_law(analysis.main_law)
     exponents = [(fit, n) for fit in fits for n in fit.parameters if n.startswith("alpha") or n == "beta"]
     count = sum(fit.is_well_determined(name) for fit, name in exponents)
     yield f"{count} of {len(exponents)} exponents are well determined by these points."

@@ -10,7 +10,7 @@ import pandas as pd
 from finetune_scaling.analysis.analysis import Analysis, best_runs, measured_best
 from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.files import write_atomically
-from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval
+from finetune_scaling.laws.uncertainty.intervals import Interval, interval_ends
 from finetune_scaling.report.records import (
     SINGLE_FIELDS,
     all_factors_record,
@@ -45,7 +45,9 @@ def finding_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "selection": _selection(analysis),
         "all_factors": _with_parameters([all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()]),
         "critical_sizes": _critical_sizes(analysis),
-        "regions": pd.concat([r.table() for r in analysis.regions]) if analysis.regions else pd.DataFrame(),
+        "regions": pd.concat([r.table() for r in analysis.best_method_maps])
+        if analysis.best_method_maps
+        else pd.DataFrame(),
         "claims": _claims(analysis),
         "best_measured": pd.concat([measured_best(analysis, task).assign(task=task) for task in tasks]),
         "best_runs": pd.concat([best_runs(analysis, task) for task in tasks]),
@@ -136,7 +138,7 @@ def errors_table(analysis: JointFits) -> pd.DataFrame:
 def predictions_table(analysis: Analysis) -> pd.DataFrame:
     """Return the settings with every joint law's prediction and its 90 % interval (predicted_LAW, _low, _high).
 
-    Laws that do not describe their points have no interval, since the bootstrap does not include their misfit.
+    Laws that do not describe their points have no interval, since the bootstrap does not include their lack of fit.
     """
     table = analysis.table.settings.copy()
     for law in dict.fromkeys(law for _, _, law in analysis.fits):
@@ -147,15 +149,14 @@ def predictions_table(analysis: Analysis) -> pd.DataFrame:
             x, examples = (table.loc[rows, c].to_numpy(float) for c in ("x", "finetune_examples"))
             table.loc[rows, f"predicted_{law}"] = fit.predict_loss(factor, x, examples)
             if fit.describes and rows.any():
-                replicates = fit.predict_loss_replicates(factor, x, examples)
-                ends = np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+                ends = interval_ends(fit.predict_loss_replicates(factor, x, examples))
                 table.loc[rows, [f"predicted_{law}{end}" for end in PREDICTED[1:]]] = ends.T
     return table
 
 
 def _single_laws(analysis: Analysis) -> pd.DataFrame:
     rows = []
-    for single in analysis.singles:
+    for single in analysis.curve_fits:
         row = {field: getattr(single, field) for field in SINGLE_FIELDS}
         for name, value in single.parameters.items():
             interval = single.interval(name)
@@ -176,10 +177,10 @@ def _selection(analysis: Analysis) -> pd.DataFrame:
 def _critical_sizes(analysis: Analysis) -> pd.DataFrame:
     """Return one row per crossing, or one row without a crossing."""
     rows = []
-    for size in analysis.critical:
+    for size in analysis.critical_sizes:
         key = {"task": size.task, "law": size.law, "factor": size.factor, "x": size.x}
         key |= {"first": size.methods[0], "second": size.methods[1], "crossings": len(size.roots)}
-        key["uncrossed_share"] = size.uncrossed_share
+        key["uncrossed_share"] = size.share_without_crossing
         form = closed_form_record(size.closed_form) if size.closed_form else {}
         nothing = {"better_everywhere": size.better_everywhere, "why": size.why}
         rows += [{**key, **record, **form} for record in [crossing_record(root) for root in size.roots] or [nothing]]

@@ -26,7 +26,7 @@ def point_warnings(analysis: Analysis) -> list[str]:
 
 def parameter_warnings(analysis: Analysis) -> Iterator[str]:
     """Yield the poorly determined parameters of the main law, with the reason."""
-    for fit in analysis.of_law(analysis.main_law):
+    for fit in analysis.fits_of_law(analysis.main_law):
         for name in fit.parameters:
             if not fit.is_well_determined(name):
                 where = f"{fit.task}, {method_name(fit.method)}, {name}"

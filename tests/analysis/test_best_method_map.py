@@ -13,12 +13,12 @@ TASK = "wmt14_en_de"
 
 @pytest.fixture(scope="module")
 def found(noisy: Analysis) -> BestMethodMap:
-    return next(r for r in noisy.regions if (r.task, r.factor) == (TASK, "model"))
+    return next(r for r in noisy.best_method_maps if (r.task, r.factor) == (TASK, "model"))
 
 
 def test_shares_are_those_of_the_replicates(noisy: Analysis, found: BestMethodMap) -> None:
     """Any pairing of independent replicates estimates the same share, up to sampling error."""
-    fits = noisy.of(TASK, "multiplicative")
+    fits = noisy.fits_by_method(TASK, "multiplicative")
     random = np.random.default_rng(5)
     for i, j in random.integers(len(found.x), size=(12, 2)):
         losses = [
@@ -41,7 +41,7 @@ def test_replicates_agree_away_from_the_borders_only(found: BestMethodMap) -> No
 
 
 def test_contradictory_replicates_give_no_confidence(noisy: Analysis) -> None:
-    fits = noisy.of(TASK, "multiplicative")
+    fits = noisy.fits_by_method(TASK, "multiplicative")
     offset = np.array(fits["lora"].layout.names) == "E"
     replicates = (
         fits["lora"].replicates + np.where(np.arange(len(fits["lora"].replicates)) % 2, 0.5, -0.5)[:, None] * offset
@@ -65,5 +65,5 @@ def test_the_table_has_every_grid_point_once(found: BestMethodMap) -> None:
 
 
 def test_one_method_has_no_map(noisy: Analysis) -> None:
-    fits = {"full": noisy.of(TASK, "multiplicative")["full"]}
+    fits = {"full": noisy.fits_by_method(TASK, "multiplicative")["full"]}
     assert best_method_map(fits, "model", noisy.rows(TASK, factor="model")) is None

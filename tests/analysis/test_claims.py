@@ -37,17 +37,21 @@ def test_the_rule(difference: float, jackknife: JackknifeEstimate, replicates: n
 
 
 def test_an_obstacle_makes_a_comparison_inconclusive_without_numbers() -> None:
-    cell = judge("somewhere", 0.2, JackknifeEstimate(0.05, 10.0), AGREEING, "the law does not describe these points")
-    assert (cell.verdict, cell.why) == (INCONCLUSIVE, "the law does not describe these points")
-    assert (cell.difference, cell.low, cell.high, cell.probability, cell.replicates) == (None,) * 5
+    comparison = judge(
+        "somewhere", 0.2, JackknifeEstimate(0.05, 10.0), AGREEING, "the law does not describe these points"
+    )
+    assert (comparison.verdict, comparison.why) == (INCONCLUSIVE, "the law does not describe these points")
+    assert (comparison.difference, comparison.low, comparison.high, comparison.probability, comparison.replicates) == (
+        None,
+    ) * 5
 
 
 def test_a_comparison_has_its_share_and_interval() -> None:
     draws = np.linspace(-0.0495, 0.9495, 1000)
-    cell = judge("somewhere", 0.45, JackknifeEstimate(0.05, 10.0), draws)
-    assert cell.probability == pytest.approx(0.95)
-    assert cell.low == pytest.approx(0, abs=2e-3)
-    assert cell.high == pytest.approx(0.9, abs=2e-3)
+    comparison = judge("somewhere", 0.45, JackknifeEstimate(0.05, 10.0), draws)
+    assert comparison.probability == pytest.approx(0.95)
+    assert comparison.low == pytest.approx(0, abs=2e-3)
+    assert comparison.high == pytest.approx(0.9, abs=2e-3)
 
 
 def claim_of(*verdicts: str, share: float = 1.0) -> Claim:
@@ -62,7 +66,7 @@ def test_the_verdict_of_a_claim_follows_its_comparisons() -> None:
     assert claim_of(SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED).verdict == NOT_SUPPORTED
     assert claim_of().verdict == INCONCLUSIVE
     assert claim_of(SUPPORTED, INCONCLUSIVE, SUPPORTED).tally == "supported in 2, inconclusive in 1 of 3 comparisons"
-    assert claim_of(SUPPORTED, SUPPORTED).tally == "in all 2 comparisons"
+    assert claim_of(SUPPORTED, SUPPORTED).tally == "supported in 2 of 2 comparisons"
 
 
 def test_the_probability_of_a_claim_is_that_of_all_comparisons_jointly() -> None:
@@ -108,9 +112,9 @@ def test_findings_are_not_supported_with_methods_swapped(noisy: Analysis) -> Non
     assert missing.why == "no points to fit for the factor pet"
 
 
-def test_few_points_are_inconclusive_with_reasons(few: Analysis) -> None:
-    assert {claim.verdict for claim in few.claims} == {INCONCLUSIVE}
-    reasons = {cell.why for claim in few.claims for cell in claim.comparisons}
+def test_few_points_are_inconclusive_with_reasons(underdetermined: Analysis) -> None:
+    assert {claim.verdict for claim in underdetermined.claims} == {INCONCLUSIVE}
+    reasons = {comparison.why for claim in underdetermined.claims for comparison in claim.comparisons}
     assert "no points to fit for the factor pretrain" in reasons
     assert "no law could be fitted to prompt" in reasons
     assert "0 held-out points to compare on; at least 3 are needed" in reasons

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, multistart_fit, padded_size
+from finetune_scaling.laws.fitting.huber_fit import (
+    FitPoints,
+    FitProblem,
+    FitSettings,
+    local_refit,
+    multistart_fit,
+    padded_size,
+)
 from finetune_scaling.laws.forms import declared as laws
 from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
 from finetune_scaling.laws.forms.power import SINGLE
@@ -49,8 +56,11 @@ def problem(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
     return factors, loss
 
 
-def to_points(factors: dict, loss: np.ndarray) -> FitPoints:
-    return FitPoints({name: np.log(values) for name, values in factors.items()}, loss, np.zeros(len(loss), int))
+def to_problem(
+    layout: laws.Layout, factors: dict, loss: np.ndarray, residual: laws.Residual | None = None
+) -> FitProblem:
+    logs = {name: np.log(values) for name, values in factors.items()}
+    return FitProblem(layout, FitPoints(logs, loss, np.zeros(len(loss), int)), FitSettings(DELTA, residual))
 
 
 def scipy_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
@@ -72,9 +82,7 @@ def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
     for seed in range(4):
         factors, loss = problem(law, seed)
         starts = np.random.default_rng(seed).permutation(layout.starts())[:16]
-        vectors, values = multistart_fit(
-            layout, to_points(factors, loss), ones, starts, free, FitSettings(DELTA, residual)
-        )
+        vectors, values = multistart_fit(to_problem(layout, factors, loss, residual), ones, starts, free)
         expected = reference_objective(law, vectors[0], factors, loss, residual)
         assert values[0] == pytest.approx(expected, rel=1e-9)
         best = scipy_best(law, starts, factors, loss, residual)
@@ -85,8 +93,8 @@ def test_points_without_noise_recover_the_law() -> None:
     factors, _ = problem(MULTIPLICATIVE, 0)
     truth = {"E": 0.62, "beta": 0.081, "A": 2.1e3, "alpha": 0.36}
     layout = laws.Layout(MULTIPLICATIVE)
-    points = to_points(factors, laws.predict(MULTIPLICATIVE, truth, factors))
-    vectors, _ = multistart_fit(layout, points, np.ones((1, 40)), layout.starts(), np.ones(4, bool), FitSettings())
+    fit_problem = to_problem(layout, factors, laws.predict(MULTIPLICATIVE, truth, factors))
+    vectors, _ = multistart_fit(fit_problem, np.ones((1, 40)), layout.starts(), np.ones(4, bool))
     assert layout.to_natural(vectors[0]) == {name: pytest.approx(value, rel=1e-3) for name, value in truth.items()}
 
 
@@ -97,28 +105,30 @@ def test_points_of_weight_zero_are_ignored_and_frozen_entries_stay() -> None:
     starts = layout.starts({"beta": 0.1})
     part = {name: values[:30] for name, values in factors.items()}
     weights = (np.arange(40) < 30).astype(float)[None]
-    alone, _ = multistart_fit(layout, to_points(part, loss[:30]), np.ones((1, 30)), starts, free, FitSettings())
-    masked, _ = multistart_fit(layout, to_points(factors, loss), weights, starts, free, FitSettings())
+    alone, _ = multistart_fit(to_problem(layout, part, loss[:30]), np.ones((1, 30)), starts, free)
+    masked, _ = multistart_fit(to_problem(layout, factors, loss), weights, starts, free)
     np.testing.assert_allclose(masked, alone, rtol=1e-9)
     assert masked[0, 1] == 0.1
 
 
 def test_rows_of_weights_are_separate_problems() -> None:
     factors, loss = problem(SINGLE, 2)
-    layout, points = laws.Layout(SINGLE), to_points(factors, loss)
+    layout = laws.Layout(SINGLE)
+    fit_problem = to_problem(layout, factors, loss)
     weights = (np.random.default_rng(0).random((3, 40)) < 0.7).astype(float)
-    together, values = multistart_fit(layout, points, weights, layout.starts(), np.ones(3, bool), FitSettings())
+    together, values = multistart_fit(fit_problem, weights, layout.starts(), np.ones(3, bool))
     for row, vector, value in zip(weights, together, values, strict=True):
-        alone, single = multistart_fit(layout, points, row[None], layout.starts(), np.ones(3, bool), FitSettings())
+        alone, single = multistart_fit(fit_problem, row[None], layout.starts(), np.ones(3, bool))
         assert value == pytest.approx(single[0], rel=1e-9)
         assert vector == pytest.approx(alone[0], rel=1e-5)
 
 
 def test_a_local_refit_of_the_optimum_stays_there() -> None:
     factors, loss = problem(MULTIPLICATIVE, 3)
-    layout, points, free = laws.Layout(MULTIPLICATIVE), to_points(factors, loss), np.ones(4, bool)
-    vectors, values = multistart_fit(layout, points, np.ones((1, 40)), layout.starts(), free, FitSettings())
-    again, same = local_refit(layout, points, np.ones((1, 40)), vectors, free, FitSettings())
+    layout, free = laws.Layout(MULTIPLICATIVE), np.ones(4, bool)
+    fit_problem = to_problem(layout, factors, loss)
+    vectors, values = multistart_fit(fit_problem, np.ones((1, 40)), layout.starts(), free)
+    again, same = local_refit(fit_problem, np.ones((1, 40)), vectors, free)
     np.testing.assert_allclose(again, vectors, rtol=1e-6)
     assert same[0] <= values[0] * (1 + 1e-12)
 
@@ -126,9 +136,8 @@ def test_a_local_refit_of_the_optimum_stays_there() -> None:
 def test_other_code_in_the_process_keeps_float32() -> None:
     factors, loss = problem(SINGLE, 0)
     layout = laws.Layout(SINGLE)
-    vectors, _ = multistart_fit(
-        layout, to_points(factors, loss), np.ones((1, 40)), layout.starts(), np.ones(3, bool), FitSettings()
-    )
+    fit_problem = to_problem(layout, factors, loss)
+    vectors, _ = multistart_fit(fit_problem, np.ones((1, 40)), layout.starts(), np.ones(3, bool))
     assert vectors.dtype == np.float64
     assert jnp.asarray(1.0).dtype == jnp.float32
     assert not jax.config.jax_enable_x64

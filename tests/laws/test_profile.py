@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, multistart_fit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.profile import profiles
 from finetune_scaling.laws.forms.declared import Law, Layout, coefficient, exponent
 from finetune_scaling.laws.forms.power import SINGLE
@@ -21,11 +21,12 @@ LINE = Law(
 
 
 def profiled(law: Law, d: np.ndarray, loss: np.ndarray, settings: FitSettings) -> tuple:
-    layout, points = Layout(law), FitPoints({"D": np.log(d)}, loss, np.zeros(len(d), int))
+    layout = Layout(law)
+    problem = FitProblem(layout, FitPoints({"D": np.log(d)}, loss, np.zeros(len(d), int)), settings)
     free, weights = np.ones(len(layout.names), bool), np.ones(len(d))
-    vectors, _ = multistart_fit(layout, points, weights[None], layout.starts(), free, settings)
+    vectors, _ = multistart_fit(problem, weights[None], layout.starts(), free)
     deviations = dict.fromkeys(layout.names, 0.1) | {"beta": 0.002, "A": 0.02}
-    return vectors[0], profiles(layout, points, weights, vectors[0], free, settings, deviations)
+    return vectors[0], profiles(problem, weights, vectors[0], free, deviations)
 
 
 def test_the_profile_of_a_line_is_the_textbook_interval() -> None:

@@ -3,29 +3,28 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import synthetic_points
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law, predict
 from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
-PADDED = 256  # as the fixture noisy pads, so that both use one compiled program
 
-
-def settings(tmp_path: Path, rows: list[dict]) -> pd.DataFrame:
-    return read_points(synthetic_points.write(tmp_path / "points.csv", rows)).settings
+def fit(tmp_path: Path, rows: list[dict], law: Law = MULTIPLICATIVE) -> tuple[JointFit | None, list[SkippedFit]]:
+    """Fit a law to the rows of the thinned grid."""
+    path = synthetic_points.write(tmp_path / "points.csv", synthetic_points.thinned(rows))
+    return fit_joint(law, read_points(path).settings, FitSettings(), resampling=Resampling(resamples=40))
 
 
 @pytest.mark.parametrize("method", synthetic_points.EN_DE)
 def test_points_without_noise_recover_table_4(tmp_path: Path, method: str) -> None:
-    fitted, skipped = fit_joint(
-        MULTIPLICATIVE, settings(tmp_path, synthetic_points.rows(methods=(method,))), FitSettings(), PADDED
-    )
+    fitted, skipped = fit(tmp_path, synthetic_points.rows(methods=(method,)))
     assert fitted is not None
     assert not skipped
     law = synthetic_points.EN_DE[method]
@@ -38,21 +37,21 @@ def test_points_without_noise_recover_table_4(tmp_path: Path, method: str) -> No
 
 
 def test_noisy_points_recover_it_within_three_standard_errors(noisy: Analysis) -> None:
-    for fit in noisy.of_law("multiplicative"):
-        law = synthetic_points.EN_DE[fit.method]
+    for found in noisy.fits_of_law("multiplicative"):
+        law = synthetic_points.EN_DE[found.method]
         truth = {"beta": law["beta"], **{f"alpha_{f}": alpha for f, (_, alpha) in law["factors"].items()}}
         for name, value in truth.items():
-            error = fit.jackknife(name).standard_error
+            error = found.jackknife(name).standard_error
             assert error is not None
-            assert abs(fit.parameters[name] - value) < 3 * error + 1e-3
-            assert fit.is_well_determined(name)
-        assert 0 < fit.jackknife("beta").standard_error < 0.004  # type: ignore[operator]
+            assert abs(found.parameters[name] - value) < 3 * error + 1e-3
+            assert found.is_well_determined(name)
+        assert 0 < found.jackknife("beta").standard_error < 0.004  # type: ignore[operator]
 
 
 def test_the_interval_of_a_held_out_error_contains_it(noisy: Analysis) -> None:
-    for fit in noisy.fits.values():
-        for factor, error in fit.errors["held_out"].items():
-            interval = fit.held_out_interval(factor)
+    for found in noisy.fits.values():
+        for factor, error in found.errors["held_out"].items():
+            interval = found.held_out_interval(factor)
             assert interval is not None
             assert interval.low < error < interval.high  # type: ignore[operator]
 
@@ -60,8 +59,8 @@ def test_the_interval_of_a_held_out_error_contains_it(noisy: Analysis) -> None:
 def test_held_out_points_do_not_change_a_fit(tmp_path: Path) -> None:
     clean = synthetic_points.rows(noise=0.003, methods=("lora",))
     broken = [{**row, "loss": row["loss"] * (7 if row["held_out"] else 1)} for row in clean]
-    first, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, clean), FitSettings(), PADDED)
-    second, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, broken), FitSettings(), PADDED)
+    first, _ = fit(tmp_path, clean)
+    second, _ = fit(tmp_path, broken)
     assert first is not None
     assert second is not None
     assert first.parameters == second.parameters
@@ -71,8 +70,8 @@ def test_held_out_points_do_not_change_a_fit(tmp_path: Path) -> None:
 def test_stage_2_keeps_the_shared_parameters_of_stage_1(tmp_path: Path) -> None:
     everything = synthetic_points.rows(noise=0.003, methods=("lora",))
     without_pet = [row for row in everything if row["factor"] != "pet"]
-    complete, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, everything), FitSettings(), PADDED)
-    part, _ = fit_joint(MULTIPLICATIVE, settings(tmp_path, without_pet), FitSettings(), PADDED)
+    complete, _ = fit(tmp_path, everything)
+    part, _ = fit(tmp_path, without_pet)
     assert complete is not None
     assert part is not None
     assert "alpha_pet" not in part.parameters
@@ -82,7 +81,7 @@ def test_stage_2_keeps_the_shared_parameters_of_stage_1(tmp_path: Path) -> None:
 
 def test_one_factor_is_enough(tmp_path: Path) -> None:
     rows = [row for row in synthetic_points.rows(methods=("full",)) if row["factor"] == "model"]
-    fitted, skipped = fit_joint(MULTIPLICATIVE, settings(tmp_path, rows), FitSettings(), PADDED)
+    fitted, skipped = fit(tmp_path, rows)
     assert fitted is not None
     assert not skipped
     assert fitted.factors == fitted.stage_1 == ("model",)
@@ -92,7 +91,7 @@ def test_one_factor_is_enough(tmp_path: Path) -> None:
 def test_the_best_of_many_optima_is_found() -> None:
     points = read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv").settings
     rows = points[(points["task"] == "summarization") & (points["method"] == "lora")]
-    fitted, _ = fit_joint(MULTIPLICATIVE, rows, FitSettings())
+    fitted, _ = fit_joint(MULTIPLICATIVE, rows, FitSettings(), resampling=Resampling(resamples=40))
     assert fitted is not None
     # By SciPy's Nelder-Mead from fifty random starts. The best starts after L-BFGS lead to optima a third above it.
     known = {"E": 0.433272, "beta": 0.01774716, "A": 7.279162, "alpha": 0.0362544}
@@ -106,7 +105,7 @@ def test_the_best_of_many_optima_is_found() -> None:
 
 def test_too_few_points_are_skipped_with_a_reason(tmp_path: Path) -> None:
     rows = [row for row in synthetic_points.rows(methods=("full",)) if row["x"] == synthetic_points.SIZES[0]]
-    fitted, skipped = fit_joint(MULTIPLICATIVE, settings(tmp_path, rows), FitSettings(), PADDED)
+    fitted, skipped = fit(tmp_path, rows)
     assert fitted is None
     assert len(skipped) == 2
     assert "factor model" in skipped[0].reason
@@ -116,7 +115,7 @@ def test_too_few_points_are_skipped_with_a_reason(tmp_path: Path) -> None:
         if r["factor"] == "model" and r["x"] in synthetic_points.SIZES[:3]
     ]
     few = [row for row in few if row["finetune_examples"] == 1e5]
-    fitted, skipped = fit_joint(MULTIPLICATIVE, settings(tmp_path, few), FitSettings(), PADDED)
+    fitted, skipped = fit(tmp_path, few)
     assert fitted is None
     assert "3 points" in skipped[0].reason
 
@@ -126,14 +125,14 @@ def test_too_few_dataset_sizes_determine_no_law(tmp_path: Path, law: Law, sizes:
     rows = [row for row in synthetic_points.rows(methods=("full",)) if row["factor"] == "model"]
     some = sorted({row["finetune_examples"] for row in rows})
     few = [row for row in rows if row["finetune_examples"] in some[:sizes] or row["held_out"]]
-    fitted, skipped = fit_joint(law, settings(tmp_path, few), FitSettings(), PADDED)
+    fitted, skipped = fit(tmp_path, few, law)
     assert fitted is None
     assert len(skipped) == 1
     assert "of examples to fit" in skipped[0].reason
 
 
-def test_two_sizes_determine_the_exponent_poorly(few: Analysis) -> None:
-    for fit in few.of_law("multiplicative"):
-        assert fit.jackknife("alpha_model").standard_error is None
-        assert "2 values of x" in fit.jackknife("alpha_model").reason
-        assert not fit.is_well_determined("alpha_model")
+def test_two_sizes_determine_the_exponent_poorly(underdetermined: Analysis) -> None:
+    for found in underdetermined.fits_of_law("multiplicative"):
+        assert found.jackknife("alpha_model").standard_error is None
+        assert "2 values of x" in found.jackknife("alpha_model").reason
+        assert not found.is_well_determined("alpha_model")

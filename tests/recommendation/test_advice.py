@@ -240,7 +240,7 @@ def test_the_record_is_json_and_holds_the_numbers_of_the_text(fitted: Fitted) ->
         (lambda f: f.recommend(4e3, task="other"), "--task = 'other' is unknown"),
         (lambda f: f.recommend(4e3, metric="rouge"), "--metric = 'rouge' is unknown"),
         (lambda f: f.recommend(4e3, further_sizes=(-1.0,)), "--sizes=-1"),
-        (lambda f: f.recommend(4e3, epochs=3.0), "--epochs goes with --tokens-per-example"),
+        (lambda f: f.recommend(4e3, epochs=3.0), "--epochs needs --tokens-per-example"),
         (lambda f: f.predict("prompt", 1e9, 4e3), "method = 'prompt' is unknown"),
         (lambda f: f.predict("full", 4, 4e3, factor="pet"), "factor = 'pet' is unknown"),
         (lambda f: fit(f.table, ["none"]), "--task = 'none' is unknown"),

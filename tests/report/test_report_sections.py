@@ -56,16 +56,18 @@ def test_every_parameter_has_its_estimates_profile_and_reason(noisy: Analysis) -
 
 
 def test_a_law_that_does_not_describe_its_points_has_no_crossing_and_no_estimate(noisy: Analysis) -> None:
-    fits = noisy.of(TASK, "multiplicative")
-    misfit = {**fits, "full": replace(fits["full"], misfit=0.2)}
+    fits = noisy.fits_by_method(TASK, "multiplicative")
+    poor = {**fits, "full": replace(fits["full"], log_rmse=0.2)}
     measured = dict.fromkeys(fits, (1000.0, 1000000.0))
-    (size,) = critical_sizes(misfit, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
+    (size,) = critical_sizes(poor, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
     assert (size.roots, size.better_everywhere, size.closed_form) == ((), None, None)
     assert "full" in size.why
     (described,) = critical_sizes(fits, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
     assert described.why == ""
     assert described.roots or described.better_everywhere
-    analysis = replace(noisy, critical=[size], fits={**noisy.fits, (TASK, "full", "multiplicative"): misfit["full"]})
+    analysis = replace(
+        noisy, critical_sizes=[size], fits={**noisy.fits, (TASK, "full", "multiplicative"): poor["full"]}
+    )
     (row,) = rows_of(section(analysis, "critical"), "multiplicative")
     assert row["critical size"] == f"inconclusive: {size.why}"
     assert list(finding_tables(analysis)["critical_sizes"]["why"]) == [size.why]
@@ -77,16 +79,15 @@ def test_a_law_that_does_not_describe_its_points_has_no_crossing_and_no_estimate
 
 def test_a_law_that_does_not_describe_its_points_has_no_curve_and_predicts_nothing(noisy: Analysis) -> None:
     key = (TASK, "full", "multiplicative")
-    misfit = replace(noisy, fits={**noisy.fits, key: replace(noisy.fits[key], misfit=0.2)})
+    poor = replace(noisy, fits={**noisy.fits, key: replace(noisy.fits[key], log_rmse=0.2)})
     for draw in (lambda a: draw_methods(a, TASK), lambda a: draw_law(a, TASK, "multiplicative", "model")):
         described, missed = (
-            [text for text in texts_of(draw(analysis)) if text.startswith("full tuning")]
-            for analysis in (noisy, misfit)
+            [text for text in texts_of(draw(analysis)) if text.startswith("full tuning")] for analysis in (noisy, poor)
         )
         assert described
         assert all("; law " in text for text in described)
         assert not any("; law " in text for text in missed)
-    laws = Fitted(table=noisy.table, tasks=(TASK,), fits=misfit.fits, skipped=(), settings=noisy.settings)
+    laws = Fitted(table=noisy.table, tasks=(TASK,), fits=poor.fits, skipped=(), settings=noisy.settings)
     assert laws.predict("lora", 2e9, 1e5).loss > 0
     with pytest.raises(DataError, match=r"full: .*multiplicative law"):
         laws.predict("full", 2e9, 1e5)
@@ -95,7 +96,7 @@ def test_a_law_that_does_not_describe_its_points_has_no_curve_and_predicts_nothi
 
 
 def test_curves_of_single_laws_have_bands_if_they_have_residuals(noisy: Analysis) -> None:
-    single = next(s for s in noisy.singles if s.method == "full" and s.shows_scatter)
+    single = next(s for s in noisy.curve_fits if s.method == "full" and s.shows_scatter)
     examples = np.array(synthetic_points.EXAMPLES["full"], float)
     draws = single.predict_replicates({"D": examples})
     assert draws.shape == (len(single.replicates), len(examples))

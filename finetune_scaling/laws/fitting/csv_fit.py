@@ -17,7 +17,7 @@ from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.points.cells import parse_flags, parse_numbers
 from finetune_scaling.laws.points.text import read_text
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-from finetune_scaling.laws.uncertainty.intervals import LEVEL
+from finetune_scaling.laws.uncertainty.intervals import interval_ends
 
 
 def fit_csv(
@@ -46,8 +46,7 @@ def fit_csv(
         values = {factor: rows[factor].to_numpy(float) for factor in law.factors}
         table.loc[rows.index, "predicted"] = fitted.predict(values)
         if fitted.describes:
-            ends = np.quantile(fitted.predict_replicates(values), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
-            table.loc[rows.index, ["low", "high"]] = ends.T
+            table.loc[rows.index, ["low", "high"]] = interval_ends(fitted.predict_replicates(values)).T
         records.append({**name, **_record(fitted, settings, table.loc[rows.index])})
         for line in _lines(records[-1], name, time.perf_counter() - started):
             progress(line)
@@ -117,7 +116,7 @@ def _record(fitted: FittedLaw, settings: FitSettings, rows: pd.DataFrame) -> dic
         "formula": law.formula,
         "source": law.source,
         "describes": fitted.describes,
-        "misfit": finite_or_none(fitted.misfit),
+        "misfit": finite_or_none(fitted.log_rmse),
         "parameters": {name: _parameter(fitted, name) for name in fitted.layout.names},
         "objective": fitted.objective,
         "objective_is": "sum of Huber losses",

@@ -15,8 +15,8 @@ from finetune_scaling.laws.uncertainty.intervals import (
     parameter_interval,
 )
 
-# A law whose root mean square log residual is above this does not describe the points.
-DESCRIBES = 0.05
+# A law whose log_rmse is larger does not describe its points, so no estimates are reported.
+MAX_LOG_RMSE = 0.05
 ZERO = "it is not distinguishable from zero"
 WIDE = "its interval is wide"
 
@@ -26,7 +26,7 @@ class FittedLaw:
     """A law fitted to points.
 
     vector [K]: the fitted entries, in the order of layout.names; replicates [R, K]: refits to bootstrap replicates;
-    objective: sum of Huber losses; misfit: root mean square of log prediction - log response over the fitted points;
+    objective: sum of Huber losses; log_rmse: root mean square of log prediction - log response over the fitted points;
     least_response: of these points; points: how many were fitted; factors: groups of the layout whose parameters were
     fitted; fixed: parameters that were not fitted; reasons: name -> why a parameter is poorly determined whatever its
     interval.
@@ -36,7 +36,7 @@ class FittedLaw:
     vector: np.ndarray
     replicates: np.ndarray
     objective: float
-    misfit: float
+    log_rmse: float
     least_response: float
     points: int
     factors: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class FittedLaw:
     @property
     def describes(self) -> bool:
         """Whether the law describes the points at all."""
-        return self.misfit <= DESCRIBES
+        return self.log_rmse <= MAX_LOG_RMSE
 
     def predict(self, values: Mapping[str, np.ndarray | float], factor: str = "") -> np.ndarray:
         """Return the predicted response at values of the law's variables, by the parameters of one factor."""
@@ -94,7 +94,7 @@ class FittedLaw:
     def why_poorly_determined(self, name: str) -> str:
         """Return why the points determine a parameter poorly; empty where they determine it well."""
         if not self.describes:
-            return f"the law does not describe these points (relative error {self.misfit:.0%})"
+            return f"the law does not describe these points (relative error {self.log_rmse:.0%})"
         if name in self.reasons:
             return self.reasons[name]
         if self._is_near_zero(name):

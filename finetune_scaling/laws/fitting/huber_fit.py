@@ -66,6 +66,39 @@ class FitPoints:
 
 
 @dataclass(frozen=True)
+class FitProblem:
+    """A law to fit to points, and what the fit minimizes."""
+
+    layout: Layout
+    points: FitPoints
+    settings: FitSettings
+
+    def predictions(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the predictions [..., P] of vectors [..., K] at the points."""
+        layout, points = self.layout, self.points
+        natural = layout.to_natural(vectors[..., None, :])
+        own = {p.name: natural[p.name] for p in layout.law.parameters if not p.per_factor}
+        for parameter in (p for p in layout.law.parameters if p.per_factor):
+            of_groups = [natural[f"{parameter.name}_{g}" if g else parameter.name] for g in layout.groups]
+            own[parameter.name] = np.choose(points.groups, of_groups)
+        return predict(layout.law, own, {name: np.exp(values) for name, values in points.log_factors.items()})
+
+    def residuals(self, vector: np.ndarray) -> np.ndarray:
+        """Return the residuals [P] that a fit minimizes, at one vector [K]."""
+        predicted, loss = self.predictions(vector), self.points.loss
+        log = self.settings.residual_of(self.layout.law) == "log"
+        return np.log(predicted / loss) if log else predicted - loss
+
+    def residual_scale(self, vector: np.ndarray) -> float:
+        """Return the root mean square residual at one vector [K]."""
+        return float(np.sqrt(np.mean(self.residuals(vector) ** 2)))
+
+    def log_rmse(self, vector: np.ndarray) -> float:
+        """Return the root mean square of log prediction - log response at one vector [K]."""
+        return float(np.sqrt(np.mean(np.log(self.predictions(vector) / self.points.loss) ** 2)))
+
+
+@dataclass(frozen=True)
 class Program:
     """What a compiled fit depends on besides array shapes; the key of JAX's cache of compiled programs."""
 
@@ -88,12 +121,10 @@ def padded_size(points: int) -> int:
 
 
 def multistart_fit(
-    layout: Layout,
-    points: FitPoints,
+    problem: FitProblem,
     weights: np.ndarray,
     starts: np.ndarray,
     free: np.ndarray,
-    settings: FitSettings,
     losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the best parameters over a grid of starts, for every row of weights.
@@ -102,36 +133,34 @@ def multistart_fit(
     row is fitted to, by default the losses of the points.
     Returns vectors [W, K] and their objectives [W] (weighted sums of Huber losses).
     """
-    vectors, values = multistart_optima(layout, points, weights, starts, free, settings, losses)
+    vectors, values = multistart_optima(problem, weights, starts, free, losses)
     return vectors[:, 0], values[:, 0]
 
 
 def multistart_optima(
-    layout: Layout,
-    points: FitPoints,
+    problem: FitProblem,
     weights: np.ndarray,
     starts: np.ndarray,
     free: np.ndarray,
-    settings: FitSettings,
     losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the optima found from all starts, best first: vectors [W, S', K] and objectives [W, S']."""
-    problems, grid = len(weights), len(starts)
-    rows = np.repeat(np.arange(problems), grid)
-    losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
-    screened = _rows(np.tile(starts, (problems, 1)), weights[rows], losses[rows], free)
-    vectors, values = _run(_screen, SCREEN_ROWS, layout, points, screened, settings)
+    count, grid = len(weights), len(starts)
+    rows = np.repeat(np.arange(count), grid)
+    losses = np.broadcast_to(problem.points.loss, weights.shape) if losses is None else losses
+    screened = _rows(np.tile(starts, (count, 1)), weights[rows], losses[rows], free)
+    vectors, values = _run(_screen, SCREEN_ROWS, problem, screened)
     kept = min(grid, POLISHED_STARTS)
-    order = np.argsort(values.reshape(problems, grid), axis=1, kind="stable")[:, :kept]
-    chosen = (np.arange(problems)[:, None] * grid + order).ravel()
+    order = np.argsort(values.reshape(count, grid), axis=1, kind="stable")[:, :kept]
+    chosen = (np.arange(count)[:, None] * grid + order).ravel()
     many = tuple(np.repeat(values, kept, axis=0) for values in (weights, losses))
-    vectors, values = local_refit(layout, points, many[0], vectors[chosen], free, settings, many[1])
-    found = _sorted(vectors.reshape(problems, kept, -1), values.reshape(problems, kept))
+    vectors, values = local_refit(problem, many[0], vectors[chosen], free, many[1])
+    found = _sorted(vectors.reshape(count, kept, -1), values.reshape(count, kept))
     for turn in range(HOPS):
         hopped = _hop(found[0], turn)
         many = tuple(np.repeat(values, hopped.shape[1], axis=0) for values in (weights, losses))
         starts = hopped.reshape(-1, hopped.shape[2])
-        vectors, values = local_refit(layout, points, many[0], starts, free, settings, many[1])
+        vectors, values = local_refit(problem, many[0], starts, free, many[1])
         more = vectors.reshape(hopped.shape), values.reshape(hopped.shape[:2])
         found = _sorted(*(np.concatenate([old, new], axis=1) for old, new in zip(found, more, strict=True)))
     return found
@@ -155,12 +184,10 @@ def _hop(vectors: np.ndarray, turn: int) -> np.ndarray:
 
 
 def local_refit(
-    layout: Layout,
-    points: FitPoints,
+    problem: FitProblem,
     weights: np.ndarray,
     vectors: np.ndarray,
     free: np.ndarray,
-    settings: FitSettings,
     losses: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run Newton steps from one vector per row of weights: weights [W, P], vectors [W, K] -> optima [W, K], values [W].
@@ -168,35 +195,8 @@ def local_refit(
     free: [K], or [W, K] where the rows differ; losses [W, P]: what each row is fitted to, by default the losses of the
     points.
     """
-    losses = np.broadcast_to(points.loss, weights.shape) if losses is None else losses
-    return _run(_polish, POLISH_ROWS, layout, points, _rows(vectors, weights, losses, free), settings)
-
-
-def residuals_of(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> np.ndarray:
-    """Return the residuals [P] that a fit minimizes, at one vector [K]."""
-    predicted = predictions(layout, points, vector)
-    log = settings.residual_of(layout.law) == "log"
-    return np.log(predicted / points.loss) if log else predicted - points.loss
-
-
-def residual_scale(layout: Layout, points: FitPoints, vector: np.ndarray, settings: FitSettings) -> float:
-    """Return the root mean square residual at one vector [K]."""
-    return float(np.sqrt(np.mean(residuals_of(layout, points, vector, settings) ** 2)))
-
-
-def log_misfit(layout: Layout, points: FitPoints, vector: np.ndarray) -> float:
-    """Return the root mean square of log prediction - log response at one vector [K]."""
-    return float(np.sqrt(np.mean(np.log(predictions(layout, points, vector) / points.loss) ** 2)))
-
-
-def predictions(layout: Layout, points: FitPoints, vectors: np.ndarray) -> np.ndarray:
-    """Return the predictions [..., P] of vectors [..., K] at the points."""
-    natural = layout.to_natural(vectors[..., None, :])
-    own = {p.name: natural[p.name] for p in layout.law.parameters if not p.per_factor}
-    for parameter in (p for p in layout.law.parameters if p.per_factor):
-        of_groups = [natural[f"{parameter.name}_{g}" if g else parameter.name] for g in layout.groups]
-        own[parameter.name] = np.choose(points.groups, of_groups)
-    return predict(layout.law, own, {name: np.exp(values) for name, values in points.log_factors.items()})
+    losses = np.broadcast_to(problem.points.loss, weights.shape) if losses is None else losses
+    return _run(_polish, POLISH_ROWS, problem, _rows(vectors, weights, losses, free))
 
 
 def _rows(vectors: np.ndarray, weights: np.ndarray, losses: np.ndarray, free: np.ndarray) -> Rows:
@@ -204,14 +204,10 @@ def _rows(vectors: np.ndarray, weights: np.ndarray, losses: np.ndarray, free: np
 
 
 def _run(
-    program: Callable[..., tuple[jax.Array, jax.Array]],
-    chunk: int,
-    layout: Layout,
-    points: FitPoints,
-    rows: Rows,
-    settings: FitSettings,
+    program: Callable[..., tuple[jax.Array, jax.Array]], chunk: int, problem: FitProblem, rows: Rows
 ) -> tuple[np.ndarray, np.ndarray]:
     """Call a compiled program on chunks of `chunk` rows; copies of its first row fill up the last one."""
+    layout, points, settings = problem.layout, problem.points, problem.settings
     size, given = padded_size(max(len(points.loss), points.pad_to)), rows.weights.shape[1]
     blank = points.padded(size)
     rows = rows._replace(

@@ -43,11 +43,11 @@ class JointFit(FittedLaw):
     profiles: dict[str, Profile]
 
     @property
-    def why_undescribed(self) -> str:
-        """Why the law gives no numbers for its points; empty where it describes them."""
+    def lack_of_fit(self) -> str:
+        """Why no estimates are reported; empty where the law describes its points."""
         if self.describes:
             return ""
-        return f"the law does not describe the points of {self.method} (relative error {self.misfit:.0%})"
+        return f"the law does not describe the points of {self.method} (relative error {self.log_rmse:.0%})"
 
     def predict_loss(self, factor: str, x: np.ndarray | float, examples: np.ndarray | float) -> np.ndarray:
         """Return the loss at a factor's value x after finetuning on that number of examples, nats per token."""

@@ -8,11 +8,9 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import (
     FitPoints,
+    FitProblem,
     FitSettings,
-    log_misfit,
     multistart_fit,
-    predictions,
-    residual_scale,
 )
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Law, Layout
@@ -36,7 +34,7 @@ def fit_law(
     units; pad_to: least number of points that programs are compiled for. Raises DataError where there are fewer points
     than parameters.
     """
-    settings, how = settings or FitSettings(), resampling or Resampling("settings")
+    how = resampling or Resampling("settings")
     layout, fixed = Layout(law), fixed or {}
     free = np.array([name not in fixed for name in layout.names])
     count = len(response)
@@ -44,22 +42,22 @@ def fit_law(
         raise DataError(f"{count} points to fit, the {law.name} law has {int(free.sum())} parameters; add points")
     logs = {name: np.log(np.asarray(factors[name], float)) for name in law.factors}
     points = FitPoints(logs, np.asarray(response, float), np.zeros(count, int), pad_to)
+    problem = FitProblem(layout, points, settings or FitSettings())
     by_name = {p.name: p for p in law.parameters}
     starts = layout.starts({name: float(by_name[name].to_unconstrained(value)) for name, value in fixed.items()})
-    vectors, objectives = multistart_fit(layout, points, np.ones((1, count)), starts, free, settings)
+    vectors, objectives = multistart_fit(problem, np.ones((1, count)), starts, free)
     vector = vectors[0]
-    predicted, seeds = predictions(layout, points, vector), np.ones(count)
+    predicted, seeds = problem.predictions(vector), np.ones(count)
     scatter = variance_components(points.loss - predicted, np.full(count, np.nan), seeds, (), int(free.sum()))
     weights, losses = resample(BootstrapInput(predicted, points.loss, seeds, ()), scatter, how)
-    scale = residual_scale(layout, points, vector, settings)
     starts = np.tile(vector, (len(weights), 1))
-    replicates, _ = refit_replicates(layout, points, weights, starts, free, settings, scale, losses)
+    replicates, _ = refit_replicates(problem, weights, starts, free, problem.residual_scale(vector), losses)
     return FittedLaw(
         layout=layout,
         vector=vector,
         replicates=replicates,
         objective=float(objectives[0]),
-        misfit=log_misfit(layout, points, vector),
+        log_rmse=problem.log_rmse(vector),
         least_response=float(points.loss.min()),
         points=count,
         fixed=tuple(fixed),

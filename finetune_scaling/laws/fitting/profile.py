@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit, residuals_of
-from finetune_scaling.laws.forms.declared import Layout
+from finetune_scaling.laws.fitting.huber_fit import FitProblem, local_refit
 from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, parameter_interval
 
 # Distances from the optimum at which a profile is computed, in standard deviations over the bootstrap replicates.
@@ -32,12 +31,10 @@ class Profile:
 
 
 def profiles(
-    layout: Layout,
-    points: FitPoints,
+    problem: FitProblem,
     weights: np.ndarray,
     vector: np.ndarray,
     free: np.ndarray,
-    settings: FitSettings,
     deviations: Mapping[str, float],
 ) -> dict[str, Profile]:
     """Return the profiles of all parameters of a one-stage fit.
@@ -45,6 +42,7 @@ def profiles(
     weights [P]; vector [K]: the optimum; free bool [K]; deviations: name -> standard deviation of the fitted entry,
     which sets the steps.
     """
+    layout = problem.layout
     names = [name for name, moves in zip(layout.names, free, strict=True) if moves]
     columns = np.array([layout.names.index(name) for name in names for _ in (-1, 1)])
     signs = np.array([sign for _ in names for sign in (-1, 1)])
@@ -55,46 +53,39 @@ def profiles(
     moved, found, objectives = np.tile(vector, (len(columns), 1)), [], []
     for step in STEPS:
         moved[rows, columns] = vector[columns] + signs * step * scales
-        moved, values = local_refit(layout, points, np.tile(weights, (len(rows), 1)), moved, held, settings)
+        moved, values = local_refit(problem, np.tile(weights, (len(rows), 1)), moved, held)
         found.append(moved[rows, columns].copy())
         objectives.append(values)
-    _, base = local_refit(layout, points, weights[None], vector[None], np.zeros_like(free), settings)
-    rises = (np.array(objectives) - base[0]) / threshold(layout, points, weights, vector, free, settings)
+    _, base = local_refit(problem, weights[None], vector[None], np.zeros_like(free))
+    rises = (np.array(objectives) - base[0]) / threshold(problem, weights, vector, free)
     return {
-        name: _profile(layout, points, vector, name, np.array(found)[:, 2 * i : 2 * i + 2], rises[:, 2 * i : 2 * i + 2])
+        name: _profile(problem, vector, name, np.array(found)[:, 2 * i : 2 * i + 2], rises[:, 2 * i : 2 * i + 2])
         for i, name in enumerate(names)
     }
 
 
-def threshold(
-    layout: Layout,
-    points: FitPoints,
-    weights: np.ndarray,
-    vector: np.ndarray,
-    free: np.ndarray,
-    settings: FitSettings,
-) -> float:
+def threshold(problem: FitProblem, weights: np.ndarray, vector: np.ndarray, free: np.ndarray) -> float:
     """Return the rise of the objective at the ends of a 90 % interval of one parameter."""
-    residuals = residuals_of(layout, points, vector, settings)[weights > 0]
-    count, delta = len(residuals), settings.huber_delta
+    residuals = problem.residuals(vector)[weights > 0]
+    count, delta = len(residuals), problem.settings.huber_delta
     scatter = float((np.clip(residuals, -delta, delta) ** 2).sum()) / max(1, count - int(free.sum()))
     curvature = max(float((np.abs(residuals) < delta).mean()), 1 / count)
     return float(stats.chi2.ppf(LEVEL, 1)) / 2 * max(scatter, 1e-300) / curvature
 
 
-def _profile(
-    layout: Layout, points: FitPoints, vector: np.ndarray, name: str, values: np.ndarray, rises: np.ndarray
-) -> Profile:
+def _profile(problem: FitProblem, vector: np.ndarray, name: str, values: np.ndarray, rises: np.ndarray) -> Profile:
     """Return a profile from the values and rises [S, 2] on either side of the optimum."""
-    column = layout.names.index(name)
-    parameter = layout.slots[column][0]
+    column = problem.layout.names.index(name)
+    parameter = problem.layout.slots[column][0]
     moved = np.concatenate([values[::-1, 0], [vector[column]], values[:, 1]])
     all_rises = np.concatenate([rises[::-1, 0], [0.0], rises[:, 1]])
     ends = [_crossing(vector[column], values[:, side], rises[:, side]) for side in (0, 1)]
     ends_natural = [None if end is None else float(parameter.to_natural(end)) for end in ends]
     if ends_natural[0] is not None:  # an offset that is not distinguishable from zero is open below
         replicates = np.full(2, ends_natural[0])
-        ends_natural[0] = parameter_interval(parameter, ends_natural[0], replicates, float(points.loss.min())).low
+        ends_natural[0] = parameter_interval(
+            parameter, ends_natural[0], replicates, float(problem.points.loss.min())
+        ).low
     return Profile(parameter.to_natural(moved), all_rises, Interval(ends_natural[0], ends_natural[1]))
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitSettings, local_refit
-from finetune_scaling.laws.forms.declared import Layout
+from finetune_scaling.laws.fitting.huber_fit import FitProblem, local_refit
 
 # The Huber delta of the smoothed objective, in root mean square residuals.
 SMOOTH = 4.0
@@ -27,12 +26,10 @@ Refits = tuple[np.ndarray, np.ndarray]  # vectors [W, K] and their objectives [W
 
 
 def refit_replicates(
-    layout: Layout,
-    points: FitPoints,
+    problem: FitProblem,
     weights: np.ndarray,
     vectors: np.ndarray,
     free: np.ndarray,
-    settings: FitSettings,
     scale: float,
     losses: np.ndarray | None = None,
 ) -> Refits:
@@ -40,35 +37,34 @@ def refit_replicates(
 
     scale: root mean square residual of the fit (residual_scale), which sets the delta of the smoothed objective.
     """
-    losses = np.broadcast_to(points.loss if losses is None else losses, weights.shape)
-    problem = _Problem(layout, points, weights, losses, np.broadcast_to(free, vectors.shape), settings, scale)
-    return _hopped(problem, _with_offsets_at_zero(problem, problem.refit_smoothed(problem.lifted(vectors))))
+    losses = np.broadcast_to(problem.points.loss if losses is None else losses, weights.shape)
+    batch = _Batch(problem, weights, losses, np.broadcast_to(free, vectors.shape), scale)
+    return _hopped(batch, _with_offsets_at_zero(batch, batch.refit_smoothed(batch.lifted(vectors))))
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """W problems of one law: weights, losses [W, P], free bool [W, K]."""
+class _Batch:
+    """W refits of one problem: weights, losses [W, P], free bool [W, K]."""
 
-    layout: Layout
-    points: FitPoints
+    problem: FitProblem
     weights: np.ndarray
     losses: np.ndarray
     free: np.ndarray
-    settings: FitSettings
     scale: float
 
-    def rows(self, rows: np.ndarray, free: np.ndarray) -> "_Problem":
-        """Return some of the problems, with other parameters free."""
+    def rows(self, rows: np.ndarray, free: np.ndarray) -> "_Batch":
+        """Return some of the refits, with other parameters free."""
         return replace(self, weights=self.weights[rows], losses=self.losses[rows], free=free)
 
     def refit(self, starts: np.ndarray) -> Refits:
         """Return the optima nearest to starts [W, K]."""
-        return local_refit(self.layout, self.points, self.weights, starts, self.free, self.settings, self.losses)
+        return local_refit(self.problem, self.weights, starts, self.free, self.losses)
 
     def refit_smoothed(self, starts: np.ndarray) -> Refits:
         """Return the optima reached from those of a smoothed (nearly least-squares) objective, which has no kinks."""
-        wide = replace(self.settings, huber_delta=max(self.settings.huber_delta, SMOOTH * self.scale))
-        return self.refit(replace(self, settings=wide).refit(starts)[0])
+        settings = self.problem.settings
+        wide = replace(settings, huber_delta=max(settings.huber_delta, SMOOTH * self.scale))
+        return self.refit(replace(self, problem=replace(self.problem, settings=wide)).refit(starts)[0])
 
     def lifted(self, vectors: np.ndarray) -> np.ndarray:
         """Return vectors [W, K] with offsets raised to at least LIFT of the least response.
@@ -80,28 +76,28 @@ class _Problem:
     @property
     def offsets(self) -> np.ndarray:
         """Return which parameters are offsets: bool [K]."""
-        return np.array([parameter.is_offset for parameter, _ in self.layout.slots])
+        return np.array([parameter.is_offset for parameter, _ in self.problem.layout.slots])
 
     def log_share(self, share: float) -> float:
         """Return the logarithm of a share of the least response."""
-        return float(np.log(max(share * self.points.loss.min(), np.finfo(float).tiny)))
+        return float(np.log(max(share * self.problem.points.loss.min(), np.finfo(float).tiny)))
 
 
-def _with_offsets_at_zero(problem: _Problem, found: Refits) -> Refits:
+def _with_offsets_at_zero(batch: _Batch, found: Refits) -> Refits:
     """Set small offsets to zero where that is better: a descent slows down on the way there."""
-    offsets = problem.offsets & problem.free
-    rows = np.flatnonzero((offsets & (found[0] < problem.log_share(SMALL))).any(axis=1))
+    offsets = batch.offsets & batch.free
+    rows = np.flatnonzero((offsets & (found[0] < batch.log_share(SMALL))).any(axis=1))
     if not len(rows):
         return found
-    at_zero = np.where(offsets[rows], problem.log_share(ZERO), found[0][rows])
+    at_zero = np.where(offsets[rows], batch.log_share(ZERO), found[0][rows])
     vectors, values = (array.copy() for array in found)
     vectors[rows], values[rows] = _better(
-        (vectors[rows], values[rows]), problem.rows(rows, problem.free[rows] & ~problem.offsets).refit_smoothed(at_zero)
+        (vectors[rows], values[rows]), batch.rows(rows, batch.free[rows] & ~batch.offsets).refit_smoothed(at_zero)
     )
     return vectors, values
 
 
-def _hopped(problem: _Problem, found: Refits) -> Refits:
+def _hopped(batch: _Batch, found: Refits) -> Refits:
     """Improve refits in rounds of new starts, moved by differences of other refits (as multistart_optima does).
 
     A fit takes the best of many optima along a flat direction; the nearest one would vary less.
@@ -111,7 +107,7 @@ def _hopped(problem: _Problem, found: Refits) -> Refits:
         vectors, count = found[0], len(found[0])
         left, right = random.integers(count, size=(2, count))
         moves = random.uniform(0.2, 1.0, (count, 1)) * (vectors[left] - vectors[right])
-        found = _better(found, problem.refit(vectors + moves * problem.free))
+        found = _better(found, batch.refit(vectors + moves * batch.free))
         moved = np.sqrt(np.mean((found[0] - vectors) ** 2, axis=0))
         if (moved <= MOVES * vectors.std(axis=0)).all():  # no flat direction with many optima
             break

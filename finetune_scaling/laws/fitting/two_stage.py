@@ -6,7 +6,7 @@ PET size included.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,11 @@ import pandas as pd
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import (
     FitPoints,
+    FitProblem,
     FitSettings,
     local_refit,
-    log_misfit,
     multistart_fit,
     multistart_optima,
-    predictions,
-    residual_scale,
 )
 from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.fitting.profile import Profile, profiles
@@ -64,9 +62,7 @@ def fit_joint(
     rows = rows[rows["factor"].isin(factors)]
     points = to_fit_points(rows[~rows["held_out"]], pad_to)
     stages = _Stages(
-        layout=layout,
-        points=points,
-        settings=settings,
+        problem=FitProblem(layout, points, settings),
         in_first=np.isin(points.groups, [FACTORS.index(f) for f in first]).astype(float),
         free_1=_free(layout, first, shared=True),
         free_2=_free(layout, factors, shared=False),
@@ -112,9 +108,7 @@ class _Stages:
     either does.
     """
 
-    layout: Layout
-    points: FitPoints
-    settings: FitSettings
+    problem: FitProblem
     in_first: np.ndarray
     free_1: np.ndarray
     free_2: np.ndarray
@@ -125,31 +119,30 @@ class _Stages:
 
     def from_grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the best vector [K] over the grid of starts, and the optima of stage 1 [S, K]."""
-        layout, weights = self.layout, self.in_first[None]
-        first, _ = multistart_optima(layout, self.points, weights, layout.starts(), self.free_1, self.settings)
+        layout, weights = self.problem.layout, self.in_first[None]
+        first, _ = multistart_optima(self.problem, weights, layout.starts(), self.free_1)
         shared = {p.name: first[0, 0][c.start] for p, c in layout.columns() if not p.per_factor}
         starts = np.concatenate([first[0, :1], layout.starts(shared)])
-        vectors, _ = multistart_fit(layout, self.points, np.ones_like(weights), starts, self.free_2, self.settings)
+        vectors, _ = multistart_fit(self.problem, np.ones_like(weights), starts, self.free_2)
         return vectors[0], first[0]
 
     def refit(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
         """Return both stages' refits [W, K] from one vector, for every row of weights and losses [W, P]."""
         starts = np.tile(start, (len(weights), 1))
         first = self.refit_replicates(weights * self.in_first, starts, self.free_1, losses)
-        return local_refit(self.layout, self.points, weights, first, self.free_2, self.settings, losses)[0]
+        return local_refit(self.problem, weights, first, self.free_2, losses)[0]
 
     def refit_replicates(
         self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None
     ) -> np.ndarray:
         """Return refits [W, K] of one optimum, repeated in `starts` [W, K], to other weights or losses."""
-        scale = residual_scale(self.layout, self.points, starts[0], self.settings)
-        return refit_replicates(self.layout, self.points, weights, starts, free, self.settings, scale, losses)[0]
+        return refit_replicates(self.problem, weights, starts, free, self.problem.residual_scale(starts[0]), losses)[0]
 
     def objectives(self, vector: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
         """Return the sums of Huber losses that the stages minimize: over the points of stage 1, and over all."""
         frozen = np.zeros_like(self.free)
         rows = np.stack([weights * self.in_first, weights])
-        _, values = local_refit(self.layout, self.points, rows, np.tile(vector, (2, 1)), frozen, self.settings)
+        _, values = local_refit(self.problem, rows, np.tile(vector, (2, 1)), frozen)
         return float(values[0]), float(values[1])
 
 
@@ -161,7 +154,7 @@ def _fit_stages(
     how: Resampling,
     profile: bool,
 ) -> JointFit:
-    layout, points = stages.layout, stages.points
+    problem, layout, points = stages.problem, stages.problem.layout, stages.problem.points
     fitted, held_out = rows[~rows["held_out"]], rows[rows["held_out"]]
     seeds, groupings = fitted["seeds"].to_numpy(float), _groupings(fitted)
     vector, optima = stages.from_grid()
@@ -171,7 +164,7 @@ def _fit_stages(
         vector = stages.refit(vector, weights[None])[0]
         components = _components(stages, fitted, groupings, vector)
     task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
-    data = BootstrapInput(predictions(layout, points, vector), points.loss, seeds, groupings, _run_index(fitted))
+    data = BootstrapInput(problem.predictions(vector), points.loss, seeds, groupings, _run_index(fitted))
     counts, losses = resample(data, components, how.for_name(f"{task}/{method}"))
     replicates = stages.refit(vector, counts * weights, losses)
     one_stage = _one_stage(stages, factors, vector, optima, weights, counts, losses, replicates)
@@ -179,10 +172,10 @@ def _fit_stages(
     jackknife_refits = stages.refit(vector, left_out * weights)
     objective_1, objective_2 = stages.objectives(vector, weights)
     errors = {
-        "fitted": _errors(layout, vector[None], fitted, factors, _mean),
-        "held_out": _errors(layout, vector[None], held_out, factors, _mean),
+        "fitted": _errors(problem, vector[None], fitted, factors, _mean),
+        "held_out": _errors(problem, vector[None], held_out, factors, _mean),
     }
-    held_out_replicates = _errors(layout, replicates, held_out, factors, _resampled_mean)
+    held_out_replicates = _errors(problem, replicates, held_out, factors, _resampled_mean)
     return JointFit(
         task=task,
         method=method,
@@ -191,7 +184,7 @@ def _fit_stages(
         replicates=replicates,
         objective=objective_2,
         objective_stage_1=objective_1,
-        misfit=log_misfit(layout, points, vector),
+        log_rmse=problem.log_rmse(vector),
         least_response=float(points.loss.min()),
         points=len(fitted),
         factors=factors,
@@ -224,35 +217,35 @@ def _one_stage(
 
     replicates: of the two stages, which equal the one-stage ones where stage 1 has all points.
     """
-    layout, points = stages.layout, stages.points
+    problem = stages.problem
     starts = np.concatenate([vector[None], np.where(stages.free_1, optima[:ONE_STAGE_STARTS], vector)])
     rows = np.tile(weights, (len(starts), 1))
-    vectors, values = local_refit(layout, points, rows, starts, stages.free, stages.settings)
+    vectors, values = local_refit(problem, rows, starts, stages.free)
     best = int(np.argmin(values))
     if not stages.in_first.all():
         starts = np.tile(vectors[best], (len(counts), 1))
         replicates = stages.refit_replicates(counts * weights, starts, stages.free, losses)
     return FittedLaw(
-        layout=layout,
+        layout=problem.layout,
         vector=vectors[best],
         replicates=replicates,
         objective=float(values[best]),
-        misfit=log_misfit(layout, points, vectors[best]),
-        least_response=float(points.loss.min()),
-        points=len(points.loss),
+        log_rmse=problem.log_rmse(vectors[best]),
+        least_response=float(problem.points.loss.min()),
+        points=len(problem.points.loss),
         factors=factors,
     )
 
 
 def _profiles(stages: _Stages, fitted: FittedLaw, weights: np.ndarray) -> dict[str, Profile]:
-    deviations = dict(zip(stages.layout.names, map(float, np.std(fitted.replicates, axis=0)), strict=True))
-    return profiles(stages.layout, stages.points, weights, fitted.vector, stages.free, stages.settings, deviations)
+    deviations = dict(zip(stages.problem.layout.names, map(float, np.std(fitted.replicates, axis=0)), strict=True))
+    return profiles(stages.problem, weights, fitted.vector, stages.free, deviations)
 
 
 def _components(
     stages: _Stages, fitted: pd.DataFrame, groupings: Sequence[np.ndarray], vector: np.ndarray
 ) -> VarianceComponents:
-    residuals = stages.points.loss - predictions(stages.layout, stages.points, vector)
+    residuals = stages.problem.points.loss - stages.problem.predictions(vector)
     deviations, seeds = (fitted[c].to_numpy(float) for c in ("loss_sd", "seeds"))
     _, first = np.unique(_run_index(fitted), return_index=True)  # seeds of runs shared by two factors count once
     deviations = np.where(np.isin(np.arange(len(fitted)), first), deviations, np.nan)
@@ -274,7 +267,7 @@ def _weights(components: VarianceComponents, seeds: np.ndarray) -> np.ndarray:
 
 def _left_out_errors(stages: _Stages, weights: np.ndarray, refits: np.ndarray) -> np.ndarray:
     """Return the mean absolute error of each refit [W] on the points that it left out."""
-    errors = np.abs(predictions(stages.layout, stages.points, refits) - stages.points.loss)
+    errors = np.abs(stages.problem.predictions(refits) - stages.problem.points.loss)
     return np.array([error[weight == 0].mean() for error, weight in zip(errors, weights, strict=True)])
 
 
@@ -301,14 +294,16 @@ def _few_levels(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) ->
     return reasons
 
 
-def _errors(layout: Layout, vectors: np.ndarray, rows: pd.DataFrame, factors: Sequence[str], mean: Callable) -> dict:
+def _errors(
+    problem: FitProblem, vectors: np.ndarray, rows: pd.DataFrame, factors: Sequence[str], mean: Callable
+) -> dict:
     """Return factor -> mean absolute error, nats per token, of the vectors [R, K] on the factor's rows, if any."""
     errors = {}
     for factor in factors:
         own = rows[rows["factor"] == factor]
         if len(own):
-            points = to_fit_points(own)
-            errors[factor] = mean(np.abs(predictions(layout, points, vectors) - points.loss))
+            here = replace(problem, points=to_fit_points(own))
+            errors[factor] = mean(np.abs(here.predictions(vectors) - here.points.loss))
     return errors
 
 

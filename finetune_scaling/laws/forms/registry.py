@@ -50,7 +50,7 @@ def _law_in_file(name: str) -> Law:
 def _module(path: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(f"law_in_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path}: cannot be read as Python")
+        raise ConfigError(f"{path}: cannot be read as Python; give a .py file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

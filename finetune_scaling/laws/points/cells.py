@@ -19,7 +19,7 @@ MOST_NATS = 25.0
 def check_choices(table: TextTable, column: str, known: Sequence[str], optional: bool = False) -> None:
     """Raise DataError at the first value of the column that is not in `known` (or empty, where optional)."""
     cells = table.cells[column]
-    _refuse(table, column, ~cells.isin([*known, ""] if optional else known), known)
+    _check_known(table, column, ~cells.isin([*known, ""] if optional else known), known)
 
 
 def check_filled(table: TextTable, column: str) -> None:
@@ -33,7 +33,7 @@ def check_filled(table: TextTable, column: str) -> None:
 def parse_flags(table: TextTable, column: str) -> pd.Series:
     """Return a column of 0 and 1 (or true and false) as booleans. Raises DataError at any other value."""
     cells = table.cells[column].map(lambda value: FLAGS.get(value.lower(), value))
-    _refuse(table, column, ~cells.isin(("0", "1")), ("0", "1"))
+    _check_known(table, column, ~cells.isin(("0", "1")), ("0", "1"))
     return cells == "1"
 
 
@@ -85,7 +85,8 @@ def parse_losses(table: TextTable) -> pd.Series:
     return loss
 
 
-def _refuse(table: TextTable, column: str, wrong: pd.Series, known: Sequence[str]) -> None:
+def _check_known(table: TextTable, column: str, wrong: pd.Series, known: Sequence[str]) -> None:
+    """Raise DataError at the first value that is marked as wrong, with the most similar known value."""
     rows = wrong.index[wrong]
     if len(rows):
         value = table.cells.at[rows[0], column]

@@ -22,9 +22,9 @@ def check_units(table: TextTable, group: str = "task") -> None:
             check_choices(table, column, known, optional=True)
     for column in (LOSS_UNIT, TOKENIZER):
         if column in table.cells:
-            _refuse_mixed(table, table.cells, column, group)
+            _check_uniform(table, table.cells, column, group)
     if {SIZE, "factor"} <= set(table.cells):
-        _refuse_mixed(table, table.cells[table.cells["factor"] == "model"], SIZE, group)
+        _check_uniform(table, table.cells[table.cells["factor"] == "model"], SIZE, group)
 
 
 def factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
@@ -83,7 +83,8 @@ def check_consistent(text: TextTable, runs: pd.DataFrame) -> None:
         )
 
 
-def _refuse_mixed(table: TextTable, cells: pd.DataFrame, column: str, group: str) -> None:
+def _check_uniform(table: TextTable, cells: pd.DataFrame, column: str, group: str) -> None:
+    """Raise DataError where rows of one group have different values in the column."""
     for key, rows in cells.groupby(group, sort=False):
         others = rows.index[rows[column] != rows[column].iloc[0]]
         if len(others):

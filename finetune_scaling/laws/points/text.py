@@ -135,7 +135,7 @@ def _csv_cells(path: Location, text: str) -> pd.DataFrame:
     if other:
         raise DataError(f"{path} line 1: columns are separated by {other!r}; save the table with commas")
     names = [name or f"(column {number})" for number, name in enumerate(header, 1)]
-    _refuse_repeated(f"{path} line 1", names)
+    _check_unique(f"{path} line 1", names)
     for line, values in lines.items():
         if any(values[len(names) :]):
             raise DataError(
@@ -159,7 +159,7 @@ def _json_cells(path: Location, text: str) -> pd.DataFrame:
 
 def _json_object(path: Location, line: int, content: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _refuse_repeated(f"{path} line {line}", [key for key, _ in pairs])
+        _check_unique(f"{path} line {line}", [key for key, _ in pairs])
         return dict(pairs)
 
     try:
@@ -173,7 +173,7 @@ def _json_object(path: Location, line: int, content: str) -> dict[str, Any]:
 
 def _frame_cells(frame: pd.DataFrame) -> pd.DataFrame:
     names = [str(name).strip() for name in frame.columns]
-    _refuse_repeated(FRAME, names)
+    _check_unique(FRAME, names)
     columns = [[_as_text(value) for value in frame.iloc[:, i]] for i in range(len(names))]
     return pd.DataFrame(dict(zip(names, columns, strict=True)), index=range(len(frame)), dtype=object)
 
@@ -195,7 +195,7 @@ def _as_text(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def _refuse_repeated(where: str, names: Sequence[str]) -> None:
+def _check_unique(where: str, names: Sequence[str]) -> None:
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
         raise DataError(f"{where}: column {repeated[0]!r} appears twice; remove or rename one of them")

@@ -41,7 +41,7 @@ def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
-    """Sizes in another unit than single parameters or tokens."""
+    """Yield a warning where sizes do not count single parameters or tokens."""
     for factor, (what, least, most) in COUNTS.items():
         rows = runs.index[(runs["factor"] == factor) & ~runs["x"].between(least, most)]
         if len(rows):
@@ -74,7 +74,7 @@ def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
 
 
 def _seeds(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
-    """Settings whose seeds differ much more than those of other settings."""
+    """Yield a warning for each setting whose seeds differ much more than those of other settings."""
     groups = np.log(own["loss"]).groupby([own[c] for c in SETTING], sort=False)
     several = own[groups.transform("size") > 1]
     deviation = (np.log(own["loss"]) - groups.transform("median"))[several.index]
@@ -88,7 +88,7 @@ def _seeds(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
 
 
 def _settings(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
-    """Settings whose loss deviates far from the pattern of their size and dataset size."""
+    """Yield a warning for each setting whose loss deviates far from the pattern of its size and dataset size."""
     for _, part in own.groupby("factor", sort=False):
         means = np.log(part.groupby(["x", "finetune_examples"])["loss"].mean().unstack())
         if min(means.shape) < FEWEST_LEVELS:
@@ -105,7 +105,7 @@ def _settings(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
 
 
 def _rises(own: pd.DataFrame) -> Iterator[str]:
-    """Losses that rise with the number of examples in most curves."""
+    """Yield a warning where losses rise with the number of examples in most curves."""
     ends = []
     for _, curve in own.groupby(["factor", "x"], sort=False):
         means = curve.groupby("finetune_examples")["loss"].mean()

@@ -33,6 +33,11 @@ def percentile_interval(replicates: np.ndarray) -> Interval:
     return Interval(*(float(end) if np.isfinite(end) else None for end in (low, high)))
 
 
+def interval_ends(replicates: np.ndarray) -> np.ndarray:
+    """Return the ends [2, ...] of the 90 % intervals over replicates [R, ...]."""
+    return np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+
+
 def parameter_interval(parameter: Parameter, value: float, replicates: np.ndarray, least_response: float) -> Interval:
     """Return the interval of a parameter in natural units from its estimate and replicates [R].
 
