@@ -25,6 +25,7 @@ from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_int
 from finetune_scaling.recommendation.advice import Advice
 from finetune_scaling.recommendation.advisor import advise
 from finetune_scaling.recommendation.question import Question, choose_task, make_question
+from finetune_scaling.report.tables import laws_table
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than the laws
     from finetune_scaling.report.plots import ReportFigure
@@ -82,8 +83,6 @@ class Fitted(JointFits):
     @property
     def parameters(self) -> pd.DataFrame:
         """One row per parameter: estimate, 90 % interval, and whether the points determine it well, or why not."""
-        from finetune_scaling.report.tables import laws_table
-
         return laws_table(self)[[*("task", "method", "law", "parameter", "value", "low", "high", "identified", "why")]]
 
     def figure(self, task: str | None = None) -> "ReportFigure":
@@ -120,18 +119,13 @@ def fit(
     tasks: Sequence[str] | None = None,
     settings: FitSettings | None = None,
     resampling: Resampling | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Fitted:
     """Fit the multiplicative and the additive law to every method of the tasks (None: all).
 
     Raises ConfigError on an unknown task.
     """
     chosen = table.tasks if tasks is None else tuple(choose_task(table.tasks, task) for task in tasks)
-    joint = fit_joint_laws(
-        table,
-        settings or FitSettings(),
-        tasks=chosen,
-        resampling=resampling,
-        progress=progress or (lambda text: None),
-    )
+    settings = settings or FitSettings()
+    joint = fit_joint_laws(table, settings, tasks=chosen, resampling=resampling, progress=progress)
     return Fitted(**vars(joint), tasks=chosen)

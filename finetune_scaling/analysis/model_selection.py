@@ -147,13 +147,13 @@ def _score(fit: JointFit) -> LawScore:
     counts = np.array([fit.points_by_factor[factor] for factor in fit.factors], float)
     fitted = float(np.average([fit.errors["fitted"][factor] for factor in fit.factors], weights=counts))
     held_out = fit.errors["held_out"]
-    draws = list(fit.held_out_replicates.values())
+    replicates = list(fit.held_out_replicates.values())
     return LawScore(
         law=fit.law.name,
         parameters=len(fit.parameters),
         left_out=fit.left_out_errors,
         held_out=float(np.mean(list(held_out.values()))) if held_out else None,
-        held_out_replicates=np.mean(draws, axis=0) if draws else None,
+        held_out_replicates=np.mean(replicates, axis=0) if replicates else None,
         criterion=_criterion(fitted, int(counts.sum()), len(fit.parameters)),
         describes=fit.describes,
     )

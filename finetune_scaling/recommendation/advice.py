@@ -183,7 +183,7 @@ def _candidate_lines(advice: Advice, decision: Decision) -> Iterator[tuple[str, 
     shown = [e for e in ranked if e in likely or e in firsts]
     width = max(len(str(e.candidate)) for e in shown)
     label = "affordable" if advice.question.budget else "candidates"
-    yield label, f"{len(decision.estimates)} of {len(advice.costs)}, of which {len(shown)} are shown"
+    yield label, f"{len(decision.estimates)} of {len(advice.costs)}, {len(shown)} shown"
     for e in shown:
         cost = advice.costs[e.candidate]
         flops = "" if cost is None else f"  {cost.flops:>8.2g} FLOPs"

@@ -258,7 +258,7 @@ def _score(
     if metric is None or preferred is None:
         return None
     chosen = preferred.decision.chosen.candidate
-    losses = preferred.predictors[chosen.method].draws(chosen.size, chosen.pet, question.examples)
+    losses = preferred.predictors[chosen.method].loss_replicates(chosen.size, chosen.pet, question.examples)
     own = options.rows[options.rows["method"] == chosen.method]
     return expected_score(own, metric, losses)
 

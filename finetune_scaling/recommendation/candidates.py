@@ -68,7 +68,7 @@ def bootstrap_losses(
 ) -> dict[str, np.ndarray]:
     """Return method -> losses [R, C] of its candidates, in their order, by every bootstrap replicate of its fit."""
     return {
-        method: np.stack([predictors[method].draws(c.size, c.pet, examples) for c in own], axis=1)
+        method: np.stack([predictors[method].loss_replicates(c.size, c.pet, examples) for c in own], axis=1)
         for method, own in by_method(candidates)
     }
 

@@ -33,7 +33,7 @@ class Decision:
 
     runner_up: the other candidate that is most often the best, None without another; estimates: of all candidates, in
     their order; method_best, size_best: probability that the best candidate has the chosen method, or the chosen size;
-    regret, regret_95: mean and 95 % quantile of the regret (nats per token); draws: number of joint replicates.
+    regret, regret_95: mean and 95 % quantile of the regret (nats per token); joint_replicates: how many.
     """
 
     chosen: CandidateEstimate
@@ -43,7 +43,7 @@ class Decision:
     size_best: float
     regret: float
     regret_95: float
-    draws: int
+    joint_replicates: int
 
 
 def grouped(candidates: Sequence[TuningCandidate]) -> list[TuningCandidate]:
@@ -84,7 +84,7 @@ def decide(candidates: Sequence[TuningCandidate], losses: Mapping[str, np.ndarra
         size_best=sum(e.probability_best for e in estimates if e.candidate.size == own.size),
         regret=float(regret.mean()),
         regret_95=float(np.quantile(regret, 0.95)),
-        draws=len(joint),
+        joint_replicates=len(joint),
     )
 
 

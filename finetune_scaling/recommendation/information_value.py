@@ -184,7 +184,7 @@ class _SimulatedRun:
 def _simulate(
     posterior: Posterior, run: PossibleRun, predictor: LossPredictor, normal: np.ndarray, saved: np.ndarray
 ) -> _SimulatedRun:
-    predicted = predictor.draws(run.size, run.pet, run.examples)
+    predicted = predictor.loss_replicates(run.size, run.pet, run.examples)
     noise = predictor.noise
     sigma = enlarged_noise(predicted, noise)
     log_weights = posterior.after(run.method, predicted, sigma, normal)

@@ -55,7 +55,7 @@ class LossPredictor:
         """The tuning method."""
         return self.fit.method
 
-    def draws(self, size: float, pet: float | None, examples: float) -> np.ndarray:
+    def loss_replicates(self, size: float, pet: float | None, examples: float) -> np.ndarray:
         """Return the loss [R] by every bootstrap replicate, with deviations outside the fitted range."""
         found = clip_outliers(self._loss(self.fit.replicates, size, pet, examples))
         for name, distance in self.outside(size, pet, examples).items():
@@ -107,12 +107,12 @@ def _extrapolation_sd(fit: JointFit, name: str, families: Sequence[str]) -> floa
     return float(max(np.max(left_out, initial=0.0), *held_out))
 
 
-def clip_outliers(draws: np.ndarray) -> np.ndarray:
-    """Clip draws [R] to OUTLIER half intervals around the median, and to MOST_NATS."""
-    draws = np.minimum(np.nan_to_num(draws, nan=np.inf, posinf=np.inf), MOST_NATS)
-    low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], method="closest_observation")
+def clip_outliers(replicates: np.ndarray) -> np.ndarray:
+    """Clip replicates [R] to OUTLIER half intervals around the median, and to MOST_NATS."""
+    replicates = np.minimum(np.nan_to_num(replicates, nan=np.inf, posinf=np.inf), MOST_NATS)
+    low, middle, high = np.quantile(replicates, [0.05, 0.5, 0.95], method="closest_observation")
     reach = OUTLIER * (high - low) / 2
-    return np.clip(draws, middle - reach, middle + reach)
+    return np.clip(replicates, middle - reach, middle + reach)
 
 
 def range_distance(value: float, fitted: Range) -> float:

@@ -59,7 +59,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "probability_size_right": decision.size_best,
         "expected_regret": decision.regret,
         "regret_95": decision.regret_95,
-        "joint_draws": decision.draws,
+        "joint_draws": decision.joint_replicates,
         "outlooks": [_estimate(one) for one in decision.estimates],
     }
 

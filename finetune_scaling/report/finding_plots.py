@@ -184,7 +184,7 @@ def draw_pretraining(found: list[PretrainingFit]) -> ReportFigure:
 
 def _draw_pretraining_fit(axes: Axes, found: PretrainingFit) -> None:
     x, loss, held_out = (found.rows[c].to_numpy() for c in ("x", "loss", "held_out"))
-    label = pretraining_x_label(found.factor)
+    label = X_LABELS["model" if found.factor == SIZE else "pretrain"]
     if found.fitted is not None and found.fitted.describes:
         line = log_span(x)
         axes.fill_between(line, *found.band(line), color=PRETRAINING_COLOUR, **BAND)
@@ -201,8 +201,3 @@ def _draw_pretraining_fit(axes: Axes, found: PretrainingFit) -> None:
         for value, y, out in zip(x, loss, held_out, strict=True)
     ]
     add_tooltips(axes, x, loss, texts)
-
-
-def pretraining_x_label(factor: str) -> str:
-    """Return the label of a factor of pretraining laws."""
-    return X_LABELS["model" if factor == SIZE else "pretrain"]

@@ -113,7 +113,7 @@ def test_the_laws_over_model_and_pet_size_meet(fitted: Fitted, additive: Fitted,
     advice = own.recommend(4e3)
     answer = next(one for one in (advice.preferred, advice.other) if one.law == law)
     for size, rank in product(MODELS, RANKS):
-        drawn = answer.predictors["lora"].draws(size, rank, 4e3)
+        drawn = answer.predictors["lora"].loss_replicates(size, rank, 4e3)
         assert drawn.mean() == pytest.approx(true_loss("lora", size, 4e3, rank, law), abs=0.003), (size, rank)
 
 
@@ -134,9 +134,9 @@ def test_extrapolation_is_a_warning_and_widens_the_interval(fitted: Fitted) -> N
     own = beyond.preferred.predictors["lora"]
     bare = dataclasses.replace(own, extrapolation_sd=dict.fromkeys(own.extrapolation_sd, 0.0))
     setting = (4e9, 4.0, 64e3)
-    assert own.draws(*setting).std() > bare.draws(*setting).std()
-    assert own.draws(*setting).mean() == pytest.approx(bare.draws(*setting).mean())
-    assert own.draws(1e9, 4.0, 8e3) == pytest.approx(bare.draws(1e9, 4.0, 8e3))
+    assert own.loss_replicates(*setting).std() > bare.loss_replicates(*setting).std()
+    assert own.loss_replicates(*setting).mean() == pytest.approx(bare.loss_replicates(*setting).mean())
+    assert own.loss_replicates(1e9, 4.0, 8e3) == pytest.approx(bare.loss_replicates(1e9, 4.0, 8e3))
 
 
 def test_distance_is_in_widths_of_the_range() -> None:

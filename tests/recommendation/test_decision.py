@@ -38,7 +38,7 @@ class Line:
     def __init__(self, losses: np.ndarray, noise: float) -> None:
         self.losses, self.noise = losses, noise
 
-    def draws(self, size: float, pet: float | None, examples: float) -> np.ndarray:
+    def loss_replicates(self, size: float, pet: float | None, examples: float) -> np.ndarray:
         return self.losses[:, 0]
 
 

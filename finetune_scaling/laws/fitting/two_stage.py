@@ -172,8 +172,8 @@ def _fit_stages(
     jackknife_refits = stages.refit(vector, left_out * weights)
     objective_1, objective_2 = stages.objectives(vector, weights)
     errors = {
-        "fitted": _errors(problem, vector[None], fitted, factors, _mean),
-        "held_out": _errors(problem, vector[None], held_out, factors, _mean),
+        "fitted": _errors(problem, vector[None], fitted, factors, np.mean),
+        "held_out": _errors(problem, vector[None], held_out, factors, np.mean),
     }
     held_out_replicates = _errors(problem, replicates, held_out, factors, _resampled_mean)
     return JointFit(
@@ -305,10 +305,6 @@ def _errors(
             here = replace(problem, points=to_fit_points(own))
             errors[factor] = mean(np.abs(here.predictions(vectors) - here.points.loss))
     return errors
-
-
-def _mean(errors: np.ndarray) -> float:
-    return float(errors.mean())
 
 
 def _recentred(replicates: np.ndarray, observed: float) -> np.ndarray:

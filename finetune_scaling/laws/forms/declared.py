@@ -161,11 +161,6 @@ class Layout:
             values = [float(value) for value in values]
         return dict(zip(self.names, values, strict=True))
 
-    def to_vector(self, natural: Mapping[str, float]) -> np.ndarray:
-        """Return the fitted vector [K] of values in natural units; the inverse of to_natural."""
-        values = [p.to_unconstrained(natural[name]) for name, (p, _) in zip(self.names, self.slots, strict=True)]
-        return np.array(values, dtype=np.float64)
-
 
 def predict(law: Law, parameters: Mapping[str, Any], factors: Mapping[str, Any]) -> np.ndarray:
     """Return what the law predicts; parameters and factors are in natural units and broadcast against each other."""

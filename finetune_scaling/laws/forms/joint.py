@@ -3,31 +3,11 @@
 ALL_FACTORS is the multiplicative law of model size N, pretraining tokens T, PET size P and D together.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
-from finetune_scaling.laws.forms.declared import OFFSET, Law, Values, coefficient, exponent
+from finetune_scaling.laws.forms.declared import OFFSET, Law, coefficient, exponent
 from finetune_scaling.laws.forms.power import LEARNED_STARTS, POSITIVE_STARTS
 
 SOURCE = "Zhang et al. 2024, arXiv 2402.17193, section 4"
 SMALL_EXPONENTS = (0.0, 0.3)  # six parameters: wider grids would make tens of thousands of starts
-
-
-def _multiplicative(p: Values, x: Values, xp: Any) -> Sequence[Any]:
-    return p["A"] - p["alpha"] * x["X"] - p["beta"] * x["D"], p["E"]
-
-
-def _additive(p: Values, x: Values, xp: Any) -> Sequence[Any]:
-    return p["A"] - p["alpha"] * x["X"], p["B"] - p["beta"] * x["D"], p["E"]
-
-
-def _rectified_joint(p: Values, x: Values, xp: Any) -> Sequence[Any]:
-    return p["A"] - p["alpha"] * x["X"] - xp.logaddexp(p["Dl"], p["beta"] * x["D"]), p["E"]
-
-
-def _all_factors(p: Values, x: Values, xp: Any) -> Sequence[Any]:
-    powers = p["alphaN"] * x["N"] + p["alphaT"] * x["T"] + p["alphaP"] * x["P"] + p["beta"] * x["D"]
-    return p["A"] - powers, p["E"]
 
 
 MULTIPLICATIVE = Law(
@@ -35,7 +15,7 @@ MULTIPLICATIVE = Law(
     formula="L = A / (X^alpha * D^beta) + E",
     factors=("X", "D"),
     parameters=(OFFSET, exponent("beta"), coefficient("A", True), exponent("alpha", True)),
-    log_terms=_multiplicative,
+    log_terms=lambda p, x, xp: (p["A"] - p["alpha"] * x["X"] - p["beta"] * x["D"], p["E"]),
     residual="linear",
     source=SOURCE,
     sizes_needed=2,
@@ -45,7 +25,7 @@ ADDITIVE = Law(
     formula="L = A / X^alpha + B / D^beta + E",
     factors=("X", "D"),
     parameters=(OFFSET, coefficient("B"), exponent("beta"), coefficient("A", True), exponent("alpha", True)),
-    log_terms=_additive,
+    log_terms=lambda p, x, xp: (p["A"] - p["alpha"] * x["X"], p["B"] - p["beta"] * x["D"], p["E"]),
     residual="linear",
     source=SOURCE,
 )
@@ -60,7 +40,7 @@ RECTIFIED_JOINT = Law(
         coefficient("A", True),
         exponent("alpha", True, starts=(0.0, 0.5, 1.0)),
     ),
-    log_terms=_rectified_joint,
+    log_terms=lambda p, x, xp: (p["A"] - p["alpha"] * x["X"] - xp.logaddexp(p["Dl"], p["beta"] * x["D"]), p["E"]),
     residual="linear",
     source="the rectified law with the model-size term of Zhang et al. 2024, arXiv 2402.17193",
     sizes_needed=3,
@@ -77,7 +57,10 @@ ALL_FACTORS = Law(
         exponent("alphaP", starts=(0.0,)),
         exponent("beta", starts=SMALL_EXPONENTS),
     ),
-    log_terms=_all_factors,
+    log_terms=lambda p, x, xp: (
+        p["A"] - (p["alphaN"] * x["N"] + p["alphaT"] * x["T"] + p["alphaP"] * x["P"] + p["beta"] * x["D"]),
+        p["E"],
+    ),
     residual="linear",
     source="the multiplicative law of Zhang et al. 2024, arXiv 2402.17193, with one constant for all factors",
     sizes_needed=2,

@@ -4,26 +4,11 @@ In the rectified law of Lin et al. 2024 pretraining counts as Dl examples: below
 (the authors' pre-power phase), beyond them it is a power law.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
-from finetune_scaling.laws.forms.declared import OFFSET, Law, Values, coefficient, exponent
+from finetune_scaling.laws.forms.declared import OFFSET, Law, coefficient, exponent
 
 LEARNED_STARTS = (0.0, 2.0, 4.0, 6.0)
 # An exponent of zero makes the law a constant, which no descent leaves.
 POSITIVE_STARTS = (0.1, 0.3, 0.6, 1.0)
-
-
-def _single(p: Values, x: Values, xp: Any) -> Sequence[Any]:
-    return p["A"] - p["beta"] * x["D"], p["E"]
-
-
-def _vanilla(p: Values, x: Values, xp: Any) -> Sequence[Any]:
-    return (p["alpha"] * xp.logaddexp(p["A"] - p["beta"] * x["D"], p["E"]),)
-
-
-def _rectified(p: Values, x: Values, xp: Any) -> Sequence[Any]:
-    return p["A"] - xp.logaddexp(p["Dl"], p["beta"] * x["D"]), p["E"]
 
 
 SINGLE = Law(
@@ -31,7 +16,7 @@ SINGLE = Law(
     formula="L = A / D^beta + E",
     factors=("D",),
     parameters=(OFFSET, coefficient("A"), exponent("beta")),
-    log_terms=_single,
+    log_terms=lambda p, x, xp: (p["A"] - p["beta"] * x["D"], p["E"]),
     residual="linear",
     source="Zhang et al. 2024, arXiv 2402.17193, equation 1",
 )
@@ -45,7 +30,7 @@ VANILLA = Law(
         exponent("beta", starts=POSITIVE_STARTS),
         exponent("alpha", starts=(0.5, 1.0, 2.0)),
     ),
-    log_terms=_vanilla,
+    log_terms=lambda p, x, xp: (p["alpha"] * xp.logaddexp(p["A"] - p["beta"] * x["D"], p["E"]),),
     residual="log",
     source="Lin et al. 2024, arXiv 2402.02314, equation 1",
     sizes_needed=4,
@@ -60,7 +45,7 @@ RECTIFIED = Law(
         coefficient("Dl", starts=LEARNED_STARTS),
         exponent("beta", starts=POSITIVE_STARTS),
     ),
-    log_terms=_rectified,
+    log_terms=lambda p, x, xp: (p["A"] - xp.logaddexp(p["Dl"], p["beta"] * x["D"]), p["E"]),
     residual="log",
     source="Lin et al. 2024, arXiv 2402.02314, equation 3",
     sizes_needed=4,

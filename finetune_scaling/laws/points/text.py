@@ -24,7 +24,7 @@ NAMED_ROWS = 5  # in one message
 
 @dataclass(frozen=True)
 class TextTable:
-    """Cells as text.
+    """A table of text cells.
 
     name: the file's name, or DataFrame; path: the file; cells: indexed by line number, or by position in a frame;
     labels: position -> label of a frame's row.

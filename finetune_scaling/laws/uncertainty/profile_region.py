@@ -44,7 +44,7 @@ class ProfileRegion:
 
 
 def profile_region(x: np.ndarray, loss: np.ndarray) -> ProfileRegion:
-    """Return the region of points x [P], loss [P], of which there must be at least four."""
+    """Return the region of at least four points x [P], loss [P]."""
     logs = np.log(x) - np.log(x).mean()
     wide = np.geomspace(*EXPONENTS, GRID)
     left = np.flatnonzero(_Profile(wide, logs, loss).inside)
