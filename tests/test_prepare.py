@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_scaling.configuration import build
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
-from finetune_scaling.errors import ConfigError, DataError
 
 CONFIG = """
 import ml_collections
@@ -54,7 +51,7 @@ def test_tokenizer_from_a_config_file_with_a_field_overridden(config, tmp_path):
     assert (code, errors) == (0, "")
     tokenizer = load_tokenizer(out)
     assert tokenizer.vocab_size == 320
-    assert len(tokenizer.sentinel_ids) == 8
+    assert len(tokenizer.special_tokens.sentinel_ids) == 8
     assert tokenizer.digest in printed
     assert json.loads((out / "tokenizer.json").read_text())["config"]["sentinels"] == 8
 
@@ -86,13 +83,3 @@ def test_user_errors_are_one_line_each(config):
         assert (code, printed, errors.count("\n")) == (2, "", 1), (arguments, errors)
         assert errors.startswith("error: ")
         assert expected in errors
-
-
-def test_wrong_settings_and_missing_text_are_an_error(config, tmp_path):
-    part = {"source": {"kind": "files", "path": str(tmp_path / "none.jsonl")}, "field": "text"}
-    other = {**part, "field": "body"}
-    mapping = {"tokenizer": {"vocab_size": 320, "sentinels": 10}, "corpus": {"train": [part], "dev": [other]}}
-    with pytest.raises(DataError, match=r"none\.jsonl"):
-        prepare_tokenizer(build(TokenizerPreparation, mapping, "config"), tmp_path / "out")
-    with pytest.raises(ConfigError, match="did you mean 'model_type'"):
-        build(TokenizerPreparation, {**mapping, "tokenizer": {"vocab_size": 320, "model_typ": "bpe"}}, "config")

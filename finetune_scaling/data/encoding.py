@@ -219,12 +219,12 @@ def _encode_inputs(
 
 
 def _mode_id(tokenizer: Tokenizer, mode: str) -> int:
-    if mode not in tokenizer.mode_ids:
+    if mode not in tokenizer.special_tokens.mode_ids:
         raise ConfigError(
             f"sequence.mode = {mode!r}, but the tokenizer has no mode tokens (public models have none); unset it: "
             "--config.sequence.mode="
         )
-    return tokenizer.mode_ids[mode]
+    return tokenizer.special_tokens.mode_ids[mode]
 
 
 def _encode_truncated_input(

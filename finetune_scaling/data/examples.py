@@ -98,9 +98,8 @@ def subset(examples: Examples, size: int, seed: int) -> Examples:
     if examples.indices is not None:
         raise ValueError("examples is already a subset; take subsets of a complete split, so that they are nested")
     if not 1 <= size <= len(examples):
-        raise DataError(
-            f"finetune_examples = {size:,}, but the data has {len(examples):,} examples; set 1 to that many"
-        )
+        total = f"{len(examples):,}"
+        raise DataError(f"finetune_examples = {size:,}, but the data has {total} examples; set it from 1 to {total}")
     sizes = examples.part_sizes
     orders = [np.random.default_rng([seed, part]).permutation(count) for part, count in enumerate(sizes)]
     starts = np.cumsum([0, *sizes[:-1]])

@@ -289,10 +289,10 @@ def _encode(texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConf
 
 def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
     needed = required_sentinels(length, objective)
-    if needed > len(tokenizer.sentinel_ids):
+    if needed > len(tokenizer.special_tokens.sentinel_ids):
         raise ConfigError(
             f"{objective.name} at length = {length} masks up to {needed} spans, but the tokenizer has "
-            f"{len(tokenizer.sentinel_ids)} sentinels; train one with tokenizer.sentinels >= {needed}"
+            f"{len(tokenizer.special_tokens.sentinel_ids)} sentinels; train one with tokenizer.sentinels >= {needed}"
         )
 
 

@@ -133,7 +133,9 @@ def _check_languages(part: Part, kind: str, where: str) -> None:
     if kind == "translation" and same:
         raise ConfigError(f"{where} translates {part.source_language!r} into the same language; change one of the two")
     if kind == "summarization" and not same:
-        raise ConfigError(f"{where}: a summary is in the language of its document, not {part.direction}")
+        raise ConfigError(
+            f"{where}: a summary is in the language of its document, not {part.direction}; set equal languages"
+        )
     if part.source_field == part.target_field:
         raise ConfigError(f"{where}: source_field and target_field are both {part.source_field!r}; change one")
 

@@ -95,7 +95,7 @@ def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
     pet: Config = {} if field is None else {field: setting.pet_size}
     rate: Config = {} if setting.learning_rate is None else {"schedule": {"learning_rate": setting.learning_rate}}
     base = base_of(study, setting)
-    own: Config = {
+    setting_fields: Config = {
         "name": Path(run.directory).relative_to("runs").as_posix(),
         "task": configuration.plain(task.task),
         "method": {"name": setting.method, **pet},
@@ -105,7 +105,7 @@ def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
         "seeds": {"data": run.seed, "parameters": run.seed, "order": run.seed},
         **rate,
     }
-    return merge(merge(configuration.plain(task.finetune), configuration.plain(grid.config)), own)
+    return merge(merge(configuration.plain(task.finetune), configuration.plain(grid.config)), setting_fields)
 
 
 def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int) -> int:

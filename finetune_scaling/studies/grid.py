@@ -163,7 +163,9 @@ class MethodGrid:
         _check_subset(self.held_out_examples, self.finetune_examples, "methods.held_out_examples")
         _check_subset(self.held_out_pet_sizes, self.pet_sizes, "methods.held_out_pet_sizes")
         if self.pet_sizes and self.pet_size not in self.pet_sizes:
-            raise ConfigError(f"methods.pet_size = {self.pet_size} is not among pet_sizes {list(self.pet_sizes)}")
+            raise ConfigError(
+                f"methods.pet_size = {self.pet_size} is not among pet_sizes {list(self.pet_sizes)}; add it"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +181,8 @@ class TaskGrid:
         for name, grid in self.methods.items():
             method = choose(METHODS, name, "methods")
             if (grid.pet_size is None) != (method.size_field is None):
-                needs = "needs" if grid.pet_size is None else "has no"
-                raise ConfigError(f"methods.{name} {needs} pet_size")
+                fault = "needs pet_size; add it" if grid.pet_size is None else "has no pet_size; remove it"
+                raise ConfigError(f"methods.{name} {fault}")
 
 
 @dataclasses.dataclass(frozen=True)

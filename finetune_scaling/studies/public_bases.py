@@ -54,5 +54,5 @@ def _compare(study: StudyConfig, base: Base, actual: ModelConfig, where: str) ->
         name = differing[0]
         raise CheckpointError(
             f"{where}: model.{name} = {found.get(name)!r}, but families.{base.family}.public.models, {base.size}, "
-            f"has {listed.get(name)!r}; correct the study's config"
+            f"has {listed.get(name)!r}; fix the study's config"
         )

@@ -39,7 +39,8 @@ Description-de: Tierpfleger
   * Bären
 """
 LONG = (
-    "This paragraph is shared by packages that have little else in common, and it is long enough to tell: " + "x" * 20
+    "This paragraph is shared by packages that have little else in common, and it is long enough to be a key: "
+    + "x" * 20
 )
 
 

@@ -1,7 +1,5 @@
 """Encoding: truncation of sources and targets but not of the template, chunks of documents, and their counts."""
 
-import random
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,8 +12,6 @@ from finetune_scaling.data.encoding import (
     encode_examples,
     encode_prompts,
 )
-from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
-from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 
@@ -24,14 +20,6 @@ class Plain:
 
     def render(self, example):
         return f"Question: {example['source']}\nAnswer:", " " + example["target"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> SentencePieceTokenizer:
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["".join(random.Random(i).choices(letters, k=2 + i % 5)) for i in range(300)]
-    texts = [" ".join(random.Random(i).choices(words, k=12)) for i in range(300)]
-    return train_tokenizer(texts, TokenizerConfig(vocab_size=384, sentinels=10), tmp_path_factory.mktemp("tokenizer"))
 
 
 def _example(source="abc def", target="ghi"):
@@ -73,7 +61,7 @@ def test_prompts_are_the_inputs_of_training(tokenizer):
     prompts = encode_prompts(examples, tokenizer, Plain(), form)
     for i, prompt in enumerate(prompts):
         assert prompt == [tokenizer.bos_id, *encoded.inputs.item(i).tolist()]
-        assert prompt[1] == tokenizer.mode_ids["S"]
+        assert prompt[1] == tokenizer.special_tokens.mode_ids["S"]
         assert prompt == encoded.sequence(i, tokenizer, form).tokens[: len(prompt)].tolist()
 
 

@@ -16,8 +16,6 @@ from finetune_scaling.data.loader import (
     pretraining_evaluation_batches,
 )
 from finetune_scaling.data.objectives import ObjectiveConfig
-from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
-from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 FORM = SequenceFormat(length=48, max_source_tokens=16, max_target_tokens=16, bidirectional_input=True)
@@ -29,12 +27,6 @@ EXAMPLES = [{"source": f"s {i}", "target": f"t {i}", "source_language": "A", "ta
 class Plain:
     def render(self, example):
         return example["source"] + "\n", example["target"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> SentencePieceTokenizer:
-    config = TokenizerConfig(vocab_size=400, sentinels=30)
-    return train_tokenizer(TEXTS * 2, config, tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +126,7 @@ def test_pretraining_has_every_text_once_an_epoch(tokenizer, name):
     batches = pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(name), batch_size=1, length=64, seed=0)
     total = sum(len(tokenizer.encode(text)) for text in TEXTS)
     assert batches.statistics["text_tokens"] == total
-    special = {*range(4), *tokenizer.mode_ids.values(), *tokenizer.sentinel_ids}
+    special = {*range(4), *tokenizer.special_tokens.mode_ids.values(), *tokenizer.special_tokens.sentinel_ids}
     expected = np.sort(np.concatenate([tokenizer.encode(text) for text in TEXTS]))
     for epoch in (0, 1, 7):
         rows = [batches[epoch * batches.rows_per_epoch + row] for row in range(batches.rows_per_epoch)]

@@ -44,12 +44,6 @@ OBJECTIVES = ["causal", "prefix_lm", "ul2"]
 KEEP_ALL = Filters()
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> SentencePieceTokenizer:
-    config = TokenizerConfig(vocab_size=400, sentinels=30)
-    return train_tokenizer(TEXTS * 2, config, tmp_path_factory.mktemp("tokenizer"))
-
-
 @pytest.fixture
 def parts(tmp_path) -> tuple[CorpusPart, ...]:
     """The texts as two files of unequal sizes."""
@@ -455,7 +449,7 @@ def test_invalid_settings_are_an_error(parts, tokenizer):
         )
 
 
-def test_tokens_beyond_16_bits_are_kept(parts, tmp_path, workers):
+def test_tokens_beyond_16_bits_are_kept(parts, tokenizer, tmp_path, workers):
     """A tokenizer that claims more than 65,536 ids is stored with the wider type."""
 
     class Wide(SentencePieceTokenizer):
@@ -469,9 +463,8 @@ def test_tokens_beyond_16_bits_are_kept(parts, tmp_path, workers):
         def encode_batch(self, texts):
             return [[70_000 + i for i in ids] for ids in super().encode_batch(texts)]
 
-    small = train_tokenizer(TEXTS * 2, TokenizerConfig(vocab_size=400, sentinels=30), tmp_path / "tokenizer")
-    wide = Wide((tmp_path / "tokenizer/tokenizer.model").read_bytes())
-    assert wide.digest == small.digest
+    wide = Wide(tokenizer.model)
+    assert wide.digest == tokenizer.digest
     preparation = preparation_of(parts, wide)
     prepare_shards(preparation, tmp_path / "out")
     assert_same(prepared_batches(preparation, tmp_path / "out"), direct_batches(TEXTS, wide))

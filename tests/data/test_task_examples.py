@@ -39,12 +39,12 @@ def test_parts_are_concatenated(examples):
 
 
 def test_subsets_are_nested_permutations(examples):
-    whole = [example["target"] for example in subset(examples, 138, seed=3)]
-    assert sorted(whole) == sorted(example["target"] for example in examples)
+    permutation = [example["target"] for example in subset(examples, 138, seed=3)]
+    assert sorted(permutation) == sorted(example["target"] for example in examples)
     for size in (1, 2, 17, 100, 137):
-        assert [example["target"] for example in subset(examples, size, seed=3)] == whole[:size]
+        assert [example["target"] for example in subset(examples, size, seed=3)] == permutation[:size]
     other = [example["target"] for example in subset(examples, 138, seed=4)]
-    assert other != whole
+    assert other != permutation
 
 
 def test_every_prefix_keeps_the_shares(examples):
@@ -56,8 +56,8 @@ def test_every_prefix_keeps_the_shares(examples):
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_interleaving_differs_by_less_than_one_from_the_shares(sizes):
     total, taken = sum(sizes), [0] * len(sizes)
-    for k, turn in enumerate(interleaving_order(sizes), start=1):
-        taken[turn] += 1
+    for k, part in enumerate(interleaving_order(sizes), start=1):
+        taken[part] += 1
         assert all(abs(count * total - k * size) < total for count, size in zip(taken, sizes, strict=True))
     assert taken == sizes
 

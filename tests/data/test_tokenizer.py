@@ -46,8 +46,8 @@ def _trained() -> SentencePieceTokenizer:
 
 def test_layout_of_the_ids(tokenizer):
     assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.unk_id) == (0, 1, 2, 3)
-    assert tokenizer.mode_ids == {"R": 4, "X": 5, "S": 6}
-    assert tokenizer.sentinel_ids == tuple(range(7, 17))
+    assert tokenizer.special_tokens.mode_ids == {"R": 4, "X": 5, "S": 6}
+    assert tokenizer.special_tokens.sentinel_ids == tuple(range(7, 17))
     assert tokenizer.vocab_size == 384
     assert tokenizer.encode("\n") == [17]
 
@@ -58,7 +58,7 @@ def test_any_text_decodes_to_itself_without_special_ids(text):
     tokenizer = _trained()
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert all(i > max(tokenizer.sentinel_ids) for i in ids)
+    assert all(i > max(tokenizer.special_tokens.sentinel_ids) for i in ids)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_same_bytes_in_another_process(tmp_path):
     script = f"from tests.data.test_tokenizer import *\nprint(train_tokenizer(TEXTS, CONFIG, {str(tmp_path)!r}).digest)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.split() == [_trained().digest]
-    assert result.stderr == ""  # SentencePiece's own log stays quiet
+    assert result.stderr == ""  # SentencePiece logs nothing
 
 
 def test_digest_and_reload(tokenizer, tmp_path):

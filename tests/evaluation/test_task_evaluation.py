@@ -51,7 +51,7 @@ def test_few_shot_prompts_to_the_token(run_config, tokenizer):
     demonstrations = [*tokenizer.encode(FIRST), *tokenizer.encode(SECOND)]
     example_input = tokenizer.encode(f"{example['source']} =")
     target = [*tokenizer.encode(f" {example['target']}"), tokenizer.eos_id]
-    prompt = [tokenizer.bos_id, tokenizer.mode_ids["S"], *demonstrations, *example_input]
+    prompt = [tokenizer.bos_id, tokenizer.special_tokens.mode_ids["S"], *demonstrations, *example_input]
     assert encode_prompts([example], tokenizer, evaluation.task.template, evaluation.form) == [prompt]
 
     full = sequences(evaluation, tokenizer)[position]

@@ -41,17 +41,22 @@ def test_every_run_has_the_config_of_its_setting(study):
         assert run_config.base.step == {2560: 10, 5120: 20}[setting.tokens]
         assert (run_config.seeds.data, run_config.seeds.parameters, run_config.seeds.order) == (run.seed,) * 3
         field = {"full": None, "prompt": "length", "lora": "rank"}[setting.method]
-        own = {"lora": {"targets": ["query", "down"]}}.get(setting.method, {})  # of the method's config
-        assert run_config.method == {"name": setting.method, **own} | ({field: setting.pet_size} if field else {})
+        extra = {"lora": {"targets": ["query", "down"]}}.get(setting.method, {})  # of the method's config
+        assert run_config.method == {"name": setting.method, **extra} | ({field: setting.pet_size} if field else {})
         assert run_config.limits.max_steps == 8
         assert run_config.tokenizer == "study/tokenizers/grammar"
 
 
 def test_setting_fields_override_method_fields_which_override_task_fields(tiny_runs):
-    own = {"schedule": {"learning_rate": 0.5}, "finetune_examples": 7, "method": {"frequent": 9}}
+    method_fields = {"schedule": {"learning_rate": 0.5}, "finetune_examples": 7, "method": {"frequent": 9}}
     config = tiny_runs.config(
         "study",
-        tasks={"translation": {"finetune": {"schedule": {"warmup_steps": 2}}, "methods": {"prompt": {"config": own}}}},
+        tasks={
+            "translation": {
+                "finetune": {"schedule": {"warmup_steps": 2}},
+                "methods": {"prompt": {"config": method_fields}},
+            }
+        },
     )
     study = read_study(config)
     run = next(run for run in grid.runs(study) if run.setting.method == "prompt")
@@ -74,7 +79,7 @@ def test_expected_flops_grow_with_what_is_computed(study):
         if (run.setting.size, run.setting.tokens, run.setting.finetune_examples) == ("30k", 5120, 20):
             run_config = read_run_config(configs.finetuning_config(study, WORKDIR, run))
             by_method[run.setting.method, run.setting.pet_size] = configs.expected_flops(run_config, model, 20)
-    # Frozen weights need no gradient of their own: 2 forwards' worth instead of 3, which attention needs either way.
+    # Frozen weights need no gradients: 2 instead of 3 times the FLOPs of the forward pass, except in attention.
     assert 1.4 < by_method["full", None] / by_method["lora", 2] <= 1.5
     assert by_method["lora", 2] < by_method["prompt", 2] < by_method["prompt", 3]
     assert configs.pretraining_flops(study, WORKDIR, configs.Base("grammar", "100k")) > 0

@@ -27,8 +27,8 @@ def small(tiny_runs, examples=(10, 20), **evaluation: Any) -> dict[str, Any]:
         changes["tasks"] = {"translation": {"finetune": {"evaluation": evaluation}}}
     config = tiny_runs.config("study", **changes)
     grid = config["tasks"]["translation"]["methods"]["lora"]
-    own = {"finetune_examples": list(examples), "held_out_examples": []}
-    config["tasks"]["translation"]["methods"] = {"lora": {**grid, **own}}
+    grid_fields = {"finetune_examples": list(examples), "held_out_examples": []}
+    config["tasks"]["translation"]["methods"] = {"lora": {**grid, **grid_fields}}
     return config
 
 

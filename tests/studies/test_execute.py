@@ -22,8 +22,8 @@ def small(tiny_runs, examples=(10, 20), methods=("full", "lora"), **changes: Any
     """Return the tiny study at one size and without its other factors."""
     config = tiny_runs.config("study", families={"grammar": {"sizes": ["30k"]}}, **changes)
     grids = config["tasks"]["translation"]["methods"]
-    own = {"finetune_examples": list(examples), "held_out_examples": [], "factors": ["model"]}
-    config["tasks"]["translation"]["methods"] = {name: {**grids[name], **own} for name in methods}
+    grid_fields = {"finetune_examples": list(examples), "held_out_examples": [], "factors": ["model"]}
+    config["tasks"]["translation"]["methods"] = {name: {**grids[name], **grid_fields} for name in methods}
     return config
 
 

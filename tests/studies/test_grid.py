@@ -86,15 +86,13 @@ def expected_settings(config: StudyConfig, factor: str) -> set[Setting]:
 @given(studies())
 def test_settings_are_the_union_of_the_factors_without_duplicates(config):
     settings_ = grid.settings(config)
-    bare = [dataclasses.replace(setting, factors=()) for setting in settings_]
-    assert len(set(bare)) == len(bare)
+    without_factors = [dataclasses.replace(setting, factors=()) for setting in settings_]
+    assert len(set(without_factors)) == len(without_factors)
     for factor in FACTORS:
-        sharing = {
-            without_factors
-            for without_factors, setting in zip(bare, settings_, strict=True)
-            if factor in setting.factors
+        of_factor = {
+            bare for bare, setting in zip(without_factors, settings_, strict=True) if factor in setting.factors
         }
-        assert sharing == expected_settings(config, factor)
+        assert of_factor == expected_settings(config, factor)
     for setting in settings_:
         assert setting.factors == tuple(factor for factor in FACTORS if factor in setting.factors)
 
@@ -108,21 +106,6 @@ def test_runs_have_distinct_directories_and_are_sorted_by_base(config):
     bases = [run.setting.size for run in runs]
     assert len(list(itertools.groupby(bases))) == len(set(bases))
     assert grid.runs(config) == runs
-
-
-@settings(max_examples=60, deadline=None)
-@given(studies())
-def test_a_setting_is_held_out_if_a_level_or_dataset_size_is(config):
-    family = config.families["f"]
-    for setting in grid.settings(config):
-        spec = config.tasks["t"].methods[setting.method]
-        expected = (
-            setting.size in family.held_out_sizes
-            or setting.tokens in family.held_out_tokens
-            or (setting.pet_size is not None and setting.pet_size in spec.held_out_pet_sizes)
-            or setting.finetune_examples in spec.held_out_examples
-        )
-        assert grid.held_out(config, setting) == expected
 
 
 def test_a_shared_setting_is_listed_under_the_first_factor():

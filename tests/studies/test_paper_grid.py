@@ -64,15 +64,15 @@ def test_counts_per_task_factor_and_method(settings):
 
 def test_factor_levels(settings):
     for task in (EN_DE, EN_ZH, MLSUM):
-        own = [setting for setting in settings if setting.task == task]
-        assert {s.size for s in own} == {"1b", "2b", "4b", "8b", "16b"}
-        assert {s.size for s in own if s.factors[0] != "model"} == {"1b"}
-        assert sorted({s.finetune_examples for s in own if s.method == "full"}) == FULL_EXAMPLES[task]
+        of_task = [setting for setting in settings if setting.task == task]
+        assert {s.size for s in of_task} == {"1b", "2b", "4b", "8b", "16b"}
+        assert {s.size for s in of_task if s.factors[0] != "model"} == {"1b"}
+        assert sorted({s.finetune_examples for s in of_task if s.method == "full"}) == FULL_EXAMPLES[task]
         for method in ("prompt", "lora"):
-            assert sorted({s.finetune_examples for s in own if s.method == method}) == PET_EXAMPLES
-        assert sorted({s.pet_size for s in own if s.method == "prompt"}) == [50, 100, 150, 200, 300, 400, 600]
-        assert sorted({s.pet_size for s in own if s.method == "lora"}) == [4, 8, 16, 32, 48, 64, 128]
-        defaults = {s.pet_size for s in own if s.factors[0] != "pet"}
+            assert sorted({s.finetune_examples for s in of_task if s.method == method}) == PET_EXAMPLES
+        assert sorted({s.pet_size for s in of_task if s.method == "prompt"}) == [50, 100, 150, 200, 300, 400, 600]
+        assert sorted({s.pet_size for s in of_task if s.method == "lora"}) == [4, 8, 16, 32, 48, 64, 128]
+        defaults = {s.pet_size for s in of_task if s.factors[0] != "pet"}
         assert defaults == {None, 100, 4}
 
 

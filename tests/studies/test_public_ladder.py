@@ -257,7 +257,7 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
 def test_a_base_with_another_shape_is_refused_before_download(ladder, tmp_path):
     right, wrong = read_study(small_study(ladder)), read_study(with_another_shape(ladder))
     first = bases(right)[0]
-    message = r"model.layers = 2, but families.tiny.public.models, small, has 3; correct the study's config"
+    message = r"model.layers = 2, but families.tiny.public.models, small, has 3; fix the study's config"
     with pytest.raises(CheckpointError, match=rf"families.tiny.public: {ladder}/small-step1: {message}"):
         check_runs(wrong, tmp_path, runs(wrong))
     assert not any(tmp_path.iterdir())

@@ -167,8 +167,8 @@ def _make_words(
     genders = tuple(stream.randrange(config.genders) for _ in range(count))
     forms = []
     for gender in genders:
-        own = endings["adjective"][2 * gender : 2 * gender + 2] if part == "noun" else endings[part]
-        forms.append(_new_word(stream, typology, own, taken))
+        word_endings = endings["adjective"][2 * gender : 2 * gender + 2] if part == "noun" else endings[part]
+        forms.append(_new_word(stream, typology, word_endings, taken))
     return Words(geometric(count, config.ambiguity), tuple(forms), genders)
 
 

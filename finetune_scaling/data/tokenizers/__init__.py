@@ -1,1 +1,1 @@
-"""Tokenizers: SentencePiece models of our own, and those of public models."""
+"""Tokenizers: SentencePiece models that this project trains, and the tokenizers of public models."""

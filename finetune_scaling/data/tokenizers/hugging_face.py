@@ -51,8 +51,6 @@ class HuggingFaceTokenizer:
         self.digest = digest
         self.vocab_size = model.size
         self.eos_id = special_tokens.eos_id
-        self.mode_ids = special_tokens.mode_ids
-        self.sentinel_ids = special_tokens.sentinel_ids
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HuggingFaceTokenizer) and self._key == other._key

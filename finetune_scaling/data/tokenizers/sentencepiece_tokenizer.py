@@ -49,8 +49,6 @@ class SentencePieceTokenizer:
         self.vocab_size = len(pieces)
         self.digest = hashlib.sha256(model).hexdigest()
         self.special_tokens = _find_special_tokens(pieces, name)
-        self.mode_ids = self.special_tokens.mode_ids
-        self.sentinel_ids = self.special_tokens.sentinel_ids
         self._space_symbol_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode()]
 
     def __reduce__(self) -> tuple[type["SentencePieceTokenizer"], tuple[bytes, str]]:
