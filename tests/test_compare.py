@@ -156,17 +156,9 @@ def test_texts_in_one_language_and_losses_of_all_rows_are_compared(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "metric", "message"),
     [
-        (
-            {"reference": lambda k: "other" if k == 4 else REFERENCES[k]},
-            "bleu",
-            r"line 5: reference 'other' differs",
-        ),
+        ({"reference": lambda k: "other" if k == 4 else REFERENCES[k]}, "bleu", r"line 5: reference 'other' differs"),
         ({"tokens": lambda k: 11}, "loss", r"line 1: 11 tokens, but 10 .*use loss_per_byte"),
-        (
-            {"hypothesis": lambda k: 3 if k == 2 else "x"},
-            "bleu",
-            r"test\.jsonl, line 3: hypothesis is 3",
-        ),
+        ({"hypothesis": lambda k: 3 if k == 2 else "x"}, "bleu", r"test\.jsonl, line 3: hypothesis is 3"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_errors(tmp_path, changes, metric, message):

@@ -60,11 +60,7 @@ def direction(example: Mapping[str, Any]) -> Direction:
 
 
 def choose_demonstrations(
-    evaluator: TaskEvaluator,
-    task: Task,
-    directions: Sequence[Direction],
-    tokenizer: Tokenizer,
-    form: SequenceFormat,
+    evaluator: TaskEvaluator, task: Task, directions: Sequence[Direction], tokenizer: Tokenizer, form: SequenceFormat
 ) -> dict[Direction, list[Demonstration]]:
     """Return `evaluator.shots` demonstrations per direction: the first in a seeded order that no limit truncates.
 

@@ -55,10 +55,7 @@ def test_the_language_comes_from_the_row_or_the_task(tmp_path, write_run):
         (rows()[::-1], "line 1: source 's3' differs from 's0' in "),
         (rows(decoded=0, hypothesis=7), "line 1: hypothesis is 7"),
         (rows(tokens="many"), "line 1: tokens is 'many'"),
-        (
-            [{"index": 0, "loss_sum": 1.0, "tokens": 2}],
-            "line 1: the field 'source' is missing",
-        ),
+        ([{"index": 0, "loss_sum": 1.0, "tokens": 2}], "line 1: the field 'source' is missing"),
         ([["index"]], "line 1: the field 'index' is missing"),
     ],
 )
