@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from finetune_scaling import configuration
-from finetune_scaling.data.corpus import CorpusPart, Texts
+from finetune_scaling.data.corpus import Texts
 from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
-from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import likelihood
@@ -69,21 +68,19 @@ def prepare_text_evaluation(
     Raises ConfigError if the evaluator names no text and there is no pretraining run to take it from, DataError if the
     text is missing.
     """
-    pretraining = None if _is_complete(evaluator) else _pretraining_config(run_config)
-    if pretraining is not None and pretraining.corpus is None:
-        check_text_is_named(evaluator)
-    texts = evaluator.texts or (pretraining.corpus.dev if pretraining and pretraining.corpus else None)
-    assert texts is not None
-    objective = evaluator.objective or pretraining.objective  # type: ignore[union-attr]
-    length = evaluator.length or pretraining.sequence.length  # type: ignore[union-attr]
-    return _prepare(
-        configuration.canonical_json(texts),
-        configuration.canonical_json(objective),
-        length,
-        evaluator.rows,
-        tokenizer,
-        batch_size,
-    )
+    if not _is_complete(evaluator):
+        pretraining = _pretraining_config(run_config)
+        if pretraining.corpus is None:
+            check_text_is_named(evaluator)
+        else:
+            evaluator = dataclasses.replace(
+                evaluator,
+                texts=evaluator.texts or tuple(pretraining.corpus.dev),
+                objective=evaluator.objective or pretraining.objective,
+                length=evaluator.length or pretraining.sequence.length,
+            )
+    data_fields = dataclasses.replace(evaluator, untuned=True, every_steps=None)
+    return _prepare(configuration.canonical_json(data_fields), tokenizer, batch_size)
 
 
 def check_text_is_named(evaluator: TextEvaluator) -> None:
@@ -123,23 +120,25 @@ def _pretraining_config(run_config: RunConfig) -> RunConfig:
     return run_config
 
 
+# The evaluator is passed as JSON, because a CorpusPart cannot be hashed.
 @functools.lru_cache(maxsize=8)
-def _prepare(
-    texts: str, objective: str, length: int, rows: int | None, tokenizer: Tokenizer, batch_size: int
-) -> TextEvaluation:
-    parts = [configuration.build(CorpusPart, part, "texts") for part in json.loads(texts)]
-    built = configuration.build(ObjectiveConfig, json.loads(objective), "objective")
+def _prepare(evaluator_json: str, tokenizer: Tokenizer, batch_size: int) -> TextEvaluation:
+    evaluator = configuration.build(TextEvaluator, json.loads(evaluator_json), "evaluator")
+    texts, objective, length = evaluator.texts, evaluator.objective, evaluator.length
+    assert texts is not None
+    assert objective is not None
+    assert length is not None
     batches = pretraining_evaluation_batches(
-        Texts(parts, "texts"), tokenizer, built, batch_size=batch_size, length=length, seed=DEV_SEED
+        Texts(texts, "texts"), tokenizer, objective, batch_size=batch_size, length=length, seed=DEV_SEED
     )
-    count = min(rows or batches.rows_per_epoch, batches.rows_per_epoch)
+    count = min(evaluator.rows or batches.rows_per_epoch, batches.rows_per_epoch)
     batches = dataclasses.replace(batches, keys=batches.keys[: -(-count // batch_size)])
     sizes, digest = _sizes_and_digest(batches, count, tokenizer)
     settings = {
         "kind": "text",
         "rows": count,
         "length": length,
-        "objective": json.loads(objective),
+        "objective": json.loads(evaluator_json)["objective"],
         "tokenizer_sha256": tokenizer.digest,
         "sha256": digest,
     }
