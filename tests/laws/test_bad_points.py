@@ -106,7 +106,7 @@ def test_quoted_line_breaks_and_byte_order_marks_do_not_shift_lines(tmp_path: Pa
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
-def test_other_separators_than_commas_are_refused(tmp_path: Path, mark: str) -> None:
+def test_other_separators_than_commas_are_rejected(tmp_path: Path, mark: str) -> None:
     (tmp_path / "points.csv").write_text(mark.join(COLUMNS) + "\n")
     with pytest.raises(DataError, match="line 1: columns are separated by"):
         read_points(tmp_path / "points.csv")
@@ -145,7 +145,7 @@ def changed(row: int, **values: object) -> list[dict]:
         (changed(3, **{"held.ter": -1e9}), "row 3, column 'held.ter' is -1000000000, below -1e+06"),
     ],
 )
-def test_impossible_numbers_and_mixed_units_are_refused(rows: list[dict], message: str) -> None:
+def test_impossible_numbers_and_mixed_units_are_rejected(rows: list[dict], message: str) -> None:
     with pytest.raises(DataError) as error:
         read_points(pd.DataFrame(rows))
     assert message in str(error.value)

@@ -62,7 +62,7 @@ def test_an_invalid_header_is_named(tmp_path: Path, header: str, message: str) -
     assert message in str(error.value)
 
 
-def test_files_that_are_not_tables_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_tables_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "latin.csv").write_bytes(HEADER.encode() + b"\n\xe9\xff,lora")
     for name, message in (

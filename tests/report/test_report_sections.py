@@ -16,6 +16,7 @@ from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.profile import Profile
 from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.finding_plots import draw_metrics
 from finetune_scaling.report.law_plots import draw_law, draw_methods
@@ -122,7 +123,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
         loss = 0.7 + 3e4 * size**-0.3 * tokens**-0.12 * examples**-0.1
         rows.append({**row, "loss": loss, "parameters": size, "pretrain_tokens": tokens, "bleu": 60 * np.exp(-loss)})
     path = synthetic_points.write(tmp_path_factory.mktemp("complete") / "points.csv", rows)
-    return analyse(read_points(path), FitSettings(), progress=lambda _: None)
+    return analyse(read_points(path), FitSettings(), progress=lambda _: None, resampling=Resampling(resamples=40))
 
 
 def test_the_law_over_all_factors_has_its_plot(complete: Analysis, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_two_levels_of_a_factor_do_not_determine_its_exponent(complete: Analysis
     assert set(reasons) == {"alphaN", "E", "A"}
     fit = complete.all_factors[TASK, "full"]
     assert not fit.why_poorly_determined("alphaN")
-    few = replace(complete, all_factors={(TASK, "full"): replace(fit, reasons=reasons)})
+    few = replace(complete, all_factors={(TASK, "full"): replace(fit, reasons={**fit.reasons, **reasons})})
     table = finding_tables(few)["all_factors"].set_index("parameter")
     assert table.at["alphaN", "why"] == "2 values of N to fit; 3 are needed to leave one out"
     assert set(table.index[table["identified"]]) == {"beta", "alphaT"}

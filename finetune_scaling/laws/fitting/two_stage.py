@@ -5,6 +5,7 @@ and alpha are separate for each factor. Stage 2 freezes the shared parameters an
 PET size included.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,14 +61,8 @@ def fit_joint(
     if too_few:
         return None, skipped
     rows = rows[rows["factor"].isin(factors)]
-    points = to_fit_points(rows[~rows["held_out"]], pad_to)
-    stages = _Stages(
-        problem=FitProblem(layout, points, settings),
-        in_first=np.isin(points.groups, [FACTORS.index(f) for f in first]).astype(float),
-        free_1=_free(layout, first, shared=True),
-        free_2=_free(layout, factors, shared=False),
-    )
-    return _fit_stages(stages, rows, first, factors, resampling or Resampling(), profile), skipped
+    problem = FitProblem(layout, to_fit_points(rows[~rows["held_out"]], pad_to), settings)
+    return _fit_stages(_Stages(problem, first, factors), rows, resampling or Resampling(), profile), skipped
 
 
 def _why_too_few(layout: Layout, first: pd.DataFrame, factors: Sequence[str]) -> str:
@@ -95,26 +90,35 @@ def to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
     )
 
 
-def _free(layout: Layout, factors: Sequence[str], shared: bool) -> np.ndarray:
-    """Return which entries a stage fits: those of the factors, and the shared ones if asked."""
-    return np.array([group in factors if group else shared for _, group in layout.slots])
-
-
 @dataclass(frozen=True)
 class _Stages:
     """The two stages of one law, for any weights and losses of the same settings.
 
-    in_first [P]: 1 where a point belongs to stage 1; free_1, free_2 [K]: entries that each stage fits, free: that
-    either does.
+    first: factors whose points stage 1 fits; factors: those of stage 2.
     """
 
     problem: FitProblem
-    in_first: np.ndarray
-    free_1: np.ndarray
-    free_2: np.ndarray
+    first: tuple[str, ...]
+    factors: tuple[str, ...]
+
+    @functools.cached_property
+    def in_first(self) -> np.ndarray:
+        """1 where a point [P] belongs to stage 1, else 0."""
+        return np.isin(self.problem.points.groups, [FACTORS.index(f) for f in self.first]).astype(float)
+
+    @functools.cached_property
+    def free_1(self) -> np.ndarray:
+        """Entries [K] that stage 1 fits: the shared ones, and those of its factors."""
+        return np.array([not group or group in self.first for _, group in self.problem.layout.slots])
+
+    @functools.cached_property
+    def free_2(self) -> np.ndarray:
+        """Entries [K] that stage 2 fits: those of all factors."""
+        return np.array([group in self.factors for _, group in self.problem.layout.slots])
 
     @property
     def free(self) -> np.ndarray:
+        """Entries [K] that either stage fits."""
         return self.free_1 | self.free_2
 
     def from_grid(self) -> tuple[np.ndarray, np.ndarray]:
@@ -146,15 +150,8 @@ class _Stages:
         return float(values[0]), float(values[1])
 
 
-def _fit_stages(
-    stages: _Stages,
-    rows: pd.DataFrame,
-    first: tuple[str, ...],
-    factors: tuple[str, ...],
-    how: Resampling,
-    profile: bool,
-) -> JointFit:
-    problem, layout, points = stages.problem, stages.problem.layout, stages.problem.points
+def _fit_stages(stages: _Stages, rows: pd.DataFrame, how: Resampling, profile: bool) -> JointFit:
+    factors, problem, layout, points = stages.factors, stages.problem, stages.problem.layout, stages.problem.points
     fitted, held_out = rows[~rows["held_out"]], rows[rows["held_out"]]
     seeds, groupings = fitted["seeds"].to_numpy(float), _groupings(fitted)
     vector, optima = stages.from_grid()
@@ -167,7 +164,7 @@ def _fit_stages(
     data = BootstrapInput(problem.predictions(vector), points.loss, seeds, groupings, _run_index(fitted))
     counts, losses = resample(data, components, how.for_name(f"{task}/{method}"))
     replicates = stages.refit(vector, counts * weights, losses)
-    one_stage = _one_stage(stages, factors, vector, optima, weights, counts, losses, replicates)
+    one_stage = _one_stage(stages, weights, (vector, optima), (counts * weights, losses, replicates))
     left_out, slices = leave_out_weights(groupings)
     jackknife_refits = stages.refit(vector, left_out * weights)
     objective_1, objective_2 = stages.objectives(vector, weights)
@@ -195,7 +192,7 @@ def _fit_stages(
         errors=errors,
         held_out_replicates={f: _recentred(values, errors["held_out"][f]) for f, values in held_out_replicates.items()},
         points_by_factor={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
-        stage_1=first,
+        stage_1=stages.first,
         components=components,
         resampling=how,
         one_stage=one_stage,
@@ -205,26 +202,22 @@ def _fit_stages(
 
 def _one_stage(
     stages: _Stages,
-    factors: tuple[str, ...],
-    vector: np.ndarray,
-    optima: np.ndarray,
     weights: np.ndarray,
-    counts: np.ndarray,
-    losses: np.ndarray,
-    replicates: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray],
+    bootstrap: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> FittedLaw:
     """Fit all parameters together, from the two-stage result and from the other optima of stage 1.
 
-    replicates: of the two stages, which equal the one-stage ones where stage 1 has all points.
+    found: the two-stage result and those optima; bootstrap: weights, losses and two-stage refits of the replicates. The
+    refits equal the one-stage ones where stage 1 has all points.
     """
-    problem = stages.problem
+    problem, (vector, optima), (replicate_weights, losses, replicates) = stages.problem, found, bootstrap
     starts = np.concatenate([vector[None], np.where(stages.free_1, optima[:ONE_STAGE_STARTS], vector)])
-    rows = np.tile(weights, (len(starts), 1))
-    vectors, values = local_refit(problem, rows, starts, stages.free)
+    vectors, values = local_refit(problem, np.tile(weights, (len(starts), 1)), starts, stages.free)
     best = int(np.argmin(values))
     if not stages.in_first.all():
-        starts = np.tile(vectors[best], (len(counts), 1))
-        replicates = stages.refit_replicates(counts * weights, starts, stages.free, losses)
+        starts = np.tile(vectors[best], (len(replicates), 1))
+        replicates = stages.refit_replicates(replicate_weights, starts, stages.free, losses)
     return FittedLaw(
         layout=problem.layout,
         vector=vectors[best],
@@ -233,7 +226,7 @@ def _one_stage(
         log_rmse=problem.log_rmse(vectors[best]),
         least_response=float(problem.points.loss.min()),
         points=len(problem.points.loss),
-        factors=factors,
+        factors=stages.factors,
     )
 
 
