@@ -21,9 +21,9 @@ def test_the_gap_between_methods_is_as_documented(seed: int) -> None:
     best = {m: min(study.truth(c) for c in study.candidates if c.method == m) for m in ("full", "lora")}
     assert GAPS[0] <= abs(best["full"] - best["lora"]) <= GAPS[1]
     assert min(map(study.regret, study.candidates)) == 0
-    dear = max(run.flops for run in study.runs)
+    costliest = max(run.flops for run in study.runs)
     assert {c.size for c in study.candidates if c.method == "full"} == {
-        run.x for run in study.runs if run.method == "full" and run.x * 6.4e5 * 600 <= BUDGET_SHARE * dear
+        run.x for run in study.runs if run.method == "full" and run.x * 6.4e5 * 600 <= BUDGET_SHARE * costliest
     }
 
 
