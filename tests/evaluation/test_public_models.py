@@ -178,7 +178,7 @@ def test_records_are_kept_until_the_files_change(model, tmp_path, monkeypatch):
         patch.setattr(evaluated_model, "load_model", lambda *_, **__: pytest.fail("parameters were read again"))
         patch.setattr(os, "access", lambda *_: False)  # nothing needs to be written
         assert scored(directory, FEW)["few_shot_1"] == first
-        with pytest.raises(WorkdirError, match=r"cannot be written into; give --out=FILE.json"):
+        with pytest.raises(WorkdirError, match=r"--out=FILE.json"):
             scored(directory, TEST)
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda *_: False)

@@ -466,7 +466,7 @@ def test_a_cluster_that_cannot_be_deleted_is_reported(clouds):
     clouds.write(faults="cluster delete|1|always\n")
     code, _, errors = clouds.run("gke_xpk.sh", *GKE, "--temporary-cluster", "--", *BUCKET)
     assert code == 1
-    assert "may still be there and cost money" in errors
+    assert "may still exist and cost money" in errors
 
 
 def test_sky_rents_runs_fetches_and_ends(clouds):
