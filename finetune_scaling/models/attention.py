@@ -70,6 +70,7 @@ class Scoring:
     softcap: float | None = None
 
     def scale(self, head_dim: int) -> float:
+        """Return the factor of q'k."""
         return (self.scalar or head_dim) ** -0.5
 
     def masked(self, products: Array, mask: Array, head_dim: int) -> Array:

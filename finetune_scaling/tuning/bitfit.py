@@ -21,6 +21,7 @@ class BiasAdapter(LayerAdapter):
     """A float32 bias [F] of every dense layer."""
 
     def dense(self, layer: DenseLayer, x: Array) -> Array:
+        """Return x W + b, [N, D] -> [N, F]."""
         if layer.bias is None:
             bias = layer.parameter("bias", jax.nn.initializers.zeros, layer.kernel.shape[-1:], jnp.float32)
             layer = dataclasses.replace(layer, bias=bias)
@@ -32,6 +33,7 @@ class BiasAdapter(LayerAdapter):
 
 
 def build(options: BitfitOptions) -> TuningMethod:
+    """Return BitFit with these options."""
     return TuningMethod(name="bitfit", trainable=r".*/bias", adapter=BiasAdapter())
 
 

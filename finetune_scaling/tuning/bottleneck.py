@@ -46,6 +46,7 @@ class BottleneckAdapter(LayerAdapter):
     targets: tuple[str, ...]
 
     def dense(self, layer: DenseLayer, x: Array) -> Array:
+        """Return y + act(y D + c) U + e for y = x W + b, [N, D] -> [N, F]."""
         y = layer(x)
         if layer.name not in self.targets:
             return y
@@ -58,6 +59,7 @@ class BottleneckAdapter(LayerAdapter):
 
 
 def build(options: BottleneckOptions) -> TuningMethod:
+    """Return bottleneck adapters with these options."""
     return TuningMethod(
         name="bottleneck",
         trainable=r".*/adapter_(down|up)(_bias)?",

@@ -29,6 +29,7 @@ class DoraAdapter(LoraAdapter):
     """LoRA's factors and a float32 magnitude [F] of each target."""
 
     def dense(self, layer: DenseLayer, x: Array) -> Array:
+        """Return m (x W + s dropout(x) A B) / ||W + s A B|| + b, [N, D] -> [N, F]."""
         if layer.name not in self.targets:
             return layer(x)
         y = layer.matmul(x)
@@ -39,6 +40,7 @@ class DoraAdapter(LoraAdapter):
         return layer.add_bias((directed * ratio).astype(y.dtype))
 
     def merge(self, name: str, leaves: Leaves) -> dict[str, Any]:
+        """Return the leaves with the kernel m (W + s A B) / ||W + s A B||."""
         rest = {leaf: value for leaf, value in leaves.items() if leaf != "magnitude"}
         if "magnitude" not in leaves or "kernel" not in leaves:
             return super().merge(name, rest)
@@ -88,6 +90,7 @@ def initial_magnitudes(rng: Array, config: ModelConfig, params: Params, tokens: 
 
 
 def build(options: DoraOptions) -> TuningMethod:
+    """Return DoRA with these options."""
     return TuningMethod(
         name="dora",
         trainable=r".*/(lora_[ab]|magnitude)",

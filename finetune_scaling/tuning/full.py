@@ -11,6 +11,7 @@ class FullOptions:
 
 
 def build(options: FullOptions) -> TuningMethod:
+    """Return full-model tuning with these options."""
     return TuningMethod(name="full", trainable=".*")
 
 

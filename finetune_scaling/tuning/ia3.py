@@ -32,6 +32,7 @@ class Ia3Adapter(LayerAdapter):
     inputs: tuple[str, ...]
 
     def dense(self, layer: DenseLayer, x: Array) -> Array:
+        """Return l (x W + b), or (l x) W + b, [N, D] -> [N, F]."""
         if layer.name in self.inputs:
             x = x * self._scale(layer, x)
         y = layer(x)
@@ -46,6 +47,7 @@ class Ia3Adapter(LayerAdapter):
         return True
 
     def merge(self, name: str, leaves: Leaves) -> dict[str, Any]:
+        """Return the leaves with the vector multiplied into kernel and bias."""
         rest = {leaf: value for leaf, value in leaves.items() if leaf != "ia3"}
         if len(rest) == len(leaves):
             return rest
@@ -57,6 +59,7 @@ class Ia3Adapter(LayerAdapter):
 
 
 def build(options: Ia3Options) -> TuningMethod:
+    """Return (IA)^3 with these options."""
     return TuningMethod(name="ia3", trainable=r".*/ia3", adapter=Ia3Adapter(options.outputs, options.inputs))
 
 

@@ -76,6 +76,7 @@ class LoraAdapter(LayerAdapter):
     dropout: float = 0.0
 
     def dense(self, layer: DenseLayer, x: Array) -> Array:
+        """Return x W + b + s dropout(x) A B, [N, D] -> [N, F]."""
         y = layer(x)
         return y + self.low_rank(layer, x, y, *self.factors(layer)) if layer.name in self.targets else y
 
@@ -101,6 +102,7 @@ class LoraAdapter(LayerAdapter):
         return True
 
     def merge(self, name: str, leaves: Leaves) -> dict[str, Any]:
+        """Return the leaves with the kernel W + s A B."""
         rest = {leaf: value for leaf, value in leaves.items() if leaf not in ("lora_a", "lora_b")}
         if "lora_a" not in leaves or "kernel" not in leaves:
             return rest
@@ -110,6 +112,7 @@ class LoraAdapter(LayerAdapter):
 
 
 def build(options: LoraOptions) -> TuningMethod:
+    """Return LoRA with these options."""
     return TuningMethod(
         name="lora",
         trainable=r".*/lora_[ab]",

@@ -1,6 +1,7 @@
 """Merging a tuned model into a plain one that computes the same without the method."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from finetune_scaling.errors import ConfigError
@@ -32,6 +33,12 @@ def merge_adapter(config: ModelConfig, method: TuningMethod, params: Params) -> 
         return merged
 
     merged = {**params, "layers": plain("layers", params["layers"])}
-    if biases != set(config.biased):
-        config = dataclasses.replace(config, biased=tuple(name for name in DENSE_LAYERS if name in biases))
-    return config, merged
+    return with_biases(config, biases), merged
+
+
+def with_biases(config: ModelConfig, layers: Collection[str]) -> ModelConfig:
+    """Return the config of a model in which these dense layers have a bias, too."""
+    if set(layers) <= set(config.biased):
+        return config
+    biased = tuple(name for name in DENSE_LAYERS if name in layers or name in config.biased)
+    return dataclasses.replace(config, biased=biased)

@@ -56,6 +56,8 @@ class PrefixAdapter(LayerAdapter):
     length: int
 
     def key_values(self, parameter: MakeParameter, keys: Array, values: Array) -> tuple[Array, Array]:
+        """Return keys and values with those of the first `length` positions replaced by the prefix."""
+
         def replace(name: str, array: Array) -> Array:
             shape = (self.length, *array.shape[2:])
             prefix = parameter(name, jax.nn.initializers.normal(_RANDOM_STD), shape, jnp.float32)
@@ -141,6 +143,7 @@ class Placeholders:
 
 
 def build(options: PrefixOptions) -> TuningMethod:
+    """Return prefix tuning with these options."""
     mlp = options.mlp_width
     return TuningMethod(
         name="prefix",

@@ -71,6 +71,7 @@ def _soft_prompt(params: Params) -> Array:
 
 
 def build(options: PromptOptions) -> TuningMethod:
+    """Return prompt tuning with these options."""
     return TuningMethod(
         name="prompt",
         trainable="prompt/embedding",

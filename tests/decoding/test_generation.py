@@ -16,6 +16,7 @@ from finetune_scaling.tuning.partition import combine
 
 EOS, NEW, WIDTH = 1, 12, 17
 FULL, PROMPT, LORA = {"name": "full"}, {"name": "prompt", "length": 4}, {"name": "lora", "rank": 3}
+DORA, PREFIX = {"name": "dora", "rank": 3}, {"name": "prefix", "length": 4, "mlp_width": 6}
 BEAM = {"method": "beam", "beams": 3, "n_best": 2}
 
 each_method = pytest.mark.parametrize("block", [PROMPT, LORA], ids=["prompt", "lora"])
@@ -38,6 +39,7 @@ def full_forward(config, tuning):
     model = LanguageModel(config, tuning.adapter)
 
     def logits(params, tokens, layout):
+        params = tuning.model_params(config, params)
         hidden, _ = model.forward(params, *tuning.embed(model, params, tokens, layout))
         return model.unembed(params, hidden[:, tuning.prompt_length :])
 
@@ -98,6 +100,30 @@ def test_a_prompt_and_an_adapter_change_what_is_written_and_a_merged_one_nothing
     assert best(write(merged, prompts, longest=NEW, **settings)) == adapted
     assert adapted != base
     assert best(write(method(**PROMPT), prompts, longest=NEW, **settings)) != base
+
+
+def test_beam_search_with_dora_is_that_of_the_merged_model(method, whole, write, prompts, tiny_base):
+    config, tuning, *parts = method(**DORA)
+    found = write((config, tuning, *parts), prompts, longest=NEW, **BEAM)
+    merged = write(whole(*merge_adapter(config, tuning, combine(*parts))), prompts, longest=NEW, **BEAM)
+    for tuned_texts, merged_texts in zip(found, merged, strict=True):
+        assert [text.tokens for text in tuned_texts] == [text.tokens for text in merged_texts]
+    assert best(found) != best(write(whole(config, tiny_base), prompts, longest=NEW, **BEAM))
+
+
+def test_beam_scores_with_a_prefix_are_those_of_the_full_forward_pass(method, write, prompts):
+    config, tuning, *parts = method(**PREFIX)
+    params = combine(*parts)
+    for prompt, texts in zip(prompts, write((config, tuning, *parts), prompts, longest=NEW, **BEAM), strict=True):
+        for text in texts:
+            output = text.tokens if len(text.tokens) == NEW else [*text.tokens, EOS]
+            tokens = np.zeros((1, WIDTH + NEW), np.int32)
+            tokens[0, : len(prompt) + len(output)] = prompt + output
+            positions = np.arange(WIDTH + NEW)[None]
+            layout = TokenLayout(positions, np.ones_like(tokens), np.zeros(tokens.shape, bool))
+            logits = full_forward(config, tuning)(params, tokens, layout)[0, len(prompt) - 1 :][: len(output)]
+            score = jax.nn.log_softmax(logits)[np.arange(len(output)), output].mean()
+            np.testing.assert_allclose(text.score, score, rtol=1e-4)
 
 
 def test_a_row_ends_at_its_eos_while_others_go_on(method, write, prompts):

@@ -67,6 +67,15 @@ def test_setting_fields_override_method_fields_which_override_task_fields(tiny_r
     assert run_config.method == {"name": "prompt", "length": run.setting.pet_size, "frequent": 9}
 
 
+@pytest.mark.parametrize(("method", "option"), [("dora", "rank"), ("prefix", "length"), ("bottleneck", "width")])
+def test_the_factor_pet_varies_the_option_that_is_a_methods_size(tiny_runs, method, option):
+    methods = {method: {"finetune_examples": (10, 20), "pet_size": 2, "pet_sizes": (2, 3), "factors": ("pet",)}}
+    study = read_study(tiny_runs.config("study", tasks={"translation": {"methods": methods}}))
+    runs = [run for run in grid.runs(study) if run.setting.method == method]
+    blocks = [read_run_config(configs.finetuning_config(study, WORKDIR, run)).method for run in runs]
+    assert blocks == [{"name": method, option: size} for size in (2, 2, 3, 3)]
+
+
 def test_model_size_is_known_without_a_tokenizer(study):
     model = configs.family_model(study.families["grammar"], "100k")
     assert (model.vocab_size, model.layers, model.model_dim) == (256, 1, 48)

@@ -13,6 +13,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.ladder import LADDER
 from finetune_scaling.studies import grid
 from finetune_scaling.studies.grid import FACTORS, Setting, StudyConfig, read_study
+from finetune_scaling.tuning.registry import METHODS
 
 
 def study(sizes=("30k", "100k"), factor_size="30k", tokens=(10, 20), seeds=(0,), methods=None, **family: Any) -> dict:
@@ -48,11 +49,11 @@ def studies(draw) -> StudyConfig:
     sizes = tuple(draw(st.lists(st.sampled_from(list(LADDER)[:5]), min_size=1, max_size=3, unique=True)))
     tokens = tuple(sorted(draw(SUBSETS)))
     methods: dict[str, dict[str, Any]] = {}
-    for name in draw(st.lists(st.sampled_from(["full", "prompt", "lora"]), min_size=1, unique=True)):
+    for name in draw(st.lists(st.sampled_from(list(METHODS)), min_size=1, unique=True)):
         examples = draw(SUBSETS)
         factors = tuple(draw(st.lists(st.sampled_from(FACTORS), min_size=1, unique=True)))
         methods[name] = {"finetune_examples": examples, "held_out_examples": examples[-1:], "factors": factors}
-        if name != "full":
+        if METHODS[name].size_field is not None:
             pets = draw(SUBSETS)
             methods[name] |= {"pet_size": pets[0], "pet_sizes": pets, "held_out_pet_sizes": pets[1:2]}
     return read_study(
@@ -72,7 +73,7 @@ def expected_settings(config: StudyConfig, factor: str) -> set[Setting]:
     """Return the settings of a factor as a plain product, without sharing between factors."""
     family, expected = config.families["f"], set()
     for method, spec in config.tasks["t"].methods.items():
-        if factor not in spec.factors or (factor == "pet" and method == "full"):
+        if factor not in spec.factors or (factor == "pet" and METHODS[method].size_field is None):
             continue
         sizes = family.sizes if factor == "model" else [family.factor_size]
         tokens = family.tokens if factor == "pretrain" else [max(family.tokens)]
@@ -142,6 +143,10 @@ def test_x_is_the_raw_count_of_the_factor():
         ({"tasks": {"t": {"methods": {"lorra": {"finetune_examples": (1,)}}}}}, "methods = 'lorra' is unknown"),
         ({"tasks": {"t": {"methods": {"lora": {"finetune_examples": (1,)}}}}}, "methods.lora needs pet_size"),
         ({"tasks": {"t": {"methods": {"full": {"pet_size": 1}}}}}, "methods.full has no pet_size"),
+        (
+            {"tasks": {"t": {"methods": {"ia3": {"finetune_examples": (1,), "pet_size": 1}}}}},
+            "methods.ia3 has no pet_size",
+        ),
         ({"tasks": {"t": {"methods": {"full": {"factors": ("modell",)}}}}}, "methods.factors: 'modell' is not among"),
         ({"tasks": {"t": {"methods": {"full": {"held_out_examples": (3,)}}}}}, "held_out_examples: 3 is not among"),
         ({"seeds": (1, 1)}, "seeds = .* distinct"),

@@ -159,6 +159,14 @@ def test_training_changes_only_the_trainable_parameters(tiny_config, tuned, bloc
     assert {name for name in after if (after[name] == before[name]).all()} <= unread
 
 
+@pytest.mark.parametrize(("options", "leaf", "std"), [({}, "prefix_keys", 0.02), ({"mlp_width": 4}, "embedding", 1.0)])
+def test_a_random_prefix_is_normal(tiny_config, tiny_base, options, leaf, std):
+    method = configure(METHODS, {"name": "prefix", "length": 200, "initialization": "random", **options})
+    trainable, _ = attach(tiny_config, method, jax.random.key(1), tiny_base, range(8, 61))
+    values = next(value for name, value in flatten(trainable).items() if name.endswith(leaf))
+    np.testing.assert_allclose([values.mean() / std, values.std() / std], [0, 1], atol=0.05)
+
+
 @pytest.mark.parametrize("name", ["lora", "dora"])
 def test_dropout_depends_on_seed_and_step_and_is_off_in_evaluation(tiny_config, tuned, name):
     method, trainable, frozen = tuned(name, rank=3, dropout=0.5)

@@ -1,4 +1,4 @@
-"""Where a soft prompt starts: at embeddings of common tokens, no two the same while there are enough."""
+"""Soft prompts start from embeddings of distinct frequent tokens, from those of a text, or from random numbers."""
 
 import dataclasses
 
@@ -41,3 +41,18 @@ def test_tokens_repeat_only_where_the_vocabulary_does_not_last(drawn):
 def test_the_seed_decides(drawn):
     assert drawn(4, 6, seed=0) == drawn(4, 6, seed=0)
     assert len({tuple(drawn(4, 6, seed)) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize(("length", "expected"), [(2, [7, 3]), (5, [7, 3, 9, 7, 3])])
+def test_a_text_is_cut_or_repeated(tiny_config, tiny_base, length, expected):
+    make = PromptInitializer(PromptOptions(length, initialization="text", text="three tokens"))
+    prompt = make(jax.random.key(0), tiny_config, tiny_base, np.array([7, 3, 9]))["prompt"]["embedding"]
+    np.testing.assert_array_equal(prompt, LanguageModel(tiny_config).embed(tiny_base, np.array([expected]))[0])
+
+
+def test_random_embeddings_have_the_standard_deviation_of_the_models(tiny_config, tiny_base):
+    make = PromptInitializer(PromptOptions(400, initialization="random"))
+    prompt = make(jax.random.key(0), tiny_config, tiny_base, np.arange(4))["prompt"]["embedding"]
+    table = np.asarray(LanguageModel(tiny_config).embed(tiny_base, np.arange(tiny_config.vocab_size)[None])[0])
+    np.testing.assert_allclose([prompt.mean() / table.std(), prompt.std() / table.std()], [0, 1], atol=0.05)
+    assert len(np.unique(prompt, axis=0)) == len(prompt)

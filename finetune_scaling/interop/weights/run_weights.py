@@ -9,11 +9,12 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
+from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoints import read_trainable
 from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 from finetune_scaling.runs.streamed_checkpoint import StreamedCheckpoint
 from finetune_scaling.trees import flatten
+from finetune_scaling.tuning.merging import with_biases
 from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
@@ -98,13 +99,13 @@ def base_leaves(run: TrainedRun) -> LeafReader:
 
 def merged_config(run: TrainedRun) -> ModelConfig:
     """Return the config of the tuned model: that of the base with the biases that the method added."""
-    added = {path.split("/")[-2] for path in run.adapter if path.endswith("/bias")}
-    biased = tuple(name for name in DENSE_LAYERS if name in added or name in run.model.biased)
-    return dataclasses.replace(run.model, biased=biased)
+    return with_biases(run.model, {path.split("/")[-2] for path in run.adapter if path.endswith("/bias")})
 
 
 def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> LeafReader:
     """Return a reader of the tuned model's leaves; changed leaves are float32 unless `keep_dtypes`.
+
+    It merges leaf by leaf and layer by layer, since tuning/merging.py needs all parameters in memory.
 
     Raises:
         ConfigError: The method cannot be merged into the model.
