@@ -15,13 +15,17 @@ from finetune_scaling.tuning.registry import METHODS
 
 @pytest.fixture(scope="session")
 def workload() -> Callable[..., Workload]:
-    """workload("16b", "lora", rank=4): size, method and its options; fields of Workload by keyword."""
+    """Return workload("16b", "lora", rank=4): size and method; fields of Workload and the method's options by keyword.
+
+    `options` has those of the method's options that Workload has a field of the same name for.
+    """
 
     def make(rung: str = "100k", method: str = "full", vocabulary: int = 512, **changes: Any) -> Workload:
         paper = rung in ("1b", "2b", "4b", "8b", "16b")
         model = paper_model(rung) if paper else model_config({"name": rung}, vocabulary)
         fields = {field.name for field in dataclasses.fields(Workload)}
-        options = {name: changes.pop(name) for name in list(changes) if name not in fields}
+        options = dict(changes.pop("options", {}))
+        options |= {name: changes.pop(name) for name in list(changes) if name not in fields}
         tuning = configure(METHODS, {"name": method, **options})
         defaults = {"batch": 16, "length": 64, "evaluation_batch": 8}
         return Workload(model, tuning, OptimizerConfig(), **{**defaults, **changes})

@@ -4,16 +4,21 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import count_parameters
 from finetune_scaling.models.ladder import paper_model
 from finetune_scaling.planning.chips import find_chip
+from finetune_scaling.planning.compiled import TRAINING, trace
+from finetune_scaling.planning.layout import Layout, resident_bytes
 from finetune_scaling.planning.totals import run_steps, run_totals
 from finetune_scaling.planning.workload import planned_model, read_workload
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
+from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.training.flops import training_flops
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -90,3 +95,32 @@ def test_totals_of_a_run() -> None:
     fast = run_totals(given, step, chip, bound_chip_seconds=0.36, utilisation=0.5)
     assert fast.chip_hours == pytest.approx(flops / (197e12 * 0.5) / 3600)
     assert fast.flops == pytest.approx(flops)
+
+
+TRAINED = {  # parameters: inner dimensions q and k of queries and keys, model dimension d, feed-forward dimension f
+    "dora": lambda n, q, k, d, f: n * (2 * (2 * (d + q) + 2 * (d + k) + 3 * (d + f)) + q + 2 * k + 2 * f + 2 * d),
+    "ia3": lambda n, q, k, d, f: n * (2 * k + f),
+    "prefix": lambda n, q, k, d, f: 3 * d + 4 * d + 4 + (4 + 1) * 2 * n * k,
+    "bottleneck": lambda n, q, k, d, f: n * 2 * (2 * 5 * d + 5 + d),
+    "bitfit": lambda n, q, k, d, f: n * (q + 2 * k + 2 * f + 2 * d),
+}
+OPTIONS = {"dora": {"rank": 2}, "prefix": {"length": 3, "mlp_width": 4}, "bottleneck": {"width": 5}}
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_estimated_bytes_of_each_method_are_its_closed_form(workload, method):
+    step = workload("30k", method, options=OPTIONS.get(method, {}))
+    m = step.model
+    sizes = (m.layers, m.heads * m.head_dim, m.kv_heads * m.head_dim, m.model_dim, m.ffn_dim)
+    found = resident_bytes(step, Layout(1, 1, 1))
+    assert found.trainable == 4 * TRAINED[method](*sizes)
+    assert found.frozen == 2 * count_parameters(m).total
+
+
+@pytest.mark.parametrize("method", ["dora", "prefix"])
+def test_the_compiled_step_has_the_estimated_arguments(workload, method):
+    step = workload("30k", method, batch=2, length=8, options=OPTIONS[method])
+    compiled = trace(step, Layout(1, 1, 1), make_mesh(ShardingConfig(), jax.devices()[:1]), TRAINING).lowered.compile()
+    expected = resident_bytes(step, Layout(1, 1, 1)).total
+    # Placeholders in the optimizer state, which are never read, are no arguments.
+    assert compiled.memory_analysis().argument_size_in_bytes == pytest.approx(expected, rel=0.005)
