@@ -208,11 +208,11 @@ def numbers(count: int, size: int) -> Batches:
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 5))
 def test_shards_of_padded_batches_hold_each_row_once(size, shards, batches):
     """For any number of processes, the shards concatenate to the batch's rows in order, followed by padding."""
-    whole = numbers(size * batches, size)
-    padded = whole.padded(shards)
+    complete = numbers(size * batches, size)
+    padded = complete.padded(shards)
     assert padded.batch_size % shards == 0
     each = padded.batch_size // shards
     for number in range(batches):
-        mine = [padded.part(range(s * each, (s + 1) * each))[number]["row"] for s in range(shards)]
+        mine = [padded.select_rows(range(s * each, (s + 1) * each))[number]["row"] for s in range(shards)]
         rows = [row for part in mine for row in part]
-        assert rows == whole[number]["row"] + [-1] * (padded.batch_size - size)
+        assert rows == complete[number]["row"] + [-1] * (padded.batch_size - size)
