@@ -127,7 +127,7 @@ def test_config_errors_name_the_field(changes, message):
         (PRETRAIN, "pretraining", True),
         (
             {"task": None, "base": None, "model": {"name": "30k"}, "public": {"name": "x", "family": "llama"}},
-            None,
+            "converted model",
             True,
         ),
         ({"task": None, "adapter": {"name": "a", "weights_sha256": "0"}}, "imported adapter", False),

@@ -53,7 +53,7 @@ def test_finished_runs_are_not_repeated(tiny_runs, done, monkeypatch):
 
 
 def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
-    assert [path.name for path in (done / "bases" / "grammar").iterdir() if path.name != "30k.base_lock"] == ["30k"]
+    assert [path.name for path in (done / "bases" / "grammar").iterdir() if path.name != "30k.turn"] == ["30k"]
     base = RunDirectory(done / "bases" / "grammar" / "30k").result
     assert base["tokens_seen"] == 5120
     records = [RunDirectory(done / run.directory).result for run in runs(read_study(small(tiny_runs)))]
@@ -130,7 +130,7 @@ def test_a_run_whose_base_is_being_pretrained_is_deferred(tiny_runs, started, mo
     config = small(tiny_runs, examples=(10,))
     config["families"]["grammar"]["sizes"] = ["30k", "100k"]
     study = read_study(config)
-    base_lock = lock_directory(started / "bases" / "grammar" / "30k.base_lock")
+    base_lock = lock_directory(started / "bases" / "grammar" / "30k.turn")
     trained = []
 
     def train(config: dict[str, Any], directory: Path) -> dict[str, Any]:
