@@ -81,7 +81,7 @@ def test_every_figure_is_png_and_svg_and_every_table_csv(study: Path) -> None:
     ):
         with open(study / "tables" / f"{name}.csv", newline="") as file:
             assert list(csv.DictReader(file)), name
-        assert (study / f"tables/{name}.tex").read_text().count(r"\toprule") == 1
+        assert (study / f"tables/{name}.tex").read_text().count(r"\end{longtable}") == 1
 
 
 class Page(HTMLParser):
