@@ -81,7 +81,7 @@ def test_every_figure_is_png_and_svg_and_every_table_csv(study: Path) -> None:
     ):
         with open(study / "tables" / f"{name}.csv", newline="") as file:
             assert list(csv.DictReader(file)), name
-        assert (study / f"tables/{name}.tex").read_text().count(r"\end{longtable}") == 1
+        assert (study / f"tables/{name}.tex").read_text().count(r"\bottomrule") == 1
 
 
 class Page(HTMLParser):
@@ -171,11 +171,11 @@ def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ("[1]", r"study.json: must hold one JSON object"),
-        ('{"metrics": ["bleu"]}', r"study.json: metrics must be \{task: ...\}, but holds something else"),
+        ("[1]", r"study.json: .*JSON object"),
+        ('{"metrics": ["bleu"]}', r"study.json: metrics must be \{task: ...\}"),
         ('{"baselines": {"t": 3}}', r"study.json: baselines must be \{task: \{metric: ...\}\}"),
         ('{"evaluator_baselines": {"t": {"e": {"copy": 1}}}}', r"evaluator_baselines must be \{task: \{evaluator: "),
-        ('{"notes": "one text"}', r"study.json: notes must be a list of texts"),
+        ('{"notes": "one text"}', r"study.json: notes must be a list"),
     ],
 )
 def test_broken_facts_are_named(tmp_path: Path, small_rows: list[dict], facts: str, message: str) -> None:
