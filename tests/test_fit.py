@@ -162,7 +162,7 @@ def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path
     assert "--bootstrap=settings" in page.text
     assert "--profile" in page.text
     reasons = {one.why for claim in analysis.claims for one in claim.comparisons}
-    assert "the multiplicative law was not asked for" in reasons
+    assert "the multiplicative law was not requested" in reasons
     fits = json.loads((tmp_path / "report" / "fit.json").read_text())["fits"]
     assert {fit["law"] for fit in fits} == {"own", "multiplicative_free"}
     assert any(parameter["profile"] for fit in fits for parameter in fit["parameters"].values())
