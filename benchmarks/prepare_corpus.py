@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.data.corpus import CorpusPart, Texts
+from finetune_scaling.data.corpus import CorpusPart, CorpusTexts
 from finetune_scaling.data.loader import Batches, iterate
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
 from finetune_scaling.errors import EXIT_FAILED, TrainingError
@@ -92,7 +92,7 @@ def measure(folder: Path) -> dict[str, Any]:
 def write_text(folder: Path, size: int) -> tuple[int, int]:
     """Write text files of `size` bytes in total, a tokenizer and a config; return the numbers of bytes and texts."""
     source = {"kind": "grammar", "dataset": "monolingual", "split": "train", "size": POOL, "languages": ("A", "B")}
-    pool = list(Texts([CorpusPart({**source, "bilingual_share": 0.25})]))
+    pool = list(CorpusTexts([CorpusPart({**source, "bilingual_share": 0.25})]))
     train_tokenizer(pool, TokenizerConfig(vocab_size=384, byte_fallback=False, sentinels=100), folder / "tokenizer")
     rng = random.Random(0)
     paths = [folder / f"text{i:03d}.jsonl" for i in range(-(-size // FILE_BYTES))]

@@ -62,8 +62,8 @@ def test_finetuning_configs_fit_their_task_and_base(path, method):
     assert run_config.method["name"] == method
 
     task = load_task(run_config.task)
-    form = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
-    assert form.max_input_tokens >= form.max_source_tokens, "the sequence has no room for the source and a template"
+    limits = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
+    assert limits.max_input_tokens >= limits.max_source_tokens, "the sequence has no room for the source and a template"
 
     pretraining, _ = pretraining_of(run_config.base.run)
     assert pretraining.model["name"] == size

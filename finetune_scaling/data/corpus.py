@@ -45,7 +45,7 @@ class CorpusConfig:
             raise ConfigError("corpus.dev is the same text as corpus.train; use held-out text")
 
 
-class CorpusPartTexts(Sequence[str]):
+class PartTexts(Sequence[str]):
     """The texts of one part; `where` names the part in errors."""
 
     def __init__(self, part: CorpusPart, where: str):
@@ -59,11 +59,11 @@ class CorpusPartTexts(Sequence[str]):
         return text_field(self._records[index], self._field, f"record {index}")
 
 
-class Texts(Sequence[str]):
+class CorpusTexts(Sequence[str]):
     """The texts of a corpus. With weights, a part contributes its first documents, as many as the shares allow."""
 
     def __init__(self, parts: Sequence[CorpusPart], where: str = "corpus"):
-        self._parts = [CorpusPartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
+        self._parts = [PartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
         self.counts = _shares([len(texts) for texts in self._parts], parts, where)
 
     def __len__(self) -> int:
@@ -79,8 +79,8 @@ class Texts(Sequence[str]):
 
 
 def document_counts(parts: Sequence[CorpusPart], where: str = "corpus") -> list[int]:
-    """Return the number of documents per part, as in `Texts`; only one part is in memory at a time."""
-    return _shares([len(CorpusPartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
+    """Return the number of documents per part, as in `CorpusTexts`; only one part is in memory at a time."""
+    return _shares([len(PartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
 
 
 def _shares(sizes: Sequence[int], parts: Sequence[CorpusPart], where: str) -> list[int]:

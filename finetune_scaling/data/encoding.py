@@ -99,13 +99,13 @@ class EncodedExamples(NamedTuple):
         """Number of tokens of each sequence, eos included, int64[N]."""
         return self.inputs.lengths + self.targets.lengths + self.has_eos
 
-    def sequence(self, index: int, tokenizer: Tokenizer, form: SequenceFormat) -> TokenSequence:
+    def sequence(self, index: int, tokenizer: Tokenizer, sequence_format: SequenceFormat) -> TokenSequence:
         """Return the training sequence of one example."""
         return prefix_lm(
             self.inputs.item(index),
             self.targets.item(index),
             tokenizer.special_tokens,
-            bidirectional=form.bidirectional_input,
+            bidirectional=sequence_format.bidirectional_input,
             append_eos=bool(self.has_eos[index]),
         )
 
@@ -128,7 +128,7 @@ class EncodedDocuments(NamedTuple):
 
 
 def encode_examples(
-    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> EncodedExamples:
     """Render, encode and truncate all examples. Raises DataError if there are none."""
     if len(examples) == 0:
@@ -137,11 +137,11 @@ def encode_examples(
     has_eos: list[bool] = []
     inputs, targets = [], []
     for block in _blocks(examples[i] for i in range(len(examples))):
-        block_inputs, block_truncated = _encode_inputs(block, tokenizer, template, form)
+        block_inputs, block_truncated = _encode_inputs(block, tokenizer, template, sequence_format)
         block_targets = tokenizer.continuation.encode_batch([template.render(example)[1] for example in block])
-        fits = [len(ids) < form.max_target_tokens for ids in block_targets]
+        fits = [len(ids) < sequence_format.max_target_tokens for ids in block_targets]
         inputs.append(RaggedArray.from_lists(block_inputs))
-        targets.append(RaggedArray.from_lists(ids[: form.max_target_tokens] for ids in block_targets))
+        targets.append(RaggedArray.from_lists(ids[: sequence_format.max_target_tokens] for ids in block_targets))
         has_eos.extend(fits)
         truncated_sources += block_truncated
         truncated_targets += fits.count(False)
@@ -150,7 +150,7 @@ def encode_examples(
 
 
 def encode_prompts(
-    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> list[list[int]]:
     """Return the prompt of every example for decoding: bos and the input ids, exactly as in training.
 
@@ -160,7 +160,7 @@ def encode_prompts(
     front = [] if bos is None else [bos]
     prompts: list[list[int]] = []
     for block in _blocks(examples[i] for i in range(len(examples))):
-        prompts.extend([*front, *ids] for ids in _encode_inputs(block, tokenizer, template, form)[0])
+        prompts.extend([*front, *ids] for ids in _encode_inputs(block, tokenizer, template, sequence_format)[0])
     if [] in prompts:
         raise DataError(
             f"example {prompts.index([])}: the prompt is empty, because the input is and the tokenizer adds no bos; "
@@ -204,17 +204,17 @@ def quantiles(lengths: np.ndarray) -> dict[str, float]:
 
 
 def _encode_inputs(
-    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> tuple[list[list[int]], int]:
     """Return the input ids of the examples, mode token included, and the number of truncated sources."""
     sources = tokenizer.encode_batch([example["source"] for example in examples])
     inputs = tokenizer.encode_batch([template.render(example)[0] for example in examples])
     truncated = 0
     for i, (source, ids) in enumerate(zip(sources, inputs, strict=True)):
-        if len(source) > form.max_source_tokens or len(ids) > form.max_input_tokens:
-            inputs[i] = _encode_truncated_input(examples[i], tokenizer, template, form)
+        if len(source) > sequence_format.max_source_tokens or len(ids) > sequence_format.max_input_tokens:
+            inputs[i] = _encode_truncated_input(examples[i], tokenizer, template, sequence_format)
             truncated += 1
-    front = [_mode_id(tokenizer, form.mode)] if form.mode else []
+    front = [_mode_id(tokenizer, sequence_format.mode)] if sequence_format.mode else []
     return [front + ids for ids in inputs], truncated
 
 
@@ -228,20 +228,20 @@ def _mode_id(tokenizer: Tokenizer, mode: str) -> int:
 
 
 def _encode_truncated_input(
-    example: Mapping[str, Any], tokenizer: Tokenizer, template: Template, form: SequenceFormat
+    example: Mapping[str, Any], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> list[int]:
     """Truncate the source until it and the rendered input are within their limits."""
-    budget = min(form.max_source_tokens, len(tokenizer.encode(example["source"])))
+    budget = min(sequence_format.max_source_tokens, len(tokenizer.encode(example["source"])))
     while True:
         source = tokenizer.truncate(example["source"], budget)
         ids = tokenizer.encode(template.render({**example, "source": source})[0])
-        excess = len(ids) - form.max_input_tokens
+        excess = len(ids) - sequence_format.max_input_tokens
         if excess <= 0:
             return ids
         if budget == 0:
             raise ConfigError(
-                f"length = {form.length} is too short for the template: its text and max_target_tokens = "
-                f"{form.max_target_tokens} need {excess} more; raise length, or lower max_target_tokens"
+                f"length = {sequence_format.length} is too short for the template: its text and max_target_tokens = "
+                f"{sequence_format.max_target_tokens} need {excess} more; raise length, or lower max_target_tokens"
             )
         budget = max(0, budget - excess)
 

@@ -107,27 +107,27 @@ def finetuning_batches(
     examples: Sequence[Mapping[str, Any]],
     tokenizer: Tokenizer,
     template: Template,
-    form: SequenceFormat,
+    sequence_format: SequenceFormat,
     *,
     batch_size: int,
     seed: int,
     pack: bool = False,
     row_length: int | None = None,
 ) -> Batches:
-    """Return endless training batches [batch_size, form.length] of one example per row, reshuffled every epoch.
+    """Return endless training batches [batch_size, length] of one example per row, reshuffled every epoch.
 
-    With `pack`, rows of `row_length` tokens (default: form.length) hold several examples each, and batch_size counts
-    rows. Raises DataError without examples, ConfigError if limits and lengths contradict each other.
+    length is that of the format. With `pack`, rows of `row_length` tokens (default: length) hold several examples each,
+    and batch_size counts rows. Raises DataError without examples, ConfigError if limits and lengths are contradictory.
     """
-    encoded = encode_examples(examples, tokenizer, template, form)
+    encoded = encode_examples(examples, tokenizer, template, sequence_format)
     if pack:
-        rows = _packed_examples(encoded, tokenizer, form, row_length or form.length, seed)
+        rows = _packed_examples(encoded, tokenizer, sequence_format, row_length or sequence_format.length, seed)
         return rows.endless(batch_size, encoded.statistics)
     if row_length is not None:
         raise ConfigError("row_length is for packed rows; set pack, or remove row_length")
 
     def assemble(indices: Sequence[int]) -> Batch:
-        return pack_batch([[encoded.sequence(i, tokenizer, form)] for i in indices], form.length)
+        return pack_batch([[encoded.sequence(i, tokenizer, sequence_format)] for i in indices], sequence_format.length)
 
     order = _shuffled(len(encoded.has_eos), seed).batch(batch_size, batch_fn=list)
     return Batches(order, assemble, batch_size, len(encoded.has_eos), encoded.statistics)
@@ -170,21 +170,21 @@ def evaluation_batches(
     examples: Sequence[Mapping[str, Any]],
     tokenizer: Tokenizer,
     template: Template,
-    form: SequenceFormat,
+    sequence_format: SequenceFormat,
     *,
     batch_size: int,
 ) -> Batches:
-    """Return batches [batch_size, form.length] of each example once, in order; padding rows fill the last batch.
+    """Return batches [batch_size, length] of each example once, in order; padding rows fill the last batch.
 
     A batch has another field `example`, int32[batch_size]: the row's index into `examples`, -1 for a padding row.
     """
-    encoded = encode_examples(examples, tokenizer, template, form)
+    encoded = encode_examples(examples, tokenizer, template, sequence_format)
     total = len(encoded.has_eos)
 
     def assemble(rows: Sequence[int | None]) -> Batch:
-        sequences = [[] if i is None else [encoded.sequence(i, tokenizer, form)] for i in rows]
+        sequences = [[] if i is None else [encoded.sequence(i, tokenizer, sequence_format)] for i in rows]
         example = np.array([-1 if i is None else i for i in rows], np.int32)
-        return pack_batch(sequences, form.length) | {"example": example}
+        return pack_batch(sequences, sequence_format.length) | {"example": example}
 
     return Batches(_in_order(total, batch_size), assemble, batch_size, total, encoded.statistics)
 
@@ -268,16 +268,18 @@ class _PackedRows:
 
 
 def _packed_examples(
-    encoded: EncodedExamples, tokenizer: Tokenizer, form: SequenceFormat, row_length: int, seed: int
+    encoded: EncodedExamples, tokenizer: Tokenizer, sequence_format: SequenceFormat, row_length: int, seed: int
 ) -> _PackedRows:
-    if row_length < form.length:
-        raise ConfigError(f"row_length = {row_length} is shorter than one sequence (length = {form.length}); raise it")
+    if row_length < sequence_format.length:
+        raise ConfigError(
+            f"row_length = {row_length} is shorter than one sequence (length = {sequence_format.length}); raise it"
+        )
 
     def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return sizes, np.zeros(len(sizes), np.int32)
 
     def sequence(item: int, denoiser: int, rng: np.random.Generator) -> TokenSequence:
-        return encoded.sequence(item, tokenizer, form)
+        return encoded.sequence(item, tokenizer, sequence_format)
 
     return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed)
 

@@ -81,10 +81,10 @@ def check_pattern(pattern: str, where: str, known: Sequence[str]) -> None:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
         raise ConfigError(f"{where} = {pattern!r}: {error}; write {{{{ and }}}} for literal braces") from None
-    for _, name, form, conversion in parts:
+    for _, name, format_spec, conversion in parts:
         if name is not None and name not in known:
             raise ConfigError(f"{where}: unknown placeholder {{{name}}}{suggestion(name, known)}")
-        if form or conversion:
+        if format_spec or conversion:
             raise ConfigError(f"{where}: {{{name}}} takes no format or conversion; remove it")
 
 

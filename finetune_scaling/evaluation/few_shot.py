@@ -60,7 +60,11 @@ def direction(example: Mapping[str, Any]) -> Direction:
 
 
 def choose_demonstrations(
-    evaluator: TaskEvaluator, task: Task, directions: Sequence[Direction], tokenizer: Tokenizer, form: SequenceFormat
+    evaluator: TaskEvaluator,
+    task: Task,
+    directions: Sequence[Direction],
+    tokenizer: Tokenizer,
+    sequence_format: SequenceFormat,
 ) -> dict[Direction, list[Demonstration]]:
     """Return `evaluator.shots` demonstrations per direction: the first in a seeded order that no limit truncates.
 
@@ -73,27 +77,31 @@ def choose_demonstrations(
     examples = task.examples(evaluator.shots_from)
     chosen = {}
     for number, languages in enumerate(directions):
-        candidates = _candidates(evaluator, task, languages, examples, tokenizer, form, seed=[evaluator.seed, number])
+        candidates = _candidates(
+            evaluator, task, languages, examples, tokenizer, sequence_format, seed=[evaluator.seed, number]
+        )
         found = [candidate for candidate, _ in zip(candidates, range(evaluator.shots), strict=False)]
         if len(found) < evaluator.shots:
             limit = "" if evaluator.max_shot_tokens is None else f" and max_shot_tokens = {evaluator.max_shot_tokens}"
             raise DataError(
                 f"shots = {evaluator.shots}, but only {len(found)} of up to {_CANDIDATES:,} {'-'.join(languages)} "
-                f"examples in split {evaluator.shots_from!r} of task {task.name} fit {form.max_source_tokens} source "
-                f"tokens, {form.max_target_tokens} target tokens{limit}; raise a limit, or lower shots"
+                f"examples in split {evaluator.shots_from!r} of task {task.name} fit "
+                f"{sequence_format.max_source_tokens} source tokens, {sequence_format.max_target_tokens} target "
+                f"tokens{limit}; raise a limit, or lower shots"
             )
         chosen[languages] = found
     return chosen
 
 
 def with_demonstrations(
-    task: Task, form: SequenceFormat, chosen: Mapping[Direction, Sequence[Demonstration]]
+    task: Task, sequence_format: SequenceFormat, chosen: Mapping[Direction, Sequence[Demonstration]]
 ) -> tuple[Task, SequenceFormat]:
     """Return the task with demonstrations in front of its inputs, and a format with room for them."""
     prefixes = {languages: "".join(one.text for one in found) for languages, found in chosen.items()}
     longest = max(sum(one.tokens for one in found) for found in chosen.values())
     template = FewShotTemplate(task.template.input, task.template.target, prefixes)
-    return dataclasses.replace(task, template=template), dataclasses.replace(form, length=form.length + longest)
+    longer = dataclasses.replace(sequence_format, length=sequence_format.length + longest)
+    return dataclasses.replace(task, template=template), longer
 
 
 def _candidates(
@@ -102,7 +110,7 @@ def _candidates(
     languages: Direction,
     examples: Examples,
     tokenizer: Tokenizer,
-    form: SequenceFormat,
+    sequence_format: SequenceFormat,
     seed: Sequence[int],
 ) -> Iterator[Demonstration]:
     """Yield the examples of a direction that no limit truncates, in a seeded order."""
@@ -115,8 +123,8 @@ def _candidates(
         source_ids, ids = tokenizer.encode_batch([example["source"], text])
         target_ids = tokenizer.continuation.encode(target)
         if (
-            0 < len(source_ids) <= form.max_source_tokens
-            and 0 < len(target_ids) < form.max_target_tokens
+            0 < len(source_ids) <= sequence_format.max_source_tokens
+            and 0 < len(target_ids) < sequence_format.max_target_tokens
             and len(ids) <= (evaluator.max_shot_tokens or len(ids))
         ):
             yield Demonstration(evaluator.shots_from, indices[number], example, text, len(ids))

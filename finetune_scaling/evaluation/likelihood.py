@@ -35,8 +35,8 @@ def perplexity(loss: float) -> float:
 
 
 def covered_targets(
-    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, form: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> list[str]:
-    """Return the text of each target that its loss covers, truncated to form.max_target_tokens."""
+    """Return the text of each target that its loss covers, truncated to sequence_format.max_target_tokens."""
     targets = [template.render(examples[i])[1] for i in range(len(examples))]
-    return [tokenizer.continuation.truncate(text, form.max_target_tokens) for text in targets]
+    return [tokenizer.continuation.truncate(text, sequence_format.max_target_tokens) for text in targets]

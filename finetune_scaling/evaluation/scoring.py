@@ -53,17 +53,17 @@ def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = Non
 
 
 def example_losses(
-    model: TunedModel, task: Task, form: SequenceFormat, examples: Sequence[Example], batch_size: int
+    model: TunedModel, task: Task, sequence_format: SequenceFormat, examples: Sequence[Example], batch_size: int
 ) -> Losses:
     """Return the loss of every example's target."""
-    batches = evaluation_batches(examples, model.tokenizer, task.template, form, batch_size=batch_size)
+    batches = evaluation_batches(examples, model.tokenizer, task.template, sequence_format, batch_size=batch_size)
     return Losses(*(values[: len(examples)] for values in row_losses(model, batches)))
 
 
 def generate_hypotheses(
     model: TunedModel,
     task: Task,
-    form: SequenceFormat,
+    sequence_format: SequenceFormat,
     examples: Sequence[Example],
     batch_size: int,
     decoding: DecodingConfig = GREEDY,
@@ -74,10 +74,10 @@ def generate_hypotheses(
         model.config,
         model.tuning,
         decoding,
-        longest=decoding.limit(form.max_target_tokens),
+        longest=decoding.limit(sequence_format.max_target_tokens),
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
-        bidirectional_input=form.bidirectional_input,
+        bidirectional_input=sequence_format.bidirectional_input,
         axes=model.sharding.rules,
     )
     generations = generate(
@@ -85,7 +85,7 @@ def generate_hypotheses(
         decoding,
         model.trainable,
         model.frozen,
-        encode_prompts(examples, tokenizer, task.template, form),
+        encode_prompts(examples, tokenizer, task.template, sequence_format),
         batch_size=batch_size,
         token_bytes=tokenizer.token_bytes() if decoding.stop else (),
         sharding=model.sharding.batch(),
@@ -97,7 +97,7 @@ def generate_hypotheses(
 def score_split(
     model: TunedModel,
     task: Task,
-    form: SequenceFormat,
+    sequence_format: SequenceFormat,
     examples: Sequence[Example],
     *,
     batch_size: int,
@@ -111,11 +111,11 @@ def score_split(
     (true nats per token, if the data has it), and `metrics` (None: the default ones) of the first `generate_examples`
     (None: all). Rows have index, source, reference, target_language, loss_sum, tokens, bytes and hypothesis.
     """
-    losses = example_losses(model, task, form, examples, batch_size)
-    sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, form))
+    losses = example_losses(model, task, sequence_format, examples, batch_size)
+    sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, sequence_format))
     count = len(examples) if generate_examples is None else min(generate_examples, len(examples))
     decoded = [examples[i] for i in range(count)]
-    texts = generate_hypotheses(model, task, form, decoded, batch_size, decoding) if count else []
+    texts = generate_hypotheses(model, task, sequence_format, decoded, batch_size, decoding) if count else []
     summary: dict[str, Any] = {
         "loss": losses.mean,
         "tokens": int(losses.tokens.sum()),

@@ -62,7 +62,7 @@ class TaskEvaluation:
     """
 
     task: Task
-    form: SequenceFormat
+    sequence_format: SequenceFormat
     splits: Mapping[str, EvaluatedSplit]
     demonstrations: Sequence[Demonstration]
     settings: dict[str, Any]
@@ -72,7 +72,7 @@ class TaskEvaluation:
     @property
     def length(self) -> int:
         """Tokens per sequence, without the soft prompt."""
-        return self.form.length
+        return self.sequence_format.length
 
     def explain_length(self) -> str:
         """Describe the tokens of a sequence for an error message."""
@@ -99,7 +99,7 @@ class TaskEvaluation:
             summaries[name], rows[name] = score_split(
                 model,
                 self.task,
-                self.form,
+                self.sequence_format,
                 examples,
                 batch_size=batch_size,
                 generate_examples=generate,
@@ -169,24 +169,24 @@ def _prepare(
         task = zero_shot_task(task)
     splits = _open_splits(evaluator, task)
     if isinstance(trained, SequenceConfig):
-        form = trained.format(task.max_source_tokens, task.max_target_tokens)
+        sequence_format = trained.format(task.max_source_tokens, task.max_target_tokens)
     else:
         example = next(iter(splits.values())).examples[0]
         template_tokens = len(tokenizer.encode(task.template.render({**example, "source": ""})[0]))
-        form = base_sequence_format(trained, task, template_tokens)
+        sequence_format = base_sequence_format(trained, task, template_tokens)
     chosen: dict[Direction, list[Demonstration]] = {}
     if evaluator.shots:
         directions = list(dict.fromkeys(direction(example) for one in splits.values() for example in one.examples))
-        chosen = choose_demonstrations(evaluator, task, directions, tokenizer, form)
-        task, form = with_demonstrations(task, form, chosen)
-    settings = _settings(evaluator, task, form, splits, tokenizer)
+        chosen = choose_demonstrations(evaluator, task, directions, tokenizer, sequence_format)
+        task, sequence_format = with_demonstrations(task, sequence_format, chosen)
+    settings = _settings(evaluator, task, sequence_format, splits, tokenizer)
     settings["decoding"] = configuration.plain(decoding)
     if decoding.stop:
         tokenizer.token_bytes()  # raises here, before anything is scored, if the bytes of tokens are unknown
     if metrics is not None:
         settings["metrics"] = [one.identity if isinstance(one, LearnedMetric) else one.name for one in metrics]
     demonstrations = [one for per_direction in chosen.values() for one in per_direction]
-    return TaskEvaluation(task, form, splits, demonstrations, settings, decoding, metrics)
+    return TaskEvaluation(task, sequence_format, splits, demonstrations, settings, decoding, metrics)
 
 
 def _open_splits(evaluator: TaskEvaluator, task: Task) -> dict[str, EvaluatedSplit]:
@@ -221,7 +221,7 @@ def base_sequence_format(objective: ObjectiveConfig, task: Task, template_tokens
 def _settings(
     evaluator: TaskEvaluator,
     task: Task,
-    form: SequenceFormat,
+    sequence_format: SequenceFormat,
     splits: Mapping[str, EvaluatedSplit],
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _settings(
         "kind": evaluator.kind,
         "task": task.name,
         "shots": evaluator.shots,
-        "form": configuration.plain(form),
+        "form": configuration.plain(sequence_format),
         "template": {"input": task.template.input, "target": task.template.target},
         "demonstration": evaluator.demonstration if evaluator.shots else None,
         "tokenizer_sha256": tokenizer.digest,

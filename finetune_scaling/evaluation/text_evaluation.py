@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from finetune_scaling import configuration
-from finetune_scaling.data.corpus import Texts
+from finetune_scaling.data.corpus import CorpusTexts
 from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
@@ -129,7 +129,7 @@ def _prepare(evaluator_json: str, tokenizer: Tokenizer, batch_size: int) -> Text
     assert objective is not None
     assert length is not None
     batches = pretraining_evaluation_batches(
-        Texts(texts, "texts"), tokenizer, objective, batch_size=batch_size, length=length, seed=DEV_SEED
+        CorpusTexts(texts, "texts"), tokenizer, objective, batch_size=batch_size, length=length, seed=DEV_SEED
     )
     count = min(evaluator.rows or batches.rows_per_epoch, batches.rows_per_epoch)
     batches = dataclasses.replace(batches, keys=batches.keys[: -(-count // batch_size)])

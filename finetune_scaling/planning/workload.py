@@ -72,10 +72,10 @@ def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
 def _decoding(run_config: RunConfig) -> DecodingWorkload | None:
     if run_config.evaluation.generate_examples == 0:
         return None
-    _, form = task_and_format(run_config)
-    longest = form.length - form.max_target_tokens
+    _, limits = task_and_format(run_config)
+    longest = limits.length - limits.max_target_tokens
     settings = run_config.evaluation.decoding
-    return DecodingWorkload(longest, settings.limit(form.max_target_tokens), form.bidirectional_input, settings)
+    return DecodingWorkload(longest, settings.limit(limits.max_target_tokens), limits.bidirectional_input, settings)
 
 
 def planned_model(run_config: RunConfig, rung: str | None = None, vocabulary: int | None = None) -> ModelConfig:

@@ -54,14 +54,14 @@ def generate(
         return []
     model = load()
     if task is None:
-        task, form = _continuation(model, run_config, texts, decoding.limit(CONTINUATION))
+        task, sequence_format = _continuation(model, run_config, texts, decoding.limit(CONTINUATION))
     else:
-        form = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
-    _check_room(model, form, decoding)
+        sequence_format = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
+    _check_room(model, sequence_format, decoding)
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(run_config.evaluation.batch_size, len(texts))
     with model.sharding.use_mesh():
-        return generate_hypotheses(model, task, form, examples, size, decoding)
+        return generate_hypotheses(model, task, sequence_format, examples, size, decoding)
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
@@ -123,9 +123,9 @@ def _matches(part: Part, given: Languages) -> bool:
     return all(wanted in (None, code) for wanted, code in zip(given, own, strict=True))
 
 
-def _check_room(model: TunedModel, form: SequenceFormat, decoding: DecodingConfig) -> None:
-    longest = decoding.limit(form.max_target_tokens)
-    inputs = model.tuning.prompt_length + form.length - form.max_target_tokens
+def _check_room(model: TunedModel, sequence_format: SequenceFormat, decoding: DecodingConfig) -> None:
+    longest = decoding.limit(sequence_format.max_target_tokens)
+    inputs = model.tuning.prompt_length + sequence_format.length - sequence_format.max_target_tokens
     if inputs + longest > model.config.max_length:
         raise ConfigError(
             f"max_new_tokens = {longest} and inputs of up to {inputs} tokens are more than the model's context, "

@@ -6,7 +6,7 @@ import logging
 from typing import NamedTuple
 
 from finetune_scaling import configuration
-from finetune_scaling.data.corpus import Texts
+from finetune_scaling.data.corpus import CorpusTexts
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.examples import Examples, check_references, describe, subset
 from finetune_scaling.data.loader import (
@@ -57,7 +57,7 @@ def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
     assert run_config.corpus is not None
     batches = _pretraining_batches(run_config, tokenizer)
     dev = pretraining_evaluation_batches(
-        Texts(run_config.corpus.dev, "corpus.dev"),
+        CorpusTexts(run_config.corpus.dev, "corpus.dev"),
         tokenizer,
         run_config.objective,
         batch_size=run_config.evaluation.batch_size,
@@ -74,7 +74,7 @@ def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches
     corpus, objective, length = run_config.corpus, run_config.objective, run_config.sequence.length
     numbers = {"batch_size": run_config.batch_size, "length": length, "seed": run_config.seeds.order}
     if corpus.prepared is None:
-        return pretraining_batches(Texts(corpus.train, "corpus.train"), tokenizer, objective, **numbers)
+        return pretraining_batches(CorpusTexts(corpus.train, "corpus.train"), tokenizer, objective, **numbers)
     documents = open_prepared(corpus.prepared, corpus.train, tokenizer, max_text_tokens(length, objective))
     return document_batches(documents, tokenizer, objective, **numbers)
 

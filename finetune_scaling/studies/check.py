@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune_scaling.data.corpus import Texts
+from finetune_scaling.data.corpus import CorpusTexts
 from finetune_scaling.data.preparation.prepared import read_statistics
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.task_evaluation import check_evaluator_splits
@@ -57,10 +57,10 @@ def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
     if corpus is None:
         raise ConfigError("corpus is missing; add the text that the bases are pretrained on")
     if corpus.prepared is None:
-        Texts(corpus.train, "corpus.train")
+        CorpusTexts(corpus.train, "corpus.train")
     else:
         read_statistics(corpus.prepared)  # its tokenizer may not exist yet; each base compares it
-    Texts(corpus.dev, "corpus.dev")
+    CorpusTexts(corpus.dev, "corpus.dev")
 
 
 def _largest_runs(runs: Sequence[Run]) -> Iterator[tuple[Run, list[str]]]:

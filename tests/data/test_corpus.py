@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_scaling.data.corpus import CorpusPart, Texts, document_counts
+from finetune_scaling.data.corpus import CorpusPart, CorpusTexts, document_counts
 from finetune_scaling.errors import ConfigError
 
 
@@ -15,13 +15,13 @@ def parts(*weights: float) -> list[CorpusPart]:
     ("weights", "counts"), [((0.0, 0.0), [10, 10]), ((1.0, 1.0), [10, 10]), ((1.0, 0.5), [10, 5]), ((1, 3), [3, 10])]
 )
 def test_each_part_contributes_its_share_of_first_documents(weights, counts):
-    texts = Texts(parts(*weights))
+    texts = CorpusTexts(parts(*weights))
     assert texts.counts == document_counts(parts(*weights)) == counts
-    unweighted = Texts(parts(0.0))
+    unweighted = CorpusTexts(parts(0.0))
     assert list(texts) == [*list(unweighted)[: counts[0]], *list(unweighted)[: counts[1]]]
 
 
 def test_a_part_without_documents_is_an_error():
-    for read in (Texts, document_counts):
+    for read in (CorpusTexts, document_counts):
         with pytest.raises(ConfigError, match=r"corpus\[1\]\.weight = 0\.01 selects none of its 10 documents"):
             read(parts(1.0, 0.01))

@@ -27,12 +27,12 @@ def _example(source="abc def", target="ghi"):
 
 
 def test_ids_are_those_of_the_rendered_texts(tokenizer):
-    form = SequenceFormat(length=128, max_source_tokens=64, max_target_tokens=32)
-    encoded = encode_examples([_example()], tokenizer, Plain(), form)
+    sequence_format = SequenceFormat(length=128, max_source_tokens=64, max_target_tokens=32)
+    encoded = encode_examples([_example()], tokenizer, Plain(), sequence_format)
     assert encoded.inputs.item(0).tolist() == tokenizer.encode("Question: abc def\nAnswer:")
     assert encoded.targets.item(0).tolist() == tokenizer.encode(" ghi")
     assert encoded.has_eos.tolist() == [True]
-    sequence = encoded.sequence(0, tokenizer, form)
+    sequence = encoded.sequence(0, tokenizer, sequence_format)
     assert sequence.targets[-1] == tokenizer.eos_id
     assert len(sequence.tokens) == encoded.lengths[0]
     assert sequence.weights.sum() == len(tokenizer.encode(" ghi")) + 1
@@ -42,10 +42,10 @@ def test_ids_are_those_of_the_rendered_texts(tokenizer):
 @given(st.text(alphabet="ab cdé中▁\n", max_size=60), st.integers(1, 30), st.integers(0, 20))
 def test_the_source_is_truncated_but_not_the_template(tokenizer, source, max_source, spare):
     around = len(tokenizer.encode("Question: \nAnswer:"))
-    form = SequenceFormat(length=around + 4 + 8 + spare, max_source_tokens=max_source, max_target_tokens=8)
-    prompt = encode_prompts([_example(source=source)], tokenizer, Plain(), form)[0]
+    sequence_format = SequenceFormat(length=around + 4 + 8 + spare, max_source_tokens=max_source, max_target_tokens=8)
+    prompt = encode_prompts([_example(source=source)], tokenizer, Plain(), sequence_format)[0]
     assert prompt[0] == tokenizer.bos_id
-    assert len(prompt) - 1 <= form.max_input_tokens
+    assert len(prompt) - 1 <= sequence_format.max_input_tokens
     text = tokenizer.decode(prompt)
     assert text.startswith("Question: ")
     assert text.endswith("\nAnswer:")
@@ -55,22 +55,22 @@ def test_the_source_is_truncated_but_not_the_template(tokenizer, source, max_sou
 
 
 def test_prompts_are_the_inputs_of_training(tokenizer):
-    form = SequenceFormat(length=64, max_source_tokens=10, max_target_tokens=8, mode="S")
+    sequence_format = SequenceFormat(length=64, max_source_tokens=10, max_target_tokens=8, mode="S")
     examples = [_example(source="abc " * n, target="x " * n) for n in range(30)]
-    encoded = encode_examples(examples, tokenizer, Plain(), form)
-    prompts = encode_prompts(examples, tokenizer, Plain(), form)
+    encoded = encode_examples(examples, tokenizer, Plain(), sequence_format)
+    prompts = encode_prompts(examples, tokenizer, Plain(), sequence_format)
     for i, prompt in enumerate(prompts):
         assert prompt == [tokenizer.bos_id, *encoded.inputs.item(i).tolist()]
         assert prompt[1] == tokenizer.special_tokens.mode_ids["S"]
-        assert prompt == encoded.sequence(i, tokenizer, form).tokens[: len(prompt)].tolist()
+        assert prompt == encoded.sequence(i, tokenizer, sequence_format).tokens[: len(prompt)].tolist()
 
 
 def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
-    form = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
+    sequence_format = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
     fits = next(t for t in ("ab " * n for n in range(9)) if len(tokenizer.encode(" " + t)) == 4)
     examples = [_example(target=fits), _example(target="abc def ghi jkl mno"), _example(source="abc def " * 30)]
-    encoded = encode_examples(examples, tokenizer, Plain(), form)
-    complete, truncated, _ = (encoded.sequence(i, tokenizer, form) for i in range(3))
+    encoded = encode_examples(examples, tokenizer, Plain(), sequence_format)
+    complete, truncated, _ = (encoded.sequence(i, tokenizer, sequence_format) for i in range(3))
     assert encoded.has_eos.tolist() == [True, False, True]
     assert complete.weights.sum() == truncated.weights.sum() == 5
     assert complete.targets[-1] == tokenizer.eos_id != truncated.targets[-1]
@@ -78,17 +78,18 @@ def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
     assert (statistics["examples"], statistics["truncated_sources"], statistics["truncated_targets"]) == (3, 1, 1)
     assert statistics["target_tokens"]["max"] == 5
     assert statistics["tokens_per_example"] == pytest.approx(encoded.lengths.mean())
-    assert encoded.lengths.max() <= form.length
+    assert encoded.lengths.max() <= sequence_format.length
 
 
 def test_an_empty_target_is_its_eos(tokenizer):
-    form = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
+    sequence_format = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
 
     class Bare(Plain):
         def render(self, example):
             return example["source"], example["target"]
 
-    sequence = encode_examples([_example(target="")], tokenizer, Bare(), form).sequence(0, tokenizer, form)
+    encoded = encode_examples([_example(target="")], tokenizer, Bare(), sequence_format)
+    sequence = encoded.sequence(0, tokenizer, sequence_format)
     assert sequence.weights.sum() == 1
     assert sequence.targets[-1] == tokenizer.eos_id
 
@@ -96,9 +97,9 @@ def test_an_empty_target_is_its_eos(tokenizer):
 def test_limits_that_contradict_each_other(tokenizer):
     with pytest.raises(ConfigError, match="length = 8 leaves no token"):
         SequenceFormat(length=8, max_source_tokens=4, max_target_tokens=8)
-    form = SequenceFormat(length=10, max_source_tokens=4, max_target_tokens=8)
+    sequence_format = SequenceFormat(length=10, max_source_tokens=4, max_target_tokens=8)
     with pytest.raises(ConfigError, match=r"length = 10 is too short for the template.*need \d+ more"):
-        encode_examples([_example()], tokenizer, Plain(), form)
+        encode_examples([_example()], tokenizer, Plain(), sequence_format)
 
 
 def test_no_examples_and_no_text(tokenizer):

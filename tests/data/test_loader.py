@@ -18,7 +18,7 @@ from finetune_scaling.data.loader import (
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.errors import ConfigError, DataError
 
-FORM = SequenceFormat(length=48, max_source_tokens=16, max_target_tokens=16, bidirectional_input=True)
+SEQUENCE_FORMAT = SequenceFormat(length=48, max_source_tokens=16, max_target_tokens=16, bidirectional_input=True)
 WORDS = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=2 + i % 5)) for i in range(300)]
 TEXTS = [" ".join(random.Random(i).choices(WORDS, k=1 + i % 17)) for i in range(200)]
 EXAMPLES = [{"source": f"s {i}", "target": f"t {i}", "source_language": "A", "target_language": "B"} for i in range(23)]
@@ -31,7 +31,7 @@ class Plain:
 
 @pytest.fixture(scope="module")
 def finetuning(tokenizer):
-    return finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=4, seed=0)
+    return finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=4, seed=0)
 
 
 def _targets(batch, tokenizer):
@@ -50,8 +50,8 @@ def _equal(left, right):
 
 def test_golden_evaluation_batch(tokenizer):
     examples = [{"source": "a", "target": "b"}, {"source": "", "target": ""}]
-    form = SequenceFormat(length=6, max_source_tokens=2, max_target_tokens=2, bidirectional_input=True)
-    batches = evaluation_batches(examples, tokenizer, Plain(), form, batch_size=3)
+    sequence_format = SequenceFormat(length=6, max_source_tokens=2, max_target_tokens=2, bidirectional_input=True)
+    batches = evaluation_batches(examples, tokenizer, Plain(), sequence_format, batch_size=3)
     a, b, newline = tokenizer.encode("a")[0], tokenizer.encode("b")[0], tokenizer.encode("\n")[0]
     assert tokenizer.encode("a\n") == [a, newline]
     assert len(batches) == 1
@@ -68,7 +68,7 @@ def test_golden_evaluation_batch(tokenizer):
 
 
 def test_evaluation_sees_every_example_once_in_order(tokenizer):
-    batches = evaluation_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=5)
+    batches = evaluation_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=5)
     assert len(batches) == 5
     assert {batch["tokens"].shape for batch in batches} == {(5, 48)}
     assert np.concatenate([batch["example"] for batch in batches]).tolist() == [*range(23), -1, -1]
@@ -84,8 +84,8 @@ def test_every_epoch_has_every_example_once_in_another_order(finetuning, tokeniz
 
 
 def test_a_batch_depends_only_on_seed_and_index(finetuning, tokenizer):
-    again = finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=4, seed=0)
-    other = finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=4, seed=1)
+    again = finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=4, seed=0)
+    other = finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=4, seed=1)
     assert _equal(again[1000], finetuning[1000])
     assert _equal(again[3], finetuning[3])
     assert not _equal(other[3], finetuning[3])
@@ -94,21 +94,23 @@ def test_a_batch_depends_only_on_seed_and_index(finetuning, tokenizer):
 def test_neighbouring_seeds_do_not_share_epochs(tokenizer):
     """The order of epoch 1 under seed 0 must differ from that of epoch 0 under seed 1."""
     first, second = (
-        finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=23, seed=seed) for seed in (0, 1)
+        finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=23, seed=seed) for seed in (0, 1)
     )
     assert _targets(first[1], tokenizer) != _targets(second[0], tokenizer)
 
 
 def test_the_examples_of_a_step_do_not_depend_on_the_batch_shards(finetuning, tokenizer):
-    halves = finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=2, seed=0)
+    halves = finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0)
     for step in (0, 5, 77):
         joined = _targets(halves[2 * step], tokenizer) + _targets(halves[2 * step + 1], tokenizer)
         assert joined == _targets(finetuning[step], tokenizer)
 
 
 def test_packed_finetuning_has_every_example_once_an_epoch(tokenizer):
-    form = SequenceFormat(length=24, max_source_tokens=8, max_target_tokens=8)
-    batches = finetuning_batches(EXAMPLES, tokenizer, Plain(), form, batch_size=1, seed=0, pack=True, row_length=40)
+    sequence_format = SequenceFormat(length=24, max_source_tokens=8, max_target_tokens=8)
+    batches = finetuning_batches(
+        EXAMPLES, tokenizer, Plain(), sequence_format, batch_size=1, seed=0, pack=True, row_length=40
+    )
     assert batches.rows_per_epoch < 23
     neighbours = set()
     for epoch in range(3):
@@ -184,7 +186,7 @@ def test_iteration_can_start_at_a_late_step_immediately(tokenizer):
 
 
 def test_iteration_of_a_finite_dataset_ends(tokenizer):
-    batches = evaluation_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=5)
+    batches = evaluation_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=5)
     assert [batch["example"][0] for batch in iterate(batches, 2)] == [10, 15, 20]
     with pytest.raises(IndexError):
         batches[5]
@@ -209,10 +211,12 @@ def test_too_few_sentinels_are_an_error_with_the_required_number(tokenizer):
 
 def test_contradicting_settings_and_missing_data(tokenizer):
     with pytest.raises(ConfigError, match="row_length = 20 is shorter"):
-        finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=2, seed=0, pack=True, row_length=20)
+        finetuning_batches(
+            EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0, pack=True, row_length=20
+        )
     with pytest.raises(ConfigError, match="row_length is for packed rows"):
-        finetuning_batches(EXAMPLES, tokenizer, Plain(), FORM, batch_size=2, seed=0, row_length=64)
+        finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0, row_length=64)
     with pytest.raises(DataError, match="no examples"):
-        finetuning_batches([], tokenizer, Plain(), FORM, batch_size=2, seed=0)
+        finetuning_batches([], tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0)
     with pytest.raises(DataError, match="no text"):
         pretraining_batches([""], tokenizer, ObjectiveConfig(), batch_size=2, length=64, seed=0)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_scaling.data.corpus import CorpusPart, Texts, document_counts
+from finetune_scaling.data.corpus import CorpusPart, CorpusTexts, document_counts
 from finetune_scaling.data.loader import document_batches, iterate, pretraining_batches
 from finetune_scaling.data.objectives import ObjectiveConfig, max_text_tokens
 from finetune_scaling.data.preparation import directory, duplicates, pipeline, shards
@@ -132,14 +132,14 @@ def test_weighted_parts_select_the_same_documents_as_without_preparation(parts, 
     preparation = preparation_of(parts, tokenizer)
     assert preparation.counts == (77, 38)
     prepare_shards(preparation, tmp_path / "out")
-    assert_same(prepared_batches(preparation, tmp_path / "out"), direct_batches(Texts(parts), tokenizer))
+    assert_same(prepared_batches(preparation, tmp_path / "out"), direct_batches(CorpusTexts(parts), tokenizer))
 
 
 def test_a_run_reads_the_same_batches_with_corpus_prepared(tmp_path, workers):
     config = TINY["pretrain"]()
     config["tokenizer"] = str(tmp_path / "tokenizer")
     part = CorpusPart(config["corpus"]["train"][0]["source"])
-    train_tokenizer(Texts([part]), TokenizerConfig(**TINY["TOKENIZER"]), tmp_path / "tokenizer")
+    train_tokenizer(CorpusTexts([part]), TokenizerConfig(**TINY["TOKENIZER"]), tmp_path / "tokenizer")
     run_config = read_run_config(config)
     prepare_shards(shards_of_run(run_config, 3, Filters()), tmp_path / "out")
     config["corpus"]["prepared"] = str(tmp_path / "out")

@@ -35,12 +35,12 @@ def test_no_per_byte_loss_without_text_and_infinite_perplexity_on_overflow():
 @pytest.mark.parametrize("limit", [2, 5, 40])
 def test_truncated_targets_count_with_the_kept_text(tiny_runs, limit):
     run_config = read_run_config(tiny_runs.config("full"))
-    task, form = task_and_format(run_config)
+    task, sequence_format = task_and_format(run_config)
     tokenizer = load_tokenizer(run_config.tokenizer)
-    form = SequenceFormat(form.length + 40, form.max_source_tokens, limit)
+    sequence_format = SequenceFormat(sequence_format.length + 40, sequence_format.max_source_tokens, limit)
     examples = [task.examples("test")[i] for i in range(10)]
-    texts = covered_targets(examples, tokenizer, task.template, form)
-    encoded = encode_examples(examples, tokenizer, task.template, form)
+    texts = covered_targets(examples, tokenizer, task.template, sequence_format)
+    encoded = encode_examples(examples, tokenizer, task.template, sequence_format)
     for i, (example, text) in enumerate(zip(examples, texts, strict=True)):
         target = task.template.render(example)[1]
         assert target.startswith(text)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling import configuration
-from finetune_scaling.data.corpus import CorpusPart, Texts
+from finetune_scaling.data.corpus import CorpusPart, CorpusTexts
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import evaluated_model, jobs, prepared_evaluation, records, scoring
@@ -122,7 +122,7 @@ def test_text_loss_per_byte(copied):
     (lora,) = copied("lora")
     record = scored([lora], {"all": TextEvaluator(rows=None)})["lora all"]
     config = json.loads((Path(lora).parents[3] / "bases/grammar/30k/config.json").read_text())
-    texts = Texts([configuration.build(CorpusPart, part, "text") for part in config["corpus"]["dev"]], "text")
+    texts = CorpusTexts([configuration.build(CorpusPart, part, "text") for part in config["corpus"]["dev"]], "text")
     size = sum(len(texts[i].encode()) for i in range(len(texts)))
     own = rows(lora, "all.text")
     assert record["splits"]["text"]["bytes"] == sum(row["bytes"] for row in own) == size

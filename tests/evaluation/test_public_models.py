@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_scaling import configuration
-from finetune_scaling.data.corpus import CorpusPart, Texts
+from finetune_scaling.data.corpus import CorpusPart, CorpusTexts
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError, UserError, WorkdirError
 from finetune_scaling.evaluation import evaluated_model, prepared_evaluation, scoring
@@ -155,7 +155,7 @@ def test_text_loss_under_the_causal_objective(saved, model):
     part = configuration.build(CorpusPart, runpy.run_path(str(TINY))["text"]("dev", 6), "texts")
     evaluator = TextEvaluator(texts=(part,), objective=ObjectiveConfig("causal"), length=400, rows=None)
     record = scored(directory, {"text": evaluator})["text"]
-    texts = Texts((part,), "texts")
+    texts = CorpusTexts((part,), "texts")
     documents = [[*tokenizer(texts[i]).input_ids, EOS] for i in range(len(texts))]
     expected = sum(cross_entropy(saved[0], ids, 1) for ids in documents)
     assert record["splits"]["text"]["tokens"] == sum(len(ids) - 1 for ids in documents)

@@ -28,15 +28,15 @@ from finetune_scaling.tuning.partition import combine
 def base(tiny_runs) -> tuple[TunedModel, Task, SequenceFormat, list[dict[str, Any]]]:
     """Return the tiny base model, its task, and 7 test examples."""
     run_config = read_run_config(tiny_runs.config("full"))
-    task, form = task_and_format(run_config)
+    task, sequence_format = task_and_format(run_config)
     examples = task.examples("test")
-    return initialize_model(run_config), task, form, [examples[i] for i in range(7)]
+    return initialize_model(run_config), task, sequence_format, [examples[i] for i in range(7)]
 
 
 @pytest.fixture(scope="module")
 def log_probabilities(base) -> Callable[[list[int], int], np.ndarray]:
     """Return a function from ids [n] to log p(next) [length, V]; the first `bidirectional` ids attend to each other."""
-    tuned, _, form, _ = base
+    tuned, _, sequence_format, _ = base
     model = LanguageModel(tuned.config)
     params = combine(tuned.trainable, tuned.frozen)
 
@@ -47,21 +47,21 @@ def log_probabilities(base) -> Callable[[list[int], int], np.ndarray]:
         return jax.nn.log_softmax(model.unembed(params, hidden)[0])
 
     def compute(ids: list[int], bidirectional: int) -> np.ndarray:
-        positions = np.arange(form.length)
-        padded = np.pad(np.array(ids, np.int32), (0, form.length - len(ids)))
+        positions = np.arange(sequence_format.length)
+        padded = np.pad(np.array(ids, np.int32), (0, sequence_format.length - len(ids)))
         return np.asarray(forward(padded, positions < len(ids), positions < bidirectional))
 
     return compute
 
 
 def test_losses_equal_the_target_log_probabilities(base, log_probabilities):
-    tuned, task, form, examples = base
-    losses = scoring.example_losses(tuned, task, form, examples, batch_size=7)
-    prompts = encode_prompts(examples, tuned.tokenizer, task.template, form)
+    tuned, task, sequence_format, examples = base
+    losses = scoring.example_losses(tuned, task, sequence_format, examples, batch_size=7)
+    prompts = encode_prompts(examples, tuned.tokenizer, task.template, sequence_format)
     for example, prompt, total, count in zip(examples, prompts, losses.sums, losses.tokens, strict=True):
         target = tuned.tokenizer.encode(task.template.render(example)[1])
-        target = [*target, tuned.tokenizer.eos_id] if len(target) < form.max_target_tokens else target
-        target = target[: form.max_target_tokens]
+        target = [*target, tuned.tokenizer.eos_id] if len(target) < sequence_format.max_target_tokens else target
+        target = target[: sequence_format.max_target_tokens]
         table = log_probabilities([*prompt, *target[:-1]], bidirectional=len(prompt))
         expected = -sum(table[len(prompt) - 1 + position, token] for position, token in enumerate(target))
         assert count == len(target)
@@ -70,17 +70,17 @@ def test_losses_equal_the_target_log_probabilities(base, log_probabilities):
 
 @pytest.mark.parametrize("batch_size", [3, 7])
 def test_losses_do_not_depend_on_the_batch(base, batch_size):
-    tuned, task, form, examples = base
-    losses = scoring.example_losses(tuned, task, form, examples, batch_size)
-    alone = [scoring.example_losses(tuned, task, form, [example], batch_size) for example in examples]
+    tuned, task, sequence_format, examples = base
+    losses = scoring.example_losses(tuned, task, sequence_format, examples, batch_size)
+    alone = [scoring.example_losses(tuned, task, sequence_format, [example], batch_size) for example in examples]
     np.testing.assert_allclose(losses.sums, [one.sums[0] for one in alone], rtol=1e-6)
     assert losses.tokens.tolist() == [one.tokens[0] for one in alone]
     assert losses.mean == pytest.approx(losses.sums.sum() / losses.tokens.sum())
 
 
 def test_a_split_has_a_summary_and_a_row_per_example(base):
-    tuned, task, form, examples = base
-    summary, rows = scoring.score_split(tuned, task, form, examples, batch_size=7, generate_examples=2)
+    tuned, task, sequence_format, examples = base
+    summary, rows = scoring.score_split(tuned, task, sequence_format, examples, batch_size=7, generate_examples=2)
     assert (summary["examples"], summary["generated"], len(rows)) == (7, 2, 7)
     assert summary["tokens"] == sum(row["tokens"] for row in rows)
     assert summary["loss"] == pytest.approx(sum(row["loss_sum"] for row in rows) / summary["tokens"])
@@ -92,23 +92,23 @@ def test_a_split_has_a_summary_and_a_row_per_example(base):
     assert [row["target_language"] for row in rows] == [e["target_language"] for e in examples]
     texts = [row["hypothesis"] for row in rows if "hypothesis" in row]
     assert summary["metrics"] == scoring.text_scores(examples[:2], texts)
-    without, rows = scoring.score_split(tuned, task, form, examples, batch_size=7, generate_examples=0)
+    without, rows = scoring.score_split(tuned, task, sequence_format, examples, batch_size=7, generate_examples=0)
     assert without == {**summary, "generated": 0, "metrics": {}}
     assert not any("hypothesis" in row for row in rows)
 
 
 def test_entropy_needs_the_entropy_of_every_example(base):
-    tuned, task, form, examples = base
+    tuned, task, sequence_format, examples = base
     unknown = [{name: value for name, value in examples[0].items() if name != "target_nll"}, *examples[1:]]
-    summary, _ = scoring.score_split(tuned, task, form, unknown, batch_size=7, generate_examples=0)
+    summary, _ = scoring.score_split(tuned, task, sequence_format, unknown, batch_size=7, generate_examples=0)
     assert "entropy" not in summary
 
 
 def test_rouge_lsum_treats_lines_as_sentences(base, monkeypatch):
-    tuned, task, form, examples = base
+    tuned, task, sequence_format, examples = base
     lines = [*tuned.tokenizer.encode("d e\na b "), tuned.tokenizer.eos_id]
     monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[Generation(lines)], [Generation([])]])
-    written = scoring.generate_hypotheses(tuned, task, form, examples[:2], 2)
+    written = scoring.generate_hypotheses(tuned, task, sequence_format, examples[:2], 2)
     assert written == ["d e\na b", ""]
     reference = [{"source": "a b", "target": "a b\nd e", "target_language": "en"}]
     scores = scoring.text_scores(reference, written[:1])

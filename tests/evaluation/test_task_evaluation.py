@@ -37,8 +37,8 @@ def run_config(tiny_runs) -> RunConfig:
 def sequences(evaluation: TaskEvaluation, tokenizer: SentencePieceTokenizer) -> list[dict[str, list[int]]]:
     """Return the full sequences of the test examples as lists."""
     examples = evaluation.splits["test"].examples
-    encoded = encode_examples(examples, tokenizer, evaluation.task.template, evaluation.form)
-    found = [encoded.sequence(i, tokenizer, evaluation.form) for i in range(len(examples))]
+    encoded = encode_examples(examples, tokenizer, evaluation.task.template, evaluation.sequence_format)
+    found = [encoded.sequence(i, tokenizer, evaluation.sequence_format) for i in range(len(examples))]
     return [{name: np.asarray(value).tolist() for name, value in one._asdict().items()} for one in found]
 
 
@@ -52,7 +52,7 @@ def test_few_shot_prompts_to_the_token(run_config, tokenizer):
     example_input = tokenizer.encode(f"{example['source']} =")
     target = [*tokenizer.encode(f" {example['target']}"), tokenizer.eos_id]
     prompt = [tokenizer.bos_id, tokenizer.special_tokens.mode_ids["S"], *demonstrations, *example_input]
-    assert encode_prompts([example], tokenizer, evaluation.task.template, evaluation.form) == [prompt]
+    assert encode_prompts([example], tokenizer, evaluation.task.template, evaluation.sequence_format) == [prompt]
 
     full = sequences(evaluation, tokenizer)[position]
     assert full["tokens"] == prompt + target[:-1]
@@ -155,9 +155,9 @@ def test_a_base_reads_prompts_in_its_pretraining_format(tiny_runs, tokenizer):
     finetuning = read_run_config(tiny_runs.config("full", task=task))
     for name, mode, bidirectional in (("causal", "", False), ("prefix_lm", "", True), ("ul2", "S", True)):
         base = read_run_config(tiny_runs.config("pretrain", objective={"name": name}))
-        form = prepare_task_evaluation(TaskEvaluator(task=task), base, tokenizer).form
-        assert (form.mode, form.bidirectional_input, form.max_source_tokens) == (mode, bidirectional, 9)
-        assert form.max_input_tokens == 9 + len(tokenizer.encode(" ="))
+        found = prepare_task_evaluation(TaskEvaluator(task=task), base, tokenizer).sequence_format
+        assert (found.mode, found.bidirectional_input, found.max_source_tokens) == (mode, bidirectional, 9)
+        assert found.max_input_tokens == 9 + len(tokenizer.encode(" ="))
     as_a_run = prepare_task_evaluation(TaskEvaluator(), finetuning, tokenizer)
     assert prepare_task_evaluation(TaskEvaluator(), base, tokenizer, finetuning).settings == as_a_run.settings
     with pytest.raises(ConfigError, match="a pretraining run has no task; give a finetuning run's config"):

@@ -64,11 +64,11 @@ def test_methods_default_to_the_papers_learning_rates_and_batch_sizes(method, ra
 
 
 def test_sequence_limits_default_to_the_tasks():
-    form = read_run_config(FINETUNE).sequence.format(20, 30)
-    assert (form.length, form.max_source_tokens, form.max_target_tokens) == (48, 20, 30)
+    found = read_run_config(FINETUNE).sequence.format(20, 30)
+    assert (found.length, found.max_source_tokens, found.max_target_tokens) == (48, 20, 30)
     given_limit = {**FINETUNE, "sequence": {"length": 48, "max_target_tokens": 10}}
-    form = read_run_config(given_limit).sequence.format(20, 30)
-    assert (form.max_source_tokens, form.max_target_tokens) == (20, 10)
+    found = read_run_config(given_limit).sequence.format(20, 30)
+    assert (found.max_source_tokens, found.max_target_tokens) == (20, 10)
 
 
 @pytest.mark.parametrize(

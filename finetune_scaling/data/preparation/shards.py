@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from finetune_scaling.configuration import build, canonical_json
-from finetune_scaling.data.corpus import CorpusPart, CorpusPartTexts
+from finetune_scaling.data.corpus import CorpusPart, PartTexts
 from finetune_scaling.data.encoding import RaggedArray, encode_texts, split_documents
 from finetune_scaling.data.preparation.settings import Filters, Preparation, index_type, shard_file, token_type
 from finetune_scaling.files import Location, file_size, write_atomically, write_json_atomically
@@ -94,8 +94,8 @@ def _read_array(path: Location) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)  # the shards of a worker are mostly from the same part
-def _open(part: str, where: str) -> CorpusPartTexts:
-    return CorpusPartTexts(build(CorpusPart, json.loads(part), where), where)
+def _open(part: str, where: str) -> PartTexts:
+    return PartTexts(build(CorpusPart, json.loads(part), where), where)
 
 
 def _filter(documents: RaggedArray, filters: Filters) -> tuple[RaggedArray, dict[str, int]]:

@@ -14,7 +14,7 @@ from typing import Literal
 import sentencepiece
 
 from finetune_scaling.configuration import plain
-from finetune_scaling.data.corpus import CorpusConfig, Texts
+from finetune_scaling.data.corpus import CorpusConfig, CorpusTexts
 from finetune_scaling.data.tokenizers.interface import MODES
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import (
     BOS_ID,
@@ -83,7 +83,7 @@ class TokenizerPreparation:
 
 def prepare_tokenizer(preparation: TokenizerPreparation, out: str | Path) -> SentencePieceTokenizer:
     """Train a tokenizer on a corpus and save it; see `train_tokenizer`."""
-    return train_tokenizer(Texts(preparation.corpus.train, "corpus.train"), preparation.tokenizer, out)
+    return train_tokenizer(CorpusTexts(preparation.corpus.train, "corpus.train"), preparation.tokenizer, out)
 
 
 def train_tokenizer(
