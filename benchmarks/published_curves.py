@@ -5,7 +5,7 @@
 DIR/scaling/finetune30 holds the losses of Lin et al. 2024 (arXiv 2402.02314) after 0, 200, ... 1,638,400 examples, and
 the root mean squares of log prediction - log loss of their own fits over the 14 numbers of examples above zero. The
 rectified and the vanilla law are fitted to each curve, and the multiplicative joint law to each model family from
-12,800 examples on; its exponents are reported only if it describes the family. Prints a JSON record; exits with 1 if
+12,800 examples on; its exponents are reported only if it fits the family. Prints a JSON record; exits with 1 if
 a number misses its bound.
 """
 
@@ -38,9 +38,9 @@ RECTIFIED_MEAN = 0.0077  # published: 0.00797
 WORSE_THAN_PUBLISHED = 1.05
 POWER_PHASE = 12_800  # examples, from which on curves have left the flat phase
 FEWEST_SIZES = 3  # models of a family for a joint law
-# Reference exponents (alpha, beta), to .01, and families that the law does not describe.
+# Reference exponents (alpha, beta), to .01, and families that the law does not fit.
 GIGAWORD = {"BART": (0.31, 0.14), "Switch Transformer": (0.04, 0.11), "LaMini": (0.20, 0.20), "OPT": (0.42, 0.21)}
-UNDESCRIBED_ON_WMT19 = ("OPT", "T5", "GPT2", "Cerebras")  # English-only models that translate into Chinese
+NO_FIT_ON_WMT19 = ("OPT", "T5", "GPT2", "Cerebras")  # English-only models that translate into Chinese
 SIZES = 14  # numbers of examples of a curve
 
 
@@ -92,7 +92,7 @@ def selection(fits: dict[Law, pd.DataFrame]) -> Selection:
                 held_out_replicates=None,
                 # AIC of normal errors with one scale per curve; the laws have equally many parameters.
                 criterion=float(SIZES * 2 * np.log(table["misfit"]).sum() + 2 * len(law.parameters) * len(table)),
-                describes=bool(table["misfit"].mean() <= MAX_LOG_RMSE),
+                fits_well=bool(table["misfit"].mean() <= MAX_LOG_RMSE),
             )
             for law, table in fits.items()
         ]
@@ -144,20 +144,18 @@ def _family_misses(records: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
     problems = []
     for family, expected in GIGAWORD.items():
         record = records["gigaword", family]
-        exponents = [record[name]["value"] if record["describes"] else None for name in ("alpha", "beta")]
+        exponents = [record[name]["value"] if record["fits_well"] else None for name in ("alpha", "beta")]
         if None in exponents or not np.allclose(np.array(exponents, float), expected, atol=0.01):
             problems.append(f"gigaword, {family}: exponents {exponents} instead of {expected}")
-    described = {family: records["wmt19", family]["describes"] for family in UNDESCRIBED_ON_WMT19}
+    fits_well = {family: records["wmt19", family]["fits_well"] for family in NO_FIT_ON_WMT19}
     return problems + [
-        f"wmt19, {family}: the joint law should not describe the points"
-        for family, describes in described.items()
-        if describes
+        f"wmt19, {family}: the joint law should not fit the points" for family, fits in fits_well.items() if fits
     ]
 
 
 def _record(fitted: FittedLaw) -> dict[str, Any]:
-    record: dict[str, Any] = {"describes": fitted.describes, "misfit": fitted.log_rmse}
-    for name in ("alpha", "beta") if fitted.describes else ():
+    record: dict[str, Any] = {"fits_well": fitted.fits_well, "misfit": fitted.log_rmse}
+    for name in ("alpha", "beta") if fitted.fits_well else ():
         interval = fitted.interval(name)
         record[name] = {"value": fitted.parameters[name], "low": interval.low, "high": interval.high}
     return record

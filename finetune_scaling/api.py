@@ -61,7 +61,7 @@ class Fitted(JointFits):
 
         task: optional where only one task was fitted. Raises ConfigError on an unknown task, method or factor and on
         numbers that are not positive, DataError where the points do not suffice to fit the law, or where it does not
-        describe them.
+        fit them.
         """
         for name, value in (("x", x), ("examples", examples)):
             if not 0 < value < float("inf"):
@@ -74,7 +74,7 @@ class Fitted(JointFits):
             reasons = [s.reason for s in self.skipped if (s.task, s.method, s.law) == (task, method, law)]
             raise DataError(f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'})")
         choose({f: f for f in own.factors}, factor, "factor")
-        if not own.describes:
+        if not own.fits_well:
             raise DataError(f"{task}, {method}: no prediction by the {law} law, since {own.lack_of_fit}")
         replicates = own.predict_loss_replicates(factor, x, examples)
         loss = float(own.predict_loss(factor, x, examples))
@@ -88,7 +88,7 @@ class Fitted(JointFits):
     def figure(self, task: str | None = None) -> "ReportFigure":
         """Draw loss against finetuning examples, measured and by the multiplicative law, a panel per model size.
 
-        A method that the law does not describe has no curve. task: optional where only one task was fitted. Returns a
+        A method that the law does not fit has no curve. task: optional where only one task was fitted. Returns a
         matplotlib figure. Raises ConfigError on an unknown task, DataError where no model size was varied.
         """
         import matplotlib as mpl

@@ -50,8 +50,8 @@ def format_estimate(value: float, interval: Interval, show: Callable[[float], st
 
 def format_parameter(fit: JointFit, name: str) -> str:
     """Format a fitted parameter as estimate and 90 % interval, and say if it is poorly determined."""
-    if not fit.describes:
-        return "not estimated, the law does not describe these points"
+    if not fit.fits_well:
+        return "not estimated, the law does not fit these points"
     text = format_estimate(fit.parameters[name], fit.interval(name))
     return text if fit.is_well_determined(name) else f"{text}, poorly determined"
 

@@ -83,7 +83,7 @@ def best_method_map(fits: Mapping[str, JointFit], factor: str, rows: pd.DataFram
     fits: by method; rows: settings of that task and factor, columns method, x, finetune_examples.
     """
     fits = {m: f for m, f in fits.items() if factor in f.factors}
-    if len(fits) < 2 or not all(fit.describes for fit in fits.values()):
+    if len(fits) < 2 or not all(fit.fits_well for fit in fits.values()):
         return None
     x, examples = (_span(rows[c], margin) for c, margin in zip(("x", "finetune_examples"), MARGINS, strict=True))
     first = next(iter(fits.values()))

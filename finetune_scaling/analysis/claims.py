@@ -4,7 +4,7 @@ A comparison (of one task and method, or task and factor) is a difference that t
 judged by the share of bootstrap replicates in which it is above zero, and by its 90 % jackknife interval. It is
 supported where the share is at least CONFIDENCE and the difference exceeds the interval's half-width, not supported
 where the share is at most 1 - CONFIDENCE and the difference is below minus the half-width, and inconclusive where the
-two disagree, where a law does not describe its points, or where a factor, a method or enough points are missing.
+two disagree, where a law does not fit its points, or where a factor, a method or enough points are missing.
 
 A claim's probability is the share of replicates in which all its comparisons are above zero. A claim is supported where
 every comparison is and its probability is at least CONFIDENCE, not supported where any comparison is not supported, and

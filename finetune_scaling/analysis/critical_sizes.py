@@ -110,7 +110,7 @@ def critical_sizes(
     fits: by method; measured: method -> least and greatest measured number of examples.
     """
     first, second = fits[pair[0]], fits[pair[1]]
-    why = "; ".join(fit.lack_of_fit for fit in (first, second) if not fit.describes)
+    why = "; ".join(fit.lack_of_fit for fit in (first, second) if not fit.fits_well)
     if why:
         law = first.law.name
         return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]

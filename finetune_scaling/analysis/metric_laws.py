@@ -1,7 +1,7 @@
 """Laws of a metric of generated text as a function of the loss, per task and method: exponential, sigmoid or neither.
 
 Each law of laws/forms/metric.py is fitted by least squares to (loss, metric) of the settings, means over seeds, without
-the held-out ones. A law describes a metric where R^2 is at least MIN_R_SQUARED. Of two such laws one is preferred only
+the held-out ones. A law fits a metric where R^2 is at least MIN_R_SQUARED. Of two such laws one is preferred only
 where its errors on settings left out of the fit, one dataset size at a time, are smaller by Wilcoxon's signed-rank test
 at SIGNIFICANCE; otherwise no law is preferred, and the one with the smaller error is used.
 """
@@ -49,8 +49,8 @@ class MetricFit:
         return self.fitted.law
 
     @property
-    def describes(self) -> bool:
-        """Whether the law describes the metric."""
+    def fits_well(self) -> bool:
+        """Whether the law fits the metric."""
         return self.r_squared >= MIN_R_SQUARED
 
     def interval(self, name: str) -> Interval:
@@ -59,8 +59,8 @@ class MetricFit:
 
     def why_poorly_determined(self, name: str) -> str:
         """Return why the settings determine a parameter poorly; empty where they determine it well."""
-        if not self.describes:
-            return "the law does not describe this metric"
+        if not self.fits_well:
+            return "the law does not fit this metric"
         width = half_width(self.fitted.parameter(name), self.interval(name))
         return WIDE if width > self.fitted.largest_half_width(name) else ""
 
@@ -77,37 +77,37 @@ class MetricFinding:
     why: str = ""
 
     @property
-    def described(self) -> tuple[MetricFit, ...]:
-        """Fits that describe the metric, by increasing left-out error."""
-        return tuple(sorted((f for f in self.fits if f.describes), key=lambda f: float(f.left_out.mean())))
+    def good_fits(self) -> tuple[MetricFit, ...]:
+        """Fits that are good enough, by increasing left-out error."""
+        return tuple(sorted((f for f in self.fits if f.fits_well), key=lambda f: float(f.left_out.mean())))
 
     @property
     def used(self) -> MetricFit | None:
-        """The law that predicts the metric; None where none describes it."""
-        return self.described[0] if self.described else None
+        """The law that predicts the metric; None where none fits it."""
+        return self.good_fits[0] if self.good_fits else None
 
     @property
     def preferred(self) -> str | None:
         """The name of the preferred law, if any."""
-        first, *others = self.described or (None,)
+        first, *others = self.good_fits or (None,)
         if first is None or any(not _is_smaller(first.left_out, other.left_out) for other in others):
             return None
         return first.law.name
 
     @property
     def verdict(self) -> str:
-        """Which law describes the metric, that none does or is preferred, or why this is inconclusive, in words."""
+        """Which law fits the metric, that none does or is preferred, or why this is inconclusive, in words."""
         if self.why:
             return f"inconclusive: {self.why}"
         if self.used is None:
             best = max(self.fits, key=lambda f: f.r_squared)
-            return f"no law describes it (best: {best.law.name}, R^2 {best.r_squared:.2f})"
+            return f"no law fits it (best: {best.law.name}, R^2 {best.r_squared:.2f})"
         if self.preferred is None:
             return f"no law is preferred; {self.used.law.name} has the least error on settings left out"
-        return f"{self.preferred} describes it"
+        return f"{self.preferred} fits it"
 
     def predict(self, loss: np.ndarray | float) -> np.ndarray:
-        """Return the metric at a loss. Raises ValueError where no law describes it."""
+        """Return the metric at a loss. Raises ValueError where no law fits it."""
         return self._law().fitted.predict({"L": loss})
 
     def predict_replicates(self, loss: np.ndarray | float) -> np.ndarray:
@@ -130,7 +130,7 @@ def metric_findings(
         if metric is not None:
             own = table.settings[table.settings["task"] == task]
             found += [fit_metric(rows, metric) for _, rows in own.groupby("method", sort=False)]
-            progress(f"laws of {metric}, {task}: {sum(f.used is not None for f in found if f.task == task)} described")
+            progress(f"laws of {metric}, {task}: {sum(f.used is not None for f in found if f.task == task)} fitted")
     return found
 
 
@@ -147,7 +147,7 @@ def fit_metric(rows: pd.DataFrame, metric: str) -> MetricFinding:
     if np.ptp(fitted[metric]) == 0:
         return MetricFinding(*key, (), f"all settings have the same {metric}")
     if (rows[metric] < 0).any():
-        return MetricFinding(*key, (), f"{metric} is below zero in some settings, which no law of metrics can describe")
+        return MetricFinding(*key, (), f"{metric} is below zero in some settings, which no law of metrics can fit")
     return MetricFinding(*key, tuple(_fits(fitted, rows[rows["held_out"]], metric)))
 
 

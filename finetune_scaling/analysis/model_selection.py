@@ -28,7 +28,7 @@ class LawScore:
 
     parameters: how many were fitted; left_out [W]: mean absolute error on each level left out; held_out: mean absolute
     error on held-out points, held_out_replicates [R]: over the bootstrap, both None where there are none; criterion:
-    AICc; describes: whether it describes the points at all.
+    AICc; fits_well: whether it fits the points at all.
     """
 
     law: str
@@ -37,7 +37,7 @@ class LawScore:
     held_out: float | None
     held_out_replicates: np.ndarray | None
     criterion: float
-    describes: bool
+    fits_well: bool
 
     @property
     def left_out_error(self) -> float:
@@ -82,14 +82,14 @@ class Selection:
     def preferred(self) -> str | None:
         """The law that is preferred to all others, if any."""
         clear = self.comparisons and all(c.preferred for c in self.comparisons)
-        return self.best if clear and self.candidates[0].describes else None
+        return self.best if clear and self.candidates[0].fits_well else None
 
     @property
     def verdict(self) -> str:
         """The result in one sentence."""
-        if not any(candidate.describes for candidate in self.candidates):
+        if not any(candidate.fits_well for candidate in self.candidates):
             second = f", then {self.runner_up}" if self.runner_up else ""
-            return f"No law describes these points; {self.best} has the least left-out error{second}."
+            return f"No law fits these points; {self.best} has the least left-out error{second}."
         if self.runner_up is None:
             return f"Only the {self.best} law was fitted."
         first, second = (f"{c.law} {c.left_out_error:.2g}" for c in self.candidates[:2])
@@ -111,7 +111,7 @@ class Selection:
 
 def select_law(candidates: Sequence[LawScore]) -> Selection:
     """Rank laws that were fitted to the same points, and compare the best with each other one."""
-    ranked = tuple(sorted(candidates, key=lambda c: (not c.describes, c.left_out_error)))
+    ranked = tuple(sorted(candidates, key=lambda c: (not c.fits_well, c.left_out_error)))
     return Selection(ranked, tuple(_compare(ranked[0], other) for other in ranked[1:]))
 
 
@@ -132,8 +132,8 @@ def _compare(best: LawScore, other: LawScore) -> LawComparison:
     left_out = float(differences.mean())
     supported = left_out > margin or criterion > DECISIVE
     contradicted = criterion < -DECISIVE or (held_out is not None and held_out[1] < 0)
-    preferred = not other.describes or (supported and not contradicted)
-    return LawComparison(other.law, left_out, margin, criterion, held_out, preferred and best.describes)
+    preferred = not other.fits_well or (supported and not contradicted)
+    return LawComparison(other.law, left_out, margin, criterion, held_out, preferred and best.fits_well)
 
 
 def _held_out(best: LawScore, other: LawScore) -> tuple[float, float] | None:
@@ -155,7 +155,7 @@ def _score(fit: JointFit) -> LawScore:
         held_out=float(np.mean(list(held_out.values()))) if held_out else None,
         held_out_replicates=np.mean(replicates, axis=0) if replicates else None,
         criterion=_criterion(fitted, int(counts.sum()), len(fit.parameters)),
-        describes=fit.describes,
+        fits_well=fit.fits_well,
     )
 
 

@@ -202,8 +202,8 @@ def _reasons(
             yield "no candidate's law could be fitted"
         return
     for own in preferred.predictors.values():
-        if not own.fit.describes:
-            yield f"the {own.fit.law.name} law does not describe {own.method} (relative error {own.fit.log_rmse:.0%})"
+        if not own.fit.fits_well:
+            yield f"the {own.fit.law.name} law does not fit {own.method} (relative error {own.fit.log_rmse:.0%})"
     decision = preferred.decision
     for estimate in filter(None, (decision.chosen, decision.runner_up)):
         own = preferred.predictors[estimate.candidate.method]

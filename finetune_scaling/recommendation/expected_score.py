@@ -11,7 +11,7 @@ from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_int
 
 @dataclass(frozen=True)
 class ExpectedScore:
-    """A predicted score with its 90 % interval; law and score are None where no law describes the metric (why)."""
+    """A predicted score with its 90 % interval; law and score are None where no law fits the metric (why)."""
 
     metric: str
     law: str | None

@@ -33,7 +33,7 @@ HEADINGS = {
     "leave_out_standard_error": "jackknife error",
     "margin": "jackknife margin",
     "aicc": "AICc",
-    "describes": "describes the points",
+    "describes": "fits the points",
     "r_squared": "R²",
     "r": "Pearson r",
     "pearson_p": "p(r)",

@@ -40,16 +40,16 @@ PRETRAINING_COLOUR = "#0072B2"
 
 def shown_parameters(analysis: Analysis) -> list[str]:
     """Return the parameters that the plot of exponents shows."""
-    return [n for n in PARAMETERS if any(n in f.parameters for f in _described(analysis))]
+    return [n for n in PARAMETERS if any(n in f.parameters for f in _good_fits(analysis))]
 
 
-def _described(analysis: Analysis) -> list[JointFit]:
-    return [fit for fit in analysis.fits_of_law(analysis.main_law) if fit.describes]
+def _good_fits(analysis: Analysis) -> list[JointFit]:
+    return [fit for fit in analysis.fits_of_law(analysis.main_law) if fit.fits_well]
 
 
 def draw_exponents(analysis: Analysis) -> ReportFigure:
     """Draw a panel per parameter with one row per task and method; poorly determined values are pale."""
-    fits, names = _described(analysis), shown_parameters(analysis)
+    fits, names = _good_fits(analysis), shown_parameters(analysis)
     figure, grid = panels(1, len(names), width=2.2, height=0.9 + 0.28 * len(fits))
     for axes, name in zip(grid.flat, names, strict=True):
         axes.set_title(name)
@@ -80,7 +80,7 @@ def _draw_parameter(axes: Axes, row: int, name: str, fit: JointFit, look: tuple[
 
 
 def draw_metrics(analysis: Analysis, task: str, metrics: list[str]) -> ReportFigure:
-    """Draw a panel per metric against loss, with curves and bands of laws that describe it."""
+    """Draw a panel per metric against loss, with curves and bands of laws that fit it."""
     figure, grid = panels(1, len(metrics), share_y=False)
     for axes, metric in zip(grid.flat, metrics, strict=True):
         for method in analysis.methods:
@@ -185,7 +185,7 @@ def draw_pretraining(found: list[PretrainingFit]) -> ReportFigure:
 def _draw_pretraining_fit(axes: Axes, found: PretrainingFit) -> None:
     x, loss, held_out = (found.rows[c].to_numpy() for c in ("x", "loss", "held_out"))
     label = X_LABELS["model" if found.factor == SIZE else "pretrain"]
-    if found.fitted is not None and found.fitted.describes:
+    if found.fitted is not None and found.fitted.fits_well:
         line = log_span(x)
         axes.fill_between(line, *found.band(line), color=PRETRAINING_COLOUR, **BAND)
         axes.plot(line, found.predict(line), color=PRETRAINING_COLOUR, lw=1.2)

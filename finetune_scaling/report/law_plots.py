@@ -1,6 +1,6 @@
 """Plots of laws over loss: points, curves, and 90 % bands over the bootstrap; and of residuals and learning rates.
 
-A law that does not describe a method's points has no curve there.
+A law that does not fit a method's points has no curve there.
 """
 
 import itertools
@@ -127,7 +127,7 @@ def _curve(analysis: Analysis, task: str, method: str, law: str, factor: str) ->
 
 
 def _law_curve(fit: JointFit | None, factor: str) -> Curve:
-    if fit is None or factor not in fit.factors or not fit.describes:
+    if fit is None or factor not in fit.factors or not fit.fits_well:
         return lambda x, examples: None
     return lambda x, examples: predicted_loss(fit, factor, x, examples)
 

@@ -71,18 +71,18 @@ def parameter_record(fit: JointFit, name: str) -> dict[str, Any]:
     """Return a parameter's two-stage and one-stage estimates, 90 % intervals, jackknife error, and determination."""
     interval, one_stage = fit.interval(name), fit.one_stage.interval(name)
     return {
-        "value": finite_or_none(fit.parameters[name]) if fit.describes else None,
-        "low": interval.low if fit.describes else None,
-        "high": interval.high if fit.describes else None,
+        "value": finite_or_none(fit.parameters[name]) if fit.fits_well else None,
+        "low": interval.low if fit.fits_well else None,
+        "high": interval.high if fit.fits_well else None,
         "identified": fit.is_well_determined(name),
         "why": fit.why_poorly_determined(name),
         "leave_out_standard_error": finite_or_none(fit.jackknife(name).standard_error),
         "of_logarithm": fit.parameter(name).is_log,
-        "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.describes else None,
+        "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.fits_well else None,
         "in_one_stage": {
-            "value": finite_or_none(fit.one_stage.parameters[name]) if fit.describes else None,
-            "low": one_stage.low if fit.describes else None,
-            "high": one_stage.high if fit.describes else None,
+            "value": finite_or_none(fit.one_stage.parameters[name]) if fit.fits_well else None,
+            "low": one_stage.low if fit.fits_well else None,
+            "high": one_stage.high if fit.fits_well else None,
         },
     }
 
@@ -98,7 +98,7 @@ def joint_record(analysis: Analysis, fit: JointFit) -> dict[str, Any]:
         "objective": fit.objective,
         "objective_stage_1": fit.objective_stage_1,
         "objective_one_stage": fit.one_stage.objective,
-        "describes": fit.describes,
+        "describes": fit.fits_well,
         "misfit": finite_or_none(fit.log_rmse),
         "scatter": asdict(fit.components),
         "bootstrap": asdict(fit.resampling),
@@ -130,7 +130,7 @@ def selection_record(task: str, method: str, found: Selection) -> dict[str, Any]
             "left_out_error": c.left_out_error,
             "held_out_error": c.held_out,
             "aicc": finite_or_none(c.criterion),
-            "describes": c.describes,
+            "describes": c.fits_well,
         }
         for c in found.candidates
     ]
@@ -153,7 +153,7 @@ def all_factors_record(task: str, method: str, fit: FittedLaw) -> dict[str, Any]
     parameters = {}
     for name in fit.layout.names:
         why = fit.why_poorly_determined(name)
-        estimated = fit.describes and name not in fit.fixed
+        estimated = fit.fits_well and name not in fit.fixed
         ends = asdict(fit.interval(name)) if estimated else {"low": None, "high": None}
         value = finite_or_none(fit.parameters[name]) if estimated else None
         parameters[name] = {"value": value, **ends, "identified": not why, "why": why}
@@ -254,20 +254,20 @@ def _metric_fit_record(one: MetricFit) -> dict[str, Any]:
     return {
         "law": one.law.name,
         "formula": one.law.formula,
-        "describes": one.describes,
+        "describes": one.fits_well,
         "r_squared": finite_or_none(one.r_squared),
         "error": finite_or_none(one.error),
         "left_out_error": finite_or_none(float(one.left_out.mean())),
         "held_out_error": finite_or_none(one.held_out_error),
-        "parameters": _curve_parameters(one, one.fitted.parameters if one.describes else {}),
+        "parameters": _curve_parameters(one, one.fitted.parameters if one.fits_well else {}),
     }
 
 
 def pretraining_record(found: PretrainingFit) -> dict[str, Any]:
     """Return one pretraining law of a family of base models."""
     fitted = found.fitted
-    describes = fitted is not None and fitted.describes
-    why = found.why if fitted is None else "" if describes else "the law does not describe these points"
+    fits_well = fitted is not None and fitted.fits_well
+    why = found.why if fitted is None else "" if fits_well else "the law does not fit these points"
     return {
         "family": found.family,
         "over": found.factor,
@@ -275,7 +275,7 @@ def pretraining_record(found: PretrainingFit) -> dict[str, Any]:
         "law": found.law.name,
         "formula": found.law.formula,
         "points": int((~found.rows["held_out"]).sum()),
-        "parameters": _curve_parameters(found, fitted.parameters if fitted is not None and describes else {}),
+        "parameters": _curve_parameters(found, fitted.parameters if fitted is not None and fits_well else {}),
         "errors": found.errors(),
         "why": why,
     }

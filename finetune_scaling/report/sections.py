@@ -44,7 +44,7 @@ from finetune_scaling.report.warnings import point_warnings
 BASELINE = "Copying (a translation's source, a document's first sentence)"
 LAW_CAPTION = (
     "Filled: fitted; hollow: held out. Bars: one standard deviation over seeds. Bands: 90 % bootstrap intervals of the "
-    "curves. Laws that do not describe a method's points have no curve."
+    "curves. Laws that do not fit a method's points have no curve."
 )
 RESIDUALS = {"linear": "predicted minus measured loss", "log": "log predicted minus log measured loss"}
 Tables = Mapping[str, pd.DataFrame]
@@ -124,7 +124,7 @@ def _laws(analysis: Analysis, tables: Tables) -> Section:
     if shown_parameters(analysis):
         caption = (
             f"{analysis.main_law.capitalize()} law. Bars: 90 % bootstrap intervals, with an arrow where they are "
-            "unbounded. Pale: poorly determined. Fits that do not describe their points are omitted."
+            "unbounded. Pale: poorly determined. Laws that do not fit their points are omitted."
         )
         draw = functools.partial(draw_exponents, analysis)
         plots.append(Plot("exponents", "Exponents and irreducible loss", caption, draw))
@@ -207,7 +207,7 @@ def _selection(analysis: Analysis, tables: Tables) -> Section:
             "Each factor level and dataset size is left out once and predicted by the laws fitted to the rest. A law "
             "is preferred if its left-out error is lower by more than the 90 % margin of the difference, or its AICc "
             f"by {DECISIVE:g}, and neither held-out points nor AICc clearly favour the other law. If none is "
-            "preferred, both describe the points, but they may extrapolate differently.",
+            "preferred, both fit the points, but they may extrapolate differently.",
         ),
         tables=[
             Table("Verdicts", ["task", "method", "preferred", "verdict"], verdicts, "selection.csv"),
@@ -328,8 +328,7 @@ def _scores(analysis: Analysis, tables: Tables) -> Section:
                 Plot(
                     f"{_tag(analysis, task)}-metrics",
                     f"{task}: scores against loss",
-                    "One mark per setting, all factors. Curves with 90 % bands: the law that describes the main "
-                    "metric.",
+                    "One mark per setting, all factors. Curves with 90 % bands: the law that fits the main metric.",
                     functools.partial(draw_metrics, analysis, task, metrics[:3]),
                 )
             )
@@ -385,7 +384,7 @@ def _metric_laws(analysis: Analysis, tables: Tables) -> Section:
         "metric-laws",
         "Laws of metrics over loss",
         (
-            f"M: metric, L: loss (nats per token). {formulas}. A law describes a metric if it explains at least "
+            f"M: metric, L: loss (nats per token). {formulas}. A law fits a metric if it explains at least "
             f"{MIN_R_SQUARED:.0%} of the variance over the fitted settings (means over seeds). A law is preferred only "
             "if its error on left-out dataset sizes is lower beyond chance.",
         ),
@@ -454,7 +453,7 @@ def _all_factors(analysis: Analysis, tables: Tables) -> Section:
     columns = ["task", "method", "parameter", "estimate", "identified", "why", "points"]
     plots = []
     for task in analysis.table.tasks:
-        fits = {m: fit for (name, m), fit in analysis.all_factors.items() if name == task and fit.describes}
+        fits = {m: fit for (name, m), fit in analysis.all_factors.items() if name == task and fit.fits_well}
         if fits:
             plots.append(
                 Plot(

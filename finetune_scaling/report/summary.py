@@ -77,6 +77,6 @@ def _determined_lines(analysis: Analysis) -> Iterator[str]:
     exponents = [(fit, n) for fit in fits for n in fit.parameters if n.startswith("alpha") or n == "beta"]
     count = sum(fit.is_well_determined(name) for fit, name in exponents)
     yield f"{count} of {len(exponents)} exponents are well determined by these points."
-    missed = sorted({f"{fit.task}, {method_name(fit.method)}" for fit in fits if not fit.describes})
+    missed = sorted({f"{fit.task}, {method_name(fit.method)}" for fit in fits if not fit.fits_well})
     if missed:
-        yield f"The {analysis.main_law} law does not describe: {'; '.join(missed)}."
+        yield f"The {analysis.main_law} law does not fit: {'; '.join(missed)}."

@@ -138,7 +138,7 @@ def errors_table(analysis: JointFits) -> pd.DataFrame:
 def predictions_table(analysis: Analysis) -> pd.DataFrame:
     """Return the settings with every joint law's prediction and its 90 % interval (predicted_LAW, _low, _high).
 
-    Laws that do not describe their points have no interval, since the bootstrap does not include their lack of fit.
+    Laws that do not fit their points have no interval, since the bootstrap does not include their lack of fit.
     """
     table = analysis.table.settings.copy()
     for law in dict.fromkeys(law for _, _, law in analysis.fits):
@@ -148,7 +148,7 @@ def predictions_table(analysis: Analysis) -> pd.DataFrame:
             rows = (table["task"] == task) & (table["method"] == method) & (table["factor"] == factor)
             x, examples = (table.loc[rows, c].to_numpy(float) for c in ("x", "finetune_examples"))
             table.loc[rows, f"predicted_{law}"] = fit.predict_loss(factor, x, examples)
-            if fit.describes and rows.any():
+            if fit.fits_well and rows.any():
                 ends = interval_ends(fit.predict_loss_replicates(factor, x, examples))
                 table.loc[rows, [f"predicted_{law}{end}" for end in PREDICTED[1:]]] = ends.T
     return table

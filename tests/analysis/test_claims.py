@@ -37,10 +37,8 @@ def test_the_rule(difference: float, jackknife: JackknifeEstimate, replicates: n
 
 
 def test_an_obstacle_makes_a_comparison_inconclusive_without_numbers() -> None:
-    comparison = judge(
-        "somewhere", 0.2, JackknifeEstimate(0.05, 10.0), AGREEING, "the law does not describe these points"
-    )
-    assert (comparison.verdict, comparison.why) == (INCONCLUSIVE, "the law does not describe these points")
+    comparison = judge("somewhere", 0.2, JackknifeEstimate(0.05, 10.0), AGREEING, "the law does not fit these points")
+    assert (comparison.verdict, comparison.why) == (INCONCLUSIVE, "the law does not fit these points")
     assert (comparison.difference, comparison.low, comparison.high, comparison.probability, comparison.replicates) == (
         None,
     ) * 5

@@ -1,4 +1,4 @@
-"""Laws of metrics: known laws are recovered and distinguished; noise and few settings are described by none."""
+"""Laws of metrics: known laws are recovered and distinguished; no law fits noise or too few settings."""
 
 import numpy as np
 import pandas as pd
@@ -66,13 +66,13 @@ def test_the_fit_is_scipys_least_squares() -> None:
     assert list(fit.fitted.parameters.values()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_metric_that_rises_with_the_loss_is_described_too() -> None:
+def test_a_metric_that_rises_with_the_loss_is_fitted_too() -> None:
     finding = found(points(lambda loss: 30 + 20 * np.exp(0.8 * loss), noise=0.02))
     assert finding.used is not None
     assert finding.predict(1.2) > finding.predict(0.8)
 
 
-def test_noise_is_described_by_no_law() -> None:
+def test_no_law_fits_noise() -> None:
     finding = found(points(lambda loss: 20.0, noise=3))
     assert finding.used is None
     with pytest.raises(ValueError):  # noqa: PT011

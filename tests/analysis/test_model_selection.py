@@ -7,7 +7,7 @@ from finetune_scaling.analysis.model_selection import LawScore, select_law
 
 
 def candidate(law: str, left_out: list[float], criterion: float = 0.0, **fields: object) -> LawScore:
-    given = {"parameters": 4, "held_out": None, "held_out_replicates": None, "describes": True} | fields
+    given = {"parameters": 4, "held_out": None, "held_out_replicates": None, "fits_well": True} | fields
     return LawScore(law=law, left_out=np.array(left_out), criterion=criterion, **given)  # type: ignore[arg-type]
 
 
@@ -33,11 +33,11 @@ def test_held_out_points_can_contradict() -> None:
     assert found.preferred is None
 
 
-def test_a_law_that_does_not_describe_the_points_is_never_preferred() -> None:
-    bad = candidate("bad", [0.1, 0.1, 0.1], describes=False)
+def test_a_law_that_does_not_fit_the_points_is_never_preferred() -> None:
+    bad = candidate("bad", [0.1, 0.1, 0.1], fits_well=False)
     good = candidate("good", [0.5, 0.5, 0.5])
     assert select_law([bad, good]).preferred == "good"
-    worse = candidate("worse", [0.2, 0.2, 0.2], describes=False)
+    worse = candidate("worse", [0.2, 0.2, 0.2], fits_well=False)
     assert select_law([worse, bad]).preferred is None
     assert (select_law([worse, bad]).best, select_law([worse, bad]).runner_up) == ("bad", "worse")
 

@@ -62,7 +62,7 @@ def test_invalid_tables(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_curves_are_fitted_separately_and_undescribed_ones_have_no_values(tmp_path: Path) -> None:
+def test_curves_are_fitted_separately_and_badly_fitted_ones_have_no_values(tmp_path: Path) -> None:
     d = np.geomspace(10, 1e5, 12)
     step = np.where(d > 1e3, 1.0, 4.0)
     curves = {"smooth": 2 / d**0.3 + 0.5, "step": step}
@@ -73,7 +73,7 @@ def test_curves_are_fitted_separately_and_undescribed_ones_have_no_values(tmp_pa
     assert [(r["curve"], r["describes"]) for r in records] == [("smooth", True), ("step", False)]
     assert records[0]["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert all(entry["value"] is None for entry in records[1]["parameters"].values())
-    assert any("does not describe these points" in line for line in lines_shown)
+    assert any("does not fit these points" in line for line in lines_shown)
     table = pd.read_csv(tmp_path / "predictions.csv").set_index("curve")
     assert (table.loc["smooth", "low"] <= table.loc["smooth", "high"]).all()
     assert table.loc["step", ["low", "high"]].isna().all(axis=None)

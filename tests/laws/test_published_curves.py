@@ -52,7 +52,7 @@ def test_a_worse_fit_is_detected(benchmark: ModuleType, record: dict[str, Any]) 
         {"preferred": None},
         {
             "families": [
-                {**family, "describes": True, "alpha": {"value": 1.0}, "beta": {"value": 1.0}}
+                {**family, "fits_well": True, "alpha": {"value": 1.0}, "beta": {"value": 1.0}}
                 for family in record["families"]
             ]
         },

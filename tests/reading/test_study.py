@@ -154,7 +154,7 @@ def test_fit_equals_the_fit_of_its_points(full_tuning, tmp_path):
     }
     frame = fitted.parameters.set_index(["law", "parameter"])["value"]
     for own in fitted.fits.values():
-        assert own.describes
+        assert own.fits_well
         assert {name: frame[own.law.name, name] for name in own.parameters} == own.parameters
     figure = fitted.figure()
     sizes = fitted.rows("summarization", factor="model")["x"].nunique()

@@ -56,16 +56,16 @@ def test_every_parameter_has_its_estimates_profile_and_reason(noisy: Analysis) -
     assert (own["E"]["well determined"], own["E"]["reason if not"]) == ("no", "a given reason")
 
 
-def test_a_law_that_does_not_describe_its_points_has_no_crossing_and_no_estimate(noisy: Analysis) -> None:
+def test_a_law_that_does_not_fit_its_points_has_no_crossing_and_no_estimate(noisy: Analysis) -> None:
     fits = noisy.fits_by_method(TASK, "multiplicative")
     poor = {**fits, "full": replace(fits["full"], log_rmse=0.2)}
     measured = dict.fromkeys(fits, (1000.0, 1000000.0))
     (size,) = critical_sizes(poor, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
     assert (size.roots, size.better_everywhere, size.closed_form) == ((), None, None)
     assert "full" in size.why
-    (described,) = critical_sizes(fits, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
-    assert described.why == ""
-    assert described.roots or described.better_everywhere
+    (fitted,) = critical_sizes(fits, ("full", "lora"), "model", [synthetic_points.SIZES[0]], measured)
+    assert fitted.why == ""
+    assert fitted.roots or fitted.better_everywhere
     analysis = replace(
         noisy, critical_sizes=[size], fits={**noisy.fits, (TASK, "full", "multiplicative"): poor["full"]}
     )
@@ -78,15 +78,15 @@ def test_a_law_that_does_not_describe_its_points_has_no_crossing_and_no_estimate
     assert {row["well determined"] for row in own} == {"no"}
 
 
-def test_a_law_that_does_not_describe_its_points_has_no_curve_and_predicts_nothing(noisy: Analysis) -> None:
+def test_a_law_that_does_not_fit_its_points_has_no_curve_and_predicts_nothing(noisy: Analysis) -> None:
     key = (TASK, "full", "multiplicative")
     poor = replace(noisy, fits={**noisy.fits, key: replace(noisy.fits[key], log_rmse=0.2)})
     for draw in (lambda a: draw_methods(a, TASK), lambda a: draw_law(a, TASK, "multiplicative", "model")):
-        described, missed = (
+        fitted, missed = (
             [text for text in texts_of(draw(analysis)) if text.startswith("full tuning")] for analysis in (noisy, poor)
         )
-        assert described
-        assert all("; law " in text for text in described)
+        assert fitted
+        assert all("; law " in text for text in fitted)
         assert not any("; law " in text for text in missed)
     laws = Fitted(table=noisy.table, tasks=(TASK,), fits=poor.fits, skipped=(), settings=noisy.settings)
     assert laws.predict("lora", 2e9, 1e5).loss > 0

@@ -34,7 +34,7 @@ def test_the_summary_counts_well_determined_exponents(underdetermined: Analysis)
 
 
 def test_the_summary_reports_the_verdict_of_model_selection(underdetermined: Analysis) -> None:
-    one = LawScore("additive", 4, np.ones(4), None, None, 0.0, describes=True)
+    one = LawScore("additive", 4, np.ones(4), None, None, 0.0, fits_well=True)
     none, some = (
         select_law([one, replace(one, law="multiplicative", left_out=left_out)]) for left_out in SIMILAR_AND_WORSE
     )
@@ -73,7 +73,7 @@ def test_a_claim_counts_each_verdict() -> None:
     assert claim_line(Claim("name", "A claim", own)) == "A claim: supported in 2, inconclusive in 1 of 3 comparisons."
 
 
-def test_every_prediction_of_a_law_that_describes_has_its_interval(underdetermined: Analysis) -> None:
+def test_every_prediction_of_a_law_that_fits_has_its_interval(underdetermined: Analysis) -> None:
     table = predictions_table(underdetermined)
     own = table[table["method"] == "full"]
     fit = underdetermined.fits[TASK, "full", "multiplicative"]

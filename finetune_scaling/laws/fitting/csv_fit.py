@@ -33,7 +33,7 @@ def fit_csv(
     """Fit `law` to the CSV at `path`, write out/fit.json and out/predictions.csv, and return the records of the fits.
 
     predictions.csv has the rows with the law's predictions and 90 % intervals, which are empty where the law does not
-    describe them. by: a column whose values are fitted separately; resampling: as in fit_law. A column held_out (0/1)
+    fit them. by: a column whose values are fitted separately; resampling: as in fit_law. A column held_out (0/1)
     excludes its rows from the fit. Raises DataError that names file, line, column and the fix.
     """
     table = read_factors(path, law, by).assign(predicted=np.nan, low=np.nan, high=np.nan)
@@ -45,7 +45,7 @@ def fit_csv(
         fitted = _fit(law, path, table.loc[rows.index], name, settings, resampling, len(table))
         values = {factor: rows[factor].to_numpy(float) for factor in law.factors}
         table.loc[rows.index, "predicted"] = fitted.predict(values)
-        if fitted.describes:
+        if fitted.fits_well:
             table.loc[rows.index, ["low", "high"]] = interval_ends(fitted.predict_replicates(values)).T
         records.append({**name, **_record(fitted, settings, table.loc[rows.index])})
         for line in _lines(records[-1], name, time.perf_counter() - started):
@@ -115,7 +115,7 @@ def _record(fitted: FittedLaw, settings: FitSettings, rows: pd.DataFrame) -> dic
         "law": law.name,
         "formula": law.formula,
         "source": law.source,
-        "describes": fitted.describes,
+        "describes": fitted.fits_well,
         "misfit": finite_or_none(fitted.log_rmse),
         "parameters": {name: _parameter(fitted, name) for name in fitted.layout.names},
         "objective": fitted.objective,
@@ -130,14 +130,14 @@ def _record(fitted: FittedLaw, settings: FitSettings, rows: pd.DataFrame) -> dic
 
 
 def _parameter(fitted: FittedLaw, name: str) -> dict[str, Any]:
-    """Return estimate, 90 % interval and standard error, all None where the law does not describe the points."""
+    """Return estimate, 90 % interval and standard error, all None where the law does not fit the points."""
     interval, why = fitted.interval(name), fitted.why_poorly_determined(name)
     return {
-        "value": finite_or_none(fitted.parameters[name]) if fitted.describes else None,
-        "low": interval.low if fitted.describes else None,
-        "high": interval.high if fitted.describes else None,
+        "value": finite_or_none(fitted.parameters[name]) if fitted.fits_well else None,
+        "low": interval.low if fitted.fits_well else None,
+        "high": interval.high if fitted.fits_well else None,
         "identified": not why,
-        "standard_error": finite_or_none(fitted.standard_error(name)) if fitted.describes else None,
+        "standard_error": finite_or_none(fitted.standard_error(name)) if fitted.fits_well else None,
         "why": why,
     }
 
@@ -152,7 +152,7 @@ def _lines(record: dict[str, Any], group: dict, seconds: float) -> Iterator[str]
     name = "".join(f"{column}={value}, " for column, value in group.items())
     yield f"{name}{record['law']}: {record['formula']}, residual {record['residual']}, {record['points']} points"
     if not record["describes"]:
-        yield f"  the law does not describe these points (relative error {record['misfit']:.0%})"
+        yield f"  the law does not fit these points (relative error {record['misfit']:.0%})"
     for parameter, entry in record["parameters"].items() if record["describes"] else ():
         ends = " to ".join("?" if end is None else f"{end:.4g}" for end in (entry["low"], entry["high"]))
         mark = f"; poorly determined, {entry['why']}" if entry["why"] else ""

@@ -15,7 +15,7 @@ from finetune_scaling.laws.uncertainty.intervals import (
     parameter_interval,
 )
 
-# A law whose log_rmse is larger does not describe its points, so no estimates are reported.
+# A law whose log_rmse is larger does not fit its points, so no estimates are reported.
 MAX_LOG_RMSE = 0.05
 ZERO = "it is not distinguishable from zero"
 WIDE = "its interval is wide"
@@ -60,8 +60,8 @@ class FittedLaw:
         return self.layout.to_natural(self.replicates)
 
     @property
-    def describes(self) -> bool:
-        """Whether the law describes the points at all."""
+    def fits_well(self) -> bool:
+        """Whether the law fits the points at all."""
         return self.log_rmse <= MAX_LOG_RMSE
 
     def predict(self, values: Mapping[str, np.ndarray | float], factor: str = "") -> np.ndarray:
@@ -93,8 +93,8 @@ class FittedLaw:
 
     def why_poorly_determined(self, name: str) -> str:
         """Return why the points determine a parameter poorly; empty where they determine it well."""
-        if not self.describes:
-            return f"the law does not describe these points (relative error {self.log_rmse:.0%})"
+        if not self.fits_well:
+            return f"the law does not fit these points (relative error {self.log_rmse:.0%})"
         if name in self.reasons:
             return self.reasons[name]
         if self._is_near_zero(name):

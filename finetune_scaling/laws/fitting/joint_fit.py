@@ -44,10 +44,10 @@ class JointFit(FittedLaw):
 
     @property
     def lack_of_fit(self) -> str:
-        """Why no estimates are reported; empty where the law describes its points."""
-        if self.describes:
+        """Why no estimates are reported; empty where the law fits its points."""
+        if self.fits_well:
             return ""
-        return f"the law does not describe the points of {self.method} (relative error {self.log_rmse:.0%})"
+        return f"the law does not fit the points of {self.method} (relative error {self.log_rmse:.0%})"
 
     def predict_loss(self, factor: str, x: np.ndarray | float, examples: np.ndarray | float) -> np.ndarray:
         """Return the loss at a factor's value x after finetuning on that number of examples, nats per token."""
