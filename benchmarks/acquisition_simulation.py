@@ -14,7 +14,7 @@ import pandas as pd
 
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.two_stage import fit_joint
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.recommendation.candidates import TuningCandidate, bootstrap_losses
 from finetune_scaling.recommendation.cost import CostModel, analytic_cost

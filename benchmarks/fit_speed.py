@@ -25,8 +25,7 @@ import synthetic_points
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Layout
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.forms.pretraining import CHINCHILLA
+from finetune_scaling.laws.forms.library import CHINCHILLA, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.study_report import fit_study

@@ -25,8 +25,7 @@ from finetune_scaling.laws.fitting.fitted_law import MAX_LOG_RMSE, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, local_refit, multistart_fit
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.forms.power import RECTIFIED, VANILLA
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE, RECTIFIED, VANILLA
 
 DATA_VARIABLE = "FINETUNE_SCALING_DATA"
 DATA_SETS = ("flan", "gigaword", "wmt19")

@@ -18,7 +18,7 @@ from finetune_scaling.analysis.joint_fits import JointFits, fit_joint_laws
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable, read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval

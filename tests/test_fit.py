@@ -138,7 +138,7 @@ def test_the_report_has_the_numbers_of_its_tables(study: Path) -> None:
 @pytest.mark.slow
 def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path, small_rows: list[dict]) -> None:
     own = (
-        "from finetune_scaling.laws.forms.joint import MULTIPLICATIVE\n"
+        "from finetune_scaling.laws.forms.library import MULTIPLICATIVE\n"
         "import dataclasses\nOWN = dataclasses.replace(MULTIPLICATIVE, name='own')\n"
     )
     (tmp_path / "mine.py").write_text(own)

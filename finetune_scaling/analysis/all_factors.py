@@ -8,7 +8,7 @@ import pandas as pd
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
-from finetune_scaling.laws.forms.joint import ALL_FACTORS
+from finetune_scaling.laws.forms.library import ALL_FACTORS
 from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 

@@ -9,7 +9,7 @@ from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Layout, predict
-from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.intervals import Interval
 

@@ -9,7 +9,7 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
 from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
+from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.tuning.registry import METHODS

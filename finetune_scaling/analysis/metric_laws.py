@@ -17,7 +17,7 @@ from finetune_scaling.laws.fitting.fitted_law import WIDE, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout, predict
-from finetune_scaling.laws.forms.metric import EXPONENTIAL, SIGMOID
+from finetune_scaling.laws.forms.library import EXPONENTIAL, SIGMOID
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.intervals import Interval, half_width
 

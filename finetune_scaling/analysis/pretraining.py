@@ -15,8 +15,7 @@ from finetune_scaling.laws.fitting.fitted_law import WIDE, ZERO, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.forms.power import SINGLE
-from finetune_scaling.laws.forms.pretraining import PRETRAINING
+from finetune_scaling.laws.forms.library import PRETRAINING, SINGLE
 from finetune_scaling.laws.uncertainty.bootstrap import FEWEST_RESAMPLES, Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval, half_width
 from finetune_scaling.laws.uncertainty.profile_region import ProfileRegion, profile_region

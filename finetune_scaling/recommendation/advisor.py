@@ -10,7 +10,7 @@ from finetune_scaling.analysis.model_selection import select_joint_law
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.fitted_law import MAX_LOG_RMSE
 from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
-from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
+from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.recommendation.advice import (
     CHOOSE,

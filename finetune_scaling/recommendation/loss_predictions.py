@@ -25,7 +25,7 @@ import pandas as pd
 
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
-from finetune_scaling.laws.forms.joint import ADDITIVE
+from finetune_scaling.laws.forms.library import ADDITIVE
 from finetune_scaling.laws.points.cells import MOST_NATS
 from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents
 from finetune_scaling.recommendation.pet_defaults import PetDefault

@@ -15,7 +15,7 @@ from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.formatting import X_LABELS, format_count, method_name
 from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR, SWEPT_SIZE
 from finetune_scaling.laws.uncertainty.intervals import interval_ends
 from finetune_scaling.report.plots import (

@@ -23,8 +23,7 @@ from finetune_scaling.formatting import (
     format_share,
     method_name,
 )
-from finetune_scaling.laws.forms.joint import ALL_FACTORS
-from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.forms.library import ALL_FACTORS, SINGLE
 from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
 from finetune_scaling.report import best_method_plot
 from finetune_scaling.report.display import NONE, Table, display, estimates, format_cell, interval_of, intervals

@@ -156,7 +156,7 @@ def _options(
         "residual": residual,
         "size": size if size != "total" else None,
         "methods": ",".join(methods) if methods else None,
-        "laws": ",".join(law.given for law in laws) if tuple(laws) != JOINT_LAWS else None,
+        "laws": ",".join(law.file or law.name for law in laws) if tuple(laws) != JOINT_LAWS else None,
         "bootstrap": how.kind if how.kind != "both" else None,
         "resamples": how.resamples if how.resamples != RESAMPLES else None,
     }

@@ -15,7 +15,7 @@ from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.critical_sizes import closed_form, critical_sizes
 from finetune_scaling.analysis.crossings import GRID, find_crossings
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE
 
 # (A, alpha) by factor, and beta, for full, prompt and LoRA of each task, as published (Table 4).
 TABLE = {

@@ -11,7 +11,7 @@ from finetune_scaling.laws.fitting.fitted_law import ZERO
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import OFFSET, Parameter
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE
 from finetune_scaling.laws.points.noise import pooled_deviation
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import BootstrapInput, Resampling, resample

@@ -11,8 +11,7 @@ import pytest
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.forms.power import SINGLE
-from finetune_scaling.laws.forms.pretraining import CHINCHILLA
+from finetune_scaling.laws.forms.library import CHINCHILLA, SINGLE
 
 
 def test_chinchilla_has_the_published_optimum_and_standard_errors(shared_data: Path, tmp_path: Path) -> None:

@@ -15,9 +15,7 @@ from finetune_scaling.laws.fitting.huber_fit import (
     padded_size,
 )
 from finetune_scaling.laws.forms import declared as laws
-from finetune_scaling.laws.forms.joint import MULTIPLICATIVE
-from finetune_scaling.laws.forms.power import SINGLE
-from finetune_scaling.laws.forms.registry import LAWS
+from finetune_scaling.laws.forms.library import LAWS, MULTIPLICATIVE, SINGLE
 
 DELTA = 1e-3
 

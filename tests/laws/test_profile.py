@@ -7,7 +7,7 @@ from scipy import stats
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.profile import profiles
 from finetune_scaling.laws.forms.declared import Law, Layout, coefficient, exponent
-from finetune_scaling.laws.forms.power import SINGLE
+from finetune_scaling.laws.forms.library import SINGLE
 
 LINE = Law(
     name="line",

@@ -11,7 +11,7 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law, predict
-from finetune_scaling.laws.forms.joint import ADDITIVE, MULTIPLICATIVE
+from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 

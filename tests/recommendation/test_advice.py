@@ -13,7 +13,7 @@ import pytest
 import synthetic_points
 from finetune_scaling.api import Fitted, fit, read_points
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.laws.forms.joint import ADDITIVE
+from finetune_scaling.laws.forms.library import ADDITIVE
 from finetune_scaling.laws.points.cells import MOST_NATS
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.recommendation.advice import CHOOSE, INCONCLUSIVE, _short

@@ -1,8 +1,8 @@
 """Declaration of a scaling law: name, formula, parameters with bounds and starting values, and the logs of its terms.
 
 A law is a sum of positive terms, and every term is written in log space: coefficients enter as a = log A, factors as
-log X, so that no fit leaves the positive numbers or overflows. Each law is a file of this package; docs/laws.md shows
-how to declare your own.
+log X, so that no fit leaves the positive numbers or overflows. library.py has the declared laws; docs/laws.md shows how
+to declare your own.
 """
 
 import dataclasses
@@ -105,16 +105,11 @@ class Law:
     factors: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     log_terms: LogTerms
-    residual: Residual
     source: str
+    residual: Residual = "linear"
     sizes_needed: int = 3
     response: str = "loss"
     file: str = ""
-
-    @property
-    def given(self) -> str:
-        """Its name on a command line."""
-        return self.file or self.name
 
     def without_sharing(self) -> "Law":
         """Return the law with separate parameters for each factor, E and beta included."""
