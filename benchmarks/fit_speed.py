@@ -76,13 +76,11 @@ def chinchilla_points() -> Points:
 def time_ours(points: Points, starts: np.ndarray) -> float:
     """Return the seconds of the fit from all starts, the least of three after a first."""
     size, tokens, loss = points
-    data = FitPoints({"N": np.log(size), "D": np.log(tokens)}, loss, np.zeros(len(loss), int))
-    problem = FitProblem(Layout(CHINCHILLA), data, FitSettings())
-    weights, free = np.ones((1, len(loss))), np.ones(5, bool)
+    problem = FitProblem(Layout(CHINCHILLA), FitPoints({"N": size, "D": tokens}, loss))
     times = []
     for _ in range(4):
         began = time.perf_counter()
-        _, objectives = multistart_fit(problem, weights, starts, free)
+        _, objectives = multistart_fit(problem.batch(), starts)
         times.append(time.perf_counter() - began)
     print(f"ours: {min(times[1:]):.2f} s for {len(starts)} starts ({times[0]:.1f} s with compilation or its cache)")
     print(f"objective {objectives[0]:.6e}")

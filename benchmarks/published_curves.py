@@ -65,14 +65,11 @@ def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
     absolute error of log loss at each number of examples by the law fitted without it.
     """
     layout, found = Layout(law), {}
-    starts, free = layout.starts(), np.ones(len(layout.names), bool)
     for key, rows in curves.groupby(["data", "model"]):
         loss = rows["loss"].to_numpy(float)
-        points = FitPoints({"D": np.log(rows["examples"].to_numpy(float))}, loss, np.zeros(len(loss), int))
-        problem = FitProblem(layout, points, LEAST_SQUARES)
-        vectors, _ = multistart_fit(problem, np.ones((1, len(loss))), starts, free)
-        others = 1 - np.eye(len(loss))
-        refits, _ = local_refit(problem, others, np.tile(vectors, (len(loss), 1)), free)
+        problem = FitProblem(layout, FitPoints({"D": rows["examples"].to_numpy(float)}, loss), LEAST_SQUARES)
+        vectors, _ = multistart_fit(problem.batch())
+        refits, _ = local_refit(problem.batch(1 - np.eye(len(loss))), np.tile(vectors, (len(loss), 1)))
         gaps = [np.log(problem.predictions(v) / loss) for v in (vectors[0], *refits)]
         left_out = np.abs([gap[i] for i, gap in enumerate(gaps[1:])])
         found[key] = {"misfit": float(np.sqrt(np.mean(gaps[0] ** 2))), "left_out": float(np.mean(left_out))}

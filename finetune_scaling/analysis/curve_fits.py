@@ -1,12 +1,12 @@
 """Fits of the law L = A / D^beta + E to every curve of one factor value over the number of finetuning examples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
+from finetune_scaling.laws.fitting.huber_fit import FitBatch, FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Layout, predict
 from finetune_scaling.laws.forms.library import SINGLE
@@ -51,26 +51,25 @@ def fit_curves(rows: pd.DataFrame, settings: FitSettings) -> list[CurveFit]:
         return []
     layout, values = Layout(SINGLE), curves.to_numpy(float)
     weights, losses = np.isfinite(values).astype(float), np.where(np.isfinite(values), values, 1.0)
-    points = FitPoints({"D": np.log(curves.columns.to_numpy(float))}, losses[0], np.zeros(losses.shape[1], int))
-    problem, free = FitProblem(layout, points, settings), np.ones(len(layout.names), bool)
-    vectors, objectives = multistart_fit(problem, weights, layout.starts(), free, losses)
-    replicates = _replicates(problem, weights, losses, vectors)
+    problem = FitProblem(layout, FitPoints({"D": curves.columns.to_numpy(float)}, losses[0]), settings)
+    batch = problem.batch(weights, losses)
+    vectors, objectives = multistart_fit(batch)
+    replicates = _replicates(batch, vectors)
     return [
         _curve_fit(rows[(rows["factor"] == factor) & (rows["x"] == x)], layout, vector, refits, float(objective))
         for (factor, x), vector, refits, objective in zip(curves.index, vectors, replicates, objectives, strict=True)
     ]
 
 
-def _replicates(problem: FitProblem, weights: np.ndarray, losses: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def _replicates(batch: FitBatch, vectors: np.ndarray) -> np.ndarray:
     """Return refits [G, R, K] of every curve to simulated losses."""
-    predicted = problem.predictions(vectors)
-    degrees = np.maximum(1, weights.sum(axis=1) - vectors.shape[1])
-    scatter = np.sqrt((weights * (losses - predicted) ** 2).sum(axis=1) / degrees)
-    noise = np.random.default_rng(0).normal(size=(len(weights), RESAMPLES, weights.shape[1]))
+    predicted = batch.problem.predictions(vectors)
+    degrees = np.maximum(1, batch.weights.sum(axis=1) - vectors.shape[1])
+    scatter = np.sqrt((batch.weights * (batch.losses - predicted) ** 2).sum(axis=1) / degrees)
+    noise = np.random.default_rng(0).normal(size=(len(vectors), RESAMPLES, predicted.shape[1]))
     simulated = np.maximum(predicted[:, None] + scatter[:, None, None] * noise, 1e-3)
-    weights, starts = (np.repeat(values, RESAMPLES, axis=0) for values in (weights, vectors))
-    free, flat = np.ones(vectors.shape[1], bool), simulated.reshape(-1, simulated.shape[2])
-    refits, _ = refit_replicates(problem, weights, starts, free, float(scatter.max()), flat)
+    replicated = replace(batch.repeated(RESAMPLES), losses=simulated.reshape(-1, simulated.shape[2]))
+    refits, _ = refit_replicates(replicated, np.repeat(vectors, RESAMPLES, axis=0), float(scatter.max()))
     return refits.reshape(len(vectors), RESAMPLES, -1)
 
 

@@ -171,11 +171,10 @@ def _fits(fitted: pd.DataFrame, held_out: pd.DataFrame, metric: str) -> Iterator
 def _left_out(law: Law, loss: np.ndarray, score: np.ndarray, levels: np.ndarray, settings: FitSettings) -> np.ndarray:
     """Return the absolute error [P] of every setting by the law fitted without its dataset size."""
     layout = Layout(law)
-    points = FitPoints({"L": np.log(loss)}, score, np.zeros(len(score), int), 64)
-    problem, free = FitProblem(layout, points, settings), np.ones(len(layout.names), bool)
+    problem = FitProblem(layout, FitPoints({"L": loss}, score, pad_to=64), settings)
     names = np.unique(levels)
     weights = (levels[None] != names[:, None]).astype(float)
-    vectors, _ = multistart_fit(problem, weights, layout.starts(), free)
+    vectors, _ = multistart_fit(problem.batch(weights))
     errors = np.zeros(len(score))
     with np.errstate(over="ignore"):
         for name, vector in zip(names, vectors, strict=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.laws.fitting.fitted_law import WIDE, ZERO, FittedLaw
+from finetune_scaling.laws.fitting.fitted_law import WIDE, ZERO, FittedLaw, mean_errors
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law
@@ -74,9 +74,7 @@ class PretrainingFit:
         """Return the mean absolute error in nats on fitted and on held-out points."""
         if self.fitted is None:
             return {}
-        deviation = (self.rows["loss"] - self.predict(self.rows["x"].to_numpy(float))).abs()
-        kinds = {"fitted": deviation[~self.rows["held_out"]], "held_out": deviation[self.rows["held_out"]]}
-        return {kind: float(values.mean()) for kind, values in kinds.items() if len(values)}
+        return mean_errors(self.predict(self.rows["x"].to_numpy(float)), self.rows)
 
     def _fit(self) -> FittedLaw:
         if self.fitted is None:

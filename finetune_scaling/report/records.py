@@ -69,13 +69,9 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
 
 def parameter_record(fit: JointFit, name: str) -> dict[str, Any]:
     """Return a parameter's two-stage and one-stage estimates, 90 % intervals, jackknife error, and determination."""
-    interval, one_stage = fit.interval(name), fit.one_stage.interval(name)
+    one_stage = fit.one_stage.interval(name)
     return {
-        "value": finite_or_none(fit.parameters[name]) if fit.fits_well else None,
-        "low": interval.low if fit.fits_well else None,
-        "high": interval.high if fit.fits_well else None,
-        "identified": fit.is_well_determined(name),
-        "why": fit.why_poorly_determined(name),
+        **fit.record(name),
         "leave_out_standard_error": finite_or_none(fit.jackknife(name).standard_error),
         "of_logarithm": fit.parameter(name).is_log,
         "profile": asdict(fit.profiles[name].interval) if name in fit.profiles and fit.fits_well else None,
@@ -150,13 +146,6 @@ def selection_record(task: str, method: str, found: Selection) -> dict[str, Any]
 
 def all_factors_record(task: str, method: str, fit: FittedLaw) -> dict[str, Any]:
     """Return one fit of the law over all factors."""
-    parameters = {}
-    for name in fit.layout.names:
-        why = fit.why_poorly_determined(name)
-        estimated = fit.fits_well and name not in fit.fixed
-        ends = asdict(fit.interval(name)) if estimated else {"low": None, "high": None}
-        value = finite_or_none(fit.parameters[name]) if estimated else None
-        parameters[name] = {"value": value, **ends, "identified": not why, "why": why}
     return {
         "task": task,
         "method": method,
@@ -165,7 +154,7 @@ def all_factors_record(task: str, method: str, fit: FittedLaw) -> dict[str, Any]
         "points": fit.points,
         "objective": fit.objective,
         "misfit": finite_or_none(fit.log_rmse),
-        "parameters": parameters,
+        "parameters": {name: fit.record(name) for name in fit.layout.names},
     }
 
 

@@ -44,7 +44,7 @@ TRUTHS = {  # law -> low and high end of each parameter; factors are drawn from 
 RANGES = {"X": (5, 10), "N": (7, 10), "T": (9, 12), "P": (0.5, 2.5), "D": (2, 7), "L": (-0.3, 0.6)}
 
 
-def problem(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
+def noisy_points(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
     """Points of a random law of this form with noise and a few outliers."""
     random = np.random.default_rng(seed)
     factors = {name: 10 ** random.uniform(*RANGES[name], 40) for name in law.factors}
@@ -54,11 +54,8 @@ def problem(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
     return factors, loss
 
 
-def to_problem(
-    layout: laws.Layout, factors: dict, loss: np.ndarray, residual: laws.Residual | None = None
-) -> FitProblem:
-    logs = {name: np.log(values) for name, values in factors.items()}
-    return FitProblem(layout, FitPoints(logs, loss, np.zeros(len(loss), int)), FitSettings(DELTA, residual))
+def to_problem(law: laws.Law, factors: dict, loss: np.ndarray) -> FitProblem:
+    return FitProblem(laws.Layout(law), FitPoints(factors, loss), FitSettings(DELTA))
 
 
 def scipy_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
@@ -76,11 +73,10 @@ def scipy_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarra
 def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
     law, residual = LAWS[name], LAWS[name].residual
     layout = laws.Layout(law)
-    free, ones = np.ones(len(layout.names), bool), np.ones((1, 40))
     for seed in range(4):
-        factors, loss = problem(law, seed)
+        factors, loss = noisy_points(law, seed)
         starts = np.random.default_rng(seed).permutation(layout.starts())[:16]
-        vectors, values = multistart_fit(to_problem(layout, factors, loss, residual), ones, starts, free)
+        vectors, values = multistart_fit(to_problem(law, factors, loss).batch(), starts)
         expected = reference_objective(law, vectors[0], factors, loss, residual)
         assert values[0] == pytest.approx(expected, rel=1e-9)
         best = scipy_best(law, starts, factors, loss, residual)
@@ -88,54 +84,50 @@ def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
 
 
 def test_points_without_noise_recover_the_law() -> None:
-    factors, _ = problem(MULTIPLICATIVE, 0)
+    factors, _ = noisy_points(MULTIPLICATIVE, 0)
     truth = {"E": 0.62, "beta": 0.081, "A": 2.1e3, "alpha": 0.36}
-    layout = laws.Layout(MULTIPLICATIVE)
-    fit_problem = to_problem(layout, factors, laws.predict(MULTIPLICATIVE, truth, factors))
-    vectors, _ = multistart_fit(fit_problem, np.ones((1, 40)), layout.starts(), np.ones(4, bool))
-    assert layout.to_natural(vectors[0]) == {name: pytest.approx(value, rel=1e-3) for name, value in truth.items()}
+    problem = to_problem(MULTIPLICATIVE, factors, laws.predict(MULTIPLICATIVE, truth, factors))
+    vectors, _ = multistart_fit(problem.batch())
+    assert problem.layout.to_natural(vectors[0]) == {
+        name: pytest.approx(value, rel=1e-3) for name, value in truth.items()
+    }
 
 
 def test_points_of_weight_zero_are_ignored_and_frozen_entries_stay() -> None:
-    factors, loss = problem(MULTIPLICATIVE, 1)
-    layout = laws.Layout(MULTIPLICATIVE)
+    factors, loss = noisy_points(MULTIPLICATIVE, 1)
     free = np.array([True, False, True, True])
-    starts = layout.starts({"beta": 0.1})
+    starts = laws.Layout(MULTIPLICATIVE).starts({"beta": 0.1})
     part = {name: values[:30] for name, values in factors.items()}
     weights = (np.arange(40) < 30).astype(float)[None]
-    alone, _ = multistart_fit(to_problem(layout, part, loss[:30]), np.ones((1, 30)), starts, free)
-    masked, _ = multistart_fit(to_problem(layout, factors, loss), weights, starts, free)
+    alone, _ = multistart_fit(to_problem(MULTIPLICATIVE, part, loss[:30]).batch(free=free), starts)
+    masked, _ = multistart_fit(to_problem(MULTIPLICATIVE, factors, loss).batch(weights, free=free), starts)
     np.testing.assert_allclose(masked, alone, rtol=1e-9)
     assert masked[0, 1] == 0.1
 
 
 def test_rows_of_weights_are_separate_problems() -> None:
-    factors, loss = problem(SINGLE, 2)
-    layout = laws.Layout(SINGLE)
-    fit_problem = to_problem(layout, factors, loss)
+    factors, loss = noisy_points(SINGLE, 2)
+    problem = to_problem(SINGLE, factors, loss)
     weights = (np.random.default_rng(0).random((3, 40)) < 0.7).astype(float)
-    together, values = multistart_fit(fit_problem, weights, layout.starts(), np.ones(3, bool))
+    together, values = multistart_fit(problem.batch(weights))
     for row, vector, value in zip(weights, together, values, strict=True):
-        alone, single = multistart_fit(fit_problem, row[None], layout.starts(), np.ones(3, bool))
+        alone, single = multistart_fit(problem.batch(row[None]))
         assert value == pytest.approx(single[0], rel=1e-9)
         assert vector == pytest.approx(alone[0], rel=1e-5)
 
 
 def test_a_local_refit_of_the_optimum_stays_there() -> None:
-    factors, loss = problem(MULTIPLICATIVE, 3)
-    layout, free = laws.Layout(MULTIPLICATIVE), np.ones(4, bool)
-    fit_problem = to_problem(layout, factors, loss)
-    vectors, values = multistart_fit(fit_problem, np.ones((1, 40)), layout.starts(), free)
-    again, same = local_refit(fit_problem, np.ones((1, 40)), vectors, free)
+    factors, loss = noisy_points(MULTIPLICATIVE, 3)
+    batch = to_problem(MULTIPLICATIVE, factors, loss).batch()
+    vectors, values = multistart_fit(batch)
+    again, same = local_refit(batch, vectors)
     np.testing.assert_allclose(again, vectors, rtol=1e-6)
     assert same[0] <= values[0] * (1 + 1e-12)
 
 
 def test_other_code_in_the_process_keeps_float32() -> None:
-    factors, loss = problem(SINGLE, 0)
-    layout = laws.Layout(SINGLE)
-    fit_problem = to_problem(layout, factors, loss)
-    vectors, _ = multistart_fit(fit_problem, np.ones((1, 40)), layout.starts(), np.ones(3, bool))
+    factors, loss = noisy_points(SINGLE, 0)
+    vectors, _ = multistart_fit(to_problem(SINGLE, factors, loss).batch())
     assert vectors.dtype == np.float64
     assert jnp.asarray(1.0).dtype == jnp.float32
     assert not jax.config.jax_enable_x64

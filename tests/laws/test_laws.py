@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, multistart_fit
 from finetune_scaling.laws.forms import declared as laws
 from finetune_scaling.laws.forms.library import ADDITIVE, CHINCHILLA, LAWS, MULTIPLICATIVE, SINGLE
 from finetune_scaling.laws.forms.registry import law_named
@@ -64,8 +64,7 @@ def test_a_law_is_declared_in_a_users_file(tmp_path: Path) -> None:
     law = law_named(f"{tmp_path}/mine.py:PLAIN")
     d = np.geomspace(10, 1e5, 9)
     layout = laws.Layout(law)
-    problem = FitProblem(layout, FitPoints({"D": np.log(d)}, 4 / d**0.25, np.zeros(9, int)), FitSettings())
-    vectors, _ = multistart_fit(problem, np.ones((1, 9)), layout.starts(), np.ones(2, bool))
+    vectors, _ = multistart_fit(FitProblem(layout, FitPoints({"D": d}, 4 / d**0.25)).batch())
     assert layout.to_natural(vectors[0]) == {"A": pytest.approx(4, rel=1e-5), "beta": pytest.approx(0.25, rel=1e-5)}
 
 
@@ -73,8 +72,7 @@ def test_a_bounded_parameter_stays_inside(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN_LAW)
     layout = laws.Layout(law_named(f"{tmp_path}/mine.py:PLAIN"))
     d = np.geomspace(10, 1e5, 9)
-    problem = FitProblem(layout, FitPoints({"D": np.log(d)}, 4e6 / d**1.5, np.zeros(9, int)), FitSettings())
-    vectors, _ = multistart_fit(problem, np.ones((1, 9)), layout.starts(), np.ones(2, bool))
+    vectors, _ = multistart_fit(FitProblem(layout, FitPoints({"D": d}, 4e6 / d**1.5)).batch())
     assert 0.99 < layout.to_natural(vectors[0])["beta"] <= 1
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
-from finetune_scaling.laws.fitting.profile import profiles
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings
+from finetune_scaling.laws.fitting.one_stage import fit_law
+from finetune_scaling.laws.fitting.profile import Profile, profiles
 from finetune_scaling.laws.forms.declared import Law, Layout, coefficient, exponent
 from finetune_scaling.laws.forms.library import SINGLE
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
 LINE = Law(
     name="line",
@@ -20,19 +22,16 @@ LINE = Law(
 )
 
 
-def profiled(law: Law, d: np.ndarray, loss: np.ndarray, settings: FitSettings) -> tuple:
-    layout = Layout(law)
-    problem = FitProblem(layout, FitPoints({"D": np.log(d)}, loss, np.zeros(len(d), int)), settings)
-    free, weights = np.ones(len(layout.names), bool), np.ones(len(d))
-    vectors, _ = multistart_fit(problem, weights[None], layout.starts(), free)
-    deviations = dict.fromkeys(layout.names, 0.1) | {"beta": 0.002, "A": 0.02}
-    return vectors[0], profiles(problem, weights, vectors[0], free, deviations)
+def profiled(law: Law, d: np.ndarray, loss: np.ndarray, settings: FitSettings) -> dict[str, Profile]:
+    problem = FitProblem(Layout(law), FitPoints({"D": d}, loss), settings)
+    fitted = fit_law(law, {"D": d}, loss, settings, Resampling("settings", 40))
+    return profiles(problem, np.ones(len(d)), fitted, np.ones(len(fitted.vector), bool))
 
 
 def test_the_profile_of_a_line_is_the_textbook_interval() -> None:
     d = np.geomspace(10, 1e5, 40)
     noise = np.random.default_rng(0).normal(0, 0.02, 40)
-    _, found = profiled(LINE, d, 4 / d**0.25 * np.exp(noise), FitSettings(huber_delta=10.0, residual="log"))
+    found = profiled(LINE, d, 4 / d**0.25 * np.exp(noise), FitSettings(huber_delta=10.0, residual="log"))
     line = stats.linregress(np.log(d), np.log(4 / d**0.25) + noise)
     margin = stats.norm.ppf(0.95) * line.stderr
     assert found["beta"].interval.low == pytest.approx(-line.slope - margin, abs=0.02 * margin)
@@ -44,5 +43,5 @@ def test_the_profile_of_a_line_is_the_textbook_interval() -> None:
 def test_an_offset_that_is_not_distinguishable_from_zero_is_open_below() -> None:
     d = np.geomspace(10, 1e3, 12)
     loss = 4 / d**0.05 * np.exp(np.random.default_rng(0).normal(0, 0.01, 12))
-    _, found = profiled(SINGLE, d, loss, FitSettings())
+    found = profiled(SINGLE, d, loss, FitSettings())
     assert found["E"].interval.low is None

@@ -10,7 +10,7 @@ import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
-from finetune_scaling.laws.fitting.fitted_law import FittedLaw
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw, mean_errors
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law
@@ -38,17 +38,20 @@ def fit_csv(
     """
     table = read_factors(path, law, by).assign(predicted=np.nan, low=np.nan, high=np.nan)
     records = []
-    groups: Any = table.groupby(by, sort=False) if by else [(None, table)]
-    for group, rows in groups:
+    for value, rows in table.groupby(by, sort=False) if by else [(None, table)]:
         started = time.perf_counter()
-        name: dict[Any, Any] = {} if group is None else {by: group}
-        fitted = _fit(law, path, table.loc[rows.index], name, settings, resampling, len(table))
-        values = {factor: rows[factor].to_numpy(float) for factor in law.factors}
-        table.loc[rows.index, "predicted"] = fitted.predict(values)
+        group = {by: value} if by else {}
+        label = "".join(f"{column}={value}" for column, value in group.items())
+        try:
+            fitted = _fit(law, rows[~rows["held_out"]], settings, resampling, pad_to=min(len(table), 256))
+        except DataError as error:
+            raise DataError(f"{path}{', ' if label else ''}{label}: {error}") from None
+        factors = {name: rows[name].to_numpy(float) for name in law.factors}
+        table.loc[rows.index, "predicted"] = fitted.predict(factors)
         if fitted.fits_well:
-            table.loc[rows.index, ["low", "high"]] = interval_ends(fitted.predict_replicates(values)).T
-        records.append({**name, **_record(fitted, settings, table.loc[rows.index])})
-        for line in _lines(records[-1], name, time.perf_counter() - started):
+            table.loc[rows.index, ["low", "high"]] = interval_ends(fitted.predict_replicates(factors)).T
+        records.append({**group, **_record(fitted, settings, table.loc[rows.index])})
+        for line in _lines(records[-1], label, time.perf_counter() - started):
             progress(line)
     write_json_atomically(out / "fit.json", {"fits": records, "critical_sizes": [], "claims": []})
     write_atomically(out / "predictions.csv", table.to_csv(index=False))
@@ -66,45 +69,21 @@ def read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
 
 
 def _fit(
-    law: Law,
-    path: Path,
-    rows: pd.DataFrame,
-    group: dict,
-    settings: FitSettings,
-    resampling: Resampling | None,
-    pad_to: int,
+    law: Law, points: pd.DataFrame, settings: FitSettings, resampling: Resampling | None, pad_to: int
 ) -> FittedLaw:
-    fitted = rows[~rows["held_out"]]
-    factors = {name: fitted[name].to_numpy(float) for name in law.factors}
-    try:
-        _check_determined(law, fitted)
-        return fit_law(
-            law, factors, fitted[law.response].to_numpy(float), settings, resampling, pad_to=min(pad_to, 256)
-        )
-    except DataError as error:
-        where = "".join(f", {name}={value}" for name, value in group.items())
-        raise DataError(f"{path}{where}: {error}") from None
-
-
-def _check_determined(law: Law, points: pd.DataFrame) -> None:
-    """Raise DataError where the points cannot determine the law, since many curves pass through them."""
-    needed = len(law.parameters)
-    if len(points) < needed:
-        return  # fit_law raises
-    for name in law.factors:
-        if points[name].nunique() < 2:
-            raise DataError(f"{name} is {points[name].iloc[0]:g} in all {len(points)} points to fit; vary it")
-    different = len(points.drop_duplicates([*law.factors]))
-    if different < needed:
-        raise DataError(
-            f"{different} different {' and '.join(law.factors)} to fit, the {law.name} law has {needed} parameters; "
-            "add points"
-        )
-    if points[law.response].nunique() < 2:
-        raise DataError(
-            f"{law.response} is {points[law.response].iloc[0]:g} in all {len(points)} points to fit, which determines "
-            "no parameter; give measured values"
-        )
+    """Fit a law. Raises DataError where the points cannot determine it, since many curves pass through them."""
+    needed, distinct = len(law.parameters), len(points.drop_duplicates([*law.factors]))
+    if len(points) >= needed:  # otherwise fit_law raises
+        for name in (*law.factors, law.response):
+            if points[name].nunique() < 2:
+                raise DataError(f"{name} is {points[name].iloc[0]:g} in all {len(points)} points to fit; it must vary")
+        if distinct < needed:
+            raise DataError(
+                f"{distinct} different {' and '.join(law.factors)} to fit, the {law.name} law has {needed} parameters; "
+                "add points"
+            )
+    factors = {name: points[name].to_numpy(float) for name in law.factors}
+    return fit_law(law, factors, points[law.response].to_numpy(float), settings, resampling, pad_to=pad_to)
 
 
 def _record(fitted: FittedLaw, settings: FitSettings, rows: pd.DataFrame) -> dict[str, Any]:
@@ -125,31 +104,17 @@ def _record(fitted: FittedLaw, settings: FitSettings, rows: pd.DataFrame) -> dic
         "resamples": len(fitted.replicates),
         "residual": settings.residual_of(law),
         "huber_delta": settings.huber_delta,
-        "errors": {kind: {"all": error} for kind, error in _errors(rows, law.response).items()},
+        "errors": {kind: {"all": error} for kind, error in mean_errors(rows["predicted"], rows, law.response).items()},
     }
 
 
 def _parameter(fitted: FittedLaw, name: str) -> dict[str, Any]:
-    """Return estimate, 90 % interval and standard error, all None where the law does not fit the points."""
-    interval, why = fitted.interval(name), fitted.why_poorly_determined(name)
-    return {
-        "value": finite_or_none(fitted.parameters[name]) if fitted.fits_well else None,
-        "low": interval.low if fitted.fits_well else None,
-        "high": interval.high if fitted.fits_well else None,
-        "identified": not why,
-        "standard_error": finite_or_none(fitted.standard_error(name)) if fitted.fits_well else None,
-        "why": why,
-    }
+    error = finite_or_none(fitted.standard_error(name)) if fitted.fits_well else None
+    return {**fitted.record(name), "standard_error": error}
 
 
-def _errors(rows: pd.DataFrame, response: str) -> dict[str, float]:
-    deviation = (rows["predicted"] - rows[response]).abs()
-    kinds = {"fitted": deviation[~rows["held_out"]], "held_out": deviation[rows["held_out"]]}
-    return {kind: float(values.mean()) for kind, values in kinds.items() if len(values)}
-
-
-def _lines(record: dict[str, Any], group: dict, seconds: float) -> Iterator[str]:
-    name = "".join(f"{column}={value}, " for column, value in group.items())
+def _lines(record: dict[str, Any], label: str, seconds: float) -> Iterator[str]:
+    name = f"{label}, " if label else ""
     yield f"{name}{record['law']}: {record['formula']}, residual {record['residual']}, {record['points']} points"
     if not record["describes"]:
         yield f"  the law does not fit these points (relative error {record['misfit']:.0%})"

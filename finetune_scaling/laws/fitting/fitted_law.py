@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from finetune_scaling.files import finite_or_none
 from finetune_scaling.laws.forms.declared import Law, Layout, Parameter, factor_parameters, predict
 from finetune_scaling.laws.uncertainty.intervals import (
     Interval,
-    correlations,
     describe_correlation,
     half_width,
     largest_half_width,
@@ -83,6 +85,14 @@ class FittedLaw:
         replicates = self.replicate_parameters[name]
         return parameter_interval(self.parameter(name), self.parameters[name], replicates, self.least_response)
 
+    def record(self, name: str) -> dict[str, Any]:
+        """Return a parameter for fit.json: estimate and interval (None where not fitted), and whether determined."""
+        why = self.why_poorly_determined(name)
+        estimated = self.fits_well and name not in self.fixed
+        interval = self.interval(name) if estimated else Interval(None, None)
+        value = finite_or_none(self.parameters[name]) if estimated else None
+        return {"value": value, "low": interval.low, "high": interval.high, "identified": not why, "why": why}
+
     def standard_error(self, name: str) -> float:
         """Return the standard deviation of a parameter over the bootstrap replicates, in natural units."""
         return float(np.std(self.replicate_parameters[name], ddof=1))
@@ -102,7 +112,7 @@ class FittedLaw:
         if half_width(self.parameter(name), self.interval(name)) > self.largest_half_width(name):
             return WIDE + self._correlated_with(name)
         offsets = [other for other in self.parameters if self._is_near_zero(other)]
-        if text := describe_correlation(self._correlations(name, offsets)):
+        if text := self._strongest_correlation(name, offsets):
             return f"{text}, which is not distinguishable from zero: that bound, and not the points, ends its interval"
         return ""
 
@@ -124,14 +134,22 @@ class FittedLaw:
         """The other parameter with which this one is strongly correlated, as the end of a sentence."""
         group = name.partition("_")[2]
         others = [n for n in self.parameters if n != name and not (group and n.endswith(f"_{group}"))]
-        text = describe_correlation(self._correlations(name, others))
+        text = self._strongest_correlation(name, others)
         return f": {text}" if text else ""
 
-    def _correlations(self, name: str, others: Sequence[str]) -> dict[str, float]:
-        return correlations(self._fitted_replicates(name), {other: self._fitted_replicates(other) for other in others})
+    def _strongest_correlation(self, name: str, others: Sequence[str]) -> str:
+        replicates = {other: self._fitted_replicates(other) for other in others}
+        return describe_correlation(self._fitted_replicates(name), replicates)
 
     def _fitted_replicates(self, name: str) -> np.ndarray:
         """Replicates [R] on the fitted scale; offsets in natural units, since their logarithm diverges near zero."""
         if self.parameter(name).is_offset:
             return self.replicate_parameters[name]
         return self.replicates[:, self.layout.names.index(name)]
+
+
+def mean_errors(predicted: np.ndarray, rows: pd.DataFrame, response: str = "loss") -> dict[str, float]:
+    """Return the mean absolute error on fitted and on held-out rows, without a kind that has no rows."""
+    deviation = (rows[response] - predicted).abs()
+    means = deviation.groupby(rows["held_out"]).mean()
+    return {kind: float(means[flag]) for kind, flag in (("fitted", False), ("held_out", True)) if flag in means}

@@ -6,15 +6,15 @@ refits without some of them) differ only in their weights.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune_scaling.laws.fitting.minimizers import lbfgs, newton
+from finetune_scaling.laws.fitting.minimizers import Function, lbfgs, newton
 from finetune_scaling.laws.forms.declared import Law, Layout, Residual, predict
 
 HUBER_DELTA = 1e-3
@@ -46,23 +46,15 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitPoints:
-    """Points to fit. log_factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's factor.
+    """Points to fit. factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's group in the layout.
 
     pad_to: least number of points that programs are compiled for, so that several problems share one.
     """
 
-    log_factors: Mapping[str, np.ndarray]
+    factors: Mapping[str, np.ndarray]
     loss: np.ndarray
-    groups: np.ndarray
+    groups: np.ndarray | int = 0
     pad_to: int = 0
-
-    def padded(self, size: int) -> "FitPoints":
-        """Return the points padded to `size` with blanks (all factors and losses 1)."""
-        extra = size - len(self.loss)
-        log_factors = {name: np.pad(values, (0, extra)) for name, values in self.log_factors.items()}
-        return FitPoints(
-            log_factors, np.pad(self.loss, (0, extra), constant_values=1.0), np.pad(self.groups, (0, extra))
-        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ class FitProblem:
 
     layout: Layout
     points: FitPoints
-    settings: FitSettings
+    settings: FitSettings = FitSettings()
 
     def predictions(self, vectors: np.ndarray) -> np.ndarray:
         """Return the predictions [..., P] of vectors [..., K] at the points."""
@@ -81,7 +73,7 @@ class FitProblem:
         for parameter in (p for p in layout.law.parameters if p.per_factor):
             of_groups = [natural[f"{parameter.name}_{g}" if g else parameter.name] for g in layout.groups]
             own[parameter.name] = np.choose(points.groups, of_groups)
-        return predict(layout.law, own, {name: np.exp(values) for name, values in points.log_factors.items()})
+        return predict(layout.law, own, points.factors)
 
     def residuals(self, vector: np.ndarray) -> np.ndarray:
         """Return the residuals [P] that a fit minimizes, at one vector [K]."""
@@ -93,21 +85,58 @@ class FitProblem:
         """Return the root mean square residual at one vector [K]."""
         return float(np.sqrt(np.mean(self.residuals(vector) ** 2)))
 
-    def log_rmse(self, vector: np.ndarray) -> float:
-        """Return the root mean square of log prediction - log response at one vector [K]."""
-        return float(np.sqrt(np.mean(np.log(self.predictions(vector) / self.points.loss) ** 2)))
+    def fitted_fields(self, vector: np.ndarray) -> dict[str, Any]:
+        """Return the fields of a FittedLaw that follow from the points and the fitted vector [K]."""
+        loss = self.points.loss
+        return {
+            "layout": self.layout,
+            "vector": vector,
+            "log_rmse": float(np.sqrt(np.mean(np.log(self.predictions(vector) / loss) ** 2))),
+            "least_response": float(loss.min()),
+            "points": len(loss),
+        }
+
+    def batch(
+        self, weights: np.ndarray | None = None, losses: np.ndarray | None = None, free: np.ndarray | bool = True
+    ) -> "FitBatch":
+        """Return W fits to weighted points: weights [W, P], by default one fit with weights of one.
+
+        losses [W, P]: what each of them is fitted to, by default the points' losses; free bool [K] or [W, K]: False
+        where a parameter stays at its start.
+        """
+        weights = np.ones((1, len(self.points.loss))) if weights is None else weights
+        losses = np.broadcast_to(self.points.loss if losses is None else losses, weights.shape)
+        return FitBatch(self, weights, losses, np.broadcast_to(free, (len(weights), len(self.layout.names))))
 
 
 @dataclass(frozen=True)
-class Program:
+class FitBatch:
+    """Fits of one problem with different weights, losses [W, P] and free parameters, bool [W, K]."""
+
+    problem: FitProblem
+    weights: np.ndarray
+    losses: np.ndarray
+    free: np.ndarray
+
+    def rows(self, index: np.ndarray) -> "FitBatch":
+        """Return some of the fits."""
+        return replace(self, weights=self.weights[index], losses=self.losses[index], free=self.free[index])
+
+    def repeated(self, times: int) -> "FitBatch":
+        """Return each of the fits several times in a row."""
+        return self.rows(np.repeat(np.arange(len(self.weights)), times))
+
+
+class Program(NamedTuple):
     """What a compiled fit depends on besides array shapes; the key of JAX's cache of compiled programs."""
 
     layout: Layout
     residual: Residual
+    minimizer: Literal["lbfgs", "newton"]
 
 
 class Rows(NamedTuple):
-    """A batch of problems: start vectors [B, K], weights [B, P], losses [B, P], free [B, K] (1: fitted)."""
+    """Arguments of a compiled fit: start vectors [B, K], weights [B, P], losses [B, P], free [B, K] (1: fitted)."""
 
     vectors: Any
     weights: Any
@@ -120,50 +149,28 @@ def padded_size(points: int) -> int:
     return max(64, 1 << (points - 1).bit_length())
 
 
-def multistart_fit(
-    problem: FitProblem,
-    weights: np.ndarray,
-    starts: np.ndarray,
-    free: np.ndarray,
-    losses: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best parameters over a grid of starts, for every row of weights.
-
-    weights [W, P]; starts [S, K]; free bool [K], False where a parameter stays at its start; losses [W, P]: what each
-    row is fitted to, by default the losses of the points.
-    Returns vectors [W, K] and their objectives [W] (weighted sums of Huber losses).
-    """
-    vectors, values = multistart_optima(problem, weights, starts, free, losses)
+def multistart_fit(batch: FitBatch, starts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best parameters [W, K] over starts [S, K] (the layout's grid), and their objectives [W]."""
+    vectors, values = multistart_optima(batch, batch.problem.layout.starts() if starts is None else starts)
     return vectors[:, 0], values[:, 0]
 
 
-def multistart_optima(
-    problem: FitProblem,
-    weights: np.ndarray,
-    starts: np.ndarray,
-    free: np.ndarray,
-    losses: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the optima found from all starts, best first: vectors [W, S', K] and objectives [W, S']."""
-    count, grid = len(weights), len(starts)
-    rows = np.repeat(np.arange(count), grid)
-    losses = np.broadcast_to(problem.points.loss, weights.shape) if losses is None else losses
-    screened = _rows(np.tile(starts, (count, 1)), weights[rows], losses[rows], free)
-    vectors, values = _run(_screen, SCREEN_ROWS, problem, screened)
-    kept = min(grid, POLISHED_STARTS)
-    order = np.argsort(values.reshape(count, grid), axis=1, kind="stable")[:, :kept]
-    chosen = (np.arange(count)[:, None] * grid + order).ravel()
-    many = tuple(np.repeat(values, kept, axis=0) for values in (weights, losses))
-    vectors, values = local_refit(problem, many[0], vectors[chosen], free, many[1])
-    found = _sorted(vectors.reshape(count, kept, -1), values.reshape(count, kept))
+def multistart_optima(batch: FitBatch, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the optima found from all starts [S, K], best first: vectors [W, S', K] and objectives [W, S']."""
+    count, grid = len(batch.weights), len(starts)
+    vectors, values = _run("lbfgs", SCREEN_ROWS, batch.repeated(grid), np.tile(starts, (count, 1)))
+    screened = _sorted(vectors.reshape(count, grid, -1), values.reshape(count, grid))[0]
+    found = _sorted(*_refit_each(batch, screened[:, :POLISHED_STARTS]))
     for turn in range(HOPS):
-        hopped = _hop(found[0], turn)
-        many = tuple(np.repeat(values, hopped.shape[1], axis=0) for values in (weights, losses))
-        starts = hopped.reshape(-1, hopped.shape[2])
-        vectors, values = local_refit(problem, many[0], starts, free, many[1])
-        more = vectors.reshape(hopped.shape), values.reshape(hopped.shape[:2])
+        more = _refit_each(batch, _hop(found[0], turn))
         found = _sorted(*(np.concatenate([old, new], axis=1) for old, new in zip(found, more, strict=True)))
     return found
+
+
+def _refit_each(batch: FitBatch, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the optima [W, S, K] nearest to several vectors [W, S, K] of each fit, and their objectives [W, S]."""
+    flat, values = local_refit(batch.repeated(vectors.shape[1]), vectors.reshape(-1, vectors.shape[2]))
+    return flat.reshape(vectors.shape), values.reshape(vectors.shape[:2])
 
 
 def _sorted(vectors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,78 +190,61 @@ def _hop(vectors: np.ndarray, turn: int) -> np.ndarray:
     return vectors[:, :1] + random.uniform(0.2, 1.0, (HOP_STARTS, 1)) * (good[:, left] - good[:, right])
 
 
-def local_refit(
-    problem: FitProblem,
-    weights: np.ndarray,
-    vectors: np.ndarray,
-    free: np.ndarray,
-    losses: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run Newton steps from one vector per row of weights: weights [W, P], vectors [W, K] -> optima [W, K], values [W].
-
-    free: [K], or [W, K] where the rows differ; losses [W, P]: what each row is fitted to, by default the losses of the
-    points.
-    """
-    losses = np.broadcast_to(problem.points.loss, weights.shape) if losses is None else losses
-    return _run(_polish, POLISH_ROWS, problem, _rows(vectors, weights, losses, free))
-
-
-def _rows(vectors: np.ndarray, weights: np.ndarray, losses: np.ndarray, free: np.ndarray) -> Rows:
-    return Rows(vectors, weights, losses, np.broadcast_to(free, vectors.shape).astype(float))
+def local_refit(batch: FitBatch, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Run Newton steps from one vector [W, K] per fit; return the optima [W, K] and their objectives [W]."""
+    return _run("newton", POLISH_ROWS, batch, vectors)
 
 
 def _run(
-    program: Callable[..., tuple[jax.Array, jax.Array]], chunk: int, problem: FitProblem, rows: Rows
+    minimizer: Literal["lbfgs", "newton"], chunk: int, batch: FitBatch, vectors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Call a compiled program on chunks of `chunk` rows; copies of its first row fill up the last one."""
-    layout, points, settings = problem.layout, problem.points, problem.settings
-    size, given = padded_size(max(len(points.loss), points.pad_to)), rows.weights.shape[1]
-    blank = points.padded(size)
-    rows = rows._replace(
-        weights=np.pad(rows.weights, ((0, 0), (0, size - given))),
-        losses=np.pad(rows.losses, ((0, 0), (0, size - given)), constant_values=1.0),
+    """Call a compiled program on chunks of `chunk` rows; copies of its first row fill up the last one.
+
+    Points are padded with blanks of weight zero, whose factors and losses are 1.
+    """
+    problem, points = batch.problem, batch.problem.points
+    count = len(points.loss)
+    blanks = (0, padded_size(max(count, points.pad_to)) - count)
+    data = (
+        {name: np.pad(np.log(values), blanks) for name, values in points.factors.items()},
+        np.pad(np.broadcast_to(points.groups, count), blanks),
     )
-    key = Program(layout, settings.residual_of(layout.law))
+    weights = np.pad(batch.weights, ((0, 0), blanks))
+    losses = np.pad(batch.losses, ((0, 0), blanks), constant_values=1.0)
+    rows = Rows(vectors, weights, losses, batch.free.astype(float))
+    program = Program(problem.layout, problem.settings.residual_of(problem.layout.law), minimizer)
     results = []
     with jax.enable_x64(True):
-        for start in range(0, len(rows.vectors), chunk):
+        for start in range(0, len(vectors), chunk):
             index = np.arange(start, start + chunk)
-            index[index >= len(rows.vectors)] = start
+            index[index >= len(vectors)] = start
             part = Rows(*(values[index] for values in rows))
-            results.append(program(key, part, (dict(blank.log_factors), blank.groups), settings.huber_delta))
-    vectors, values = (np.concatenate([np.asarray(r[i]) for r in results])[: len(rows.vectors)] for i in (0, 1))
-    return vectors, np.where(np.isfinite(values), values, np.inf)
+            results.append(_minimize(program, part, data, problem.settings.huber_delta))
+    found, objectives = (np.concatenate(parts)[: len(vectors)] for parts in zip(*results, strict=True))
+    return found, np.where(np.isfinite(objectives), objectives, np.inf)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _screen(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
-    """Run L-BFGS from every start: vectors [B, K], objectives [B]."""
+def _minimize(program: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
+    """Minimize the objective from every start: vectors [B, K], objectives [B]."""
 
     def one(row: Rows) -> tuple[jax.Array, jax.Array]:
-        objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
-        return lbfgs(objective, row.vectors, row.free)
-
-    return jax.vmap(one)(rows)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _polish(key: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
-    """Run damped Newton steps from every start: vectors [B, K], objectives [B]."""
-
-    def one(row: Rows) -> tuple[jax.Array, jax.Array]:
-        objective = functools.partial(_objective, key, row=row, data=data, delta=delta)
-        metric = functools.partial(_metric, key, row=row, data=data, delta=delta)
+        residuals = functools.partial(_residuals, program, row.losses, data)
+        objective = functools.partial(_objective, residuals, row.weights, delta)
+        if program.minimizer == "lbfgs":
+            return lbfgs(objective, row.vectors, row.free)
+        metric = functools.partial(_metric, residuals, row.weights, delta, row.free)
         return newton(objective, metric, row.vectors, row.free)
 
     return jax.vmap(one)(rows)
 
 
-def _residuals(key: Program, vector: jax.Array, loss: jax.Array, data: Any) -> jax.Array:
+def _residuals(program: Program, loss: jax.Array, data: Any, vector: jax.Array) -> jax.Array:
     """Return predicted minus measured losses (or their logarithms), [P]."""
     log_factors, groups = data
-    terms = key.layout.law.log_terms(_per_point(key.layout, vector, groups), log_factors, jnp)
+    terms = program.layout.law.log_terms(_per_point(program.layout, vector, groups), log_factors, jnp)
     prediction = sum(jnp.exp(term) for term in terms)
-    return jnp.log(prediction / loss) if key.residual == "log" else prediction - loss
+    return jnp.log(prediction / loss) if program.residual == "log" else prediction - loss
 
 
 def _per_point(layout: Layout, vector: jax.Array, groups: jax.Array) -> dict[str, jax.Array]:
@@ -268,16 +258,15 @@ def _per_point(layout: Layout, vector: jax.Array, groups: jax.Array) -> dict[str
     return values
 
 
-def _objective(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
+def _objective(residuals: Function, weights: jax.Array, delta: jax.Array, vector: jax.Array) -> jax.Array:
     """Return the weighted sum of Huber losses of the residuals (Huber 1964), quadratic within delta."""
-    size = jnp.abs(_residuals(key, vector, row.losses, data))
+    size = jnp.abs(residuals(vector))
     clipped = jnp.minimum(size, delta)
-    return jnp.sum(row.weights * clipped * (size - clipped / 2))
+    return jnp.sum(weights * clipped * (size - clipped / 2))
 
 
-def _metric(key: Program, vector: jax.Array, row: Rows, data: Any, delta: jax.Array) -> jax.Array:
+def _metric(residuals: Function, weights: jax.Array, delta: jax.Array, free: jax.Array, vector: jax.Array) -> jax.Array:
     """Return the curvature [K, K] of the objective by iteratively reweighted least squares."""
-    residuals = _residuals(key, vector, row.losses, data)
-    jacobian = jax.jacfwd(lambda v: _residuals(key, v, row.losses, data))(vector) * row.free
-    pull = row.weights * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals), 1e-300))
+    jacobian = jax.jacfwd(residuals)(vector) * free
+    pull = weights * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals(vector)), 1e-300))
     return jnp.einsum("p,pi,pj->ij", pull, jacobian, jacobian)

@@ -16,10 +16,10 @@ POLISH_ITERATIONS = 100
 DAMPINGS = (1e-3, 1e-1, 1.0, 10.0)
 STALLS = 4
 
-Objective = Callable[[jax.Array], jax.Array]
+Function = Callable[[jax.Array], jax.Array]
 
 
-def lbfgs(objective: Objective, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
+def lbfgs(objective: Function, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Run L-BFGS (Nocedal 1980) with backtracking, one evaluation per iteration so that no problem of a batch waits.
 
     start, free [K] (1 where the entry is fitted) -> vector [K] and its objective.
@@ -78,7 +78,7 @@ def _two_loops(slope: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Ar
     return -direction
 
 
-def newton(objective: Objective, metric: Objective, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
+def newton(objective: Function, metric: Function, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Run Newton steps damped by the metric of iteratively reweighted least squares until no step lowers the objective.
 
     The metric follows the scales and correlations of the parameters, so that flat directions cost no extra steps; the
@@ -94,22 +94,15 @@ def newton(objective: Objective, metric: Objective, start: jax.Array, free: jax.
         scale = metric(vector)
         ridge = jnp.diag(1 - free + free * (1e-12 * jnp.trace(scale) + 1e-300))
         systems = hessian + ridge + (damping * dampings)[:, None, None] * scale
-        trials = (
-            vector - jnp.linalg.solve(systems, jnp.broadcast_to(slope, (len(DAMPINGS), len(slope)))[..., None])[..., 0]
-        )
+        slopes = jnp.broadcast_to(slope, (len(DAMPINGS), len(slope)))
+        trials = vector - jnp.linalg.solve(systems, slopes[..., None])[..., 0]
         values = jax.vmap(objective)(trials)
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
         improved = values[best] < value
-        stalled = jnp.where(value - values[best] > 1e-11 * value, False, True)
+        stalled = ~(value - values[best] > 1e-11 * value)
         damping = jnp.where(improved, jnp.maximum(damping * dampings[best], 1e-12), jnp.minimum(damping * 100, 1e12))
-        vector = jnp.where(improved, trials[best], vector)
-        return (
-            vector,
-            jnp.where(improved, values[best], value),
-            damping,
-            jnp.where(stalled, stalls + 1, 0),
-            iteration + 1,
-        )
+        vector, value = jnp.where(improved, trials[best], vector), jnp.where(improved, values[best], value)
+        return vector, value, damping, jnp.where(stalled, stalls + 1, 0), iteration + 1
 
     def unfinished(state: tuple) -> jax.Array:
         return (state[3] < STALLS) & (state[4] < POLISH_ITERATIONS)

@@ -6,12 +6,7 @@ import numpy as np
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
-from finetune_scaling.laws.fitting.huber_fit import (
-    FitPoints,
-    FitProblem,
-    FitSettings,
-    multistart_fit,
-)
+from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Law, Layout
 from finetune_scaling.laws.uncertainty.bootstrap import BootstrapInput, Resampling, resample
@@ -40,26 +35,19 @@ def fit_law(
     count = len(response)
     if count < free.sum():
         raise DataError(f"{count} points to fit, the {law.name} law has {int(free.sum())} parameters; add points")
-    logs = {name: np.log(np.asarray(factors[name], float)) for name in law.factors}
-    points = FitPoints(logs, np.asarray(response, float), np.zeros(count, int), pad_to)
+    points = FitPoints({name: factors[name] for name in law.factors}, response, pad_to=pad_to)
     problem = FitProblem(layout, points, settings or FitSettings())
-    by_name = {p.name: p for p in law.parameters}
-    starts = layout.starts({name: float(by_name[name].to_unconstrained(value)) for name, value in fixed.items()})
-    vectors, objectives = multistart_fit(problem, np.ones((1, count)), starts, free)
-    vector = vectors[0]
+    starts = layout.starts({p.name: p.to_unconstrained(fixed[p.name]) for p in law.parameters if p.name in fixed})
+    (vector,), (objective,) = multistart_fit(problem.batch(free=free), starts)
     predicted, seeds = problem.predictions(vector), np.ones(count)
-    scatter = variance_components(points.loss - predicted, np.full(count, np.nan), seeds, (), int(free.sum()))
-    weights, losses = resample(BootstrapInput(predicted, points.loss, seeds, ()), scatter, how)
+    scatter = variance_components(response - predicted, np.full(count, np.nan), seeds, (), int(free.sum()))
+    weights, losses = resample(BootstrapInput(predicted, response, seeds, ()), scatter, how)
     starts = np.tile(vector, (len(weights), 1))
-    replicates, _ = refit_replicates(problem, weights, starts, free, problem.residual_scale(vector), losses)
+    replicates, _ = refit_replicates(problem.batch(weights, losses, free), starts)
     return FittedLaw(
-        layout=layout,
-        vector=vector,
+        **problem.fitted_fields(vector),
         replicates=replicates,
-        objective=float(objectives[0]),
-        log_rmse=problem.log_rmse(vector),
-        least_response=float(points.loss.min()),
-        points=count,
+        objective=float(objective),
         fixed=tuple(fixed),
         reasons=dict.fromkeys(fixed, "its factor has one value"),
     )

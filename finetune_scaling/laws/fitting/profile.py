@@ -4,12 +4,12 @@ The rise of a Huber objective is turned into a chi-square by the ratio of its cu
 likelihood ratio test of Ronchetti 1982; Heritier and Ronchetti 1994): 2 (Q - Q0) mean(psi') / mean(psi^2).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitProblem, local_refit
 from finetune_scaling.laws.uncertainty.intervals import LEVEL, Interval, parameter_interval
 
@@ -30,37 +30,30 @@ class Profile:
     interval: Interval
 
 
-def profiles(
-    problem: FitProblem,
-    weights: np.ndarray,
-    vector: np.ndarray,
-    free: np.ndarray,
-    deviations: Mapping[str, float],
-) -> dict[str, Profile]:
-    """Return the profiles of all parameters of a one-stage fit.
+def profiles(problem: FitProblem, weights: np.ndarray, fitted: FittedLaw, free: np.ndarray) -> dict[str, Profile]:
+    """Return the profiles of all free parameters, bool [K], of a one-stage fit to points with weights [P].
 
-    weights [P]; vector [K]: the optimum; free bool [K]; deviations: name -> standard deviation of the fitted entry,
-    which sets the steps.
+    The standard deviations over its replicates set the steps.
     """
-    layout = problem.layout
-    names = [name for name, moves in zip(layout.names, free, strict=True) if moves]
-    columns = np.array([layout.names.index(name) for name in names for _ in (-1, 1)])
-    signs = np.array([sign for _ in names for sign in (-1, 1)])
-    scales = np.array([max(deviations[name], 1e-6) for name in names for _ in (-1, 1)])
+    vector, moving = fitted.vector, np.flatnonzero(free)
+    columns, signs = np.repeat(moving, 2), np.tile((-1, 1), len(moving))
+    scales = np.maximum(np.std(fitted.replicates, axis=0), 1e-6)[columns]
     rows = np.arange(len(columns))
     held = np.tile(free, (len(columns), 1))
     held[rows, columns] = False
-    moved, found, objectives = np.tile(vector, (len(columns), 1)), [], []
+    batch = problem.batch(np.tile(weights, (len(rows), 1)), free=held)
+    moved, values, objectives = np.tile(vector, (len(columns), 1)), [], []
     for step in STEPS:
         moved[rows, columns] = vector[columns] + signs * step * scales
-        moved, values = local_refit(problem, np.tile(weights, (len(rows), 1)), moved, held)
-        found.append(moved[rows, columns].copy())
-        objectives.append(values)
-    _, base = local_refit(problem, weights[None], vector[None], np.zeros_like(free))
+        moved, found = local_refit(batch, moved)
+        values.append(moved[rows, columns])
+        objectives.append(found)
+    _, base = local_refit(problem.batch(weights[None], free=False), vector[None])
     rises = (np.array(objectives) - base[0]) / threshold(problem, weights, vector, free)
     return {
-        name: _profile(problem, vector, name, np.array(found)[:, 2 * i : 2 * i + 2], rises[:, 2 * i : 2 * i + 2])
-        for i, name in enumerate(names)
+        problem.layout.names[column]: _profile(fitted, column, np.array(values)[:, sides], rises[:, sides])
+        for column in moving
+        for sides in [columns == column]
     }
 
 
@@ -73,20 +66,16 @@ def threshold(problem: FitProblem, weights: np.ndarray, vector: np.ndarray, free
     return float(stats.chi2.ppf(LEVEL, 1)) / 2 * max(scatter, 1e-300) / curvature
 
 
-def _profile(problem: FitProblem, vector: np.ndarray, name: str, values: np.ndarray, rises: np.ndarray) -> Profile:
+def _profile(fitted: FittedLaw, column: int, values: np.ndarray, rises: np.ndarray) -> Profile:
     """Return a profile from the values and rises [S, 2] on either side of the optimum."""
-    column = problem.layout.names.index(name)
-    parameter = problem.layout.slots[column][0]
-    moved = np.concatenate([values[::-1, 0], [vector[column]], values[:, 1]])
+    parameter, best = fitted.layout.slots[column][0], fitted.vector[column]
+    moved = np.concatenate([values[::-1, 0], [best], values[:, 1]])
     all_rises = np.concatenate([rises[::-1, 0], [0.0], rises[:, 1]])
-    ends = [_crossing(vector[column], values[:, side], rises[:, side]) for side in (0, 1)]
-    ends_natural = [None if end is None else float(parameter.to_natural(end)) for end in ends]
-    if ends_natural[0] is not None:  # an offset that is not distinguishable from zero is open below
-        replicates = np.full(2, ends_natural[0])
-        ends_natural[0] = parameter_interval(
-            parameter, ends_natural[0], replicates, float(problem.points.loss.min())
-        ).low
-    return Profile(parameter.to_natural(moved), all_rises, Interval(ends_natural[0], ends_natural[1]))
+    ends = [_crossing(best, values[:, side], rises[:, side]) for side in (0, 1)]
+    low, high = (None if end is None else float(parameter.to_natural(end)) for end in ends)
+    if low is not None:  # an offset that is not distinguishable from zero is open below
+        low = parameter_interval(parameter, low, np.full(2, low), fitted.least_response).low
+    return Profile(parameter.to_natural(moved), all_rises, Interval(low, high))
 
 
 def _crossing(start: float, values: np.ndarray, rises: np.ndarray) -> float | None:

@@ -4,11 +4,11 @@ A local refit from the fitted optimum is cheap but varies too little, for three 
 delta hold it back, offsets neither reach zero nor leave it, and it stays in the nearest of many optima.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from finetune_scaling.laws.fitting.huber_fit import FitProblem, local_refit
+from finetune_scaling.laws.fitting.huber_fit import FitBatch, local_refit
 
 # The Huber delta of the smoothed objective, in root mean square residuals.
 SMOOTH = 4.0
@@ -25,79 +25,50 @@ MOVES = 0.01
 Refits = tuple[np.ndarray, np.ndarray]  # vectors [W, K] and their objectives [W]
 
 
-def refit_replicates(
-    problem: FitProblem,
-    weights: np.ndarray,
-    vectors: np.ndarray,
-    free: np.ndarray,
-    scale: float,
-    losses: np.ndarray | None = None,
-) -> Refits:
-    """Refit a law from optima of other weights or losses, as local_refit does: vectors [W, K] and objectives [W].
+def refit_replicates(batch: FitBatch, vectors: np.ndarray, scale: float | None = None) -> Refits:
+    """Refit a law from optima [W, K] of other weights or losses, as local_refit does.
 
-    scale: root mean square residual of the fit (residual_scale), which sets the delta of the smoothed objective.
+    scale: root mean square residual, by default of the first vector; it sets the delta of the smoothed objective.
     """
-    losses = np.broadcast_to(problem.points.loss if losses is None else losses, weights.shape)
-    batch = _Batch(problem, weights, losses, np.broadcast_to(free, vectors.shape), scale)
-    return _hopped(batch, _with_offsets_at_zero(batch, batch.refit_smoothed(batch.lifted(vectors))))
+    scale = batch.problem.residual_scale(vectors[0]) if scale is None else scale
+    # The gradient with respect to an offset's logarithm vanishes with the offset, so no descent leaves zero.
+    lifted = np.where(_offsets(batch), np.maximum(vectors, _log_share(batch, LIFT)), vectors)
+    return _hopped(batch, _with_offsets_at_zero(batch, _refit_smoothed(batch, lifted, scale), scale))
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """W refits of one problem: weights, losses [W, P], free bool [W, K]."""
-
-    problem: FitProblem
-    weights: np.ndarray
-    losses: np.ndarray
-    free: np.ndarray
-    scale: float
-
-    def rows(self, rows: np.ndarray, free: np.ndarray) -> "_Batch":
-        """Return some of the refits, with other parameters free."""
-        return replace(self, weights=self.weights[rows], losses=self.losses[rows], free=free)
-
-    def refit(self, starts: np.ndarray) -> Refits:
-        """Return the optima nearest to starts [W, K]."""
-        return local_refit(self.problem, self.weights, starts, self.free, self.losses)
-
-    def refit_smoothed(self, starts: np.ndarray) -> Refits:
-        """Return the optima reached from those of a smoothed (nearly least-squares) objective, which has no kinks."""
-        settings = self.problem.settings
-        wide = replace(settings, huber_delta=max(settings.huber_delta, SMOOTH * self.scale))
-        return self.refit(replace(self, problem=replace(self.problem, settings=wide)).refit(starts)[0])
-
-    def lifted(self, vectors: np.ndarray) -> np.ndarray:
-        """Return vectors [W, K] with offsets raised to at least LIFT of the least response.
-
-        The gradient with respect to an offset's logarithm vanishes with the offset, so no descent leaves zero.
-        """
-        return np.where(self.offsets, np.maximum(vectors, self.log_share(LIFT)), vectors)
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """Return which parameters are offsets: bool [K]."""
-        return np.array([parameter.is_offset for parameter, _ in self.problem.layout.slots])
-
-    def log_share(self, share: float) -> float:
-        """Return the logarithm of a share of the least response."""
-        return float(np.log(max(share * self.problem.points.loss.min(), np.finfo(float).tiny)))
+def _refit_smoothed(batch: FitBatch, starts: np.ndarray, scale: float) -> Refits:
+    """Return the optima reached from those of a smoothed (nearly least-squares) objective, which has no kinks."""
+    settings = batch.problem.settings
+    wide = replace(settings, huber_delta=max(settings.huber_delta, SMOOTH * scale))
+    smoothed = replace(batch, problem=replace(batch.problem, settings=wide))
+    return local_refit(batch, local_refit(smoothed, starts)[0])
 
 
-def _with_offsets_at_zero(batch: _Batch, found: Refits) -> Refits:
+def _offsets(batch: FitBatch) -> np.ndarray:
+    """Return which parameters are offsets: bool [K]."""
+    return np.array([parameter.is_offset for parameter, _ in batch.problem.layout.slots])
+
+
+def _log_share(batch: FitBatch, share: float) -> float:
+    """Return the logarithm of a share of the least response."""
+    return float(np.log(max(share * batch.problem.points.loss.min(), np.finfo(float).tiny)))
+
+
+def _with_offsets_at_zero(batch: FitBatch, found: Refits, scale: float) -> Refits:
     """Set small offsets to zero where that is better: a descent slows down on the way there."""
-    offsets = batch.offsets & batch.free
-    rows = np.flatnonzero((offsets & (found[0] < batch.log_share(SMALL))).any(axis=1))
+    offsets = _offsets(batch) & batch.free
+    rows = np.flatnonzero((offsets & (found[0] < _log_share(batch, SMALL))).any(axis=1))
     if not len(rows):
         return found
-    at_zero = np.where(offsets[rows], batch.log_share(ZERO), found[0][rows])
+    at_zero = np.where(offsets[rows], _log_share(batch, ZERO), found[0][rows])
+    others = batch.rows(rows)
+    others = replace(others, free=others.free & ~offsets[rows])
     vectors, values = (array.copy() for array in found)
-    vectors[rows], values[rows] = _better(
-        (vectors[rows], values[rows]), batch.rows(rows, batch.free[rows] & ~batch.offsets).refit_smoothed(at_zero)
-    )
+    vectors[rows], values[rows] = _better((vectors[rows], values[rows]), _refit_smoothed(others, at_zero, scale))
     return vectors, values
 
 
-def _hopped(batch: _Batch, found: Refits) -> Refits:
+def _hopped(batch: FitBatch, found: Refits) -> Refits:
     """Improve refits in rounds of new starts, moved by differences of other refits (as multistart_optima does).
 
     A fit takes the best of many optima along a flat direction; the nearest one would vary less.
@@ -107,7 +78,7 @@ def _hopped(batch: _Batch, found: Refits) -> Refits:
         vectors, count = found[0], len(found[0])
         left, right = random.integers(count, size=(2, count))
         moves = random.uniform(0.2, 1.0, (count, 1)) * (vectors[left] - vectors[right])
-        found = _better(found, batch.refit(vectors + moves * batch.free))
+        found = _better(found, local_refit(batch, vectors + moves * batch.free))
         moved = np.sqrt(np.mean((found[0] - vectors) ** 2, axis=0))
         if (moved <= MOVES * vectors.std(axis=0)).all():  # no flat direction with many optima
             break

@@ -6,8 +6,9 @@ PET size included.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from finetune_scaling.laws.fitting.huber_fit import (
     multistart_optima,
 )
 from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
-from finetune_scaling.laws.fitting.profile import Profile, profiles
+from finetune_scaling.laws.fitting.profile import profiles
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
 from finetune_scaling.laws.forms.declared import Law, Layout
 from finetune_scaling.laws.points.columns import FACTORS
@@ -61,17 +62,17 @@ def fit_joint(
     if too_few:
         return None, skipped
     rows = rows[rows["factor"].isin(factors)]
-    problem = FitProblem(layout, to_fit_points(rows[~rows["held_out"]], pad_to), settings)
-    return _fit_stages(_Stages(problem, first, factors), rows, resampling or Resampling(), profile), skipped
+    stages = _Stages(law, settings, rows[~rows["held_out"]], first, factors, pad_to)
+    return _fit_stages(stages, rows[rows["held_out"]], resampling or Resampling(), profile), skipped
 
 
 def _why_too_few(layout: Layout, first: pd.DataFrame, factors: Sequence[str]) -> str:
     """Return why the points of stage 1 do not determine the law; empty where they do."""
     if not factors:
         return "no factor with two values of x"
-    needed = sum(1 for _, group in layout.slots if not group or group in factors)
-    if len(first) < needed:
-        return f"{len(first)} points to fit for {needed} parameters"
+    parameters = int(layout.entries_of("", *factors).sum())
+    if len(first) < parameters:
+        return f"{len(first)} points to fit for {parameters} parameters"
     if first["loss"].nunique() < 2:
         return "all losses to fit are the same, so they determine no exponent"
     sizes, needed = first["finetune_examples"].nunique(), layout.law.sizes_needed
@@ -80,10 +81,10 @@ def _why_too_few(layout: Layout, first: pd.DataFrame, factors: Sequence[str]) ->
     return ""
 
 
-def to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
+def _to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
     """Return settings as the arrays that a fit takes; groups index FACTORS."""
     return FitPoints(
-        log_factors={"X": np.log(rows["x"].to_numpy(float)), "D": np.log(rows["finetune_examples"].to_numpy(float))},
+        factors={"X": rows["x"].to_numpy(float), "D": rows["finetune_examples"].to_numpy(float)},
         loss=rows["loss"].to_numpy(float),
         groups=np.array([FACTORS.index(f) for f in rows["factor"]]),
         pad_to=pad_to,
@@ -94,210 +95,206 @@ def to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
 class _Stages:
     """The two stages of one law, for any weights and losses of the same settings.
 
-    first: factors whose points stage 1 fits; factors: those of stage 2.
+    fitted: the settings [P]; first: factors whose points stage 1 fits; factors: those of stage 2.
     """
 
-    problem: FitProblem
+    law: Law
+    settings: FitSettings
+    fitted: pd.DataFrame
     first: tuple[str, ...]
     factors: tuple[str, ...]
+    pad_to: int
+
+    @functools.cached_property
+    def problem(self) -> FitProblem:
+        """The law and the points to fit."""
+        return FitProblem(Layout(self.law, FACTORS), _to_fit_points(self.fitted, self.pad_to), self.settings)
+
+    @functools.cached_property
+    def seeds(self) -> np.ndarray:
+        """The number of seeds of every setting [P]."""
+        return self.fitted["seeds"].to_numpy(float)
 
     @functools.cached_property
     def in_first(self) -> np.ndarray:
         """1 where a point [P] belongs to stage 1, else 0."""
-        return np.isin(self.problem.points.groups, [FACTORS.index(f) for f in self.first]).astype(float)
+        return self.fitted["factor"].isin(self.first).to_numpy(float)
 
-    @functools.cached_property
+    @property
     def free_1(self) -> np.ndarray:
         """Entries [K] that stage 1 fits: the shared ones, and those of its factors."""
-        return np.array([not group or group in self.first for _, group in self.problem.layout.slots])
+        return self.problem.layout.entries_of("", *self.first)
 
-    @functools.cached_property
+    @property
     def free_2(self) -> np.ndarray:
         """Entries [K] that stage 2 fits: those of all factors."""
-        return np.array([group in self.factors for _, group in self.problem.layout.slots])
+        return self.problem.layout.entries_of(*self.factors)
 
     @property
     def free(self) -> np.ndarray:
         """Entries [K] that either stage fits."""
         return self.free_1 | self.free_2
 
+    @functools.cached_property
+    def groupings(self) -> list[np.ndarray]:
+        """Labels [P] of every grouping whose levels are left out: dataset sizes, and each factor's values."""
+        factor, x = self.fitted["factor"], self.fitted["x"]
+        sizes = self.fitted["finetune_examples"].to_numpy()
+        return [sizes, *(x.where(factor == one).to_numpy() for one in factor.unique())]
+
+    @functools.cached_property
+    def run_index(self) -> np.ndarray:
+        """An index [P] that is equal for settings of the same runs, which two factors may share."""
+        return self.fitted.groupby(["finetune_examples", "loss", "seeds"], sort=False).ngroup().to_numpy()
+
     def from_grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the best vector [K] over the grid of starts, and the optima of stage 1 [S, K]."""
-        layout, weights = self.problem.layout, self.in_first[None]
-        first, _ = multistart_optima(self.problem, weights, layout.starts(), self.free_1)
-        shared = {p.name: first[0, 0][c.start] for p, c in layout.columns() if not p.per_factor}
-        starts = np.concatenate([first[0, :1], layout.starts(shared)])
-        vectors, _ = multistart_fit(self.problem, np.ones_like(weights), starts, self.free_2)
-        return vectors[0], first[0]
+        problem, layout = self.problem, self.problem.layout
+        (first,), _ = multistart_optima(problem.batch(self.in_first[None], free=self.free_1), layout.starts())
+        shared = {p.name: first[0, c.start] for p, c in layout.columns() if not p.per_factor}
+        (vector,), _ = multistart_fit(
+            problem.batch(free=self.free_2), np.concatenate([first[:1], layout.starts(shared)])
+        )
+        return vector, first
 
     def refit(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
         """Return both stages' refits [W, K] from one vector, for every row of weights and losses [W, P]."""
-        starts = np.tile(start, (len(weights), 1))
-        first = self.refit_replicates(weights * self.in_first, starts, self.free_1, losses)
-        return local_refit(self.problem, weights, first, self.free_2, losses)[0]
+        first = self.refit_all(start, weights * self.in_first, losses, self.free_1)
+        return local_refit(self.problem.batch(weights, losses, self.free_2), first)[0]
 
-    def refit_replicates(
-        self, weights: np.ndarray, starts: np.ndarray, free: np.ndarray, losses: np.ndarray | None
+    def refit_all(
+        self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None, free: np.ndarray
     ) -> np.ndarray:
-        """Return refits [W, K] of one optimum, repeated in `starts` [W, K], to other weights or losses."""
-        return refit_replicates(self.problem, weights, starts, free, self.problem.residual_scale(starts[0]), losses)[0]
+        """Return refits [W, K] of the free entries in one stage, from one vector [K]."""
+        return refit_replicates(self.problem.batch(weights, losses, free), np.tile(start, (len(weights), 1)))[0]
 
-    def objectives(self, vector: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    def objectives(self, vector: np.ndarray, weights: np.ndarray) -> list[float]:
         """Return the sums of Huber losses that the stages minimize: over the points of stage 1, and over all."""
-        frozen = np.zeros_like(self.free)
-        rows = np.stack([weights * self.in_first, weights])
-        _, values = local_refit(self.problem, rows, np.tile(vector, (2, 1)), frozen)
-        return float(values[0]), float(values[1])
+        batch = self.problem.batch(np.stack([weights * self.in_first, weights]), free=False)
+        return local_refit(batch, np.tile(vector, (2, 1)))[1].tolist()
 
 
-def _fit_stages(stages: _Stages, rows: pd.DataFrame, how: Resampling, profile: bool) -> JointFit:
-    factors, problem, layout, points = stages.factors, stages.problem, stages.problem.layout, stages.problem.points
-    fitted, held_out = rows[~rows["held_out"]], rows[rows["held_out"]]
-    seeds, groupings = fitted["seeds"].to_numpy(float), _groupings(fitted)
+class _Bootstrap(NamedTuple):
+    """Weights, losses [R, P] and two-stage refits [R, K] of the replicates."""
+
+    weights: np.ndarray
+    losses: np.ndarray
+    refits: np.ndarray
+
+
+def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profile: bool) -> JointFit:
+    factors, problem, fitted = stages.factors, stages.problem, stages.fitted
+    task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
     vector, optima = stages.from_grid()
-    components = _components(stages, fitted, groupings, vector)
-    weights = _weights(components, seeds)
+    weights = _weights(stages, vector)
     if np.ptp(weights) > 0:
         vector = stages.refit(vector, weights[None])[0]
-        components = _components(stages, fitted, groupings, vector)
-    task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
-    data = BootstrapInput(problem.predictions(vector), points.loss, seeds, groupings, _run_index(fitted))
-    counts, losses = resample(data, components, how.for_name(f"{task}/{method}"))
-    replicates = stages.refit(vector, counts * weights, losses)
-    one_stage = _one_stage(stages, weights, (vector, optima), (counts * weights, losses, replicates))
-    left_out, slices = leave_out_weights(groupings)
+    components = _components(stages, vector)
+    bootstrap = _bootstrap(stages, vector, weights, components, how.for_name(f"{task}/{method}"))
+    one_stage = _fit_one_stage(stages, weights, vector, optima, bootstrap)
+    left_out, slices = leave_out_weights(stages.groupings)
     jackknife_refits = stages.refit(vector, left_out * weights)
     objective_1, objective_2 = stages.objectives(vector, weights)
-    errors = {
-        "fitted": _errors(problem, vector[None], fitted, factors, np.mean),
-        "held_out": _errors(problem, vector[None], held_out, factors, np.mean),
+    deviations = {
+        kind: _deviations(problem, vector, rows) for kind, rows in (("fitted", fitted), ("held_out", held_out))
     }
-    held_out_replicates = _errors(problem, replicates, held_out, factors, _resampled_mean)
+    errors = {kind: {f: float(own.mean()) for f, own in found.items()} for kind, found in deviations.items()}
     return JointFit(
+        **problem.fitted_fields(vector),
         task=task,
         method=method,
-        layout=layout,
-        vector=vector,
-        replicates=replicates,
+        replicates=bootstrap.refits,
         objective=objective_2,
         objective_stage_1=objective_1,
-        log_rmse=problem.log_rmse(vector),
-        least_response=float(points.loss.min()),
-        points=len(fitted),
         factors=factors,
-        reasons=_few_levels(layout, fitted, factors),
+        reasons=_few_levels(stages),
         jackknife_refits=jackknife_refits,
         groupings=tuple(slices),
-        left_out_errors=_left_out_errors(stages, left_out, jackknife_refits),
+        left_out_errors=_left_out_errors(problem, left_out, jackknife_refits),
         errors=errors,
-        held_out_replicates={f: _recentred(values, errors["held_out"][f]) for f, values in held_out_replicates.items()},
+        held_out_replicates={
+            factor: _recentred(_resampled_mean(replicated), errors["held_out"][factor])
+            for factor, replicated in _deviations(problem, bootstrap.refits, held_out).items()
+        },
         points_by_factor={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
         stage_1=stages.first,
         components=components,
         resampling=how,
         one_stage=one_stage,
-        profiles=_profiles(stages, one_stage, weights) if profile else {},
+        profiles=profiles(problem, weights, one_stage, stages.free) if profile else {},
     )
 
 
-def _one_stage(
-    stages: _Stages,
-    weights: np.ndarray,
-    found: tuple[np.ndarray, np.ndarray],
-    bootstrap: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> FittedLaw:
-    """Fit all parameters together, from the two-stage result and from the other optima of stage 1.
+def _bootstrap(
+    stages: _Stages, vector: np.ndarray, weights: np.ndarray, components: VarianceComponents, how: Resampling
+) -> _Bootstrap:
+    predicted, loss = stages.problem.predictions(vector), stages.problem.points.loss
+    data = BootstrapInput(predicted, loss, stages.seeds, stages.groupings, stages.run_index)
+    counts, losses = resample(data, components, how)
+    return _Bootstrap(counts * weights, losses, stages.refit(vector, counts * weights, losses))
 
-    found: the two-stage result and those optima; bootstrap: weights, losses and two-stage refits of the replicates. The
-    refits equal the one-stage ones where stage 1 has all points.
-    """
-    problem, (vector, optima), (replicate_weights, losses, replicates) = stages.problem, found, bootstrap
+
+def _fit_one_stage(
+    stages: _Stages, weights: np.ndarray, vector: np.ndarray, optima: np.ndarray, bootstrap: _Bootstrap
+) -> FittedLaw:
+    """Fit all parameters together, from the two-stage result [K] and from the other optima of stage 1 [S, K]."""
+    free, replicates = stages.free, bootstrap.refits
     starts = np.concatenate([vector[None], np.where(stages.free_1, optima[:ONE_STAGE_STARTS], vector)])
-    vectors, values = local_refit(problem, np.tile(weights, (len(starts), 1)), starts, stages.free)
+    vectors, values = local_refit(stages.problem.batch(np.tile(weights, (len(starts), 1)), free=free), starts)
     best = int(np.argmin(values))
-    if not stages.in_first.all():
-        starts = np.tile(vectors[best], (len(replicates), 1))
-        replicates = stages.refit_replicates(replicate_weights, starts, stages.free, losses)
+    if not stages.in_first.all():  # where stage 1 has all points, the two-stage refits are these
+        replicates = stages.refit_all(vectors[best], bootstrap.weights, bootstrap.losses, free)
     return FittedLaw(
-        layout=problem.layout,
-        vector=vectors[best],
+        **stages.problem.fitted_fields(vectors[best]),
         replicates=replicates,
         objective=float(values[best]),
-        log_rmse=problem.log_rmse(vectors[best]),
-        least_response=float(problem.points.loss.min()),
-        points=len(problem.points.loss),
         factors=stages.factors,
     )
 
 
-def _profiles(stages: _Stages, fitted: FittedLaw, weights: np.ndarray) -> dict[str, Profile]:
-    deviations = dict(zip(stages.problem.layout.names, map(float, np.std(fitted.replicates, axis=0)), strict=True))
-    return profiles(stages.problem, weights, fitted.vector, stages.free, deviations)
-
-
-def _components(
-    stages: _Stages, fitted: pd.DataFrame, groupings: Sequence[np.ndarray], vector: np.ndarray
-) -> VarianceComponents:
+def _components(stages: _Stages, vector: np.ndarray) -> VarianceComponents:
     residuals = stages.problem.points.loss - stages.problem.predictions(vector)
-    deviations, seeds = (fitted[c].to_numpy(float) for c in ("loss_sd", "seeds"))
-    _, first = np.unique(_run_index(fitted), return_index=True)  # seeds of runs shared by two factors count once
-    deviations = np.where(np.isin(np.arange(len(fitted)), first), deviations, np.nan)
-    return variance_components(residuals, deviations, seeds, groupings, int(stages.free.sum()))
+    _, first = np.unique(stages.run_index, return_index=True)  # seeds of runs shared by two factors count once
+    counted = np.isin(np.arange(len(residuals)), first)
+    deviations = np.where(counted, stages.fitted["loss_sd"].to_numpy(float), np.nan)
+    return variance_components(residuals, deviations, stages.seeds, stages.groupings, int(stages.free.sum()))
 
 
-def _run_index(fitted: pd.DataFrame) -> np.ndarray:
-    """Return an index [P] that is equal for settings of the same runs, which two factors may share."""
-    return fitted.groupby(["finetune_examples", "loss", "seeds"], sort=False).ngroup().to_numpy()
-
-
-def _weights(components: VarianceComponents, seeds: np.ndarray) -> np.ndarray:
+def _weights(stages: _Stages, vector: np.ndarray) -> np.ndarray:
     """Return inverse variances of the settings' means [P], of mean one: settings with more seeds weigh more."""
+    components, seeds = _components(stages, vector), stages.seeds
     variances = components.deviation_of_mean(seeds) ** 2
     if components.seed is None or np.ptp(seeds) == 0 or not (variances > 0).all():
         return np.ones(len(seeds))
     return (1 / variances) / np.mean(1 / variances)
 
 
-def _left_out_errors(stages: _Stages, weights: np.ndarray, refits: np.ndarray) -> np.ndarray:
+def _left_out_errors(problem: FitProblem, weights: np.ndarray, refits: np.ndarray) -> np.ndarray:
     """Return the mean absolute error of each refit [W] on the points that it left out."""
-    errors = np.abs(stages.problem.predictions(refits) - stages.problem.points.loss)
+    errors = np.abs(problem.predictions(refits) - problem.points.loss)
     return np.array([error[weight == 0].mean() for error, weight in zip(errors, weights, strict=True)])
 
 
-def _groupings(fitted: pd.DataFrame) -> list[np.ndarray]:
-    """Return the labels [P] of every grouping whose levels are left out: dataset sizes, and each factor's values."""
-    groupings = [fitted["finetune_examples"].to_numpy()]
-    for factor in fitted["factor"].unique():
-        groupings.append(fitted["x"].where(fitted["factor"] == factor).to_numpy())
-    return groupings
-
-
-def _few_levels(layout: Layout, fitted: pd.DataFrame, factors: Sequence[str]) -> dict[str, str]:
+def _few_levels(stages: _Stages) -> dict[str, str]:
     """Return, for entries with too few levels for a jackknife, the reason."""
     reasons = {}
-    sizes = fitted["finetune_examples"].nunique()
-    values = fitted.groupby("factor")["x"].nunique()
-    for name, (_, group) in zip(layout.names, layout.slots, strict=True):
-        if not group and sizes <= layout.law.sizes_needed:
-            reasons[name] = (
-                f"{sizes} numbers of examples to fit; {layout.law.sizes_needed + 1} are needed to leave one out"
-            )
-        if group in factors and values[group] < 3:
+    sizes, needed = stages.fitted["finetune_examples"].nunique(), stages.law.sizes_needed + 1
+    values = stages.fitted.groupby("factor")["x"].nunique()
+    for name, (_, group) in zip(stages.problem.layout.names, stages.problem.layout.slots, strict=True):
+        if not group and sizes < needed:
+            reasons[name] = f"{sizes} numbers of examples to fit; {needed} are needed to leave one out"
+        if group in stages.factors and values[group] < 3:
             reasons[name] = f"{values[group]} values of x to fit for {group}; 3 are needed to leave one out"
     return reasons
 
 
-def _errors(
-    problem: FitProblem, vectors: np.ndarray, rows: pd.DataFrame, factors: Sequence[str], mean: Callable
-) -> dict:
-    """Return factor -> mean absolute error, nats per token, of the vectors [R, K] on the factor's rows, if any."""
-    errors = {}
-    for factor in factors:
-        own = rows[rows["factor"] == factor]
-        if len(own):
-            here = replace(problem, points=to_fit_points(own))
-            errors[factor] = mean(np.abs(here.predictions(vectors) - here.points.loss))
-    return errors
+def _deviations(problem: FitProblem, vectors: np.ndarray, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return factor -> absolute errors [..., P], nats per token, of vectors [..., K] on the factor's rows."""
+    found = {}
+    for factor, own in rows.groupby("factor", sort=False):
+        points = _to_fit_points(own)
+        found[str(factor)] = np.abs(replace(problem, points=points).predictions(vectors) - points.loss)
+    return found
 
 
 def _recentred(replicates: np.ndarray, observed: float) -> np.ndarray:

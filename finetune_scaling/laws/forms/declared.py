@@ -134,6 +134,10 @@ class Layout:
         """Printed names of the entries: E, beta, A_model, alpha_model, ..."""
         return tuple(f"{p.name}_{group}" if group else p.name for p, group in self.slots)
 
+    def entries_of(self, *groups: str) -> np.ndarray:
+        """Return which entries [K] belong to one of these groups."""
+        return np.array([group in groups for _, group in self.slots])
+
     def columns(self) -> Iterator[tuple[Parameter, slice]]:
         """Yield each parameter with its slice of the vector."""
         start = 0

@@ -4,7 +4,7 @@ import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location
-from finetune_scaling.laws.points.cells import check_filled, check_range, parse_flags, parse_losses, parse_numbers
+from finetune_scaling.laws.points.cells import check_range, parse_filled, parse_flags, parse_losses, parse_numbers
 from finetune_scaling.laws.points.checks import check_units
 from finetune_scaling.laws.points.text import Source, read_text
 
@@ -19,10 +19,7 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
     size: which count of parameters the column `size` takes, total or non_embedding. Raises DataError as read_points.
     """
     text = read_text(source, REQUIRED)
-    for column in ("family", "model"):
-        check_filled(text, column)
-    check_units(text, "family")
-    bases = text.cells[["family", "model"]].copy()
+    bases = pd.DataFrame({column: parse_filled(text, column) for column in ("family", "model")})
     counted = "parameters" if size == "total" else "parameters_non_embedding"
     for name, column in (("size", counted), ("pretrain_tokens", "pretrain_tokens")):
         if column not in text.cells:
@@ -31,11 +28,9 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
         check_range(text, bases[name], column, 1, MOST, "it is a raw count: 7B is 7e9")
     bases["loss"] = parse_losses(text)
     bases["held_out"] = parse_flags(text, "held_out")
-    repeated = bases.index[bases.duplicated(["family", "size", "pretrain_tokens"])]
-    if len(repeated):
-        raise DataError(
-            f"{text.at(repeated[0], 'loss')}: this base model and number of tokens appear twice; keep one row"
-        )
+    check_units(text, "family")
+    repeated = bases.duplicated(["family", "size", "pretrain_tokens"])
+    text.reject(repeated, "loss", "this base model and number of tokens appear twice; keep one row")
     return bases.reset_index(drop=True)
 
 

@@ -3,8 +3,7 @@
 import pandas as pd
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.points.cells import check_choices
-from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY, SETTING, SIZE, SIZES, TOKENIZER
+from finetune_scaling.laws.points.columns import LOSS_UNIT, SETTING, SIZE, TOKENIZER
 from finetune_scaling.laws.points.text import TextTable
 
 _FIXES = {
@@ -17,9 +16,6 @@ _FIXES = {
 
 def check_units(table: TextTable, group: str = "task") -> None:
     """Raise DataError where rows of one group (a task, or a family of base models) differ in what they count."""
-    for column, known in ((LOSS_UNIT, (NATS, BITS, PERPLEXITY)), (SIZE, SIZES)):
-        if column in table.cells:
-            check_choices(table, column, known, optional=True)
     for column in (LOSS_UNIT, TOKENIZER):
         if column in table.cells:
             _check_uniform(table, table.cells, column, group)
@@ -36,12 +32,8 @@ def factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
     rows = runs["factor"] == "model"
     counted = runs[SIZE] == "non_embedding" if SIZE in runs else pd.Series(False, index=runs.index)
     if size == "total":
-        without = runs.index[rows & counted]
-        if len(without):
-            raise DataError(
-                f"{text.at(without[0], SIZE)}: x counts parameters without embeddings; fit with --size=non_embedding, "
-                "or give total parameters"
-            )
+        fix = "x counts parameters without embeddings; fit with --size=non_embedding, or give total parameters"
+        text.reject(rows & counted, SIZE, fix)
         return runs["x"]
     rows &= ~counted
     if not rows.any():
@@ -49,19 +41,8 @@ def factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
     column = "parameters_non_embedding"
     if column not in runs:
         raise DataError(f"{text.header}: --size=non_embedding needs the column {column!r}; add it or use --size=total")
-    wrong = runs.index[rows & ~(runs[column] > 0)]
-    if len(wrong):
-        raise DataError(f"{text.at(wrong[0], column)} is not above zero; --size=non_embedding takes x from it")
+    text.reject(rows & ~(runs[column] > 0), column, "--size=non_embedding takes x from it; give a number above zero")
     return runs["x"].where(~rows, runs[column])
-
-
-def check_pet_rows(text: TextTable, runs: pd.DataFrame) -> None:
-    """Raise DataError at a row of full tuning that varies PET size."""
-    wrong = runs.index[(runs["method"] == "full") & (runs["factor"] == "pet")]
-    if len(wrong):
-        raise DataError(
-            f"{text.at(wrong[0], 'factor')}: full tuning has no PET size; correct the method or remove the row"
-        )
 
 
 def check_consistent(text: TextTable, runs: pd.DataFrame) -> None:
@@ -73,14 +54,11 @@ def check_consistent(text: TextTable, runs: pd.DataFrame) -> None:
             row = contrary[0]
             same = (runs[key] == runs.loc[row, key]).all(axis=1)
             raise DataError(
-                f"{text.at(row, column)}: the same setting and seed as {text.row(same.idxmax())} with another "
+                f"{text.at(row, column)}: the same setting and seed as {text.rows([same.idxmax()])} with another "
                 f"{column}; keep one of them, or give them different seeds"
             )
-    mixed = runs.index[runs["held_out"] != runs.groupby(SETTING)["held_out"].transform("first")]
-    if len(mixed):
-        raise DataError(
-            f"{text.at(mixed[0], 'held_out')}: other seeds of this setting have another value; mark all alike"
-        )
+    mixed = runs["held_out"] != runs.groupby(SETTING)["held_out"].transform("first")
+    text.reject(mixed, "held_out", "other seeds of this setting have another value; mark all alike")
 
 
 def _check_uniform(table: TextTable, cells: pd.DataFrame, column: str, group: str) -> None:
@@ -90,6 +68,6 @@ def _check_uniform(table: TextTable, cells: pd.DataFrame, column: str, group: st
         if len(others):
             first, other = (rows[column][row] or "nothing" for row in (rows.index[0], others[0]))
             raise DataError(
-                f"{table.at(others[0], column)}: {group} {key!r} has {first} in {table.row(rows.index[0])} and "
+                f"{table.at(others[0], column)}: {group} {key!r} has {first} in {table.rows([rows.index[0]])} and "
                 f"{other} in {table.rows(list(others))}; {_FIXES[column]}"
             )

@@ -75,11 +75,14 @@ def evaluator_column(name: str) -> Column | None:
 
 def holds_generation_scores(name: str) -> bool:
     """Return whether a column holds a metric of generated text, from any evaluator and of any model."""
-    column = evaluator_column(name)
-    return METRIC.fullmatch(column.metric if column else name) is not None
+    return METRIC.fullmatch(_metric_of(name)) is not None
 
 
 def lower_is_better(name: str) -> bool:
     """Return whether a lower value is better: errors (TER, MetricX), losses and perplexities."""
+    return LOWER_IS_BETTER.fullmatch(_metric_of(name)) is not None
+
+
+def _metric_of(name: str) -> str:
     column = evaluator_column(name)
-    return LOWER_IS_BETTER.fullmatch(column.metric if column else name) is not None
+    return column.metric if column else name

@@ -54,11 +54,6 @@ def pooled_deviation(deviations: np.ndarray, seeds: np.ndarray) -> tuple[float |
     return float(np.sqrt(((seeds[several] - 1) * deviations[several] ** 2).sum() / degrees)), degrees
 
 
-def noise_by_method(runs: pd.DataFrame) -> dict[tuple[str, str], SeedNoise]:
-    """Return the noise between seeds of every (task, method)."""
-    return {(task, method): seed_noise(own) for (task, method), own in runs.groupby(["task", "method"], sort=False)}
-
-
 def _growth(settings: pd.DataFrame) -> tuple[float | None, bool | None]:
     if len(settings) < FEWEST_SETTINGS or settings["mean"].nunique() < 2 or settings["variance"].nunique() < 2:
         return None, None

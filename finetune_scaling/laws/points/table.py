@@ -8,14 +8,14 @@ import pandas as pd
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location
 from finetune_scaling.laws.points.cells import (
-    check_choices,
-    check_filled,
     check_range,
+    parse_choices,
+    parse_filled,
     parse_flags,
     parse_losses,
     parse_numbers,
 )
-from finetune_scaling.laws.points.checks import check_consistent, check_pet_rows, check_units, factor_values
+from finetune_scaling.laws.points.checks import check_consistent, check_units, factor_values
 from finetune_scaling.laws.points.columns import (
     ALL_FACTORS,
     CONDITION,
@@ -24,6 +24,8 @@ from finetune_scaling.laws.points.columns import (
     REQUIRED,
     SENSITIVITY_FACTOR,
     SETTING,
+    SIZE,
+    SIZES,
     SWEPT_SIZE,
     UNIT_COLUMNS,
     Column,
@@ -80,10 +82,9 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = tu
     model. Raises DataError that names file, row, column and the fix.
     """
     text = read_text(source, REQUIRED)
-    _check_text(text, methods)
-    parsed = _typed_runs(text)
+    parsed = _typed_runs(text, methods)
     parsed["x"] = factor_values(text, parsed, size)
-    check_pet_rows(text, parsed)
+    check_units(text)
     finished = _finished(text, parsed)
     check_consistent(text, finished)
     runs = finished.drop_duplicates([*SETTING, "seed"])
@@ -92,33 +93,29 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = tu
     return _table(text, parsed, finished, runs)
 
 
-def _check_text(text: TextTable, methods: Sequence[str]) -> None:
-    for column in ("task", "seed"):
-        check_filled(text, column)
-    check_choices(text, "method", methods)
-    check_choices(text, "factor", ALL_FACTORS)
-    check_units(text)
-
-
-def _typed_runs(text: TextTable) -> pd.DataFrame:
-    """Return all rows with numbers as floats, losses in nats and held_out as bool."""
+def _typed_runs(text: TextTable, methods: Sequence[str]) -> pd.DataFrame:
+    """Return all rows with known methods and factors, numbers as floats, losses in nats and held_out as bool."""
     runs = text.cells.copy()
+    for column in ("task", "seed"):
+        parse_filled(text, column)
+    method, factor = parse_choices(text, "method", methods), parse_choices(text, "factor", ALL_FACTORS)
+    if SIZE in runs:
+        parse_choices(text, SIZE, SIZES, optional=True)
+    no_pet = "full tuning has no PET size; correct the method or remove the row"
+    text.reject((method == "full") & (factor == "pet"), "factor", no_pet)
     for column in ("x", "finetune_examples"):
         runs[column] = parse_numbers(text, column, positive=True)
-    swept = runs["factor"] == SENSITIVITY_FACTOR
+    swept = factor == SENSITIVITY_FACTOR
     fix = "it is a raw count (of parameters, tokens, or a PET size): 7B is 7e9"
     check_range(text, runs.loc[~swept, "x"], "x", 1, MOST["x"], fix)
-    check_range(
-        text, runs["finetune_examples"], "finetune_examples", 1, MOST["finetune_examples"], "it counts examples"
-    )
+    check_range(text, runs["finetune_examples"], "finetune_examples", 1, MOST["finetune_examples"], "correct it")
     runs["loss"] = parse_losses(text)
     runs["held_out"] = parse_flags(text, "held_out")
     for column in runs.columns:
         if column in CONDITION or METRIC.fullmatch(column) or evaluator_column(column):
             runs[column] = parse_numbers(text, column, optional=True)
         if holds_generation_scores(column):
-            fix = "no score is so large; correct it"
-            check_range(text, runs[column].dropna(), column, -MOST_SCORE, MOST_SCORE, fix)
+            check_range(text, runs[column], column, -MOST_SCORE, MOST_SCORE, "no score is so large; correct it")
     runs[SWEPT_SIZE] = runs["parameters"].fillna(0).where(swept, 0.0) if "parameters" in runs else 0.0
     return runs
 

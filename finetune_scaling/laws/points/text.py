@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -26,34 +26,31 @@ NAMED_ROWS = 5  # in one message
 class TextTable:
     """A table of text cells.
 
-    name: the file's name, or DataFrame; path: the file; cells: indexed by line number, or by position in a frame;
-    labels: position -> label of a frame's row.
+    name: the file's name, or DataFrame; header: the location of the column names; cells: indexed by line number, or by
+    position in a frame; path: the file; labels: position -> label of a frame's row.
     """
 
     name: str
-    path: Location | None
+    header: str
     cells: pd.DataFrame
+    path: Location | None = None
     labels: Mapping[int, Any] = field(default_factory=dict)
 
-    @property
-    def header(self) -> str:
-        """The location of the column names."""
-        return f"{self.name} line 1" if self.path is not None and not _is_json(self.path) else self.name
-
-    def row(self, row: int) -> str:
-        """Return the name of one row: line 7, or row 'a' of a frame."""
-        return f"line {row}" if self.path is not None else f"row {self.labels[row]!r}"
-
     def rows(self, rows: Sequence[int]) -> str:
-        """Return the names of several rows, the first few of many."""
-        named = [str(r) if self.path is not None else repr(self.labels[r]) for r in rows[:NAMED_ROWS]]
+        """Return the names of rows, the first few of many: line 7, or rows 'a', 'b' and 6 more."""
+        named = [repr(self.labels[row]) if self.labels else str(row) for row in rows[:NAMED_ROWS]]
         more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
-        unit = "line" if self.path is not None else "row"
-        return f"{unit}{'s' if len(rows) > 1 else ''} {', '.join(named)}{more}"
+        return f"{'row' if self.labels else 'line'}{'s' if len(rows) > 1 else ''} {', '.join(named)}{more}"
 
     def at(self, row: int, column: str) -> str:
         """Return the location of a cell, with which messages begin."""
-        return f"{self.name} {self.row(row)}, column {column!r}"
+        return f"{self.name} {self.rows([row])}, column {column!r}"
+
+    def reject(self, wrong: pd.Series, column: str, problem: str) -> None:
+        """Raise DataError at the first row that is marked as wrong: location, value, the problem and its fix."""
+        if wrong.any():
+            row = wrong.idxmax()
+            raise DataError(f"{self.at(row, column)} is {self.cells.at[row, column][:80] or 'empty'}: {problem}")
 
 
 def read_text(source: Source, required: Sequence[str]) -> TextTable:
@@ -61,26 +58,26 @@ def read_text(source: Source, required: Sequence[str]) -> TextTable:
 
     Blank rows are dropped. Raises DataError where it is none of them, lacks a required column, or has no rows.
     """
-    path: Location | None
-    labels: Mapping[int, Any]
     if isinstance(source, pd.DataFrame):
-        name, path, cells, labels = FRAME, None, _frame_cells(source), dict(enumerate(source.index))
+        table = TextTable(FRAME, FRAME, _frame_cells(source), labels=dict(enumerate(source.index)))
     else:
-        given = location(source)
-        with disk_errors(given):
+        with disk_errors(given := location(source)):
             path = _find_file(given)
             text = _read(path, required)
-        name, cells, labels = str(path), (_json_cells if _is_json(path) else _csv_cells)(path, text), {}
-    table = TextTable(name, path, cells[(cells != "").any(axis=1)], labels)
-    names = list(cells.columns)
+        if path.suffix.lower() in JSON_LINES:
+            table = TextTable(str(path), str(path), _json_cells(path, text), path)
+        else:
+            table = TextTable(str(path), f"{path} line 1", _csv_cells(path, text), path)
+    names = list(table.cells.columns)
     missing = [column for column in required if column not in names]
     if missing:
         similar = suggestion(missing[0], names) if names else ""
         raise DataError(
             f"{table.header}: column {missing[0]!r} is missing{similar}; the table needs {', '.join(required)}"
         )
+    table = replace(table, cells=table.cells[(table.cells != "").any(axis=1)])
     if table.cells.empty:
-        raise DataError(f"{name}: has a header but no rows; add one row for each run")
+        raise DataError(f"{table.name}: has a header but no rows; add one row for each run")
     return table
 
 
@@ -96,10 +93,6 @@ def _find_file(path: Location) -> Location:
             f"--workdir={path} writes it, also for a part of the runs with --index and --of"
         )
     raise DataError(f"{path}: is a directory without {POINTS}; give a study's directory, or a table itself")
-
-
-def _is_json(path: Location) -> bool:
-    return path.suffix.lower() in JSON_LINES
 
 
 def _read(path: Location, required: Sequence[str]) -> str:

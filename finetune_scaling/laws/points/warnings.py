@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.laws.points.columns import SETTING
-from finetune_scaling.laws.points.noise import noise_by_method
+from finetune_scaling.laws.points.noise import seed_noise
 from finetune_scaling.laws.points.text import TextTable
 
 OUTLIER_Z = 8.0
@@ -29,15 +29,8 @@ def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     """Yield sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
     yield from _counts(text, runs)
     for (task, method), own in runs.groupby(["task", "method"], sort=False):
-        for sentence in (*_held_out(own), *_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own)):
+        for sentence in (*_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own), *_growth(own)):
             yield f"{task}, {method}: {sentence}"
-    for (task, method), noise in noise_by_method(runs).items():
-        if noise.grows:
-            yield (
-                f"{task}, {method}: the standard deviation between seeds grows with the loss (rank correlation "
-                f"{noise.growth:.2f}), while a linear residual weights all losses alike; compare a fit with "
-                "--residual=log."
-            )
 
 
 def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
@@ -51,25 +44,23 @@ def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
             )
 
 
-def _held_out(own: pd.DataFrame) -> Iterator[str]:
+def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
+    """Yield warnings where all rows are held out, and where losses are equal, tiny or very different."""
+    loss = own["loss"]
+    low, high, tiny = loss.idxmin(), loss.idxmax(), loss.index[loss < LEAST_LOSS]
     if own["held_out"].all():
         yield f"all {len(own)} rows are held out, so no law is fitted; mark the points to fit with 0."
-
-
-def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
-    low, high = own["loss"].idxmin(), own["loss"].idxmax()
-    if len(own) > 1 and own["loss"][low] == own["loss"][high]:
-        yield f"the loss is {own['loss'][low]:.6g} in all {len(own)} rows; they determine no exponent."
-    tiny = own.index[own["loss"] < LEAST_LOSS]
+    if len(own) > 1 and loss[low] == loss[high]:
+        yield f"the loss is {loss[low]:.6g} in all {len(own)} rows; they determine no exponent."
     if len(tiny):
         yield (
-            f"{text.rows(list(tiny))}: the loss is {own['loss'][tiny[0]]:.3g} nats per token, which hardly any text "
-            "allows; check its unit, and that its targets were not in the training data."
+            f"{text.rows(list(tiny))}: the loss is {loss[tiny[0]]:.3g} nats per token, which hardly any text allows; "
+            "check its unit, and that its targets were not in the training data."
         )
-    if own["loss"][high] > WIDEST_RANGE * own["loss"][low]:
+    if loss[high] > WIDEST_RANGE * loss[low]:
         yield (
-            f"losses range from {own['loss'][low]:.3g} ({text.row(low)}) to {own['loss'][high]:.3g} nats "
-            f"({text.row(high)}), which is unusual for one method on one task; check their units."
+            f"losses range from {loss[low]:.3g} ({text.rows([low])}) to {loss[high]:.3g} nats ({text.rows([high])}), "
+            "which is unusual for one method on one task; check their units."
         )
 
 
@@ -106,16 +97,23 @@ def _settings(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
 
 def _rises(own: pd.DataFrame) -> Iterator[str]:
     """Yield a warning where losses rise with the number of examples in most curves."""
-    ends = []
-    for _, curve in own.groupby(["factor", "x"], sort=False):
-        means = curve.groupby("finetune_examples")["loss"].mean()
-        if len(means) > 1:
-            ends.append(np.log(means.iloc[-1] / means.iloc[0]))
-    rising = int(np.sum(np.array(ends) > RISE))
-    if rising * 2 > len(ends):
+    means = own.groupby(["factor", "x", "finetune_examples"])["loss"].mean().groupby(["factor", "x"])
+    rises = np.log(means.last() / means.first())[means.size() > 1]
+    rising = int((rises > RISE).sum())
+    if rising * 2 > len(rises):
         yield (
-            f"the loss is higher with the most examples than with the fewest in {rising} of {len(ends)} curves; the "
+            f"the loss is higher with the most examples than with the fewest in {rising} of {len(rises)} curves; the "
             "laws decrease with the number of examples, so their exponents for it mean little here."
+        )
+
+
+def _growth(own: pd.DataFrame) -> Iterator[str]:
+    """Yield a warning where the noise between seeds grows with the loss."""
+    noise = seed_noise(own)
+    if noise.grows:
+        yield (
+            f"the standard deviation between seeds grows with the loss (rank correlation {noise.growth:.2f}), while a "
+            "linear residual weights all losses alike; compare a fit with --residual=log."
         )
 
 

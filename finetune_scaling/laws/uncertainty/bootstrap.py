@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.uncertainty.intervals import LEVEL
+from finetune_scaling.laws.uncertainty.intervals import QUANTILES
 from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents
 
 Kind = Literal["both", "settings", "seeds"]
@@ -118,8 +118,7 @@ def _random_effects(
     """
     inside = np.isfinite(labels)
     names, index = np.unique(labels[inside], return_inverse=True)
-    end = 0.5 + LEVEL / 2
-    wider = float(stats.t.ppf(end, max(degrees, FEWEST_DEGREES)) / stats.norm.ppf(end))
+    wider = float(stats.t.ppf(QUANTILES[1], max(degrees, FEWEST_DEGREES)) / stats.norm.ppf(QUANTILES[1]))
     effects = np.zeros((resamples, len(labels)))
     effects[:, inside] = (deviation * wider * random.normal(size=(resamples, len(names))))[:, index]
     return effects

@@ -8,6 +8,7 @@ import numpy as np
 from finetune_scaling.laws.forms.declared import Parameter
 
 LEVEL = 0.90
+QUANTILES = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)  # at the ends of an interval
 # An offset below this share of the least response is not distinguishable from zero.
 NEGLIGIBLE = 1e-3
 # An exponent is well determined where the half-width of its 90 % interval is below the larger of these two, a
@@ -29,13 +30,13 @@ class Interval:
 
 def percentile_interval(replicates: np.ndarray) -> Interval:
     """Return the interval between the 5 % and 95 % quantiles of replicates [R]; an end that is not finite is open."""
-    low, high = np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="closest_observation")
+    low, high = np.quantile(replicates, QUANTILES, method="closest_observation")
     return Interval(*(float(end) if np.isfinite(end) else None for end in (low, high)))
 
 
 def interval_ends(replicates: np.ndarray) -> np.ndarray:
     """Return the ends [2, ...] of the 90 % intervals over replicates [R, ...]."""
-    return np.quantile(replicates, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+    return np.quantile(replicates, QUANTILES, axis=0)
 
 
 def parameter_interval(parameter: Parameter, value: float, replicates: np.ndarray, least_response: float) -> Interval:
@@ -68,18 +69,14 @@ def half_width(parameter: Parameter, interval: Interval) -> float:
     return (interval.high - interval.low) / 2
 
 
-def correlations(column: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return the absolute Pearson correlations of one parameter's replicates [R] with those of others, by name.
+def describe_correlation(column: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
+    """Return the end of a sentence on the other parameter with which one is most correlated; empty where weakly.
 
-    Parameters that do not vary are omitted.
+    column [R]: replicates of the parameter; others: name -> replicates [R] of other parameters.
     """
     varied = {name: other for name, other in others.items() if np.ptp(other) > 0 and np.ptp(column) > 0}
-    return {name: abs(float(np.corrcoef(column, other)[0, 1])) for name, other in varied.items()}
-
-
-def describe_correlation(found: Mapping[str, float]) -> str:
-    """Return the end of a sentence on the strongest correlation of a parameter; empty where none is strong."""
-    best = max(found, key=lambda name: found[name], default=None)
-    if best is None or found[best] < STRONG_CORRELATION:
+    found = [(abs(float(np.corrcoef(column, other)[0, 1])), name) for name, other in varied.items()]
+    largest, name = max(found, default=(0.0, ""), key=lambda pair: pair[0])
+    if largest < STRONG_CORRELATION:
         return ""
-    return f"it is strongly correlated with {best.replace('_', ' ')} ({found[best]:.2f} over the bootstrap)"
+    return f"it is strongly correlated with {name.replace('_', ' ')} ({largest:.2f} over the bootstrap)"

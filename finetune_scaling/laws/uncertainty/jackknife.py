@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from finetune_scaling.laws.uncertainty.intervals import LEVEL
+from finetune_scaling.laws.uncertainty.intervals import QUANTILES
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class JackknifeEstimate:
         """Return the half-width of a two-sided 90 % interval by Student's t; infinite where the error is unknown."""
         if self.standard_error is None or self.degrees is None:
             return math.inf
-        return float(stats.t.ppf(0.5 + LEVEL / 2, self.degrees)) * self.standard_error
+        return float(stats.t.ppf(QUANTILES[1], self.degrees)) * self.standard_error
 
 
 def leave_out_weights(groupings: Sequence[np.ndarray]) -> tuple[np.ndarray, list[slice]]:
