@@ -108,9 +108,9 @@ def _contains(interval: object, value: float) -> bool:
             bases().assign(tokenizer=[*"a" * 24, "b"]),
             "column 'tokenizer': family 'en_de' has a in row 0 and b in row 24",
         ),
-        (bases().assign(loss=[*[2.0] * 24, 60.0]), "row 24, column 'loss' is 60 nats per token"),
-        (bases().assign(parameters=0.5), "row 0, column 'parameters' is 0.5, below 1"),
-        (bases().assign(pretrain_tokens=84e9), "row 1, column 'loss': this base model"),
+        (bases().assign(loss=[*[2.0] * 24, 60.0]), "row 24, column 'loss' is 60: above 25 nats"),
+        (bases().assign(parameters=0.5), "row 0, column 'parameters' is 0.5: below 1"),
+        (bases().assign(pretrain_tokens=84e9), "appear twice"),
         (bases().drop(columns="loss"), "column 'loss' is missing"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Parsing of a text table's columns into choices, numbers, flags and losses; errors name file, row, column and the fix."""
+"""Parsing of a text table's columns into choices, numbers, flags and losses; errors name row, column and fix."""
 
 import math
 from collections.abc import Sequence
