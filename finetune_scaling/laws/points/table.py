@@ -83,8 +83,8 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = tu
     """
     text = read_text(source, REQUIRED)
     parsed = _typed_runs(text, methods)
-    parsed["x"] = factor_values(text, parsed, size)
     check_units(text)
+    parsed["x"] = factor_values(text, parsed, size)
     finished = _finished(text, parsed)
     check_consistent(text, finished)
     runs = finished.drop_duplicates([*SETTING, "seed"])
