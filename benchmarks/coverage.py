@@ -25,7 +25,7 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.forms.registry import law_named
+from finetune_scaling.laws.forms.library import law_named
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import KINDS, Resampling
 

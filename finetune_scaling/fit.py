@@ -14,8 +14,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.forms.library import LAWS
-from finetune_scaling.laws.forms.registry import law_named
+from finetune_scaling.laws.forms.library import LAWS, law_named
 from finetune_scaling.laws.uncertainty.bootstrap import KINDS, RESAMPLES, Resampling
 from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.tuning.registry import METHODS

@@ -12,7 +12,7 @@ import pytest
 
 import synthetic_points
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.forms.registry import law_named
+from finetune_scaling.laws.forms.library import law_named
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.study_report import fit_study
 

@@ -8,8 +8,7 @@ import pytest
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, multistart_fit
 from finetune_scaling.laws.forms import declared as laws
-from finetune_scaling.laws.forms.library import ADDITIVE, CHINCHILLA, LAWS, MULTIPLICATIVE, SINGLE
-from finetune_scaling.laws.forms.registry import law_named
+from finetune_scaling.laws.forms.library import ADDITIVE, CHINCHILLA, LAWS, MULTIPLICATIVE, SINGLE, law_named
 from finetune_scaling.laws.points.columns import FACTORS
 
 VALUES = {"A": 3.0, "B": 5.0, "C": 4.0, "E": 0.7, "F": 0.1, "Dl": 6.0, "L0": 2.5, "k": 1.7, "alpha": 0.3, "beta": 0.2}

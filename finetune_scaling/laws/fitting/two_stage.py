@@ -8,13 +8,13 @@ PET size included.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import (
+    FitBatch,
     FitPoints,
     FitProblem,
     FitSettings,
@@ -157,29 +157,16 @@ class _Stages:
         )
         return vector, first
 
-    def refit(self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
-        """Return both stages' refits [W, K] from one vector, for every row of weights and losses [W, P]."""
-        first = self.refit_all(start, weights * self.in_first, losses, self.free_1)
-        return local_refit(self.problem.batch(weights, losses, self.free_2), first)[0]
-
-    def refit_all(
-        self, start: np.ndarray, weights: np.ndarray, losses: np.ndarray | None, free: np.ndarray
-    ) -> np.ndarray:
-        """Return refits [W, K] of the free entries in one stage, from one vector [K]."""
-        return refit_replicates(self.problem.batch(weights, losses, free), np.tile(start, (len(weights), 1)))[0]
+    def refit(self, start: np.ndarray, batch: FitBatch) -> np.ndarray:
+        """Return both stages' refits [W, K] from one vector, for the weights and losses of a batch."""
+        first = self.problem.batch(batch.weights * self.in_first, batch.losses, self.free_1)
+        vectors, _ = refit_replicates(first, np.tile(start, (len(batch.weights), 1)))
+        return local_refit(self.problem.batch(batch.weights, batch.losses, self.free_2), vectors)[0]
 
     def objectives(self, vector: np.ndarray, weights: np.ndarray) -> list[float]:
         """Return the sums of Huber losses that the stages minimize: over the points of stage 1, and over all."""
         batch = self.problem.batch(np.stack([weights * self.in_first, weights]), free=False)
         return local_refit(batch, np.tile(vector, (2, 1)))[1].tolist()
-
-
-class _Bootstrap(NamedTuple):
-    """Weights, losses [R, P] and two-stage refits [R, K] of the replicates."""
-
-    weights: np.ndarray
-    losses: np.ndarray
-    refits: np.ndarray
 
 
 def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profile: bool) -> JointFit:
@@ -188,12 +175,13 @@ def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profil
     vector, optima = stages.from_grid()
     weights = _weights(stages, vector)
     if np.ptp(weights) > 0:
-        vector = stages.refit(vector, weights[None])[0]
-    components = _components(stages, vector)
-    bootstrap = _bootstrap(stages, vector, weights, components, how.for_name(f"{task}/{method}"))
-    one_stage = _fit_one_stage(stages, weights, vector, optima, bootstrap)
+        (vector,) = stages.refit(vector, problem.batch(weights[None]))
+    bootstrap = _bootstrap(stages, vector, weights, how.for_name(f"{task}/{method}"))
+    replicates = stages.refit(vector, bootstrap)
+    starts = np.concatenate([vector[None], np.where(stages.free_1, optima[:ONE_STAGE_STARTS], vector)])
+    one_stage = _fit_one_stage(stages, starts, weights, bootstrap, replicates)
     left_out, slices = leave_out_weights(stages.groupings)
-    jackknife_refits = stages.refit(vector, left_out * weights)
+    jackknife_refits = stages.refit(vector, problem.batch(left_out * weights))
     objective_1, objective_2 = stages.objectives(vector, weights)
     deviations = {
         kind: _deviations(problem, vector, rows) for kind, rows in (("fitted", fitted), ("held_out", held_out))
@@ -203,7 +191,7 @@ def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profil
         **problem.fitted_fields(vector),
         task=task,
         method=method,
-        replicates=bootstrap.refits,
+        replicates=replicates,
         objective=objective_2,
         objective_stage_1=objective_1,
         factors=factors,
@@ -214,39 +202,37 @@ def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profil
         errors=errors,
         held_out_replicates={
             factor: _recentred(_resampled_mean(replicated), errors["held_out"][factor])
-            for factor, replicated in _deviations(problem, bootstrap.refits, held_out).items()
+            for factor, replicated in _deviations(problem, replicates, held_out).items()
         },
         points_by_factor={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
         stage_1=stages.first,
-        components=components,
+        components=_components(stages, vector),
         resampling=how,
         one_stage=one_stage,
         profiles=profiles(problem, weights, one_stage, stages.free) if profile else {},
     )
 
 
-def _bootstrap(
-    stages: _Stages, vector: np.ndarray, weights: np.ndarray, components: VarianceComponents, how: Resampling
-) -> _Bootstrap:
+def _bootstrap(stages: _Stages, vector: np.ndarray, weights: np.ndarray, how: Resampling) -> FitBatch:
     predicted, loss = stages.problem.predictions(vector), stages.problem.points.loss
     data = BootstrapInput(predicted, loss, stages.seeds, stages.groupings, stages.run_index)
-    counts, losses = resample(data, components, how)
-    return _Bootstrap(counts * weights, losses, stages.refit(vector, counts * weights, losses))
+    counts, losses = resample(data, _components(stages, vector), how)
+    return stages.problem.batch(counts * weights, losses)
 
 
 def _fit_one_stage(
-    stages: _Stages, weights: np.ndarray, vector: np.ndarray, optima: np.ndarray, bootstrap: _Bootstrap
+    stages: _Stages, starts: np.ndarray, weights: np.ndarray, bootstrap: FitBatch, refits: np.ndarray
 ) -> FittedLaw:
-    """Fit all parameters together, from the two-stage result [K] and from the other optima of stage 1 [S, K]."""
-    free, replicates = stages.free, bootstrap.refits
-    starts = np.concatenate([vector[None], np.where(stages.free_1, optima[:ONE_STAGE_STARTS], vector)])
-    vectors, values = local_refit(stages.problem.batch(np.tile(weights, (len(starts), 1)), free=free), starts)
+    """Fit all parameters together, from several starts [S, K]; refits [R, K]: in two stages."""
+    problem, free = stages.problem, stages.free
+    vectors, values = local_refit(problem.batch(np.tile(weights, (len(starts), 1)), free=free), starts)
     best = int(np.argmin(values))
-    if not stages.in_first.all():  # where stage 1 has all points, the two-stage refits are these
-        replicates = stages.refit_all(vectors[best], bootstrap.weights, bootstrap.losses, free)
+    if not stages.in_first.all():  # where stage 1 has all points, refits in one stage are the same
+        replicated = problem.batch(bootstrap.weights, bootstrap.losses, free)
+        refits, _ = refit_replicates(replicated, np.tile(vectors[best], (len(refits), 1)))
     return FittedLaw(
-        **stages.problem.fitted_fields(vectors[best]),
-        replicates=replicates,
+        **problem.fitted_fields(vectors[best]),
+        replicates=refits,
         objective=float(values[best]),
         factors=stages.factors,
     )

@@ -182,10 +182,7 @@ def _as_text(value: Any) -> str:
     if pd.api.types.is_float(value):
         value = float(value)
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    try:
-        return str(value)
-    except ValueError:  # an integer of thousands of digits
-        return "a number of thousands of digits"
+    return str(value)
 
 
 def _check_unique(where: str, names: Sequence[str]) -> None:
