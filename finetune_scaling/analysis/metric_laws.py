@@ -19,7 +19,7 @@ from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout, predict
 from finetune_scaling.laws.forms.library import EXPONENTIAL, SIGMOID
 from finetune_scaling.laws.points.table import PointsTable
-from finetune_scaling.laws.uncertainty.intervals import Interval, half_width
+from finetune_scaling.laws.uncertainty.intervals import Interval
 
 METRIC_LAWS = (EXPONENTIAL, SIGMOID)
 MIN_R_SQUARED = 0.8
@@ -61,8 +61,7 @@ class MetricFit:
         """Return why the settings determine a parameter poorly; empty where they determine it well."""
         if not self.fits_well:
             return "the law does not fit this metric"
-        width = half_width(self.fitted.parameter(name), self.interval(name))
-        return WIDE if width > self.fitted.largest_half_width(name) else ""
+        return WIDE if self.fitted.is_wide(name, self.interval(name)) else ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.library import PRETRAINING, SINGLE
 from finetune_scaling.laws.uncertainty.bootstrap import FEWEST_RESAMPLES, Resampling
-from finetune_scaling.laws.uncertainty.intervals import Interval, half_width
+from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.laws.uncertainty.profile_region import ProfileRegion, profile_region
 
 FEWEST = 4  # one more than the law has parameters
@@ -67,8 +67,7 @@ class PretrainingFit:
             return ZERO
         if interval.low is None or interval.high is None:
             return "its interval is open"
-        fitted = self._fit()
-        return WIDE if half_width(fitted.parameter(name), interval) > fitted.largest_half_width(name) else ""
+        return WIDE if self._fit().is_wide(name, interval) else ""
 
     def errors(self) -> dict[str, float]:
         """Return the mean absolute error in nats on fitted and on held-out points."""

@@ -106,7 +106,7 @@ def _contains(interval: object, value: float) -> bool:
     [
         (
             bases().assign(tokenizer=[*"a" * 24, "b"]),
-            "column 'tokenizer': family 'en_de' has a in row 0 and b in row 24",
+            "row 24, column 'tokenizer' is b, but a in row 0",
         ),
         (bases().assign(loss=[*[2.0] * 24, 60.0]), "row 24, column 'loss' is 60: above 25 nats"),
         (bases().assign(parameters=0.5), "row 0, column 'parameters' is 0.5: below 1"),

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 import synthetic_points
 from finetune_scaling.errors import DataError, UserError
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import read_text
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.study_report import fit_study
 
 COLUMNS = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out")
@@ -66,8 +68,6 @@ def test_rows_of_a_frame_are_named_by_their_labels() -> None:
         read_points(frame)
     with pytest.raises(DataError, match="DataFrame: column 'loss'"):
         read_points(pd.concat([frame, frame[["loss"]]], axis=1))
-    with pytest.raises(DataError, match="DataFrame: column 'loss' is missing"):
-        read_points(frame.rename(columns={"loss": "los"}))
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_the_error_of_a_directory_without_points_says_what_writes_them(tmp_path:
         read_points(tmp_path)
 
 
-def test_quoted_line_breaks_and_byte_order_marks_do_not_shift_lines(tmp_path: Path) -> None:
+def test_blank_lines_quoted_line_breaks_and_byte_order_marks_do_not_shift_lines(tmp_path: Path) -> None:
     path = tmp_path / "points.csv"
-    rows = ['t,lora,model,1000,100,1.5,0,0,"two\nlines"', "t,lora,model,1000,100,oops,1,0,"]
+    rows = ['t,lora,model,1000,100,1.5,0,0,"two\nlines"', "", "t,lora,model,1000,100,oops,1,0,"]
     path.write_text("\ufeff" + ",".join((*COLUMNS, "remark")) + "\n" + "\n".join(rows) + "\n")
-    with pytest.raises(DataError, match=r"line 4, column 'loss' is oops"):
+    with pytest.raises(DataError, match=r"line 5, column 'loss' is oops"):
         read_points(path)
 
 
@@ -126,19 +126,24 @@ def changed(row: int, **values: object) -> list[dict]:
         (changed(3, x=0.1), "row 3, column 'x' is 0.1: below 1"),
         (changed(3, x=1e40), "row 3, column 'x' is 1e+40: above 1e+18"),
         (changed(3, loss=57.0), "row 3, column 'loss' is 57: above 25 nats"),
-        (changed(3, task=""), "row 3, column 'task' is empty"),
         (
             [*grid(), {**grid()[3], "held_out": 1}],
-            "row 20, column 'held_out': the same setting and seed as row 3",
+            "row 20, column 'held_out' is 1, but 0 in row 3: both have the same setting and seed",
         ),
-        (grid(loss_unit="nats")[:-1] + grid(loss_unit="bits")[-1:], "row 19, column 'loss_unit': task 't' has nats in"),
+        (
+            grid(loss_unit="nats")[:-1] + grid(loss_unit="bits")[-1:],
+            "row 19, column 'loss_unit' is bits, but nats",
+        ),
         (grid(loss_unit="nits"), "row 0, column 'loss_unit' is nits"),
         (
             grid(tokenizer="a")[:9] + grid(tokenizer="b")[9:],
-            "has a in row 0 and b in rows 9, 10, 11, 12, 13 and 6 more",
+            "row 9, column 'tokenizer' is b, but a in row 0",
         ),
-        (grid(tokenizer="a")[:19] + grid()[19:], "has a in row 0 and nothing in row 19"),
-        (grid(size="total")[:9] + grid(size="non_embedding")[9:], "column 'size': task 't' has total in row 0"),
+        (grid(tokenizer="a")[:19] + grid()[19:], "row 19, column 'tokenizer' is empty, but a in row 0"),
+        (
+            grid(size="total")[:9] + grid(size="non_embedding")[9:],
+            "row 9, column 'size' is non_embedding, but total",
+        ),
         (grid(size="non_embedding"), "row 0, column 'size'"),
         ([{**row, "loss": 0.9} for row in grid(loss_unit="perplexity")], "row 0, column 'loss' is 0.9: a perplexity"),
         (changed(3, bleu=1e300), "row 3, column 'bleu' is 1e+300: above 1e+06"),
@@ -220,7 +225,7 @@ def mutated(chance: random.Random) -> bytes:
     return data[: chance.randrange(len(data))] if chance.random() < 0.1 else data
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_no_table_causes_a_traceback(tmp_path_factory: pytest.TempPathFactory, chance: random.Random) -> None:
     path = tmp_path_factory.mktemp("mutated") / "points.csv"
@@ -233,7 +238,7 @@ def test_no_table_causes_a_traceback(tmp_path_factory: pytest.TempPathFactory, c
         assert len(found.runs) <= len(lines)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.dictionaries(
@@ -257,7 +262,7 @@ def test_no_frame_causes_a_traceback(rows: list[dict]) -> None:
         read_points(pd.DataFrame(rows))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["csv", "jsonl", "txt"]))
 def test_no_bytes_cause_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: bytes, kind: str) -> None:
     path = tmp_path_factory.mktemp("bytes") / f"points.{kind}"
@@ -294,7 +299,8 @@ DEGENERATE = (
     ("rows", "determined"), [case[1:] for case in DEGENERATE], ids=[case[0] for case in DEGENERATE]
 )
 def test_degenerate_points_determine_no_parameter(tmp_path: Path, rows: list[dict], determined: set[str]) -> None:
-    fit_study(pd.DataFrame(rows), tmp_path, progress=lambda _: None)
+    how = Resampling(resamples=40)
+    fit_study(pd.DataFrame(rows), tmp_path, laws=(MULTIPLICATIVE,), resampling=how, progress=lambda _: None)
     text = (tmp_path / "fit.json").read_text()
     record = json.loads(text)
     assert "NaN" not in text

@@ -135,7 +135,7 @@ def test_replicates_reach_an_offset_of_zero(tmp_path: Path) -> None:
     """MLSum's prompt tuning has E = .0005 (Zhang et al. 2024, Table 4): a descent in log E stops short of it."""
     task, seed = "mlsum", 3  # noise for which the fitted E is .084
     path = synthetic_points.write(tmp_path / "points.csv", synthetic_points.rows(0.003, 3, ("prompt",), (task,), seed))
-    fit, _ = fit_joint(MULTIPLICATIVE, read_points(path).settings, FitSettings(), 256)
+    fit, _ = fit_joint(MULTIPLICATIVE, read_points(path).settings, FitSettings(), resampling=Resampling(resamples=60))
     assert fit is not None
     assert np.quantile(fit.replicate_parameters["E"], 0.05) < 1e-3
     assert fit.why_poorly_determined("E").startswith(ZERO)

@@ -12,6 +12,9 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.forms.library import CHINCHILLA, SINGLE
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+
+FEW = Resampling("settings", 40)
 
 
 def test_chinchilla_has_the_published_optimum_and_standard_errors(shared_data: Path, tmp_path: Path) -> None:
@@ -37,7 +40,7 @@ def test_held_out_rows_are_scored_and_not_fitted(tmp_path: Path) -> None:
     loss[-1] += 0.25
     lines = [f"{x},{y},{int(x == d[-1])}" for x, y in zip(d, loss, strict=True)]
     (tmp_path / "points.csv").write_text("\n".join(["D,loss,held_out", *lines]))
-    (record,) = fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), progress=lambda _: None)
+    (record,) = fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), lambda _: None, resampling=FEW)
     assert record["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert record["errors"]["held_out"]["all"] == pytest.approx(0.25, rel=1e-3)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 9
@@ -67,12 +70,13 @@ def test_curves_are_fitted_separately_and_badly_fitted_ones_have_no_values(tmp_p
     curves = {"smooth": 2 / d**0.3 + 0.5, "step": step}
     lines = [f"{x},{y},{name}" for name, loss in curves.items() for x, y in zip(d, loss, strict=True)]
     (tmp_path / "points.csv").write_text("\n".join(["D,loss,curve", *lines]))
-    lines_shown: list[str] = []
-    records = fit_csv(SINGLE, tmp_path / "points.csv", tmp_path, FitSettings(), lines_shown.append, by="curve")
+    shown: list[str] = []
+    path = tmp_path / "points.csv"
+    records = fit_csv(SINGLE, path, tmp_path, FitSettings(), shown.append, by="curve", resampling=FEW)
     assert [(r["curve"], r["describes"]) for r in records] == [("smooth", True), ("step", False)]
     assert records[0]["parameters"]["beta"]["value"] == pytest.approx(0.3, rel=1e-3)
     assert all(entry["value"] is None for entry in records[1]["parameters"].values())
-    assert any("does not fit these points" in line for line in lines_shown)
+    assert any("does not fit these points" in line for line in shown)
     table = pd.read_csv(tmp_path / "predictions.csv").set_index("curve")
     assert (table.loc["smooth", "low"] <= table.loc["smooth", "high"]).all()
     assert table.loc["step", ["low", "high"]].isna().all(axis=None)

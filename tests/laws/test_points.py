@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import synthetic_points
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.points.table import read_points
 
@@ -32,7 +31,7 @@ def table(tmp_path: Path, *lines: str, header: str = HEADER) -> Path:
         ("t,lora,model,1000,-5,1.5,0,0", "line 3, column 'finetune_examples' is -5"),
         ("t,lora,model,1000,100,1.5,1,yes", "line 3, column 'held_out' is yes"),
         ("t,full,pet,8,100,1.5,0,0", "line 3, column 'factor'"),
-        ("t,lora,model,1000,100,1.6,0,0", "line 3, column 'loss': the same setting and seed as line 2"),
+        ("t,lora,model,1000,100,1.6,0,0", "line 3, column 'loss' is 1.6, but 1.5 in line 2"),
         ("t,lora,model,1000,100,1.6,1,1", "line 3, column 'held_out'"),
         ("t,lora,model,1000", "line 3, column 'seed' is empty"),
         ("t,lora,model,1000,100,1.5,0,0,9", "line 3"),
@@ -42,11 +41,6 @@ def test_an_invalid_row_is_named(tmp_path: Path, line: str, message: str) -> Non
     with pytest.raises(DataError, match=r"points\.csv") as error:
         read_points(table(tmp_path, GOOD, line))
     assert message in str(error.value)
-
-
-def test_a_blank_line_does_not_shift_line_numbers(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"line 4, column 'loss'"):
-        read_points(table(tmp_path, GOOD, "", "t,lora,model,1000,100,oops,1,0"))
 
 
 @pytest.mark.parametrize(
@@ -65,12 +59,7 @@ def test_an_invalid_header_is_named(tmp_path: Path, header: str, message: str) -
 def test_files_that_are_not_tables_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "latin.csv").write_bytes(HEADER.encode() + b"\n\xe9\xff,lora")
-    for name, message in (
-        ("empty.csv", "is empty"),
-        ("latin.csv", "UTF-8"),
-        ("none.csv", "no such file"),
-        (".", "directory"),
-    ):
+    for name, message in (("empty.csv", "is empty"), ("latin.csv", "UTF-8"), ("none.csv", "no such file")):
         with pytest.raises(DataError, match=message):
             read_points(tmp_path / name)
     with pytest.raises(DataError, match="no rows"):
@@ -106,8 +95,3 @@ def test_non_embedding_size_replaces_x(tmp_path: Path) -> None:
     assert read_points(path).settings["x"].tolist() == [1000]
     with pytest.raises(DataError, match="parameters_non_embedding"):
         read_points(table(tmp_path, GOOD), size="non_embedding")
-
-
-def test_the_complete_grid_of_the_paper_is_read(tmp_path: Path) -> None:
-    found = read_points(synthetic_points.write(tmp_path / "points.csv", synthetic_points.rows(seeds=2)))
-    assert len(found.settings) * 2 == len(found.runs) == 2 * (2 * 50 + 2 * 2 * 55 + 2 * 77)

@@ -15,11 +15,21 @@ from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
+NOISY_LORA = synthetic_points.rows(noise=0.003, methods=("lora",))
+
 
 def fit(tmp_path: Path, rows: list[dict], law: Law = MULTIPLICATIVE) -> tuple[JointFit | None, list[SkippedFit]]:
     """Fit a law to the rows of the thinned grid."""
     path = synthetic_points.write(tmp_path / "points.csv", synthetic_points.thinned(rows))
     return fit_joint(law, read_points(path).settings, FitSettings(), resampling=Resampling(resamples=40))
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> JointFit:
+    """Return the fit of NOISY_LORA."""
+    found, _ = fit(tmp_path_factory.mktemp("lora"), NOISY_LORA)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("method", synthetic_points.EN_DE)
@@ -56,27 +66,20 @@ def test_the_interval_of_a_held_out_error_contains_it(noisy: Analysis) -> None:
             assert interval.low < error < interval.high  # type: ignore[operator]
 
 
-def test_held_out_points_do_not_change_a_fit(tmp_path: Path) -> None:
-    clean = synthetic_points.rows(noise=0.003, methods=("lora",))
-    broken = [{**row, "loss": row["loss"] * (7 if row["held_out"] else 1)} for row in clean]
-    first, _ = fit(tmp_path, clean)
-    second, _ = fit(tmp_path, broken)
-    assert first is not None
-    assert second is not None
-    assert first.parameters == second.parameters
-    assert second.errors["held_out"]["model"] > 1 > first.errors["held_out"]["model"]
+def test_held_out_points_do_not_change_a_fit(tmp_path: Path, lora: JointFit) -> None:
+    broken = [{**row, "loss": row["loss"] * (7 if row["held_out"] else 1)} for row in NOISY_LORA]
+    found, _ = fit(tmp_path, broken)
+    assert found is not None
+    assert found.parameters == lora.parameters
+    assert found.errors["held_out"]["model"] > 1 > lora.errors["held_out"]["model"]
 
 
-def test_stage_2_keeps_the_shared_parameters_of_stage_1(tmp_path: Path) -> None:
-    everything = synthetic_points.rows(noise=0.003, methods=("lora",))
-    without_pet = [row for row in everything if row["factor"] != "pet"]
-    complete, _ = fit(tmp_path, everything)
-    part, _ = fit(tmp_path, without_pet)
-    assert complete is not None
+def test_stage_2_keeps_the_shared_parameters_of_stage_1(tmp_path: Path, lora: JointFit) -> None:
+    part, _ = fit(tmp_path, [row for row in NOISY_LORA if row["factor"] != "pet"])
     assert part is not None
     assert "alpha_pet" not in part.parameters
     for name, value in part.parameters.items():
-        assert complete.parameters[name] == pytest.approx(value, rel=1e-5)
+        assert lora.parameters[name] == pytest.approx(value, rel=1e-5)
 
 
 def test_one_factor_is_enough(tmp_path: Path) -> None:

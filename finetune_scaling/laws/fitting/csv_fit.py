@@ -109,7 +109,7 @@ def _record(fitted: FittedLaw, settings: FitSettings, rows: pd.DataFrame) -> dic
 
 
 def _parameter(fitted: FittedLaw, name: str) -> dict[str, Any]:
-    error = finite_or_none(fitted.standard_error(name)) if fitted.fits_well else None
+    error = finite_or_none(np.std(fitted.replicate_parameters[name], ddof=1)) if fitted.fits_well else None
     return {**fitted.record(name), "standard_error": error}
 
 

@@ -11,7 +11,6 @@ from finetune_scaling.files import finite_or_none
 from finetune_scaling.laws.forms.declared import Law, Layout, Parameter, factor_parameters, predict
 from finetune_scaling.laws.uncertainty.intervals import (
     Interval,
-    describe_correlation,
     half_width,
     largest_half_width,
     parameter_interval,
@@ -19,6 +18,8 @@ from finetune_scaling.laws.uncertainty.intervals import (
 
 # A law whose log_rmse is larger does not fit its points, so no estimates are reported.
 MAX_LOG_RMSE = 0.05
+# Two parameters with a higher correlation over the replicates are not determined separately.
+STRONG_CORRELATION = 0.9
 ZERO = "it is not distinguishable from zero"
 WIDE = "its interval is wide"
 
@@ -93,10 +94,6 @@ class FittedLaw:
         value = finite_or_none(self.parameters[name]) if estimated else None
         return {"value": value, "low": interval.low, "high": interval.high, "identified": not why, "why": why}
 
-    def standard_error(self, name: str) -> float:
-        """Return the standard deviation of a parameter over the bootstrap replicates, in natural units."""
-        return float(np.std(self.replicate_parameters[name], ddof=1))
-
     def is_well_determined(self, name: str) -> bool:
         """Return whether the points determine the parameter within the stated margins."""
         return not self.why_poorly_determined(name)
@@ -109,16 +106,17 @@ class FittedLaw:
             return self.reasons[name]
         if self._is_near_zero(name):
             return ZERO + self._correlated_with(name)
-        if half_width(self.parameter(name), self.interval(name)) > self.largest_half_width(name):
+        if self.is_wide(name, self.interval(name)):
             return WIDE + self._correlated_with(name)
         offsets = [other for other in self.parameters if self._is_near_zero(other)]
-        if text := self._strongest_correlation(name, offsets):
+        if text := self._strong_correlation(name, offsets):
             return f"{text}, which is not distinguishable from zero: that bound, and not the points, ends its interval"
         return ""
 
-    def largest_half_width(self, name: str) -> float:
-        """Return the half-width of the interval up to which a parameter is well determined."""
-        return largest_half_width(self.parameter(name), self.parameters[name])
+    def is_wide(self, name: str, interval: Interval) -> bool:
+        """Return whether an interval of a parameter is too wide for the parameter to be well determined."""
+        parameter = self.parameter(name)
+        return half_width(parameter, interval) > largest_half_width(parameter, self.parameters[name])
 
     def _is_fitted(self, name: str) -> bool:
         """Whether the parameter is shared, or belongs to a factor that was fitted."""
@@ -134,12 +132,19 @@ class FittedLaw:
         """The other parameter with which this one is strongly correlated, as the end of a sentence."""
         group = name.partition("_")[2]
         others = [n for n in self.parameters if n != name and not (group and n.endswith(f"_{group}"))]
-        text = self._strongest_correlation(name, others)
+        text = self._strong_correlation(name, others)
         return f": {text}" if text else ""
 
-    def _strongest_correlation(self, name: str, others: Sequence[str]) -> str:
-        replicates = {other: self._fitted_replicates(other) for other in others}
-        return describe_correlation(self._fitted_replicates(name), replicates)
+    def _strong_correlation(self, name: str, others: Sequence[str]) -> str:
+        """The end of a sentence on the strongest correlation with other parameters; empty where all are weak."""
+        own, largest, best = self._fitted_replicates(name), 0.0, ""
+        for other in others:
+            replicates = self._fitted_replicates(other)
+            if np.ptp(own) > 0 and np.ptp(replicates) > 0:
+                largest, best = max((largest, best), (abs(float(np.corrcoef(own, replicates)[0, 1])), other))
+        if largest < STRONG_CORRELATION:
+            return ""
+        return f"it is strongly correlated with {best.replace('_', ' ')} ({largest:.2f} over the bootstrap)"
 
     def _fitted_replicates(self, name: str) -> np.ndarray:
         """Replicates [R] on the fitted scale; offsets in natural units, since their logarithm diverges near zero."""

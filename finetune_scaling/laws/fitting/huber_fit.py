@@ -81,10 +81,6 @@ class FitProblem:
         log = self.settings.residual_of(self.layout.law) == "log"
         return np.log(predicted / loss) if log else predicted - loss
 
-    def residual_scale(self, vector: np.ndarray) -> float:
-        """Return the root mean square residual at one vector [K]."""
-        return float(np.sqrt(np.mean(self.residuals(vector) ** 2)))
-
     def fitted_fields(self, vector: np.ndarray) -> dict[str, Any]:
         """Return the fields of a FittedLaw that follow from the points and the fitted vector [K]."""
         loss = self.points.loss

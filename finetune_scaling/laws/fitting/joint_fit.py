@@ -1,14 +1,13 @@
 """One joint law fitted to one task and method: its errors, jackknife, one-stage fit and profiles."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.profile import Profile
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-from finetune_scaling.laws.uncertainty.intervals import Interval, half_width, percentile_interval
+from finetune_scaling.laws.uncertainty.intervals import Interval, largest_half_width, percentile_interval
 from finetune_scaling.laws.uncertainty.jackknife import JackknifeEstimate, jackknife_estimate
 from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents
 
@@ -76,11 +75,11 @@ class JointFit(FittedLaw):
         """Return why the points determine a parameter poorly; empty where they determine it well."""
         if why := super().why_poorly_determined(name):
             return why
-        if name in self.profiles and half_width(self.parameter(name), self.profiles[name].interval) == math.inf:
+        if name in self.profiles and None in astuple(self.profiles[name].interval):
             return "its profile likelihood interval is open" + self._correlated_with(name)
         # A jackknife over few levels is coarse, so only a standard error beyond the allowed half-width contradicts.
         error = self.jackknife(name).standard_error
-        if error is None or error > self.largest_half_width(name):
+        if error is None or error > largest_half_width(self.parameter(name), self.parameters[name]):
             return "it changes when one value of a factor or one number of examples is left out"
         return ""
 

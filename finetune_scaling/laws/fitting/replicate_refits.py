@@ -30,7 +30,8 @@ def refit_replicates(batch: FitBatch, vectors: np.ndarray, scale: float | None =
 
     scale: root mean square residual, by default of the first vector; it sets the delta of the smoothed objective.
     """
-    scale = batch.problem.residual_scale(vectors[0]) if scale is None else scale
+    if scale is None:
+        scale = float(np.sqrt(np.mean(batch.problem.residuals(vectors[0]) ** 2)))
     # The gradient with respect to an offset's logarithm vanishes with the offset, so no descent leaves zero.
     lifted = np.where(_offsets(batch), np.maximum(vectors, _log_share(batch, LIFT)), vectors)
     return _hopped(batch, _with_offsets_at_zero(batch, _refit_smoothed(batch, lifted, scale), scale))

@@ -183,10 +183,10 @@ def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profil
     left_out, slices = leave_out_weights(stages.groupings)
     jackknife_refits = stages.refit(vector, problem.batch(left_out * weights))
     objective_1, objective_2 = stages.objectives(vector, weights)
-    deviations = {
-        kind: _deviations(problem, vector, rows) for kind, rows in (("fitted", fitted), ("held_out", held_out))
+    errors = {
+        kind: {factor: float(found.mean()) for factor, found in _deviations(problem, vector, rows).items()}
+        for kind, rows in (("fitted", fitted), ("held_out", held_out))
     }
-    errors = {kind: {f: float(own.mean()) for f, own in found.items()} for kind, found in deviations.items()}
     return JointFit(
         **problem.fitted_fields(vector),
         task=task,

@@ -1,11 +1,14 @@
 """Checks that rows of a table are comparable and consistent; errors name file, row, column and the fix."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.points.columns import LOSS_UNIT, SETTING, SIZE, TOKENIZER
 from finetune_scaling.laws.points.text import TextTable
 
+# Column -> what to do where rows of one group differ in it.
 _FIXES = {
     LOSS_UNIT: "write all of a task's losses in one unit",
     TOKENIZER: "losses per token of different tokenizers cannot be compared: give them different tasks, or compare "
@@ -14,13 +17,13 @@ _FIXES = {
 }
 
 
-def check_units(table: TextTable, group: str = "task") -> None:
+def check_units(text: TextTable, group: str = "task") -> None:
     """Raise DataError where rows of one group (a task, or a family of base models) differ in what they count."""
-    for column in (LOSS_UNIT, TOKENIZER):
-        if column in table.cells:
-            _check_uniform(table, table.cells, column, group)
-    if {SIZE, "factor"} <= set(table.cells):
-        _check_uniform(table, table.cells[table.cells["factor"] == "model"], SIZE, group)
+    cells = text.cells
+    for column, fix in _FIXES.items():
+        if column in cells and (column != SIZE or "factor" in cells):
+            rows = cells[cells["factor"] == "model"] if column == SIZE else cells
+            _check_uniform(text, rows, [group], column, fix)
 
 
 def factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
@@ -47,27 +50,17 @@ def factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
 
 def check_consistent(text: TextTable, runs: pd.DataFrame) -> None:
     """Raise DataError where repeats of a run differ in loss, or rows of one setting differ in held_out."""
-    key = [*SETTING, "seed"]
     for column in ("loss", "held_out"):
-        contrary = runs.index[runs[column] != runs.groupby(key)[column].transform("first")]
-        if len(contrary):
-            row = contrary[0]
-            same = (runs[key] == runs.loc[row, key]).all(axis=1)
-            raise DataError(
-                f"{text.at(row, column)}: the same setting and seed as {text.rows([same.idxmax()])} with another "
-                f"{column}; keep one of them, or give them different seeds"
-            )
-    mixed = runs["held_out"] != runs.groupby(SETTING)["held_out"].transform("first")
-    text.reject(mixed, "held_out", "other seeds of this setting have another value; mark all alike")
+        fix = "both have the same setting and seed; keep one of them, or give them different seeds"
+        _check_uniform(text, runs, [*SETTING, "seed"], column, fix)
+    _check_uniform(text, runs, SETTING, "held_out", "both are seeds of one setting; mark all alike")
 
 
-def _check_uniform(table: TextTable, cells: pd.DataFrame, column: str, group: str) -> None:
-    """Raise DataError where rows of one group have different values in the column."""
-    for key, rows in cells.groupby(group, sort=False):
-        others = rows.index[rows[column] != rows[column].iloc[0]]
-        if len(others):
-            first, other = (rows[column][row] or "nothing" for row in (rows.index[0], others[0]))
-            raise DataError(
-                f"{table.at(others[0], column)}: {group} {key!r} has {first} in {table.rows([rows.index[0]])} and "
-                f"{other} in {table.rows(list(others))}; {_FIXES[column]}"
-            )
+def _check_uniform(text: TextTable, rows: pd.DataFrame, by: Sequence[str], column: str, fix: str) -> None:
+    """Raise DataError, with the fix, where rows that agree in the columns `by` have different values in `column`."""
+    first = rows.index.to_series().groupby([rows[name] for name in by]).transform("first")
+    wrong = rows[column] != rows[column].loc[first].to_numpy()
+    if wrong.any():
+        values = [text.cells.at[row, column] or "empty" for row in (wrong.idxmax(), first[wrong.idxmax()])]
+        location, other = text.at(wrong.idxmax(), column), text.rows([first[wrong.idxmax()]])
+        raise DataError(f"{location} is {values[0]}, but {values[1]} in {other}: {fix}")

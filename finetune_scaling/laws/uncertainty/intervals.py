@@ -1,6 +1,5 @@
 """Two-sided 90 % intervals from bootstrap replicates, and when a parameter counts as well determined."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,6 @@ NEGLIGIBLE = 1e-3
 EXPONENT_MARGIN = 0.02
 EXPONENT_RELATIVE_MARGIN = 0.25
 LOG_MARGIN = float(np.log(2))
-# Two parameters with a higher correlation over the replicates are not determined separately.
-STRONG_CORRELATION = 0.9
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,3 @@ def half_width(parameter: Parameter, interval: Interval) -> float:
     if parameter.is_log:
         return float(np.log(interval.high / interval.low) / 2) if interval.low > 0 else float("inf")
     return (interval.high - interval.low) / 2
-
-
-def describe_correlation(column: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
-    """Return the end of a sentence on the other parameter with which one is most correlated; empty where weakly.
-
-    column [R]: replicates of the parameter; others: name -> replicates [R] of other parameters.
-    """
-    varied = {name: other for name, other in others.items() if np.ptp(other) > 0 and np.ptp(column) > 0}
-    found = [(abs(float(np.corrcoef(column, other)[0, 1])), name) for name, other in varied.items()]
-    largest, name = max(found, default=(0.0, ""), key=lambda pair: pair[0])
-    if largest < STRONG_CORRELATION:
-        return ""
-    return f"it is strongly correlated with {name.replace('_', ' ')} ({largest:.2f} over the bootstrap)"
