@@ -12,11 +12,10 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import OFFSET, Parameter
 from finetune_scaling.laws.forms.library import MULTIPLICATIVE
-from finetune_scaling.laws.points.noise import pooled_deviation
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import BootstrapInput, Resampling, resample
 from finetune_scaling.laws.uncertainty.intervals import Interval, parameter_interval, percentile_interval
-from finetune_scaling.laws.uncertainty.variance_components import variance_components
+from finetune_scaling.laws.uncertainty.variance_components import pooled_deviation, variance_components
 
 X, D = (values.ravel().astype(float) for values in np.meshgrid(np.arange(6), np.arange(12), indexing="ij"))
 

@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-import synthetic_points
-from finetune_scaling.laws.points.noise import seed_noise
 from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.laws.uncertainty.variance_components import pooled_deviation
 
 
 def runs(noise, seeds: int = 3) -> pd.DataFrame:
@@ -24,36 +23,31 @@ def runs(noise, seeds: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def growth_warnings(table: pd.DataFrame) -> list[str]:
+    return [text for text in read_points(table).warnings if "--residual=log" in text]
+
+
 def test_the_pooled_deviation_is_that_of_a_one_way_analysis_of_variance() -> None:
     table = runs(lambda _: 0.01).drop(index=[0, 1, 5])  # settings of one, two and three seeds
     groups = [own["loss"].to_numpy() for _, own in table.groupby(["x", "finetune_examples"])]
     within = sum(((g - g.mean()) ** 2).sum() for g in groups)
-    found = seed_noise(table)
-    assert found.degrees == len(table) - len(groups)
-    assert found.standard_deviation == pytest.approx(np.sqrt(within / found.degrees))
-    low, high = np.sqrt(stats.chi2.ppf([0.001, 0.999], found.degrees) / found.degrees) * 0.01
-    assert low < found.standard_deviation < high
-
-
-def test_a_run_shared_by_several_factors_counts_once() -> None:
-    table = runs(lambda _: 0.01)
-    again = pd.concat([table, table.assign(factor="pet", x=4.0)])
-    assert seed_noise(again) == seed_noise(table)
-
-
-def test_one_seed_gives_no_estimate_of_noise() -> None:
-    found = seed_noise(runs(lambda _: 0.01, seeds=1))
-    assert (found.standard_deviation, found.degrees) == (None, 0)
+    settings = read_points(table).settings
+    deviation, degrees = pooled_deviation(settings["loss_sd"].to_numpy(), settings["seeds"].to_numpy())
+    assert degrees == len(table) - len(groups)
+    assert deviation == pytest.approx(np.sqrt(within / degrees))
+    low, high = np.sqrt(stats.chi2.ppf([0.001, 0.999], degrees) / degrees) * 0.01
+    assert low < deviation < high
 
 
 def test_growth_with_the_loss_is_detected_and_constant_noise_is_not() -> None:
-    assert seed_noise(runs(lambda loss: 0.01 * (loss - 0.8))).grows
-    assert not seed_noise(runs(lambda _: 0.01)).grows
-    assert any("--residual=log" in text for text in read_points(runs(lambda loss: 0.01 * (loss - 0.8))).warnings)
+    assert growth_warnings(runs(lambda loss: 0.01 * (loss - 0.8)))
+    assert not growth_warnings(runs(lambda _: 0.01))
+    assert not growth_warnings(runs(lambda loss: 0.01 * (loss - 0.8), seeds=1))
 
 
-def test_the_noise_of_synthetic_points_is_recovered_by_method() -> None:
-    runs_of_methods = read_points(pd.DataFrame(synthetic_points.rows(noise=0.003, seeds=3))).runs.groupby("method")
-    for noise in (seed_noise(own) for _, own in runs_of_methods):
-        assert noise.standard_deviation == pytest.approx(0.003, rel=0.15)
-        assert not noise.grows
+def test_a_run_shared_by_several_factors_counts_once() -> None:
+    seven = runs(lambda _: 0.0, seeds=2).iloc[: 2 * 7]  # one setting too few to test
+    seven.loc[seven["seed"] == 1, "loss"] += 0.001 * np.arange(7, 0, -1)
+    assert not growth_warnings(pd.concat([seven, seven.assign(factor="pet", x=4.0)], ignore_index=True))
+    eight = pd.concat([seven, seven.iloc[:2].assign(x=10.0, loss=[3.0, 3.01])], ignore_index=True)
+    assert growth_warnings(eight)

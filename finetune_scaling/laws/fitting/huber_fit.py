@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.laws.fitting.minimizers import Function, lbfgs, newton
-from finetune_scaling.laws.forms.declared import Law, Layout, Residual, predict
+from finetune_scaling.laws.forms.declared import Law, Layout, Residual
 
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512
@@ -67,13 +67,8 @@ class FitProblem:
 
     def predictions(self, vectors: np.ndarray) -> np.ndarray:
         """Return the predictions [..., P] of vectors [..., K] at the points."""
-        layout, points = self.layout, self.points
-        natural = layout.to_natural(vectors[..., None, :])
-        own = {p.name: natural[p.name] for p in layout.law.parameters if not p.per_factor}
-        for parameter in (p for p in layout.law.parameters if p.per_factor):
-            of_groups = [natural[f"{parameter.name}_{g}" if g else parameter.name] for g in layout.groups]
-            own[parameter.name] = np.choose(points.groups, of_groups)
-        return predict(layout.law, own, points.factors)
+        log_factors = {name: np.log(values) for name, values in self.points.factors.items()}
+        return _predictions(self.layout, vectors, log_factors, self.points.groups, np)
 
     def residuals(self, vector: np.ndarray) -> np.ndarray:
         """Return the residuals [P] that a fit minimizes, at one vector [K]."""
@@ -237,21 +232,19 @@ def _minimize(program: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.
 
 def _residuals(program: Program, loss: jax.Array, data: Any, vector: jax.Array) -> jax.Array:
     """Return predicted minus measured losses (or their logarithms), [P]."""
-    log_factors, groups = data
-    terms = program.layout.law.log_terms(_per_point(program.layout, vector, groups), log_factors, jnp)
-    prediction = sum(jnp.exp(term) for term in terms)
+    prediction = _predictions(program.layout, vector, *data, jnp)
     return jnp.log(prediction / loss) if program.residual == "log" else prediction - loss
 
 
-def _per_point(layout: Layout, vector: jax.Array, groups: jax.Array) -> dict[str, jax.Array]:
-    """Return parameters by name, per-factor ones broadcast to the points [P]."""
-    # A sum of products, not a gather: the gradient of a gather is a scatter, which is slow on CPUs.
+def _predictions(layout: Layout, vectors: Any, log_factors: Mapping[str, Any], groups: Any, xp: Any) -> Any:
+    """Return the predictions [..., P] of vectors [..., K] at points of these groups; xp: numpy or jax.numpy."""
     values = {}
     for parameter, columns in layout.columns():
-        entries = [parameter.for_law(vector[i], jnp) for i in range(columns.start, columns.stop)]
+        entries = [parameter.for_law(vectors[..., i, None], xp) for i in range(columns.start, columns.stop)]
+        # A sum of products, not a gather: the gradient of a gather is a scatter, which is slow on CPUs.
         own = [(groups == i) * entry for i, entry in enumerate(entries)]
         values[parameter.name] = sum(own[1:], own[0]) if parameter.per_factor else entries[0]
-    return values
+    return sum(xp.exp(term) for term in layout.law.log_terms(values, log_factors, xp))
 
 
 def _objective(residuals: Function, weights: jax.Array, delta: jax.Array, vector: jax.Array) -> jax.Array:

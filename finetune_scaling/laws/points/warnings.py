@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from finetune_scaling.laws.points.columns import SETTING
-from finetune_scaling.laws.points.noise import seed_noise
 from finetune_scaling.laws.points.text import TextTable
 
 OUTLIER_Z = 8.0
@@ -22,6 +22,8 @@ LEAST_LOSS = 0.01  # nats per token; hardly any text is so predictable
 RISE = 0.05  # of log loss, from the fewest to the most examples
 COUNTS = {"model": ("parameters", 1e3, 1e14), "pretrain": ("pretraining tokens", 1e3, 1e16)}  # plausible values
 POLISH_SWEEPS = 10
+FEWEST_REPEATED = 8  # settings with several seeds, to test whether their noise grows with the loss
+SIGNIFICANCE = 0.001  # of that test, Spearman's rho above zero
 FEWEST_LEVELS = 3  # of sizes and of dataset sizes; with fewer, one wrong row cannot be distinguished from the others
 
 
@@ -108,12 +110,16 @@ def _rises(own: pd.DataFrame) -> Iterator[str]:
 
 
 def _growth(own: pd.DataFrame) -> Iterator[str]:
-    """Yield a warning where the noise between seeds grows with the loss."""
-    noise = seed_noise(own)
-    if noise.grows:
+    """Yield a warning where the noise between seeds grows with the loss; a run shared by factors counts once."""
+    losses = own.drop_duplicates(["finetune_examples", "seed", "loss"]).groupby(SETTING, sort=False)["loss"]
+    settings = pd.DataFrame({"mean": losses.mean(), "variance": losses.var()}).dropna()
+    if len(settings) < FEWEST_REPEATED or (settings.nunique() < 2).any():
+        return
+    found = stats.spearmanr(settings["mean"], settings["variance"], alternative="greater")
+    if found.pvalue < SIGNIFICANCE:
         yield (
-            f"the standard deviation between seeds grows with the loss (rank correlation {noise.growth:.2f}), while a "
-            "linear residual weights all losses alike; compare a fit with --residual=log."
+            f"the standard deviation between seeds grows with the loss (rank correlation {found.statistic:.2f}), while "
+            "a linear residual weights all losses alike; compare a fit with --residual=log."
         )
 
 

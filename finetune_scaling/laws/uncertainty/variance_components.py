@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from finetune_scaling.laws.points.noise import pooled_deviation
-
 # A law fits the means of a factor's levels with two parameters (A and alpha, or E and beta).
 PARAMETERS_PER_GROUPING = 2
 # Size of the F test for a random effect of levels; without one, its variance is part of the settings' scatter.
@@ -64,6 +62,18 @@ def variance_components(
     total = float((rest**2).sum()) / max(1.0, len(rest) - spent)
     known = (seed or 0.0) ** 2 * float(np.mean(1 / seeds))
     return VarianceComponents(seed, degrees, float(np.sqrt(max(0.0, total - known))), levels)
+
+
+def pooled_deviation(deviations: np.ndarray, seeds: np.ndarray) -> tuple[float | None, int]:
+    """Return the pooled standard deviation between seeds and its degrees of freedom.
+
+    deviations [P]: of each setting, with n - 1 in the denominator (NaN for one seed); seeds [P].
+    """
+    several = np.isfinite(deviations) & (seeds > 1)
+    degrees = int((seeds[several] - 1).sum())
+    if not degrees:
+        return None, 0
+    return float(np.sqrt(((seeds[several] - 1) * deviations[several] ** 2).sum() / degrees)), degrees
 
 
 def _within(residuals: np.ndarray, labels: np.ndarray) -> np.ndarray:
