@@ -6,6 +6,7 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location
 from finetune_scaling.laws.points.cells import check_range, parse_filled, parse_flags, parse_losses, parse_numbers
 from finetune_scaling.laws.points.checks import check_units
+from finetune_scaling.laws.points.columns import SIZE_COUNTS, SIZES
 from finetune_scaling.laws.points.text import Source, read_text
 
 BASES = "bases.csv"  # in the directory of a study's points
@@ -20,8 +21,7 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
     """
     text = read_text(source, REQUIRED)
     bases = pd.DataFrame({column: parse_filled(text, column) for column in ("family", "model")})
-    counted = "parameters" if size == "total" else "parameters_non_embedding"
-    for name, column in (("size", counted), ("pretrain_tokens", "pretrain_tokens")):
+    for name, column in (("size", SIZE_COUNTS[SIZES.index(size)]), ("pretrain_tokens", "pretrain_tokens")):
         if column not in text.cells:
             raise DataError(f"{text.header}: column {column!r} is missing; add it or use --size=total")
         bases[name] = parse_numbers(text, column, positive=True)

@@ -15,7 +15,7 @@ ALL_FACTORS = (*FACTORS, SENSITIVITY_FACTOR)
 REQUIRED = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out")
 SWEPT_SIZE = "swept_size"  # parameters of the model of a learning rate sweep; 0 in other rows and where unknown
 SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]
-SIZE_COUNTS = ("parameters", "parameters_non_embedding")
+SIZE_COUNTS = ("parameters", "parameters_non_embedding")  # of the base model, in the order of SIZES
 CONDITION = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", "learning_rate", "flops", "entropy")
 RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # further columns that a study writes
 
