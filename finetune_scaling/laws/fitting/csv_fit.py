@@ -36,7 +36,7 @@ def fit_csv(
     fit them. by: a column whose values are fitted separately; resampling: as in fit_law. A column held_out (0/1)
     excludes its rows from the fit. Raises DataError that names file, line, column and the fix.
     """
-    table = read_factors(path, law, by).assign(predicted=np.nan, low=np.nan, high=np.nan)
+    table = _read_factors(path, law, by).assign(predicted=np.nan, low=np.nan, high=np.nan)
     records = []
     for value, rows in table.groupby(by, sort=False) if by else [(None, table)]:
         started = time.perf_counter()
@@ -58,7 +58,7 @@ def fit_csv(
     return records
 
 
-def read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
+def _read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
     """Return the law's factors and response as positive floats, and held_out as bool (False without that column)."""
     columns = (*law.factors, law.response)
     text = read_text(path, (*columns, *([by] if by else [])))

@@ -232,7 +232,8 @@ def _minimize(program: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.
 
 def _residuals(program: Program, loss: jax.Array, data: Any, vector: jax.Array) -> jax.Array:
     """Return predicted minus measured losses (or their logarithms), [P]."""
-    prediction = _predictions(program.layout, vector, *data, jnp)
+    log_factors, groups = data
+    prediction = _predictions(program.layout, vector, log_factors, groups, jnp)
     return jnp.log(prediction / loss) if program.residual == "log" else prediction - loss
 
 

@@ -52,7 +52,7 @@ def profiles(problem: FitProblem, weights: np.ndarray, fitted: FittedLaw, free: 
     rises = (np.array(objectives) - base[0]) / threshold(problem, weights, vector, free)
     return {
         problem.layout.names[column]: _profile(fitted, column, np.array(values)[:, sides], rises[:, sides])
-        for column in moving
+        for column in map(int, moving)
         for sides in [columns == column]
     }
 
