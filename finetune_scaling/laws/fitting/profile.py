@@ -50,10 +50,11 @@ def profiles(problem: FitProblem, weights: np.ndarray, fitted: FittedLaw, free: 
         objectives.append(found)
     _, base = local_refit(problem.batch(weights[None], free=False), vector[None])
     rises = (np.array(objectives) - base[0]) / threshold(problem, weights, vector, free)
+    sides = (len(STEPS), len(moving), 2)
+    values_by_side, rises_by_side = np.reshape(values, sides), np.reshape(rises, sides)
     return {
-        problem.layout.names[column]: _profile(fitted, column, np.array(values)[:, sides], rises[:, sides])
-        for column in map(int, moving)
-        for sides in [columns == column]
+        problem.layout.names[column]: _profile(fitted, int(column), values_by_side[:, i], rises_by_side[:, i])
+        for i, column in enumerate(moving)
     }
 
 
