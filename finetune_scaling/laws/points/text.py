@@ -177,8 +177,6 @@ def _as_text(value: Any) -> str:
         return value.strip()
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return ""
-    if pd.api.types.is_bool(value):
-        return str(int(value))
     if pd.api.types.is_float(value):
         value = float(value)
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
