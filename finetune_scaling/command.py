@@ -5,7 +5,7 @@ import glob
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -14,7 +14,7 @@ from ml_collections.config_flags import config_path
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from finetune_scaling import configuration, process_setup
-from finetune_scaling.errors import ConfigError, UserError, exit_on_user_error
+from finetune_scaling.errors import ConfigError, UserError, causes, exit_on_user_error
 from finetune_scaling.sharding import processes
 
 _CONFIG_MODULE = "config_config"  # ml_collections' name of the module of --config's file
@@ -110,11 +110,9 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
 
 def _fault_in_config(error: BaseException) -> str | None:
     """Return the error in the file of --config with its line; None if the error has another origin."""
-    for cause in _causes(error):
+    for cause in causes(error):
         frames = [
-            frame
-            for frame in traceback.walk_tb(cause.__traceback__)
-            if frame[0].f_globals.get("__name__") == _CONFIG_MODULE
+            (f, n) for f, n in traceback.walk_tb(cause.__traceback__) if f.f_globals["__name__"] == _CONFIG_MODULE
         ]
         if frames:
             frame, line = frames[-1]
@@ -124,13 +122,6 @@ def _fault_in_config(error: BaseException) -> str | None:
         if isinstance(cause, TypeError) and str(cause).startswith("get_config()"):
             return f"--config: {cause}; write --config=FILE:ARGUMENT if it takes an argument, else --config=FILE"
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and its chain of causes and contexts."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _one_line(text: str) -> str:
@@ -175,11 +166,6 @@ def _with_underscores(argument: str) -> str:
     if not name.startswith("--"):
         return argument
     plain = name[2:].replace("-", "_")
-    if plain.startswith("no_") and plain not in flags.FLAGS and f"no{plain[3:]}" in _negated():
+    if plain.startswith("no_") and plain not in flags.FLAGS and plain[3:] in flags.FLAGS:
         plain = f"no{plain[3:]}"
     return f"--{plain}{equals}{value}"
-
-
-def _negated() -> set[str]:
-    """Return absl's names of negated boolean flags."""
-    return {f"no{name}" for name in flags.FLAGS if flags.FLAGS[name].boolean}

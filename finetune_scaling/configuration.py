@@ -51,6 +51,14 @@ def choose(table: Mapping[str, T], name: str, where: str) -> T:
     return table[name]
 
 
+def check_at_least(block: Any, names: Iterable[str], minimum: int, where: str = "") -> None:
+    """Raise ConfigError if one of these fields of a dataclass is set and below `minimum`."""
+    for name in names:
+        value = getattr(block, name)
+        if value is not None and value < minimum:
+            raise ConfigError(f"{where}{name} = {value} must be at least {minimum}")
+
+
 def plain(value: Any) -> Any:
     """Return a config as JSON-like data: dicts, lists and scalars only."""
     if isinstance(value, ml_collections.FieldReference):

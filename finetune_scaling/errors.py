@@ -61,6 +61,13 @@ class Preempted(Exception):
     """The process was asked to stop (SIGTERM) and saved a checkpoint; the same command resumes the run."""
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and its chain of causes and contexts."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 INTERRUPTED = "interrupted: run the same command again to resume from the last checkpoint"
 
 

@@ -14,8 +14,8 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -118,18 +118,21 @@ def _replace(path: Path, data: bytes) -> None:
         return
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = _temporary(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    """Return an unused hidden path next to `path`. Unlike tempfile's, what is made there has the umask's permissions."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
 
 
 def check_new(path: Path) -> None:
@@ -151,11 +154,11 @@ def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise WorkdirError(f"{path}: needs {needed:,} bytes, and the disk has {free:,} left; free some space")
         _remove_abandoned(path)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_UNFINISHED, dir=path.parent))
+        unfinished = _temporary(path, _UNFINISHED)
+        unfinished.mkdir()
         with _locked(unfinished):
             try:
                 yield unfinished
-                unfinished.chmod(0o777 & ~_umask())
                 unfinished.rename(path)
             except BaseException:
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -261,12 +264,6 @@ def remote_failure(error: BaseException) -> str | None:
         f"cannot be reached, read or written ({cause}); check that the bucket exists, that your credentials may read "
         "and write it, and the network"
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def finite_or_none(value: float | None) -> float | None:

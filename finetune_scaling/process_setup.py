@@ -3,9 +3,7 @@
 import ctypes
 import logging
 import os
-import re
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +21,12 @@ def set_up() -> None:
     """Set up the process of a command; to be called once, at the start of its main function."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("finetune_scaling").setLevel(logging.INFO)
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("absl").addFilter(_is_not_of_orbax)  # Orbax logs through absl
-    logging.getLogger("asyncio").addFilter(_is_not_of_a_failed_write)
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the errors that it raises
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # libraries' writes that fail after the first one
     sys.unraisablehook = _report_unraisable
     keep_freed_memory()
     enable_compilation_cache()
     compiled_programs()  # starts to count
-
-
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Filter out Orbax's log records. Checkpoint errors are raised."""
-    return "orbax" not in Path(record.pathname).parts
-
-
-def _is_not_of_a_failed_write(record: logging.LogRecord) -> bool:
-    """Filter out asyncio's records about checkpoint writes that nothing awaits, because the first one has failed."""
-    error = record.exc_info[1] if record.exc_info else None
-    if error is None:
-        return "orbax" not in record.getMessage()  # a pending task that was destroyed; the message names its file
-    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    is_of_tensorstore = isinstance(error, ValueError) and re.search("tensorstore|os_error_code=", str(error))
-    return not (isinstance(error, OSError) or is_of_tensorstore or any("orbax" in file for file in files))
 
 
 def _report_unraisable(unraisable: Any) -> None:

@@ -95,18 +95,11 @@ class Fault:
 
 Fault()
 
-
-async def other():
-    raise LookupError("not of a save")
-
-
-abandon(other)
 """
 
 
 def test_writes_that_fail_after_the_first_are_not_reported_and_other_failures_are():
     result = subprocess.run([sys.executable, "-c", FAILED_WRITES], capture_output=True, text=True, check=True)
     assert result.stderr.startswith("Exception ignored in")
-    assert result.stderr.count("Traceback") == 2
+    assert result.stderr.count("Traceback") == 1
     assert "in __del__" in result.stderr
-    assert "LookupError: not of a save" in result.stderr

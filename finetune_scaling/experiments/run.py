@@ -53,14 +53,24 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         return _run_to_record(run_config, directory)
 
 
+@dataclasses.dataclass
+class Stopwatch:
+    """Measures the time of a run over all its processes; the time since the last checkpoint of a killed one is lost."""
+
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """Return the time so far."""
+        return time.monotonic() - self.started
+
+
 def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, Any]:
     stopwatch = Stopwatch()
     sharding = run_config.sharding
     check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
     data = prepare_run_data(run_config)
     model = initialize_model(run_config)
-    versions = environment()
-    run_on_primary(lambda: directory.write_environment(versions))
+    run_on_primary(functools.partial(directory.write_environment, environment()))
     evaluators = run_config.evaluation.named_evaluators
     prepared = prepare_evaluators(evaluators, run_config, model.tokenizer, model.config)
     with model.sharding.use_mesh():
@@ -72,21 +82,6 @@ def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, 
     record["seconds"] = round(stopwatch.seconds(), 2)
     run_on_primary(lambda: directory.write_result(record))
     return record
-
-
-class Stopwatch:
-    """Measures the time of a run over all its processes; the time since the last checkpoint of a killed one is lost."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def add(self, seconds: float) -> None:
-        """Add the time of earlier processes."""
-        self._started -= seconds
-
-    def seconds(self) -> float:
-        """Return the time so far."""
-        return time.monotonic() - self._started
 
 
 def _train(
@@ -104,7 +99,7 @@ def _train(
     state = init_state(model.trainable, run_config.optimizer, model.sharding)
     _log_shardings(state, model)
     state, progress = _resume(checkpoints, directory, model, state)
-    stopwatch.add(progress.seconds)
+    stopwatch.started -= progress.seconds
     run_on_primary(lambda: directory.rewind_metrics(progress.step))
     metrics = Metrics(directory.path, run_config.logging.writers, progress.step)
     batch_sharding = model.sharding.batch()

@@ -5,13 +5,12 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from finetune_scaling.errors import CheckpointError, UserError, WorkdirError
+from finetune_scaling.errors import CheckpointError, UserError, WorkdirError, causes
 from finetune_scaling.files import Location, disk_errors, is_remote, remote_failure
 
 _DAMAGE_CODES = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # files are missing, or are not those written
@@ -28,7 +27,7 @@ def storage_errors(path: Location) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
-            code = _os_error_code(error)
+            code = _system_code(error)
             if code is None and not is_remote(path):
                 raise
             raise OSError(code, os.strerror(code) if code else str(error)) from error
@@ -46,59 +45,42 @@ def damage_errors(path: Location) -> Iterator[None]:
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last: device memory is exhausted
         raise
     except Exception as error:
-        _raise_system_failure(path, error)
+        if reason := _system_failure(path, error):
+            raise WorkdirError(
+                f"{path}: {reason}; no file was changed. Fix that and run the same command again"
+            ) from error
         raise DamagedCheckpointError(f"{path}: damaged or incomplete ({type(error).__name__})") from error
 
 
-def _raise_system_failure(path: Location, error: BaseException) -> None:
-    """Raise WorkdirError or MemoryError if the system caused a reader's error; else return.
+def _system_failure(path: Location, error: Exception) -> str | None:
+    """Return how the system caused a reader's error; None if it did not. Raises MemoryError if memory is exhausted."""
+    chain, listing = list(causes(error)), _failure_to_list(path)
+    if any(isinstance(cause, MemoryError) for cause in chain):
+        raise MemoryError from error
+    if is_remote(path):  # readers raise the same errors for damage and for a store that does not answer
+        return next(map(remote_failure, listing), None)
+    codes = (_system_code(cause) for cause in (*chain, *listing))
+    return next((f"cannot be read ({os.strerror(code)})" for code in codes if code not in _DAMAGE_CODES), None)
 
-    Readers state the cause in an error's chain, TensorStore in its text only, and Orbax treats a folder without read
-    permission as an empty one. So the chain is searched, and then all files are read again directly.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError):
-            raise cause
-        code = cause.errno if isinstance(cause, OSError) else _os_error_code(cause)
-        if code not in _DAMAGE_CODES and isinstance(path, Path):
-            raise _unreadable(path, code) from error
-        cause = cause.__cause__ or cause.__context__
+
+def _failure_to_list(path: Location) -> list[Exception]:
+    """Return the error of listing a checkpoint's folders: Orbax reads one without permission as an empty one."""
     try:
-        _read_all(path)
+        for folder in (path, path / "state", path / "facts"):
+            list(folder.iterdir())
     except FileNotFoundError:
-        return
-    except Exception as failure:
-        if not isinstance(path, Path) and (reason := remote_failure(failure)):
-            raise WorkdirError(f"{path}: {reason}; no file was changed") from error
-        if not isinstance(failure, OSError):
-            raise
-        if failure.errno not in _DAMAGE_CODES:
-            raise _unreadable(failure.filename or path, failure.errno) from error
+        return []
+    except Exception as error:
+        return [error]
+    return []
 
 
-def _unreadable(path: str | os.PathLike, code: int | None) -> WorkdirError:
-    return WorkdirError(
-        f"{path}: cannot be read ({os.strerror(code or 0)}); no file was changed. Fix that and run the same command "
-        "again"
-    )
-
-
-def _os_error_code(error: BaseException) -> int | None:
-    """Return the system's error code in the text of a TensorStore error."""
+def _system_code(error: BaseException) -> int | None:
+    """Return the system's error code, which TensorStore states in an error's text only."""
+    if isinstance(error, OSError):
+        return error.errno
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return int(code[1]) if code else None
-
-
-def _read_all(folder: Location) -> None:
-    """Read all files below a folder and discard the content: raises an error if one cannot be read."""
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            _read_all(entry)
-        else:
-            with entry.open("rb") as file:
-                while file.read(1 << 20):
-                    pass
 
 
 @contextlib.contextmanager
@@ -117,8 +99,6 @@ def same_outcome_on_all_processes(path: Location) -> Iterator[None]:
     worst = int(ranks.max())
     if failure is not None and rank == worst:
         raise failure
-    reporter = f"see the error of process {int(ranks.argmax())}"
-    if worst == 1:
-        raise DamagedCheckpointError(f"{path}: damaged; {reporter}")
     if worst:
-        raise WorkdirError(f"{path}: cannot be used; {reporter}")
+        kind, problem = ((DamagedCheckpointError, "damaged"), (WorkdirError, "cannot be used"))[worst - 1]
+        raise kind(f"{path}: {problem}; see the error of process {int(ranks.argmax())}")

@@ -102,17 +102,13 @@ def config_group(kind: type) -> ConfigDict:
 
 def _value(hint: Any, default: Any) -> Any:
     if dataclasses.is_dataclass(hint):
-        values = config_group(hint)  # type: ignore[arg-type]
-        return values if default is None else _filled(values, default)
-    kind = _scalar_kind(hint)
-    if kind is not None:
+        group = config_group(hint)  # type: ignore[arg-type]
+        if default is not None:
+            group.update(configuration.plain(default))
+        return group
+    if kind := _scalar_kind(hint):
         return FieldReference(default, field_type=kind)
     return tuple(configuration.plain(default)) if isinstance(default, tuple) else configuration.plain(default)
-
-
-def _filled(values: ConfigDict, default: Any) -> ConfigDict:
-    values.update(configuration.plain(default))
-    return values
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -123,13 +119,14 @@ def _default(field: dataclasses.Field) -> Any:
 
 def _scalar_kind(hint: Any) -> type | None:
     """Return int, float, str or bool if a field is such a scalar, optional or not; None for any other field."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        kinds = [kind for kind in arguments if kind is not type(None)]
-        return _scalar_kind(kinds[0]) if len(kinds) == 1 else None
-    if origin is typing.Literal:
-        return str
-    return hint if hint in (int, float, str, bool) else None
+    kinds = [str if typing.get_origin(kind) is typing.Literal else kind for kind in _kinds(hint)]
+    return kinds[0] if len(kinds) == 1 and kinds[0] in (int, float, str, bool) else None
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """Return the types of a union except None, or the only type of any other hint."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return [option for option in options if option is not type(None)]
 
 
 def _placeholders(kind: type) -> dict[str, Any]:
@@ -138,8 +135,7 @@ def _placeholders(kind: type) -> dict[str, Any]:
 
 
 def _placeholder(hint: Any) -> Any:
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    kinds = [option for option in options if option is not type(None)]
+    kinds = _kinds(hint)
     if dataclasses.is_dataclass(kinds[0]):
         return {name: value for kind in kinds for name, value in _placeholders(kind).items()}  # type: ignore[arg-type]
     return FieldReference(None, field_type=_scalar_kind(hint) or typing.get_origin(kinds[0]))

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from finetune_scaling.configuration import build, choose, suggestion, without_unset
+from finetune_scaling.configuration import build, check_at_least, choose, suggestion, without_unset
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.templates import check_pattern, placeholders
@@ -58,7 +58,8 @@ class TaskEvaluator:
     kind: Literal["task"] = "task"
 
     def __post_init__(self) -> None:
-        _check(self, {"shots": 0, "max_shot_tokens": 1, "seed": 0, "examples": 1, "generate": 0, "every_steps": 1})
+        check_at_least(self, ("shots", "seed", "generate"), 0)
+        check_at_least(self, ("max_shot_tokens", "examples", "every_steps"), 1)
         check_pattern(self.demonstration, "demonstration", _DEMONSTRATION_FIELDS)
         if placeholders(self.demonstration) != list(_DEMONSTRATION_FIELDS):
             raise ConfigError(
@@ -90,7 +91,7 @@ class TextEvaluator:
     kind: Literal["text"] = "text"
 
     def __post_init__(self) -> None:
-        _check(self, {"length": 1, "rows": 1, "every_steps": 1})
+        check_at_least(self, ("length", "rows", "every_steps"), 1)
 
 
 Evaluator = TaskEvaluator | TextEvaluator
@@ -153,21 +154,11 @@ def _preset_settings(name: str) -> dict[str, Any] | None:
     return {"shots": int(few[1])} if few else PRESETS.get(name)
 
 
-def _check(evaluator: Any, minimums: Mapping[str, int]) -> None:
-    for name, minimum in minimums.items():
-        value = getattr(evaluator, name)
-        if value is not None and value < minimum:
-            raise ConfigError(f"{name} = {value} must be at least {minimum}")
-
-
 def with_overrides(evaluator: Evaluator, examples: int | None, generate: int | None, untuned: bool | None) -> Evaluator:
     """Return an evaluator with the values of command-line flags; None keeps its own."""
-    changes: dict[str, Any] = {} if untuned is None else {"untuned": untuned}
-    if isinstance(evaluator, TextEvaluator):
-        return dataclasses.replace(evaluator, **changes | ({} if examples is None else {"rows": examples}))
-    changes |= {} if examples is None else {"examples": examples}
-    changes |= {} if generate is None else {"generate": generate}
-    return dataclasses.replace(evaluator, **changes)
+    sizes = {"rows": examples} if isinstance(evaluator, TextEvaluator) else {"examples": examples, "generate": generate}
+    given: dict[str, Any] = {name: value for name, value in (sizes | {"untuned": untuned}).items() if value is not None}
+    return dataclasses.replace(evaluator, **given)
 
 
 def with_decoding(evaluator: Evaluator, decoding: DecodingConfig | None) -> Evaluator:

@@ -62,8 +62,7 @@ def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         done.set()
         heartbeat.join()
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _acquire(path: epath.Path, mine: Lease) -> bool:
@@ -91,24 +90,23 @@ def _is_renewed(path: epath.Path, found: Lease) -> bool:
 
 def _read(path: epath.Path) -> Lease | None:
     try:
-        lease = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except json.JSONDecodeError:
         return {}
-    return lease if isinstance(lease, dict) else {}
 
 
 def _is_dead(lease: Lease) -> bool:
     """Return whether the holder ran on this machine and has exited."""
-    if lease.get("machine") != _machine() or not isinstance(lease.get("pid"), int):
+    if lease.get("machine") != _machine():
         return False
     try:
         os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return True
     except PermissionError:  # the process exists, and is another user's
         return False
+    except ProcessLookupError:
+        return True
     return False
 
 
@@ -119,10 +117,9 @@ def _holder(lease: Lease) -> str:
 def _machine() -> str:
     """Return an identifier of this boot of this machine and of the PID namespace (of a container)."""
     boot = Path("/proc/sys/kernel/random/boot_id")
-    namespace = Path("/proc/self/ns/pid")
-    if not boot.exists() or not namespace.is_symlink():
+    if not boot.exists():
         return uuid.uuid4().hex  # unknown: never equal to another process's
-    return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink(namespace)}"
+    return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
 def _renew(path: epath.Path, mine: Lease, done: threading.Event) -> None:
@@ -131,14 +128,10 @@ def _renew(path: epath.Path, mine: Lease, done: threading.Event) -> None:
         try:
             found = _read(path)
             if found is not None and found.get("holder") != mine["holder"]:
-                _exit(f"{path.parent}: {_holder(found)} took over this directory")
+                taken = f"{path.parent}: {_holder(found)} took over this directory, as this process could not renew"
+                print(f"error: {taken} its lease; it exits without saving", file=sys.stderr, flush=True)
+                os._exit(EXIT_FAILED)
             mine["renewals"] += 1
             path.write_text(json.dumps(mine))
         except Exception as error:  # a network error, which may be transient
             log.warning("%s: cannot be renewed (%s: %s); trying again", path, type(error).__name__, error)
-
-
-def _exit(reason: str) -> None:
-    print(f"error: {reason}, as this process could not renew its lease; it exits without saving", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(EXIT_FAILED)

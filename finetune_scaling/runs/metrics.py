@@ -2,20 +2,18 @@
 
 import abc
 import contextlib
+import datetime
 import hashlib
 import json
 import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TextIO
-
-from etils import epath
+from typing import Any
 
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.files import Location, absolute, disk_errors, local_path, write_atomically
+from finetune_scaling.files import Location, absolute, disk_errors, is_remote, local_path, write_atomically
 from finetune_scaling.runs.run_directory import CONFIG, METRICS
 from finetune_scaling.sharding.processes import is_primary
 
@@ -29,52 +27,42 @@ class Writer(abc.ABC):
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def flush(self) -> None:  # noqa: B027
-        """Make all metrics durable; nothing to do for writers that do so themselves."""
+        """Make all metrics durable; called before each checkpoint."""
 
-    @abc.abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027
+        """Write what is left."""
 
 
 class JsonLines(Writer):
     """Appends one JSON object per line: {"step": ..., name: value, ...}."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Location):
         self._path = directory / METRICS
-        with disk_errors(self._path):
-            self._file: TextIO = self._path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        with disk_errors(self._path):
-            print(json.dumps({"step": step, **values}), file=self._file, flush=True)
-
-    def close(self) -> None:
-        with disk_errors(self._path):
-            self._file.close()
+        with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 class RemoteJsonLines(Writer):
     """Writes metrics.jsonl to an object store, where objects cannot be appended to.
 
-    Lines are buffered, and the complete file is written before each checkpoint and at the end, so that a resumed run
-    finds all lines up to its checkpoint.
+    The complete file is written before each checkpoint and at the end, so that a resumed run finds all lines up to its
+    checkpoint.
     """
 
-    def __init__(self, directory: epath.Path):
+    def __init__(self, directory: Location):
         self._path = directory / METRICS
         with disk_errors(self._path):
             self._text = self._path.read_text() if self._path.exists() else ""
-        self._written = self._text
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._text += json.dumps({"step": step, **values}) + "\n"
 
     def flush(self) -> None:
-        if self._text != self._written:
-            write_atomically(self._path, self._text)
-            self._written = self._text
+        write_atomically(self._path, self._text)
 
-    def close(self) -> None:
-        self.flush()
+    close = flush
 
 
 class TensorBoard(Writer):
@@ -103,7 +91,7 @@ class WeightsAndBiases(Writer):
     def __init__(self, directory: Location, step: int):
         with _extra("wandb"):
             import wandb
-        folder = str(directory) if isinstance(directory, Path) else None  # None: W&B's default
+        folder = None if is_remote(directory) else str(directory)  # None: W&B's default
         self._run = wandb.init(name=directory.name, dir=folder, resume="allow", id=_run_id(directory))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -115,12 +103,11 @@ class WeightsAndBiases(Writer):
 
 def _run_id(directory: Location) -> str:
     """Return an id that a resumed run shares and other runs do not, although directory names repeat in a study."""
-    file = directory / CONFIG
-    config = file.read_bytes() if file.exists() else b""
+    config = (directory / CONFIG).read_bytes()
     return hashlib.sha256(str(absolute(directory)).encode() + b"\n" + config).hexdigest()[:32]
 
 
-WRITERS: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+WRITERS: dict[str, type[Writer]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 class Metrics:
@@ -130,8 +117,8 @@ class Metrics:
         kinds = [choose(WRITERS, name, "logging.writers") for name in writers]
         self._writers: list[Writer] = []  # empty on processes other than the primary
         if is_primary():
-            lines = JsonLines(directory) if isinstance(directory, Path) else RemoteJsonLines(directory)
-            self._writers = [lines, *(kind(directory, step) for kind in kinds)]
+            lines = RemoteJsonLines if is_remote(directory) else JsonLines
+            self._writers = [lines(directory), *(kind(directory, step) for kind in kinds)]
 
     def write(self, step: int, **values: float) -> None:
         """Write the metrics of one step to all writers."""
@@ -180,17 +167,9 @@ class ProgressReporter:
 
     def _line(self, step: int, now: float, values: Mapping[str, Any]) -> str:
         rate = (step - self._start) / max(now - self._started, 1e-9)
-        left = (self._total - step) / rate if rate else float("inf")
+        left = datetime.timedelta(seconds=round((self._total - step) / rate)) if rate else "?"
         shown = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        return f"{self._title}: step {step}/{self._total}, {rate:.1f} steps/s, {_clock(left)} left, {shown}"
-
-
-def _clock(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+        return f"{self._title}: step {step}/{self._total}, {rate:.1f} steps/s, {left} left, {shown}"
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata, r
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
-from finetune_scaling.trees import Tree, parameter_count
+from finetune_scaling.trees import Tree, flatten, parameter_count
 from finetune_scaling.tuning.attach import attach, cast
 from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
@@ -264,11 +264,12 @@ def with_model_changes(base: ModelConfig, changes: Mapping[str, Any]) -> ModelCo
 
 def check_length(config: ModelConfig, tuning: TuningMethod, length: int) -> None:
     """Raise ConfigError if soft prompt and sequence together are longer than the model's context."""
-    total = length + tuning.prompt_length
-    if total > config.max_length:
+    prompt = tuning.prompt_length
+    if length + prompt > config.max_length:
+        sizes = f" and a soft prompt of {prompt} make {length + prompt} tokens," if prompt else " is"
         raise ConfigError(
-            f"sequence.length = {length} and a soft prompt of {tuning.prompt_length} make {total} tokens, more than "
-            f"the model's context, max_length = {config.max_length}. Fix: shorten one of them"
+            f"sequence.length = {length}{sizes} more than the model's context, max_length = {config.max_length}. Fix: "
+            "shorten the sequence" + (" or the prompt" if prompt else "")
         )
 
 
@@ -308,17 +309,10 @@ def tokens_by_frequency(tokenizer: Tokenizer) -> list[int]:
 
 def _with_structure_of(target: Tree, params: Params, directory: Location) -> Tree:
     """Return `params`, which has no None leaves, in the structure of `target`, whose frozen leaves are None."""
-
-    def pick(target: Any, tree: Any) -> Any:
-        if isinstance(target, dict):
-            return {name: pick(value, (tree or {}).get(name)) for name, value in target.items()}
-        if target is None:
-            return None
-        if tree is None or tree.shape != target.shape:
-            raise CheckpointError(f"{directory}: its checkpoint has other shapes than its config implies")
-        return tree
-
-    return pick(target, params)
+    expected, found = flatten(target), flatten(params)
+    if any(name not in found or found[name].shape != leaf.shape for name, leaf in expected.items()):
+        raise CheckpointError(f"{directory}: its checkpoint has other shapes than its config implies")
+    return jax.tree.unflatten(jax.tree.structure(target), [found[name] for name in expected])
 
 
 @contextlib.contextmanager

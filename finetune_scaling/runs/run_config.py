@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from finetune_scaling import configuration
+from finetune_scaling.configuration import check_at_least
 from finetune_scaling.data.corpus import CorpusConfig
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
@@ -22,14 +23,6 @@ from finetune_scaling.tuning.registry import METHODS
 
 Kind = Literal["pretraining", "finetuning", "converted model", "imported adapter"]
 LARGEST_SEED = 2**32 - 1
-
-
-def _check_at_least(block: Any, where: str, names: tuple[str, ...], minimum: int = 1) -> None:
-    """Raise ConfigError if one of these fields is set and below `minimum`."""
-    for name in names:
-        value = getattr(block, name)
-        if value is not None and value < minimum:
-            raise ConfigError(f"{where}.{name} = {value} must be at least {minimum}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +64,7 @@ class PublicModel:
     pretrain_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "public", ("pretrain_tokens",))
+        check_at_least(self, ("pretrain_tokens",), 1, "public.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +89,7 @@ class BatchConfig:
     row_length: int | None = None
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "batch", ("accumulation", "row_length"))
+        check_at_least(self, ("accumulation", "row_length"), 1, "batch.")
         if self.row_length is not None and not self.pack:
             raise ConfigError("batch.row_length applies to packed rows only. Fix: set batch.pack, or remove row_length")
         if self.size is not None and (self.size < 1 or self.size % self.accumulation):
@@ -119,7 +112,7 @@ class SequenceConfig:
     mode: Literal["", "R", "X", "S"] = ""
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "sequence", ("length", "max_source_tokens", "max_target_tokens"))
+        check_at_least(self, ("length", "max_source_tokens", "max_target_tokens"), 1, "sequence.")
 
     def format(self, max_source_tokens: int, max_target_tokens: int) -> SequenceFormat:
         """Return the format of finetuning sequences; the arguments are the task's limits, used where none is set."""
@@ -151,7 +144,7 @@ class LimitsConfig:
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None and self.max_tokens is None:
             raise ConfigError("limits is empty. Fix: set max_steps, max_epochs or max_tokens")
-        _check_at_least(self, "limits", ("max_steps", "max_tokens", "patience"))
+        check_at_least(self, ("max_steps", "max_tokens", "patience"), 1, "limits.")
         if self.max_epochs is not None and not 0 < self.max_epochs < math.inf:
             raise ConfigError(f"limits.max_epochs = {self.max_epochs} must be a finite number above 0")
         if not self.tolerance >= 0:
@@ -187,8 +180,8 @@ class EvaluationConfig:
     evaluators: Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "evaluation", ("every_steps", "times", "batch_size", "dev_examples", "test_examples"))
-        _check_at_least(self, "evaluation", ("generate_examples",), minimum=0)
+        check_at_least(self, ("every_steps", "times", "batch_size", "dev_examples", "test_examples"), 1, "evaluation.")
+        check_at_least(self, ("generate_examples",), 0, "evaluation.")
         read_evaluators(self.evaluators)
 
     @property
@@ -212,7 +205,7 @@ class CheckpointConfig:
     keep_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "checkpoint", ("every_steps",))
+        check_at_least(self, ("every_steps",), 1, "checkpoint.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +219,7 @@ class LoggingConfig:
     writers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "logging", ("every_steps",))
+        check_at_least(self, ("every_steps",), 1, "logging.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +257,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_blocks(self, self.kind)
-        _check_at_least(self, "config", ("finetune_examples",))
+        check_at_least(self, ("finetune_examples",), 1, "config.")
 
     @property
     def kind(self) -> Kind:

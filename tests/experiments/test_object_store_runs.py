@@ -219,11 +219,13 @@ def test_transient_read_errors_are_not_damage(bucket, monkeypatch):
     checkpoints.save(1, state(1), {})
     checkpoints.wait()
 
+    reset = ConnectionResetError("connection reset")
+
     def unreachable(where: Any) -> None:
-        raise ConnectionResetError("connection reset")
+        raise reset
 
     monkeypatch.setattr(checkpoints_module, "_read_metadata", unreachable)
-    monkeypatch.setattr(checkpoint_errors, "_read_all", unreachable)
+    monkeypatch.setattr(checkpoint_errors, "_failure_to_list", lambda where: [reset])
     with pytest.raises(WorkdirError, match=r"checkpoints/1: cannot be reached.*connection reset.*no file was changed"):
         checkpoints.restore_newest(state(0))
     monkeypatch.undo()
