@@ -59,6 +59,13 @@ def required(flag: flags.FlagHolder[Any] | flags.Flag) -> Any:
     return flag.value
 
 
+def reject(given: Iterable[flags.FlagHolder[Any]], reason: str) -> None:
+    """Raise ConfigError that states the reason if one of these flags was given."""
+    for flag in given:
+        if flags.FLAGS[flag.name].present:
+            raise ConfigError(f"--{flag.name.replace('_', '-')} {reason}. Fix: omit it")
+
+
 def expand_globs(flag: flags.FlagHolder[Any], paths: Iterable[str]) -> list[str]:
     """Return the distinct paths in order, with glob patterns expanded. Raises ConfigError if one matches nothing."""
     found: list[str] = []

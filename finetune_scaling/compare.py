@@ -52,13 +52,10 @@ def _systems(language: str) -> list[System]:
     if bool(_SYSTEMS.value) == bool(_RUNS.value):
         raise ConfigError("give either --systems and --references to compare files, or --runs to compare runs")
     if _SYSTEMS.value:
-        if flags.FLAGS[_SPLIT.name].present:
-            raise ConfigError("--split is for runs (--runs): omit it")
+        command.reject([_SPLIT], "is for runs (--runs)")
         files = _parse_paths(_SYSTEMS.value, "systems", name_needed=True)
         return systems_from_files(files, _REFERENCES.value or [], _SOURCES.value, language)
-    for flag in (_REFERENCES, _SOURCES):
-        if flag.value:
-            raise ConfigError(f"--{flag.name} is for files (--systems); the rows of runs contain them: omit it")
+    command.reject([_REFERENCES, _SOURCES], "is for files (--systems); the rows of runs contain them")
     return systems_from_runs(_parse_paths(_RUNS.value or (), "runs", name_needed=False), _SPLIT.value, language)
 
 

@@ -71,12 +71,8 @@ def _direction() -> str:
     if len(given) != 1:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _FLAGS)
         raise ConfigError(f"give exactly one of {known}; see --help")
-    known_flags = {flag.name for flag in _FLAGS[given[0]]}
-    for flag in (flag for group in _FLAGS.values() for flag in group):
-        if values[flag.name].present and flag.name not in known_flags:
-            raise ConfigError(
-                f"--{flag.name.replace('_', '-')} does not apply to --{given[0].replace('_', '-')}. Fix: remove one."
-            )
+    others = [flag for group in _FLAGS.values() for flag in group if flag not in _FLAGS[given[0]]]
+    command.reject(others, f"does not apply to --{given[0].replace('_', '-')}")
     return given[0]
 
 

@@ -106,9 +106,7 @@ def main() -> None:
 
 
 def _score_texts() -> None:
-    for flag in _RUN_FLAGS:
-        if flags.FLAGS[flag.name].present:
-            raise ConfigError(f"--{flag.name} is for a run (--workdir), not for texts: omit it")
+    command.reject(_RUN_FLAGS, "is for a run (--workdir), not for texts")
     for flag in (_OUT,) if _ROWS.value else (_LANGUAGE, _OUT):
         command.required(flag)
     metrics = metrics_from_flag(_METRICS.value)
@@ -124,9 +122,7 @@ def _score_files(metrics: tuple[Metric, ...] | None) -> Scores:
 
 def _score_rows(metrics: tuple[Metric, ...] | None) -> Scores:
     """Return scores of a run's rows; several languages are averaged as in the run's own scores."""
-    for flag in (_REFERENCES, _SOURCES):
-        if flag.value:
-            raise ConfigError(f"--{flag.name} is for files (--hypotheses); rows contain them: omit it")
+    command.reject([_REFERENCES, _SOURCES], "is for files (--hypotheses); rows contain them")
     examples, texts = decoded_examples(_ROWS.value, read_rows(_ROWS.value), _LANGUAGE.value)
     try:
         return text_scores(examples, texts, metrics)
@@ -150,9 +146,7 @@ def _score_models(directories: list[str]) -> None:
 
 def _score_study(workdir: Path) -> None:
     """Score this process's share of a study's finished runs, then rewrite the study's tables."""
-    for flag in (_OUT, _SPLIT, _STEP, _TOKENIZER):
-        if flag.value:
-            raise ConfigError(f"--{flag.name} is for a run (--workdir), not for a study: omit it")
+    command.reject([_OUT, _SPLIT, _STEP, _TOKENIZER], "is for a run (--workdir), not for a study")
     study = read_recorded_study(workdir)
     configured = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
     evaluators = StudyEvaluators(configured, _EVALUATORS.value)

@@ -131,7 +131,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _temporary(path: Path, suffix: str = "") -> Path:
-    """Return an unused hidden path next to `path`. Unlike tempfile's, what is made there has the umask's permissions."""
+    """Return an unused hidden path next to `path`; what is made there has the umask's permissions."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
 
 
