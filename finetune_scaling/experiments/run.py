@@ -18,6 +18,7 @@ from finetune_scaling.evaluation.records import scores_for_result
 from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, training_record
+from finetune_scaling.files import write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_metadata
 from finetune_scaling.runs.environment import environment
@@ -25,7 +26,7 @@ from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.model_loading import TunedModel, check_matches_model, initialize_model
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_data import RunData, prepare_run_data, test_examples
-from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
+from finetune_scaling.runs.run_directory import ENVIRONMENT, RunDirectory, lock_directory
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
@@ -70,7 +71,7 @@ def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, 
     check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
     data = prepare_run_data(run_config)
     model = initialize_model(run_config)
-    run_on_primary(functools.partial(directory.write_environment, environment()))
+    run_on_primary(functools.partial(write_json_atomically, directory.path / ENVIRONMENT, environment()))
     evaluators = run_config.evaluation.named_evaluators
     prepared = prepare_evaluators(evaluators, run_config, model.tokenizer, model.config)
     with model.sharding.use_mesh():

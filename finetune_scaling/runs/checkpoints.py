@@ -36,7 +36,6 @@ from finetune_scaling.trees import path_name, unflatten
 
 _DAMAGED = "damaged."
 _SEPARATOR = "."  # in names of stored arrays; Orbax would create a folder for a slash
-_TRAINABLE = "trainable" + _SEPARATOR
 log = logging.getLogger(__name__)
 
 CheckpointMetadata = dict[str, Any]  # JSON: what is known about a checkpoint in addition to its arrays
@@ -203,16 +202,12 @@ def read_checkpoint(
             stored = _stored_shapes(handler, path)
             if target is not None:
                 _check_shapes(path, stored, target)
-                array_shardings = {
-                    name: leaf.sharding for name, leaf in target.items() if not isinstance(leaf, np.ndarray)
-                }
+                placed = {name: leaf.sharding for name, leaf in target.items() if isinstance(leaf, jax.Array)}
             else:
-                array_shardings = _stored_shardings(stored, shardings)
-            abstract = {
-                # In the stored dtype, so that the digest can be verified.
-                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=array_shardings[name])
-                if name in array_shardings
-                else np.zeros(leaf.shape, leaf.dtype)
+                named = shardings(_with_slashes(stored)) if shardings else {}
+                placed = {stored_name(name): sharding for name, sharding in named.items()}
+            abstract = {  # in the stored dtype, so that the digest can be verified
+                name: leaf.update(sharding=placed[name]) if name in placed else np.zeros(leaf.shape, leaf.dtype)
                 for name, leaf in stored.items()
             }
             arrays = handler.restore(epath.Path(path / "state"), args=ocp.args.StandardRestore(abstract))
@@ -225,12 +220,7 @@ def read_checkpoint(
 def read_trainable(path: Location, shardings: Shardings | None = None) -> tuple[dict[str, Any], CheckpointMetadata]:
     """Return a checkpoint's trainable parameters as a nested dict, and its metadata; see read_checkpoint."""
     arrays, metadata = read_checkpoint(path, shardings=shardings)
-    trainable = {
-        name.removeprefix(_TRAINABLE).replace(_SEPARATOR, "/"): leaf
-        for name, leaf in arrays.items()
-        if name.startswith(_TRAINABLE)
-    }
-    return unflatten(trainable), metadata
+    return unflatten(_with_slashes(arrays))["trainable"], metadata
 
 
 def read_metadata(path: Location) -> CheckpointMetadata:
@@ -266,12 +256,6 @@ def _stored_shapes(handler: ocp.StandardCheckpointHandler, path: Location) -> di
 
 def _with_slashes(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace(_SEPARATOR, "/"): leaf for name, leaf in stored.items()}
-
-
-def _stored_shardings(stored: dict[str, jax.ShapeDtypeStruct], shardings: Shardings | None) -> dict[str, Any]:
-    if shardings is None:
-        return {}
-    return {stored_name(name): sharding for name, sharding in shardings(_with_slashes(stored)).items()}
 
 
 def _read_metadata(path: Location) -> CheckpointMetadata:

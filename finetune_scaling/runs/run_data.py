@@ -127,8 +127,10 @@ def check_task_data(run_config: RunConfig) -> None:
     for name in ("dev", *task.test):
         if not _split(key, name):
             raise DataError(f"task {task.name}: its split {name} has no examples. Fix: give it another source")
+    evaluation = run_config.evaluation
     for name in task.test:
-        _check_references(key, name, run_config.evaluation.test_examples, run_config.evaluation.generate_examples)
+        examples = test_examples(run_config, name, evaluation.test_examples)
+        check_references(task.name, name, examples, evaluation.generate_examples)
 
 
 def finetuning_examples(run_config: RunConfig) -> Examples:
@@ -161,11 +163,6 @@ def _task(key: str) -> Task:
 @functools.lru_cache(maxsize=32)
 def _split(key: str, split: str) -> Examples:
     return _task(key).examples(split)
-
-
-@functools.lru_cache(maxsize=32)
-def _check_references(key: str, split: str, examples: int | None, generate: int | None) -> None:
-    check_references(_task(key).name, split, held_out_subset(_split(key, split), examples), generate)
 
 
 @functools.lru_cache(maxsize=8)

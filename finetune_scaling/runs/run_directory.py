@@ -81,15 +81,14 @@ class RunDirectory:
         """Write result.json, which marks the run as finished."""
         write_json_atomically(self.path / RESULT, configuration.plain(record))
 
-    def write_environment(self, environment: Mapping[str, Any]) -> None:
-        """Write environment.json."""
-        write_json_atomically(self.path / ENVIRONMENT, configuration.plain(environment))
-
     def metrics(self) -> list[dict[str, Any]]:
         """Return the valid lines of metrics.jsonl, without a last line that a kill truncated."""
         path = self.path / METRICS
-        lines = path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else []
-        return list(_valid_records(lines))
+        records = []
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError):  # of JSON or UTF-8
+                records.append(json.loads(line))
+        return records
 
     def rewind_metrics(self, step: int) -> None:
         """Remove metrics of steps after `step`, which a resumed run writes again."""
@@ -104,12 +103,6 @@ def run_state(directory: Location) -> RunState:
     if (directory / FAILURE).exists():
         return "failed"
     return "started" if (directory / CONFIG).exists() else "waiting"
-
-
-def _valid_records(lines: list[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(line)
 
 
 @contextlib.contextmanager

@@ -197,11 +197,8 @@ def _publish_failure(error: BaseException) -> None:
         if isinstance(error, jax.errors.JaxRuntimeError):  # if a process was lost, JAX ends this one and names it
             client.wait_at_barrier("finetune_scaling/all failed", 1000 * (_HEARTBEAT_SECONDS + 5))
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        client.key_value_set(_FAILURE, f"process {number} failed: {_one_line(error)}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        client.key_value_set(_FAILURE, f"process {number} failed: {reason}")
 
 
 def _exit_after_failure_elsewhere(done: threading.Event) -> None:

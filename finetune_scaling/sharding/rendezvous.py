@@ -4,11 +4,9 @@
 """
 
 import contextlib
-import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from finetune_scaling.errors import ProcessError
 
@@ -31,27 +29,26 @@ def wait_for_processes(address: tuple[str, int], process: int, processes: int, t
 
 def _collect_reports(port: int, processes: int, timeout: float) -> None:
     deadline = time.monotonic() + timeout
+    missing = set(range(1, processes))
+    problem = ""
     with _listening(port) as server, contextlib.ExitStack() as connections:
-        reported = {0}
         peers: list[socket.socket] = []
-        problem = ""
-        while len(reported) < processes and not problem:
+        while missing and not problem:
             server.settimeout(max(1e-3, deadline - time.monotonic()))
             try:
                 peer = connections.enter_context(server.accept()[0])
             except TimeoutError:
-                problem = _missing(set(range(processes)) - reported, processes, timeout)
+                problem = _missing(missing, processes, timeout)
                 break
-            number = _receive(peer, _REPORT_SECONDS).get("process")
-            if number is None:  # not one of the processes, for example a port scanner
+            number = _receive(peer, _REPORT_SECONDS).strip()
+            if not number.isdecimal():  # not one of the processes, for example a port scanner
                 continue
             peers.append(peer)
-            if number in reported or not 0 <= number < processes:
+            if int(number) not in missing:
                 problem = f"two processes have JAX_PROCESS_ID = {number}, or it is not below {processes}"
-            reported.add(number)
+            missing.discard(int(number))
         for peer in peers:
-            with contextlib.suppress(OSError):
-                _send(peer, {"problem": problem})
+            _send(peer, problem)
     if problem:
         raise ProcessError(problem)
 
@@ -73,10 +70,10 @@ def _report(address: tuple[str, int], process: int, timeout: float) -> None:
             )
         time.sleep(_RETRY_SECONDS)
     with peer:
-        _send(peer, {"process": process})
+        _send(peer, str(process))
         reply = _receive(peer, max(0.0, deadline - time.monotonic()) + _REPORT_SECONDS)
-    if problem := reply.get("problem", f"{where} ended during start-up; see its log"):
-        raise ProcessError(problem)
+    if reply != "\n":
+        raise ProcessError(reply.strip() or f"{where} ended during start-up; see its log")
 
 
 def _connect(address: tuple[str, int]) -> socket.socket | None:
@@ -97,15 +94,15 @@ def _listening(port: int) -> Iterator[socket.socket]:
         yield server
 
 
-def _send(peer: socket.socket, message: Mapping[str, Any]) -> None:
-    peer.sendall(json.dumps(message).encode() + b"\n")
+def _send(peer: socket.socket, line: str) -> None:
+    with contextlib.suppress(OSError):  # the other process has ended
+        peer.sendall(f"{line}\n".encode())
 
 
-def _receive(peer: socket.socket, timeout: float) -> dict[str, Any]:
-    """Return the next message; {} if none arrives within `timeout` seconds."""
+def _receive(peer: socket.socket, timeout: float) -> str:
+    """Return the next line with its newline; "" if none arrives within `timeout` seconds."""
     peer.settimeout(timeout)
     try:
-        message = json.loads(peer.makefile("rb").readline())
-    except (OSError, ValueError):
-        return {}
-    return message if isinstance(message, dict) else {}
+        return peer.makefile(encoding="utf-8", errors="replace").readline()
+    except OSError:
+        return ""
