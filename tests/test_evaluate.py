@@ -41,8 +41,12 @@ def trained(tiny_runs, tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_scores_of_a_run_equal_its_result(trained, tmp_path):
     out = tmp_path / "scores.json"
-    done = evaluate(f"--workdir={trained}", f"--out={out}", "--generate=5")
+    flags = [f"--workdir={trained}", f"--out={out}", "--generate=5"]
+    by_rows = [f"--rows={tmp_path / 'scores.test.jsonl'}", f"--out={tmp_path / 'again.json'}"]
+    done, again, rescored = run_in_one_process("finetune_scaling.evaluate", [flags, flags, by_rows])
     assert (done.returncode, done.stderr) == (0, "")
+    assert again == done  # the record exists
+    assert rescored.returncode == 0, rescored.stderr
     scores, record = json.loads(out.read_text()), RunDirectory(trained).result
     assert scores["metrics"].keys() == METRICS
     assert all(entry.keys() == {"score", "signature"} for entry in scores["metrics"].values())
@@ -52,16 +56,12 @@ def test_scores_of_a_run_equal_its_result(trained, tmp_path):
     assert printed["metrics"] == {n: entry["score"] for n, entry in scores["metrics"].items()}
     assert printed["untuned"]["loss"] == scores["untuned"]["loss"] != scores["loss"]
     assert printed["copy"]["metrics"]["bleu"] == scores["baselines"]["copy"]["metrics"]["bleu"]["score"]
-    again = evaluate(f"--workdir={trained}", f"--out={out}", "--generate=5")  # the record exists
-    assert (again.stdout, again.stderr) == (done.stdout, "")
 
     written = (tmp_path / "scores.test.jsonl").read_text()
     assert written == (trained / "evaluation" / "test.jsonl").read_text()
     rows = [json.loads(line) for line in written.splitlines()]
     assert [row["index"] for row in rows] == list(range(20))
     assert ["hypothesis" in row for row in rows] == [True] * 5 + [False] * 15
-    again = evaluate(f"--rows={tmp_path / 'scores.test.jsonl'}", f"--out={tmp_path / 'again.json'}")
-    assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "again.json").read_text())["metrics"] == scores["metrics"]
     bleu = sacrebleu.corpus_bleu([row["hypothesis"] for row in rows[:5]], [[row["reference"] for row in rows[:5]]])
     assert scores["metrics"]["bleu"]["score"] == bleu.score
