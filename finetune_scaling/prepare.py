@@ -58,7 +58,7 @@ def main(subcommand: str) -> None:
 
 
 def _run_tokenizer() -> None:
-    config, out = command.read_config(flags.FLAGS["config"]), _required_flag("out", "tokenizer")
+    config, out = command.read_config(flags.FLAGS["config"]), command.required(flags.FLAGS["out"])
     tokenizer = prepare_tokenizer(build(TokenizerPreparation, config, "config"), out)
     print(f"{out}: tokenizer of {tokenizer.vocab_size} ids, sha256 {tokenizer.digest}")
 
@@ -84,7 +84,7 @@ def _run_corpus() -> None:
         for line in dict.fromkeys(_report_line(report) for report in reports):
             print(line, flush=True)
         return
-    spec: dict[str, Any] = {"name": _required_flag("task", "corpus")}
+    spec: dict[str, Any] = {"name": command.required(flags.FLAGS["task"])}
     if flags.FLAGS.data_dir is not None:
         spec["sources"] = {"data_dir": flags.FLAGS.data_dir}
     for report in prepare_task(load_task(spec)):
@@ -112,7 +112,7 @@ def shards_of_run(run_config: RunConfig, shards: int, filters: Filters) -> Prepa
 def _run_shards() -> None:
     import_beam()  # before any text is read
     values = flags.FLAGS
-    config, out = command.read_config(values["config"]), location(_required_flag("out", "shards"))
+    config, out = command.read_config(values["config"]), location(command.required(values["out"]))
     filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)
     with lock_directory(out):
         preparation = shards_of_run(read_run_config(config), values.shards, filters)
@@ -123,13 +123,6 @@ def _run_shards() -> None:
 
 def _report_line(report: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in report.items())
-
-
-def _required_flag(flag: str, subcommand: str) -> Any:
-    value = flags.FLAGS[flag].value
-    if value is None:
-        raise ConfigError(f"prepare {subcommand} needs --{flag}; --help lists the flags")
-    return value
 
 
 _COMMANDS = {"tokenizer": _run_tokenizer, "corpus": _run_corpus, "shards": _run_shards}

@@ -69,7 +69,7 @@ def test_user_errors_are_one_line_each(config):
     mistakes = {
         (): "tokenizer, corpus",
         ("toknizer",): "did you mean 'tokenizer'",
-        ("tokenizer", at_config): "needs --out",
+        ("tokenizer", at_config): "--out is missing",
         ("tokenizer", "--out=x", "--config=missing.py"): "missing.py",
         ("tokenizer", "--out=x", f"--config={bad}"): "bad.py:1: SyntaxError",
         ("tokenizer", "--out=x", at_config, "--config.tokenizer.sentinel=1"): "did you mean 'sentinels'",

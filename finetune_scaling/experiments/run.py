@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling.data.loader import Batches
-from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
 from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, evaluate, prepare_evaluators
@@ -124,7 +124,7 @@ def _train(
     with closing(checkpoints), closing(metrics):
         state, progress = loop.run(state, progress)
         if not run_config.is_base and progress.best_step not in (None, progress.step):
-            state = _best_state(checkpoints, progress.best_step, state)
+            state = checkpoints.restore(progress.best_step, state).state  # the best checkpoint is scored
     return dataclasses.replace(model, trainable=state.trainable), progress
 
 
@@ -183,16 +183,6 @@ def _log_shardings(state: State, model: TunedModel) -> None:
         shape = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
         arrays = {"frozen": model.frozen, **state._asdict()}
         log.info("shardings on the mesh (%s):\n%s", shape, sharding_table(arrays))
-
-
-def _best_state(checkpoints: Checkpoints, step: int, target: State) -> State:
-    try:
-        return checkpoints.restore(step, target).state
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}. It is the best checkpoint, which has to be scored. Fix: put a good copy back, or delete the "
-            "run's directory and run it again"
-        ) from error
 
 
 def _score_test_sets(

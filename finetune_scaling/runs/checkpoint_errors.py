@@ -16,8 +16,14 @@ from finetune_scaling.files import Location, disk_errors, is_remote, remote_fail
 _DAMAGE_CODES = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # files are missing, or are not those written
 
 
+FIX = "Fix: put a good copy back, or start the run again in an empty directory"
+
+
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint's files are not those that were written."""
+
+    def __init__(self, path: Location, reason: str):
+        super().__init__(f"{path}: damaged: {reason}. {FIX}")
 
 
 @contextlib.contextmanager
@@ -49,7 +55,7 @@ def damage_errors(path: Location) -> Iterator[None]:
             raise WorkdirError(
                 f"{path}: {reason}; no file was changed. Fix that and run the same command again"
             ) from error
-        raise DamagedCheckpointError(f"{path}: damaged or incomplete ({type(error).__name__})") from error
+        raise DamagedCheckpointError(path, f"{type(error).__name__} while reading it") from error
 
 
 def _system_failure(path: Location, error: Exception) -> str | None:
@@ -99,6 +105,8 @@ def same_outcome_on_all_processes(path: Location) -> Iterator[None]:
     worst = int(ranks.max())
     if failure is not None and rank == worst:
         raise failure
+    reporter = f"see the error of process {int(ranks.argmax())}"
+    if worst == 1:
+        raise DamagedCheckpointError(path, reporter)
     if worst:
-        kind, problem = ((DamagedCheckpointError, "damaged"), (WorkdirError, "cannot be used"))[worst - 1]
-        raise kind(f"{path}: {problem}; see the error of process {int(ranks.argmax())}")
+        raise WorkdirError(f"{path}: cannot be used; {reporter}")

@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 from finetune_scaling.errors import CheckpointError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, location
 from finetune_scaling.runs.checkpoint_errors import (
+    FIX,
     DamagedCheckpointError,
     damage_errors,
     same_outcome_on_all_processes,
@@ -111,16 +112,15 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 restored = self.restore(step, target)
-            except DamagedCheckpointError as error:
-                log.warning("%s; trying an older one", error)
+            except DamagedCheckpointError:
+                log.warning("%s: damaged; trying an older one", self.directory / str(step))
                 self._set_aside(step)
             else:
                 self._delete_superseded(step)
                 return restored
         if steps:
             raise CheckpointError(
-                f"{self.directory}: all checkpoints {steps} are damaged; they were renamed to {_DAMAGED}STEP. "
-                "Fix: start the run again in an empty directory, or put a good copy back"
+                f"{self.directory}: all checkpoints {steps} are damaged; they were renamed to {_DAMAGED}STEP. {FIX}"
             )
         if damaged := damaged_checkpoints(self.directory):
             log.warning("%s: no intact checkpoint, only %s: starting at step 0", self.directory, ", ".join(damaged))
@@ -130,7 +130,7 @@ class Checkpoints:
         """Return one step's checkpoint. Raises CheckpointError if it is missing, damaged or has other shapes."""
         path = self.directory / str(step)
         if step not in self._manager.all_steps():
-            raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {self.steps()}")
+            raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {self.steps()}. {FIX}")
         arrays, metadata = read_checkpoint(path, _stored_arrays(target))
         self._best.step = metadata.get("best_step")
         leaves = [arrays[name] for name in _stored_arrays(target)]
@@ -212,7 +212,7 @@ def read_checkpoint(
             }
             arrays = handler.restore(epath.Path(path / "state"), args=ocp.args.StandardRestore(abstract))
     if digest(arrays) != metadata.get("arrays_digest"):
-        raise DamagedCheckpointError(f"{path}: damaged: its arrays do not have the recorded digest")
+        raise DamagedCheckpointError(path, "its arrays do not have the recorded digest")
     _check_dtypes(path, arrays, target or {})
     return arrays, metadata
 

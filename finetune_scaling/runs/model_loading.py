@@ -18,7 +18,6 @@ from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.model_sharding import ModelSharding, check_fits
-from finetune_scaling.runs.checkpoint_errors import DamagedCheckpointError
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata, read_trainable
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
@@ -68,8 +67,7 @@ class RunCheckpoint:
     @functools.cached_property
     def metadata(self) -> Mapping[str, Any]:
         """The checkpoint's metadata; no array is read."""
-        with _fix_by("train the run"):
-            return read_metadata(self.path)
+        return read_metadata(self.path)
 
 
 def initialize_model(run_config: RunConfig) -> TunedModel:
@@ -103,8 +101,7 @@ def load_run_checkpoint(found: RunCheckpoint) -> TunedModel:
     Raises CheckpointError if the checkpoint is damaged or belongs to another base model or tokenizer.
     """
     model = initialize_model(found.run_config)
-    with _fix_by("train the run"):
-        trained, metadata = read_trainable(found.path, model.sharding.checkpoint)
+    trained, metadata = read_trainable(found.path, model.sharding.checkpoint)
     check_matches_model(found.directory, metadata, model)
     return dataclasses.replace(model, trainable=_with_structure_of(model.trainable, trained, found.directory))
 
@@ -146,9 +143,8 @@ def load_base(directory: str | Path, step: int | None = None, sharding: Sharding
 
 @functools.lru_cache(maxsize=2)
 def _read_base(path: Location, modified: int, sharding: ShardingConfig) -> BaseModel:
-    with _fix_by("pretrain it"):
-        config = configuration.build(ModelConfig, read_metadata(path)["model"], f"{path}: model")
-        params, metadata = read_trainable(path, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
+    config = configuration.build(ModelConfig, read_metadata(path)["model"], f"{path}: model")
+    params, metadata = read_trainable(path, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
     if parameter_count(params) != count_parameters(config).total:  # missing ones would be initialized at random
         raise CheckpointError(
             f"{path}: holds only the parameters that {metadata['method'].get('name')} trained, not a complete model. "
@@ -322,12 +318,3 @@ def _base_errors(name: str) -> Iterator[None]:
         yield
     except (WorkdirError, CheckpointError) as error:
         raise CheckpointError(f"the base {name} cannot be used: {error}") from error
-
-
-@contextlib.contextmanager
-def _fix_by(action: str) -> Iterator[None]:
-    """Add the fix to an error about a damaged checkpoint that no other checkpoint can replace."""
-    try:
-        yield
-    except DamagedCheckpointError as error:
-        raise CheckpointError(f"{error}. Fix: put a good copy back, or {action} again in an empty directory") from error

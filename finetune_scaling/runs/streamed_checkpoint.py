@@ -45,9 +45,7 @@ class StreamedCheckpoint:
                 self._read(name)
         chunks = ((stored_name(name), sums) for name, chunks in self._chunk_sums.items() for sums in chunks)
         if self._digest.digest(chunks) != read_metadata(self._path)["arrays_digest"]:
-            raise DamagedCheckpointError(
-                f"{self._path}: damaged: its arrays do not have the recorded digest. Fix: put a good copy back"
-            )
+            raise DamagedCheckpointError(self._path, "its arrays do not have the recorded digest")
 
     def _read(self, name: str) -> np.ndarray:
         if math.prod(self._shapes[name].shape) > _CHUNK:
