@@ -118,11 +118,10 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
 def _fault_in_config(error: BaseException) -> str | None:
     """Return the error in the file of --config with its line; None if the error has another origin."""
     for cause in causes(error):
-        frames = [
-            (f, n) for f, n in traceback.walk_tb(cause.__traceback__) if f.f_globals["__name__"] == _CONFIG_MODULE
-        ]
-        if frames:
-            frame, line = frames[-1]
+        frames = traceback.walk_tb(cause.__traceback__)
+        own = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__") == _CONFIG_MODULE]
+        if own:
+            frame, line = own[-1]
             return _one_line(f"--config: {frame.f_code.co_filename}:{line}: {type(cause).__name__}: {cause}")
         if isinstance(cause, SyntaxError) and cause.filename:  # the file was not executed
             return _one_line(f"--config: {cause.filename}:{cause.lineno}: {type(cause).__name__}: {cause.msg}")

@@ -135,6 +135,9 @@ class Metrics:
             writer.close()
 
 
+_CLEAR_LINE = "\r\x1b[K"  # ANSI: erase to the end of the line
+
+
 class ProgressReporter:
     """Reports rate and remaining time: one rewritten line on a terminal, a line at intervals in a log."""
 
@@ -143,7 +146,6 @@ class ProgressReporter:
         self._started = self._last = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._every = 0.2 if self._terminal else every_seconds
-        self._width = 0
 
     def update(self, step: int, **values: Any) -> None:
         """Report the step and some values if the interval has passed."""
@@ -153,17 +155,14 @@ class ProgressReporter:
         self._last = now
         line = self._line(step, now, values)
         if self._terminal:
-            sys.stderr.write("\r" + line.ljust(self._width))
-            sys.stderr.flush()
-            self._width = len(line)
+            print(_CLEAR_LINE + line, end="", file=sys.stderr, flush=True)
         else:
             log.info("%s", line)
 
     def close(self) -> None:
         """Clear the line."""
-        if self._terminal and self._width:
-            sys.stderr.write("\r" + " " * self._width + "\r")
-            sys.stderr.flush()
+        if self._terminal:
+            print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
 
     def _line(self, step: int, now: float, values: Mapping[str, Any]) -> str:
         rate = (step - self._start) / max(now - self._started, 1e-9)
