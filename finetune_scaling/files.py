@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -118,7 +119,7 @@ def _replace(path: Path, data: bytes) -> None:
         return
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # tempfile's would not have the umask's permissions
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -128,11 +129,6 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _temporary(path: Path, suffix: str = "") -> Path:
-    """Return an unused hidden path next to `path`; what is made there has the umask's permissions."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
 
 
 def check_new(path: Path) -> None:
@@ -154,15 +150,12 @@ def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise WorkdirError(f"{path}: needs {needed:,} bytes, and the disk has {free:,} left; free some space")
         _remove_abandoned(path)
-        unfinished = _temporary(path, _UNFINISHED)
-        unfinished.mkdir()
-        with _locked(unfinished):
-            try:
-                yield unfinished
-                unfinished.rename(path)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
+        prefix = f".{path.name}."
+        with tempfile.TemporaryDirectory(_UNFINISHED, prefix, path.parent) as folder, _locked(Path(folder)):
+            unfinished = Path(folder) / path.name
+            unfinished.mkdir()
+            yield unfinished
+            unfinished.rename(path)
 
 
 _UNFINISHED = ".unfinished"

@@ -1,8 +1,17 @@
-"""Checkpoint metadata and result record of a run."""
+"""What is recorded about a run: metadata of its checkpoints, its result, and its environment."""
 
+import functools
+import importlib.metadata
+import platform
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import jax
+
+import finetune_scaling
 from finetune_scaling import configuration
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.runs.model_loading import TunedModel
@@ -11,6 +20,8 @@ from finetune_scaling.runs.run_data import RunData
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.trees import parameter_count
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu", "numpy")
 
 
 def checkpoint_metadata(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
@@ -62,3 +73,30 @@ def training_record(
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": base.get("arrays_digest"),
     }
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Return versions, devices, and the git commit of the code if it is a checkout."""
+    devices = jax.devices()
+    return {
+        "finetune_scaling": finetune_scaling.__version__,
+        "git_commit": _git_commit(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": {"count": len(devices), "kind": devices[0].device_kind, "platform": devices[0].platform},
+        "processes": jax.process_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout, with + if files differ from it; None outside a checkout or without git."""
+    folder = Path(finetune_scaling.__file__).parent
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -17,11 +17,10 @@ from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, 
 from finetune_scaling.evaluation.records import scores_for_result
 from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
-from finetune_scaling.experiments.record import checkpoint_metadata, training_record
+from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_metadata
-from finetune_scaling.runs.environment import environment
 from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.model_loading import TunedModel, check_matches_model, initialize_model
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
@@ -166,14 +165,11 @@ def _resume(
 def in_training(prepared: Sequence[PreparedEvaluation], model: TunedModel) -> list[InTrainingEvaluation]:
     """Return the evaluators that also score the model during training."""
 
-    def evaluate_with(one: PreparedEvaluation, trainable: Tree) -> Mapping[str, float]:
+    def scores(one: PreparedEvaluation, trainable: Tree) -> Mapping[str, float]:
         return one.in_training_scores(dataclasses.replace(model, trainable=trainable))
 
-    return [
-        InTrainingEvaluation(one.evaluator.every_steps, functools.partial(evaluate_with, one))
-        for one in prepared
-        if one.evaluator.every_steps is not None
-    ]
+    every = ((one, one.evaluator.every_steps) for one in prepared)
+    return [InTrainingEvaluation(steps, functools.partial(scores, one)) for one, steps in every if steps is not None]
 
 
 def _log_shardings(state: State, model: TunedModel) -> None:

@@ -38,7 +38,11 @@ def _collect_reports(port: int, processes: int, timeout: float) -> None:
             try:
                 peer = connections.enter_context(server.accept()[0])
             except TimeoutError:
-                problem = _missing(missing, processes, timeout)
+                numbers = ", ".join(map(str, sorted(missing)))
+                problem = (
+                    f"process {numbers} of {processes} did not report within {timeout:.0f} s; check its log, and that "
+                    f"JAX_COORDINATOR_ADDRESS names this host ({socket.gethostname()}) there"
+                )
                 break
             number = _receive(peer, _REPORT_SECONDS).strip()
             if not number.isdecimal():  # not one of the processes, for example a port scanner
@@ -51,13 +55,6 @@ def _collect_reports(port: int, processes: int, timeout: float) -> None:
             _send(peer, problem)
     if problem:
         raise ProcessError(problem)
-
-
-def _missing(numbers: set[int], processes: int, timeout: float) -> str:
-    return (
-        f"process {', '.join(map(str, sorted(numbers)))} of {processes} did not report within {timeout:.0f} s; check "
-        f"its log, and that JAX_COORDINATOR_ADDRESS names this host ({socket.gethostname()}) there"
-    )
 
 
 def _report(address: tuple[str, int], process: int, timeout: float) -> None:

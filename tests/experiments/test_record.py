@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from finetune_scaling.runs import environment
+from finetune_scaling.experiments import record
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ def test_the_commit_is_none_if_git_fails(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(subprocess, "run", fail)
-    assert environment._git_commit() is None
+    assert record._git_commit() is None
