@@ -206,14 +206,6 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def modification_time(path: Location) -> int:
-    """Return when a file was last changed, in units of its file system; 0 if it does not exist."""
-    try:
-        return path.stat().st_mtime_ns if isinstance(path, Path) else path.stat().mtime
-    except FileNotFoundError:
-        return 0
-
-
 def file_size(path: Location) -> int:
     """Return the bytes of a file. Raises OSError if it does not exist."""
     return path.stat().st_size if isinstance(path, Path) else path.stat().length

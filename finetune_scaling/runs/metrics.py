@@ -1,9 +1,9 @@
 """Writers of a run's metrics: metrics.jsonl always, TensorBoard and W&B on request, progress on the terminal."""
 
 import abc
-import contextlib
 import datetime
 import hashlib
+import importlib
 import json
 import logging
 import sys
@@ -69,10 +69,8 @@ class TensorBoard(Writer):
     """Writes event files to `directory`/tensorboard; those that a killed process wrote after `step` are hidden."""
 
     def __init__(self, directory: Location, step: int):
-        local_path(directory, "the log of TensorBoard")
-        with _extra("tensorboard"):
-            from tensorboardX import SummaryWriter
-        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        folder = local_path(directory, "the log of TensorBoard") / "tensorboard"
+        self._writer = _import("tensorboardX", "tensorboard").SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -89,8 +87,7 @@ class WeightsAndBiases(Writer):
     """
 
     def __init__(self, directory: Location, step: int):
-        with _extra("wandb"):
-            import wandb
+        wandb = _import("wandb", "wandb")
         folder = None if is_remote(directory) else str(directory)  # None: W&B's default
         self._run = wandb.init(name=directory.name, dir=folder, resume="allow", id=_run_id(directory))
 
@@ -171,11 +168,10 @@ class ProgressReporter:
         return f"{self._title}: step {step}/{self._total}, {rate:.1f} steps/s, {left} left, {shown}"
 
 
-@contextlib.contextmanager
-def _extra(name: str):
+def _import(module: str, writer: str) -> Any:
     try:
-        yield
+        return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"logging.writers names {name}, which is not installed. Fix: pip install 'finetune-scaling[logging]'"
+            f"logging.writers names {writer}, which is not installed. Fix: pip install 'finetune-scaling[logging]'"
         ) from error

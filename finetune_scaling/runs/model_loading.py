@@ -13,7 +13,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
-from finetune_scaling.files import Location, absolute, location, modification_time
+from finetune_scaling.files import Location, absolute, location
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
@@ -138,11 +138,11 @@ def load_base(directory: str | Path, step: int | None = None, sharding: Sharding
     """
     with _base_errors(str(directory)):
         path = _checkpoint_path(location(directory), step, prefer_best=False)
-    return _read_base(path, modification_time(path / "facts" / "metadata"), sharding or ShardingConfig())
+    return _read_base(path, read_metadata(path)["arrays_digest"], sharding or ShardingConfig())
 
 
 @functools.lru_cache(maxsize=2)
-def _read_base(path: Location, modified: int, sharding: ShardingConfig) -> BaseModel:
+def _read_base(path: Location, arrays_digest: str, sharding: ShardingConfig) -> BaseModel:
     config = configuration.build(ModelConfig, read_metadata(path)["model"], f"{path}: model")
     params, metadata = read_trainable(path, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
     if parameter_count(params) != count_parameters(config).total:  # missing ones would be initialized at random
