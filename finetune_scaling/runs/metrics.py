@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_scaling.configuration import choose
@@ -104,7 +104,7 @@ def _run_id(directory: Location) -> str:
     return hashlib.sha256(str(absolute(directory)).encode() + b"\n" + config).hexdigest()[:32]
 
 
-WRITERS: dict[str, type[Writer]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+WRITERS: dict[str, Callable[[Location, int], Writer]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 class Metrics:
