@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
 class Stopwatch:
     """Measures the time of a run over all its processes; the time since the last checkpoint of a killed one is lost."""
 
-    started: float = dataclasses.field(default_factory=time.monotonic)
+    started: float  # by time.monotonic(), minus the time of earlier processes
 
     def seconds(self) -> float:
         """Return the time so far."""
@@ -65,7 +65,7 @@ class Stopwatch:
 
 
 def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, Any]:
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(time.monotonic())
     sharding = run_config.sharding
     check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
     data = prepare_run_data(run_config)

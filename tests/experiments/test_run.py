@@ -170,6 +170,7 @@ def test_a_finished_run_is_returned_and_not_rerun(tiny_runs, monkeypatch, tmp_pa
 
 
 def test_a_run_killed_while_scoring_is_not_trained_again(tiny_runs, uninterrupted, monkeypatch, tmp_path):
+    expected = uninterrupted("full")
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "score_split", lambda *_, **__: kill())
         with pytest.raises(Killed):
@@ -177,7 +178,7 @@ def test_a_run_killed_while_scoring_is_not_trained_again(tiny_runs, uninterrupte
     assert RunDirectory(tmp_path).result is None
     monkeypatch.setattr(loop, "learning_rate", lambda *_: pytest.fail("a step was trained again"))
     run(tiny_runs.config("full"), tmp_path)
-    assert outcome(tmp_path) == uninterrupted("full")
+    assert outcome(tmp_path) == expected
 
 
 @pytest.mark.slow
