@@ -1,6 +1,5 @@
 """Writers of a run's metrics: metrics.jsonl always, TensorBoard and W&B on request, progress on the terminal."""
 
-import abc
 import datetime
 import hashlib
 import importlib
@@ -20,16 +19,16 @@ from finetune_scaling.sharding.processes import is_primary
 log = logging.getLogger(__name__)
 
 
-class Writer(abc.ABC):
+class Writer:
     """Writes the metrics of one step."""
 
-    @abc.abstractmethod
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        raise NotImplementedError
 
-    def flush(self) -> None:  # noqa: B027
+    def flush(self) -> None:
         """Make all metrics durable; called before each checkpoint."""
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Write what is left."""
 
 

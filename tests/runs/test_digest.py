@@ -72,7 +72,7 @@ def changed(array: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray
     return flat.reshape(array.shape)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     dtype=st.sampled_from(DTYPES),
