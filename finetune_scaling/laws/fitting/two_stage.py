@@ -58,7 +58,7 @@ def fit_joint(
     reasons = [f"factor {f}: one value of x to fit, an exponent needs two" for f in FACTORS if values.get(f, 0) == 1]
     first = tuple(f for f in factors if f in FIRST_STAGE_FACTORS) or factors
     too_few = _why_too_few(layout, fitted[fitted["factor"].isin(first)], first)
-    skipped = [SkippedFit(task, method, law.name, reason) for reason in [*reasons, *([too_few] if too_few else [])]]
+    skipped = [SkippedFit(task, method, law.name, reason) for reason in (*reasons, too_few) if reason]
     if too_few:
         return None, skipped
     rows = rows[rows["factor"].isin(factors)]
@@ -152,9 +152,8 @@ class _Stages:
         problem, layout = self.problem, self.problem.layout
         (first,), _ = multistart_optima(problem.batch(self.in_first[None], free=self.free_1), layout.starts())
         shared = {p.name: first[0, c.start] for p, c in layout.columns() if not p.per_factor}
-        (vector,), _ = multistart_fit(
-            problem.batch(free=self.free_2), np.concatenate([first[:1], layout.starts(shared)])
-        )
+        starts = np.concatenate([first[:1], layout.starts(shared)])
+        (vector,), _ = multistart_fit(problem.batch(free=self.free_2), starts)
         return vector, first
 
     def refit(self, start: np.ndarray, batch: FitBatch) -> np.ndarray:
