@@ -41,14 +41,6 @@ class LoopSettings:
     tolerance: float
 
 
-class PendingMetrics(NamedTuple):
-    """Metrics of a step that are still on the device."""
-
-    step: int
-    rate: float
-    metrics: StepMetrics
-
-
 class InTrainingEvaluation(NamedTuple):
     """An evaluation every so many training steps. scores: trainable parameters -> scores by name."""
 
@@ -88,26 +80,26 @@ class TrainingLoop:
         """
         if progress.stopped_by:
             return state, progress
-        pending: list[PendingMetrics] = []
+        pending: list[StepMetrics] = []  # of the last steps, still on the device
         reporter = ProgressReporter(self.title, progress.step, self.settings.total_steps)
         batches = iterate(self.batches, progress.step)
         with closing(batches), StopSignal() as stop_signal:
             while not progress.stopped_by:
-                rate = learning_rate(self.settings.schedule, progress.step, self.settings.total_steps)
-                inputs = [self.shard_batch(next(batches)), np.float32(rate)]
+                inputs = [self.shard_batch(next(batches)), np.float32(self._learning_rate(progress.step + 1))]
                 if self.dropout_seed is not None:
                     inputs.append(np.array([self.dropout_seed, progress.step], np.uint32))
                 state, numbers = self.step(state, self.frozen, *inputs)
                 progress.step += 1
-                pending.append(PendingMetrics(progress.step, rate, numbers))
+                pending.append(numbers)
                 self._report_if_due(pending, progress, reporter)
                 if self._is_due(progress.step, self.settings.evaluate_every):
-                    self._evaluate(state, progress, rate)
+                    self._evaluate(state, progress)
                     progress.stopped_by = self._reason_to_stop(progress)
                 self._run_evaluations_if_due(state, progress.step)
-                self._save_if_due(state, progress, pending, rate)
+                if self._is_checkpoint_due(progress):
+                    self._save(state, progress, pending)
                 if stop_signal.is_received(progress.step) and not progress.stopped_by:
-                    self._save(state, progress, pending, rate)
+                    self._save(state, progress, pending)
                     break
             reporter.close()
             self.checkpoints.wait()
@@ -119,12 +111,21 @@ class TrainingLoop:
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.settings.total_steps
 
+    def _is_checkpoint_due(self, progress: TrainingProgress) -> bool:
+        step, settings = progress.step, self.settings
+        is_best = progress.best_step == step
+        return is_best or bool(progress.stopped_by) or step in settings.keep_steps or step % settings.save_every == 0
+
+    def _learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 1."""
+        return learning_rate(self.settings.schedule, step - 1, self.settings.total_steps)
+
     def _report_if_due(
-        self, pending: list[PendingMetrics], progress: TrainingProgress, reporter: ProgressReporter
+        self, pending: list[StepMetrics], progress: TrainingProgress, reporter: ProgressReporter
     ) -> None:
         intervals = (self.settings.log_every, self.settings.evaluate_every)
         if any(self._is_due(progress.step, every) for every in intervals):
-            rate, norm = pending[-1].rate, float(pending[-1].metrics.gradient_norm)
+            rate, norm = self._learning_rate(progress.step), float(pending[-1].gradient_norm)
             self._collect(pending, progress)
             loss = progress.unreported_loss / max(progress.unreported_tokens, 1.0)
             progress.unreported_loss = progress.unreported_tokens = 0.0
@@ -133,18 +134,19 @@ class TrainingLoop:
             dev = {"dev": progress.losses[-1]} if progress.losses else {}
             reporter.update(progress.step, loss=loss, **dev)
 
-    def _collect(self, pending: list[PendingMetrics], progress: TrainingProgress) -> None:
+    def _collect(self, pending: list[StepMetrics], progress: TrainingProgress) -> None:
         """Add the metrics of pending steps to `progress`. Only here does the host wait for the device."""
-        for entry, values in zip(pending, jax.device_get([entry.metrics for entry in pending]), strict=True):
-            _check_finite(float(values.loss_sum), entry.step, entry.rate)
+        first = progress.step - len(pending) + 1
+        for step, values in enumerate(jax.device_get(pending), first):
+            self._check_finite(float(values.loss_sum), step)
             progress.unreported_loss += float(values.loss_sum)
             progress.unreported_tokens += float(values.tokens)
             progress.target_tokens += int(values.tokens)
         pending.clear()
 
-    def _evaluate(self, state: State, progress: TrainingProgress, rate: float) -> None:
+    def _evaluate(self, state: State, progress: TrainingProgress) -> None:
         loss = self.dev_loss(state.trainable)
-        _check_finite(loss, progress.step, rate, "dev ")
+        self._check_finite(loss, progress.step, "dev ")
         progress.add_evaluation(progress.step, loss)
         self.metrics.write(progress.step, dev_loss=loss)
 
@@ -162,35 +164,26 @@ class TrainingLoop:
         still_falling = len(progress.losses) > 1 and progress.losses[-2] - progress.losses[-1] > settings.tolerance
         return "budget" if still_falling else settings.limit
 
-    def _save_if_due(
-        self, state: State, progress: TrainingProgress, pending: list[PendingMetrics], rate: float
-    ) -> None:
-        step, settings = progress.step, self.settings
-        better = progress.best_step == step
-        if better or progress.stopped_by or step in settings.keep_steps or step % settings.save_every == 0:
-            self._save(state, progress, pending, rate)
-
-    def _save(self, state: State, progress: TrainingProgress, pending: list[PendingMetrics], rate: float) -> None:
+    def _save(self, state: State, progress: TrainingProgress, pending: list[StepMetrics]) -> None:
         """Save asynchronously. Raises TrainingError instead of saving parameters that are not finite."""
         self._collect(pending, progress)
         if not all_finite(state):  # the step's loss was computed before its update
-            raise _not_finite("a parameter is not finite after", progress.step, rate)
+            raise self._not_finite("a parameter is not finite after", progress.step)
         progress.seconds = round(self.seconds(), 3)
         metadata = {**self.metadata, "position": dataclasses.asdict(progress), "best_step": progress.best_step}
         self.metrics.flush()  # before the checkpoint, which must not be newer than the metrics
         self.checkpoints.save(progress.step, state, metadata)
 
+    def _check_finite(self, loss: float, step: int, kind: str = "") -> None:
+        if not math.isfinite(loss):
+            raise self._not_finite(f"the {kind}loss is {loss} at", step)
 
-def _check_finite(loss: float, step: int, rate: float, kind: str = "") -> None:
-    if not math.isfinite(loss):
-        raise _not_finite(f"the {kind}loss is {loss} at", step, rate)
-
-
-def _not_finite(what: str, step: int, rate: float) -> TrainingError:
-    return TrainingError(
-        f"{what} step {step} (learning rate {rate:.3g}): lower schedule.learning_rate, add schedule.warmup_steps or "
-        "lower optimizer.clip_norm, and start again: delete the run's directory, or give another --workdir"
-    )
+    def _not_finite(self, what: str, step: int) -> TrainingError:
+        return TrainingError(
+            f"{what} step {step} (learning rate {self._learning_rate(step):.3g}): lower schedule.learning_rate, add "
+            "schedule.warmup_steps or lower optimizer.clip_norm, and start again: delete the run's directory, or give "
+            "another --workdir"
+        )
 
 
 class StopSignal:
