@@ -5,8 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ml_collections import ConfigDict
-
 from finetune_scaling import configuration
 from finetune_scaling.configuration import check_at_least
 from finetune_scaling.data.corpus import CorpusConfig
@@ -315,10 +313,16 @@ def _check_blocks(config: RunConfig, kind: Kind) -> None:
         raise ConfigError("model is missing. Fix: name a rung of the ladder, or give a base to finetune")
 
 
+_OPEN_BLOCKS = ("model", "method", "task", "schedule")  # blocks whose fields other modules define
+
+
 def read_run_config(config: Mapping[str, Any]) -> RunConfig:
     """Return the RunConfig of a config mapping. Raises ConfigError that names the first wrong field."""
-    config = {name: _set_fields(block) if name in _OPEN_BLOCKS else block for name, block in config.items()}
-    run_config = configuration.build(RunConfig, config, "config")
+    blocks = configuration.plain(config)
+    for name in _OPEN_BLOCKS:
+        if isinstance(blocks.get(name), dict):
+            blocks[name] = configuration.without_unset(blocks[name])
+    run_config = configuration.build(RunConfig, blocks, "config")
     if run_config.batch_size % run_config.batch.accumulation:
         raise ConfigError(f"batch.accumulation must divide the batch of {run_config.batch_size} sequences")
     # Fields of the open blocks are checked now, before anything slow starts.
@@ -327,11 +331,3 @@ def read_run_config(config: Mapping[str, Any]) -> RunConfig:
     if run_config.base is None:
         model_config(run_config.model, vocab_size=1)
     return run_config
-
-
-_OPEN_BLOCKS = ("model", "method", "task", "schedule")  # blocks whose fields other modules define
-
-
-def _set_fields(block: Any) -> Any:
-    """Return a block without its None fields, which stand for fields that are not set."""
-    return configuration.without_unset(block) if isinstance(block, Mapping | ConfigDict) else block
