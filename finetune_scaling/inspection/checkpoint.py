@@ -1,6 +1,5 @@
 """The content of a checkpoint: shapes, trainable and frozen parameters, base model, training progress."""
 
-import math
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from finetune_scaling.errors import CheckpointError
 from finetune_scaling.files import Location, file_size
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.runs.checkpoints import CheckpointMetadata, read_array_shapes, read_metadata
+from finetune_scaling.runs.checkpoints import read_array_shapes, read_metadata
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
@@ -29,25 +28,34 @@ def inspect_checkpoint(where: Location) -> dict[str, Any]:
 
 def _inspect(where: Location) -> dict[str, Any]:
     metadata, shapes = read_metadata(where), read_array_shapes(where)
-    arrays = {part: _arrays_of(shapes, part) for part in ("trainable", "optimizer")}
+    arrays = {
+        part: {name.removeprefix(f"{part}/"): leaf for name, leaf in shapes.items() if name.startswith(f"{part}/")}
+        for part in ("trainable", "optimizer")
+    }
     model = configuration.build(ModelConfig, metadata["model"], f"{where}: model")
-    tuning = configure(METHODS, metadata["method"])
     position = metadata["position"]
+    dev_losses = dict(zip(position["steps_evaluated"], position["losses"], strict=True))
     return {
         "kind": "checkpoint",
         "path": str(where),
         "step": metadata["step"],
         "method": metadata["method"],
-        "pet_size": tuning.size,
+        "pet_size": configure(METHODS, metadata["method"]).size,
         "model": metadata["model"],
         "parameters": _parameters(model, arrays["trainable"]),
-        "arrays": {part: [_row(name, leaf) for name, leaf in leaves.items()] for part, leaves in arrays.items()},
+        "arrays": {
+            part: [
+                {"name": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype), "size": leaf.size}
+                for name, leaf in sorted(leaves.items())
+            ]
+            for part, leaves in arrays.items()
+        },
         "array_bytes": {
             part: sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()) for part, leaves in arrays.items()
         },
         "file_bytes": _bytes_below(where),
         "tokens_computed": metadata["step"] * metadata["tokens_per_step"],
-        "dev_loss": _dev_loss(metadata),
+        "dev_loss": dev_losses.get(metadata["step"]),
         "best_step": position["best_step"],
         "best_dev_loss": position["best_loss"] if position["best_step"] is not None else None,
         "stopped_by": position["stopped_by"],
@@ -57,10 +65,6 @@ def _inspect(where: Location) -> dict[str, Any]:
             "tokenizer": metadata["tokenizer_sha256"],
         },
     }
-
-
-def _arrays_of(shapes: dict[str, jax.ShapeDtypeStruct], part: str) -> dict[str, jax.ShapeDtypeStruct]:
-    return {name.removeprefix(f"{part}/"): leaf for name, leaf in sorted(shapes.items()) if name.startswith(f"{part}/")}
 
 
 def _parameters(model: ModelConfig, trainable: dict[str, jax.ShapeDtypeStruct]) -> dict[str, int]:
@@ -77,17 +81,6 @@ def _parameters(model: ModelConfig, trainable: dict[str, jax.ShapeDtypeStruct]) 
         "trainable": trained,
         "frozen": base.total + added - trained,
     }
-
-
-def _row(name: str, leaf: jax.ShapeDtypeStruct) -> dict[str, Any]:
-    return {"name": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype), "size": math.prod(leaf.shape)}
-
-
-def _dev_loss(metadata: CheckpointMetadata) -> float | None:
-    """Return the dev loss at the checkpoint's step; None if it was not evaluated then."""
-    position = metadata["position"]
-    losses = dict(zip(position["steps_evaluated"], position["losses"], strict=True))
-    return losses.get(metadata["step"])
 
 
 def _bytes_below(folder: Location) -> int:

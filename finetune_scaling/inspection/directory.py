@@ -6,10 +6,9 @@ from typing import Any
 
 from finetune_scaling.data.preparation.settings import SETTINGS, STATISTICS, shard_file
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import RECORD_FILE, load_sentencepiece_tokenizer
-from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import Location, disk_errors, location, read_json
+from finetune_scaling.files import Location, disk_errors, read_json
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
-from finetune_scaling.inspection.directory_kind import HOW_TO_READ, Kind, directory_kind
+from finetune_scaling.inspection.directory_kind import Kind, find_directory
 from finetune_scaling.inspection.run import inspect_run
 from finetune_scaling.inspection.study import inspect_study
 from finetune_scaling.runs.run_directory import RunDirectory
@@ -67,9 +66,6 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises WorkdirError if it is not a directory that this project wrote, and the errors of damaged files.
     """
-    where = location(path)
+    where, kind = find_directory(path, *_INSPECT)
     with disk_errors(where):
-        kind = directory_kind(where)
-        if kind not in _INSPECT:
-            raise WorkdirError(f"{where}: {HOW_TO_READ[kind]}")
         return _INSPECT[kind](where)

@@ -1,11 +1,12 @@
 """The kind of a directory, from the files that each kind has. Imports neither JAX nor SciPy."""
 
+import os
 from typing import Literal
 
 from finetune_scaling.data.preparation.settings import SETTINGS
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import Location, call_with_timeout
+from finetune_scaling.files import Location, call_with_timeout, disk_errors, location
 from finetune_scaling.laws.points.text import POINTS
 from finetune_scaling.runs.run_directory import CONFIG, RunDirectory
 
@@ -22,6 +23,16 @@ HOW_TO_READ: dict[Kind, str] = {
 }
 
 
+def find_directory(path: str | os.PathLike, *kinds: Kind) -> tuple[Location, Kind]:
+    """Return a path, with ~ expanded, and its kind. Raises WorkdirError if it is not one of `kinds`."""
+    where = location(os.path.expanduser(path))
+    with disk_errors(where):
+        kind = directory_kind(where)
+    if kind not in kinds:
+        raise WorkdirError(f"{where}: {HOW_TO_READ[kind]}")
+    return where, kind
+
+
 def directory_kind(where: Location) -> Kind:
     """Return the kind of a directory; "tables" are the points of a study without its runs.
 
@@ -29,35 +40,24 @@ def directory_kind(where: Location) -> Kind:
     """
     names = call_with_timeout(where, lambda: _names(where))
     if CONFIG in names:
-        return _kind_by_config(where)
+        config = RunDirectory(where).config
+        if "families" in config:
+            return "study"
+        return "public model" if "model_type" in config or "architectures" in config else "run"
     if {"state", "facts"} <= names:
         return "checkpoint"
-    if SETTINGS in names:
-        return "corpus"
-    if MODEL_FILE in names:
-        return "tokenizer"
-    if POINTS in names:
-        return "tables"
+    kinds: dict[str, Kind] = {SETTINGS: "corpus", MODEL_FILE: "tokenizer", POINTS: "tables"}
+    for name, kind in kinds.items():
+        if name in names:
+            return kind
+    shown = sorted(name for name in names if not name.startswith("."))[:8]
     raise WorkdirError(
         f"{where}: is not a checkpoint (state/ and facts/), run or study ({CONFIG}), prepared corpus ({SETTINGS}) or "
-        f"tokenizer ({MODEL_FILE})" + _content(names)
+        f"tokenizer ({MODEL_FILE}); it " + (f"holds {', '.join(shown)}" if shown else "is empty")
     )
-
-
-def _kind_by_config(where: Location) -> Kind:
-    """Distinguish studies, runs and public models, which all have a config.json."""
-    config = RunDirectory(where).config
-    if "families" in config:
-        return "study"
-    return "public model" if "model_type" in config or "architectures" in config else "run"
 
 
 def _names(where: Location) -> set[str]:
     if not where.is_dir():
         raise WorkdirError(f"{where}: {'is a file; give a directory' if where.exists() else 'no such directory'}")
     return {entry.name for entry in where.iterdir()}
-
-
-def _content(names: set[str]) -> str:
-    shown = sorted(name for name in names if not name.startswith("."))[:8]
-    return f"; it holds {', '.join(shown)}" if shown else "; it is empty"

@@ -1,37 +1,30 @@
 """Format the content of a directory as text for a terminal."""
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 Found = Mapping[str, Any]
+Lines = Iterable[tuple[str, Any]]
 
 _WIDTH = 26
 
 
 def format_inspection(found: Found) -> str:
     """Return the result of `inspect` as lines of a name and a value."""
-    by_kind: dict[str, Callable[[Found], Iterable[tuple[str, Any]]]] = {
-        "checkpoint": _checkpoint,
-        "run": _run,
-        "base": _run,
-        "study": _study,
-        "tokenizer": _tokenizer,
-        "corpus": _corpus,
-    }
-    lines = [(found["kind"], found["path"]), *by_kind[found["kind"]](found)]
+    lines = [(found["kind"], found["path"]), *_FORMATS[found["kind"]](found)]
     return "\n".join(f"{name:<{_WIDTH}}{value}" for name, value in lines if value not in (None, ""))
 
 
-def _checkpoint(found: Found) -> Iterable[tuple[str, Any]]:
+def _checkpoint(found: Found) -> Lines:
     yield "step", found["step"]
-    yield from _dev_loss(found["best_step"], found["best_dev_loss"])
-    yield "dev loss at step", _number(found["dev_loss"])
+    yield "best step", _best(found["best_step"], found["best_dev_loss"])
+    yield "dev loss at step", _loss(found["dev_loss"])
     yield "stopped by", found["stopped_by"]
     yield from _contents(found)
 
 
-def _contents(found: Found) -> Iterable[tuple[str, Any]]:
+def _contents(found: Found) -> Lines:
     """Yield method, counts, digests and arrays of a checkpoint."""
     counts, digests = found["parameters"], found["digests"]
     yield "method", _options(found["method"])
@@ -45,31 +38,32 @@ def _contents(found: Found) -> Iterable[tuple[str, Any]]:
         yield f"digest, {name}", digests[name] or ("none: no base model" if name == "base" else None)
     for part, rows in found["arrays"].items():
         yield part, f"{len(rows)} arrays, {found['array_bytes'][part]:,} bytes"
-        width = max((len(row["name"]) for row in rows), default=0)
-        for row in rows if part == "trainable" else ():
-            yield "", f"{row['name']:<{width}}  {row['dtype']:<9} {row['shape']}"
+    rows = found["arrays"]["trainable"]
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        yield "", f"{row['name']:<{width}}  {row['dtype']:<9} {row['shape']}"
 
 
-def _run(found: Found) -> Iterable[tuple[str, Any]]:
-    result, checkpoints = found["result"], found["checkpoints"]
+def _run(found: Found) -> Lines:
+    result, checkpoints, public = found["result"], found["checkpoints"], found["public"]
     yield "name", found["name"]
     yield "state", _state(found)
     yield "task", found["task"]
     yield "examples", None if found["finetune_examples"] is None else f"{found['finetune_examples']:,}"
     yield "base", found["base"] and _options(found["base"])
-    if found["public"]:
-        yield "converted from", found["public"]["name"]
-        yield "", _options({name: value for name, value in found["public"].items() if name != "name"})
+    yield "converted from", public and _options(public)
     yield "tokenizer", found["tokenizer"]
-    yield "batch", None if found["public"] else f"{found['batch_size']} rows of {found['length']} tokens"
-    yield from _dev_loss(found["best_step"], found["dev_loss"])
+    yield "batch", None if public else f"{found['batch_size']} rows of {found['length']} tokens"
+    yield "best step", _best(found["best_step"], found["dev_loss"])
     yield "checkpoint steps", ", ".join(map(str, checkpoints["steps"])) or "none"
     yield "damaged checkpoints", ", ".join(checkpoints["set_aside"])
     yield "newest is damaged", found["damage"]
     if result:
-        yield "stopped by", None if found["public"] else result["stopped_by"]
-        yield "loss", _number(result["loss"])
-        yield from _scores(result)
+        yield "stopped by", None if public else result["stopped_by"]
+        yield "loss", _loss(result["loss"])
+        for name, test in result.get("tests", {}).items():
+            for metric, entry in test["metrics"].items():
+                yield f"{name}, {metric}", f"{entry['score']:.2f}  {entry['signature']}"
     yield "evaluation/", ", ".join(found["evaluations"])
     if found["checkpoint"]:
         yield "newest checkpoint", f"step {found['checkpoint']['step']}"
@@ -89,62 +83,56 @@ def _state(found: Found) -> str:
     return f"started, last metrics of step {last['step']}{when}"
 
 
-def _scores(result: Found) -> Iterable[tuple[str, Any]]:
-    for name, test in result.get("tests", {}).items():
-        for metric, entry in test["metrics"].items():
-            yield f"{name}, {metric}", f"{entry['score']:.2f}  {entry['signature']}"
-
-
-def _study(found: Found) -> Iterable[tuple[str, Any]]:
+def _study(found: Found) -> Lines:
     yield "name", found["name"]
-    yield "runs", _states(found["states"])
-    for name, states in found["by_method"].items():
-        yield f"  {name}", _states(states)
+    for name, states in {"runs": found["states"], **found["by_method"]}.items():
+        yield name, ", ".join(f"{number} {state}" for state, number in states.items() if number)
     for base in found["bases"]:
         loss = "" if base["dev_loss"] is None else f", dev loss {base['dev_loss']:.4f}"
-        yield f"  base {base['base']}", f"{base['state']}{loss}"
+        yield f"base {base['base']}", f"{base['state']}{loss}"
     for run in found["runs"]:
         if run["state"] == "failed":
             yield "failed", f"{run['directory']}: {run['error']}"
-    yield "points.csv", "written" if found["points"] else "not yet"
-    yield "report", "written" if found["report"] else "not yet"
+    for name in ("points", "report"):
+        yield name, "written" if found[name] else "not yet"
 
 
-def _states(states: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in states.items() if number)
-
-
-def _tokenizer(found: Found) -> Iterable[tuple[str, Any]]:
+def _tokenizer(found: Found) -> Lines:
     yield "vocabulary", f"{found['vocab_size']:,} ids, {found['sentinels']} of them sentinel tokens"
     yield "special ids", _options(found["special_ids"])
     yield "digest", found["digest"]
     yield "trained with", found["record"] and _options(found["record"].get("config") or {})
 
 
-def _corpus(found: Found) -> Iterable[tuple[str, Any]]:
+def _corpus(found: Found) -> Lines:
     settings, statistics = found["settings"], found["statistics"]
     yield "state", f"{found['state']}: {found['shards_made']} of {found['shards']} shards written"
     yield "chunks of up to", f"{settings['chunk_tokens']} tokens"
     yield "digest, tokenizer", settings["tokenizer_sha256"]
     if statistics:
-        yield (
-            "content",
-            (
-                f"{statistics['documents']:,} documents, {statistics['chunks']:,} chunks, "
-                f"{statistics['text_tokens']:,} tokens, {found['bytes']:,} bytes"
-            ),
-        )
+        names = ("documents", "chunks", "text_tokens", "bytes")
+        yield "content", ", ".join(f"{statistics[name]:,} {name.removeprefix('text_')}" for name in names)
         dropped = ("empty_documents", "duplicates", "too_short", "too_long")
         yield "removed", _options({name: statistics[name] for name in dropped})
 
 
-def _dev_loss(step: int | None, loss: float | None) -> Iterable[tuple[str, Any]]:
-    yield "best step", None if step is None else f"{step}, dev loss {_number(loss)}"
+def _best(step: int | None, loss: float | None) -> str | None:
+    return None if step is None else f"{step}, dev loss {_loss(loss)}"
 
 
-def _number(value: float | None) -> str | None:
+def _loss(value: float | None) -> str | None:
     return None if value is None else f"{value:.4f} nats per token"
 
 
 def _options(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
+
+
+_FORMATS = {
+    "checkpoint": _checkpoint,
+    "run": _run,
+    "base": _run,
+    "study": _study,
+    "tokenizer": _tokenizer,
+    "corpus": _corpus,
+}

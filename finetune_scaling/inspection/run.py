@@ -9,11 +9,9 @@ from finetune_scaling.evaluation.example_rows import EVALUATION
 from finetune_scaling.files import Location
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
 from finetune_scaling.runs.checkpoints import checkpoint_steps, damaged_checkpoints
-from finetune_scaling.runs.run_config import RunConfig, read_run_config
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
 
-# A run in progress may delete the checkpoint being read: it is damaged only if it still exists a moment later.
-_ATTEMPTS = 20
 _SECONDS_BETWEEN = 0.2
 
 
@@ -25,6 +23,7 @@ def inspect_run(path: Location) -> dict[str, Any]:
     dev = [line for line in metrics if "dev_loss" in line]
     checkpoint, damage = _newest(path)
     best = (record or checkpoint or {}).get("best_step")
+    steps, folder = sorted(checkpoint_steps(path)), path / EVALUATION
     return {
         "kind": "base" if run_config.is_base else "run",
         "path": str(path),
@@ -43,21 +42,26 @@ def inspect_run(path: Location) -> dict[str, Any]:
         "dev_losses": {str(line["step"]): line["dev_loss"] for line in dev},
         "best_step": best,
         "dev_loss": min((line["dev_loss"] for line in dev), default=None),
-        "checkpoints": _checkpoints(path, run_config, best),
+        "checkpoints": {
+            "steps": steps,
+            "best": best if best in steps else None,
+            "save_every": run_config.checkpoint.every_steps,
+            "set_aside": damaged_checkpoints(path / CHECKPOINTS),
+        },
         "checkpoint": checkpoint,
         "damage": damage,
         "result": record,
-        "evaluations": _names(path / EVALUATION),
+        "evaluations": sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else [],
     }
 
 
 def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the newest checkpoint, or the error of reading it; neither if there is none yet."""
+    """Return the newest checkpoint, or the error of reading it; neither if there is none yet.
+
+    A run in progress may delete the checkpoint being read: it is damaged only if it still exists a moment later.
+    """
     failed = None
-    for _ in range(_ATTEMPTS):
-        step = next(checkpoint_steps(run), None)
-        if step is None:
-            return None, None
+    while (step := next(checkpoint_steps(run), None)) is not None:
         try:
             return inspect_checkpoint(run / CHECKPOINTS / str(step)), None
         except CheckpointError as error:
@@ -65,18 +69,4 @@ def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
                 return None, str(error)
             failed = step
             time.sleep(_SECONDS_BETWEEN)
-    return None, f"{run}: deletes its checkpoints faster than they can be read. Fix: inspect it again later"
-
-
-def _checkpoints(run: Location, run_config: RunConfig, best: int | None) -> dict[str, Any]:
-    steps = sorted(checkpoint_steps(run))
-    return {
-        "steps": steps,
-        "best": best if best in steps else None,
-        "save_every": run_config.checkpoint.every_steps,
-        "set_aside": damaged_checkpoints(run / CHECKPOINTS),
-    }
-
-
-def _names(folder: Location) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    return None, None

@@ -1,8 +1,9 @@
 """The content of a study directory, finished or in progress: state and results of its base models and runs."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from finetune_scaling.files import Location, is_remote, read_json
 from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
@@ -12,8 +13,6 @@ from finetune_scaling.studies.tables import POINTS
 
 STATES = ("done", "started", "failed", "waiting")
 _CONCURRENT_REQUESTS = 32  # to an object store, which takes tens of milliseconds for each
-
-Item = TypeVar("Item")
 
 
 def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,20 +38,18 @@ def inspect_study(path: Location, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def inspect_runs(path: Location, study: StudyConfig) -> list[dict[str, Any]]:
     """Return one dict per run of the study, in the order of its grid."""
-    return _map(path, lambda run: _run(path, study, run), runs(study))
+    return _inspect_each(path, functools.partial(_run, path, study), runs(study))
 
 
 def inspect_bases(path: Location, study: StudyConfig) -> list[dict[str, Any]]:
     """Return one dict per base model of the study."""
-    return _map(path, lambda base: _base(path, base), bases(study))
+    return _inspect_each(path, functools.partial(_base, path), bases(study))
 
 
-def _map(path: Location, function: Callable[[Item], dict[str, Any]], items: Iterable[Item]) -> list[dict[str, Any]]:
-    """Return function(item) for every item, in order; concurrently if `path` is in an object store."""
-    if not is_remote(path):
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
-        return list(pool.map(function, items))
+def _inspect_each(path: Location, inspect: Callable[[Any], dict[str, Any]], items: Iterable[Any]) -> list[dict]:
+    """Return inspect(item) for every item, in order; concurrently if `path` is in an object store."""
+    with ThreadPoolExecutor(_CONCURRENT_REQUESTS if is_remote(path) else 1) as pool:
+        return list(pool.map(inspect, items))
 
 
 def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:

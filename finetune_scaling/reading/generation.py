@@ -8,11 +8,10 @@ import jax
 
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import SequenceFormat
-from finetune_scaling.data.examples import Part
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.templates import Template
 from finetune_scaling.decoding.settings import DecodingConfig
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_run
 from finetune_scaling.evaluation.scoring import Example, generate_hypotheses
 from finetune_scaling.evaluation.task_evaluation import base_sequence_format
@@ -65,15 +64,13 @@ def generate(
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise ConfigError("generate takes a list of texts, not one text. Fix: put it in brackets")
-    if not isinstance(texts, Iterable):
-        raise ConfigError(f"generate takes a list of texts, not {texts!r}")
-    checked = list(texts)
-    for index, text in enumerate(checked):
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise ConfigError(f"generate takes a list of texts, not {texts!r}. Fix: put it in brackets")
+    texts = list(texts)
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise ConfigError(f"generate: texts[{index}] is {text!r}, not a text")
-    return checked
+    return texts
 
 
 def _decoding(run_config: RunConfig, options: Mapping[str, Any]) -> DecodingConfig:
@@ -87,40 +84,29 @@ def _decoding(run_config: RunConfig, options: Mapping[str, Any]) -> DecodingConf
 def _continuation(
     model: TunedModel, run_config: RunConfig, texts: list[str], longest: int
 ) -> tuple[Task, SequenceFormat]:
-    """Return the task of continuing texts. Raises DataError if a text and its continuation exceed the context."""
-    room = model.config.max_length - model.tuning.prompt_length - longest - 1  # a mode token
-    lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
-    if max(lengths) > room:
-        longest_text = lengths.index(max(lengths))
-        raise DataError(
-            f"texts[{longest_text}] has {max(lengths)} tokens, and the model's context of {model.config.max_length} "
-            f"leaves {max(0, room)} next to {longest} new ones. Fix: shorten it, or lower max_new_tokens"
-        )
-    task = Task("continuation", "summarization", Template("{source}"), max(1, *lengths), longest)
+    """Return the task of continuing texts."""
+    most = max(1, *(len(ids) for ids in model.tokenizer.encode_batch(texts)))
+    task = Task("continuation", "summarization", Template("{source}"), most, longest)
     return task, base_sequence_format(run_config.objective, task, template_tokens=0)
 
 
 def _languages(task: Task | None, asked: Languages) -> dict[str, str]:
     """Return source and target language: those of the task, or of the requested one of its language pairs."""
+    given = {name: code for name, code in zip(_FIELDS, asked, strict=True) if code}
     if task is None:
-        if asked != (None, None):
+        if given:
             raise ConfigError("languages apply to runs with a task; this one continues the text")
-        return {"source_language": "en", "target_language": "en"}  # not used by the template of _continuation
+        return dict.fromkeys(_FIELDS, "en")  # not used by the template of _continuation
     pairs = {part.direction: part for split in task.splits().values() for part in split}
-    fitting = [part for part in pairs.values() if _matches(part, asked)]
+    fitting = [part for part in pairs.values() if all(getattr(part, name) == code for name, code in given.items())]
     if len(fitting) != 1:
-        given = " and ".join(f"{name} = {code!r}" for name, code in zip(_FIELDS, asked, strict=True) if code)
+        which = " and ".join(f"{name} = {code!r}" for name, code in given.items())
         raise ConfigError(
             f"task {task.name} has the directions {', '.join(pairs)}, and "
-            f"{f'{given} matches {len(fitting)} of them' if given else 'none is given'}. Fix: give source_language, "
+            f"{f'{which} matches {len(fitting)} of them' if given else 'none is given'}. Fix: give source_language, "
             "target_language or both"
         )
-    return {"source_language": fitting[0].source_language, "target_language": fitting[0].target_language}
-
-
-def _matches(part: Part, given: Languages) -> bool:
-    own = (part.source_language, part.target_language)
-    return all(wanted in (None, code) for wanted, code in zip(given, own, strict=True))
+    return {name: getattr(fitting[0], name) for name in _FIELDS}
 
 
 def _check_room(model: TunedModel, sequence_format: SequenceFormat, decoding: DecodingConfig) -> None:
@@ -129,5 +115,5 @@ def _check_room(model: TunedModel, sequence_format: SequenceFormat, decoding: De
     if inputs + longest > model.config.max_length:
         raise ConfigError(
             f"max_new_tokens = {longest} and inputs of up to {inputs} tokens are more than the model's context, "
-            f"max_length = {model.config.max_length}. Fix: lower it"
+            f"max_length = {model.config.max_length}. Fix: lower it, or shorten the texts"
         )

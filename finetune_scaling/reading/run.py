@@ -2,14 +2,14 @@
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from finetune_scaling.evaluation.example_rows import EVALUATION, read_rows
-from finetune_scaling.files import Location, disk_errors
-from finetune_scaling.reading.paths import resolve_path
+from finetune_scaling.files import Location, absolute, disk_errors
+from finetune_scaling.inspection.directory_kind import find_directory
 from finetune_scaling.runs.run_directory import RunDirectory, run_state
 
 # Modules that import JAX are imported on demand, as config, curves and scores do not need it.
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
     from finetune_scaling.runs.model_loading import TunedModel
 
-SCORE_COLUMNS = ("evaluation", "split", "of", "metric", "score", "signature")
-ROW_COLUMNS = ("source", "reference", "hypothesis", "loss", "tokens", "target_language")
+_SCORES = ["evaluation", "split", "of", "metric", "score", "signature"]
 _TEXTS = ["source", "reference", "hypothesis", "target_language"]
-OWN_SPLIT = "test"
-_CURVES = ("loss", "dev_loss", "learning_rate", "gradient_norm")  # in this order, before what evaluators add
+_CURVES = ["loss", "dev_loss", "learning_rate", "gradient_norm"]  # in this order, before what evaluators add
 
 
 def load_run(path: str | os.PathLike) -> "Run":
@@ -29,8 +27,8 @@ def load_run(path: str | os.PathLike) -> "Run":
 
     Raises WorkdirError if the directory is something else.
     """
-    where, _ = resolve_path(path, "run")
-    return Run(where)
+    where, _ = find_directory(path, "run")
+    return Run(absolute(where))
 
 
 class Run:
@@ -102,7 +100,7 @@ class Run:
         with disk_errors(self.path):
             lines = pd.DataFrame(RunDirectory(self.path).metrics())
         if lines.empty:
-            return pd.DataFrame(columns=list(_CURVES), index=pd.Index([], name="step", dtype="int64"))
+            return pd.DataFrame(columns=_CURVES, index=pd.Index([], name="step", dtype="int64"))
         frame = lines.groupby("step").last()
         if "time" in frame:
             frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
@@ -123,10 +121,12 @@ class Run:
             records = best_checkpoint_records(self.path, result) if result else dict(evaluation_records(self.path))
         rows = [row for split, scores in result.get("tests", {}).items() for row in _scores("result", split, scores)]
         for name, record in records.items():
-            rows += [row for split, scores in _sets(record) for row in _scores(name, split, scores)]
+            splits = record.get("splits", {})
+            for split, scores in {"all": record, **(splits if len(splits) > 1 else {})}.items():
+                rows += _scores(name, split, scores)
             for other, scores in {"untuned": record.get("untuned"), **record.get("baselines", {})}.items():
                 rows += _scores(name, "all", scores or {}, other)
-        return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
+        return pd.DataFrame(rows, columns=_SCORES)
 
     @functools.cached_property
     def splits(self) -> list[str]:
@@ -142,11 +142,11 @@ class Run:
         split: one of `splits`; by default the task's first test set. hypothesis is None if the example was not decoded;
         all texts are None for rows of running text. Raises DataError if the split is missing or a line is damaged.
         """
-        split = split or next(iter((self.result or {}).get("tests", self.splits)), OWN_SPLIT)
+        split = split or next(iter((self.result or {}).get("tests", self.splits)), "test")
         file = self.path / EVALUATION / f"{split}.jsonl"
         rows = pd.DataFrame(read_rows(file, ("index", "loss_sum", "tokens"))).set_index("index")
         rows["loss"] = rows["loss_sum"] / rows["tokens"]
-        frame = rows.reindex(columns=list(ROW_COLUMNS))
+        frame = rows.reindex(columns=["source", "reference", "hypothesis", "loss", "tokens", "target_language"])
         frame[_TEXTS] = frame[_TEXTS].astype(object).where(frame[_TEXTS].notna(), None)
         return frame
 
@@ -199,7 +199,7 @@ class Run:
             target_language: language of the completions, if the task has several language pairs.
             decoding: fields of DecodingConfig to override, such as method="beam", beams=4.
 
-        Raises ConfigError for a wrong option, DataError for a text that is too long, and the errors of `model`.
+        Raises ConfigError for a wrong option or a text that is too long, and the errors of `model`.
         """
         from finetune_scaling.reading.generation import generate
 
@@ -214,15 +214,8 @@ class Run:
         return self._models[step]
 
 
-def _sets(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the scores of all sets together, and those of each set if there are several."""
-    yield "all", record
-    if len(record.get("splits", {})) > 1:
-        yield from record["splits"].items()
-
-
 def _scores(evaluation: str, split: str, scores: Mapping[str, Any], of: str = "model") -> list[tuple[Any, ...]]:
-    """Return rows with SCORE_COLUMNS."""
+    """Return rows of the columns _SCORES."""
     from finetune_scaling.evaluation.records import score_values
 
     signatures = {name: entry.get("signature") for name, entry in scores.get("metrics", {}).items()}

@@ -12,9 +12,9 @@ import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
-from finetune_scaling.files import Location, disk_errors, read_json
+from finetune_scaling.files import Location, absolute, disk_errors, read_json
+from finetune_scaling.inspection.directory_kind import find_directory
 from finetune_scaling.laws.points.text import POINTS
-from finetune_scaling.reading.paths import resolve_path
 from finetune_scaling.reading.run import Run
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RunDirectory, run_state
 
@@ -31,8 +31,8 @@ def load_study(path: str | os.PathLike) -> "Study":
 
     Raises WorkdirError if the directory is something else.
     """
-    where, kind = resolve_path(path, "study", "tables")
-    return Study(where, has_runs=kind == "study")
+    where, kind = find_directory(path, "study", "tables")
+    return Study(absolute(where), has_runs=kind == "study")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Study:
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """The config that the study was started with. Raises WorkdirError if there are only tables."""
-        self._need_runs("config")
+        if not self.has_runs:
+            raise WorkdirError(f"{self.path}: has no config: it holds the tables of a study without its runs")
         return RunDirectory(self.path).config
 
     @functools.cached_property
@@ -104,7 +105,8 @@ class Study:
             error=[row["error"] for row in rows], path=[str(self.path / row["directory"]) for row in rows]
         )
         frame.index = pd.Index([row["directory"].removeprefix(_RUNS) for row in rows], name="run")
-        return frame.astype(_floats("learning_rate", "loss", "dev_loss", "seconds") | _counts("pet_size", "best_step"))
+        floats = dict.fromkeys(("learning_rate", "loss", "dev_loss", "seconds"), "float64")
+        return frame.astype(floats | dict.fromkeys(("pet_size", "best_step"), "Int64"))
 
     @functools.cached_property
     def bases(self) -> pd.DataFrame:
@@ -115,8 +117,8 @@ class Study:
         with disk_errors(self.path):
             frame = pd.DataFrame(inspect_bases(self.path, grid)).set_index("base")
         frame["path"] = [str(self.path / _BASES / key) for key in frame.index]
-        counts = _counts("parameters", "parameters_non_embedding", "tokens_seen")
-        return frame.astype(_floats("dev_loss", "seconds") | counts)
+        counts = dict.fromkeys(("parameters", "parameters_non_embedding", "tokens_seen"), "Int64")
+        return frame.astype(dict.fromkeys(("dev_loss", "seconds"), "float64") | counts)
 
     def run(self, key: str) -> Run:
         """Return a run by its key in `runs`; no other run is read.
@@ -140,7 +142,7 @@ class Study:
 
         Raises WorkdirError if it is missing, DataError if it is damaged.
         """
-        file = self._points_file()
+        file = self._file(POINTS, "copy the file here")
         with disk_errors(file):
             data = file.read_bytes()
         try:
@@ -155,7 +157,7 @@ class Study:
         """The validated points in nats, to which laws are fitted. Raises DataError if a row is invalid."""
         from finetune_scaling.laws.points.table import read_points
 
-        return read_points(self._points_file())
+        return read_points(self._file(POINTS, "copy the file here"))
 
     def fit(self, tasks: Sequence[str] | None = None, **options: Any) -> "Fitted":
         """Fit the laws to the points; the options are those of api.fit.
@@ -169,36 +171,29 @@ class Study:
     @property
     def report(self) -> Report:
         """The report, which a notebook displays inline. Raises WorkdirError if it is missing."""
-        file = self.path / "report" / "report.html"
-        with disk_errors(file):
-            if not file.exists():
-                raise WorkdirError(
-                    f"{self.path}: has no report. Fix: run the study to its end, or run "
-                    f"python -m finetune_scaling.fit --points={self.path} --out={self.path / 'report'}"
-                )
-        return Report(file)
+        fix = f"run python -m finetune_scaling.fit --points={self.path} --out={self.path / 'report'}"
+        return Report(self._file("report/report.html", fix))
 
-    def _points_file(self) -> Location:
-        file = self.path / POINTS
+    def _file(self, name: str, fix: str) -> Location:
+        file = self.path / name
         with disk_errors(file):
             if not file.exists():
-                raise WorkdirError(f"{self.path}: has no {POINTS}. Fix: run the study to its end, which writes it")
+                raise WorkdirError(f"{self.path}: has no {name}. Fix: run the study to its end, or {fix}")
         return file
 
     @functools.cached_property
     def _grid(self) -> "StudyConfig":
         from finetune_scaling.studies.grid import read_study
 
-        self._need_runs("runs")
         return read_study(self.config)
 
-    def _open(self, below: str, key: str, keys: Iterable[str], what: str) -> Run:
+    def _open(self, folder: str, key: str, keys: Iterable[str], what: str) -> Run:
         known = list(keys)
         if key not in known:
             nearest = suggestion(str(key), known)
             fix = nearest if "did you mean" in nearest else f". Fix: give a key of the index of .{what}s"
             raise ConfigError(f"{key!r} is not a {what} of {self.path}{fix}")
-        where = self.path / below / key
+        where = self.path / folder / key
         with disk_errors(where):
             status = run_state(where)
             if status == "waiting":
@@ -209,16 +204,3 @@ class Study:
                     f"{self.path}: the {what} {key} failed before it started ({failure}). Fix that and run the study"
                 )
         return Run(where)
-
-    def _need_runs(self, what: str) -> None:
-        if not self.has_runs:
-            raise WorkdirError(f"{self.path}: has no {what}: it holds the tables of a study without its runs")
-
-
-def _floats(*columns: str) -> dict[str, str]:
-    """Return dtypes of columns in which numbers, or all of them, may be missing."""
-    return dict.fromkeys(columns, "float64")
-
-
-def _counts(*columns: str) -> dict[str, str]:
-    return dict.fromkeys(columns, "Int64")

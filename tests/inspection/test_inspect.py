@@ -91,6 +91,7 @@ def test_content_of_a_run_matches_its_record(trained, method):
     assert (found["checkpoints"]["steps"], found["checkpoint"]["step"]) == (kept, kept[-1])
     assert found["evaluations"] == ["test.jsonl"]
     text = format_inspection(found)
+    assert text.splitlines()[0] == f"run{'':<23}{trained[method]}"
     signature = record["tests"]["test"]["metrics"]["bleu"]["signature"]
     assert f"{record['loss']:.4f} nats per token" in text
     assert signature in text
@@ -187,8 +188,6 @@ def test_the_command_prints_json(trained):
     done = command(str(trained["lora"]), "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads(json.dumps(inspect(trained["lora"])))
-    done = command(str(trained["lora"]))
-    assert done.stdout.splitlines()[0] == f"run{'':<23}{trained['lora']}"
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_frames_agree_with_inspect(directory):
 def test_points_and_report_of_a_finished_study(directory, tmp_path):
     study = load_study(directory)
     for read in (lambda: study.points, lambda: study.report, lambda: study.fit()):
-        with pytest.raises(WorkdirError, match=r"has no (points\.csv|report)\. Fix"):
+        with pytest.raises(WorkdirError, match=r"has no (points\.csv|report/report\.html)\. Fix"):
             read()
     copy = Path(shutil.copytree(directory, tmp_path / "study"))
     write_points(read_study(study.config), copy)
