@@ -25,6 +25,7 @@ from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_int
 from finetune_scaling.recommendation.advice import Advice
 from finetune_scaling.recommendation.advisor import advise
 from finetune_scaling.recommendation.question import Question, choose_task, make_question
+from finetune_scaling.report.records import joint_record
 from finetune_scaling.report.tables import laws_table
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than the laws
@@ -83,7 +84,8 @@ class Fitted(JointFits):
     @property
     def parameters(self) -> pd.DataFrame:
         """One row per parameter: estimate, 90 % interval, and whether the points determine it well, or why not."""
-        return laws_table(self)[[*("task", "method", "law", "parameter", "value", "low", "high", "identified", "why")]]
+        table = laws_table([joint_record(fit) for fit in self.fits.values()])
+        return table[["task", "method", "law", "parameter", "value", "low", "high", "identified", "why"]]
 
     def figure(self, task: str | None = None) -> "ReportFigure":
         """Draw loss against finetuning examples, measured and by the multiplicative law, a panel per model size.

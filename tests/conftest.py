@@ -1,7 +1,6 @@
 """Shared fixtures: the folder of real data, a tiny decoder with every tuning method, runs of about a second, fits."""
 
 import functools
-import json
 import os
 import runpy
 import signal
@@ -25,7 +24,6 @@ from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
-from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.trees import Tree, path_name
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import TuningMethod, configure
@@ -212,42 +210,3 @@ def underdetermined(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     ]
     path = synthetic_points.write(tmp_path_factory.mktemp("underdetermined") / "points.csv", chosen)
     return analyse(read_points(path), FitSettings(), progress=lambda _: None, resampling=Resampling(resamples=40))
-
-
-@pytest.fixture(scope="session")
-def hostile_task() -> str:
-    """The name of the only task of hostile_report."""
-    return "wmt <script>alert(\"x\")</script> & 'co' </script><!--"
-
-
-@pytest.fixture(scope="session")
-def small_rows(hostile_task: str) -> list[dict]:
-    """Four sizes, three token counts and three PET sizes with metrics, entropy and an unused column."""
-    found = []
-    for row in synthetic_points.rows(noise=0.003):
-        values = {
-            "model": synthetic_points.SIZES[:4],
-            "pretrain": synthetic_points.TOKENS[:3],
-            "pet": (50, 100, 150, 4, 8, 16),
-        }
-        if (
-            row["x"] in values[row["factor"]]
-            and row["finetune_examples"] in synthetic_points.EXAMPLES[row["method"]][::2]
-        ):
-            held_out = int(row["held_out"] or row["x"] == synthetic_points.SIZES[3])
-            extra = {"bleu": 60 - 20 * row["loss"], "entropy": 0.6, "stopped_by": "patience", "remark": "<i>"}
-            extra |= {"pretraining.loss": 2 + row["finetune_examples"] / 1e7, "pretraining.untuned.loss": 2}
-            found.append({**row, "task": hostile_task, "held_out": held_out, **extra})
-    found[-1]["stopped_by"] = "budget"
-    return found
-
-
-@pytest.fixture(scope="session")
-def hostile_report(tmp_path_factory: pytest.TempPathFactory, small_rows: list[dict], hostile_task: str) -> Path:
-    """The report of small_rows, whose names and facts contain markup."""
-    folder = tmp_path_factory.mktemp("study")
-    synthetic_points.write(folder / "points.csv", small_rows)
-    facts = {"name": "a <b>bold</b> study", "baselines": {hostile_task: {"bleu": 3.25}}, "notes": ["Made & planted."]}
-    (folder / "study.json").write_text(json.dumps(facts))
-    fit_study(folder, folder / "report", resampling=Resampling(resamples=60), progress=lambda _: None)
-    return folder / "report"

@@ -13,11 +13,11 @@ from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.plots import (
     EXAMPLES,
     ReportFigure,
+    add_legend,
     add_tooltips,
+    label_counts,
     log_x,
-    log_y_counts,
     loss_texts,
-    method_handles,
     panels,
     setting_texts,
     style,
@@ -33,24 +33,25 @@ TINT, FADED = 0.36, 0.16  # opacity where replicates agree, and where they do no
 GREY = "#8a8a8a"
 
 
-def draw_best_method(analysis: Analysis, found: BestMethodMap) -> ReportFigure:
-    """Draw the map of one task and factor."""
-    rows = analysis.rows(found.task, factor=found.factor)
-    figure, grid = panels(1, 1, width=5.2, height=3.6)
-    axes = grid[0, 0]
+def draw_best_method(analysis: Analysis, task: str, found: BestMethodMap) -> ReportFigure:
+    """Draw a map of one task."""
+    rows = analysis.rows(task, factor=found.factor)
+    figure, (axes,) = panels(1, width=5.2, height=3.6)
     _draw_tint(axes, found, analysis.methods)
     for index, method in enumerate(found.methods):
         offset = index - (len(found.methods) - 1) / 2  # separates methods with the same settings
         _draw_measured(axes, found, method, offset, analysis)
     log_x(axes, rows["x"], X_LABELS[found.factor])
-    log_y_counts(axes, EXAMPLES)
+    axes.set_yscale("log")
+    axes.set_ylabel(EXAMPLES)
+    label_counts(axes.yaxis)
     axes.set_xlim(found.x[0], found.x[-1])
     axes.set_ylim(found.examples[0], found.examples[-1])
     for size in analysis.critical_sizes:
         if (size.task, size.law, size.factor) == (found.task, found.law, found.factor):
             _draw_critical_size(axes, size, analysis)
     axes.grid(False)
-    figure.legend(handles=method_handles(found.methods, held_out=False), loc="outside lower center", ncols=4)
+    add_legend(figure, found.methods, held_out=False)
     return figure
 
 
@@ -97,7 +98,15 @@ def _draw_critical_size(axes: Axes, size: CriticalSize, analysis: Analysis) -> N
         axes.plot(size.x, root.examples, "D", color=colour, ms=5, mfc="white" if root.extrapolated else colour)
         add_tooltips(axes, [size.x], [root.examples], [crossing_text(size, root)])
         if best:
-            _label(axes, size, root)
+            right = size.x > np.sqrt(np.prod(axes.get_xlim()))  # the label is on the side with more space
+            axes.annotate(
+                " / ".join(size.methods),
+                (size.x, root.examples),
+                (-7 if right else 7, 5 if "full" in size.methods else -11),
+                textcoords="offset points",
+                fontsize=8,
+                ha="right" if right else "left",
+            )
 
 
 def crossing_text(size: CriticalSize, root: Root) -> str:
@@ -107,16 +116,4 @@ def crossing_text(size: CriticalSize, root: Root) -> str:
     return (
         f"{FACTOR_NAMES[size.factor]} {format_count(size.x)}: {method_name(root.below)} is better below and "
         f"{method_name(root.above)} above {estimate} examples{extrapolated}"
-    )
-
-
-def _label(axes: Axes, size: CriticalSize, root: Root) -> None:
-    right = size.x > np.sqrt(np.prod(axes.get_xlim()))
-    axes.annotate(
-        " / ".join(size.methods),
-        (size.x, root.examples),
-        (-7 if right else 7, -11 if "full" not in size.methods else 5),
-        textcoords="offset points",
-        fontsize=8,
-        ha="right" if right else "left",
     )

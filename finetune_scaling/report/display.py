@@ -1,6 +1,6 @@
 """Tables of formatted cells, made from columns of the CSV tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +23,14 @@ HEADINGS = {
     "x": "X",
     "finetune_examples": "examples",
     "identified": "well determined",
-    "why": "reason if not",
+    "why": "reason",
     "interval": "90 % interval",
-    "two_stage": "two stages",
-    "runner_up": "runner-up",
-    "held_out_settings": "held out",
-    "E_text": "fitted E",
+    "E": "fitted E",
     "gap": "difference to runner-up",
     "leave_out_standard_error": "jackknife error",
     "margin": "jackknife margin",
     "aicc": "AICc",
-    "describes": "fits the points",
+    "describes": "fits well",
     "r_squared": "R²",
     "r": "Pearson r",
     "pearson_p": "p(r)",
@@ -43,8 +40,15 @@ HEADINGS = {
     "where": "comparison",
     "column": "score",
     "baseline": "copying",
-    "change": "change (range)",
     "entropy": "true entropy",
+}
+CELL_FORMATS: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(("method", "runner_up", "better_below", "better_above"), method_name),
+    **dict.fromkeys(("x", "finetune_examples"), format_count),
+    **dict.fromkeys(("probability", "share"), format_share),
+    "at": lambda value: value if isinstance(value, str) else format_count(value),
+    "factor": FACTOR_NAMES.__getitem__,
+    "column": score_name,
 }
 
 
@@ -63,7 +67,7 @@ def display(frame: pd.DataFrame, source: str, caption: str, columns: Sequence[st
     """Return the named columns of a CSV table as formatted cells."""
     rows = frame.reindex(columns=columns).itertuples(index=False, name=None)
     cells = [[format_cell(name, value) for name, value in zip(columns, row, strict=True)] for row in rows]
-    header = [HEADINGS.get(name, name.removesuffix("_text").replace("_", " ")) for name in columns]
+    header = [HEADINGS.get(name, name.replace("_", " ")) for name in columns]
     return Table(caption, header, cells, f"{source}.csv", folded)
 
 
@@ -73,37 +77,29 @@ def format_cell(column: str, value: Any) -> str:
         return NONE
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if column in ("method", "runner_up"):
-        return method_name(value)
-    if column == "factor":
-        return FACTOR_NAMES[value]
-    if column == "column":
-        return score_name(value)
-    if column in ("x", "at", "finetune_examples") and isinstance(value, int | float):
-        return format_count(value)
-    if column.endswith(("probability", "share")) and isinstance(value, float):
-        return format_share(value)
+    if column in CELL_FORMATS:
+        return CELL_FORMATS[column](value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def estimates(frame: pd.DataFrame, name: str = "value", prefix: str = "") -> list[str]:
+def estimates(
+    frame: pd.DataFrame, name: str = "value", prefix: str = "", show: Callable[[float], str] = "{:.3g}".format
+) -> list[str]:
     """Format columns NAME, PREFIXlow and PREFIXhigh as estimates with intervals."""
-    ends = (frame[f"{prefix}{end}"] for end in ("low", "high"))
+    columns = zip(*(frame[column] for column in (name, f"{prefix}low", f"{prefix}high")), strict=True)
     return [
-        NONE if pd.isna(value) else format_estimate(value, interval_of(low, high))
-        for value, low, high in zip(frame[name], *ends, strict=True)
+        NONE if pd.isna(value) else format_estimate(value, _interval(low, high), show) for value, low, high in columns
     ]
 
 
-def intervals(frame: pd.DataFrame, prefix: str = "") -> list[str]:
+def intervals(frame: pd.DataFrame, prefix: str = "", show: Callable[[float], str] = "{:.3g}".format) -> list[str]:
     """Format columns PREFIXlow and PREFIXhigh as intervals."""
-    ends = (frame[f"{prefix}{end}"] for end in ("low", "high"))
     return [
-        NONE if pd.isna(low) and pd.isna(high) else format_interval(interval_of(low, high))
-        for low, high in zip(*ends, strict=True)
+        NONE if pd.isna(low) and pd.isna(high) else format_interval(_interval(low, high), show)
+        for low, high in zip(frame[f"{prefix}low"], frame[f"{prefix}high"], strict=True)
     ]
 
 
-def interval_of(low: float | None, high: float | None) -> Interval:
-    """Return the interval of two ends, which may be NaN or None."""
-    return Interval(*(None if pd.isna(end) else end for end in (low, high)))
+def _interval(*ends: float | None) -> Interval:
+    """Return the interval between two ends, which may be NaN."""
+    return Interval(*(None if pd.isna(end) else end for end in ends))

@@ -3,30 +3,31 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.all_factors import conditions, factors_of
 from finetune_scaling.analysis.analysis import Analysis, main_metric
-from finetune_scaling.analysis.forgetting import ScoreChange, main_factor, shown_columns
+from finetune_scaling.analysis.forgetting import main_factor, shown_columns
 from finetune_scaling.analysis.pretraining import SIZE, PretrainingFit
 from finetune_scaling.formatting import X_LABELS, format_count, format_parameter, method_name, score_name
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.laws.uncertainty.intervals import interval_ends
-from finetune_scaling.report.law_plots import BAND, PredictedLoss, point_texts
+from finetune_scaling.report.law_plots import PredictedLoss, point_texts
 from finetune_scaling.report.plots import (
     CURVE_POINTS,
     EXAMPLES,
     GREY,
     LOSS,
     ReportFigure,
+    add_legend,
     add_tooltips,
-    held_out_handles,
+    draw_curve,
+    draw_points,
     log_span,
     log_x,
-    method_handles,
-    panel_grid,
     panels,
     scatter,
     style,
@@ -50,8 +51,8 @@ def _good_fits(analysis: Analysis) -> list[JointFit]:
 def draw_exponents(analysis: Analysis) -> ReportFigure:
     """Draw a panel per parameter with one row per task and method; poorly determined values are pale."""
     fits, names = _good_fits(analysis), shown_parameters(analysis)
-    figure, grid = panels(1, len(names), width=2.2, height=0.9 + 0.28 * len(fits))
-    for axes, name in zip(grid.flat, names, strict=True):
+    figure, grid = panels(len(names), width=2.2, height=0.9 + 0.28 * len(fits), share_y=True)
+    for axes, name in zip(grid, names, strict=True):
         axes.set_title(name)
         axes.set_yticks(range(len(fits)), [f"{f.task}, {f.method}" for f in fits])
         axes.margins(x=0.15)
@@ -61,7 +62,7 @@ def draw_exponents(analysis: Analysis) -> ReportFigure:
         for row, fit in enumerate(fits):
             if name in fit.parameters:
                 _draw_parameter(axes, row, name, fit, style(fit.method, analysis.methods))
-    grid[0, 0].set_ylim(len(fits) - 0.5, -0.5)
+    grid[0].set_ylim(len(fits) - 0.5, -0.5)
     return figure
 
 
@@ -81,8 +82,8 @@ def _draw_parameter(axes: Axes, row: int, name: str, fit: JointFit, look: tuple[
 
 def draw_metrics(analysis: Analysis, task: str, metrics: list[str]) -> ReportFigure:
     """Draw a panel per metric against loss, with curves and bands of laws that fit it."""
-    figure, grid = panels(1, len(metrics), share_y=False)
-    for axes, metric in zip(grid.flat, metrics, strict=True):
+    figure, grid = panels(len(metrics))
+    for axes, metric in zip(grid, metrics, strict=True):
         for method in analysis.methods:
             own = analysis.rows(task, method).dropna(subset=[metric])
             if len(own):
@@ -90,14 +91,14 @@ def draw_metrics(analysis: Analysis, task: str, metrics: list[str]) -> ReportFig
                 _draw_metric_law(analysis, axes, colour, (task, method, metric), own["loss"])
                 pairs = zip(own["loss"], own[metric], strict=True)
                 texts = [f"loss {x:.4g}, {metric} {y:.4g}" for x, y in pairs]
-                scatter(axes, own["loss"], own, metric, colour, marker, texts)
+                scatter(axes, own["loss"], own, metric, texts, colour, marker)
         baseline = analysis.facts.get("baselines", {}).get(task, {}).get(metric)
         if isinstance(baseline, int | float):
             axes.axhline(baseline, color=GREY, lw=1, ls=":", label="copy baseline")
             axes.legend(loc="upper right")
         axes.set_xlabel(LOSS)
         axes.set_ylabel(metric)
-    figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
+    add_legend(figure, analysis.methods)
     return figure
 
 
@@ -105,55 +106,47 @@ def _draw_metric_law(analysis: Analysis, axes: Axes, colour: str, key: tuple[str
     found = next((f for f in analysis.metric_laws if (f.task, f.method, f.metric) == key and f.used), None)
     if found is not None:
         grid = np.linspace(losses.min(), losses.max(), CURVE_POINTS)
-        axes.plot(grid, found.predict(grid), color=colour, lw=1.2)
-        axes.fill_between(grid, *interval_ends(found.predict_replicates(grid)), color=colour, **BAND)
+        draw_curve(axes, grid, found.predict(grid), interval_ends(found.predict_replicates(grid)), colour)
 
 
 def draw_forgetting(analysis: Analysis, task: str) -> ReportFigure:
     """Draw tuned minus untuned scores against dataset size: a panel per column, a line per method."""
     factor = main_factor(analysis.forgetting, task)
-    changes = [c for c in analysis.forgetting if (c.task, c.factor, c.x) == (task, factor, None)]
+    changes = pd.DataFrame([vars(c) for c in analysis.forgetting if (c.task, c.factor, c.x) == (task, factor, None)])
     columns = shown_columns(analysis.forgetting, task, main_metric(analysis, task))
-    figure, grid, panel_axes = panel_grid(len(columns), FORGETTING_COLUMNS, width=2.7, height=2.6)
-    for axes, column in zip(panel_axes, columns, strict=True):
-        own = [c for c in changes if c.column == column]
-        for method in analysis.methods:
-            found = sorted((c for c in own if c.method == method), key=lambda c: c.finetune_examples)
-            if found:
-                _draw_changes(axes, found, *style(method, analysis.methods))
-        _shade_worse(axes, lower_is_better(column))
-        log_x(axes, [c.finetune_examples for c in own], EXAMPLES)
+    figure, grid = panels(len(columns), FORGETTING_COLUMNS, width=2.7, height=2.6)
+    for axes, column in zip(grid, columns, strict=True):
+        own = changes[changes["column"] == column].sort_values("finetune_examples")
+        for method, found in own.groupby("method"):
+            _draw_changes(axes, found, *style(str(method), analysis.methods))
+        axes.axhline(0, color=GREY, lw=1, ls=":")
+        low, high = axes.get_ylim()
+        worse = (0, max(high, 0)) if lower_is_better(column) else (min(low, 0), 0)
+        axes.axhspan(*worse, color="#D55E00", alpha=0.07, lw=0)
+        axes.set_ylim(low, high)
+        log_x(axes, own["finetune_examples"], EXAMPLES)
         axes.set_title(score_name(column))
-    for row in grid:
-        row[0].set_ylabel("tuned - untuned")
-    figure.legend(handles=method_handles(analysis.methods, held_out=False), loc="outside lower center", ncols=5)
+    figure.supylabel("tuned - untuned")
+    add_legend(figure, analysis.methods, held_out=False)
     return figure
 
 
-def _draw_changes(axes: Axes, changes: list[ScoreChange], colour: str, marker: str) -> None:
-    examples, means = [c.finetune_examples for c in changes], [c.mean for c in changes]
-    bars = [[c.mean - c.low for c in changes], [c.high - c.mean for c in changes]]
+def _draw_changes(axes: Axes, changes: pd.DataFrame, colour: str, marker: str) -> None:
+    examples, means = changes["finetune_examples"], changes["mean"]
+    bars = [means - changes["low"], changes["high"] - means]
     axes.errorbar(examples, means, bars, color=colour, marker=marker, ms=4.5, lw=1.2, elinewidth=0.8, capsize=2)
     texts = [
         f"{method_name(c.method)}, {format_count(c.finetune_examples)} examples: {score_name(c.column)} {c.mean:+.3g} "
         f"({c.low:+.3g} to {c.high:+.3g} over {c.runs} runs)"
-        for c in changes
+        for c in changes.itertuples()
     ]
     add_tooltips(axes, examples, means, texts)
 
 
-def _shade_worse(axes: Axes, above: bool) -> None:
-    """Mark zero and tint the side on which the untuned base model was better."""
-    axes.axhline(0, color=GREY, lw=1, ls=":")
-    low, high = axes.get_ylim()
-    axes.axhspan(*((0, max(high, 0)) if above else (min(low, 0), 0)), color="#D55E00", alpha=0.07, lw=0)
-    axes.set_ylim(low, high)
-
-
 def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, FittedLaw]) -> ReportFigure:
     """Draw predicted against measured loss by the law over all factors, a panel per method."""
-    figure, grid = panels(1, len(fits), share_y=False)
-    for axes, (method, fit) in zip(grid.flat, fits.items(), strict=True):
+    figure, grid = panels(len(fits))
+    for axes, (method, fit) in zip(grid, fits.items(), strict=True):
         rows = conditions(analysis.rows(task, method))
         factors = factors_of(rows)
         ends = interval_ends(fit.predict_replicates(factors))
@@ -163,22 +156,21 @@ def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, FittedLaw]) 
         axes.plot(diagonal, diagonal, color=GREY, lw=0.8)
         axes.vlines(rows["loss"], *ends, color=colour, lw=0.8, alpha=0.6)
         own = rows.assign(predicted=found.loss)
-        scatter(axes, rows["loss"], own, "predicted", colour, marker, point_texts(rows, found))
+        scatter(axes, rows["loss"], own, "predicted", point_texts(rows, found), colour, marker)
         axes.set_title(method_name(method))
         axes.set_xlabel(f"measured {LOSS}")
-    grid[0, 0].set_ylabel("predicted")
-    figure.legend(handles=held_out_handles(), loc="outside lower center", ncols=2)
+    grid[0].set_ylabel("predicted")
+    add_legend(figure)
     return figure
 
 
 def draw_pretraining(found: list[PretrainingFit]) -> ReportFigure:
     """Draw the loss of base models against their size and tokens, a panel per family and factor."""
-    figure, grid, panel_axes = panel_grid(len(found), PRETRAINING_COLUMNS)
-    for axes, one in zip(panel_axes, found, strict=True):
+    figure, grid = panels(len(found), PRETRAINING_COLUMNS)
+    for axes, one in zip(grid, found, strict=True):
         _draw_pretraining_fit(axes, one)
-    for row in grid:
-        row[0].set_ylabel(LOSS)
-    figure.legend(handles=held_out_handles(), loc="outside lower center", ncols=2)
+    figure.supylabel(LOSS)
+    add_legend(figure)
     return figure
 
 
@@ -187,10 +179,8 @@ def _draw_pretraining_fit(axes: Axes, found: PretrainingFit) -> None:
     label = X_LABELS["model" if found.factor == SIZE else "pretrain"]
     if found.fitted is not None and found.fitted.fits_well:
         line = log_span(x)
-        axes.fill_between(line, *found.band(line), color=PRETRAINING_COLOUR, **BAND)
-        axes.plot(line, found.predict(line), color=PRETRAINING_COLOUR, lw=1.2)
-    axes.plot(x[~held_out], loss[~held_out], "o", color=PRETRAINING_COLOUR, ms=4.5)
-    axes.plot(x[held_out], loss[held_out], "o", color=PRETRAINING_COLOUR, mfc="white", mew=1.2, ms=5)
+        draw_curve(axes, line, found.predict(line), found.band(line), PRETRAINING_COLOUR)
+    draw_points(axes, x, loss, held_out, PRETRAINING_COLOUR)
     margin = 0.25 * max(float(np.ptp(loss)), 0.05)  # a band may be much wider than the points
     axes.set_ylim(loss.min() - margin, loss.max() + margin)
     log_x(axes, x, label)

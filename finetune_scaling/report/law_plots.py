@@ -3,8 +3,9 @@
 A law that does not fit a method's points has no curve there.
 """
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.analysis import Analysis
+from finetune_scaling.analysis.curve_fits import CurveFit
 from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.formatting import X_LABELS, format_count, method_name
 from finetune_scaling.laws.fitting.joint_fit import JointFit
@@ -23,13 +25,12 @@ from finetune_scaling.report.plots import (
     GREY,
     LOSS,
     ReportFigure,
-    held_out_handles,
+    add_legend,
+    draw_curve,
     log_span,
     log_x,
     log_y,
     loss_texts,
-    method_handles,
-    panel_grid,
     panels,
     quantity_colours,
     quantity_legend,
@@ -38,7 +39,6 @@ from finetune_scaling.report.plots import (
 )
 from finetune_scaling.report.tables import predictions_table
 
-BAND: dict[str, Any] = {"alpha": 0.15, "lw": 0}
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -49,15 +49,8 @@ class PredictedLoss(NamedTuple):
     band: np.ndarray | None
 
 
-# Loss by a law at factor values and dataset sizes that broadcast to [P]; None without a fit.
+# Loss by a law at factor values and dataset sizes that broadcast to [P]; None without a fit that fits the points.
 Curve = Callable[[Any, Any], PredictedLoss | None]
-
-
-def predicted_loss(fit: JointFit, factor: str, x: Any, examples: Any) -> PredictedLoss:
-    """Return a fit's prediction with its interval."""
-    return PredictedLoss(
-        fit.predict_loss(factor, x, examples), interval_ends(fit.predict_loss_replicates(factor, x, examples))
-    )
 
 
 def point_texts(rows: pd.DataFrame, found: PredictedLoss | None) -> list[str]:
@@ -76,96 +69,78 @@ def draw_methods(analysis: JointFits, task: str) -> ReportFigure:
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())
     fits = analysis.fits_by_method(task, analysis.main_law)
-    figure, _, grid = panel_grid(len(sizes), len(sizes) if len(sizes) <= 5 else 4, width=2.45, height=2.6)
+    figure, grid = panels(len(sizes), len(sizes) if len(sizes) <= 5 else 4, width=2.45, height=2.6)
     for axes, size in zip(grid, sizes, strict=True):
         here = rows[rows["x"] == size]
         for method in analysis.methods:
             own = here[here["method"] == method]
             if len(own):
-                curve = _law_curve(fits.get(method), "model")
-                colour, marker = style(method, analysis.methods)
-                span = log_span(own["finetune_examples"])
-                _draw_curve(axes, span, curve(size, span), colour, lw=1.4)
-                found = curve(size, own["finetune_examples"].to_numpy(float))
-                scatter(axes, own["finetune_examples"], own, "loss", colour, marker, point_texts(own, found))
+                look = style(method, analysis.methods)
+                curve = functools.partial(_joint_loss, fits.get(method), "model")
+                _draw_settings(axes, own, "finetune_examples", log_span(own["finetune_examples"]), curve, *look)
         axes.set_title(f"{format_count(size)} parameters{' (held out)' if here['held_out'].all() else ''}")
         log_x(axes, rows["finetune_examples"], EXAMPLES)
         log_y(axes, LOSS if axes is grid[0] else "")
-    figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
+    add_legend(figure, analysis.methods)
     return figure
 
 
 def draw_law(analysis: Analysis, task: str, law: str, factor: str) -> ReportFigure:
     """Draw loss against dataset size, a curve per factor value; and, for joint laws, loss against the factor."""
-    methods = [m for m in analysis.methods if len(analysis.rows(task, m, factor))]
     rows = analysis.rows(task, factor=factor)
-    by_x, by_examples = quantity_colours(rows["x"]), quantity_colours(rows["finetune_examples"])
-    joint = law != SINGLE.name
-    figure, grid = panels(2 if joint else 1, len(methods))
-    for column, method in enumerate(methods):
-        own = analysis.rows(task, method, factor)
-        curve = _curve(analysis, task, method, law, factor)
-        _draw_curves(grid[0, column], own, ("finetune_examples", "x"), curve, by_x)
-        log_x(grid[0, column], own["finetune_examples"], EXAMPLES)
-        grid[0, column].set_title(method_name(method))
-        if joint:
-            _draw_curves(grid[1, column], own, ("x", "finetune_examples"), curve, by_examples)
-            log_x(grid[1, column], own["x"], X_LABELS[factor])
-    for axes in grid[:, 0]:
-        log_y(axes, LOSS)
-    quantity_legend(grid[0, -1], by_x, X_LABELS[factor])
-    if joint:
-        quantity_legend(grid[1, -1], by_examples, "examples")
-    figure.legend(handles=held_out_handles(), loc="outside lower center", ncols=2)
+    methods = [m for m in analysis.methods if (rows["method"] == m).any()]
+    views = [("finetune_examples", "x", EXAMPLES, X_LABELS[factor])]
+    if law != SINGLE.name:
+        views.append(("x", "finetune_examples", X_LABELS[factor], "examples"))
+    figure, grid = panels(len(views) * len(methods), len(methods), share_y=True)
+    for index, (along, by, label, legend) in enumerate(views):
+        line, colours = grid[index * len(methods) :][: len(methods)], quantity_colours(rows[by])
+        for axes, method in zip(line, methods, strict=True):
+            own, curve = rows[rows["method"] == method], _curve(analysis, task, method, law, factor)
+            for value, points in own.groupby(by):
+                _draw_settings(axes, points, along, log_span(own[along]), curve, colours[float(value)])
+            log_x(axes, own[along], label)
+        log_y(line[0], LOSS)
+        quantity_legend(line[-1], colours, legend)
+    for axes, method in zip(grid, methods, strict=False):
+        axes.set_title(method_name(method))
+    add_legend(figure)
     return figure
 
 
 def _curve(analysis: Analysis, task: str, method: str, law: str, factor: str) -> Curve:
-    if law == SINGLE.name:
-        return _single_curve(analysis, task, method, factor)
-    return _law_curve(analysis.fits_by_method(task, law).get(method), factor)
-
-
-def _law_curve(fit: JointFit | None, factor: str) -> Curve:
-    if fit is None or factor not in fit.factors or not fit.fits_well:
-        return lambda x, examples: None
-    return lambda x, examples: predicted_loss(fit, factor, x, examples)
-
-
-def _single_curve(analysis: Analysis, task: str, method: str, factor: str) -> Curve:
-    """Return the single law of the factor value that all points share."""
+    if law != SINGLE.name:
+        return functools.partial(_joint_loss, analysis.fits_by_method(task, law).get(method), factor)
     fits = {s.x: s for s in analysis.curve_fits if (s.task, s.method, s.factor) == (task, method, factor)}
-
-    def curve(x: Any, examples: Any) -> PredictedLoss | None:
-        values = np.unique(x)
-        if len(values) != 1 or float(values[0]) not in fits:
-            return None
-        single = fits[float(values[0])]
-        ends = interval_ends(single.predict_replicates({"D": examples})) if single.shows_scatter else None
-        return PredictedLoss(single.predict({"D": examples}), ends)
-
-    return curve
+    return functools.partial(_single_loss, fits)
 
 
-def _draw_curves(
-    axes: Axes, rows: pd.DataFrame, columns: tuple[str, str], curve: Curve, colours: dict[float, Any]
+def _joint_loss(fit: JointFit | None, factor: str, x: Any, examples: Any) -> PredictedLoss | None:
+    if fit is None or factor not in fit.factors or not fit.fits_well:
+        return None
+    ends = interval_ends(fit.predict_loss_replicates(factor, x, examples))
+    return PredictedLoss(fit.predict_loss(factor, x, examples), ends)
+
+
+def _single_loss(fits: Mapping[float, CurveFit], x: Any, examples: Any) -> PredictedLoss | None:
+    """Return the loss by the fit at the factor value that all points share."""
+    single = fits.get(float(np.ravel(x)[0]))
+    if single is None:
+        return None
+    ends = interval_ends(single.predict_replicates({"D": examples})) if single.shows_scatter else None
+    return PredictedLoss(single.predict({"D": examples}), ends)
+
+
+def _draw_settings(
+    axes: Axes, rows: pd.DataFrame, along: str, grid: np.ndarray, curve: Curve, colour: Any, marker: str = "o"
 ) -> None:
-    """Draw points and curves of loss along the first column, one colour per value of the second."""
-    along, by = columns
-    grid = log_span(rows[along])
-    for value in sorted(rows[by].unique()):
-        own, colour = rows[rows[by] == value], colours[float(value)]
-        found = curve(value, grid) if by == "x" else curve(grid, value)
-        _draw_curve(axes, grid, found, colour, lw=1.2, ls="--" if own["held_out"].all() else "-")
-        at_points = curve(own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
-        scatter(axes, own[along], own, "loss", colour, texts=point_texts(own, at_points))
-
-
-def _draw_curve(axes: Axes, grid: np.ndarray, found: PredictedLoss | None, colour: Any, **line: Any) -> None:
+    """Draw settings that differ in one column, and a curve and band over values of that column (grid)."""
+    x, examples = (grid if column == along else rows[column].iloc[0] for column in ("x", "finetune_examples"))
+    found = curve(x, examples)
     if found is not None:
-        axes.plot(grid, found.loss, color=colour, **line)
-        if found.band is not None:
-            axes.fill_between(grid, *found.band, color=colour, **BAND)
+        draw_curve(axes, grid, *found, colour, "--" if rows["held_out"].all() else "-")
+    at_points = curve(rows["x"].to_numpy(float), rows["finetune_examples"].to_numpy(float))
+    scatter(axes, rows[along], rows, "loss", point_texts(rows, at_points), colour, marker)
 
 
 def draw_residuals(analysis: Analysis, task: str) -> ReportFigure:
@@ -173,19 +148,19 @@ def draw_residuals(analysis: Analysis, task: str) -> ReportFigure:
     table = predictions_table(analysis)
     table = table[table["task"] == task]
     laws = [law for law in analysis.laws if table[f"predicted_{law}"].notna().any()]
-    figure, grid = panels(1, len(laws), width=3.6, height=2.6)
-    for axes, law in zip(grid.flat, laws, strict=True):
+    figure, grid = panels(len(laws), width=3.6, height=2.6, share_y=True)
+    for axes, law in zip(grid, laws, strict=True):
         axes.axhline(0, color=GREY, lw=0.8)
         for method in analysis.methods:
             own = table[(table["method"] == method) & table[f"predicted_{law}"].notna()]
             own = own.assign(residual=own[f"predicted_{law}"] - own["loss"])
             pairs = zip(own["loss"], own["residual"], strict=True)
             texts = [f"loss {loss:.4g}, {law} law {residual:+.2g}" for loss, residual in pairs]
-            scatter(axes, own["loss"], own, "residual", *style(method, analysis.methods), texts)
+            scatter(axes, own["loss"], own, "residual", texts, *style(method, analysis.methods))
         axes.set_title(f"{law} law")
         axes.set_xlabel(f"measured {LOSS}")
-    grid[0, 0].set_ylabel("predicted - measured")
-    figure.legend(handles=method_handles(analysis.methods), loc="outside lower center", ncols=5)
+    grid[0].set_ylabel("predicted - measured")
+    add_legend(figure, analysis.methods)
     return figure
 
 
@@ -195,20 +170,20 @@ def draw_learning_rates(analysis: Analysis, task: str) -> ReportFigure:
     methods = [method for method in analysis.methods if (rows["method"] == method).any()]
     colours = quantity_colours(rows[SWEPT_SIZE].clip(lower=1))
     dashes = dict(zip(sorted(rows["finetune_examples"].unique()), itertools.cycle(DASHES), strict=False))
-    figure, grid = panels(1, len(methods))
-    for axes, method in zip(grid.flat, methods, strict=True):
+    figure, grid = panels(len(methods), share_y=True)
+    for axes, method in zip(grid, methods, strict=True):
         for (size, examples), own in rows[rows["method"] == method].groupby([SWEPT_SIZE, "finetune_examples"]):
             colour = colours[size] if size > 0 else style(method, methods)[0]
             _draw_learning_rate(axes, own.sort_values("x"), colour, dashes[examples])
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_title(method_name(method))
-    log_y(grid[0, 0], LOSS)
+    log_y(grid[0], LOSS)
     known = {size: colours[size] for size in sorted(rows[SWEPT_SIZE].unique()) if size > 0}
     if known:
-        quantity_legend(grid[0, -1], known, "parameters")
+        quantity_legend(grid[-1], known, "parameters")
     if len(dashes) > 1:
-        handles = [grid[0, 0].plot([], [], color=GREY, ls=ls, label=format_count(n))[0] for n, ls in dashes.items()]
+        handles = [grid[0].plot([], [], color=GREY, ls=ls, label=format_count(n))[0] for n, ls in dashes.items()]
         figure.legend(handles=handles, title=EXAMPLES, loc="outside lower center", ncols=len(dashes))
     return figure
 
@@ -218,6 +193,6 @@ def _draw_learning_rate(axes: Axes, rows: pd.DataFrame, colour: Any, dashes: str
     size = rows[SWEPT_SIZE].iloc[0]
     model = f"{format_count(size)} parameters, " if size > 0 else ""
     texts = [f"{model}rate {rate:g}, {text}" for rate, text in zip(rows["x"], loss_texts(rows), strict=True)]
-    scatter(axes, rows["x"], rows, "loss", colour, texts=texts)
+    scatter(axes, rows["x"], rows, "loss", texts, colour)
     best = rows.loc[rows["loss"].idxmin()]
     axes.plot([best["x"]], [best["loss"]], "o", mfc="none", mec=colour, ms=10, mew=1.2, ls="none")

@@ -2,26 +2,33 @@
 
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
-from finetune_scaling.analysis.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
-from finetune_scaling.analysis.correlation import DOES_NOT_TRACK, TRACKS_LOSS
+from finetune_scaling.analysis.claims import CONFIDENCE, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+from finetune_scaling.analysis.correlation import DOES_NOT_TRACK, FEWEST, TRACKING_THRESHOLD, TRACKS_LOSS
+from finetune_scaling.analysis.critical_sizes import SEARCH_RANGE
+from finetune_scaling.analysis.metric_laws import METRIC_LAWS, MIN_R_SQUARED
+from finetune_scaling.analysis.model_selection import DECISIVE
 from finetune_scaling.files import write_atomically
-from finetune_scaling.report.plots import Plot
+from finetune_scaling.formatting import format_count, format_share
 from finetune_scaling.report.sections import Section
 
-LONG = 48  # characters: longer cells may break lines
-CELL_CLASSES = {
-    SUPPORTED: "supported",
-    TRACKS_LOSS: "supported",
-    NOT_SUPPORTED: "not-supported",
-    DOES_NOT_TRACK: "not-supported",
-    INCONCLUSIVE: "inconclusive",
+# Of the texts in introductions.html.
+NUMBERS = {
+    "CONFIDENCE": CONFIDENCE,
+    "DECISIVE": DECISIVE,
+    "FEWEST": FEWEST,
+    "METRIC_LAWS": METRIC_LAWS,
+    "MIN_R_SQUARED": MIN_R_SQUARED,
+    "SEARCH_RANGE": SEARCH_RANGE,
+    "TRACKING_THRESHOLD": TRACKING_THRESHOLD,
 }
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, TRACKS_LOSS, DOES_NOT_TRACK, INCONCLUSIVE)
+LONG = 48  # characters: longer cells may break lines
+REMOVED = re.compile(r'<metadata>.*?</metadata>|<!--.*?-->| xmlns(:\w+)?="[^"]*"|(?<=<g) id="[^"]*"', re.DOTALL)
 COORDINATES = re.compile(r'\b(?:d|x|y)="[^"]*"')
 NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
@@ -35,28 +42,22 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["cell_class"] = lambda text: CELL_CLASSES.get(text, "wrap" if len(text) > LONG else "")
-    style = Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8"))
-    template = environment.get_template("report.html")
-    text = template.render(
-        title=title,
-        lead=lead,
-        sections=sections,
-        style=style,
-        svg=lambda plot: _inline_svg(path.parent / "plots", plot),
-    )
+    environment.filters |= {
+        "cell_class": _cell_class,
+        "as_count": format_count,
+        "as_share": format_share,
+        "svg": lambda plot: _inline_svg(path.parent / "plots" / f"{plot.name}.svg"),
+    }
+    text = environment.get_template("report.html").render(title=title, lead=lead, sections=sections, **NUMBERS)
     write_atomically(path, text)
 
 
-def _inline_svg(folder: Path, plot: Plot) -> Markup:
-    """Return a plot's SVG element without header and metadata; its ids are unique in the page."""
-    svg = (folder / f"{plot.name}.svg").read_text(encoding="utf-8")
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    width = float(svg.split('viewBox="0 0 ')[1].split(" ")[0])
-    head = f'<svg role="img" aria-label="{Markup.escape(plot.title)}" style="width:{width * 4 / 3:.0f}px"'
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'{head} viewBox="\1">', svg, count=1)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg).replace("xlink:href", "href")
-    svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{plot.name}-", svg)
-    svg = COORDINATES.sub(lambda found: NUMBER.sub(lambda n: f"{float(n[0]):.2f}", found[0]), svg)
-    return Markup(re.sub(r"\s+", " ", svg))
+def _cell_class(text: str) -> str:
+    return text.replace(" ", "-") if text in VERDICTS else "wrap" if len(text) > LONG else ""
+
+
+def _inline_svg(file: Path) -> Markup:
+    """Return the SVG element of a file without metadata and the ids of groups, which plots share."""
+    svg = file.read_text(encoding="utf-8")
+    svg = REMOVED.sub("", svg[svg.index("<svg") :]).replace("xlink:href", "href")
+    return Markup(COORDINATES.sub(lambda found: NUMBER.sub(lambda n: f"{float(n[0]):.2f}", found[0]), svg))

@@ -1,9 +1,9 @@
-"""The results of an analysis in sentences: estimates with 90 % intervals, and verdicts."""
+"""The results of an analysis in sentences: estimates with 90 % intervals, verdicts and warnings."""
 
 from collections.abc import Iterator
 
 from finetune_scaling.analysis.analysis import Analysis, measured_best
-from finetune_scaling.analysis.claims import Claim
+from finetune_scaling.analysis.claims import INCONCLUSIVE, Claim, count_verdicts
 from finetune_scaling.formatting import format_count, format_parameter, format_share, method_name
 
 MOST_TASKS = 3  # listed one by one
@@ -35,9 +35,7 @@ def claim_line(claim: Claim) -> str:
     """Return a claim with its verdict in every comparison and the share of replicates in which all are true."""
     line = f"{claim.sentence}: {claim.tally}"
     if claim.probability is not None:
-        compared = len(claim.replicates)
-        which = "true" if compared == 1 else f"{'all' if compared == len(claim.comparisons) else compared} true"
-        line += f" ({which} in {format_share(claim.probability)} of replicates)"
+        line += f" ({len(claim.replicates)} estimated, all true in {format_share(claim.probability)} of replicates)"
     return f"{line}."
 
 
@@ -48,11 +46,7 @@ def _best_method_lines(analysis: Analysis, task: str) -> Iterator[str]:
         return
     parts = []
     for method, own in best.sort_values("finetune_examples").groupby("method", sort=False)["finetune_examples"]:
-        span = (
-            format_count(own.min())
-            if own.min() == own.max()
-            else f"{format_count(own.min())}–{format_count(own.max())}"
-        )
+        span = "–".join(dict.fromkeys(map(format_count, (own.min(), own.max()))))
         parts.append(f"{method_name(str(method))} in {len(own)} ({span} examples)")
     line = f"{task}: lowest measured loss by {', '.join(parts)} of {len(best)} settings"
     for found in analysis.best_method_maps:
@@ -65,11 +59,9 @@ def _best_method_lines(analysis: Analysis, task: str) -> Iterator[str]:
 def _selection_lines(analysis: Analysis) -> Iterator[str]:
     if len(analysis.laws) < 2:
         return
-    total = len(analysis.selections)
-    preferred = [found.preferred for found in analysis.selections.values()]
-    parts = [f"the {law} law in {preferred.count(law)}" for law in dict.fromkeys(preferred) if law is not None]
-    parts += [f"inconclusive in {preferred.count(None)}"] if None in preferred else []
-    yield f"Model selection: {', '.join(parts)} of {total} cases; results are by the {analysis.main_law} law."
+    verdicts = [f"the {one.preferred} law" if one.preferred else INCONCLUSIVE for one in analysis.selections.values()]
+    tally = count_verdicts(verdicts, [*(f"the {law} law" for law in analysis.laws), INCONCLUSIVE])
+    yield f"Model selection: {tally} cases; results are by the {analysis.main_law} law."
 
 
 def _determined_lines(analysis: Analysis) -> Iterator[str]:
@@ -80,3 +72,30 @@ def _determined_lines(analysis: Analysis) -> Iterator[str]:
     missed = sorted({f"{fit.task}, {method_name(fit.method)}" for fit in fits if not fit.fits_well})
     if missed:
         yield f"The {analysis.main_law} law does not fit: {'; '.join(missed)}."
+
+
+def point_warnings(analysis: Analysis) -> list[str]:
+    """Return warnings about the points and about laws that could not be fitted to them."""
+    table = analysis.table
+    lines = list(table.warnings)
+    if table.stopped_by_budget:
+        lines.append(f"{table.stopped_by_budget} runs stopped at their budget before their optimum; no fit uses them.")
+    if table.ended_at_best:
+        lines.append(
+            f"{table.ended_at_best} of {len(table.runs)} used rows had their lowest dev loss at the last step; more "
+            "steps might have lowered it."
+        )
+    if table.repeated:
+        lines.append(f"{table.repeated} rows are exact duplicates and are counted once.")
+    if table.ignored:
+        lines.append(f"Unused columns: {', '.join(table.ignored)}.")
+    return lines + [f"{s.task}, {method_name(s.method)}, {s.law} law: {s.reason}." for s in analysis.skipped]
+
+
+def parameter_warnings(analysis: Analysis) -> Iterator[str]:
+    """Yield the poorly determined parameters of the main law, with the reason."""
+    for fit in analysis.fits_of_law(analysis.main_law):
+        for name in fit.parameters:
+            if not fit.is_well_determined(name):
+                where = f"{fit.task}, {method_name(fit.method)}, {name}"
+                yield f"{where}: poorly determined; {fit.why_poorly_determined(name)} ({fit.law.name} law)."

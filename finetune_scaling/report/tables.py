@@ -1,6 +1,6 @@
 """The findings of an analysis as tables, written as CSV and as LaTeX (booktabs)."""
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +8,14 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis, best_runs, measured_best
-from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.files import write_atomically
-from finetune_scaling.laws.uncertainty.intervals import Interval, interval_ends
-from finetune_scaling.report.records import (
-    SINGLE_FIELDS,
-    all_factors_record,
-    closed_form_record,
-    comparison_record,
-    correlation_record,
-    crossing_record,
-    metric_law_record,
-    parameter_record,
-    pretraining_record,
-    selection_record,
-)
+from finetune_scaling.laws.uncertainty.intervals import interval_ends
 
+Record = Mapping[str, Any]
 LONGEST = 40  # rows on one page; longer tables are set as longtable
 PREDICTED = ("", "_low", "_high")
-EMPTY_PARAMETER = ("value", "low", "high", "identified")
+# Other glyphs in LaTeX's default font encoding; "[" after a line break would begin an optional argument.
+LATEX_CHARACTERS = str.maketrans({"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}"})
 CRITICAL_COLUMNS = (
     *("task", "law", "factor", "x", "first", "second", "crossings", "uncrossed_share"),
     *("finetune_examples", "low", "high", "probability", "leave_out_low", "leave_out_high"),
@@ -35,34 +24,33 @@ CRITICAL_COLUMNS = (
 )
 
 
-def finding_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
-    """Return name -> table of all findings, without empty ones."""
-    tasks = analysis.table.tasks
+def finding_tables(analysis: Analysis, record: Record) -> dict[str, pd.DataFrame]:
+    """Return name -> table of all findings, without empty ones; record: the content of fit.json."""
+    tasks, regions = analysis.table.tasks, [found.table() for found in analysis.best_method_maps]
+    laws = laws_table(record["fits"])
     found = {
-        "laws": laws_table(analysis),
-        "single_laws": _single_laws(analysis),
-        "errors": errors_table(analysis),
-        "selection": _selection(analysis),
-        "all_factors": _with_parameters([all_factors_record(*key, fit) for key, fit in analysis.all_factors.items()]),
-        "critical_sizes": _critical_sizes(analysis),
-        "regions": pd.concat([r.table() for r in analysis.best_method_maps])
-        if analysis.best_method_maps
-        else pd.DataFrame(),
-        "claims": _claims(analysis),
+        "laws": laws,
+        "single_laws": _single_laws(record["single_fits"]),
+        "errors": _errors(record["fits"]),
+        "selection": _selection(record["selections"]),
+        "all_factors": _with_parameters(record["all_factors"]),
+        "critical_sizes": _critical_sizes(record["critical_sizes"]),
+        "regions": pd.concat(regions) if regions else pd.DataFrame(),
+        "claims": _claims(record["claims"]),
         "best_measured": pd.concat([measured_best(analysis, task).assign(task=task) for task in tasks]),
         "best_runs": pd.concat([best_runs(analysis, task) for task in tasks]),
-        "correlation": _correlation(analysis),
-        "forgetting": pd.DataFrame([asdict(change) for change in analysis.forgetting]),
-        "metric_laws": _metric_laws(analysis),
-        "pretraining": _pretraining(analysis),
-        "entropy": _entropy(analysis),
-        "factors": _factors(analysis),
+        "correlation": _correlation(record["correlations"]),
+        "forgetting": pd.DataFrame(record["forgetting"]),
+        "metric_laws": _metric_laws(record["metric_laws"]),
+        "pretraining": _pretraining(record["pretraining"]),
+        "entropy": _entropy(analysis.table.settings, laws),
+        "factors": _factors(analysis.table.settings),
         "points": predictions_table(analysis),
     }
     return {name: table for name, table in found.items() if len(table)}
 
 
-def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     """Write folder/NAME.csv and folder/NAME.tex of every table."""
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
@@ -72,9 +60,9 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
 def latex_table(table: pd.DataFrame, caption: str) -> str:
     r"""Return the table for \input into a paper with booktabs and longtable; numbers have four digits."""
     numeric = [pd.api.types.is_numeric_dtype(table[c]) and table[c].dtype != bool for c in table.columns]
-    text = table.reset_index(drop=True).map(_latex_cell)
-    styler = text.rename(columns=lambda name: str(name).replace("_", " ")).style.hide(axis="index")
     long = len(table) > LONGEST
+    styler = table.reset_index(drop=True).rename(columns=lambda name: str(name).replace("_", " ")).style
+    styler = styler.hide(axis="index").format(_latex_cell, escape="latex", na_rep="--")
     return styler.format_index(escape="latex", axis="columns").to_latex(
         hrules=True,
         column_format="".join("r" if is_number else "l" for is_number in numeric),
@@ -85,53 +73,33 @@ def latex_table(table: pd.DataFrame, caption: str) -> str:
 
 
 def _latex_cell(value: Any) -> str:
-    """Escape a text, or format a number; "[" after a line break would begin an optional argument."""
+    """Format a number, or the characters of a text that pandas does not escape."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-        return "--"
-    if isinstance(value, int | float | np.number):
-        return f"{value:d}" if isinstance(value, int | np.integer) else f"{float(value):.4g}"
-    return "".join(LATEX_ESCAPES.get(char, char) for char in str(value))
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).translate(LATEX_CHARACTERS).split())
 
 
-LATEX_ESCAPES = {char: f"\\{char}" for char in "{}&%$#_"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "[": "{[}",
-    "]": "{]}",
-    "\n": " ",
-    "\r": " ",
-}
-
-
-def laws_table(analysis: JointFits) -> pd.DataFrame:
-    """Return one row per task, method, law and parameter: estimates, intervals, and whether it is well determined."""
+def laws_table(fits: Sequence[Record]) -> pd.DataFrame:
+    """Return one row per parameter of the records of joint fits: estimates, intervals, whether well determined."""
     rows = []
-    for fit in analysis.fits.values():
-        for name in fit.parameters:
-            record = parameter_record(fit, name)
-            one_stage = {f"one_stage_{key}": value for key, value in record.pop("in_one_stage").items()}
-            profile = record.pop("profile") or {"low": None, "high": None}
-            record |= one_stage | {f"profile_{key}": value for key, value in profile.items()}
-            rows.append({"task": fit.task, "method": fit.method, "law": fit.law.name, "parameter": name, **record})
+    for fit in fits:
+        for name, parameter in fit["parameters"].items():
+            row = {"task": fit["task"], "method": fit["method"], "law": fit["law"], "parameter": name, **parameter}
+            one_stage, profile = row.pop("in_one_stage"), row.pop("profile") or {"low": None, "high": None}
+            row |= {f"one_stage_{key}": value for key, value in one_stage.items()}
+            rows.append(row | {f"profile_{end}": value for end, value in profile.items()})
     return pd.DataFrame(rows)
 
 
-def errors_table(analysis: JointFits) -> pd.DataFrame:
+def _errors(fits: Sequence[Record]) -> pd.DataFrame:
     """Return mean absolute errors (nats per token) on fitted and held-out points, per task, method, factor and law."""
     rows = []
-    for fit in analysis.fits.values():
-        for factor in fit.factors:
-            errors = {f"{kind}_error": fit.errors[kind].get(factor) for kind in ("fitted", "held_out")}
-            interval = fit.held_out_interval(factor) or Interval(None, None)
-            errors |= {"held_out_low": interval.low, "held_out_high": interval.high}
-            rows.append({"task": fit.task, "method": fit.method, "factor": factor, "law": fit.law.name, **errors})
+    for fit in fits:
+        for factor in fit["points"]:
+            row = {"task": fit["task"], "method": fit["method"], "factor": factor, "law": fit["law"]}
+            row |= {f"{kind}_error": fit["errors"][kind].get(factor) for kind in ("fitted", "held_out")}
+            interval = fit["error_intervals"]["held_out"].get(factor, {})
+            rows.append(row | {f"held_out_{end}": interval.get(end) for end in ("low", "high")})
     return pd.DataFrame(rows)
 
 
@@ -154,101 +122,86 @@ def predictions_table(analysis: Analysis) -> pd.DataFrame:
     return table
 
 
-def _single_laws(analysis: Analysis) -> pd.DataFrame:
+def _single_laws(fits: Sequence[Record]) -> pd.DataFrame:
     rows = []
-    for single in analysis.curve_fits:
-        row = {field: getattr(single, field) for field in SINGLE_FIELDS}
-        for name, value in single.parameters.items():
-            interval = single.interval(name)
-            row |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    for fit in fits:
+        row = {name: value for name, value in fit.items() if name not in ("parameters", "intervals")}
+        for name, value in fit["parameters"].items():
+            row |= {name: value, **{f"{name}_{end}": bound for end, bound in fit["intervals"][name].items()}}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _selection(analysis: Analysis) -> pd.DataFrame:
-    rows = []
-    for (task, method), found in analysis.selections.items():
-        for candidate in selection_record(task, method, found)["candidates"]:
-            preferred = candidate["law"] == found.preferred
-            rows.append({"task": task, "method": method, **candidate, "preferred": preferred})
+def _selection(selections: Sequence[Record]) -> pd.DataFrame:
+    rows = [
+        {"task": one["task"], "method": one["method"], **law, "preferred": law["law"] == one["preferred"]}
+        for one in selections
+        for law in one["candidates"]
+    ]
     return pd.DataFrame(rows)
 
 
-def _critical_sizes(analysis: Analysis) -> pd.DataFrame:
+def _critical_sizes(sizes: Sequence[Record]) -> pd.DataFrame:
     """Return one row per crossing, or one row without a crossing."""
     rows = []
-    for size in analysis.critical_sizes:
-        key = {"task": size.task, "law": size.law, "factor": size.factor, "x": size.x}
-        key |= {"first": size.methods[0], "second": size.methods[1], "crossings": len(size.roots)}
-        key["uncrossed_share"] = size.share_without_crossing
-        form = closed_form_record(size.closed_form) if size.closed_form else {}
-        nothing = {"better_everywhere": size.better_everywhere, "why": size.why}
-        rows += [{**key, **record, **form} for record in [crossing_record(root) for root in size.roots] or [nothing]]
-    return pd.DataFrame(rows).reindex(columns=CRITICAL_COLUMNS) if rows else pd.DataFrame()
+    for size in sizes:
+        pair = dict(zip(("first", "second"), size["methods"], strict=True))
+        rows += [{**size, **pair, **root, **(size["closed_form"] or {})} for root in size["roots"] or [{}]]
+    return pd.DataFrame(rows, columns=list(CRITICAL_COLUMNS))
 
 
-def _claims(analysis: Analysis) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"claim": c.name, "claim_verdict": c.verdict, "claim_probability": c.probability, **comparison_record(one)}
-            for c in analysis.claims
-            for one in c.comparisons
-        ]
-    )
+def _claims(claims: Sequence[Record]) -> pd.DataFrame:
+    rows = [
+        {**{f"claim_{key}": claim[key] for key in ("name", "verdict", "probability")}, **comparison}
+        for claim in claims
+        for comparison in claim["cells"]
+    ]
+    return pd.DataFrame(rows).rename(columns={"claim_name": "claim"})
 
 
-def _correlation(analysis: Analysis) -> pd.DataFrame:
+def _correlation(correlations: Sequence[Record]) -> pd.DataFrame:
     rows = []
-    for found in analysis.correlations:
-        record = correlation_record(found)
-        row = {name: record[name] for name in ("task", "method", "factor", "metric", "settings")}
+    for found in correlations:
+        row = {name: found[name] for name in ("task", "method", "factor", "metric", "settings")}
         for name in ("pearson", "spearman"):
-            values = record[name] or dict.fromkeys(("value", "low", "high", "p"))
-            row |= {f"{name}_{key}".removesuffix("_value"): value for key, value in values.items()}
-        rows.append(row | {name: record[name] for name in ("verdict", "why")})
+            values = found[name] or {}
+            row |= {name: values.get("value"), **{f"{name}_{key}": values.get(key) for key in ("low", "high", "p")}}
+        rows.append(row | {"verdict": found["verdict"], "why": found["why"]})
     return pd.DataFrame(rows)
 
 
-def _metric_laws(analysis: Analysis) -> pd.DataFrame:
+def _metric_laws(findings: Sequence[Record]) -> pd.DataFrame:
     """Return one row per metric, law and parameter, or one row without a law."""
-    rows: list[dict[str, Any]] = []
-    for record in map(metric_law_record, analysis.metric_laws):
-        fits = record.pop("fits")
-        rows += [{**record, **one} for one in fits or [{"parameters": {}}]]
-    return _with_parameters(rows)
+    fits = [{**found, **fit} for found in findings for fit in found["fits"] or [{"parameters": {}}]]
+    return _with_parameters(fits).drop(columns="fits", errors="ignore")
 
 
-def _pretraining(analysis: Analysis) -> pd.DataFrame:
-    records = []
-    for record in map(pretraining_record, analysis.pretraining):
-        errors = record.pop("errors")
-        records.append(record | {f"{kind}_error": errors.get(kind) for kind in ("fitted", "held_out")})
-    return _with_parameters(records)
+def _pretraining(laws: Sequence[Record]) -> pd.DataFrame:
+    errors = [{f"{kind}_error": law["errors"].get(kind) for kind in ("fitted", "held_out")} for law in laws]
+    found = [{**law, **error} for law, error in zip(laws, errors, strict=True)]
+    return _with_parameters(found).drop(columns="errors", errors="ignore")
 
 
-def _with_parameters(records: list[dict[str, Any]]) -> pd.DataFrame:
+def _with_parameters(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row per parameter of every record, or one row of a record without parameters."""
     rows: list[dict[str, Any]] = []
     for record in records:
         shared = {name: value for name, value in record.items() if name != "parameters"}
-        parameters = record["parameters"].items() or [("", dict.fromkeys(EMPTY_PARAMETER))]
+        parameters = record["parameters"].items() or [("", dict.fromkeys(("value", "low", "high", "identified")))]
         rows += [{**shared, "parameter": name, **entry} for name, entry in parameters]
     return pd.DataFrame(rows)
 
 
-def _entropy(analysis: Analysis) -> pd.DataFrame:
+def _entropy(settings: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
     """Return the fitted E and the true entropy per target token, if the points have it."""
-    settings = analysis.table.settings
-    if "entropy" not in settings or settings["entropy"].isna().all():
+    if "entropy" not in settings:
         return pd.DataFrame()
-    entropies = settings.groupby("task")["entropy"].mean()
-    rows = laws_table(analysis)
-    rows = rows[rows["parameter"] == "E"].assign(entropy=rows["task"].map(entropies))
-    columns = ["task", "method", "law", "value", "low", "high", "identified", "entropy"]
-    return rows.loc[np.isfinite(rows["entropy"]), columns].rename(columns={"value": "E"})
+    rows = laws[laws["parameter"] == "E"].rename(columns={"value": "E"})
+    rows["entropy"] = rows["task"].map(settings.groupby("task")["entropy"].mean())
+    return rows[["task", "method", "law", "E", "low", "high", "identified", "entropy"]].dropna(subset="entropy")
 
 
-def _factors(analysis: Analysis) -> pd.DataFrame:
+def _factors(settings: pd.DataFrame) -> pd.DataFrame:
     """Return the number of settings and the factor levels per task, method and factor."""
     return pd.DataFrame(
         {
@@ -259,5 +212,5 @@ def _factors(analysis: Analysis) -> pd.DataFrame:
             "finetune_examples": " ".join(f"{d:g}" for d in sorted(rows["finetune_examples"].unique())),
             "mean_seeds": float(rows["seeds"].mean()),
         }
-        for key, rows in analysis.table.settings.groupby(["task", "method", "factor"], sort=False)
+        for key, rows in settings.groupby(["task", "method", "factor"], sort=False)
     )

@@ -9,28 +9,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_scaling.report.tables import LATEX_ESCAPES, LONGEST, _latex_cell, latex_table
+from finetune_scaling.report.tables import LONGEST, latex_table
 
 HOSTILE = r'\input{x} 50 % & $5 #1 a_b ~ ^ {<|"[*]>}'
 
 
-def test_escaping_can_be_undone() -> None:
-    undo = {value: key for key, value in LATEX_ESCAPES.items() if key not in "\n\r"}
-    pattern = "|".join(map(re.escape, sorted(undo, key=len, reverse=True)))
-    assert re.sub(pattern, lambda m: undo[m[0]], _latex_cell(HOSTILE)) == HOSTILE
-
-
 def test_a_table_has_its_cells() -> None:
     table = pd.DataFrame(
-        {"task": [HOSTILE, None], "n": [3, 40000], "loss": [1.234567, np.nan], "held_out": [True, False]}
+        {"task": ["one", None], "n": [3, 40000], "loss": [1.234567, np.nan], "held_out": [True, False]}
     )
     text = latex_table(table, "caption")
     assert r"\begin{tabular}{lrrl}" in text
     assert r"task & n & loss & held out \\" in text
-    assert rf"{_latex_cell(HOSTILE)} & 3 & 1.235 & yes \\" in text
+    assert r"one & 3 & 1.235 & yes \\" in text
     assert r"-- & 40000 & -- & no \\" in text
     for rule in ("toprule", "midrule", "bottomrule"):
         assert text.count(rf"\{rule}") == 1
+
+
+def test_text_is_escaped() -> None:
+    text = latex_table(pd.DataFrame({"a": [HOSTILE], "b": ["second"]}), "caption")
+    (cell,) = re.findall(r"^(.*) & second", text, flags=re.MULTILINE)
+    plain = re.sub(r"\\[a-z]+(\{\}| )?|\\[{}&%$#_]|\{\[\}", "", cell)  # without commands
+    assert not set(plain) & set(r"\{}&%$#_~^<>|[")
+    assert "input" in plain
 
 
 def test_a_long_table_runs_over_pages() -> None:

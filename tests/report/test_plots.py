@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 from finetune_scaling.report.page import write_page
 from finetune_scaling.report.plots import Plot, ReportFigure, add_tooltips, panels, save
@@ -18,8 +17,7 @@ X, Y = [3.0, 1.0, 2.0, 50.0], [10.0, 100.0, 1000.0, 10.0]
 
 def draw() -> ReportFigure:
     """Draw three points on log axes, and one outside them."""
-    figure, grid = panels(1, 1)
-    axes = grid[0, 0]
+    figure, (axes,) = panels(1)
     axes.plot(X, Y, "o")
     axes.set_yscale("log")
     axes.set_xlim(0, 5)
@@ -59,8 +57,3 @@ def test_the_page_has_no_markup_from_data(folder: Path) -> None:
     used = set(re.findall(r'(?:href="|url\()#([\w-]+)', text)) - {"main", "one"}
     assert used
     assert used <= set(re.findall(r'\bid="([\w-]+)"', text))
-
-
-def test_a_plain_figure_has_no_tooltips() -> None:
-    with pytest.raises(TypeError, match="make it with panels"):
-        add_tooltips(Figure().subplots(), X, Y, ["text"] * 4)

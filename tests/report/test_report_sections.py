@@ -1,16 +1,19 @@
-"""The report's sections: estimates and reasons, critical sizes, and bands of every kind of law."""
+"""The report's summary and sections: estimates and reasons, critical sizes, and bands of every kind of law."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import synthetic_points
 from finetune_scaling.analysis.all_factors import few_levels
 from finetune_scaling.analysis.analysis import Analysis, analyse
+from finetune_scaling.analysis.claims import INCONCLUSIVE, SUPPORTED, Claim, Comparison
 from finetune_scaling.analysis.critical_sizes import critical_sizes
+from finetune_scaling.analysis.model_selection import LawScore, select_law
 from finetune_scaling.api import Fitted
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
@@ -21,14 +24,20 @@ from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.finding_plots import draw_metrics
 from finetune_scaling.report.law_plots import draw_law, draw_methods
 from finetune_scaling.report.plots import ReportFigure, save
+from finetune_scaling.report.records import fit_record
 from finetune_scaling.report.sections import Section, report_sections
-from finetune_scaling.report.tables import finding_tables
+from finetune_scaling.report.summary import claim_line, parameter_lines, summary
+from finetune_scaling.report.tables import finding_tables, predictions_table
 
 TASK = "wmt14_en_de"
 
 
+def tables_of(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    return finding_tables(analysis, fit_record(analysis))
+
+
 def section(analysis: Analysis, name: str) -> Section:
-    (found,) = (s for s in report_sections(analysis, finding_tables(analysis), "command") if s.id == name)
+    (found,) = (s for s in report_sections(analysis, tables_of(analysis), "command") if s.id == name)
     return found
 
 
@@ -50,10 +59,10 @@ def test_every_parameter_has_its_estimates_profile_and_reason(noisy: Analysis) -
     found = section(replace(noisy, fits={**noisy.fits, key: fit}), "laws")
     rows = rows_of(found, "Parameters of the multiplicative law")
     own = {row["parameter"]: row for row in rows if row["method"] == "full tuning"}
-    assert own["beta"]["two stages"].startswith(f"{fit.parameters['beta']:.3g} (")
+    assert own["beta"]["two stage"].startswith(f"{fit.parameters['beta']:.3g} (")
     assert own["beta"]["one stage"].startswith(f"{fit.one_stage.parameters['beta']:.3g} (")
     assert own["beta"]["profile"] == "0.123 to 0.177"
-    assert (own["E"]["well determined"], own["E"]["reason if not"]) == ("no", "a given reason")
+    assert (own["E"]["well determined"], own["E"]["reason"]) == ("no", "a given reason")
 
 
 def test_a_law_that_does_not_fit_its_points_has_no_crossing_and_no_estimate(noisy: Analysis) -> None:
@@ -70,11 +79,11 @@ def test_a_law_that_does_not_fit_its_points_has_no_crossing_and_no_estimate(nois
         noisy, critical_sizes=[size], fits={**noisy.fits, (TASK, "full", "multiplicative"): poor["full"]}
     )
     (row,) = rows_of(section(analysis, "critical"), "multiplicative")
-    assert row["critical size"] == f"inconclusive: {size.why}"
-    assert list(finding_tables(analysis)["critical_sizes"]["why"]) == [size.why]
+    assert (row["critical size"], row["reason"]) == ("–", size.why)
+    assert list(tables_of(analysis)["critical_sizes"]["why"]) == [size.why]
     rows = rows_of(section(analysis, "laws"), "Parameters of the multiplicative law")
     own = [row for row in rows if row["method"] == "full tuning"]
-    assert {row["two stages"] for row in own} == {"–"}
+    assert {row["two stage"] for row in own} == {"–"}
     assert {row["well determined"] for row in own} == {"no"}
 
 
@@ -143,7 +152,7 @@ def test_two_levels_of_a_factor_do_not_determine_its_exponent(complete: Analysis
     fit = complete.all_factors[TASK, "full"]
     assert not fit.why_poorly_determined("alphaN")
     few = replace(complete, all_factors={(TASK, "full"): replace(fit, reasons={**fit.reasons, **reasons})})
-    table = finding_tables(few)["all_factors"].set_index("parameter")
+    table = tables_of(few)["all_factors"].set_index("parameter")
     assert table.at["alphaN", "why"] == "2 values of N to fit; 3 are needed to leave one out"
     assert set(table.index[table["identified"]]) == {"beta", "alphaT"}
 
@@ -155,3 +164,55 @@ def test_the_law_of_a_metric_is_drawn_with_its_band(complete: Analysis) -> None:
     curve = max(axes.lines, key=lambda line: len(line.get_xdata()))
     np.testing.assert_allclose(curve.get_ydata(), 60 * np.exp(-np.asarray(curve.get_xdata())), rtol=0.01)
     assert len(axes.collections) == 1
+
+
+def test_every_exponent_has_its_estimate_and_determination(noisy: Analysis) -> None:
+    key = (TASK, "full", noisy.main_law)
+    fit = replace(noisy.fits[key], reasons={"alpha_model": "a given reason", "E": "another"})
+    analysis = replace(noisy, fits={**noisy.fits, key: fit})
+    (line,) = (text for text in parameter_lines(analysis, TASK) if text.startswith("full tuning"))
+    assert f"beta = {fit.parameters['beta']:.3g} (" in line
+    poor = [n for n in fit.parameters if not n.startswith("A_") and not fit.is_well_determined(n)]
+    assert line.count("poorly determined") == len(poor) >= 2
+    fits = analysis.fits_of_law(noisy.main_law)
+    exponents = [(one, n) for one in fits for n in one.parameters if n.startswith("alpha") or n == "beta"]
+    count = sum(one.is_well_determined(n) for one, n in exponents)
+    assert any(text.startswith(f"{count} of {len(exponents)} exponents") for text in summary(analysis))
+
+
+def test_the_summary_counts_the_verdicts_of_model_selection(noisy: Analysis) -> None:
+    one = LawScore("additive", 4, np.ones(4), None, None, 0.0, fits_well=True)
+    similar, worse = np.array([0.9, 1.2, 1.0, 1.0]), np.full(4, 2.0)  # left-out errors
+    none, some = (select_law([one, replace(one, law="multiplicative", left_out=e)]) for e in (similar, worse))
+    both = replace(noisy, selections={(TASK, "full"): some, (TASK, "lora"): none})
+    (line,) = (text for text in summary(both) if text.startswith("Model selection"))
+    assert "the additive law in 1, inconclusive in 1 of 2" in line
+    single = {key: fit for key, fit in noisy.fits.items() if key[2] == "additive"}
+    assert not any(text.startswith("Model selection") for text in summary(replace(noisy, fits=single)))
+
+
+def test_equal_losses_make_no_method_the_best(noisy: Analysis) -> None:
+    table = replace(noisy.table, settings=noisy.table.settings.assign(loss=1.5))
+    assert not any("lowest measured loss" in text for text in summary(replace(noisy, table=table, best_method_maps=[])))
+
+
+def test_a_claim_counts_each_verdict_and_gives_the_share_of_replicates() -> None:
+    verdicts = (SUPPORTED, INCONCLUSIVE, SUPPORTED)
+    own = tuple(Comparison("here", verdict, "") for verdict in verdicts)
+    assert claim_line(Claim("name", "A claim", own)) == "A claim: supported in 2, inconclusive in 1 of 3 comparisons."
+    replicates = np.array([1.0, 1.0, 1.0, -1.0])
+    line = claim_line(Claim("name", "A claim", (replace(own[0], replicates=replicates), *own[1:])))
+    assert "(1 estimated, all true in 75 % of replicates)" in line
+
+
+def test_every_prediction_of_a_law_that_fits_has_its_interval(noisy: Analysis) -> None:
+    table = predictions_table(noisy)
+    own = table[(table["method"] == "full") & (table["factor"] == "model")]
+    fit = noisy.fits[TASK, "full", "multiplicative"]
+    drawn = fit.predict_loss_replicates("model", own["x"].to_numpy(float), own["finetune_examples"].to_numpy(float))
+    for end, share in (("low", 0.05), ("high", 0.95)):
+        np.testing.assert_allclose(own[f"predicted_multiplicative_{end}"], np.quantile(drawn, share, axis=0))
+    poor = {**noisy.fits, (TASK, "full", "multiplicative"): replace(fit, log_rmse=0.2)}
+    without = predictions_table(replace(noisy, fits=poor))
+    assert without.loc[own.index, "predicted_multiplicative"].notna().all()
+    assert without.loc[own.index, "predicted_multiplicative_low"].isna().all()
