@@ -49,6 +49,7 @@ RC: dict[Any, Any] = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
+    "figure.labelsize": "medium",
     "legend.frameon": False,
     "legend.fontsize": 8,
     "hatch.linewidth": 0.5,

@@ -210,7 +210,7 @@ def test_a_base_continues_a_text(tiny_runs):
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
-        ("one text", {}, "a list of texts, not one text"),
+        ("one text", {}, "a list of texts, not 'one text'"),
         (None, {}, "a list of texts, not None"),
         (["one", None], {}, r"texts\[1\] is None"),
         (["one"], {"beam": 4}, "decoding.beam is not a field of decoding; did you mean 'beams'"),

@@ -161,7 +161,8 @@ def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path
     for piece in ("my points.csv'", "--methods=full", f"--laws={law.file}", "--resamples=40", "--bootstrap=settings"):
         assert piece in page.text, piece
     assert "--profile=True" in page.text
-    assert "multiplicative law was not requested" in {one.why for claim in analysis.claims for one in claim.comparisons}
+    reasons = {one.why for claim in analysis.claims for one in claim.comparisons}
+    assert "the multiplicative law was not requested" in reasons
     (fit,) = json.loads((tmp_path / "report" / "fit.json").read_text())["fits"]
     assert fit["law"] == "own"
     assert any(parameter["profile"] for parameter in fit["parameters"].values())
