@@ -71,7 +71,8 @@ def _direction() -> str:
     if len(given) != 1:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in _FLAGS)
         raise ConfigError(f"give exactly one of {known}; see --help")
-    others = [flag for group in _FLAGS.values() for flag in group if flag not in _FLAGS[given[0]]]
+    own = {flag.name for flag in _FLAGS[given[0]]}
+    others = [flag for group in _FLAGS.values() for flag in group if flag.name not in own]
     command.reject(others, f"does not apply to --{given[0].replace('_', '-')}")
     return given[0]
 

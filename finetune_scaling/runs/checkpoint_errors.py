@@ -22,8 +22,10 @@ FIX = "Fix: put a good copy back, or start the run again in an empty directory"
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint's files are not those that were written."""
 
-    def __init__(self, path: Location, reason: str):
-        super().__init__(f"{path}: damaged: {reason}. {FIX}")
+
+def damaged(path: Location, reason: str) -> DamagedCheckpointError:
+    """Return the error about a damaged checkpoint."""
+    return DamagedCheckpointError(f"{path}: damaged: {reason}. {FIX}")
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def damage_errors(path: Location) -> Iterator[None]:
             raise WorkdirError(
                 f"{path}: {reason}; no file was changed. Fix that and run the same command again"
             ) from error
-        raise DamagedCheckpointError(path, f"{type(error).__name__} while reading it") from error
+        raise damaged(path, f"{type(error).__name__} while reading it") from error
 
 
 def _system_failure(path: Location, error: Exception) -> str | None:
@@ -107,6 +109,6 @@ def same_outcome_on_all_processes(path: Location) -> Iterator[None]:
         raise failure
     reporter = f"see the error of process {int(ranks.argmax())}"
     if worst == 1:
-        raise DamagedCheckpointError(path, reporter)
+        raise damaged(path, reporter)
     if worst:
         raise WorkdirError(f"{path}: cannot be used; {reporter}")

@@ -27,6 +27,7 @@ from finetune_scaling.runs.checkpoint_errors import (
     FIX,
     DamagedCheckpointError,
     damage_errors,
+    damaged,
     same_outcome_on_all_processes,
     storage_errors,
 )
@@ -122,8 +123,8 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.directory}: all checkpoints {steps} are damaged; they were renamed to {_DAMAGED}STEP. {FIX}"
             )
-        if damaged := damaged_checkpoints(self.directory):
-            log.warning("%s: no intact checkpoint, only %s: starting at step 0", self.directory, ", ".join(damaged))
+        if set_aside := damaged_checkpoints(self.directory):
+            log.warning("%s: no intact checkpoint, only %s: starting at step 0", self.directory, ", ".join(set_aside))
         return None
 
     def restore(self, step: int, target: State) -> RestoredCheckpoint:
@@ -212,7 +213,7 @@ def read_checkpoint(
             }
             arrays = handler.restore(epath.Path(path / "state"), args=ocp.args.StandardRestore(abstract))
     if digest(arrays) != metadata.get("arrays_digest"):
-        raise DamagedCheckpointError(path, "its arrays do not have the recorded digest")
+        raise damaged(path, "its arrays do not have the recorded digest")
     _check_dtypes(path, arrays, target or {})
     return arrays, metadata
 

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from finetune_scaling.files import Location, absolute
-from finetune_scaling.runs.checkpoint_errors import DamagedCheckpointError, damage_errors
+from finetune_scaling.runs.checkpoint_errors import damage_errors, damaged
 from finetune_scaling.runs.checkpoints import read_array_shapes, read_metadata, stored_name
 from finetune_scaling.runs.digest import StreamingDigest
 
@@ -45,7 +45,7 @@ class StreamedCheckpoint:
                 self._read(name)
         chunks = ((stored_name(name), sums) for name, chunks in self._chunk_sums.items() for sums in chunks)
         if self._digest.digest(chunks) != read_metadata(self._path)["arrays_digest"]:
-            raise DamagedCheckpointError(self._path, "its arrays do not have the recorded digest")
+            raise damaged(self._path, "its arrays do not have the recorded digest")
 
     def _read(self, name: str) -> np.ndarray:
         if math.prod(self._shapes[name].shape) > _CHUNK:
