@@ -39,13 +39,13 @@ def measure(made: dict[str, Any], kind: str) -> dict[str, Any]:
     plain, tuned = (made["compare"](model, compute, kind, noise) for noise in (0.0, 0.3))
     return {
         "family": kind,
-        "parameters": sum(weight.numel() for weight in model.theirs.parameters()),
+        "parameters": sum(weight.numel() for weight in model.reference.parameters()),
         "logits": plain.logits,
         "loss": plain.loss,
         "gradients": plain.gradients,
         "lora_logits": tuned.logits,
         "lora_gradients": tuned.gradients,
-        "texts_equal": made["written"](model) == made["written_by_theirs"](model),
+        "texts_equal": made["written"](model) == made["written_by_reference"](model),
     }
 
 

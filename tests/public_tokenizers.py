@@ -118,7 +118,7 @@ def sentence_pieces(directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": {"content": UNK}}))
 
 
-def theirs(directory: Path) -> Any:
+def reference_tokenizer(directory: Path) -> Any:
     """Return the tokenizer of transformers.
 
     Its reader of tokenizer.model needs a newer protobuf than other packages allow, so it gets the pieces.

@@ -12,7 +12,7 @@ from finetune_scaling.data.tokenizers.hugging_face import HuggingFaceTokenizer, 
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location, local_path
-from finetune_scaling.interop.hugging_face_model import check_model, files_digest, load_model, read_fields
+from finetune_scaling.interop.hugging_face_model import files_digest, load_model, open_model, read_fields
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.model_loading import (
     RunCheckpoint,
@@ -111,7 +111,7 @@ def open_public_model(
       DataError: the tokenizer's files are missing or damaged.
     """
     directory = local_path(directory, "a public model")
-    config = dataclasses.replace(check_model(directory), **model_changes)
+    config = dataclasses.replace(open_model(directory)[1], **model_changes)
     if finetuning is None:
         raise ConfigError(f"{directory}: a public model has no task; give a finetuning run's config with --config=FILE")
     _check_causal(finetuning.sequence)

@@ -1,17 +1,16 @@
 """Streaming of a public model's tensors into an Orbax checkpoint, piece by piece, so that memory stays bounded.
 
-Every piece is an uncompressed file that is written atomically. A journal lists the pieces on disk with their checksums,
-from which the checkpoint's digest is computed; an interrupted import resumes after them.
+TensorStore writes the uncompressed files of a piece atomically. An interrupted import resumes with those that are
+missing; it reads the other pieces for the digest of the arrays, but does not write them again.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import type_handlers
 
-from finetune_scaling.files import write_atomically
 from finetune_scaling.interop.families.family import Family, Tensor
 from finetune_scaling.interop.hugging_face_model import leaf_shapes
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
@@ -34,7 +33,6 @@ from finetune_scaling.runs.metrics import ProgressReporter
 
 PIECE_BYTES = 32 * 2**20  # upper bound of what one thread holds of a leaf
 _THREADS = min(4, os.cpu_count() or 1)
-_CACHE_LINE_BYTES = 64
 _COLUMNS = 16  # columns of a transposed view copied at a time, about one cache line
 
 Start = tuple[int, ...]
@@ -42,7 +40,7 @@ Start = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One leaf of our tree, to be read from the files piece by piece.
+    """One leaf of the parameter tree, to be read from the files piece by piece.
 
     Attributes:
         tensor: Its tensors in the files.
@@ -50,7 +48,7 @@ class Leaf:
         shape: Its shape.
         dtype: Its dtype in the checkpoint.
         chunk: Shape of its files in the checkpoint.
-        rows: Our axis that is axis 0 of the tensor in the files, along which slices of it can be read.
+        rows: The axis that is axis 0 of the tensor in the files, along which slices of it can be read.
         piece: Shape of a piece; only the layer axis and `rows` are cut.
     """
 
@@ -76,25 +74,27 @@ class Leaf:
         ends = (min(s + step, size) for s, step, size in zip(start, self.piece, self.shape, strict=True))
         return tuple(slice(first, last) for first, last in zip(start, ends, strict=True))
 
+    def files(self, start: Start) -> list[str]:
+        """Return the names of a piece's files, none of which holds elements of another piece."""
+        parts = zip(self.slices(start), self.chunk, strict=True)
+        numbers = (range(part.start // step, math.ceil(part.stop / step)) for part, step in parts)
+        return [".".join(map(str, index)) for index in itertools.product(*numbers)]
+
     def read(self, files: WeightFiles, start: Start) -> np.ndarray:
         """Return a piece in the checkpoint's dtype."""
         slices = self.slices(start)
-        values = _aligned_empty([part.stop - part.start for part in slices], self.dtype)
+        values = np.empty([part.stop - part.start for part in slices], self.dtype)
         names = self.tensor.names(self.shape[0])
-        if not self.tensor.stacked:
-            self._fill(values, files, names[0], slices[self.rows])
-            return values
-        for layer, name in zip(values, names[slices[0]], strict=True):
-            self._fill(layer, files, name, slices[self.rows])
+        layers = zip(values, names[slices[0]], strict=True) if self.tensor.stacked else [(values, names[0])]
+        for target, name in layers:
+            _copy(self._read_rows(files, name, slices[self.rows]), target)
         return values
 
-    def _fill(self, values: np.ndarray, files: WeightFiles, name: str, rows: slice) -> None:
+    def _read_rows(self, files: WeightFiles, name: str, rows: slice) -> np.ndarray:
         if self.tensor.fused is None:
-            ours = self.tensor.from_file(files.read(name, rows))
-        else:  # our rows are scattered over those of the file
-            axis = self.rows - self.tensor.stacked
-            ours = self.tensor.from_file(files.read(name))[(slice(None),) * axis + (rows,)]
-        _copy(ours, values)
+            return self.tensor.from_file(files.read(name, rows))
+        axis = self.rows - self.tensor.stacked  # the leaf's rows are scattered over those of the file
+        return self.tensor.from_file(files.read(name))[(slice(None),) * axis + (rows,)]
 
 
 def plan_leaves(
@@ -141,14 +141,6 @@ def _rows_per_piece(shard: int, row_bytes: int) -> int:
     return math.ceil(shard / even)
 
 
-def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Return an empty array that starts at a cache line, which XLA takes without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(size + _CACHE_LINE_BYTES, np.uint8)
-    first = -buffer.ctypes.data % _CACHE_LINE_BYTES
-    return buffer[first : first + size].view(dtype).reshape(shape)
-
-
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
     """Copy and cast. A transposed view is copied a few columns at a time, which fit into the cache."""
     if source.dtype == target.dtype and source.dtype.itemsize == 2:  # NumPy copies integers faster than bfloat16
@@ -160,91 +152,64 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
         target[..., first : first + _COLUMNS] = source[..., first : first + _COLUMNS]
 
 
-class Journal:
-    """The pieces written so far: one JSON line {"leaf", "start", "sums"} per piece, one file per process."""
+def write_arrays(folder: Path, leaves: Sequence[Leaf], files: WeightFiles, title: str) -> str:
+    """Write this process's share of the pieces into the Orbax checkpoint in `folder`.
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._lock = threading.Lock()
-        own = folder / f"pieces-{jax.process_index()}.jsonl"
-        write_atomically(own, "".join(json.dumps(record) + "\n" for record in _records(own)))
-        self._file = own.open("a", encoding="utf-8")
-
-    def done(self) -> dict[tuple[str, Start], list[int]]:
-        """Return the checksums of all finished pieces of all processes."""
-        records = itertools.chain.from_iterable(map(_records, sorted(self._folder.glob("pieces-*.jsonl"))))
-        return {(record["leaf"], tuple(record["start"])): record["sums"] for record in records}
-
-    def add(self, name: str, start: Start, sums: list[int]) -> None:
-        """Record a piece that is on disk."""
-        with self._lock:
-            self._file.write(json.dumps({"leaf": name, "start": start, "sums": sums}) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """Return the records before the first corrupted or incomplete line; later pieces are written again."""
-    records = []
-    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
-
-
-def write_arrays(folder: Path, leaves: Sequence[Leaf], files: WeightFiles, journal: Journal, title: str) -> None:
-    """Write this process's share of the unfinished pieces into the Orbax checkpoint in `folder`.
+    Returns:
+        The digest of all arrays, after all processes have written their shares.
 
     Raises:
         WorkdirError: The disk is full.
     """
-    writer = _PieceHandler(leaves, files, journal, title)
-    registry = type_handlers.create_type_handler_registry((Leaf, writer))
+    creator, digest = _ArrayCreator(), StreamingDigest({leaf.name: leaf for leaf in leaves})
+    registry = type_handlers.create_type_handler_registry((Leaf, creator))
+    pieces = [(leaf, start) for leaf in leaves for start in leaf.starts()]
+    sums = np.zeros((len(pieces), 4), np.uint32)  # 0 for pieces of other processes
+    own = range(jax.process_index(), len(pieces), jax.process_count())
+
+    def write(leaf: Leaf, start: Start) -> list[int]:
+        values = leaf.read(files, start)
+        if not all((folder / leaf.name / file).exists() for file in leaf.files(start)):
+            target = creator.arrays[leaf.name][leaf.slices(start)]
+            target.write(values, can_reference_source_data_indefinitely=True).result()
+        return digest.sums_of_chunk(leaf.name, values, start)
+
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
-    with storage_errors(folder):
+    with storage_errors(folder), contextlib.closing(handler):
         folder.mkdir(parents=True, exist_ok=True)
         handler.save(epath.Path(folder), args=ocp.args.PyTreeSave({leaf.name: leaf for leaf in leaves}))
+        for number, found in zip(own, _in_threads(write, [pieces[number] for number in own], title), strict=True):
+            sums[number] = found
         handler.finalize(epath.Path(folder))
-        handler.close()
+    total = multihost_utils.process_allgather(sums).reshape(-1, *sums.shape).sum(axis=0, dtype=np.uint32)
+    return digest.digest((leaf.name, found) for (leaf, _), found in zip(pieces, total, strict=True))
 
 
-class _PieceHandler(type_handlers.NumpyHandler):
-    """Orbax type handler that writes a `Leaf` piece by piece; Orbax reads the result as a NumPy array."""
+def _in_threads(
+    write: Callable[[Leaf, Start], list[int]], pieces: Sequence[tuple[Leaf, Start]], title: str
+) -> Iterator[list[int]]:
+    """Yield write(leaf, start) of all pieces in order, computed by a few threads."""
+    progress = ProgressReporter(f"{title}, pieces", 0, len(pieces))
+    pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    try:
+        for number, sums in enumerate(pool.map(write, *zip(*pieces, strict=True))):
+            yield sums
+            progress.update(number + 1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.close()
 
-    def __init__(self, leaves: Sequence[Leaf], files: WeightFiles, journal: Journal, title: str):
+
+class _ArrayCreator(type_handlers.NumpyHandler):
+    """Orbax type handler that creates the array of each `Leaf`, without its values; Orbax reads it as a NumPy array."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self._files, self._journal, self._title = files, journal, title
-        self._sums = StreamingDigest({leaf.name: leaf for leaf in leaves})
+        self.arrays: dict[str, Any] = {}
 
     async def serialize(self, values: Sequence[Leaf], infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
-        """Write all leaves before returning, so that no futures are left."""
-        arrays = {leaf.name: _open_array(leaf, str(info.path)) for leaf, info in zip(values, infos, strict=True)}
-        done = self._journal.done()
-        pieces = [(leaf, start) for leaf in values for start in leaf.starts()]
-        # The division must not depend on `done`, which grows while other processes write.
-        share = pieces[jax.process_index() :: jax.process_count()]
-        own = [(leaf, start) for leaf, start in share if (leaf.name, start) not in done]
-        progress = ProgressReporter(f"{self._title}, pieces", 0, len(own))
-        pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
-        try:
-            futures = [pool.submit(self._write, arrays[leaf.name], leaf, start) for leaf, start in own]
-            for number, future in enumerate(concurrent.futures.as_completed(futures)):
-                future.result()
-                progress.update(number + 1)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            progress.close()
+        self.arrays = {leaf.name: _open_array(leaf, str(info.path)) for leaf, info in zip(values, infos, strict=True)}
         return []
-
-    def _write(self, array: Any, leaf: Leaf, start: Start) -> None:
-        values = leaf.read(self._files, start)
-        sums = self._sums.sums_of_chunk(leaf.name, values, start)
-        array[leaf.slices(start)].write(values, can_reference_source_data_indefinitely=True).result()
-        self._journal.add(leaf.name, start, sums)
 
 
 def _open_array(leaf: Leaf, path: str) -> Any:
@@ -254,13 +219,3 @@ def _open_array(leaf: Leaf, path: str) -> Any:
               "fill_value": None, "filters": None, "dimension_separator": "."}  # fmt: skip
     spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": layout}
     return tensorstore.open({**spec, "store_data_equal_to_fill_value": True}, open=True, create=True).result()
-
-
-def checkpoint_digest(leaves: Sequence[Leaf], journal: Journal) -> str:
-    """Return the digest of the arrays, all of whose pieces are done."""
-    done = journal.done()
-    pieces = [(leaf.name, start) for leaf in leaves for start in leaf.starts()]
-    assert len(done) == len(pieces), "the journal belongs to other pieces"
-    return StreamingDigest({leaf.name: leaf for leaf in leaves}).digest(
-        [(name, done[name, start]) for name, start in pieces]
-    )

@@ -1,4 +1,4 @@
-"""Models in Hugging Face directories: config.json and safetensors files become our config and parameters.
+"""Models in Hugging Face directories: config.json and safetensors files become a ModelConfig and parameters.
 
 Nothing is unpickled and torch is not needed. A tensor that is missing, unexpected or of another shape is an error that
 names it.
@@ -17,7 +17,7 @@ import numpy as np
 
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import location, read_json, sha256
-from finetune_scaling.interop.families.family import LAYER, REST, Family, Tensor
+from finetune_scaling.interop.families.family import Family, Tensor
 from finetune_scaling.interop.families.registry import parse_config
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig
@@ -39,28 +39,30 @@ def load_model(directory: str | Path, shardings: Callable[[Tree], Tree] | None =
         ConfigError: The family or a field of config.json is not supported.
         CheckpointError: The weights are missing, damaged or do not match config.json.
     """
-    directory = Path(directory)
-    family, config = read_family(directory)
+    family, config, files = open_model(Path(directory))
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
     tensors = {tensor.path: tensor for tensor in family.tensors(config)}
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     targets = jax.tree.map(lambda _: one_device, shapes) if shardings is None else shardings(shapes)
-    with WeightFiles.open(directory) as files:
-        check_tensors(files, family, config)
 
-        def read(path: Any, leaf: Any, sharding: Any) -> jax.Array:
-            return jax.device_put(_read_leaf(files, tensors[path_name(path)], leaf.shape), sharding)
+    def read(path: Any, leaf: Any, sharding: Any) -> jax.Array:
+        return jax.device_put(_read_leaf(files, tensors[path_name(path)], leaf.shape), sharding)
 
-        return config, jax.tree_util.tree_map_with_path(read, shapes, targets)
+    return config, jax.tree_util.tree_map_with_path(read, shapes, targets)
 
 
-def check_model(directory: str | Path) -> ModelConfig:
-    """Return the config of a model, reading only the headers of its weights; raises as `load_model` does."""
-    directory = Path(directory)
+def open_model(directory: Path) -> tuple[Family, ModelConfig, WeightFiles]:
+    """Return the family, config and files of a model, of whose weights only the headers are read.
+
+    Raises as `load_model` does; CheckpointError also where a tensor is unexpected, is not floating-point, or has
+    another dtype than the same tensor of other layers.
+    """
     family, config = read_family(directory)
-    with WeightFiles.open(directory) as files:
-        check_tensors(files, family, config)
-    return config
+    files, tensors, shapes = WeightFiles(directory), family.tensors(config), leaf_shapes(config)
+    _check_names(files, family, config, tensors)
+    for tensor in tensors:
+        _check_shapes(files, tensor, shapes[tensor.path].shape, config.layers)
+    return family, config, files
 
 
 def is_model(directory: str | Path) -> bool:
@@ -113,20 +115,6 @@ def leaf_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def check_tensors(files: WeightFiles, family: Family, config: ModelConfig) -> None:
-    """Check by the headers that files hold the tensors of a model and no others.
-
-    Raises:
-        CheckpointError: A tensor is missing or unexpected, has another shape, is not floating-point, or has another
-            dtype than the same tensor of other layers.
-    """
-    shapes = leaf_shapes(config)
-    tensors = family.tensors(config)
-    _check_names(files, family, config, tensors)
-    for tensor in tensors:
-        _check_shapes(files, tensor, shapes[tensor.path].shape, config.layers)
-
-
 def _check_shapes(files: WeightFiles, tensor: Tensor, leaf_shape: tuple[int, ...], layers: int) -> None:
     expected = tensor.file_shape(leaf_shape[tensor.stacked :])
     names = tensor.names(layers)
@@ -150,25 +138,16 @@ def _check_names(files: WeightFiles, family: Family, config: ModelConfig, tensor
         raise CheckpointError(
             f"{files.directory}: tensor {missing[0]} is missing{_and_more(missing)}. Fix: copy all files again."
         )
-    escaped = [re.escape(name).replace(re.escape(LAYER), r"\d+") for name in family.ignored]
-    ignored = [name.replace(re.escape(REST), ".+") for name in escaped]
-    extra = [name for name in sorted(files.names - needed) if not any(re.fullmatch(p, name) for p in ignored)]
-    head, embedding = _head_and_embedding(family, config)
-    if config.tied_head and head in extra:
-        extra.remove(head)
-        _check_tied(files, head, embedding)
+    extra = [name for name in sorted(files.names - needed) if not re.fullmatch(family.ignored, name)]
+    untied = {tensor.path: tensor.name for tensor in family.tensors(dataclasses.replace(config, tied_head=False))}
+    if config.tied_head and untied["head"] in extra:
+        extra.remove(untied["head"])
+        _check_tied(files, untied["head"], untied["embedding"])
     if extra:
         raise CheckpointError(
             f"{files.directory}: tensor {extra[0]} is not part of the model in {CONFIG}{_and_more(extra)}. Fix: copy "
             f"{CONFIG} and the weights from the same model; if they are, this variant is not supported."
         )
-
-
-def _head_and_embedding(family: Family, config: ModelConfig) -> tuple[str, str]:
-    """Return the names in the files of an untied head and of the embedding."""
-    untied = dataclasses.replace(config, tied_head=False)
-    names = {tensor.path: tensor.name for tensor in family.tensors(untied)}
-    return names["head"], names["embedding"]
 
 
 def _check_tied(files: WeightFiles, head: str, embedding: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 from finetune_scaling.data.tokenizers.hugging_face import (
     HuggingFaceTokenizer,
@@ -12,8 +13,8 @@ from finetune_scaling.data.tokenizers.hugging_face import (
 from finetune_scaling.files import sha256
 from finetune_scaling.interop.families.family import Family
 from finetune_scaling.interop.hub import Found, find, find_config
-from finetune_scaling.interop.hugging_face_model import CONFIG, check_tensors, read_family, read_fields
-from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, weight_files
+from finetune_scaling.interop.hugging_face_model import CONFIG, open_model, read_family, read_fields
+from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.processes import run_on_primary
 
@@ -22,29 +23,26 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ImportSource:
-    """A public model: where its files are, its family and config, and its tokenizer if it has one."""
+    """A public model: where it is, its family, config and weight files, and its tokenizer if it has one."""
 
     found: Found
     family: Family
     config: ModelConfig
+    files: WeightFiles
     tokenizer: HuggingFaceTokenizer | None
     tokenizer_directory: Path
 
     @property
     def directory(self) -> Path:
-        return self.found.directory
+        return Path(self.found.directory)
 
-    @property
-    def tokenizer_sha256(self) -> str | None:
-        return self.tokenizer.digest if self.tokenizer else None
-
-    @property
-    def config_sha256(self) -> str:
-        return sha256(self.directory / CONFIG)
-
-    def weight_stamps(self) -> dict[str, list[int]]:
-        """Return the size and modification time of each weight file, which identify it without reading it."""
-        return {file.name: [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in weight_files(self.directory)}
+    def fingerprint(self) -> dict[str, Any]:
+        """Return digests of config.json and tokenizer, and sizes and modification times of the unread weight files."""
+        return {
+            "config_sha256": sha256(self.directory / CONFIG),
+            "tokenizer_sha256": self.tokenizer.digest if self.tokenizer else None,
+            "weights": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in self.files.paths},
+        }
 
 
 def read_source_config(source: str) -> ModelConfig:
@@ -52,7 +50,7 @@ def read_source_config(source: str) -> ModelConfig:
 
     Raises as `open_source` does.
     """
-    return read_family(find_config(source).directory)[1]
+    return read_family(Path(find_config(source).directory))[1]
 
 
 def open_source(source: str, tokenizer: str) -> ImportSource:
@@ -67,22 +65,16 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
         ConfigError: The family or a field of config.json is not supported.
         DataError: The tokenizer is damaged or has more ids than the model has embeddings.
     """
-    name, directory, revision, commit = run_on_primary(lambda: _plain(find(source)))
-    found = Found(name, Path(directory), revision, commit)
-    family, config = read_family(found.directory)
-    with WeightFiles.open(found.directory) as files:
-        check_tensors(files, family, config)
-    tokenizer_directory = Path(tokenizer or found.directory)
+    found = Found(*run_on_primary(lambda: find(source)))
+    directory = Path(found.directory)
+    family, config, files = open_model(directory)
+    tokenizer_directory = Path(tokenizer or directory)
     if tokenizer or has_tokenizer(tokenizer_directory):
-        loaded = load_hugging_face_tokenizer(tokenizer_directory, read_fields(found.directory))
-        return ImportSource(found, family, config, loaded, tokenizer_directory)
+        loaded = load_hugging_face_tokenizer(tokenizer_directory, read_fields(directory))
+        return ImportSource(found, family, config, files, loaded, tokenizer_directory)
     log.warning(
         "%s: has no tokenizer. Fix: import it with --tokenizer=DIR, or give each run on this base "
         "--config.tokenizer=DIR.",
-        found.directory,
+        directory,
     )
-    return ImportSource(found, family, config, None, tokenizer_directory)
-
-
-def _plain(found: Found) -> list[str | None]:
-    return [found.name, str(found.directory), found.revision, found.commit]
+    return ImportSource(found, family, config, files, None, tokenizer_directory)

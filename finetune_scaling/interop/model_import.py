@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import absolute, disk_errors, local_path, write_atomically, write_json_atomically
-from finetune_scaling.interop.checkpoint_stream import Journal, Leaf, checkpoint_digest, plan_leaves, write_arrays
+from finetune_scaling.interop.checkpoint_stream import Leaf, plan_leaves, write_arrays
 from finetune_scaling.interop.hugging_face_model import leaf_shapes
 from finetune_scaling.interop.import_directory import WORK, check_free, check_same, claim
 from finetune_scaling.interop.import_source import ImportSource, open_source
-from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, read_metadata
@@ -74,17 +72,18 @@ def import_model(request: ModelImport) -> dict[str, Any]:
     config = _run_config(request, source, out)
     run_on_primary(lambda: check_free(out))
     with lock_directory(out):
-        if not run_on_primary(lambda: _prepare(request, source, mesh, config, out)):
+        if not run_on_primary(lambda: _is_finished(request, source, mesh, config, out)):
             _write_checkpoint(request, source, mesh, out)
             run_on_primary(lambda: _finish(out, config["name"]))
-        return _summary(out, run_on_primary(lambda: RunDirectory(out).result))
+        record = run_on_primary(lambda: RunDirectory(out).result)
+    facts = ("name", "revision", "commit", "family", "parameters", "arrays_digest", "tokenizer_sha256")
+    return {"out": str(out), **{fact: {**record, **record["public"]}[fact] for fact in facts}}
 
 
 def _run_config(request: ModelImport, source: ImportSource, out: Path) -> dict[str, Any]:
     """Return the config.json of the new run."""
-    found = source.found
     config = {
-        "name": found.name if found.commit else Path(found.name).name,
+        "name": source.found.name if source.found.commit else Path(source.found.name).name,
         "model": configuration.plain(source.config),
         "tokenizer": str(absolute(out) / TOKENIZER) if source.tokenizer else "",
         "objective": {"name": "causal"},
@@ -97,20 +96,19 @@ def _run_config(request: ModelImport, source: ImportSource, out: Path) -> dict[s
 
 
 def _origin(request: ModelImport, source: ImportSource) -> dict[str, Any]:
-    found = source.found
     return {
-        "name": found.name,
+        "name": source.found.name,
         "family": source.family.model_type,
-        "revision": found.revision,
-        "commit": found.commit,
+        "revision": source.found.revision,
+        "commit": source.found.commit,
         "pretrain_tokens": request.pretrain_tokens,
     }
 
 
-def _prepare(
+def _is_finished(
     request: ModelImport, source: ImportSource, mesh: Mapping[str, int], config: Mapping[str, Any], out: Path
 ) -> bool:
-    """Claim the directory unless it holds the finished import; return whether it does."""
+    """Return whether the directory holds the finished import; if not, claim it."""
     directory = RunDirectory(out)
     directory.check_config(config)
     if (result := directory.result) is not None:
@@ -139,17 +137,11 @@ def _write_checkpoint(request: ModelImport, source: ImportSource, mesh: Mapping[
     """Write checkpoints/0 unless it exists: in WORK first, then renamed when complete."""
     if run_on_primary((out / CHECKPOINTS / _STEP).exists):
         return
-    with WeightFiles.open(source.directory) as files:
-        shards = _shard_shapes(request, source.config, mesh)
-        leaves = plan_leaves(files, source.family, source.config, request.dtype, shards)
-        run_on_primary(lambda: _check_space(out, leaves))
-        journal = Journal(out / WORK)
-        try:
-            write_arrays(out / WORK / _STEP / "state", leaves, files, journal, Path(source.found.name).name)
-            multihost_utils.sync_global_devices("all pieces are written")
-            run_on_primary(lambda: _complete(_metadata(request, source, mesh, checkpoint_digest(leaves, journal)), out))
-        finally:
-            journal.close()
+    shards = _shard_shapes(request, source.config, mesh)
+    leaves = plan_leaves(source.files, source.family, source.config, request.dtype, shards)
+    run_on_primary(lambda: _check_space(out, leaves))
+    digest = write_arrays(out / WORK / _STEP / "state", leaves, source.files, Path(source.found.name).name)
+    run_on_primary(lambda: _complete(_metadata(request, source, mesh, digest), out))
 
 
 def _check_space(out: Path, leaves: list[Leaf]) -> None:
@@ -163,11 +155,12 @@ def _check_space(out: Path, leaves: list[Leaf]) -> None:
 
 def _metadata(request: ModelImport, source: ImportSource, mesh: Mapping[str, int], digest: str) -> dict[str, Any]:
     """Return the metadata that accompany the checkpoint's arrays."""
-    files = {"mesh": dict(mesh), "config_sha256": source.config_sha256, "weights": source.weight_stamps()}
+    files = {"mesh": dict(mesh), **source.fingerprint()}
+    tokenizer = files.pop("tokenizer_sha256")
     return {
         "model": configuration.plain(source.config),
         "method": {"name": "full"},
-        "tokenizer_sha256": source.tokenizer_sha256,
+        "tokenizer_sha256": tokenizer,
         "base_digest": None,
         "tokens_per_step": 0,
         "public": {**_origin(request, source), **files},
@@ -215,12 +208,3 @@ def _finish(out: Path, name: str) -> None:
         }
     )
     shutil.rmtree(out / WORK, ignore_errors=True)
-
-
-def _summary(out: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    public = record["public"]
-    return {
-        "out": str(out),
-        **{name: public[name] for name in ("name", "revision", "commit", "family")},
-        **{name: record[name] for name in ("parameters", "arrays_digest", "tokenizer_sha256")},
-    }

@@ -6,13 +6,12 @@ from typing import Any
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import absolute, check_new, local_path
-from finetune_scaling.interop.families.matching_family import match_family
+from finetune_scaling.interop.families.matching_family import families_for, match_family
 from finetune_scaling.interop.hugging_face_model import is_model
-from finetune_scaling.interop.model_export import plan_export, write_model
-from finetune_scaling.interop.peft.adapter_export import BaseName, plan_adapter, write_adapter
-from finetune_scaling.interop.public_source import families_for, public_source
+from finetune_scaling.interop.model_export import write_model
+from finetune_scaling.interop.peft.adapter_export import plan_adapter, write_adapter
 from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
-from finetune_scaling.interop.weights.run_weights import TrainedRun, merged_config, provenance, read_run
+from finetune_scaling.interop.weights.run_weights import TrainedRun, merged_config, read_run
 from finetune_scaling.runs.checkpoints import CHECKPOINTS
 from finetune_scaling.runs.model_loading import RunCheckpoint, find_base, find_run
 
@@ -52,19 +51,18 @@ def export_run(request: RunExport) -> dict[str, Any]:
     model_out, adapter_out = _directories(request)
     found = _find(request)
     run = read_run(found)
-    if not request.merged and run.trained_model:
+    if not request.merged and run.tuning.trains_all:
         raise ConfigError(
             f"{found.directory}: {run.tuning.name} trained the model itself and has no adapter. Fix: remove --no-merge."
         )
     families, what = families_for(found), str(found.directory)
-    base_name = _base_name(run, model_out, request)
-    adapter = plan_adapter(run, match_family(run.model, families, what), base_name) if adapter_out else None
+    base = _base_fields(run, None if request.merged else model_out)
+    adapter = plan_adapter(run, match_family(run.model, families, what), base) if adapter_out else None
     summary = {}
     if model_out:
         match = match_family(merged_config(run) if request.merged else run.model, families, what)
-        export = plan_export(run, match, merged=request.merged, dtype=request.dtype)
         tokenizer = tokenizer_files(found.run_config.tokenizer, run.model.vocab_size)
-        summary["model"] = write_model(export, model_out, tokenizer, provenance(run))
+        summary["model"] = write_model(run, match, model_out, tokenizer, merged=request.merged, dtype=request.dtype)
     if adapter_out and adapter:
         summary["adapter"] = write_adapter(adapter, adapter_out, run)
     return summary
@@ -84,12 +82,14 @@ def _directories(request: RunExport) -> tuple[Path | None, Path | None]:
     return model, adapter
 
 
-def _base_name(run: TrainedRun, model_out: Path | None, request: RunExport) -> BaseName:
-    """Return how an adapter names its base: the directory exported with it, or the public model of the base."""
-    if model_out and not request.merged:
-        return BaseName(str(model_out.resolve()))
-    source = public_source(find_base(run.found.run_config.base)) if run.found.run_config.base else None
-    return BaseName(source.name, source.revision) if source else BaseName()
+def _base_fields(run: TrainedRun, model_out: Path | None) -> dict[str, str | None]:
+    """Return the fields that name an adapter's base: the directory it is exported to, or its public model."""
+    name, revision, base = None, None, run.found.run_config.base
+    if model_out:
+        name = str(model_out.resolve())
+    elif base and (public := find_base(base).run_config.public):
+        name, revision = public.name, public.commit or public.revision
+    return {"base_model_name_or_path": name, "revision": revision}
 
 
 def _find(request: RunExport) -> RunCheckpoint:

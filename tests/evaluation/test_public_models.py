@@ -25,7 +25,7 @@ from finetune_scaling.runs.run_config import read_run_config
 
 TINY = Path(__file__).parents[1] / "tiny.py"
 MADE = runpy.run_path(str(TINY.with_name("public_tokenizers.py")))
-KINDS, THEIRS = MADE["KINDS"], MADE["theirs"]
+KINDS, THEIRS = MADE["KINDS"], MADE["reference_tokenizer"]
 CAUSAL = {"length": 160, "max_source_tokens": 64, "max_target_tokens": 80, "bidirectional_input": False}
 ROWS, EOS, NEW = 352, 2, 20  # ROWS: more rows than the tokenizers have ids
 TEST = {"test": TaskEvaluator(examples=6, generate=4)}

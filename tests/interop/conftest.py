@@ -1,6 +1,7 @@
 """Fixtures of the interop tests: runs of random models, and the logits of both sides."""
 
 import contextlib
+import functools
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -144,25 +145,30 @@ def tokens() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def ours(tokens) -> Callable[[Path], np.ndarray]:
-    """ours(run) -> the logits of the run's best checkpoint, [2, 9, V]."""
+def run_logits(tokens) -> Callable[[Path], np.ndarray]:
+    """run_logits(run) -> the logits of the run's best checkpoint, [2, 9, V]."""
+
+    @functools.cache
+    def compiled(model: ModelConfig, adapter: Any) -> tuple[LanguageModel, Callable]:
+        language_model = LanguageModel(model, adapter)
+        return language_model, jax.jit(language_model.forward)
 
     def compute(directory: Path) -> np.ndarray:
         model = load_run_checkpoint(find_run(directory))
-        language_model = LanguageModel(model.config, model.tuning.adapter)
+        language_model, forward = compiled(model.config, model.tuning.adapter)
         params = model.tuning.model_params(model.config, combine(model.trainable, model.frozen))
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         layout = TokenLayout(positions, jnp.ones_like(positions), jnp.zeros(tokens.shape, bool))
         embeddings, layout = model.tuning.embed(language_model, params, tokens, layout)
-        hidden, _ = jax.jit(language_model.forward)(params, embeddings, layout)
+        hidden, _ = forward(params, embeddings, layout)
         return np.asarray(language_model.unembed(params, hidden[:, model.tuning.prompt_length :]))
 
     return compute
 
 
 @pytest.fixture(scope="session")
-def theirs(tokens) -> Callable[[Any], np.ndarray]:
-    """theirs(model) -> the logits of a model of transformers or PEFT, without those of virtual tokens."""
+def reference_logits(tokens) -> Callable[[Any], np.ndarray]:
+    """reference_logits(model) -> the logits of a model of transformers or PEFT, without those of virtual tokens."""
 
     def compute(model: Any) -> np.ndarray:
         with torch.no_grad():

@@ -6,8 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.families.nearest_family import unsupported_model_type
-from finetune_scaling.interop.families.registry import FAMILIES
+from finetune_scaling.interop.families.registry import FAMILIES, unsupported_model_type
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.rope import LinearScaling, Llama3Scaling, YarnScaling
 
@@ -108,6 +107,23 @@ def test_written_config_equals_the_published_one(name):
     assert relevant_fields(written) == relevant_fields(fields)
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Llama 3.2 1B", ("num_key_value_heads", "tie_word_embeddings")),
+        ("Mistral 7B v0.1", ("num_key_value_heads",)),
+        ("OLMo 2 1B", ("num_key_value_heads",)),
+        ("Gemma 2 2B", ("num_key_value_heads", "query_pre_attn_scalar", "attn_logit_softcapping")),
+        ("Gemma 3 1B", ("query_pre_attn_scalar", "rope_theta", "rope_local_base_freq", "final_logit_softcapping")),
+    ],
+)
+def test_absent_field_has_the_default_of_transformers(name, fields):
+    published = {field: value for field, value in PUBLISHED[name][0].items() if field not in fields}
+    family = FAMILIES[published["model_type"]]
+    written = family.write_config(family.read_config(published, "config.json"))
+    assert relevant_fields(written) == relevant_fields(published)
+
+
 # Fields without effect, fixed within the family, or made explicit by our writer.
 _IRRELEVANT = {
     "architectures", "dtype", "head_dim", "cache_implementation", "hidden_act", "attention_bias", "mlp_bias",
@@ -156,7 +172,7 @@ def test_no_family_expresses_a_parallel_block_with_shared_norm(tiny_config):
 )
 def test_unsupported_model_type_names_the_nearest_family(model_type, fields, message):
     base = _LLAMA if model_type != "qwen33" else {**_QWEN, "head_dim": 64, "attention_bias": False}
-    error = unsupported_model_type({**base, **fields, "model_type": model_type}, FAMILIES.values(), "config.json")
+    error = unsupported_model_type({**base, **fields, "model_type": model_type}, "config.json")
     assert isinstance(error, ConfigError)
     with pytest.raises(ConfigError, match=message):
         raise error
@@ -172,7 +188,7 @@ def test_unsupported_model_type_names_the_nearest_family(model_type, fields, mes
             {"use_sliding_window": True, "layer_types": ["sliding_attention"]},
             "layer_types lists 1 layers",
         ),
-        ("Qwen 2.5 0.5B", {"num_key_value_heads": None}, "num_key_value_heads is missing"),
+        ("Qwen 2.5 0.5B", {"num_attention_heads": None}, "num_attention_heads is missing"),
         ("Gemma 2 2B", {"layer_types": ["chunked_attention"] * 26}, "layer_types = 'chunked_attention'"),
         ("Gemma 2 2B", {"sliding_window": None}, "sliding_window is missing"),
         ("Gemma 3 1B", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),

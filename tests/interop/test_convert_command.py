@@ -29,7 +29,9 @@ def prompt(tmp_path_factory):
     return folder
 
 
-def test_adapter_is_imported_and_exported_with_its_base(prompt, base, runs, ours, theirs, tokens, tmp_path):
+def test_adapter_is_imported_and_exported_with_its_base(
+    prompt, base, runs, run_logits, reference_logits, tokens, tmp_path
+):
     run, out = tmp_path / "run", tmp_path / "out"
     came = convert(
         f"--from-peft={prompt}", f"--base={base}", f"--out={run}", "--config=tests/tiny.py:prompt",
@@ -49,7 +51,9 @@ def test_adapter_is_imported_and_exported_with_its_base(prompt, base, runs, ours
     assert figures["model"]["tokenizer"] == ["tokenizer.json", "tokenizer_config.json"]
     assert figures["adapter"]["out"] == str(out / "adapter")
     # The adapter knows where its base is.
-    np.testing.assert_allclose(theirs(AutoPeftModelForCausalLM.from_pretrained(out / "adapter")), ours(run), atol=1e-4)
+    np.testing.assert_allclose(
+        reference_logits(AutoPeftModelForCausalLM.from_pretrained(out / "adapter")), run_logits(run), atol=1e-4
+    )
     assert len(AutoTokenizer.from_pretrained(out)) == 300
 
 

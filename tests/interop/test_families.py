@@ -1,4 +1,4 @@
-"""Models of every family as transformers saves them: ours compute the same and decode the same texts."""
+"""Models of every family as transformers saves them compute the same here and decode the same texts."""
 
 import functools
 import json
@@ -41,9 +41,9 @@ each_kind = pytest.mark.parametrize("kind", MADE["KINDS"])
 
 
 class Model(NamedTuple):
-    """A model of transformers and ours of the same files."""
+    """A model of transformers, and the model that we read from its files."""
 
-    theirs: Any
+    reference: Any
     config: ModelConfig
     params: Params
     fields: dict[str, Any]
@@ -51,15 +51,15 @@ class Model(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """made(kind) -> a random model of transformers, and ours read from its files."""
+    """made(kind) -> a random model of transformers, and the model that we read from its files."""
     return functools.cache(lambda kind: make_model(kind, tmp_path_factory.mktemp("model")))
 
 
 def make_model(kind: str, folder: Path) -> Model:
-    theirs = MADE["make"](kind)
-    theirs.save_pretrained(folder)
+    reference = MADE["make"](kind)
+    reference.save_pretrained(folder)
     fields = json.loads((folder / "config.json").read_text())
-    return Model(theirs, *load_model(folder), fields)
+    return Model(reference, *load_model(folder), fields)
 
 
 def texts() -> list[np.ndarray]:
@@ -141,7 +141,7 @@ def by_name(tree: Params) -> dict[str, np.ndarray]:
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def theirs_of(model: Model, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def reference_tensors(model: Model, leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return parameters or gradients as tensors of transformers by name."""
     groups: dict[str, list] = {}
     for tensor in FAMILIES[model.fields["model_type"]].tensors(model.config):
@@ -169,19 +169,19 @@ def compare(model: Model, compute: Callable[[Params], Computed], kind: str, nois
     by the chain rule.
     """
     params = with_lora(model, noise)
-    ours, theirs = compute(params), by_torch(_merged(model, params, kind) if noise else model.theirs)
-    pairs = list(zip(ours.logits, theirs.logits, strict=True))
+    found, expected = compute(params), by_torch(_merged(model, params, kind) if noise else model.reference)
+    pairs = list(zip(found.logits, expected.logits, strict=True))
     assert all(np.abs(right).max() > 1 for _, right in pairs)  # otherwise a small difference would prove little
-    gradients = {name: leaf for name, leaf in ours.gradients.items() if "/lora_" not in name}
-    gradients, expected = theirs_of(model, gradients), theirs.gradients
-    assert gradients.keys() == expected.keys()
-    worst = max(_relative(gradients[name], expected[name]) for name in expected)
+    gradients = {name: leaf for name, leaf in found.gradients.items() if "/lora_" not in name}
+    gradients = reference_tensors(model, gradients)
+    assert gradients.keys() == expected.gradients.keys()
+    worst = max(_relative(gradients[name], value) for name, value in expected.gradients.items())
     if noise:
-        chained = _chained(by_name(params), ours.gradients)
-        worst = max(worst, *(_relative(ours.gradients[name], value) for name, value in chained.items()))
+        chained = _chained(by_name(params), found.gradients)
+        worst = max(worst, *(_relative(found.gradients[name], value) for name, value in chained.items()))
     return Difference(
         logits=float(max(np.abs(left - right).max() for left, right in pairs)),
-        loss=abs(ours.loss - theirs.loss) / theirs.loss,
+        loss=abs(found.loss - expected.loss) / expected.loss,
         gradients=float(worst),
     )
 
@@ -192,7 +192,7 @@ def _relative(left: np.ndarray, right: np.ndarray) -> float:
 
 def _merged(model: Model, params: Params, kind: str) -> Any:
     """Return a model of transformers with LoRA merged."""
-    tensors = theirs_of(model, by_name(merge_adapter(model.config, LORA, params)[1]))
+    tensors = reference_tensors(model, by_name(merge_adapter(model.config, LORA, params)[1]))
     other = MADE["make"](kind)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     other.load_state_dict(weights, strict=not model.config.tied_head)
@@ -223,12 +223,12 @@ def written(model: Model, **settings: Any) -> list[list[int]]:
     return [best.tokens for (best,) in found]
 
 
-def written_by_theirs(model: Model, **settings: Any) -> list[list[int]]:
+def written_by_reference(model: Model, **settings: Any) -> list[list[int]]:
     """Return what transformers' model decodes after each prompt separately."""
     found = []
     for prompt in prompts():
         tokens = torch.tensor([prompt])
-        out = model.theirs.generate(
+        out = model.reference.generate(
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False, eos_token_id=EOS,
             pad_token_id=0, **settings,
         )  # fmt: skip
@@ -252,21 +252,21 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(made, kind):
 def test_greedy_decoding_equals_that_of_transformers(made, kind):
     """With a growing cache, after prompts shorter and longer than windows."""
     model = made(kind)
-    assert written(model) == written_by_theirs(model)
+    assert written(model) == written_by_reference(model)
 
 
 def test_beam_search_equals_that_of_transformers(made):
     """Hypotheses share cache slots, some of which are outside a window or belong to another hypothesis."""
     model = made("gemma3_text")
-    assert written(model, method="beam", beams=3) == written_by_theirs(model, num_beams=3)
+    assert written(model, method="beam", beams=3) == written_by_reference(model, num_beams=3)
 
 
 @each_kind
 def test_parameter_count_equals_that_of_transformers(made, kind):
     model = made(kind)
-    theirs = sum(weight.numel() for weight in model.theirs.parameters())
-    assert count_parameters(model.config).total == theirs
-    assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == theirs
+    count = sum(weight.numel() for weight in model.reference.parameters())
+    assert count_parameters(model.config).total == count
+    assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == count
 
 
 @each_kind
@@ -277,10 +277,10 @@ def test_written_config_is_read_by_us_and_by_transformers(made, kind, tmp_path):
     assert family.read_config(fields, "config.json") == model.config
     (tmp_path / "config.json").write_text(json.dumps(fields))
     again = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path), attn_implementation="eager").eval()
-    again.load_state_dict(model.theirs.state_dict())
+    again.load_state_dict(model.reference.state_dict())
     tokens = torch.from_numpy(texts()[0])[None]
     with torch.no_grad():
-        torch.testing.assert_close(again(tokens).logits, model.theirs(tokens).logits, atol=1e-6, rtol=0)
+        torch.testing.assert_close(again(tokens).logits, model.reference(tokens).logits, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
@@ -297,12 +297,12 @@ def test_soft_prompt_leaves_the_window_as_in_transformers(made, kind):
         hidden, _ = decoder.forward(params, *tuning.embed(decoder, params, text, layout))
         return decoder.unembed(params, hidden)
 
-    ours = jax.jit(logits)(combine(trainable, frozen))
+    found = jax.jit(logits)(combine(trainable, frozen))
     with torch.no_grad():
         prompt = torch.from_numpy(np.array(trainable["prompt"]["embedding"]))[None]
-        embedded = model.theirs.get_input_embeddings()(torch.from_numpy(text))
-        expected = model.theirs(inputs_embeds=torch.cat([prompt, embedded], dim=1)).logits.numpy()
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
+        embedded = model.reference.get_input_embeddings()(torch.from_numpy(text))
+        expected = model.reference(inputs_embeds=torch.cat([prompt, embedded], dim=1)).logits.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_text_model_of_a_multimodal_gemma(tmp_path):
@@ -313,14 +313,14 @@ def test_text_model_of_a_multimodal_gemma(tmp_path):
     whole = Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=VOCABULARY - 1
     )
-    theirs = Gemma3ForConditionalGeneration(whole).eval()
-    theirs.save_pretrained(tmp_path)
+    reference = Gemma3ForConditionalGeneration(whole).eval()
+    reference.save_pretrained(tmp_path)
     config, params = load_model(tmp_path)
     names = {tensor.name.replace("language_model.", "") for tensor in FAMILIES["gemma3"].tensors(config)}
     assert names == {tensor.name for tensor in FAMILIES["gemma3_text"].tensors(config)}
     assert config == make_model("gemma3_text", tmp_path / "text").config
-    found = theirs_of(Model(theirs, config, params, {"model_type": "gemma3_text"}), by_name(params))
-    expected = {name.removeprefix("model.language_model."): w for name, w in theirs.named_parameters()}
+    found = reference_tensors(Model(reference, config, params, {"model_type": "gemma3_text"}), by_name(params))
+    expected = {name.removeprefix("model.language_model."): w for name, w in reference.named_parameters()}
     for name, value in found.items():
         np.testing.assert_array_equal(value, expected[name.removeprefix("model.")].detach().numpy())
     with pytest.raises(ConfigError, match="gemma3_text"):

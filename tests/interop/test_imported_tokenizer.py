@@ -41,14 +41,14 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 @each_kind
 def test_ids_and_texts_equal_those_of_transformers(made, kind):
-    ours, theirs = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
-    front = [] if ours.special_tokens.bos_id is None else [ours.special_tokens.bos_id]
+    tokenizer, reference = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["reference_tokenizer"](made(kind))
+    front = [] if tokenizer.special_tokens.bos_id is None else [tokenizer.special_tokens.bos_id]
     assert (front == []) == (kind in MADE["WITHOUT_BOS"])
-    assert (ours.eos_id, ours.vocab_size) == (theirs.eos_token_id, len(theirs))
-    for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
-        assert front + ids == theirs(text).input_ids, text
-        assert ours.encode(text) == ids
-        assert ours.decode(ids) == theirs.decode(front + ids, skip_special_tokens=True) == text
+    assert (tokenizer.eos_id, tokenizer.vocab_size) == (reference.eos_token_id, len(reference))
+    for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
+        assert front + ids == reference(text).input_ids, text
+        assert tokenizer.encode(text) == ids
+        assert tokenizer.decode(ids) == reference.decode(front + ids, skip_special_tokens=True) == text
 
 
 DECOMPOSED = "Stra\u00dfe nai\u0308ve cafe\u0301, 12345 it's\n\n\n    four  spaces\u00a0\r\n a\u0300"
@@ -57,27 +57,31 @@ DECOMPOSED = "Stra\u00dfe nai\u0308ve cafe\u0301, 12345 it's\n\n\n    four  spac
 @each_kind
 def test_ids_of_decomposed_letters_digits_and_runs_of_spaces(made, kind):
     """Kinds with NFC normalization encode the normalized text."""
-    ours, theirs = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["theirs"](made(kind))
-    front = [] if ours.special_tokens.bos_id is None else [ours.special_tokens.bos_id]
-    ids = ours.encode(DECOMPOSED)
-    assert front + ids == theirs(DECOMPOSED).input_ids
+    tokenizer, reference = load_hugging_face_tokenizer(made(kind), FIELDS), MADE["reference_tokenizer"](made(kind))
+    front = [] if tokenizer.special_tokens.bos_id is None else [tokenizer.special_tokens.bos_id]
+    ids = tokenizer.encode(DECOMPOSED)
+    assert front + ids == reference(DECOMPOSED).input_ids
     spelled = unicodedata.normalize("NFC", DECOMPOSED) if kind in ("qwen", "gpt_neox") else DECOMPOSED
-    assert ours.decode(ids) == spelled
-    assert DECOMPOSED.startswith(ours.truncate(DECOMPOSED, len(ids) - 1))
-    assert b"".join(ours.token_bytes()[i] for i in ours.continuation.encode(DECOMPOSED)).decode() == spelled
+    assert tokenizer.decode(ids) == spelled
+    assert DECOMPOSED.startswith(tokenizer.truncate(DECOMPOSED, len(ids) - 1))
+    assert b"".join(tokenizer.token_bytes()[i] for i in tokenizer.continuation.encode(DECOMPOSED)).decode() == spelled
 
 
-@pytest.mark.parametrize("theirs", [GPTNeoXTokenizer, Qwen2Tokenizer, GemmaTokenizer])
-def test_ids_of_the_tokenizer_classes_of_families(theirs, tmp_path):
+@pytest.mark.parametrize("tokenizer_class", [GPTNeoXTokenizer, Qwen2Tokenizer, GemmaTokenizer])
+def test_ids_of_the_tokenizer_classes_of_families(tokenizer_class, tmp_path):
     """As transformers' classes train and save them, with their own special tokens."""
-    theirs().train_new_from_iterator(MADE["TEXTS"] * 3, MADE["SIZE"]).save_pretrained(tmp_path)
+    tokenizer_class().train_new_from_iterator(MADE["TEXTS"] * 3, MADE["SIZE"]).save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    ours = load_hugging_face_tokenizer(tmp_path, FIELDS)
-    assert type(again) is theirs
-    assert (ours.special_tokens.bos_id, ours.eos_id, ours.vocab_size) == (None, again.eos_token_id, len(again))
+    tokenizer = load_hugging_face_tokenizer(tmp_path, FIELDS)
+    assert type(again) is tokenizer_class
+    assert (tokenizer.special_tokens.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (
+        None,
+        again.eos_token_id,
+        len(again),
+    )
     for text in (*TEXTS, DECOMPOSED):
-        assert ours.encode(text) == again(text).input_ids, text
-    assert again.eos_token_id not in ours.encode(f"a{again.eos_token}b")
+        assert tokenizer.encode(text) == again(text).input_ids, text
+    assert again.eos_token_id not in tokenizer.encode(f"a{again.eos_token}b")
     change(tmp_path, add_bos_token=True)
     if again.bos_token is not None:
         assert load_hugging_face_tokenizer(tmp_path, FIELDS).special_tokens.bos_id == again.bos_token_id
@@ -136,9 +140,9 @@ def test_bos_token_follows_the_tokenizer_config(made, tmp_path):
         for file in made(kind).iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
         (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": asked}))
-        ours = load_hugging_face_tokenizer(folder, FIELDS)
-        assert ours.special_tokens.bos_id == expected
-        assert ours.digest != load_hugging_face_tokenizer(made(kind), FIELDS).digest
+        tokenizer = load_hugging_face_tokenizer(folder, FIELDS)
+        assert tokenizer.special_tokens.bos_id == expected
+        assert tokenizer.digest != load_hugging_face_tokenizer(made(kind), FIELDS).digest
         (folder / "tokenizer_config.json").unlink()  # the ids of the model's config stand in
         alone = load_hugging_face_tokenizer(folder, FIELDS)
         assert (alone.special_tokens.bos_id, alone.eos_id) == (None if kind == "without_bos" else 1, 2)

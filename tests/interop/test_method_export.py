@@ -32,36 +32,38 @@ def neox(runs, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", FUSED.values(), ids=FUSED)
-def test_adapter_of_fused_modules_has_the_same_logits_in_peft(method, neox, runs, ours, theirs, tmp_path):
+def test_adapter_of_fused_modules_has_the_same_logits_in_peft(
+    method, neox, runs, run_logits, reference_logits, tmp_path
+):
     public, base = neox
     run = runs.tune(tmp_path / "run", base, method)
-    expected = ours(run)
-    assert np.abs(expected - ours(base)).max() > 0.05
+    expected = run_logits(run)
+    assert np.abs(expected - run_logits(base)).max() > 0.05
     export_run(RunExport(str(run), adapter=str(tmp_path / "adapter")))
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(public), tmp_path / "adapter")
-    np.testing.assert_allclose(theirs(model), expected, atol=1e-4)
+    np.testing.assert_allclose(reference_logits(model), expected, atol=1e-4)
     summary = import_adapter(AdapterImport(str(tmp_path / "adapter"), str(base), str(tmp_path / "again")))
-    np.testing.assert_allclose(ours(tmp_path / "again"), expected, atol=1e-4)
+    np.testing.assert_allclose(run_logits(tmp_path / "again"), expected, atol=1e-4)
     assert summary["method"]["name"] == method["name"]
     if method["name"] in ("dora", "ia3"):
         export_run(RunExport(str(run), model=str(tmp_path / "merged")))
         np.testing.assert_allclose(
-            theirs(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected, atol=1e-4
+            reference_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected, atol=1e-4
         )
 
 
-def test_bitfit_is_merged_where_the_family_has_biases(base, neox, runs, ours, theirs, tmp_path):
+def test_bitfit_is_merged_where_the_family_has_biases(base, neox, runs, run_logits, reference_logits, tmp_path):
     run = runs.tune(tmp_path / "run", base, {"name": "bitfit"})
     summary = export_run(RunExport(str(run), model=str(tmp_path / "out")))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert (summary["model"]["family"], model.config.attention_bias, model.config.mlp_bias) == ("llama", True, True)
-    np.testing.assert_allclose(theirs(model), ours(run), atol=1e-4)
+    np.testing.assert_allclose(reference_logits(model), run_logits(run), atol=1e-4)
     with pytest.raises(ConfigError, match=r"PEFT has no method .bitfit. .*--to-hf"):
         export_run(RunExport(str(run), adapter=str(tmp_path / "adapter")))
     with_norms = runs.tune(tmp_path / "neox", neox[1], {"name": "bitfit"})  # the biases of its LayerNorms train, too
     export_run(RunExport(str(with_norms), model=str(tmp_path / "neox out")))
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "neox out")
-    np.testing.assert_allclose(theirs(again), ours(with_norms), atol=1e-4)
+    np.testing.assert_allclose(reference_logits(again), run_logits(with_norms), atol=1e-4)
 
 
 def test_bitfit_without_a_family_and_bottlenecks_are_rejected(base, runs, tmp_path):

@@ -24,13 +24,13 @@ def write(run, out, **options):
     return export_run(RunExport(str(run), model=str(out), **options))
 
 
-def test_exported_model_has_the_same_logits(base, ours, theirs, tmp_path):
+def test_exported_model_has_the_same_logits(base, run_logits, reference_logits, tmp_path):
     """Our logits are scaled and Llama's are not, so the factor moves into the final norm."""
     figures = write(base, tmp_path / "out")["model"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    logits = ours(base)
+    logits = run_logits(base)
     assert np.abs(logits).max() > 1
-    np.testing.assert_allclose(theirs(model), logits, atol=1e-4)
+    np.testing.assert_allclose(reference_logits(model), logits, atol=1e-4)
     assert figures["family"] == model.config.model_type == "llama"
     assert figures["tensors"] == len(load_file(tmp_path / "out" / "model.safetensors"))
     assert figures["bytes"] == 4 * sum(value.numel() for value in model.parameters())
@@ -42,10 +42,10 @@ def test_exported_model_has_the_same_logits(base, ours, theirs, tmp_path):
     [*((kind, torch.bfloat16) for kind in MADE["KINDS"]), ("gpt_neox", torch.float32), ("gemma2", torch.float16)],
 )
 def test_imported_model_is_exported_bit_for_bit(kind, dtype, runs, tmp_path):
-    MADE["make"](kind).to(dtype).save_pretrained(tmp_path / "theirs")
-    config, params = load_model(tmp_path / "theirs")
+    MADE["make"](kind).to(dtype).save_pretrained(tmp_path / "public")
+    config, params = load_model(tmp_path / "public")
     write(runs.write(tmp_path / "run", config, params, tokenizer=""), tmp_path / "out")
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "out"))
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("public", "out"))
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert value.dtype == after[name].dtype
@@ -56,7 +56,7 @@ def test_imported_model_is_exported_bit_for_bit(kind, dtype, runs, tmp_path):
     assert not any(report.values()), report
 
 
-def test_model_is_sharded_and_cast(base, theirs, tmp_path, monkeypatch):
+def test_model_is_sharded_and_cast(base, reference_logits, tmp_path, monkeypatch):
     whole = write(base, tmp_path / "whole")["model"]
     monkeypatch.setattr("finetune_scaling.interop.model_export.SHARD_BYTES", 20_000)
     figures = write(base, tmp_path / "parts", dtype="bfloat16")["model"]

@@ -21,12 +21,12 @@ LEARNING_RATES = {"lora": 0.02, "lora, rank-stabilized": 0.02, "dora": 0.02, "ia
 class Losses(NamedTuple):
     """The losses of each step in nats per token."""
 
-    ours: list[float]
+    run: list[float]
     peft: list[float]
 
     @property
     def largest_difference(self) -> float:
-        return max(abs(left - right) for left, right in zip(self.ours, self.peft, strict=True))
+        return max(abs(left - right) for left, right in zip(self.run, self.peft, strict=True))
 
 
 def token_batches() -> list[np.ndarray]:
@@ -62,8 +62,8 @@ def train_both(kind: str, public_base: Path, base: Path, folder: Path) -> Losses
     peft_model.save_pretrained(folder / "adapter")
     import_adapter(AdapterImport(str(folder / "adapter"), str(base), str(folder / "run")))
     model = load_run_checkpoint(find_run(folder / "run"))
-    ours = our_losses(model, token_batches(), LEARNING_RATES[kind])
-    return Losses(ours, PEFT["train"](peft_model, token_batches(), LEARNING_RATES[kind]))
+    losses = our_losses(model, token_batches(), LEARNING_RATES[kind])
+    return Losses(losses, PEFT["train"](peft_model, token_batches(), LEARNING_RATES[kind]))
 
 
 @pytest.mark.parametrize("kind", LEARNING_RATES)

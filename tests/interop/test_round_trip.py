@@ -58,7 +58,9 @@ def test_model_is_imported_and_exported_bit_for_bit(public, converted, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "prompt"])
-def test_adapter_tuned_here_is_loaded_on_the_public_model(method, public, converted, ours, theirs, tmp_path):
+def test_adapter_tuned_here_is_loaded_on_the_public_model(
+    method, public, converted, run_logits, reference_logits, tmp_path
+):
     config = configuration.plain(TINY["get_config"](method))
     config |= {"tokenizer": str(converted / "tokenizer"), "base": {"run": str(converted)}}
     config["sequence"] = {**config["sequence"], "bidirectional_input": False}
@@ -69,14 +71,14 @@ def test_adapter_tuned_here_is_loaded_on_the_public_model(method, public, conver
     assert record["steps"] == 6
     export_run(RunExport(str(run), adapter=str(tmp_path / "adapter")))
     model = AutoModelForCausalLM.from_pretrained(public, dtype=torch.float32)
-    plain = theirs(model)
+    plain = reference_logits(model)
     tuned = PeftModel.from_pretrained(model, tmp_path / "adapter")
-    np.testing.assert_allclose(theirs(tuned), ours(run), atol=1e-4)
-    assert np.abs(theirs(tuned) - plain).max() > 0.05
+    np.testing.assert_allclose(reference_logits(tuned), run_logits(run), atol=1e-4)
+    assert np.abs(reference_logits(tuned) - plain).max() > 0.05
     # The adapter names the directory of its base.
     itself = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)
-    np.testing.assert_allclose(theirs(itself), ours(run), atol=1e-4)
+    np.testing.assert_allclose(reference_logits(itself), run_logits(run), atol=1e-4)
     if method == "lora":
         export_run(RunExport(str(run), model=str(tmp_path / "merged"), dtype="float32"))
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-        np.testing.assert_allclose(theirs(merged), ours(run), atol=1e-4)
+        np.testing.assert_allclose(reference_logits(merged), run_logits(run), atol=1e-4)

@@ -36,18 +36,18 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """By kind: our tokenizer, and the tokenizer that transformers loads from the exported files."""
+    """By kind: a tokenizer, and the tokenizer that transformers loads from the exported files."""
     found = {}
     for kind, options in KINDS.items():
         folder = tmp_path_factory.mktemp("tokenizer")
         texts = TEXTS[:-1] if kind == "unigram, no <" else TEXTS
         words = WORDS.replace("<", "") if "no <" in kind else WORDS
-        ours = train_tokenizer([*texts, words], TokenizerConfig(**{"sentinels": 4, **options}), folder)
-        files = tokenizer_files(str(folder), ours.vocab_size)
+        tokenizer = train_tokenizer([*texts, words], TokenizerConfig(**{"sentinels": 4, **options}), folder)
+        files = tokenizer_files(str(folder), tokenizer.vocab_size)
         for name, data in files.files.items():
             (folder / "out").mkdir(exist_ok=True)
             (folder / "out" / name).write_bytes(data)
-        found[kind] = ours, AutoTokenizer.from_pretrained(folder / "out")
+        found[kind] = tokenizer, AutoTokenizer.from_pretrained(folder / "out")
     return found
 
 
@@ -58,14 +58,14 @@ def pairs(tmp_path_factory):
 @example("a\u2581b \u2581\u2581 aaaaaaaaa")
 @example("  two  spaces\n\nand\tothers \u00a0 \0")
 def test_ids_and_texts_are_equal(pairs, text):
-    for kind, (ours, theirs) in pairs.items():
+    for kind, (tokenizer, exported) in pairs.items():
         if MARK in text or (kind == "without bytes" and "\u2581" in text):
             continue  # known differences
-        ids, found = ours.encode(text), theirs.encode(text, add_special_tokens=False)
-        assert found == ids or (kind != "bpe" and is_tie(ours, found, ids)), kind
-        assert theirs.encode(text) == [ours.bos_id, *found], kind
+        ids, found = tokenizer.encode(text), exported.encode(text, add_special_tokens=False)
+        assert found == ids or (kind != "bpe" and is_tie(tokenizer, found, ids)), kind
+        assert exported.encode(text) == [tokenizer.bos_id, *found], kind
         if kind != "without bytes":
-            assert theirs.decode(ids, skip_special_tokens=True) == ours.decode(ids) == text, kind
+            assert exported.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == text, kind
 
 
 def is_tie(tokenizer, left, right):
@@ -76,27 +76,29 @@ def is_tie(tokenizer, left, right):
 
 
 def test_special_tokens_are_equal(pairs):
-    for ours, theirs in pairs.values():
-        assert len(theirs) == ours.vocab_size
-        specials = (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, theirs.unk_token_id)
-        assert specials == (ours.bos_id, ours.eos_id, ours.pad_id, ours.unk_id)
-        assert [ours.decode([i]) for i in theirs.all_special_ids if i != ours.unk_id] == [""] * 3
+    for tokenizer, exported in pairs.values():
+        assert len(exported) == tokenizer.vocab_size
+        specials = (exported.bos_token_id, exported.eos_token_id, exported.pad_token_id, exported.unk_token_id)
+        assert specials == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id)
+        assert [tokenizer.decode([i]) for i in exported.all_special_ids if i != tokenizer.unk_id] == [""] * 3
 
 
 def test_ids_of_news_text_are_equal(shared_data, tmp_path):
     with lzma.open(shared_data / "mt_news" / "en-zh.valid.jsonl.xz", "rt", encoding="utf-8") as file:
         texts = [value for line in file for value in json.loads(line).values() if isinstance(value, str)]
     for model_type in ("unigram", "bpe"):
-        ours = train_tokenizer(texts, TokenizerConfig(vocab_size=4000, model_type=model_type), tmp_path / model_type)
-        theirs = fast_tokenizer(ours)
-        assert [theirs.encode(text, add_special_tokens=False).ids for text in texts] == ours.encode_batch(texts)
+        tokenizer = train_tokenizer(
+            texts, TokenizerConfig(vocab_size=4000, model_type=model_type), tmp_path / model_type
+        )
+        exported = fast_tokenizer(tokenizer)
+        assert [exported.encode(text, add_special_tokens=False).ids for text in texts] == tokenizer.encode_batch(texts)
 
 
 def test_inexact_tokenizer_is_not_exported(pairs, tmp_path, monkeypatch):
-    ours, _ = pairs["bpe"]
-    ours.save(tmp_path)
+    tokenizer, _ = pairs["bpe"]
+    tokenizer.save(tmp_path)
     monkeypatch.setattr(_Pieces, "are_ranks", False)  # treat ranks as log-probabilities
-    found = tokenizer_files(str(tmp_path), ours.vocab_size)
+    found = tokenizer_files(str(tmp_path), tokenizer.vocab_size)
     assert not found.files
     assert found.special_ids == {"bos": 2, "eos": 1, "pad": 0}
     assert "no exact tokenizer.json" in found.reason

@@ -5,50 +5,29 @@ from typing import Any
 
 from finetune_scaling.errors import ConfigError
 
-# Fields that change what some family computes, with their neutral values. A family's reader has to read such a field
-# unless it is absent or neutral.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (None, False),
-    "attention_chunk_size": (None,),
-    "attention_multiplier": (None,),
-    "attn_logit_softcapping": (None,),
-    "clip_qkv": (None,),
-    "embedding_multiplier": (None, 1),
-    "final_logit_softcapping": (None,),
-    "logit_scale": (None, 1),
-    "logits_scaling": (None, 1),
-    "mlp_bias": (None, False),
-    "no_rope_layers": (None,),
-    "num_experts": (None, 0),
-    "num_local_experts": (None, 0),
-    "partial_rotary_factor": (None, 1),
-    "quantization_config": (None,),
-    "query_pre_attn_scalar": (None,),
-    "residual_multiplier": (None, 1),
-    "rope_local_base_freq": (None,),
-    "rope_parameters": (None,),
-    "rope_scaling": (None,),
-    "rotary_pct": (None, 1),
-    "sliding_window": (None,),
-    "use_bidirectional_attention": (None, False),
-    "use_parallel_residual": (None, False),
-    "use_qk_norm": (None, False),
-    "use_sliding_window": (None, False),
-}
+# Fields that change what some family computes. A family's reader has to read such a field unless it is absent, null,
+# false or 0, or, for the second group, 1.
+_OFF = (
+    "attention_bias", "attention_chunk_size", "attention_multiplier", "attn_logit_softcapping", "clip_qkv",
+    "final_logit_softcapping", "mlp_bias", "no_rope_layers", "num_experts", "num_local_experts", "quantization_config",
+    "query_pre_attn_scalar", "rope_local_base_freq", "rope_parameters", "rope_scaling", "sliding_window",
+    "use_bidirectional_attention", "use_parallel_residual", "use_qk_norm", "use_sliding_window",
+)  # fmt: skip
+_ONE = (
+    "embedding_multiplier", "logit_scale", "logits_scaling", "partial_rotary_factor", "residual_multiplier",
+    "rotary_pct",
+)  # fmt: skip
 FULL, LOCAL = "full_attention", "sliding_attention"  # values of `layer_types`
 
 
 class Fields:
     """The fields of a config.json or of an object in it, with a record of which were read."""
 
-    def __init__(self, values: Mapping[str, Any], where: str, model: str, group: str = ""):
-        """Wrap `values`; the file `where`, the `model` that it describes and the object `group` appear in messages."""
-        self.values, self.where, self.model = values, where, model
+    def __init__(self, values: Mapping[str, Any], where: str, group: str = ""):
+        """Wrap `values`; the file `where` and the object `group` appear in messages."""
+        self.values, self.where = values, where
         self._group = f"{group}." if group else ""
         self._read: set[str] = set()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.values
 
     def was_read(self, name: str) -> bool:
         return name in self._read
@@ -65,7 +44,7 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             problem = "is missing" if value is None else f"= {value!r} is not a number"
-            raise ConfigError(f"{self._field(name)} {problem}. Fix: use the config of {self.model}.")
+            raise ConfigError(f"{self._field(name)} {problem}. Fix: copy the file again.")
         return value
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -89,10 +68,9 @@ class Fields:
             raise ConfigError(f"{self._field(name)} = {value!r} must be at least 1")
         return value
 
-    def optional_number(self, name: str, absent: float | None = None) -> int | float | None:
-        """Return a number, None where the field is null, and `absent` where it is absent."""
-        value = self.get(name) if name in self else absent
-        return None if value is None else self.number(name, value)
+    def optional_number(self, name: str) -> int | float | None:
+        """Return a number; None where the field is absent or null."""
+        return None if self.get(name) is None else self.number(name)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Return a bool, or the default where the field is absent or null."""
@@ -125,7 +103,7 @@ class Fields:
             return None
         if not isinstance(value, Mapping):
             raise ConfigError(f"{self._field(name)} = {value!r} is not a JSON object")
-        return Fields(value, self.where, self.model, f"{self._group}{name}")
+        return Fields(value, self.where, f"{self._group}{name}")
 
     def unsupported(self, name: str, value: Any, reason: str = "our decoder does not compute it") -> ConfigError:
         """Return the error about a field with an unsupported value."""
@@ -133,7 +111,8 @@ class Fields:
 
     def check_rest(self) -> None:
         """Raise ConfigError for an unread field that changes what is computed."""
-        for name, neutral in _NEUTRAL.items():
+        for name in (*_OFF, *_ONE):
+            neutral = (None, False, 1) if name in _ONE else (None, False)
             if not self.was_read(name) and self.get(name) not in neutral:
                 raise self.unsupported(name, self.values[name])
         if not self.was_read("layer_types") and any(kind != FULL for kind in self.items("layer_types") or ()):
@@ -143,9 +122,6 @@ class Fields:
         return f"{self.where}: {self._group}{name}"
 
 
-def write_choice(value: str, known: Mapping[str, str], field: str, model: str) -> str:
-    """Return the family's value for ours: the inverse of `Fields.choice`. Raises ConfigError where it has none."""
-    inverse = {ours: family for family, ours in known.items()}
-    if value not in inverse:
-        raise ConfigError(f"model.{field} = {value!r}, but {model} supports {' or '.join(inverse)}")
-    return inverse[value]
+def integral(value: float) -> float | int:
+    """Return an integral float as int, as Hugging Face writes it."""
+    return int(value) if value == int(value) else value

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from finetune_scaling import configuration
+from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.models.config import ModelConfig
 
 LAYER = "{layer}"  # placeholder for the layer number in a tensor's name
-REST = "{rest}"  # placeholder for any suffix in the name of an ignored tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,20 @@ class Tensor:
         return value.T if self.transposed else value
 
 
+def dense_tensors(
+    config: ModelConfig, modules: Mapping[str, str], fused: Mapping[str, FusedSlice] = {}
+) -> list[Tensor]:
+    """Return the kernels and biases of a block's dense layers; both arguments are by path below layers/."""
+    tensors = []
+    for path, module in modules.items():
+        name, leaf = path.rpartition("/")[2], f"layers/{path}"
+        if name in config.dense_layers:
+            tensors.append(Tensor(f"{module}.weight", f"{leaf}/kernel", transposed=True, fused=fused.get(path)))
+        if name in config.biased:
+            tensors.append(Tensor(f"{module}.bias", f"{leaf}/bias", fused=fused.get(path)))
+    return tensors
+
+
 def to_file(tensors: Sequence[Tensor], leaves: Sequence[np.ndarray]) -> np.ndarray:
     """Return one tensor of the files from one layer of each leaf that it holds: the inverse of `Tensor.from_file`."""
     stored = [value.T if tensor.transposed else value for tensor, value in zip(tensors, leaves, strict=True)]
@@ -75,31 +90,45 @@ def to_file(tensors: Sequence[Tensor], leaves: Sequence[np.ndarray]) -> np.ndarr
     return np.stack([by_index[i] for i in range(slices[0].count)], axis=1).reshape(-1, *rest)
 
 
-def grouped(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-    """Group mappings by the name of their tensor in the files."""
-    groups: dict[str, list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.name, []).append(tensor)
-    return groups
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A family of public models.
 
     Attributes:
         model_type: Its model_type in config.json.
-        read_config: Convert the fields of a config.json, with the file's name for messages, to our config. Raises
-            ConfigError, naming the field, for anything that our decoder does not compute.
+        architecture: The name of its model class in transformers.
+        read: Convert the fields of a config.json to fields of our config. Raises ConfigError, naming the field, for
+            anything that our decoder does not compute.
+        write: The inverse of `read`. It may write a config that the family cannot express: the exporter reads the
+            fields back and compares (matching_family.py). May raise ConfigError.
         tensors: Return every tensor of a model of this config.
-        write_config: The inverse of read_config. It may write a config that the family cannot express: the exporter
-            reads the fields back and compares (matching_family.py). May raise ConfigError.
-        ignored: Names, with LAYER and REST, of tensors that the config already determines, or that do not belong to
-            the language model.
+        defaults: Values of absent fields, as in transformers' config class.
+        ignored: Regular expression of the names of tensors that the config already determines, or that do not belong
+            to the language model.
     """
 
     model_type: str
-    read_config: Callable[[Mapping[str, Any], str], ModelConfig]
+    architecture: str
+    read: Callable[[Fields], dict[str, Any]]
+    write: Callable[[ModelConfig], dict[str, Any]]
     tensors: Callable[[ModelConfig], tuple[Tensor, ...]]
-    write_config: Callable[[ModelConfig], dict[str, Any]]
-    ignored: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ignored: str = ""
+
+    def fields(self, values: Mapping[str, Any], where: str) -> Fields:
+        """Return checked access to the fields of a config.json, which `where` names in messages."""
+        return Fields({**self.defaults, **values}, where)
+
+    def config(self, fields: Fields) -> ModelConfig:
+        """Convert the fields of a config.json. Raises ConfigError for anything that our decoder does not compute."""
+        form = self.read(fields)
+        fields.check_rest()
+        return configuration.build(ModelConfig, form, fields.where)
+
+    def read_config(self, values: Mapping[str, Any], where: str) -> ModelConfig:
+        """Convert the fields of a config.json; raises as `config` does, naming `where` and the field."""
+        return self.config(self.fields(values, where))
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        """Return the fields of a config.json; see `write`."""
+        return {"architectures": [self.architecture], "model_type": self.model_type, **self.write(config)}

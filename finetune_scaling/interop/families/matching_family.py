@@ -8,8 +8,10 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.families.family import Family
+from finetune_scaling.interop.families.family import Family, Tensor
+from finetune_scaling.interop.families.registry import FAMILIES
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 
 # Fields that do not change what a trained model computes, except for rounding.
 _IRRELEVANT = ("embedding_std", "compute_dtype", "remat", "attention")
@@ -31,6 +33,14 @@ class FamilyMatch:
     fields: Mapping[str, Any]
     logit_scale: float | None
 
+    @property
+    def tensors(self) -> list[list[Tensor]]:
+        """The tensors of the model, grouped by the tensor of the files that holds them."""
+        groups: dict[str, list[Tensor]] = {}
+        for tensor in self.family.tensors(self.config):
+            groups.setdefault(tensor.name, []).append(tensor)
+        return list(groups.values())
+
     def leaf(self, path: str, value: np.ndarray) -> np.ndarray:
         """Return the value that a leaf, or one layer of it, has in the family's model."""
         folder, _, name = path.rpartition("/")
@@ -38,6 +48,14 @@ class FamilyMatch:
             return value
         offset = self.config.norm_offset if name == "scale" else 0.0
         return ((value.astype(np.float32) + offset) * self.logit_scale - offset).astype(value.dtype)
+
+
+def families_for(found: RunCheckpoint) -> list[Family]:
+    """Return all families, starting with that of the public model from which a run descends."""
+    while found.run_config.public is None and found.run_config.base is not None:
+        found = find_base(found.run_config.base)
+    first = found.run_config.public.family if found.run_config.public else ""
+    return sorted(FAMILIES.values(), key=lambda family: family.model_type != first)
 
 
 def match_family(config: ModelConfig, families: Iterable[Family], what: str) -> FamilyMatch:

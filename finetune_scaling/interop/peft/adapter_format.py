@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import read_json
 from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.interop.families.matching_family import FamilyMatch
 from finetune_scaling.interop.weights.run_weights import TrainedRun
+from finetune_scaling.interop.weights.safetensors_writer import DTYPES
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_FLOATS = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -42,9 +42,9 @@ class PeftAdapter:
 
     def parsed_fields(self) -> Fields:
         """Return checked access to the fields."""
-        return Fields(self.fields, f"{self.where}/{CONFIG}", f"a {self.fields.get('peft_type')} adapter")
+        return Fields(self.fields, f"{self.where}/{CONFIG}")
 
-    def check_shape(self, name: str, expected: tuple[int, ...]) -> np.ndarray:
+    def tensor(self, name: str, expected: tuple[int, ...]) -> np.ndarray:
         """Return a tensor. Raises CheckpointError where it is missing or has another shape."""
         if name not in self.tensors:
             raise CheckpointError(f"{self.weights}: tensor {name} is missing. Fix: copy the adapter again.")
@@ -122,12 +122,11 @@ def _existing(file: Path) -> Path:
 
 def _read_tensors(file: Path) -> dict[str, np.ndarray]:
     try:
-        with safe_open(file, framework="np") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, not a mapping
+        tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: not a valid safetensors file ({error}). Fix: copy it again.") from error
     for name, value in tensors.items():
-        if value.dtype not in _FLOATS:
+        if value.dtype.name not in DTYPES:
             raise CheckpointError(f"{file}: tensor {name} has dtype {value.dtype}; quantized adapters are not read")
         if not np.isfinite(value.astype(np.float32)).all():
             raise CheckpointError(f"{file}: tensor {name} has values that are not finite. Fix: copy it again.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import absolute, check_new, local_path, new_directory, read_json, sha256
-from finetune_scaling.interop.families.matching_family import match_family
+from finetune_scaling.interop.families.matching_family import families_for, match_family
 from finetune_scaling.interop.peft.adapter_format import (
     CONFIG,
     WEIGHTS,
@@ -18,7 +19,6 @@ from finetune_scaling.interop.peft.adapter_format import (
     read_peft_adapter,
 )
 from finetune_scaling.interop.peft.registry import import_peft_adapter
-from finetune_scaling.interop.public_source import families_for, is_hub_name, public_source
 from finetune_scaling.interop.weights.run_weights import PROVENANCE
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
@@ -85,30 +85,27 @@ def _base_model(base: RunCheckpoint) -> ModelConfig:
 
 def _check_base(directory: Path, adapter: PeftAdapter, base: RunCheckpoint) -> None:
     """Raise CheckpointError where the adapter's files name another base than this one."""
-    record = directory / PROVENANCE
-    digest = _recorded_base(record) if record.is_file() else None
-    if digest not in (None, base.metadata["arrays_digest"]):
-        raise CheckpointError(
-            f"{directory}: was trained on a base with digest {digest[:12]}..., but {base.path} has digest "
-            f"{base.metadata['arrays_digest'][:12]}... Fix: give --base=RUN the base that it was trained on; if the "
-            f"weights are the same, remove {record}."
-        )
-    name, source = str(adapter.fields.get("base_model_name_or_path") or ""), public_source(base)
-    if source is not None and source.on_hub and is_hub_name(name) and name.lower() != source.name.lower():
+    if (record := directory / PROVENANCE).is_file():
+        fields = read_json(record, fix="copy it again")
+        trained_on = fields.get("base_digest") if isinstance(fields, dict) else fields
+        if trained_on not in (None, base.metadata["arrays_digest"]):
+            raise CheckpointError(
+                f"{record}: base_digest = {trained_on!r}, but {base.path} has digest "
+                f"{base.metadata['arrays_digest']!r}. Fix: give --base=RUN the base that the adapter was trained on; "
+                f"if the weights are the same, remove {record}."
+            )
+    name, public = str(adapter.fields.get("base_model_name_or_path") or ""), base.run_config.public
+    if public and _is_hub_name(public.name) and _is_hub_name(name) and name.lower() != public.name.lower():
         raise CheckpointError(
             f"{directory / CONFIG}: base_model_name_or_path = {name!r}, but {base.directory} was imported from "
-            f"{source.name!r}. Fix: give --base=RUN a base imported from {name!r}; if the two are the same model, "
+            f"{public.name!r}. Fix: give --base=RUN a base imported from {name!r}; if the two are the same model, "
             "change the field."
         )
 
 
-def _recorded_base(record: Path) -> str | None:
-    """Return the digest of the base, as recorded when we exported the adapter."""
-    fields = read_json(record, fix="copy it again")
-    digest = fields.get("base_digest") if isinstance(fields, Mapping) else fields
-    if digest is not None and not isinstance(digest, str):
-        raise CheckpointError(f"{record}: base_digest is not a string. Fix: copy it again.")
-    return digest
+def _is_hub_name(name: str) -> bool:
+    """Whether a model's name is OWNER/NAME on the hub rather than a local directory."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
 
 
 def _run_config(

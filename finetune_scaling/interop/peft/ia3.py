@@ -16,8 +16,8 @@ from finetune_scaling.interop.peft.adapter_format import (
 from finetune_scaling.interop.peft.modules import (
     Module,
     extended_modules,
+    layer_names,
     linear_modules,
-    our_targets,
     target_modules,
 )
 from finetune_scaling.interop.weights.run_weights import TrainedRun
@@ -38,7 +38,7 @@ def _export(run: TrainedRun, match: FamilyMatch) -> tuple[dict[str, Any], Tensor
         if module in on_inputs:
             tensors |= module.by_layer(VECTOR, _shared_input_vector(run, module)[:, None])
         else:
-            ones = np.ones((match.config.layers, module.shape[0] // len(module.folders)), np.float32)
+            ones = np.ones((module.layers, module.shape[0] // len(module.folders)), np.float32)
             vectors = [run.adapter.get(_path(folder), ones) for folder in module.folders]
             tensors |= module.by_layer(VECTOR, module.fuse(vectors)[:, :, None])
     fields = {
@@ -70,17 +70,16 @@ def _read(adapter: PeftAdapter, match: FamilyMatch) -> ConvertedAdapter:
     leaves: dict[str, np.ndarray] = {}
     targets: dict[bool, set[str]] = {True: set(), False: set()}
     for module in extended_modules(adapter, match, (VECTOR,)):
-        tensors = [adapter.tensors[module.key(layer, VECTOR)] for layer in range(match.config.layers)]
-        on_inputs = tensors[0].shape[:1] == (1,) and module.shape[0] != 1
-        shape = (1, module.shape[1]) if on_inputs else (module.shape[0], 1)
-        vectors = np.stack([adapter.check_shape(module.key(i, VECTOR), shape).ravel() for i in range(len(tensors))])
+        on_inputs = adapter.tensors[module.keys(VECTOR)[0]].shape[:1] == (1,) and module.shape[0] != 1
+        vectors = module.stack(adapter, VECTOR, (1, module.shape[1]) if on_inputs else (module.shape[0], 1))
+        vectors = vectors.reshape(module.layers, -1)
         parts = [vectors] * len(module.folders) if on_inputs else module.split(vectors)
         untrained = all((vector == 1).all() for vector in parts)
         for folder, vector in zip(module.folders, parts, strict=True):
             if untrained or (vector != 1).any():  # of fused kernels, those with ones next to others are not targets
                 leaves[_path(folder)] = vector
                 targets[on_inputs].add(folder)
-    method = {"name": "ia3", "outputs": our_targets(targets[False]), "inputs": our_targets(targets[True])}
+    method = {"name": "ia3", "outputs": layer_names(targets[False]), "inputs": layer_names(targets[True])}
     return ConvertedAdapter(method, leaves)
 
 

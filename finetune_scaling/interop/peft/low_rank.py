@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.interop.families.config_json import Fields
+from finetune_scaling.interop.families.config_json import Fields, integral
 from finetune_scaling.interop.families.matching_family import FamilyMatch
 from finetune_scaling.interop.peft.adapter_format import (
     ConvertedAdapter,
@@ -25,9 +25,8 @@ from finetune_scaling.interop.peft.adapter_format import (
 from finetune_scaling.interop.peft.modules import (
     Module,
     extended_modules,
+    layer_names,
     linear_modules,
-    number,
-    our_targets,
     target_modules,
 )
 from finetune_scaling.interop.weights.run_weights import TrainedRun
@@ -84,7 +83,7 @@ def _export(run: TrainedRun, match: FamilyMatch) -> tuple[dict[str, Any], Tensor
             tensors |= module.by_layer(MAGNITUDE, module.fuse([_magnitude(run, folder) for folder in module.folders]))
     # A module with n adapted kernels has rank n r; its alpha keeps the scale.
     counts = {module.last_name: n for module in extended if (n := len(_adapted(module, run.adapter))) > 1}
-    alpha_of = lambda rank: number(adapter.scale * (rank**0.5 if rank_stabilized else rank))  # noqa: E731
+    alpha_of = lambda rank: integral(adapter.scale * (rank**0.5 if rank_stabilized else rank))  # noqa: E731
     fields = {
         "r": adapter.rank,
         "lora_alpha": alpha_of(adapter.rank),
@@ -134,17 +133,14 @@ def to_peft(module: Module, factors: Tensors) -> dict[str, np.ndarray]:
 def _read(adapter: PeftAdapter, match: FamilyMatch) -> ConvertedAdapter:
     """Read LoRA into one rank and one scale: smaller ranks are padded with zeros, other scales multiply B."""
     settings = read_settings(adapter)
-    layers = match.config.layers
     factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     leaves: dict[str, np.ndarray] = {}
     for module in extended_modules(adapter, match, (A, B, MAGNITUDE) if settings.dora else (A, B)):
-        a, b = _read_factors(module, settings, adapter, layers)
+        a, b = _read_factors(module, settings, adapter)
         split = dict(zip(module.folders, split_ranks(a, module.split(b)), strict=True))
         factors |= {folder: pair for folder, pair in split.items() if settings.dora or pair[0].shape[-1]}
         if settings.dora:
-            magnitudes = np.stack(
-                [adapter.check_shape(module.key(layer, MAGNITUDE), module.shape[:1]) for layer in range(layers)]
-            )
+            magnitudes = module.stack(adapter, MAGNITUDE, module.shape[:1])
             for folder, magnitude in zip(module.folders, module.split(magnitudes), strict=True):
                 leaves[f"{folder}/magnitude"] = magnitude
     rank = max(a.shape[-1] for a, _ in factors.values())
@@ -156,24 +152,22 @@ def _read(adapter: PeftAdapter, match: FamilyMatch) -> ConvertedAdapter:
         "name": "dora" if settings.dora else "lora",
         "rank": rank,
         "alpha": settings.scale_of("") * (rank**0.5 if settings.rank_stabilized else rank),
-        "targets": our_targets(factors),
+        "targets": layer_names(factors),
         **({"rank_stabilized": True} if settings.rank_stabilized else {}),
         **({"dropout": settings.dropout} if settings.dropout else {}),
     }
     return ConvertedAdapter(method, leaves)
 
 
-def _read_factors(
-    module: Module, settings: LoraSettings, adapter: PeftAdapter, layers: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_factors(module: Module, settings: LoraSettings, adapter: PeftAdapter) -> tuple[np.ndarray, np.ndarray]:
     """Return A [layers, in, R] and B [layers, R, out] of a module, padded to its largest rank R and rescaled."""
-    ranks = [settings.rank_of(module.name_in(layer)) for layer in range(layers)]
-    a = np.zeros((layers, module.shape[1], max(ranks)), np.float32)
-    b = np.zeros((layers, max(ranks), module.shape[0]), np.float32)
-    for layer, rank in enumerate(ranks):
-        factor = np.float32(settings.scale_of(module.name_in(layer)) / settings.scale_of(""))
-        a[layer, :, :rank] = adapter.check_shape(module.key(layer, A), (rank, module.shape[1])).T
-        b[layer, :rank] = factor * adapter.check_shape(module.key(layer, B), (module.shape[0], rank)).T
+    ranks = [settings.rank_of(name) for name in module.names]
+    a = np.zeros((module.layers, module.shape[1], max(ranks)), np.float32)
+    b = np.zeros((module.layers, max(ranks), module.shape[0]), np.float32)
+    for layer, (name, rank) in enumerate(zip(module.names, ranks, strict=True)):
+        factor = np.float32(settings.scale_of(name) / settings.scale_of(""))
+        a[layer, :, :rank] = adapter.tensor(module.keys(A)[layer], (rank, module.shape[1])).T
+        b[layer, :rank] = factor * adapter.tensor(module.keys(B)[layer], (module.shape[0], rank)).T
     return a, b
 
 

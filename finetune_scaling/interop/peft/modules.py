@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.interop.families.family import LAYER, Tensor, grouped, to_file
+from finetune_scaling.interop.families.family import LAYER, Tensor, to_file
 from finetune_scaling.interop.families.matching_family import FamilyMatch
 from finetune_scaling.interop.hugging_face_model import leaf_shapes
 from finetune_scaling.interop.peft.adapter_format import PeftAdapter
@@ -23,19 +23,25 @@ class Module(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
+    layers: int
     kernels: tuple[Tensor, ...]
 
-    def name_in(self, layer: int) -> str:
-        """Return the module's name in one layer."""
-        return self.name.replace(LAYER, str(layer))
+    @property
+    def names(self) -> list[str]:
+        """The module's name in each layer."""
+        return [self.name.replace(LAYER, str(layer)) for layer in range(self.layers)]
 
-    def key(self, layer: int, suffix: str) -> str:
-        """Return the name of an adapter tensor of one layer in the adapter's file."""
-        return f"{_PREFIX}{self.name_in(layer)}.{suffix}"
+    def keys(self, suffix: str) -> list[str]:
+        """Return the names of an adapter tensor of each layer in the adapter's file."""
+        return [f"{_PREFIX}{name}.{suffix}" for name in self.names]
 
     def by_layer(self, suffix: str, stacked: np.ndarray) -> dict[str, np.ndarray]:
         """Return the adapter tensors of all layers by name, from one array with a leading axis of layers."""
-        return {self.key(layer, suffix): value for layer, value in enumerate(stacked)}
+        return dict(zip(self.keys(suffix), stacked, strict=True))
+
+    def stack(self, adapter: PeftAdapter, suffix: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an adapter tensor of all layers, [layers, *shape]; raises as `PeftAdapter.tensor` does."""
+        return np.stack([adapter.tensor(key, shape) for key in self.keys(suffix)])
 
     @property
     def last_name(self) -> str:
@@ -63,13 +69,13 @@ def _as_columns(value: np.ndarray) -> np.ndarray:
 
 def linear_modules(match: FamilyMatch) -> list[Module]:
     """Return the linear layers of a model that our adapters can extend."""
-    kernels = [tensor for tensor in match.family.tensors(match.config) if tensor.path.endswith("/kernel")]
-    dense = [tensor for tensor in kernels if tensor.path.split("/")[-2] in DENSE_LAYERS]
-    shapes = leaf_shapes(match.config)
-    return [
-        Module(name.removesuffix(".weight"), group[0].file_shape(shapes[group[0].path].shape[1:]), tuple(group))
-        for name, group in grouped(dense).items()
-    ]
+    shapes, modules = leaf_shapes(match.config), []
+    for group in match.tensors:
+        path = group[0].path
+        if path.endswith("/kernel") and path.split("/")[-2] in DENSE_LAYERS:
+            shape = group[0].file_shape(shapes[path].shape[1:])
+            modules.append(Module(group[0].name.removesuffix(".weight"), shape, match.config.layers, tuple(group)))
+    return modules
 
 
 def target_modules(extended: Sequence[Module], match: FamilyMatch) -> list[str]:
@@ -86,10 +92,9 @@ def extended_modules(adapter: PeftAdapter, match: FamilyMatch, suffixes: Collect
     Raises:
         CheckpointError: A tensor is missing, or extends no module of the model.
     """
-    unused, extended = set(adapter.tensors), []
-    modules, layers = linear_modules(match), match.config.layers
+    unused, extended, modules = set(adapter.tensors), [], linear_modules(match)
     for module in modules:
-        keys = {module.key(layer, suffix) for layer in range(layers) for suffix in suffixes}
+        keys = {key for suffix in suffixes for key in module.keys(suffix)}
         if not keys & unused:
             continue
         if missing := sorted(keys - unused):
@@ -101,20 +106,15 @@ def extended_modules(adapter: PeftAdapter, match: FamilyMatch, suffixes: Collect
     if unused:
         known = ", ".join(module.last_name for module in modules)
         raise CheckpointError(
-            f"{adapter.weights}: tensor {min(unused)} extends no module of the base ({layers} layers of {known}; "
-            f"tensors: {', '.join(suffixes)}). Fix: give --base=RUN the base of this adapter."
+            f"{adapter.weights}: tensor {min(unused)} extends no module of the base ({match.config.layers} layers of "
+            f"{known}; tensors: {', '.join(suffixes)}). Fix: give --base=RUN the base of this adapter."
         )
     if not extended:
         raise CheckpointError(f"{adapter.weights}: has no tensors. Fix: copy the adapter again.")
     return extended
 
 
-def our_targets(folders: Collection[str]) -> list[str]:
-    """Return the value of our `targets` option for dense layers at these paths."""
+def layer_names(folders: Collection[str]) -> list[str]:
+    """Return the names of the dense layers at these paths: the value of an option such as `targets`."""
     names = {folder.rpartition("/")[2] for folder in folders}
     return [name for name in DENSE_LAYERS if name in names]
-
-
-def number(value: float) -> float | int:
-    """Return an integral float as int, as PEFT writes it."""
-    return int(value) if value == int(value) else value

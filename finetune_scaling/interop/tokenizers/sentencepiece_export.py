@@ -19,19 +19,8 @@ from finetune_scaling.errors import DataError
 MARK = "\U0010ffff"
 _SPACE_SYMBOL, _BYTE_OF_LESS = "\u2581", "<0x3C>"
 _UNUSUAL_TEXTS = (
-    "<s>a</s><pad>",
-    "<0x41>",
-    "<unk><X>",
-    "   ",
-    "\n\n ",
-    "\t\r",
-    "a\0b",
-    "< <",
-    "e\u0301",
-    "🙂👍🏽",
-    "\ufeff",
-    "你好",
-)
+    "<s>a</s><pad>", "<0x41>", "<unk><X>", "   ", "\n\n ", "\t\r", "a\0b", "< <", "e\u0301", "🙂👍🏽", "\ufeff", "你好",
+)  # fmt: skip
 
 
 def fast_tokenizer(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
@@ -41,7 +30,7 @@ def fast_tokenizer(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
         DataError: It gives other ids than ours for texts made of the tokenizer's pieces.
     """
     pieces = _Pieces(tokenizer)
-    fast = tokenizers.Tokenizer(_bpe(pieces) if pieces.are_ranks else _unigram(pieces))
+    fast = tokenizers.Tokenizer(_model(pieces))
     fast.normalizer = normalizers.Replace("<", MARK)
     fast.decoder = decoders.Sequence([decoders.Replace(MARK, "<"), decoders.ByteFallback(), decoders.Fuse()])
     fast.encode_special_tokens = True  # no text is parsed as one
@@ -81,13 +70,11 @@ class _Pieces:
         return all(score == int(score) for score in (self.scores[i] for i in self.ordinary))
 
 
-def _unigram(pieces: _Pieces) -> models.Unigram:
-    vocabulary = list(zip(pieces.names, pieces.scores, strict=True))
-    return models.Unigram(vocabulary, unk_id=pieces.unk_id, byte_fallback=pieces.has_bytes)
-
-
-def _bpe(pieces: _Pieces) -> models.BPE:
-    """Build a BPE model whose merges are all pairs of pieces that form a piece, by the rank of the result."""
+def _model(pieces: _Pieces) -> models.Model:
+    """Build a unigram model; of ranks, a BPE model with all pairs of pieces that form a piece, by the result's rank."""
+    if not pieces.are_ranks:
+        vocabulary = list(zip(pieces.names, pieces.scores, strict=True))
+        return models.Unigram(vocabulary, unk_id=pieces.unk_id, byte_fallback=pieces.has_bytes)
     known = {pieces.names[i]: i for i in pieces.ordinary}
     merges = [
         (word[:cut], word[cut:])
@@ -100,9 +87,9 @@ def _bpe(pieces: _Pieces) -> models.BPE:
     return models.BPE(names, merges, unk_token=unknown, fuse_unk=True, byte_fallback=pieces.has_bytes)
 
 
-def _check_same(ours: SentencePieceTokenizer, theirs: tokenizers.Tokenizer, pieces: list[str]) -> None:
+def _check_same(tokenizer: SentencePieceTokenizer, fast: tokenizers.Tokenizer, pieces: list[str]) -> None:
     joined = ["".join(pieces[i :: len(pieces) // 50 + 1]) for i in range(len(pieces) // 50 + 1)]
     texts = [*pieces, *joined, *_UNUSUAL_TEXTS]
-    for text, ids in zip(texts, ours.encode_batch(texts), strict=True):
-        if theirs.encode(text, add_special_tokens=False).ids != ids:
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        if fast.encode(text, add_special_tokens=False).ids != ids:
             raise DataError(f"the tokenizer has no exact tokenizer.json: {text[:80]!r} has other ids there")

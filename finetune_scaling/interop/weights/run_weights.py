@@ -1,7 +1,7 @@
 """The weights of a run, leaf by leaf: of its own checkpoint, or of its base with its adapter merged."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -38,11 +38,6 @@ class TrainedRun:
     tuning: TuningMethod
     adapter: Mapping[str, np.ndarray]
     weights: StreamedCheckpoint
-
-    @property
-    def trained_model(self) -> bool:
-        """Whether the run trained the model itself rather than an adapter."""
-        return self.tuning.trains_all
 
 
 def read_run(found: RunCheckpoint) -> TrainedRun:
@@ -83,18 +78,16 @@ def provenance(run: TrainedRun) -> dict[str, Any]:
     }
 
 
-LayerReader = Callable[[int | None], np.ndarray]  # layer -> that layer of a stacked leaf; None -> an unstacked leaf
-LeafReader = Callable[[str], LayerReader]  # by path
+LeafReader = Callable[[str], Iterator[np.ndarray]]  # path -> the layers of a stacked leaf, or the one array of another
 
 
 def base_leaves(run: TrainedRun) -> LeafReader:
     """Return a reader of the model's leaves without the adapter."""
+    return lambda path: _layers(path, run.weights[path])
 
-    def read(path: str) -> LayerReader:
-        leaf = run.weights[path]
-        return lambda layer: leaf if layer is None else leaf[layer]
 
-    return read
+def _layers(path: str, leaf: np.ndarray) -> Iterator[np.ndarray]:
+    return iter(leaf) if path.startswith("layers/") else iter([leaf])
 
 
 def merged_config(run: TrainedRun) -> ModelConfig:
@@ -123,19 +116,17 @@ def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> LeafReader:
         folder, _, name = path.rpartition("/")
         trained.setdefault(folder, {})[name] = leaf
 
-    def read(path: str) -> LayerReader:
+    def read(path: str) -> Iterator[np.ndarray]:
         folder, _, name = path.rpartition("/")
         if folder not in trained:
-            return read_base(path)
-        stored = None if name in trained[folder] else read_base(path)
-
-        def merged(layer: int | None) -> np.ndarray:
-            leaves = {leaf: value if layer is None else value[layer] for leaf, value in trained[folder].items()}
-            if stored is not None:
-                leaves[name] = stored(layer) if keep_dtypes else stored(layer).astype(np.float32)
+            yield from read_base(path)
+            return
+        leaves = {leaf: _layers(path, value) for leaf, value in trained[folder].items()}
+        if name not in leaves:
+            leaves[name] = (value if keep_dtypes else value.astype(np.float32) for value in read_base(path))
+        for values in zip(*leaves.values(), strict=True):
             with jax.default_matmul_precision("highest"):  # accelerators would round the factors
-                return np.asarray(adapter.merge(folder.rpartition("/")[2], leaves)[name])
-
-        return merged
+                merged = adapter.merge(folder.rpartition("/")[2], dict(zip(leaves, values, strict=True)))
+            yield np.asarray(merged[name])
 
     return read

@@ -1,16 +1,13 @@
 """Reader of a public model's safetensors files: tensors, or some of their rows.
 
 Nothing is unpickled. The safetensors library validates the headers (length, overlaps, gaps, overflow). Tensors are read
-rather than memory-mapped, which bounds memory to what is requested and lets several threads read.
+rather than memory-mapped, which bounds memory to what is requested.
 """
 
-import contextlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -28,44 +25,36 @@ _LENGTH_BYTES = 8  # size of the field before the header that holds its length
 class Entry(NamedTuple):
     """A tensor in a file: its shape, its dtype as in the header, and the offset of its first byte."""
 
-    file: str
+    file: Path
     shape: tuple[int, ...]
     dtype: str
     start: int
 
 
 class WeightFiles:
-    """The tensors of a directory's safetensors files, by name."""
+    """The tensors of a directory's safetensors files, by name; several threads may read them."""
 
-    def __init__(self, directory: Path, entries: Mapping[str, Entry], opened: Mapping[str, int]):
+    def __init__(self, directory: Path):
+        """Read the headers. Raises CheckpointError where a file is missing or damaged."""
         self.directory = directory
-        self._entries = entries
-        self._opened = opened  # file descriptors
-        self.names = set(entries)
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, directory: Path) -> Iterator["WeightFiles"]:
-        """Open all files and read their headers. Raises CheckpointError where one is damaged."""
-        files = weight_files(directory)
-        entries: dict[str, Entry] = {}
-        for file in files:
+        self.paths = weight_files(directory)
+        self._entries: dict[str, Entry] = {}
+        for file in self.paths:
             for name, entry in _header(file).items():
-                if name in entries:
+                if name in self._entries:
                     raise CheckpointError(
-                        f"{file}: tensor {name} is also in {entries[name].file}. Fix: copy the model's files again."
+                        f"{file}: tensor {name} is also in {self.file(name).name}. Fix: copy the model's files again."
                     )
-                entries[name] = entry
-        with contextlib.ExitStack() as stack:
-            opened = {}
-            for file in files:
-                opened[file.name] = os.open(file, os.O_RDONLY)
-                stack.callback(os.close, opened[file.name])
-            yield cls(directory, entries, opened)
+                self._entries[name] = entry
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all tensors."""
+        return set(self._entries)
 
     def file(self, name: str) -> Path:
         """Return the file that holds a tensor."""
-        return self.directory / self._entries[name].file
+        return self._entries[name].file
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
@@ -84,24 +73,13 @@ class WeightFiles:
     def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """Return a tensor, or some rows of its first axis; raises as `dtype` does."""
         entry, dtype = self._entries[name], self.dtype(name)
-        if not entry.shape:
-            return self._bytes(entry, 0, dtype.itemsize).view(dtype).reshape(())
-        first, last, _ = rows.indices(entry.shape[0])
-        row = math.prod(entry.shape[1:]) * dtype.itemsize
-        return self._bytes(entry, first * row, last * row).view(dtype).reshape(last - first, *entry.shape[1:])
-
-    def _bytes(self, entry: Entry, first: int, last: int) -> np.ndarray:
-        """Read bytes first..last of a tensor, uint8[n]."""
-        data = np.empty(last - first, np.uint8)
-        done = 0
-        while done < len(data):  # one system call reads at most 2 GiB
-            count = os.preadv(self._opened[entry.file], [data[done:].data], entry.start + first + done)
-            if not count:
-                raise CheckpointError(
-                    f"{self.directory / entry.file}: was truncated while being read. Fix: copy it again."
-                )
-            done += count
-        return data
+        first, last, _ = rows.indices(entry.shape[0]) if entry.shape else (0, 1, 1)
+        row_bytes = math.prod(entry.shape[1:]) * dtype.itemsize
+        size = (last - first) * row_bytes
+        data = np.fromfile(entry.file, np.uint8, size, offset=entry.start + first * row_bytes)
+        if data.size < size:
+            raise CheckpointError(f"{entry.file}: was truncated while being read. Fix: copy it again.")
+        return data.view(dtype).reshape((last - first, *entry.shape[1:]) if entry.shape else ())
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -137,19 +115,11 @@ def _header(file: Path) -> dict[str, Entry]:
             pass
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-            fields = json.loads(opened.read(length), object_pairs_hook=_unique_fields)
+            fields = json.loads(opened.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file}: not a valid safetensors file ({error}). Fix: copy it again.") from error
     return {
-        name: Entry(file.name, tuple(entry["shape"]), entry["dtype"], _LENGTH_BYTES + length + entry["data_offsets"][0])
+        name: Entry(file, tuple(entry["shape"]), entry["dtype"], _LENGTH_BYTES + length + entry["data_offsets"][0])
         for name, entry in fields.items()
         if name != "__metadata__"
     }
-
-
-def _unique_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} occurs twice")
-    return fields
