@@ -85,8 +85,8 @@ class Leaf:
         slices = self.slices(start)
         values = np.empty([part.stop - part.start for part in slices], self.dtype)
         names = self.tensor.names(self.shape[0])
-        layers = zip(values, names[slices[0]], strict=True) if self.tensor.stacked else [(values, names[0])]
-        for target, name in layers:
+        targets, names = (values, names[slices[0]]) if self.tensor.stacked else ([values], names)
+        for target, name in zip(targets, names, strict=True):
             _copy(self._read_rows(files, name, slices[self.rows]), target)
         return values
 

@@ -83,7 +83,7 @@ def _specs(
     dtypes: Mapping[str, str],
 ) -> dict[str, TensorSpec]:
     """Return the shape and dtype of every tensor in the files."""
-    specs = {}
+    specs: dict[str, TensorSpec] = {}
     for first, *_ in groups:
         shape = first.file_shape(shapes[first.path][first.stacked :])
         specs |= dict.fromkeys(first.names(match.config.layers), TensorSpec(shape, dtypes[first.path]))

@@ -84,7 +84,9 @@ def _directories(request: RunExport) -> tuple[Path | None, Path | None]:
 
 def _base_fields(run: TrainedRun, model_out: Path | None) -> dict[str, str | None]:
     """Return the fields that name an adapter's base: the directory it is exported to, or its public model."""
-    name, revision, base = None, None, run.found.run_config.base
+    name: str | None = None
+    revision: str | None = None
+    base = run.found.run_config.base
     if model_out:
         name = str(model_out.resolve())
     elif base and (public := find_base(base).run_config.public):
