@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+run_in_one_process = runpy.run_path(str(ROOT / "tests" / "command_process.py"))["run_in_one_process"]
 LORA = "--config=configs/finetune/wmt14_en_de.py:1b,lora"
 SMALL = (  # compiles in seconds
     "--config=configs/pretrain/grammar.py:30k",
@@ -64,7 +66,8 @@ def test_estimated_arguments_agree_with_the_compiler(compiled: dict) -> None:
 @pytest.mark.slow
 def test_two_processes_compile_at_the_same_time() -> None:
     pytest.importorskip("libtpu")
-    command = [sys.executable, "-m", "finetune_scaling.plan", *SMALL, "--topology=v5e:2x2", "--json"]
+    flags = [*SMALL, "--topology=v5e:2x2", "--json", "--training-only"]
+    command = [sys.executable, "-m", "finetune_scaling.plan", *flags]
     both = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
@@ -77,8 +80,8 @@ def test_two_processes_compile_at_the_same_time() -> None:
 @pytest.mark.slow
 def test_a_program_that_does_not_fit_has_the_requested_memory() -> None:
     pytest.importorskip("libtpu")
-    full = "--config=configs/finetune/wmt14_en_de.py:1b,full"
-    code, printed, errors = plan(full, "--topology=v5e:1x1", "--json", "--config.evaluation.batch_size=1")
+    huge = (*SMALL[:2], "--batch=4194304", "--length=64")
+    code, printed, errors = plan(*huge, "--topology=v5e:1x1", "--training-only", "--json")
     assert code == 0, errors
     result = json.loads(printed)
     assert result["fits"] is False
@@ -160,7 +163,6 @@ MISTAKES = [
     ((LORA, "--topology=h100:8", "--batches=8,16"), "--batches needs --search"),
     ((LORA, "--search", "--topology=h100", "--batches=8,x"), "--batches: 'x'"),
     (("--config=configs/study/paper.py", "--study", "--batch=4"), "--batch is for one run"),
-    ((LORA, "--topology=h100:8", "--prices.h100.spot=-1"), "must not be negative"),
     ((LORA, "--topology=v5e:4x4", "--analytic", "--config.model.attention=cudnn"), "'cudnn' needs a GPU, not tpu"),
     ((LORA, "--topology=h100:8", "--config.model.attention=flash"), "'flash' needs a TPU, not gpu"),
     ((LORA, "--search", "--topology=cpu", "--config.model.attention=flash"), "'flash' needs a TPU, not cpu"),
@@ -170,35 +172,26 @@ MISTAKES = [
     ((LORA, "--topology=v5e", "--search", "--training-only"), "--training-only is for one run"),
 ]
 
-# Importing the command takes seconds, so that it is done once; each command line runs in a fork.
-FORKS = """
-import json, os, sys
-from finetune_scaling import command, plan
 
-for number, flags in enumerate(json.loads(sys.argv[1])):
-    child = os.fork()
-    if not child:
-        for descriptor, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv = ["plan", *flags]
-        command.run(plan.main)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-def test_usage_errors_are_one_line(tmp_path: Path) -> None:
-    prices = f"--prices={ROOT}/configs/prices.py"
-    lines = [[prices, *(flag.replace("configs/", f"{ROOT}/configs/") for flag in flags)] for flags, _ in MISTAKES]
-    command = [sys.executable, "-W", "ignore", "-c", FORKS, json.dumps(lines)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
-    )
-    assert [int(code) for code in done.stdout.split()] == [2] * len(MISTAKES)
-    for number, (_, message) in enumerate(MISTAKES):
-        errors = (tmp_path / f"{number}.err").read_text()
-        assert (tmp_path / f"{number}.out").read_text() == ""
-        assert len(errors.strip().splitlines()) == 1
+def test_usage_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    results = run_in_one_process("finetune_scaling.plan", [flags for flags, _ in MISTAKES])
+    for (_, message), (code, printed, errors) in zip(MISTAKES, results, strict=True):
+        assert (code, printed, errors.count("\n")) == (2, "", 1), errors
         assert re.search(message, errors), errors
+
+
+def test_totals_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    flags = ("--config=configs/study/quickstart.py", "--study", "--topology=v5e")
+    (_, text, _), (code, printed, errors) = run_in_one_process("finetune_scaling.plan", [flags, (*flags, "--json")])
+    assert code == 0, errors
+    totals = json.loads(printed)
+    assert totals["total"]["runs"] == sum(method["runs"] for method in totals["methods"].values())
+    columns = [*totals["methods"].values(), totals["total"]]
+    assert [line.split()[1:] for line in text.splitlines() if line.startswith("runs")] == [
+        [f"{column['runs']:,}" for column in columns]
+    ]
 
 
 def test_without_libtpu_the_extra_is_named(tmp_path: Path) -> None:

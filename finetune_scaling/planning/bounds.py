@@ -35,16 +35,6 @@ from finetune_scaling.training.flops import (
 
 
 @dataclasses.dataclass(frozen=True)
-class StepWork:
-    """Work of one chip in one step: FLOPs, HBM traffic, bytes received from other chips, traffic with the host."""
-
-    flops: float
-    hbm_bytes: float
-    link_bytes: float
-    host_bytes: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class StepBound:
     """Least seconds of a step for each limiting resource."""
 
@@ -55,35 +45,30 @@ class StepBound:
 
     @property
     def seconds(self) -> float:
-        return max(self.compute, self.hbm, self.interconnect, self.host)
+        return max(dataclasses.astuple(self))
 
     @property
     def set_by(self) -> str:
         """Return the name of the limiting resource."""
-        return max(("compute", "hbm", "interconnect", "host"), key=lambda name: getattr(self, name))
+        times = dataclasses.asdict(self)
+        return max(times, key=times.__getitem__)
 
 
-def step_bound(chip: Chip, work: StepWork) -> StepBound:
-    """Return the least time of `work` on a chip."""
-    return StepBound(
-        compute=work.flops / chip.peak_flops,
-        hbm=work.hbm_bytes / chip.hbm_bandwidth,
-        interconnect=work.link_bytes / chip.interconnect_bandwidth,
-        host=work.host_bytes / chip.host_bandwidth if work.host_bytes else 0.0,
-    )
-
-
-def training_work(
-    workload: Workload, layout: Layout, resident: ResidentBytes, link_bytes: float | None = None
-) -> StepWork:
-    """Return the least work of a train step per chip.
+def step_bound(
+    workload: Workload, chip: Chip, layout: Layout, resident: ResidentBytes, link_bytes: float | None = None
+) -> StepBound:
+    """Return the lower bound of a train step.
 
     link_bytes: received bytes counted in the compiled program; default: by formula.
     """
+    flops = (model_flops(workload) + recomputed_flops(workload, layout)) / layout.chips
     received = min_link_bytes(workload, layout) if link_bytes is None else link_bytes
-    flops = model_flops(workload) + recomputed_flops(workload, layout)
-    offloaded = _residual_bytes(workload, layout) if layout.remat == "offload" else 0.0
-    return StepWork(flops / layout.chips, min_hbm_bytes(workload, layout, resident), received, offloaded)
+    return StepBound(
+        compute=flops / chip.peak_flops,
+        hbm=min_hbm_bytes(workload, layout, resident) / chip.hbm_bandwidth,
+        interconnect=received / chip.interconnect_bandwidth,
+        host=_residual_bytes(workload, layout) / chip.host_bandwidth if layout.remat == "offload" else 0.0,
+    )
 
 
 def model_flops(workload: Workload) -> float:
@@ -149,4 +134,4 @@ def _row_bytes(model: ModelConfig) -> float:
 
 def compute_bytes(model: ModelConfig) -> int:
     """Return the item size of the compute dtype."""
-    return 2 if model.compute_dtype == "bfloat16" else np.dtype(model.compute_dtype).itemsize
+    return np.dtype(model.compute_dtype).itemsize

@@ -1,4 +1,4 @@
-"""Specifications of chips, each with its public source, and the slices that are offered.
+"""Specifications of chips, and the slices that are offered.
 
 A topology is KIND:SHAPE, such as v5e:4x4 or v5p:2x2x2 (a slice of a TPU pod), or KIND:COUNT, such as h100:8.
 """
@@ -22,7 +22,6 @@ class Chip:
     hbm_bandwidth: bytes/s, reads and writes together.
     interconnect_bandwidth: bytes/s that a chip receives over all its links (half of the bidirectional figure).
     host_bandwidth: bytes/s to or from the host's memory; 0 if the chip uses that memory itself.
-    source: where the figures are published.
     shapes: shapes of the TPU slices that are offered.
     accelerator: the cloud's name of a slice, with {chips} or {cores}; empty for GPUs and CPUs.
     """
@@ -33,8 +32,6 @@ class Chip:
     hbm_bandwidth: float
     interconnect_bandwidth: float
     host_bandwidth: float
-    chips_per_host: int
-    source: str
     shapes: tuple[tuple[int, ...], ...] = ()
     accelerator: str = ""
 
@@ -56,100 +53,23 @@ _CUBES = (
     *((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)),
     *((8, 8, 16), (8, 16, 16)),
 )
-_TPU_PCIE = 15e9  # https://jax-ml.github.io/scaling-book/tpus; Google's pages give no figure
-_TPU_PAGES = "https://docs.cloud.google.com/tpu/docs/"
 
+# TPUs: https://docs.cloud.google.com/tpu/docs/v4 (v5e, v5p, v6e), half of the bidirectional interconnect bandwidth;
+# v4's links (six of 45 GB/s) and PCIe, of which Google has no figure: https://jax-ml.github.io/scaling-book/tpus.
+# GPUs: https://www.nvidia.com/en-us/data-center/a100 (h100, h200), SXM, without sparsity; NVLink 3 has 600 GB/s both
+# ways and NVLink 4 has 900, within one host; PCIe 4 has 64 GB/s both ways and PCIe 5 has 128.
+# cpu: nominal, a host of 32 cores x 2 units x 8 float32 lanes (AVX2) x 2 operations x 2.1 GHz, and 10 Gbit/s Ethernet.
 CHIPS: dict[str, Chip] = {
     chip.kind: chip
-    for chip in (
-        Chip(
-            kind="v4",
-            hbm_bytes=int(30.75 * GIB),  # of 32 GiB
-            peak_flops=275e12,
-            hbm_bandwidth=1200e9,
-            interconnect_bandwidth=270e9,  # six links of 45 GB/s
-            host_bandwidth=_TPU_PCIE,
-            chips_per_host=4,
-            source=_TPU_PAGES + "v4; links: https://jax-ml.github.io/scaling-book/tpus",
-            shapes=_CUBES,
-            accelerator="v4-{cores}",
-        ),
-        Chip(
-            kind="v5e",
-            hbm_bytes=int(15.75 * GIB),  # of 16 GB
-            peak_flops=197e12,
-            hbm_bandwidth=819e9,
-            interconnect_bandwidth=200e9,  # bidirectional: 400 GB/s
-            host_bandwidth=_TPU_PCIE,
-            chips_per_host=4,
-            source=_TPU_PAGES + "v5e",
-            shapes=_SQUARES,
-            accelerator="v5litepod-{chips}",
-        ),
-        Chip(
-            kind="v5p",
-            hbm_bytes=int(95.74 * GIB),  # sold as 95 GB
-            peak_flops=459e12,
-            hbm_bandwidth=2765e9,
-            interconnect_bandwidth=600e9,  # 4,800 Gbit/s
-            host_bandwidth=_TPU_PCIE,
-            chips_per_host=4,
-            source=_TPU_PAGES + "v5p",
-            shapes=_CUBES,
-            accelerator="v5p-{cores}",
-        ),
-        Chip(
-            kind="v6e",
-            hbm_bytes=int(31.25 * GIB),  # of 32 GB
-            peak_flops=918e12,
-            hbm_bandwidth=1638e9,
-            interconnect_bandwidth=400e9,  # bidirectional: 800 GB/s
-            host_bandwidth=_TPU_PCIE,
-            chips_per_host=4,
-            source=_TPU_PAGES + "v6e",
-            shapes=_SQUARES,
-            accelerator="v6e-{chips}",
-        ),
-        Chip(
-            kind="a100",
-            hbm_bytes=80 * 10**9,
-            peak_flops=312e12,
-            hbm_bandwidth=2039e9,
-            interconnect_bandwidth=300e9,  # NVLink 3: 600 GB/s both ways, within one host
-            host_bandwidth=32e9,  # PCIe 4: 64 GB/s both ways
-            chips_per_host=8,
-            source="https://www.nvidia.com/en-us/data-center/a100 (SXM, 80 GB)",
-        ),
-        Chip(
-            kind="h100",
-            hbm_bytes=80 * 10**9,
-            peak_flops=989e12,
-            hbm_bandwidth=3350e9,
-            interconnect_bandwidth=450e9,  # NVLink 4: 900 GB/s both ways, within one host
-            host_bandwidth=64e9,  # PCIe 5: 128 GB/s both ways
-            chips_per_host=8,
-            source="https://www.nvidia.com/en-us/data-center/h100 (SXM; without sparsity)",
-        ),
-        Chip(
-            kind="h200",
-            hbm_bytes=141 * 10**9,
-            peak_flops=989e12,
-            hbm_bandwidth=4800e9,
-            interconnect_bandwidth=450e9,
-            host_bandwidth=64e9,
-            chips_per_host=8,
-            source="https://www.nvidia.com/en-us/data-center/h200 (SXM; without sparsity)",
-        ),
-        Chip(
-            kind="cpu",  # a host is one chip
-            hbm_bytes=256 * 10**9,
-            peak_flops=2.15e12,  # 32 cores x 2 units x 8 float32 lanes x 2 operations x 2.1 GHz
-            hbm_bandwidth=100e9,
-            interconnect_bandwidth=1.25e9,  # 10 Gbit/s
-            host_bandwidth=0.0,
-            chips_per_host=1,
-            source="nominal: a server of 32 cores with AVX2 at 2.1 GHz, float32; not a vendor's figure",
-        ),
+    for chip in (  # in the order of Chip's fields
+        Chip("v4", int(30.75 * GIB), 275e12, 1200e9, 270e9, 15e9, _CUBES, "v4-{cores}"),  # of 32 GiB
+        Chip("v5e", int(15.75 * GIB), 197e12, 819e9, 200e9, 15e9, _SQUARES, "v5litepod-{chips}"),  # of 16 GB
+        Chip("v5p", int(95.74 * GIB), 459e12, 2765e9, 600e9, 15e9, _CUBES, "v5p-{cores}"),  # sold as 95 GB
+        Chip("v6e", int(31.25 * GIB), 918e12, 1638e9, 400e9, 15e9, _SQUARES, "v6e-{chips}"),  # of 32 GB
+        Chip("a100", 80 * 10**9, 312e12, 2039e9, 300e9, 32e9),
+        Chip("h100", 80 * 10**9, 989e12, 3350e9, 450e9, 64e9),
+        Chip("h200", 141 * 10**9, 989e12, 4800e9, 450e9, 64e9),
+        Chip("cpu", 256 * 10**9, 2.15e12, 100e9, 1.25e9, 0.0),
     )
 }
 
@@ -171,15 +91,16 @@ class Slice:
 
     @property
     def host_shape(self) -> tuple[int, ...]:
-        """Return the chips of one host along each axis of a TPU slice; 1x1 and 2x4 are one host."""
+        """Return the chips of one host along each axis: eight GPUs, 2x2 TPUs; 1x1 and 2x4 TPUs are one host, too."""
+        if not self.chip.is_tpu:
+            return (1,) if self.chip.platform == "cpu" else (8,)
         if self.shape in ((1, 1), (2, 4)):
             return self.shape
         return tuple(min(size, 2) for size in self.shape[:2]) + (1,) * (len(self.shape) - 2)
 
     @property
     def hosts(self) -> int:
-        per_host = math.prod(self.host_shape) if self.chip.is_tpu else self.chip.chips_per_host
-        return math.ceil(self.chips / per_host)
+        return math.ceil(self.chips / math.prod(self.host_shape))
 
     @property
     def accelerator_type(self) -> str:

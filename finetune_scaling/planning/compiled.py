@@ -6,12 +6,13 @@ any size can be planned on a small machine.
 """
 
 import dataclasses
+import functools
 import logging
 import multiprocessing
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
@@ -66,26 +67,25 @@ class TracedProgram:
 def compile_programs(workload: Workload, slice_: Slice, layout: Layout, programs: Sequence[str]) -> dict[str, Program]:
     """Compile the named programs (TRAINING, EVALUATION, DECODING) for a slice, two at a time.
 
-    Each program has its own process, since libtpu compiles one program at a time in a process.
+    Several programs have a process each, since libtpu compiles one program at a time in a process.
     """
+    prepare_environment(slice_)  # fails early if libtpu is missing
     log.info("%s, %s: compiling %s", slice_.name, layout.text(), ", ".join(programs))
+    compile_ = functools.partial(compile_program, workload, slice_, layout)
+    if len(programs) == 1:
+        return _logged(programs, map(compile_, programs))
+    with ProcessPoolExecutor(max_workers=2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return _logged(programs, pool.map(compile_, programs))
+
+
+def _logged(names: Sequence[str], programs: Iterable[Program]) -> dict[str, Program]:
+    """Return the programs by name, and log each when it is compiled."""
     found: dict[str, Program] = {}
-    for name, program in _each(workload, slice_, layout, programs):
+    for name, program in zip(names, programs, strict=True):
         outcome = "does not fit" if program.collectives is None else "compiled"
         log.info("%s: %s after %.0f s", name, outcome, program.compile_seconds)
         found[name] = program
-    return {name: found[name] for name in programs}
-
-
-def _each(workload: Workload, slice_: Slice, layout: Layout, programs: Sequence[str]) -> Iterator[tuple[str, Program]]:
-    """Yield the programs as their compilation ends."""
-    if len(programs) == 1:
-        yield programs[0], compile_program(workload, slice_, layout, programs[0])
-        return
-    with ProcessPoolExecutor(max_workers=2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(compile_program, workload, slice_, layout, name): name for name in programs}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
+    return found
 
 
 def compile_program(workload: Workload, slice_: Slice, layout: Layout, name: str) -> Program:

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling.models.model_sharding import check_fits
-from finetune_scaling.planning.bounds import StepBound, step_bound, training_work
+from finetune_scaling.planning.bounds import StepBound, step_bound
 from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_programs
-from finetune_scaling.planning.layout import Layout, resident_bytes
-from finetune_scaling.planning.memory_estimate import estimate_memory
+from finetune_scaling.planning.estimate import EstimatedStep
+from finetune_scaling.planning.layout import Layout
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 
@@ -20,13 +20,16 @@ class Plan:
 
     programs: the compiled programs (training, evaluation, decoding), or an estimate of training alone.
     bound: lower bound of the step time.
+    refused: plans of a search that were compiled before this one and did not fit.
     """
 
+    workload: Workload
     slice: Slice
     layout: Layout
     programs: Mapping[str, Program]
     bound: StepBound
     compiled: bool
+    refused: tuple["Plan", ...] = ()
 
     @property
     def training(self) -> Program:
@@ -47,37 +50,34 @@ def configured_layout(workload: Workload, slice_: Slice, sharding: ShardingConfi
     return layout
 
 
-def estimated_plan(workload: Workload, slice_: Slice, layout: Layout) -> Plan:
+def estimated_plan(step: EstimatedStep) -> Plan:
     """Return a plan without compiling, for any kind of chip."""
-    memory = estimate_memory(workload, layout)
     program = Program(
-        fits=memory.fits(slice_.chip),
-        argument_bytes=memory.resident.total,
-        temporary_bytes=memory.temporary,
-        output_bytes=memory.resident.trainable + memory.resident.optimizer,
-        peak_bytes=memory.peak,
+        fits=step.fits,
+        argument_bytes=step.resident.total,
+        temporary_bytes=step.temporary,
+        output_bytes=step.resident.trainable + step.resident.optimizer,
+        peak_bytes=step.peak,
         collectives=None,
         compile_seconds=None,
     )
-    return Plan(slice_, layout, {TRAINING: program}, _bound(workload, slice_, layout, program), compiled=False)
+    return Plan(step.workload, step.slice, step.layout, {TRAINING: program}, step.bound, compiled=False)
 
 
-def compiled_plan(workload: Workload, slice_: Slice, layout: Layout, training_only: bool = False) -> Plan:
+def compiled_plan(step: EstimatedStep, training_only: bool = False) -> Plan:
     """Return a plan with compiled programs; training_only omits evaluation and decoding."""
+    workload, slice_, layout = step.workload, step.slice, step.layout
     names = [TRAINING] if training_only else [TRAINING, EVALUATION, *([DECODING] if workload.decoding else [])]
     programs = compile_programs(workload, slice_, layout, names)
-    return Plan(slice_, layout, programs, _bound(workload, slice_, layout, programs[TRAINING]), compiled=True)
-
-
-def _bound(workload: Workload, slice_: Slice, layout: Layout, program: Program) -> StepBound:
-    received = None if program.collectives is None else float(program.collectives.link_bytes)
-    return step_bound(slice_.chip, training_work(workload, layout, resident_bytes(workload, layout), received))
+    traffic = programs[TRAINING].collectives
+    received = None if traffic is None else traffic.link_bytes
+    bound = step_bound(workload, slice_.chip, layout, step.resident, received)
+    return Plan(workload, slice_, layout, programs, bound, compiled=True)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON-like data: the train step at the top level, other programs under their names."""
     slice_, layout = plan.slice, plan.layout
-    others = {name: _program(program) for name, program in plan.programs.items() if name != TRAINING}
     return {
         "topology": slice_.name,
         "accelerator_type": slice_.accelerator_type or None,
@@ -91,14 +91,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "hbm_bytes": slice_.chip.hbm_bytes,
         "step_seconds_bound": plan.bound.seconds,
         "bound": {**dataclasses.asdict(plan.bound), "set_by": plan.bound.set_by},
-        **others,
+        **{name: _program(program) for name, program in plan.programs.items() if name != TRAINING},
     }
 
 
 def _program(program: Program) -> dict[str, Any]:
-    fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
-    traffic = fields.pop("collectives")
-    if traffic is None:
-        return {**fields, "collectives": None, "unknown_loops": None}
-    kinds = {kind: dataclasses.asdict(entry) for kind, entry in traffic.by_kind.items()}
-    return {**fields, "collectives": kinds, "unknown_loops": traffic.unknown_loops}
+    fields = dataclasses.asdict(program)
+    traffic = fields.pop("collectives") or {"by_kind": None, "unknown_loops": None}
+    return {**fields, "collectives": traffic["by_kind"], "unknown_loops": traffic["unknown_loops"]}

@@ -1,4 +1,4 @@
-"""Totals of a study by method: runs, FLOPs and chip-hours, estimated without compiling.
+"""Totals of a study by method: runs, FLOPs, chip-hours and cost, estimated without compiling.
 
 Every run gets the cheapest slice and layout that fit by the estimate (search.py), with the batch and sharding rules of
 its config. Its steps run at an assumed model FLOPs utilisation, or at the lower bound if that takes longer. Early
@@ -8,11 +8,15 @@ stopping and evaluation are not included.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.planning.chips import Chip, available_slices
+from finetune_scaling.planning.prices import Prices, cost, price_of
 from finetune_scaling.planning.search import candidates, first_estimated_to_fit
 from finetune_scaling.planning.totals import SECONDS_PER_HOUR, step_chip_seconds
 from finetune_scaling.planning.workload import Workload, read_workload
@@ -32,18 +36,6 @@ PRETRAINING = "pretraining"
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodTotals:
-    """Totals of all runs of one method, or of the pretraining of all bases.
-
-    chip_hours: by kind of chip; None if a run fits no slice of that kind.
-    """
-
-    runs: int
-    flops: float
-    chip_hours: dict[str, float | None]
-
-
-@dataclasses.dataclass(frozen=True)
 class _PlannedRun:
     """One run of the study: its group (method or pretraining), its step, FLOPs and number of steps."""
 
@@ -54,29 +46,40 @@ class _PlannedRun:
     steps: int
 
 
-def study_totals(study: StudyConfig, chips: list[Chip], utilisation: float) -> dict[str, MethodTotals]:
-    """Return the totals by method, and of pretraining, with chip-hours for each kind of chip."""
+def study_totals(study: StudyConfig, chips: Sequence[Chip], prices: Prices, utilisation: float) -> dict[str, Any]:
+    """Return runs, FLOPs, chip-hours and US dollars of a study by method, of pretraining, and in total.
+
+    chip_hours: by kind of chip; None if a run fits no slice of that kind.
+    """
     seconds = functools.cache(functools.partial(_step_seconds, utilisation=utilisation))
-    totals: dict[str, MethodTotals] = {}
-    for run in _planned_runs(study):
-        before = totals.get(run.group, MethodTotals(0, 0.0, {chip.kind: 0.0 for chip in chips}))
-        hours = {
-            chip.kind: _plus(before.chip_hours[chip.kind], run, seconds(run.workload, run.axes, chip)) for chip in chips
+    table = pd.DataFrame(
+        {
+            "group": run.group,
+            "flops": run.flops,
+            **{chip.kind: run.steps * seconds(run.workload, run.axes, chip) / SECONDS_PER_HOUR for chip in chips},
         }
-        totals[run.group] = MethodTotals(before.runs + 1, before.flops + run.flops, hours)
-    return totals
+        for run in _planned_runs(study)
+    )
+    kinds = [chip.kind for chip in chips]
+    return {
+        "runs": len(table),
+        "utilisation": utilisation,
+        "chips": kinds,
+        "methods": {name: _sums(rows, kinds, prices) for name, rows in table.groupby("group", sort=False)},
+        "total": _sums(table, kinds, prices),
+    }
 
 
-def _plus(hours: float | None, run: _PlannedRun, step_seconds: float | None) -> float | None:
-    if hours is None or step_seconds is None:
-        return None
-    return hours + run.steps * step_seconds / SECONDS_PER_HOUR
+def _sums(rows: pd.DataFrame, kinds: list[str], prices: Prices) -> dict[str, Any]:
+    hours = {kind: float(count) if math.isfinite(count) else None for kind, count in rows[kinds].sum().items()}
+    usd = {kind: cost(price_of(prices, kind), count) for kind, count in hours.items()}
+    return {"runs": len(rows), "flops": float(rows["flops"].sum()), "chip_hours": hours, "usd": usd}
 
 
-def _step_seconds(workload: Workload, axes: AxisRules, chip: Chip, utilisation: float) -> float | None:
-    """Return the chip-seconds of a step on the cheapest slice that it fits; None if there is no such slice."""
+def _step_seconds(workload: Workload, axes: AxisRules, chip: Chip, utilisation: float) -> float:
+    """Return the chip-seconds of a step on the cheapest slice that it fits; infinity if there is no such slice."""
     chosen = first_estimated_to_fit(candidates([workload], available_slices(chip), axes))
-    return None if chosen is None else step_chip_seconds(workload, chip, chosen.chip_seconds, utilisation)
+    return math.inf if chosen is None else step_chip_seconds(workload, chip, chosen.chip_seconds, utilisation)
 
 
 def _planned_runs(study: StudyConfig) -> Iterator[_PlannedRun]:

@@ -1,7 +1,6 @@
 """Totals of a run: steps and chip-hours."""
 
 import dataclasses
-import math
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.bounds import model_flops
@@ -35,14 +34,12 @@ def run_steps(run_config: RunConfig) -> tuple[int, str]:
 
     limits.max_epochs is ignored if finetune_examples is unset. Raises ConfigError if no other limit is set.
     """
-    limits, batch = run_config.limits, run_config.batch_size
-    tokens = run_config.tokens_per_step
-    if limits.max_epochs is None or run_config.finetune_examples is not None:
-        return limits.last_step((run_config.finetune_examples or 0) / batch, tokens)
-    others = dataclasses.replace(limits, max_epochs=None) if limits.max_steps or limits.max_tokens else None
-    if others is None:
-        raise ConfigError("finetune_examples is not set, so limits.max_epochs does not give a number of steps; set it")
-    return others.last_step(math.inf, tokens)
+    limits, examples = run_config.limits, run_config.finetune_examples
+    if limits.max_epochs is not None and examples is None:
+        if not (limits.max_steps or limits.max_tokens):
+            raise ConfigError("finetune_examples is not set, so limits.max_epochs gives no number of steps; set it")
+        limits = dataclasses.replace(limits, max_epochs=None)
+    return limits.last_step((examples or 0) / run_config.batch_size, run_config.tokens_per_step)
 
 
 def step_chip_seconds(workload: Workload, chip: Chip, bound_chip_seconds: float, utilisation: float) -> float:

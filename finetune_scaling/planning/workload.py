@@ -78,49 +78,42 @@ def _decoding(run_config: RunConfig) -> DecodingWorkload | None:
     return DecodingWorkload(longest, settings.limit(limits.max_target_tokens), limits.bidirectional_input, settings)
 
 
-def planned_model(run_config: RunConfig, rung: str | None = None, vocabulary: int | None = None) -> ModelConfig:
+def planned_model(run_config: RunConfig, size: str | None = None, vocabulary: int | None = None) -> ModelConfig:
     """Return the model that a run trains, without reading parameters.
 
     A finetuning run's model is that of its base model: from the base's checkpoint if it exists, otherwise the size that
     the last part of base.run names, as in runs/pretrain/en_de/16b.
 
-    rung: a size of the ladder, in place of the config's.
+    size: a model of the ladder, in place of the config's.
     vocabulary: vocabulary size; default: that of the tokenizer if it exists, 128,000 for the paper's sizes.
 
     Raises ConfigError if size or vocabulary are unknown.
     """
-    block = configuration.plain(run_config.model)
-    if rung is not None:
-        configuration.choose(LADDER, rung, "--model")
-        return _ladder_model(rung, {**block, "name": rung}, run_config, vocabulary)
-    if run_config.base is None:
-        return _ladder_model(block.get("name"), block, run_config, vocabulary)
-    run = location(run_config.base.run)
-    newest = call_with_timeout(run, lambda: next(checkpoint_steps(run), None))
-    if newest is not None:
-        metadata = read_metadata(run / CHECKPOINTS / str(newest))
-        return model_config({**metadata["model"], **block})
-    if run.name not in LADDER:
-        raise ConfigError(
-            f"base.run = {run_config.base.run} has no checkpoint and its name is not a size of the ladder; give the "
-            f"size of the base as --model, one of: {', '.join(LADDER)}"
-        )
-    return _ladder_model(run.name, {**block, "name": run.name}, run_config, vocabulary)
+    fields = configuration.plain(run_config.model)
+    if size is not None:
+        configuration.choose(LADDER, size, "--model")
+    elif run_config.base is not None:
+        run = location(run_config.base.run)
+        newest = call_with_timeout(run, lambda: next(checkpoint_steps(run), None))
+        if newest is not None:
+            metadata = read_metadata(run / CHECKPOINTS / str(newest))
+            return model_config({**metadata["model"], **fields})
+        size = run.name
+        if size not in LADDER:
+            raise ConfigError(
+                f"base.run = {run_config.base.run} has no checkpoint and its name is not a size of the ladder; give "
+                f"the size of the base as --model, one of: {', '.join(LADDER)}"
+            )
+    fields |= {} if size is None else {"name": size}
+    fields |= {} if vocabulary is None else {"vocab_size": vocabulary}
+    return model_config(fields, None if "vocab_size" in fields else _vocabulary(fields.get("name"), run_config))
 
 
-def _ladder_model(name: str | None, block: dict, run_config: RunConfig, vocabulary: int | None) -> ModelConfig:
-    if vocabulary is not None:
-        block = {**block, "vocab_size": vocabulary}
-    if "vocab_size" in block:
-        return model_config(block)
-    return model_config(block, _vocabulary(name, run_config))
-
-
-def _vocabulary(rung: str | None, run_config: RunConfig) -> int:
+def _vocabulary(size: str | None, run_config: RunConfig) -> int:
     tokenizer = location(run_config.tokenizer)
     if call_with_timeout(tokenizer, tokenizer.is_dir):
         return load_tokenizer(run_config.tokenizer).vocab_size
-    if rung in _PAPER_SIZES:
+    if size in _PAPER_SIZES:
         return PAPER_VOCABULARY
     raise ConfigError(
         f"tokenizer = {run_config.tokenizer} does not exist, so the vocabulary size is unknown; give it as --vocabulary"

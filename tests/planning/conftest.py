@@ -20,9 +20,9 @@ def workload() -> Callable[..., Workload]:
     `options` has those of the method's options that Workload has a field of the same name for.
     """
 
-    def make(rung: str = "100k", method: str = "full", vocabulary: int = 512, **changes: Any) -> Workload:
-        paper = rung in ("1b", "2b", "4b", "8b", "16b")
-        model = paper_model(rung) if paper else model_config({"name": rung}, vocabulary)
+    def make(size: str = "100k", method: str = "full", vocabulary: int = 512, **changes: Any) -> Workload:
+        paper = size in ("1b", "2b", "4b", "8b", "16b")
+        model = paper_model(size) if paper else model_config({"name": size}, vocabulary)
         fields = {field.name for field in dataclasses.fields(Workload)}
         options = dict(changes.pop("options", {}))
         options |= {name: changes.pop(name) for name in list(changes) if name not in fields}

@@ -5,14 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from finetune_scaling.planning.bounds import (
-    StepWork,
-    min_hbm_bytes,
-    min_link_bytes,
-    recomputed_flops,
-    step_bound,
-    training_work,
-)
+from finetune_scaling.planning.bounds import StepBound, min_hbm_bytes, min_link_bytes, recomputed_flops, step_bound
 from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.layout import Layout, ResidentBytes, resident_bytes
 from finetune_scaling.planning.workload import Workload
@@ -21,21 +14,25 @@ B, L = 128, 512
 N_16B, D, HEADS, LAYERS, V = 15_440_491_520, 5120, 20, 40, 128_000  # tied embedding: the table is the head too
 
 
-def test_bound_is_the_largest_of_the_times() -> None:
-    chip = find_chip("v5e")
-    found = step_bound(chip, StepWork(flops=197e12, hbm_bytes=2 * 819e9, link_bytes=0.5 * 200e9))
-    assert (found.compute, found.hbm, found.interconnect) == pytest.approx((1.0, 2.0, 0.5))
-    assert (found.seconds, found.set_by) == (pytest.approx(2.0), "hbm")
-    found = step_bound(chip, StepWork(flops=197e12, hbm_bytes=0, link_bytes=0, host_bytes=45e9))
-    assert (found.seconds, found.set_by) == (pytest.approx(3.0), "host")
+V5E, NOTHING = find_chip("v5e"), ResidentBytes(0, 0, 0, 0)
 
 
-def test_flops_of_16b_full_tuning(workload: Callable[..., Workload]) -> None:
-    step = workload("16b", batch=B, length=L)
+@pytest.mark.parametrize("resource", ["compute", "hbm", "interconnect", "host"])
+def test_bound_is_the_largest_of_the_times(resource: str) -> None:
+    times = {"compute": 1.0, "hbm": 1.0, "interconnect": 1.0, "host": 1.0, resource: 2.0}
+    found = StepBound(**times)
+    assert (found.seconds, found.set_by) == (2.0, resource)
+
+
+def test_time_of_16b_full_tuning(workload: Callable[..., Workload]) -> None:
+    step, layout = workload("16b", batch=B, length=L), Layout(1, 64, 1)
     attention = 3 * 2 * 2 * LAYERS * D * L / 2
     expected = B * L * (6 * N_16B + attention)
-    work = training_work(step, Layout(1, 64, 1), ResidentBytes(0, 0, 0, 0))
-    assert work.flops * 64 == pytest.approx(expected, rel=1e-4)  # norms count as weights
+    found = step_bound(step, V5E, layout, NOTHING)
+    assert found.compute * 197e12 * 64 == pytest.approx(expected, rel=1e-4)  # norms count as weights
+    assert found.hbm * 819e9 == pytest.approx(min_hbm_bytes(step, layout, NOTHING))
+    assert found.interconnect * 200e9 == pytest.approx(min_link_bytes(step, layout))
+    assert step_bound(step, V5E, layout, NOTHING, link_bytes=4e11).interconnect == pytest.approx(2.0)
 
 
 def test_remat_recomputes_the_layers_but_not_the_head(workload: Callable[..., Workload]) -> None:
@@ -49,9 +46,9 @@ def test_remat_recomputes_the_layers_but_not_the_head(workload: Callable[..., Wo
 
 def test_offloading_sends_each_layers_input_to_the_host_and_back(workload: Callable[..., Workload]) -> None:
     step = workload("16b", batch=B, length=L)
-    work = training_work(step, Layout(1, 32, 2, remat="offload"), ResidentBytes(0, 0, 0, 0))
-    assert work.host_bytes == pytest.approx(2 * LAYERS * (B / 32) * L * D * 2)
-    assert training_work(step, Layout(1, 32, 2, remat="full"), ResidentBytes(0, 0, 0, 0)).host_bytes == 0
+    offloaded = step_bound(step, V5E, Layout(1, 32, 2, remat="offload"), NOTHING).host
+    assert offloaded * 15e9 == pytest.approx(2 * LAYERS * (B / 32) * L * D * 2)
+    assert step_bound(step, V5E, Layout(1, 32, 2, remat="full"), NOTHING).host == 0
 
 
 def test_fsdp_gathers_twice_and_scatters_once(workload: Callable[..., Workload]) -> None:

@@ -46,9 +46,7 @@ def test_unknown_topologies_are_errors_with_similar_ones(topology: str, similar:
         find_slice(topology)
 
 
-def test_slices_are_sorted_and_every_chip_has_a_source() -> None:
+def test_slices_are_sorted_by_size() -> None:
     for chip in CHIPS.values():
         sizes = [found.chips for found in available_slices(chip)]
         assert sizes == sorted(sizes)
-        assert chip.source
-        assert chip.hbm_bytes > 10**10

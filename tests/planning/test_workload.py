@@ -38,7 +38,7 @@ def test_a_missing_base_gives_the_size_by_its_name(size: str) -> None:
 def test_the_size_of_pretraining_may_be_changed() -> None:
     given = run_config("pretrain/bilingual.py", "en_de,2b")
     assert planned_model(given) == paper_model("2b", remat="full")
-    assert planned_model(given, rung="8b") == paper_model("8b", remat="full")
+    assert planned_model(given, size="8b") == paper_model("8b", remat="full")
     assert planned_model(given, vocabulary=64_000).vocab_size == 64_000
 
 

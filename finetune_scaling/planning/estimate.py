@@ -1,14 +1,15 @@
-"""Memory of a train step without compiling: exact resident bytes and an estimate of the temporaries.
+"""Memory and time of a train step without compiling.
 
-It selects the layouts to compile, and is the only figure for GPUs and CPUs. It counts the largest arrays that are alive
-in the backward pass of a layer; docs/planning.md compares it with the compiler's figures.
+Resident bytes are exact. Temporaries are an estimate, which selects the layouts to compile and is the only figure for
+GPUs and CPUs. It counts the largest arrays that are alive in the backward pass of a layer; docs/planning.md compares it
+with the compiler's figures.
 """
 
 import dataclasses
 
 from finetune_scaling.models.config import ModelConfig, count_parameters
-from finetune_scaling.planning.bounds import compute_bytes
-from finetune_scaling.planning.chips import Chip
+from finetune_scaling.planning.bounds import StepBound, compute_bytes, step_bound
+from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.layout import Layout, ResidentBytes, resident_bytes
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.training.flops import trains_weights
@@ -17,33 +18,60 @@ _LOSS_CHUNKS = 3 * 2**26  # bytes: float32 logits of a chunk, their exponentials
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes per chip: resident between steps, and temporaries of a step."""
+class EstimatedStep:
+    """A train step with a layout on a slice.
 
+    resident, temporary: bytes per chip, between steps and of a step's temporaries.
+    bound: lower bound of its time.
+    """
+
+    workload: Workload
+    slice: Slice
+    layout: Layout
     resident: ResidentBytes
     temporary: int
+    bound: StepBound
 
     @property
     def peak(self) -> int:
+        """Return the estimated peak memory per chip in bytes."""
         return self.resident.total + self.temporary
 
-    def fits(self, chip: Chip) -> bool:
-        """Return whether the chip has enough memory."""
-        return self.peak <= chip.hbm_bytes
+    @property
+    def fits(self) -> bool:
+        """Return whether the chips have enough memory."""
+        return self.peak <= self.slice.chip.hbm_bytes
+
+    @property
+    def chip_seconds(self) -> float:
+        """Return the least chip-seconds of one step."""
+        return self.slice.chips * self.bound.seconds
+
+    @property
+    def cost(self) -> float:
+        """Return the least chip-seconds per sequence, which compares different batch sizes."""
+        return self.chip_seconds / self.workload.batch
 
 
-def estimate_memory(workload: Workload, layout: Layout, resident: ResidentBytes | None = None) -> Memory:
-    """Return the memory of a train step per chip. resident: computed if not given."""
+def estimate_step(
+    workload: Workload, slice_: Slice, layout: Layout, resident: ResidentBytes | None = None
+) -> EstimatedStep:
+    """Return the estimate of a train step. resident: computed if not given."""
     resident = resident or resident_bytes(workload, layout)
+    bound = step_bound(workload, slice_.chip, layout, resident)
+    return EstimatedStep(workload, slice_, layout, resident, temporary_bytes(workload, layout, resident), bound)
+
+
+def temporary_bytes(workload: Workload, layout: Layout, resident: ResidentBytes) -> int:
+    """Return the estimated bytes of a train step's temporaries per chip."""
     model = workload.model
     tokens = workload.batch / layout.accumulation / layout.batch_shards * workload.positions
-    temporary = (
+    return round(
         _weights(workload, layout, resident)
         + model.layers * tokens * _saved_row(model, layout, workload.positions)
         + _layer(model, layout, tokens, workload.positions)
         + _LOSS_CHUNKS
     )
-    return Memory(resident, round(temporary))
 
 
 def _weights(workload: Workload, layout: Layout, resident: ResidentBytes) -> float:
