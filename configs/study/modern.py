@@ -7,7 +7,7 @@ pretraining data is not a factor.
 
 from ml_collections import ConfigDict
 
-from finetune_scaling.studies.public_template import summarization, translation
+from finetune_scaling.studies.config_template import summarization, translation
 
 TOKENS = 36 * 10**12  # from the technical report
 # Layers, width, heads and feed-forward width of config.json, and whether the embeddings are tied.

@@ -7,7 +7,7 @@ so translation scores start low. See docs/studies.md.
 
 from ml_collections import ConfigDict
 
-from finetune_scaling.studies.public_template import summarization, translation
+from finetune_scaling.studies.config_template import summarization, translation
 
 TOKENS_PER_STEP = 2**21
 STEPS = (1_000, 4_000, 16_000, 64_000, 143_000)  # the last is the end of pretraining, 300 billion tokens

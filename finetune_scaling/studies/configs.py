@@ -67,8 +67,8 @@ def tokenizer_path(study: StudyConfig, workdir: Path, base: Base) -> str:
 def conversion(study: StudyConfig, workdir: Path, base: Base) -> ModelImport:
     """Return the settings with which a public base is converted."""
     family = study.families[base.family]
-    if family.public is None or base.tokens is None:
-        raise ValueError(f"{base.name} is not a public base")
+    assert family.public is not None
+    assert base.tokens is not None
     source = family.public.base_source(base.size, family.revision(base.tokens))
     return ModelImport(source, str(base.directory(workdir)), pretrain_tokens=base.tokens)
 

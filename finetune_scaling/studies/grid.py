@@ -16,8 +16,8 @@ from typing import Any, Literal
 from finetune_scaling import configuration
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
 from finetune_scaling.models.ladder import LADDER
-from finetune_scaling.studies.factors import FACTORS, SENSITIVITY_FACTOR
 from finetune_scaling.tuning.registry import METHODS
 
 _DIRECTORY = re.compile(r"\w([\w.-]*\w)?")
@@ -94,17 +94,12 @@ class FamilyConfig:
         for name in ("tokenizer", "pretrain", "model"):
             if getattr(self, name):
                 raise ConfigError(f"families.{name} is for bases that the study pretrains; remove it, or remove public")
+        given = len(public.revisions)
         if len(public.models) != len(self.sizes):
-            raise ConfigError(
-                f"families.public.models has {len(public.models)} entries and families.sizes {len(self.sizes)}; "
-                "give one model per size"
-            )
-        if public.revisions and len(public.revisions) != len(self.tokens):
-            raise ConfigError(
-                f"families.public.revisions has {len(public.revisions)} entries and families.tokens "
-                f"{len(self.tokens)}; give one revision per token count"
-            )
-        if len(set(self.sizes)) < len(self.sizes) or len(set(public.revisions)) < len(public.revisions):
+            raise ConfigError(f"families.public.models has {len(public.models)} entries; give one per entry of sizes")
+        if given != len(self.tokens) and (given or len(self.tokens) > 1):
+            raise ConfigError(f"families.public.revisions has {given} entries; give one per entry of tokens")
+        if len(set(self.sizes)) < len(self.sizes) or len(set(public.revisions)) < given:
             raise ConfigError("families.sizes and families.public.revisions must have no duplicates; remove them")
         if invalid := [size for size in self.sizes if not _DIRECTORY.fullmatch(size)]:
             raise ConfigError(
@@ -112,9 +107,7 @@ class FamilyConfig:
             )
         if len(self.sizes) > 1 and "{size}" not in public.source:
             raise ConfigError(f"families.public.source = {public.source!r} names one model for all sizes; add {{size}}")
-        if not public.revisions and len(self.tokens) > 1:
-            raise ConfigError("families.public.revisions is missing; give one per entry of families.tokens")
-        if "{revision}" in public.source and not public.revisions:
+        if "{revision}" in public.source and not given:
             raise ConfigError(
                 f"families.public.source = {public.source!r} contains {{revision}}; give families.public.revisions"
             )

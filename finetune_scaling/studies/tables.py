@@ -13,6 +13,7 @@ from finetune_scaling.data.task import load_task
 from finetune_scaling.evaluation.records import best_checkpoint_records, score_values, table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, write_atomically, write_json_atomically
+from finetune_scaling.laws.points.columns import RECORD, REQUIRED
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import test_examples
 from finetune_scaling.runs.run_directory import RunDirectory
@@ -21,9 +22,9 @@ from finetune_scaling.studies.grid import Run, StudyConfig, factor_value, held_o
 
 POINTS, BASES, FACTS = "points.csv", "bases.csv", "study.json"
 POINT_COLUMNS = (
-    *("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out"),
+    *REQUIRED,
     *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),
-    *("model", "trainable_parameters", "steps", "best_step", "dev_loss", "entropy", "tokenizer"),
+    *(*RECORD, "entropy", "tokenizer"),
 )
 BASE_COLUMNS = (
     *("family", "model", "parameters", "parameters_non_embedding", "pretrain_tokens", "loss", "held_out"),

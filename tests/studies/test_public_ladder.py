@@ -12,8 +12,11 @@ from finetune_scaling.configuration import plain
 from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.hub import UnreachableError
+from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.planning.chips import CHIPS
+from finetune_scaling.planning.prices import Price
 from finetune_scaling.planning.study_totals import study_totals
 from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs.run_directory import RunDirectory
@@ -21,7 +24,6 @@ from finetune_scaling.studies import public_bases
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.configs import base_of, bases, conversion, family_model
 from finetune_scaling.studies.execute import ensure_base, execute
-from finetune_scaling.studies.factors import SENSITIVITY_FACTOR
 from finetune_scaling.studies.grid import read_study, runs, settings
 from finetune_scaling.studies.listing import list_bases, list_runs
 from finetune_scaling.studies.tables import write_facts, write_points
@@ -74,16 +76,16 @@ def test_rates_are_swept_at_every_size(tmp_path):
     assert rates == {1e-4, 3e-4, 1e-3, 3e-3}
 
 
-def test_public_bases_cost_no_pretraining():
-    totals = study_totals(shipped("modern"), [CHIPS["v5p"]], 0.4)
-    assert set(totals) == {"full", "prompt", "lora"}
+def test_public_bases_cost_no_pretraining(tmp_path):
+    totals = study_totals(read_study(small_study(tmp_path)), [CHIPS["v5p"]], {"v5p": Price(4.2, None, "", "")}, 0.4)
+    assert set(totals["methods"]) == {"full", "lora"}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"revisions": ("step1",)}, "families.public.revisions has 1 entries"),
-        ({"revisions": ()}, "revisions is missing"),
+        ({"revisions": ()}, "families.public.revisions has 0 entries"),
         ({"models": ()}, "families.public.models has 0 entries"),
         ({"revisions": ("step1", "step1")}, "families.public.revisions must have no duplicates"),
         ({"source": "same-{revision}"}, "families.public.source = .* add {size}"),
@@ -153,7 +155,7 @@ REVISIONS = ("step1", "step2")
 
 
 def small_study(folder: Path) -> dict[str, Any]:
-    """The form of configs/study/pythia.py over models in a folder: two sizes, two revisions, three methods, a sweep."""
+    """The form of configs/study/pythia.py over models in a folder: two sizes, two revisions, two methods, a sweep."""
     method = {"finetune_examples": (8, 16), "learning_rates": (0.01, 0.1), "sweep_examples": (16,)}
     config = {"schedule": {"learning_rate": 0.01}}
     return {
@@ -182,7 +184,6 @@ def small_study(folder: Path) -> dict[str, Any]:
                 },
                 "methods": {
                     "full": {**method, "factors": ("model", "pretrain"), "config": config},
-                    "prompt": {**method, "factors": ("model",), "pet_size": 2, "config": config},
                     "lora": {**method, "factors": ("model",), "pet_size": 2, "config": config},
                 },
             }
@@ -242,16 +243,17 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     rows = list(csv.DictReader((tmp_path / "points.csv").open()))
     sweep = [row for row in rows if row["factor"] == SENSITIVITY_FACTOR]
     assert {(row["method"], row["model"], float(row["x"])) for row in sweep} == {
-        (method, size, rate) for method in ("full", "prompt", "lora") for size in WIDTHS for rate in (0.01, 0.1)
+        (method, size, rate) for method in ("full", "lora") for size in WIDTHS for rate in (0.01, 0.1)
     }
     assert {float(row["x"]) for row in rows if row["factor"] == "pretrain"} == {1000.0, 2000.0}
     revisions = [r["loss"] for r in rows if r["factor"] == "pretrain" and r["finetune_examples"] == "16"]
     assert len(set(revisions)) == 2  # another base is another loss
     assert execute(study, config, tmp_path).done == 0
-    fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda _: None)
+    few = Resampling(resamples=40)
+    fit_study(tmp_path / "points.csv", tmp_path / "report", resampling=few, progress=lambda _: None)
     plot = json.loads((tmp_path / "report" / "plots" / "study-learning-rate.json").read_text())
     assert all("parameters" in text for text in plot["points"]["text"])
-    assert len(plot["points"]["x"]) == len(sweep) == 12
+    assert len(plot["points"]["x"]) == len(sweep) == 8
 
 
 def test_a_base_with_another_shape_is_refused_before_download(ladder, tmp_path):

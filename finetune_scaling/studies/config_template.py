@@ -1,4 +1,4 @@
-"""Template of studies on public models: tasks, grids of the methods, and learning rate sweeps.
+"""Template of studies on public models: tasks, the grid of each method, and learning rate sweeps.
 
 Public models are causal and have no mode tokens, so inputs are not attended to bidirectionally. Dataset sizes, learning
 rates and batch size are this project's choice, not a paper's.
@@ -6,13 +6,11 @@ rates and batch size are this project's choice, not a paper's.
 
 from typing import Any
 
-THOUSAND = 1_000
+from finetune_scaling.tuning.registry import METHODS
 
+THOUSAND = 1_000
 FULL_EXAMPLES = tuple(n * THOUSAND for n in (10, 30, 100, 300, 1000))
 PET_EXAMPLES = tuple(n * THOUSAND for n in (1, 3, 10, 30, 100))
-SWEEP_EXAMPLES = (30 * THOUSAND,)  # not held out for any method: held-out points must not select learning rates
-RATES = {"full": (1e-5, 3e-5, 1e-4, 3e-4), "prompt": (0.03, 0.1, 0.3, 1.0), "lora": (1e-4, 3e-4, 1e-3, 3e-3)}
-DEFAULT_RATES = {"full": 3e-5, "prompt": 0.3, "lora": 1e-3}
 
 ALL = {"examples": None, "generate": None}
 EVALUATORS = {"zero_shot": ALL, "few_shot_1": {**ALL, "max_shot_tokens": 300}}
@@ -39,8 +37,15 @@ def task(
 ) -> dict[str, Any]:
     """Return a task with three methods, AdamW (as in pretraining), and learning rates swept at every size.
 
-    factors: those of full tuning; prompt tuning and LoRA also vary the PET size.
+    factors: those of every method; methods that have a PET size vary it, too.
     """
+    grids = {
+        "full": grid(FULL_EXAMPLES, 3e-5, (1e-5, 3e-5, 1e-4, 3e-4)),
+        "prompt": grid(
+            PET_EXAMPLES, 0.3, (0.03, 0.1, 0.3, 1.0), "adafactor", pet_size=100, pet_sizes=(50, 100, 200, 400)
+        ),
+        "lora": grid(PET_EXAMPLES, 1e-3, (1e-4, 3e-4, 1e-3, 3e-3), pet_size=4, pet_sizes=(4, 16, 64, 128)),
+    }
     return {
         "family": family,
         "task": fields,
@@ -53,32 +58,31 @@ def task(
             "evaluation": {"times": 20, "generate_examples": None, "evaluators": evaluators},
         },
         "methods": {
-            "full": {**grid("full", FULL_EXAMPLES), "factors": factors},
-            "prompt": {
-                **grid("prompt", PET_EXAMPLES),
-                "factors": (*factors, "pet"),
-                "pet_size": 100,
-                "pet_sizes": (50, 100, 200, 400),
-                "held_out_pet_sizes": (400,),
-            },
-            "lora": {
-                **grid("lora", PET_EXAMPLES),
-                "factors": (*factors, "pet"),
-                "pet_size": 4,
-                "pet_sizes": (4, 16, 64, 128),
-                "held_out_pet_sizes": (128,),
-            },
+            name: {**grid, "factors": factors if METHODS[name].size_field is None else (*factors, "pet")}
+            for name, grid in grids.items()
         },
     }
 
 
-def grid(method: str, examples: tuple[int, ...]) -> dict[str, Any]:
-    """Return a method's dataset sizes, the largest held out, and its learning rates."""
-    optimizer = {"name": "adafactor"} if method == "prompt" else {"name": "adamw"}
+def grid(
+    examples: tuple[int, ...],
+    rate: float,
+    rates: tuple[float, ...],
+    optimizer: str = "adamw",
+    pet_size: int | None = None,
+    pet_sizes: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    """Return the grid of one method, with `rate` as its learning rate and `rates` swept.
+
+    The largest dataset and PET size are held out.
+    """
     return {
         "finetune_examples": examples,
         "held_out_examples": examples[-1:],
-        "learning_rates": RATES[method],
-        "sweep_examples": SWEEP_EXAMPLES,
-        "config": {"schedule": {"name": "cosine", "learning_rate": DEFAULT_RATES[method]}, "optimizer": optimizer},
+        "learning_rates": rates,
+        "sweep_examples": (30 * THOUSAND,),  # not held out for any method: held-out points must not select rates
+        "config": {"schedule": {"name": "cosine", "learning_rate": rate}, "optimizer": {"name": optimizer}},
+        "pet_size": pet_size,
+        "pet_sizes": pet_sizes,
+        "held_out_pet_sizes": pet_sizes[-1:],
     }
