@@ -9,7 +9,6 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -25,7 +24,7 @@ from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_runs
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
-from finetune_scaling.studies.listing import list_bases, list_runs
+from finetune_scaling.studies.listing import format_listing, list_bases, list_runs
 from finetune_scaling.studies.tables import POINTS, write_bases, write_facts, write_points
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,8 @@ def main() -> None:
     study = read_study(config)
     _check_flags()
     if _LIST.value:
-        print_listing(study, workdir)
+        rows = list_runs(study, workdir)
+        print(json.dumps(rows) if _JSON.value else format_listing(rows, list_bases(study, workdir), len(study.seeds)))
         return
     command.required(_WORKDIR)
     for module in (run, run_data):  # hide the tables of single runs
@@ -82,43 +82,6 @@ def finish(study: StudyConfig, workdir: Path, summary: ExecutionSummary) -> None
         sys.exit(EXIT_FAILED)
     if finished < total:
         print("the report is written by the process that finishes the last run", flush=True)
-
-
-def print_listing(study: StudyConfig, workdir: Path) -> None:
-    """Print all runs with states and costs, then the totals; with --json only the runs."""
-    rows = list_runs(study, workdir)
-    if _JSON.value:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        print(_list_line(row))
-    bases = list_bases(study, workdir)
-    unfinished = [row for row in rows if row["state"] != "done"]
-    known = sum(row["expected_seconds"] or 0.0 for row in (*unfinished, *bases))
-    print(
-        f"{len(rows)} runs ({len(rows) // len(study.seeds)} settings x {len(study.seeds)} seeds), "
-        f"{len(unfinished)} to do; "
-        f"{sum(row['flops'] for row in rows):.3g} FLOPs to finetune, "
-        f"{sum(row['flops'] for row in bases):.3g} to pretrain {len(bases)} bases; "
-        + _remaining_time(len(unfinished), known)
-    )
-
-
-def _remaining_time(unfinished: int, seconds: float) -> str:
-    if not unfinished:
-        return "all done"
-    minutes = f"about {max(1.0, seconds / 60):.0f} min remaining"
-    return minutes if seconds else "remaining time is estimated once some runs are finished"
-
-
-def _list_line(row: dict[str, Any]) -> str:
-    seconds = row["seconds"] or row["expected_seconds"]
-    time = "" if seconds is None else f"{seconds:8.1f} s"
-    mark = "held out" if row["held_out"] else ""
-    return (
-        f"{row['state']:<8} {row['flops']:9.2e} FLOPs {time:>10}  {row['factor']:<8} x={row['x']:<13,} {mark:<8} "
-        f"{row['directory'].removeprefix('runs/')}"
-    )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ import csv
 import json
 import random
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,13 @@ CONDITION = ["parameters", "parameters_non_embedding", "pretrain_tokens", "pet_s
 LISTED = {"task", "method", "factor", "x", "finetune_examples", "seed", "held_out", "state", "flops"}
 
 
-def study(*flags: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "finetune_scaling.study", *flags]
+WITHOUT_REPORT = str(Path(__file__).with_name("study_without_report.py"))
+
+run_in_one_process = runpy.run_path(str(Path(__file__).with_name("command_process.py")))["run_in_one_process"]
+
+
+def study(*flags: str, program: Sequence[str] = (WITHOUT_REPORT,)) -> subprocess.Popen:
+    command = [sys.executable, *program, *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -49,7 +56,8 @@ def changed(folder: Path, change: str) -> str:
 def uninterrupted(shared_cache, tmp_path_factory) -> tuple[Path, str]:
     """The tiny study, executed without interruption by the command, and its output; read-only."""
     workdir = tmp_path_factory.mktemp("study")
-    code, printed, errors = result(study(CONFIG, f"--workdir={workdir}"))
+    command = ("-m", "finetune_scaling.study")
+    code, printed, errors = result(study(CONFIG, f"--workdir={workdir}", program=command))
     assert code == 0, errors
     return workdir, printed
 
@@ -109,6 +117,7 @@ def test_a_study_killed_repeatedly_ends_with_the_same_points(uninterrupted, tmp_
         shutil.rmtree(workdir / run.directory)
     shutil.rmtree(workdir / "bases" / "grammar" / "30k")
     (workdir / "points.csv").unlink()
+    shutil.rmtree(workdir / "report")
     rng = random.Random(0)
     for wanted in (1, 4):
         process = study(CONFIG, f"--workdir={workdir}")
@@ -152,8 +161,9 @@ def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(un
 
 
 @pytest.mark.slow
-def test_a_moved_study_is_still_evaluated_and_listed(uninterrupted, tmp_path):
+def test_a_moved_study_is_still_evaluated_and_complete(uninterrupted, tmp_path):
     done = Path(shutil.copytree(uninterrupted[0], tmp_path / "first"))
+    shutil.rmtree(done / "report")
     for record in done.glob("runs/**/config.json"):  # as if the study had been trained elsewhere
         record.write_text(record.read_text().replace(str(uninterrupted[0]), "/elsewhere/study"))
     directory = next(done.glob("runs/translation/lora/30k_*_d10_*"))
@@ -161,23 +171,42 @@ def test_a_moved_study_is_still_evaluated_and_listed(uninterrupted, tmp_path):
     command = [sys.executable, "-m", "finetune_scaling.evaluate", f"--workdir={directory}", f"--out={out}"]
     subprocess.run(command, check=True, capture_output=True)
     assert json.loads(out.read_text())["loss"] == RunDirectory(directory).result["loss"]
-    code, printed, errors = result(study(CONFIG, f"--workdir={done}", "--list"))
-    assert (code, printed.splitlines()[-1].endswith("; all done")) == (0, True), errors
     code, printed, errors = result(study(CONFIG, f"--workdir={done}"))
     assert (code, "21 of 21 runs finished; this process: 0 runs trained" in printed) == (0, True), errors
+    assert (done / "report" / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def messages(uninterrupted, tmp_path_factory) -> dict[str, tuple[int, str, str]]:
+    """Return exit code, output and errors of calls that train nothing, all made in one process."""
+    folder = tmp_path_factory.mktemp("messages")
+    wrong = changed(folder, "config.tasks.translation.methods.full.finetune_examples = (10, 40, 61)")
+    workdir = f"--workdir={folder / 'none'}"
+    calls = {
+        "wrong data": [wrong, workdir],
+        "json": [CONFIG, f"--workdir={uninterrupted[0]}", "--list", "--json"],
+        "finished": [CONFIG, f"--workdir={uninterrupted[0]}", "--list"],
+        "listing": [QUICKSTART, workdir, "--list"],
+        "--index=2 must be below --of=2": [CONFIG, workdir, "--index=2", "--of=2"],
+        "--json requires --list": [CONFIG, workdir, "--json"],
+        "remove --index and --of": [CONFIG, "--list", "--index=0", "--of=2"],
+        "factor_size = '2m' is not among": [CONFIG, workdir, "--config.families.grammar.factor_size=2m"],
+    }
+    found = run_in_one_process("finetune_scaling.study", list(calls.values()))
+    assert not (folder / "none").exists()  # none of these calls runs anything
+    return dict(zip(calls, found, strict=True))
 
 
 @pytest.mark.slow
-def test_a_config_error_is_reported_before_training_and_can_be_fixed_in_place(tmp_path):
-    wrong = changed(tmp_path, "config.tasks.translation.methods.full.finetune_examples = (10, 40, 61)")
-    code, printed, errors = result(study(wrong, f"--workdir={tmp_path / 'study'}"))
+def test_a_config_error_is_reported_before_training(messages):
+    code, printed, errors = messages["wrong data"]
     assert (code, printed) == (2, "")
     assert "methods.full: finetune_examples = 61, but the data has 60" in errors
-    assert not list((tmp_path / "study").rglob("*"))
 
 
-def test_json_listing_prints_only_json(uninterrupted):
-    code, printed, errors = result(study(CONFIG, f"--workdir={uninterrupted[0]}", "--list", "--json"))
+@pytest.mark.slow
+def test_json_listing_prints_only_json(messages):
+    code, printed, errors = messages["json"]
     assert (code, errors) == (0, "")
     rows = json.loads(printed)
     assert len(rows) == 21
@@ -185,29 +214,31 @@ def test_json_listing_prints_only_json(uninterrupted):
     assert all(isinstance(value, str | int | float | bool | None) for row in rows for value in row.values())
     assert {row["state"] for row in rows} == {"done"}
     assert Counter(row["factor"] for row in rows) == {"model": 12, "pretrain": 3, "pet": 6}
+    assert messages["finished"][1].splitlines()[-1].endswith("; all done")
 
 
-def test_a_listing_runs_nothing_and_prints_costs(tmp_path):
-    code, printed, errors = result(study(QUICKSTART, f"--workdir={tmp_path / 'none'}", "--list"))
+@pytest.mark.slow
+def test_a_listing_runs_nothing_and_prints_costs(messages):
+    code, printed, errors = messages["listing"]
     assert (code, errors) == (0, "")
     *lines, total = printed.splitlines()
     assert all(line.startswith("waiting ") and "FLOPs" in line for line in lines)
     assert total.startswith(f"{len(lines)} runs (")
     assert "to pretrain 3 bases" in total
-    assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    "expected",
     [
-        ([CONFIG, "--workdir=x", "--index=2", "--of=2"], "--index=2 must be below --of=2"),
-        ([CONFIG, "--workdir=x", "--json"], "--json requires --list"),
-        ([CONFIG, "--list", "--index=0", "--of=2"], "remove --index and --of"),
-        ([CONFIG, "--workdir=x", "--config.families.grammar.factor_size=2m"], "factor_size = '2m' is not among"),
+        "--index=2 must be below --of=2",
+        "--json requires --list",
+        "remove --index and --of",
+        "factor_size = '2m' is not among",
     ],
 )
-def test_user_errors_are_one_line_and_exit_with_2(flags, expected):
-    code, printed, errors = result(study(*flags))
+def test_user_errors_are_one_line_and_exit_with_2(messages, expected):
+    code, printed, errors = messages[expected]
     assert (code, printed, errors.count("\n")) == (2, "", 1), errors
     assert errors.startswith("error: ")
     assert expected in errors

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import read_json
 from finetune_scaling.runs.evaluators import (
@@ -17,7 +18,7 @@ from finetune_scaling.runs.evaluators import (
     with_decoding,
 )
 from finetune_scaling.runs.run_directory import CONFIG, run_state
-from finetune_scaling.studies.grid import Run, StudyConfig, read_study, runs
+from finetune_scaling.studies.grid import Run, StudyConfig, TaskGrid, read_study, runs
 
 
 def read_recorded_study(workdir: Path) -> StudyConfig:
@@ -42,33 +43,28 @@ class StudyEvaluators:
     """
 
     def __init__(self, config: StudyConfig, names: Sequence[str] | None = None):
-        blocks = {
-            (name, method): _block(config, name, method)
-            for name in config.tasks
-            for method in config.tasks[name].methods
-        }
-        self._configured = {
-            key: read_evaluators(block.get("evaluators"), f"tasks.{key[0]}") for key, block in blocks.items()
-        }
-        self._decoding = {key: read_decoding(block, f"tasks.{key[0]}") for key, block in blocks.items()}
         self._names = names
-        known = {name for evaluators in self._configured.values() for name in evaluators}
+        self._configured: dict[tuple[str, str], tuple[dict[str, Evaluator], DecodingConfig | None]] = {}
+        for name, task in config.tasks.items():
+            for method in task.methods:
+                block, where = _block(task, method), f"tasks.{name}"
+                evaluators = read_evaluators(block.get("evaluators"), where)
+                self._configured[name, method] = evaluators, read_decoding(block, where)
+        known = {name for evaluators, _ in self._configured.values() for name in evaluators}
         self._presets = [name for name in names or () if name not in known]
         for name in self._presets:
             preset(name, known, "--evaluators")
 
     def for_run(self, run: Run) -> dict[str, Evaluator]:
         """Return the evaluators of one run by name."""
-        key = (run.setting.task, run.setting.method)
-        configured, decoding = self._configured.get(key, {}), self._decoding.get(key)
+        configured, decoding = self._configured[run.setting.task, run.setting.method]
         names = list(configured) if self._names is None else self._names
         wanted = [name for name in names if name in configured or name in self._presets]
         chosen = select_evaluators(wanted, configured, "--evaluators")
         return {name: with_decoding(one, decoding) for name, one in chosen.items()}
 
 
-def _block(config: StudyConfig, task_name: str, method: str) -> Mapping[str, Any]:
+def _block(task: TaskGrid, method: str) -> Mapping[str, Any]:
     """Return the config group `evaluation` of a method's runs on a task."""
-    task = config.tasks[task_name]
     fields = merge(configuration.plain(task.finetune), configuration.plain(task.methods[method].config))
     return fields.get("evaluation", {})

@@ -68,23 +68,20 @@ def execute(
     run_on_primary(lambda: record_config(study, config, workdir))
     summary = ExecutionSummary()
     pending = pending_runs(study, workdir, index, of)
-    deferred = []
+    deferred: list[Run] = []
     start = time.monotonic()
-    for number, run in enumerate(pending):
-        remaining = _remaining_time(start, summary, len(pending) - number)
-        log.info("run %d of %d, %s: %s", number + 1, len(pending), remaining, run.directory)
-        try:
-            _attempt(study, workdir, run, summary, wait=False)
-        except _BaseInUse:
-            log.info("another process is pretraining its base: deferred")
-            deferred.append(run)
-    for number, run in enumerate(deferred):
-        log.info("deferred run %d of %d: %s", number + 1, len(deferred), run.directory)
-        try:
-            _attempt(study, workdir, run, summary, wait=True)
-        except _BaseInUse:  # by a command outside this study
-            log.info("%s: another process is pretraining its base", run.directory)
-            summary.in_use += 1
+    for title, share in (("run", pending), ("deferred run", deferred)):
+        for number, run in enumerate(share):
+            remaining = _remaining_time(start, summary, len(share) - number)
+            log.info("%s %d of %d, %s: %s", title, number + 1, len(share), remaining, run.directory)
+            try:
+                _attempt(study, workdir, run, summary, wait=share is deferred)
+            except _BaseInUse:
+                log.info("another process is pretraining its base")
+                if share is pending:
+                    deferred.append(run)
+                else:  # by a command outside this study
+                    summary.in_use += 1
     return summary
 
 

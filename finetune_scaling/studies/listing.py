@@ -1,6 +1,8 @@
-"""The runs and bases of a study with their states, costs and expected times, as `--list` prints them."""
+"""The runs and bases of a study with their states, costs and expected times, as `study --list` prints them."""
 
+import itertools
 import statistics
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,7 @@ def list_runs(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
     runs, in proportion to the FLOPs; None if no run is finished.
     """
     rows = [_list_row(study, workdir, run) for run in runs(study)]
-    rates: dict[tuple[str, str], list[float]] = {}  # seconds per FLOP of finished runs
-    for row in rows:
-        if row["seconds"]:
-            rates.setdefault((row["method"], row["model"]), []).append(row["seconds"] / row["flops"])
-    all_rates = [rate for group in rates.values() for rate in group]
-    for row in rows:
-        if row["seconds"] is None and all_rates:
-            group = rates.get((row["method"], row["model"]), all_rates)
-            row["expected_seconds"] = round(statistics.median(group) * row["flops"], 1)
-    return rows
+    return _with_expected_seconds(rows, lambda row: (row["method"], row["model"]))
 
 
 def list_bases(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
@@ -44,10 +37,21 @@ def list_bases(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
         record = RunDirectory(base.directory(workdir)).result
         flops = record["flops"] if record else pretraining_flops(study, workdir, base)
         rows.append({"base": base.name, "flops": flops, "seconds": record["seconds"] if record else None})
-    rates = [row["seconds"] / row["flops"] for row in rows if row["seconds"] and row["flops"]]
+    return _with_expected_seconds(rows, lambda row: None)
+
+
+def _with_expected_seconds(
+    rows: list[dict[str, Any]], group_of: Callable[[dict[str, Any]], Hashable]
+) -> list[dict[str, Any]]:
+    """Add expected_seconds, by the median seconds per FLOP of finished rows of the same group, else of all."""
+    rates: dict[Hashable, list[float]] = {}
     for row in rows:
-        known = row["seconds"] is None and rates
-        row["expected_seconds"] = round(statistics.median(rates) * row["flops"], 1) if known else None
+        if row["seconds"] and row["flops"]:
+            rates.setdefault(group_of(row), []).append(row["seconds"] / row["flops"])
+    all_rates = list(itertools.chain.from_iterable(rates.values()))
+    for row in rows:
+        known = rates.get(group_of(row), all_rates) if row["seconds"] is None else []
+        row["expected_seconds"] = round(statistics.median(known) * row["flops"], 1) if known else None
     return rows
 
 
@@ -77,5 +81,31 @@ def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
         "base": base_of(study, setting).name,
         "directory": run.directory,
         "seconds": record["seconds"] if record else None,
-        "expected_seconds": None,
     }
+
+
+def format_listing(rows: Sequence[Mapping[str, Any]], base_rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
+    """Return a line for each run, with state and cost, and the totals."""
+    unfinished = [row for row in rows if row["state"] != "done"]
+    seconds = sum(row["expected_seconds"] or 0.0 for row in (*unfinished, *base_rows))
+    remaining = f"about {max(1.0, seconds / 60):.0f} min remaining"
+    if not unfinished:
+        remaining = "all done"
+    elif not seconds:
+        remaining = "remaining time is estimated once some runs are finished"
+    total = (
+        f"{len(rows)} runs ({len(rows) // seeds} settings x {seeds} seeds), {len(unfinished)} to do; "
+        f"{sum(row['flops'] for row in rows):.3g} FLOPs to finetune, "
+        f"{sum(row['flops'] for row in base_rows):.3g} to pretrain {len(base_rows)} bases; {remaining}"
+    )
+    return "\n".join([*map(_list_line, rows), total])
+
+
+def _list_line(row: Mapping[str, Any]) -> str:
+    seconds = row["seconds"] or row["expected_seconds"]
+    time = "" if seconds is None else f"{seconds:8.1f} s"
+    mark = "held out" if row["held_out"] else ""
+    return (
+        f"{row['state']:<8} {row['flops']:9.2e} FLOPs {time:>10}  {row['factor']:<8} x={row['x']:<13,} {mark:<8} "
+        f"{row['directory'].removeprefix('runs/')}"
+    )
