@@ -1,6 +1,7 @@
 """A command in several processes gives the results of one process, and all of them end if one fails."""
 
 import json
+import runpy
 import signal
 import time
 from pathlib import Path
@@ -9,16 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from finetune_scaling.configuration import plain
 from finetune_scaling.errors import EXIT_PREEMPTED
+from finetune_scaling.experiments.run import run as train
 from finetune_scaling.runs.checkpoint_errors import DamagedCheckpointError
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.sharding.processes import _outcome
+from finetune_scaling.studies.execute import execute
+from finetune_scaling.studies.grid import read_study
+from finetune_scaling.studies.tables import write_points
 
-DECODE = "--config.evaluation.generate_examples=7"  # an odd number, for two and four processes
+TESTS = Path(__file__).parents[1]
+DECODED = 7  # an odd number, for two and four processes
 
 
 def command(tiny_runs, method: str, workdir: Path, *flags: str) -> list[str]:
-    return ["-m", "finetune_scaling.train", *tiny_runs.flags(method, workdir), DECODE, *flags]
+    decode = f"--config.evaluation.generate_examples={DECODED}"
+    return ["-m", "finetune_scaling.train", *tiny_runs.flags(method, workdir), decode, *flags]
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -49,8 +57,7 @@ def test_scores_do_not_depend_on_processes_and_mesh(
     tiny_runs, together, tmp_path, method, processes, devices, fsdp, tensor
 ):
     """Training, dev loss, test losses and decoded texts are equal; no example or line is lost or repeated."""
-    (single,) = together.wait(together.start([command(tiny_runs, method, tmp_path / "single")]))
-    assert single.code == 0, single.errors
+    train(tiny_runs.config(method, evaluation={"generate_examples": DECODED}), tmp_path / "single")
     mesh = (f"--config.sharding.fsdp={fsdp}", f"--config.sharding.tensor={tensor}")
     several = [command(tiny_runs, method, tmp_path / "several", *mesh)] * processes
     ends = together.wait(together.start(several, devices))
@@ -67,24 +74,27 @@ def test_scores_do_not_depend_on_processes_and_mesh(
 
 
 @pytest.mark.slow
-def test_a_study_of_two_processes_has_the_points_of_one(together, shared_cache, tmp_path):
+def test_a_study_of_two_processes_has_the_points_of_one(tiny_runs, together, tmp_path):
     """Both train every run; the primary process makes tokenizer, table and report."""
-    config = tmp_path / "config.py"
-    tiny = Path(__file__).parents[1] / "tiny.py"
-    config.write_text(
+    grid = {**tiny_runs.config("study")["tasks"]["translation"]["methods"]["lora"], "finetune_examples": (10, 40)}
+    file = tmp_path / "config.py"
+    file.write_text(
         "import runpy\n\n\ndef get_config():\n"
-        f"    config = runpy.run_path({str(tiny)!r})['get_config']('study')\n"
-        "    config.tasks.translation.methods = {'lora': config.tasks.translation.methods.lora}\n"
+        f"    config = runpy.run_path({str(TESTS / 'tiny.py')!r})['get_config']('study')\n"
+        "    config.families.grammar.sizes = ('30k',)\n"
+        f"    config.tasks.translation.methods = {{'lora': {grid!r}}}\n"
         "    return config\n"
     )
-    tables = []
-    for count in (1, 2):
-        flags = ["-m", "finetune_scaling.study", f"--config={config}", f"--workdir={tmp_path / str(count)}"]
-        ends = together.wait(together.start([flags] * count), 300)
-        assert [end.code for end in ends] == [0] * count, ends
-        tables.append(pd.read_csv(tmp_path / str(count) / "points.csv"))
-        assert (tmp_path / str(count) / "report" / "report.html").exists()
-    assert len(tables[0]) == 6
+    config = plain(runpy.run_path(str(file))["get_config"]())
+    study = read_study(config)
+    assert execute(study, config, tmp_path / "one").done == 2
+    write_points(study, tmp_path / "one")
+    flags = [str(TESTS / "study_without_report.py"), f"--config={file}", f"--workdir={tmp_path / 'two'}"]
+    ends = together.wait(together.start([flags] * 2), 300)
+    assert [end.code for end in ends] == [0, 0], ends
+    assert (tmp_path / "two" / "report" / "report.html").exists()
+    tables = [pd.read_csv(tmp_path / name / "points.csv") for name in ("one", "two")]
+    assert len(tables[0]) == 2
     pd.testing.assert_frame_equal(*tables, rtol=1e-4)
 
 
@@ -120,6 +130,15 @@ def wait_for_step(directory: Path, step: int) -> None:
         time.sleep(0.02)
 
 
+LOSES_PROCESSES_SOON = """
+import runpy, sys
+from finetune_scaling.sharding import processes
+processes._HEARTBEAT_SECONDS = 15
+sys.argv[0] = "train"
+runpy.run_module("finetune_scaling.train", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all(tiny_runs, together, tmp_path):
     """In both cases the same command resumes the run, with the scores of an uninterrupted run."""
@@ -132,7 +151,7 @@ def test_a_preempted_process_stops_all_at_one_step_and_a_killed_one_ends_all(tin
     assert [end.code for end in ends] == [EXIT_PREEMPTED] * 2, ends
     assert all("preempted: saved step" in end.errors for end in ends)
 
-    processes = together.start(interrupted)
+    processes = together.start([["-c", LOSES_PROCESSES_SOON, *flags[2:]] for flags in interrupted])
     wait_for_step(tmp_path / "interrupted", 34)
     processes[1].kill()
     began = time.monotonic()

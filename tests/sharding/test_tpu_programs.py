@@ -11,20 +11,17 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("tpu_programs.py")
 # Sizes of tests/sharding/tpu_programs.py; kernels are [384, features] or [features, 384], sharded by four or unsharded.
-WIDTH, VOCABULARY, FEATURES = 384, 3072, (512, 128, 1280)
+WIDTH, VOCABULARY, FEATURES, LAYERS = 384, 3072, (512, 128, 1280), 6
+KERNELS = LAYERS * WIDTH * (2 * (512 + 128) + 3 * 1280)  # parameters in them
 GATHERS = ("all-gather", "all-gather-start")
 
 
-def compile_programs(folder: Path, *names: str) -> None:
-    pytest.importorskip("libtpu")
-    done = subprocess.run([sys.executable, SCRIPT, folder, *names], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
+def programs(tmp_path_factory) -> Path:
+    pytest.importorskip("libtpu")
     folder = tmp_path_factory.mktemp("programs")
-    compile_programs(folder, "full", "lora", "prompt")
+    done = subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
@@ -58,9 +55,9 @@ def is_kernel_shape(sizes: tuple[int, ...]) -> bool:
 
 
 @pytest.mark.slow
-def test_full_tuning_has_gradients_and_float32_copies(small):
+def test_full_tuning_has_gradients_and_float32_copies(programs):
     """This shows that the checks of the next tests can fail."""
-    values = materialised((small / "full.txt").read_text())
+    values = materialised((programs / "full.txt").read_text())
     assert any(kind == "f32" and is_kernel_shape(sizes) for shape, _ in values for kind, sizes in arrays(shape))
     assert any(operation.startswith("reduce-scatter") for _, operation in values) or any(
         operation.startswith(("all-reduce", "collective-permute")) and is_kernel_shape(sizes)
@@ -71,8 +68,8 @@ def test_full_tuning_has_gradients_and_float32_copies(small):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "prompt"])
-def test_pet_has_no_float32_copy_gradient_or_optimizer_state_of_the_frozen_base(small, method):
-    values = materialised((small / f"{method}.txt").read_text())
+def test_pet_has_no_float32_copy_gradient_or_optimizer_state_of_the_frozen_base(programs, method):
+    values = materialised((programs / f"{method}.txt").read_text())
     in_float32 = {
         (shape, operation)
         for shape, operation in values
@@ -88,25 +85,19 @@ def test_pet_has_no_float32_copy_gradient_or_optimizer_state_of_the_frozen_base(
         if is_kernel_shape(sizes)
     }
     assert not reduced
-    facts, full = (json.loads((small / f"{name}.json").read_text()) for name in (method, "full"))
-    assert (
-        facts["output"] < 0.3 * full["output"]
-    )  # trainable parameters and state only; TPUs pad narrow matrices to 128
-    base = 2 * (VOCABULARY * WIDTH + 6 * WIDTH * (2 * (512 + 128) + 3 * 1280)) / 4
-    assert facts["argument"] - facts["output"] < 1.3 * base  # the base in bfloat16, sharded by four
+    sizes, full = (json.loads((programs / f"{name}.json").read_text()) for name in (method, "full"))
+    # Only trainable parameters and their state are returned; TPUs pad narrow matrices to 128.
+    assert sizes["output"] < 0.3 * full["output"]
+    base = 2 * (VOCABULARY * WIDTH + KERNELS) / 4
+    assert sizes["argument"] - sizes["output"] < 1.3 * base  # the base in bfloat16, sharded by four
 
 
 @pytest.mark.slow
-def test_a_step_of_16b_gathers_one_layer_at_a_time(tmp_path):
-    """Gathered arrays are the kernels of one layer, and none is larger."""
-    compile_programs(tmp_path, "16b")
-    values = materialised((tmp_path / "16b.txt").read_text())
-    gathered = [
-        (kind, sizes) for shape, operation in values if operation in GATHERS for kind, sizes in arrays(shape)[-1:]
-    ]
-    largest = 5120 * 20480
-    assert max(math.prod(sizes) for _, sizes in gathered) <= largest
-    kernels = {tuple(sorted(sizes[-2:])) for kind, sizes in gathered if kind == "bf16"}
-    assert {(5120, 20480), (5120, 5120), (256, 5120)} <= kernels
-    facts = json.loads((tmp_path / "16b.json").read_text())
-    assert facts["argument"] < 1.03 * 4 * 15_440_491_520 / 64
+def test_full_tuning_gathers_one_layer_at_a_time(programs):
+    """Gathered kernels are those of one layer, although the parameters are stacked over layers."""
+    values = materialised((programs / "full.txt").read_text())
+    gathered = {sizes for shape, operation in values if operation in GATHERS for _, sizes in arrays(shape)[-1:]}
+    assert {tuple(sorted(sizes[-2:])) for sizes in gathered} >= {(WIDTH, 512), (128, WIDTH), (WIDTH, 1280)}
+    assert all(math.prod(sizes) <= WIDTH * 1280 for sizes in gathered if VOCABULARY not in sizes)
+    sizes = json.loads((programs / "full.json").read_text())
+    assert sizes["argument"] < 1.1 * 4 * (VOCABULARY * WIDTH + KERNELS) / 4  # float32 parameters, sharded by four
