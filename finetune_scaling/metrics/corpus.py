@@ -20,8 +20,8 @@ class Corpus:
       sources: N source texts, or None if they are unknown.
 
     Raises:
-      DataError: there are no segments, counts differ, a segment has no reference or an empty one, an item is not a
-        string, or `language` is not a language code.
+      DataError: there are no segments, counts differ, a segment has no reference or an empty one, or `language` is not
+        a language code.
     """
 
     hypotheses: Sequence[str]
@@ -30,17 +30,21 @@ class Corpus:
     sources: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self)
-        _check_strings("hypotheses", self.hypotheses)
+        count = len(self.hypotheses)
+        if not count:
+            raise DataError("there are no segments to score; give at least one hypothesis and its reference")
+        for name, given in (("references", self.references), ("sources", self.sources)):
+            if given is not None and len(given) != count:
+                raise DataError(
+                    f"{count} hypotheses, but {len(given)} {name}; {name}[i] must be those of hypotheses[i]"
+                )
         for index, references in enumerate(self.references):
             if isinstance(references, str) or not references:
                 raise DataError(
                     f"references[{index}] is {references!r}; give a list of one or more references for every segment"
                 )
-            _check_strings(f"references[{index}]", references)
             if not all(map(str.strip, references)):
                 raise DataError(f"references[{index}] has an empty reference; remove the reference or the segment")
-        _check_strings("sources", self.sources or ())
         base_language(self.language)
 
     @property
@@ -64,14 +68,20 @@ def read_corpus(
     """
     if not references:
         raise DataError("no file of references was given; name at least one")
-    paths = [hypotheses, *references, *([] if sources is None else [sources])]
-    texts, *others = _read_parallel_segments(paths)
-    for path, segments in zip(references, others, strict=False):
-        for line, text in enumerate(segments, start=1):
+    files = {path: read_segments(path) for path in (hypotheses, *references, *([] if sources is None else [sources]))}
+    texts = files[hypotheses]
+    for path, segments in files.items():
+        if len(segments) != len(texts):
+            raise DataError(
+                f"{path}: {len(segments)} segments, but {hypotheses} has {len(texts)}; "
+                "line k of every file must belong to the same example"
+            )
+    for path in references:
+        for line, text in enumerate(files[path], start=1):
             if not text.strip():
                 raise DataError(f"{path}, line {line}: the reference is empty; remove this line from every file")
-    per_segment = list(zip(*others[: len(references)], strict=True))
-    return Corpus(texts, per_segment, target_language, None if sources is None else others[-1])
+    per_segment = list(zip(*(files[path] for path in references), strict=True))
+    return Corpus(texts, per_segment, target_language, None if sources is None else files[sources])
 
 
 def read_segments(path: str | os.PathLike) -> list[str]:
@@ -97,34 +107,3 @@ def read_segments(path: str | os.PathLike) -> list[str]:
     if not text:
         raise DataError(f"{path}: the file is empty; give a text file with one segment per line")
     return text.removesuffix("\n").split("\n")
-
-
-def _read_parallel_segments(paths: Sequence[str | os.PathLike]) -> list[list[str]]:
-    """Return the segments of each file. Raises DataError if the files differ in their number of segments."""
-    files = [read_segments(path) for path in paths]
-    for path, segments in zip(paths, files, strict=True):
-        if len(segments) != len(files[0]):
-            raise DataError(
-                f"{path}: {len(segments)} segments, but {paths[0]} has {len(files[0])}; "
-                "line k of every file must belong to the same example"
-            )
-    return files
-
-
-def _check_counts(corpus: Corpus) -> None:
-    count = len(corpus.hypotheses)
-    if not count:
-        raise DataError("there are no segments to score; give at least one hypothesis and its reference")
-    if len(corpus.references) != count:
-        raise DataError(
-            f"{count} hypotheses, but {len(corpus.references)} lists of references; "
-            "references[i] must be the list of references of hypotheses[i]"
-        )
-    if corpus.sources is not None and len(corpus.sources) != count:
-        raise DataError(f"{count} hypotheses, but {len(corpus.sources)} sources; give one source for each hypothesis")
-
-
-def _check_strings(where: str, texts: Sequence[str]) -> None:
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"{where}[{index}] is {text!r}, which is not a string; write an empty text as ''")

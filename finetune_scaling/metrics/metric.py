@@ -1,31 +1,31 @@
 """The interface of a text metric: it maps a corpus to a score and the signature of how the score was computed."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from finetune_scaling.metrics.corpus import Corpus
 
 
-class Metric(Protocol):
-    """A metric that is ready to score any corpus."""
+@dataclasses.dataclass(frozen=True)
+class Metric(abc.ABC):
+    """A metric that is ready to score any corpus.
 
-    @property
-    def name(self) -> str:
-        """Key of the metric in tables and JSON."""
-        ...
+    Attributes:
+      name: key of the metric in tables and JSON.
+      lower_is_better: whether the metric counts errors.
+    """
 
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether the metric counts errors."""
-        ...
+    name: str
+    lower_is_better: bool = dataclasses.field(default=False, kw_only=True)
 
+    @abc.abstractmethod
     def score(self, corpus: Corpus) -> dict[str, Any]:
         """Return {"score": unrounded score, "signature": how it was computed}."""
-        ...
 
 
 class SegmentScores(NamedTuple):
@@ -34,22 +34,22 @@ class SegmentScores(NamedTuple):
     values: np.ndarray
     signature: str
 
-    def mean(self) -> dict[str, Any]:
-        """Return the corpus score: the unweighted mean over segments."""
-        return {"score": math.fsum(self.values) / len(self.values), "signature": self.signature}
 
+class SegmentLevel(Metric):
+    """A metric whose corpus score is the unweighted mean of its segment scores."""
 
-@runtime_checkable
-class SegmentLevel(Protocol):
-    """A metric whose corpus score is the mean of its segment scores."""
-
+    @abc.abstractmethod
     def segments(self, corpus: Corpus) -> SegmentScores:
         """Return the score of every segment."""
-        ...
+
+    def score(self, corpus: Corpus) -> dict[str, Any]:
+        """Return the mean over segments and the signature."""
+        values, signature = self.segments(corpus)
+        return {"score": math.fsum(values) / len(values), "signature": signature}
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentMetric:
+class SegmentMetric(SegmentLevel):
     """A metric computed per segment.
 
     Attributes:
@@ -57,15 +57,9 @@ class SegmentMetric:
       signature: maps a corpus to the signature of these scores.
     """
 
-    name: str
     values: Callable[[Corpus], np.ndarray]
     signature: Callable[[Corpus], str]
-    lower_is_better: bool = False
 
     def segments(self, corpus: Corpus) -> SegmentScores:
         """Return the score of every segment."""
         return SegmentScores(self.values(corpus), self.signature(corpus))
-
-    def score(self, corpus: Corpus) -> dict[str, Any]:
-        """Return the mean over segments and the signature."""
-        return self.segments(corpus).mean()

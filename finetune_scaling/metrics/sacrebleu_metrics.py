@@ -17,6 +17,7 @@ from sacrebleu.metrics.base import Metric as SacrebleuScorer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.languages import WRITTEN_WITHOUT_SPACES, base_language, check_tokenizer
+from finetune_scaling.metrics.metric import Metric
 
 BLEU_TOKENIZERS = ("13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none")
 
@@ -24,12 +25,10 @@ _MECAB = {"ja": ("ja-mecab", ("MeCab", "ipadic")), "ko": ("ko-mecab", ("mecab_ko
 
 
 @dataclasses.dataclass(frozen=True)
-class SacrebleuMetric:
+class SacrebleuMetric(Metric):
     """A sacrebleu metric; `make` returns a new sacrebleu scorer for a language."""
 
-    name: str
     make: Callable[[str], SacrebleuScorer]
-    lower_is_better: bool = False
 
     def score(self, corpus: Corpus) -> dict[str, Any]:
         """Return the corpus score, 0 to 100 (TER may exceed 100), and sacrebleu's signature."""

@@ -21,12 +21,11 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from sacrebleu.significance import PairedTest, estimate_ci
 
-from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.sacrebleu_metrics import SacrebleuMetric, streams
 
@@ -42,19 +41,11 @@ _TIE = 1e-12  # relative to the scores: sums in another order are equal
 
 @dataclasses.dataclass(frozen=True)
 class Procedure:
-    """A paired test ("randomization" or "bootstrap"), its number of shuffles or resamples, and its seed."""
+    """A paired test, its number of shuffles or resamples, and its seed (positive, as sacrebleu takes 0 for no seed)."""
 
-    test: str = "randomization"
+    test: Literal["randomization", "bootstrap"] = "randomization"
     samples: int = 10_000
     seed: int = 12345
-
-    def __post_init__(self) -> None:
-        if self.test not in DEFAULT_SAMPLES:
-            raise ConfigError(f"test = {self.test!r} is unknown; choose one of {', '.join(DEFAULT_SAMPLES)}")
-        if self.samples < 1:
-            raise ConfigError(f"samples = {self.samples} must be at least 1")
-        if self.seed < 1:
-            raise ConfigError(f"seed = {self.seed} must be at least 1: sacrebleu takes 0 for no seed")
 
     @property
     def resamples(self) -> int:

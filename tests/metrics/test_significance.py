@@ -13,7 +13,6 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.significance import PairedTest
 from scipy import stats
 
-from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.sacrebleu_metrics import bleu, chrf, ter
 from finetune_scaling.metrics.significance import (
@@ -219,12 +218,3 @@ def test_adjusted_p_values_keep_their_order_and_never_decrease(p_values):
     adjusted = holm(p_values)
     assert all(p <= a <= min(1, len(p_values) * p + 1e-12) for p, a in zip(p_values, adjusted, strict=True))
     assert [a for _, a in sorted(zip(p_values, adjusted, strict=True))] == sorted(adjusted)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [({"test": "sign"}, "'sign' is unknown"), ({"samples": 0}, "at least 1"), ({"seed": 0}, "takes 0 for no seed")],
-)
-def test_invalid_procedures_are_errors(fields, message):
-    with pytest.raises(ConfigError, match=message):
-        Procedure(**fields)

@@ -1,7 +1,5 @@
 """Sentence-level scores of single hypotheses: chrF or ROUGE-L."""
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,12 +9,10 @@ from sacrebleu.metrics import CHRF
 from finetune_scaling.configuration import choose
 from finetune_scaling.evaluation.sample_page.samples import Sample
 from finetune_scaling.metrics.rouge import IdeogramsAndWords, rouge_tokenizer
-
-log = logging.getLogger(__name__)
+from finetune_scaling.progress import log_progress
 
 DEFAULTS = {"translation": "chrf", "summarization": "rougeL"}
 Scorer = Callable[[str, Sample], float]
-_PROGRESS_SECONDS = 5.0
 
 
 class SentenceScores(NamedTuple):
@@ -28,14 +24,12 @@ class SentenceScores(NamedTuple):
 
 
 def sentence_scores(metric: str, samples: Sequence[Sample]) -> SentenceScores:
-    """Score every hypothesis, and log the progress every few seconds."""
+    """Score every hypothesis."""
     scorer, signature = choose(SCORERS, metric, "--score")(samples)
-    rows, logged = [], time.monotonic()
-    for number, sample in enumerate(samples, start=1):
-        rows.append(tuple(None if text is None else scorer(text, sample) for text in sample.hypotheses))
-        if time.monotonic() - logged >= _PROGRESS_SECONDS:
-            log.info("scored %d of %d examples", number, len(samples))
-            logged = time.monotonic()
+    rows = [
+        tuple(None if text is None else scorer(text, sample) for text in sample.hypotheses)
+        for sample in log_progress(samples, len(samples), "scored examples")
+    ]
     return SentenceScores(metric, signature, rows)
 
 

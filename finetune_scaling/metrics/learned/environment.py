@@ -3,19 +3,18 @@
 Learned metrics pin versions that conflict with ours (unbabel-comet needs numpy 1), so each has its own environment.
 """
 
-import contextlib
+import collections
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from finetune_scaling.errors import MetricError
 from finetune_scaling.files import disk_errors, local_path, write_json_atomically
@@ -23,7 +22,6 @@ from finetune_scaling.files import disk_errors, local_path, write_json_atomicall
 CACHE_VARIABLE = "FINETUNE_SCALING_METRICS_CACHE"
 
 _COMPLETE = "complete.json"  # written last: a directory without it is incomplete
-_LOG_LINES = 15  # last lines of pip's output in an error message
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +42,12 @@ def metric_interpreter(name: str, requirements: Sequence[str]) -> Path:
         return Path(sys.executable)
     folder = metrics_cache() / "environments" / _digest(requirements)
     python = folder / "bin" / "python"
-    if not (folder / _COMPLETE).is_file():
-        with _locked(folder):
+    if (folder / _COMPLETE).is_file():
+        return python
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / _COMPLETE).is_file():
                 _create(name, folder, requirements)
     return python
@@ -58,6 +60,12 @@ def metric_variables(isolated: bool) -> Mapping[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
+def last_lines(output: IO[bytes], count: int = 15) -> str:
+    """Return the last lines of a program's output for an error message."""
+    lines = collections.deque(output, maxlen=count)
+    return "".join(f"\n  {line.decode(errors='replace').rstrip()[-300:]}" for line in lines) or "empty"
+
+
 def _digest(requirements: Sequence[str]) -> str:
     """Identify an environment, so that metrics with equal requirements share one."""
     contents = [sorted(requirements), platform.python_version(), platform.platform()]
@@ -67,41 +75,21 @@ def _digest(requirements: Sequence[str]) -> str:
 def _create(name: str, folder: Path, requirements: Sequence[str]) -> None:
     log_file = folder.with_suffix(".log")
     log.info("%s: creating its environment in %s, which may take minutes (log: %s)", name, folder, log_file)
-    with disk_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        python = str(folder / "bin" / "python")
-        with log_file.open("wb") as output:
-            _run(name, [sys.executable, "-m", "venv", str(folder)], log_file, output)
-            _run(name, [python, "-m", "pip", "install", "--quiet", *requirements], log_file, output)
-            frozen = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
+    python, variables = str(folder / "bin" / "python"), metric_variables(isolated=True)
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [python, "-m", "pip", "install", "--quiet", *requirements],
+    ):
+        with log_file.open("w+b") as output:
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables)
+            if code.returncode:
+                output.seek(0)
+                raise MetricError(
+                    f"metric {name}: its environment cannot be created: {' '.join(command[1:4])} ... failed with exit "
+                    f"code {code.returncode}; check its requirements and the network. The last lines of {log_file}: "
+                    f"{last_lines(output)}"
+                )
+    frozen = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
     write_json_atomically(
         folder / _COMPLETE, {"requirements": list(requirements), "packages": frozen.stdout.splitlines()}
     )
-
-
-def _run(name: str, command: Sequence[str], log_file: Path, output: BinaryIO) -> None:
-    """Run a command with its output in the log file."""
-    variables = metric_variables(isolated=True)
-    code = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables
-    ).returncode
-    if code:
-        last = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-        lines = "".join(f"\n  {line}" for line in last)
-        raise MetricError(
-            f"metric {name}: its environment cannot be created: {' '.join(command[1:4])} ... failed with exit code "
-            f"{code}; check its requirements and the network. The last lines of {log_file}:{lines}"
-        )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a directory that may not exist yet."""
-    with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -7,12 +7,10 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +22,37 @@ from finetune_scaling.configuration import build, plain
 from finetune_scaling.errors import ConfigError, UserError
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.learned.environment import metric_interpreter, metric_variables, metrics_cache
-from finetune_scaling.metrics.learned.process import MetricProcess
-from finetune_scaling.metrics.learned.score_cache import ScoreCache
-from finetune_scaling.metrics.metric import SegmentScores
+from finetune_scaling.metrics.learned.process import start_metric
+from finetune_scaling.metrics.learned.score_cache import open_score_cache
+from finetune_scaling.metrics.metric import SegmentLevel, SegmentScores
+from finetune_scaling.progress import log_progress
 from finetune_scaling.sharding.processes import run_on_primary
 
 ADAPTERS = Path(__file__).parent / "adapters"
-
-_PROGRESS_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedMetric:
+class LearnedMetric(SegmentLevel):
     """A program that scores segments.
 
     Attributes:
-      name: key of the score in JSON and tables: letters, digits, ".", "_", "+" and "-".
+      name: letters, digits, ".", "_", "+" and "-" only.
       command: the program and its arguments. {python} is replaced by the interpreter of the metric's own environment
         (this process's if there are no requirements), {adapters} by the directory of our adapters, {model} and
         {batch_size} by those fields.
       requirements: packages that pip installs into the metric's environment.
       model: the model that the program loads, a name or a path.
       needs_sources: whether every segment needs a source.
-      lower_is_better: whether the metric predicts errors.
       batch_size: segments per batch of the program.
       timeout: seconds without output, model loading included, after which the program counts as hung.
     """
 
-    name: str
     command: tuple[str, ...]
     requirements: tuple[str, ...] = ()
     model: str = ""
     needs_sources: bool = True
-    lower_is_better: bool = False
     batch_size: int = 32
     timeout: float = 1800.0
 
@@ -69,14 +63,13 @@ class LearnedMetric:
             raise ConfigError(f"metric {self.name}: command is empty; give the program and its arguments")
         if self.batch_size < 1 or self.timeout <= 0:
             raise ConfigError(f"metric {self.name}: batch_size must be at least 1 and timeout above 0")
-        for word in self.command:
-            try:
-                word.format(python="", adapters="", model="", batch_size="")
-            except (KeyError, IndexError, ValueError):
-                raise ConfigError(
-                    f"metric {self.name}: command has {word!r}; only {{python}}, {{adapters}}, {{model}} and "
-                    "{batch_size} are replaced; write other braces twice"
-                ) from None
+        try:
+            self._command(sys.executable)
+        except (LookupError, ValueError) as error:
+            raise ConfigError(
+                f"metric {self.name}: command = {self.command} cannot be filled in ({error!r}); only {{python}}, "
+                "{adapters}, {model} and {batch_size} are replaced; write other braces twice"
+            ) from None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -85,19 +78,15 @@ class LearnedMetric:
 
     def check_program(self) -> None:
         """Raise ConfigError if the program is missing, before anything is decoded for it."""
-        program = self.command[0].format(python=sys.executable, adapters=ADAPTERS, model=self.model, batch_size="")
+        program = self._command(sys.executable)[0]
         if shutil.which(program) is None:
             raise ConfigError(
                 f"metric {self.name}: its command {program!r} cannot be run; install it, or change `command` in the "
                 "metric's config"
             )
 
-    def score(self, corpus: Corpus) -> dict[str, Any]:
-        """Return the mean over segments, on the metric's own scale, and the signature."""
-        return self.segments(corpus).mean()
-
     def segments(self, corpus: Corpus) -> SegmentScores:
-        """Return the score of every segment; only the primary process runs the program.
+        """Return the score of every segment on the metric's own scale; only the primary process runs the program.
 
         Raises:
           ConfigError: sources are needed but not given, or the command is missing.
@@ -109,11 +98,16 @@ class LearnedMetric:
         return SegmentScores(np.array(values, np.float64), signature)
 
     def _segments(self, corpus: Corpus) -> tuple[list[float], str]:
-        contents = [_content(corpus, index) for index in range(len(corpus.hypotheses))]
+        sources = corpus.sources or [None] * len(corpus.hypotheses)
+        contents = [
+            {"source": source, "hypothesis": text, "references": list(references)}
+            for source, text, references in zip(sources, corpus.hypotheses, corpus.references, strict=True)
+        ]
+        python = str(metric_interpreter(self.name, self.requirements))
         variables = metric_variables(isolated=bool(self.requirements))
         with (
-            MetricProcess(self.name, self._command(), self.timeout, variables) as process,
-            ScoreCache(metrics_cache() / "scores.sqlite") as cache,
+            start_metric(self.name, self._command(python), self.timeout, variables) as process,
+            open_score_cache(metrics_cache() / "scores.sqlite") as cache,
         ):
             keys = [_key(process.header, content) for content in contents]
             known = cache.get(keys)
@@ -122,15 +116,15 @@ class LearnedMetric:
             # Sorted by length, so that the segments of a batch have similar lengths.
             order = sorted(missing, key=lambda key: len(missing[key]["hypothesis"]), reverse=True)
             answers = process.scores([missing[key] for key in order])
-            for index, value in _with_progress(self.name, answers, len(order)):
+            for index, value in log_progress(answers, len(order), self.name):
                 cache.put(order[index], value)
                 known[order[index]] = value
         return [known[key] for key in keys], _signature(process.header, corpus)
 
-    def _command(self) -> list[str]:
-        python = str(metric_interpreter(self.name, self.requirements))
-        parts = {"python": python, "adapters": str(ADAPTERS), "model": self.model, "batch_size": self.batch_size}
-        return [word.format(**parts) for word in self.command]
+    def _command(self, python: str) -> list[str]:
+        """Return the command with its fields filled in. Raises LookupError or ValueError for other braces."""
+        fields = {"python": python, "adapters": ADAPTERS, "model": self.model, "batch_size": self.batch_size}
+        return [word.format(**fields) for word in self.command]
 
 
 def read_learned_metric(name: str) -> LearnedMetric:
@@ -149,15 +143,6 @@ def read_learned_metric(name: str) -> LearnedMetric:
     return build(LearnedMetric, values, os.path.basename(name.partition(":")[0]))
 
 
-def _content(corpus: Corpus, index: int) -> dict[str, Any]:
-    """Return everything that a segment's score depends on."""
-    return {
-        "source": None if corpus.sources is None else corpus.sources[index],
-        "hypothesis": corpus.hypotheses[index],
-        "references": list(corpus.references[index]),
-    }
-
-
 def _key(header: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     """Return the cache key of a score: a digest of the segment and of the program's header."""
     return hashlib.sha256(json.dumps([header, content], sort_keys=True).encode()).hexdigest()
@@ -166,15 +151,3 @@ def _key(header: Mapping[str, Any], content: Mapping[str, Any]) -> str:
 def _signature(header: Mapping[str, Any], corpus: Corpus) -> str:
     others = "".join(f"|{name}:{value}" for name, value in header.items() if name not in ("protocol", "version"))
     return f"nrefs:{corpus.reference_count}{others}|score:mean-of-segments|version:{header['version']}"
-
-
-def _with_progress(name: str, answers: Iterable[Any], total: int) -> Iterator[Any]:
-    """Yield answers and log the progress. Time starts at the first answer, after the program has loaded its model."""
-    start = logged = math.inf
-    for count, answer in enumerate(answers, start=1):
-        yield answer
-        now = time.monotonic()
-        start, logged = min(start, now), min(logged, now)
-        if now - logged >= _PROGRESS_SECONDS and count < total:
-            logged = now
-            log.info("%s: %d of %d, about %.0f s left", name, count, total, (now - start) / count * (total - count))

@@ -1,6 +1,5 @@
 """The client side of the metric protocol: JSON lines over a program's standard input and output."""
 
-import collections
 import contextlib
 import json
 import math
@@ -8,61 +7,63 @@ import os
 import queue
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import IO, Any
 
 from finetune_scaling.errors import ConfigError, MetricError
+from finetune_scaling.metrics.learned.environment import last_lines
 
 PROTOCOL = 1
 
-_STDERR_LINES = 15  # last lines of the program's stderr in an error message
 _EXIT_SECONDS = 30.0  # time for the program to exit after its last answer
 
 
+@contextlib.contextmanager
+def start_metric(
+    name: str, command: Sequence[str], timeout: float, environment: Mapping[str, str]
+) -> Iterator["MetricProcess"]:
+    """Run a metric's program, and kill it and its children at the end of the block.
+
+    timeout: seconds without output after which it counts as hung. Raises ConfigError if the program cannot be run,
+    MetricError if its first line is not a header.
+    """
+    with tempfile.TemporaryFile() as stderr:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=dict(environment),
+                start_new_session=True,  # a process group, so that its children can be killed, too
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"metric {name}: its command {command[0]!r} cannot be run ({error.strerror}); install it, or change "
+                "`command` in the metric's config"
+            ) from None
+        try:
+            yield MetricProcess(name, process, stderr, timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 class MetricProcess:
-    """A context manager that runs a metric's program and terminates it on exit or on an error.
+    """A running program.
 
     Attributes:
       header: the program's first line: protocol, metric, version, and further fields for the signature.
     """
 
-    def __init__(self, name: str, command: Sequence[str], timeout: float, environment: Mapping[str, str]):
-        """Set the metric's name for messages, and the seconds without output after which the program counts as hung."""
-        self._name = name
-        self._command = list(command)
-        self._timeout = timeout
-        self._environment = environment
+    def __init__(self, name: str, process: subprocess.Popen[bytes], stderr: IO[bytes], timeout: float):
+        self._name, self._process, self._stderr, self._timeout = name, process, stderr, timeout
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._stderr_tail: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
-        self.header: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        """Start the program. Raises ConfigError if it is missing, MetricError if its first line is not a header."""
-        try:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=dict(self._environment),
-                start_new_session=True,  # a process group, so that its children can be terminated too
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"metric {self._name}: its command {self._command[0]!r} cannot be run ({error.strerror}); "
-                "install it, or change `command` in the metric's config"
-            ) from None
-        self._threads = [_start(self._read_answers), _start(self._read_errors)]
-        try:
-            self.header = self._read_header()
-        except BaseException:
-            self._terminate()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._terminate()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.header = self._read_header()
 
     def scores(self, requests: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, float]]:
         """Send all requests and yield (index into `requests`, score) in the order of the answers.
@@ -70,18 +71,29 @@ class MetricProcess:
         Raises MetricError if the program exits early or with an error, hangs, answers an unknown or repeated id, or
         gives a score that is not a finite number.
         """
-        self._threads.append(_start(lambda: self._send(requests)))
+        threading.Thread(target=self._send, args=(requests,), daemon=True).start()
         waiting = set(range(len(requests)))
         while waiting:
             line = self._next_line()
             if line is None:
-                raise self._early_end(f"answered {len(requests) - len(waiting)} of {len(requests)} requests and exited")
-            index, score = self._read_answer(line, waiting)
+                answered = len(requests) - len(waiting)
+                raise self._error(f"answered {answered} of {len(requests)} requests and exited")
+            answer = self._parse(line)
+            index, score = answer.get("id"), answer.get("score")
+            if isinstance(index, bool) or not isinstance(index, int) or index not in waiting:
+                raise self._error("answered an unknown or already answered id", line)
+            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+                raise self._error("gave a score that is not a finite number", line)
             waiting.remove(index)
-            yield index, score
+            yield index, float(score)
         if (line := self._next_line()) is not None:
-            raise self._error(f"answered more than the {len(requests)} requests: {_shown(line)}")
-        self._check_exit()
+            raise self._error(f"answered more than the {len(requests)} requests", line)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
 
     def _send(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Write requests from a separate thread, because a full pipe would block the reading of answers."""
@@ -94,25 +106,13 @@ class MetricProcess:
     def _read_header(self) -> dict[str, Any]:
         line = self._next_line()
         if line is None:
-            raise self._early_end("exited without output")
+            raise self._error("exited without output")
         header = self._parse(line)
-        if header.get("protocol") != PROTOCOL:
-            raise self._error(f'must write the header {{"protocol": {PROTOCOL}, ...}} first, but wrote {_shown(line)}')
-        for field in ("metric", "version"):
-            if not isinstance(header.get(field), str) or not header[field]:
-                raise self._error(f"has no {field!r} in its header {_shown(line)}")
+        named = all(isinstance(header.get(field), str) and header[field] for field in ("metric", "version"))
+        if header.get("protocol") != PROTOCOL or not named:
+            wanted = f'{{"protocol": {PROTOCOL}, "metric": "...", "version": "..."}}'
+            raise self._error(f"must write the header {wanted} first", line)
         return header
-
-    def _read_answer(self, line: bytes, waiting: set[int]) -> tuple[int, float]:
-        answer = self._parse(line)
-        index, score = answer.get("id"), answer.get("score")
-        if not isinstance(index, int) or isinstance(index, bool) or index not in waiting:
-            raise self._error(f"answered an unknown or already answered id: {_shown(line)}")
-        if isinstance(score, bool) or not isinstance(score, int | float):
-            raise self._error(f"gave a score that is not a number: {_shown(line)}")
-        if not math.isfinite(score):
-            raise self._error(f"gave a score that is not finite: {_shown(line)}")
-        return index, float(score)
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
@@ -120,66 +120,26 @@ class MetricProcess:
         except ValueError:  # of JSON or of UTF-8
             value = None
         if not isinstance(value, dict):
-            raise self._error(f"wrote a line that is not a JSON object: {_shown(line)}")
+            raise self._error("wrote a line that is not a JSON object", line)
         return value
 
     def _next_line(self) -> bytes | None:
-        """Return the next line of the program's output, or None at its end."""
+        """Return the next line of output, or None at its end. Raises MetricError if the program failed or hangs."""
         try:
-            return self._lines.get(timeout=self._timeout)
+            line = self._lines.get(timeout=self._timeout)
+            if line is None and (code := self._process.wait(_EXIT_SECONDS)):
+                how = f"failed with exit code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+                raise self._error(how)
         except queue.Empty:
             raise self._error(
                 f"wrote nothing for {self._timeout:g} s and was terminated; raise `timeout` in its config if it is slow"
             ) from None
-
-    def _early_end(self, what: str) -> MetricError:
-        """Return the error for output that ended early; raise a more specific one if the exit code shows a failure."""
-        self._check_exit()
-        return self._error(what)
-
-    def _check_exit(self) -> None:
-        try:
-            code = self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             raise self._error(f"closed its output but did not exit within {_EXIT_SECONDS:g} s") from None
-        if code < 0:
-            raise self._error(f"was killed by signal {signal.Signals(-code).name}")
-        if code:
-            raise self._error(f"failed with exit code {code}")
+        return line
 
-    def _error(self, what: str) -> MetricError:
-        self._terminate()
-        lines = "".join(f"\n  {line}" for line in self._stderr_tail)
-        stderr = f"; the last lines of its stderr:{lines}" if lines else "; it wrote nothing to stderr"
-        return MetricError(f"metric {self._name}: the command {what}{stderr}")
-
-    def _terminate(self) -> None:
-        """Kill the program and its children if they are still running."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for thread in self._threads:
-            thread.join(timeout=5.0)
-
-    def _read_answers(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if text := line.decode(errors="replace").rstrip():
-                self._stderr_tail.append(text[-300:])
-
-
-def _start(function: Any) -> threading.Thread:
-    thread = threading.Thread(target=function, daemon=True)
-    thread.start()
-    return thread
-
-
-def _shown(line: bytes) -> str:
-    text = line.decode(errors="replace").rstrip("\n")
-    return repr(text if len(text) <= 200 else text[:200] + "...")
+    def _error(self, what: str, line: bytes = b"") -> MetricError:
+        """Return the error with the line that the program wrote, if any, and the last lines of its stderr."""
+        shown = f": {line.decode(errors='replace').rstrip()[:200]!r}" if line else ""
+        self._stderr.seek(0)
+        return MetricError(f"metric {self._name}: the command {what}{shown}; its stderr: {last_lines(self._stderr)}")

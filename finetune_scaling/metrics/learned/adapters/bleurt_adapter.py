@@ -5,7 +5,7 @@ Source: Sellam, Das and Parikh, "BLEURT: Learning Robust Metrics for Text Genera
 
 import importlib.metadata
 
-from metric_server import arguments, mean_over_references, model_identity, serve
+from metric_server import arguments, model_identity, serve
 
 
 def main():
@@ -24,15 +24,11 @@ def _load(options):
     from bleurt.score import BleurtScorer
 
     scorer = BleurtScorer(options.model)
-
-    def predict(pairs):
-        return scorer.score(
-            references=[pair["reference"] for pair in pairs],
-            candidates=[pair["hypothesis"] for pair in pairs],
-            batch_size=options.batch_size,
-        )
-
-    return lambda requests: mean_over_references(requests, predict)
+    return lambda pairs: scorer.score(
+        references=[pair["reference"] for pair in pairs],
+        candidates=[pair["hypothesis"] for pair in pairs],
+        batch_size=options.batch_size,
+    )
 
 
 if __name__ == "__main__":

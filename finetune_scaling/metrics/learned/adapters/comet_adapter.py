@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import warnings
 
-from metric_server import arguments, mean_over_references, model_identity, serve
+from metric_server import arguments, model_identity, serve
 
 _BATCHES_PER_CALL = 8  # each call of COMET's predict creates a trainer
 
@@ -48,12 +48,9 @@ def _load(options):
             | ({} if options.reference_free else {"ref": pair["reference"]})
             for pair in pairs
         ]
-        found = model.predict(samples, batch_size=options.batch_size, gpus=devices, progress_bar=False)
-        return found["scores"]
+        return model.predict(samples, batch_size=options.batch_size, gpus=devices, progress_bar=False)["scores"]
 
-    if options.reference_free:
-        return predict
-    return lambda requests: mean_over_references(requests, predict)
+    return predict
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 Request = dict[str, Any]
-Scorer = Callable[[Sequence[Request]], Sequence[float]]
+Scorer = Callable[[list[Request]], Sequence[float]]
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -25,20 +25,21 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def serve(header: dict[str, Any], load: Callable[[], Scorer], batch_size: int) -> None:
-    """Write the header, load the metric when the first request arrives, and answer in batches."""
+    """Write the header, load the metric when the first request arrives, and answer in batches.
+
+    If header["references"] is "mean", the metric scores requests with one `reference` each, and scores are averaged.
+    """
     output = _take_stdout()
     _write(output, [{"protocol": 1, **header}])
-    scorer = None
-    for batch in _batches(_requests(), batch_size):
+    scorer, requests = None, map(json.loads, sys.stdin.buffer)
+    for batch in iter(lambda: list(itertools.islice(requests, batch_size)), []):
         scorer = scorer or load()
-        scores = list(scorer(batch))
-        if len(scores) != len(batch):
-            raise RuntimeError(f"the metric gave {len(scores)} scores for {len(batch)} segments")
+        scores = _mean_over_references(batch, scorer) if header.get("references") == "mean" else scorer(batch)
         _write(output, [{"id": request["id"], "score": float(s)} for request, s in zip(batch, scores, strict=True)])
 
 
-def mean_over_references(requests: Sequence[Request], score: Callable[[list[Request]], Sequence[float]]) -> list[float]:
-    """Return the mean score over the references of each request; `score` takes requests with a single `reference`."""
+def _mean_over_references(requests: list[Request], score: Scorer) -> list[float]:
+    """Return the mean score over the references of each request."""
     pairs = [{**request, "reference": text} for request in requests for text in request["references"]]
     scores = iter(score(pairs))
     return [sum(itertools.islice(scores, len(r["references"]))) / len(r["references"]) for r in requests]
@@ -69,19 +70,6 @@ def _take_stdout() -> IO[str]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return os.fdopen(descriptor, "w", encoding="utf-8")
-
-
-def _requests() -> Iterator[Request]:
-    for line in sys.stdin.buffer:
-        yield json.loads(line.decode("utf-8"))
-
-
-def _batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
-    while True:
-        batch = list(itertools.islice(requests, size))
-        if not batch:
-            return
-        yield batch
 
 
 def _write(output: IO[str], objects: Sequence[dict[str, Any]]) -> None:

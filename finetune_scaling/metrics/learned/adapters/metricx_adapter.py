@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from metric_server import arguments, mean_over_references, model_identity, serve
+from metric_server import arguments, model_identity, serve
 
 
 def main():
@@ -60,9 +60,7 @@ def _load(options):
             )
         return [float(value) for value in found.predictions]
 
-    if options.reference_free:
-        return predict
-    return lambda requests: mean_over_references(requests, predict)
+    return predict
 
 
 def _input(source, hypothesis, reference):
