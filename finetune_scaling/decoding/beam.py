@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.decoding.search import Outputs, RowInputs, Termination, initial_stop_states, keep_ended
+from finetune_scaling.decoding.search import Outputs, RowInputs, Termination, keep_ended
 from finetune_scaling.decoding.selection import top_k
 from finetune_scaling.decoding.settings import PenaltyForm
+from finetune_scaling.decoding.stopping import START
 
 Array = jax.Array
 
@@ -36,7 +37,7 @@ class BeamState(NamedTuple):
     token: Array
     running: Array
     scores: Array
-    found: Array
+    stop_states: Array
     finished: Finished
     ended: Array
     row: RowInputs
@@ -68,7 +69,7 @@ class Beam:
             token=jnp.full(shape, self.pad_id, jnp.int32),
             running=nothing,
             scores=scores.at[:, 0].set(0.0),  # all K texts are empty: only the first counts
-            found=initial_stop_states(row, self.width),
+            stop_states=jnp.full(shape, START, jnp.int32),
             finished=Finished(nothing, jnp.zeros(shape, jnp.int32), scores, jnp.zeros(shape, bool)),
             ended=ended,
             row=row,
@@ -78,7 +79,7 @@ class Beam:
         self, state: BeamState, logits: Array, termination: Termination, written: Array
     ) -> tuple[BeamState, Array]:
         best = continuations(logits, state.scores)
-        found, is_last = termination.follow(_of(state.found, best.parent), best.token, state.row, written)
+        stop_states, is_last = termination.follow(_of(state.stop_states, best.parent), best.token, state.row, written)
         tokens = _of(state.running, best.parent)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, best.token[..., None], written, axis=2)
         scores, among = jax.lax.top_k(jnp.where(is_last, best.scores + _NEVER, best.scores), self.width)
@@ -88,7 +89,7 @@ class Beam:
             token=_of(best.token, among),
             running=_of(tokens, among),
             scores=scores,
-            found=_of(found, among),
+            stop_states=_of(stop_states, among),
             finished=finished,
             ended=ended,
             row=state.row,

@@ -1,9 +1,7 @@
 """Decoding of many prompts: batches of similar lengths, chunk by chunk, until every text has ended."""
 
 import dataclasses
-import logging
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,20 +14,18 @@ from finetune_scaling.decoding.buckets import Group, bucket, groups, rows_for
 from finetune_scaling.decoding.programs import Batch, Programs, TextDecoder, make_programs
 from finetune_scaling.decoding.search import Outputs, RowInputs, Search
 from finetune_scaling.decoding.settings import DecodingConfig
-from finetune_scaling.decoding.single_sequence import Greedy, Sampling, SingleSequence
+from finetune_scaling.decoding.single_sequence import Sampling, SingleSequence, greedy
 from finetune_scaling.decoding.stopping import stop_table
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.cache import slot_count, unstacks_layers
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import Params
+from finetune_scaling.progress import log_progress
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 from finetune_scaling.sharding.batches import global_array
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.method import TuningMethod
 
-log = logging.getLogger(__name__)
-
-_LOG_INTERVAL = 10.0  # seconds
 _MIN_CHUNK_SLOTS = 32  # with fewer, compiling a program costs more than it saves
 
 
@@ -39,22 +35,6 @@ class Generation:
 
     tokens: list[int]
     score: float | None = None
-
-
-def make_search(settings: DecodingConfig, pad_id: int) -> Search:
-    """Return the decoding method of the settings."""
-    if settings.method == "beam":
-        return Beam(
-            settings.beams,
-            settings.length_penalty,
-            settings.length_penalty_form,
-            settings.early_stopping,
-            pad_id,
-        )
-    if settings.method == "sample":
-        drawn = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.seed)
-        return SingleSequence(drawn, pad_id)
-    return SingleSequence(Greedy(), pad_id)
 
 
 def make_decoder(
@@ -74,7 +54,15 @@ def make_decoder(
             f"decoding.beams = {settings.beams} needs a vocabulary of at least {2 * settings.beams} tokens, not "
             f"{config.vocab_size}. Fix: lower it"
         )
-    return TextDecoder(config, tuning, make_search(settings, pad_id), longest, eos_id, bidirectional_input, axes)
+    search: Search = SingleSequence(greedy, pad_id)
+    if settings.method == "beam":
+        search = Beam(
+            settings.beams, settings.length_penalty, settings.length_penalty_form, settings.early_stopping, pad_id
+        )
+    elif settings.method == "sample":
+        sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.seed)
+        search = SingleSequence(sampling, pad_id)
+    return TextDecoder(config, tuning, search, longest, eos_id, bidirectional_input, axes)
 
 
 def generate(
@@ -96,16 +84,14 @@ def generate(
     """
     programs = make_programs(decoder, unstacks_layers())
     table = stop_table(settings.stop, token_bytes) if settings.stop else None
-    params = programs.prepare(trainable, frozen)
+    batch_decoder = _BatchDecoder(decoder, programs, programs.prepare(trainable, frozen), table, multiple)
     texts: list[list[Generation]] = [[] for _ in prompts]
-    progress = _Progress(len(prompts))
     rows = batch_size + -batch_size % multiple
-    for group in groups([len(prompt) for prompt in prompts], rows, multiple):
-        batch = _Batch(decoder, programs, params, table, multiple)
-        written = batch.decode(group, _batch(group, prompts, settings, decoder, sharding))
+    batches = groups([len(prompt) for prompt in prompts], rows, multiple)
+    for group in log_progress(batches, len(batches), "decoded batches"):
+        written = batch_decoder.decode(group, _batch(group, prompts, settings, decoder, sharding))
         for number, row_texts in written.items():
             texts[number] = row_texts[: settings.n_best]
-        progress.add(len(group.members))
     return texts
 
 
@@ -135,8 +121,8 @@ def _limit(length: int, settings: DecodingConfig, decoder: TextDecoder) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batch:
-    """Decodes one batch: runs the programs, collects ended texts and resizes the batch."""
+class _BatchDecoder:
+    """Decodes one batch at a time: runs the programs, collects ended texts and resizes the batch."""
 
     decoder: TextDecoder
     programs: Programs
@@ -164,25 +150,16 @@ class _Batch:
         """Add slots for the next chunk, and remove ended rows if they are half of the batch."""
         running = np.flatnonzero(~ended)
         rows = rows_for(len(running), len(owners), self.multiple)
-        chosen = np.arange(len(owners)) if rows == len(owners) else _padded(running, np.flatnonzero(ended), rows)
+        padding = np.flatnonzero(ended)[: rows - len(running)]
+        chosen = np.sort(np.concatenate([running, padding]))
         slots = self._slots_after(slot_count(decoding.cache), width)
         decoding = self.programs.resize(decoding, chosen.astype(np.int32), slots=slots)
         return decoding, [None if ended[place] else owners[place] for place in chosen]
 
     def _slots_after(self, used: int, width: int) -> int:
         """Slots of the chunk after one with `used`: of the next bucket, but not more than are ever needed."""
-        return min(
-            bucket(used + max(_MIN_CHUNK_SLOTS, self.decoder.search.width)), _round_up(self.decoder.slots(width))
-        )
-
-
-def _round_up(slots: int, multiple: int = 16) -> int:
-    return -(-slots // multiple) * multiple
-
-
-def _padded(running: np.ndarray, ended: np.ndarray, rows: int) -> np.ndarray:
-    """Return the rows that continue, padded with some that have ended."""
-    return np.sort(np.concatenate([running, ended[: rows - len(running)]]))
+        most = -(-self.decoder.slots(width) // 16) * 16
+        return min(bucket(used + max(_MIN_CHUNK_SLOTS, self.decoder.search.width)), most)
 
 
 def _row_texts(texts: Outputs, place: int, eos_id: int) -> list[Generation]:
@@ -195,16 +172,3 @@ def _row_texts(texts: Outputs, place: int, eos_id: int) -> list[Generation]:
 
 def _without(tokens: list[int], eos_id: int) -> list[int]:
     return tokens[:-1] if tokens and tokens[-1] == eos_id else tokens
-
-
-class _Progress:
-    """Logs the progress every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._logged = total, 0, time.monotonic()
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._done < self._total and time.monotonic() - self._logged > _LOG_INTERVAL:
-            log.info("decoded %d of %d texts", self._done, self._total)
-            self._logged = time.monotonic()

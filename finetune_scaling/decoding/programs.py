@@ -115,23 +115,11 @@ def make_programs(decoder: TextDecoder, unstacked: bool) -> Programs:
             params = merge(params, derive(params))
         return unstack(params) if unstacked else params  # stacked layers are used without a copy
 
-    def prefill(params: Params, batch: Batch, table: Array | None, slots: int) -> Decoding:
-        return _prefill(decoder, params, batch, table, slots, unstacked)
-
-    def chunk(params: Params, decoding: Decoding, table: Array | None) -> tuple[Decoding, Outputs]:
-        steps = (slot_count(decoding.cache) - decoding.end) // decoder.search.width
-        until = jnp.minimum(decoding.written + steps, decoder.longest)
-        decoding = _advance_until(decoder, params, decoding, table, until)
-        return decoding, _replicated(decoder.search.outputs(decoding.search), decoder.axes)
-
-    def resize(decoding: Decoding, rows: Array, slots: int) -> Decoding:
-        return _resize(decoding, rows, slots, decoder.axes)
-
     return Programs(
         prepare=prepare,
-        prefill=jax.jit(prefill, static_argnames="slots"),
-        chunk=jax.jit(chunk, donate_argnums=1),
-        resize=jax.jit(resize, static_argnames="slots"),
+        prefill=jax.jit(functools.partial(_prefill, decoder, unstacked), static_argnames="slots"),
+        chunk=jax.jit(functools.partial(_chunk, decoder), donate_argnums=1),
+        resize=jax.jit(functools.partial(_resize, decoder.axes), static_argnames="slots"),
     )
 
 
@@ -139,18 +127,18 @@ def make_programs(decoder: TextDecoder, unstacked: bool) -> Programs:
 def make_unchunked_program(decoder: TextDecoder) -> Callable[[Tree, Tree, Batch], Outputs]:
     """Build prefill and all steps as one program, which needs at least as much memory as the chunks."""
 
-    def whole(trainable: Tree, frozen: Tree, batch: Batch) -> Outputs:
+    def generate_unchunked(trainable: Tree, frozen: Tree, batch: Batch) -> Outputs:
         params, unstacked = decoder.tuning.model_params(decoder.config, combine(trainable, frozen)), unstacks_layers()
         params = unstack_layers(params, decoder.config.layers) if unstacked else params
-        decoding = _prefill(decoder, params, batch, None, decoder.slots(batch.prompts.shape[1]), unstacked)
+        decoding = _prefill(decoder, unstacked, params, batch, None, decoder.slots(batch.prompts.shape[1]))
         decoding = _advance_until(decoder, params, decoding, None, decoder.longest)
         return _replicated(decoder.search.outputs(decoding.search), decoder.axes)
 
-    return jax.jit(whole)
+    return jax.jit(generate_unchunked)
 
 
 def _prefill(
-    decoder: TextDecoder, params: Params, batch: Batch, table: Array | None, slots: int, unstacked: bool
+    decoder: TextDecoder, unstacked: bool, params: Params, batch: Batch, table: Array | None, slots: int
 ) -> Decoding:
     rows, width = batch.prompts.shape
     model, tuning, search = decoder.model, decoder.tuning, decoder.search
@@ -183,6 +171,13 @@ def _prefill(
         search=state,
         slot_positions=None if decoder.config.window is None else jnp.pad(layout.positions, ((0, 0), (0, slots - end))),
     )
+
+
+def _chunk(decoder: TextDecoder, params: Params, decoding: Decoding, table: Array | None) -> tuple[Decoding, Outputs]:
+    steps = (slot_count(decoding.cache) - decoding.end) // decoder.search.width
+    until = jnp.minimum(decoding.written + steps, decoder.longest)
+    decoding = _advance_until(decoder, params, decoding, table, until)
+    return decoding, _replicated(decoder.search.outputs(decoding.search), decoder.axes)
 
 
 def _advance_until(
@@ -219,18 +214,19 @@ def _advance(decoder: TextDecoder, params: Params, table: Array | None, decoding
     )
 
 
-def _resize(decoding: Decoding, rows: Array, slots: int, axes: AxisRules) -> Decoding:
-    take = lambda leaf: constrain(jnp.take(leaf, rows, axis=0), axes, "batch", *[None] * (leaf.ndim - 1))  # noqa: E731
-    visible, slot_positions = jax.tree.map(take, (decoding.visible, decoding.slot_positions))
-    added = slots - visible.shape[-1]
+def _resize(axes: AxisRules, decoding: Decoding, rows: Array, slots: int) -> Decoding:
+    def take(leaf: Array) -> Array:
+        return constrain(jnp.take(leaf, rows, axis=0), axes, "batch", *[None] * (leaf.ndim - 1))
+
+    def grow(leaf: Array) -> Array:
+        return jnp.pad(take(leaf), [(0, 0)] * (leaf.ndim - 1) + [(0, slots - leaf.shape[-1])])
+
     return decoding._replace(
         cache=grow_cache(select_rows(decoding.cache, rows), slots),
-        visible=jnp.pad(visible, ((0, 0), (0, 0), (0, added))),
+        visible=grow(decoding.visible),
         position=take(decoding.position),
         search=jax.tree.map(take, decoding.search),
-        slot_positions=None
-        if slot_positions is None
-        else jnp.pad(slot_positions, ((0, 0), (0, slots - slot_positions.shape[-1]))),
+        slot_positions=jax.tree.map(grow, decoding.slot_positions),
     )
 
 

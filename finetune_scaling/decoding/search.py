@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.decoding.stopping import FOUND, START, follow
+from finetune_scaling.decoding.stopping import FOUND
 
 Array = jax.Array
 
@@ -23,14 +23,15 @@ class Termination(NamedTuple):
     eos_id: int
     table: Array | None
 
-    def follow(self, found: Array, tokens: Array, row: RowInputs, written: Array) -> tuple[Array, Array]:
+    def follow(self, stop_states: Array, tokens: Array, row: RowInputs, written: Array) -> tuple[Array, Array]:
         """Return the stop-string states after `tokens`, both int32 [B, N], and whether each token ends its text.
 
         written: int32 scalar, number of tokens before these.
         """
-        found = follow(self.table, found, tokens)
+        if self.table is not None:
+            stop_states = self.table[stop_states, tokens]
         is_last = (written + 1 >= row.limit)[:, None]
-        return found, (tokens == self.eos_id) | (found == FOUND) | is_last
+        return stop_states, (tokens == self.eos_id) | (stop_states == FOUND) | is_last
 
 
 class Outputs(NamedTuple):
@@ -66,8 +67,3 @@ class Search(Protocol):
 def keep_ended(ended: Array, old: Any, new: Any) -> Any:
     """Return `new`, but `old` in rows that had ended; leaves [B, ...]."""
     return jax.tree.map(lambda a, b: jnp.where(ended.reshape(-1, *[1] * (b.ndim - 1)), a, b), old, new)
-
-
-def initial_stop_states(row: RowInputs, width: int) -> Array:
-    """Return the stop-string states before the first token, int32 [B, K]."""
-    return jnp.full((row.limit.shape[0], width), START, jnp.int32)

@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from finetune_scaling.decoding.search import Outputs, RowInputs, Termination, initial_stop_states, keep_ended
+from finetune_scaling.decoding.search import Outputs, RowInputs, Termination, keep_ended
 from finetune_scaling.decoding.selection import argmax, threshold
+from finetune_scaling.decoding.stopping import START
 
 Array = jax.Array
 
@@ -19,22 +21,19 @@ class SingleState(NamedTuple):
     token: Array
     output: Array
     length: Array
-    found: Array
+    stop_states: Array
     ended: Array
     row: RowInputs
 
 
-class TokenChoice(Protocol):
-    """Chooses one token per row, int32 [B], from logits [B, V]. Hashable."""
-
-    def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class SingleSequence:
-    """One text per row without a score; `choice` chooses each token."""
+    """One text per row without a score.
 
-    choice: TokenChoice
+    choice: (logits [B, V], row, written) -> one token per row, int32 [B]. Hashable.
+    """
+
+    choice: Callable[[Array, RowInputs, Array], Array]
     pad_id: int
 
     @property
@@ -47,7 +46,7 @@ class SingleSequence:
             token=jnp.full((rows, 1), self.pad_id, jnp.int32),
             output=jnp.full((rows, 1, longest), self.pad_id, jnp.int32),
             length=jnp.zeros((rows, 1), jnp.int32),
-            found=initial_stop_states(row, 1),
+            stop_states=jnp.full((rows, 1), START, jnp.int32),
             ended=ended,
             row=row,
         )
@@ -56,12 +55,12 @@ class SingleSequence:
         self, state: SingleState, logits: Array, termination: Termination, written: Array
     ) -> tuple[SingleState, None]:
         token = self.choice(logits[:, 0], state.row, written)[:, None]
-        found, is_last = termination.follow(state.found, token, state.row, written)
+        stop_states, is_last = termination.follow(state.stop_states, token, state.row, written)
         new = state._replace(
             token=token,
             output=jax.lax.dynamic_update_slice_in_dim(state.output, token[..., None], written, axis=2),
             length=state.length + 1,
-            found=found,
+            stop_states=stop_states,
             ended=is_last[:, 0],
         )
         return keep_ended(state.ended, state, new), None
@@ -70,12 +69,9 @@ class SingleSequence:
         return Outputs(state.output, state.length, None, state.ended)
 
 
-@dataclasses.dataclass(frozen=True)
-class Greedy:
-    """The most likely token; the lowest id among equals."""
-
-    def __call__(self, logits: Array, row: RowInputs, written: Array) -> Array:
-        return argmax(logits)
+def greedy(logits: Array, row: RowInputs, written: Array) -> Array:
+    """Return the most likely token of each row; the lowest id among equals."""
+    return argmax(logits)
 
 
 @dataclasses.dataclass(frozen=True)

