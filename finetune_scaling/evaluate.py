@@ -131,17 +131,20 @@ def _score_rows(metrics: tuple[Metric, ...] | None) -> Scores:
 
 
 def _score_models(directories: list[str]) -> None:
-    block = _evaluation_block() if _CONFIG.value else {}
-    configured = read_evaluators(block.get("evaluators")) if _CONFIG.value else None
-    decoding = read_decoding(block)
+    config = command.read_config(_CONFIG) if _CONFIG.value else {}
+    if "families" in config:
+        raise ConfigError("--config is a study's config; give it with --study, or give a run's config")
+    block = config.get("evaluation") or {}
+    configured, decoding = read_evaluators(block.get("evaluators")), read_decoding(block)
+    options = _options(finetuning=read_run_config(config) if config.get("task") else None)
 
     def choose(_: str, run_config: RunConfig) -> dict[str, Evaluator]:
         return {name: with_decoding(one, decoding) for name, one in _evaluators(run_config, configured).items()}
 
-    jobs = plan_evaluations(directories, choose, _options())[_INDEX.value :: _OF.value]
+    jobs = plan_evaluations(directories, choose, options)[_INDEX.value :: _OF.value]
     if _OUT.value and sum(len(job.prepared) for job in jobs) != 1:
         raise ConfigError("--out is for a single evaluation; omit it, and each is written to its evaluation/NAME.json")
-    _exit_on_errors(run_evaluations(jobs, _options(), _print))
+    _exit_on_errors(run_evaluations(jobs, options, _print))
 
 
 def _score_study(workdir: Path) -> None:
@@ -155,10 +158,11 @@ def _score_study(workdir: Path) -> None:
     def choose(directory: str, _: RunConfig) -> dict[str, Evaluator]:
         return {name: _with_overrides(one) for name, one in evaluators.for_run(share[directory]).items()}
 
-    jobs = plan_evaluations(list(share), choose, _options())
+    options = _options()
+    jobs = plan_evaluations(list(share), choose, options)
     if not any(job.prepared for job in jobs):
         raise ConfigError(f"{workdir}: no run has an evaluator; name some, e.g. --evaluators=few_shot_1,pretraining")
-    errors = run_evaluations(jobs, _options())
+    errors = run_evaluations(jobs, options)
     with lock_directory(workdir, wait=True):
         run_on_primary(lambda: _write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
@@ -178,12 +182,12 @@ def _exit_on_errors(errors: list[Exception]) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _options() -> EvaluationOptions:
+def _options(finetuning: RunConfig | None = None) -> EvaluationOptions:
     return EvaluationOptions(
         step=_STEP.value,
         sharding=ShardingConfig(_FSDP.value, _TENSOR.value),
         model_changes={"attention": _ATTENTION.value} if _ATTENTION.value else {},
-        finetuning=_finetuning(),
+        finetuning=finetuning,
         tokenizer=_TOKENIZER.value,
         out=location(_OUT.value) if _OUT.value else None,
         overwrite=_AGAIN.value,
@@ -191,22 +195,9 @@ def _options() -> EvaluationOptions:
     )
 
 
-def _finetuning() -> RunConfig | None:
-    """Return the run config of --config, whose task base models are scored on; None if it has no task."""
-    config = command.read_config(_CONFIG) if _CONFIG.value and not _STUDY.value else {}
-    return read_run_config(config) if config.get("task") else None
-
-
-def _evaluation_block() -> Mapping[str, Any]:
-    config = command.read_config(_CONFIG)
-    if "families" in config:
-        raise ConfigError("--config is a study's config; give it with --study, or give a run's config")
-    return config.get("evaluation") or {}
-
-
-def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator] | None) -> dict[str, Evaluator]:
+def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
     """Return the evaluators of --evaluators, or all of --config, or one for the run's own splits."""
-    known = run_config.evaluation.named_evaluators if configured is None else configured
+    known = configured or run_config.evaluation.named_evaluators
     if _EVALUATORS.value is None and not configured:
         splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
         chosen: dict[str, Evaluator] = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.evaluation.example_rows import EVALUATION, check_same_examples, decoded_corpus, read_rows
-from finetune_scaling.files import location
+from finetune_scaling.evaluation.example_rows import EVALUATION, check_same_examples, decoded_rows, read_rows
+from finetune_scaling.files import Location, location
 from finetune_scaling.metrics.corpus import Corpus, read_corpus
 from finetune_scaling.metrics.metric import Metric, SegmentLevel
 from finetune_scaling.metrics.sacrebleu_metrics import SacrebleuMetric
@@ -55,7 +55,7 @@ def systems_from_runs(runs: Mapping[str, str], split: str, target_language: str)
     for name, run in runs.items():
         path = location(run) / EVALUATION / f"{split}.jsonl"
         rows = read_rows(path)
-        systems.append(System(name, str(path), decoded_corpus(path, rows, target_language), rows))
+        systems.append(System(name, str(path), _decoded_corpus(path, rows, target_language), rows))
     first = systems[0]
     for system in systems[1:]:
         check_same_examples(system.origin, system.rows, first.origin, first.rows)
@@ -66,6 +66,18 @@ def systems_from_runs(runs: Mapping[str, str], split: str, target_language: str)
                     "score the runs with the same --generate"
                 )
     return systems
+
+
+def _decoded_corpus(path: Location, rows: Sequence[Mapping[str, Any]], target_language: str) -> Corpus | None:
+    """Return the decoded rows in a language as a corpus, or None if no row was decoded."""
+    decoded = decoded_rows(path, rows, target_language)
+    if not decoded:
+        return None
+    texts, references, sources = ([row[name] for row in decoded] for name in ("hypothesis", "reference", "source"))
+    try:
+        return Corpus(texts, [[text] for text in references], target_language, sources)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def compare(systems: Sequence[System], metrics: Sequence[Metric | str], procedure: Procedure) -> dict[str, Any]:
@@ -90,7 +102,8 @@ def compare(systems: Sequence[System], metrics: Sequence[Metric | str], procedur
         results, signature = _results(systems, metric, procedure)
         lower_is_better = isinstance(metric, str) or metric.lower_is_better
         for system, result in zip(systems, results, strict=True):
-            entries[system.name][name] = _entry(result, results[0], signature, lower_is_better)
+            about = {"signature": signature, "lower_is_better": lower_is_better}
+            entries[system.name][name] = _entry(result, results[0]) | about
     compared = [entry for by_metric in entries.values() for entry in by_metric.values() if "p_value" in entry]
     for entry, adjusted in zip(compared, holm([entry["p_value"] for entry in compared]), strict=True):
         entry["p_holm"] = adjusted
@@ -140,19 +153,15 @@ def _results(systems: Sequence[System], metric: Metric | str, procedure: Procedu
     corpora = [_texts(system, metric.name) for system in systems]
     if isinstance(metric, SacrebleuMetric):
         return compare_corpora(metric, corpora, procedure)
-    if not isinstance(metric, SegmentLevel):
-        raise TypeError(f"metric {metric.name} has neither segment scores nor a test in sacrebleu")
+    assert isinstance(metric, SegmentLevel)  # all other metrics
     scores = [metric.segments(corpus) for corpus in corpora]
     signature = f"{procedure.signature}|{scores[0].signature}"
     return compare_ratios([RatioScore.mean_of(score.values) for score in scores], procedure), signature
 
 
-def _entry(result: SystemResult, baseline: SystemResult, signature: str, lower_is_better: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {"score": result.score, "signature": signature, "lower_is_better": lower_is_better}
-    entry |= {"mean": result.mean, "low": result.low, "high": result.high}
-    if result.p_value is None:
-        return entry
-    return entry | {"difference": result.score - baseline.score, "p_value": result.p_value}
+def _entry(result: SystemResult, baseline: SystemResult) -> dict[str, Any]:
+    entry = {name: value for name, value in result._asdict().items() if value is not None}
+    return entry if result.p_value is None else entry | {"difference": result.score - baseline.score}
 
 
 def _cells(entry: Mapping[str, Any], digits: int) -> tuple[str, ...]:

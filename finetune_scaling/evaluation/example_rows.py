@@ -8,21 +8,16 @@ from typing import Any
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location, write_atomically
-from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.languages import base_language
 
 log = logging.getLogger(__name__)
 
 EVALUATION = "evaluation"  # the subdirectory of a run with records and rows
 _REQUIRED = ("source", "reference", "loss_sum", "tokens")
-_TYPES = {
-    "index": int,
-    "source": str,
-    "reference": str,
-    "hypothesis": str,
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("source", "reference", "hypothesis"), str),
+    **dict.fromkeys(("index", "tokens", "bytes"), int),
     "loss_sum": (int, float),
-    "tokens": int,
-    "bytes": int,
 }
 
 
@@ -57,7 +52,7 @@ def _read_row(where: str, line: bytes, required: Collection[str]) -> dict[str, A
             "other rows must be scored again"
         )
     for name, kind in _TYPES.items():
-        if name in row and not isinstance(row[name], kind):  # type: ignore[arg-type]
+        if name in row and not isinstance(row[name], kind):
             raise DataError(f"{where}: {name} is {row[name]!r}, which has the wrong type; score the run again")
     return row
 
@@ -82,22 +77,6 @@ def check_same_examples(
         )
 
 
-def decoded_corpus(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str) -> Corpus | None:
-    """Return the decoded rows in a language as a corpus, or None if no row was decoded.
-
-    Rows without a language count as being in `target_language`. Raises DataError, naming the file, if no row is in the
-    language, and for the errors of Corpus.
-    """
-    decoded = _decoded_rows(path, rows, target_language)
-    if not decoded:
-        return None
-    texts, references, sources = ([row[name] for row in decoded] for name in ("hypothesis", "reference", "source"))
-    try:
-        return Corpus(texts, [[text] for text in references], target_language, sources)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
 def decoded_examples(
     path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], target_language: str
 ) -> tuple[list[dict[str, str]], list[str]]:
@@ -105,7 +84,7 @@ def decoded_examples(
 
     Raises DataError if no row was decoded, no row is in the language, or the language of a row is unknown.
     """
-    decoded = _decoded_rows(path, rows, target_language)
+    decoded = decoded_rows(path, rows, target_language)
     if not decoded:
         raise DataError(f"{path}: no row has a hypothesis; score the run with --generate=N")
     languages = [row.get("target_language") or target_language for row in decoded]
@@ -118,8 +97,11 @@ def decoded_examples(
     return examples, [row["hypothesis"] for row in decoded]
 
 
-def _decoded_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], language: str) -> list[Mapping[str, Any]]:
-    """Return the rows with a hypothesis whose language, if known, is `language` ("" for any)."""
+def decoded_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], language: str) -> list[Mapping[str, Any]]:
+    """Return the rows with a hypothesis whose language, if known, is `language` ("" for any).
+
+    Raises DataError if rows have hypotheses, but none is in the language.
+    """
     every = [row for row in rows if "hypothesis" in row]
     if not language:
         return every

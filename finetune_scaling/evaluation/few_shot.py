@@ -6,6 +6,7 @@ Demonstrations are part of the input: loss is computed on the example's own targ
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -80,14 +81,12 @@ def choose_demonstrations(
         candidates = _candidates(
             evaluator, task, languages, examples, tokenizer, sequence_format, seed=[evaluator.seed, number]
         )
-        found = [candidate for candidate, _ in zip(candidates, range(evaluator.shots), strict=False)]
+        found = list(itertools.islice(candidates, evaluator.shots))
         if len(found) < evaluator.shots:
-            limit = "" if evaluator.max_shot_tokens is None else f" and max_shot_tokens = {evaluator.max_shot_tokens}"
             raise DataError(
                 f"shots = {evaluator.shots}, but only {len(found)} of up to {_CANDIDATES:,} {'-'.join(languages)} "
-                f"examples in split {evaluator.shots_from!r} of task {task.name} fit "
-                f"{sequence_format.max_source_tokens} source tokens, {sequence_format.max_target_tokens} target "
-                f"tokens{limit}; raise a limit, or lower shots"
+                f"examples in split {evaluator.shots_from!r} of task {task.name} fit max_source_tokens, "
+                "max_target_tokens and max_shot_tokens; raise a limit, or lower shots"
             )
         chosen[languages] = found
     return chosen

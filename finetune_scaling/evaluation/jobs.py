@@ -59,12 +59,12 @@ class EvaluationOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationJob:
-    """The evaluations of one model; `missing` counts those without a record."""
+    """The evaluations of one model; `missing` names those without a record."""
 
     name: str
     model: EvaluatedModel
     prepared: Sequence[PreparedEvaluation]
-    missing: int
+    missing: frozenset[str]
 
     @property
     def base(self) -> str:
@@ -97,7 +97,9 @@ def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -
         )
     except (ConfigError, DataError) as error:
         raise type(error)(f"{directory}: {error}") from error
-    missing = sum(_is_missing(model, one, options) for one in prepared)
+    missing = frozenset(
+        one.name for one in prepared if options.overwrite or existing_record(model, one, options.out) is None
+    )
     if missing and options.out is None:
         check_writable(model.directory)
     return EvaluationJob(directory, model, prepared, missing)
@@ -118,10 +120,6 @@ def _open_public(directory: str, options: EvaluationOptions) -> tuple[EvaluatedM
     return open_public_model(directory, options.finetuning, options.tokenizer, options.sharding, options.model_changes)
 
 
-def _is_missing(model: EvaluatedModel, prepared: PreparedEvaluation, options: EvaluationOptions) -> bool:
-    return options.overwrite or existing_record(model, prepared, options.out) is None
-
-
 def run_evaluations(
     jobs: Sequence[EvaluationJob], options: EvaluationOptions, on_record: OnRecord = lambda *_: None
 ) -> list[Exception]:
@@ -129,25 +127,21 @@ def run_evaluations(
 
     A damaged or mismatched checkpoint fails only its own job; the errors of such jobs are returned.
     """
-    total = sum(job.missing for job in jobs)
+    total = sum(len(job.missing) for job in jobs)
     done, start = 0, time.monotonic()
     errors: list[Exception] = []
     for job in jobs:
         model = dataclasses.replace(job.model, load=functools.cache(job.model.load))  # loaded once, freed with the job
         try:
             for one in job.prepared:
-                if total > 1 and _is_missing(model, one, options):
-                    remaining = _remaining_time(start, total, done)
-                    log.info("evaluation %d of %d, %s: %s of %s", done + 1, total, remaining, one.name, job.name)
+                if total > 1 and one.name in job.missing:
+                    minutes = (time.monotonic() - start) / 60
+                    log.info(
+                        "evaluation %d of %d, after %.0f min: %s of %s", done + 1, total, minutes, one.name, job.name
+                    )
                     done += 1
                 on_record(job, one, evaluate(model, one, options.out, options.overwrite))
         except CheckpointError as error:
             log.error("%s: %s", job.name, error)
             errors.append(error)
     return errors
-
-
-def _remaining_time(start: float, total: int, done: int) -> str:
-    if not done:
-        return "remaining time unknown"
-    return f"about {(time.monotonic() - start) / done * (total - done) / 60:.0f} min remaining"

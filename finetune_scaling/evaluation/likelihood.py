@@ -38,5 +38,5 @@ def covered_targets(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> list[str]:
     """Return the text of each target that its loss covers, truncated to sequence_format.max_target_tokens."""
-    targets = [template.render(examples[i])[1] for i in range(len(examples))]
+    targets = [template.render(example)[1] for example in examples]
     return [tokenizer.continuation.truncate(text, sequence_format.max_target_tokens) for text in targets]

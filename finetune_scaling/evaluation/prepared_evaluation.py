@@ -4,7 +4,6 @@ A base model's scores are computed once for all runs that start from it and are 
 """
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +23,6 @@ from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,10 +82,10 @@ def _check_length(evaluation: TaskEvaluation | TextEvaluation, run_config: RunCo
     prompt_length = configure(METHODS, run_config.method).prompt_length
     needed = evaluation.length + prompt_length
     if needed > model.max_length:
-        soft_prompt = f" with a soft prompt of {prompt_length}" if prompt_length else ""
         raise ConfigError(
-            f"{evaluation.explain_length()}{soft_prompt} need {needed} tokens, more than the model's context length, "
-            f"max_length = {model.max_length}; {evaluation.length_fix}"
+            f"sequences of {evaluation.length} tokens (with demonstrations) and a soft prompt of {prompt_length} make "
+            f"{needed} tokens, more than the model's context length, max_length = {model.max_length}; lower shots, "
+            "max_shot_tokens, length, or the task's max_source_tokens and max_target_tokens"
         )
 
 
@@ -97,8 +94,9 @@ def record_path(model: EvaluatedModel, prepared: PreparedEvaluation) -> Location
     directory = model.directory / EVALUATION
     if not model.is_base:
         return directory / f"{prepared.name}.json"
-    digest = records.settings_digest(prepared.settings)
-    return directory / model.checkpoint_name / f"{prepared.name}.{digest}.json"
+    checkpoint, digest = model.checkpoint, records.settings_digest(prepared.settings)
+    name = f"step_{checkpoint['step']}" if "step" in checkpoint else f"weights_{checkpoint['files_sha256'][:12]}"
+    return directory / name / f"{prepared.name}.{digest}.json"
 
 
 def existing_record(

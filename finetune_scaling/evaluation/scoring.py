@@ -1,5 +1,6 @@
 """Scores of a model on examples: loss of every target, and metrics of generated text."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,10 +45,10 @@ def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = Non
     trainable = model.trainable if trainable is None else trainable
     padded = batches.padded(model.sharding.batch_shards)
     local = padded.select_rows(local_rows(sharding, padded.batch_size))
-    rows = [
-        step(trainable, model.frozen, shard_batch(_model_inputs(local[k]), sharding, padded.batch_size))
-        for k in range(len(local))
-    ]
+    rows = []
+    for k in range(len(local)):
+        inputs = {name: value for name, value in local[k].items() if name != "example"}
+        rows.append(step(trainable, model.frozen, shard_batch(inputs, sharding, padded.batch_size)))
     sums, tokens = (np.concatenate([np.asarray(row[i])[: batches.batch_size] for row in rows]) for i in (0, 1))
     return Losses(sums.astype(np.float64), tokens.astype(np.int64))
 
@@ -114,7 +115,7 @@ def score_split(
     losses = example_losses(model, task, sequence_format, examples, batch_size)
     sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, sequence_format))
     count = len(examples) if generate_examples is None else min(generate_examples, len(examples))
-    decoded = [examples[i] for i in range(count)]
+    decoded = list(itertools.islice(examples, count))
     texts = generate_hypotheses(model, task, sequence_format, decoded, batch_size, decoding) if count else []
     summary: dict[str, Any] = {
         "loss": losses.mean,
@@ -126,7 +127,7 @@ def score_split(
         "generated": count,
         "metrics": text_scores(decoded, texts, metrics) if count else {},
     }
-    return summary, [_row(examples[i], losses, sizes, i, texts) for i in range(len(examples))]
+    return summary, [_row(example, losses, sizes, index, texts) for index, example in enumerate(examples)]
 
 
 def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,19 +166,10 @@ def text_scores(
     by_language: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         by_language.setdefault(example["target_language"], []).append(index)
-    parts = [
-        (
-            len(rows),
-            score(
-                [texts[i] for i in rows],
-                [[examples[i]["target"]] for i in rows],
-                language,
-                [examples[i]["source"] for i in rows],
-                metrics,
-            ),
-        )
-        for language, rows in by_language.items()
-    ]
+    parts = []
+    for language, rows in by_language.items():
+        references, sources = [[examples[i]["target"]] for i in rows], [examples[i]["source"] for i in rows]
+        parts.append((len(rows), score([texts[i] for i in rows], references, language, sources, metrics)))
     if len(parts) == 1:
         return parts[0][1]
     shared = [name for name in parts[0][1] if all(name in scores for _, scores in parts)]
@@ -205,10 +197,10 @@ def _weighted_mean(name: str, parts: Sequence[tuple[int, Scores]]) -> dict[str, 
 
 
 def _entropy(examples: Sequence[Example], losses: Losses) -> dict[str, float]:
-    entropies = [example.get("target_nll") for example in (examples[i] for i in range(len(examples)))]
-    if any(value is None for value in entropies):
+    entropies = [example["target_nll"] for example in examples if example.get("target_nll") is not None]
+    if len(entropies) < len(examples):
         return {}
-    return {"entropy": math.fsum(entropies) / max(1, int(losses.tokens.sum()))}  # type: ignore[arg-type]
+    return {"entropy": math.fsum(entropies) / max(1, int(losses.tokens.sum()))}
 
 
 def _row(example: Example, losses: Losses, sizes: np.ndarray, index: int, texts: Sequence[str]) -> dict[str, Any]:
@@ -222,8 +214,3 @@ def _row(example: Example, losses: Losses, sizes: np.ndarray, index: int, texts:
         "target_language": example["target_language"],
     }
     return row | ({"hypothesis": texts[index]} if index < len(texts) else {})
-
-
-def _model_inputs(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays of a batch that the model reads."""
-    return {name: value for name, value in batch.items() if name != "example"}

@@ -74,24 +74,6 @@ class TaskEvaluation:
         """Tokens per sequence, without the soft prompt."""
         return self.sequence_format.length
 
-    def explain_length(self) -> str:
-        """Describe the tokens of a sequence for an error message."""
-        tokens: dict[Direction, int] = {}
-        for one in self.demonstrations:
-            tokens[direction(one.example)] = tokens.get(direction(one.example), 0) + one.tokens
-        longest = max(tokens.values(), default=0)
-        shown = f"demonstrations of {longest} tokens and " if longest else ""
-        return f"{shown}prompts and targets of {self.length - longest} tokens"
-
-    @property
-    def length_fix(self) -> str:
-        """How to fix sequences that are too long."""
-        return (
-            "lower shots, or set or lower max_shot_tokens"
-            if self.demonstrations
-            else "lower sequence.length, or, for a base model, the task's max_source_tokens and max_target_tokens"
-        )
-
     def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], Rows]:
         """Return a summary, pooled and per split, and the rows of every split."""
         summaries, rows = {}, {}
@@ -148,10 +130,12 @@ def prepare_task_evaluation(
 
 def check_evaluator_splits(evaluator: TaskEvaluator, run_config: RunConfig) -> None:
     """Open an evaluator's splits without a tokenizer. Raises the errors of `prepare_task_evaluation`."""
-    task = load_task(evaluator.task or run_config.task or {})
-    if evaluator.directions == "zero_shot":
-        task = zero_shot_task(task)
-    _open_splits(evaluator, task)
+    _open_splits(evaluator, _evaluated_task(evaluator, evaluator.task or run_config.task or {}))
+
+
+def _evaluated_task(evaluator: TaskEvaluator, fields: Mapping[str, Any]) -> Task:
+    task = load_task(fields)
+    return zero_shot_task(task) if evaluator.directions == "zero_shot" else task
 
 
 # The runs of a study share their evaluations.
@@ -164,9 +148,7 @@ def _prepare(
     decoding: DecodingConfig,
     metrics: tuple[Metric, ...] | None,
 ) -> TaskEvaluation:
-    task = load_task(json.loads(task_text))
-    if evaluator.directions == "zero_shot":
-        task = zero_shot_task(task)
+    task = _evaluated_task(evaluator, json.loads(task_text))
     splits = _open_splits(evaluator, task)
     if isinstance(trained, SequenceConfig):
         sequence_format = trained.format(task.max_source_tokens, task.max_target_tokens)
@@ -198,8 +180,7 @@ def _open_splits(evaluator: TaskEvaluator, task: Task) -> dict[str, EvaluatedSpl
             raise DataError(f"task {task.name} has no split {name!r}{suggestion(name, task.splits())}")
     splits = {}
     for name in names:
-        chosen = held_out_subset(task.examples(name), evaluator.examples)
-        examples = [chosen[i] for i in range(len(chosen))]
+        examples = list(held_out_subset(task.examples(name), evaluator.examples))
         generate = len(examples) if evaluator.generate is None else min(evaluator.generate, len(examples))
         check_references(task.name, name, examples, generate)
         splits[name] = EvaluatedSplit(examples, generate)

@@ -41,21 +41,16 @@ class TextEvaluation:
     length: int
     settings: dict[str, Any]
 
-    length_fix: ClassVar[str] = "lower the evaluator's length"
     demonstrations: ClassVar[tuple[()]] = ()
     baselines: ClassVar[dict[str, Any]] = {}
-
-    def explain_length(self) -> str:
-        """Describe the tokens of a sequence for an error message."""
-        return f"rows of {self.length} tokens"
 
     def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
         """Return the loss (nats per token and per byte) and each row's sums; the batches have their own size."""
         losses = Losses(*(values[: self.rows] for values in row_losses(model, self.batches)))
         tokens, size = int(losses.tokens.sum()), int(self.sizes.sum())
         scores = {"loss": losses.mean, **likelihood(float(losses.sums.sum()), tokens, size)}
-        columns = {"loss_sum": losses.sums.tolist(), "tokens": losses.tokens.tolist(), "bytes": self.sizes.tolist()}
-        rows = [{"index": i, **{name: column[i] for name, column in columns.items()}} for i in range(self.rows)]
+        columns = zip(losses.sums.tolist(), losses.tokens.tolist(), self.sizes.tolist(), strict=True)
+        rows = [{"index": i, "loss_sum": loss, "tokens": n, "bytes": b} for i, (loss, n, b) in enumerate(columns)]
         summary = {**scores, "tokens": tokens, "bytes": size, "rows": self.rows}
         return {**scores, "metrics": {}, "splits": {SET: summary}}, {SET: rows}
 
@@ -90,17 +85,12 @@ def check_text_is_named(evaluator: TextEvaluator) -> None:
 
 
 def check_public_model_evaluators(evaluators: Mapping[str, Evaluator]) -> None:
-    """Raise ConfigError if an evaluator needs what a public model lacks: its pretraining text, or input masks."""
+    """Raise ConfigError if an evaluator's objective needs input masks or mode tokens, which public models lack."""
     for name, one in evaluators.items():
-        if not isinstance(one, TextEvaluator):
+        objective = one.objective if isinstance(one, TextEvaluator) else None
+        if objective is None or objective.name == "causal":
             continue
-        try:
-            check_text_is_named(one)
-        except ConfigError as error:
-            raise ConfigError(f"evaluator {name}: {error}") from error
-        objective = one.objective
-        assert objective is not None
-        if objective.name == "ul2" or (objective.name != "causal" and objective.bidirectional_input):
+        if objective.name == "ul2" or objective.bidirectional_input:
             raise ConfigError(
                 f"evaluator {name}: public models were not trained with objective = {objective.name}; set "
                 "objective.name to causal"
@@ -115,7 +105,7 @@ def _pretraining_config(run_config: RunConfig) -> RunConfig:
     """Return the run config that pretrained the base model; a base may itself be a run on another base."""
     while not run_config.is_base:
         if run_config.base is None:
-            raise ConfigError("the run has no pretrained base model; set texts, objective and length")
+            raise ConfigError("there is no pretraining run to take text from; set texts, objective and length")
         run_config = read_run_config(RunDirectory(run_config.base.run).config)
     return run_config
 

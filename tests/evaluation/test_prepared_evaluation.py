@@ -239,7 +239,7 @@ def test_a_base_has_the_same_scores_alone_and_for_its_runs(copied):
 
 
 def test_exceeding_the_context_length_is_an_error_with_the_required_tokens(copied):
-    for directory, soft, prompt in zip(copied("lora", "prompt"), ("", " with a soft prompt of 3"), (0, 3), strict=True):
+    for directory, prompt in zip(copied("lora", "prompt"), (0, 3), strict=True):
         found = evaluated_model.open_run(directory, None, ShardingConfig(), {})
         tokenizer = load_tokenizer(found.run_config.tokenizer)
         prepare = lambda context: prepared_evaluation.prepare_evaluators(  # noqa: E731
@@ -252,8 +252,8 @@ def test_exceeding_the_context_length_is_an_error_with_the_required_tokens(copie
         tokens = sum(shown.tokens for shown in fits.evaluation.demonstrations)
         assert fits.evaluation.length == 32 + tokens
         prepare(32 + tokens + prompt)
-        message = f"few: demonstrations of {tokens} tokens and prompts and targets of 32 tokens{soft} need"
-        with pytest.raises(ConfigError, match=f"{message} {32 + tokens + prompt} tokens, more than .* lower shots"):
+        message = rf"few: .* {32 + tokens} tokens .* of {prompt} make {32 + tokens + prompt} tokens, .* lower shots"
+        with pytest.raises(ConfigError, match=message):
             prepare(32 + tokens + prompt - 1)
 
 

@@ -162,7 +162,7 @@ def test_text_loss_under_the_causal_objective(saved, model):
     # The space that this tokenizer adds at the start of a document counts as a byte.
     assert record["splits"]["text"]["bytes"] == sum(len(texts[i].encode()) + 1 for i in range(len(texts)))
     assert record["loss"] == pytest.approx(expected / record["splits"]["text"]["tokens"], abs=1e-4)
-    with pytest.raises(ConfigError, match="evaluator pretraining: the pretraining text of a public model"):
+    with pytest.raises(ConfigError, match=r"evaluator pretraining: .*set texts"):
         scored(directory, {"pretraining": TextEvaluator()})
     masked = TextEvaluator(texts=(part,), objective=ObjectiveConfig("ul2"), length=64)
     with pytest.raises(ConfigError, match=r"objective = ul2; set objective.name to causal"):
@@ -232,12 +232,9 @@ def test_missing_files_and_options_are_errors_before_scoring(model, monkeypatch,
 def test_bidirectional_attention_and_modes_are_errors(model):
     config = configuration.plain(runpy.run_path(str(TINY))["get_config"]("lora"))
     config["sequence"] |= {"mode": "S"}
-    with pytest.raises(ConfigError) as error:
+    message = r"sequence.bidirectional_input = True.*sequence.mode = 'S'.*--config.sequence.bidirectional_input=False"
+    with pytest.raises(ConfigError, match=message):
         scored(model(), TEST, finetuning=read_run_config(config))
-    assert str(error.value) == (
-        "sequence.bidirectional_input = True, sequence.mode = 'S': public models are causal and have no mode tokens; "
-        "add --config.sequence.bidirectional_input=False --config.sequence.mode="
-    )
 
 
 def test_a_tokenizer_for_a_run_is_an_error(tmp_path):

@@ -107,7 +107,7 @@ def test_evaluators_of_a_config_may_change(scored, config, tmp_path):
 
 
 def test_an_invalid_evaluator_raises_before_training(config, tmp_path):
-    with pytest.raises(ConfigError, match=r"few_shot_5: demonstrations of \d+ tokens .* need \d+ tokens"):
+    with pytest.raises(ConfigError, match=r"few_shot_5: sequences of \d+ tokens.* max_length = .* lower shots"):
         run(config({"few_shot_5": {}}), tmp_path)
     assert not RunDirectory(tmp_path).metrics()
     with pytest.raises(ConfigError, match="did you mean 'few_shot_1'"):

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import importlib.util
 import json
-import os
+import runpy
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -14,6 +14,7 @@ import pytest
 import sacrebleu
 
 ROOT = Path(__file__).parents[3]
+run_in_one_process = runpy.run_path(str(ROOT / "tests" / "command_process.py"))["run_in_one_process"]
 
 
 def samples(*flags: str, **options) -> subprocess.CompletedProcess:
@@ -91,21 +92,19 @@ def test_the_json_has_unrounded_scores_with_their_signature(page, hostile):
     assert means[0] == 100.0 > means[1]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--names=one"], "--names has 1 names for 2 runs"),
-        (["--runs=none/*"], "--runs=none/* matches no directory"),
-        (["--out=page.txt"], "must end in .html"),
-    ],
-)
-def test_errors_are_one_line_and_write_nothing(tmp_path, hostile_runs, flags, message):
-    runs = [f"--runs={','.join(hostile_runs)}"]
-    done = samples(*runs, *flags, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_errors_are_one_line_and_write_nothing(tmp_path, hostile_runs):
+    errors = {
+        "--names=one": "--names has 1 names for 2 runs",
+        "--runs=none/*": "--runs=none/* matches no directory",
+        f"--out={tmp_path}/page.txt": "must end in .html",
+    }
+    calls = [[f"--runs={','.join(hostile_runs)}", f"--out={tmp_path}/page.html", flag] for flag in errors]
+    results = run_in_one_process("finetune_scaling.samples", calls)
+    for message, done in zip(errors.values(), results, strict=True):
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
