@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -81,8 +80,8 @@ def plan_evaluations(
     Raises UserError if anything is missing or does not fit, or if a record of other settings exists.
     """
     jobs = [_job(directory, choose, options) for directory in directories]
-    first_of_base = {job.base: index for index, job in reversed(list(enumerate(jobs)))}
-    return sorted(jobs, key=lambda job: first_of_base[job.base])
+    bases = [job.base for job in jobs]
+    return sorted(jobs, key=lambda job: bases.index(job.base))
 
 
 def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -> EvaluationJob:
@@ -128,18 +127,15 @@ def run_evaluations(
     A damaged or mismatched checkpoint fails only its own job; the errors of such jobs are returned.
     """
     total = sum(len(job.missing) for job in jobs)
-    done, start = 0, time.monotonic()
+    done = 0
     errors: list[Exception] = []
     for job in jobs:
         model = dataclasses.replace(job.model, load=functools.cache(job.model.load))  # loaded once, freed with the job
         try:
             for one in job.prepared:
                 if total > 1 and one.name in job.missing:
-                    minutes = (time.monotonic() - start) / 60
-                    log.info(
-                        "evaluation %d of %d, after %.0f min: %s of %s", done + 1, total, minutes, one.name, job.name
-                    )
                     done += 1
+                    log.info("evaluation %d of %d: %s of %s", done, total, one.name, job.name)
                 on_record(job, one, evaluate(model, one, options.out, options.overwrite))
         except CheckpointError as error:
             log.error("%s: %s", job.name, error)

@@ -1,15 +1,13 @@
 """One self-contained HTML page of samples, and its scores as JSON.
 
-The template page.html includes style sheet, scripts and data. The data is JSON in a script element, escaped so that no
-text can end the element; the script inserts texts as text nodes, and the content security policy blocks other scripts
-and all network requests.
+The template page.html includes style sheet, scripts and data. The data is JSON in a script element, escaped by jinja2's
+tojson so that no text can end the element; the script inserts texts as text nodes, and the content security policy
+blocks other scripts and all network requests.
 """
 
 import base64
 import hashlib
-import json
 import math
-import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -25,8 +23,6 @@ from finetune_scaling.files import write_atomically, write_json_atomically
 
 SCRIPTS = ("differences.js", "page.js")  # concatenated in this order
 METRIC_NAMES = {"chrf": "chrF", "rougeL": "ROUGE-L"}
-# "<" could start an end tag or a comment; U+2028 and U+2029 end lines in old scripts; lone surrogates are not UTF-8.
-_UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
 
 
 def write_page(
@@ -51,13 +47,15 @@ def page(split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scor
         examples=len(samples),
         style=Markup(_read_part("page.css")),
         script=Markup("\n".join(map(_read_part, SCRIPTS))),
-        data=Markup(page_data(split, runs, samples, scores)),
+        data=page_data(split, runs, samples, scores),
     )
 
 
-def page_data(split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores) -> str:
-    """Return the data of the page's script, one column per field, as JSON that is safe in a script element."""
-    columns = {
+def page_data(
+    split: str, runs: Sequence[RunSamples], samples: Sequence[Sample], scores: SentenceScores
+) -> dict[str, Any]:
+    """Return the data of the page's script, one column per field."""
+    return {
         "split": split,
         "metric": METRIC_NAMES[scores.metric],
         "signature": scores.signature,
@@ -75,8 +73,6 @@ def page_data(split: str, runs: Sequence[RunSamples], samples: Sequence[Sample],
             for number, run in enumerate(runs)
         ],
     }
-    text = json.dumps(columns, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return _UNSAFE.sub(lambda char: f"\\u{ord(char[0]):04x}", text)
 
 
 def scores_record(
