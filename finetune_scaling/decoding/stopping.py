@@ -35,13 +35,10 @@ def _automaton(stops: Sequence[bytes]) -> np.ndarray:
     states = {b"": START} | {prefix: state for state, prefix in enumerate(prefixes, start=FOUND + 1)}
     transitions = np.full((len(states) + 1, 256), START, np.int32)
     transitions[FOUND] = FOUND
+    alphabet = set(b"".join(stops))  # every other byte leads to START
     for prefix, state in states.items():
-        for byte in set(b"".join(stops)):
+        for byte in alphabet:
             text = prefix + bytes([byte])
-            suffixes = (text[start:] for start in range(len(text) + 1))
-            transitions[state, byte] = (
-                FOUND
-                if text.endswith(tuple(stops))
-                else next(states[suffix] for suffix in suffixes if suffix in states)
-            )
+            longest = next(suffix for start in range(len(text) + 1) if (suffix := text[start:]) in states)
+            transitions[state, byte] = FOUND if text.endswith(tuple(stops)) else states[longest]
     return transitions

@@ -23,7 +23,7 @@ from finetune_scaling.runs.model_loading import (
     make_model_sharding,
     untuned_model,
 )
-from finetune_scaling.runs.run_config import BaseConfig, RunConfig
+from finetune_scaling.runs.run_config import BaseConfig, RunConfig, SequenceConfig
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 log = logging.getLogger(__name__)
@@ -107,13 +107,7 @@ def open_public_model(
     config = dataclasses.replace(open_model(directory)[1], **model_changes)
     if finetuning is None:
         raise ConfigError(f"{directory}: a public model has no task; give a finetuning run's config with --config=FILE")
-    sequence = finetuning.sequence
-    if sequence.bidirectional_input or sequence.mode:
-        raise ConfigError(
-            f"sequence.bidirectional_input = {sequence.bidirectional_input}, sequence.mode = {sequence.mode!r}: public "
-            "models are causal and have no mode tokens; add --config.sequence.bidirectional_input=False "
-            "--config.sequence.mode="
-        )
+    _check_causal(finetuning.sequence)
     tokenizer_path = Path(tokenizer_directory or directory)
     tokenizer = load_hugging_face_tokenizer(tokenizer_path, read_fields(directory))
     run_config = dataclasses.replace(
@@ -128,3 +122,13 @@ def open_public_model(
         return untuned_model(config, params, tokenizer, {}, placement)
 
     return EvaluatedModel(directory, run_config, config, checkpoint, None, load, is_base=True), tokenizer
+
+
+def _check_causal(sequence: SequenceConfig) -> None:
+    """Raise ConfigError if a config asks for bidirectional attention or a mode token, which public models lack."""
+    if sequence.bidirectional_input or sequence.mode:
+        raise ConfigError(
+            f"sequence.bidirectional_input = {sequence.bidirectional_input}, sequence.mode = {sequence.mode!r}: public "
+            "models are causal and have no mode tokens; add --config.sequence.bidirectional_input=False "
+            "--config.sequence.mode="
+        )
