@@ -27,13 +27,13 @@ def rows_path(record_path: Location, split: str) -> Location:
 
 def write_record(path: Location, record: Record, rows: Rows) -> None:
     """Write the rows, then the record, whose presence means that the evaluation is complete, on the primary process."""
-    run_on_primary(lambda: _write_files(path, record, rows))
 
+    def write() -> None:
+        for split, split_rows in rows.items():
+            write_rows(rows_path(path, split), split_rows)
+        write_json_atomically(path, configuration.plain(record))
 
-def _write_files(path: Location, record: Record, rows: Rows) -> None:
-    for split, split_rows in rows.items():
-        write_rows(rows_path(path, split), split_rows)
-    write_json_atomically(path, configuration.plain(record))
+    run_on_primary(write)
 
 
 def matching_record(path: Location, settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Record | None:
