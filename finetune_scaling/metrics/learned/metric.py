@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class LearnedMetric(SegmentLevel):
         return SegmentScores(np.array(values, np.float64), signature)
 
     def _segments(self, corpus: Corpus) -> tuple[list[float], str]:
-        sources = corpus.sources or [None] * len(corpus.hypotheses)
+        sources: Sequence[str | None] = corpus.sources or [None] * len(corpus.hypotheses)
         contents = [
             {"source": source, "hypothesis": text, "references": list(references)}
             for source, text, references in zip(sources, corpus.hypotheses, corpus.references, strict=True)
