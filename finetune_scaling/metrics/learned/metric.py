@@ -99,7 +99,7 @@ class LearnedMetric(SegmentLevel):
 
     def _segments(self, corpus: Corpus) -> tuple[list[float], str]:
         sources: Sequence[str | None] = corpus.sources or [None] * len(corpus.hypotheses)
-        contents = [
+        contents: list[dict[str, Any]] = [
             {"source": source, "hypothesis": text, "references": list(references)}
             for source, text, references in zip(sources, corpus.hypotheses, corpus.references, strict=True)
         ]
