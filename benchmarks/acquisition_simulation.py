@@ -16,9 +16,9 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.library import MULTIPLICATIVE
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-from finetune_scaling.recommendation.candidates import TuningCandidate, bootstrap_losses
+from finetune_scaling.recommendation.candidates import TuningCandidate
 from finetune_scaling.recommendation.cost import CostModel, analytic_cost
-from finetune_scaling.recommendation.decision import decide
+from finetune_scaling.recommendation.decision import Losses, decide
 from finetune_scaling.recommendation.information_value import PossibleRun, propose
 from finetune_scaling.recommendation.loss_predictions import LossPredictor, loss_predictor
 from finetune_scaling.recommendation.pet_defaults import PetDefault
@@ -128,14 +128,13 @@ def run_policy(study: SimulatedStudy, policy: Policy, flops: float, most_runs: i
 
 def choice(study: SimulatedStudy, predictors: dict[str, LossPredictor]) -> TuningCandidate:
     """Return the candidate that would be chosen now."""
-    return decide(study.candidates, bootstrap_losses(study.candidates, predictors, EXAMPLES[-1])).chosen.candidate
+    return decide(_predicted_losses(study, predictors)).chosen.candidate
 
 
 def expected_value(study: SimulatedStudy, state: State) -> PossibleRun | None:
     """Return the run with the highest expected value per cost; None if no run helps."""
-    losses = bootstrap_losses(study.candidates, state.predictors, EXAMPLES[-1])
-    decision = decide(study.candidates, losses)
-    found = propose(state.left, state.predictors, losses, decision.regret, 1)
+    losses = _predicted_losses(study, state.predictors)
+    found = propose(state.left, state.predictors, losses, decide(losses).regret, 1)
     return found[0].run if found else None
 
 
@@ -168,6 +167,10 @@ def cost_until_right(steps: Sequence[Step], flops: float, negligible: float) -> 
     if not wrong:
         return 0.0
     return steps[wrong[-1] + 1].flops if wrong[-1] + 1 < len(steps) else flops
+
+
+def _predicted_losses(study: SimulatedStudy, predictors: dict[str, LossPredictor]) -> Losses:
+    return {c: predictors[c.method].loss_replicates(c.size, c.pet, EXAMPLES[-1]) for c in study.candidates}
 
 
 def _loss(law: tuple[float, float, float, float], x: float, examples: float) -> float:

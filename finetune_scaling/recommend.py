@@ -20,10 +20,11 @@ from finetune_scaling import command
 from finetune_scaling.api import fit, read_points
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import write_json_atomically
+from finetune_scaling.laws.uncertainty.intervals import LEVEL
 from finetune_scaling.planning import prices
 from finetune_scaling.recommendation.advice import CONFIDENT, NEGLIGIBLE, Advice
-from finetune_scaling.recommendation.advisor import list_options
 from finetune_scaling.recommendation.budget import FORMS, UTILISATION
+from finetune_scaling.recommendation.candidates import list_candidates
 from finetune_scaling.recommendation.question import NEXT_RUNS, Question, choose_task, make_question
 from finetune_scaling.recommendation.record import to_record
 from finetune_scaling.tuning.registry import METHODS
@@ -50,7 +51,7 @@ def main() -> None:
     table = read_points(command.required(_POINTS), methods=_METHODS.value or tuple(METHODS))
     tasks = table.tasks if _TASK.value is None else (choose_task(table.tasks, _TASK.value),)
     for task in tasks:  # costs and budget are checked before the slow fits
-        list_options(table, task, question)
+        list_candidates(table, task, question)
     started = time.perf_counter()
     fitted = fit(table, tasks, progress=lambda text: _say(started, text))
     answers = []
@@ -93,14 +94,14 @@ def _say(started: float, text: str) -> None:
 def _settings(question: Question, answers: list[Advice]) -> dict[str, Any]:
     price = question.rates.prices.get(question.chip.kind) if question.chip else None
     return {
-        "interval": 0.90,
+        "interval": LEVEL,
         "confident": CONFIDENT,
         "negligible_regret": NEGLIGIBLE,
         "utilisation": question.rates.utilisation,
         "price": None if price is None else {"usd": price.on_demand, "date": price.date, "source": price.source},
         "tokens_per_example": question.tokens_per_example,
         "epochs": question.epochs,
-        "tasks": [answer.task for answer in answers],
+        "tasks": [answer.candidates.task for answer in answers],
     }
 
 

@@ -1,8 +1,7 @@
 """The complete analysis of a table of points: laws, errors, critical sizes, best methods and claims."""
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +13,7 @@ from finetune_scaling.analysis.claims import Claim, check_claims
 from finetune_scaling.analysis.correlation import Correlation, correlations
 from finetune_scaling.analysis.critical_sizes import CriticalSize, critical_sizes
 from finetune_scaling.analysis.curve_fits import CurveFit, fit_curves
-from finetune_scaling.analysis.forgetting import ScoreChange, score_changes
+from finetune_scaling.analysis.forgetting import score_changes
 from finetune_scaling.analysis.joint_fits import (
     JOINT_LAWS,
     JointFits,
@@ -24,7 +23,7 @@ from finetune_scaling.analysis.joint_fits import (
     rows_by_method,
 )
 from finetune_scaling.analysis.metric_laws import MetricFinding, metric_findings
-from finetune_scaling.analysis.model_selection import Selection, select_joint_law
+from finetune_scaling.analysis.model_selection import Selection, select_joint_laws
 from finetune_scaling.analysis.pretraining import PretrainingFit, fit_pretraining
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
@@ -41,7 +40,8 @@ SHARED_FACTORS = ("model", "pretrain")  # their values mean the same for every m
 class Analysis(JointFits):
     """All results of one table of points.
 
-    size: which parameters count as model size; selections, all_factors: by (task, method); facts: what study.json says.
+    size: which parameters count as model size; selections, all_factors: by (task, method); main_metrics: by task, the
+    metric that the study names, or else the first, None without scores; facts: what study.json says.
     """
 
     size: str
@@ -52,10 +52,11 @@ class Analysis(JointFits):
     best_method_maps: list[BestMethodMap]
     claims: list[Claim]
     correlations: list[Correlation]
-    forgetting: list[ScoreChange]
-    pretraining: list[PretrainingFit] = field(default_factory=list)
-    metric_laws: list[MetricFinding] = field(default_factory=list)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    forgetting: pd.DataFrame
+    pretraining: list[PretrainingFit]
+    main_metrics: Mapping[str, str | None]
+    metric_laws: list[MetricFinding]
+    facts: Mapping[str, Any]
 
 
 def analyse(
@@ -85,11 +86,12 @@ def analyse(
     progress(f"laws of all factors: {len(all_factors)} fitted")
     critical = [size for task in table.tasks for size in _critical_sizes(joint, task)]
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
+    metrics = {task: _main_metric(table, task, facts.get("metrics", {}).get(task)) for task in table.tasks}
     return Analysis(
         **vars(joint),
         size=size,
         curve_fits=curve_fits,
-        selections=_selections(joint),
+        selections=select_joint_laws(joint.fits.values()),
         all_factors=all_factors,
         critical_sizes=critical,
         best_method_maps=[found for task in table.tasks for found in _best_method_maps(joint, task)],
@@ -97,7 +99,8 @@ def analyse(
         correlations=correlations(table, progress),
         forgetting=score_changes(table, facts.get("evaluator_baselines", {})),
         pretraining=[] if bases is None else fit_pretraining(bases),
-        metric_laws=metric_findings(table, functools.partial(_main_metric, table, facts), progress),
+        main_metrics=metrics,
+        metric_laws=metric_findings(table, metrics, progress),
         facts=facts,
     )
 
@@ -105,23 +108,11 @@ def analyse(
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
     """Return, for each method of a task, the setting with the best score of the main metric, or else the least loss."""
     rows = analysis.rows(task)
-    metric = main_metric(analysis, task)
+    metric = analysis.main_metrics[task]
     if metric is None:
         return rows.loc[rows.groupby("method")["loss"].idxmin()]
     scores = rows[metric] * (-1 if lower_is_better(metric) else 1)
     return rows.loc[scores.dropna().groupby(rows["method"]).idxmax()]
-
-
-def main_metric(analysis: Analysis, task: str) -> str | None:
-    """Return the metric that the study names for a task, or else its first; None where the task has no scores."""
-    return _main_metric(analysis.table, analysis.facts, task)
-
-
-def _main_metric(table: PointsTable, facts: Mapping[str, Any], task: str) -> str | None:
-    rows = table.settings[table.settings["task"] == task]
-    present = [m for m in table.metrics if rows[m].notna().any()]
-    named = facts.get("metrics", {}).get(task)
-    return named if named in present else next(iter(present), None)
 
 
 def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:
@@ -139,13 +130,10 @@ def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["x", "finetune_examples", "method", "loss", "runner_up", "gap"])
 
 
-def _selections(joint: JointFits) -> dict[tuple[str, str], Selection]:
-    found = {}
-    for task, method, _ in rows_by_method(joint.table.settings):
-        fits = {law: joint.fits[task, method, law] for law in joint.laws if (task, method, law) in joint.fits}
-        if fits:
-            found[task, method] = select_joint_law(fits)
-    return found
+def _main_metric(table: PointsTable, task: str, named: str | None) -> str | None:
+    rows = table.settings[table.settings["task"] == task]
+    present = [metric for metric in table.metrics if rows[metric].notna().any()]
+    return named if named in present else next(iter(present), None)
 
 
 def _critical_sizes(joint: JointFits, task: str) -> Iterator[CriticalSize]:

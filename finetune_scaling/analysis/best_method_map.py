@@ -16,20 +16,6 @@ from finetune_scaling.laws.fitting.joint_fit import JointFit
 AGREEMENT = 0.90
 GRID = 48  # points along each axis
 MARGINS = (1.15, 2.0)  # factors by which the map exceeds the measured values of x and examples
-CHUNK = 8  # columns of x whose replicates are in memory together
-
-
-@dataclass(frozen=True)
-class MeasuredRange:
-    """Least and greatest factor value and number of examples with which one method was measured."""
-
-    x: tuple[float, float]
-    examples: tuple[float, float]
-
-    def contains(self, x: np.ndarray, examples: np.ndarray) -> np.ndarray:
-        """Return whether points are inside the range."""
-        inside = (self.x[0] <= x) & (x <= self.x[1])
-        return inside & (self.examples[0] <= examples) & (examples <= self.examples[1])
 
 
 @dataclass(frozen=True)
@@ -37,7 +23,7 @@ class BestMethodMap:
     """Which method has the least predicted loss over x [X] and examples [D] of one task, law and factor.
 
     best [X, D]: index of the method by the fitted laws; shares [M, X, D]: shares of replicates in which each method is
-    best; measured: range of each method.
+    best; measured [M, X, D]: whether a point is within the ranges of x and examples in which the method was measured.
     """
 
     task: str
@@ -48,33 +34,31 @@ class BestMethodMap:
     examples: np.ndarray
     best: np.ndarray
     shares: np.ndarray
-    measured: Mapping[str, MeasuredRange]
+    measured: np.ndarray
 
     @property
     def agreement(self) -> np.ndarray:
         """The share of replicates [X, D] that select the same method as the fitted laws."""
-        return np.take_along_axis(self.shares, self.best[None], axis=0)[0]
+        return self._of_best(self.shares)
 
     def confident_share(self) -> float:
         """Return the share of the measured range where at least AGREEMENT of the replicates agree."""
-        inside = np.any([own.contains(*self._grid()) for own in self.measured.values()], axis=0)
+        inside = self.measured.any(axis=0)
         return float((self.agreement >= AGREEMENT)[inside].mean()) if inside.any() else 0.0
 
     def table(self) -> pd.DataFrame:
         """Return one row per grid point: method, agreement, all shares, whether inside the method's measured range."""
-        x, examples = self._grid()
+        x, examples = np.meshgrid(self.x, self.examples, indexing="ij")
         methods = np.array(self.methods)[self.best]
-        inside = np.zeros(self.best.shape, bool)
-        for index, method in enumerate(self.methods):
-            inside |= (self.best == index) & self.measured[method].contains(x, examples)
         key = {"task": self.task, "law": self.law, "factor": self.factor}
         columns = {"x": x, "finetune_examples": examples, "method": methods, "agreement": self.agreement}
         columns |= {f"share_{m}": share for m, share in zip(self.methods, self.shares, strict=True)}
-        columns["inside_measured_range"] = inside
+        columns["inside_measured_range"] = self._of_best(self.measured)
         return pd.DataFrame(key | {name: values.ravel() for name, values in columns.items()})
 
-    def _grid(self) -> list[np.ndarray]:
-        return list(np.meshgrid(self.x, self.examples, indexing="ij"))
+    def _of_best(self, values: np.ndarray) -> np.ndarray:
+        """Return the entries [X, D] of values [M, X, D] that belong to the best method of each point."""
+        return np.take_along_axis(values, self.best[None], axis=0)[0]
 
 
 def best_method_map(fits: Mapping[str, JointFit], factor: str, rows: pd.DataFrame) -> BestMethodMap | None:
@@ -88,6 +72,8 @@ def best_method_map(fits: Mapping[str, JointFit], factor: str, rows: pd.DataFram
     x, examples = (_span(rows[c], margin) for c, margin in zip(("x", "finetune_examples"), MARGINS, strict=True))
     first = next(iter(fits.values()))
     losses = [fit.predict_loss(factor, x[:, None], examples) for fit in fits.values()]
+    replicates = [fit.predict_loss_replicates(factor, x[:, None], examples) for fit in fits.values()]
+    best = np.argmin(replicates, axis=0)
     return BestMethodMap(
         task=first.task,
         law=first.law.name,
@@ -96,25 +82,18 @@ def best_method_map(fits: Mapping[str, JointFit], factor: str, rows: pd.DataFram
         x=x,
         examples=examples,
         best=np.argmin(losses, axis=0),
-        shares=_shares(list(fits.values()), factor, x, examples),
-        measured={m: _measured(rows[rows["method"] == m]) for m in fits},
+        shares=np.array([(best == index).mean(axis=0) for index in range(len(fits))]),
+        measured=np.array([_is_measured(rows[rows["method"] == method], x, examples) for method in fits]),
     )
 
 
-def _shares(fits: list[JointFit], factor: str, x: np.ndarray, examples: np.ndarray) -> np.ndarray:
-    """Return the share of replicates in which each of the fits has the least loss, [M, X, D]."""
-    parts = []
-    for start in range(0, len(x), CHUNK):
-        columns = x[start : start + CHUNK, None]
-        losses = np.array([fit.predict_loss_replicates(factor, columns, examples) for fit in fits])
-        best = np.argmin(losses, axis=0)
-        parts.append(np.array([(best == index).mean(axis=0) for index in range(len(fits))]))
-    return np.concatenate(parts, axis=1)
-
-
-def _measured(rows: pd.DataFrame) -> MeasuredRange:
-    ends = [(float(rows[c].min()), float(rows[c].max())) for c in ("x", "finetune_examples")]
-    return MeasuredRange(*ends)
+def _is_measured(rows: pd.DataFrame, x: np.ndarray, examples: np.ndarray) -> np.ndarray:
+    """Return whether each point [X, D] is within the ranges of x and examples of rows."""
+    within = [
+        (values >= rows[column].min()) & (values <= rows[column].max())
+        for column, values in (("x", x), ("finetune_examples", examples))
+    ]
+    return np.logical_and.outer(*within)
 
 
 def _span(values: pd.Series, margin: float) -> np.ndarray:

@@ -11,29 +11,32 @@ every comparison is and its probability is at least CONFIDENCE, not supported wh
 inconclusive otherwise.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
-from typing import Any
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
 
+from finetune_scaling.analysis.joint_fits import Fits
 from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.columns import FACTORS
-from finetune_scaling.laws.uncertainty.intervals import percentile_interval
+from finetune_scaling.laws.uncertainty.intervals import QUANTILES, percentile_interval
 from finetune_scaling.laws.uncertainty.jackknife import (
     JackknifeEstimate,
     jackknife_difference,
     jackknife_estimate,
     leave_out_weights,
 )
+from finetune_scaling.tuning.registry import METHODS
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
-PET_METHODS = ("prompt", "lora")
+EXPONENTS = ("alpha_model", "alpha_pretrain")
+BETA_ORDER = ("full", "lora", "prompt")
 FLAT_EXPONENT = 0.01
-CONFIDENCE = 0.95  # one-sided, corresponding to a two-sided 90 % interval
-Fits = Mapping[tuple[str, str, str], JointFit]
+FEWEST_HELD_OUT = 3
+CONFIDENCE = QUANTILES[1]  # one-sided, corresponding to a two-sided 90 % interval
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Claim:
     @property
     def tally(self) -> str:
         """How many comparisons have which verdict, in words."""
+        if not self.comparisons:
+            return "nothing to compare"
         verdicts = [comparison.verdict for comparison in self.comparisons]
         noun = "comparison" if len(verdicts) == 1 else "comparisons"
         return f"{count_verdicts(verdicts, (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE))} {noun}"
@@ -100,130 +105,96 @@ def count_verdicts(verdicts: Sequence[str], order: Sequence[str]) -> str:
 
 
 def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> list[Claim]:
-    """Check every finding.
-
-    fits: (task, method, law) -> fit; settings: PointsTable.settings; methods: those in the table.
-    """
-    pet = [m for m in PET_METHODS if m in methods] or list(PET_METHODS)
-    both = list(product(tasks, methods))
+    """Check every finding; settings: PointsTable.settings; methods: those in the table."""
+    pet = [m for m in methods if m in METHODS and METHODS[m].size_field]
     return [
         Claim(
             "model_over_pretrain",
             "Model size vs pretraining data (alpha_model > alpha_pretrain)",
-            tuple(_parameters_comparison(fits, t, m, "alpha_model", "alpha_pretrain") for t, m in both),
+            tuple(_parameters_comparison(fits, *own, *EXPONENTS) for own in product(tasks, methods)),
         ),
         Claim(
             "pet_size_is_flat",
             f"Little effect of PET size (|alpha_pet| < {FLAT_EXPONENT})",
-            tuple(_flat_comparison(fits, t, m) for t, m in product(tasks, pet)),
+            tuple(_flat_comparison(fits, *own) for own in product(tasks, pet)),
         ),
         Claim(
             "beta_order",
             "Finetuning data by method (beta of full tuning > LoRA > prompt tuning)",
-            tuple(
-                _beta_comparison(fits, t, *pair) for t, pair in product(tasks, (("full", "lora"), ("lora", "prompt")))
-            ),
+            tuple(_beta_comparison(fits, t, *pair) for t, pair in product(tasks, pairwise(BETA_ORDER))),
         ),
         Claim(
             "pet_prefers_model_and_pretraining",
             "PET: model size and pretraining data vs finetuning data (alpha_model, alpha_pretrain > beta)",
-            tuple(
-                _parameters_comparison(fits, t, m, f"alpha_{factor}", "beta")
-                for t, m, factor in product(tasks, pet, ("model", "pretrain"))
-            ),
+            tuple(_parameters_comparison(fits, *own, "beta") for own in product(tasks, pet, EXPONENTS)),
         ),
         Claim(
             "multiplicative_predicts_better",
             "Held-out error of the multiplicative vs the additive law (multiplicative < additive)",
-            tuple(_law_comparison(fits, settings, t, f, methods) for t, f in product(tasks, FACTORS)),
+            tuple(_law_comparison(fits, settings, *own, methods) for own in product(tasks, FACTORS)),
         ),
     ]
 
 
-def judge(
-    where: str, difference: float, jackknife: JackknifeEstimate, replicates: np.ndarray, obstacle: str = ""
-) -> Comparison:
-    """Apply the rule of this module to one difference and its replicates [R].
-
-    obstacle: why the comparison is inconclusive whatever the numbers say, which are then omitted; empty if none.
-    """
-    if obstacle:
-        return _inconclusive(where, obstacle)
+def judge(where: str, difference: float, jackknife: JackknifeEstimate, replicates: np.ndarray) -> Comparison:
+    """Apply the rule of this module to one difference and its replicates [R]."""
     share, interval = float(np.mean(replicates > 0)), percentile_interval(replicates)
     margin = None if jackknife.standard_error is None else jackknife.half_width()
-    verdict, why = _verdict(difference, share, margin)
-    why = why or f"no jackknife interval: {jackknife.reason}"
+    verdict = INCONCLUSIVE
+    if 1 - CONFIDENCE < share < CONFIDENCE:
+        why = f"the bootstrap replicates disagree on the sign of the difference {difference:+.3g}"
+    elif margin is None:
+        why = f"no jackknife interval: {jackknife.reason}"
+    elif abs(difference) <= margin:
+        why = f"the difference {difference:+.3g} is within its jackknife half-width of {margin:.2g}"
+    elif (difference > 0) != (share >= CONFIDENCE):
+        why = f"the bootstrap contradicts the sign of the difference {difference:+.3g}"
+    else:
+        verdict = SUPPORTED if difference > 0 else NOT_SUPPORTED
+        exceeds = f"the difference {difference:+.3g} exceeds its jackknife half-width of {margin:.2g}"
+        why = f"{exceeds}, and the bootstrap agrees"
     return Comparison(where, verdict, why, difference, interval.low, interval.high, share, margin, replicates)
 
 
-def _verdict(difference: float, share: float, margin: float | None) -> tuple[str, str]:
-    """Return the verdict and its reason, which is empty where there is no jackknife interval."""
-    if 1 - CONFIDENCE < share < CONFIDENCE:
-        return INCONCLUSIVE, f"the bootstrap replicates disagree on the sign of the difference {difference:+.3g}"
-    if margin is None:
-        return INCONCLUSIVE, ""
-    if abs(difference) <= margin:
-        return INCONCLUSIVE, f"the difference {difference:+.3g} is within its jackknife half-width of {margin:.2g}"
-    if (difference > 0) != (share >= CONFIDENCE):
-        return INCONCLUSIVE, f"the bootstrap contradicts the sign of the difference {difference:+.3g}"
-    why = f"the difference {difference:+.3g} exceeds its jackknife half-width of {margin:.2g}, and the bootstrap agrees"
-    return (SUPPORTED if share >= CONFIDENCE else NOT_SUPPORTED), why
-
-
-def _unfitted(fits: Fits, method: str) -> str:
-    """Return why a method has no multiplicative law: not requested, or too few points."""
-    if fits and not any(law == "multiplicative" for _, _, law in fits):
-        return "the multiplicative law was not requested"
-    return f"no law could be fitted to {method}"
-
-
-def _inconclusive(where: str, why: str) -> Comparison:
-    return Comparison(where, INCONCLUSIVE, why)
+def _obstacle(fits: Fits, task: str, method: str, *parameters: str) -> str:
+    """Return why parameters of the multiplicative law cannot be compared; empty if they can."""
+    fit = fits.get((task, method, MULTIPLICATIVE.name))
+    if fit is None:
+        requested = not fits or any(law == MULTIPLICATIVE.name for _, _, law in fits)
+        return f"no law could be fitted to {method}" if requested else "the multiplicative law was not requested"
+    for name in parameters:
+        if name not in fit.parameters:
+            return f"no points to fit for the factor {name.partition('_')[2]}"
+    return fit.lack_of_fit
 
 
 def _parameters_comparison(fits: Fits, task: str, method: str, left: str, right: str) -> Comparison:
     where = f"{task}, {method}: {left} > {right}"
-    return _within_fit(fits, task, method, where, (left, right), lambda values: values[left] - values[right])
+    if obstacle := _obstacle(fits, task, method, left, right):
+        return Comparison(where, INCONCLUSIVE, obstacle)
+    fit = fits[task, method, MULTIPLICATIVE.name]
+    estimates, replicates = fit.parameters, fit.replicate_parameters
+    jackknife = fit.jackknife(left, right)
+    return judge(where, estimates[left] - estimates[right], jackknife, replicates[left] - replicates[right])
 
 
 def _flat_comparison(fits: Fits, task: str, method: str) -> Comparison:
-    where = f"{task}, {method}: |alpha_pet| < {FLAT_EXPONENT}"
-    return _within_fit(fits, task, method, where, ("alpha_pet",), lambda p: FLAT_EXPONENT - abs(p["alpha_pet"]))
-
-
-def _within_fit(
-    fits: Fits,
-    task: str,
-    method: str,
-    where: str,
-    names: tuple[str, ...],
-    difference: Callable[[Mapping[str, Any]], Any],
-) -> Comparison:
-    """Judge a difference that is computed from the named parameters of one fit."""
-    fit = fits.get((task, method, "multiplicative"))
-    if fit is None:
-        return _inconclusive(where, _unfitted(fits, method))
-    for name in names:
-        if name not in fit.parameters:
-            return _inconclusive(where, f"no points to fit for the factor {name.partition('_')[2]}")
-    replicates = difference(fit.replicate_parameters)
-    return judge(where, difference(fit.parameters), fit.jackknife(*names), replicates, fit.lack_of_fit)
+    where, name = f"{task}, {method}: |alpha_pet| < {FLAT_EXPONENT}", "alpha_pet"
+    if obstacle := _obstacle(fits, task, method, name):
+        return Comparison(where, INCONCLUSIVE, obstacle)
+    fit = fits[task, method, MULTIPLICATIVE.name]
+    estimate, replicates = fit.parameters[name], fit.replicate_parameters[name]
+    return judge(where, FLAT_EXPONENT - abs(estimate), fit.jackknife(name), FLAT_EXPONENT - np.abs(replicates))
 
 
 def _beta_comparison(fits: Fits, task: str, left: str, right: str) -> Comparison:
     where = f"{task}: beta {left} > beta {right}"
-    found = [fits.get((task, method, "multiplicative")) for method in (left, right)]
-    for method, fit in zip((left, right), found, strict=True):
-        if fit is None:
-            return _inconclusive(where, _unfitted(fits, method))
-    first, second = (fit for fit in found if fit is not None)
-    return judge(
-        where,
-        first.parameters["beta"] - second.parameters["beta"],
-        jackknife_difference(first.jackknife("beta"), second.jackknife("beta")),
-        first.replicate_parameters["beta"] - second.replicate_parameters["beta"],
-        first.lack_of_fit or second.lack_of_fit,
-    )
+    if obstacle := _obstacle(fits, task, left) or _obstacle(fits, task, right):
+        return Comparison(where, INCONCLUSIVE, obstacle)
+    first, second = (fits[task, method, MULTIPLICATIVE.name] for method in (left, right))
+    jackknife = jackknife_difference(first.jackknife("beta"), second.jackknife("beta"))
+    replicates = first.replicate_parameters["beta"] - second.replicate_parameters["beta"]
+    return judge(where, first.parameters["beta"] - second.parameters["beta"], jackknife, replicates)
 
 
 def _law_comparison(fits: Fits, settings: pd.DataFrame, task: str, factor: str, methods: Sequence[str]) -> Comparison:
@@ -231,31 +202,31 @@ def _law_comparison(fits: Fits, settings: pd.DataFrame, task: str, factor: str, 
     rows = settings[(settings["task"] == task) & (settings["factor"] == factor) & settings["held_out"]]
     parts = []
     for method in methods:
-        multiplicative, additive = (fits.get((task, method, law)) for law in ("multiplicative", "additive"))
-        if multiplicative is not None and additive is not None and factor in multiplicative.factors:
-            own = rows[rows["method"] == method]
-            (error, resampled), (other, other_resampled) = (
-                _held_out_errors(fit, factor, own) for fit in (multiplicative, additive)
-            )
-            parts.append((own, other - error, other_resampled - resampled))
-    count = sum(len(own) for own, _, _ in parts)
-    if count < 3:
-        return _inconclusive(where, f"{count} held-out points to compare on; at least 3 are needed")
-    points, gaps = pd.concat([own for own, _, _ in parts]), np.concatenate([gap for _, gap, _ in parts])
+        own = rows[rows["method"] == method]
+        laws = [fits.get((task, method, law.name)) for law in (ADDITIVE, MULTIPLICATIVE)]
+        errors = [_held_out_errors(fit, factor, own) for fit in laws if fit is not None and factor in fit.factors]
+        if len(errors) == len(laws):
+            parts.append((own, errors[0] - errors[1]))
+    count = sum(len(own) for own, _ in parts)
+    if count < FEWEST_HELD_OUT:
+        reason = f"{count} held-out points to compare on; at least {FEWEST_HELD_OUT} are needed"
+        return Comparison(where, INCONCLUSIVE, reason)
+    points, gaps = pd.concat([own for own, _ in parts]), np.concatenate([gap for _, gap in parts], axis=1)
     # Points of one model or one dataset size share base models, data and fits, so they are left out together.
     labels = [points[c].to_numpy(float) for c in ("x", "finetune_examples") if points[c].nunique() > 1]
     if not labels:
-        return _inconclusive(where, "the held-out points have one factor value and one number of examples")
+        reason = "the held-out points have one factor value and one number of examples"
+        return Comparison(where, INCONCLUSIVE, reason)
     weights, levels = leave_out_weights(labels)
-    left_out = jackknife_estimate(weights @ gaps / weights.sum(axis=1), levels)
-    replicates = np.concatenate([resampled for _, _, resampled in parts], axis=1)
+    left_out = jackknife_estimate(weights @ gaps[0] / weights.sum(axis=1), levels)
     # A replicate has other laws and, since the held-out points are a sample too, other held-out points.
-    chosen = np.random.default_rng(0).integers(count, size=replicates.shape)
-    return judge(where, float(gaps.mean()), left_out, np.take_along_axis(replicates, chosen, axis=1).mean(axis=1))
+    chosen = np.random.default_rng(0).integers(count, size=gaps[1:].shape)
+    replicates = np.take_along_axis(gaps[1:], chosen, axis=1).mean(axis=1)
+    return judge(where, float(gaps[0].mean()), left_out, replicates)
 
 
-def _held_out_errors(fit: JointFit, factor: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return the absolute errors [P] on rows, and those of every replicate [R, P]."""
+def _held_out_errors(fit: JointFit, factor: str, rows: pd.DataFrame) -> np.ndarray:
+    """Return the absolute errors [1 + R, P] on rows by the fitted law and by every replicate."""
     x, examples, loss = (rows[c].to_numpy(float) for c in ("x", "finetune_examples", "loss"))
-    replicates = fit.predict_loss_replicates(factor, x, examples)
-    return np.abs(fit.predict_loss(factor, x, examples) - loss), np.abs(replicates - loss)
+    predicted = [fit.predict_loss(factor, x, examples)[None], fit.predict_loss_replicates(factor, x, examples)]
+    return np.abs(np.concatenate(predicted) - loss)

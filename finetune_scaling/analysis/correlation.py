@@ -28,7 +28,6 @@ TRACKING_THRESHOLD = 0.7  # the loss then explains half of the metric's variance
 FEWEST = 5  # settings; with fewer, bootstrap intervals cover too seldom
 RESAMPLES = 2000
 SEED = 0
-UNDEFINED = (stats.ConstantInputWarning, stats.NearConstantInputWarning, stats.DegenerateDataWarning)
 
 
 @dataclass(frozen=True)
@@ -80,29 +79,6 @@ class Correlation:
         return f"{self.metric} {self.verdict} the loss ({values})"
 
 
-@dataclass(frozen=True)
-class ProxyVerdict:
-    """Whether a metric is a proxy for the loss on a task, over all its correlations."""
-
-    task: str
-    metric: str
-    correlations: tuple[Correlation, ...]
-
-    @property
-    def verdict(self) -> str:
-        """Does not track where one correlation says so, tracks where all do, inconclusive otherwise."""
-        verdicts = {found.verdict for found in self.correlations}
-        if DOES_NOT_TRACK in verdicts:
-            return DOES_NOT_TRACK
-        return TRACKS_LOSS if verdicts == {TRACKS_LOSS} else INCONCLUSIVE
-
-    @property
-    def tally(self) -> str:
-        """How many correlations have which verdict."""
-        verdicts = [found.verdict for found in self.correlations]
-        return count_verdicts(verdicts, (TRACKS_LOSS, DOES_NOT_TRACK, INCONCLUSIVE))
-
-
 def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _: None) -> list[Correlation]:
     """Return the correlation of every metric with the loss per task, method and factor, by task, then metric."""
     found = []
@@ -120,10 +96,16 @@ def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _:
     return found
 
 
-def proxy_verdicts(found: list[Correlation]) -> Iterator[ProxyVerdict]:
-    """Yield the verdict for each task and metric over its correlations."""
+def proxy_verdicts(found: list[Correlation]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield whether each metric is a proxy for the loss on a task: task, metric, verdict and tally of its correlations.
+
+    It does not track the loss where one correlation says so, and tracks it where all do.
+    """
     for (task, metric), own in groupby(found, key=lambda c: (c.task, c.metric)):
-        yield ProxyVerdict(task, metric, tuple(own))
+        verdicts = [one.verdict for one in own]
+        everywhere = TRACKS_LOSS if set(verdicts) == {TRACKS_LOSS} else INCONCLUSIVE
+        verdict = DOES_NOT_TRACK if DOES_NOT_TRACK in verdicts else everywhere
+        yield task, metric, verdict, count_verdicts(verdicts, (TRACKS_LOSS, DOES_NOT_TRACK, INCONCLUSIVE))
 
 
 def correlate(
@@ -161,8 +143,7 @@ def bca_interval(statistic: Callable[..., np.ndarray], x: np.ndarray, y: np.ndar
     """
     options: dict[str, Any] = {"paired": True, "vectorized": True, "confidence_level": LEVEL}
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        for category in UNDEFINED:
-            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore")  # of constant replicates
         rng = np.random.default_rng(SEED)
         found = stats.bootstrap((x, y), statistic, n_resamples=RESAMPLES, method="percentile", rng=rng, **options)
         found.bootstrap_distribution = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]

@@ -15,6 +15,7 @@ import numpy as np
 from finetune_scaling.analysis.crossings import Crossings, Difference, find_crossings
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 
 SEARCH_RANGE = (1e1, 1e12)
@@ -50,18 +51,16 @@ class ClosedForm:
 class Root:
     """One crossing.
 
-    examples: where; below, above: the better method on either side; low, high: 90 % bootstrap interval, None where that
-    end is among replicates without this crossing; share: of the replicates that have it in the search range;
-    jackknife_low, jackknife_high: range over the jackknife refits, None where their number of crossings differs;
-    extrapolated: methods that were not measured at that number of examples.
+    examples: where; interval: 90 % bootstrap interval, open where that end is among replicates without this crossing;
+    share: of the replicates that have it in the search range; jackknife: range over the jackknife refits, open where
+    their number of crossings differs; below, above: the better method on either side; extrapolated: methods that were
+    not measured at that number of examples.
     """
 
     examples: float
-    low: float | None
-    high: float | None
+    interval: Interval
     share: float
-    jackknife_low: float | None
-    jackknife_high: float | None
+    jackknife: Interval
     below: str
     above: str
     extrapolated: tuple[str, ...]
@@ -80,10 +79,10 @@ class CriticalSize:
     factor: str
     x: float
     methods: tuple[str, str]
-    roots: tuple[Root, ...]
-    better_everywhere: str | None
-    share_without_crossing: float | None
-    closed_form: ClosedForm | None
+    roots: tuple[Root, ...] = ()
+    better_everywhere: str | None = None
+    share_without_crossing: float | None = None
+    closed_form: ClosedForm | None = None
     why: str = ""
 
 
@@ -112,9 +111,8 @@ def critical_sizes(
     first, second = fits[pair[0]], fits[pair[1]]
     why = "; ".join(fit.lack_of_fit for fit in (first, second) if not fit.fits_well)
     if why:
-        law = first.law.name
-        return [CriticalSize(first.task, law, factor, x, pair, (), None, None, None, why) for x in x_values]
-    form = _closed_form_of(first, second, factor) if first.law.name == "multiplicative" else None
+        return [CriticalSize(first.task, first.law.name, factor, x, pair, why=why) for x in x_values]
+    form = _closed_form_of(first, second, factor) if first.law.name == MULTIPLICATIVE.name else None
     return [_critical_size(first, second, factor, x, measured, form) for x in x_values]
 
 
@@ -134,23 +132,12 @@ def _critical_size(
     crossings = find_crossings(resampled, count, *SEARCH_RANGE)
     ranges = _jackknife_ranges(first, second, factor, x, len(found.examples))
     roots: list[Root] = []
-    for examples, rising, jackknife in zip(found.examples, found.rising, ranges, strict=True):
-        rank = [root.below for root in roots].count(pair[0] if rising else pair[1])
-        interval, share = _interval(resampled, crossings, count, float(examples), bool(rising), rank)
+    for examples, rising, jackknife in zip(found.examples.tolist(), found.rising.tolist(), ranges, strict=True):
         below, above = pair if rising else pair[::-1]  # the difference is the first's loss minus the second's
-        roots.append(
-            Root(
-                examples=float(examples),
-                low=interval.low,
-                high=interval.high,
-                share=share,
-                jackknife_low=jackknife.low,
-                jackknife_high=jackknife.high,
-                below=below,
-                above=above,
-                extrapolated=tuple(m for m in pair if not measured[m][0] <= examples <= measured[m][1]),
-            )
-        )
+        rank = [root.below for root in roots].count(below)
+        interval, share = _interval(resampled, crossings, count, examples, rising, rank)
+        extrapolated = tuple(m for m in pair if not measured[m][0] <= examples <= measured[m][1])
+        roots.append(Root(examples, interval, share, jackknife, below, above, extrapolated))
     better = pair[int(fitted(np.zeros(1, int), np.full(1, SEARCH_RANGE[0]))[0] > 0)]
     return CriticalSize(
         task=first.task,

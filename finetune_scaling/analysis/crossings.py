@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import elementwise
 
 GRID = 400
@@ -66,11 +67,7 @@ def _signs(values: np.ndarray) -> np.ndarray:
     signs = np.sign(values)
     if signs.all():
         return signs
-    for i in range(1, signs.shape[1]):
-        signs[:, i] = np.where(signs[:, i] == 0, signs[:, i - 1], signs[:, i])
-    for i in range(signs.shape[1] - 2, -1, -1):
-        signs[:, i] = np.where(signs[:, i] == 0, signs[:, i + 1], signs[:, i])
-    return signs
+    return pd.DataFrame(signs).replace(0, np.nan).ffill(axis=1).bfill(axis=1).to_numpy()
 
 
 def _minima(difference: Difference, logs: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -16,21 +16,22 @@ from finetune_scaling.tuning.registry import METHODS
 
 JOINT_LAWS = (MULTIPLICATIVE, ADDITIVE)
 Progress = Callable[[str], None]
+Fits = Mapping[tuple[str, str, str], JointFit]  # by (task, method, law name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointFits:
-    """A table of points and its joint fits, by (task, method, law name); skipped: what could not be fitted, and why."""
+    """A table of points and its joint fits; skipped: what could not be fitted, and why."""
 
     table: PointsTable
     settings: FitSettings
-    fits: Mapping[tuple[str, str, str], JointFit]
+    fits: Fits
     skipped: Sequence[SkippedFit]
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Methods of the table, registered ones first and in their order."""
-        return ordered(self.table.settings["method"], METHODS)
+        return ordered_methods(self.table.settings["method"])
 
     @property
     def laws(self) -> tuple[str, ...]:
@@ -95,11 +96,11 @@ def rows_by_method(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]
     """Yield (task, method, settings), tasks in their order in the table and methods in the order of the registry."""
     for task in rows["task"].unique():
         own = rows[rows["task"] == task]
-        for method in ordered(own["method"], METHODS):
+        for method in ordered_methods(own["method"]):
             yield task, method, own[own["method"] == method]
 
 
-def ordered(values: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
-    """Return distinct values, those of `order` first and in its order."""
-    present = list(dict.fromkeys(values))
-    return tuple([v for v in order if v in present] + [v for v in present if v not in order])
+def ordered_methods(values: Iterable[str]) -> tuple[str, ...]:
+    """Return distinct methods, registered ones first and in the registry's order."""
+    present = dict.fromkeys(values)
+    return (*(m for m in METHODS if m in present), *(m for m in present if m not in METHODS))

@@ -6,7 +6,7 @@ where its errors on settings left out of the fit, one dataset size at a time, ar
 at SIGNIFICANCE; otherwise no law is preferred, and the one with the smaller error is used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law, Layout, predict
 from finetune_scaling.laws.forms.library import EXPONENTIAL, SIGMOID
 from finetune_scaling.laws.points.table import PointsTable
-from finetune_scaling.laws.uncertainty.intervals import Interval
 
 METRIC_LAWS = (EXPONENTIAL, SIGMOID)
 MIN_R_SQUARED = 0.8
@@ -28,8 +27,8 @@ FEWEST = 8  # settings to fit; three parameters then leave five degrees of freed
 FEWEST_LEVELS = 3  # dataset sizes, to leave one out
 
 
-@dataclass(frozen=True)
-class MetricFit:
+@dataclass(frozen=True, kw_only=True)
+class MetricFit(FittedLaw):
     """One law of a metric.
 
     r_squared: share of the fitted settings' variance that it explains; error: root mean square error on them; left_out
@@ -37,31 +36,21 @@ class MetricFit:
     held-out settings, None where there are none.
     """
 
-    fitted: FittedLaw
     r_squared: float
     error: float
     left_out: np.ndarray
     held_out_error: float | None
 
     @property
-    def law(self) -> Law:
-        """The law that was fitted."""
-        return self.fitted.law
-
-    @property
     def fits_well(self) -> bool:
         """Whether the law fits the metric."""
         return self.r_squared >= MIN_R_SQUARED
-
-    def interval(self, name: str) -> Interval:
-        """Return the 90 % bootstrap interval of a parameter."""
-        return self.fitted.interval(name)
 
     def why_poorly_determined(self, name: str) -> str:
         """Return why the settings determine a parameter poorly; empty where they determine it well."""
         if not self.fits_well:
             return "the law does not fit this metric"
-        return WIDE if self.fitted.is_wide(name, self.interval(name)) else ""
+        return WIDE if self.is_wide(name, self.interval(name)) else ""
 
 
 @dataclass(frozen=True)
@@ -105,27 +94,13 @@ class MetricFinding:
             return f"no law is preferred; {self.used.law.name} has the least error on settings left out"
         return f"{self.preferred} fits it"
 
-    def predict(self, loss: np.ndarray | float) -> np.ndarray:
-        """Return the metric at a loss. Raises ValueError where no law fits it."""
-        return self._law().fitted.predict({"L": loss})
-
-    def predict_replicates(self, loss: np.ndarray | float) -> np.ndarray:
-        """Return the metric [R, ...] of every bootstrap replicate at losses [...]. Raises ValueError as predict."""
-        return self._law().fitted.predict_replicates({"L": np.asarray(loss, float)})
-
-    def _law(self) -> MetricFit:
-        if self.used is None:
-            raise ValueError(f"{self.task}, {self.method}, {self.metric}: {self.verdict}")
-        return self.used
-
 
 def metric_findings(
-    table: PointsTable, main_metric: Callable[[str], str | None], progress: Callable[[str], None] = lambda _: None
+    table: PointsTable, metrics: Mapping[str, str | None], progress: Callable[[str], None] = lambda _: None
 ) -> list[MetricFinding]:
-    """Return the laws of every task's main metric, by task and method."""
+    """Return the laws of every task's metric, by task and method."""
     found = []
-    for task in table.tasks:
-        metric = main_metric(task)
+    for task, metric in metrics.items():
         if metric is not None:
             own = table.settings[table.settings["task"] == task]
             found += [fit_metric(rows, metric) for _, rows in own.groupby("method", sort=False)]
@@ -159,7 +134,7 @@ def _fits(fitted: pd.DataFrame, held_out: pd.DataFrame, metric: str) -> Iterator
         errors = found.predict({"L": loss}) - score
         held_out_errors = found.predict({"L": held_out["loss"].to_numpy(float)}) - held_out[metric].to_numpy(float)
         yield MetricFit(
-            fitted=found,
+            **vars(found),
             r_squared=1 - float((errors**2).sum() / ((score - score.mean()) ** 2).sum()),
             error=float(np.sqrt((errors**2).mean())),
             left_out=_left_out(law, loss, score, fitted["finetune_examples"].to_numpy(float), settings),
@@ -182,8 +157,7 @@ def _left_out(law: Law, loss: np.ndarray, score: np.ndarray, levels: np.ndarray,
     return errors
 
 
-def _is_smaller(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> bool:
-    difference = np.asarray(first) - np.asarray(second)
-    if not np.any(difference):
-        return False
-    return bool(stats.wilcoxon(difference, alternative="less").pvalue < SIGNIFICANCE)
+def _is_smaller(first: np.ndarray, second: np.ndarray) -> bool:
+    """Return whether errors [P] are smaller than others by Wilcoxon's signed-rank test."""
+    differ = bool((first != second).any())
+    return differ and bool(stats.wilcoxon(first, second, alternative="less").pvalue < SIGNIFICANCE)

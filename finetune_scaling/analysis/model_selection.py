@@ -10,14 +10,14 @@ its criterion is smaller by DECISIVE, and none of the three measures clearly sup
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from finetune_scaling.laws.fitting.joint_fit import JointFit
-from finetune_scaling.laws.uncertainty.intervals import LEVEL, percentile_interval
+from finetune_scaling.laws.uncertainty.intervals import QUANTILES, percentile_interval
 
 DECISIVE = 10.0  # differences of an AIC beyond it leave no support (Burnham and Anderson 2002, section 2.6)
 
@@ -115,9 +115,12 @@ def select_law(candidates: Sequence[LawScore]) -> Selection:
     return Selection(ranked, tuple(_compare(ranked[0], other) for other in ranked[1:]))
 
 
-def select_joint_law(fits: Mapping[str, JointFit]) -> Selection:
-    """Select among the joint laws, by name, that were fitted to one task and method."""
-    return select_law([_score(fit) for fit in fits.values()])
+def select_joint_laws(fits: Iterable[JointFit]) -> dict[tuple[str, str], Selection]:
+    """Select among the joint laws that were fitted to each (task, method)."""
+    scores: dict[tuple[str, str], list[LawScore]] = {}
+    for fit in fits:
+        scores.setdefault((fit.task, fit.method), []).append(_score(fit))
+    return {key: select_law(own) for key, own in scores.items()}
 
 
 def _compare(best: LawScore, other: LawScore) -> LawComparison:
@@ -125,9 +128,7 @@ def _compare(best: LawScore, other: LawScore) -> LawComparison:
     known = math.isfinite(best.criterion) and math.isfinite(other.criterion)
     margin = math.inf
     if len(differences) > 1:
-        margin = float(
-            stats.t.ppf(0.5 + LEVEL / 2, len(differences) - 1) * differences.std(ddof=1) / math.sqrt(len(differences))
-        )
+        margin = float(stats.t.ppf(QUANTILES[1], len(differences) - 1) * stats.sem(differences))
     criterion, held_out = other.criterion - best.criterion if known else 0.0, _held_out(best, other)
     left_out = float(differences.mean())
     supported = left_out > margin or criterion > DECISIVE

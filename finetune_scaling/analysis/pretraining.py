@@ -5,10 +5,8 @@ size, where at least FEWEST budgets are available. With so few points a bootstra
 profile intervals (uncertainty/profile_region.py).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.laws.fitting.fitted_law import WIDE, ZERO, FittedLaw, mean_errors
@@ -26,39 +24,15 @@ LEAST_SQUARES = FitSettings(huber_delta=1e3, residual="linear")  # so that the p
 SIZE, TOKENS = "size", "pretrain_tokens"
 
 
-@dataclass(frozen=True)
-class PretrainingFit:
-    """The loss of one family of base models as a function of one factor.
+@dataclass(frozen=True, kw_only=True)
+class ProfiledLaw(FittedLaw):
+    """A fitted law whose intervals are profile intervals."""
 
-    factor: size or pretrain_tokens; at: what all points share, a number of tokens or a model's name; rows: columns x,
-    loss, held_out, by x; fitted, region: None for the reason in `why`.
-    """
-
-    family: str
-    factor: str
-    at: float | str
-    rows: pd.DataFrame
-    fitted: FittedLaw | None
-    why: str = ""
-    region: ProfileRegion | None = None
-
-    @property
-    def law(self) -> Law:
-        """The law of this factor."""
-        return PRETRAINING if self.factor == SIZE else SINGLE
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return the loss at values of the factor. Raises ValueError where no law was fitted."""
-        return self._fit().predict({self.law.factors[0]: x})
-
-    def band(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ends of the 90 % profile intervals of the loss at x [N]. Raises ValueError as predict."""
-        return self._region().predictions(x)
+    region: ProfileRegion
 
     def interval(self, name: str) -> Interval:
         """Return the 90 % profile interval of a parameter."""
-        found = self._region()
-        return {"E": found.floor, "A": found.coefficient}.get(name, found.exponent)
+        return {"E": self.region.floor, "A": self.region.coefficient}.get(name, self.region.exponent)
 
     def why_poorly_determined(self, name: str) -> str:
         """Return why the points determine a parameter poorly; empty where they determine it well."""
@@ -67,23 +41,35 @@ class PretrainingFit:
             return ZERO
         if interval.low is None or interval.high is None:
             return "its interval is open"
-        return WIDE if self._fit().is_wide(name, interval) else ""
+        return WIDE if self.is_wide(name, interval) else ""
+
+
+@dataclass(frozen=True)
+class PretrainingFit:
+    """The loss of one family of base models as a function of one factor.
+
+    factor: size or pretrain_tokens; at: what all points share, a number of tokens or a model's name; rows: columns x,
+    loss, held_out, by x; fitted: None for the reason in `why`.
+    """
+
+    family: str
+    factor: str
+    at: float | str
+    rows: pd.DataFrame
+    fitted: ProfiledLaw | None
+    why: str = ""
+
+    @property
+    def law(self) -> Law:
+        """The law of this factor."""
+        return PRETRAINING if self.factor == SIZE else SINGLE
 
     def errors(self) -> dict[str, float]:
         """Return the mean absolute error in nats on fitted and on held-out points."""
         if self.fitted is None:
             return {}
-        return mean_errors(self.predict(self.rows["x"].to_numpy(float)), self.rows)
-
-    def _fit(self) -> FittedLaw:
-        if self.fitted is None:
-            raise ValueError(f"{self.family}: no law was fitted ({self.why})")
-        return self.fitted
-
-    def _region(self) -> ProfileRegion:
-        if self.region is None:
-            raise ValueError(f"{self.family}: no law was fitted ({self.why})")
-        return self.region
+        predicted = self.fitted.predict({self.law.factors[0]: self.rows["x"].to_numpy(float)})
+        return mean_errors(predicted, self.rows)
 
 
 def fit_pretraining(bases: pd.DataFrame) -> list[PretrainingFit]:
@@ -91,15 +77,10 @@ def fit_pretraining(bases: pd.DataFrame) -> list[PretrainingFit]:
     found = []
     for family, own in bases.groupby("family", sort=False):
         full = own[TOKENS].max()
-        found.append(_fit(family, SIZE, float(full), own[own[TOKENS] == full]))
-        found += _over_tokens(str(family), own)
+        found.append(_fit(str(family), SIZE, float(full), own[own[TOKENS] == full]))
+        models = own.groupby("model", sort=False)
+        found += [_fit(str(family), TOKENS, str(model), rows) for model, rows in models if len(rows) > 1]
     return found
-
-
-def _over_tokens(family: str, own: pd.DataFrame) -> Iterator[PretrainingFit]:
-    for model, rows in own.groupby("model", sort=False):
-        if len(rows) > 1:
-            yield _fit(family, TOKENS, str(model), rows)
 
 
 def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame) -> PretrainingFit:
@@ -108,10 +89,8 @@ def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame) -> Pretr
     empty = PretrainingFit(family, factor, at, points, None)
     if len(chosen) < FEWEST:
         what = "sizes" if factor == SIZE else "numbers of tokens"
-        return replace(
-            empty, why=f"{len(chosen)} {what} to fit; {FEWEST} are needed, one more than the law has parameters"
-        )
-    law = empty.law
+        why = f"{len(chosen)} {what} to fit; {FEWEST} are needed, one more than the law has parameters"
+        return replace(empty, why=why)
     x, loss = chosen["x"].to_numpy(float), chosen["loss"].to_numpy(float)
-    fitted = fit_law(law, {law.factors[0]: x}, loss, LEAST_SQUARES, FEW_RESAMPLES, pad_to=64)
-    return replace(empty, fitted=fitted, region=profile_region(x, loss))
+    fitted = fit_law(empty.law, {empty.law.factors[0]: x}, loss, LEAST_SQUARES, FEW_RESAMPLES, pad_to=64)
+    return replace(empty, fitted=ProfiledLaw(**vars(fitted), region=profile_region(x, loss)))

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_scaling.laws.uncertainty.intervals import Interval
-from finetune_scaling.planning.prices import cost, price_of
-from finetune_scaling.recommendation.candidates import TuningCandidate
-from finetune_scaling.recommendation.cost import Cost
-from finetune_scaling.recommendation.decision import CandidateEstimate, Decision
+from finetune_scaling.recommendation.candidates import CandidateSet, TuningCandidate
+from finetune_scaling.recommendation.decision import CandidateEstimate, Decision, Losses
 from finetune_scaling.recommendation.expected_score import ExpectedScore
 from finetune_scaling.recommendation.information_value import ProposedRun
 from finetune_scaling.recommendation.loss_predictions import LossPredictor
-from finetune_scaling.recommendation.question import Question
 from finetune_scaling.recommendation.storage import Storage
 
 CHOOSE, EQUIVALENT, INCONCLUSIVE = "choose", "several equally good", "inconclusive"
@@ -29,10 +26,12 @@ SHOWN = 6  # most probable candidates in the table
 class LawDecision:
     """The decision by one law.
 
-    decision: among affordable candidates; unlimited: among all, None if all are affordable; predictors: by method.
+    losses: of the affordable candidates; decision: among these; unlimited: among all candidates, None if all are
+    affordable; predictors: by method.
     """
 
     law: str
+    losses: Losses
     decision: Decision
     unlimited: Decision | None
     predictors: Mapping[str, LossPredictor]
@@ -44,21 +43,17 @@ class Advice:
 
     verdict: CHOOSE, EQUIVALENT or INCONCLUSIVE; reasons: why it is inconclusive; preferred, other: decisions by the two
     laws, None if no method was fitted; other_regret: excess loss of the preferred law's choice by the other law (nats
-    per token); costs, affordable, storage: by candidate; cost_sources: by method; score: the expected metric score;
-    warnings: sentences; next_runs: None if none were requested.
+    per token); storage: by candidate; score: the expected metric score; warnings: sentences; next_runs: None if none
+    were requested.
     """
 
-    task: str
-    question: Question
+    candidates: CandidateSet
     verdict: str
     reasons: tuple[str, ...]
     preferred: LawDecision | None
     other: LawDecision | None
     other_regret: float | None
-    costs: Mapping[TuningCandidate, Cost | None]
-    affordable: tuple[TuningCandidate, ...]
     storage: Mapping[TuningCandidate, Storage | None]
-    cost_sources: Mapping[str, str]
     score: ExpectedScore | None
     warnings: tuple[str, ...]
     next_runs: tuple[ProposedRun, ...] | None
@@ -70,21 +65,22 @@ class Advice:
 
     def price(self, flops: float) -> dict[str, Any]:
         """Return chip-hours and US dollars of FLOPs on the question's chip; None without a chip or a price."""
-        chip, rates = self.question.chip, self.question.rates
+        chip, rates = self.candidates.question.chip, self.candidates.question.rates
         if chip is None:
             return {"chip": None, "chip_hours": None, "usd": None, "utilisation": rates.utilisation}
         hours = rates.chip_hours(flops, chip)
-        usd = cost(price_of(rates.prices, chip.kind), hours)["on_demand"] if chip.kind in rates.prices else None
+        price = rates.prices.get(chip.kind)
+        usd = None if price is None or price.on_demand is None else price.on_demand * hours
         return {"chip": chip.kind, "chip_hours": hours, "usd": usd, "utilisation": rates.utilisation}
 
     def __str__(self) -> str:
         """Return the answer as aligned lines of text."""
-        budget = self.question.budget
+        question, budget = self.candidates.question, self.candidates.question.budget
         limit = "" if budget is None else f", budget {budget.text}"
         if budget is not None and budget.chip is not None:
-            peak = f"{self.question.rates.utilisation:.0%} of peak"
+            peak = f"{question.rates.utilisation:.0%} of peak"
             limit += f" = {budget.flops:.3g} FLOPs of {budget.chip.kind} at {peak}"
-        head = f"{self.task}, {self.question.examples:,.0f} finetuning examples{limit}"
+        head = f"{self.candidates.task}, {question.examples:,.0f} finetuning examples{limit}"
         return "\n".join([head, *(f"  {label:<{LABEL_WIDTH}}{text}" for label, text in _lines(self))])
 
 
@@ -131,7 +127,7 @@ def _score_text(score: ExpectedScore) -> str:
 
 
 def _cost_text(advice: Advice, candidate: TuningCandidate) -> str:
-    cost = advice.costs[candidate]
+    cost = advice.candidates.costs[candidate]
     if cost is None:
         return "unknown, the points have no column flops; --tokens-per-example gives an analytic cost"
     text = f"{cost.flops:.3g} FLOPs"
@@ -182,10 +178,10 @@ def _candidate_lines(advice: Advice, decision: Decision) -> Iterator[tuple[str, 
     likely = sorted(decision.estimates, key=lambda e: -e.probability_best)[:SHOWN]
     shown = [e for e in ranked if e in likely or e in firsts]
     width = max(len(str(e.candidate)) for e in shown)
-    label = "affordable" if advice.question.budget else "candidates"
-    yield label, f"{len(decision.estimates)} of {len(advice.costs)}, {len(shown)} shown"
+    label = "affordable" if advice.candidates.question.budget else "candidates"
+    yield label, f"{len(decision.estimates)} of {len(advice.candidates.costs)}, {len(shown)} shown"
     for e in shown:
-        cost = advice.costs[e.candidate]
+        cost = advice.candidates.costs[e.candidate]
         flops = "" if cost is None else f"  {cost.flops:>8.2g} FLOPs"
         yield "", f"{e.candidate!s:<{width}}  {_loss(e):<22} P(best) {_probability(e.probability_best):<5}{flops}"
 

@@ -2,11 +2,10 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import Chip, find_chip
+from finetune_scaling.planning.chips import CHIPS, Chip, find_chip
 from finetune_scaling.planning.prices import Prices, price_of
 from finetune_scaling.planning.totals import SECONDS_PER_HOUR
 
@@ -44,17 +43,17 @@ class Rates:
         """Return the FLOPs of `chip_hours` hours of one chip at the assumed utilisation."""
         return chip_hours * SECONDS_PER_HOUR * chip.peak_flops * self.utilisation
 
-    def cheapest(self, chips: Mapping[str, Chip]) -> Chip:
+    def cheapest(self) -> Chip:
         """Return the chip with the least price per FLOP; raises ConfigError if no price is known."""
         priced = {kind: price.on_demand for kind, price in self.prices.items() if price.on_demand}
         if not priced:
             raise ConfigError(
                 "the config of --prices has no on-demand price. Fix: add one, or give the budget in FLOPs"
             )
-        return chips[min(priced, key=lambda kind: priced[kind] / chips[kind].peak_flops)]
+        return CHIPS[min(priced, key=lambda kind: priced[kind] / CHIPS[kind].peak_flops)]
 
 
-def read_budget(text: str, rates: Rates, chips: Mapping[str, Chip]) -> Budget:
+def read_budget(text: str, rates: Rates) -> Budget:
     """Parse a budget; raises ConfigError that lists the valid forms or names the unknown chip or price."""
     form = _FORM.fullmatch(text.strip())
     if form is None:
@@ -71,7 +70,7 @@ def read_budget(text: str, rates: Rates, chips: Mapping[str, Chip]) -> Budget:
             raise ConfigError(f"--budget={text}: the kind of chip is missing. Fix: for example --budget={text}@v5e")
         chip = find_chip(kind, "--budget: the kind of chip")
         return Budget(text, rates.flops(amount, chip), chip)
-    chip = find_chip(kind, "--budget: the kind of chip") if kind else rates.cheapest(chips)
+    chip = find_chip(kind, "--budget: the kind of chip") if kind else rates.cheapest()
     usd = price_of(rates.prices, chip.kind).on_demand
     if not usd:
         raise ConfigError(

@@ -8,17 +8,16 @@ Analytic: 6 N per token where the base's weights train, 4 N where they are froze
 D examples times the epochs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.uncertainty.intervals import LEVEL
-from finetune_scaling.recommendation.pet_defaults import PetDefault, with_quantities
+from finetune_scaling.laws.uncertainty.intervals import QUANTILES
+from finetune_scaling.recommendation.pet_defaults import PetDefault, known_quantities
 from finetune_scaling.training.flops import trains_weights, weight_training_flops
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
@@ -33,17 +32,6 @@ class Cost:
     flops: float
     low: float | None
     high: float | None
-
-
-class CostModel(Protocol):
-    """Returns the FLOPs of one method's runs."""
-
-    @property
-    def source(self) -> str:
-        """How the cost is computed, as text."""
-
-    def __call__(self, size: float, examples: float, pet: float | None) -> Cost:
-        """Return the cost; size: parameters of the base model; pet: PET size, None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -99,24 +87,11 @@ class PowerCost:
             return Cost(float(np.exp(log_flops)), None, None)
         row = np.array([1.0, *(logs[name] for name in self.fitted)])
         error = self.residual * np.sqrt(1 + row @ self.inverse @ row)
-        reach = float(stats.t.ppf(0.5 + LEVEL / 2, self.degrees)) * error
+        reach = float(stats.t.ppf(QUANTILES[1], self.degrees)) * error
         return Cost(*(float(np.exp(log_flops + step)) for step in (0.0, -reach, reach)))
 
 
-def cost_models(
-    rows: pd.DataFrame,
-    pets: Mapping[str, PetDefault],
-    tokens_per_example: float | None,
-    epochs: float,
-) -> dict[str, CostModel]:
-    """Return method -> cost model, without the methods whose cost is unknown.
-
-    rows: settings of one task; pets: by method; tokens_per_example: if given, all costs are analytic.
-    """
-    if tokens_per_example is not None:
-        return {method: analytic_cost(method, tokens_per_example, epochs) for method in pets}
-    found = {method: fitted_cost(rows[rows["method"] == method], pet) for method, pet in pets.items()}
-    return {method: model for method, model in found.items() if model is not None}
+CostModel = AnalyticCost | PowerCost
 
 
 def analytic_cost(method: str, tokens_per_example: float, epochs: float) -> AnalyticCost:
@@ -131,10 +106,7 @@ def analytic_cost(method: str, tokens_per_example: float, epochs: float) -> Anal
 
 def fitted_cost(rows: pd.DataFrame, pet: PetDefault) -> PowerCost | None:
     """Fit the power law to the settings of one task and method; None without a row with FLOPs and model size."""
-    known = with_quantities(rows, pet)
-    if "flops" not in known:
-        return None
-    known = known[(known["flops"] > 0) & known["size"].notna()]
+    known = known_quantities(rows, pet, "flops")
     if known.empty:
         return None
     logs = {name: np.log(known[name].fillna(1.0).to_numpy(float)) for name in ASSUMED_EXPONENTS}
@@ -171,13 +143,3 @@ def identifiable(logs: Mapping[str, np.ndarray]) -> tuple[str, ...]:
             columns.append(values)
             names.append(name)
     return tuple(names)
-
-
-def cost_sources(costs: Mapping[str, CostModel], methods: Sequence[str]) -> dict[str, str]:
-    """Return method -> how its cost is computed, as text."""
-    return {
-        m: costs[m].source
-        if m in costs
-        else "unknown: the points have no column flops, and tokens per example are not given"
-        for m in methods
-    }

@@ -5,16 +5,17 @@ c* = argmin_c mean_r L[r, c], and its regret in a replicate is L[r, c*] - min_c 
 are independent, so they are paired at random, PAIRINGS times each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
-from finetune_scaling.recommendation.candidates import TuningCandidate, by_method
+from finetune_scaling.recommendation.candidates import TuningCandidate
 
 PAIRINGS = 10
 SEED = 0
+Losses = Mapping[TuningCandidate, np.ndarray]  # [R] by every bootstrap replicate of the method's fit, nats per token
 
 
 @dataclass(frozen=True)
@@ -46,55 +47,35 @@ class Decision:
     joint_replicates: int
 
 
-def grouped(candidates: Sequence[TuningCandidate]) -> list[TuningCandidate]:
-    """Order candidates by method, as the columns of joint_losses are."""
-    return [c for _, own in by_method(candidates) for c in own]
-
-
-def joint_losses(losses: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pair losses by method [R, C] to joint replicates [S, sum of C]; each replicate occurs equally often."""
-    random = np.random.default_rng(SEED)
-    columns = []
-    for own in losses.values():
-        order = np.concatenate([random.permutation(len(own)) for _ in range(PAIRINGS)])
-        columns.append(own[order])
-    shortest = min(len(own) for own in columns)
-    return np.concatenate([own[:shortest] for own in columns], axis=1)
-
-
-def decide(candidates: Sequence[TuningCandidate], losses: Mapping[str, np.ndarray]) -> Decision:
-    """Choose the candidate of least mean loss; losses: method -> [R, C] as bootstrap_losses returns them."""
-    names = grouped(candidates)
-    joint = joint_losses(losses)
-    means = _means(losses)
-    best = np.bincount(joint.argmin(axis=1), minlength=len(names)) / len(joint)
+def decide(losses: Losses) -> Decision:
+    """Choose the candidate of least mean loss."""
+    joint = _joint_losses(losses)
+    best = np.bincount(joint.argmin(axis=1), minlength=len(losses)) / len(joint)
     estimates = tuple(
-        CandidateEstimate(c, float(means[i]), percentile_interval(joint[:, i]), float(best[i]))
-        for i, c in enumerate(names)
+        CandidateEstimate(c, float(own.mean()), percentile_interval(paired), float(share))
+        for (c, own), paired, share in zip(losses.items(), joint.T, best, strict=True)
     )
-    chosen = int(np.argmin(means))
-    regret = joint[:, chosen] - joint.min(axis=1)
-    others = [estimate for i, estimate in enumerate(estimates) if i != chosen]
-    own = names[chosen]
+    chosen = min(estimates, key=lambda e: e.loss)
+    regret = joint[:, estimates.index(chosen)] - joint.min(axis=1)
+    others = [e for e in estimates if e is not chosen]
     return Decision(
-        chosen=estimates[chosen],
+        chosen=chosen,
         runner_up=max(others, key=lambda e: (e.probability_best, -e.loss), default=None),
         estimates=estimates,
-        method_best=sum(e.probability_best for e in estimates if e.candidate.method == own.method),
-        size_best=sum(e.probability_best for e in estimates if e.candidate.size == own.size),
+        method_best=sum(e.probability_best for e in estimates if e.candidate.method == chosen.candidate.method),
+        size_best=sum(e.probability_best for e in estimates if e.candidate.size == chosen.candidate.size),
         regret=float(regret.mean()),
         regret_95=float(np.quantile(regret, 0.95)),
         joint_replicates=len(joint),
     )
 
 
-def excess_loss(
-    candidate: TuningCandidate, candidates: Sequence[TuningCandidate], losses: Mapping[str, np.ndarray]
-) -> float:
-    """Return the candidate's expected loss minus the least expected loss, in nats per token."""
-    means = _means(losses)
-    return float(means[grouped(candidates).index(candidate)] - means.min())
-
-
-def _means(losses: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([own.mean(axis=0) for own in losses.values()])
+def _joint_losses(losses: Losses) -> np.ndarray:
+    """Pair the replicates of different methods to joint ones [S, C]; each replicate occurs equally often."""
+    random = np.random.default_rng(SEED)
+    counts = {c.method: len(own) for c, own in losses.items()}
+    orders = {
+        method: np.concatenate([random.permutation(count) for _ in range(PAIRINGS)]) for method, count in counts.items()
+    }
+    shortest = PAIRINGS * min(counts.values())
+    return np.stack([own[orders[c.method][:shortest]] for c, own in losses.items()], axis=1)

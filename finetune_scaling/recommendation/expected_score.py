@@ -26,7 +26,7 @@ def expected_score(rows: pd.DataFrame, metric: str, losses: np.ndarray) -> Expec
     if found.used is None:
         return ExpectedScore(metric, None, None, Interval(None, None), found.verdict)
     # Replicates of the loss law and of the metric law are independent: pair them at random.
-    replicates = found.predict_replicates(losses)
+    replicates = found.used.predict_replicates({"L": losses})
     partners = np.resize(np.random.default_rng(0).permutation(len(replicates)), len(losses))
     scores = replicates[partners, np.arange(len(losses))]
     return ExpectedScore(metric, found.used.law.name, float(scores.mean()), percentile_interval(scores), "")

@@ -20,10 +20,13 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from scipy import stats
+from scipy.special import softmax
 
-from finetune_scaling.recommendation.candidates import pet_sizes
-from finetune_scaling.recommendation.cost import CostModel
+from finetune_scaling.recommendation.candidates import CandidateSet, pet_sizes
+from finetune_scaling.recommendation.decision import Losses
 from finetune_scaling.recommendation.loss_predictions import LossPredictor
+from finetune_scaling.recommendation.pet_defaults import PetDefault
 
 OUTCOMES = 1000  # simulated per run
 MIN_EFFECTIVE = 20.0
@@ -62,28 +65,19 @@ class ProposedRun:
     enlarged: float | None
 
 
-def list_runs(
-    rows: pd.DataFrame,
-    predictors: Mapping[str, LossPredictor],
-    costs: Mapping[str, CostModel],
-    examples: float,
-    further_sizes: Sequence[float] = (),
-) -> list[PossibleRun]:
-    """Return unmeasured runs: each method's model and PET sizes at the dataset sizes of example_grid.
-
-    rows: settings of one task.
-    """
-    measured = set(rows[["method", "factor", "x", "finetune_examples"]].itertuples(index=False, name=None))
-    found = []
-    for method in (m for m in predictors if m in costs):
-        own = rows[rows["method"] == method]
-        numbers = example_grid({*own["finetune_examples"], examples})
-        for factor, x, size, pet in _settings(own, predictors[method], further_sizes):
-            for number in numbers:
-                if (method, factor, x, number) not in measured:
-                    flops = costs[method](size, number, pet).flops
-                    found.append(PossibleRun(method, factor, x, number, size, pet, flops))
-    return found
+def list_runs(found: CandidateSet, predictors: Mapping[str, LossPredictor]) -> list[PossibleRun]:
+    """Return unmeasured runs: each method's model and PET sizes at the dataset sizes of example_grid."""
+    runs = []
+    for method, model in found.cost_models.items():
+        if method in predictors:
+            rows = found.rows[method]
+            measured = set(rows[["factor", "x", "finetune_examples"]].itertuples(index=False, name=None))
+            for factor, x, size, pet in _settings(rows, predictors[method].pet, found.question.further_sizes):
+                for examples in example_grid({*rows["finetune_examples"], found.question.examples}):
+                    if (factor, x, examples) not in measured:
+                        flops = model(size, examples, pet).flops
+                        runs.append(PossibleRun(method, factor, x, examples, size, pet, flops))
+    return runs
 
 
 def example_grid(numbers: set[float]) -> list[float]:
@@ -94,10 +88,9 @@ def example_grid(numbers: set[float]) -> list[float]:
 
 
 def _settings(
-    rows: pd.DataFrame, predictor: LossPredictor, further_sizes: Sequence[float]
+    rows: pd.DataFrame, default: PetDefault, further_sizes: Sequence[float]
 ) -> Iterator[tuple[str, float, float, float | None]]:
     """Yield (factor, x, size, PET size) of a method's settings."""
-    default = predictor.pet
     for size in sorted({*rows.loc[rows["factor"] == "model", "x"], *further_sizes}):
         yield "model", size, size, default.size
     sizes = pet_sizes(rows, default)
@@ -108,114 +101,113 @@ def _settings(
 class Posterior:
     """Log weights [K, R] of each method's bootstrap replicates, given K simulated outcomes of the chosen runs."""
 
-    def __init__(self, losses: Mapping[str, np.ndarray]) -> None:
-        """Start from equal weights; losses: method -> [R, C] of the affordable candidates."""
+    def __init__(self, losses: Losses) -> None:
+        """Start from equal weights; losses: of the affordable candidates."""
         random = np.random.default_rng(SEED)
-        self._losses = losses
-        self._truths = {m: random.permutation(np.arange(OUTCOMES) % len(own)) for m, own in losses.items()}
-        self._log_weights = {m: np.zeros((OUTCOMES, len(own))) for m, own in losses.items()}
-        means = np.concatenate([own.mean(axis=0) for own in losses.values()])
-        self._chosen = int(np.argmin(means))
-        self._means = {m: np.broadcast_to(own.mean(axis=0), (OUTCOMES, own.shape[1])) for m, own in losses.items()}
+        columns: dict[str, list[np.ndarray]] = {}
+        for candidate, own in losses.items():
+            columns.setdefault(candidate.method, []).append(own)
+        self.losses = {method: np.stack(own, axis=1) for method, own in columns.items()}  # [R, C]
+        self.log_weights = {m: np.zeros((OUTCOMES, len(own))) for m, own in self.losses.items()}
+        self._truths = {m: random.permutation(np.arange(OUTCOMES) % len(own)) for m, own in self.losses.items()}
+        self._means = {m: np.tile(own.mean(axis=0), (OUTCOMES, 1)) for m, own in self.losses.items()}
+        self._chosen = int(np.argmin(np.concatenate([own[0] for own in self._means.values()])))
 
     def after(self, method: str, predicted: np.ndarray, sigma: float, normal: np.ndarray) -> np.ndarray:
         """Return log weights [K, R] after one more run; predicted: [R] by replicate; normal: standard normal [K]."""
         outcome = predicted[self._truths[method]] + sigma * normal
-        return self._log_weights[method] - 0.5 * ((outcome[:, None] - predicted) / sigma) ** 2
+        return self.log_weights[method] - 0.5 * ((outcome[:, None] - predicted) / sigma) ** 2
 
     def gains(self, method: str, log_weights: np.ndarray) -> np.ndarray:
         """Return the reduction of the regret in each outcome [K] if a method had these log weights."""
-        means = {**self._means, method: _normalized(log_weights) @ self._losses[method]}
-        every = np.concatenate([means[m] for m in self._losses], axis=1)
-        return every[:, self._chosen] - every.min(axis=1)
-
-    def effective(self, method: str, log_weights: np.ndarray | None = None) -> float:
-        """Return the median effective sample size of a method's replicates, over every tenth outcome."""
-        weights = self._log_weights[method] if log_weights is None else log_weights
-        return _effective(_normalized(weights[::10]))
+        updated = self._means | self._mean(method, log_weights)
+        means = np.concatenate(list(updated.values()), axis=1)
+        return means[:, self._chosen] - means.min(axis=1)
 
     def update(self, method: str, log_weights: np.ndarray) -> None:
         """Set a method's log weights."""
-        self._log_weights[method] = log_weights
-        self._means[method] = _normalized(log_weights) @ self._losses[method]
+        self.log_weights[method] = log_weights
+        self._means |= self._mean(method, log_weights)
+
+    def _mean(self, method: str, log_weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {method: softmax(log_weights, axis=1) @ self.losses[method]}
 
 
 def propose(
     runs: Sequence[PossibleRun],
     predictors: Mapping[str, LossPredictor],
-    losses: Mapping[str, np.ndarray],
+    losses: Losses,
     regret: float,
     count: int = 3,
 ) -> list[ProposedRun]:
     """Return up to `count` runs, the largest gain per FLOP first; empty if none helps.
 
-    losses: method -> [R, C] of the affordable candidates; regret: expected regret of the present choice (nats).
+    losses: of the affordable candidates; regret: expected regret of the present choice (nats per token).
     """
     posterior = Posterior(losses)
     random = np.random.default_rng(SEED + 1)
-    remaining = [run for run in runs if run.method in losses]
+    remaining = [run for run in runs if run.method in posterior.losses]
     found: list[ProposedRun] = []
     saved = np.zeros(OUTCOMES)
     while remaining and len(found) < count:
         normal = random.normal(size=OUTCOMES)
-        simulated = [_simulate(posterior, run, predictors[run.method], normal, saved) for run in remaining]
-        useful = [one for one in simulated if one.gain > max(STANDARD_ERRORS * one.error, LEAST_SHARE * regret)]
+        simulated = [_simulate(posterior, run, predictors[run.method], normal, saved, regret) for run in remaining]
+        useful = [
+            (proposal, log_weights)
+            for proposal, log_weights in simulated
+            if proposal.gain > max(STANDARD_ERRORS * proposal.error, LEAST_SHARE * regret)
+        ]
         if not useful:
             break
-        best = max(useful, key=lambda one: one.gain / one.run.flops)
-        posterior.update(best.run.method, best.log_weights)
-        saved = best.saved
-        left = max(0.0, regret - float(saved.mean()))
-        found.append(ProposedRun(best.run, best.gain, best.error, left, best.enlarged))
+        best, log_weights = max(useful, key=lambda pair: pair[0].gain / pair[0].run.flops)
+        saved = posterior.gains(best.run.method, log_weights)
+        posterior.update(best.run.method, log_weights)
+        found.append(best)
         remaining.remove(best.run)
     return found
 
 
-@dataclass(frozen=True)
-class _SimulatedRun:
-    run: PossibleRun
-    gain: float
-    error: float
-    enlarged: float | None
-    log_weights: np.ndarray
-    saved: np.ndarray
-
-
 def _simulate(
-    posterior: Posterior, run: PossibleRun, predictor: LossPredictor, normal: np.ndarray, saved: np.ndarray
-) -> _SimulatedRun:
+    posterior: Posterior,
+    run: PossibleRun,
+    predictor: LossPredictor,
+    normal: np.ndarray,
+    saved: np.ndarray,
+    regret: float,
+) -> tuple[ProposedRun, np.ndarray]:
+    """Return the proposal of a run and the log weights [K, R] after it.
+
+    normal: standard normal [K]; saved: reduction [K] of the regret by the runs before it; regret: without these.
+    """
     predicted = predictor.loss_replicates(run.size, run.pet, run.examples)
     noise = predictor.noise
     sigma = enlarged_noise(predicted, noise)
     log_weights = posterior.after(run.method, predicted, sigma, normal)
-    fewest = min(MIN_EFFECTIVE / 2, posterior.effective(run.method) / 2)
-    while posterior.effective(run.method, log_weights) < fewest:
+    fewest = min(MIN_EFFECTIVE, effective_replicates(posterior.log_weights[run.method][::10])) / 2
+    while effective_replicates(log_weights[::10]) < fewest:
         sigma *= STEP
         log_weights = posterior.after(run.method, predicted, sigma, normal)
     now = posterior.gains(run.method, log_weights)
     further = now - saved
-    error = float(further.std(ddof=1) / np.sqrt(len(further)))
-    return _SimulatedRun(run, float(further.mean()), error, sigma / noise if noise else None, log_weights, now)
+    proposal = ProposedRun(
+        run=run,
+        gain=float(further.mean()),
+        error=float(stats.sem(further)),
+        regret=max(0.0, regret - float(now.mean())),
+        enlarged=sigma / noise if noise else None,
+    )
+    return proposal, log_weights
 
 
 def enlarged_noise(predicted: np.ndarray, sigma: float) -> float:
     """Return sigma, enlarged until a typical outcome leaves MIN_EFFECTIVE replicates; predicted: [R]."""
-    spread = float(predicted.std())
-    sigma = max(sigma, 1e-3 * spread, 1e-12)
-    while effective_replicates(predicted, sigma) < min(MIN_EFFECTIVE, len(predicted) / 2):
+    squares = (predicted[:, None] - predicted) ** 2
+    sigma = max(sigma, 1e-3 * float(predicted.std()), 1e-12)
+    while effective_replicates(-0.5 * squares / sigma**2) < min(MIN_EFFECTIVE, len(predicted) / 2):
         sigma *= STEP
     return sigma
 
 
-def effective_replicates(predicted: np.ndarray, sigma: float) -> float:
-    """Return the median effective sample size after a run, over replicates [R] as truths."""
-    return _effective(_normalized(-0.5 * ((predicted[:, None] - predicted) / sigma) ** 2))
-
-
-def _effective(weights: np.ndarray) -> float:
-    return float(np.median(1 / (weights**2).sum(axis=1)))
-
-
-def _normalized(log_weights: np.ndarray) -> np.ndarray:
-    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+def effective_replicates(log_weights: np.ndarray) -> float:
+    """Return the median effective sample size of replicates with these log weights [K, R]."""
+    return float(np.median(1 / (softmax(log_weights, axis=1) ** 2).sum(axis=1)))

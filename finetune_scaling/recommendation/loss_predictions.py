@@ -27,7 +27,8 @@ from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.forms.library import ADDITIVE
 from finetune_scaling.laws.points.cells import MOST_NATS
-from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents
+from finetune_scaling.laws.uncertainty.intervals import QUANTILES
+from finetune_scaling.laws.uncertainty.variance_components import RandomEffect, VarianceComponents
 from finetune_scaling.recommendation.pet_defaults import PetDefault
 
 Range = tuple[float, float]
@@ -57,7 +58,7 @@ class LossPredictor:
 
     def loss_replicates(self, size: float, pet: float | None, examples: float) -> np.ndarray:
         """Return the loss [R] by every bootstrap replicate, with deviations outside the fitted range."""
-        found = clip_outliers(self._loss(self.fit.replicates, size, pet, examples))
+        found = clip_outliers(self._fitted_loss(size, pet, examples))
         for name, distance in self.outside(size, pet, examples).items():
             found = found + distance * self.extrapolation_sd[name] * self.deviates[name]
         return found
@@ -68,8 +69,8 @@ class LossPredictor:
         found = {name: range_distance(x, self.ranges[name]) for name, x in values.items() if x and name in self.ranges}
         return {name: distance for name, distance in found.items() if distance}
 
-    def _loss(self, vectors: np.ndarray, size: float, pet: float | None, examples: float) -> np.ndarray:
-        natural = self.fit.layout.to_natural(vectors)
+    def _fitted_loss(self, size: float, pet: float | None, examples: float) -> np.ndarray:
+        natural = self.fit.replicate_parameters
         loss = predict(self.fit.law, factor_parameters(natural, "model"), {"X": size, "D": examples})
         if pet is None or pet == self.pet.size:
             return loss
@@ -88,29 +89,30 @@ def loss_predictor(fit: JointFit, rows: pd.DataFrame, pet: PetDefault) -> LossPr
     ranges = {"model": _range(model_rows["x"]), "examples": _range(model_rows["finetune_examples"])}
     if len(pet_rows):
         ranges["pet"] = _range(pet_rows["x"])
-    families = ["examples", *fitted["factor"].unique()]
+    families = ["examples", *fitted["factor"].unique()]  # in the order of the fit's groupings
+    left_out = dict(zip(families, fit.groupings, strict=True))
+    effects = dict(zip(families, fit.components.levels, strict=True))
     return LossPredictor(
         fit=fit,
         pet=pet,
         ranges=ranges,
-        extrapolation_sd={name: _extrapolation_sd(fit, name, families) for name in ranges},
+        extrapolation_sd={name: _extrapolation_sd(fit, name, left_out[name]) for name in ranges},
         deviates={name: _deviates(len(fit.replicates), [fit.resampling.seed, i]) for i, name in enumerate(ranges)},
-        noise=_noise(fit.components, families),
+        noise=_noise(fit.components, (effects["examples"], effects["model"])),
     )
 
 
-def _extrapolation_sd(fit: JointFit, name: str, families: Sequence[str]) -> float:
-    """Return the largest mean error on a left-out level or on held-out points; families: in the order of the fit's."""
-    left_out = fit.left_out_errors[fit.groupings[families.index(name)]]
+def _extrapolation_sd(fit: JointFit, name: str, left_out: slice) -> float:
+    """Return the largest mean error on a left-out level or on held-out points."""
     factors = ("model", "pet") if name == "examples" else (name,)
     held_out = [fit.errors["held_out"].get(factor, 0.0) for factor in factors]
-    return float(max(np.max(left_out, initial=0.0), *held_out))
+    return float(max(np.max(fit.left_out_errors[left_out], initial=0.0), *held_out))
 
 
 def clip_outliers(replicates: np.ndarray) -> np.ndarray:
     """Clip replicates [R] to OUTLIER half intervals around the median, and to MOST_NATS."""
-    replicates = np.minimum(np.nan_to_num(replicates, nan=np.inf, posinf=np.inf), MOST_NATS)
-    low, middle, high = np.quantile(replicates, [0.05, 0.5, 0.95], method="closest_observation")
+    replicates = np.nan_to_num(replicates, nan=MOST_NATS).clip(max=MOST_NATS)
+    low, middle, high = np.quantile(replicates, [QUANTILES[0], 0.5, QUANTILES[1]], method="closest_observation")
     reach = OUTLIER * (high - low) / 2
     return np.clip(replicates, middle - reach, middle + reach)
 
@@ -126,14 +128,10 @@ def range_distance(value: float, fitted: Range) -> float:
     return float(outside / width) if outside > 1e-9 else 0.0
 
 
-def _noise(scatter: VarianceComponents, families: Sequence[str]) -> float:
-    """Return the standard deviation of one run over model size: seed, setting, and random effects of size and data.
-
-    families: in the order of scatter.levels.
-    """
-    effects = dict(zip(families, scatter.levels, strict=True))
-    squares = sum(e.standard_deviation**2 for name, e in effects.items() if e and name in ("examples", "model"))
-    return float(np.sqrt((scatter.seed or 0.0) ** 2 + scatter.setting**2 + squares))
+def _noise(components: VarianceComponents, effects: Sequence[RandomEffect | None]) -> float:
+    """Return the standard deviation of one run over model size: seed, setting, and random effects."""
+    deviations = [components.seed or 0.0, components.setting, *(e.standard_deviation for e in effects if e)]
+    return float(np.linalg.norm(deviations))
 
 
 def _range(values: pd.Series) -> Range:

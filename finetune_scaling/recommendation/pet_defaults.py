@@ -34,15 +34,22 @@ def pet_default(rows: pd.DataFrame) -> PetDefault:
     return PetDefault(size, base)
 
 
-def with_quantities(rows: pd.DataFrame, pet: PetDefault) -> pd.DataFrame:
-    """Return the rows of the factors model and pet with columns size, examples and pet; NaN where unknown."""
+def known_quantities(rows: pd.DataFrame, pet: PetDefault, column: str) -> pd.DataFrame:
+    """Return the columns size, examples, pet (NaN where unknown) and `column` of the rows that have size and column.
+
+    rows: of the factors model and pet of one task and method; others are left out.
+    """
     rows = rows[rows["factor"].isin(("model", "pet"))]
     varies_model = rows["factor"] == "model"
-    return rows.assign(
-        size=rows["x"].where(varies_model, np.nan if pet.base is None else pet.base),
-        examples=rows["finetune_examples"],
-        pet=rows["x"].where(~varies_model, np.nan if pet.size is None else pet.size),
+    known = pd.DataFrame(
+        {
+            "size": rows["x"].where(varies_model, np.nan if pet.base is None else pet.base),
+            "examples": rows["finetune_examples"],
+            "pet": rows["x"].where(~varies_model, np.nan if pet.size is None else pet.size),
+            column: pd.to_numeric(rows[column], errors="coerce") if column in rows else np.nan,
+        }
     )
+    return known[(known[column] > 0) & known["size"].notna()]
 
 
 def _most_common(rows: pd.DataFrame, column: str) -> float | None:

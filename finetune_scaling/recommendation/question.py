@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.points.table import MOST
-from finetune_scaling.planning.chips import CHIPS, Chip
+from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.prices import Prices
-from finetune_scaling.recommendation.budget import Budget, Rates, read_budget
+from finetune_scaling.recommendation.budget import UTILISATION, Budget, Rates, read_budget
 
 NEXT_RUNS = 3
 LARGEST_COUNTS = {"finetune-examples": MOST["finetune_examples"], "sizes": MOST["x"]}
@@ -55,19 +55,15 @@ class Question:
         """The chip to report time and money for: the budget's, or the cheapest one with a price."""
         if self.budget is not None and self.budget.chip is not None:
             return self.budget.chip
-        return self.rates.cheapest(CHIPS) if self.rates.prices else None
-
-    def affords(self, flops: float) -> bool:
-        """Return whether a run of `flops` FLOPs is within the budget."""
-        return self.budget is None or flops <= self.budget.flops
+        return self.rates.cheapest() if self.rates.prices else None
 
 
 def make_question(
-    examples: float, budget: str | None = None, prices: Prices | None = None, utilisation: float | None = None, **more
+    examples: float, budget: str | None = None, prices: Prices | None = None, utilisation: float = UTILISATION, **more
 ) -> Question:
     """Return a question whose budget is given as text, as on the command line; more: further fields of Question."""
-    rates = Rates(prices or {}) if utilisation is None else Rates(prices or {}, utilisation)
-    return Question(examples, read_budget(budget, rates, CHIPS) if budget else None, rates, **more)
+    rates = Rates(prices or {}, utilisation)
+    return Question(examples, read_budget(budget, rates) if budget else None, rates, **more)
 
 
 def choose_task(tasks: tuple[str, ...], task: str | None) -> str:

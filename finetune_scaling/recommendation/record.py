@@ -1,21 +1,24 @@
 """The answer as JSON values: every number of the text, and those of all candidates."""
 
+from dataclasses import asdict
 from typing import Any
 
 from finetune_scaling.recommendation.advice import Advice, LawDecision
 from finetune_scaling.recommendation.candidates import TuningCandidate
-from finetune_scaling.recommendation.decision import CandidateEstimate, Decision
+from finetune_scaling.recommendation.cost import CostModel
+from finetune_scaling.recommendation.decision import CandidateEstimate
 from finetune_scaling.recommendation.expected_score import ExpectedScore
 from finetune_scaling.recommendation.information_value import ProposedRun
 
 
 def to_record(advice: Advice) -> dict[str, Any]:
     """Return one task's answer; null where a value is unknown."""
-    question, laws = advice.question, [one for one in (advice.preferred, advice.other) if one is not None]
+    found, budget = advice.candidates, advice.candidates.question.budget
+    laws = [one for one in (advice.preferred, advice.other) if one is not None]
     return {
-        "task": advice.task,
-        "finetune_examples": question.examples,
-        "budget": None if question.budget is None else {"text": question.budget.text, "flops": question.budget.flops},
+        "task": found.task,
+        "finetune_examples": found.question.examples,
+        "budget": None if budget is None else {"text": budget.text, "flops": budget.flops},
         "verdict": advice.verdict,
         "reasons": list(advice.reasons),
         "law": advice.preferred.law if advice.preferred else None,
@@ -23,11 +26,15 @@ def to_record(advice: Advice) -> dict[str, Any]:
         "decisions": {one.law: _law_decision(one) for one in laws},
         "regret_under_other_law": advice.other_regret,
         "metric": _score(advice.score),
-        "candidates": [_candidate(advice, c) for c in advice.costs],
-        "cost_sources": dict(advice.cost_sources),
+        "candidates": [_candidate(advice, c) for c in found.costs],
+        "cost_sources": {m: _cost_source(found.cost_models.get(m)) for m in found.rows},
         "reservations": list(advice.warnings),
         "next_runs": None if advice.next_runs is None else [_proposed_run(one) for one in advice.next_runs],
     }
+
+
+def _cost_source(model: CostModel | None) -> str:
+    return model.source if model else "unknown: the points have no column flops, and tokens per example are not given"
 
 
 def _name(candidate: TuningCandidate) -> dict[str, Any]:
@@ -35,50 +42,44 @@ def _name(candidate: TuningCandidate) -> dict[str, Any]:
 
 
 def _candidate(advice: Advice, candidate: TuningCandidate) -> dict[str, Any]:
-    cost, storage = advice.costs[candidate], advice.storage[candidate]
-    spent = None
-    if cost is not None:
-        spent = {"flops": cost.flops, "low": cost.low, "high": cost.high, **advice.price(cost.flops)}
+    cost, storage = advice.candidates.costs[candidate], advice.storage[candidate]
     stored = None
     if storage is not None:
         stored = {"trainable_parameters": storage.parameters, "bytes": storage.bytes, "measured": storage.measured}
-    return {**_name(candidate), "affordable": candidate in advice.affordable, "cost": spent, "storage": stored}
+    return {
+        **_name(candidate),
+        "affordable": candidate in advice.candidates.affordable,
+        "cost": None if cost is None else {**asdict(cost), **advice.price(cost.flops)},
+        "storage": stored,
+    }
 
 
 def _law_decision(answer: LawDecision) -> dict[str, Any]:
-    unlimited = None if answer.unlimited is None else _estimate(answer.unlimited.chosen)
-    return {**_decision(answer.decision), "without_budget": unlimited}
-
-
-def _decision(decision: Decision) -> dict[str, Any]:
+    decision, unlimited = answer.decision, answer.unlimited
     return {
         "chosen": _estimate(decision.chosen),
         "runner_up": None if decision.runner_up is None else _estimate(decision.runner_up),
-        "probability_right": decision.chosen.probability_best,
-        "probability_method_right": decision.method_best,
-        "probability_size_right": decision.size_best,
+        "probability_best": decision.chosen.probability_best,
+        "probability_method_best": decision.method_best,
+        "probability_size_best": decision.size_best,
         "expected_regret": decision.regret,
         "regret_95": decision.regret_95,
-        "joint_draws": decision.joint_replicates,
-        "outlooks": [_estimate(one) for one in decision.estimates],
+        "joint_replicates": decision.joint_replicates,
+        "estimates": [_estimate(one) for one in decision.estimates],
+        "without_budget": None if unlimited is None else _estimate(unlimited.chosen),
     }
 
 
 def _estimate(estimate: CandidateEstimate) -> dict[str, Any]:
-    return {
-        **_name(estimate.candidate),
-        "loss": estimate.loss,
-        "low": estimate.interval.low,
-        "high": estimate.interval.high,
-        "probability_best": estimate.probability_best,
-    }
+    numbers = {"loss": estimate.loss, **asdict(estimate.interval), "probability_best": estimate.probability_best}
+    return {**_name(estimate.candidate), **numbers}
 
 
 def _score(score: ExpectedScore | None) -> dict[str, Any] | None:
     if score is None:
         return None
-    ends = {"low": score.interval.low, "high": score.interval.high}
-    return {"name": score.metric, "law": score.law, "value": score.score, **ends, "why_not": score.why or None}
+    numbers = {"value": score.score, **asdict(score.interval)}
+    return {"name": score.metric, "law": score.law, **numbers, "why_not": score.why or None}
 
 
 def _proposed_run(proposal: ProposedRun) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from finetune_scaling.recommendation.candidates import TuningCandidate
 from finetune_scaling.recommendation.cost import identifiable, log_linear
-from finetune_scaling.recommendation.pet_defaults import PetDefault, with_quantities
+from finetune_scaling.recommendation.pet_defaults import PetDefault, known_quantities
 
 COLUMN = "trainable_parameters"
 BYTES_PER_PARAMETER = 4  # checkpoints hold trainable parameters in float32
@@ -34,11 +34,8 @@ def candidate_storage(
     runs: pd.DataFrame, pet: PetDefault, candidates: Sequence[TuningCandidate]
 ) -> dict[TuningCandidate, Storage | None]:
     """Return the storage of each candidate of one method, None where unknown; runs: of one task and method."""
-    known = with_quantities(runs, pet)
-    if COLUMN in known:
-        known = known.assign(trained=pd.to_numeric(known[COLUMN], errors="coerce"))
-        known = known[(known["trained"] > 0) & known["size"].notna()]
-    if COLUMN not in known or known.empty:
+    known = known_quantities(runs, pet, COLUMN)
+    if known.empty:
         return {c: Storage(c.size, True) if c.method == "full" else None for c in candidates}
     return {c: _measured(c, known) or _by_power_law(c, known) for c in candidates}
 
@@ -47,7 +44,7 @@ def _measured(candidate: TuningCandidate, known: pd.DataFrame) -> Storage | None
     same = known["size"] == candidate.size
     if candidate.pet is not None:
         same &= known["pet"] == candidate.pet
-    return Storage(float(known.loc[same, "trained"].iloc[0]), True) if same.any() else None
+    return Storage(float(known.loc[same, COLUMN].iloc[0]), True) if same.any() else None
 
 
 def _by_power_law(candidate: TuningCandidate, known: pd.DataFrame) -> Storage | None:
@@ -56,5 +53,5 @@ def _by_power_law(candidate: TuningCandidate, known: pd.DataFrame) -> Storage | 
     wanted: Mapping[str, float] = {"size": candidate.size, "pet": candidate.pet or 1.0}
     if any(name not in names and np.log(wanted[name]) != values[0] for name, values in logs.items()):
         return None
-    _, found = log_linear({name: logs[name] for name in names}, np.log(known["trained"].to_numpy(float)))
+    _, found = log_linear({name: logs[name] for name in names}, np.log(known[COLUMN].to_numpy(float)))
     return Storage(float(np.exp(found @ [1.0, *(np.log(wanted[name]) for name in names)])), False)

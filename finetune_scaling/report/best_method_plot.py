@@ -9,7 +9,6 @@ from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.best_method_map import AGREEMENT, BestMethodMap
 from finetune_scaling.analysis.critical_sizes import CriticalSize, Root
 from finetune_scaling.formatting import FACTOR_NAMES, X_LABELS, format_count, format_estimate, method_name
-from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.plots import (
     EXAMPLES,
     ReportFigure,
@@ -73,10 +72,9 @@ def _draw_measured(axes: Axes, found: BestMethodMap, method: str, offset: float,
     colour, marker = style(method, analysis.methods)
     x = rows["x"].to_numpy(float) * (found.x[-1] / found.x[0]) ** (0.014 * offset)
     axes.plot(x, rows["finetune_examples"], marker, color=colour, ms=3, ls="none")
-    measured = found.measured[method]
     margin = 1.04 + 0.02 * offset
-    low, high = measured.x[0] / margin, measured.x[1] * margin
-    bottom, top = measured.examples[0] / margin**2, measured.examples[1] * margin**2
+    low, high = rows["x"].min() / margin, rows["x"].max() * margin
+    bottom, top = rows["finetune_examples"].min() / margin**2, rows["finetune_examples"].max() * margin**2
     axes.add_patch(Rectangle((low, bottom), high - low, top - bottom, fill=False, ls="--", lw=0.9, ec=colour))
     texts = [f"{s}: {v}" for s, v in zip(setting_texts(rows), loss_texts(rows), strict=True)]
     add_tooltips(axes, x, rows["finetune_examples"], texts)
@@ -92,8 +90,9 @@ def _draw_critical_size(axes: Axes, size: CriticalSize, analysis: Analysis) -> N
         losses = {m: float(fit.predict_loss(size.factor, size.x, root.examples)) for m, fit in fits.items()}
         best = losses[size.methods[0]] <= min(losses.values()) + 1e-6
         colour = "black" if best else GREY
-        low, high = (end if end is not None else view[i] for i, end in enumerate((root.low, root.high)))
-        dots = ":" if root.low is None or root.high is None else "-"
+        ends = (root.interval.low, root.interval.high)
+        low, high = (end if end is not None else view[i] for i, end in enumerate(ends))
+        dots = ":" if None in ends else "-"
         axes.plot([size.x] * 2, [max(low, view[0]), min(high, view[1])], color=colour, lw=1.2, ls=dots)
         axes.plot(size.x, root.examples, "D", color=colour, ms=5, mfc="white" if root.extrapolated else colour)
         add_tooltips(axes, [size.x], [root.examples], [crossing_text(size, root)])
@@ -111,7 +110,7 @@ def _draw_critical_size(axes: Axes, size: CriticalSize, analysis: Analysis) -> N
 
 def crossing_text(size: CriticalSize, root: Root) -> str:
     """Return a crossing as text: factor value, methods, estimate and interval."""
-    estimate = format_estimate(root.examples, Interval(root.low, root.high), format_count)
+    estimate = format_estimate(root.examples, root.interval, format_count)
     extrapolated = f", {' and '.join(map(method_name, root.extrapolated))} extrapolated" if root.extrapolated else ""
     return (
         f"{FACTOR_NAMES[size.factor]} {format_count(size.x)}: {method_name(root.below)} is better below and "

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.all_factors import conditions, factors_of
-from finetune_scaling.analysis.analysis import Analysis, main_metric
+from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.forgetting import main_factor, shown_columns
 from finetune_scaling.analysis.pretraining import SIZE, PretrainingFit
 from finetune_scaling.formatting import X_LABELS, format_count, format_parameter, method_name, score_name
@@ -103,17 +103,19 @@ def draw_metrics(analysis: Analysis, task: str, metrics: list[str]) -> ReportFig
 
 
 def _draw_metric_law(analysis: Analysis, axes: Axes, colour: str, key: tuple[str, str, str], losses: Any) -> None:
-    found = next((f for f in analysis.metric_laws if (f.task, f.method, f.metric) == key and f.used), None)
-    if found is not None:
+    fit = next((f.used for f in analysis.metric_laws if (f.task, f.method, f.metric) == key), None)
+    if fit is not None:
         grid = np.linspace(losses.min(), losses.max(), CURVE_POINTS)
-        draw_curve(axes, grid, found.predict(grid), interval_ends(found.predict_replicates(grid)), colour)
+        values = {"L": grid}
+        draw_curve(axes, grid, fit.predict(values), interval_ends(fit.predict_replicates(values)), colour)
 
 
 def draw_forgetting(analysis: Analysis, task: str) -> ReportFigure:
     """Draw tuned minus untuned scores against dataset size: a panel per column, a line per method."""
-    factor = main_factor(analysis.forgetting, task)
-    changes = pd.DataFrame([vars(c) for c in analysis.forgetting if (c.task, c.factor, c.x) == (task, factor, None)])
-    columns = shown_columns(analysis.forgetting, task, main_metric(analysis, task))
+    changes = analysis.forgetting
+    factor = main_factor(changes, task)
+    columns = shown_columns(changes, task, analysis.main_metrics[task])
+    changes = changes[(changes["task"] == task) & (changes["factor"] == factor) & changes["x"].isna()]
     figure, grid = panels(len(columns), FORGETTING_COLUMNS, width=2.7, height=2.6)
     for axes, column in zip(grid, columns, strict=True):
         own = changes[changes["column"] == column].sort_values("finetune_examples")
@@ -179,7 +181,8 @@ def _draw_pretraining_fit(axes: Axes, found: PretrainingFit) -> None:
     label = X_LABELS["model" if found.factor == SIZE else "pretrain"]
     if found.fitted is not None and found.fitted.fits_well:
         line = log_span(x)
-        draw_curve(axes, line, found.predict(line), found.band(line), PRETRAINING_COLOUR)
+        predicted = found.fitted.predict({found.law.factors[0]: line})
+        draw_curve(axes, line, predicted, found.fitted.region.predictions(line), PRETRAINING_COLOUR)
     draw_points(axes, x, loss, held_out, PRETRAINING_COLOUR)
     margin = 0.25 * max(float(np.ptp(loss)), 0.05)  # a band may be much wider than the points
     axes.set_ylim(loss.min() - margin, loss.max() + margin)

@@ -9,7 +9,7 @@ from finetune_scaling.analysis.claims import Claim
 from finetune_scaling.analysis.correlation import bootstrap_record
 from finetune_scaling.analysis.critical_sizes import SEARCH_RANGE, CriticalSize, Root
 from finetune_scaling.analysis.curve_fits import CurveFit
-from finetune_scaling.analysis.metric_laws import MetricFinding, MetricFit
+from finetune_scaling.analysis.metric_laws import MetricFinding
 from finetune_scaling.analysis.model_selection import Selection
 from finetune_scaling.analysis.pretraining import PretrainingFit
 from finetune_scaling.files import finite_or_none
@@ -42,7 +42,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
         ],
         "claims": [claim_record(claim) for claim in analysis.claims],
         "correlations": [asdict(found) | _fields(found, "verdict", "sentence") for found in analysis.correlations],
-        "forgetting": analysis.forgetting,
+        "forgetting": analysis.forgetting.to_dict("records"),
         "metric_laws": [metric_law_record(finding) for finding in analysis.metric_laws],
         "pretraining": [pretraining_record(found) for found in analysis.pretraining],
         "reservations": [*point_warnings(analysis), *parameter_warnings(analysis)],
@@ -157,11 +157,10 @@ def critical_size_record(size: CriticalSize) -> dict[str, Any]:
 def _root_record(root: Root) -> dict[str, Any]:
     return {
         "finetune_examples": root.examples,
-        "low": root.low,
-        "high": root.high,
+        **asdict(root.interval),
         "probability": root.share,
-        "leave_out_low": root.jackknife_low,
-        "leave_out_high": root.jackknife_high,
+        "leave_out_low": root.jackknife.low,
+        "leave_out_high": root.jackknife.high,
         "better_below": root.below,
         "better_above": root.above,
         "inside_measured_range": not root.extrapolated,
@@ -191,7 +190,7 @@ def metric_law_record(finding: MetricFinding) -> dict[str, Any]:
                 **_fields(one, "r_squared", "error"),
                 "left_out_error": float(one.left_out.mean()),
                 "held_out_error": one.held_out_error,
-                "parameters": _curve_parameters(one, one.fitted.parameters if one.fits_well else {}),
+                "parameters": _curve_parameters(one),
             }
             for one in finding.fits
         ],
@@ -208,7 +207,7 @@ def pretraining_record(found: PretrainingFit) -> dict[str, Any]:
         "at": found.at,
         **_law(found.law),
         "points": int((~found.rows["held_out"]).sum()),
-        "parameters": _curve_parameters(found, fitted.parameters if fitted is not None and fits_well else {}),
+        "parameters": _curve_parameters(fitted) if fitted else {},
         "errors": found.errors(),
         "why": found.why if fitted is None or fits_well else "the law does not fit these points",
     }
@@ -218,9 +217,9 @@ def _law(law: Law) -> dict[str, str]:
     return {"law": law.name, "formula": law.formula}
 
 
-def _curve_parameters(fit: MetricFit | PretrainingFit, parameters: dict[str, float]) -> dict[str, Any]:
+def _curve_parameters(fit: FittedLaw) -> dict[str, Any]:
     record = {}
-    for name, value in parameters.items():
+    for name, value in (fit.parameters if fit.fits_well else {}).items():
         why = fit.why_poorly_determined(name)
         record[name] = {"value": value, **vars(fit.interval(name)), "identified": not why, "why_unidentified": why}
     return record

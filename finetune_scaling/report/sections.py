@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.analysis.analysis import Analysis, main_metric
+from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.correlation import RESAMPLES, proxy_verdicts
 from finetune_scaling.analysis.forgetting import main_factor, shown_columns
 from finetune_scaling.formatting import FACTOR_NAMES, format_count, method_name
@@ -236,9 +236,7 @@ def _best_runs(analysis: Analysis, frame: pd.DataFrame, task: str, metrics: Sequ
 def _correlation(analysis: Analysis, tables: Tables) -> Section:
     frame = tables["correlation"]
     frame = frame.assign(r=estimates(frame, "pearson", "pearson_"), rho=estimates(frame, "spearman", "spearman_"))
-    verdicts = [
-        [found.task, found.metric, found.verdict, found.tally] for found in proxy_verdicts(analysis.correlations)
-    ]
+    verdicts = list(map(list, proxy_verdicts(analysis.correlations)))
     columns = ["task", "metric", "factor", "method", "settings", "r", "pearson_p", "rho", "spearman_p"]
     columns += ["verdict", "why"]
     caption = (
@@ -270,7 +268,7 @@ def _forgetting(analysis: Analysis, tables: Tables) -> Section:
     shown, plots = [], []
     for task in frame["task"].unique():
         factor = main_factor(analysis.forgetting, task)
-        wanted = shown_columns(analysis.forgetting, task, main_metric(analysis, task))
+        wanted = shown_columns(analysis.forgetting, task, analysis.main_metrics[task])
         own = frame[(frame["task"] == task) & (frame["factor"] == factor) & frame["column"].isin(wanted)]
         own = own.sort_values(["column", "method", "finetune_examples"], kind="stable")
         columns = ["column", "method", "finetune_examples", "baseline", "untuned", "change", "runs"]

@@ -36,14 +36,6 @@ def test_the_rule(difference: float, jackknife: JackknifeEstimate, replicates: n
     assert judge("somewhere", difference, jackknife, replicates).verdict == verdict
 
 
-def test_an_obstacle_makes_a_comparison_inconclusive_without_numbers() -> None:
-    comparison = judge("somewhere", 0.2, JackknifeEstimate(0.05, 10.0), AGREEING, "the law does not fit these points")
-    assert (comparison.verdict, comparison.why) == (INCONCLUSIVE, "the law does not fit these points")
-    assert (comparison.difference, comparison.low, comparison.high, comparison.probability, comparison.replicates) == (
-        None,
-    ) * 5
-
-
 def test_a_comparison_has_its_share_and_interval() -> None:
     draws = np.linspace(-0.0495, 0.9495, 1000)
     comparison = judge("somewhere", 0.45, JackknifeEstimate(0.05, 10.0), draws)
@@ -108,6 +100,21 @@ def test_findings_are_not_supported_with_methods_swapped(noisy: Analysis) -> Non
     missing = next(c for c in claims["pet_size_is_flat"].comparisons if "prompt" in c.where)
     assert missing.verdict == INCONCLUSIVE
     assert missing.why == "no points to fit for the factor pet"
+
+
+def test_a_law_that_does_not_fit_its_points_is_not_compared(noisy: Analysis) -> None:
+    fits = {key: replace(fit, log_rmse=0.2) for key, fit in noisy.fits.items()}
+    claims = check_claims(fits, noisy.table.settings, noisy.table.tasks, noisy.methods)
+    comparison = next(c for c in claims if c.name == "model_over_pretrain").comparisons[0]
+    assert comparison.verdict == INCONCLUSIVE
+    assert "does not fit" in comparison.why
+    assert (comparison.difference, comparison.low, comparison.probability, comparison.replicates) == (None,) * 4
+
+
+def test_claims_about_pet_need_a_method_with_a_size(noisy: Analysis) -> None:
+    claims = check_claims(noisy.fits, noisy.table.settings, noisy.table.tasks, ("full",))
+    flat = next(c for c in claims if c.name == "pet_size_is_flat")
+    assert (flat.comparisons, flat.verdict, flat.probability) == ((), INCONCLUSIVE, None)
 
 
 def test_few_points_are_inconclusive_with_reasons(underdetermined: Analysis) -> None:

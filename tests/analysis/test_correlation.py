@@ -140,7 +140,7 @@ def test_a_metric_is_a_proxy_only_where_it_tracks_the_loss_everywhere(tmp_path):
     )
     found = correlations(table)
     assert {c.metric for c in found} == {"bleu", "chrf", "few_shot_1.bleu"}  # no losses, nothing of the data
-    verdicts = {s.metric: (s.verdict, s.tally) for s in proxy_verdicts(found)}
+    verdicts = {metric: (verdict, tally) for _, metric, verdict, tally in proxy_verdicts(found)}
     assert verdicts == {
         "bleu": (TRACKS_LOSS, "tracks in 2 of 2"),
         "chrf": (DOES_NOT_TRACK, "tracks in 1, does not track in 1 of 2"),

@@ -157,16 +157,16 @@ def test_crossings_of_known_laws_are_found(noisy: Analysis) -> None:
     root = chosen["prompt", "lora"].roots[0]
     assert root.examples == pytest.approx(expected[0], rel=0.5)
     assert (root.below, root.above, root.extrapolated) == ("prompt", "lora", ())
-    assert root.jackknife_low is not None
-    assert root.jackknife_high is not None
-    assert root.jackknife_low <= root.examples <= root.jackknife_high
+    assert root.jackknife.low is not None
+    assert root.jackknife.high is not None
+    assert root.jackknife.low <= root.examples <= root.jackknife.high
     distant = [r for c in noisy.critical_sizes for r in c.roots if r.examples > 1e7]
     assert distant
     assert all(r.extrapolated for r in distant)
 
 
 def test_too_few_points_give_no_jackknife_range(underdetermined: Analysis) -> None:
-    assert all(root.jackknife_low is None for c in underdetermined.critical_sizes for root in c.roots)
+    assert all(root.jackknife.low is None for c in underdetermined.critical_sizes for root in c.roots)
 
 
 def test_crossings_of_many_pairs_are_those_of_brents_method() -> None:
@@ -204,9 +204,9 @@ def test_the_interval_of_a_crossing_covers_the_replicates_of_both_methods(noisy:
     root = chosen.roots[0]
     assert root.share == 1
     assert chosen.share_without_crossing == 0
-    assert root.low is not None
-    assert root.high is not None
-    assert root.low < root.examples < root.high
+    assert root.interval.low is not None
+    assert root.interval.high is not None
+    assert root.interval.low < root.examples < root.interval.high
     fits = [noisy.fits["wmt14_en_de", m, "multiplicative"] for m in chosen.methods]
     examples = []
     for left, right in itertools.product(
@@ -216,8 +216,8 @@ def test_the_interval_of_a_crossing_covers_the_replicates_of_both_methods(noisy:
         curves = [lambda d, p=p: predict(MULTIPLICATIVE, p, {"X": chosen.x, "D": d}) for p in own]
         examples += crossings(lambda d, a=curves[0], b=curves[1]: a(d) - b(d), 10, 1e12)
     low, high = np.quantile(examples, [0.05, 0.95])
-    assert math.log(root.low / low) == pytest.approx(0, abs=0.5 * math.log(high / low))
-    assert math.log(root.high / high) == pytest.approx(0, abs=0.5 * math.log(high / low))
+    assert math.log(root.interval.low / low) == pytest.approx(0, abs=0.5 * math.log(high / low))
+    assert math.log(root.interval.high / high) == pytest.approx(0, abs=0.5 * math.log(high / low))
 
 
 def test_an_interval_is_open_where_replicates_have_no_crossing(noisy: Analysis) -> None:
@@ -232,8 +232,8 @@ def test_an_interval_is_open_where_replicates_have_no_crossing(noisy: Analysis) 
     (size,) = critical_sizes(shifted, ("prompt", "lora"), "model", [synthetic_points.SIZES[3]], measured)
     assert size.roots[0].share == pytest.approx(1 - lowered / len(replicates), abs=0.01)
     assert size.share_without_crossing == pytest.approx(lowered / len(replicates), abs=0.01)
-    assert size.roots[0].high is None  # prompt tuning remains better: the crossing is beyond the range
-    assert size.roots[0].low is not None
+    assert size.roots[0].interval.high is None  # prompt tuning remains better: the crossing is beyond the range
+    assert size.roots[0].interval.low is not None
 
 
 def test_the_closed_form_has_bootstrap_intervals(noisy: Analysis) -> None:

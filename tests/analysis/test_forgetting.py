@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from finetune_scaling.analysis.forgetting import main_factor, score_changes, shown_columns
@@ -32,26 +33,28 @@ def table(tmp_path):
 
 
 def find(found, **keys):
-    return [change for change in found if all(getattr(change, name) == value for name, value in keys.items())]
+    return found[(found[list(keys)] == list(keys.values())).all(axis=1)]
 
 
 def test_changes_are_means_and_ranges_over_sizes_and_seeds(table):
     found = score_changes(table, BASELINES)
-    keys = {"method": "full", "factor": "model", "finetune_examples": 1000.0, "column": "pretraining.loss"}
-    overall, *each = find(found, **keys)
-    assert (overall.x, overall.runs, overall.untuned) == (None, 4, 2.5)
+    rows = find(found, method="full", factor="model", finetune_examples=1000.0, column="pretraining.loss")
+    (overall,) = rows[rows["x"].isna()].itertuples()
+    assert (overall.runs, overall.untuned) == (4, 2.5)
     assert (overall.mean, overall.low, overall.high) == pytest.approx((4.2, 4.0, 4.4))
-    assert [(c.x, c.runs, c.untuned) for c in each] == [(1e6, 2, 3.0), (4e6, 2, 2.0)]
+    each = rows[rows["x"].notna()]
+    assert each[["x", "runs", "untuned"]].values.tolist() == [[1e6, 2, 3.0], [4e6, 2, 2.0]]
     assert overall.lower_is_better
-    assert overall.baseline is None
-    (shot,) = find(found, method="lora", column="few_shot_1.bleu", finetune_examples=100.0, x=None)
+    assert np.isnan(overall.baseline)
+    shots = find(found, method="lora", column="few_shot_1.bleu", finetune_examples=100.0)
+    (shot,) = shots[shots["x"].isna()].itertuples()
     assert (shot.mean, shot.baseline, shot.lower_is_better) == (pytest.approx(-0.1), 1.5, False)
 
 
 def test_changes_need_a_column_of_the_untuned_model(table):
     found = score_changes(table, BASELINES)
-    assert {change.column for change in found} == {"pretraining.loss", "few_shot_1.bleu"}
-    assert {c.column for c in find(found, factor="pet")} == {"pretraining.loss"}
+    assert set(found["column"]) == {"pretraining.loss", "few_shot_1.bleu"}
+    assert set(find(found, factor="pet")["column"]) == {"pretraining.loss"}
     assert main_factor(found, "t") == "model"
     assert shown_columns(found, "t", "bleu") == ["pretraining.loss", "few_shot_1.bleu"]
     assert table.ignored == ("remark",)
@@ -62,14 +65,14 @@ def test_a_perplexity_is_not_shown_next_to_its_loss(tmp_path):
     header = ",".join(["task,method,factor,x,finetune_examples,loss,seed,held_out", *columns])
     (tmp_path / "points.csv").write_text(f"{header}\nt,full,model,1e6,100,2.0,0,0,3.0,2.0,20.1,7.4")
     found = score_changes(read_points(tmp_path / "points.csv"), {})
-    assert {change.column for change in found} == {"pretraining.loss", "pretraining.perplexity"}
+    assert set(found["column"]) == {"pretraining.loss", "pretraining.perplexity"}
     assert shown_columns(found, "t", "bleu") == ["pretraining.loss"]
 
 
 def test_a_table_without_evaluators_has_no_changes(tmp_path):
     (tmp_path / "points.csv").write_text(f"{HEADER.partition(',pretraining')[0]}\nt,full,model,1e6,10,2,0,0,20")
     found = score_changes(read_points(tmp_path / "points.csv"), {})
-    assert found == []
+    assert found.empty
     assert main_factor(found, "t") is None
 
 

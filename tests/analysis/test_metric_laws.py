@@ -50,9 +50,10 @@ def test_a_known_law_is_recovered_preferred_and_extrapolates(score, name: str, e
         assert interval.high is not None
         assert interval.low - 0.05 * value <= value <= interval.high + 0.05 * value
     assert finding.used.held_out_error < 0.1
-    replicates = finding.predict_replicates(np.array([0.8, 1.0]))
+    losses = {"L": np.array([0.8, 1.0])}
+    replicates = finding.used.predict_replicates(losses)
     assert replicates.shape == (200, 2)
-    assert np.median(replicates, axis=0) == pytest.approx(finding.predict(np.array([0.8, 1.0])), rel=0.02)
+    assert np.median(replicates, axis=0) == pytest.approx(finding.used.predict(losses), rel=0.02)
 
 
 def test_the_fit_is_scipys_least_squares() -> None:
@@ -63,20 +64,18 @@ def test_the_fit_is_scipys_least_squares() -> None:
         lambda loss, c, k, middle: c / (1 + np.exp(k * (loss - middle))), own["loss"], own["bleu"], p0=(45, 8, 0.9)
     )
     fit = next(f for f in found(table).fits if f.law.name == "sigmoid")
-    assert list(fit.fitted.parameters.values()) == pytest.approx(expected, rel=1e-4)
+    assert list(fit.parameters.values()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_metric_that_rises_with_the_loss_is_fitted_too() -> None:
     finding = found(points(lambda loss: 30 + 20 * np.exp(0.8 * loss), noise=0.02))
     assert finding.used is not None
-    assert finding.predict(1.2) > finding.predict(0.8)
+    assert finding.used.predict({"L": 1.2}) > finding.used.predict({"L": 0.8})
 
 
 def test_no_law_fits_noise() -> None:
     finding = found(points(lambda loss: 20.0, noise=3))
     assert finding.used is None
-    with pytest.raises(ValueError):  # noqa: PT011
-        finding.predict(1.0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from finetune_scaling.analysis.pretraining import SIZE, TOKENS, PretrainingFit, 
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.fitted_law import ZERO
 from finetune_scaling.laws.points.bases import find_bases, read_bases
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.profile_region import profile_region
 from finetune_scaling.report.study_report import fit_study
 
@@ -62,7 +63,8 @@ def test_few_sizes_and_flat_curves_determine_no_parameter() -> None:
     found = fits(bases(sizes=3))[0]
     assert found.fitted is None
     assert found.why.startswith("3 sizes to fit; 4 are needed")
-    loose = fits(bases(noise=0.003))[1]  # over so few tokens any offset fits
+    loose = fits(bases(noise=0.003))[1].fitted  # over so few tokens any offset fits
+    assert loose is not None
     assert loose.interval("E").low is None
     assert loose.why_poorly_determined("E") == ZERO
     assert loose.why_poorly_determined("beta")
@@ -137,7 +139,7 @@ def test_the_report_has_the_laws_of_pretraining_and_of_metrics(tmp_path: Path) -
     scored = [{**row, "bleu": 45 / (1 + np.exp(8 * (row["loss"] - 1.3)))} for row in rows]
     synthetic_points.write(tmp_path / "points.csv", scored)
     bases(noise=0.001).to_csv(tmp_path / "bases.csv", index=False)
-    fit_study(tmp_path, tmp_path / "report", progress=lambda _: None)
+    fit_study(tmp_path, tmp_path / "report", resampling=Resampling(resamples=60), progress=lambda _: None)
     written = json.loads((tmp_path / "report" / "fit.json").read_text())
     record, metric = written["pretraining"][0], written["metric_laws"][0]
     assert (record["family"], record["over"], record["points"]) == ("en_de", "size", 5)

@@ -9,7 +9,7 @@ from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.recommendation.budget import Rates, read_budget
 from finetune_scaling.recommendation.candidates import TuningCandidate
-from finetune_scaling.recommendation.cost import analytic_cost, cost_models, fitted_cost
+from finetune_scaling.recommendation.cost import analytic_cost, fitted_cost
 from finetune_scaling.recommendation.pet_defaults import PetDefault, pet_default
 from finetune_scaling.recommendation.storage import candidate_storage
 
@@ -64,12 +64,10 @@ def test_analytic_costs_are_6n_or_4n_a_token(method: str, per_token: int) -> Non
     assert analytic_cost(method, 128, 3)(1e9, 1000, None).flops == per_token * 1e9 * 128 * 1000 * 3
 
 
-def test_without_flops_costs_are_unknown_unless_tokens_are_given() -> None:
-    table = points(flops=False)
-    assert cost_models(table, {"lora": PetDefault()}, None, 1) == {}
-    assert set(cost_models(table, {"lora": PetDefault()}, 100, 1)) == {"lora"}
+def test_without_flops_and_of_unregistered_methods_costs_are_unknown() -> None:
+    assert fitted_cost(points(flops=False), PetDefault()) is None
     with pytest.raises(ConfigError, match="norms"):
-        cost_models(table, {"norms": PetDefault()}, 100, 1)
+        analytic_cost("norms", 100, 1)
 
 
 def test_the_default_pet_size_is_read_from_columns_or_from_a_shared_run() -> None:
@@ -83,13 +81,13 @@ def test_the_default_pet_size_is_read_from_columns_or_from_a_shared_run() -> Non
 def test_budgets_in_their_three_forms_agree() -> None:
     flops = 10 * 3600 * CHIPS["v5e"].peak_flops * 0.5
     for text in (f"{flops!r}flop", f"{flops!r}FLOPs", "10chip-hours@v5e", "10usd@v5e", "1e1 usd@v5e"):
-        assert read_budget(text, RATES, CHIPS).flops == pytest.approx(flops), text
+        assert read_budget(text, RATES).flops == pytest.approx(flops), text
     assert RATES.chip_hours(flops, CHIPS["v5e"]) == pytest.approx(10)
 
 
 def test_money_without_a_chip_buys_the_cheapest_operations() -> None:
     per_dollar = {kind: CHIPS[kind].peak_flops / PRICES[kind].on_demand for kind in ("v5e", "h100")}
-    assert read_budget("5usd", RATES, CHIPS).chip.kind == max(per_dollar, key=per_dollar.get)
+    assert read_budget("5usd", RATES).chip.kind == max(per_dollar, key=per_dollar.get)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,7 @@ def test_money_without_a_chip_buys_the_cheapest_operations() -> None:
 )
 def test_malformed_budgets_are_errors(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        read_budget(text, RATES, CHIPS)
+        read_budget(text, RATES)
     assert message in str(caught.value)
 
 

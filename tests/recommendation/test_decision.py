@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from finetune_scaling.recommendation.candidates import TuningCandidate
-from finetune_scaling.recommendation.decision import decide, excess_loss
+from finetune_scaling.recommendation.decision import Losses, decide
 from finetune_scaling.recommendation.information_value import (
     MIN_EFFECTIVE,
     OUTCOMES,
@@ -22,14 +22,11 @@ from finetune_scaling.recommendation.information_value import (
 A, B = TuningCandidate("full", 1e9), TuningCandidate("lora", 1e9, 4)
 
 
-def two_normals(gap: float, spread: float, draws: int = 4000) -> dict[str, np.ndarray]:
+def two_normals(gap: float, spread: float, draws: int = 4000) -> Losses:
     """Losses of A about 1 and of B about 1 + gap, each of the given standard deviation: exact quantiles, shuffled."""
     quantiles = stats.norm.ppf((np.arange(draws) + 0.5) / draws)
     random = np.random.default_rng(0)
-    return {
-        "full": 1 + spread * random.permutation(quantiles)[:, None],
-        "lora": 1 + gap + spread * random.permutation(quantiles)[:, None],
-    }
+    return {A: 1 + spread * random.permutation(quantiles), B: 1 + gap + spread * random.permutation(quantiles)}
 
 
 class Line:
@@ -39,7 +36,7 @@ class Line:
         self.losses, self.noise = losses, noise
 
     def loss_replicates(self, size: float, pet: float | None, examples: float) -> np.ndarray:
-        return self.losses[:, 0]
+        return self.losses
 
 
 def run(method: str, flops: float = 1.0) -> PossibleRun:
@@ -48,7 +45,7 @@ def run(method: str, flops: float = 1.0) -> PossibleRun:
 
 def test_probability_and_regret_of_two_normals_are_their_closed_forms() -> None:
     gap, spread = 0.02, 0.03
-    found = decide([A, B], two_normals(gap, spread))
+    found = decide(two_normals(gap, spread))
     scale = spread * np.sqrt(2)
     assert found.chosen.candidate == A
     assert found.chosen.probability_best == pytest.approx(stats.norm.cdf(gap / scale), abs=0.01)
@@ -62,8 +59,8 @@ def test_probability_and_regret_of_two_normals_are_their_closed_forms() -> None:
 
 
 def test_variation_shared_by_all_candidates_does_not_change_the_decision() -> None:
-    shared = np.random.default_rng(0).normal(size=(200, 1))
-    found = decide([A, TuningCandidate("full", 2e9)], {"full": shared + np.array([[0.0, -0.001]])})
+    shared = np.random.default_rng(0).normal(size=200)
+    found = decide({A: shared, TuningCandidate("full", 2e9): shared - 0.001})
     assert (found.chosen.candidate.size, found.chosen.probability_best, found.regret) == (2e9, 1.0, 0.0)
 
 
@@ -76,14 +73,13 @@ def test_properties_of_any_decision(means: list[float], seed: int) -> None:
         TuningCandidate("lora", i + 1) for i in range(len(means) - half)
     ]
     drawn = random.normal(means, 0.3, size=(60, len(means)))
-    losses = {"full": drawn[:, :half], "lora": drawn[:, half:]} if half else {"lora": drawn}
-    found = decide(names, losses)
+    losses = dict(zip(names, drawn.T, strict=True))
+    found = decide(losses)
     assert sum(estimate.probability_best for estimate in found.estimates) == pytest.approx(1)
     assert found.regret >= 0
     assert found.chosen.probability_best <= found.method_best + 1e-12
     assert found.chosen.loss == pytest.approx(drawn.mean(axis=0).min())
-    assert excess_loss(found.chosen.candidate, names, losses) == 0
-    moved = decide(names, {m: own + 5 for m, own in losses.items()})
+    moved = decide({c: own + 5 for c, own in losses.items()})
     assert (moved.chosen.candidate, moved.regret) == (found.chosen.candidate, pytest.approx(found.regret))
 
 
@@ -91,7 +87,7 @@ def test_the_value_of_a_run_agrees_with_normal_theory() -> None:
     """Raiffa and Schlaifer 1961, 5.4: EVSI = s u(gap / s), s the standard deviation of the posterior mean."""
     gap, spread, noise = 0.02, 0.03, 0.02
     losses = two_normals(gap, spread, draws=400)
-    predictors = {method: Line(own, noise) for method, own in losses.items()}
+    predictors = {c.method: Line(own, noise) for c, own in losses.items()}
     found = propose([run("full")], predictors, losses, regret=1e-6)
     moved = spread**2 / np.hypot(spread, noise)
     expected = moved * stats.norm.pdf(gap / moved) - gap * stats.norm.cdf(-gap / moved)
@@ -102,8 +98,8 @@ def test_the_value_of_a_run_agrees_with_normal_theory() -> None:
 
 def test_two_runs_are_worth_more_than_one_and_less_than_perfect_information() -> None:
     losses = two_normals(0.02, 0.03, draws=400)
-    regret = decide([A, B], losses).regret
-    predictors = {method: Line(own, 0.02) for method, own in losses.items()}
+    regret = decide(losses).regret
+    predictors = {c.method: Line(own, 0.02) for c, own in losses.items()}
     found = propose([run("full"), run("lora")], predictors, losses, regret)
     assert len(found) == 2
     assert regret > found[0].regret > found[1].regret > 0
@@ -111,7 +107,7 @@ def test_two_runs_are_worth_more_than_one_and_less_than_perfect_information() ->
 
 def test_the_cheaper_of_two_equal_runs_is_proposed_first() -> None:
     losses = two_normals(0.02, 0.03, draws=400)
-    predictors = {method: Line(own, 0.02) for method, own in losses.items()}
+    predictors = {c.method: Line(own, 0.02) for c, own in losses.items()}
     for cheap, expensive in (("full", "lora"), ("lora", "full")):
         found = propose([run(expensive, 3.0), run(cheap, 1.0)], predictors, losses, 0.01)
         assert [one.run.method for one in found] == [cheap, expensive]
@@ -120,14 +116,16 @@ def test_the_cheaper_of_two_equal_runs_is_proposed_first() -> None:
 @pytest.mark.parametrize(("gap", "spread"), [(1.0, 0.01), (0.02, 0.0)])
 def test_no_run_is_proposed_if_the_choice_is_certain(gap: float, spread: float) -> None:
     losses = two_normals(gap, spread, draws=200)
-    predictors = {method: Line(own, 0.02) for method, own in losses.items()}
-    assert propose([run("full"), run("lora")], predictors, losses, decide([A, B], losses).regret) == []
+    predictors = {c.method: Line(own, 0.02) for c, own in losses.items()}
+    assert propose([run("full"), run("lora")], predictors, losses, decide(losses).regret) == []
 
 
 def test_noise_is_enlarged_until_enough_replicates_are_left() -> None:
     predicted = np.random.default_rng(0).normal(size=200)
     sigma = enlarged_noise(predicted, 1e-6)
-    assert effective_replicates(predicted, sigma) >= MIN_EFFECTIVE > effective_replicates(predicted, sigma / 1.25)
+    exponents = -0.5 * (predicted[:, None] - predicted) ** 2
+    left, with_less_noise = (effective_replicates(exponents / s**2) for s in (sigma, sigma / 1.25))
+    assert left >= MIN_EFFECTIVE > with_less_noise
     assert enlarged_noise(predicted, 5.0) == 5.0
 
 
