@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     mesh = make_mesh(ShardingConfig(fsdp=4), devices(SLICE))
     for name, options in OPTIONS.items():
         tuning = configure(METHODS, {"name": name, **options})
-        step = Workload(MODEL, tuning, OptimizerConfig(), batch=16, length=256, evaluation_batch=16)
+        step = Workload(MODEL, tuning, OptimizerConfig(), batch=128, length=256, evaluation_batch=128)
         program = trace(step, LAYOUT, mesh, TRAINING).lowered.compile()
         (folder / f"{name}.txt").write_text(program.as_text())
         memory = program.memory_analysis()
