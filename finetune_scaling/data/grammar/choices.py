@@ -1,7 +1,7 @@
-"""Probabilistic programs: they call `choose(distribution) -> category`, which samples, replays or enumerates choices.
+"""Probabilistic programs: they call `choose(distribution) -> category` for every free choice.
 
 One program generates each kind of text (a sentence, a summary). With a Sampler it generates a random text with its
-exact negative log-probability; `outcomes` enumerates all texts with their probabilities.
+exact negative log-probability.
 """
 
 import functools
@@ -9,41 +9,36 @@ import itertools
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 
 class Distribution(NamedTuple):
-    """A categorical distribution over 0..n-1. Category 0 always has positive probability.
+    """A categorical distribution over 0..n-1.
 
     cumulative: cumulative probabilities; the last is infinite, so that rounding leaves no gap.
-    nlls: negative log-probabilities, in nats. entropy: in nats.
+    nlls: negative log-probabilities, in nats.
     """
 
-    probabilities: tuple[float, ...]
     cumulative: tuple[float, ...]
     nlls: tuple[float, ...]
-    entropy: float
+
+    def sample(self, stream: random.Random) -> int:
+        """Sample a category, which always has positive probability."""
+        return bisect_right(self.cumulative, stream.random())
 
 
-class Choose(Protocol):
-    """Returns a category of a distribution."""
-
-    def __call__(self, distribution: Distribution, /) -> int: ...
+Choose = Callable[[Distribution], int]
 
 
 def distribution(weights: Sequence[float]) -> Distribution:
-    """Return the distribution proportional to `weights`; the first must be positive."""
+    """Return the distribution proportional to `weights`."""
     total = math.fsum(weights)
-    probabilities = tuple(weight / total for weight in weights)
-    nlls = tuple(-math.log(p) if p else math.inf for p in probabilities)
-    entropy = math.fsum(p * nll for p, nll in zip(probabilities, nlls, strict=True) if p)
+    probabilities = [weight / total for weight in weights]
     # The rounding gap at the end belongs to the last category with positive probability.
     last = max(category for category, p in enumerate(probabilities) if p)
     sums = tuple(itertools.accumulate(probabilities))[:last] + (math.inf,) * (len(probabilities) - last)
-    return Distribution(probabilities, sums, nlls, entropy)
+    return Distribution(sums, tuple(-math.log(p) if p else math.inf for p in probabilities))
 
 
 @functools.cache
@@ -62,41 +57,10 @@ class Sampler:
     """Samples choices, and sums their negative log-probabilities (nats) in `nll`."""
 
     def __init__(self, stream: random.Random):
-        self._random = stream.random
+        self._stream = stream
         self.nll = 0.0
 
-    def __call__(self, distribution: Distribution, /) -> int:
-        category = bisect_right(distribution.cumulative, self._random())
+    def __call__(self, distribution: Distribution) -> int:
+        category = distribution.sample(self._stream)
         self.nll += distribution.nlls[category]
         return category
-
-
-class Replay:
-    """Replays the choices of `script`, then chooses 0; records the path, its distributions and its nll (nats)."""
-
-    def __init__(self, script: Sequence[int]):
-        self._script = script
-        self.path: list[int] = []
-        self.distributions: list[Distribution] = []
-        self.nll = 0.0
-
-    def __call__(self, distribution: Distribution, /) -> int:
-        step = len(self.path)
-        category = self._script[step] if step < len(self._script) else 0
-        self.path.append(category)
-        self.distributions.append(distribution)
-        self.nll += distribution.nlls[category]
-        return category
-
-
-def outcomes(program: Callable[[Choose], T]) -> Iterator[tuple[T, float]]:
-    """Yield every result of `program(choose)` with the negative log-probability (nats) of its choices."""
-    scripts: list[list[int]] = [[]]
-    while scripts:
-        script = scripts.pop()
-        replay = Replay(script)
-        yield program(replay), replay.nll
-        for step in range(len(script), len(replay.path)):
-            probabilities = replay.distributions[step].probabilities
-            possible = [category for category in range(1, len(probabilities)) if probabilities[category] > 0]
-            scripts += [[*replay.path[:step], category] for category in possible]

@@ -5,7 +5,6 @@ words for a meaning, each a consonant-final stem with regular endings: a vowel f
 or tense (verbs), then a consonant for the plural. No word form occurs twice in the family.
 """
 
-import dataclasses
 import functools
 import itertools
 import random
@@ -50,17 +49,7 @@ class Words(NamedTuple):
     genders: tuple[int, ...]
 
 
-class Analysis(NamedTuple):
-    """Analysis of a word form: part of speech, meaning (articles: definiteness), index of the synonym, and ending."""
-
-    part: str
-    meaning: int
-    word: int
-    ending: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Language:
+class Language(NamedTuple):
     """One language: its words and the distributions of its free choices.
 
     Endings are numbered: nouns by plural (0, 1), adjectives and articles by 2 * gender + plural, verbs by 2 * past +
@@ -76,49 +65,43 @@ class Language:
     order: Distribution
     adjective_side: Distribution
     particle_choice: Distribution
-    analyses: dict[str, Analysis]
 
 
-@dataclasses.dataclass(frozen=True)
-class Lexicon:
-    """The range of meanings of each part of speech, and their Zipf distributions."""
+class Grammar(NamedTuple):
+    """The language family of a config.
 
-    meanings: dict[str, range]
-    frequencies: dict[str, Distribution]
-
-
-@dataclasses.dataclass(frozen=True)
-class Grammar:
-    """The language family of a config."""
+    meanings, frequencies: the range of meanings of each part of speech, and their Zipf distribution.
+    """
 
     config: GrammarConfig
-    lexicon: Lexicon
+    meanings: dict[str, range]
+    frequencies: dict[str, Distribution]
     languages: dict[str, Language]
 
 
 @functools.lru_cache(maxsize=16)
 def make_grammar(config: GrammarConfig) -> Grammar:
     """Build the family, a pure function of the config."""
-    lexicon = make_lexicon(config)
+    meanings = _meanings(config)
+    # Rank r of n has probability r^-s / sum_k k^-s.
+    frequencies = {
+        part: distribution([rank**-config.zipf_exponent for rank in range(1, len(numbers) + 1)])
+        for part, numbers in meanings.items()
+    }
     taken: set[str] = set()
-    languages = {name: _make_language(config, lexicon, name, taken) for name in TYPOLOGIES}
-    return Grammar(config, lexicon, languages)
+    languages = {name: _make_language(config, meanings, name, taken) for name in TYPOLOGIES}
+    return Grammar(config, meanings, frequencies, languages)
 
 
-def make_lexicon(config: GrammarConfig) -> Lexicon:
-    """Divide the meanings among the parts of speech; rank r of n has probability r^-s / sum_k k^-s."""
+def _meanings(config: GrammarConfig) -> dict[str, range]:
+    """Divide the meanings among the parts of speech."""
     counts = {part: int(share * config.lexicon_size) for part, share in _SHARES.items()}
     counts["noun"] += config.lexicon_size - sum(counts.values())
     starts = itertools.accumulate(counts.values(), initial=0)
-    meanings = {part: range(start, start + counts[part]) for part, start in zip(counts, starts, strict=False)}
-    return Lexicon(meanings, {part: _zipf(count, config.zipf_exponent) for part, count in counts.items()})
+    return {part: range(start, start + counts[part]) for part, start in zip(counts, starts, strict=False)}
 
 
-def _zipf(ranks: int, exponent: float) -> Distribution:
-    return distribution([rank**-exponent for rank in range(1, ranks + 1)])
-
-
-def _make_language(config: GrammarConfig, lexicon: Lexicon, name: str, taken: set[str]) -> Language:
+def _make_language(config: GrammarConfig, meanings: dict[str, range], name: str, taken: set[str]) -> Language:
     typology = TYPOLOGIES[name]
     stream = random.Random(f"lexicon/{config.seed}/{name}")
     plural = stream.choice(typology.codas)
@@ -126,20 +109,18 @@ def _make_language(config: GrammarConfig, lexicon: Lexicon, name: str, taken: se
     (complementizer,), (particle,) = (_new_word(stream, typology, ("",), taken) for _ in range(2))
     articles = tuple(_new_word(stream, typology, endings["adjective"], taken) for _ in range(2))
     words: dict[int, Words] = {}
-    for part, meaning in _by_rank(lexicon):
+    for part, meaning in _by_rank(meanings):
         words[meaning] = _make_words(stream, config, typology, part, endings, taken)
-    ordered = tuple(words[meaning] for meaning in range(config.lexicon_size))
     return Language(
         name=name,
         typology=typology,
-        words=ordered,
+        words=tuple(words[meaning] for meaning in range(config.lexicon_size)),
         articles=(articles[0], articles[1]),
         complementizer=complementizer,
         particle=particle,
         order=bernoulli(config.reordering_rate),
         adjective_side=bernoulli(config.reordering_rate),
         particle_choice=bernoulli(config.particle_rate),
-        analyses=_analyses(lexicon, ordered, articles),
     )
 
 
@@ -150,9 +131,9 @@ def _endings(typology: Typology, plural: str, genders: int) -> dict[str, tuple[s
     return {"adjective": agreeing, "adverb": ("",), **dict.fromkeys(VERBS, tensed)}
 
 
-def _by_rank(lexicon: Lexicon) -> list[tuple[str, int]]:
-    pairs = [(part, meaning) for part, meanings in lexicon.meanings.items() for meaning in meanings]
-    return sorted(pairs, key=lambda pair: pair[1] - lexicon.meanings[pair[0]].start)
+def _by_rank(meanings: dict[str, range]) -> list[tuple[str, int]]:
+    pairs = [(part, meaning) for part, numbers in meanings.items() for meaning in numbers]
+    return sorted(pairs, key=lambda pair: pair[1] - meanings[pair[0]].start)
 
 
 def _make_words(
@@ -183,16 +164,3 @@ def _new_word(stream: random.Random, typology: Typology, endings: tuple[str, ...
             taken.update((stem, *forms))
             return forms
     raise AssertionError("unreachable: stems grow until one is free")
-
-
-def _analyses(lexicon: Lexicon, words: tuple[Words, ...], articles: tuple[tuple[str, ...], ...]) -> dict[str, Analysis]:
-    analyses = {
-        form: Analysis("article", definite, 0, ending)
-        for definite, forms in enumerate(articles)
-        for ending, form in enumerate(forms)
-    }
-    for part, meanings in lexicon.meanings.items():
-        for meaning in meanings:
-            for word, forms in enumerate(words[meaning].forms):
-                analyses |= {form: Analysis(part, meaning, word, ending) for ending, form in enumerate(forms)}
-    return analyses

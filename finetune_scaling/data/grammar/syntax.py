@@ -2,11 +2,10 @@
 
 A sentence is a chain of clauses, each of which embeds the next ("she says that ..."). Meanings are shared by all
 languages. A realization makes free choices (synonyms, order, particle), all visible in the text, so that a text
-determines its meaning and every choice, and -log p(text | meaning) is the sum over the choices.
+determines its meaning and every choice, and p(text | meaning) is the product over the choices.
 """
 
 import random
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,8 +76,7 @@ def _sample_noun_phrase(grammar: Grammar, stream: random.Random, topic: int | No
 
 
 def _sample_meaning(grammar: Grammar, part: str, stream: random.Random) -> int:
-    lexicon = grammar.lexicon
-    return lexicon.meanings[part].start + bisect_right(lexicon.frequencies[part].cumulative, stream.random())
+    return grammar.meanings[part].start + grammar.frequencies[part].sample(stream)
 
 
 def realize(sentence: Sequence[Clause], language: Language, choose: Choose) -> str:
@@ -115,29 +113,3 @@ def _realize_noun_phrase(phrase: NounPhrase, language: Language, choose: Choose)
         text = f"{text} {adjective}" if last else f"{adjective} {text}"
     article = language.articles[phrase.definite][agreement]
     return f"{text} {article}" if typology.article_last else f"{article} {text}"
-
-
-def realization_entropy(sentence: Sequence[Clause], language: Language) -> float:
-    """Return the entropy (nats) of the text given the meaning, the sum of the entropies of independent choices."""
-    total = language.particle_choice.entropy
-    for clause in sentence:
-        total += language.order.entropy + language.words[clause.verb].distribution.entropy
-        total += sum(language.words[phrase.noun].distribution.entropy for phrase in noun_phrases(clause))
-        total += sum(modifier_entropies(clause, language))
-    return total
-
-
-def modifier_entropies(clause: Clause, language: Language) -> list[float]:
-    """Return, for each adverb and adjective of a clause, the entropy (nats) of its word and its position."""
-    adverbs = [] if clause.adverb is None else [language.words[clause.adverb].distribution.entropy]
-    adjectives = [
-        language.words[phrase.adjective].distribution.entropy + language.adjective_side.entropy
-        for phrase in noun_phrases(clause)
-        if phrase.adjective is not None
-    ]
-    return adverbs + adjectives
-
-
-def noun_phrases(clause: Clause) -> list[NounPhrase]:
-    """Return the subject and, if any, the object."""
-    return [clause.subject] if clause.object is None else [clause.subject, clause.object]
