@@ -45,10 +45,10 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "tokenizer, shards: output directory")
     flags.DEFINE_string("task", None, "corpus: name of the task to download and prepare")
     flags.DEFINE_string("data_dir", None, "corpus: data directory; default: the source's")
-    flags.DEFINE_integer("shards", 16, "shards: number of files; one worker writes a file")
+    flags.DEFINE_integer("shards", 16, "shards: number of files; one worker writes a file", lower_bound=1)
     flags.DEFINE_bool("drop_duplicates", False, "shards: keep only the first of documents with equal text")
-    flags.DEFINE_integer("min_tokens", 0, "shards: drop documents with fewer tokens; 0: no limit")
-    flags.DEFINE_integer("max_tokens", 0, "shards: drop documents with more tokens; 0: no limit")
+    flags.DEFINE_integer("min_tokens", 0, "shards: drop documents with fewer tokens; 0: no limit", lower_bound=0)
+    flags.DEFINE_integer("max_tokens", 0, "shards: drop documents with more tokens; 0: no limit", lower_bound=0)
     flags.DEFINE_string("beam", "", "shards: flags of Apache Beam, in one string: its runner, workers, project, ...")
 
 

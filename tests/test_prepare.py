@@ -76,6 +76,7 @@ def test_user_errors_are_one_line_each(config):
         ("tokenizer", "--out=x", at_config, "--config.tokenizer.vocab_size=10"): "outside 290..131072",
         ("corpus", "--task=wmt14_en_d"): "did you mean 'wmt14_en_de'",
         ("corpus", "--tusk=x"): "tusk",
+        ("shards", "--out=x", at_config, "--min_tokens=-1"): "min_tokens",
     }
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda arguments: _prepare(*arguments), mistakes))

@@ -16,7 +16,8 @@ from finetune_scaling.files import Location, disk_errors, read_json, write_json_
 
 log = logging.getLogger(__name__)
 
-_SUMS = ("documents", "empty_documents", "duplicates", "too_short", "too_long", "chunks", "text_tokens", "bytes")
+_DROPPED = ("empty_documents", "duplicates", "too_short", "too_long")
+_SUMS = ("documents", *_DROPPED, "chunks", "text_tokens", "bytes")
 
 
 def prepare_shards(preparation: Preparation, directory: Location, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
@@ -75,7 +76,8 @@ def _write_statistics(preparation: Preparation, directory: Location) -> dict[str
         )
     sums = {name: sum(record[name] for record in records) for name in _SUMS}
     if not sums["documents"]:
-        raise DataError(f"{directory}: all documents are dropped ({_dropped(sums)}); check field and filters")
+        dropped = ", ".join(f"{name}: {sums[name]}" for name in _DROPPED)
+        raise DataError(f"{directory}: all documents are dropped ({dropped}); check field and filters")
     index = np.concatenate([read_index(directory, number) for number in range(preparation.shards)])
     write_array(directory / INDEX, index)
     statistics = {
@@ -86,8 +88,3 @@ def _write_statistics(preparation: Preparation, directory: Location) -> dict[str
     }
     write_json_atomically(directory / STATISTICS, statistics)
     return statistics
-
-
-def _dropped(sums: dict[str, int]) -> str:
-    names = ("empty_documents", "duplicates", "too_short", "too_long")
-    return ", ".join(f"{name}: {sums[name]}" for name in names)

@@ -4,12 +4,10 @@ The elements are shard numbers, and one call writes a shard, so the result does 
 of workers.
 """
 
+import contextlib
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import numpy as np
 
 from finetune_scaling.data.preparation import duplicates
 from finetune_scaling.data.preparation.settings import Preparation, shard_file
@@ -22,35 +20,35 @@ def write_shards(
     preparation: Preparation, numbers: Sequence[int], directory: Location, beam_flags: Sequence[str]
 ) -> None:
     """Write these shards. Raises DataError with the first error in the text; shards without errors are written."""
-    beam = import_beam()
-    _delete_failures(directory)
-    with beam.Pipeline(options=_options(beam, beam_flags)) as pipeline:
-        _ = (
-            pipeline
-            | "shards" >> beam.Create(numbers)
-            | "reshuffle" >> beam.Reshuffle()
-            | "write"
-            >> beam.Map(lambda number: _try(lambda: write_shard(preparation, number, directory), number, directory))
-        )
-    _raise_failure(directory)
+
+    def write(number: int) -> None:
+        _try(lambda: write_shard(preparation, number, directory), number, directory)
+
+    with _pipeline(directory, beam_flags) as (beam, pipeline):
+        _ = pipeline | "shards" >> beam.Create(numbers) | "reshuffle" >> beam.Reshuffle() | "write" >> beam.Map(write)
 
 
 def find_duplicates(preparation: Preparation, directory: Location, beam_flags: Sequence[str]) -> None:
     """Write the repeated positions of each shard. Raises DataError, and writes none, if the text has an error."""
-    beam = import_beam()
-    _delete_failures(directory)
-    with beam.Pipeline(options=_options(beam, beam_flags)) as pipeline:
+
+    def hash_texts(number: int) -> list[tuple[int, duplicates.Digests]]:
+        return _try(lambda: list(duplicates.hash_shard(preparation, number)), number, directory) or []
+
+    def write(entry: tuple[int, Any]) -> None:
+        if not _failures(directory):
+            duplicates.write_repeats(*entry, directory)
+
+    with _pipeline(directory, beam_flags) as (beam, pipeline):
         _ = (
             pipeline
             | "shards" >> beam.Create(range(preparation.shards))
             | "reshuffle" >> beam.Reshuffle()
-            | "hash" >> beam.FlatMap(lambda number: _hash(preparation, number, directory))
+            | "hash" >> beam.FlatMap(hash_texts)
             | "buckets" >> beam.GroupByKey()
-            | "compare" >> beam.FlatMap(lambda entry: _compare(entry[1]))
+            | "compare" >> beam.FlatMap(lambda entry: duplicates.find_repeats(entry[1]))
             | "by shard" >> beam.GroupByKey()
-            | "write" >> beam.Map(lambda entry: duplicates.write_repeats(entry[0], entry[1], directory))
+            | "write" >> beam.Map(write)
         )
-    _raise_failure(directory)
 
 
 def import_beam() -> Any:
@@ -70,16 +68,16 @@ def import_beam() -> Any:
     return apache_beam
 
 
-def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
-    """Parse Beam's flags. Raises ConfigError for an unknown runner; Beam warns of unknown flags."""
-    # Workers otherwise log every step; a later flag of the user takes precedence.
-    options = beam.options.pipeline_options.PipelineOptions(["--default_sdk_harness_log_level=ERROR", *beam_flags])
-    runner = options.view_as(beam.options.pipeline_options.StandardOptions).runner
-    try:
-        beam.runners.create_runner(runner or "DirectRunner")
-    except ValueError as error:
-        raise ConfigError(f"--beam: {str(error).splitlines()[0]}") from error
-    return options
+@contextlib.contextmanager
+def _pipeline(directory: Location, beam_flags: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """Yield apache_beam and a pipeline, which runs at the end. Raises DataError with the first recorded failure."""
+    beam = import_beam()
+    for path in _failures(directory):
+        path.unlink()
+    with beam.Pipeline(options=_options(beam, beam_flags)) as pipeline:
+        yield beam, pipeline
+    for path in _failures(directory):
+        raise DataError(path.read_text(encoding="utf-8"))
 
 
 def _try(step: Callable[[], Any], number: int, directory: Location) -> Any:
@@ -91,28 +89,17 @@ def _try(step: Callable[[], Any], number: int, directory: Location) -> Any:
         return None
 
 
-def _hash(preparation: Preparation, number: int, directory: Location) -> list[tuple[int, duplicates.Digests | None]]:
-    found = _try(lambda: list(duplicates.hash_shard(preparation, number)), number, directory)
-    return found if found is not None else [(bucket, None) for bucket in range(duplicates.buckets(preparation))]
-
-
-def _compare(bucket: Iterable[duplicates.Digests | None]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the repeats of a bucket; nothing if the digests of a shard are missing, so that none are recorded."""
-    parts = list(bucket)
-    complete = [part for part in parts if part is not None]
-    if len(complete) == len(parts):
-        yield from duplicates.find_repeats(complete)
-
-
 def _failures(directory: Location) -> list[Location]:
-    return sorted((directory / "shards").glob("*.failure"), key=os.fspath)
+    return sorted((directory / "shards").glob("*.failure"), key=str)
 
 
-def _delete_failures(directory: Location) -> None:
-    for path in _failures(directory):
-        path.unlink()
-
-
-def _raise_failure(directory: Location) -> None:
-    for path in _failures(directory):
-        raise DataError(path.read_text(encoding="utf-8"))
+def _options(beam: Any, beam_flags: Sequence[str]) -> Any:
+    """Parse Beam's flags. Raises ConfigError for an unknown runner; Beam warns of unknown flags."""
+    # Workers otherwise log every step; a later flag of the user takes precedence.
+    options = beam.options.pipeline_options.PipelineOptions(["--default_sdk_harness_log_level=ERROR", *beam_flags])
+    runner = options.view_as(beam.options.pipeline_options.StandardOptions).runner
+    try:
+        beam.runners.create_runner(runner or "DirectRunner")
+    except ValueError as error:
+        raise ConfigError(f"--beam: {str(error).splitlines()[0]}") from error
+    return options

@@ -1,7 +1,6 @@
 """Reading of a prepared corpus: lengths from the index, chunks at random from the shards, without copies in memory."""
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import read_json
 
-_FIX = "delete it and run the same `prepare shards` again, which rewrites that shard"
 _COUNTS = ("documents", "empty_documents", "chunks", "text_tokens", "chunk_tokens")
 
 
@@ -27,16 +25,12 @@ class PreparedDocuments:
     """
 
     def __init__(self, directory: Path, statistics: dict[str, Any]):
-        self._directory = directory
         self.statistics = {name: statistics[name] for name in _COUNTS}
-        self._kind = np.dtype(statistics["settings"]["token_type"])
-        self._counts = [shard["chunks"] for shard in statistics["shards"]]
-        self._starts = np.concatenate([[0], np.cumsum(self._counts)])
+        self._token_type = np.dtype(statistics["settings"]["token_type"])
+        self._starts = np.cumsum([0, *(shard["chunks"] for shard in statistics["shards"])])
         self._index = _open_index(directory / INDEX, int(self._starts[-1]))
-        for number, shard in enumerate(statistics["shards"]):
-            _check_size(shard_file(directory, number, "array_record"), shard["bytes"])
-        self._readers: dict[int, ArrayRecordReader] = {}
-        self._lock = threading.Lock()
+        self._paths = [shard_file(directory, number, "array_record") for number in range(len(statistics["shards"]))]
+        self._readers = list(map(_open_shard, self._paths, statistics["shards"]))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -48,32 +42,13 @@ class PreparedDocuments:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         length, is_last = divmod(int(self._index[index]), 2)
         try:
-            (record,) = self._reader(shard).read([index - int(self._starts[shard])])
+            (record,) = self._readers[shard].read([index - int(self._starts[shard])])
+            ids = np.frombuffer(record, self._token_type).astype(np.int32)
+            if len(ids) != length:
+                raise ValueError(f"chunk {index} has {len(ids)} tokens, but {length} in {INDEX}")
         except (RuntimeError, ValueError) as error:
-            raise self._damaged(shard, str(error)) from error
-        ids = np.frombuffer(record, self._kind).astype(np.int32)
-        if len(ids) != length:
-            raise self._damaged(shard, f"chunk {index} has {len(ids)} tokens, but {length} in {INDEX}")
+            raise _damaged(self._paths[shard], " ".join(str(error).split())) from error
         return ids, bool(is_last)
-
-    def _reader(self, shard: int) -> ArrayRecordReader:
-        with self._lock:
-            if shard not in self._readers:
-                self._readers[shard] = self._open(shard)
-            return self._readers[shard]
-
-    def _open(self, shard: int) -> ArrayRecordReader:
-        reader = ArrayRecordReader(
-            str(shard_file(self._directory, shard, "array_record")),
-            "readahead_buffer_size:0",  # random access
-        )
-        if not reader.ok() or reader.num_records() != self._counts[shard]:
-            raise self._damaged(shard, f"it does not have the {self._counts[shard]} chunks recorded in {STATISTICS}")
-        return reader
-
-    def _damaged(self, shard: int, reason: str) -> DataError:
-        path = shard_file(self._directory, shard, "array_record")
-        return DataError(f"{path} is damaged ({' '.join(reason.split())}); {_FIX}")
 
 
 def open_prepared(
@@ -84,33 +59,26 @@ def open_prepared(
     Raises DataError if it has other text, another tokenizer or chunk length, or a file is missing or damaged.
     """
     statistics = read_statistics(directory)
-    directory = Path(directory)
     settings = statistics["settings"]
-    if settings["tokenizer_sha256"] != tokenizer.digest:
-        raise DataError(
-            f"corpus.prepared: {directory} is of tokenizer {settings['tokenizer_sha256'][:12]}, but the run has "
-            f"{tokenizer.digest[:12]}; give the run that tokenizer, or prepare the text again into another directory"
-        )
-    if settings["chunk_tokens"] != chunk_tokens:
-        raise DataError(
-            f"corpus.prepared: {directory} has chunks of up to {settings['chunk_tokens']} tokens, but the run's "
-            f"sequence.length and objective need {chunk_tokens}; prepare the text again with this run's config"
-        )
-    differing = differing_fields(_by_number(settings["corpus"]["train"]), _by_number(plain(tuple(parts))))
+    recorded = {name: settings[name] for name in ("tokenizer_sha256", "chunk_tokens")}
+    wanted = {"tokenizer_sha256": tokenizer.digest, "chunk_tokens": chunk_tokens}
+    differing = differing_fields(
+        recorded | _by_number(settings["corpus"]["train"]), wanted | _by_number(plain(tuple(parts)))
+    )
     if differing:
         raise DataError(
-            f"corpus.prepared: {directory} was prepared from another corpus.train ({', '.join(differing)}); "
-            "use the same corpus.train, or prepare the run's"
+            f"corpus.prepared: {directory} was prepared with another {', '.join(differing)} than the run's; use the "
+            "same tokenizer, corpus.train, objective and sequence.length, or prepare the run's text"
         )
-    return PreparedDocuments(directory, statistics)
+    return PreparedDocuments(Path(directory), statistics)
 
 
 def read_statistics(directory: str | Path) -> dict[str, Any]:
     """Read the statistics of a finished preparation. Raises DataError if it is not finished."""
     if "://" in str(directory):
         raise DataError(
-            f"corpus.prepared: {directory} is a URL, but array_record reads only local files; copy it to a local disk, "
-            f"for example by `gcloud storage cp -r {directory} .`, and give the copy"
+            f"corpus.prepared: {directory} is a URL, but array_record reads only local files; give a local copy, for "
+            f"example by `gcloud storage cp -r {directory} .`"
         )
     path = Path(directory, STATISTICS)
     if not path.is_file():
@@ -128,17 +96,20 @@ def _by_number(parts: Sequence[Any]) -> dict[str, Any]:
 def _open_index(path: Path, chunks: int) -> np.ndarray:
     try:
         index = np.load(path, mmap_mode="r", allow_pickle=False)
+        if len(index) != chunks:
+            raise ValueError(f"{len(index)} chunks instead of {chunks}")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is missing or damaged ({error}); run the same `prepare shards` again") from error
-    if len(index) != chunks:
-        raise DataError(
-            f"{path} has {len(index)} chunks, but {STATISTICS} {chunks}; run the same `prepare shards` again"
-        )
     return index
 
 
-def _check_size(path: Path, size: int) -> None:
-    if not path.exists():
-        raise DataError(f"{path} is missing; run the same `prepare shards` again, which rewrites that shard")
-    if path.stat().st_size != size:
-        raise DataError(f"{path} is damaged ({path.stat().st_size} bytes, but {size} recorded); {_FIX}")
+def _open_shard(path: Path, shard: Mapping[str, Any]) -> ArrayRecordReader:
+    if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        raise _damaged(path, f"{shard['bytes']} bytes expected")
+    return ArrayRecordReader(str(path), "readahead_buffer_size:0")  # random access
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} is missing or damaged ({reason}); delete it and run the same `prepare shards` again, which rewrites it"
+    )

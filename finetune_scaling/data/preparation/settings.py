@@ -27,14 +27,6 @@ class Filters:
     min_tokens: int = 0
     max_tokens: int = 0
 
-    def __post_init__(self) -> None:
-        if self.min_tokens < 0 or self.max_tokens < 0:
-            raise ConfigError("--min_tokens and --max_tokens must be at least 0 (0: no limit)")
-        if self.max_tokens and self.max_tokens < self.min_tokens:
-            raise ConfigError(
-                f"--max_tokens={self.max_tokens} is below --min_tokens={self.min_tokens}; no document could pass"
-            )
-
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
