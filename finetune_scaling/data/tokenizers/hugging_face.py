@@ -9,9 +9,9 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from finetune_scaling.data.tokenizers.interface import SpecialTokens, longest_prefix
+from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.data.tokenizers.subword_models import FastModel, SentencePieceModel, SubwordModel
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, read_json, sha256
@@ -27,53 +27,29 @@ MODEL_FIELDS = "model_fields.json"  # the fields of a model's config that its to
 _FIELDS = ("vocab_size", "bos_token_id", "eos_token_id")
 
 
-class HuggingFaceTokenizer:
-    """The tokenizer of a public model: a `Tokenizer` without mode tokens and sentinels.
+class HuggingFaceTokenizer(Tokenizer):
+    """The tokenizer of a public model, without mode tokens and sentinels.
 
-    digest: SHA-256 of the tokenizer's file and special ids.
+    embedding_rows: number of ids that the language model predicts, which may be more than the tokenizer has.
     """
 
-    pad_id = 0
-
-    def __init__(
-        self,
-        model: SubwordModel,
-        special_tokens: SpecialTokens,
-        digest: str,
-        embedding_rows: int,
-        is_continuation: bool = False,
-    ):
-        """Wrap a subword model; the language model may predict more ids (`embedding_rows`) than the tokenizer has."""
-        self._model = model
-        self._embedding_rows = embedding_rows
-        self._is_continuation = is_continuation
+    def __init__(self, model: SubwordModel, special_tokens: SpecialTokens, digest: str, embedding_rows: int):
+        self._model, self._embedding_rows = model, embedding_rows
         self.special_tokens = special_tokens
         self.digest = digest
         self.vocab_size = model.size
-        self.eos_id = special_tokens.eos_id
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HuggingFaceTokenizer) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self) -> tuple[str, bool]:
-        return self.digest, self._is_continuation
 
     @functools.cached_property
     def continuation(self) -> "HuggingFaceTokenizer":
         """The tokenizer without the space that Llama's tokenizer adds in front of a text (`add_prefix_space`)."""
-        return HuggingFaceTokenizer(
-            self._model.continuation, self.special_tokens, self.digest, self._embedding_rows, is_continuation=True
-        )
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
+        digest = f"{self.digest}, continuation"
+        return HuggingFaceTokenizer(self._model.continuation, self.special_tokens, digest, self._embedding_rows)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode(texts)
+
+    def token_ends(self, text: str) -> list[int]:
+        return self._model.token_ends(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode(int(i) for i in ids)
@@ -81,11 +57,6 @@ class HuggingFaceTokenizer:
     def token_bytes(self) -> list[bytes]:
         known = self._model.token_bytes()
         return known + [b""] * (self._embedding_rows - len(known))
-
-    def truncate(self, text: str, max_tokens: int) -> str:
-        if len(self.encode(text)) <= max_tokens:
-            return text
-        return longest_prefix(text, self._model.token_ends(text), max_tokens, self.encode)
 
 
 def has_tokenizer(directory: Location) -> bool:
@@ -133,12 +104,7 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
             f"{file}: has {model.size} ids, but the model has {embedding_rows} embeddings (vocab_size in its "
             "config.json); give the tokenizer of the same model"
         )
-    config_file = directory / TOKENIZER_CONFIG_FILE
-    reader = _SpecialTokenReader(
-        directory, model, read_json(config_file) if config_file.is_file() else {}, model_fields
-    )
-    eos = reader.token("eos_token")
-    special_tokens = SpecialTokens(reader.bos(), eos, {}, ())
+    special_tokens = _special_tokens(directory, model, model_fields)
     identity = json.dumps([sha256(file), special_tokens.bos_id, special_tokens.eos_id])
     digest = hashlib.sha256(identity.encode()).hexdigest()
     return HuggingFaceTokenizer(model, special_tokens, digest, embedding_rows)
@@ -156,32 +122,28 @@ def _read_model(directory: Location) -> tuple[SubwordModel, Location]:
     )
 
 
-class _SpecialTokenReader(NamedTuple):
-    """Looks up special tokens in the tokenizer's config, else in the model's."""
+def _special_tokens(directory: Location, model: SubwordModel, model_fields: Mapping[str, Any]) -> SpecialTokens:
+    """Look up bos, if a text starts with it, and eos in the tokenizer's config, else in the model's."""
+    file = directory / TOKENIZER_CONFIG_FILE
+    config = read_json(file) if file.is_file() else {}
 
-    directory: Location
-    model: SubwordModel
-    tokenizer_config: Mapping[str, Any]
-    model_fields: Mapping[str, Any]
-
-    def bos(self) -> int | None:
-        """Return the id that starts every text, if any."""
-        add_bos = self.tokenizer_config.get("add_bos_token")
-        if add_bos is not None or self.model.prefix_ids is None:
-            return None if add_bos is False else self.token("bos_token")
-        if len(self.model.prefix_ids) > 1:
-            raise DataError(
-                f"{self.directory / FAST_FILE}: post_processor adds {len(self.model.prefix_ids)} tokens in front of a "
-                "text; at most one is supported: change the post_processor"
-            )
-        return next(iter(self.model.prefix_ids), None)
-
-    def token(self, name: str) -> int:
-        """Return the id of bos_token or eos_token."""
-        value = self.tokenizer_config.get(name)
+    def token_id(name: str) -> int:
+        value = config.get(name)
         text = value.get("content") if isinstance(value, Mapping) else value
-        found = self.model_fields.get(f"{name}_id") if text is None else self.model.token_id(text)
+        found = model_fields.get(f"{name}_id") if text is None else model.token_id(text)
         if not isinstance(found, int):
             fault = "is missing" if text is None else f"= {text!r} is not a token of this tokenizer"
-            raise DataError(f"{self.directory / TOKENIZER_CONFIG_FILE}: {name} {fault}; set it to the model's own")
+            raise DataError(f"{file}: {name} {fault}; set it to the model's own")
         return found
+
+    add_bos = config.get("add_bos_token")
+    if add_bos is not None or model.prefix_ids is None:
+        bos = None if add_bos is False else token_id("bos_token")
+    elif len(model.prefix_ids) <= 1:
+        bos = next(iter(model.prefix_ids), None)
+    else:
+        raise DataError(
+            f"{directory / FAST_FILE}: post_processor adds {len(model.prefix_ids)} tokens in front of a text; change "
+            "it to add at most one"
+        )
+    return SpecialTokens(bos, token_id("eos_token"), {}, ())

@@ -1,7 +1,8 @@
-"""The interface that data, evaluation and decoding need of a tokenizer, and helpers that its implementations share."""
+"""The interface that data, evaluation and decoding need of a tokenizer."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+import abc
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from finetune_scaling.errors import DataError
 
@@ -22,61 +23,61 @@ class SpecialTokens(NamedTuple):
     unk_id: int | None = None
 
 
-class Tokenizer(Protocol):
+class Tokenizer(abc.ABC):
     """Encodes text to ids and decodes it; two tokenizers are equal, with equal hashes, if their digests are.
 
     vocab_size: number of ids. digest: SHA-256 of everything that determines the ids. pad_id: padding, never read.
     """
 
-    def __hash__(self) -> int: ...
+    pad_id = 0
+    vocab_size: int
+    digest: str
+    special_tokens: SpecialTokens
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)  # caches keyed by a tokenizer survive reading its file again
 
     @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def digest(self) -> str: ...
-
-    @property
-    def special_tokens(self) -> SpecialTokens: ...
-
-    @property
-    def pad_id(self) -> int: ...
-
-    @property
-    def eos_id(self) -> int: ...
+    def eos_id(self) -> int:
+        """The id that ends a text."""
+        return self.special_tokens.eos_id
 
     @property
     def continuation(self) -> "Tokenizer":
         """The tokenizer of a text that continues another one, as a target continues its input."""
-        ...
+        return self
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text without special tokens. Raises DataError if it is not valid Unicode."""
-        ...
+        return self.encode_batch([text])[0]
 
+    @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return `encode` of every text."""
-        ...
 
+    @abc.abstractmethod
+    def token_ends(self, text: str) -> list[int]:
+        """Return where each token of a text ends, in characters, ascending."""
+
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids, without special tokens; bytes that form no character become U+FFFD."""
-        ...
 
+    @abc.abstractmethod
     def token_bytes(self) -> list[bytes]:
         """Return the UTF-8 bytes that each id adds to a text; b"" for special tokens and unused ids."""
-        ...
 
     def truncate(self, text: str, max_tokens: int) -> str:
         """Return the longest prefix of `text`, cut at a token boundary, that encodes to at most `max_tokens` ids."""
-        ...
-
-
-def longest_prefix(text: str, ends: Iterable[int], max_tokens: int, encode: Callable[[str], Sequence[int]]) -> str:
-    """Return the longest prefix of at most `max_tokens` ids; ends: where each token ends, in characters, ascending."""
-    boundaries = sorted({0, *(end for end, _ in zip(ends, range(max_tokens), strict=False))})
-    while boundaries and len(encode(text[: boundaries[-1]])) > max_tokens:
-        boundaries.pop()
-    return text[: boundaries[-1]] if boundaries else ""
+        if len(self.encode(text)) <= max_tokens:
+            return text
+        boundaries = sorted({0, *self.token_ends(text)[:max_tokens]})
+        while len(self.encode(text[: boundaries[-1]])) > max_tokens:
+            boundaries.pop()
+        return text[: boundaries[-1]]
 
 
 def encoding_error(texts: Sequence[str], error: Exception) -> Exception:

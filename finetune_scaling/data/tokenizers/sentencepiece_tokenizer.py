@@ -14,13 +14,7 @@ from typing import Any
 
 import sentencepiece
 
-from finetune_scaling.data.tokenizers.interface import (
-    MODES,
-    SPACE_SYMBOL,
-    SpecialTokens,
-    encoding_error,
-    longest_prefix,
-)
+from finetune_scaling.data.tokenizers.interface import MODES, SPACE_SYMBOL, SpecialTokens, Tokenizer, encoding_error
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors, location, read_json, sha256, write_atomically, write_json_atomically
 
@@ -29,13 +23,13 @@ MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "tokenizer.json"
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with the special ids pad 0, eos 1, bos 2, unk 3, then modes and sentinels.
 
     model: the bytes of its file.
     """
 
-    pad_id, eos_id, bos_id, unk_id = PAD_ID, EOS_ID, BOS_ID, UNK_ID
+    bos_id, unk_id = BOS_ID, UNK_ID
 
     def __init__(self, model: bytes, name: str = "tokenizer"):
         """Parse the bytes of a model made by `train_tokenizer`. Raises DataError, with `name`, if they are not one."""
@@ -54,20 +48,6 @@ class SentencePieceTokenizer:
     def __reduce__(self) -> tuple[type["SentencePieceTokenizer"], tuple[bytes, str]]:
         return SentencePieceTokenizer, (self.model, self._name)  # pickled as its bytes
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SentencePieceTokenizer) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)  # caches keyed by a tokenizer survive reading its file again
-
-    @property
-    def continuation(self) -> "SentencePieceTokenizer":
-        """This tokenizer: encoding does not depend on what precedes a text."""
-        return self
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             ids_of_texts = self._processor.encode(list(texts), num_threads=1)
@@ -78,6 +58,11 @@ class SentencePieceTokenizer:
             for text, ids in zip(texts, ids_of_texts, strict=True)
         ]
 
+    def token_ends(self, text: str) -> list[int]:
+        # Replacing the space symbol by any other character leaves the offsets, in characters, unchanged.
+        offsets = self._processor.encode(text.replace(SPACE_SYMBOL, "?"), out_type="offset_mapping")["offsets"]
+        return [end for _, end in offsets]
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._processor.decode([int(i) for i in ids])
 
@@ -87,13 +72,6 @@ class SentencePieceTokenizer:
             bytes([int(processor.id_to_piece(i)[1:-1], 16)]) if processor.is_byte(i) else self.decode([i]).encode()
             for i in range(self.vocab_size)
         ]
-
-    def truncate(self, text: str, max_tokens: int) -> str:
-        if len(self.encode(text)) <= max_tokens:
-            return text
-        # Replacing the space symbol by any other character leaves the offsets, in characters, unchanged.
-        offsets = self._processor.encode(text.replace(SPACE_SYMBOL, "?"), out_type="offset_mapping")["offsets"]
-        return longest_prefix(text, (end for _, end in offsets), max_tokens, self.encode)
 
     def save(self, out_dir: str | os.PathLike, config: Mapping[str, Any] | None = None) -> Path:
         """Write tokenizer.model and tokenizer.json (digest, size, and the training `config` if given) to `out_dir`."""

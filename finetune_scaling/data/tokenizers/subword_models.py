@@ -1,10 +1,15 @@
-"""Subword models of public tokenizers: tokenizer.json (the `tokenizers` library) or a SentencePiece model file."""
+"""Subword models of public tokenizers: tokenizer.json (the `tokenizers` library) or a SentencePiece model file.
+
+Both encode texts without special tokens, and no text can spell one. size: number of ids. prefix_ids: the ids that the
+file adds in front of a text, None if it does not specify them. continuation: the model for a text that continues
+another one, without a space added in front.
+"""
 
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sentencepiece
 import tokenizers
@@ -17,32 +22,6 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 # Protocol buffers merge a repeated message into the first. These bytes are ModelProto.normalizer_spec (field 3) with
 # add_dummy_prefix (3) and remove_extra_whitespaces (4) false.
 _KEEP_SPACES = bytes([3 << 3 | 2, 4, 3 << 3, 0, 4 << 3, 0])
-
-
-class SubwordModel(Protocol):
-    """Encodes texts without special tokens; no text can spell one.
-
-    size: number of ids. prefix_ids: the ids that the file adds in front of a text, None if it does not specify them.
-    continuation: the model for a text that continues another one, without a space added in front.
-    """
-
-    size: int
-    prefix_ids: list[int] | None
-
-    @property
-    def continuation(self) -> "SubwordModel": ...
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
-
-    def token_ends(self, text: str) -> list[int]:
-        """Return where each token of a text ends, in characters."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str: ...
-
-    def token_bytes(self) -> list[bytes]: ...
-
-    def token_id(self, token: str) -> int | None: ...
 
 
 class FastModel:
@@ -87,20 +66,22 @@ class FastModel:
 
     def token_bytes(self) -> list[bytes]:
         """Raises DataError if the file's decoder is not one of those of Llama models."""
-        steps = [step["type"] for step in _flatten_steps(self._fields.get("decoder"))]
+        decoder = self._fields.get("decoder") or {}
+        steps = {step.get("type") for step in decoder.get("decoders", [decoder])}
         if "ByteLevel" in steps:
             to_bytes = _byte_level_bytes
-        elif "Metaspace" in steps or "ByteFallback" in steps or "Replace" in steps:
+        elif steps & {"Metaspace", "ByteFallback", "Replace"}:
             to_bytes = _sentencepiece_bytes
         else:
             raise DataError(
-                f"{self._name}: decoder = {', '.join(steps) or None} is not supported, so the bytes of its tokens are "
+                f"{self._name}: decoder = {decoder.get('type')} is not supported, so the bytes of its tokens are "
                 "unknown; remove stop strings and evaluators that report loss per byte, which need them"
             )
         added = self._tokenizer.get_added_tokens_decoder()
         texts = [self._tokenizer.id_to_token(i) for i in range(self.size)]
+        special = {i for i, token in added.items() if token.special}
         return [
-            b"" if text is None else _added_bytes(added[i]) if i in added else to_bytes(text)
+            b"" if text is None or i in special else text.encode() if i in added else to_bytes(text)
             for i, text in enumerate(texts)
         ]
 
@@ -164,16 +145,7 @@ class SentencePieceModel:
         return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if adds_space else steps)
 
 
-def _flatten_steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield the steps of a component of tokenizer.json, which may be a sequence."""
-    if step is None:
-        return
-    inner = next((step[name] for name in ("normalizers", "pretokenizers", "decoders") if name in step), None)
-    if inner is None:
-        yield step
-    else:
-        for inner_step in inner:
-            yield from _flatten_steps(inner_step)
+SubwordModel = FastModel | SentencePieceModel
 
 
 def _without_prefix_space(step: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -192,24 +164,18 @@ def _without_prefix_space(step: Mapping[str, Any] | None) -> dict[str, Any] | No
     return dict(step)
 
 
-def _added_bytes(token: tokenizers.AddedToken) -> bytes:
-    return b"" if token.special else token.content.encode()
-
-
 def _sentencepiece_bytes(token: str) -> bytes:
     """Return the bytes of a SentencePiece token: a byte token such as <0x41>, or text with the space symbol."""
     byte = _BYTE_TOKEN.fullmatch(token)
     return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE_SYMBOL, " ").encode()
 
 
+# Byte-level BPE (Radford et al., 2019) writes a byte as its Latin-1 character if that is printable, and the others in
+# order as characters from U+0100 on.
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTED]
+_BYTE_OF_CHARACTER = {chr(byte): byte for byte in _PRINTED} | {chr(0x100 + i): byte for i, byte in enumerate(_OTHERS)}
+
+
 def _byte_level_bytes(token: str) -> bytes:
-    """Return the bytes of a byte-level BPE token (Radford et al., 2019)."""
-    return bytes(_byte_of_character()[character] for character in token)
-
-
-@functools.cache
-def _byte_of_character() -> dict[str, int]:
-    """Map printable Latin-1 characters to their own byte, and characters from U+0100 on to the other bytes in order."""
-    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+    return bytes(_BYTE_OF_CHARACTER[character] for character in token)

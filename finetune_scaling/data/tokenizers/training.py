@@ -55,10 +55,10 @@ class TokenizerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.character_coverage <= 1:
-            raise ConfigError(f"tokenizer.character_coverage = {self.character_coverage} must be in (0, 1]")
-        if self.sentinels < 0 or self.max_sentences < 1:
-            raise ConfigError("tokenizer.sentinels must be at least 0 and tokenizer.max_sentences at least 1")
+        if self.sentinels < 0 or self.max_sentences < 1 or not 0 < self.character_coverage <= 1:
+            raise ConfigError(
+                f"{self}: sentinels must be at least 0, max_sentences at least 1 and character_coverage in (0, 1]"
+            )
         smallest = max(MIN_VOCAB_SIZE, self.reserved + _MIN_ALPHABET)
         if not smallest <= self.vocab_size <= MAX_VOCAB_SIZE:
             raise ConfigError(
