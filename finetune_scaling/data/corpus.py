@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_scaling.configuration import canonical_json
 from finetune_scaling.data.sources import open_source, source_from_config
-from finetune_scaling.data.sources.records import text_field
+from finetune_scaling.data.sources.records import LazySequence, text_field
 from finetune_scaling.errors import ConfigError
 
 
@@ -45,25 +45,17 @@ class CorpusConfig:
             raise ConfigError("corpus.dev is the same text as corpus.train; use held-out text")
 
 
-class PartTexts(Sequence[str]):
-    """The texts of one part; `where` names the part in errors."""
-
-    def __init__(self, part: CorpusPart, where: str):
-        self._records = open_source(source_from_config(part.source, f"{where}.source"), (part.field,))
-        self._field = part.field
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        return text_field(self._records[index], self._field, f"record {index}")
+def open_texts(part: CorpusPart, where: str) -> Sequence[str]:
+    """Open the texts of one part; `where` names the part in errors."""
+    records = open_source(source_from_config(part.source, f"{where}.source"), (part.field,))
+    return LazySequence(len(records), lambda index: text_field(records[index], part.field, f"record {index}"))
 
 
 class CorpusTexts(Sequence[str]):
     """The texts of a corpus. With weights, a part contributes its first documents, as many as the shares allow."""
 
     def __init__(self, parts: Sequence[CorpusPart], where: str = "corpus"):
-        self._parts = [PartTexts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
+        self._parts = [open_texts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
         self.counts = _shares([len(texts) for texts in self._parts], parts, where)
 
     def __len__(self) -> int:
@@ -80,7 +72,7 @@ class CorpusTexts(Sequence[str]):
 
 def document_counts(parts: Sequence[CorpusPart], where: str = "corpus") -> list[int]:
     """Return the number of documents per part, as in `CorpusTexts`; only one part is in memory at a time."""
-    return _shares([len(PartTexts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
+    return _shares([len(open_texts(part, f"{where}[{i}]")) for i, part in enumerate(parts)], parts, where)
 
 
 def _shares(sizes: Sequence[int], parts: Sequence[CorpusPart], where: str) -> list[int]:

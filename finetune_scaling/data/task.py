@@ -143,31 +143,29 @@ def _check_languages(part: Part, kind: str, where: str) -> None:
 def _build(mapping: Mapping[str, Any], where: str) -> Task:
     kind = configuration.choose(KIND_DEFAULTS, mapping.get("kind", ""), f"{where}: kind")
     fields = merge(configuration.plain(kind), mapping)
-    source_changes = fields.pop("sources", {})
-    unused = set(source_changes)
+    changes = fields.pop("sources", {})
     for split in ("train", "dev"):
-        fields[split] = _build_parts(fields.get(split, ()), f"{where}: {split}", source_changes, unused)
+        fields[split] = _build_parts(fields.get(split, ()), f"{where}: {split}", changes)
     fields["test"] = {
-        name: _build_parts(parts, f"{where}: test.{name}", source_changes, unused)
-        for name, parts in fields.get("test", {}).items()
+        name: _build_parts(parts, f"{where}: test.{name}", changes) for name, parts in fields.get("test", {}).items()
     }
-    if unused:
+    task = configuration.build(Task, fields, where)
+    known = {name for parts in task.splits().values() for part in parts for name in configuration.plain(part.source)}
+    if unused := changes.keys() - known:
         raise ConfigError(f"{where}: sources.{min(unused)} is not a field of any source of this task; remove it")
-    return configuration.build(Task, fields, where)
+    return task
 
 
-def _build_parts(parts: Any, where: str, source_changes: Mapping[str, Any], unused: set[str]) -> tuple[Part, ...]:
+def _build_parts(parts: Any, where: str, changes: Mapping[str, Any]) -> tuple[Part, ...]:
     if isinstance(parts, str | Mapping):
         raise ConfigError(f"{where} must be a list of parts, one per language direction")
-    return tuple(_build_part(part, f"{where}[{i}]", source_changes, unused) for i, part in enumerate(parts))
+    return tuple(_build_part(part, f"{where}[{i}]", changes) for i, part in enumerate(parts))
 
 
-def _build_part(part: Any, where: str, source_changes: Mapping[str, Any], unused: set[str]) -> Part:
+def _build_part(part: Any, where: str, changes: Mapping[str, Any]) -> Part:
     if not isinstance(part, Mapping) or not isinstance(part.get("source"), Mapping):
         raise ConfigError(f"{where}.source is missing; describe it, e.g. {{'kind': 'files', 'path': 'train.jsonl'}}")
-    source = source_from_config(part["source"], f"{where}.source")
-    known = configuration.plain(source)
-    changes = {name: value for name, value in source_changes.items() if name in known}
-    unused.difference_update(changes)
-    source = source_from_config(merge(known, changes), f"{where}.source")
+    known = configuration.plain(source_from_config(part["source"], f"{where}.source"))
+    own = {name: value for name, value in changes.items() if name in known}
+    source = source_from_config(merge(known, own), f"{where}.source")
     return configuration.build(Part, {**part, "source": source}, where)

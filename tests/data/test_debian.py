@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.sources import DebianSource, apt, debian_builders, descriptions, open_source, prepare_source
@@ -140,6 +140,7 @@ def test_clusters_share_a_source_a_synopsis_or_a_long_paragraph():
     assert groups == {frozenset("1234"), frozenset("5"), frozenset("67")}
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=3), min_size=1, max_size=60), st.randoms())
 def test_no_key_is_in_two_splits(rows, random):
     corpus = {

@@ -8,7 +8,7 @@ import pickle
 import fsspec
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.sources import FilesSource, open_source, source_from_config
@@ -63,9 +63,9 @@ def test_fsspec_urls():
     with fsspec.open("memory://corpus/text.jsonl", "wb") as file:
         file.write(JSONL)
     assert list(open_source(FilesSource("text.jsonl", data_dir="memory://corpus"))) == ROWS
-    with pytest.raises(DataError, match=r"memory://corpus/none\.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"memory://corpus/none\.jsonl cannot be read \(FileNotFoundError"):
         open_source(FilesSource("none.jsonl", data_dir="memory://corpus"))
-    with pytest.raises(DataError, match=r"nope://a\.jsonl: cannot open this URL"):
+    with pytest.raises(DataError, match=r"nope://a\.jsonl cannot be read .*nope.*fsspec package"):
         open_source(FilesSource("nope://a.jsonl"))
 
 
@@ -97,11 +97,11 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", JSONL + b'{"en": "x", "de": "\xff"}\n', r"a\.jsonl, line 4, byte 20: not UTF-8"),
         ("a.jsonl", JSONL + b'{"en": "x"}\n', r"a\.jsonl, line 4: no field 'de'"),
         ("a.jsonl", JSONL + b'{"en": "x", "dee": "y"}\n', r"line 4: no field 'de'; did you mean 'dee'"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' must be text, not null"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": 3}\n', r"line 4: field 'de' must be text, not a number"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' must be text, not None"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": 3}\n', r"line 4: field 'de' must be text, not 3"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": "\\ud800"}\n', r"a\.jsonl, line 4: field 'de' is not valid Unicode"),
-        ("a.jsonl", JSONL + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl, line 4: a number has more digits"),
-        ("a.jsonl", JSONL + b'{"n": ' + b"[" * 10**5 + b"\n", r"a\.jsonl, line 4: too deeply nested"),
+        ("a.jsonl", JSONL + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl, line 4: .*digits"),
+        ("a.jsonl", JSONL + b'{"n": ' + b"[" * 10**5 + b"\n", r"a\.jsonl, line 4: .*recursion"),
         ("a.tsv", b"en\tde\ten\nx\ty\tz\n", r"a\.tsv, line 1: column 'en' occurs twice"),
         ("a.tsv", TSV + b"only one\n", r"a\.tsv, line 4: 1 columns, expected 2 \(en, de\)"),
         ("a.tsv", TSV + b"a\tb\tc\n", r"a\.tsv, line 4: 3 columns, expected 2"),
@@ -117,10 +117,10 @@ def test_invalid_lines_are_an_error(tmp_path, name, content, message):
 
 
 def test_a_missing_file_a_directory_and_an_unknown_format(tmp_path):
-    with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be read .*No such file"):
         open_source(FilesSource(str(tmp_path / "none.jsonl")))
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"folder\.jsonl is a folder"):
+    with pytest.raises(DataError, match=r"folder\.jsonl cannot be read .*Is a directory"):
         open_source(FilesSource(str(tmp_path / "folder.jsonl")))
     with pytest.raises(ConfigError, match="set format to 'jsonl' or 'tsv'"):
         open_source(FilesSource("a.txt.gz"))
@@ -132,7 +132,7 @@ def test_nested_fields(tmp_path):
     open_source(FilesSource(str(path)), ("translation.en", "translation.de"))
     with pytest.raises(DataError, match=r"no field 'translation\.fr'; choose one of en, de"):
         open_source(FilesSource(str(path)), ("translation.fr",))
-    with pytest.raises(DataError, match=r"field 'id\.en': expected a group of fields, got a str"):
+    with pytest.raises(DataError, match=r"field 'id\.en': expected a group of fields, not '7'"):
         open_source(FilesSource(str(path)), ("id.en",))
 
 
@@ -151,6 +151,7 @@ def test_records_can_be_pickled(tmp_path):
     assert list(pickle.loads(pickle.dumps(records))) == ROWS
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(), st.text(), min_size=1), min_size=1), st.booleans())
 def test_any_text_is_read_unchanged(tmp_path_factory, rows, ascii_only):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"

@@ -100,7 +100,7 @@ def test_a_task_that_cannot_be_scored_is_not_trained(tiny_runs, tmp_path):
     parts = [{**missing, "target_field": "target", "source_language": "A", "target_language": "B"}]
     for test, kind, message in (
         ({}, ConfigError, "task tiny has no test set"),
-        ({"test": parts}, DataError, r"none.jsonl: no such file"),
+        ({"test": parts}, DataError, r"none.jsonl cannot be read .*No such file"),
     ):
         config = tiny_runs.config("full")
         config["task"]["test"] = test

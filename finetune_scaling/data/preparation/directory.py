@@ -10,7 +10,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.encoding import quantiles
 from finetune_scaling.data.preparation.pipeline import find_duplicates, write_shards
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
-from finetune_scaling.data.preparation.shards import finished_record, read_index, read_repeats, write_array
+from finetune_scaling.data.preparation.shards import finished_record, read_array, write_array
 from finetune_scaling.errors import DataError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, read_json, write_json_atomically
 
@@ -59,7 +59,7 @@ def _record_settings(preparation: Preparation, directory: Location) -> None:
 
 def _has_repeats(directory: Location, number: int) -> bool:
     try:
-        read_repeats(directory, number)
+        read_array(shard_file(directory, number, "repeats.npy"))
     except (OSError, EOFError, ValueError):  # missing or damaged
         return False
     return True
@@ -78,7 +78,7 @@ def _write_statistics(preparation: Preparation, directory: Location) -> dict[str
     if not sums["documents"]:
         dropped = ", ".join(f"{name}: {sums[name]}" for name in _DROPPED)
         raise DataError(f"{directory}: all documents are dropped ({dropped}); check field and filters")
-    index = np.concatenate([read_index(directory, number) for number in range(preparation.shards)])
+    index = np.concatenate([read_array(shard_file(directory, number, "npy")) for number in range(preparation.shards)])
     write_array(directory / INDEX, index)
     statistics = {
         **sums,

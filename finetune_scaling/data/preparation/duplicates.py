@@ -28,7 +28,8 @@ def buckets(preparation: Preparation) -> int:
 
 def hash_shard(preparation: Preparation, number: int) -> Iterator[tuple[int, Digests]]:
     """Yield the 128-bit digests of a shard's texts for every bucket, also if empty."""
-    raw = b"".join(hashlib.blake2b(_bytes(text), digest_size=16).digest() for text in shard_texts(preparation, number))
+    texts = (text.encode(errors="surrogatepass") for text in shard_texts(preparation, number))  # encoding reports them
+    raw = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
     digests = np.frombuffer(raw, "<u8").reshape(-1, 2)
     bucket_of = digests[:, 0] % buckets(preparation)
     for bucket in range(buckets(preparation)):
@@ -53,7 +54,3 @@ def write_repeats(shard: int, positions: Iterable[np.ndarray], directory: Locati
     """Write the repeated positions of one shard from all buckets, for write_shard."""
     found = np.sort(np.concatenate(list(positions)))
     write_array(shard_file(directory, shard, "repeats.npy"), found)
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", errors="surrogatepass")  # the tokenizer reports lone surrogates

@@ -52,10 +52,6 @@ class Preparation:
         """Number of documents before filtering."""
         return sum(self.counts)
 
-    def shard_range(self, number: int) -> range:
-        """Return the document numbers of a shard."""
-        return range(self.documents * number // self.shards, self.documents * (number + 1) // self.shards)
-
     def record(self) -> dict[str, Any]:
         """Return the settings as plain data; two preparations have equal bytes if and only if these are equal."""
         return {

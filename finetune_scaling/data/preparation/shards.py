@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from finetune_scaling.configuration import build, canonical_json
-from finetune_scaling.data.corpus import CorpusPart, PartTexts
+from finetune_scaling.data.corpus import CorpusPart, open_texts
 from finetune_scaling.data.encoding import RaggedArray, encode_texts, split_documents
 from finetune_scaling.data.preparation.settings import Filters, Preparation, index_type, shard_file, token_type
 from finetune_scaling.files import Location, file_size, write_atomically, write_json_atomically
@@ -29,7 +29,9 @@ def write_shard(preparation: Preparation, number: int, directory: Location) -> N
 
     Raises DataError if the text is invalid, WorkdirError if the directory cannot be written.
     """
-    repeats = set(read_repeats(directory, number).tolist()) if preparation.filters.drop_duplicates else set()
+    repeats = set()
+    if preparation.filters.drop_duplicates:
+        repeats = set(read_array(shard_file(directory, number, "repeats.npy")).tolist())
     texts = (text for i, text in enumerate(shard_texts(preparation, number)) if i not in repeats)
     documents, counts = _filter(encode_texts(texts, preparation.tokenizer), preparation.filters)
     chunks, is_last = split_documents(documents, preparation.chunk_tokens)
@@ -53,32 +55,22 @@ def finished_record(directory: Location, number: int) -> dict[str, Any] | None:
     try:
         record = json.loads(shard_file(directory, number, "json").read_text(encoding="utf-8"))
         complete = file_size(shard_file(directory, number, "array_record")) == record["bytes"]
-        complete = complete and len(read_index(directory, number)) == record["chunks"]
+        complete = complete and len(read_array(shard_file(directory, number, "npy"))) == record["chunks"]
     except (OSError, EOFError, ValueError, KeyError, TypeError):  # missing or damaged
         return None
     return record if complete else None
 
 
-def read_index(directory: Location, number: int) -> np.ndarray:
-    """Read a shard's index entries. Raises OSError, EOFError or ValueError if the file is missing or damaged."""
-    return _read_array(shard_file(directory, number, "npy"))
-
-
 def shard_texts(preparation: Preparation, number: int) -> Iterator[str]:
     """Yield the documents of a shard before filtering; one part is open at a time."""
-    wanted = preparation.shard_range(number)
+    first, stop = (preparation.documents * n // preparation.shards for n in (number, number + 1))
     start = 0
     for i, (part, count) in enumerate(zip(preparation.parts, preparation.counts, strict=True)):
-        here = range(max(wanted.start - start, 0), min(wanted.stop - start, count))
+        here = range(max(first - start, 0), min(stop - start, count))
         if here:
             texts = _open(canonical_json(part), f"corpus.train[{i}]")
             yield from (texts[index] for index in here)
         start += count
-
-
-def read_repeats(directory: Location, number: int) -> np.ndarray:
-    """Return the positions within a shard of documents that repeat earlier ones, int64[n]."""
-    return _read_array(shard_file(directory, number, "repeats.npy"))
 
 
 def write_array(path: Location, array: np.ndarray) -> None:
@@ -88,14 +80,14 @@ def write_array(path: Location, array: np.ndarray) -> None:
     write_atomically(path, file.getvalue())
 
 
-def _read_array(path: Location) -> np.ndarray:
+def read_array(path: Location) -> np.ndarray:
     """Read a .npy file. Raises OSError, EOFError or ValueError if it is missing or damaged."""
     return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
 @functools.lru_cache(maxsize=1)  # the shards of a worker are mostly from the same part
-def _open(part: str, where: str) -> PartTexts:
-    return PartTexts(build(CorpusPart, json.loads(part), where), where)
+def _open(part: str, where: str) -> Sequence[str]:
+    return open_texts(build(CorpusPart, json.loads(part), where), where)
 
 
 def _filter(documents: RaggedArray, filters: Filters) -> tuple[RaggedArray, dict[str, int]]:

@@ -12,32 +12,19 @@ from finetune_scaling.data.sources.files_source import FilesSource, open_files
 from finetune_scaling.data.sources.grammar_source import GrammarSource, open_grammar
 from finetune_scaling.data.sources.tfds_source import DebianSource, TfdsSource, open_tfds, prepare_tfds
 
-__all__ = [
-    "DebianSource",
-    "FilesSource",
-    "GrammarSource",
-    "Source",
-    "TfdsSource",
-    "open_source",
-    "prepare_source",
-    "source_from_config",
-]
-
 Source = FilesSource | TfdsSource | DebianSource | GrammarSource
 
-_KINDS: dict[str, tuple[type, Any]] = {
+SOURCE_KINDS: dict[str, tuple[type, Any]] = {
     "files": (FilesSource, open_files),
     "tfds": (TfdsSource, open_tfds),
-    "debian": (DebianSource, lambda source, fields: open_tfds(source.tfds, fields)),
+    "debian": (DebianSource, open_tfds),
     "grammar": (GrammarSource, open_grammar),
 }
-
-SOURCE_KINDS = tuple(_KINDS)
 
 
 def source_from_config(mapping: Mapping[str, Any], where: str) -> Source:
     """Build a source of kind `mapping["kind"]`. Raises ConfigError for wrong fields."""
-    kind, _ = configuration.choose(_KINDS, mapping.get("kind", ""), f"{where}.kind")
+    kind, _ = configuration.choose(SOURCE_KINDS, mapping.get("kind", ""), f"{where}.kind")
     return configuration.build(kind, mapping, where)
 
 
@@ -47,12 +34,12 @@ def open_source(source: Source, fields: Sequence[str] = ()) -> Sequence[dict[str
     A dot in a field name accesses a nested record: "translation.de". Raises DataError if the source is missing or
     damaged, or a field is missing or not text.
     """
-    _, open_kind = _KINDS[source.kind]
+    _, open_kind = SOURCE_KINDS[source.kind]
     return open_kind(source, tuple(fields))
 
 
 def prepare_source(source: Source) -> dict[str, Any]:
     """Download and prepare a source if necessary; return its contents for the log."""
     if isinstance(source, TfdsSource | DebianSource):
-        return prepare_tfds(source.tfds if isinstance(source, DebianSource) else source)
+        return prepare_tfds(source)
     return {"source": str(source), "examples": len(open_source(source))}

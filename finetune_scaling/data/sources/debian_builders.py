@@ -20,20 +20,17 @@ class _DebianBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
     """Splits of records with an id and other text fields."""
 
     VERSION = tfds.core.Version("1.0.0")
-
-    def _fields(self) -> tuple[str, ...]:
-        """Return the names of the fields after id."""
-        raise NotImplementedError
+    fields: tuple[str, ...]  # id first
 
     def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
-        """Yield id and fields of every record."""
+        """Yield the fields of every record."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=str(type(self).__doc__),
-            features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in ("id", *self._fields())}),
+            features=tfds.features.FeaturesDict({field: tfds.features.Text() for field in self.fields}),
             homepage="https://www.debian.org/international/l10n/ddtp",
         )
 
@@ -49,30 +46,32 @@ class _DebianBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         return {split: self._generate_examples(found) for split, found in records.items()}
 
     def _generate_examples(self, records: list[tuple[str, ...]]) -> Iterator[tuple[str, dict[str, str]]]:
-        names = ("id", *self._fields())
-        return ((record[0], dict(zip(names, record, strict=True))) for record in records)
+        return ((record[0], dict(zip(self.fields, record, strict=True))) for record in records)
+
+
+def _configs(*names: str) -> list[tfds.core.BuilderConfig]:
+    return [tfds.core.BuilderConfig(name=name) for name in names]
 
 
 class DebianTranslation(_DebianBuilder):
     """Synopses and paragraphs of package descriptions in English and another language: id, en, de (or zh)."""
 
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=f"en-{target}") for target in ("de", "zh")]  # noqa: RUF012
+    BUILDER_CONFIGS = _configs("en-de", "en-zh")
 
-    def _fields(self) -> tuple[str, ...]:
-        return tuple(self.builder_config.name.split("-"))
+    @property
+    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("id", *self.builder_config.name.split("-"))
 
     def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
-        source, target = self._fields()
+        _, source, target = self.fields
         return descriptions.translation_pairs(corpus, source, target, split)
 
 
 class DebianSummarization(_DebianBuilder):
     """Long package descriptions and their one-line synopses: id, document, summary."""
 
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=language) for language in ("de", "en", "zh")]  # noqa: RUF012
-
-    def _fields(self) -> tuple[str, ...]:
-        return "document", "summary"
+    BUILDER_CONFIGS = _configs("de", "en", "zh")
+    fields = ("id", "document", "summary")
 
     def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
         return descriptions.summarization_pairs(corpus, self.builder_config.name, split)
@@ -81,10 +80,8 @@ class DebianSummarization(_DebianBuilder):
 class DebianText(_DebianBuilder):
     """Package descriptions as plain text of one language: id, text."""
 
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=language) for language in ("de", "en", "zh")]  # noqa: RUF012
-
-    def _fields(self) -> tuple[str, ...]:
-        return ("text",)
+    BUILDER_CONFIGS = _configs("de", "en", "zh")
+    fields = ("id", "text")
 
     def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
         return descriptions.texts(corpus, self.builder_config.name, split)

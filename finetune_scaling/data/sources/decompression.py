@@ -8,6 +8,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import fsspec
 import zstandard
@@ -21,9 +22,11 @@ def read_bytes(path: str) -> bytes:
     Raises DataError if the file is missing, unreadable or empty, or its archive is truncated or damaged.
     """
     data = _fetch(path)
-    suffix = os.path.splitext(path)[1]
-    if suffix in _DECOMPRESS:
-        data = _decompress(path, data, _DECOMPRESS[suffix])
+    decompress = _DECOMPRESS.get(os.path.splitext(path)[1], bytes)
+    try:
+        data = decompress(data)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        raise DataError(f"{path}: the archive is truncated or damaged ({error}); download the file again") from error
     if not data.strip():
         raise DataError(f"{path} is empty; download or write the file again")
     return data
@@ -39,28 +42,18 @@ def _fetch(path: str) -> bytes:
     try:
         with fsspec.open(os.path.expanduser(path), "rb") as file:
             return file.read()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path (relative ones start at {os.getcwd()})") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; give the path of one file") from None
-    except (ImportError, ValueError) as error:  # unknown protocol, or its package is not installed
-        raise DataError(f"{path}: cannot open this URL ({error}); install its fsspec package") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); check its permissions and the connection") from error
+    except (OSError, ImportError, ValueError) as error:  # ValueError: a protocol that fsspec does not know
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); give the path of one file (relative ones start "
+            f"at {os.getcwd()}), or a URL whose fsspec package is installed"
+        ) from error
 
 
-def _decompress(path: str, data: bytes, decompress: Callable[[bytes], bytes]) -> bytes:
-    try:
-        return decompress(data)
-    except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: the archive is truncated or damaged ({error}); download the file again") from error
-
-
-def _decompress_xz(data: bytes) -> bytes:
-    # One stream at a time: the library's own reader silently ignores a further stream that is damaged.
+def _decompress_streams(data: bytes, decompressor: Callable[[], Any]) -> bytes:
+    """Decompress one stream at a time: the libraries' own readers silently ignore a damaged or truncated last one."""
     pieces = []
     while data:
-        stream = lzma.LZMADecompressor()
+        stream = decompressor()
         pieces.append(stream.decompress(data))
         if not stream.eof:
             raise EOFError("the last stream is truncated")
@@ -68,20 +61,8 @@ def _decompress_xz(data: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def _decompress_zstandard(data: bytes) -> bytes:
-    # One frame at a time: the library's own readers silently ignore a truncated last frame.
-    pieces = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        pieces.append(frame.decompress(data))
-        if not frame.eof:
-            raise EOFError("the last frame is truncated")
-        data = frame.unused_data
-    return b"".join(pieces)
-
-
 _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
-    ".xz": _decompress_xz,
-    ".zst": _decompress_zstandard,
+    ".xz": lambda data: _decompress_streams(data, lzma.LZMADecompressor),
+    ".zst": lambda data: _decompress_streams(data, zstandard.ZstdDecompressor().decompressobj),
 }

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import scipy.sparse
+import scipy.sparse.csgraph
+
 from finetune_scaling.data.sources.apt import LANGUAGES, list_files, read_list
 from finetune_scaling.errors import DataError
 
@@ -91,7 +95,7 @@ def split_by_clusters(
     """
     clusters = _clusters(descriptions, sources)
     sizes = Counter(clusters.values())
-    names: dict[str, str] = {}
+    names: dict[int, str] = {}
     for md5, cluster in clusters.items():
         name = min(_source(description, sources) for description in descriptions[md5].values())
         names[cluster] = min(name, names.get(cluster, name))
@@ -161,21 +165,18 @@ def _later(split: str) -> tuple[str, ...]:
     return SPLITS[SPLITS.index(split) + 1 :]
 
 
-def _clusters(descriptions: Mapping[str, Mapping[str, Description]], sources: Mapping[str, str]) -> dict[str, str]:
-    """Return a cluster name for each description: the connected components of shared keys (union-find)."""
-    parents = {md5: md5 for md5 in descriptions}
-
-    def root(md5: str) -> str:
-        while parents[md5] != md5:
-            parents[md5] = parents[parents[md5]]
-            md5 = parents[md5]
-        return md5
-
-    first_with: dict[tuple[str, str], str] = {}
-    for md5, by_language in descriptions.items():
-        for key in _keys(by_language.values(), sources):
-            parents[root(first_with.setdefault(key, md5))] = root(md5)
-    return {md5: root(md5) for md5 in descriptions}
+def _clusters(descriptions: Mapping[str, Mapping[str, Description]], sources: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of each description's cluster: the connected components of descriptions and their keys."""
+    keys: dict[tuple[str, str], int] = {}  # numbered after the descriptions
+    edges = [
+        (number, len(descriptions) + keys.setdefault(key, len(keys)))
+        for number, by_language in enumerate(descriptions.values())
+        for key in _keys(by_language.values(), sources)
+    ]
+    size = len(descriptions) + len(keys)
+    graph = scipy.sparse.coo_array((np.ones(len(edges)), np.transpose(edges)), shape=(size, size))
+    _, clusters = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    return dict(zip(descriptions, clusters.tolist(), strict=False))
 
 
 def _keys(descriptions: Iterable[Description], sources: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune_scaling.configuration import choose, suggestion
+from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.sources.decompression import read_bytes, without_compression_suffix
 from finetune_scaling.data.sources.records import text_field
 from finetune_scaling.errors import ConfigError, DataError
@@ -80,7 +80,7 @@ def _format_of(path: str) -> str:
     suffix = os.path.splitext(without_compression_suffix(path))[1]
     if suffix not in _FORMATS:
         raise ConfigError(f"{path}: the format is not known by the suffix; set format to 'jsonl' or 'tsv'")
-    return choose(_FORMATS, suffix, "format")
+    return _FORMATS[suffix]
 
 
 def _line_offsets(data: bytes) -> np.ndarray:
@@ -106,10 +106,8 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}, column {error.colno}: invalid JSON ({error.msg}); fix or remove it") from None
-    except ValueError:
-        raise DataError(f"{where}: a number has more digits than Python parses; shorten or remove it") from None
-    except RecursionError:
-        raise DataError(f"{where}: too deeply nested; fix or remove it") from None
+    except (ValueError, RecursionError) as error:  # too many digits, or too deeply nested
+        raise DataError(f"{where}: {error}; fix or remove it") from None
     if not isinstance(record, dict):
         raise DataError(f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}')
     return record

@@ -1,10 +1,25 @@
-"""Access to the fields of records, with errors that name the record and the field."""
+"""Sequences of records, and access to their fields with errors that name the record and the field."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
+
+T = TypeVar("T")
+
+
+class LazySequence(Sequence[T]):
+    """`size` items, each made by `item(index)` when it is read."""
+
+    def __init__(self, size: int, item: Callable[[int], T]):
+        self._indices, self._item = range(size), item
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> T:  # type: ignore[override]
+        return self._item(self._indices[index])
 
 
 def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
@@ -15,12 +30,12 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
     value: Any = record
     for name in field.split("."):
         if not isinstance(value, Mapping):
-            raise DataError(f"{where}: field {field!r}: expected a group of fields, got {_name_of(value)}")
+            raise DataError(f"{where}: field {field!r}: expected a group of fields, not {value!r:.40}")
         if name not in value:
             raise DataError(f"{where}: no field {field!r}{suggestion(name, value)}")
         value = value[name]
     if not isinstance(value, str):
-        raise DataError(f"{where}: field {field!r} must be text, not {_name_of(value)}; convert or remove that record")
+        raise DataError(f"{where}: field {field!r} must be text, not {value!r:.40}; convert or remove that record")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -45,8 +60,3 @@ def check_first_record(records: Sequence[Mapping[str, Any]], fields: Sequence[st
         raise DataError(f"{where} is empty; choose another split or prepare it again")
     for field in fields:
         text_field(records[0], field, f"{where}, record 0")
-
-
-def _name_of(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
-    return names.get(type(value), "a group of fields" if isinstance(value, Mapping) else f"a {type(value).__name__}")

@@ -1,5 +1,6 @@
 """TFDS datasets as sources, with random access to array_record files and without TensorFlow."""
 
+import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling.configuration import suggestion
-from finetune_scaling.data.sources.records import check_first_record
+from finetune_scaling.data.sources.records import LazySequence, check_first_record
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
 
@@ -18,6 +19,8 @@ _BUILDER_MODULES = (
     "tensorflow_datasets.text",
     "finetune_scaling.data.sources.debian_builders",
 )
+
+_PREPARE = "run python -m finetune_scaling.prepare corpus --config=FILE with that config"
 
 DebianDataset = Literal[
     "translation/en-de", "translation/en-zh",
@@ -52,32 +55,23 @@ class DebianSource:
     kind: Literal["debian"] = "debian"
 
     def __str__(self) -> str:
-        return f"debian_{self.dataset}, split {self.split!r}"
+        return f"{self.name}, split {self.split!r}"
 
     @property
-    def tfds(self) -> TfdsSource:
-        """The same split as a source of TFDS."""
-        return TfdsSource(f"debian_{self.dataset}", self.split, self.data_dir)
+    def name(self) -> str:
+        """The name of the dataset in TFDS."""
+        return f"debian_{self.dataset}"
 
 
-class TfdsRecords(Sequence[dict[str, Any]]):
-    """The records of a TFDS data source, with text as str rather than bytes.
+def decode_records(records: Sequence[Any], name: str) -> LazySequence[dict[str, Any]]:
+    """Return the records of a TFDS data source, with text as str rather than bytes.
 
     Reading a record whose bytes are not UTF-8 raises DataError that begins with `name`.
     """
-
-    def __init__(self, records: Sequence[Any], name: str) -> None:
-        self._records, self._name = records, name
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
-        index = range(len(self))[index]
-        return _text(self._records[index], f"{self._name}, record {index}")
+    return LazySequence(len(records), lambda index: _text(records[index], f"{name}, record {index}"))
 
 
-def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
+def open_tfds(source: TfdsSource | DebianSource, fields: Sequence[str] = ()) -> LazySequence[dict[str, Any]]:
     """Open a prepared split.
 
     Raises DataError if the dataset or split is unknown, the dataset is not prepared as array_record, or its first
@@ -85,13 +79,13 @@ def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
     """
     builder = _builder(source)
     if not builder.is_prepared():
-        raise DataError(f"{source}: not prepared in {builder.data_dir}; {_how_to_prepare(source)}")
+        raise DataError(f"{source}: not prepared in {builder.data_dir}; {_PREPARE}")
     try:
-        records = TfdsRecords(builder.as_data_source(source.split), str(source))
+        records = decode_records(builder.as_data_source(source.split), str(source))
     except NotImplementedError:
         raise DataError(
             f"{source}: {builder.data_dir} has {builder.info.file_format.value} files, which have no random access; "
-            f"delete that directory or choose another data_dir, then {_how_to_prepare(source)}"
+            f"delete that directory or choose another data_dir, then {_PREPARE}"
         ) from None
     except (ValueError, KeyError, AssertionError) as error:
         raise DataError(
@@ -101,7 +95,7 @@ def open_tfds(source: TfdsSource, fields: Sequence[str] = ()) -> TfdsRecords:
     return records
 
 
-def prepare_tfds(source: TfdsSource) -> dict[str, Any]:
+def prepare_tfds(source: TfdsSource | DebianSource) -> dict[str, Any]:
     """Download and prepare the dataset as array_record files if necessary; return its split sizes.
 
     Raises DataError if a download fails or a file that has to be downloaded manually is missing.
@@ -120,7 +114,7 @@ def prepare_tfds(source: TfdsSource) -> dict[str, Any]:
     return {"source": source.name, "directory": str(builder.data_dir), "examples": sizes}
 
 
-def _builder(source: TfdsSource) -> Any:
+def _builder(source: TfdsSource | DebianSource) -> Any:
     import tensorflow_datasets as tfds
 
     for module in _BUILDER_MODULES:
@@ -128,34 +122,13 @@ def _builder(source: TfdsSource) -> Any:
     options = {"data_dir": str(Path(source.data_dir).expanduser())} if source.data_dir else {}
     try:
         return tfds.builder(source.name, **options)
-    except tfds.core.DatasetNotFoundError:
-        raise DataError(f"TFDS has no dataset {_suggest_dataset(source.name.split('/')[0])}") from None
     except ValueError as error:
-        raise DataError(f"TFDS dataset {source.name!r}: {_unknown_config(source.name) or _first_line(error)}") from None
-
-
-def _suggest_dataset(name: str) -> str:
-    import tensorflow_datasets as tfds
-
-    hint = suggestion(name, tfds.list_builders(with_community_datasets=False))
-    catalog = "; see https://www.tensorflow.org/datasets/catalog/overview"
-    return repr(name) + (hint if "did you mean" in hint else catalog)
-
-
-def _unknown_config(name: str) -> str:
-    import tensorflow_datasets as tfds
-
-    dataset, _, config = name.partition("/")
-    known = list(tfds.builder_cls(dataset).builder_configs)
-    return f"unknown config {config!r}{suggestion(config, known)}" if known and config not in known else ""
-
-
-def _how_to_prepare(source: TfdsSource) -> str:
-    data_dir = f", data_dir={source.data_dir!r}" if source.data_dir else ""
-    return (
-        "run python -m finetune_scaling.prepare corpus --config=FILE with that config, or in Python "
-        f"tfds.builder({source.name!r}{data_dir}).download_and_prepare(file_format='array_record')"
-    )
+        dataset, names = source.name.split("/")[0], tfds.list_builders(with_community_datasets=False)
+        if dataset in names:
+            names = [f"{dataset}/{config}" for config in tfds.builder_cls(dataset).builder_configs]
+        near = difflib.get_close_matches(source.name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see https://www.tensorflow.org/datasets/catalog/overview"
+        raise DataError(f"TFDS has no dataset {source.name!r} ({_first_line(error)}); {hint}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -163,16 +136,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _text(value: Any, where: str, field: str = "") -> Any:
-    if isinstance(value, bytes):
-        return _decoded(value, where, field)
+    """Return a value with bytes decoded, at any depth of groups."""
     if isinstance(value, Mapping):
         return {key: _text(entry, where, f"{field}.{key}" if field else key) for key, entry in value.items()}
-    return value
-
-
-def _decoded(value: bytes, where: str, field: str) -> str:
     try:
-        return value.decode("utf-8")
+        return value.decode("utf-8") if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: field {field!r} is not UTF-8 ({error.reason} at byte {error.start}); convert or remove it"
