@@ -1,23 +1,19 @@
 """Encoding of examples, truncated to their limits, and of documents, split into chunks, as compact ragged arrays."""
 
+import array
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
 from finetune_scaling.data.objectives import TokenSequence, prefix_lm
+from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 _BLOCK = 1024  # texts per call of the tokenizer
-
-
-class Template(Protocol):
-    """Renders the input text and the target text of an example."""
-
-    def render(self, example: Mapping[str, Any]) -> tuple[str, str]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +58,14 @@ class RaggedArray(NamedTuple):
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int]]) -> Self:
         """Copy lists, which may be generated one at a time."""
-        lengths: list[int] = []
-        blocks = [np.zeros(0, np.int32)]
-        for block in _blocks(lists):
-            lengths.extend(map(len, block))
-            blocks.append(np.fromiter(itertools.chain.from_iterable(block), np.int32))
-        return cls.from_lengths(np.concatenate(blocks), lengths)
+        values, lengths = array.array("i"), array.array("q")
+        for ids in lists:
+            values.extend(ids)
+            lengths.append(len(ids))
+        return cls.from_lengths(np.array(values, np.int32), lengths)
 
     @classmethod
-    def from_lengths(cls, values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> Self:
+    def from_lengths(cls, values: np.ndarray, lengths: np.ndarray | array.array) -> Self:
         """Split values into consecutive items of `lengths`."""
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, dtype=np.int64, out=offsets[1:])
@@ -188,12 +183,19 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: i
 
 def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> RaggedArray:
     """Encode texts, which may be generated one at a time, in order."""
-    return _concatenate([RaggedArray.from_lists(tokenizer.encode_batch(block)) for block in _blocks(texts)])
+    blocks = map(tokenizer.encode_batch, _blocks(texts))
+    return RaggedArray.from_lists(itertools.chain.from_iterable(blocks))
 
 
 def split_documents(documents: RaggedArray, chunk_tokens: int) -> tuple[RaggedArray, np.ndarray]:
     """Return chunks of at most `chunk_tokens` ids (none of an empty document) and is_last, bool[chunks]."""
-    sizes, is_last = _chunk_sizes(documents.lengths, chunk_tokens)
+    lengths = documents.lengths
+    counts = -(-lengths // chunk_tokens)  # empty documents have none
+    last = (np.cumsum(counts) - 1)[counts > 0]
+    sizes = np.full(int(counts.sum()), chunk_tokens, np.int64)
+    sizes[last] = (lengths - (counts - 1) * chunk_tokens)[counts > 0]
+    is_last = np.zeros(len(sizes), np.bool_)
+    is_last[last] = True
     return RaggedArray.from_lengths(documents.values, sizes), is_last
 
 
@@ -246,18 +248,6 @@ def _encode_truncated_input(
         budget = max(0, budget - excess)
 
 
-def _chunk_sizes(lengths: np.ndarray, chunk_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sizes of the chunks of documents of `lengths`, in order, and which are the last of a document."""
-    counts = -(-lengths // chunk_tokens)  # empty documents have none
-    last = np.cumsum(counts) - 1
-    sizes = np.full(int(counts.sum()), chunk_tokens, np.int64)
-    is_last = np.zeros(len(sizes), np.bool_)
-    nonempty = counts > 0
-    is_last[last[nonempty]] = True
-    sizes[last[nonempty]] = (lengths - (counts - 1) * chunk_tokens)[nonempty]
-    return sizes, is_last
-
-
 def _example_statistics(encoded: EncodedExamples, truncated_sources: int, truncated_targets: int) -> dict[str, Any]:
     return {
         "examples": len(encoded.has_eos),
@@ -270,9 +260,8 @@ def _example_statistics(encoded: EncodedExamples, truncated_sources: int, trunca
 
 
 def _concatenate(parts: Sequence[RaggedArray]) -> RaggedArray:
-    lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
-    values = np.concatenate([np.zeros(0, np.int32), *(part.values for part in parts)])
-    return RaggedArray.from_lengths(values, lengths)
+    lengths = np.concatenate([part.lengths for part in parts])
+    return RaggedArray.from_lengths(np.concatenate([part.values for part in parts]), lengths)
 
 
 def _blocks(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""Examples of a task: concatenated parts, nested subsets, and statistics."""
+"""Examples of a task: concatenated parts and nested subsets."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,8 @@ class Part:
     @property
     def direction(self) -> str:
         """Return e.g. en-de; one language code for summaries."""
-        return _direction(self.source_language, self.target_language)
+        codes = (self.source_language, self.target_language)
+        return codes[0] if codes[0] == codes[1] else "-".join(codes)
 
 
 class PartExamples(Sequence[Example]):
@@ -129,29 +130,6 @@ def interleaving_order(sizes: Sequence[int]) -> Iterator[int]:
         yield chosen
 
 
-def describe(examples: Examples, max_measured: int = 10_000) -> dict[str, Any]:
-    """Return language and length statistics for the log, as plain data.
-
-    Counts per direction are exact. Lengths are measured on at most `max_measured` evenly spaced examples: quantiles of
-    characters and of words (separated by spaces, so 1 per sentence in Chinese), and the number of empty texts.
-    """
-    measured = np.unique(np.linspace(0, len(examples) - 1, min(max_measured, len(examples))).astype(int))
-    texts: dict[str, dict[str, list[str]]] = {}
-    for index in measured:
-        example = examples[int(index)]
-        direction = _direction(example["source_language"], example["target_language"])
-        sides = texts.setdefault(direction, {"source": [], "target": []})
-        for side, side_texts in sides.items():
-            side_texts.append(example[side])
-    lengths = {
-        direction: {side: _lengths(side_texts) for side, side_texts in sides.items()}
-        for direction, sides in sorted(texts.items())
-    }
-    return {
-        "examples": len(examples), "directions": examples.counts(), "measured": len(measured), "lengths": lengths
-    }  # fmt: skip
-
-
 def check_references(task: str, split: str, examples: Sequence[Mapping[str, Any]], count: int | None) -> None:
     """Raise DataError if one of the first `count` examples (None: all) has an empty target."""
     for index in range(len(examples) if count is None else min(count, len(examples))):
@@ -160,21 +138,3 @@ def check_references(task: str, split: str, examples: Sequence[Mapping[str, Any]
                 f"task {task}, split {split}: the example with source {examples[index]['source'][:60]!r} has an empty "
                 "target, so no generated text can be scored against it; remove the example"
             )
-
-
-def _lengths(texts: Sequence[str]) -> dict[str, Any]:
-    return {
-        "empty": sum(not text.strip() for text in texts),
-        "characters": _quantiles([len(text) for text in texts]),
-        "words": _quantiles([len(text.split()) for text in texts]),
-    }
-
-
-def _quantiles(lengths: Sequence[int]) -> dict[str, float]:
-    points = {"q05": 0.05, "median": 0.5, "q95": 0.95, "max": 1.0}
-    mean = {"mean": round(float(np.mean(lengths)), 2)}
-    return mean | {name: round(float(np.quantile(lengths, point)), 2) for name, point in points.items()}
-
-
-def _direction(source: str, target: str) -> str:
-    return source if source == target else f"{source}-{target}"

@@ -7,7 +7,7 @@ encoded once, when a dataset is created, and kept as compact arrays.
 import dataclasses
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
@@ -16,7 +16,6 @@ from finetune_scaling.data.encoding import (
     EncodedDocuments,
     EncodedExamples,
     SequenceFormat,
-    Template,
     encode_documents,
     encode_examples,
 )
@@ -30,12 +29,17 @@ from finetune_scaling.data.objectives import (
     sequence_lengths,
 )
 from finetune_scaling.data.packing import Batch, assign_items, fill_rate, pack_batch, plan_packing
+from finetune_scaling.data.preparation.prepared import PreparedDocuments
+from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
 
 # Rows of an endless dataset: the len() of grain's own endless repeat overflows at batch size 1.
 _ENDLESS = 2**50
 _PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # independent random streams of one seed
+
+
+Documents = EncodedDocuments | PreparedDocuments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,23 +90,6 @@ class Batches:
         return self.dataset[step]
 
 
-class Documents(Protocol):
-    """Encoded chunks of documents, in memory or on disk.
-
-    lengths: int[N], number of tokens of each chunk. statistics: plain data for the log.
-    """
-
-    @property
-    def lengths(self) -> np.ndarray: ...
-
-    @property
-    def statistics(self) -> dict[str, Any]: ...
-
-    def chunk(self, index: int) -> tuple[np.ndarray, bool]:
-        """Return the ids of a chunk, int32[n], and whether it is the last of its document."""
-        ...
-
-
 def finetuning_batches(
     examples: Sequence[Mapping[str, Any]],
     tokenizer: Tokenizer,
@@ -122,7 +109,7 @@ def finetuning_batches(
     encoded = encode_examples(examples, tokenizer, template, sequence_format)
     if pack:
         rows = _packed_examples(encoded, tokenizer, sequence_format, row_length or sequence_format.length, seed)
-        return rows.endless(batch_size, encoded.statistics)
+        return rows.endless(batch_size)
     if row_length is not None:
         raise ConfigError("row_length is for packed rows; set pack, or remove row_length")
 
@@ -133,37 +120,32 @@ def finetuning_batches(
     return Batches(order, assemble, batch_size, len(encoded.has_eos), encoded.statistics)
 
 
-def pretraining_batches(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    objective: ObjectiveConfig,
-    *,
-    batch_size: int,
-    length: int,
-    seed: int,
-) -> Batches:
-    """Return endless packed batches [batch_size, length] of the texts under the objective.
+def encode_corpus(
+    texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConfig, length: int
+) -> EncodedDocuments:
+    """Encode texts in chunks that fit a row of `length` tokens under every denoiser.
 
-    Texts are split into chunks that fit a row under every denoiser. Which chunks share a row, their denoisers and their
-    noise change from epoch to epoch. Raises DataError without text, ConfigError if the tokenizer has too few sentinels.
+    Raises DataError without text, ConfigError if the tokenizer has too few sentinels.
     """
-    documents = _encode(texts, tokenizer, objective, length)
-    return document_batches(documents, tokenizer, objective, batch_size=batch_size, length=length, seed=seed)
+    _check_sentinels(tokenizer, objective, length)  # before the slow encoding
+    return encode_documents(texts, tokenizer, max_text_tokens(length, objective))
 
 
-def document_batches(
-    documents: Documents,
-    tokenizer: Tokenizer,
-    objective: ObjectiveConfig,
-    *,
-    batch_size: int,
-    length: int,
-    seed: int,
+def pretraining_batches(
+    documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, *, batch_size: int, length: int, seed: int
 ) -> Batches:
-    """Return `pretraining_batches` of encoded chunks of at most `max_text_tokens(length, objective)` tokens."""
-    _check_sentinels(tokenizer, objective, length)
-    rows = _packed_documents(documents, tokenizer, objective, length, seed)
-    return rows.endless(batch_size, documents.statistics)
+    """Return endless packed batches [batch_size, length] of the chunks of `encode_corpus` under the objective.
+
+    Which chunks share a row, their denoisers and their noise change from epoch to epoch.
+    """
+    return _packed_documents(documents, tokenizer, objective, length, seed).endless(batch_size)
+
+
+def pretraining_evaluation_batches(
+    documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, *, batch_size: int, length: int, seed: int
+) -> Batches:
+    """Return every chunk once, packed as in `pretraining_batches`, with noise fixed by `seed`."""
+    return _packed_documents(documents, tokenizer, objective, length, seed).finite(batch_size)
 
 
 def evaluation_batches(
@@ -187,21 +169,6 @@ def evaluation_batches(
         return pack_batch(sequences, sequence_format.length) | {"example": example}
 
     return Batches(_in_order(total, batch_size), assemble, batch_size, total, encoded.statistics)
-
-
-def pretraining_evaluation_batches(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    objective: ObjectiveConfig,
-    *,
-    batch_size: int,
-    length: int,
-    seed: int,
-) -> Batches:
-    """Return every text once, packed as in `pretraining_batches`, with noise fixed by `seed`."""
-    documents = _encode(texts, tokenizer, objective, length)
-    rows = _packed_documents(documents, tokenizer, objective, length, seed)
-    return rows.finite(batch_size, documents.statistics)
 
 
 def iterate(batches: Batches, start_step: int = 0, *, threads: int = 1, buffer: int = 4) -> Generator[Batch]:
@@ -231,6 +198,7 @@ class _PackedRows:
         sequence: Callable[[int, int, np.random.Generator], TokenSequence],
         length: int,
         seed: int,
+        statistics: Mapping[str, Any],
     ):
         rng = np.random.default_rng([seed, _PLAN_STREAM])
         slot_sizes = rng.permutation(sizes)
@@ -241,20 +209,20 @@ class _PackedRows:
         self._items = functools.lru_cache(maxsize=2)(
             lambda epoch: assign_items(sizes, slot_sizes, np.random.default_rng([seed, _EPOCH_STREAM, epoch]))
         )
-        self.statistics = {"rows": self._plan.rows, "fill_rate": fill_rate(self._plan, slot_lengths, length)}
+        packed = {"rows": self._plan.rows, "fill_rate": fill_rate(self._plan, slot_lengths, length)}
+        self._statistics = {**statistics, **packed}
 
-    def endless(self, batch_size: int, statistics: Mapping[str, Any]) -> Batches:
+    def endless(self, batch_size: int) -> Batches:
         """Return endless batches of rows that are shuffled within each epoch."""
         count = self._plan.rows
         numbered = _shuffled(count, self._seed).map_with_index(lambda index, row: (index // count, row))
-        keys = numbered.batch(batch_size, batch_fn=list)
-        return Batches(keys, self._batch, batch_size, count, {**statistics, **self.statistics})
+        return Batches(numbered.batch(batch_size, batch_fn=list), self._batch, batch_size, count, self._statistics)
 
-    def finite(self, batch_size: int, statistics: Mapping[str, Any]) -> Batches:
+    def finite(self, batch_size: int) -> Batches:
         """Return the rows of one epoch in order; padding rows fill the last batch."""
         count = self._plan.rows
         keys = _in_order(count, batch_size).map(lambda rows: [None if row is None else (0, row) for row in rows])
-        return Batches(keys, self._batch, batch_size, count, {**statistics, **self.statistics})
+        return Batches(keys, self._batch, batch_size, count, self._statistics)
 
     def _batch(self, rows: Sequence[tuple[int, int] | None]) -> Batch:
         return pack_batch([[] if row is None else self._row(*row) for row in rows], self._length)
@@ -281,12 +249,7 @@ def _packed_examples(
     def sequence(item: int, denoiser: int, rng: np.random.Generator) -> TokenSequence:
         return encoded.sequence(item, tokenizer, sequence_format)
 
-    return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed)
-
-
-def _encode(texts: Sequence[str], tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> EncodedDocuments:
-    _check_sentinels(tokenizer, objective, length)  # before the slow encoding
-    return encode_documents(texts, tokenizer, max_text_tokens(length, objective))
+    return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed, encoded.statistics)
 
 
 def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
@@ -301,6 +264,8 @@ def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: i
 def _packed_documents(
     documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, length: int, seed: int
 ) -> _PackedRows:
+    _check_sentinels(tokenizer, objective, length)
+
     def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         denoisers = sample_denoisers(len(sizes), objective, rng)
         return sequence_lengths(sizes, denoisers, objective), denoisers
@@ -309,7 +274,7 @@ def _packed_documents(
         ids, is_last = documents.chunk(item)
         return apply_objective(ids, denoiser, objective, tokenizer.special_tokens, rng, append_eos=is_last)
 
-    return _PackedRows(documents.lengths, lengths, sequence, length, seed)
+    return _PackedRows(documents.lengths, lengths, sequence, length, seed, documents.statistics)
 
 
 def _in_order(count: int, batch_size: int) -> grain.MapDataset:

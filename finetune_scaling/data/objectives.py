@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from finetune_scaling.configuration import suggestion
-from finetune_scaling.data.tokenizers.interface import MODES, SpecialTokens
+from finetune_scaling.data.tokenizers.interface import SpecialTokens
 from finetune_scaling.errors import ConfigError
 
 Ids = np.ndarray  # int32[n]
@@ -45,14 +44,12 @@ class Denoiser:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"denoiser mode {self.mode!r} is unknown{suggestion(self.mode, MODES)}")
-        if not 0 < self.rate < 1 or self.weight <= 0:
-            raise ConfigError(f"denoiser {self}: rate must be between 0 and 1, and weight positive")
-        if self.mode == "S" and self.rate > 0.5:
-            raise ConfigError(f"denoiser {self}: rate of mode S must be at most 0.5 (every split equally likely)")
-        if self.mode != "S" and self.mean_span < 1:
-            raise ConfigError(f"denoiser {self}: mean_span must be at least 1 token")
+        valid = self.rate <= 0.5 if self.mode == "S" else self.mean_span >= 1
+        if not (valid and 0 < self.rate < 1 and self.weight > 0):
+            raise ConfigError(
+                f"{self}: rate must be between 0 and 1 (mode S: at most 0.5, every split equally likely), weight "
+                "positive, and mean_span at least 1 token (modes R and X)"
+            )
 
 
 UL2_DENOISERS = (

@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_scaling.configuration import suggestion
@@ -42,13 +42,12 @@ class Template:
     target: str = "{target}"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            check_pattern(getattr(self, field.name), f"template.{field.name}", _PLACEHOLDERS)
-        if "target" in placeholders(self.input):
-            raise ConfigError("template.input contains {target}, which the model has to predict; remove it")
         for name, pattern, needed in (("input", self.input, "source"), ("target", self.target, "target")):
-            if needed not in placeholders(pattern):
+            found = placeholders(pattern, f"template.{name}", _PLACEHOLDERS)
+            if needed not in found:
                 raise ConfigError(f"template.{name} = {pattern!r} has no {{{needed}}}; add it")
+            if name == "input" and "target" in found:
+                raise ConfigError("template.input contains {target}, which the model has to predict; remove it")
 
     def render(self, example: Mapping[str, Any]) -> tuple[str, str]:
         """Return the input text and the target text of an example."""
@@ -70,13 +69,11 @@ def language_name(code: str, where: str) -> str:
     return LANGUAGE_NAMES[code]
 
 
-def placeholders(pattern: str) -> list[str]:
-    """Return the names in braces of a pattern, in order."""
-    return [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+def placeholders(pattern: str, where: str, known: Sequence[str]) -> list[str]:
+    """Return the names in braces of a pattern, in order.
 
-
-def check_pattern(pattern: str, where: str, known: Sequence[str]) -> None:
-    """Raise ConfigError, naming the field `where`, on unbalanced braces, an unknown placeholder, or a format."""
+    Raises ConfigError, naming the field `where`, on unbalanced braces, an unknown placeholder, or a format.
+    """
     try:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
@@ -86,6 +83,7 @@ def check_pattern(pattern: str, where: str, known: Sequence[str]) -> None:
             raise ConfigError(f"{where}: unknown placeholder {{{name}}}{suggestion(name, known)}")
         if format_spec or conversion:
             raise ConfigError(f"{where}: {{{name}}} takes no format or conversion; remove it")
+    return [name for _, name, _, _ in parts if name is not None]
 
 
 TRANSLATION = Template(input="{source_language}: {source}\n{target_language}: ")

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusTexts
-from finetune_scaling.data.loader import Batches, pretraining_evaluation_batches
+from finetune_scaling.data.loader import Batches, encode_corpus, pretraining_evaluation_batches
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import likelihood
@@ -118,8 +118,9 @@ def _prepare(evaluator_json: str, tokenizer: Tokenizer, batch_size: int) -> Text
     assert texts is not None
     assert objective is not None
     assert length is not None
+    documents = encode_corpus(CorpusTexts(texts, "texts"), tokenizer, objective, length)
     batches = pretraining_evaluation_batches(
-        CorpusTexts(texts, "texts"), tokenizer, objective, batch_size=batch_size, length=length, seed=DEV_SEED
+        documents, tokenizer, objective, batch_size=batch_size, length=length, seed=DEV_SEED
     )
     count = min(evaluator.rows or batches.rows_per_epoch, batches.rows_per_epoch)
     batches = dataclasses.replace(batches, keys=batches.keys[: -(-count // batch_size)])

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from finetune_scaling.configuration import build, check_at_least, choose, suggestion, without_unset
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
-from finetune_scaling.data.templates import check_pattern, placeholders
+from finetune_scaling.data.templates import placeholders
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 
@@ -60,8 +60,7 @@ class TaskEvaluator:
     def __post_init__(self) -> None:
         check_at_least(self, ("shots", "seed", "generate"), 0)
         check_at_least(self, ("max_shot_tokens", "examples", "every_steps"), 1)
-        check_pattern(self.demonstration, "demonstration", _DEMONSTRATION_FIELDS)
-        if placeholders(self.demonstration) != list(_DEMONSTRATION_FIELDS):
+        if placeholders(self.demonstration, "demonstration", _DEMONSTRATION_FIELDS) != list(_DEMONSTRATION_FIELDS):
             raise ConfigError(
                 f"demonstration = {self.demonstration!r} must contain {{input}} and then {{target}}, once each"
             )

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusTexts
 from finetune_scaling.data.encoding import SequenceFormat
-from finetune_scaling.data.examples import Examples, check_references, describe, subset
+from finetune_scaling.data.examples import Examples, check_references, subset
 from finetune_scaling.data.loader import (
     Batches,
-    document_batches,
+    Documents,
+    encode_corpus,
     evaluation_batches,
     finetuning_batches,
     pretraining_batches,
@@ -55,35 +56,28 @@ def prepare_run_data(run_config: RunConfig) -> RunData:
 
 def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
     assert run_config.corpus is not None
-    batches = _pretraining_batches(run_config, tokenizer)
-    dev = pretraining_evaluation_batches(
-        CorpusTexts(run_config.corpus.dev, "corpus.dev"),
-        tokenizer,
-        run_config.objective,
-        batch_size=run_config.evaluation.batch_size,
-        length=run_config.sequence.length,
-        seed=DEV_SEED,
-    )
-    log.info("pretraining text: %s", json.dumps(batches.statistics))
-    return RunData(batches, dev)
-
-
-def _pretraining_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches:
-    """Return batches of the text or of its prepared shards, which are the same."""
-    assert run_config.corpus is not None
     corpus, objective, length = run_config.corpus, run_config.objective, run_config.sequence.length
-    numbers = {"batch_size": run_config.batch_size, "length": length, "seed": run_config.seeds.order}
+    documents: Documents
     if corpus.prepared is None:
-        return pretraining_batches(CorpusTexts(corpus.train, "corpus.train"), tokenizer, objective, **numbers)
-    documents = open_prepared(corpus.prepared, corpus.train, tokenizer, max_text_tokens(length, objective))
-    return document_batches(documents, tokenizer, objective, **numbers)
+        documents = encode_corpus(CorpusTexts(corpus.train, "corpus.train"), tokenizer, objective, length)
+    else:
+        documents = open_prepared(corpus.prepared, corpus.train, tokenizer, max_text_tokens(length, objective))
+    train = pretraining_batches(
+        documents, tokenizer, objective, batch_size=run_config.batch_size, length=length, seed=run_config.seeds.order
+    )
+    held_out = encode_corpus(CorpusTexts(corpus.dev, "corpus.dev"), tokenizer, objective, length)
+    dev = pretraining_evaluation_batches(
+        held_out, tokenizer, objective, batch_size=run_config.evaluation.batch_size, length=length, seed=DEV_SEED
+    )
+    log.info("pretraining text: %s", json.dumps(train.statistics))
+    return RunData(train, dev)
 
 
 def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
     check_task_data(run_config)
     task, sequence_format = task_and_format(run_config)
     examples = finetuning_examples(run_config)
-    log.info("training examples: %s", json.dumps(describe(examples, max_measured=1000), ensure_ascii=False))
+    log.info("training examples: %s", json.dumps(examples.counts()))
     train = finetuning_batches(
         examples,
         tokenizer,

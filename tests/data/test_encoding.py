@@ -12,14 +12,10 @@ from finetune_scaling.data.encoding import (
     encode_examples,
     encode_prompts,
 )
+from finetune_scaling.data.templates import Template
 from finetune_scaling.errors import ConfigError, DataError
 
-
-class Plain:
-    """A template with text on both sides of the source."""
-
-    def render(self, example):
-        return f"Question: {example['source']}\nAnswer:", " " + example["target"]
+TEMPLATE = Template("Question: {source}\nAnswer:", " {target}")  # text on both sides of the source
 
 
 def _example(source="abc def", target="ghi"):
@@ -28,7 +24,7 @@ def _example(source="abc def", target="ghi"):
 
 def test_ids_are_those_of_the_rendered_texts(tokenizer):
     sequence_format = SequenceFormat(length=128, max_source_tokens=64, max_target_tokens=32)
-    encoded = encode_examples([_example()], tokenizer, Plain(), sequence_format)
+    encoded = encode_examples([_example()], tokenizer, TEMPLATE, sequence_format)
     assert encoded.inputs.item(0).tolist() == tokenizer.encode("Question: abc def\nAnswer:")
     assert encoded.targets.item(0).tolist() == tokenizer.encode(" ghi")
     assert encoded.has_eos.tolist() == [True]
@@ -43,7 +39,7 @@ def test_ids_are_those_of_the_rendered_texts(tokenizer):
 def test_the_source_is_truncated_but_not_the_template(tokenizer, source, max_source, spare):
     around = len(tokenizer.encode("Question: \nAnswer:"))
     sequence_format = SequenceFormat(length=around + 4 + 8 + spare, max_source_tokens=max_source, max_target_tokens=8)
-    prompt = encode_prompts([_example(source=source)], tokenizer, Plain(), sequence_format)[0]
+    prompt = encode_prompts([_example(source=source)], tokenizer, TEMPLATE, sequence_format)[0]
     assert prompt[0] == tokenizer.bos_id
     assert len(prompt) - 1 <= sequence_format.max_input_tokens
     text = tokenizer.decode(prompt)
@@ -57,8 +53,8 @@ def test_the_source_is_truncated_but_not_the_template(tokenizer, source, max_sou
 def test_prompts_are_the_inputs_of_training(tokenizer):
     sequence_format = SequenceFormat(length=64, max_source_tokens=10, max_target_tokens=8, mode="S")
     examples = [_example(source="abc " * n, target="x " * n) for n in range(30)]
-    encoded = encode_examples(examples, tokenizer, Plain(), sequence_format)
-    prompts = encode_prompts(examples, tokenizer, Plain(), sequence_format)
+    encoded = encode_examples(examples, tokenizer, TEMPLATE, sequence_format)
+    prompts = encode_prompts(examples, tokenizer, TEMPLATE, sequence_format)
     for i, prompt in enumerate(prompts):
         assert prompt == [tokenizer.bos_id, *encoded.inputs.item(i).tolist()]
         assert prompt[1] == tokenizer.special_tokens.mode_ids["S"]
@@ -69,7 +65,7 @@ def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
     sequence_format = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
     fits = next(t for t in ("ab " * n for n in range(9)) if len(tokenizer.encode(" " + t)) == 4)
     examples = [_example(target=fits), _example(target="abc def ghi jkl mno"), _example(source="abc def " * 30)]
-    encoded = encode_examples(examples, tokenizer, Plain(), sequence_format)
+    encoded = encode_examples(examples, tokenizer, TEMPLATE, sequence_format)
     complete, truncated, _ = (encoded.sequence(i, tokenizer, sequence_format) for i in range(3))
     assert encoded.has_eos.tolist() == [True, False, True]
     assert complete.weights.sum() == truncated.weights.sum() == 5
@@ -83,12 +79,7 @@ def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
 
 def test_an_empty_target_is_its_eos(tokenizer):
     sequence_format = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
-
-    class Bare(Plain):
-        def render(self, example):
-            return example["source"], example["target"]
-
-    encoded = encode_examples([_example(target="")], tokenizer, Bare(), sequence_format)
+    encoded = encode_examples([_example(target="")], tokenizer, Template("{source}"), sequence_format)
     sequence = encoded.sequence(0, tokenizer, sequence_format)
     assert sequence.weights.sum() == 1
     assert sequence.targets[-1] == tokenizer.eos_id
@@ -99,12 +90,12 @@ def test_limits_that_contradict_each_other(tokenizer):
         SequenceFormat(length=8, max_source_tokens=4, max_target_tokens=8)
     sequence_format = SequenceFormat(length=10, max_source_tokens=4, max_target_tokens=8)
     with pytest.raises(ConfigError, match=r"length = 10 is too short for the template.*need \d+ more"):
-        encode_examples([_example()], tokenizer, Plain(), sequence_format)
+        encode_examples([_example()], tokenizer, TEMPLATE, sequence_format)
 
 
 def test_no_examples_and_no_text(tokenizer):
     with pytest.raises(DataError, match="no examples"):
-        encode_examples([], tokenizer, Plain(), SequenceFormat(64, 8, 8))
+        encode_examples([], tokenizer, TEMPLATE, SequenceFormat(64, 8, 8))
     for texts in ([], ["", ""]):
         with pytest.raises(DataError, match="no text to pretrain on"):
             encode_documents(texts, tokenizer, 8)

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.loader import (
+    encode_corpus,
     evaluation_batches,
     finetuning_batches,
     iterate,
@@ -16,22 +17,31 @@ from finetune_scaling.data.loader import (
     pretraining_evaluation_batches,
 )
 from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.data.templates import Template
 from finetune_scaling.errors import ConfigError, DataError
 
 SEQUENCE_FORMAT = SequenceFormat(length=48, max_source_tokens=16, max_target_tokens=16, bidirectional_input=True)
 WORDS = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=2 + i % 5)) for i in range(300)]
 TEXTS = [" ".join(random.Random(i).choices(WORDS, k=1 + i % 17)) for i in range(200)]
-EXAMPLES = [{"source": f"s {i}", "target": f"t {i}", "source_language": "A", "target_language": "B"} for i in range(23)]
+TEMPLATE = Template("{source}\n")
 
 
-class Plain:
-    def render(self, example):
-        return example["source"] + "\n", example["target"]
+def _example(source, target):
+    return {"source": source, "target": target, "source_language": "A", "target_language": "B"}
+
+
+EXAMPLES = [_example(f"s {i}", f"t {i}") for i in range(23)]
+
+
+def _pretraining(tokenizer, texts=TEXTS, make=pretraining_batches, name="ul2", length=64, **settings):
+    objective = ObjectiveConfig(name)
+    documents = encode_corpus(texts, tokenizer, objective, length)
+    return make(documents, tokenizer, objective, length=length, **settings)
 
 
 @pytest.fixture(scope="module")
 def finetuning(tokenizer):
-    return finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=4, seed=0)
+    return finetuning_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=4, seed=0)
 
 
 def _targets(batch, tokenizer):
@@ -49,9 +59,9 @@ def _equal(left, right):
 
 
 def test_golden_evaluation_batch(tokenizer):
-    examples = [{"source": "a", "target": "b"}, {"source": "", "target": ""}]
+    examples = [_example("a", "b"), _example("", "")]
     sequence_format = SequenceFormat(length=6, max_source_tokens=2, max_target_tokens=2, bidirectional_input=True)
-    batches = evaluation_batches(examples, tokenizer, Plain(), sequence_format, batch_size=3)
+    batches = evaluation_batches(examples, tokenizer, TEMPLATE, sequence_format, batch_size=3)
     a, b, newline = tokenizer.encode("a")[0], tokenizer.encode("b")[0], tokenizer.encode("\n")[0]
     assert tokenizer.encode("a\n") == [a, newline]
     assert len(batches) == 1
@@ -68,7 +78,7 @@ def test_golden_evaluation_batch(tokenizer):
 
 
 def test_evaluation_sees_every_example_once_in_order(tokenizer):
-    batches = evaluation_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=5)
+    batches = evaluation_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=5)
     assert len(batches) == 5
     assert {batch["tokens"].shape for batch in batches} == {(5, 48)}
     assert np.concatenate([batch["example"] for batch in batches]).tolist() == [*range(23), -1, -1]
@@ -84,8 +94,8 @@ def test_every_epoch_has_every_example_once_in_another_order(finetuning, tokeniz
 
 
 def test_a_batch_depends_only_on_seed_and_index(finetuning, tokenizer):
-    again = finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=4, seed=0)
-    other = finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=4, seed=1)
+    again = finetuning_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=4, seed=0)
+    other = finetuning_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=4, seed=1)
     assert _equal(again[1000], finetuning[1000])
     assert _equal(again[3], finetuning[3])
     assert not _equal(other[3], finetuning[3])
@@ -94,13 +104,13 @@ def test_a_batch_depends_only_on_seed_and_index(finetuning, tokenizer):
 def test_neighbouring_seeds_do_not_share_epochs(tokenizer):
     """The order of epoch 1 under seed 0 must differ from that of epoch 0 under seed 1."""
     first, second = (
-        finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=23, seed=seed) for seed in (0, 1)
+        finetuning_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=23, seed=seed) for seed in (0, 1)
     )
     assert _targets(first[1], tokenizer) != _targets(second[0], tokenizer)
 
 
 def test_the_examples_of_a_step_do_not_depend_on_the_batch_shards(finetuning, tokenizer):
-    halves = finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0)
+    halves = finetuning_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=2, seed=0)
     for step in (0, 5, 77):
         joined = _targets(halves[2 * step], tokenizer) + _targets(halves[2 * step + 1], tokenizer)
         assert joined == _targets(finetuning[step], tokenizer)
@@ -109,7 +119,7 @@ def test_the_examples_of_a_step_do_not_depend_on_the_batch_shards(finetuning, to
 def test_packed_finetuning_has_every_example_once_an_epoch(tokenizer):
     sequence_format = SequenceFormat(length=24, max_source_tokens=8, max_target_tokens=8)
     batches = finetuning_batches(
-        EXAMPLES, tokenizer, Plain(), sequence_format, batch_size=1, seed=0, pack=True, row_length=40
+        EXAMPLES, tokenizer, TEMPLATE, sequence_format, batch_size=1, seed=0, pack=True, row_length=40
     )
     assert batches.rows_per_epoch < 23
     neighbours = set()
@@ -125,7 +135,7 @@ def test_packed_finetuning_has_every_example_once_an_epoch(tokenizer):
 
 @pytest.mark.parametrize("name", ["causal", "prefix_lm", "ul2"])
 def test_pretraining_has_every_text_once_an_epoch(tokenizer, name):
-    batches = pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(name), batch_size=1, length=64, seed=0)
+    batches = _pretraining(tokenizer, name=name, batch_size=1, seed=0)
     total = sum(len(tokenizer.encode(text)) for text in TEXTS)
     assert batches.statistics["text_tokens"] == total
     special = {*range(4), *tokenizer.special_tokens.mode_ids.values(), *tokenizer.special_tokens.sentinel_ids}
@@ -138,8 +148,8 @@ def test_pretraining_has_every_text_once_an_epoch(tokenizer, name):
 
 
 def test_only_the_last_chunk_of_a_document_has_eos(tokenizer):
-    batches = pretraining_evaluation_batches(
-        [" ".join(WORDS)], tokenizer, ObjectiveConfig("causal"), batch_size=2, length=32, seed=0
+    batches = _pretraining(
+        tokenizer, [" ".join(WORDS)], pretraining_evaluation_batches, "causal", length=32, batch_size=2, seed=0
     )
     eos = sum(int((batch["targets"] == tokenizer.eos_id).sum()) for batch in batches)
     assert eos == 1
@@ -148,7 +158,7 @@ def test_only_the_last_chunk_of_a_document_has_eos(tokenizer):
 
 def test_pretraining_noise_depends_on_epoch_and_seed(tokenizer):
     def make(seed):
-        return pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(), batch_size=2, length=64, seed=seed)
+        return _pretraining(tokenizer, batch_size=2, seed=seed)
 
     first, again, other = make(0), make(0), make(1)
     late_step = 5000
@@ -161,7 +171,7 @@ def test_pretraining_noise_depends_on_epoch_and_seed(tokenizer):
 
 def test_pretraining_evaluation_is_finite_and_fixed(tokenizer):
     def make():
-        return pretraining_evaluation_batches(TEXTS, tokenizer, ObjectiveConfig(), batch_size=7, length=64, seed=3)
+        return _pretraining(tokenizer, make=pretraining_evaluation_batches, batch_size=7, seed=3)
 
     batches = make()
     assert len(batches) == -(-batches.rows_per_epoch // 7)
@@ -178,7 +188,7 @@ def test_iteration_equals_indexing_from_any_step(finetuning):
 
 
 def test_iteration_can_start_at_a_late_step_immediately(tokenizer):
-    batches = pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(), batch_size=2, length=64, seed=0)
+    batches = _pretraining(tokenizer, batch_size=2, seed=0)
     begin = time.perf_counter()
     late = next(iterate(batches, 10**9))
     assert time.perf_counter() - begin < 1
@@ -186,7 +196,7 @@ def test_iteration_can_start_at_a_late_step_immediately(tokenizer):
 
 
 def test_iteration_of_a_finite_dataset_ends(tokenizer):
-    batches = evaluation_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=5)
+    batches = evaluation_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=5)
     assert [batch["example"][0] for batch in iterate(batches, 2)] == [10, 15, 20]
     with pytest.raises(IndexError):
         batches[5]
@@ -206,17 +216,17 @@ def test_closed_iterators_leave_no_threads(finetuning):
 
 def test_too_few_sentinels_are_an_error_with_the_required_number(tokenizer):
     with pytest.raises(ConfigError, match=r"masks up to 64 spans.*30 sentinels.*sentinels >= 64"):
-        pretraining_batches(TEXTS, tokenizer, ObjectiveConfig(), batch_size=2, length=512, seed=0)
+        encode_corpus(TEXTS, tokenizer, ObjectiveConfig(), 512)
 
 
 def test_contradicting_settings_and_missing_data(tokenizer):
     with pytest.raises(ConfigError, match="row_length = 20 is shorter"):
         finetuning_batches(
-            EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0, pack=True, row_length=20
+            EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=2, seed=0, pack=True, row_length=20
         )
     with pytest.raises(ConfigError, match="row_length is for packed rows"):
-        finetuning_batches(EXAMPLES, tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0, row_length=64)
+        finetuning_batches(EXAMPLES, tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=2, seed=0, row_length=64)
     with pytest.raises(DataError, match="no examples"):
-        finetuning_batches([], tokenizer, Plain(), SEQUENCE_FORMAT, batch_size=2, seed=0)
+        finetuning_batches([], tokenizer, TEMPLATE, SEQUENCE_FORMAT, batch_size=2, seed=0)
     with pytest.raises(DataError, match="no text"):
-        pretraining_batches([""], tokenizer, ObjectiveConfig(), batch_size=2, length=64, seed=0)
+        encode_corpus([""], tokenizer, ObjectiveConfig(), 64)

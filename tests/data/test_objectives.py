@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_scaling import configuration
 from finetune_scaling.data.objectives import (
     UL2_DENOISERS,
     Denoiser,
@@ -218,7 +219,7 @@ def test_a_row_too_short_for_any_text_is_an_error():
 )
 def test_impossible_denoisers_are_refused(fields):
     with pytest.raises(ConfigError):
-        Denoiser(**fields)
+        configuration.build(Denoiser, fields, "denoiser")
 
 
 def test_ul2_without_denoisers_is_refused():

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.data.corpus import CorpusPart, CorpusTexts, document_counts
-from finetune_scaling.data.loader import document_batches, iterate, pretraining_batches
+from finetune_scaling.data.loader import encode_corpus, iterate, pretraining_batches
 from finetune_scaling.data.objectives import ObjectiveConfig, max_text_tokens
 from finetune_scaling.data.preparation import directory, duplicates, pipeline, shards
 from finetune_scaling.data.preparation.directory import prepare_shards
@@ -94,11 +94,13 @@ def preparation_of(parts, tokenizer, objective="causal", shards=5, filters=KEEP_
 def prepared_batches(preparation, folder, objective="causal", seed=0):
     documents = open_prepared(folder, preparation.parts, preparation.tokenizer, preparation.chunk_tokens)
     config = ObjectiveConfig(objective)
-    return document_batches(documents, preparation.tokenizer, config, batch_size=3, length=LENGTH, seed=seed)
+    return pretraining_batches(documents, preparation.tokenizer, config, batch_size=3, length=LENGTH, seed=seed)
 
 
 def direct_batches(texts, tokenizer, objective="causal", seed=0):
-    return pretraining_batches(texts, tokenizer, ObjectiveConfig(objective), batch_size=3, length=LENGTH, seed=seed)
+    config = ObjectiveConfig(objective)
+    documents = encode_corpus(texts, tokenizer, config, LENGTH)
+    return pretraining_batches(documents, tokenizer, config, batch_size=3, length=LENGTH, seed=seed)
 
 
 def assert_same(left, right):

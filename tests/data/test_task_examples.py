@@ -1,12 +1,12 @@
-"""Subsets are nested, keep shares and depend only on their seed; statistics are exact."""
+"""Subsets are nested, keep shares and depend only on their seed."""
 
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.data.examples import describe, interleaving_order, subset
+from finetune_scaling.data.examples import interleaving_order, subset
 from finetune_scaling.data.task import load_task
 from finetune_scaling.errors import DataError
 
@@ -53,6 +53,7 @@ def test_every_prefix_keeps_the_shares(examples):
         assert all(abs(counts[code] - size * SIZES[code] / 138) < 1 for code in SIZES)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_interleaving_differs_by_less_than_one_from_the_shares(sizes):
     total, taken = sum(sizes), [0] * len(sizes)
@@ -72,20 +73,3 @@ def test_a_subset_of_one_part_is_a_uniform_permutation():
 def test_more_examples_than_exist_are_an_error(examples, size):
     with pytest.raises(DataError, match="but the data has 138"):
         subset(examples, size, seed=0)
-
-
-def test_describe_counts_exactly(examples):
-    statistics = describe(examples)
-    assert statistics["examples"] == statistics["measured"] == 138
-    assert statistics["directions"] == SIZES
-    german = statistics["lengths"]["de"]
-    assert german["source"]["words"] == {"mean": 17.5, "q05": 4.45, "median": 17.5, "q95": 30.55, "max": 32.0}
-    assert german["target"]["characters"]["max"] == 5.0
-    assert german["target"]["empty"] == 0
-    json.dumps(statistics)
-
-
-def test_describe_measures_a_sample(examples):
-    statistics = describe(subset(examples, 100, seed=1), max_measured=10)
-    assert statistics["measured"] == 10
-    assert sum(statistics["directions"].values()) == statistics["examples"] == 100

@@ -1,7 +1,7 @@
 """Templates: rendered text, and errors."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.templates import LANGUAGE_NAMES, SUMMARIZATION, TRANSLATION, Template
@@ -23,6 +23,7 @@ def test_a_line_before_the_article_names_the_language():
     assert target == "Kurz."
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_texts_are_not_interpreted_as_patterns(source, target):
     template = Template(input="{{x}} {source}|{target_language}", target="<{target}>")

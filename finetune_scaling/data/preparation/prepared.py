@@ -18,7 +18,7 @@ _COUNTS = ("documents", "empty_documents", "chunks", "text_tokens", "chunk_token
 
 
 class PreparedDocuments:
-    """The N chunks of a prepared corpus, a `loader.Documents`; thread-safe.
+    """The N chunks of a prepared corpus, read as those of `EncodedDocuments`; thread-safe.
 
     Raises DataError that names the shard if it is missing, has another size than recorded, or is damaged; damage inside
     a shard is detected on reading (array_record stores a hash of every group of records).
