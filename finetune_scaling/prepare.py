@@ -13,7 +13,7 @@ config of a pretraining run and encodes its text as that run would; the run then
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -79,16 +79,14 @@ def prepare_config(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _run_corpus() -> None:
+    reports: Iterable[dict[str, Any]]
     if flags.FLAGS["config"].value is not None:
         reports = prepare_config(command.read_config(flags.FLAGS["config"]))
-        for line in dict.fromkeys(_report_line(report) for report in reports):
-            print(line, flush=True)
-        return
-    spec: dict[str, Any] = {"name": command.required(flags.FLAGS["task"])}
-    if flags.FLAGS.data_dir is not None:
-        spec["sources"] = {"data_dir": flags.FLAGS.data_dir}
-    for report in prepare_task(load_task(spec)):
-        print(_report_line(report))
+    else:
+        task = {"name": command.required(flags.FLAGS["task"]), "sources": {"data_dir": flags.FLAGS.data_dir}}
+        reports = prepare_task(load_task(task))
+    for line in dict.fromkeys(map(_report_line, reports)):
+        print(line, flush=True)
 
 
 def shards_of_run(run_config: RunConfig, shards: int, filters: Filters) -> Preparation:
