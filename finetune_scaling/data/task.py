@@ -1,15 +1,7 @@
 """Tasks: source text, target text, splits and languages, as data.
 
-Named tasks are in tasks.py. A config can also contain a complete task:
-
-    task = jsonl_task(
-        name="news", kind="translation", languages=("en", "de"), fields=("en", "de"),
-        train="mt_news/en-de.train.jsonl.xz",
-        dev="mt_news/en-de.valid.jsonl.xz",
-        test={"newstest2020": "mt_news/en-de.test.jsonl.xz", "flores": "mt_news/en-de.flores.jsonl.xz"},
-    )
-
-or change a named one: {"name": "wmt14_en_de", "max_source_tokens": 128, "sources": {"data_dir": "gs://b/c"}}.
+Named tasks are in tasks.py. A config can also contain a complete task, as `jsonl_task` makes it, or change a named one:
+{"name": "wmt14_en_de", "max_source_tokens": 128, "sources": {"data_dir": "gs://b/c"}}.
 """
 
 from collections.abc import Mapping

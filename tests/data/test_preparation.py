@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import random
-import re
 import runpy
 import signal
 import socket
@@ -244,18 +243,14 @@ def test_a_failed_worker_leaves_finished_shards_and_no_statistics(parts, tokeniz
 
 @pytest.fixture
 def config(parts, tokenizer, tmp_path) -> Path:
-    return write_config(parts, tokenizer, tmp_path)
-
-
-def write_config(parts, tokenizer, folder: Path) -> Path:
-    """Write a pretraining config of the two files."""
-    tokenizer.save(folder / "tokenizer")
-    mapping = {**TINY["pretrain"](), "tokenizer": str(folder / "tokenizer"), "sequence": {"length": LENGTH}}
+    """A pretraining config of the two files."""
+    tokenizer.save(tmp_path / "tokenizer")
+    mapping = {**TINY["pretrain"](), "tokenizer": str(tmp_path / "tokenizer"), "sequence": {"length": LENGTH}}
     mapping["corpus"] = {
         "train": [{"source": dict(part.source), "field": "text"} for part in parts],
         "dev": [{"source": dict(parts[0].source), "field": "text"}],
     }
-    path = folder / "config.py"
+    path = tmp_path / "config.py"
     path.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({mapping!r})\n")
     return path
 
@@ -341,21 +336,25 @@ def test_an_object_store_gets_the_same_files_and_resumes(config, parts, tokenize
         open_prepared(f"{bucket}/a/out", (), None, 1)
 
 
-@pytest.mark.slow
-def test_a_fault_in_the_text_is_an_error_of_one_line(parts, tokenizer, tmp_path):
-    """A fault that only encoding detects, in a worker, with and without the search for duplicates."""
+@pytest.mark.parametrize("step", ["write_shard", "hash_shard"])
+def test_an_error_in_the_text_of_a_shard_is_raised_by_the_command(parts, tokenizer, tmp_path, monkeypatch, step):
     require_beam()
-    faulty = tmp_path / "b.jsonl"
-    lines = Path(parts[1].source["path"]).read_text().splitlines(keepends=True)
-    faulty.write_text("".join([*lines[:100], '{"text": "\\ud800"}\n', *lines[101:]]))
-    broken = (parts[0], CorpusPart({"kind": "files", "path": str(faulty)}))
-    config = write_config(broken, tokenizer, tmp_path)
-    for out, arguments in ((tmp_path / "out", []), (tmp_path / "unique", ["--drop_duplicates"])):
-        code, printed, errors = finish(start(config, out, "--shards=4", *arguments))
-        last = [line for line in errors.splitlines() if "shards are missing" not in line]
-        assert (code, printed, len(last)) == (2, "", 1), (arguments, errors)
-        assert re.match(r"error: .*b\.jsonl, .*lone surrogate", last[0])
-        assert not list(out.glob("shards/*.repeats.npy"))
+    module = pipeline if step == "write_shard" else duplicates
+    original = getattr(module, step)
+
+    def fails(preparation, number, *folder):
+        if number == 2:
+            raise DataError("record 7 is not text")
+        return original(preparation, number, *folder)
+
+    monkeypatch.setattr(module, step, fails)
+    preparation = preparation_of(parts, tokenizer, filters=Filters(drop_duplicates=step == "hash_shard"))
+    with pytest.raises(DataError, match=r"^record 7 is not text$"):
+        prepare_shards(preparation, tmp_path)
+    written = {path.name for path in (tmp_path / "shards").iterdir()} - {"00002.failure"}
+    assert {name[:5] for name in written} == ({"00000", "00001", "00003", "00004"} if step == "write_shard" else set())
+    monkeypatch.undo()
+    assert prepare_shards(preparation, tmp_path)["chunks"] > 0
 
 
 def test_without_beam_the_error_names_the_extra(parts, tokenizer, tmp_path, monkeypatch):
