@@ -45,13 +45,13 @@ class GrammarSource:
 
 def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> LazySequence[dict[str, Any]]:
     """Open a split of `source.size` records. Raises DataError if they lack one of `fields`."""
-    make: Callable[..., dict[str, Any]] = {
+    makers: dict[str, Callable[..., dict[str, Any]]] = {
         "translation": translation_record,
         "summarization": summarization_record,
         "monolingual": functools.partial(monolingual_record, bilingual_share=source.bilingual_share),
-    }[source.dataset]
+    }
     grammar = make_grammar(source.grammar)
     languages = [grammar.languages[name] for name in source.languages]
-    records = LazySequence(source.size, functools.partial(make, grammar, languages, source.split))
+    records = LazySequence(source.size, functools.partial(makers[source.dataset], grammar, languages, source.split))
     check_first_record(records, fields, str(source))
     return records
