@@ -52,11 +52,14 @@ def generate(
     if not texts:
         return []
     model = load()
+    longest_text = None  # a task truncates its source texts
     if task is None:
-        task, sequence_format = _continuation(model, run_config, texts, decoding.limit(CONTINUATION))
+        lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
+        longest_text = lengths.index(max(lengths))
+        task, sequence_format = _continuation(run_config, max(1, *lengths), decoding.limit(CONTINUATION))
     else:
         sequence_format = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
-    _check_room(model, sequence_format, decoding)
+    _check_context_length(model, sequence_format, decoding, longest_text)
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(run_config.evaluation.batch_size, len(texts))
     with model.sharding.use_mesh():
@@ -69,7 +72,7 @@ def _checked(texts: Iterable[str]) -> list[str]:
     texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ConfigError(f"generate: texts[{index}] is {text!r}, not a text")
+            raise ConfigError(f"generate: texts[{index}] is {text!r}, not a text. Fix: remove or convert it")
     return texts
 
 
@@ -81,39 +84,44 @@ def _decoding(run_config: RunConfig, options: Mapping[str, Any]) -> DecodingConf
     return configuration.build(DecodingConfig, {**dataclasses.asdict(own), **options}, "decoding")
 
 
-def _continuation(
-    model: TunedModel, run_config: RunConfig, texts: list[str], longest: int
-) -> tuple[Task, SequenceFormat]:
-    """Return the task of continuing texts."""
-    most = max(1, *(len(ids) for ids in model.tokenizer.encode_batch(texts)))
-    task = Task("continuation", "summarization", Template("{source}"), most, longest)
+def _continuation(run_config: RunConfig, max_tokens: int, max_new_tokens: int) -> tuple[Task, SequenceFormat]:
+    """Return the task of continuing texts of at most `max_tokens` tokens."""
+    task = Task("continuation", "summarization", Template("{source}"), max_tokens, max_new_tokens)
     return task, base_sequence_format(run_config.objective, task, template_tokens=0)
 
 
-def _languages(task: Task | None, asked: Languages) -> dict[str, str]:
-    """Return source and target language: those of the task, or of the requested one of its language pairs."""
-    given = {name: code for name, code in zip(_FIELDS, asked, strict=True) if code}
+def _languages(task: Task | None, requested: Languages) -> dict[str, str]:
+    """Return the source and target language of the task, or of the requested one of its language pairs."""
+    given = {name: code for name, code in zip(_FIELDS, requested, strict=True) if code}
     if task is None:
         if given:
-            raise ConfigError("languages apply to runs with a task; this one continues the text")
+            raise ConfigError("languages apply to runs with a task; this one continues the text. Fix: remove them")
         return dict.fromkeys(_FIELDS, "en")  # not used by the template of _continuation
     pairs = {part.direction: part for split in task.splits().values() for part in split}
-    fitting = [part for part in pairs.values() if all(getattr(part, name) == code for name, code in given.items())]
-    if len(fitting) != 1:
+    matching = [part for part in pairs.values() if all(getattr(part, name) == code for name, code in given.items())]
+    if len(matching) != 1:
         which = " and ".join(f"{name} = {code!r}" for name, code in given.items())
         raise ConfigError(
             f"task {task.name} has the directions {', '.join(pairs)}, and "
-            f"{f'{which} matches {len(fitting)} of them' if given else 'none is given'}. Fix: give source_language, "
+            f"{f'{which} matches {len(matching)} of them' if given else 'none is given'}. Fix: give source_language, "
             "target_language or both"
         )
-    return {name: getattr(fitting[0], name) for name in _FIELDS}
+    return {name: getattr(matching[0], name) for name in _FIELDS}
 
 
-def _check_room(model: TunedModel, sequence_format: SequenceFormat, decoding: DecodingConfig) -> None:
-    longest = decoding.limit(sequence_format.max_target_tokens)
+def _check_context_length(
+    model: TunedModel, sequence_format: SequenceFormat, decoding: DecodingConfig, longest_text: int | None
+) -> None:
+    """Raise ConfigError if the longest input and its completion exceed the model's context.
+
+    longest_text: index of the text with the longest input; None if inputs are truncated.
+    """
+    new = decoding.limit(sequence_format.max_target_tokens)
     inputs = model.tuning.prompt_length + sequence_format.length - sequence_format.max_target_tokens
-    if inputs + longest > model.config.max_length:
+    if inputs + new > model.config.max_length:
+        what = "an input" if longest_text is None else f"texts[{longest_text}]"
+        shorten = "" if longest_text is None else ", or shorten the text"
         raise ConfigError(
-            f"max_new_tokens = {longest} and inputs of up to {inputs} tokens are more than the model's context, "
-            f"max_length = {model.config.max_length}. Fix: lower it, or shorten the texts"
+            f"{what} has up to {inputs} tokens; with max_new_tokens = {new} that is more than the model's context, "
+            f"max_length = {model.config.max_length}. Fix: lower max_new_tokens{shorten}"
         )

@@ -31,6 +31,7 @@ def tensor(first, last, shape=None, dtype="F32"):
     return {"dtype": dtype, "shape": [(last - first) // 4] if shape is None else shape, "data_offsets": [first, last]}
 
 
+TWICE = json.dumps({"a": tensor(0, 64), "b": tensor(0, 64, [4, 4])}).replace('"b"', '"a"')
 MALFORMED = {
     "header longer than the file": ({"a": tensor(0, 64)}, 2**62, "header too large"),
     "header of 200 MB": ({"a": tensor(0, 64)}, 200_000_000, "header too large"),
@@ -41,6 +42,7 @@ MALFORMED = {
     "negative shape": ({"a": tensor(0, 64, [-16])}, None, "invalid value"),
     "offsets beyond the file": ({"a": tensor(0, 128)}, None, "incomplete metadata"),
     "unknown dtype": ({"a": tensor(0, 64, [64], "I9")}, None, "unknown variant"),
+    "name twice": (TWICE, None, "'a' appears twice"),
     "not an object": ("[" * 100_000, None, "invalid JSON"),
     "not UTF-8": (b"\xff" * 30, None, "invalid UTF-8"),
 }

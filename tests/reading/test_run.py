@@ -201,8 +201,8 @@ def test_a_base_continues_a_text(tiny_runs):
             break
     assert base.generate([text], max_new_tokens=count) == [tokenizer.decode(ids[start:]).strip()]
     assert (base.base, base.state, base.scores.empty) == (None, "done", True)
-    with pytest.raises(ConfigError, match=r"inputs of up to \d+ tokens .* max_length = 64.*shorten the texts"):
-        base.generate([text, "supi " * 70])
+    with pytest.raises(ConfigError, match=r"texts\[1\] has up to \d+ tokens.* max_length = 64.*shorten the text"):
+        base.generate([text, "supi " * 70, text])
     with pytest.raises(ConfigError, match="languages apply to runs with a task"):
         base.generate([text], target_language="B")
 
