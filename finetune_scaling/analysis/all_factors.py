@@ -14,7 +14,7 @@ from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
 COLUMNS = {"N": "parameters", "T": "pretrain_tokens", "P": "pet_size", "D": "finetune_examples"}
 EXPONENTS = {"N": "alphaN", "T": "alphaT", "P": "alphaP", "D": "beta"}
-FEWEST_LEVELS = 3  # of a factor, to leave one out, as for the joint laws
+MIN_LEVELS = 3  # of a factor, to leave one out, as for the joint laws
 
 
 def fit_all_factors(
@@ -46,9 +46,9 @@ def fit_all_factors(
 def few_levels(factors: dict[str, np.ndarray]) -> dict[str, str]:
     """Return why exponents of factors with two values, and E and A with them, are poorly determined, by name."""
     counts = {name: len(np.unique(values)) for name, values in factors.items()}
-    few = {name: count for name, count in counts.items() if 1 < count < FEWEST_LEVELS}
+    few = {name: count for name, count in counts.items() if 1 < count < MIN_LEVELS}
     reasons = {
-        EXPONENTS[name]: f"{count} values of {name} to fit; {FEWEST_LEVELS} are needed to leave one out"
+        EXPONENTS[name]: f"{count} values of {name} to fit; {MIN_LEVELS} are needed to leave one out"
         for name, count in few.items()
     }
     return reasons | dict.fromkeys(("E", "A"), next(iter(reasons.values()))) if reasons else {}

@@ -35,7 +35,7 @@ SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclu
 EXPONENTS = ("alpha_model", "alpha_pretrain")
 BETA_ORDER = ("full", "lora", "prompt")
 FLAT_EXPONENT = 0.01
-FEWEST_HELD_OUT = 3
+MIN_HELD_OUT = 3
 CONFIDENCE = QUANTILES[1]  # one-sided, corresponding to a two-sided 90 % interval
 
 
@@ -208,8 +208,8 @@ def _law_comparison(fits: Fits, settings: pd.DataFrame, task: str, factor: str, 
         if len(errors) == len(laws):
             parts.append((own, errors[0] - errors[1]))
     count = sum(len(own) for own, _ in parts)
-    if count < FEWEST_HELD_OUT:
-        reason = f"{count} held-out points to compare on; at least {FEWEST_HELD_OUT} are needed"
+    if count < MIN_HELD_OUT:
+        reason = f"{count} held-out points to compare on; at least {MIN_HELD_OUT} are needed"
         return Comparison(where, INCONCLUSIVE, reason)
     points, gaps = pd.concat([own for own, _ in parts]), np.concatenate([gap for _, gap in parts], axis=1)
     # Points of one model or one dataset size share base models, data and fits, so they are left out together.

@@ -4,7 +4,7 @@ As Table 7 of arXiv 2402.17193, with intervals: Pearson's r and Spearman's rho o
 held-out ones included, since nothing is fitted), with 90 % BCa bootstrap intervals over settings (Efron 1987).
 
 A metric tracks the loss where the complete interval of r, signed so that better corresponds to better, is at least
-TRACKING_THRESHOLD; it does not where the complete interval is below; otherwise, or with fewer settings than FEWEST, the
+TRACKING_THRESHOLD; it does not where the complete interval is below; otherwise, or with fewer settings than MIN_SETTINGS, the
 verdict is inconclusive. p-values test r = 0 and are not adjusted for the number of comparisons.
 """
 
@@ -25,7 +25,7 @@ from finetune_scaling.laws.uncertainty.intervals import LEVEL
 
 TRACKS_LOSS, DOES_NOT_TRACK = "tracks", "does not track"
 TRACKING_THRESHOLD = 0.7  # the loss then explains half of the metric's variance
-FEWEST = 5  # settings; with fewer, bootstrap intervals cover too seldom
+MIN_SETTINGS = 5  # settings; with fewer, bootstrap intervals cover too seldom
 RESAMPLES = 2000
 SEED = 0
 
@@ -44,7 +44,7 @@ class Coefficient:
 class Correlation:
     """One metric against the loss over the settings of one task, method and factor.
 
-    pearson, spearman: None, for the reason in `why`, with fewer settings than FEWEST or constant values.
+    pearson, spearman: None, for the reason in `why`, with fewer settings than MIN_SETTINGS or constant values.
     """
 
     task: str
@@ -114,8 +114,8 @@ def correlate(
     """Correlate losses and scores [N] of the settings of one task, method and factor."""
     pair = np.asarray(loss, float), np.asarray(scores, float)
     key = (task, method, factor, metric, len(pair[0]))
-    if len(pair[0]) < FEWEST:
-        return Correlation(*key, None, None, f"{len(pair[0])} settings, at least {FEWEST} are needed")
+    if len(pair[0]) < MIN_SETTINGS:
+        return Correlation(*key, None, None, f"{len(pair[0])} settings, at least {MIN_SETTINGS} are needed")
     for name, values in zip(("loss", metric), pair, strict=True):
         if np.ptp(values) == 0:
             return Correlation(*key, None, None, f"all settings have the same {name}")

@@ -23,8 +23,8 @@ from finetune_scaling.laws.points.table import PointsTable
 METRIC_LAWS = (EXPONENTIAL, SIGMOID)
 MIN_R_SQUARED = 0.8
 SIGNIFICANCE = 0.1
-FEWEST = 8  # settings to fit; three parameters then leave five degrees of freedom
-FEWEST_LEVELS = 3  # dataset sizes, to leave one out
+MIN_SETTINGS = 8  # settings to fit; three parameters then leave five degrees of freedom
+MIN_LEVELS = 3  # dataset sizes, to leave one out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,8 @@ def fit_metric(rows: pd.DataFrame, metric: str) -> MetricFinding:
     fitted = rows[~rows["held_out"]]
     key = (task, method, metric, len(fitted))
     levels = fitted["finetune_examples"].nunique()
-    if len(fitted) < FEWEST or levels < FEWEST_LEVELS:
-        few = f"{len(fitted)} settings with {levels} numbers of examples, {FEWEST} with {FEWEST_LEVELS} are needed"
+    if len(fitted) < MIN_SETTINGS or levels < MIN_LEVELS:
+        few = f"{len(fitted)} settings with {levels} numbers of examples, {MIN_SETTINGS} with {MIN_LEVELS} are needed"
         return MetricFinding(*key, (), few)
     if np.ptp(fitted[metric]) == 0:
         return MetricFinding(*key, (), f"all settings have the same {metric}")

@@ -1,7 +1,7 @@
 """Laws of pretraining (figure 10 of arXiv 2402.17193): loss on held-out text per family of base models.
 
 L = A / N^alpha + E over the sizes at a family's full budget of tokens, and L = A / D^beta + E over the tokens D of one
-size, where at least FEWEST budgets are available. With so few points a bootstrap is unreliable, so intervals are
+size, where at least MIN_POINTS budgets are available. With so few points a bootstrap is unreliable, so intervals are
 profile intervals (uncertainty/profile_region.py).
 """
 
@@ -14,12 +14,12 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.library import PRETRAINING, SINGLE
-from finetune_scaling.laws.uncertainty.bootstrap import FEWEST_RESAMPLES, Resampling
+from finetune_scaling.laws.uncertainty.bootstrap import MIN_RESAMPLES, Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.laws.uncertainty.profile_region import ProfileRegion, profile_region
 
-FEWEST = 4  # one more than the law has parameters
-FEW_RESAMPLES = Resampling("settings", resamples=FEWEST_RESAMPLES)  # not used for intervals
+MIN_POINTS = 4  # one more than the law has parameters
+MIN_RESAMPLING = Resampling("settings", resamples=MIN_RESAMPLES)  # not used for intervals
 LEAST_SQUARES = FitSettings(huber_delta=1e3, residual="linear")  # so that the profile region contains the estimate
 SIZE, TOKENS = "size", "pretrain_tokens"
 
@@ -87,10 +87,10 @@ def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame) -> Pretr
     points = rows[[factor, "loss", "held_out"]].rename(columns={factor: "x"}).sort_values("x", ignore_index=True)
     chosen = points[~points["held_out"]]
     empty = PretrainingFit(family, factor, at, points, None)
-    if len(chosen) < FEWEST:
+    if len(chosen) < MIN_POINTS:
         what = "sizes" if factor == SIZE else "numbers of tokens"
-        why = f"{len(chosen)} {what} to fit; {FEWEST} are needed, one more than the law has parameters"
+        why = f"{len(chosen)} {what} to fit; {MIN_POINTS} are needed, one more than the law has parameters"
         return replace(empty, why=why)
     x, loss = chosen["x"].to_numpy(float), chosen["loss"].to_numpy(float)
-    fitted = fit_law(empty.law, {empty.law.factors[0]: x}, loss, LEAST_SQUARES, FEW_RESAMPLES, pad_to=64)
+    fitted = fit_law(empty.law, {empty.law.factors[0]: x}, loss, LEAST_SQUARES, MIN_RESAMPLING, pad_to=64)
     return replace(empty, fitted=ProfiledLaw(**vars(fitted), region=profile_region(x, loss)))

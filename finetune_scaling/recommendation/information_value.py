@@ -34,7 +34,7 @@ STEP = 1.25
 SEED = 1
 # A gain counts if it exceeds this many simulation errors and this share of the regret.
 STANDARD_ERRORS = 2.0
-LEAST_SHARE = 0.02
+MIN_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def propose(
         useful = [
             (proposal, log_weights)
             for proposal, log_weights in simulated
-            if proposal.gain > max(STANDARD_ERRORS * proposal.error, LEAST_SHARE * regret)
+            if proposal.gain > max(STANDARD_ERRORS * proposal.error, MIN_SHARE * regret)
         ]
         if not useful:
             break

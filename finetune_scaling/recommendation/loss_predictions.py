@@ -14,7 +14,7 @@ model sizes, dataset sizes and PET sizes. s is the largest mean error of the law
 held-out points.
 
 Refits that diverge along a flat valley would dominate the mean. So replicates are clipped to OUTLIER times half the
-90 % interval around their median, which no normal sample reaches, and to MOST_NATS.
+90 % interval around their median, which no normal sample reaches, and to MAX_LOSS.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ import pandas as pd
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.declared import factor_parameters, predict
 from finetune_scaling.laws.forms.library import ADDITIVE
-from finetune_scaling.laws.points.cells import MOST_NATS
+from finetune_scaling.laws.points.cells import MAX_LOSS
 from finetune_scaling.laws.uncertainty.intervals import QUANTILES
 from finetune_scaling.laws.uncertainty.variance_components import RandomEffect, VarianceComponents
 from finetune_scaling.recommendation.pet_defaults import PetDefault
@@ -110,8 +110,8 @@ def _extrapolation_sd(fit: JointFit, name: str, left_out: slice) -> float:
 
 
 def clip_outliers(replicates: np.ndarray) -> np.ndarray:
-    """Clip replicates [R] to OUTLIER half intervals around the median, and to MOST_NATS."""
-    replicates = np.nan_to_num(replicates, nan=MOST_NATS).clip(max=MOST_NATS)
+    """Clip replicates [R] to OUTLIER half intervals around the median, and to MAX_LOSS."""
+    replicates = np.nan_to_num(replicates, nan=MAX_LOSS).clip(max=MAX_LOSS)
     low, middle, high = np.quantile(replicates, [QUANTILES[0], 0.5, QUANTILES[1]], method="closest_observation")
     reach = OUTLIER * (high - low) / 2
     return np.clip(replicates, middle - reach, middle + reach)

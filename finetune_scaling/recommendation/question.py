@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.laws.points.table import MOST
+from finetune_scaling.laws.points.table import MAX_COUNTS
 from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.prices import Prices
 from finetune_scaling.recommendation.budget import UTILISATION, Budget, Rates, read_budget
 
 NEXT_RUNS = 3
-LARGEST_COUNTS = {"finetune-examples": MOST["finetune_examples"], "sizes": MOST["x"]}
+FLAG_LIMITS = {"finetune-examples": MAX_COUNTS["finetune_examples"], "sizes": MAX_COUNTS["x"]}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Question:
     analytic costs, None and 1 for costs fitted to the points' column flops; metric: the score to predict, None for the
     points' first; next_runs: maximal number of runs to propose.
 
-    Raises ConfigError on numbers that are not positive and finite, and on counts outside 1 to LARGEST_COUNTS.
+    Raises ConfigError on numbers that are not positive and finite, and on counts outside 1 to FLAG_LIMITS.
     """
 
     examples: float
@@ -43,8 +43,8 @@ class Question:
         ):
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"--{name}={value:g} must be above zero and finite")
-            if value is not None and name in LARGEST_COUNTS and not 1 <= value <= LARGEST_COUNTS[name]:
-                raise ConfigError(f"--{name}={value:g} must be a count, from 1 to {LARGEST_COUNTS[name]:g}")
+            if value is not None and name in FLAG_LIMITS and not 1 <= value <= FLAG_LIMITS[name]:
+                raise ConfigError(f"--{name}={value:g} must be a count, from 1 to {FLAG_LIMITS[name]:g}")
         if self.next_runs < 0:
             raise ConfigError(f"next_runs={self.next_runs} must be 0 (none) or the maximal number of runs to propose")
         if self.tokens_per_example is None and self.epochs != 1:

@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from finetune_scaling.analysis.claims import CONFIDENCE, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
-from finetune_scaling.analysis.correlation import DOES_NOT_TRACK, FEWEST, TRACKING_THRESHOLD, TRACKS_LOSS
+from finetune_scaling.analysis.correlation import DOES_NOT_TRACK, MIN_SETTINGS, TRACKING_THRESHOLD, TRACKS_LOSS
 from finetune_scaling.analysis.critical_sizes import SEARCH_RANGE
 from finetune_scaling.analysis.metric_laws import METRIC_LAWS, MIN_R_SQUARED
 from finetune_scaling.analysis.model_selection import DECISIVE
@@ -20,7 +20,7 @@ from finetune_scaling.report.sections import Section
 NUMBERS = {
     "CONFIDENCE": CONFIDENCE,
     "DECISIVE": DECISIVE,
-    "FEWEST": FEWEST,
+    "MIN_SETTINGS": MIN_SETTINGS,
     "METRIC_LAWS": METRIC_LAWS,
     "MIN_R_SQUARED": MIN_R_SQUARED,
     "SEARCH_RANGE": SEARCH_RANGE,

@@ -6,7 +6,7 @@ from finetune_scaling.analysis.analysis import Analysis, measured_best
 from finetune_scaling.analysis.claims import INCONCLUSIVE, Claim, count_verdicts
 from finetune_scaling.formatting import format_count, format_parameter, format_share, method_name
 
-MOST_TASKS = 3  # listed one by one
+MAX_TASKS = 3  # listed one by one
 
 
 def summary(analysis: Analysis) -> list[str]:
@@ -17,9 +17,9 @@ def summary(analysis: Analysis) -> list[str]:
         f"{len(table.runs)} runs of {len(table.settings)} settings ({held_out} held out); tasks: "
         f"{', '.join(table.tasks)}; methods: {', '.join(map(method_name, analysis.methods))}."
     ]
-    lines += [line for task in table.tasks[:MOST_TASKS] for line in _best_method_lines(analysis, task)]
-    if len(table.tasks) > MOST_TASKS:
-        lines.append(f"{len(table.tasks) - MOST_TASKS} further tasks: see the tables.")
+    lines += [line for task in table.tasks[:MAX_TASKS] for line in _best_method_lines(analysis, task)]
+    if len(table.tasks) > MAX_TASKS:
+        lines.append(f"{len(table.tasks) - MAX_TASKS} further tasks: see the tables.")
     lines += map(claim_line, analysis.claims)
     return [*lines, *_selection_lines(analysis), *_determined_lines(analysis)]
 

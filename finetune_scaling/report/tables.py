@@ -12,7 +12,7 @@ from finetune_scaling.files import write_atomically
 from finetune_scaling.laws.uncertainty.intervals import interval_ends
 
 Record = Mapping[str, Any]
-LONGEST = 40  # rows on one page; longer tables are set as longtable
+MAX_ROWS = 40  # rows on one page; longer tables are set as longtable
 PREDICTED = ("", "_low", "_high")
 # Other glyphs in LaTeX's default font encoding; "[" after a line break would begin an optional argument.
 LATEX_CHARACTERS = str.maketrans({"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}"})
@@ -60,7 +60,7 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
 def latex_table(table: pd.DataFrame, caption: str) -> str:
     r"""Return the table for \input into a paper with booktabs and longtable; numbers have four digits."""
     numeric = [pd.api.types.is_numeric_dtype(table[c]) and table[c].dtype != bool for c in table.columns]
-    long = len(table) > LONGEST
+    long = len(table) > MAX_ROWS
     styler = table.reset_index(drop=True).rename(columns=lambda name: str(name).replace("_", " ")).style
     styler = styler.hide(axis="index").format(_latex_cell, escape="latex", na_rep="--")
     return styler.format_index(escape="latex", axis="columns").to_latex(

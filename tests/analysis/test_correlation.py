@@ -9,7 +9,7 @@ from scipy import stats
 from finetune_scaling.analysis.claims import INCONCLUSIVE
 from finetune_scaling.analysis.correlation import (
     DOES_NOT_TRACK,
-    FEWEST,
+    MIN_SETTINGS,
     TRACKING_THRESHOLD,
     TRACKS_LOSS,
     bca_interval,
@@ -57,7 +57,7 @@ def test_spearman_over_an_axis_is_scipys():
     assert spearman(x, y) == pytest.approx([stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)])
 
 
-@pytest.mark.parametrize("count", [FEWEST, 12])
+@pytest.mark.parametrize("count", [MIN_SETTINGS, 12])
 def test_about_nine_intervals_of_ten_contain_the_true_value(count):
     tries = 120
     contained = 0
@@ -68,7 +68,7 @@ def test_about_nine_intervals_of_ten_contain_the_true_value(count):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=FEWEST, max_size=12))
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=MIN_SETTINGS, max_size=12))
 def test_an_interval_is_within_one_and_changes_sign_with_the_metric(pairs):
     x, y = np.array(pairs, float).T
     found, negated = correlation(x, y), correlation(x, -y)
@@ -98,7 +98,7 @@ def test_the_verdict_depends_on_which_direction_is_better(metric, r, verdict):
 
 
 def test_an_inconclusive_correlation_says_why():
-    few = correlation(*normal_pairs(-0.99, FEWEST - 1))
+    few = correlation(*normal_pairs(-0.99, MIN_SETTINGS - 1))
     assert (few.verdict, few.pearson) == (INCONCLUSIVE, None)
     assert few.why.startswith("4 settings")
     flat = correlation(np.arange(9.0), np.zeros(9))

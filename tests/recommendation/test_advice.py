@@ -14,7 +14,7 @@ import synthetic_points
 from finetune_scaling.api import Fitted, fit, read_points
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.forms.library import ADDITIVE
-from finetune_scaling.laws.points.cells import MOST_NATS
+from finetune_scaling.laws.points.cells import MAX_LOSS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.recommendation.advice import CHOOSE, INCONCLUSIVE, _short
@@ -157,7 +157,7 @@ def test_outliers_among_the_replicates_do_not_dominate_the_mean() -> None:
     wild = normal.copy()
     wild[:3] = 1e6, np.inf, np.nan
     assert clip_outliers(wild).mean() == pytest.approx(4, abs=0.01)
-    assert clip_outliers(np.full(200, 1e9)).max() == MOST_NATS  # no loss is above that of a uniform guess
+    assert clip_outliers(np.full(200, 1e9)).max() == MAX_LOSS  # no loss is above that of a uniform guess
 
 
 def test_too_few_points_are_inconclusive_with_a_reason(tmp_path: Path) -> None:

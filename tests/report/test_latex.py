@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_scaling.report.tables import LONGEST, latex_table
+from finetune_scaling.report.tables import MAX_ROWS, latex_table
 
 HOSTILE = r'\input{x} 50 % & $5 #1 a_b ~ ^ {<|"[*]>}'
 
@@ -36,14 +36,14 @@ def test_text_is_escaped() -> None:
 
 
 def test_a_long_table_runs_over_pages() -> None:
-    text = latex_table(pd.DataFrame({"x": range(LONGEST + 1)}), "long")
+    text = latex_table(pd.DataFrame({"x": range(MAX_ROWS + 1)}), "long")
     assert r"\begin{longtable}{r}" in text
     assert "tabular" not in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex (Debian: texlive-latex-base)")
 def test_latex_compiles_the_tables(tmp_path: Path) -> None:
-    tables = [latex_table(pd.DataFrame({"a_b": [HOSTILE] * n, "v": [1.5] * n}), "caption") for n in (2, LONGEST + 1)]
+    tables = [latex_table(pd.DataFrame({"a_b": [HOSTILE] * n, "v": [1.5] * n}), "caption") for n in (2, MAX_ROWS + 1)]
     text = r"\documentclass{article}\usepackage{booktabs,longtable}\usepackage[T1]{fontenc}\begin{document}"
     (tmp_path / "t.tex").write_text(text + "\n".join(tables) + r"\end{document}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]

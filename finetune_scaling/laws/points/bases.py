@@ -11,7 +11,7 @@ from finetune_scaling.laws.points.text import Source, read_text
 
 BASES = "bases.csv"  # in the directory of a study's points
 REQUIRED = ("family", "model", "parameters", "pretrain_tokens", "loss", "held_out")
-MOST = 1e18
+MAX_COUNT = 1e18
 
 
 def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
@@ -25,7 +25,7 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
         if column not in text.cells:
             raise DataError(f"{text.header}: column {column!r} is missing; add it or use --size=total")
         bases[name] = parse_numbers(text, column, positive=True)
-        check_range(text, bases[name], column, 1, MOST, "it is a raw count: 7B is 7e9")
+        check_range(text, bases[name], column, 1, MAX_COUNT, "it is a raw count: 7B is 7e9")
     bases["loss"] = parse_losses(text)
     bases["held_out"] = parse_flags(text, "held_out")
     check_units(text, "family")

@@ -12,7 +12,7 @@ from finetune_scaling.laws.points.text import TextTable
 
 FLAGS = {"true": "1", "false": "0", "1.0": "1", "0.0": "0"}  # as other programs write them
 # Guessing uniformly among 70 billion tokens costs this much: no vocabulary is so large.
-MOST_NATS = 25.0
+MAX_LOSS = 25.0
 
 
 def parse_choices(table: TextTable, column: str, known: Sequence[str], optional: bool = False) -> pd.Series:
@@ -61,10 +61,10 @@ def parse_losses(table: TextTable) -> pd.Series:
         )
         loss = loss.where(unit != BITS, loss * np.log(2)).where(unit != PERPLEXITY, np.log(loss))
     problem = (
-        f"above {MOST_NATS:g} nats per token, more than a uniform guess over any vocabulary costs; give the mean over "
+        f"above {MAX_LOSS:g} nats per token, more than a uniform guess over any vocabulary costs; give the mean over "
         f"tokens, or add a column {LOSS_UNIT} ({NATS}, {BITS} or {PERPLEXITY})"
     )
-    table.reject(loss > MOST_NATS, "loss", problem)
+    table.reject(loss > MAX_LOSS, "loss", problem)
     return loss
 
 

@@ -37,8 +37,8 @@ from finetune_scaling.laws.points.warnings import point_warnings
 from finetune_scaling.tuning.registry import METHODS
 
 STOPPED_BY_BUDGET = "budget"
-MOST = {"x": 1e18, "finetune_examples": 1e15}  # no count of parameters, tokens or examples is larger
-MOST_SCORE = 1e6  # absolute value of any metric
+MAX_COUNTS = {"x": 1e18, "finetune_examples": 1e15}  # no count of parameters, tokens or examples is larger
+MAX_SCORE = 1e6  # absolute value of any metric
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,15 @@ def _typed_runs(text: TextTable, methods: Sequence[str]) -> pd.DataFrame:
         runs[column] = parse_numbers(text, column, positive=True)
     swept = factor == SENSITIVITY_FACTOR
     fix = "it is a raw count (of parameters, tokens, or a PET size): 7B is 7e9"
-    check_range(text, runs.loc[~swept, "x"], "x", 1, MOST["x"], fix)
-    check_range(text, runs["finetune_examples"], "finetune_examples", 1, MOST["finetune_examples"], "correct it")
+    check_range(text, runs.loc[~swept, "x"], "x", 1, MAX_COUNTS["x"], fix)
+    check_range(text, runs["finetune_examples"], "finetune_examples", 1, MAX_COUNTS["finetune_examples"], "correct it")
     runs["loss"] = parse_losses(text)
     runs["held_out"] = parse_flags(text, "held_out")
     for column in runs.columns:
         if column in CONDITION or METRIC.fullmatch(column) or evaluator_column(column):
             runs[column] = parse_numbers(text, column, optional=True)
         if holds_generation_scores(column):
-            check_range(text, runs[column], column, -MOST_SCORE, MOST_SCORE, "no score is so large; correct it")
+            check_range(text, runs[column], column, -MAX_SCORE, MAX_SCORE, "no score is so large; correct it")
     runs[SWEPT_SIZE] = runs["parameters"].fillna(0).where(swept, 0.0) if "parameters" in runs else 0.0
     return runs
 

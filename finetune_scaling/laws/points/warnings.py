@@ -16,15 +16,15 @@ from finetune_scaling.laws.points.text import TextTable
 
 OUTLIER_Z = 8.0
 OUTLIER_DEVIATION = 0.1  # of the loss
-LEAST_SCALE = 0.003  # of log loss, where most deviations are zero
-WIDEST_RANGE = 10.0
-LEAST_LOSS = 0.01  # nats per token; hardly any text is so predictable
+MIN_SCALE = 0.003  # of log loss, where most deviations are zero
+MAX_RATIO = 10.0
+MIN_LOSS = 0.01  # nats per token; hardly any text is so predictable
 RISE = 0.05  # of log loss, from the fewest to the most examples
 COUNTS = {"model": ("parameters", 1e3, 1e14), "pretrain": ("pretraining tokens", 1e3, 1e16)}  # plausible values
 POLISH_SWEEPS = 10
-FEWEST_REPEATED = 8  # settings with several seeds, to test whether their noise grows with the loss
+MIN_REPEATED = 8  # settings with several seeds, to test whether their noise grows with the loss
 SIGNIFICANCE = 0.001  # of that test, Spearman's rho above zero
-FEWEST_LEVELS = 3  # of sizes and of dataset sizes; with fewer, one wrong row cannot be distinguished from the others
+MIN_LEVELS = 3  # of sizes and of dataset sizes; with fewer, one wrong row cannot be distinguished from the others
 
 
 def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
@@ -49,7 +49,7 @@ def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
 def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
     """Yield warnings where all rows are held out, and where losses are equal, tiny or very different."""
     loss = own["loss"]
-    low, high, tiny = loss.idxmin(), loss.idxmax(), loss.index[loss < LEAST_LOSS]
+    low, high, tiny = loss.idxmin(), loss.idxmax(), loss.index[loss < MIN_LOSS]
     if own["held_out"].all():
         yield f"all {len(own)} rows are held out, so no law is fitted; mark the points to fit with 0."
     if len(own) > 1 and loss[low] == loss[high]:
@@ -59,7 +59,7 @@ def _range(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
             f"{text.rows(list(tiny))}: the loss is {loss[tiny[0]]:.3g} nats per token, which hardly any text allows; "
             "check its unit, and that its targets were not in the training data."
         )
-    if loss[high] > WIDEST_RANGE * loss[low]:
+    if loss[high] > MAX_RATIO * loss[low]:
         yield (
             f"losses range from {loss[low]:.3g} ({text.rows([low])}) to {loss[high]:.3g} nats ({text.rows([high])}), "
             "which is unusual for one method on one task; check their units."
@@ -84,7 +84,7 @@ def _settings(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
     """Yield a warning for each setting whose loss deviates far from the pattern of its size and dataset size."""
     for _, part in own.groupby("factor", sort=False):
         means = np.log(part.groupby(["x", "finetune_examples"])["loss"].mean().unstack())
-        if min(means.shape) < FEWEST_LEVELS:
+        if min(means.shape) < MIN_LEVELS:
             continue
         deviation = _polished(means).stack().dropna()
         for x, examples in _outliers(deviation):
@@ -113,7 +113,7 @@ def _growth(own: pd.DataFrame) -> Iterator[str]:
     """Yield a warning where the noise between seeds grows with the loss; a run shared by factors counts once."""
     losses = own.drop_duplicates(["finetune_examples", "seed", "loss"]).groupby(SETTING, sort=False)["loss"]
     settings = pd.DataFrame({"mean": losses.mean(), "variance": losses.var()}).dropna()
-    if len(settings) < FEWEST_REPEATED or (settings.nunique() < 2).any():
+    if len(settings) < MIN_REPEATED or (settings.nunique() < 2).any():
         return
     found = stats.spearmanr(settings["mean"], settings["variance"], alternative="greater")
     if found.pvalue < SIGNIFICANCE:
@@ -136,5 +136,5 @@ def _outliers(deviation: pd.Series) -> list:
     size = deviation.abs()
     if size.empty:
         return []
-    scale = max(1.4826 * float(size.median()), LEAST_SCALE)
+    scale = max(1.4826 * float(size.median()), MIN_SCALE)
     return list(size.index[(size > np.log1p(OUTLIER_DEVIATION)) & (size > OUTLIER_Z * scale)])

@@ -23,8 +23,8 @@ Kind = Literal["both", "settings", "seeds"]
 KINDS: tuple[Kind, ...] = ("both", "settings", "seeds")
 RESAMPLES = 200
 BANDWIDTH = 1.06  # of a normal kernel for P points, times P^-1/5 (Silverman 1986, equation 3.28)
-FEWEST_DEGREES = 2  # Student's t with one has an interval four times the normal's
-FEWEST_RESAMPLES = 40  # a 5 % quantile needs two replicates below it
+MIN_DEGREES = 2  # Student's t with one has an interval four times the normal's
+MIN_RESAMPLES = 40  # a 5 % quantile needs two replicates below it
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"--bootstrap={self.kind} is none of {', '.join(KINDS)}")
-        if self.resamples < FEWEST_RESAMPLES:
-            raise ConfigError(f"--resamples={self.resamples}: a 90 % interval needs at least {FEWEST_RESAMPLES}")
+        if self.resamples < MIN_RESAMPLES:
+            raise ConfigError(f"--resamples={self.resamples}: a 90 % interval needs at least {MIN_RESAMPLES}")
 
     def for_name(self, name: str) -> "Resampling":
         """Return these settings with a separate seed for that name: replicates of two methods are independent."""
@@ -118,7 +118,7 @@ def _random_effects(
     """
     inside = np.isfinite(labels)
     names, index = np.unique(labels[inside], return_inverse=True)
-    wider = float(stats.t.ppf(QUANTILES[1], max(degrees, FEWEST_DEGREES)) / stats.norm.ppf(QUANTILES[1]))
+    wider = float(stats.t.ppf(QUANTILES[1], max(degrees, MIN_DEGREES)) / stats.norm.ppf(QUANTILES[1]))
     effects = np.zeros((resamples, len(labels)))
     effects[:, inside] = (deviation * wider * random.normal(size=(resamples, len(names))))[:, index]
     return effects
