@@ -2,7 +2,7 @@
 
     python -m finetune_scaling.recommend --points=points.csv --finetune-examples=40e3 --budget=1e20flop
 
-Prints per task the method, model size and PET size of least expected loss within the budget, their cost, the
+Prints per task the method, model size and PET size with the lowest expected loss within the budget, their cost, the
 probability that the choice is the best one, and its expected regret; or that the points are inconclusive. --next-run
 proposes the runs that improve the decision most for their cost. --json prints JSON only. Method: docs/guidance.md.
 """

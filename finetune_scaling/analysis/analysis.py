@@ -106,7 +106,7 @@ def analyse(
 
 
 def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
-    """Return, for each method of a task, the setting with the best score of the main metric, or else the least loss."""
+    """Return each method's setting with the best score of a task's main metric, or else with the lowest loss."""
     rows = analysis.rows(task)
     metric = analysis.main_metrics[task]
     if metric is None:
@@ -116,7 +116,7 @@ def best_runs(analysis: Analysis, task: str) -> pd.DataFrame:
 
 
 def measured_best(analysis: Analysis, task: str) -> pd.DataFrame:
-    """Return the method with the least loss at every model size and dataset size that several methods share.
+    """Return the method with the lowest loss at every model size and dataset size that several methods share.
 
     Columns x, finetune_examples, method, loss, runner_up, gap (the runner-up's loss minus the best, above zero).
     """

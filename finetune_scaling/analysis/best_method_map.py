@@ -1,4 +1,4 @@
-"""Maps of the best method: which method has the least predicted loss over a factor and the number of examples.
+"""Maps of the best method: which method has the lowest predicted loss over a factor and the number of examples.
 
 At every point of a log grid the fitted laws select a method, and the share of bootstrap replicates that select each
 method measures confidence. The borders between methods are the critical sizes (critical_sizes.py); in the bands along
@@ -20,7 +20,7 @@ MARGINS = (1.15, 2.0)  # factors by which the map exceeds the measured values of
 
 @dataclass(frozen=True)
 class BestMethodMap:
-    """Which method has the least predicted loss over x [X] and examples [D] of one task, law and factor.
+    """Which method has the lowest predicted loss over x [X] and examples [D] of one task, law and factor.
 
     best [X, D]: index of the method by the fitted laws; shares [M, X, D]: shares of replicates in which each method is
     best; measured [M, X, D]: whether a point is within the ranges of x and examples in which the method was measured.

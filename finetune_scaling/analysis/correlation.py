@@ -4,8 +4,8 @@ As Table 7 of arXiv 2402.17193, with intervals: Pearson's r and Spearman's rho o
 held-out ones included, since nothing is fitted), with 90 % BCa bootstrap intervals over settings (Efron 1987).
 
 A metric tracks the loss where the complete interval of r, signed so that better corresponds to better, is at least
-TRACKING_THRESHOLD; it does not where the complete interval is below; otherwise, or with fewer settings than MIN_SETTINGS, the
-verdict is inconclusive. p-values test r = 0 and are not adjusted for the number of comparisons.
+TRACKING_THRESHOLD; it does not where the complete interval is below. Otherwise, or with fewer than MIN_SETTINGS
+settings, the verdict is inconclusive. p-values test r = 0 and are not adjusted for the number of comparisons.
 """
 
 import warnings

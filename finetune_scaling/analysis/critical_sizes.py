@@ -106,7 +106,7 @@ def critical_sizes(
 ) -> list[CriticalSize]:
     """Return the crossings of a pair of methods (of one task and law) at each factor value.
 
-    fits: by method; measured: method -> least and greatest measured number of examples.
+    fits: by method; measured: method -> smallest and largest measured number of examples.
     """
     first, second = fits[pair[0]], fits[pair[1]]
     why = "; ".join(fit.lack_of_fit for fit in (first, second) if not fit.fits_well)

@@ -90,7 +90,7 @@ def _curve_fit(
         replicates=replicates,
         objective=objective,
         log_rmse=float(np.sqrt(np.mean(np.log(predicted / loss)[~held_out] ** 2))),
-        least_response=float(loss.min()),
+        min_response=float(loss.min()),
         points=int((~held_out).sum()),
         fitted_error=float(errors[~held_out].mean()),
         held_out_error=float(errors[held_out].mean()) if held_out.any() else None,

@@ -1,6 +1,6 @@
 """Laws of a metric of generated text as a function of the loss, per task and method: exponential, sigmoid or neither.
 
-Each law of laws/forms/metric.py is fitted by least squares to (loss, metric) of the settings, means over seeds, without
+Each law of METRIC_LAWS is fitted by least squares to (loss, metric) of the settings, means over seeds, without
 the held-out ones. A law fits a metric where R^2 is at least MIN_R_SQUARED. Of two such laws one is preferred only
 where its errors on settings left out of the fit, one dataset size at a time, are smaller by Wilcoxon's signed-rank test
 at SIGNIFICANCE; otherwise no law is preferred, and the one with the smaller error is used.
@@ -91,7 +91,7 @@ class MetricFinding:
             best = max(self.fits, key=lambda f: f.r_squared)
             return f"no law fits it (best: {best.law.name}, R^2 {best.r_squared:.2f})"
         if self.preferred is None:
-            return f"no law is preferred; {self.used.law.name} has the least error on settings left out"
+            return f"no law is preferred; {self.used.law.name} has the lowest error on settings left out"
         return f"{self.preferred} fits it"
 
 

@@ -70,7 +70,7 @@ class Selection:
 
     @property
     def best(self) -> str:
-        """The law with the least left-out error."""
+        """The law with the lowest left-out error."""
         return self.candidates[0].law
 
     @property
@@ -89,7 +89,7 @@ class Selection:
         """The result in one sentence."""
         if not any(candidate.fits_well for candidate in self.candidates):
             second = f", then {self.runner_up}" if self.runner_up else ""
-            return f"No law fits these points; {self.best} has the least left-out error{second}."
+            return f"No law fits these points; {self.best} has the lowest left-out error{second}."
         if self.runner_up is None:
             return f"Only the {self.best} law was fitted."
         first, second = (f"{c.law} {c.left_out_error:.2g}" for c in self.candidates[:2])

@@ -19,7 +19,7 @@ from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.laws.uncertainty.profile_region import ProfileRegion, profile_region
 
 MIN_POINTS = 4  # one more than the law has parameters
-MIN_RESAMPLING = Resampling("settings", resamples=MIN_RESAMPLES)  # not used for intervals
+MINIMAL_BOOTSTRAP = Resampling("settings", resamples=MIN_RESAMPLES)  # not used for intervals
 LEAST_SQUARES = FitSettings(huber_delta=1e3, residual="linear")  # so that the profile region contains the estimate
 SIZE, TOKENS = "size", "pretrain_tokens"
 
@@ -92,5 +92,5 @@ def _fit(family: str, factor: str, at: float | str, rows: pd.DataFrame) -> Pretr
         why = f"{len(chosen)} {what} to fit; {MIN_POINTS} are needed, one more than the law has parameters"
         return replace(empty, why=why)
     x, loss = chosen["x"].to_numpy(float), chosen["loss"].to_numpy(float)
-    fitted = fit_law(empty.law, {empty.law.factors[0]: x}, loss, LEAST_SQUARES, MIN_RESAMPLING, pad_to=64)
+    fitted = fit_law(empty.law, {empty.law.factors[0]: x}, loss, LEAST_SQUARES, MINIMAL_BOOTSTRAP, pad_to=64)
     return replace(empty, fitted=ProfiledLaw(**vars(fitted), region=profile_region(x, loss)))

@@ -44,7 +44,7 @@ class Rates:
         return chip_hours * SECONDS_PER_HOUR * chip.peak_flops * self.utilisation
 
     def cheapest(self) -> Chip:
-        """Return the chip with the least price per FLOP; raises ConfigError if no price is known."""
+        """Return the chip with the lowest price per FLOP; raises ConfigError if no price is known."""
         priced = {kind: price.on_demand for kind, price in self.prices.items() if price.on_demand}
         if not priced:
             raise ConfigError(

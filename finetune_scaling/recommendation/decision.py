@@ -1,4 +1,4 @@
-"""The candidate of least expected loss, the probability that it is the best one, and its regret.
+"""The candidate with the lowest expected loss, the probability that it is the best one, and its regret.
 
 Bootstrap replicates represent the uncertainty of the fits. In replicate r candidate c has loss L[r, c]; the choice is
 c* = argmin_c mean_r L[r, c], and its regret in a replicate is L[r, c*] - min_c L[r, c]. Replicates of different methods
@@ -48,7 +48,7 @@ class Decision:
 
 
 def decide(losses: Losses) -> Decision:
-    """Choose the candidate of least mean loss."""
+    """Choose the candidate with the lowest mean loss."""
     joint = _joint_losses(losses)
     best = np.bincount(joint.argmin(axis=1), minlength=len(losses)) / len(joint)
     estimates = tuple(

@@ -23,7 +23,7 @@ from finetune_scaling.report.plots import (
 )
 
 CAPTION = (
-    "Tint: the method whose {law} law predicts the least loss; hatched where fewer than 90 % of the bootstrap "
+    "Tint: the method whose {law} law predicts the lowest loss; hatched where fewer than 90 % of the bootstrap "
     "replicates agree. Dashed: range in which each method was measured, with its settings as small marks. Diamonds: "
     "critical sizes with 90 % intervals (dotted if open); hollow if a method is extrapolated, grey if a third method "
     "is better."

@@ -30,7 +30,7 @@ class FittedLaw:
 
     vector [K]: the fitted entries, in the order of layout.names; replicates [R, K]: refits to bootstrap replicates;
     objective: sum of Huber losses; log_rmse: root mean square of log prediction - log response over the fitted points;
-    least_response: of these points; points: how many were fitted; factors: groups of the layout whose parameters were
+    min_response: of these points; points: how many were fitted; factors: groups of the layout whose parameters were
     fitted; fixed: parameters that were not fitted; reasons: name -> why a parameter is poorly determined whatever its
     interval.
     """
@@ -40,7 +40,7 @@ class FittedLaw:
     replicates: np.ndarray
     objective: float
     log_rmse: float
-    least_response: float
+    min_response: float
     points: int
     factors: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class FittedLaw:
     def interval(self, name: str) -> Interval:
         """Return the 90 % bootstrap interval of a parameter, in natural units."""
         replicates = self.replicate_parameters[name]
-        return parameter_interval(self.parameter(name), self.parameters[name], replicates, self.least_response)
+        return parameter_interval(self.parameter(name), self.parameters[name], replicates, self.min_response)
 
     def record(self, name: str) -> dict[str, Any]:
         """Return a parameter for fit.json: estimate and interval (None where not fitted), and whether determined."""

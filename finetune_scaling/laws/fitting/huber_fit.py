@@ -48,7 +48,7 @@ class FitSettings:
 class FitPoints:
     """Points to fit. factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's group in the layout.
 
-    pad_to: least number of points that programs are compiled for, so that several problems share one.
+    pad_to: minimum number of points that programs are compiled for, so that several problems share one.
     """
 
     factors: Mapping[str, np.ndarray]
@@ -83,7 +83,7 @@ class FitProblem:
             "layout": self.layout,
             "vector": vector,
             "log_rmse": float(np.sqrt(np.mean(np.log(self.predictions(vector) / loss) ** 2))),
-            "least_response": float(loss.min()),
+            "min_response": float(loss.min()),
             "points": len(loss),
         }
 

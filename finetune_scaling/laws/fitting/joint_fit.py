@@ -59,7 +59,7 @@ class JointFit(FittedLaw):
     def held_out_interval(self, factor: str) -> Interval | None:
         """Return the 90 % interval of the held-out error; None where nothing is held out.
 
-        The error on the fitted settings has no interval: it is the least that the law can reach.
+        The error on the fitted settings has no interval: it is the lowest that the law can reach.
         """
         replicates = self.held_out_replicates.get(factor)
         return None if replicates is None else percentile_interval(replicates)

@@ -26,8 +26,8 @@ def fit_law(
     """Fit a law to points: factors by name and response, [P] each, in natural units.
 
     resampling: by default settings are resampled with replacement; fixed: parameters that keep a value in natural
-    units; pad_to: least number of points that programs are compiled for. Raises DataError where there are fewer points
-    than parameters.
+    units; pad_to: minimum number of points that programs are compiled for. Raises DataError where there are fewer
+    points than parameters.
     """
     how = resampling or Resampling("settings")
     layout, fixed = Layout(law), fixed or {}

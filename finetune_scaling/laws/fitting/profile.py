@@ -75,7 +75,7 @@ def _profile(fitted: FittedLaw, column: int, values: np.ndarray, rises: np.ndarr
     ends = [_crossing(best, values[:, side], rises[:, side]) for side in (0, 1)]
     low, high = (None if end is None else float(parameter.to_natural(end)) for end in ends)
     if low is not None:  # an offset that is not distinguishable from zero is open below
-        low = parameter_interval(parameter, low, np.full(2, low), fitted.least_response).low
+        low = parameter_interval(parameter, low, np.full(2, low), fitted.min_response).low
     return Profile(parameter.to_natural(moved), all_rises, Interval(low, high))
 
 

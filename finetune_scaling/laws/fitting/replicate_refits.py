@@ -12,8 +12,8 @@ from finetune_scaling.laws.fitting.huber_fit import FitBatch, local_refit
 
 # The Huber delta of the smoothed objective, in root mean square residuals.
 SMOOTH = 4.0
-# Offsets as shares of the least response: the least start; below which a refitted offset is also tried at zero; and
-# the value used for zero.
+# Offsets as shares of the lowest response: the lowest start, the value below which a refitted offset is also tried at
+# zero, and the value used for zero.
 LIFT = 0.02
 SMALL = 0.1
 ZERO = 1e-6
@@ -51,7 +51,7 @@ def _offsets(batch: FitBatch) -> np.ndarray:
 
 
 def _log_share(batch: FitBatch, share: float) -> float:
-    """Return the logarithm of a share of the least response."""
+    """Return the logarithm of a share of the lowest response."""
     return float(np.log(max(share * batch.problem.points.loss.min(), np.finfo(float).tiny)))
 
 

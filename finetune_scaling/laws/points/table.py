@@ -48,7 +48,7 @@ class PointsTable:
     source: the file's name, or DataFrame; path: the file, if any; runs: one row per run, without those stopped by their
     budget; settings: means over seeds, with `seeds` and `loss_sd`; metrics: metric columns of the task's own test sets;
     evaluations: columns of other evaluators; stopped_by_budget, repeated: how many rows were dropped for which reason;
-    ignored: columns not used; ended_at_best: how many rows had their least dev loss at the last step; warnings: on
+    ignored: columns not used; ended_at_best: how many rows had their lowest dev loss at the last step; warnings: on
     suspicious rows, which are used.
     """
 

@@ -8,7 +8,7 @@ from finetune_scaling.laws.forms.declared import Parameter
 
 LEVEL = 0.90
 QUANTILES = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)  # at the ends of an interval
-# An offset below this share of the least response is not distinguishable from zero.
+# An offset below this share of the lowest response is not distinguishable from zero.
 NEGLIGIBLE = 1e-3
 # An exponent is well determined where the half-width of its 90 % interval is below the larger of these two, a
 # coefficient or offset where the half-width on the log scale is below log 2.
@@ -36,14 +36,14 @@ def interval_ends(replicates: np.ndarray) -> np.ndarray:
     return np.quantile(replicates, QUANTILES, axis=0)
 
 
-def parameter_interval(parameter: Parameter, value: float, replicates: np.ndarray, least_response: float) -> Interval:
+def parameter_interval(parameter: Parameter, value: float, replicates: np.ndarray, min_response: float) -> Interval:
     """Return the interval of a parameter in natural units from its estimate and replicates [R].
 
     It is open at a bound that the parameter is not distinguishable from. That holds for an offset whose estimate
     vanishes, whatever the replicates: refits start above zero.
     """
     found = percentile_interval(replicates)
-    if parameter.is_offset and min(value, found.low or 0.0) < NEGLIGIBLE * least_response:
+    if parameter.is_offset and min(value, found.low or 0.0) < NEGLIGIBLE * min_response:
         return Interval(None, found.high)
     if parameter.is_bounded and None not in (found.low, found.high):
         reach = NEGLIGIBLE * (parameter.high - parameter.low)

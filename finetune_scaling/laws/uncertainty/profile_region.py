@@ -38,7 +38,7 @@ class ProfileRegion:
         return Interval(float(np.exp(self.logs.min())), float(np.exp(self.logs.max())))
 
     def predictions(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least and greatest loss [N] that the laws of the region predict at x [N]."""
+        """Return the lowest and the highest loss [N] that the laws of the region predict at x [N]."""
         losses = np.exp(self.logs[:, None] - self.exponents[:, None] * np.log(x)) + self.floors[:, None]
         return losses.min(axis=0), losses.max(axis=0)
 
