@@ -36,7 +36,7 @@ def format_count(value: float) -> str:
 
 
 def format_interval(interval: Interval, show: Callable[[float], str] = "{:.3g}".format) -> str:
-    """Format the ends of an interval; an end that is missing or infinite does not close."""
+    """Format the ends of an interval; an end that is missing or infinite is open."""
     low, high = (None if end is None or math.isinf(end) else show(end) for end in (interval.low, interval.high))
     if low is None:
         return "unbounded" if high is None else f"≤ {high}"

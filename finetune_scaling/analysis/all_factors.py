@@ -28,6 +28,8 @@ def fit_all_factors(
     """
     if not {"parameters", "pretrain_tokens"} <= set(settings_of_points):
         return {}
+    if resampling is not None and resampling.kind == "seeds":  # the law is fitted to means over seeds
+        resampling = replace(resampling, kind="settings")
     found = {}
     for (task, method), rows in settings_of_points.groupby(["task", "method"], sort=False):
         usable = conditions(rows[~rows["held_out"]])
@@ -35,10 +37,8 @@ def fit_all_factors(
         fixed = {EXPONENTS[name]: 0.0 for name, values in factors.items() if len(np.unique(values)) < 2}
         parameters = len(ALL_FACTORS.parameters) - len(fixed)
         if len(usable) >= parameters and "beta" not in fixed and len(fixed) < len(EXPONENTS) - 1:
-            loss, how = usable["loss"].to_numpy(float), resampling
-            if how is not None and how.kind == "seeds":  # the law is fitted to means over seeds
-                how = replace(how, kind="settings")
-            fitted = fit_law(ALL_FACTORS, factors, loss, settings, how, fixed=fixed, pad_to=pad_to)
+            loss = usable["loss"].to_numpy(float)
+            fitted = fit_law(ALL_FACTORS, factors, loss, settings, resampling, fixed=fixed, pad_to=pad_to)
             found[task, method] = replace(fitted, reasons={**fitted.reasons, **few_levels(factors)})
     return found
 

@@ -68,8 +68,9 @@ class Root:
 
 @dataclass(frozen=True)
 class CriticalSize:
-    """Crossings of two methods at one factor value; better_everywhere: the better method where there is no crossing.
+    """Crossings of two methods at one factor value.
 
+    better_everywhere: the better method where there is no crossing;
     share_without_crossing: share of the bootstrap replicates that have no crossing in the search range; why: the reason
     if this is inconclusive.
     """
@@ -169,7 +170,7 @@ def _interval(
 def _difference(
     first: JointFit, first_vectors: np.ndarray, second: JointFit, second_vectors: np.ndarray, factor: str, x: float
 ) -> Difference:
-    """Return the loss of the first method minus that of the second at x, for pairs of fitted vectors [R, K]."""
+    """Return the loss of the first method minus the loss of the second at x, for pairs of fitted vectors [R, K]."""
     left, right = (
         factor_parameters(fit.layout.to_natural(vectors), factor)
         for fit, vectors in ((first, first_vectors), (second, second_vectors))

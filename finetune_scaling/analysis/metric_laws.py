@@ -55,7 +55,10 @@ class MetricFit(FittedLaw):
 
 @dataclass(frozen=True)
 class MetricFinding:
-    """The laws of a metric of one task and method. settings: number fitted; why: the reason if there are no fits."""
+    """The laws of a metric of one task and method.
+
+    settings: number fitted; why: the reason if there are no fits.
+    """
 
     task: str
     method: str

@@ -63,7 +63,10 @@ class LawComparison:
 
 @dataclass(frozen=True)
 class Selection:
-    """candidates: by increasing left-out error; comparisons: of the best with each other law."""
+    """Ranking of the joint laws that were fitted to one task and method.
+
+    candidates: by increasing left-out error; comparisons: of the best with each other law.
+    """
 
     candidates: tuple[LawScore, ...]
     comparisons: tuple[LawComparison, ...]
@@ -110,7 +113,7 @@ class Selection:
 
 
 def select_law(candidates: Sequence[LawScore]) -> Selection:
-    """Rank laws that were fitted to the same points, and compare the best with each other one."""
+    """Rank laws that were fitted to the same points, and compare the best with each of the others."""
     ranked = tuple(sorted(candidates, key=lambda c: (not c.fits_well, c.left_out_error)))
     return Selection(ranked, tuple(_compare(ranked[0], other) for other in ranked[1:]))
 

@@ -71,7 +71,9 @@ class Study:
     def config(self) -> dict[str, Any]:
         """The config that the study was started with. Raises WorkdirError if there are only tables."""
         if not self.has_runs:
-            raise WorkdirError(f"{self.path}: has no config: it holds the tables of a study without its runs")
+            raise WorkdirError(
+                f"{self.path}: has no config, only the tables of a study without its runs. Fix: load the study itself"
+            )
         return RunDirectory(self.path).config
 
     @functools.cached_property
@@ -160,7 +162,7 @@ class Study:
         return read_points(self._file(POINTS, "copy the file here"))
 
     def fit(self, tasks: Sequence[str] | None = None, **options: Any) -> "Fitted":
-        """Fit the laws to the points; the options are those of api.fit.
+        """Fit the laws to the points; options as in api.fit.
 
         Raises ConfigError for an unknown task, DataError if a row is invalid.
         """

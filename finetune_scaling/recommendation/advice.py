@@ -13,7 +13,7 @@ from finetune_scaling.recommendation.loss_predictions import LossPredictor
 from finetune_scaling.recommendation.storage import Storage
 
 CHOOSE, EQUIVALENT, INCONCLUSIVE = "choose", "several equally good", "inconclusive"
-# A choice is clear at this probability of being the best, and harmless if the 95 % quantile of its regret (nats per
+# A choice is clear at this probability of being the best, and its regret is negligible if the 95 % quantile (nats per
 # token) is at most NEGLIGIBLE.
 CONFIDENT = 0.8
 NEGLIGIBLE = 0.005

@@ -60,7 +60,7 @@ def read_budget(text: str, rates: Rates) -> Budget:
         raise ConfigError(f"--budget={text} is not a budget. Fix: write {FORMS}")
     amount, unit, kind = float(form["amount"]), form["unit"].lower(), form["kind"]
     if not 0 < amount < math.inf:
-        raise ConfigError(f"--budget={text} must be above zero and finite")
+        raise ConfigError(f"--budget={text} must be above zero and finite. Fix: write {FORMS}")
     if unit.startswith("flop"):
         if kind:
             raise ConfigError(f"--budget={text}: FLOPs do not depend on the chip. Fix: remove @{kind}")

@@ -89,9 +89,9 @@ def loss_predictor(fit: JointFit, rows: pd.DataFrame, pet: PetDefault) -> LossPr
     ranges = {"model": _range(model_rows["x"]), "examples": _range(model_rows["finetune_examples"])}
     if len(pet_rows):
         ranges["pet"] = _range(pet_rows["x"])
-    families = ["examples", *fitted["factor"].unique()]  # in the order of the fit's groupings
-    left_out = dict(zip(families, fit.groupings, strict=True))
-    effects = dict(zip(families, fit.components.levels, strict=True))
+    groupings = ["examples", *fitted["factor"].unique()]  # in the order of fit.groupings
+    left_out = dict(zip(groupings, fit.groupings, strict=True))
+    effects = dict(zip(groupings, fit.components.levels, strict=True))
     return LossPredictor(
         fit=fit,
         pet=pet,

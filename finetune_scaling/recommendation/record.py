@@ -1,4 +1,4 @@
-"""The answer as JSON values: every number of the text, and those of all candidates."""
+"""The answer as JSON values: every number of the text, and the numbers of all candidates."""
 
 from dataclasses import asdict
 from typing import Any

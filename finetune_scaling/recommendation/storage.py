@@ -19,7 +19,10 @@ BYTES_PER_PARAMETER = 4  # checkpoints hold trainable parameters in float32
 
 @dataclass(frozen=True)
 class Storage:
-    """Trainable parameters; measured: whether a run of the points has this base model and PET size."""
+    """Number of trainable parameters of a candidate.
+
+    measured: whether a run of the points has this base model and PET size.
+    """
 
     parameters: float
     measured: bool

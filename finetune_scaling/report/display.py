@@ -39,7 +39,7 @@ HEADINGS = {
     "probability": "share above zero",
     "where": "comparison",
     "column": "score",
-    "baseline": "copying",
+    "baseline": "copy baseline",
     "entropy": "true entropy",
 }
 CELL_FORMATS: dict[str, Callable[[Any], str]] = {
@@ -54,7 +54,10 @@ CELL_FORMATS: dict[str, Callable[[Any], str]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of formatted cells; source: the CSV table that holds its numbers; folded: shown on a click."""
+    """A table of formatted cells.
+
+    source: the CSV table that holds its numbers; folded: shown in a <details> element.
+    """
 
     caption: str
     header: Sequence[str]

@@ -16,12 +16,11 @@ from finetune_scaling.files import finite_or_none
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.uncertainty.intervals import percentile_interval
 from finetune_scaling.report.summary import parameter_warnings, point_warnings
 
 
 def fit_record(analysis: Analysis) -> dict[str, Any]:
-    """Return all findings as one JSON value; the end of an interval that does not close is null."""
+    """Return all findings as one JSON value; an open end of an interval is null."""
     table, settings = analysis.table, analysis.settings
     record = {
         "fits": [joint_record(fit) | {"residual": settings.residual_of(fit.law)} for fit in analysis.fits.values()],
@@ -68,7 +67,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
 
 def joint_record(fit: JointFit) -> dict[str, Any]:
     """Return one joint fit."""
-    held_out = {factor: percentile_interval(errors) for factor, errors in fit.held_out_replicates.items()}
+    held_out = {factor: fit.held_out_interval(factor) for factor in fit.held_out_replicates}
     record = {
         **_fields(fit, "task", "method"),
         **_law(fit.law),

@@ -52,12 +52,12 @@ class Section:
 
 
 def report_sections(analysis: Analysis, tables: Tables, command: str) -> list[Section]:
-    """Return the sections that the analysis has results for, in order; command: how to make the report again."""
+    """Return the sections that the analysis has results for, in order; command: the one that reproduces the report."""
     sections = [
         Section("summary", "Summary", items=summary(analysis)),
         Section("warnings", "Warnings", items=point_warnings(analysis)),
         *(build(analysis, tables) for table, build in SECTIONS if table in tables),
-        Section("remake", "How to make this report again", code=command),
+        Section("reproduce", "How to reproduce this report", code=command),
     ]
     return [one for one in sections if one.items or one.tables or one.plots or one.code]
 
@@ -219,7 +219,7 @@ def _scores(analysis: Analysis, tables: Tables) -> Section:
             plots.append(plot)
         if len(analysis.rows(task, factor=SENSITIVITY_FACTOR)):
             title = "sensitivity to the learning rate"
-            caption = "A line per model size and dataset size; ringed: its best learning rate. No law is fitted."
+            caption = "A line per model size and dataset size; circled: its best learning rate. No law is fitted."
             plots.append(_task_plot(analysis, task, "learning-rate", title, caption, draw_learning_rates))
     return Section("scores", "Scores", tables=shown, plots=plots)
 

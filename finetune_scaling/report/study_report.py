@@ -76,17 +76,17 @@ def fit_study(
     out = Path(out)
     started = time.perf_counter()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         progress(f"[{time.perf_counter() - started:5.1f} s] {text}")
 
     table = read_points(points, size, tuple(METHODS) if methods is None else methods)
-    say(
+    log(
         f"{table.source}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by "
         "budget"
     )
     settings, bases = FitSettings(huber_delta, residual), find_bases(table.path, size)
-    how = resampling or Resampling()
-    analysis = analyse(table, settings, size, _facts(facts, table.path), say, laws, how, profile, bases)
+    resampling = resampling or Resampling()
+    analysis = analyse(table, settings, size, _facts(facts, table.path), log, laws, resampling, profile, bases)
     command = _command(
         table.path,
         out,
@@ -95,16 +95,16 @@ def fit_study(
         size=size,
         methods=",".join(methods) if methods else None,
         laws=",".join(law.file or law.name for law in laws),
-        bootstrap=how.kind,
-        resamples=how.resamples,
+        bootstrap=resampling.kind,
+        resamples=resampling.resamples,
         profile=profile,
     )
-    write_report(analysis, out, command, say)
+    write_report(analysis, out, command, log)
     return analysis
 
 
 def write_report(analysis: Analysis, out: Path, command: str, progress: Callable[[str], None]) -> None:
-    """Write fit.json, tables, plots and report.html; command: how to make the report again."""
+    """Write fit.json, tables, plots and report.html; command: the one that reproduces the report."""
     record = fit_record(analysis)
     write_json_atomically(out / "fit.json", record)
     tables = finding_tables(analysis, record)
@@ -130,7 +130,7 @@ def print_summary(analysis: Analysis) -> None:
 
 
 def _command(points: Location | None, out: Path, **flags: Any) -> str:
-    """Return the command that makes the report again; flags that are None are omitted."""
+    """Return the command that reproduces the report; flags that are None are omitted."""
     if points is None:
         return f'fit_study(points, "{out}")  # points: the frame; tables/points.csv has its settings'
     given = {"points": points, "out": out, **flags}
@@ -139,7 +139,7 @@ def _command(points: Location | None, out: Path, **flags: Any) -> str:
 
 
 def _facts(given: Mapping[str, Any] | None, points: Location | None) -> dict[str, Any]:
-    """Return the checked facts: those given, or else those of study.json next to the points."""
+    """Return the checked facts: the given ones, or else study.json next to the points."""
     source, facts = "facts", {} if given is None else given
     if given is None and points is not None and (file := points.parent / "study.json").exists():
         source, facts = str(file), read_json(file)

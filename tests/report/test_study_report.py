@@ -144,7 +144,7 @@ def test_the_page_has_the_numbers_of_its_tables(study: Path, text_of_page: str) 
 
 
 @pytest.mark.slow
-def test_the_command_that_remakes_a_report_has_all_that_was_asked(tmp_path: Path) -> None:
+def test_the_command_that_reproduces_a_report_has_all_options(tmp_path: Path) -> None:
     own = (
         "from finetune_scaling.laws.forms.library import MULTIPLICATIVE\n"
         "import dataclasses\nOWN = dataclasses.replace(MULTIPLICATIVE, name='own')\n"
@@ -230,7 +230,7 @@ def test_names_from_data_are_text_and_plots_are_named(page) -> None:
     assert TASK in page.evaluate("document.body.textContent")
     roles = page.roles()
     assert sum(role in ("image", "img") for role, _ in roles) >= 10
-    assert ("heading", "How to make this report again") in roles
+    assert ("heading", "How to reproduce this report") in roles
 
 
 def test_paper_is_light(page) -> None:

@@ -123,6 +123,6 @@ def _lines(record: dict[str, Any], label: str, seconds: float) -> Iterator[str]:
         mark = f"; poorly determined, {entry['why']}" if entry["why"] else ""
         yield f"  {parameter:6} {entry['value']:.6g}  (90 % {ends}, standard error {entry['standard_error']:.2g}{mark})"
     yield (
-        f"  objective {record['objective']:.6e} from {record['starts']} starts, {record['resamples']} resamples, "
-        f"in {seconds:.1f} s"
+        f"  objective {record['objective']:.6e} from {record['starts']} starts, {record['resamples']} bootstrap "
+        f"replicates, in {seconds:.1f} s"
     )

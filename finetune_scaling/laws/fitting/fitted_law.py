@@ -119,24 +119,24 @@ class FittedLaw:
         return half_width(parameter, interval) > largest_half_width(parameter, self.parameters[name])
 
     def _is_fitted(self, name: str) -> bool:
-        """Whether the parameter is shared, or belongs to a factor that was fitted."""
+        """Return whether the parameter is shared, or belongs to a factor that was fitted."""
         group = name.partition("_")[2]
         return not group or group in self.factors
 
     def _is_near_zero(self, name: str) -> bool:
-        """Whether an offset is not distinguishable from zero."""
+        """Return whether an offset is not distinguishable from zero."""
         interval = self.interval(name)
         return self.parameter(name).is_offset and interval.low is None and interval.high is not None
 
     def _correlated_with(self, name: str) -> str:
-        """The other parameter with which this one is strongly correlated, as the end of a sentence."""
+        """Return the parameter with which this one is strongly correlated, as the end of a sentence."""
         group = name.partition("_")[2]
         others = [n for n in self.parameters if n != name and not (group and n.endswith(f"_{group}"))]
         text = self._strong_correlation(name, others)
         return f": {text}" if text else ""
 
     def _strong_correlation(self, name: str, others: Sequence[str]) -> str:
-        """The end of a sentence on the strongest correlation with other parameters; empty where all are weak."""
+        """Return the strongest correlation with other parameters, as the end of a sentence; empty if all are weak."""
         own, largest, best = self._fitted_replicates(name), 0.0, ""
         for other in others:
             replicates = self._fitted_replicates(other)
@@ -147,7 +147,7 @@ class FittedLaw:
         return f"it is strongly correlated with {best.replace('_', ' ')} ({largest:.2f} over the bootstrap)"
 
     def _fitted_replicates(self, name: str) -> np.ndarray:
-        """Replicates [R] on the fitted scale; offsets in natural units, since their logarithm diverges near zero."""
+        """Return replicates [R] on the fitted scale; offsets in natural units, as their logarithm diverges at zero."""
         if self.parameter(name).is_offset:
             return self.replicate_parameters[name]
         return self.replicates[:, self.layout.names.index(name)]

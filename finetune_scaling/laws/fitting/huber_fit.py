@@ -20,7 +20,7 @@ from finetune_scaling.laws.forms.declared import Law, Layout, Residual
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512
 POLISH_ROWS = 32
-# Starts that Newton steps continue from: the order after L-BFGS is not yet that of the optima.
+# Starts that Newton steps refine: their order after L-BFGS differs from the order of the optima.
 POLISHED_STARTS = 1024
 # Rounds of new starts around the best optimum, starts per round, and from how many optima their directions come.
 HOPS = 3
@@ -46,8 +46,9 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitPoints:
-    """Points to fit. factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's group in the layout.
+    """Points to fit.
 
+    factors: name -> [P]; loss [P] in nats; groups [P]: index of each point's group in the layout;
     pad_to: minimum number of points that programs are compiled for, so that several problems share one.
     """
 
@@ -224,8 +225,8 @@ def _minimize(program: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.
         objective = functools.partial(_objective, residuals, row.weights, delta)
         if program.minimizer == "lbfgs":
             return lbfgs(objective, row.vectors, row.free)
-        metric = functools.partial(_metric, residuals, row.weights, delta, row.free)
-        return newton(objective, metric, row.vectors, row.free)
+        curvature = functools.partial(_curvature, residuals, row.weights, delta, row.free)
+        return newton(objective, curvature, row.vectors, row.free)
 
     return jax.vmap(one)(rows)
 
@@ -255,8 +256,10 @@ def _objective(residuals: Function, weights: jax.Array, delta: jax.Array, vector
     return jnp.sum(weights * clipped * (size - clipped / 2))
 
 
-def _metric(residuals: Function, weights: jax.Array, delta: jax.Array, free: jax.Array, vector: jax.Array) -> jax.Array:
+def _curvature(
+    residuals: Function, weights: jax.Array, delta: jax.Array, free: jax.Array, vector: jax.Array
+) -> jax.Array:
     """Return the curvature [K, K] of the objective by iteratively reweighted least squares."""
     jacobian = jax.jacfwd(residuals)(vector) * free
-    pull = weights * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals(vector)), 1e-300))
-    return jnp.einsum("p,pi,pj->ij", pull, jacobian, jacobian)
+    reweighted = weights * jnp.minimum(1, delta / jnp.maximum(jnp.abs(residuals(vector)), 1e-300))
+    return jnp.einsum("p,pi,pj->ij", reweighted, jacobian, jacobian)

@@ -78,11 +78,12 @@ def _two_loops(slope: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Ar
     return -direction
 
 
-def newton(objective: Function, metric: Function, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Run Newton steps damped by the metric of iteratively reweighted least squares until no step lowers the objective.
+def newton(objective: Function, curvature: Function, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Run damped Newton steps (Levenberg 1944, Marquardt 1963) until no step lowers the objective.
 
-    The metric follows the scales and correlations of the parameters, so that flat directions cost no extra steps; the
-    exact Hessian ends the search once the set of points within delta is constant. metric: vector [K] -> [K, K].
+    They are damped by the curvature of iteratively reweighted least squares, vector [K] -> [K, K]. It follows the
+    scales and correlations of the parameters, so that flat directions cost no extra steps; the exact Hessian ends the
+    search once the set of points within delta is constant.
     """
     slope_of = jax.grad(objective)
     dampings = jnp.array(DAMPINGS)
@@ -91,7 +92,7 @@ def newton(objective: Function, metric: Function, start: jax.Array, free: jax.Ar
         vector, value, damping, stalls, iteration = state
         slope = slope_of(vector) * free
         hessian = jax.jacfwd(slope_of)(vector) * free[:, None] * free
-        scale = metric(vector)
+        scale = curvature(vector)
         ridge = jnp.diag(1 - free + free * (1e-12 * jnp.trace(scale) + 1e-300))
         systems = hessian + ridge + (damping * dampings)[:, None, None] * scale
         slopes = jnp.broadcast_to(slope, (len(DAMPINGS), len(slope)))

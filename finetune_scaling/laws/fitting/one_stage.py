@@ -29,7 +29,7 @@ def fit_law(
     units; pad_to: minimum number of points that programs are compiled for. Raises DataError where there are fewer
     points than parameters.
     """
-    how = resampling or Resampling("settings")
+    resampling = resampling or Resampling("settings")
     layout, fixed = Layout(law), fixed or {}
     free = np.array([name not in fixed for name in layout.names])
     count = len(response)
@@ -41,7 +41,7 @@ def fit_law(
     (vector,), (objective,) = multistart_fit(problem.batch(free=free), starts)
     predicted, seeds = problem.predictions(vector), np.ones(count)
     scatter = variance_components(response - predicted, np.full(count, np.nan), seeds, (), int(free.sum()))
-    weights, losses = resample(BootstrapInput(predicted, response, seeds, ()), scatter, how)
+    weights, losses = resample(BootstrapInput(predicted, response, seeds, ()), scatter, resampling)
     starts = np.tile(vector, (len(weights), 1))
     replicates, _ = refit_replicates(problem.batch(weights, losses, free), starts)
     return FittedLaw(

@@ -19,8 +19,9 @@ STEPS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0)
 
 @dataclass(frozen=True)
 class Profile:
-    """values [S] of a parameter in natural units, ascending; rises [S]: of the objective, in units of the threshold.
+    """Profile of one parameter.
 
+    values [S]: of the parameter in natural units, ascending; rises [S]: of the objective, in units of the threshold;
     interval: where the rise is below one, 90 %; an end that is None is open: the rise stays below one up to the last
     value.
     """

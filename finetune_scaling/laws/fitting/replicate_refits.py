@@ -38,7 +38,7 @@ def refit_replicates(batch: FitBatch, vectors: np.ndarray, scale: float | None =
 
 
 def _refit_smoothed(batch: FitBatch, starts: np.ndarray, scale: float) -> Refits:
-    """Return the optima reached from those of a smoothed (nearly least-squares) objective, which has no kinks."""
+    """Return the optima reached from the optima of a smoothed (nearly least-squares) objective, without kinks."""
     settings = batch.problem.settings
     wide = replace(settings, huber_delta=max(settings.huber_delta, SMOOTH * scale))
     smoothed = replace(batch, problem=replace(batch.problem, settings=wide))

@@ -95,7 +95,7 @@ def _to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
 class _Stages:
     """The two stages of one law, for any weights and losses of the same settings.
 
-    fitted: the settings [P]; first: factors whose points stage 1 fits; factors: those of stage 2.
+    fitted: the settings [P]; first: factors whose points stage 1 fits; factors: factors of stage 2.
     """
 
     law: Law
@@ -122,12 +122,12 @@ class _Stages:
 
     @property
     def free_1(self) -> np.ndarray:
-        """Entries [K] that stage 1 fits: the shared ones, and those of its factors."""
+        """Entries [K] that stage 1 fits: the shared ones and its factors' own."""
         return self.problem.layout.entries_of("", *self.first)
 
     @property
     def free_2(self) -> np.ndarray:
-        """Entries [K] that stage 2 fits: those of all factors."""
+        """Entries [K] that stage 2 fits: all factors' own."""
         return self.problem.layout.entries_of(*self.factors)
 
     @property
@@ -168,14 +168,14 @@ class _Stages:
         return local_refit(batch, np.tile(vector, (2, 1)))[1].tolist()
 
 
-def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profile: bool) -> JointFit:
+def _fit_stages(stages: _Stages, held_out: pd.DataFrame, resampling: Resampling, profile: bool) -> JointFit:
     factors, problem, fitted = stages.factors, stages.problem, stages.fitted
     task, method = fitted["task"].iloc[0], fitted["method"].iloc[0]
     vector, optima = stages.from_grid()
     weights = _weights(stages, vector)
     if np.ptp(weights) > 0:
         (vector,) = stages.refit(vector, problem.batch(weights[None]))
-    bootstrap = _bootstrap(stages, vector, weights, how.for_name(f"{task}/{method}"))
+    bootstrap = _bootstrap(stages, vector, weights, resampling.for_name(f"{task}/{method}"))
     replicates = stages.refit(vector, bootstrap)
     starts = np.concatenate([vector[None], np.where(stages.free_1, optima[:ONE_STAGE_STARTS], vector)])
     one_stage = _fit_one_stage(stages, starts, weights, bootstrap, replicates)
@@ -200,22 +200,22 @@ def _fit_stages(stages: _Stages, held_out: pd.DataFrame, how: Resampling, profil
         left_out_errors=_left_out_errors(problem, left_out, jackknife_refits),
         errors=errors,
         held_out_replicates={
-            factor: _recentred(_resampled_mean(replicated), errors["held_out"][factor])
+            factor: _scaled_to_median(_resampled_mean(replicated), errors["held_out"][factor])
             for factor, replicated in _deviations(problem, replicates, held_out).items()
         },
         points_by_factor={factor: int((fitted["factor"] == factor).sum()) for factor in factors},
         stage_1=stages.first,
         components=_components(stages, vector),
-        resampling=how,
+        resampling=resampling,
         one_stage=one_stage,
         profiles=profiles(problem, weights, one_stage, stages.free) if profile else {},
     )
 
 
-def _bootstrap(stages: _Stages, vector: np.ndarray, weights: np.ndarray, how: Resampling) -> FitBatch:
+def _bootstrap(stages: _Stages, vector: np.ndarray, weights: np.ndarray, resampling: Resampling) -> FitBatch:
     predicted, loss = stages.problem.predictions(vector), stages.problem.points.loss
     data = BootstrapInput(predicted, loss, stages.seeds, stages.groupings, stages.run_index)
-    counts, losses = resample(data, _components(stages, vector), how)
+    counts, losses = resample(data, _components(stages, vector), resampling)
     return stages.problem.batch(counts * weights, losses)
 
 
@@ -261,7 +261,7 @@ def _left_out_errors(problem: FitProblem, weights: np.ndarray, refits: np.ndarra
 
 
 def _few_levels(stages: _Stages) -> dict[str, str]:
-    """Return, for entries with too few levels for a jackknife, the reason."""
+    """Return the reason for each entry with too few levels for a jackknife."""
     reasons = {}
     sizes, needed = stages.fitted["finetune_examples"].nunique(), stages.law.sizes_needed + 1
     values = stages.fitted.groupby("factor")["x"].nunique()
@@ -282,10 +282,10 @@ def _deviations(problem: FitProblem, vectors: np.ndarray, rows: pd.DataFrame) ->
     return found
 
 
-def _recentred(replicates: np.ndarray, observed: float) -> np.ndarray:
-    """Return replicates [R] of an error, scaled so that their median is the observed one.
+def _scaled_to_median(replicates: np.ndarray, observed: float) -> np.ndarray:
+    """Return replicates [R] of an error, scaled so that their median is the observed error.
 
-    A refitted law has its own error in addition to that of the fitted law, so its error is larger than the observed.
+    A refitted law has its own error in addition to the error of the fitted law, so its error exceeds the observed one.
     """
     median = float(np.median(replicates))
     return replicates * (observed / median) if median > 0 else replicates

@@ -56,7 +56,9 @@ class Parameter:
                 "(0, infinity), or two finite numbers in order"
             )
         if self.is_bounded and not all(self.low < start < self.high for start in self.starts):
-            raise ConfigError(f"parameter {self.name}: starts {self.starts} must be inside ({self.low}, {self.high})")
+            raise ConfigError(
+                f"parameter {self.name}: starts {self.starts} must be inside ({self.low}, {self.high}); correct them"
+            )
 
     @property
     def is_log(self) -> bool:

@@ -37,9 +37,9 @@ class Resampling:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError(f"--bootstrap={self.kind} is none of {', '.join(KINDS)}")
+            raise ConfigError(f"--bootstrap={self.kind} is unknown; use one of {', '.join(KINDS)}")
         if self.resamples < MIN_RESAMPLES:
-            raise ConfigError(f"--resamples={self.resamples}: a 90 % interval needs at least {MIN_RESAMPLES}")
+            raise ConfigError(f"--resamples={self.resamples}: a 90 % interval needs at least {MIN_RESAMPLES}; raise it")
 
     def for_name(self, name: str) -> "Resampling":
         """Return these settings with a separate seed for that name: replicates of two methods are independent."""
@@ -66,19 +66,21 @@ class BootstrapInput:
         return np.arange(len(self.loss)) if self.runs is None else self.runs
 
 
-def resample(data: BootstrapInput, components: VarianceComponents, how: Resampling) -> tuple[np.ndarray, np.ndarray]:
+def resample(
+    data: BootstrapInput, components: VarianceComponents, resampling: Resampling
+) -> tuple[np.ndarray, np.ndarray]:
     """Return weights [R, P] and losses [R, P] of every replicate.
 
     Raises ConfigError for "seeds" where no setting has two seeds.
     """
-    random = np.random.default_rng(how.seed)
+    random = np.random.default_rng(resampling.seed)
     index = data.run_index
-    shape, count = (how.resamples, len(index)), int(index.max()) + 1
-    if how.kind == "settings":
-        weights = random.multinomial(count, np.full(count, 1 / count), size=how.resamples).astype(float)
+    shape, count = (resampling.resamples, len(index)), int(index.max()) + 1
+    if resampling.kind == "settings":
+        weights = random.multinomial(count, np.full(count, 1 / count), size=resampling.resamples).astype(float)
         return weights[:, index], np.broadcast_to(data.loss, shape)
-    size = (how.resamples, count)
-    if how.kind == "seeds":
+    size = (resampling.resamples, count)
+    if resampling.kind == "seeds":
         return np.ones(shape), data.loss + random.normal(size=size)[:, index] * _seed_error(data, components)
     residuals = _smoothed(_standardized_residuals(data), size, random)[:, index]
     losses = data.predicted + residuals * components.deviation_of_mean(data.seeds)

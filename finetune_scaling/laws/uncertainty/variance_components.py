@@ -1,8 +1,8 @@
 """Variance components of the scatter about a fitted law: seeds, settings, and random effects of factor levels.
 
-Runs of one base model share its random effect, and runs of one dataset size that of their data subset, so residuals of
-one level are correlated. The method of moments is used (Searle, Casella and McCulloch 1992, chapter 2), with the
-parameters that a law spends on the levels subtracted from their degrees of freedom.
+Runs of one base model share its random effect, and runs of one dataset size the random effect of their data subset, so
+residuals of one level are correlated. The method of moments is used (Searle, Casella and McCulloch 1992, chapter 2),
+with the parameters that a law spends on the levels subtracted from their degrees of freedom.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from scipy import stats
 
 # A law fits the means of a factor's levels with two parameters (A and alpha, or E and beta).
 PARAMETERS_PER_GROUPING = 2
-# Size of the F test for a random effect of levels; without one, its variance is part of the settings' scatter.
+# Significance level of the F test for a random effect of levels; without one, its variance is part of the variance of
+# settings.
 LEVEL_TEST = 0.10
 
 
@@ -27,8 +28,10 @@ class RandomEffect:
 
 @dataclass(frozen=True)
 class VarianceComponents:
-    """seed: between runs of one setting (None: no setting has two seeds); setting: between settings beyond seeds and
-    levels; levels: the random effect of each grouping, None where none was found. Standard deviations in nats.
+    """Standard deviations of the components, in nats.
+
+    seed: between runs of one setting (None: no setting has two seeds); setting: between settings beyond seeds and
+    levels; levels: the random effect of each grouping, None where none was found.
     """
 
     seed: float | None
@@ -57,7 +60,7 @@ def variance_components(
     levels = tuple(_random_effect(residuals, labels) for labels in groupings)
     rest, spent = residuals, float(parameters)
     for effect, labels in zip(levels, groupings, strict=True):
-        if effect is not None:  # the variance within its levels is that of the settings
+        if effect is not None:  # the variance within its levels is the settings' variance
             rest, spent = _within(rest, labels), spent + effect.degrees
     total = float((rest**2).sum()) / max(1.0, len(rest) - spent)
     known = (seed or 0.0) ** 2 * float(np.mean(1 / seeds))
