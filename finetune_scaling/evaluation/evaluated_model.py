@@ -99,7 +99,7 @@ def open_public_model(
       tokenizer_directory: "" for the model's own tokenizer.
 
     Raises:
-      ConfigError: `finetuning` is missing or not causal, or our decoder does not support the model.
+      ConfigError: `finetuning` is missing or not causal, or the decoder does not support the model.
       CheckpointError: files are missing or do not match the config.
       DataError: the tokenizer's files are missing or damaged.
     """

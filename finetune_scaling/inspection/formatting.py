@@ -4,109 +4,109 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-Found = Mapping[str, Any]
+Content = Mapping[str, Any]
 Lines = Iterable[tuple[str, Any]]
 
 _WIDTH = 26
 
 
-def format_inspection(found: Found) -> str:
+def format_inspection(content: Content) -> str:
     """Return the result of `inspect` as lines of a name and a value."""
-    lines = [(found["kind"], found["path"]), *_FORMATS[found["kind"]](found)]
+    lines = [(content["kind"], content["path"]), *_FORMATS[content["kind"]](content)]
     return "\n".join(f"{name:<{_WIDTH}}{value}" for name, value in lines if value not in (None, ""))
 
 
-def _checkpoint(found: Found) -> Lines:
-    yield "step", found["step"]
-    yield "best step", _best(found["best_step"], found["best_dev_loss"])
-    yield "dev loss at step", _loss(found["dev_loss"])
-    yield "stopped by", found["stopped_by"]
-    yield from _contents(found)
+def _checkpoint(content: Content) -> Lines:
+    yield "step", content["step"]
+    yield "best step", _best(content["best_step"], content["best_dev_loss"])
+    yield "dev loss at step", _loss(content["dev_loss"])
+    yield "stopped by", content["stopped_by"]
+    yield from _contents(content)
 
 
-def _contents(found: Found) -> Lines:
+def _contents(content: Content) -> Lines:
     """Yield method, counts, digests and arrays of a checkpoint."""
-    counts, digests = found["parameters"], found["digests"]
-    yield "method", _options(found["method"])
-    yield "model", _options({name: found["model"][name] for name in ("layers", "model_dim", "heads", "vocab_size")})
+    counts, digests = content["parameters"], content["digests"]
+    yield "method", _options(content["method"])
+    yield "model", _options({name: content["model"][name] for name in ("layers", "model_dim", "heads", "vocab_size")})
     yield "parameters", f"{counts['base']:,} of the base model, {counts['base_non_embedding']:,} without embeddings"
     yield "trainable parameters", f"{counts['trainable']:,} ({counts['added']:,} added by the method)"
     yield "frozen parameters", f"{counts['frozen']:,}" + (", stored in the base model" if counts["frozen"] else "")
-    yield "tokens computed", f"{found['tokens_computed']:,}"
-    yield "on disk", f"{found['file_bytes']:,} bytes"
+    yield "tokens computed", f"{content['tokens_computed']:,}"
+    yield "on disk", f"{content['file_bytes']:,} bytes"
     for name in ("base", "arrays", "tokenizer"):
         yield f"digest, {name}", digests[name] or ("none: no base model" if name == "base" else None)
-    for part, rows in found["arrays"].items():
-        yield part, f"{len(rows)} arrays, {found['array_bytes'][part]:,} bytes"
-    rows = found["arrays"]["trainable"]
+    for part, rows in content["arrays"].items():
+        yield part, f"{len(rows)} arrays, {content['array_bytes'][part]:,} bytes"
+    rows = content["arrays"]["trainable"]
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         yield "", f"{row['name']:<{width}}  {row['dtype']:<9} {row['shape']}"
 
 
-def _run(found: Found) -> Lines:
-    result, checkpoints, public = found["result"], found["checkpoints"], found["public"]
-    yield "name", found["name"]
-    yield "state", _state(found)
-    yield "task", found["task"]
-    yield "examples", None if found["finetune_examples"] is None else f"{found['finetune_examples']:,}"
-    yield "base", found["base"] and _options(found["base"])
+def _run(content: Content) -> Lines:
+    result, checkpoints, public = content["result"], content["checkpoints"], content["public"]
+    yield "name", content["name"]
+    yield "state", _state(content)
+    yield "task", content["task"]
+    yield "examples", None if content["finetune_examples"] is None else f"{content['finetune_examples']:,}"
+    yield "base", content["base"] and _options(content["base"])
     yield "converted from", public and _options(public)
-    yield "tokenizer", found["tokenizer"]
-    yield "batch", None if public else f"{found['batch_size']} rows of {found['length']} tokens"
-    yield "best step", _best(found["best_step"], found["dev_loss"])
+    yield "tokenizer", content["tokenizer"]
+    yield "batch", None if public else f"{content['batch_size']} rows of {content['length']} tokens"
+    yield "best step", _best(content["best_step"], content["dev_loss"])
     yield "checkpoint steps", ", ".join(map(str, checkpoints["steps"])) or "none"
     yield "damaged checkpoints", ", ".join(checkpoints["set_aside"])
-    yield "newest is damaged", found["damage"]
+    yield "newest is damaged", content["damage"]
     if result:
         yield "stopped by", None if public else result["stopped_by"]
         yield "loss", _loss(result["loss"])
         for name, test in result.get("tests", {}).items():
             for metric, entry in test["metrics"].items():
                 yield f"{name}, {metric}", f"{entry['score']:.2f}  {entry['signature']}"
-    yield "evaluation/", ", ".join(found["evaluations"])
-    if found["checkpoint"]:
-        yield "newest checkpoint", f"step {found['checkpoint']['step']}"
-        yield from _contents(found["checkpoint"])
+    yield "evaluation/", ", ".join(content["evaluations"])
+    if content["checkpoint"]:
+        yield "newest checkpoint", f"step {content['checkpoint']['step']}"
+        yield from _contents(content["checkpoint"])
 
 
-def _state(found: Found) -> str:
+def _state(content: Content) -> str:
     """Return the state of a run and its progress."""
-    if found["result"]:
-        return "converted" if found["public"] else f"done, {found['result']['steps']} steps"
-    if found["public"]:
+    if content["result"]:
+        return "converted" if content["public"] else f"done, {content['result']['steps']} steps"
+    if content["public"]:
         return "partly converted; the same convert command resumes it"
-    last = found["last_report"]
+    last = content["last_report"]
     if last is None:
         return "started, no metrics yet"
     when = f" at {datetime.datetime.fromtimestamp(last['time']):%Y-%m-%d %H:%M:%S}" if "time" in last else ""
     return f"started, last metrics of step {last['step']}{when}"
 
 
-def _study(found: Found) -> Lines:
-    yield "name", found["name"]
-    for name, states in {"runs": found["states"], **found["by_method"]}.items():
+def _study(content: Content) -> Lines:
+    yield "name", content["name"]
+    for name, states in {"runs": content["states"], **content["by_method"]}.items():
         yield name, ", ".join(f"{number} {state}" for state, number in states.items() if number)
-    for base in found["bases"]:
+    for base in content["bases"]:
         loss = "" if base["dev_loss"] is None else f", dev loss {base['dev_loss']:.4f}"
         yield f"base {base['base']}", f"{base['state']}{loss}"
-    for run in found["runs"]:
+    for run in content["runs"]:
         if run["state"] == "failed":
             yield "failed", f"{run['directory']}: {run['error']}"
     for name in ("points", "report"):
-        yield name, "written" if found[name] else "not yet"
+        yield name, "written" if content[name] else "not yet"
 
 
-def _tokenizer(found: Found) -> Lines:
-    yield "vocabulary", f"{found['vocab_size']:,} ids, {found['sentinels']} of them sentinel tokens"
-    yield "special ids", _options(found["special_ids"])
-    yield "digest", found["digest"]
-    yield "trained with", found["record"] and _options(found["record"].get("config") or {})
+def _tokenizer(content: Content) -> Lines:
+    yield "vocabulary", f"{content['vocab_size']:,} ids, {content['sentinels']} of them sentinel tokens"
+    yield "special ids", _options(content["special_ids"])
+    yield "digest", content["digest"]
+    yield "trained with", content["record"] and _options(content["record"].get("config") or {})
 
 
-def _corpus(found: Found) -> Lines:
-    settings, statistics = found["settings"], found["statistics"]
-    yield "state", f"{found['state']}: {found['shards_made']} of {found['shards']} shards written"
+def _corpus(content: Content) -> Lines:
+    settings, statistics = content["settings"], content["statistics"]
+    yield "state", f"{content['state']}: {content['shards_made']} of {content['shards']} shards written"
     yield "chunks of up to", f"{settings['chunk_tokens']} tokens"
     yield "digest, tokenizer", settings["tokenizer_sha256"]
     if statistics:

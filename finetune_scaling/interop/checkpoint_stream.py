@@ -93,7 +93,7 @@ class Leaf:
     def _read_rows(self, files: WeightFiles, name: str, rows: slice) -> np.ndarray:
         if self.tensor.fused is None:
             return self.tensor.from_file(files.read(name, rows))
-        axis = self.rows - self.tensor.stacked  # the leaf's rows are scattered over those of the file
+        axis = self.rows - self.tensor.stacked  # the leaf's rows are spread over the file's rows
         return self.tensor.from_file(files.read(name))[(slice(None),) * axis + (rows,)]
 
 
@@ -110,7 +110,7 @@ def plan_leaves(
         files: The model's files.
         family: Its family.
         config: Its config.
-        dtype: Dtype of the checkpoint; None keeps that of the files.
+        dtype: Dtype of the checkpoint; None keeps the dtype of the files.
         shard_shapes: Shape of one device's shard of each leaf. The checkpoint's files do not cross shards, so that each
             device can read its own.
     """

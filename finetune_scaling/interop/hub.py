@@ -20,7 +20,7 @@ class UnreachableError(CheckpointError):
     """The hub cannot be reached, and the model is not cached."""
 
 
-class Found(NamedTuple):
+class ModelLocation(NamedTuple):
     """A model's local directory; revision and commit are None unless it was fetched from the hub."""
 
     name: str
@@ -29,7 +29,7 @@ class Found(NamedTuple):
     commit: str | None = None
 
 
-def find(source: str) -> Found:
+def find(source: str) -> ModelLocation:
     """Return the directory of a model, DIR or NAME[@REVISION]; fetch a model on the hub.
 
     Raises:
@@ -43,14 +43,14 @@ def find(source: str) -> Found:
     return found
 
 
-def find_config(source: str) -> Found:
+def find_config(source: str) -> ModelLocation:
     """Fetch config.json alone, so that a model can be checked before its weights are fetched; raises as `find` does."""
     return _find(source, [_CONFIG])
 
 
-def _find(source: str, files: Sequence[str]) -> Found:
+def _find(source: str, files: Sequence[str]) -> ModelLocation:
     if Path(source).is_dir():
-        return Found(str(Path(source).resolve()), source)
+        return ModelLocation(str(Path(source).resolve()), source)
     name, _, revision = source.partition("@") if source.count("@") == 1 else (source, "", "")
     if Path(name).is_dir():
         raise CheckpointError(f"{source}: {name} is a directory, which has no revisions. Fix: remove @{revision}.")
@@ -59,11 +59,11 @@ def _find(source: str, files: Sequence[str]) -> Found:
             f"{source}: no such directory. Fix: name one, or a model on the hub: OWNER/NAME[@REVISION]"
         )
     directory = _fetch(name, revision or None, files)
-    return Found(name, directory, revision or None, Path(directory).name)
+    return ModelLocation(name, directory, revision or None, Path(directory).name)
 
 
 def _fetch(name: str, revision: str | None, files: Sequence[str]) -> str:
-    """Return the local directory of those of the files that the model has."""
+    """Fetch the files that the model has; return their local directory."""
     hub = _library()
     try:
         return hub.snapshot_download(name, revision=revision, allow_patterns=list(files))

@@ -1,4 +1,4 @@
-"""The directory that a model is imported into: whose it is, what it may hold, and whether to resume in it."""
+"""The directory that a model is imported into: checks that it is free or holds this import, and resumption."""
 
 import json
 import logging

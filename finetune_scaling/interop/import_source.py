@@ -12,7 +12,7 @@ from finetune_scaling.data.tokenizers.hugging_face import (
 )
 from finetune_scaling.files import sha256
 from finetune_scaling.interop.families.family import Family
-from finetune_scaling.interop.hub import Found, find, find_config
+from finetune_scaling.interop.hub import ModelLocation, find, find_config
 from finetune_scaling.interop.hugging_face_model import CONFIG, open_model, read_family, read_fields
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
 from finetune_scaling.models.config import ModelConfig
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class ImportSource:
     """A public model: where it is, its family, config and weight files, and its tokenizer if it has one."""
 
-    found: Found
+    found: ModelLocation
     family: Family
     config: ModelConfig
     files: WeightFiles
@@ -34,6 +34,7 @@ class ImportSource:
 
     @property
     def directory(self) -> Path:
+        """The directory of config.json and the weight files."""
         return Path(self.found.directory)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
         ConfigError: The family or a field of config.json is not supported.
         DataError: The tokenizer is damaged or has more ids than the model has embeddings.
     """
-    found = Found(*run_on_primary(lambda: find(source)))
+    found = ModelLocation(*run_on_primary(lambda: find(source)))
     directory = Path(found.directory)
     family, config, files = open_model(directory)
     tokenizer_directory = Path(tokenizer or directory)

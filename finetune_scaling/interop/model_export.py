@@ -38,7 +38,7 @@ def write_model(
         out: The directory.
         tokenizer: The tokenizer's files.
         merged: Whether to write the tuned model, with the adapter merged; if not, its base.
-        dtype: Dtype of the files; None keeps that of each leaf.
+        dtype: Dtype of the files; None keeps each leaf's dtype.
 
     Raises:
         ConfigError: The method cannot be merged, or float16 overflows.
@@ -70,7 +70,7 @@ def write_model(
 
 
 def _dtypes(run: TrainedRun, paths: Iterable[str], dtype: str | None) -> dict[str, str]:
-    """Return the dtype in which each leaf is written; a bias that the method added has that of its layer's kernel."""
+    """Return the dtype in which each leaf is written; a bias that the method added has its kernel's dtype."""
     stored = run.weights.shapes
     sources = {path: path if path in stored else path.replace("/bias", "/kernel") for path in paths}
     return {path: dtype or str(stored[source].dtype) for path, source in sources.items()}

@@ -43,7 +43,7 @@ class ModelImport:
     Attributes:
         source: A directory, or NAME[@REVISION] on the hub.
         out: Directory of the new base.
-        dtype: Dtype of the stored parameters; None keeps that of the files.
+        dtype: Dtype of the stored parameters; None keeps the dtype of the files.
         sharding: The mesh for whose devices the checkpoint's files are sharded; any other mesh reads them too.
         tokenizer: Directory of the tokenizer; empty for the model's own.
         pretrain_tokens: Number of tokens that the model was trained on; None if unknown.

@@ -30,6 +30,7 @@ class Fields:
         self._read: set[str] = set()
 
     def was_read(self, name: str) -> bool:
+        """Return whether a field was read."""
         return name in self._read
 
     def get(self, name: str) -> Any:
@@ -44,28 +45,28 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             problem = "is missing" if value is None else f"= {value!r} is not a number"
-            raise ConfigError(f"{self._field(name)} {problem}. Fix: copy the file again.")
+            raise self._invalid(name, problem)
         return value
 
     def integer(self, name: str, default: int | None = None) -> int:
         """Return an integer; absent or null as in `number`."""
         value = self.number(name, default)
         if isinstance(value, float) and not value.is_integer():
-            raise ConfigError(f"{self._field(name)} = {value!r} is not an integer")
+            raise self._invalid(name, f"= {value!r} is not an integer")
         return int(value)
 
     def positive_number(self, name: str) -> float:
         """Return a finite number above 0."""
         value = self.number(name)
         if not 0 < value < float("inf"):
-            raise ConfigError(f"{self._field(name)} = {value!r} must be a finite number above 0")
+            raise self._invalid(name, f"= {value!r} must be a finite number above 0")
         return float(value)
 
     def positive_integer(self, name: str) -> int:
         """Return an integer of at least 1."""
         value = self.integer(name)
         if value < 1:
-            raise ConfigError(f"{self._field(name)} = {value!r} must be at least 1")
+            raise self._invalid(name, f"= {value!r} must be at least 1")
         return value
 
     def optional_number(self, name: str) -> int | float | None:
@@ -78,14 +79,14 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise ConfigError(f"{self._field(name)} = {value!r} is neither true nor false")
+            raise self._invalid(name, f"= {value!r} is neither true nor false")
         return value
 
     def items(self, name: str) -> list[Any] | None:
         """Return a list; None where the field is absent or null."""
         value = self.get(name)
         if value is not None and not isinstance(value, list | tuple):
-            raise ConfigError(f"{self._field(name)} = {value!r} is not a list")
+            raise self._invalid(name, f"= {value!r} is not a list")
         return value if value is None else list(value)
 
     def choice(self, names: tuple[str, ...], default: str, known: Mapping[str, str]) -> str:
@@ -102,10 +103,10 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{self._field(name)} = {value!r} is not a JSON object")
+            raise self._invalid(name, f"= {value!r} is not a JSON object")
         return Fields(value, self.where, f"{self._group}{name}")
 
-    def unsupported(self, name: str, value: Any, reason: str = "our decoder does not compute it") -> ConfigError:
+    def unsupported(self, name: str, value: Any, reason: str = "the decoder does not implement it") -> ConfigError:
         """Return the error about a field with an unsupported value."""
         return ConfigError(f"{self._field(name)} = {value!r} is not supported: {reason}")
 
@@ -117,6 +118,9 @@ class Fields:
                 raise self.unsupported(name, self.values[name])
         if not self.was_read("layer_types") and any(kind != FULL for kind in self.items("layer_types") or ()):
             raise self.unsupported("layer_types", self.get("layer_types"))
+
+    def _invalid(self, name: str, problem: str) -> ConfigError:
+        return ConfigError(f"{self._field(name)} {problem}. Fix: copy the file again.")
 
     def _field(self, name: str) -> str:
         return f"{self.where}: {self._group}{name}"

@@ -98,7 +98,7 @@ class Family:
         model_type: Its model_type in config.json.
         architecture: The name of its model class in transformers.
         read: Convert the fields of a config.json to fields of our config. Raises ConfigError, naming the field, for
-            anything that our decoder does not compute.
+            any option that the decoder does not implement.
         write: The inverse of `read`. It may write a config that the family cannot express: the exporter reads the
             fields back and compares (matching_family.py). May raise ConfigError.
         tensors: Return every tensor of a model of this config.
@@ -120,7 +120,7 @@ class Family:
         return Fields({**self.defaults, **values}, where)
 
     def config(self, fields: Fields) -> ModelConfig:
-        """Convert the fields of a config.json. Raises ConfigError for anything that our decoder does not compute."""
+        """Convert a config.json's fields. Raises ConfigError for any option that the decoder does not implement."""
         form = self.read(fields)
         fields.check_rest()
         return configuration.build(ModelConfig, form, fields.where)

@@ -137,6 +137,7 @@ def divided_head_dim(fields: Fields, shape: Mapping[str, int | float]) -> int | 
     model_dim, heads = shape["model_dim"], shape["heads"]
     if heads < 1 or model_dim % heads:
         raise ConfigError(
-            f"{fields.where}: hidden_size = {model_dim} is not a multiple of num_attention_heads = {heads}"
+            f"{fields.where}: hidden_size = {model_dim} is not a multiple of num_attention_heads = {heads}. Fix: copy "
+            "the file again."
         )
     return model_dim // heads

@@ -51,7 +51,7 @@ class FamilyMatch:
 
 
 def families_for(found: RunCheckpoint) -> list[Family]:
-    """Return all families, starting with that of the public model from which a run descends."""
+    """Return all families, starting with the family of the public model that a run is based on."""
     while found.run_config.public is None and found.run_config.base is not None:
         found = find_base(found.run_config.base)
     first = found.run_config.public.family if found.run_config.public else ""

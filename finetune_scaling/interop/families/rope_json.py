@@ -42,7 +42,7 @@ def read_rope(fields: Fields, theta: float = 10_000.0) -> dict[str, Any]:
 def read_rope_group(fields: Fields, group: Fields | None, theta: float) -> dict[str, Any]:
     """Return the same from the object with the RoPE parameters, if there is one.
 
-    Raises ConfigError for a type of scaling that our decoder does not compute.
+    Raises ConfigError for a type of scaling that the decoder does not implement.
     """
     longest = fields.integer("max_position_embeddings")
     if group is None:
@@ -99,12 +99,15 @@ def read_windows(fields: Fields, default: Sequence[bool]) -> dict[str, Any]:
     if len(local) != fields.number("num_hidden_layers"):
         raise ConfigError(
             f"{fields.where}: layer_types lists {len(local)} layers, but num_hidden_layers = "
-            f"{fields.get('num_hidden_layers')}"
+            f"{fields.get('num_hidden_layers')}. Fix: copy the file again."
         )
     if not any(local):
         return {}
     if window is None:
-        raise ConfigError(f"{fields.where}: sliding_window is missing, but layer_types lists {LOCAL} layers")
+        raise ConfigError(
+            f"{fields.where}: sliding_window is missing, but layer_types lists {LOCAL} layers. Fix: copy the file "
+            "again."
+        )
     return {"window": window, "window_pattern": _shortest_period(local)}
 
 

@@ -72,8 +72,8 @@ class PeftMethod:
         peft_type: Its name in adapter_config.json.
         names: Our names of the methods that are exported as this type.
         export: Return the fields specific to the type, and the tensors, of a run whose base matches a family.
-        read: Convert an adapter on a base that matches a family. Raises ConfigError, naming the field, for anything
-            that we do not compute, and CheckpointError where the tensors do not belong to the base.
+        read: Convert an adapter on a base that matches a family. Raises ConfigError, naming the field, for any
+            option that is not supported, and CheckpointError where the tensors do not belong to the base.
     """
 
     peft_type: str
@@ -127,7 +127,10 @@ def _read_tensors(file: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{file}: not a valid safetensors file ({error}). Fix: copy it again.") from error
     for name, value in tensors.items():
         if value.dtype.name not in DTYPES:
-            raise CheckpointError(f"{file}: tensor {name} has dtype {value.dtype}; quantized adapters are not read")
+            raise CheckpointError(
+                f"{file}: tensor {name} has dtype {value.dtype}, not float32, bfloat16 or float16. Fix: save the "
+                "adapter without quantization."
+            )
         if not np.isfinite(value.astype(np.float32)).all():
             raise CheckpointError(f"{file}: tensor {name} has values that are not finite. Fix: copy it again.")
     return {name: value.astype(np.float32) for name, value in tensors.items()}

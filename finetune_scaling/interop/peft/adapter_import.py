@@ -56,7 +56,7 @@ def import_adapter(request: AdapterImport) -> dict[str, Any]:
 
     Raises:
         CheckpointError: The adapter is damaged or belongs to another base.
-        ConfigError: We do not compute the adapter, or the config does not fit it.
+        ConfigError: The adapter has an option that is not supported, or the config does not fit it.
         WorkdirError: `out` is not empty.
     """
     directory, out = Path(request.adapter), local_path(request.out, "an imported adapter")
@@ -104,7 +104,7 @@ def _check_base(directory: Path, adapter: PeftAdapter, base: RunCheckpoint) -> N
 
 
 def _is_hub_name(name: str) -> bool:
-    """Whether a model's name is OWNER/NAME on the hub rather than a local directory."""
+    """Return whether a model's name is OWNER/NAME on the hub rather than a local directory."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
 
 

@@ -187,7 +187,7 @@ def split_ranks(a: np.ndarray, blocks: Sequence[np.ndarray]) -> list[tuple[np.nd
 
 
 def read_settings(adapter: PeftAdapter) -> LoraSettings:
-    """Return the settings in adapter_config.json. Raises ConfigError for anything that we do not compute."""
+    """Return the settings in adapter_config.json. Raises ConfigError for any option that is not supported."""
     fields = adapter.parsed_fields()
     initialization = fields.get("init_lora_weights")
     if initialization not in _INITIALIZATIONS:
@@ -197,7 +197,9 @@ def read_settings(adapter: PeftAdapter) -> LoraSettings:
             "it changes the base's weights. Fix: save the adapter with path_initial_model_for_weight_conversion.",
         )
     if fields.get("bias") not in (None, "none"):
-        raise fields.unsupported("bias", fields.get("bias"), "adapters with trained biases are not read")
+        raise fields.unsupported(
+            "bias", fields.get("bias"), "adapters with trained biases are not read. Fix: merge it with peft."
+        )
     settings = LoraSettings(
         rank=fields.positive_integer("r"),
         alpha=fields.positive_number("lora_alpha"),
@@ -219,7 +221,10 @@ def _patterns(fields: Fields, name: str, read: Callable[[Fields, str], Any]) -> 
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ConfigError(f"{fields.where}: {name}: {pattern!r} is not a regular expression ({error})") from None
+            raise ConfigError(
+                f"{fields.where}: {name}: {pattern!r} is not a regular expression ({error}). Fix: copy the adapter "
+                "again."
+            ) from None
     return {pattern: read(group, pattern) for pattern in group.values}
 
 

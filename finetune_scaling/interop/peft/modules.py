@@ -54,11 +54,11 @@ class Module(NamedTuple):
         return [kernel.path.rpartition("/")[0] for kernel in self.kernels]
 
     def fuse(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the output axis of the module, [..., out], from that of each kernel, [..., out of the kernel]."""
+        """Join the kernels' output axes, [..., out of the kernel], into the output axis of the module, [..., out]."""
         return to_file(self.kernels, [_as_columns(value) for value in values]).T.reshape(*values[0].shape[:-1], -1)
 
     def split(self, value: np.ndarray) -> list[np.ndarray]:
-        """Return the output axis of each kernel from that of the module: the inverse of `fuse`."""
+        """Split the output axis of the module into the output axes of its kernels: the inverse of `fuse`."""
         columns = _as_columns(value).T
         return [kernel.from_file(columns).reshape(*value.shape[:-1], -1) for kernel in self.kernels]
 
@@ -99,7 +99,8 @@ def extended_modules(adapter: PeftAdapter, match: FamilyMatch, suffixes: Collect
             continue
         if missing := sorted(keys - unused):
             raise CheckpointError(
-                f"{adapter.weights}: tensor {missing[0]} is missing; an adapter must extend a module in every layer"
+                f"{adapter.weights}: tensor {missing[0]} is missing; an adapter must extend a module in every layer. "
+                "Fix: copy the adapter again, or merge it with peft and import the model."
             )
         unused -= keys
         extended.append(module)

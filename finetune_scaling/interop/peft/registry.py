@@ -30,6 +30,6 @@ def import_peft_adapter(adapter: PeftAdapter, match: FamilyMatch) -> ConvertedAd
     if peft_type not in tuple(PEFT_METHODS):  # a tuple, since a field of a JSON file may be of any type
         raise ConfigError(
             f"{Path(adapter.where) / CONFIG}: peft_type = {peft_type!r} is not supported (supported: "
-            f"{', '.join(PEFT_METHODS)})"
+            f"{', '.join(PEFT_METHODS)}). Fix: merge the adapter with peft and import the model."
         )
     return PEFT_METHODS[peft_type].read(adapter, match)

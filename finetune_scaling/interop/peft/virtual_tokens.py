@@ -49,7 +49,7 @@ def _export_prefix(run: TrainedRun, match: FamilyMatch) -> tuple[dict[str, Any],
 def _virtual_token_fields(run: TrainedRun, dim: int, heads: int, layers: int) -> dict[str, Any]:
     """Return the fields that both have. Raises ConfigError where there are no virtual tokens."""
     if not run.tuning.prompt_length:
-        raise ConfigError(f"{run.found.directory}: method.length = 0, so there is no adapter to export")
+        raise ConfigError(f"{run.found.directory}: method.length = 0, so it has no adapter. Fix: export its base.")
     return {
         "num_virtual_tokens": run.tuning.prompt_length,
         "token_dim": dim,

@@ -91,7 +91,7 @@ def _layers(path: str, leaf: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def merged_config(run: TrainedRun) -> ModelConfig:
-    """Return the config of the tuned model: that of the base with the biases that the method added."""
+    """Return the config of the tuned model: the base's config with the biases that the method added."""
     return with_biases(run.model, {path.split("/")[-2] for path in run.adapter if path.endswith("/bias")})
 
 
