@@ -1,4 +1,4 @@
-"""Fits scaling laws to a table of points: `python -m finetune_scaling.fit --points=points.csv --out=DIR`.
+"""Fit scaling laws to a table of points: `python -m finetune_scaling.fit --points=points.csv --out=DIR`.
 
 Writes fit.json, tables/*.csv, plots/*.png and *.svg, and report.html. With --law=NAME it fits one law to a CSV whose
 columns are the law's factors and loss.
@@ -37,7 +37,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Run the command."""
+    """Fit the laws that the flags select, and write the report or the fit of one law."""
     values = flags.FLAGS
     if not values.huber_delta > 0:
         raise ConfigError(f"--huber-delta={values.huber_delta} must be above zero. Fix: the paper uses {HUBER_DELTA}")

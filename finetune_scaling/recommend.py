@@ -1,4 +1,4 @@
-"""Recommends a tuning method and sizes for a number of finetuning examples.
+"""Recommend a tuning method and sizes for a number of finetuning examples.
 
     python -m finetune_scaling.recommend --points=points.csv --finetune-examples=40e3 --budget=1e20flop
 
@@ -80,7 +80,7 @@ def read_question() -> Question:
 
 
 def number(text: str, flag: str) -> float:
-    """Parse a flag's number; raises ConfigError if it is not one."""
+    """Return the number in a flag's value. Raises ConfigError if it is not a number."""
     try:
         return float(text)
     except ValueError:

@@ -1,0 +1,1 @@
+"""Text sources, tasks, tokenizers, training objectives, packing and batches."""

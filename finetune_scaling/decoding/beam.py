@@ -21,7 +21,7 @@ _NEVER = -1e9  # score of a text that must not be chosen; finite, so that differ
 
 
 class Finished(NamedTuple):
-    """A row's finished texts, best first: tokens [B, K, T], lengths [B, K], scores [B, K], which exist [B, K]."""
+    """A row's finished texts, best first: tokens [B, K, T], lengths [B, K], scores [B, K], valid entries [B, K]."""
 
     tokens: Array
     lengths: Array
@@ -30,8 +30,10 @@ class Finished(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """Running texts, best first: last token [B, K], tokens [B, K, T], log-probabilities [B, K], stop states [B, K];
-    the finished ones; rows that ended [B].
+    """The state of beam search: running texts, best first, finished texts, and rows that have ended.
+
+    token: [B, K], last token. running: [B, K, T], tokens. scores: [B, K], log-probabilities. stop_states: [B, K].
+    ended: [B].
     """
 
     token: Array

@@ -157,7 +157,7 @@ class _BatchDecoder:
         return decoding, [None if ended[place] else owners[place] for place in chosen]
 
     def _slots_after(self, used: int, width: int) -> int:
-        """Slots of the chunk after one with `used`: of the next bucket, but not more than are ever needed."""
+        """Return the number of slots of the chunk after one with `used` slots: the next bucket, up to the total."""
         most = -(-self.decoder.slots(width) // 16) * 16
         return min(bucket(used + max(_MIN_CHUNK_SLOTS, self.decoder.search.width)), most)
 

@@ -42,7 +42,7 @@ class EvaluationOptions:
       finetuning: the run config whose task base and public models are scored on.
       tokenizer: directory of a public model's tokenizer; "" for its own.
       out: path of the only record.
-      overwrite: compute records again that exist.
+      overwrite: recompute existing records.
       metrics: metrics of generated text; None for the default ones.
     """
 
@@ -67,7 +67,7 @@ class EvaluationJob:
 
     @property
     def base(self) -> str:
-        """Identifies the base model, so that jobs can be grouped by it."""
+        """An identifier of the base model, by which jobs are grouped."""
         base = self.model.base
         return f"{self.model.directory}" if base is None else f"{base.run} {base.step}"
 

@@ -118,7 +118,7 @@ def evaluate(
 
     Args:
       out: path of the record instead of the default one.
-      overwrite: compute the record again even if one exists.
+      overwrite: recompute an existing record.
 
     Raises WorkdirError if the file holds a record of other settings and `overwrite` is false.
     """

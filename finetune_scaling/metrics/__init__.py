@@ -1,0 +1,1 @@
+"""Text metrics with signatures, learned metrics, and significance tests."""

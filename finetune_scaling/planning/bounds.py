@@ -36,7 +36,7 @@ from finetune_scaling.training.flops import (
 
 @dataclasses.dataclass(frozen=True)
 class StepBound:
-    """Least seconds of a step for each limiting resource."""
+    """Lower bounds of the seconds of a step, one for each resource."""
 
     compute: float
     hbm: float
@@ -87,7 +87,7 @@ def recomputed_flops(workload: Workload, layout: Layout) -> float:
 
 
 def min_hbm_bytes(workload: Workload, layout: Layout, resident: ResidentBytes) -> float:
-    """Return the least bytes that a chip reads and writes in a train step."""
+    """Return the minimum number of bytes that a chip reads and writes in a train step."""
     written = resident.trainable + resident.optimizer
     weights = 2 * layout.accumulation * _weight_bytes(workload.model) / layout.tensor
     return resident.total + written + weights + _residual_bytes(workload, layout)
@@ -100,7 +100,7 @@ def _residual_bytes(workload: Workload, layout: Layout) -> float:
 
 
 def min_link_bytes(workload: Workload, layout: Layout) -> float:
-    """Return the least bytes that a chip receives in a train step."""
+    """Return the minimum number of bytes that a chip receives in a train step."""
     weights = _weight_bytes(workload.model) / layout.tensor
     trained = weights if trains_weights(workload.tuning) else 0.0
     gathered = 2 * layout.accumulation * weights * _received_share(layout.fsdp)

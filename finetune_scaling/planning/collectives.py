@@ -22,7 +22,7 @@ class Traffic:
     instructions: number in the text.
     count: number of executions.
     bytes: size of the unsharded arrays, summed over executions.
-    link_bytes: the least that a chip receives. In a group of n chips: (n-1)/n of the bytes for all-gather,
+    link_bytes: the minimum number that a chip receives. In a group of n chips: (n-1)/n of the bytes for all-gather,
       reduce-scatter and all-to-all, twice that for all-reduce, all bytes for collective-permute.
     """
 
@@ -45,7 +45,7 @@ class Collectives:
 
     @property
     def link_bytes(self) -> int:
-        """Return the least bytes that a chip receives in total."""
+        """Return the minimum number of bytes that a chip receives in total."""
         return sum(traffic.link_bytes for traffic in self.by_kind.values())
 
 

@@ -41,7 +41,7 @@ TRAINING, EVALUATION, DECODING = "training", "evaluation", "decoding"
 class Program:
     """Bytes per chip and collectives of one compiled program.
 
-    peak_bytes: the most memory in use at any time, which must fit. It may be less than arguments plus temporaries,
+    peak_bytes: the maximum memory in use at any time, which must fit. It may be less than arguments plus temporaries,
       since the compiler counts buffers shared by donated arguments and temporaries twice. If the program does not fit:
       the memory that the compiler requested; then temporaries are this minus the arguments, and collectives is None.
     """

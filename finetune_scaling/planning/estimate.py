@@ -44,7 +44,7 @@ class EstimatedStep:
 
     @property
     def chip_seconds(self) -> float:
-        """Return the least chip-seconds of one step."""
+        """Return the lower bound of the chip-seconds of one train step."""
         return self.slice.chips * self.bound.seconds
 
     @property

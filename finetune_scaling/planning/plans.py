@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def chip_seconds(self) -> float:
-        """Return the least chip-seconds of one train step."""
+        """Return the lower bound of the chip-seconds of one train step."""
         return self.slice.chips * self.bound.seconds
 
 

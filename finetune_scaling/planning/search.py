@@ -25,7 +25,7 @@ from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 REMAT: tuple[Remat, ...] = ("none", "dots", "full", "offload")
 MAX_COMPILED = 3  # per kind of chip
 ESTIMATE_TOLERANCE = 1.15  # candidates with up to this multiple of the memory are compiled
-SAFE_FRACTION = 0.9  # candidates with at most this fraction of the memory certainly fit
+SAFE_FRACTION = 0.9  # candidates with at most this fraction of the memory are expected to fit
 
 
 def candidates(
@@ -88,7 +88,7 @@ def first_estimated_to_fit(ranked: Sequence[EstimatedStep]) -> EstimatedStep | N
 def by_slice_size(ranked: Sequence[EstimatedStep]) -> list[EstimatedStep]:
     """Return the candidates by slice size, to find the smallest slice that the run fits.
 
-    On each slice, candidates that certainly fit come first by cost, then the others by estimated memory.
+    On each slice, candidates that fit with a margin come first by cost, then the others by estimated memory.
     """
 
     def rank(candidate: EstimatedStep) -> tuple[int, bool, float]:

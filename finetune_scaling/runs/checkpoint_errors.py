@@ -14,8 +14,6 @@ from finetune_scaling.errors import CheckpointError, UserError, WorkdirError, ca
 from finetune_scaling.files import Location, disk_errors, is_remote, remote_failure
 
 _DAMAGE_CODES = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # files are missing, or are not those written
-
-
 FIX = "Fix: put a good copy back, or start the run again in an empty directory"
 
 
@@ -30,7 +28,7 @@ def damaged(path: Location, reason: str) -> DamagedCheckpointError:
 
 @contextlib.contextmanager
 def storage_errors(path: Location) -> Iterator[None]:
-    """Name path and fix of write errors as files.disk_errors does, including TensorStore's ValueErrors."""
+    """Turn write errors into WorkdirErrors as files.disk_errors does, including TensorStore's ValueErrors."""
     with disk_errors(path):
         try:
             yield
@@ -72,7 +70,7 @@ def _system_failure(path: Location, error: Exception) -> str | None:
 
 
 def _failure_to_list(path: Location) -> list[Exception]:
-    """Return the error of listing a checkpoint's folders: Orbax reads one without permission as an empty one."""
+    """Return the error of listing a checkpoint's folders, if any: Orbax treats an unreadable folder as an empty one."""
     try:
         for folder in (path, path / "state", path / "facts"):
             list(folder.iterdir())

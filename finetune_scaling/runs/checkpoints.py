@@ -138,7 +138,7 @@ class Checkpoints:
         return RestoredCheckpoint(step, jax.tree.unflatten(jax.tree.structure(target), leaves), metadata)
 
     def _delete_superseded(self, newest: int) -> None:
-        """Delete what Orbax would delete at the next save: a process killed after its last save makes no other."""
+        """Delete the checkpoints that Orbax deletes at the next save, which a killed process may not have reached."""
         with storage_errors(self.directory):
             for step in sorted(set(self.steps()) - {newest, self._best.step} - self._keep_steps):
                 self._manager.delete(step)

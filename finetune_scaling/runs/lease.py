@@ -66,7 +66,7 @@ def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _acquire(path: epath.Path, mine: Lease) -> bool:
-    """Try to acquire the lease; return whether it was free, its holder is dead, or it expired."""
+    """Acquire the lease if it is free, expired, or its holder has exited; return whether this process holds it."""
     found = _read(path)
     if found is not None and not _is_dead(found):
         log.info("%s: held by %s; waiting to see whether it is renewed", path, _holder(found))

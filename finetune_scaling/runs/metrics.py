@@ -29,7 +29,7 @@ class Writer:
         """Make all metrics durable; called before each checkpoint."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining metrics and release resources."""
 
 
 class JsonLines(Writer):
@@ -127,6 +127,7 @@ class Metrics:
             writer.flush()
 
     def close(self) -> None:
+        """Close all writers."""
         for writer in self._writers:
             writer.close()
 
@@ -156,7 +157,7 @@ class ProgressReporter:
             log.info("%s", line)
 
     def close(self) -> None:
-        """Clear the line."""
+        """Clear the terminal's progress line."""
         if self._terminal:
             print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class TrainingProgress:
-    """How far training has come."""
+    """Step, dev losses, and sums for the next logged training loss, at one point of training."""
 
     step: int = 0
     best_step: int | None = None

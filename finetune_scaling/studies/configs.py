@@ -109,7 +109,7 @@ def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
 
 
 def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int) -> int:
-    """Return the step at which a base had seen `tokens`; a converted base has one checkpoint, of step 0."""
+    """Return the step at which a base was trained on `tokens` tokens; 0 for a converted base, its only step."""
     if base.tokens is not None:
         return 0
     run_config = read_run_config(pretraining_config(study, workdir, base))

@@ -1,0 +1,1 @@
+"""A self-contained HTML page of generated texts with sentence-level scores."""

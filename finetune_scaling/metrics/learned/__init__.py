@@ -1,0 +1,1 @@
+"""Metrics computed by external programs in their own environments: client, protocol and score cache."""
