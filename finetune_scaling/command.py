@@ -36,14 +36,14 @@ def run(main: Callable[..., Any], subcommands: Collection[str] = (), operand: st
         if given and not (subcommands or operand):
             raise ConfigError(f"unexpected argument {given[0]!r}: flags are written --name=value; --help lists them")
         process_setup.set_up()  # after absl has set up logging
-        with _as_process():
+        with _join_distributed_program():
             main(*given)
 
     with exit_on_user_error():
         app.run(start, flags_parser=_parse_flags)
 
 
-def _as_process() -> contextlib.AbstractContextManager[None]:
+def _join_distributed_program() -> contextlib.AbstractContextManager[None]:
     """Join a distributed program if the environment describes one; all processes must have equal flags and config."""
     if not processes.is_requested(os.environ):
         return contextlib.nullcontext()

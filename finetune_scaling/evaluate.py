@@ -47,7 +47,7 @@ from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, read_recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
-from finetune_scaling.studies.tables import POINTS, write_facts, write_points
+from finetune_scaling.studies.tables import POINTS, write_points, write_study_metadata
 from finetune_scaling.training.compilations import compiled_programs
 
 _WORKDIR = flags.DEFINE_multi_string(
@@ -173,7 +173,7 @@ def _score_study(workdir: Path) -> None:
 
 def _write_tables(study: StudyConfig, workdir: Path) -> None:
     if write_points(study, workdir) == len(runs(study)):
-        write_facts(study, workdir)
+        write_study_metadata(study, workdir)
 
 
 def _exit_on_errors(errors: list[Exception]) -> None:

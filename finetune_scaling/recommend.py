@@ -67,11 +67,11 @@ def main() -> None:
 def read_question() -> Question:
     """Read the question from the flags."""
     return make_question(
-        number(command.required(_EXAMPLES), "finetune-examples"),
+        parse_number(command.required(_EXAMPLES), "finetune-examples"),
         _BUDGET.value,
         prices.read_prices(command.read_config(_PRICES)),
         _UTILISATION.value,
-        further_sizes=tuple(number(text, "sizes") for text in _SIZES.value or ()),
+        further_sizes=tuple(parse_number(text, "sizes") for text in _SIZES.value or ()),
         tokens_per_example=_TOKENS.value,
         epochs=_EPOCHS.value,
         metric=_METRIC.value,
@@ -79,7 +79,7 @@ def read_question() -> Question:
     )
 
 
-def number(text: str, flag: str) -> float:
+def parse_number(text: str, flag: str) -> float:
     """Return the number in a flag's value. Raises ConfigError if it is not a number."""
     try:
         return float(text)

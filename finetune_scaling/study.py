@@ -25,7 +25,7 @@ from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_runs
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.listing import format_listing, list_bases, list_runs
-from finetune_scaling.studies.tables import POINTS, write_bases, write_facts, write_points
+from finetune_scaling.studies.tables import POINTS, write_bases, write_points, write_study_metadata
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def finish(study: StudyConfig, workdir: Path, summary: ExecutionSummary) -> None
         write_bases(study, workdir)
         print(f"{finished} of {total} runs finished; this process: {summary.text()}", flush=True)
         if finished == total:
-            write_facts(study, workdir)
+            write_study_metadata(study, workdir)
             fitted = fit_study(workdir / POINTS, workdir / "report", size=study.size, progress=log.info)
             print_summary(fitted)
             print(f"report: {(workdir / 'report' / 'report.html').resolve()}", flush=True)

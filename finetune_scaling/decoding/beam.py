@@ -81,22 +81,24 @@ class Beam:
         self, state: BeamState, logits: Array, termination: Termination, written: Array
     ) -> tuple[BeamState, Array]:
         best = continuations(logits, state.scores)
-        stop_states, is_last = termination.follow(_of(state.stop_states, best.parent), best.token, state.row, written)
-        tokens = _of(state.running, best.parent)
+        stop_states, is_last = termination.follow(
+            _gather(state.stop_states, best.parent), best.token, state.row, written
+        )
+        tokens = _gather(state.running, best.parent)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, best.token[..., None], written, axis=2)
-        scores, among = jax.lax.top_k(jnp.where(is_last, best.scores + _NEVER, best.scores), self.width)
+        scores, chosen = jax.lax.top_k(jnp.where(is_last, best.scores + _NEVER, best.scores), self.width)
         finished = self._merge(state.finished, best.scores, tokens, is_last, written + 1)
         ended = self._is_over(scores[:, 0], finished, state.row.limit, written + 1) | is_last.all(axis=1)
         new = BeamState(
-            token=_of(best.token, among),
-            running=_of(tokens, among),
+            token=_gather(best.token, chosen),
+            running=_gather(tokens, chosen),
             scores=scores,
-            stop_states=_of(stop_states, among),
+            stop_states=_gather(stop_states, chosen),
             finished=finished,
             ended=ended,
             row=state.row,
         )
-        return keep_ended(state.ended, state, new), _of(best.parent, among)
+        return keep_ended(state.ended, state, new), _gather(best.parent, chosen)
 
     def outputs(self, state: BeamState) -> Outputs:
         finished = state.finished
@@ -113,7 +115,7 @@ class Beam:
         )
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), finished, new)
         _, chosen = jax.lax.top_k(both.scores, self.width)
-        return jax.tree.map(lambda leaf: _of(leaf, chosen), both)
+        return jax.tree.map(lambda leaf: _gather(leaf, chosen), both)
 
     def _is_over(self, best: Array, finished: Finished, limit: Array, length: Array) -> Array:
         """Return whether each row has ended, bool [B]. best: [B], the running texts' best score at this length."""
@@ -135,10 +137,10 @@ def continuations(logits: Array, scores: Array) -> Continuations:
     count = min(2 * width, vocabulary)
     values, tokens = top_k(logits, count)  # per text: normalization does not change their order
     totals = values - jax.nn.logsumexp(logits, axis=-1, keepdims=True) + scores[..., None]
-    best, places = jax.lax.top_k(totals.reshape(rows, -1), 2 * width)
-    return Continuations(best, places // count, _of(tokens.reshape(rows, -1), places))
+    best, indices = jax.lax.top_k(totals.reshape(rows, -1), 2 * width)
+    return Continuations(best, indices // count, _gather(tokens.reshape(rows, -1), indices))
 
 
-def _of(values: Array, index: Array) -> Array:
+def _gather(values: Array, index: Array) -> Array:
     """Return values [B, N, ...] at index [B, M]: [B, M, ...]."""
     return jnp.take_along_axis(values, index.reshape(*index.shape, *[1] * (values.ndim - 2)), axis=1)

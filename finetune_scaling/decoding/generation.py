@@ -105,11 +105,11 @@ def _batch(
     """Return a group as arrays; rows of padding have no prompt and end at once."""
     tokens = np.zeros((group.rows, group.width), np.int32)
     lengths, limits, examples = (np.zeros(group.rows, np.int32) for _ in range(3))
-    for place, number in enumerate(group.members):
+    for row, number in enumerate(group.members):
         prompt = prompts[number]
-        tokens[place, : len(prompt)] = prompt
-        lengths[place], examples[place] = len(prompt), number
-        limits[place] = _limit(len(prompt), settings, decoder)
+        tokens[row, : len(prompt)] = prompt
+        lengths[row], examples[row] = len(prompt), number
+        limits[row] = _limit(len(prompt), settings, decoder)
     batch = Batch(tokens, lengths, RowInputs(limits, examples))
     return batch if sharding is None else jax.tree.map(lambda array: global_array(array, sharding), batch)
 
@@ -139,9 +139,9 @@ class _BatchDecoder:
         while True:
             decoding, texts = self.programs.chunk(self.params, decoding, self.table)
             texts = jax.tree.map(np.asarray, texts)
-            for place, number in enumerate(owners):
-                if number is not None and texts.ended[place]:
-                    written[number] = _row_texts(texts, place, self.decoder.eos_id)
+            for row, number in enumerate(owners):
+                if number is not None and texts.ended[row]:
+                    written[number] = _row_texts(texts, row, self.decoder.eos_id)
             if texts.ended.all():
                 return written
             decoding, owners = self._resize(decoding, owners, texts.ended, group.width)
@@ -154,7 +154,7 @@ class _BatchDecoder:
         chosen = np.sort(np.concatenate([running, padding]))
         slots = self._slots_after(slot_count(decoding.cache), width)
         decoding = self.programs.resize(decoding, chosen.astype(np.int32), slots=slots)
-        return decoding, [None if ended[place] else owners[place] for place in chosen]
+        return decoding, [None if ended[row] else owners[row] for row in chosen]
 
     def _slots_after(self, used: int, width: int) -> int:
         """Return the number of slots of the chunk after one with `used` slots: the next bucket, up to the total."""
@@ -162,11 +162,11 @@ class _BatchDecoder:
         return min(bucket(used + max(_MIN_CHUNK_SLOTS, self.decoder.search.width)), most)
 
 
-def _row_texts(texts: Outputs, place: int, eos_id: int) -> list[Generation]:
-    scores = [None] * texts.lengths.shape[1] if texts.scores is None else map(float, texts.scores[place])
+def _row_texts(texts: Outputs, row: int, eos_id: int) -> list[Generation]:
+    scores = [None] * texts.lengths.shape[1] if texts.scores is None else map(float, texts.scores[row])
     return [
         Generation(_without(tokens[:length].tolist(), eos_id), score)
-        for tokens, length, score in zip(texts.tokens[place], texts.lengths[place], scores, strict=True)
+        for tokens, length, score in zip(texts.tokens[row], texts.lengths[row], scores, strict=True)
     ]
 
 

@@ -33,8 +33,8 @@ def top_k(logits: Array, count: int) -> tuple[Array, Array]:
     chosen = jnp.sort(jax.lax.top_k(blocked.max(axis=-1), count)[1], axis=-1)
     indices = (chosen[..., None] * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)).reshape(*logits.shape[:-1], -1)
     candidates = jnp.take_along_axis(blocked, chosen[..., None], axis=-2).reshape(indices.shape)
-    values, among = jax.lax.top_k(candidates, count)
-    return values, jnp.take_along_axis(indices, among, axis=-1)
+    values, positions = jax.lax.top_k(candidates, count)
+    return values, jnp.take_along_axis(indices, positions, axis=-1)
 
 
 def threshold(values: Array, reached: Callable[[Array], Array]) -> Array:

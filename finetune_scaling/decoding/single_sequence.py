@@ -108,16 +108,16 @@ class Sampling:
 
 
 def _top_k(logits: Array, count: int) -> Array:
-    return _mask_below(logits, threshold(logits, lambda among: among.sum(axis=-1) >= count))
+    return _mask_below(logits, threshold(logits, lambda kept: kept.sum(axis=-1) >= count))
 
 
 def _top_p(logits: Array, mass: float) -> Array:
     """Keep the smallest set of most likely tokens with at least this probability."""
     probabilities = jax.nn.softmax(logits, axis=-1)
-    least = threshold(probabilities, lambda among: jnp.where(among, probabilities, 0).sum(axis=-1) >= mass)
-    return jnp.where(probabilities >= least[:, None], logits, -jnp.inf)
+    minimum = threshold(probabilities, lambda kept: jnp.where(kept, probabilities, 0).sum(axis=-1) >= mass)
+    return jnp.where(probabilities >= minimum[:, None], logits, -jnp.inf)
 
 
-def _mask_below(logits: Array, least: Array) -> Array:
-    """Mask logits [B, V] below `least` [B]."""
-    return jnp.where(logits >= least[:, None], logits, -jnp.inf)
+def _mask_below(logits: Array, minimum: Array) -> Array:
+    """Mask logits [B, V] below `minimum` [B]."""
+    return jnp.where(logits >= minimum[:, None], logits, -jnp.inf)

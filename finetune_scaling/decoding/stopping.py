@@ -16,16 +16,16 @@ def stop_table(stops: Sequence[str], token_bytes: Sequence[bytes]) -> np.ndarray
     by_byte = _automaton([text.encode() for text in stops])
     longest = max(map(len, token_bytes))
     table = np.repeat(np.arange(len(by_byte), dtype=np.int32)[:, None], len(token_bytes), axis=1)
-    for place in range(longest):
-        tokens = np.array([i for i, text in enumerate(token_bytes) if len(text) > place])
-        read = np.array([token_bytes[i][place] for i in tokens])
+    for position in range(longest):
+        tokens = np.array([i for i, text in enumerate(token_bytes) if len(text) > position])
+        read = np.array([token_bytes[i][position] for i in tokens])
         table[:, tokens] = by_byte[table[:, tokens], read]
     return table
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
     """Return the text before the first stop string."""
-    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
+    ends = [position for stop in stops if (position := text.find(stop)) >= 0]
     return text[: min(ends, default=len(text))]
 
 

@@ -117,9 +117,9 @@ def open_public_model(
     checkpoint = {"files_sha256": files_digest(directory)}
 
     def load() -> TunedModel:
-        placement = make_model_sharding(config, sharding)
-        _, params = load_model(directory, placement.parameters)
-        return untuned_model(config, params, tokenizer, {}, placement)
+        model_sharding = make_model_sharding(config, sharding)
+        _, params = load_model(directory, model_sharding.parameters)
+        return untuned_model(config, params, tokenizer, {}, model_sharding)
 
     return EvaluatedModel(directory, run_config, config, checkpoint, None, load, is_base=True), tokenizer
 

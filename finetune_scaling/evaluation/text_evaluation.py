@@ -22,7 +22,7 @@ from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_data import DEV_SEED
 from finetune_scaling.runs.run_directory import RunDirectory
 
-SET = "text"  # the name of the only set of rows
+SPLIT = "text"  # the name of the only split in records
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class TextEvaluation:
         columns = zip(losses.sums.tolist(), losses.tokens.tolist(), self.sizes.tolist(), strict=True)
         rows = [{"index": i, "loss_sum": loss, "tokens": n, "bytes": b} for i, (loss, n, b) in enumerate(columns)]
         summary = {**scores, "tokens": tokens, "bytes": size, "rows": self.rows}
-        return {**scores, "metrics": {}, "splits": {SET: summary}}, {SET: rows}
+        return {**scores, "metrics": {}, "splits": {SPLIT: summary}}, {SPLIT: rows}
 
 
 def prepare_text_evaluation(

@@ -88,9 +88,9 @@ class TrainingLoop:
                 inputs = [self.shard_batch(next(batches)), np.float32(self._learning_rate(progress.step + 1))]
                 if self.dropout_seed is not None:
                     inputs.append(np.array([self.dropout_seed, progress.step], np.uint32))
-                state, numbers = self.step(state, self.frozen, *inputs)
+                state, step_metrics = self.step(state, self.frozen, *inputs)
                 progress.step += 1
-                pending.append(numbers)
+                pending.append(step_metrics)
                 self._report_if_due(pending, progress, reporter)
                 if self._is_due(progress.step, self.settings.evaluate_every):
                     self._evaluate(state, progress)

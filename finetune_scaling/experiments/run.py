@@ -50,7 +50,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         if (record := run_on_primary(lambda: directory.result)) is not None:
             log.info("%s: already finished, loss %.4f", workdir, record["loss"])
             return record
-        return _run_to_record(run_config, directory)
+        return _train_and_score(run_config, directory)
 
 
 @dataclasses.dataclass
@@ -64,7 +64,7 @@ class Stopwatch:
         return time.monotonic() - self.started
 
 
-def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, Any]:
+def _train_and_score(run_config: RunConfig, directory: RunDirectory) -> dict[str, Any]:
     stopwatch = Stopwatch(time.monotonic())
     sharding = run_config.sharding
     check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
@@ -74,7 +74,9 @@ def _run_to_record(run_config: RunConfig, directory: RunDirectory) -> dict[str, 
     evaluators = run_config.evaluation.named_evaluators
     prepared = prepare_evaluators(evaluators, run_config, model.tokenizer, model.config)
     with model.sharding.use_mesh():
-        model, progress = _train(run_config, directory, data, model, in_training(prepared, model), stopwatch)
+        model, progress = _train(
+            run_config, directory, data, model, in_training_evaluations(prepared, model), stopwatch
+        )
         scores = _score_test_sets(run_config, directory, data, model)
         if prepared:
             scores["evaluators"] = _run_evaluators(run_config, directory, model, progress, prepared)
@@ -162,7 +164,7 @@ def _resume(
     return restored.state, progress_from_metadata(restored.metadata)
 
 
-def in_training(prepared: Sequence[PreparedEvaluation], model: TunedModel) -> list[InTrainingEvaluation]:
+def in_training_evaluations(prepared: Sequence[PreparedEvaluation], model: TunedModel) -> list[InTrainingEvaluation]:
     """Return the evaluators that also score the model during training."""
 
     def scores(one: PreparedEvaluation, trainable: Tree) -> Mapping[str, float]:

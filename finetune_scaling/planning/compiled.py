@@ -92,7 +92,7 @@ def compile_program(workload: Workload, slice_: Slice, layout: Layout, name: str
     """Trace and compile one program for a slice in this process."""
     prepare_environment(slice_)
     mesh = make_mesh(ShardingConfig(layout.fsdp, layout.tensor, layout.axes), devices(slice_))
-    return _compiled(trace(workload, layout, mesh, name), slice_.chip.hbm_bytes)
+    return _compile(trace(workload, layout, mesh, name), slice_.chip.hbm_bytes)
 
 
 def trace(workload: Workload, layout: Layout, mesh: Mesh, name: str) -> TracedProgram:
@@ -182,7 +182,7 @@ def _with_shardings(tree: Tree, shardings: Tree) -> Tree:
     )
 
 
-def _compiled(traced: TracedProgram, hbm_bytes: int) -> Program:
+def _compile(traced: TracedProgram, hbm_bytes: int) -> Program:
     began = time.perf_counter()
     try:
         compiled = traced.lowered.compile()

@@ -48,7 +48,7 @@ class EstimatedStep:
         return self.slice.chips * self.bound.seconds
 
     @property
-    def cost(self) -> float:
+    def chip_seconds_per_sequence(self) -> float:
         """Return the least chip-seconds per sequence, which compares different batch sizes."""
         return self.chip_seconds / self.workload.batch
 

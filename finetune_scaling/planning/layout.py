@@ -100,9 +100,9 @@ def resident_bytes(workload: Workload, layout: Layout) -> ResidentBytes:
     """Return the exact bytes per chip between steps, by the sharding rules of a run."""
     rows = math.ceil(workload.batch / layout.batch_shards)
     mesh = dataclasses.replace(layout, accumulation=1, remat="none")
-    one = dataclasses.replace(workload, batch=0, length=0, evaluation_batch=0, decoding=None)
+    without_batch = dataclasses.replace(workload, batch=0, length=0, evaluation_batch=0, decoding=None)
     batch = rows * workload.length * sum(dtype.itemsize for dtype in BATCH_FIELDS.values())
-    return dataclasses.replace(_parameters(one, mesh), batch=batch)
+    return dataclasses.replace(_parameters(without_batch, mesh), batch=batch)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -110,11 +110,11 @@ def _parameters(workload: Workload, layout: Layout) -> ResidentBytes:
     """Return the bytes without a batch, cached for the thousands of calls of a search."""
     state, frozen = state_shapes(workload)
     sharding = ModelSharding(workload.model, layout.mesh(), layout.axes)
-    where = state_shardings(workload, sharding)
+    shardings = state_shardings(workload, sharding)
     return ResidentBytes(
-        trainable=bytes_per_device(state.trainable, where.trainable),
+        trainable=bytes_per_device(state.trainable, shardings.trainable),
         frozen=bytes_per_device(frozen, sharding.parameters(frozen)),
-        optimizer=bytes_per_device(state.optimizer, where.optimizer),
+        optimizer=bytes_per_device(state.optimizer, shardings.optimizer),
         batch=0,
     )
 

@@ -51,7 +51,7 @@ def _rank(candidate: EstimatedStep) -> tuple:
     """Return the sort key: cost, then number of chips, then simplicity of the layout."""
     layout = candidate.layout
     simple = (candidate.slice.chips, layout.accumulation, REMAT.index(layout.remat), layout.tensor, -layout.fsdp)
-    rounded = float(f"{candidate.cost:.6g}")  # so that floating-point errors do not determine the order
+    rounded = float(f"{candidate.chip_seconds_per_sequence:.6g}")  # floating-point errors must not set the order
     return rounded, *simple, candidate.workload.batch
 
 
@@ -93,7 +93,7 @@ def by_slice_size(ranked: Sequence[EstimatedStep]) -> list[EstimatedStep]:
 
     def rank(candidate: EstimatedStep) -> tuple[int, bool, float]:
         uncertain = candidate.peak > SAFE_FRACTION * candidate.slice.chip.hbm_bytes
-        return candidate.slice.chips, uncertain, candidate.peak if uncertain else candidate.cost
+        return candidate.slice.chips, uncertain, candidate.peak if uncertain else candidate.chip_seconds_per_sequence
 
     return sorted(ranked, key=rank)
 

@@ -51,12 +51,12 @@ def study_totals(study: StudyConfig, chips: Sequence[Chip], prices: Prices, util
 
     chip_hours: by kind of chip; None if a run fits no slice of that kind.
     """
-    seconds = functools.cache(functools.partial(_step_seconds, utilisation=utilisation))
+    chip_seconds = functools.cache(functools.partial(_step_chip_seconds, utilisation=utilisation))
     table = pd.DataFrame(
         {
             "group": run.group,
             "flops": run.flops,
-            **{chip.kind: run.steps * seconds(run.workload, run.axes, chip) / SECONDS_PER_HOUR for chip in chips},
+            **{chip.kind: run.steps * chip_seconds(run.workload, run.axes, chip) / SECONDS_PER_HOUR for chip in chips},
         }
         for run in _planned_runs(study)
     )
@@ -76,7 +76,7 @@ def _sums(rows: pd.DataFrame, kinds: list[str], prices: Prices) -> dict[str, Any
     return {"runs": len(rows), "flops": float(rows["flops"].sum()), "chip_hours": hours, "usd": usd}
 
 
-def _step_seconds(workload: Workload, axes: AxisRules, chip: Chip, utilisation: float) -> float:
+def _step_chip_seconds(workload: Workload, axes: AxisRules, chip: Chip, utilisation: float) -> float:
     """Return the chip-seconds of a step on the cheapest slice that it fits; infinity if there is no such slice."""
     chosen = first_estimated_to_fit(candidates([workload], available_slices(chip), axes))
     return math.inf if chosen is None else step_chip_seconds(workload, chip, chosen.chip_seconds, utilisation)

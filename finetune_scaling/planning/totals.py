@@ -52,12 +52,12 @@ def run_totals(
 ) -> RunTotals:
     """Return the totals of a run. bound_chip_seconds: chips times the lower bound of one step's time."""
     steps, limit = run_steps(run_config)
-    likely = step_chip_seconds(workload, chip, bound_chip_seconds, utilisation)
+    at_utilisation = step_chip_seconds(workload, chip, bound_chip_seconds, utilisation)
     return RunTotals(
         steps=steps,
         limit=limit,
         flops=steps * model_flops(workload),
         chip_hours_bound=steps * bound_chip_seconds / SECONDS_PER_HOUR,
-        chip_hours=steps * likely / SECONDS_PER_HOUR,
+        chip_hours=steps * at_utilisation / SECONDS_PER_HOUR,
         utilisation=utilisation,
     )

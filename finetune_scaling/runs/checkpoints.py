@@ -203,12 +203,14 @@ def read_checkpoint(
             stored = _stored_shapes(handler, path)
             if target is not None:
                 _check_shapes(path, stored, target)
-                placed = {name: leaf.sharding for name, leaf in target.items() if isinstance(leaf, jax.Array)}
+                sharding_of = {name: leaf.sharding for name, leaf in target.items() if isinstance(leaf, jax.Array)}
             else:
                 named = shardings(_with_slashes(stored)) if shardings else {}
-                placed = {stored_name(name): sharding for name, sharding in named.items()}
+                sharding_of = {stored_name(name): sharding for name, sharding in named.items()}
             abstract = {  # in the stored dtype, so that the digest can be verified
-                name: leaf.update(sharding=placed[name]) if name in placed else np.zeros(leaf.shape, leaf.dtype)
+                name: leaf.update(sharding=sharding_of[name])
+                if name in sharding_of
+                else np.zeros(leaf.shape, leaf.dtype)
                 for name, leaf in stored.items()
             }
             arrays = handler.restore(epath.Path(path / "state"), args=ocp.args.StandardRestore(abstract))

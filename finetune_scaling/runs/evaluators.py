@@ -24,7 +24,7 @@ from finetune_scaling.errors import ConfigError
 EXAMPLES, GENERATED = 200, 100  # default numbers of held-out examples that are scored and decoded
 TEST_EVALUATOR = "test"  # evaluates the run's own test sets
 _DEMONSTRATION_FIELDS = ("input", "target")  # in this order
-DIRECTIONS = Literal["own", "zero_shot"]
+Directions = Literal["own", "zero_shot"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TaskEvaluator:
     """
 
     task: Mapping[str, Any] | None = None
-    directions: DIRECTIONS = "own"
+    directions: Directions = "own"
     splits: tuple[str, ...] | None = None
     shots: int = 0
     shots_from: str = "train"

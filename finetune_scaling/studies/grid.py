@@ -174,8 +174,8 @@ class TaskGrid:
         for name, grid in self.methods.items():
             method = choose(METHODS, name, "methods")
             if (grid.pet_size is None) != (method.size_field is None):
-                fault = "needs pet_size; add it" if grid.pet_size is None else "has no pet_size; remove it"
-                raise ConfigError(f"methods.{name} {fault}")
+                problem = "needs pet_size; add it" if grid.pet_size is None else "has no pet_size; remove it"
+                raise ConfigError(f"methods.{name} {problem}")
 
 
 @dataclasses.dataclass(frozen=True)

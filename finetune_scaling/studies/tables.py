@@ -20,7 +20,7 @@ from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies.configs import Base, finetuning_config
 from finetune_scaling.studies.grid import Run, StudyConfig, factor_value, held_out, runs
 
-POINTS, BASES, FACTS = "points.csv", "bases.csv", "study.json"
+POINTS, BASES, METADATA = "points.csv", "bases.csv", "study.json"
 POINT_COLUMNS = (
     *REQUIRED,
     *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),
@@ -59,20 +59,20 @@ def write_bases(study: StudyConfig, workdir: Path) -> int:
     return len(rows)
 
 
-def write_facts(study: StudyConfig, workdir: Path) -> dict[str, Any]:
+def write_study_metadata(study: StudyConfig, workdir: Path) -> dict[str, Any]:
     """Write study.json for the report: name and notes, and the main metric and baselines of each task.
 
     baselines: scores on the task's test sets. evaluator_baselines: scores on the examples of its evaluators.
     """
-    facts = {
+    metadata = {
         "name": study.name,
         "notes": list(study.notes),
         "baselines": {name: _baseline(study, workdir, name) for name in study.tasks},
         "evaluator_baselines": {name: _evaluator_baselines(study, workdir, name) for name in study.tasks},
         "metrics": {name: _MAIN_METRIC[load_task(configuration.plain(t.task)).kind] for name, t in study.tasks.items()},
     }
-    write_json_atomically(workdir / FACTS, facts)
-    return facts
+    write_json_atomically(workdir / METADATA, metadata)
+    return metadata
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

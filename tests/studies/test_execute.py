@@ -211,7 +211,7 @@ def test_listing_has_states_costs_and_expected_times(tiny_runs, done):
 def test_baselines_are_scored_on_the_generated_examples(tiny_runs, done):
     config = small(tiny_runs)
     config["tasks"]["translation"]["finetune"]["evaluation"]["generate_examples"] = 5
-    facts = tables.write_facts(read_study(config), done)
+    facts = tables.write_study_metadata(read_study(config), done)
     assert facts == json.loads((done / "study.json").read_text())
     assert facts["name"] == "tiny"
     assert {"bleu", "chrf"} <= facts["baselines"]["translation"].keys()

@@ -26,7 +26,7 @@ from finetune_scaling.studies.configs import base_of, bases, conversion, family_
 from finetune_scaling.studies.execute import ensure_base, execute
 from finetune_scaling.studies.grid import read_study, runs, settings
 from finetune_scaling.studies.listing import list_bases, list_runs
-from finetune_scaling.studies.tables import write_facts, write_points
+from finetune_scaling.studies.tables import write_points, write_study_metadata
 from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     summary = execute(study, config, tmp_path)
     assert (summary.failed, summary.done) == (0, len(runs(study)))
     assert write_points(study, tmp_path) == len(runs(study))
-    write_facts(study, tmp_path)
+    write_study_metadata(study, tmp_path)
     for run in runs(study):
         base = RunDirectory(base_of(study, run.setting).directory(tmp_path)).result
         record = RunDirectory(tmp_path / run.directory).result
