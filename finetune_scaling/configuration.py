@@ -189,7 +189,17 @@ def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict
     if not isinstance(value, Mapping | ml_collections.ConfigDict):
         raise ConfigError(f"{where} must be a group of fields, not {value!r}")
     hint = arguments[1] if arguments else Any
-    return {str(key): _convert(hint, value[key], f"{where}.{key}") for key in value}
+    return {str(key): _convert_entry(hint, value[key], f"{where}.{key}") for key in value}
+
+
+def _convert_entry(hint: Any, value: Any, where: str) -> Any:
+    """Convert an entry of a mapping. Raises ConfigError that names the entry, which a dataclass does not know."""
+    try:
+        return _convert(hint, value, where)
+    except ConfigError as error:
+        if where in str(error):
+            raise
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _convert_scalar(cls: Any, value: Any, where: str) -> Any:

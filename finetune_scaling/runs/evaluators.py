@@ -145,7 +145,9 @@ def _build(settings: Mapping[str, Any], where: str) -> Evaluator:
     try:
         return build(kind, settings, where)
     except ConfigError as error:
-        raise error if where in str(error) else ConfigError(f"{where}: {error}") from error
+        if where in str(error):
+            raise
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _preset_settings(name: str) -> dict[str, Any] | None:
