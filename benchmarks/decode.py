@@ -1,7 +1,7 @@
 """Time decoding: python benchmarks/decode.py --shape=s1 --beams=4
 
 Prints a JSON line: seconds to generate 64 new tokens after each of 32 prompts of 64 tokens (median after warm-up,
-including prefill), tokens/s, and the number of compiled programs. A shape is s1 or s2 of train_step.py or a rung of the
+including prefill), tokens/s, and the number of compiled programs. A shape is s1 or s2 of train_step.py or a size of the
 model ladder, with random parameters. No token ends a text. With --paced it decodes once per line on stdin, so that
 several programs can take turns.
 """

@@ -1,7 +1,7 @@
 """Time the train step: python benchmarks/train_step.py --shape=s1,300k --method=full,lora,prompt
 
 Prints a JSON line per shape and method: seconds per step (median after warm-up), tokens/s, and achieved GFLOP/s next to
-those of a plain matrix product on the same machine. A shape is a rung of the model ladder, or s1 or s2: Llama's
+those of a plain matrix product on the same machine. A shape is a size of the model ladder, or s1 or s2: Llama's
 architecture (sequential blocks, untied head, multi-head attention, float32) with all tokens in the loss. FLOPs are
 those of training/flops.py. With --paced it runs one step per line on stdin, so that several programs can take turns.
 """
@@ -118,7 +118,7 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
 
 
 def shape_named(name: str, arguments: argparse.Namespace) -> Shape:
-    """Return a shape of PEER_SHAPES, or a rung of the ladder with the batch of the arguments."""
+    """Return a shape of PEER_SHAPES, or a size of the ladder with the batch of the arguments."""
     if name in PEER_SHAPES:
         shape = PEER_SHAPES[name]
         return dataclasses.replace(shape, model=dataclasses.replace(shape.model, compute_dtype=arguments.dtype))

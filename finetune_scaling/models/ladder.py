@@ -14,7 +14,7 @@ from finetune_scaling.models.config import ModelConfig
 PAPER_VOCABULARY = 128_000
 
 
-def _rung(layers: int, heads: int, head_dim: int) -> dict[str, int]:
+def _shape(layers: int, heads: int, head_dim: int) -> dict[str, int]:
     model_dim = heads * head_dim
     return {
         "layers": layers,
@@ -27,19 +27,19 @@ def _rung(layers: int, heads: int, head_dim: int) -> dict[str, int]:
 
 
 LADDER: dict[str, dict[str, int]] = {
-    "30k": _rung(layers=2, heads=2, head_dim=16),  # 30,816 non-embedding parameters
-    "100k": _rung(layers=3, heads=3, head_dim=16),  # 101,568
-    "300k": _rung(layers=5, heads=4, head_dim=16),  # 297,344
-    "800k": _rung(layers=6, heads=3, head_dim=32),  # 811,680
-    "2m": _rung(layers=10, heads=4, head_dim=32),  # 2,377,088
-    "6m": _rung(layers=12, heads=3, head_dim=64),  # 6,490,560
-    "20m": _rung(layers=14, heads=5, head_dim=64),  # 20,648,640
-    "60m": _rung(layers=16, heads=8, head_dim=64),  # 59,777,536
-    "1b": _rung(layers=16, heads=8, head_dim=256),  # 1,218,480,128 in all at vocabulary 128,000
-    "2b": _rung(layers=20, heads=10, head_dim=256),  # 2,188,956,160
-    "4b": _rung(layers=24, heads=12, head_dim=256),  # 3,601,935,360
-    "8b": _rung(layers=32, heads=16, head_dim=256),  # 8,107,724,800
-    "16b": _rung(layers=40, heads=20, head_dim=256),  # 15,440,491,520
+    "30k": _shape(layers=2, heads=2, head_dim=16),  # 30,816 non-embedding parameters
+    "100k": _shape(layers=3, heads=3, head_dim=16),  # 101,568
+    "300k": _shape(layers=5, heads=4, head_dim=16),  # 297,344
+    "800k": _shape(layers=6, heads=3, head_dim=32),  # 811,680
+    "2m": _shape(layers=10, heads=4, head_dim=32),  # 2,377,088
+    "6m": _shape(layers=12, heads=3, head_dim=64),  # 6,490,560
+    "20m": _shape(layers=14, heads=5, head_dim=64),  # 20,648,640
+    "60m": _shape(layers=16, heads=8, head_dim=64),  # 59,777,536
+    "1b": _shape(layers=16, heads=8, head_dim=256),  # 1,218,480,128 in all at vocabulary 128,000
+    "2b": _shape(layers=20, heads=10, head_dim=256),  # 2,188,956,160
+    "4b": _shape(layers=24, heads=12, head_dim=256),  # 3,601,935,360
+    "8b": _shape(layers=32, heads=16, head_dim=256),  # 8,107,724,800
+    "16b": _shape(layers=40, heads=20, head_dim=256),  # 15,440,491,520
 }
 
 

@@ -37,9 +37,9 @@ def run_config_template(method: str = "full") -> ConfigDict:
 
 
 def pretraining_template(size: str, corpus: Mapping[str, Any]) -> ConfigDict:
-    """Return a config that pretrains a rung of the ladder on a corpus, without limits and sequence length."""
+    """Return a config that pretrains a size of the model ladder on a corpus, without limits and sequence length."""
     config = run_config_template()
-    config.model.name = _rung(size)
+    config.model.name = _known_size(size)
     config.corpus = {**corpus, "prepared": FieldReference(None, field_type=str)}
     return config
 
@@ -81,15 +81,15 @@ def short_finetuning_template(task: str, method: str) -> ConfigDict:
 
 
 def size_and_method(argument: str) -> tuple[str, str]:
-    """Parse a finetuning config's argument, "1b,lora". Raises ConfigError if it is not a ladder rung and a method."""
+    """Parse a finetuning config's argument, "1b,lora". Raises ConfigError if it is not a model size and a method."""
     parts = argument.split(",")
     if len(parts) != 2:
         raise ConfigError(f"the config's argument is {argument!r}; write :SIZE,METHOD, for example config.py:1b,lora")
     configuration.choose(METHODS, parts[1], "the config's method")
-    return _rung(parts[0]), parts[1]
+    return _known_size(parts[0]), parts[1]
 
 
-def _rung(size: str) -> str:
+def _known_size(size: str) -> str:
     configuration.choose(LADDER, size, "the config's size")
     return size
 

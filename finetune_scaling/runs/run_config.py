@@ -227,7 +227,7 @@ class RunConfig:
     corpus: pretraining. task: finetuning, of `base` or from scratch, or further training of an imported `adapter`.
     public: a converted public model, which is not trained. adapter without task: an imported adapter of `base`.
 
-    model: a rung of the ladder by name, or model fields; with a base, only the fields that differ from the base's.
+    model: the name of a size of the ladder, or model fields; with a base, only the fields that differ from the base's.
     schedule.learning_rate and batch.size default to the method's.
     """
 
@@ -310,7 +310,7 @@ def _check_blocks(config: RunConfig, kind: Kind) -> None:
     if config.adapter is not None and config.base is None:
         raise ConfigError("base is missing: an imported adapter needs its base model. Fix: set base.run")
     if config.base is None and not config.model:
-        raise ConfigError("model is missing. Fix: name a rung of the ladder, or give a base to finetune")
+        raise ConfigError("model is missing. Fix: set model.name to a size of the ladder, or give a base to finetune")
 
 
 _OPEN_BLOCKS = ("model", "method", "task", "schedule")  # blocks whose fields other modules define
@@ -324,7 +324,10 @@ def read_run_config(config: Mapping[str, Any]) -> RunConfig:
             blocks[name] = configuration.without_unset(blocks[name])
     run_config = configuration.build(RunConfig, blocks, "config")
     if run_config.batch_size % run_config.batch.accumulation:
-        raise ConfigError(f"batch.accumulation must divide the batch of {run_config.batch_size} sequences")
+        raise ConfigError(
+            f"batch.accumulation = {run_config.batch.accumulation} must divide the batch of {run_config.batch_size} "
+            "sequences. Fix: change it, or set batch.size"
+        )
     # Fields of the open blocks are checked now, before anything slow starts.
     run_config.schedule_config  # noqa: B018
     configure(METHODS, run_config.method)
