@@ -195,7 +195,7 @@ def read_json(path: str | os.PathLike, *, fix: str = "delete it and run the comm
     try:
         return json.loads(location(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WorkdirError(f"{path}: no such file") from None
+        raise WorkdirError(f"{path}: no such file; check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WorkdirError(f"{path}: not valid JSON ({error}); {fix}") from None
 

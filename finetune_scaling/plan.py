@@ -95,7 +95,7 @@ def _check_flags() -> None:
         if shaped:
             raise ConfigError(f"--study chooses a slice for each run; give only the kind of chip, --topology={kind}")
     if _BATCHES.value and (not _SEARCH.value or _BATCH.value is not None):
-        raise ConfigError("--batches needs --search and excludes --batch")
+        raise ConfigError("--batches needs --search and excludes --batch; add --search, or remove one of the two")
     if _TRAINING_ONLY.value and (_SEARCH.value or _STUDY.value or not _compiles(find_slice(_TOPOLOGY.value).chip)):
         raise ConfigError("--training-only is for one run compiled for a TPU slice; remove it")
 
@@ -103,7 +103,9 @@ def _check_flags() -> None:
 def _run_configs_by_batch(run_config: RunConfig) -> dict[int, RunConfig]:
     """Return the run config with --length and --batch, or one for each of --batches, by batch size."""
     if _BATCH.value is not None and _BATCH.value % run_config.batch.accumulation:
-        raise ConfigError(f"--batch={_BATCH.value} must be a multiple of batch.accumulation")
+        raise ConfigError(
+            f"--batch={_BATCH.value} must be a multiple of batch.accumulation = {run_config.batch.accumulation}"
+        )
     if _LENGTH.value is not None:
         sequence = dataclasses.replace(run_config.sequence, length=_LENGTH.value)
         batch = dataclasses.replace(run_config.batch, row_length=None)

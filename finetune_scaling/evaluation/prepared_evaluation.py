@@ -164,5 +164,5 @@ def _base_scores(model: EvaluatedModel, prepared: PreparedEvaluation) -> records
             overwrite = records.is_of_other_checkpoint(path, base.checkpoint)
             record = evaluate(base, prepared, overwrite=overwrite)
     except WorkdirError as error:
-        raise WorkdirError(f"{error}; to omit the base's scores, give --nountuned") from error
+        raise WorkdirError(f"{error}; to omit the base's scores, give --no-untuned") from error
     return {**records.model_scores(record), "record": f"{path.parent.parent.name}/{path.parent.name}/{path.name}"}

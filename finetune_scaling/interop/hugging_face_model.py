@@ -68,7 +68,7 @@ def open_model(directory: Path) -> tuple[Family, ModelConfig, WeightFiles]:
 def is_model(directory: str | Path) -> bool:
     """Return whether a directory's config.json describes a public model, supported or not."""
     file = location(directory) / CONFIG
-    fields = read_json(file, fix="put a good copy back") if file.is_file() else None
+    fields = read_json(file, fix="restore an intact copy") if file.is_file() else None
     return isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
 
 

@@ -14,7 +14,7 @@ from finetune_scaling.errors import CheckpointError, UserError, WorkdirError, ca
 from finetune_scaling.files import Location, disk_errors, is_remote, remote_failure
 
 _DAMAGE_CODES = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # files are missing, or are not those written
-FIX = "Fix: put a good copy back, or start the run again in an empty directory"
+FIX = "Fix: restore an intact copy, or start the run again in an empty directory"
 
 
 class DamagedCheckpointError(CheckpointError):

@@ -37,6 +37,7 @@ from finetune_scaling.training.step import State
 from finetune_scaling.trees import path_name, unflatten
 
 _DAMAGED = "damaged."
+_FIX_CONFIG = "Fix: choose another --workdir, or use the config that the checkpoint was trained with"
 _SEPARATOR = "."  # in names of stored arrays; Orbax would create a folder for a slash
 log = logging.getLogger(__name__)
 
@@ -272,11 +273,11 @@ def _check_shapes(path: Location, stored: Mapping[str, Any], target: Mapping[str
     for name in sorted(stored.keys() | target.keys()):
         if name not in stored or name not in target:
             problem = f"{name} is missing" if name not in stored else f"it has {name} in addition"
-            raise CheckpointError(f"{path}: belongs to another model or method: {problem}")
+            raise CheckpointError(f"{path}: belongs to another model or method: {problem}. {_FIX_CONFIG}")
         if tuple(stored[name].shape) != tuple(target[name].shape):
             raise CheckpointError(
                 f"{path}: belongs to another model: {name} has shape {list(stored[name].shape)}, and the config "
-                f"implies {list(target[name].shape)}"
+                f"implies {list(target[name].shape)}. {_FIX_CONFIG}"
             )
 
 
@@ -284,5 +285,6 @@ def _check_dtypes(path: Location, arrays: Mapping[str, Any], target: Mapping[str
     for name, leaf in target.items():
         if arrays[name].dtype != leaf.dtype:
             raise CheckpointError(
-                f"{path}: belongs to another model: {name} is {arrays[name].dtype}, and the config implies {leaf.dtype}"
+                f"{path}: belongs to another model: {name} is {arrays[name].dtype}, and the config implies "
+                f"{leaf.dtype}. {_FIX_CONFIG}"
             )

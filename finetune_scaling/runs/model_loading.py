@@ -227,7 +227,7 @@ def _checkpoint_path(run: Location, step: int | None, *, prefer_best: bool) -> L
     if step is None and steps:
         step = steps[0]
     if step not in steps:
-        existing = f"there are {sorted(steps)}" if steps else "there are none. Fix: train the run first"
+        existing = f"there are {sorted(steps)}. Fix: give one" if steps else "there are none. Fix: train the run first"
         raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {existing}")
     return run / CHECKPOINTS / str(step)
 
@@ -276,7 +276,7 @@ def check_matches_model(directory: Location, metadata: Mapping[str, Any], model:
         if metadata.get(field) != current[kind]:
             raise CheckpointError(
                 f"{directory}: was trained on another {kind} (digest {str(metadata.get(field))[:12]}...) than the "
-                f"current one ({str(current[kind])[:12]}...). Fix: put the right {kind} back"
+                f"current one ({str(current[kind])[:12]}...). Fix: restore the right {kind}"
             )
 
 
@@ -306,8 +306,12 @@ def tokens_by_frequency(tokenizer: Tokenizer) -> list[int]:
 def _with_structure_of(target: Tree, params: Params, directory: Location) -> Tree:
     """Return `params`, which has no None leaves, in the structure of `target`, whose frozen leaves are None."""
     expected, found = flatten(target), flatten(params)
-    if any(name not in found or found[name].shape != leaf.shape for name, leaf in expected.items()):
-        raise CheckpointError(f"{directory}: its checkpoint has other shapes than its config implies")
+    for name, leaf in expected.items():
+        if name not in found or found[name].shape != leaf.shape:
+            raise CheckpointError(
+                f"{directory}: its checkpoint has other shapes than its config implies ({name}). Fix: restore the "
+                "config.json that the run was trained with"
+            )
     return jax.tree.unflatten(jax.tree.structure(target), [found[name] for name in expected])
 
 

@@ -48,8 +48,10 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         """The config that the run was started with. Raises WorkdirError if this is not a run directory."""
         if not (self.path / CONFIG).exists():
-            raise WorkdirError(f"{self.path}: not the directory of a run (it has no {CONFIG})")
-        return read_json(self.path / CONFIG, fix="put a good copy back, or choose another --workdir")
+            raise WorkdirError(
+                f"{self.path}: not the directory of a run (it has no {CONFIG}). Fix: give a run directory"
+            )
+        return read_json(self.path / CONFIG, fix="restore an intact copy, or choose another --workdir")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`."""

@@ -146,7 +146,7 @@ def test_a_base_that_was_retrained_after_finetuning_raises(tiny_runs, finished, 
     load_run_checkpoint(find_run(directory))
     shutil.rmtree(moved)
     shutil.copytree(other_base, moved)
-    with pytest.raises(CheckpointError, match=r"was trained on another base \(digest .*put the right base back"):
+    with pytest.raises(CheckpointError, match=r"was trained on another base \(digest .*restore the right base"):
         load_run_checkpoint(find_run(directory))
     (directory / "result.json").unlink()
     with pytest.raises(CheckpointError, match="was trained on another base"):
@@ -191,7 +191,7 @@ def test_resuming_after_damage_to_the_newest_checkpoint_is_exact(tiny_runs, fini
 def test_a_damaged_base_raises(tiny_runs, tmp_path):
     base = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     _truncate(base / "checkpoints" / "20")
-    with pytest.raises(CheckpointError, match=r"base/checkpoints/20: damaged.*put a good copy back"):
+    with pytest.raises(CheckpointError, match=r"base/checkpoints/20: damaged.*restore an intact copy"):
         run(tiny_runs.config("lora", base={"run": str(base)}), tmp_path / "run")
 
 
@@ -199,7 +199,7 @@ def test_a_damaged_run_is_not_scored(tiny_runs, finished, tmp_path):
     directory = Path(shutil.copytree(finished, tmp_path / "run"))
     for step in checkpoint_steps(directory):
         _truncate(directory / "checkpoints" / str(step))
-    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: damaged.*put a good copy back"):
+    with pytest.raises(CheckpointError, match=r"checkpoints/\d+: damaged.*restore an intact copy"):
         load_run_checkpoint(find_run(directory))
 
 

@@ -81,7 +81,7 @@ def test_other_or_unreadable_directories_raise(tmp_path):
     (tmp_path / "config.json").write_text('{"name": ')
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(
-        WorkdirError, match=r"config.json: not valid JSON \(.*line 1.*; put a good copy back, or choose"
+        WorkdirError, match=r"config.json: not valid JSON \(.*line 1.*; restore an intact copy, or choose"
     ):
         RunDirectory(tmp_path).write_config(CONFIG)
 
