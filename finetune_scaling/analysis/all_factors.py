@@ -1,4 +1,4 @@
-"""Fits of one law over all factors, where the points have the complete condition of every run."""
+"""Fits of one law over all factors, where the points have all factors of every run."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def fit_all_factors(
         resampling = replace(resampling, kind="settings")
     found = {}
     for (task, method), rows in settings_of_points.groupby(["task", "method"], sort=False):
-        usable = conditions(rows[~rows["held_out"]])
+        usable = distinct_settings(rows[~rows["held_out"]])
         factors = factors_of(usable)
         fixed = {EXPONENTS[name]: 0.0 for name, values in factors.items() if len(np.unique(values)) < 2}
         parameters = len(ALL_FACTORS.parameters) - len(fixed)
@@ -54,8 +54,8 @@ def few_levels(factors: dict[str, np.ndarray]) -> dict[str, str]:
     return reasons | dict.fromkeys(("E", "A"), next(iter(reasons.values()))) if reasons else {}
 
 
-def conditions(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return distinct settings of the laws' factors with a complete condition; rows: settings of one method."""
+def distinct_settings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return distinct settings that have all factors; rows: settings of one task and method."""
     own = rows[rows["factor"].isin(FACTORS)].copy()
     own["pet_size"] = own["pet_size"].fillna(1.0).clip(lower=1.0) if "pet_size" in own else 1.0
     columns = list(COLUMNS.values())

@@ -12,7 +12,7 @@ from finetune_scaling.runs.checkpoints import checkpoint_steps, damaged_checkpoi
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
 
-_SECONDS_BETWEEN = 0.2
+_RETRY_SECONDS = 0.2
 
 
 def inspect_run(path: Location) -> dict[str, Any]:
@@ -68,5 +68,5 @@ def _newest(run: Location) -> tuple[dict[str, Any] | None, str | None]:
             if step == failed:
                 return None, str(error)
             failed = step
-            time.sleep(_SECONDS_BETWEEN)
+            time.sleep(_RETRY_SECONDS)
     return None, None

@@ -29,7 +29,7 @@ class ModelLocation(NamedTuple):
     commit: str | None = None
 
 
-def find(source: str) -> ModelLocation:
+def fetch_model(source: str) -> ModelLocation:
     """Return the directory of a model, DIR or NAME[@REVISION]; fetch a model on the hub.
 
     Raises:
@@ -43,8 +43,8 @@ def find(source: str) -> ModelLocation:
     return found
 
 
-def find_config(source: str) -> ModelLocation:
-    """Fetch config.json alone, so that a model can be checked before its weights are fetched; raises as `find` does."""
+def fetch_config(source: str) -> ModelLocation:
+    """Fetch config.json alone, to check a model before its weights are fetched; raises as `fetch_model` does."""
     return _find(source, [_CONFIG])
 
 

@@ -34,7 +34,7 @@ def check_free(out: Path) -> None:
         raise WorkdirError(f"{out}: holds other files ({', '.join(others[:4])}). Fix: give --out=DIR a new directory.")
 
 
-def claim(
+def begin_import(
     source: ImportSource, dtype: str | None, mesh: Mapping[str, int], config: Mapping[str, Any], out: Path
 ) -> None:
     """Record this import in the directory; discard what an import of other files or settings left unfinished."""

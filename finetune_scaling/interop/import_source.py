@@ -12,7 +12,7 @@ from finetune_scaling.data.tokenizers.hugging_face import (
 )
 from finetune_scaling.files import sha256
 from finetune_scaling.interop.families.family import Family
-from finetune_scaling.interop.hub import ModelLocation, find, find_config
+from finetune_scaling.interop.hub import ModelLocation, fetch_config, fetch_model
 from finetune_scaling.interop.hugging_face_model import CONFIG, open_model, read_family, read_fields
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
 from finetune_scaling.models.config import ModelConfig
@@ -51,7 +51,7 @@ def read_source_config(source: str) -> ModelConfig:
 
     Raises as `open_source` does.
     """
-    return read_family(Path(find_config(source).directory))[1]
+    return read_family(Path(fetch_config(source).directory))[1]
 
 
 def open_source(source: str, tokenizer: str) -> ImportSource:
@@ -66,7 +66,7 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
         ConfigError: The family or a field of config.json is not supported.
         DataError: The tokenizer is damaged or has more ids than the model has embeddings.
     """
-    found = ModelLocation(*run_on_primary(lambda: find(source)))
+    found = ModelLocation(*run_on_primary(lambda: fetch_model(source)))
     directory = Path(found.directory)
     family, config, files = open_model(directory)
     tokenizer_directory = Path(tokenizer or directory)

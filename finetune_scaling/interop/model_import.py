@@ -19,7 +19,7 @@ from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import absolute, disk_errors, local_path, write_atomically, write_json_atomically
 from finetune_scaling.interop.checkpoint_stream import Leaf, plan_leaves, write_arrays
 from finetune_scaling.interop.hugging_face_model import leaf_shapes
-from finetune_scaling.interop.import_directory import WORK, check_free, check_same, claim
+from finetune_scaling.interop.import_directory import WORK, begin_import, check_free, check_same
 from finetune_scaling.interop.import_source import ImportSource, open_source
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.model_sharding import ModelSharding
@@ -108,13 +108,13 @@ def _origin(request: ModelImport, source: ImportSource) -> dict[str, Any]:
 def _is_finished(
     request: ModelImport, source: ImportSource, mesh: Mapping[str, int], config: Mapping[str, Any], out: Path
 ) -> bool:
-    """Return whether the directory holds the finished import; if not, claim it."""
+    """Return whether the directory holds the finished import; if not, begin it."""
     directory = RunDirectory(out)
     directory.check_config(config)
     if (result := directory.result) is not None:
         check_same(source, mesh, result, out)
         return True
-    claim(source, request.dtype, mesh, config, out)
+    begin_import(source, request.dtype, mesh, config, out)
     return False
 
 

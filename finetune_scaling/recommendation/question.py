@@ -59,11 +59,11 @@ class Question:
 
 
 def make_question(
-    examples: float, budget: str | None = None, prices: Prices | None = None, utilisation: float = UTILISATION, **more
+    examples: float, budget: str | None = None, prices: Prices | None = None, utilisation: float = UTILISATION, **fields
 ) -> Question:
-    """Return a question whose budget is given as text, as on the command line; more: further fields of Question."""
+    """Return a question whose budget is given as text, as on the command line; fields: further fields of Question."""
     rates = Rates(prices or {}, utilisation)
-    return Question(examples, read_budget(budget, rates) if budget else None, rates, **more)
+    return Question(examples, read_budget(budget, rates) if budget else None, rates, **fields)
 
 
 def choose_task(tasks: tuple[str, ...], task: str | None) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from finetune_scaling.analysis.all_factors import conditions, factors_of
+from finetune_scaling.analysis.all_factors import distinct_settings, factors_of
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.analysis.forgetting import main_factor, shown_columns
 from finetune_scaling.analysis.pretraining import SIZE, PretrainingFit
@@ -149,7 +149,7 @@ def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, FittedLaw]) 
     """Draw predicted against measured loss by the law over all factors, a panel per method."""
     figure, grid = panels(len(fits))
     for axes, (method, fit) in zip(grid, fits.items(), strict=True):
-        rows = conditions(analysis.rows(task, method))
+        rows = distinct_settings(analysis.rows(task, method))
         factors = factors_of(rows)
         ends = interval_ends(fit.predict_replicates(factors))
         found = PredictedLoss(fit.predict(factors), ends)

@@ -32,6 +32,7 @@ GREY = "#555555"
 LIGHTEST = 0.7  # position on viridis; lighter colours are hard to see on white
 LEGEND_ENTRIES = 8
 CURVE_POINTS = 32
+CURVE_MARGIN = 1.15  # factor by which curves extend beyond the values
 POINTS_PER_INCH = 72  # the unit of an SVG is a point
 TOOLTIPS = jinja2.Template(
     """<g fill="none" pointer-events="all">
@@ -210,10 +211,10 @@ def loss_texts(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def log_span(values: Any, margin: float = 1.15) -> np.ndarray:
+def log_span(values: Any) -> np.ndarray:
     """Return a fine log grid over the values and a little beyond."""
     values = np.asarray(values, dtype=float)
-    return np.geomspace(values.min() / margin, values.max() * margin, CURVE_POINTS)
+    return np.geomspace(values.min() / CURVE_MARGIN, values.max() * CURVE_MARGIN, CURVE_POINTS)
 
 
 def add_legend(figure: Figure, methods: Sequence[str] = (), held_out: bool = True) -> None:

@@ -130,7 +130,7 @@ def find(hub, tmp_path):
     Returns a line per source: the fields of what was found, or the error.
     """
 
-    def call(*sources, function="find", **settings):
+    def call(*sources, function="fetch_model", **settings):
         known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "http"))}
         environment = {
             **known, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "HF_HOME": str(tmp_path / "cache"),
@@ -153,8 +153,8 @@ def test_only_config_weights_and_tokenizer_are_fetched(hub, find):
     assert {file for file, _ in hub.requests} == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
-def test_find_config_fetches_the_config_alone(hub, find):
-    found, gated = find("owner/parts@step3", "owner/gated", function="find_config")
+def test_fetch_config_fetches_the_config_alone(hub, find):
+    found, gated = find("owner/parts@step3", "owner/gated", function="fetch_config")
     name, directory, revision, _ = found.split("\t")
     assert (name, revision, os.listdir(directory)) == ("owner/parts", "step3", ["config.json"])
     assert {file for file, _ in hub.requests} == {"config.json"}

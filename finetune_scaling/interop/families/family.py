@@ -121,9 +121,9 @@ class Family:
 
     def config(self, fields: Fields) -> ModelConfig:
         """Convert a config.json's fields. Raises ConfigError for any option that the decoder does not implement."""
-        form = self.read(fields)
+        values = self.read(fields)
         fields.check_rest()
-        return configuration.build(ModelConfig, form, fields.where)
+        return configuration.build(ModelConfig, values, fields.where)
 
     def read_config(self, values: Mapping[str, Any], where: str) -> ModelConfig:
         """Convert the fields of a config.json; raises as `config` does, naming `where` and the field."""

@@ -105,9 +105,9 @@ def _read_text_model(fields: Fields) -> dict[str, Any]:
     text_fields = GEMMA3_TEXT.fields(
         given if text is None else {**given, **text.values}, f"{fields.where}: text_config"
     )
-    form = GEMMA3_TEXT.read(text_fields)
+    values = GEMMA3_TEXT.read(text_fields)
     text_fields.check_rest()
-    return form
+    return values
 
 
 def _reject(config: ModelConfig) -> dict[str, Any]:

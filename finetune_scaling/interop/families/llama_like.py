@@ -66,8 +66,8 @@ def llama_family(
 
     def read_all(fields: Fields) -> dict[str, Any]:
         biased = {name for flag, layers in biases.items() if fields.flag(flag) for name in layers}
-        form = {**_read_shared(fields, *activation), **positions(fields), **constants}
-        return {"biased": [name for name in DENSE_LAYERS if name in biased], **form, **read(fields)}
+        values = {**_read_shared(fields, *activation), **positions(fields), **constants}
+        return {"biased": [name for name in DENSE_LAYERS if name in biased], **values, **read(fields)}
 
     def write_all(config: ModelConfig) -> dict[str, Any]:
         flags = {flag: layers[-1] in config.biased for flag, layers in biases.items()}

@@ -24,27 +24,27 @@ def lbfgs(objective: Function, start: jax.Array, free: jax.Array) -> tuple[jax.A
 
     start, free [K] (1 where the entry is fitted) -> vector [K] and its objective.
     """
-    slope_of = jax.value_and_grad(objective)
+    value_and_grad = jax.value_and_grad(objective)
 
-    def gradient(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, slope = slope_of(vector)
-        return value, slope * free
+    def evaluate(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, gradient = value_and_grad(vector)
+        return value, gradient * free
 
     def body(_: int, state: tuple) -> tuple:
-        vector, value, slope, direction, length, steps, changes = state
+        vector, value, gradient, direction, length, steps, changes = state
         trial = vector + length * direction
-        trial_value, trial_slope = gradient(trial)
-        accepted = trial_value <= value + 1e-4 * length * jnp.dot(slope, direction)
-        new_steps, new_changes = _remember(steps, changes, trial - vector, trial_slope - slope)
-        next_direction = _two_loops(trial_slope, new_steps, new_changes)
-        moved = (trial, trial_value, trial_slope, next_direction, jnp.ones_like(length), new_steps, new_changes)
-        stayed = (vector, value, slope, direction, length / 4, steps, changes)
+        trial_value, trial_gradient = evaluate(trial)
+        accepted = trial_value <= value + 1e-4 * length * jnp.dot(gradient, direction)
+        new_steps, new_changes = _remember(steps, changes, trial - vector, trial_gradient - gradient)
+        next_direction = _two_loops(trial_gradient, new_steps, new_changes)
+        moved = (trial, trial_value, trial_gradient, next_direction, jnp.ones_like(length), new_steps, new_changes)
+        stayed = (vector, value, gradient, direction, length / 4, steps, changes)
         return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), moved, stayed)
 
-    value, slope = gradient(start)
+    value, gradient = evaluate(start)
     history = jnp.zeros((MEMORY, *start.shape), start.dtype)
-    first = _two_loops(slope, history, history)
-    state = (start, value, slope, first, jnp.ones_like(value), history, history)
+    first = _two_loops(gradient, history, history)
+    state = (start, value, gradient, first, jnp.ones_like(value), history, history)
     state = lax.fori_loop(0, SCREEN_ITERATIONS, body, state)
     return state[0], state[1]
 
@@ -56,7 +56,7 @@ def _remember(steps: jax.Array, changes: jax.Array, step: jax.Array, change: jax
     return jnp.where(curved, pushed[0], steps), jnp.where(curved, pushed[1], changes)
 
 
-def _two_loops(slope: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Array:
+def _two_loops(gradient: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Array:
     """Return the descent direction of the two-loop recursion; empty pairs are zero and change nothing."""
     products = jnp.sum(steps * changes, axis=1)
     inverse = jnp.where(products > 0, 1 / jnp.where(products > 0, products, 1), 0)
@@ -70,9 +70,9 @@ def _two_loops(slope: jax.Array, steps: jax.Array, changes: jax.Array) -> jax.Ar
         step, change, rho, share = pair
         return direction + step * (share - rho * jnp.dot(change, direction)), None
 
-    remaining, shares = lax.scan(backward, slope, (steps, changes, inverse), reverse=True)
+    remaining, shares = lax.scan(backward, gradient, (steps, changes, inverse), reverse=True)
     newest = jnp.sum(changes[-1] ** 2)
-    unit = 1 / jnp.maximum(jnp.linalg.norm(slope), 1e-300)
+    unit = 1 / jnp.maximum(jnp.linalg.norm(gradient), 1e-300)
     scale = jnp.where(newest > 0, products[-1] / jnp.where(newest > 0, newest, 1), unit)
     direction, _ = lax.scan(forward, remaining * scale, (steps, changes, inverse, shares))
     return -direction
@@ -85,18 +85,18 @@ def newton(objective: Function, curvature: Function, start: jax.Array, free: jax
     scales and correlations of the parameters, so that flat directions cost no extra steps; the exact Hessian ends the
     search once the set of points within delta is constant.
     """
-    slope_of = jax.grad(objective)
+    grad = jax.grad(objective)
     dampings = jnp.array(DAMPINGS)
 
     def body(state: tuple) -> tuple:
         vector, value, damping, stalls, iteration = state
-        slope = slope_of(vector) * free
-        hessian = jax.jacfwd(slope_of)(vector) * free[:, None] * free
+        gradient = grad(vector) * free
+        hessian = jax.jacfwd(grad)(vector) * free[:, None] * free
         scale = curvature(vector)
         ridge = jnp.diag(1 - free + free * (1e-12 * jnp.trace(scale) + 1e-300))
         systems = hessian + ridge + (damping * dampings)[:, None, None] * scale
-        slopes = jnp.broadcast_to(slope, (len(DAMPINGS), len(slope)))
-        trials = vector - jnp.linalg.solve(systems, slopes[..., None])[..., 0]
+        gradients = jnp.broadcast_to(gradient, (len(DAMPINGS), len(gradient)))
+        trials = vector - jnp.linalg.solve(systems, gradients[..., None])[..., 0]
         values = jax.vmap(objective)(trials)
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
         improved = values[best] < value

@@ -16,7 +16,7 @@ REQUIRED = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed"
 SWEPT_SIZE = "swept_size"  # parameters of the model of a learning rate sweep; 0 in other rows and where unknown
 SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]
 SIZE_COUNTS = ("parameters", "parameters_non_embedding")  # of the base model, in the order of SIZES
-CONDITION = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", "learning_rate", "flops", "entropy")
+COVARIATES = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", "learning_rate", "flops", "entropy")
 RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,

@@ -18,7 +18,7 @@ from finetune_scaling.laws.points.cells import (
 from finetune_scaling.laws.points.checks import check_consistent, check_units, factor_values
 from finetune_scaling.laws.points.columns import (
     ALL_FACTORS,
-    CONDITION,
+    COVARIATES,
     METRIC,
     RECORD,
     REQUIRED,
@@ -112,7 +112,7 @@ def _typed_runs(text: TextTable, methods: Sequence[str]) -> pd.DataFrame:
     runs["loss"] = parse_losses(text)
     runs["held_out"] = parse_flags(text, "held_out")
     for column in runs.columns:
-        if column in CONDITION or METRIC.fullmatch(column) or evaluator_column(column):
+        if column in COVARIATES or METRIC.fullmatch(column) or evaluator_column(column):
             runs[column] = parse_numbers(text, column, optional=True)
         if holds_generation_scores(column):
             check_range(text, runs[column], column, -MAX_SCORE, MAX_SCORE, "no score is so large; correct it")
@@ -135,7 +135,7 @@ def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: 
     metrics = tuple(c for c in names if METRIC.fullmatch(c))
     evaluations = tuple(filter(None, map(evaluator_column, names)))
     scores = (*metrics, *(column.name for column in evaluations))
-    used = {*REQUIRED, *CONDITION, *RECORD, *scores, *UNIT_COLUMNS, "stopped_by"}
+    used = {*REQUIRED, *COVARIATES, *RECORD, *scores, *UNIT_COLUMNS, "stopped_by"}
     return PointsTable(
         source=text.name,
         path=text.path,
@@ -153,7 +153,7 @@ def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: 
 
 def _settings(runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     """Return one row per setting: means over its seeds."""
-    columns = [c for c in (*CONDITION, *scores) if c in runs]
+    columns = [c for c in (*COVARIATES, *scores) if c in runs]
     grouped = runs.groupby(SETTING, sort=False)
     means = grouped[["loss", *columns]].mean()
     means.insert(0, "held_out", grouped["held_out"].first().astype(bool))
