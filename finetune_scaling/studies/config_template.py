@@ -21,9 +21,9 @@ def translation(family: str, factors: tuple[str, ...], name: str = "wmt14_en_de"
     return task(family, {"name": name}, sequence(256, 256), EVALUATORS, factors)
 
 
-def summarization(family: str, factors: tuple[str, ...], name: str = "mlsum") -> dict[str, Any]:
-    """Return a summarization task: articles truncated to 512 tokens, summaries of up to 256."""
-    return task(family, {"name": name}, sequence(512, 256), {"few_shot_1": {**ALL, "max_shot_tokens": 600}}, factors)
+def summarization(family: str, factors: tuple[str, ...]) -> dict[str, Any]:
+    """Return summarization of MLSum: articles truncated to 512 tokens, summaries of up to 256."""
+    return task(family, {"name": "mlsum"}, sequence(512, 256), {"few_shot_1": {**ALL, "max_shot_tokens": 600}}, factors)
 
 
 def sequence(source_tokens: int, target_tokens: int) -> dict[str, int]:

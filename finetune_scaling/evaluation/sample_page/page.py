@@ -7,7 +7,6 @@ blocks other scripts and all network requests.
 
 import base64
 import hashlib
-import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,7 +18,7 @@ from markupsafe import Markup
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.sample_page.samples import RunSamples, Sample
 from finetune_scaling.evaluation.sample_page.sentence_scores import SentenceScores
-from finetune_scaling.files import write_atomically, write_json_atomically
+from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
 
 SCRIPTS = ("differences.js", "page.js")  # concatenated in this order
 METRIC_NAMES = {"chrf": "chrF", "rougeL": "ROUGE-L"}
@@ -88,7 +87,7 @@ def scores_record(
             for number, run in enumerate(runs)
         ],
         "examples": [
-            {"index": sample.index, "scores": list(row), "losses": [_finite(loss) for loss in sample.losses]}
+            {"index": sample.index, "scores": list(row), "losses": [finite_or_none(loss) for loss in sample.losses]}
             for sample, row in zip(samples, scores.rows, strict=True)
         ],
     }
@@ -108,10 +107,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _rounded(value: float | None, digits: int) -> float | None:
-    known = _finite(value)
+    known = finite_or_none(value)
     return None if known is None else round(known, digits)

@@ -21,6 +21,7 @@ from finetune_scaling.files import disk_errors, local_path, write_json_atomicall
 
 CACHE_VARIABLE = "FINETUNE_SCALING_METRICS_CACHE"
 
+_SHOWN_LINES = 15  # of a program's output in an error message
 _COMPLETE = "complete.json"  # written last: a directory without it is incomplete
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,9 @@ def metric_variables(isolated: bool) -> Mapping[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
-def last_lines(output: IO[bytes], count: int = 15) -> str:
+def last_lines(output: IO[bytes]) -> str:
     """Return the last lines of a program's output for an error message."""
-    lines = collections.deque(output, maxlen=count)
+    lines = collections.deque(output, maxlen=_SHOWN_LINES)
     return "".join(f"\n  {line.decode(errors='replace').rstrip()[-300:]}" for line in lines) or "empty"
 
 
