@@ -31,7 +31,7 @@ Location: TypeAlias = Path | epath.Path
 Result = TypeVar("Result")
 
 _SCHEMES = ("gs",)
-CONTACT_SECONDS = 50.0  # time for the first answer of an object store
+REMOTE_TIMEOUT_SECONDS = 50.0  # for the first response of an object store
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -77,7 +77,7 @@ def local_path(path: str | os.PathLike, what: str) -> Path:
 
 
 def call_with_timeout(path: Location, function: Callable[[], Result]) -> Result:
-    """Return function(). Raises WorkdirError if the object store of `path` does not answer within CONTACT_SECONDS."""
+    """Return function(). Raises WorkdirError if the object store of `path` does not answer in time."""
     outcome: Future[Result] = Future()
 
     def call() -> None:
@@ -89,12 +89,12 @@ def call_with_timeout(path: Location, function: Callable[[], Result]) -> Result:
 
     threading.Thread(target=call, daemon=True).start()  # an executor would wait for it at exit
     try:
-        return outcome.result(CONTACT_SECONDS)
+        return outcome.result(REMOTE_TIMEOUT_SECONDS)
     except TimeoutError:
         if outcome.done():  # function() itself raised it
             raise
         raise WorkdirError(
-            f"{path}: no answer within {CONTACT_SECONDS:.0f} s; check the network and your credentials"
+            f"{path}: no answer within {REMOTE_TIMEOUT_SECONDS:.0f} s; check the network and your credentials"
         ) from None
 
 
@@ -177,12 +177,6 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def check_writable(directory: Location) -> None:
-    """Raise WorkdirError if a local directory is not writable."""
-    if isinstance(directory, Path) and not os.access(directory, os.W_OK):
-        raise WorkdirError(f"{directory}: is not writable; give --out=FILE.json, or score a copy of it")
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import CheckpointError, ConfigError, DataError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_public_model, open_run
 from finetune_scaling.evaluation.prepared_evaluation import (
     PreparedEvaluation,
@@ -18,7 +20,7 @@ from finetune_scaling.evaluation.prepared_evaluation import (
 )
 from finetune_scaling.evaluation.records import Record
 from finetune_scaling.evaluation.text_evaluation import check_public_model_evaluators
-from finetune_scaling.files import Location, check_writable
+from finetune_scaling.files import Location
 from finetune_scaling.interop.hugging_face_model import is_model
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.runs.evaluators import Evaluator
@@ -100,8 +102,14 @@ def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -
         one.name for one in prepared if options.overwrite or existing_record(model, one, options.out) is None
     )
     if missing and options.out is None:
-        check_writable(model.directory)
+        _check_writable(model.directory)
     return EvaluationJob(directory, model, prepared, missing)
+
+
+def _check_writable(directory: Location) -> None:
+    """Raise WorkdirError if a local directory is not writable."""
+    if isinstance(directory, Path) and not os.access(directory, os.W_OK):
+        raise WorkdirError(f"{directory}: is not writable; give --out=FILE.json, or score a copy of it")
 
 
 def _open_run(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, Tokenizer]:

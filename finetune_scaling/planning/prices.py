@@ -25,14 +25,14 @@ class Price:
                 raise ConfigError(f"prices: {name} = {value} must not be negative")
 
 
+Prices = Mapping[str, Price]  # by kind of chip
+
+
 def read_prices(config: Mapping[str, Any]) -> dict[str, Price]:
     """Return prices by kind of chip. Raises ConfigError that names a wrong field or an unknown kind."""
     for kind in config:
         configuration.choose(CHIPS, kind, "prices: the kind of chip")
     return {kind: configuration.build(Price, fields, f"prices.{kind}") for kind, fields in config.items()}
-
-
-Prices = Mapping[str, Price]
 
 
 def price_of(prices: Prices, kind: str) -> Price:

@@ -354,7 +354,7 @@ class ReadOnlyStore(BaseHTTPRequestHandler):
 HOLD = """
 import sys
 from finetune_scaling import errors, files
-files.CONTACT_SECONDS = float(sys.argv[1])
+files.REMOTE_TIMEOUT_SECONDS = float(sys.argv[1])
 from finetune_scaling.runs.run_directory import lock_directory
 with errors.exit_on_user_error(), lock_directory("gs://bucket/run"):
     print("held")
