@@ -69,10 +69,10 @@ def main() -> None:
         print(json.dumps(totals) if _JSON.value else format_study(totals))
         return
     run_configs = _run_configs_by_batch(read_run_config(config))
-    given = next(iter(run_configs.values()))
-    model = planned_model(given, _MODEL.value, _VOCABULARY.value)
+    first = next(iter(run_configs.values()))
+    model = planned_model(first, _MODEL.value, _VOCABULARY.value)
     workloads = [read_workload(run_config, model) for run_config in run_configs.values()]
-    found = search(workloads, given.sharding.axes) if _SEARCH.value else [plan_run(given, workloads[0])]
+    found = search(workloads, first.sharding.axes) if _SEARCH.value else [plan_run(first, workloads[0])]
     results = [_result(plan, run_configs[plan.workload.batch], prices) for plan in found]
     if _JSON.value:
         print(json.dumps(results if _SEARCH.value else results[0]))

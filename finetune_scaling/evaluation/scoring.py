@@ -130,7 +130,7 @@ def score_split(
     return summary, [_row(example, losses, sizes, index, texts) for index, example in enumerate(examples)]
 
 
-def pooled(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def pooled_values(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return `pooled_scores` with plain metric scores instead of signatures, the format of result.json."""
     result = pooled_scores(tests)
     return result | {"metrics": {name: entry["score"] for name, entry in result["metrics"].items()}}

@@ -15,7 +15,7 @@ from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
 from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, evaluate, prepare_evaluators
 from finetune_scaling.evaluation.records import scores_for_result
-from finetune_scaling.evaluation.scoring import pooled, row_losses, score_split
+from finetune_scaling.evaluation.scoring import pooled_values, row_losses, score_split
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
 from finetune_scaling.files import write_json_atomically
@@ -203,7 +203,7 @@ def _score_test_sets(
         )
         path = directory.path / EVALUATION / f"{name}.jsonl"
         run_on_primary(functools.partial(write_rows, path, rows))
-    return {**pooled(tests), "tests": tests}
+    return {**pooled_values(tests), "tests": tests}
 
 
 def _run_evaluators(

@@ -21,7 +21,7 @@ from finetune_scaling.data.templates import placeholders
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 
-EXAMPLES, GENERATED = 200, 100  # default numbers of held-out examples that are scored and decoded
+DEFAULT_EXAMPLES, DEFAULT_GENERATED = 200, 100  # default numbers of held-out examples that are scored and decoded
 TEST_EVALUATOR = "test"  # evaluates the run's own test sets
 _DEMONSTRATION_FIELDS = ("input", "target")  # in this order
 Directions = Literal["own", "zero_shot"]
@@ -50,8 +50,8 @@ class TaskEvaluator:
     max_shot_tokens: int | None = None
     demonstration: str = "{input}{target}\n\n"
     seed: int = 0
-    examples: int | None = EXAMPLES
-    generate: int | None = GENERATED
+    examples: int | None = DEFAULT_EXAMPLES
+    generate: int | None = DEFAULT_GENERATED
     decoding: DecodingConfig | None = None
     untuned: bool = True
     every_steps: int | None = None
@@ -84,7 +84,7 @@ class TextEvaluator:
     texts: tuple[CorpusPart, ...] | None = None
     objective: ObjectiveConfig | None = None
     length: int | None = None
-    rows: int | None = EXAMPLES
+    rows: int | None = DEFAULT_EXAMPLES
     untuned: bool = True
     every_steps: int | None = None
     kind: Literal["text"] = "text"

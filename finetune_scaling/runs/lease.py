@@ -40,7 +40,7 @@ def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises InUseError if a live process holds it and `wait` is False; WorkdirError if the store cannot be used.
     """
-    mine: Lease = {
+    own: Lease = {
         "holder": uuid.uuid4().hex,
         "host": socket.gethostname(),
         "machine": _machine(),
@@ -48,14 +48,14 @@ def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
         "renewals": 0,
     }
     call_with_timeout(path, lambda: _read(path))
-    while not _acquire(path, mine):
+    while not _acquire(path, own):
         if not wait:
             raise InUseError(
                 f"{path.parent}: another process is working here ({_holder(_read(path) or {})}). Fix: wait for it, or "
                 "choose another"
             )
     done = threading.Event()
-    heartbeat = threading.Thread(target=_renew, args=(path, mine, done), daemon=True)
+    heartbeat = threading.Thread(target=_renew, args=(path, own, done), daemon=True)
     heartbeat.start()
     try:
         yield
@@ -65,16 +65,16 @@ def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _acquire(path: epath.Path, mine: Lease) -> bool:
+def _acquire(path: epath.Path, own: Lease) -> bool:
     """Acquire the lease if it is free, expired, or its holder has exited; return whether this process holds it."""
     found = _read(path)
     if found is not None and not _is_dead(found):
         log.info("%s: held by %s; waiting to see whether it is renewed", path, _holder(found))
         if _is_renewed(path, found):
             return False
-    call_with_timeout(path, lambda: path.write_text(json.dumps(mine)))
+    call_with_timeout(path, lambda: path.write_text(json.dumps(own)))
     time.sleep(SETTLE_SECONDS)
-    return (_read(path) or {}).get("holder") == mine["holder"]
+    return (_read(path) or {}).get("holder") == own["holder"]
 
 
 def _is_renewed(path: epath.Path, found: Lease) -> bool:
@@ -122,16 +122,16 @@ def _machine() -> str:
     return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
-def _renew(path: epath.Path, mine: Lease, done: threading.Event) -> None:
+def _renew(path: epath.Path, own: Lease, done: threading.Event) -> None:
     """Renew the lease until `done`; exit the process if another process has taken it over."""
     while not done.wait(RENEWAL_SECONDS):
         try:
             found = _read(path)
-            if found is not None and found.get("holder") != mine["holder"]:
+            if found is not None and found.get("holder") != own["holder"]:
                 taken = f"{path.parent}: {_holder(found)} took over this directory, as this process could not renew"
                 print(f"error: {taken} its lease; it exits without saving", file=sys.stderr, flush=True)
                 os._exit(EXIT_FAILED)
-            mine["renewals"] += 1
-            path.write_text(json.dumps(mine))
+            own["renewals"] += 1
+            path.write_text(json.dumps(own))
         except Exception as error:  # a network error, which may be transient
             log.warning("%s: cannot be renewed (%s: %s); trying again", path, type(error).__name__, error)

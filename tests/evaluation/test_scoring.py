@@ -14,7 +14,7 @@ from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.decoding.generation import Generation
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import scoring
-from finetune_scaling.evaluation.scoring import pooled
+from finetune_scaling.evaluation.scoring import pooled_values
 from finetune_scaling.metrics.registry import score
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
@@ -148,10 +148,10 @@ def test_pooled_test_sets():
         "2020": {"loss": 1.0, "tokens": 100, "entropy": 0.5, "metrics": metrics[0]},
         "2021": {"loss": 2.0, "tokens": 300, "entropy": 0.7, "metrics": metrics[1]},
     }
-    assert pooled(tests)["loss"] == pytest.approx(1.75)
-    assert pooled(tests)["entropy"] == pytest.approx(0.65)
-    assert pooled(tests)["metrics"] == {"bleu": 15.0}
+    assert pooled_values(tests)["loss"] == pytest.approx(1.75)
+    assert pooled_values(tests)["entropy"] == pytest.approx(0.65)
+    assert pooled_values(tests)["metrics"] == {"bleu": 15.0}
     del tests["2020"]["entropy"]
-    assert "entropy" not in pooled(tests)
+    assert "entropy" not in pooled_values(tests)
     with pytest.raises(ConfigError, match="has no test set"):
-        pooled({})
+        pooled_values({})
