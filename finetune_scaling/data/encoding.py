@@ -36,7 +36,10 @@ class SequenceFormat:
 
     def __post_init__(self) -> None:
         if self.max_source_tokens < 1 or self.max_target_tokens < 1:
-            raise ConfigError("max_source_tokens and max_target_tokens must be at least 1")
+            raise ConfigError(
+                f"max_source_tokens = {self.max_source_tokens} and max_target_tokens = {self.max_target_tokens} must "
+                "be at least 1"
+            )
         if self.max_input_tokens < 1:
             raise ConfigError(
                 f"length = {self.length} leaves no token for the input with max_target_tokens = "
@@ -152,10 +155,10 @@ def encode_prompts(
     Raises DataError if a prompt is empty.
     """
     bos = tokenizer.special_tokens.bos_id
-    front = [] if bos is None else [bos]
+    prefix = [] if bos is None else [bos]
     prompts: list[list[int]] = []
     for block in _blocks(examples[i] for i in range(len(examples))):
-        prompts.extend([*front, *ids] for ids in _encode_inputs(block, tokenizer, template, sequence_format)[0])
+        prompts.extend([*prefix, *ids] for ids in _encode_inputs(block, tokenizer, template, sequence_format)[0])
     if [] in prompts:
         raise DataError(
             f"example {prompts.index([])}: the prompt is empty, because the input is and the tokenizer adds no bos; "
@@ -216,8 +219,8 @@ def _encode_inputs(
         if len(source) > sequence_format.max_source_tokens or len(ids) > sequence_format.max_input_tokens:
             inputs[i] = _encode_truncated_input(examples[i], tokenizer, template, sequence_format)
             truncated += 1
-    front = [_mode_id(tokenizer, sequence_format.mode)] if sequence_format.mode else []
-    return [front + ids for ids in inputs], truncated
+    prefix = [_mode_id(tokenizer, sequence_format.mode)] if sequence_format.mode else []
+    return [prefix + ids for ids in inputs], truncated
 
 
 def _mode_id(tokenizer: Tokenizer, mode: str) -> int:

@@ -26,7 +26,7 @@ class Part:
 
     @property
     def direction(self) -> str:
-        """Return e.g. en-de; one language code for summaries."""
+        """The language direction as text, such as en-de; one language code for summaries."""
         codes = (self.source_language, self.target_language)
         return codes[0] if codes[0] == codes[1] else "-".join(codes)
 

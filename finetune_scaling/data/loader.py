@@ -36,6 +36,7 @@ from finetune_scaling.errors import ConfigError
 
 # Rows of an endless dataset: the len() of grain's own endless repeat overflows at batch size 1.
 _ENDLESS = 2**50
+_PREFETCHED = 4  # batches
 _PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # independent random streams of one seed
 
 
@@ -171,12 +172,12 @@ def evaluation_batches(
     return Batches(_in_order(total, batch_size), assemble, batch_size, total, encoded.statistics)
 
 
-def iterate(batches: Batches, start_step: int = 0, *, threads: int = 1, buffer: int = 4) -> Generator[Batch]:
-    """Yield batches start_step, start_step + 1, ..., prefetched by background threads; a late start costs nothing.
+def iterate(batches: Batches, start_step: int = 0) -> Generator[Batch]:
+    """Yield batches start_step, start_step + 1, ..., prefetched in the background; the steps before are not computed.
 
-    Closing or garbage-collecting the iterator ends its threads.
+    Closing or garbage-collecting the iterator ends its thread.
     """
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED)
     iterator = iter(batches.dataset[start_step:].to_iter_dataset(options))
     try:
         yield from iterator

@@ -47,7 +47,7 @@ class Task:
                 _check_languages(part, self.kind, f"task {self.name}: {split}[{index}]")
         for name in ("max_source_tokens", "max_target_tokens"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"task {self.name}: {name} must be at least 1")
+                raise ConfigError(f"task {self.name}: {name} = {getattr(self, name)} must be at least 1")
 
     def splits(self) -> dict[str, tuple[Part, ...]]:
         """Return the parts of every split by name: train, dev, and the names of the test sets."""

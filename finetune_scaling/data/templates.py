@@ -64,8 +64,8 @@ def language_name(code: str, where: str) -> str:
     """Return the English name of a language code. Raises ConfigError, naming the field `where`, if it is unknown."""
     if code not in LANGUAGE_NAMES:
         hint = suggestion(code, LANGUAGE_NAMES)
-        hint = hint if "did you mean" in hint else ""
-        raise ConfigError(f"{where} = {code!r} is not a language code of LANGUAGE_NAMES in templates.py{hint}")
+        fix = hint if "did you mean" in hint else "; add it to LANGUAGE_NAMES in templates.py"
+        raise ConfigError(f"{where} = {code!r} is not a language code{fix}")
     return LANGUAGE_NAMES[code]
 
 

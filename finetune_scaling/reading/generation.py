@@ -52,7 +52,7 @@ def generate(
     if not texts:
         return []
     model = load()
-    longest_text = None  # a task truncates its source texts
+    longest_text: int | None = None  # a task truncates its source texts
     if task is None:
         lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
         longest_text = lengths.index(max(lengths))

@@ -113,7 +113,7 @@ def test_replaced_splits_and_folders():
         ({"name": "wmt14_en_ge"}, "task.name = 'wmt14_en_ge' is unknown; did you mean 'wmt14_en_de'"),
         ({"max_sorce_tokens": 3}, "max_sorce_tokens is not a field of .*did you mean 'max_source_tokens'"),
         ({"max_source_tokens": "many"}, "max_source_tokens = 'many' has the wrong type"),
-        ({"max_source_tokens": 0}, "max_source_tokens must be at least 1"),
+        ({"max_source_tokens": 0}, "max_source_tokens = 0 must be at least 1"),
         ({"kind": "translating"}, "kind = 'translating' is unknown; did you mean 'translation'"),
         ({"train": {"source": "x"}}, "train must be a list of parts"),
         ({"train": [{"source_field": "en"}]}, r"train\[0\]\.source is missing"),

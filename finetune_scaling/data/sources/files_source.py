@@ -109,7 +109,9 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # too many digits, or too deeply nested
         raise DataError(f"{where}: {error}; fix or remove it") from None
     if not isinstance(record, dict):
-        raise DataError(f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}')
+        raise DataError(
+            f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}; write one per line'
+        )
     return record
 
 

@@ -30,7 +30,9 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
     value: Any = record
     for name in field.split("."):
         if not isinstance(value, Mapping):
-            raise DataError(f"{where}: field {field!r}: expected a group of fields, not {value!r:.40}")
+            raise DataError(
+                f"{where}: field {field!r}: expected a group of fields, not {value!r:.40}; correct the field's name"
+            )
         if name not in value:
             raise DataError(f"{where}: no field {field!r}{suggestion(name, value)}")
         value = value[name]

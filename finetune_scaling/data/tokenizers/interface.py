@@ -24,8 +24,9 @@ class SpecialTokens(NamedTuple):
 
 
 class Tokenizer(abc.ABC):
-    """Encodes text to ids and decodes it; two tokenizers are equal, with equal hashes, if their digests are.
+    """Interface of a tokenizer, which encodes text to ids and decodes them.
 
+    Two tokenizers are equal, with equal hashes, if their digests are.
     vocab_size: number of ids. digest: SHA-256 of everything that determines the ids. pad_id: padding, never read.
     """
 

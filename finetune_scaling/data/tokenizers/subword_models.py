@@ -65,7 +65,7 @@ class FastModel:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def token_bytes(self) -> list[bytes]:
-        """Raises DataError if the file's decoder is not one of those of Llama models."""
+        """Return the bytes of every token. Raises DataError if the file's decoder is not one of Llama models'."""
         decoder = self._fields.get("decoder") or {}
         steps = {step.get("type") for step in decoder.get("decoders", [decoder])}
         if "ByteLevel" in steps:
