@@ -36,7 +36,7 @@ HUBER = FitSettings(residual="log")
 RECTIFIED_TO_PUBLISHED = 0.97  # mean over curves; 0.0077 to 0.00797 over all 90
 WORSE_THAN_PUBLISHED = 1.05
 POWER_PHASE = 12_800  # examples, from which on curves have left the flat phase
-FEWEST_SIZES = 3  # models of a family for a joint law
+MIN_SIZES = 3  # models of a family for a joint law
 # Reference exponents (alpha, beta), to .01, and families that the law does not fit.
 GIGAWORD = {"BART": (0.31, 0.14), "Switch Transformer": (0.04, 0.11), "LaMini": (0.20, 0.20), "OPT": (0.42, 0.21)}
 NO_FIT_ON_WMT19 = ("OPT", "T5", "GPT2", "Cerebras")  # English-only models that translate into Chinese
@@ -100,7 +100,7 @@ def fit_families(curves: pd.DataFrame) -> list[dict[str, Any]]:
     records = []
     rows = curves[curves["examples"] >= POWER_PHASE]
     for (data, family), own in rows.groupby(["data", "family"]):
-        if own["size"].nunique() >= FEWEST_SIZES:
+        if own["size"].nunique() >= MIN_SIZES:
             factors = {"X": own["size"].to_numpy(float), "D": own["examples"].to_numpy(float)}
             fitted = fit_law(MULTIPLICATIVE, factors, own["loss"].to_numpy(float), HUBER)
             records.append({"data": data, "family": family, "sizes": own["size"].nunique(), **_record(fitted)})

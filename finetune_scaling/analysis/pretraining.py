@@ -32,7 +32,7 @@ class ProfiledLaw(FittedLaw):
 
     def interval(self, name: str) -> Interval:
         """Return the 90 % profile interval of a parameter."""
-        return {"E": self.region.floor, "A": self.region.coefficient}.get(name, self.region.exponent)
+        return {"E": self.region.offset, "A": self.region.coefficient}.get(name, self.region.exponent)
 
     def why_poorly_determined(self, name: str) -> str:
         """Return why the points determine a parameter poorly; empty where they determine it well."""

@@ -87,8 +87,8 @@ class PowerCost:
             return Cost(float(np.exp(log_flops)), None, None)
         row = np.array([1.0, *(logs[name] for name in self.fitted)])
         error = self.residual * np.sqrt(1 + row @ self.inverse @ row)
-        reach = float(stats.t.ppf(QUANTILES[1], self.degrees)) * error
-        return Cost(*(float(np.exp(log_flops + step)) for step in (0.0, -reach, reach)))
+        half_width = float(stats.t.ppf(QUANTILES[1], self.degrees)) * error
+        return Cost(*(float(np.exp(log_flops + step)) for step in (0.0, -half_width, half_width)))
 
 
 CostModel = AnalyticCost | PowerCost

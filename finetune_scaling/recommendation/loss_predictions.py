@@ -113,8 +113,8 @@ def clip_outliers(replicates: np.ndarray) -> np.ndarray:
     """Clip replicates [R] to OUTLIER half intervals around the median, and to MAX_LOSS."""
     replicates = np.nan_to_num(replicates, nan=MAX_LOSS).clip(max=MAX_LOSS)
     low, middle, high = np.quantile(replicates, [QUANTILES[0], 0.5, QUANTILES[1]], method="closest_observation")
-    reach = OUTLIER * (high - low) / 2
-    return np.clip(replicates, middle - reach, middle + reach)
+    limit = OUTLIER * (high - low) / 2
+    return np.clip(replicates, middle - limit, middle + limit)
 
 
 def range_distance(value: float, fitted: Range) -> float:

@@ -78,7 +78,7 @@ def test_profile_intervals_cover(points: int, noise: float) -> None:
     for _ in range(300):
         found = profile_region(x, loss + random.normal(0, noise, points))
         low, high = found.predictions(x[:1])
-        inside.append((_contains(found.exponent, 0.3), _contains(found.floor, 1.1), low[0] <= loss[0] <= high[0]))
+        inside.append((_contains(found.exponent, 0.3), _contains(found.offset, 1.1), low[0] <= loss[0] <= high[0]))
     assert (np.mean(inside, axis=0) > 0.85).all()
     assert (np.mean(inside, axis=0) < 0.95).all()
 

@@ -1,4 +1,4 @@
-"""The report of a study: its files, its page as text and in a browser, and the command that makes it again."""
+"""The report of a study: its files, its page as text and in a browser, and the command that reproduces it."""
 
 import csv
 import json

@@ -46,9 +46,9 @@ def parameter_interval(parameter: Parameter, value: float, replicates: np.ndarra
     if parameter.is_offset and min(value, found.low or 0.0) < NEGLIGIBLE * min_response:
         return Interval(None, found.high)
     if parameter.is_bounded and None not in (found.low, found.high):
-        reach = NEGLIGIBLE * (parameter.high - parameter.low)
+        margin = NEGLIGIBLE * (parameter.high - parameter.low)
         low, high = float(found.low or 0), float(found.high or 0)
-        return Interval(low if low > parameter.low + reach else None, high if high < parameter.high - reach else None)
+        return Interval(low if low > parameter.low + margin else None, high if high < parameter.high - margin else None)
     return found
 
 

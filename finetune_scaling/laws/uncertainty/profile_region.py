@@ -22,13 +22,16 @@ SHARES = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2  # positions within an inter
 
 @dataclass(frozen=True)
 class ProfileRegion:
-    """Laws sampled on the boundary of the region, [M] each: exponents, floors E, log A; exponent, floor: intervals."""
+    """Laws sampled on the boundary of the region.
+
+    exponents, offsets (E), logs (log A): [M] each; exponent, offset: intervals.
+    """
 
     exponents: np.ndarray
-    floors: np.ndarray
+    offsets: np.ndarray
     logs: np.ndarray
     exponent: Interval
-    floor: Interval
+    offset: Interval
 
     @property
     def coefficient(self) -> Interval:
@@ -39,7 +42,7 @@ class ProfileRegion:
 
     def predictions(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and the highest loss [N] that the laws of the region predict at x [N]."""
-        losses = np.exp(self.logs[:, None] - self.exponents[:, None] * np.log(x)) + self.floors[:, None]
+        losses = np.exp(self.logs[:, None] - self.exponents[:, None] * np.log(x)) + self.offsets[:, None]
         return losses.min(axis=0), losses.max(axis=0)
 
 
@@ -50,22 +53,22 @@ def profile_region(x: np.ndarray, loss: np.ndarray) -> ProfileRegion:
     left = np.flatnonzero(_Profile(wide, logs, loss).inside)
     fine = np.geomspace(wide[max(left[0] - 1, 0)], wide[min(left[-1] + 1, GRID - 1)], GRID)
     fine = fine[_Profile(fine, logs, loss).inside]
-    floors, scales = _Profile(fine, logs, loss).members()
-    exponents = np.broadcast_to(fine, floors.shape)
-    closes = left[-1] < GRID - 1
+    offsets, scales = _Profile(fine, logs, loss).members()
+    exponents = np.broadcast_to(fine, offsets.shape)
+    is_closed = left[-1] < GRID - 1
     return ProfileRegion(
         exponents=exponents.ravel(),
-        floors=floors.ravel(),
+        offsets=offsets.ravel(),
         logs=(np.log(scales) + exponents * np.log(x).mean()).ravel(),
-        exponent=Interval(float(fine[0]) if left[0] > 0 else None, float(fine[-1]) if closes else None),
-        floor=Interval(float(floors.min()) or None, float(floors.max()) if closes else None),
+        exponent=Interval(float(fine[0]) if left[0] > 0 else None, float(fine[-1]) if is_closed else None),
+        offset=Interval(float(offsets.min()) or None, float(offsets.max()) if is_closed else None),
     )
 
 
 class _Profile:
     """The sum of squares at each of several exponents [X], a paraboloid in E and the coefficient (of centered log x).
 
-    s = least + curvature (E - best)^2 + norm (scale - best scale of E)^2, E not below zero.
+    s = min_squares + curvature (E - best)^2 + norm (scale - best scale of E)^2, E not below zero.
     """
 
     def __init__(self, exponents: np.ndarray, logs: np.ndarray, loss: np.ndarray):
@@ -74,10 +77,10 @@ class _Profile:
         self.curvature = len(loss) - self.sums**2 / self.norm
         self.best = (loss.sum() - self.sums * self.products / self.norm) / self.curvature
         fitted = self._scale(self.best)[:, None] * shapes + self.best[:, None]
-        least = ((fitted - loss) ** 2).sum(axis=1)
+        min_squares = ((fitted - loss) ** 2).sum(axis=1)
         degrees = len(loss) - PARAMETERS
-        allowed = (least + self.curvature * np.minimum(self.best, 0) ** 2).min()
-        self.slack = allowed * (1 + stats.f.ppf(LEVEL, 1, degrees) / degrees) - least
+        allowed = (min_squares + self.curvature * np.minimum(self.best, 0) ** 2).min()
+        self.slack = allowed * (1 + stats.f.ppf(LEVEL, 1, degrees) / degrees) - min_squares
 
     @property
     def inside(self) -> np.ndarray:
@@ -85,14 +88,14 @@ class _Profile:
         return (self.slack >= 0) & (self.best + np.sqrt(np.maximum(self.slack, 0) / self.curvature) >= 0)
 
     def members(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return floors and coefficients [M, X] on the boundary of the region at each exponent."""
-        reach = np.sqrt(np.maximum(self.slack, 0) / self.curvature)
-        low, high = np.maximum(self.best - reach, 0), self.best + reach
-        floors = low + SHARES[:, None] * (high - low)
-        room = np.sqrt(np.maximum(self.slack - self.curvature * (floors - self.best) ** 2, 0) / self.norm)
-        scales = self._scale(floors)
-        some = np.concatenate([scales - room, scales + room])
-        return np.concatenate([floors, floors]), np.maximum(some, np.finfo(float).tiny)
+        """Return offsets and coefficients [M, X] on the boundary of the region at each exponent."""
+        half_width = np.sqrt(np.maximum(self.slack, 0) / self.curvature)
+        low, high = np.maximum(self.best - half_width, 0), self.best + half_width
+        offsets = low + SHARES[:, None] * (high - low)
+        scale_half_width = np.sqrt(np.maximum(self.slack - self.curvature * (offsets - self.best) ** 2, 0) / self.norm)
+        scales = self._scale(offsets)
+        some = np.concatenate([scales - scale_half_width, scales + scale_half_width])
+        return np.concatenate([offsets, offsets]), np.maximum(some, np.finfo(float).tiny)
 
-    def _scale(self, floors: np.ndarray) -> np.ndarray:
-        return (self.products - self.sums * floors) / self.norm
+    def _scale(self, offsets: np.ndarray) -> np.ndarray:
+        return (self.products - self.sums * offsets) / self.norm

@@ -58,11 +58,11 @@ def variance_components(
     """
     seed, degrees = pooled_deviation(deviations, seeds)
     levels = tuple(_random_effect(residuals, labels) for labels in groupings)
-    rest, spent = residuals, float(parameters)
+    rest, parameters_used = residuals, float(parameters)
     for effect, labels in zip(levels, groupings, strict=True):
         if effect is not None:  # the variance within its levels is the settings' variance
-            rest, spent = _within(rest, labels), spent + effect.degrees
-    total = float((rest**2).sum()) / max(1.0, len(rest) - spent)
+            rest, parameters_used = _within(rest, labels), parameters_used + effect.degrees
+    total = float((rest**2).sum()) / max(1.0, len(rest) - parameters_used)
     known = (seed or 0.0) ** 2 * float(np.mean(1 / seeds))
     return VarianceComponents(seed, degrees, float(np.sqrt(max(0.0, total - known))), levels)
 
