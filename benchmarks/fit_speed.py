@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 import synthetic_points
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
-from finetune_scaling.laws.forms.declared import Layout
+from finetune_scaling.laws.forms.declared import ParameterLayout
 from finetune_scaling.laws.forms.library import CHINCHILLA, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
@@ -44,7 +44,7 @@ def main() -> None:
     if given.study:
         time_study()
         return
-    points, starts = chinchilla_points(), Layout(CHINCHILLA).starts()
+    points, starts = chinchilla_points(), ParameterLayout(CHINCHILLA).starts()
     ours = time_ours(points, starts)
     chosen = np.random.default_rng(0).permutation(starts)[: max(1, round(len(starts) * given.fraction))]
     for label, analytic, processes in (
@@ -76,7 +76,7 @@ def chinchilla_points() -> Points:
 def time_ours(points: Points, starts: np.ndarray) -> float:
     """Return the seconds of the fit from all starts, the least of three after a first."""
     size, tokens, loss = points
-    problem = FitProblem(Layout(CHINCHILLA), FitPoints({"N": size, "D": tokens}, loss))
+    problem = FitProblem(ParameterLayout(CHINCHILLA), FitPoints({"N": size, "D": tokens}, loss))
     times = []
     for _ in range(4):
         began = time.perf_counter()

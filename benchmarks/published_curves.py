@@ -24,7 +24,7 @@ from finetune_scaling.files import write_json_atomically
 from finetune_scaling.laws.fitting.fitted_law import MAX_LOG_RMSE, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, local_refit, multistart_fit
 from finetune_scaling.laws.fitting.one_stage import fit_law
-from finetune_scaling.laws.forms.declared import Law, Layout
+from finetune_scaling.laws.forms.declared import Law, ParameterLayout
 from finetune_scaling.laws.forms.library import MULTIPLICATIVE, RECTIFIED, VANILLA
 
 DATA_VARIABLE = "FINETUNE_SCALING_DATA"
@@ -64,7 +64,7 @@ def fit_curves(curves: pd.DataFrame, law: Law) -> pd.DataFrame:
     """Fit the law to every curve; return by (data, model) the misfit over all its points, and left_out, the mean
     absolute error of log loss at each number of examples by the law fitted without it.
     """
-    layout, found = Layout(law), {}
+    layout, found = ParameterLayout(law), {}
     for key, rows in curves.groupby(["data", "model"]):
         loss = rows["loss"].to_numpy(float)
         problem = FitProblem(layout, FitPoints({"D": rows["examples"].to_numpy(float)}, loss), LEAST_SQUARES)

@@ -71,7 +71,7 @@ def test_a_part_imports_only_from_layers_below_it(part: str):
 @pytest.mark.parametrize(
     "source",
     [
-        "from finetune_scaling.studies.grid import Run",
+        "from finetune_scaling.studies.grid import StudyRun",
         "from finetune_scaling import study",
         "def late():\n    import finetune_scaling.report.page as page",
         "if TYPE_CHECKING:\n    from finetune_scaling.laws import points",

@@ -8,7 +8,7 @@ import pandas as pd
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitBatch, FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
-from finetune_scaling.laws.forms.declared import Layout, predict
+from finetune_scaling.laws.forms.declared import ParameterLayout, predict
 from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.intervals import Interval
@@ -49,7 +49,7 @@ def fit_curves(rows: pd.DataFrame, settings: FitSettings) -> list[CurveFit]:
     curves = curves[curves.notna().sum(axis=1) >= len(SINGLE.parameters)]
     if curves.empty:
         return []
-    layout, values = Layout(SINGLE), curves.to_numpy(float)
+    layout, values = ParameterLayout(SINGLE), curves.to_numpy(float)
     weights, losses = np.isfinite(values).astype(float), np.where(np.isfinite(values), values, 1.0)
     problem = FitProblem(layout, FitPoints({"D": curves.columns.to_numpy(float)}, losses[0]), settings)
     batch = problem.batch(weights, losses)
@@ -74,7 +74,7 @@ def _replicates(batch: FitBatch, vectors: np.ndarray) -> np.ndarray:
 
 
 def _curve_fit(
-    rows: pd.DataFrame, layout: Layout, vector: np.ndarray, replicates: np.ndarray, objective: float
+    rows: pd.DataFrame, layout: ParameterLayout, vector: np.ndarray, replicates: np.ndarray, objective: float
 ) -> CurveFit:
     examples, loss = rows["finetune_examples"].to_numpy(float), rows["loss"].to_numpy(float)
     held_out, first = rows["held_out"].to_numpy(bool), rows.iloc[0]

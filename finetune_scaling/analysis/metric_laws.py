@@ -16,7 +16,7 @@ from scipy import stats
 from finetune_scaling.laws.fitting.fitted_law import WIDE, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.one_stage import fit_law
-from finetune_scaling.laws.forms.declared import Law, Layout, predict
+from finetune_scaling.laws.forms.declared import Law, ParameterLayout, predict
 from finetune_scaling.laws.forms.library import EXPONENTIAL, SIGMOID
 from finetune_scaling.laws.points.table import PointsTable
 
@@ -147,7 +147,7 @@ def _fits(fitted: pd.DataFrame, held_out: pd.DataFrame, metric: str) -> Iterator
 
 def _left_out(law: Law, loss: np.ndarray, score: np.ndarray, levels: np.ndarray, settings: FitSettings) -> np.ndarray:
     """Return the absolute error [P] of every setting by the law fitted without its dataset size."""
-    layout = Layout(law)
+    layout = ParameterLayout(law)
     problem = FitProblem(layout, FitPoints({"L": loss}, score, pad_to=64), settings)
     names = np.unique(levels)
     weights = (levels[None] != names[:, None]).astype(float)

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_scaling.files import Location, is_remote, read_json
 from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
 from finetune_scaling.studies.configs import Base, bases
-from finetune_scaling.studies.grid import Run, StudyConfig, held_out, read_study, runs
+from finetune_scaling.studies.grid import StudyConfig, StudyRun, held_out, read_study, runs
 from finetune_scaling.studies.tables import POINTS
 
 STATES = ("done", "started", "failed", "waiting")
@@ -52,7 +52,7 @@ def _inspect_each(path: Location, inspect: Callable[[Any], dict[str, Any]], item
         return list(pool.map(inspect, items))
 
 
-def _run(workdir: Location, study: StudyConfig, run: Run) -> dict[str, Any]:
+def _run(workdir: Location, study: StudyConfig, run: StudyRun) -> dict[str, Any]:
     directory, setting = workdir / run.directory, run.setting
     state = run_state(directory)
     record = RunDirectory(directory).result if state == "done" else None

@@ -74,7 +74,7 @@ class Computation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Module:
+class HloModule:
     """A parsed program.
 
     entry: the name of the entry computation.
@@ -123,7 +123,7 @@ def collectives(text: str) -> Collectives:
     return Collectives(totals, unknown)
 
 
-def parse(text: str) -> Module:
+def parse(text: str) -> HloModule:
     """Return the computations of an HLO module. Raises ValueError if the text has no entry computation."""
     computations: dict[str, Computation] = {}
     entry = ""
@@ -145,7 +145,7 @@ def parse(text: str) -> Module:
         for _, called in instruction.called()
     }
     partitions = re.search(r"num_partitions=(\d+)", text)
-    return Module(computations, entry, int(partitions[1]) if partitions else 1, fusions)
+    return HloModule(computations, entry, int(partitions[1]) if partitions else 1, fusions)
 
 
 def _kind(computation: Computation, instruction: Instruction) -> str | None:
@@ -203,7 +203,7 @@ def _group_size(attributes: str, partitions: int) -> int:
     return partitions
 
 
-def _executions(module: Module) -> tuple[dict[str, int], int]:
+def _executions(module: HloModule) -> tuple[dict[str, int], int]:
     """Return the number of executions of each computation, and the number of loops with unknown trip count."""
     times: dict[str, int] = collections.defaultdict(int)
     unknown = 0
@@ -221,7 +221,7 @@ def _executions(module: Module) -> tuple[dict[str, int], int]:
     return times, unknown
 
 
-def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
+def trip_count(module: HloModule, computation: Computation, loop: Instruction) -> int | None:
     """Return the maximal trip count of a loop; None if the text does not contain it."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(found[1])
@@ -236,7 +236,7 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     return max(0, min(counts)) if counts else None
 
 
-def _limits(module: Module, computation: Computation) -> Iterator[tuple[int, int]]:
+def _limits(module: HloModule, computation: Computation) -> Iterator[tuple[int, int]]:
     """Yield (index in the loop's tuple, constant) for every `value < constant` in a condition and in its fusions."""
     for instruction in computation.instructions.values():
         if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
@@ -248,13 +248,13 @@ def _limits(module: Module, computation: Computation) -> Iterator[tuple[int, int
             yield from _limits(module, module.computations[called])
 
 
-def _initial_value(module: Module, computation: Computation, loop: Instruction, index: int) -> int | None:
+def _initial_value(module: HloModule, computation: Computation, loop: Instruction, index: int) -> int | None:
     """Return the counter's value before the loop: a constant in the loop's initial tuple."""
     where, start = _definition(module, computation, loop.operands[0])
     return _constant(_definition(module, where, start.operands[index])[1]) if start.opcode == "tuple" else None
 
 
-def _step(module: Module, body: Computation, index: int) -> int | None:
+def _step(module: HloModule, body: Computation, index: int) -> int | None:
     """Return the counter's step: the body returns add(counter, constant) at the counter's index."""
     where, result = _definition(module, body, body.root)
     if result.opcode != "tuple":
@@ -265,7 +265,7 @@ def _step(module: Module, body: Computation, index: int) -> int | None:
     return constants[0] if index in map(_tuple_index, terms) and constants and constants[0] > 0 else None
 
 
-def _definition(module: Module, computation: Computation, name: str) -> tuple[Computation, Instruction]:
+def _definition(module: HloModule, computation: Computation, name: str) -> tuple[Computation, Instruction]:
     """Return the instruction that defines a value, and its computation: through copies, into and out of fusions."""
     instruction = computation.instructions[name]
     if instruction.opcode in ("copy", "bitcast", "copy-done", "copy-start"):

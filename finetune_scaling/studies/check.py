@@ -14,13 +14,13 @@ from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import check_task_data
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
-from finetune_scaling.studies.grid import Run, StudyConfig
+from finetune_scaling.studies.grid import StudyConfig, StudyRun
 from finetune_scaling.studies.public_bases import check_source
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
 
-def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[Run]) -> None:
+def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> None:
     """Read all configs that `runs` need, including those of public models, and open all their text.
 
     Raises ConfigError, DataError or CheckpointError that names the part of the study's config that is wrong.
@@ -63,9 +63,9 @@ def _open_corpus(study: StudyConfig, workdir: Path, base: Base) -> None:
     CorpusTexts(corpus.dev, "corpus.dev")
 
 
-def _largest_runs(runs: Sequence[Run]) -> Iterator[tuple[Run, list[str]]]:
+def _largest_runs(runs: Sequence[StudyRun]) -> Iterator[tuple[StudyRun, list[str]]]:
     """Yield, per task, method and PET size, the run with the most examples (others read a subset) and all sizes."""
-    groups: dict[tuple, list[Run]] = {}
+    groups: dict[tuple, list[StudyRun]] = {}
     for run in runs:
         groups.setdefault((run.setting.task, run.setting.method, run.setting.pet_size), []).append(run)
     for group in groups.values():

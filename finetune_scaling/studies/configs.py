@@ -16,7 +16,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.model_loading import TOKENIZER, with_model_changes
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.studies.grid import FamilyConfig, Run, Setting, StudyConfig, runs
+from finetune_scaling.studies.grid import FamilyConfig, Setting, StudyConfig, StudyRun, runs
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
@@ -51,7 +51,7 @@ def base_of(study: StudyConfig, setting: Setting) -> Base:
     return Base(setting.family, setting.size, setting.tokens if public else None)
 
 
-def bases(study: StudyConfig, of_runs: Iterable[Run] | None = None) -> list[Base]:
+def bases(study: StudyConfig, of_runs: Iterable[StudyRun] | None = None) -> list[Base]:
     """Return the distinct bases that `of_runs` (default: all runs) need."""
     return list(dict.fromkeys(base_of(study, run.setting) for run in (runs(study) if of_runs is None else of_runs)))
 
@@ -86,7 +86,7 @@ def pretraining_config(study: StudyConfig, workdir: Path, base: Base) -> Config:
     return merge(configuration.plain(family.pretrain), common)
 
 
-def finetuning_config(study: StudyConfig, workdir: Path, run: Run) -> Config:
+def finetuning_config(study: StudyConfig, workdir: Path, run: StudyRun) -> Config:
     """Return the config of one finetuning run."""
     setting = run.setting
     task = study.tasks[setting.task]

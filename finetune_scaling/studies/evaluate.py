@@ -18,7 +18,7 @@ from finetune_scaling.runs.evaluators import (
     with_decoding,
 )
 from finetune_scaling.runs.run_directory import CONFIG, run_state
-from finetune_scaling.studies.grid import Run, StudyConfig, TaskGrid, read_study, runs
+from finetune_scaling.studies.grid import StudyConfig, StudyRun, TaskGrid, read_study, runs
 
 
 def read_recorded_study(workdir: Path) -> StudyConfig:
@@ -30,7 +30,7 @@ def read_recorded_study(workdir: Path) -> StudyConfig:
     return read_study(config)
 
 
-def finished_runs(study: StudyConfig, workdir: Path) -> list[Run]:
+def finished_runs(study: StudyConfig, workdir: Path) -> list[StudyRun]:
     """Return the runs whose result record exists."""
     return [run for run in runs(study) if run_state(workdir / run.directory) == "done"]
 
@@ -55,7 +55,7 @@ class StudyEvaluators:
         for name in self._presets:
             preset(name, known, "--evaluators")
 
-    def for_run(self, run: Run) -> dict[str, Evaluator]:
+    def for_run(self, run: StudyRun) -> dict[str, Evaluator]:
         """Return the evaluators of one run by name."""
         configured, decoding = self._configured[run.setting.task, run.setting.method]
         names = list(configured) if self._names is None else self._names

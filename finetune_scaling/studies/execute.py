@@ -32,7 +32,7 @@ from finetune_scaling.studies.configs import (
     pretraining_config,
     tokenizer_path,
 )
-from finetune_scaling.studies.grid import Run, StudyConfig, runs
+from finetune_scaling.studies.grid import StudyConfig, StudyRun, runs
 from finetune_scaling.studies.public_bases import check_converted_base, check_source
 from finetune_scaling.training.compilations import compiled_programs
 
@@ -68,7 +68,7 @@ def execute(
     run_on_primary(lambda: record_config(study, config, workdir))
     summary = ExecutionSummary()
     pending = pending_runs(study, workdir, index, of)
-    deferred: list[Run] = []
+    deferred: list[StudyRun] = []
     start = time.monotonic()
     for title, share in (("run", pending), ("deferred run", deferred)):
         for number, run in enumerate(share):
@@ -85,7 +85,7 @@ def execute(
     return summary
 
 
-def pending_runs(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[Run]:
+def pending_runs(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[StudyRun]:
     """Return the unfinished runs of a share."""
     share = runs(study)[index::of]
     pending = run_on_primary(lambda: [i for i, run in enumerate(share) if run_state(workdir / run.directory) != "done"])
@@ -152,7 +152,7 @@ def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = T
             check_converted_base(study, workdir, base)
 
 
-def _attempt(study: StudyConfig, workdir: Path, run: Run, summary: ExecutionSummary, *, wait: bool) -> None:
+def _attempt(study: StudyConfig, workdir: Path, run: StudyRun, summary: ExecutionSummary, *, wait: bool) -> None:
     """Train one run; a failure is recorded in its directory and counted. Raises _BaseInUse unless `wait`."""
     directory = workdir / run.directory
     try:
@@ -179,7 +179,7 @@ def _attempt(study: StudyConfig, workdir: Path, run: Run, summary: ExecutionSumm
     summary.seconds += record["seconds"]
 
 
-def _prepare_base(study: StudyConfig, workdir: Path, run: Run, summary: ExecutionSummary, *, wait: bool) -> None:
+def _prepare_base(study: StudyConfig, workdir: Path, run: StudyRun, summary: ExecutionSummary, *, wait: bool) -> None:
     """Pretrain the run's base if necessary. A base that failed is not tried again for each of its runs."""
     base = base_of(study, run.setting)
     if base in summary.failed_bases:

@@ -221,7 +221,7 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class StudyRun:
     """A setting with one seed."""
 
     setting: Setting
@@ -260,9 +260,9 @@ def settings(study: StudyConfig) -> list[Setting]:
     return sorted(found, key=order)
 
 
-def runs(study: StudyConfig) -> list[Run]:
+def runs(study: StudyConfig) -> list[StudyRun]:
     """Return every setting with every seed."""
-    return [Run(setting, seed) for setting in settings(study) for seed in study.seeds]
+    return [StudyRun(setting, seed) for setting in settings(study) for seed in study.seeds]
 
 
 def factor_value(setting: Setting, factor: str, parameters: int, learning_rate: float) -> int | float:

@@ -17,7 +17,7 @@ from finetune_scaling.studies.configs import (
     pretraining_flops,
     tuned_model,
 )
-from finetune_scaling.studies.grid import Run, StudyConfig, factor_value, held_out, runs
+from finetune_scaling.studies.grid import StudyConfig, StudyRun, factor_value, held_out, runs
 
 
 def list_runs(study: StudyConfig, workdir: Path) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def _with_expected_seconds(
     return rows
 
 
-def _list_row(study: StudyConfig, workdir: Path, run: Run) -> dict[str, Any]:
+def _list_row(study: StudyConfig, workdir: Path, run: StudyRun) -> dict[str, Any]:
     setting = run.setting
     directory = workdir / run.directory
     record = RunDirectory(directory).result

@@ -18,7 +18,7 @@ from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import test_examples
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies.configs import Base, finetuning_config
-from finetune_scaling.studies.grid import Run, StudyConfig, factor_value, held_out, runs
+from finetune_scaling.studies.grid import StudyConfig, StudyRun, factor_value, held_out, runs
 
 POINTS, BASES, METADATA = "points.csv", "bases.csv", "study.json"
 POINT_COLUMNS = (
@@ -84,7 +84,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def _point_rows(
-    study: StudyConfig, run: Run, record: Mapping[str, Any], evaluator_scores: Mapping[str, float]
+    study: StudyConfig, run: StudyRun, record: Mapping[str, Any], evaluator_scores: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     setting = run.setting
     shared = {

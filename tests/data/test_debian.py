@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.data.sources import DebianSource, apt, debian_builders, descriptions, open_source, prepare_source
-from finetune_scaling.data.sources.descriptions import Corpus, Description
+from finetune_scaling.data.sources.descriptions import Description, DescriptionCorpus
 from finetune_scaling.data.task import load_task
 from finetune_scaling.errors import DataError
 
@@ -82,7 +82,9 @@ def test_parses_descriptions():
 
 def test_synopses_and_paragraphs_are_paired_in_order():
     english, german = dict(descriptions.parse_descriptions(ENGLISH)), dict(descriptions.parse_descriptions(GERMAN))
-    corpus = Corpus({"aaaa1111": {"en": english["aaaa1111"], "de": german["aaaa1111"]}}, {"aaaa1111": "test"})
+    corpus = DescriptionCorpus(
+        {"aaaa1111": {"en": english["aaaa1111"], "de": german["aaaa1111"]}}, {"aaaa1111": "test"}
+    )
     assert list(descriptions.translation_pairs(corpus, "en", "de", "test")) == [
         ("zoo/aaaa1111/0", "keeper of animals", "Tierpfleger"),
         ("zoo/aaaa1111/1", "Zoo feeds the animals every day.", "Zoo füttert die Tiere jeden Tag."),
@@ -99,7 +101,7 @@ def test_unequal_untranslated_repeated_and_held_out_pairs_are_dropped():
     def both(name: str, english: tuple[str, ...], german: tuple[str, ...]) -> dict[str, Description]:
         return {"en": describe(name, *english), "de": describe(name, *german)}
 
-    corpus = Corpus(
+    corpus = DescriptionCorpus(
         {
             "1": both("unequal", ("a", "b", "c"), ("A", "B")),
             "2": both("untranslated", ("same", "left"), ("same", "links")),
@@ -115,7 +117,7 @@ def test_unequal_untranslated_repeated_and_held_out_pairs_are_dropped():
 
 def test_documents_of_later_splits_and_repeated_ones_are_dropped():
     texts = {"1": "one", "2": "two", "3": "three", "4": "two", "5": "three", "6": "one"}
-    corpus = Corpus(
+    corpus = DescriptionCorpus(
         {md5: {"en": describe(f"p{md5}", "synopsis", text)} for md5, text in texts.items()},
         {"1": "train", "2": "train", "3": "train", "4": "validation", "5": "test", "6": "train"},
     )

@@ -22,7 +22,7 @@ DELTA = 1e-3
 
 def reference_objective(law: laws.Law, vector: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
     """The Huber objective in NumPy."""
-    predicted = laws.predict(law, laws.Layout(law).to_natural(vector), factors)
+    predicted = laws.predict(law, laws.ParameterLayout(law).to_natural(vector), factors)
     gap = np.abs(np.log(predicted / loss) if residual == "log" else predicted - loss)
     return float(np.where(gap <= DELTA, gap**2 / 2, DELTA * (gap - DELTA / 2)).sum())
 
@@ -55,7 +55,7 @@ def noisy_points(law: laws.Law, seed: int) -> tuple[dict, np.ndarray]:
 
 
 def to_problem(law: laws.Law, factors: dict, loss: np.ndarray) -> FitProblem:
-    return FitProblem(laws.Layout(law), FitPoints(factors, loss), FitSettings(DELTA))
+    return FitProblem(laws.ParameterLayout(law), FitPoints(factors, loss), FitSettings(DELTA))
 
 
 def scipy_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarray, residual: str) -> float:
@@ -72,7 +72,7 @@ def scipy_best(law: laws.Law, starts: np.ndarray, factors: dict, loss: np.ndarra
 @pytest.mark.parametrize("name", LAWS)
 def test_never_worse_than_scipy_from_the_same_starts(name: str) -> None:
     law, residual = LAWS[name], LAWS[name].residual
-    layout = laws.Layout(law)
+    layout = laws.ParameterLayout(law)
     for seed in range(4):
         factors, loss = noisy_points(law, seed)
         starts = np.random.default_rng(seed).permutation(layout.starts())[:8]
@@ -96,7 +96,7 @@ def test_points_without_noise_recover_the_law() -> None:
 def test_points_of_weight_zero_are_ignored_and_frozen_entries_stay() -> None:
     factors, loss = noisy_points(MULTIPLICATIVE, 1)
     free = np.array([True, False, True, True])
-    starts = laws.Layout(MULTIPLICATIVE).starts({"beta": 0.1})
+    starts = laws.ParameterLayout(MULTIPLICATIVE).starts({"beta": 0.1})
     part = {name: values[:30] for name, values in factors.items()}
     weights = (np.arange(40) < 30).astype(float)[None]
     alone, _ = multistart_fit(to_problem(MULTIPLICATIVE, part, loss[:30]).batch(free=free), starts)

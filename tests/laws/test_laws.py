@@ -23,14 +23,14 @@ def test_prediction_is_the_printed_formula(law: laws.Law) -> None:
 
 
 def test_the_grid_of_chinchilla_has_4500_starts() -> None:
-    assert laws.Layout(CHINCHILLA).starts().shape == (4500, 5)
-    assert laws.Layout(ADDITIVE, FACTORS).starts().shape == (4500, 9)
-    assert laws.Layout(MULTIPLICATIVE, FACTORS).starts().shape == (750, 8)
-    assert laws.Layout(SINGLE).starts().shape == (150, 3)
+    assert laws.ParameterLayout(CHINCHILLA).starts().shape == (4500, 5)
+    assert laws.ParameterLayout(ADDITIVE, FACTORS).starts().shape == (4500, 9)
+    assert laws.ParameterLayout(MULTIPLICATIVE, FACTORS).starts().shape == (750, 8)
+    assert laws.ParameterLayout(SINGLE).starts().shape == (150, 3)
 
 
 def test_a_layout_names_parameters_and_converts_both_ways() -> None:
-    layout = laws.Layout(MULTIPLICATIVE, FACTORS)
+    layout = laws.ParameterLayout(MULTIPLICATIVE, FACTORS)
     assert layout.names == ("E", "beta", "A_model", "A_pretrain", "A_pet", "alpha_model", "alpha_pretrain", "alpha_pet")
     vector = np.linspace(-1, 1, 8)
     natural = layout.to_natural(vector).values()
@@ -62,14 +62,14 @@ def test_a_law_is_declared_in_a_users_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN_LAW)
     law = law_named(f"{tmp_path}/mine.py:PLAIN")
     d = np.geomspace(10, 1e5, 9)
-    layout = laws.Layout(law)
+    layout = laws.ParameterLayout(law)
     vectors, _ = multistart_fit(FitProblem(layout, FitPoints({"D": d}, 4 / d**0.25)).batch())
     assert layout.to_natural(vectors[0]) == {"A": pytest.approx(4, rel=1e-5), "beta": pytest.approx(0.25, rel=1e-5)}
 
 
 def test_a_bounded_parameter_stays_inside(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN_LAW)
-    layout = laws.Layout(law_named(f"{tmp_path}/mine.py:PLAIN"))
+    layout = laws.ParameterLayout(law_named(f"{tmp_path}/mine.py:PLAIN"))
     d = np.geomspace(10, 1e5, 9)
     vectors, _ = multistart_fit(FitProblem(layout, FitPoints({"D": d}, 4e6 / d**1.5)).batch())
     assert 0.99 < layout.to_natural(vectors[0])["beta"] <= 1
@@ -93,6 +93,6 @@ def test_the_error_of_an_invalid_law_names_the_problem(tmp_path: Path, text: str
 
 
 def test_a_law_without_sharing_has_separate_parameters() -> None:
-    layout = laws.Layout(law_named("multiplicative_free"), FACTORS)
+    layout = laws.ParameterLayout(law_named("multiplicative_free"), FACTORS)
     assert len(layout.names) == 12
     assert "beta_pet" in layout.names

@@ -7,7 +7,7 @@ from scipy import stats
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.fitting.profile import Profile, profiles
-from finetune_scaling.laws.forms.declared import Law, Layout, coefficient, exponent
+from finetune_scaling.laws.forms.declared import Law, ParameterLayout, coefficient, exponent
 from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
@@ -23,7 +23,7 @@ LINE = Law(
 
 
 def profiled(law: Law, d: np.ndarray, loss: np.ndarray, settings: FitSettings) -> dict[str, Profile]:
-    problem = FitProblem(Layout(law), FitPoints({"D": d}, loss), settings)
+    problem = FitProblem(ParameterLayout(law), FitPoints({"D": d}, loss), settings)
     fitted = fit_law(law, {"D": d}, loss, settings, Resampling("settings", 40))
     return profiles(problem, np.ones(len(d)), fitted, np.ones(len(fitted.vector), bool))
 

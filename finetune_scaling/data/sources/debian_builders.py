@@ -22,7 +22,7 @@ class _DebianBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
     VERSION = tfds.core.Version("1.0.0")
     fields: tuple[str, ...]  # id first
 
-    def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
+    def _records(self, corpus: descriptions.DescriptionCorpus, split: str) -> Iterator[tuple[str, ...]]:
         """Yield the fields of every record."""
         raise NotImplementedError
 
@@ -62,7 +62,7 @@ class DebianTranslation(_DebianBuilder):
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("id", *self.builder_config.name.split("-"))
 
-    def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
+    def _records(self, corpus: descriptions.DescriptionCorpus, split: str) -> Iterator[tuple[str, ...]]:
         _, source, target = self.fields
         return descriptions.translation_pairs(corpus, source, target, split)
 
@@ -73,7 +73,7 @@ class DebianSummarization(_DebianBuilder):
     BUILDER_CONFIGS = _configs("de", "en", "zh")
     fields = ("id", "document", "summary")
 
-    def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
+    def _records(self, corpus: descriptions.DescriptionCorpus, split: str) -> Iterator[tuple[str, ...]]:
         return descriptions.summarization_pairs(corpus, self.builder_config.name, split)
 
 
@@ -83,5 +83,5 @@ class DebianText(_DebianBuilder):
     BUILDER_CONFIGS = _configs("de", "en", "zh")
     fields = ("id", "text")
 
-    def _records(self, corpus: descriptions.Corpus, split: str) -> Iterator[tuple[str, ...]]:
+    def _records(self, corpus: descriptions.DescriptionCorpus, split: str) -> Iterator[tuple[str, ...]]:
         return descriptions.texts(corpus, self.builder_config.name, split)

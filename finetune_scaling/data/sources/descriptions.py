@@ -31,7 +31,7 @@ class Description(NamedTuple):
     paragraphs: tuple[str, ...]
 
 
-class Corpus(NamedTuple):
+class DescriptionCorpus(NamedTuple):
     """Descriptions by md5 of the English text and by language, and each one's split."""
 
     descriptions: Mapping[str, Mapping[str, Description]]
@@ -42,7 +42,7 @@ class Corpus(NamedTuple):
         return ((md5, self.descriptions[md5]) for md5 in sorted(self.descriptions) if self.splits[md5] == split)
 
 
-def read_corpus(folder: Path) -> Corpus:
+def read_corpus(folder: Path) -> DescriptionCorpus:
     """Read a directory of apt's lists and assign splits. Raises DataError if it has no descriptions."""
     descriptions: dict[str, dict[str, Description]] = defaultdict(dict)
     for language, apt_name in LANGUAGES.items():
@@ -57,7 +57,7 @@ def read_corpus(folder: Path) -> Corpus:
         for stanza in parse_stanzas(read_list(path))
         if "Package" in stanza
     }
-    return Corpus(descriptions, split_by_clusters(descriptions, sources))
+    return DescriptionCorpus(descriptions, split_by_clusters(descriptions, sources))
 
 
 def parse_stanzas(text: str) -> Iterator[dict[str, str]]:
@@ -103,7 +103,9 @@ def split_by_clusters(
     return {md5: "train" if sizes[cluster] > limit else _split_of(names[cluster]) for md5, cluster in clusters.items()}
 
 
-def translation_pairs(corpus: Corpus, source: str, target: str, split: str) -> Iterator[tuple[str, str, str]]:
+def translation_pairs(
+    corpus: DescriptionCorpus, source: str, target: str, split: str
+) -> Iterator[tuple[str, str, str]]:
     """Yield (id, source text, target text): synopses and paragraphs, if both languages have equally many paragraphs.
 
     Pairs are distinct. Untranslated pairs are dropped, and so are pairs with a side that occurs in a later split of
@@ -119,7 +121,7 @@ def translation_pairs(corpus: Corpus, source: str, target: str, split: str) -> I
             yield key, first, second
 
 
-def summarization_pairs(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str, str]]:
+def summarization_pairs(corpus: DescriptionCorpus, language: str, split: str) -> Iterator[tuple[str, str, str]]:
     """Yield (id, document, summary): paragraphs joined by blank lines, and the synopsis.
 
     Documents are distinct, and do not occur in a later split of train, validation, test.
@@ -131,7 +133,7 @@ def summarization_pairs(corpus: Corpus, language: str, split: str) -> Iterator[t
             yield key, document, summary
 
 
-def texts(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str]]:
+def texts(corpus: DescriptionCorpus, language: str, split: str) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of each distinct description of a language: the synopsis, then one paragraph per line."""
     seen: set[str] = set()
     for md5, by_language in corpus.of_split(split):
@@ -143,7 +145,7 @@ def texts(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str]
                 yield f"{description.package}/{md5[:8]}", text
 
 
-def _aligned(corpus: Corpus, source: str, target: str, split: str) -> Iterator[tuple[str, str, str]]:
+def _aligned(corpus: DescriptionCorpus, source: str, target: str, split: str) -> Iterator[tuple[str, str, str]]:
     for md5, by_language in corpus.of_split(split):
         if source in by_language and target in by_language:
             first, second = by_language[source], by_language[target]
@@ -154,7 +156,7 @@ def _aligned(corpus: Corpus, source: str, target: str, split: str) -> Iterator[t
                         yield f"{first.package}/{md5[:8]}/{index}", left, right
 
 
-def _documents(corpus: Corpus, language: str, split: str) -> Iterator[tuple[str, str, str]]:
+def _documents(corpus: DescriptionCorpus, language: str, split: str) -> Iterator[tuple[str, str, str]]:
     for md5, by_language in corpus.of_split(split):
         description = by_language.get(language)
         if description and description.paragraphs and description.synopsis:

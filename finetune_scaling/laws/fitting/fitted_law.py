@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.files import finite_or_none
-from finetune_scaling.laws.forms.declared import Law, Layout, Parameter, factor_parameters, predict
+from finetune_scaling.laws.forms.declared import Law, Parameter, ParameterLayout, factor_parameters, predict
 from finetune_scaling.laws.uncertainty.intervals import (
     Interval,
     half_width,
@@ -35,7 +35,7 @@ class FittedLaw:
     interval.
     """
 
-    layout: Layout
+    layout: ParameterLayout
     vector: np.ndarray
     replicates: np.ndarray
     objective: float

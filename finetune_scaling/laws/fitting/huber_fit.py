@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from finetune_scaling.laws.fitting.minimizers import Function, lbfgs, newton
-from finetune_scaling.laws.forms.declared import Law, Layout, Residual
+from finetune_scaling.laws.forms.declared import Law, ParameterLayout, Residual
 
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512
@@ -62,7 +62,7 @@ class FitPoints:
 class FitProblem:
     """A law to fit to points, and what the fit minimizes."""
 
-    layout: Layout
+    layout: ParameterLayout
     points: FitPoints
     settings: FitSettings = FitSettings()
 
@@ -119,10 +119,10 @@ class FitBatch:
         return self.rows(np.repeat(np.arange(len(self.weights)), times))
 
 
-class Program(NamedTuple):
+class FitProgram(NamedTuple):
     """What a compiled fit depends on besides array shapes; the key of JAX's cache of compiled programs."""
 
-    layout: Layout
+    layout: ParameterLayout
     residual: Residual
     minimizer: Literal["lbfgs", "newton"]
 
@@ -204,7 +204,7 @@ def _run(
     weights = np.pad(batch.weights, ((0, 0), blanks))
     losses = np.pad(batch.losses, ((0, 0), blanks), constant_values=1.0)
     rows = Rows(vectors, weights, losses, batch.free.astype(float))
-    program = Program(problem.layout, problem.settings.residual_of(problem.layout.law), minimizer)
+    program = FitProgram(problem.layout, problem.settings.residual_of(problem.layout.law), minimizer)
     results = []
     with jax.enable_x64(True):
         for start in range(0, len(vectors), chunk):
@@ -217,7 +217,7 @@ def _run(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _minimize(program: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
+def _minimize(program: FitProgram, rows: Rows, data: Any, delta: Any) -> tuple[jax.Array, jax.Array]:
     """Minimize the objective from every start: vectors [B, K], objectives [B]."""
 
     def one(row: Rows) -> tuple[jax.Array, jax.Array]:
@@ -231,14 +231,14 @@ def _minimize(program: Program, rows: Rows, data: Any, delta: Any) -> tuple[jax.
     return jax.vmap(one)(rows)
 
 
-def _residuals(program: Program, loss: jax.Array, data: Any, vector: jax.Array) -> jax.Array:
+def _residuals(program: FitProgram, loss: jax.Array, data: Any, vector: jax.Array) -> jax.Array:
     """Return predicted minus measured losses (or their logarithms), [P]."""
     log_factors, groups = data
     prediction = _predictions(program.layout, vector, log_factors, groups, jnp)
     return jnp.log(prediction / loss) if program.residual == "log" else prediction - loss
 
 
-def _predictions(layout: Layout, vectors: Any, log_factors: Mapping[str, Any], groups: Any, xp: Any) -> Any:
+def _predictions(layout: ParameterLayout, vectors: Any, log_factors: Mapping[str, Any], groups: Any, xp: Any) -> Any:
     """Return the predictions [..., P] of vectors [..., K] at points of these groups; xp: numpy or jax.numpy."""
     values = {}
     for parameter, columns in layout.columns():

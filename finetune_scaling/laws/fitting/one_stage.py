@@ -8,7 +8,7 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
-from finetune_scaling.laws.forms.declared import Law, Layout
+from finetune_scaling.laws.forms.declared import Law, ParameterLayout
 from finetune_scaling.laws.uncertainty.bootstrap import BootstrapInput, Resampling, resample
 from finetune_scaling.laws.uncertainty.variance_components import variance_components
 
@@ -30,7 +30,7 @@ def fit_law(
     points than parameters.
     """
     resampling = resampling or Resampling("settings")
-    layout, fixed = Layout(law), fixed or {}
+    layout, fixed = ParameterLayout(law), fixed or {}
     free = np.array([name not in fixed for name in layout.names])
     count = len(response)
     if count < free.sum():

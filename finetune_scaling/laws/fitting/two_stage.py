@@ -25,7 +25,7 @@ from finetune_scaling.laws.fitting.huber_fit import (
 from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
 from finetune_scaling.laws.fitting.profile import profiles
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
-from finetune_scaling.laws.forms.declared import Law, Layout
+from finetune_scaling.laws.forms.declared import Law, ParameterLayout
 from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.bootstrap import BootstrapInput, Resampling, resample
 from finetune_scaling.laws.uncertainty.jackknife import leave_out_weights
@@ -51,7 +51,7 @@ def fit_joint(
     one-stage fit.
     """
     task, method = rows["task"].iloc[0], rows["method"].iloc[0]
-    layout = Layout(law, FACTORS)
+    layout = ParameterLayout(law, FACTORS)
     fitted = rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]]
     values = fitted.groupby("factor")["x"].nunique()
     factors = tuple(factor for factor in FACTORS if values.get(factor, 0) > 1)
@@ -66,7 +66,7 @@ def fit_joint(
     return _fit_stages(stages, rows[rows["held_out"]], resampling or Resampling(), profile), skipped
 
 
-def _why_too_few(layout: Layout, first: pd.DataFrame, factors: Sequence[str]) -> str:
+def _why_too_few(layout: ParameterLayout, first: pd.DataFrame, factors: Sequence[str]) -> str:
     """Return why the points of stage 1 do not determine the law; empty where they do."""
     if not factors:
         return "no factor with two values of x"
@@ -108,7 +108,7 @@ class _Stages:
     @functools.cached_property
     def problem(self) -> FitProblem:
         """The law and the points to fit."""
-        return FitProblem(Layout(self.law, FACTORS), _to_fit_points(self.fitted, self.pad_to), self.settings)
+        return FitProblem(ParameterLayout(self.law, FACTORS), _to_fit_points(self.fitted, self.pad_to), self.settings)
 
     @functools.cached_property
     def seeds(self) -> np.ndarray:

@@ -120,7 +120,7 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParameterLayout:
     """The order of a law's parameters in the fitted vector; groups are the factors that have separate parameters."""
 
     law: Law

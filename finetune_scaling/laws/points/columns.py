@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 FACTORS = ("model", "pretrain", "pet")  # model size, pretraining tokens, PET size (prompt length, rank, width)
 SENSITIVITY_FACTOR = "learning_rate"  # swept to measure sensitivity; no law is fitted to it
-ALL_FACTORS = (*FACTORS, SENSITIVITY_FACTOR)
+FACTOR_CHOICES = (*FACTORS, SENSITIVITY_FACTOR)
 REQUIRED = ("task", "method", "factor", "x", "finetune_examples", "loss", "seed", "held_out")
 SWEPT_SIZE = "swept_size"  # parameters of the model of a learning rate sweep; 0 in other rows and where unknown
 SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]

@@ -17,8 +17,8 @@ from finetune_scaling.laws.points.cells import (
 )
 from finetune_scaling.laws.points.checks import check_consistent, check_units, factor_values
 from finetune_scaling.laws.points.columns import (
-    ALL_FACTORS,
     COVARIATES,
+    FACTOR_CHOICES,
     METRIC,
     RECORD,
     REQUIRED,
@@ -98,7 +98,7 @@ def _typed_runs(text: TextTable, methods: Sequence[str]) -> pd.DataFrame:
     runs = text.cells.copy()
     for column in ("task", "seed"):
         parse_filled(text, column)
-    method, factor = parse_choices(text, "method", methods), parse_choices(text, "factor", ALL_FACTORS)
+    method, factor = parse_choices(text, "method", methods), parse_choices(text, "factor", FACTOR_CHOICES)
     if SIZE in runs:
         parse_choices(text, SIZE, SIZES, optional=True)
     no_pet = "full tuning has no PET size; correct the method or remove the row"
