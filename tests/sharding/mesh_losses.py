@@ -34,16 +34,15 @@ MODEL = model_config(
     },
     VOCABULARY,
 )
-RUNS = {  # options and learning rate
-    "full": ({}, 0.01),
+RUNS = {  # options and learning rate; methods without an entry have DEFAULT_RUN
     "prompt": ({"length": 3}, 0.3),
     "lora": ({"rank": 2}, 0.01),
     "dora": ({"rank": 2, "dropout": 0.2}, 0.01),
     "ia3": ({}, 0.05),
     "prefix": ({"length": 3, "mlp_width": 8}, 0.05),
     "bottleneck": ({"width": 4}, 0.01),
-    "bitfit": ({}, 0.01),
 }
+DEFAULT_RUN: tuple[dict, float] = ({}, 0.01)
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4), (4, 2), (2, 2)]  # fsdp, tensor; data is the rest
 # Full tuning runs on every mesh: each costs a compilation. The others share the sharding of the base's parameters.
 MESHES_OF = {"full": MESHES, "prompt": MESHES[-2:], "lora": MESHES[-2:]}
@@ -66,7 +65,7 @@ def batch(step: int) -> dict[str, np.ndarray]:
 def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> list[float]:
     mesh = make_mesh(sharding, devices)
     model_sharding = ModelSharding(MODEL, mesh, sharding.axes)
-    options, rate = RUNS[method]
+    options, rate = RUNS.get(method, DEFAULT_RUN)
     # Parameter scaling would make updates of zero-initialized parameters too small to see in 50 steps.
     optimizer = OptimizerConfig(parameter_scale=METHODS[method].short_runs.parameter_scale)
     tuning = configure(METHODS, {"name": method, **options})
@@ -91,7 +90,7 @@ def _check_sharding(leaf: jax.Array, before: jax.sharding.Sharding) -> None:
 
 def main() -> None:
     found = {}
-    for method in sys.argv[1:] or RUNS:
+    for method in sys.argv[1:] or METHODS:
         found[method] = {"one device": losses(method, ShardingConfig(), jax.devices()[:1])}
         for fsdp, tensor in MESHES_OF.get(method, MESHES[-1:]):
             name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
