@@ -11,7 +11,13 @@ LENGTH = 32
 MODEL = {"layers": 1, "compute_dtype": "float32", "max_length": 64}
 TOKENIZER = {"vocab_size": 256, "byte_fallback": False, "sentinels": 16, "max_sentences": 1000}
 TARGETS = ("query", "down")  # fewer adapters compile faster
-PET = {"full": {}, "prompt": {"length": 3}, "lora": {"rank": 2, "targets": TARGETS}}
+OPTIONS = {  # methods without an entry have their own defaults
+    "prompt": {"length": 3},
+    "lora": {"rank": 2, "targets": TARGETS},
+    "dora": {"rank": 2, "targets": TARGETS},
+    "prefix": {"length": 3, "mlp_width": 4},
+    "bottleneck": {"width": 4},
+}
 
 
 def get_config(what: str) -> ConfigDict:
@@ -46,7 +52,7 @@ def finetune(method: str) -> dict:
         "tokenizer": "",
         "base": {"run": ""},
         "task": task(),
-        "method": {"name": method, **PET[method]},
+        "method": {"name": method, **OPTIONS.get(method, {})},
         "finetune_examples": 40,
         "sequence": sequence(),
         "batch": {"size": 8},

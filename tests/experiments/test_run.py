@@ -23,6 +23,7 @@ from finetune_scaling.runs.model_loading import find_run, load_base, load_run_ch
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.training import optimizers
 from finetune_scaling.training.compilations import compiled_programs
+from finetune_scaling.tuning.registry import METHODS
 
 
 class Killed(BaseException):
@@ -80,13 +81,14 @@ def uninterrupted(tiny_runs, tmp_path_factory) -> Callable[[str], dict[str, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(method, tiny_runs, uninterrupted, at_step, tmp_path):
     expected = uninterrupted(method)
     for step in sorted(random.Random(method).sample(range(12), 3)):
         at_step(step, kill)
         with pytest.raises(Killed):
             run(tiny_runs.config(method), tmp_path)
+    assert any(checkpoint_steps(tmp_path)), "the last run starts from a checkpoint"
     run(tiny_runs.config(method), tmp_path)
     assert outcome(tmp_path) == expected
 
