@@ -101,8 +101,9 @@ def _typed_runs(text: TextTable, methods: Sequence[str]) -> pd.DataFrame:
     method, factor = parse_choices(text, "method", methods), parse_choices(text, "factor", FACTOR_CHOICES)
     if SIZE in runs:
         parse_choices(text, SIZE, SIZES, optional=True)
-    no_pet = "full tuning has no PET size; correct the method or remove the row"
-    text.reject((method == "full") & (factor == "pet"), "factor", no_pet)
+    sizeless = [name for name, spec in METHODS.items() if spec.size_field is None]
+    no_pet = "the row's method has no PET size; correct the method or remove the row"
+    text.reject(method.isin(sizeless) & (factor == "pet"), "factor", no_pet)
     for column in ("x", "finetune_examples"):
         runs[column] = parse_numbers(text, column, positive=True)
     swept = factor == SENSITIVITY_FACTOR
