@@ -24,9 +24,9 @@ VOCABULARY = 150  # more than the blocks that the largest logits are looked for 
 
 
 class Llama(NamedTuple):
-    """One model twice."""
+    """One model: as Hugging Face's (`reference`), and the config and parameters that we read from its files."""
 
-    theirs: LlamaForCausalLM
+    reference: LlamaForCausalLM
     config: ModelConfig
     params: Params
 
@@ -38,9 +38,9 @@ def llama(tmp_path_factory):
     @functools.cache
     def make(heads: int = 4, kv_heads: int = 4, tied: bool = False) -> Llama:
         folder = tmp_path_factory.mktemp("llama")
-        theirs = random_llama(heads, kv_heads, tied)
-        theirs.save_pretrained(folder)
-        return Llama(theirs, *load_model(folder))
+        reference = random_llama(heads, kv_heads, tied)
+        reference.save_pretrained(folder)
+        return Llama(reference, *load_model(folder))
 
     return make
 
@@ -68,17 +68,17 @@ def prompts() -> list[list[int]]:
 
 
 @pytest.fixture(scope="session")
-def whole():
-    """whole(config, params): a model as it is, as a fully tuned one: its config, a method, its two parts."""
+def fully_tuned():
+    """fully_tuned(config, params) -> (config, method full, trainable, frozen), as `decode` takes a model."""
     full = configure(METHODS, {"name": "full"})
     return lambda config, params: (config, full, *partition(params, full.trainable))
 
 
 @pytest.fixture(scope="session")
-def write():
-    """write((config, tuning, trainable, frozen), prompts, **settings) -> the n_best generations of every prompt."""
+def decode():
+    """decode((config, tuning, trainable, frozen), prompts, **settings) -> the n_best generations of every prompt."""
 
-    def decode(tuned: tuple, prompts: list, *, batch_size: int = 5, eos_id: int = EOS, longest: int = NEW,
+    def run(tuned: tuple, prompts: list, *, batch_size: int = 5, eos_id: int = EOS, longest: int = NEW,
                bidirectional: bool = False, token_bytes: Any = (), **settings: Any) -> list:  # fmt: skip
         config, tuning, *parameters = tuned
         how = DecodingConfig(**settings)
@@ -88,12 +88,12 @@ def write():
         )  # fmt: skip
         return generate(decoder, how, *parameters, prompts, batch_size=batch_size, token_bytes=token_bytes)
 
-    return decode
+    return run
 
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory):
-    """folder_of(model): where a model of theirs was saved."""
+    """folder_of(model): the directory to which a Hugging Face model was saved."""
 
     def save(model: LlamaForCausalLM, **options: Any) -> Path:
         folder = tmp_path_factory.mktemp("saved")

@@ -22,8 +22,8 @@ PROMPT = [3, 2, 4]
 
 
 @pytest.fixture(scope="module")
-def tiny(random_params, whole):
-    return whole(TINY, random_params(TINY))
+def tiny(random_params, fully_tuned):
+    return fully_tuned(TINY, random_params(TINY))
 
 
 @pytest.fixture(scope="module")
@@ -79,36 +79,36 @@ def plain_beam_search(log_probabilities, beams, penalty):
 @pytest.mark.parametrize(
     ("beams", "length_penalty", "form"), [(2, 0.0, "hf"), (2, 1.5, "hf"), (2, 0.7, "gnmt"), (1, 2.0, "gnmt")]
 )
-def test_beam_search_is_its_definition(tiny, write, log_probabilities, beams, length_penalty, form):
+def test_beam_search_is_its_definition(tiny, decode, log_probabilities, beams, length_penalty, form):
     penalties = {"hf": lambda n: n**length_penalty, "gnmt": lambda n: ((5 + n) / 6) ** length_penalty}
     expected = plain_beam_search(log_probabilities, beams, penalties[form])
     options = {"length_penalty": length_penalty, "length_penalty_form": form, "n_best": beams}
-    (ours,) = write(tiny, [PROMPT], longest=LONGEST, method="beam", beams=beams, batch_size=1, **options)
+    (ours,) = decode(tiny, [PROMPT], longest=LONGEST, method="beam", beams=beams, batch_size=1, **options)
     texts = [tuple(token for token in text if token != EOS) for _, text in expected]
     assert [tuple(text.tokens) for text in ours] == texts
     np.testing.assert_allclose([text.score for text in ours], [score for score, _ in expected], rtol=1e-5)
 
 
-def test_a_score_is_the_texts_log_probability_over_its_penalty(tiny, write, log_probabilities):
-    (ours,) = write(tiny, [PROMPT], longest=LONGEST, method="beam", beams=2, n_best=2, batch_size=1)
+def test_a_score_is_the_texts_log_probability_over_its_penalty(tiny, decode, log_probabilities):
+    (ours,) = decode(tiny, [PROMPT], longest=LONGEST, method="beam", beams=2, n_best=2, batch_size=1)
     for text in ours:
         tokens = tuple(text.tokens) if len(text.tokens) == LONGEST else (*text.tokens, EOS)
         assert math.isclose(text.score, total(tokens, log_probabilities) / len(tokens), rel_tol=1e-5)
 
 
-def test_one_beam_is_greedy_search(llama, whole, write, prompts):
+def test_one_beam_is_greedy_search(llama, fully_tuned, decode, prompts):
     model = llama()
-    tuned = whole(model.config, model.params)
-    beam = write(tuned, prompts, method="beam", beams=1, early_stopping=True)
-    assert [texts[0].tokens for texts in beam] == [texts[0].tokens for texts in write(tuned, prompts)]
+    tuned = fully_tuned(model.config, model.params)
+    beam = decode(tuned, prompts, method="beam", beams=1, early_stopping=True)
+    assert [texts[0].tokens for texts in beam] == [texts[0].tokens for texts in decode(tuned, prompts)]
 
 
-def test_the_vocabulary_has_to_hold_all_candidates(tiny, write):
+def test_the_vocabulary_has_to_hold_all_candidates(tiny, decode):
     with pytest.raises(ConfigError, match=r"decoding.beams = 3 needs a vocabulary of at least 6 tokens, not 5"):
-        write(tiny, [PROMPT], method="beam", beams=3)
+        decode(tiny, [PROMPT], method="beam", beams=3)
 
 
-def test_rows_without_a_prompt_make_no_nan(tiny, write):
+def test_rows_without_a_prompt_make_no_nan(tiny, decode):
     with jax.debug_nans(True):
-        (alone,) = write(tiny, [PROMPT], method="beam", beams=2, batch_size=4)
+        (alone,) = decode(tiny, [PROMPT], method="beam", beams=2, batch_size=4)
     assert jnp.isfinite(alone[0].score)

@@ -22,7 +22,7 @@ BEAM = {"method": "beam", "beams": 3, "n_best": 2}
 
 @pytest.fixture(scope="module")
 def method(tiny_config, tuned):
-    """method(name, ...): on the tiny base, as `write` takes it."""
+    """method(name, ...): on the tiny base, as `decode` takes it."""
     return lambda **block: (tiny_config, *tuned(**block))
 
 
@@ -61,55 +61,55 @@ def teacher_forced(config, tuning, trainable, frozen, prompts, outputs, bidirect
     [(FULL, False), (PROMPT, True), (LORA, True)],
     ids=["full", "prompt", "lora"],
 )
-def test_every_token_is_the_full_forward_passs_choice(method, write, prompts, block, bidirectional):
+def test_every_token_is_the_full_forward_passs_choice(method, decode, prompts, block, bidirectional):
     decoder = method(**block)
-    outputs = best(write(decoder, prompts, longest=NEW, bidirectional=bidirectional))
+    outputs = best(decode(decoder, prompts, longest=NEW, bidirectional=bidirectional))
     for output, choice in zip(outputs, teacher_forced(*decoder, prompts, outputs, bidirectional), strict=True):
         assert choice[: len(output)] == output
         assert len(output) == NEW or choice[len(output)] == EOS
 
 
 @pytest.mark.parametrize(("block", "settings"), [(PROMPT, {}), (LORA, BEAM)], ids=["prompt-greedy", "lora-beam"])
-def test_a_batch_gives_each_prompt_what_it_gives_it_alone(method, write, prompts, block, settings):
+def test_a_batch_gives_each_prompt_what_it_gives_it_alone(method, decode, prompts, block, settings):
     """In one batch, in batches of two of other widths with empty rows, and in another order."""
     decoder = method(**block)
-    together = write(decoder, prompts, longest=NEW, bidirectional=True, **settings)
-    alone = [write(decoder, [p], longest=NEW, bidirectional=True, batch_size=1, **settings) for p in prompts]
+    together = decode(decoder, prompts, longest=NEW, bidirectional=True, **settings)
+    alone = [decode(decoder, [p], longest=NEW, bidirectional=True, batch_size=1, **settings) for p in prompts]
     for one, row in zip(alone, together, strict=True):
         assert [text.tokens for text in one[0]] == [text.tokens for text in row]
         if settings:
             np.testing.assert_allclose([text.score for text in one[0]], [text.score for text in row], rtol=1e-5)
-    again = write(decoder, prompts[::-1], longest=NEW, bidirectional=True, batch_size=2, **settings)
+    again = decode(decoder, prompts[::-1], longest=NEW, bidirectional=True, batch_size=2, **settings)
     assert best(again) == best(together)[::-1]
     assert len(set(map(tuple, best(together)))) == len(prompts)
-    assert write(decoder, []) == []
+    assert decode(decoder, []) == []
 
 
 def test_a_prompt_and_an_adapter_change_what_is_written_and_a_merged_one_nothing(
-    method, whole, write, prompts, tiny_base
+    method, fully_tuned, decode, prompts, tiny_base
 ):
     config, tuning, *parts = method(**LORA)
-    base = best(write(whole(config, tiny_base), prompts, longest=NEW))
-    adapted = best(write((config, tuning, *parts), prompts, longest=NEW))
-    merged = whole(*merge_adapter(config, tuning, combine(*parts)))
-    assert best(write(merged, prompts, longest=NEW)) == adapted
+    base = best(decode(fully_tuned(config, tiny_base), prompts, longest=NEW))
+    adapted = best(decode((config, tuning, *parts), prompts, longest=NEW))
+    merged = fully_tuned(*merge_adapter(config, tuning, combine(*parts)))
+    assert best(decode(merged, prompts, longest=NEW)) == adapted
     assert adapted != base
-    assert best(write(method(**PROMPT), prompts, longest=NEW)) != base
+    assert best(decode(method(**PROMPT), prompts, longest=NEW)) != base
 
 
-def test_beam_search_with_dora_is_that_of_the_merged_model(method, whole, write, prompts, tiny_base):
+def test_beam_search_with_dora_is_that_of_the_merged_model(method, fully_tuned, decode, prompts, tiny_base):
     config, tuning, *parts = method(**DORA)
-    found = write((config, tuning, *parts), prompts, longest=NEW, **BEAM)
-    merged = write(whole(*merge_adapter(config, tuning, combine(*parts))), prompts, longest=NEW, **BEAM)
+    found = decode((config, tuning, *parts), prompts, longest=NEW, **BEAM)
+    merged = decode(fully_tuned(*merge_adapter(config, tuning, combine(*parts))), prompts, longest=NEW, **BEAM)
     for tuned_texts, merged_texts in zip(found, merged, strict=True):
         assert [text.tokens for text in tuned_texts] == [text.tokens for text in merged_texts]
-    assert best(found) != best(write(whole(config, tiny_base), prompts, longest=NEW, **BEAM))
+    assert best(found) != best(decode(fully_tuned(config, tiny_base), prompts, longest=NEW, **BEAM))
 
 
-def test_beam_scores_with_a_prefix_are_those_of_the_full_forward_pass(method, write, prompts):
+def test_beam_scores_with_a_prefix_are_those_of_the_full_forward_pass(method, decode, prompts):
     config, tuning, *parts = method(**PREFIX)
     params = combine(*parts)
-    for prompt, texts in zip(prompts, write((config, tuning, *parts), prompts, longest=NEW, **BEAM), strict=True):
+    for prompt, texts in zip(prompts, decode((config, tuning, *parts), prompts, longest=NEW, **BEAM), strict=True):
         for text in texts:
             output = text.tokens if len(text.tokens) == NEW else [*text.tokens, EOS]
             tokens = np.zeros((1, WIDTH + NEW), np.int32)
@@ -121,17 +121,17 @@ def test_beam_scores_with_a_prefix_are_those_of_the_full_forward_pass(method, wr
             np.testing.assert_allclose(text.score, score, rtol=1e-4)
 
 
-def test_a_row_ends_at_its_eos_while_others_go_on(method, write, prompts):
+def test_a_row_ends_at_its_eos_while_others_go_on(method, decode, prompts):
     """With a token as eos that some rows write in their middle, those stop there and the others are unchanged."""
     decoder = method(**LORA)
-    free = best(write(decoder, prompts, longest=NEW, eos_id=-1))
+    free = best(decode(decoder, prompts, longest=NEW, eos_id=-1))
     assert {len(output) for output in free} == {NEW}
     eos = next(token for token in free[1][2:] if 0 < sum(token in output for output in free) < len(free))
-    ended = best(write(decoder, prompts, longest=NEW, eos_id=eos))
+    ended = best(decode(decoder, prompts, longest=NEW, eos_id=eos))
     assert ended == [output[: output.index(eos)] if eos in output else output for output in free]
 
 
-def test_rows_that_ended_leave_the_batch(method, write, prompts, monkeypatch):
+def test_rows_that_ended_leave_the_batch(method, decode, prompts, monkeypatch):
     """Limits by ratio end 6 of 8 rows early; the batch shrinks to 2 rows, and what is written does not change."""
     decoder, many = method(**LORA), [[5, 6]] * 6 + [prompts[3], prompts[3][::-1]]
     options = {"longest": 90, "eos_id": -1, "max_length_ratio": 4.5, "batch_size": 8}
@@ -143,21 +143,21 @@ def test_rows_that_ended_leave_the_batch(method, write, prompts, monkeypatch):
         return run(batch, decoding, owners, ended, width)
 
     monkeypatch.setattr(generation._BatchDecoder, "_resize", spied)
-    texts = best(write(decoder, many, **options))
+    texts = best(decode(decoder, many, **options))
     assert [len(text) for text in texts] == [9] * 6 + [77, 77]
     assert texts[:5] == texts[1:6]
     assert rows[0] == 8
     assert rows[-1] == 2
-    assert texts[-3:] == best(write(decoder, many[-3:], **{**options, "batch_size": 2}))
+    assert texts[-3:] == best(decode(decoder, many[-3:], **{**options, "batch_size": 2}))
 
 
-def test_other_parameters_of_the_same_shapes_compile_nothing(method, write, prompts):
+def test_other_parameters_of_the_same_shapes_compile_nothing(method, decode, prompts):
     """Adapters of one base, one after the other: the base is an argument like them."""
     config, tuning, trainable, frozen = method(**LORA)
-    first = write((config, tuning, trainable, frozen), prompts, longest=NEW)
+    first = decode((config, tuning, trainable, frozen), prompts, longest=NEW)
     before = compiled_programs()
     other = jax.tree.map(lambda leaf: np.asarray(leaf) * 1.5, trainable)
-    second = write((config, tuning, other, frozen), prompts, longest=NEW)
+    second = decode((config, tuning, other, frozen), prompts, longest=NEW)
     assert compiled_programs() == before
     assert best(second) != best(first)
 

@@ -10,7 +10,7 @@ HEADS = [(4, 4, False), (4, 2, True), (4, 1, False)]  # multi-head, grouped-quer
 each_form = pytest.mark.parametrize("form", HEADS, ids=["mha", "gqa-tied", "mqa"])
 
 
-def theirs(model, prompt, beams=1, n_best=1, **options):
+def hugging_face_texts(model, prompt, beams=1, n_best=1, **options):
     """Tokens up to eos, and scores, of the n_best texts that Hugging Face writes after one prompt."""
     tokens = torch.tensor([prompt])
     output = model.generate(
@@ -24,10 +24,10 @@ def theirs(model, prompt, beams=1, n_best=1, **options):
 
 
 @each_form
-def test_greedy_search(llama, whole, write, prompts, form):
+def test_greedy_search(llama, fully_tuned, decode, prompts, form):
     model = llama(*form)
-    ours = write(whole(model.config, model.params), prompts)
-    expected = [theirs(model.theirs, prompt)[0] for prompt in prompts]
+    ours = decode(fully_tuned(model.config, model.params), prompts)
+    expected = [hugging_face_texts(model.reference, prompt)[0] for prompt in prompts]
     assert [[best.tokens for best in texts] for texts in ours] == expected
     assert len({len(best.tokens) for (best,) in ours}) > 1  # some end by eos, at several lengths
 
@@ -36,20 +36,22 @@ PENALTIES = [(True, 1.0), ("never", 2.0), (False, 0.0), ("never", -0.5)]
 
 
 @each_form
-def test_beam_search(llama, whole, write, prompts, form):
+def test_beam_search(llama, fully_tuned, decode, prompts, form):
     model = llama(*form)
-    check_beams(model, whole, write, prompts, beams=4, n_best=4)
+    check_beams(model, fully_tuned, decode, prompts, beams=4, n_best=4)
 
 
 @pytest.mark.parametrize(("early_stopping", "length_penalty"), PENALTIES)
-def test_early_stopping_and_length_penalties(llama, whole, write, prompts, early_stopping, length_penalty):
+def test_early_stopping_and_length_penalties(llama, fully_tuned, decode, prompts, early_stopping, length_penalty):
     options = {"early_stopping": early_stopping, "length_penalty": length_penalty}
-    check_beams(llama(), whole, write, prompts[:3], beams=3, n_best=2, **options)
+    check_beams(llama(), fully_tuned, decode, prompts[:3], beams=3, n_best=2, **options)
 
 
-def check_beams(model, whole, write, prompts, beams, n_best, **options):
-    ours = write(whole(model.config, model.params), prompts, method="beam", beams=beams, n_best=n_best, **options)
+def check_beams(model, fully_tuned, decode, prompts, beams, n_best, **options):
+    ours = decode(
+        fully_tuned(model.config, model.params), prompts, method="beam", beams=beams, n_best=n_best, **options
+    )
     for prompt, texts in zip(prompts, ours, strict=True):
-        expected, scores = theirs(model.theirs, prompt, beams, n_best, **options)
+        expected, scores = hugging_face_texts(model.reference, prompt, beams, n_best, **options)
         assert [text.tokens for text in texts] == expected
         np.testing.assert_allclose([text.score for text in texts], scores, rtol=2e-5)

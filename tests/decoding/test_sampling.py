@@ -63,12 +63,12 @@ def test_draws_have_the_distribution_of_the_closed_form(options, expected):
     assert fit.pvalue > 1e-3
 
 
-def test_a_seed_writes_the_same_whatever_is_decoded_beside_it(llama, whole, write, prompts):
+def test_samples_of_a_seed_do_not_depend_on_the_batch_size(llama, fully_tuned, decode, prompts):
     model = llama()
-    tuned = whole(model.config, model.params)
+    tuned = fully_tuned(model.config, model.params)
     options = {"method": "sample", "temperature": 1.2, "top_p": 0.9, "seed": 7}
-    together = write(tuned, prompts, **options)
-    assert write(tuned, prompts, batch_size=2, **options) == together
+    together = decode(tuned, prompts, **options)
+    assert decode(tuned, prompts, batch_size=2, **options) == together
 
 
 def test_another_seed_draws_other_tokens():
@@ -77,9 +77,9 @@ def test_another_seed_draws_other_tokens():
     assert first.tolist() != second.tolist()
 
 
-def test_examples_and_tokens_are_drawn_apart(llama, whole, write, prompts):
+def test_examples_and_tokens_are_sampled_independently(llama, fully_tuned, decode, prompts):
     """One prompt several times gives several texts, though the seed is one."""
     model = llama()
-    texts = write(whole(model.config, model.params), [prompts[1]] * 5, method="sample", eos_id=-1)
+    texts = decode(fully_tuned(model.config, model.params), [prompts[1]] * 5, method="sample", eos_id=-1)
     assert len({tuple(best.tokens) for (best,) in texts}) == 5
     assert all(len(set(best.tokens)) > 3 for (best,) in texts)

@@ -49,16 +49,16 @@ def test_the_bytes_of_tokens_make_the_text(tiny_runs):
 
 
 @pytest.mark.parametrize("method", [{}, {"method": "beam", "beams": 3, "n_best": 3}], ids=["greedy", "beam"])
-def test_texts_end_where_a_stop_string_is_complete(llama, whole, write, prompts, method):
+def test_texts_end_where_a_stop_string_is_complete(llama, fully_tuned, decode, prompts, method):
     """Tokens are written as words of two letters, so that stop strings lie across them."""
     model = llama()
-    tuned = whole(model.config, model.params)
+    tuned = fully_tuned(model.config, model.params)
     words = [b"" if i < 4 else bytes([97 + i % 12, 97 + i // 12]) for i in range(model.config.vocab_size)]
     spell = lambda tokens: b"".join(words[i] for i in tokens).decode()  # noqa: E731
-    free = write(tuned, prompts, **method)
+    free = decode(tuned, prompts, **method)
     inside = spell(free[1][0].tokens[3:6])
     stop = inside[1:4]  # half of a token, a whole one
-    ended = write(tuned, prompts, stop=(stop,), token_bytes=words, **method)
+    ended = decode(tuned, prompts, stop=(stop,), token_bytes=words, **method)
     assert any(stop in spell(text.tokens) for texts in ended for text in texts)
     for texts in ended:
         for text in texts:

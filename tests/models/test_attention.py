@@ -62,7 +62,7 @@ def test_a_packed_row_with_a_prompt_looks_as_drawn():
 
 
 def test_a_window_counts_a_soft_prompt_as_the_text_before():
-    """Two prompt tokens and a text of four, with a window of three: the prompt goes out of sight."""
+    """Two prompt tokens and a text of four, with a window of three: the prompt leaves the window."""
     text = TokenLayout(jnp.arange(4)[None], jnp.ones((1, 4), int), jnp.zeros((1, 4), bool))
     _, layout = prepend(jnp.zeros((2, 4)), jnp.zeros((1, 4, 4)), text)
     expected = np.tri(6, dtype=bool) & ~np.tri(6, k=-3, dtype=bool)

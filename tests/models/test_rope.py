@@ -1,4 +1,4 @@
-"""Rotary angles of every kind of scaling, beside transformers' at positions up to 131,071."""
+"""Rotary angles of every kind of scaling equal transformers' at positions up to 131,071."""
 
 import math
 

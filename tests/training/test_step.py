@@ -1,4 +1,4 @@
-"""The compiled train step: what it touches, what it leaves alone, and what does not make it compile anew."""
+"""The compiled train step: what it touches, what it leaves alone, and what does not recompile it."""
 
 import dataclasses
 from collections.abc import Iterator
