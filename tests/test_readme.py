@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -19,13 +18,9 @@ from finetune_scaling.data.tasks import TASKS
 from finetune_scaling.laws.points.columns import UNIT_COLUMNS
 from finetune_scaling.metrics.learned.metric import LearnedMetric
 from finetune_scaling.metrics.registry import METRICS as METRIC_NAMES
-from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.run_config import LimitsConfig, read_run_config
 from finetune_scaling.studies.grid import FACTORS, read_study
 from finetune_scaling.studies.tables import BASE_COLUMNS, POINT_COLUMNS
-from finetune_scaling.tuning.attach import attach
-from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.partition import table
 from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -147,17 +142,6 @@ def test_the_example_frame_of_the_points_page_is_read():
     exec("".join(code_blocks("points.md")), scope)
     assert len(scope["points"].settings) == 9
     assert scope["points"].warnings == ()
-
-
-def test_the_method_of_the_methods_page_works():
-    scope: dict = {"__name__": "gain"}
-    exec("".join(code_blocks("methods.md")), scope)
-    tuning = configure({"gain": scope["SPEC"]}, {"name": "gain"})
-    model = model_config({"name": "30k", "block": "sequential"}, 256)
-    rows = table(*jax.eval_shape(lambda key: attach(model, tuning, key), jax.random.key(0)))
-    trained = {row.name for row in rows if row.trains}
-    gains = {"layers/attention/key/gain", "layers/attention/value/gain", "layers/feed_forward/up/gain"}
-    assert trained == gains | {"final_norm/scale", "layers/norm/scale", "layers/feed_forward_norm/scale"}
 
 
 def test_the_metrics_page_lists_every_metric_and_its_example_loads():

@@ -30,9 +30,10 @@ OPTIONS = {
     "prefix": {"length": 3},
     "bottleneck": {"width": 5},
 }
-BLOCKS = {name: {"name": name, **OPTIONS.get(name, {})} for name in METHODS}
+BLOCKS = {name: {"name": name, **OPTIONS.get(name, {})} for name in (*METHODS, "gain")}
 BLOCKS["prefix, MLP"] = {"name": "prefix", "length": 3, "mlp_width": 6}
 each_method = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+pytestmark = pytest.mark.usefixtures("example_method")  # gain, of docs/methods.md
 NEW = 6
 PROMPTS = [[5, 9, 14, 7, 33, 21, 40], [8, 30], [17, 16, 15, 50, 49]]
 

@@ -1,19 +1,16 @@
 """A new method is one declaration: it trains, checkpoints, decodes and is recorded without a line elsewhere.
 
-It scales keys, values and the up projection by learned vectors and trains the norms too, so that parameters of the base
-and new ones match one rule.
+It is the example of docs/methods.md, whose rule matches parameters of the base (norms) and new ones. test_methods.py
+checks the promises of all methods for it: merging, decoding through the cache, packed rows.
 """
 
-import dataclasses
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from finetune_scaling.evaluation.scoring import example_losses
 from finetune_scaling.experiments.run import run
-from finetune_scaling.models.adapters import LayerAdapter
+from finetune_scaling.models.ladder import model_config
 from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs import run_data
 from finetune_scaling.runs.checkpoints import read_trainable
@@ -21,35 +18,12 @@ from finetune_scaling.runs.model_loading import find_run, load_base, load_run_ch
 from finetune_scaling.studies.execute import execute
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.studies.tables import write_points
-from finetune_scaling.trees import path_name
-from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod
+from finetune_scaling.trees import flatten
+from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine
 from finetune_scaling.tuning.registry import METHODS
 
-
-@dataclasses.dataclass(frozen=True)
-class GainOptions:
-    """start: every element of the vectors, at first."""
-
-    start: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class GainAdapter(LayerAdapter):
-    start: float
-
-    def dense(self, layer, x):
-        y = layer(x)
-        if layer.name not in ("key", "value", "up"):
-            return y
-        return y * layer.parameter("gain", jax.nn.initializers.constant(self.start), y.shape[-1:], jnp.float32)
-
-
-def build(options: GainOptions) -> TuningMethod:
-    return TuningMethod(name="gain", trainable=r".*/gain|.*norm/scale", adapter=GainAdapter(options.start))
-
-
-GAIN = MethodSpec("gain", GainOptions, build, Defaults(learning_rate=0.05, batch_size=8), display_name="gain vectors")
 TRAINED = {
     "final_norm/scale",
     "layers/norm/scale",
@@ -60,11 +34,16 @@ TRAINED = {
 
 
 def leaves(tree) -> dict[str, np.ndarray]:
-    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {name: np.asarray(leaf) for name, leaf in flatten(tree).items()}
 
 
-def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monkeypatch, tmp_path):
-    monkeypatch.setitem(METHODS, "gain", GAIN)
+def test_its_rule_trains_all_norms_of_sequential_blocks(example_method):
+    model, tuning = model_config({"name": "30k", "block": "sequential"}, 256), configure(METHODS, {"name": "gain"})
+    trainable, _ = jax.eval_shape(lambda key: attach(model, tuning, key), jax.random.key(0))
+    assert flatten(trainable).keys() == TRAINED | {"layers/feed_forward_norm/scale"}
+
+
+def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, example_method, tmp_path):
     config = tiny_runs.config("full", name="gain", method={"name": "gain"}, evaluation={"generate_examples": 5})
     config["schedule"] = {}  # the method's own learning rate
     record = run(config, tmp_path)
@@ -72,7 +51,7 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
     base = load_base(tiny_runs.base)
     c = base.config
     assert record["method"] == "gain"
-    assert record["learning_rate"] == 0.05
+    assert record["learning_rate"] == example_method.defaults.learning_rate
     expected = c.layers * (c.model_dim + 2 * c.kv_heads * c.head_dim + c.ffn_dim) + c.model_dim
     assert record["trainable_parameters"] == expected
     first, *_, last = record["dev_losses"].values()
@@ -101,8 +80,7 @@ def test_a_method_of_a_users_own_trains_checkpoints_and_decodes(tiny_runs, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"full", "prompt", "lora"}))
 def test_a_run_of_each_method_loads_again_with_the_loss_of_its_record(tiny_runs, name, tmp_path):
-    method = {"name": name} | ({"length": 3, "mlp_width": 4} if name == "prefix" else {})
-    config = tiny_runs.config("full", name=name, method=method, evaluation={"generate_examples": 2})
+    config = tiny_runs.config(name, evaluation={"generate_examples": 2})
     record = run(config | {"schedule": {}}, tmp_path)
     found = find_run(tmp_path)
     model, run_config = load_run_checkpoint(found), found.run_config
@@ -113,8 +91,7 @@ def test_a_run_of_each_method_loads_again_with_the_loss_of_its_record(tiny_runs,
 
 
 @pytest.mark.slow
-def test_a_study_takes_it_from_a_config_to_the_laws(tiny_runs, monkeypatch, tmp_path):
-    monkeypatch.setitem(METHODS, "gain", GAIN)
+def test_a_study_takes_it_from_a_config_to_the_laws(tiny_runs, example_method, tmp_path):
     config = tiny_runs.config("study")
     grid = {"finetune_examples": (10, 20, 40), "held_out_examples": (40,), "factors": ("model",)}
     config["tasks"]["translation"]["methods"] = {"gain": grid, "full": grid}
