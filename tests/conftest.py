@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import runpy
 import signal
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.trees import Tree, path_name
 from finetune_scaling.tuning.attach import attach
-from finetune_scaling.tuning.method import TuningMethod, configure
+from finetune_scaling.tuning.method import MethodSpec, TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 # Programs started by tests must react to SIGINT and SIGHUP, which a shell makes its background jobs ignore.
@@ -136,6 +137,22 @@ def tuned(tiny_config: ModelConfig, tiny_base: Params) -> Callable[..., TunedDec
         return TunedDecoder(tuning, jax.tree.map(move, trainable) if noise else trainable, frozen)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def example_spec() -> MethodSpec:
+    """Return the MethodSpec of the code block of docs/methods.md."""
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    module: dict[str, Any] = {"__name__": "gain"}
+    exec("".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), module)
+    return module["SPEC"]
+
+
+@pytest.fixture
+def example_method(example_spec: MethodSpec, monkeypatch: pytest.MonkeyPatch) -> MethodSpec:
+    """Register the method of docs/methods.md, gain, for one test, as a user would add it."""
+    monkeypatch.setitem(METHODS, example_spec.name, example_spec)
+    return example_spec
 
 
 class TinyRuns(NamedTuple):

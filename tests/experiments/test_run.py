@@ -81,7 +81,8 @@ def uninterrupted(tiny_runs, tmp_path_factory) -> Callable[[str], dict[str, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("example_method")  # gain, of docs/methods.md
+@pytest.mark.parametrize("method", [*METHODS, "gain"])
 def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(method, tiny_runs, uninterrupted, at_step, tmp_path):
     expected = uninterrupted(method)
     for step in sorted(random.Random(method).sample(range(12), 3)):

@@ -1,7 +1,8 @@
 """A new method is one declaration: it trains, checkpoints, decodes and is recorded without a line elsewhere.
 
-It is the example of docs/methods.md, whose rule matches parameters of the base (norms) and new ones. test_methods.py
-checks the promises of all methods for it: merging, decoding through the cache, packed rows.
+It is the example of docs/methods.md, whose rule matches parameters of the base (norms) and new ones. Tests of all
+methods check it too: merging, cached decoding, packed rows (test_methods.py), resuming (../experiments/test_run.py) and
+memory plans (../planning/test_workload.py).
 """
 
 import jax
