@@ -116,10 +116,11 @@ def _holder(lease: Lease) -> str:
 
 def _machine() -> str:
     """Return an identifier of this boot of this machine and of the PID namespace (of a container)."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    if not boot.exists():
+    try:
+        boot, namespace = Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")
+    except OSError:
         return uuid.uuid4().hex  # unknown: never equal to another process's
-    return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return f"{socket.gethostname()} {boot.strip()} {namespace}"
 
 
 def _renew(path: epath.Path, own: Lease, done: threading.Event) -> None:

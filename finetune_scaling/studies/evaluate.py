@@ -57,7 +57,8 @@ class StudyEvaluators:
 
     def for_run(self, run: StudyRun) -> dict[str, Evaluator]:
         """Return the evaluators of one run by name."""
-        configured, decoding = self._configured[run.setting.task, run.setting.method]
+        key = (run.setting.task, run.setting.method)
+        configured, decoding = self._configured.get(key, ({}, None))  # another config may lack a method
         names = list(configured) if self._names is None else self._names
         wanted = [name for name in names if name in configured or name in self._presets]
         chosen = select_evaluators(wanted, configured, "--evaluators")

@@ -436,6 +436,8 @@ def test_text_of_which_nothing_is_left_and_a_file_as_directory(parts, tokenizer,
 def test_invalid_settings_are_an_error(parts, tokenizer):
     with pytest.raises(ConfigError, match=r"--shards=201 must be in 1\.\.200"):
         preparation_of(parts, tokenizer, shards=201)
+    with pytest.raises(ConfigError, match="--max_tokens=3 is below --min_tokens=9"):
+        Filters(min_tokens=9, max_tokens=3)
     finetuning = {**TINY["finetune"]("full"), "tokenizer": "x", "base": {"run": "x"}}
     with pytest.raises(ConfigError, match="has no corpus"):
         shards_of_run(read_run_config(finetuning), 1, KEEP_ALL)

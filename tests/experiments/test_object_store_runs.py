@@ -274,6 +274,14 @@ def test_one_process_at_a_time_across_machines(bucket, monkeypatch):
     assert not (location(url) / ".lock").exists()
 
 
+def test_a_machine_without_an_identifier_equals_no_other(monkeypatch):
+    def fails(_: str) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(lease_module.os, "readlink", fails)  # as without PID namespaces
+    assert lease_module._machine() != lease_module._machine()
+
+
 HOLDER = """
 import sys, time
 from finetune_scaling.runs import lease

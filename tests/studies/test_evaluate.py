@@ -58,6 +58,16 @@ def test_each_task_and_method_has_its_evaluators_and_presets_are_for_all(tiny_ru
         names("minee")
 
 
+def test_runs_of_a_method_that_another_config_lacks_have_presets_only(tiny_runs):
+    config = small(tiny_runs, evaluators={"few_shot_1": {}})
+    run = runs(read_study(config))[0]
+    grid = config["tasks"]["translation"]
+    full = tiny_runs.config("study")["tasks"]["translation"]["methods"]["full"]
+    other = read_study({**config, "tasks": {"translation": {**grid, "methods": {"full": full}}}})
+    assert StudyEvaluators(other).for_run(run) == {}
+    assert StudyEvaluators(other, ["zero_shot"]).for_run(run) == {"zero_shot": preset("zero_shot")}
+
+
 def test_evaluators_use_the_decoding_of_the_study(tiny_runs):
     study = read_study(small(tiny_runs, decoding={"method": "beam", "beams": 2}, evaluators={"few_shot_1": {}}))
     run = runs(study)[0]

@@ -27,6 +27,13 @@ class Filters:
     min_tokens: int = 0
     max_tokens: int = 0
 
+    def __post_init__(self) -> None:
+        if self.max_tokens and self.max_tokens < self.min_tokens:  # checked before any text is encoded
+            raise ConfigError(
+                f"--max_tokens={self.max_tokens} is below --min_tokens={self.min_tokens}, so no document could pass; "
+                "change one of them"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
