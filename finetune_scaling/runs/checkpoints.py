@@ -114,8 +114,8 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 restored = self.restore(step, target)
-            except DamagedCheckpointError:
-                log.warning("%s: damaged; trying an older one", self.directory / str(step))
+            except DamagedCheckpointError as error:
+                log.warning("%s; trying an older one", str(error).removesuffix(f". {FIX}"))
                 self._set_aside(step)
             else:
                 self._delete_superseded(step)

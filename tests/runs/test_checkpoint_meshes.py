@@ -185,7 +185,7 @@ def test_two_processes_set_damage_aside_once_and_raise_the_same_error(tmp_path):
     assert "checkpoints/3: cannot be used; see the error of process 1" in errors[0][0]
     assert "cannot be read (Input/output error)" in errors[1][0]
     assert all("storage shared by all hosts" in lines[1] for lines in errors)
-    assert "checkpoints/3: damaged; trying an older one" in outputs[0][1]
+    assert "checkpoints/3: damaged: see the error of process 1; trying an older one" in outputs[0][1]
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["1", "2", "6", "damaged.3", "damaged.4", "damaged.5"]
     state = random_state()
