@@ -73,10 +73,16 @@ class Fitted(JointFits):
         own = self.fits.get((task, method, law))
         if own is None:
             reasons = [s.reason for s in self.skipped if (s.task, s.method, s.law) == (task, method, law)]
-            raise DataError(f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'})")
+            raise DataError(
+                f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'}). Fix: give a "
+                "method and law that `parameters` lists, or add points"
+            )
         choose({f: f for f in own.factors}, factor, "factor")
         if not own.fits_well:
-            raise DataError(f"{task}, {method}: no prediction by the {law} law, since {own.lack_of_fit}")
+            raise DataError(
+                f"{task}, {method}: no prediction by the {law} law, since {own.lack_of_fit}. Fix: give another law, or "
+                "add points"
+            )
         replicates = own.predict_loss_replicates(factor, x, examples)
         loss = float(own.predict_loss(factor, x, examples))
         return Prediction(loss, percentile_interval(replicates), replicates)
@@ -100,7 +106,10 @@ class Fitted(JointFits):
 
         task = choose_task(self.tasks, task)
         if self.rows(task, factor="model").empty:
-            raise DataError(f"{task}: no row of {self.table.source} has the factor 'model', over which methods compare")
+            raise DataError(
+                f"{task}: no row of {self.table.source} has the factor 'model', over which methods compare. Fix: add "
+                "rows that vary the model size"
+            )
         with mpl.rc_context(RC):
             return draw_methods(self, task)
 

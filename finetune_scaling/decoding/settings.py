@@ -56,7 +56,9 @@ class DecodingConfig:
         _require("seed", self.seed, lambda value: 0 <= value < 2**32, "be in [0, 2^32)")
         _require("max_length_ratio", self.max_length_ratio, lambda value: value > 0, "be above 0")
         if not all(self.stop):
-            raise ConfigError(f"{_WHERE}.stop = {list(self.stop)} has an empty string, which would end every text")
+            raise ConfigError(
+                f"{_WHERE}.stop = {list(self.stop)} has an empty string, which would end every text. Fix: remove it"
+            )
 
     def _check_method(self) -> None:
         """Raise ConfigError if an option belongs to another method and would have no effect."""

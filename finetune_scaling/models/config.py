@@ -97,9 +97,11 @@ class ModelConfig:
             raise ConfigError("model.shared_norm = False needs parallel blocks with norms before. Fix: remove it")
         if unknown := [name for name in self.biased if name not in self.dense_layers]:
             known = ", ".join(self.dense_layers)
-            raise ConfigError(f"model.biased names {unknown[0]!r}; this model's dense layers are {known}")
+            raise ConfigError(
+                f"model.biased names {unknown[0]!r}; this model's dense layers are {known}. Fix: remove or correct it"
+            )
         if len(set(self.biased)) < len(self.biased):
-            raise ConfigError(f"model.biased = {list(self.biased)} names a layer twice")
+            raise ConfigError(f"model.biased = {list(self.biased)} names a layer twice. Fix: remove one")
 
     @property
     def dense_layers(self) -> tuple[str, ...]:

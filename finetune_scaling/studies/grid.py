@@ -74,7 +74,10 @@ class FamilyConfig:
         else:
             self._check_public(self.public)
         if self.factor_size not in self.sizes:
-            raise ConfigError(f"families.factor_size = {self.factor_size!r} is not among its sizes {list(self.sizes)}")
+            raise ConfigError(
+                f"families.factor_size = {self.factor_size!r} is not among its sizes {list(self.sizes)}; give one "
+                "of them"
+            )
         if list(self.tokens) != sorted(set(self.tokens)) or not self.tokens or self.tokens[0] < 1:
             raise ConfigError(
                 f"families.tokens = {list(self.tokens)} must be positive and increasing; the last ends pretraining"
@@ -321,4 +324,4 @@ def _ordered_sizes(family: FamilyConfig) -> list[str]:
 def _check_subset(values: tuple, allowed: tuple, where: str) -> None:
     for value in values:
         if value not in allowed:
-            raise ConfigError(f"{where}: {value!r} is not among {list(allowed)}")
+            raise ConfigError(f"{where}: {value!r} is not among {list(allowed)}; remove it or give one of these")

@@ -58,7 +58,8 @@ class OptimizerConfig:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(
-                    f"optimizer.learning_rate_multipliers: {pattern!r} is not a regular expression: {error}"
+                    f"optimizer.learning_rate_multipliers: {pattern!r} is not a regular expression: {error}. "
+                    "Fix: correct it, and escape special characters with a backslash"
                 ) from error
 
 

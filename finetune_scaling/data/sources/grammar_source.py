@@ -32,7 +32,10 @@ class GrammarSource:
         needed = {"translation": 2, "summarization": 1}.get(self.dataset, max(1, len(self.languages)))
         if len(self.languages) != needed or len(set(self.languages) & TYPOLOGIES.keys()) != needed:
             known = ", ".join(TYPOLOGIES)
-            raise ConfigError(f"languages = {self.languages}: {self.dataset} needs {needed} different ones of {known}")
+            raise ConfigError(
+                f"languages = {self.languages}: {self.dataset} needs {needed} different ones of {known}. "
+                f"Fix: set languages = {tuple(TYPOLOGIES)[:needed]}, for example"
+            )
         if self.size < 1:
             raise ConfigError(f"size = {self.size} of a grammar source must be at least 1")
         largest_share = 1 if len(self.languages) > 1 else 0
