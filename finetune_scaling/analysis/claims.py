@@ -69,19 +69,19 @@ class Claim:
 
     @property
     def replicates(self) -> list[np.ndarray]:
-        """The replicates of every comparison that has them."""
+        """Return the replicates of every comparison that has them."""
         return [c.replicates for c in self.comparisons if c.replicates is not None]
 
     @property
     def probability(self) -> float | None:
-        """The share of replicates in which all differences are above zero; None where nothing could be compared."""
+        """Return the share of replicates in which all differences are positive; None if nothing could be compared."""
         if not self.replicates:
             return None
         return float(np.mean(np.all([values > 0 for values in self.replicates], axis=0)))
 
     @property
     def verdict(self) -> str:
-        """The verdict over all comparisons."""
+        """Return the verdict over all comparisons."""
         verdicts = [comparison.verdict for comparison in self.comparisons]
         if NOT_SUPPORTED in verdicts:
             return NOT_SUPPORTED
@@ -90,7 +90,7 @@ class Claim:
 
     @property
     def tally(self) -> str:
-        """How many comparisons have which verdict, in words."""
+        """Return how many comparisons have which verdict, in words."""
         if not self.comparisons:
             return "nothing to compare"
         verdicts = [comparison.verdict for comparison in self.comparisons]

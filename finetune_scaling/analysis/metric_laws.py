@@ -69,17 +69,17 @@ class MetricFinding:
 
     @property
     def good_fits(self) -> tuple[MetricFit, ...]:
-        """Fits that are good enough, by increasing left-out error."""
+        """Return the fits that are good enough, by increasing left-out error."""
         return tuple(sorted((f for f in self.fits if f.fits_well), key=lambda f: float(f.left_out.mean())))
 
     @property
     def used(self) -> MetricFit | None:
-        """The law that predicts the metric; None where none fits it."""
+        """Return the law that predicts the metric; None where none fits it."""
         return self.good_fits[0] if self.good_fits else None
 
     @property
     def preferred(self) -> str | None:
-        """The name of the preferred law, if any."""
+        """Return the name of the preferred law, if any."""
         first, *others = self.good_fits or (None,)
         if first is None or any(not _is_smaller(first.left_out, other.left_out) for other in others):
             return None
@@ -87,7 +87,7 @@ class MetricFinding:
 
     @property
     def verdict(self) -> str:
-        """Which law fits the metric, that none does or is preferred, or why this is inconclusive, in words."""
+        """Return in words which law fits the metric, that none does or is preferred, or why this is inconclusive."""
         if self.why:
             return f"inconclusive: {self.why}"
         if self.used is None:

@@ -1,4 +1,4 @@
-"""What is recorded about a run: metadata of its checkpoints, its result, and its environment."""
+"""Records of a run: metadata of its checkpoints, its result, and its environment."""
 
 import functools
 import importlib.metadata

@@ -45,6 +45,7 @@ class StepBound:
 
     @property
     def seconds(self) -> float:
+        """Return the lower bound of the seconds of a step, that of the limiting resource."""
         return max(dataclasses.astuple(self))
 
     @property

@@ -83,10 +83,12 @@ class Slice:
 
     @property
     def name(self) -> str:
+        """Return kind and shape, such as v5e:4x4."""
         return f"{self.chip.kind}:{'x'.join(map(str, self.shape))}"
 
     @property
     def chips(self) -> int:
+        """Return the number of chips."""
         return math.prod(self.shape)
 
     @property
@@ -100,6 +102,7 @@ class Slice:
 
     @property
     def hosts(self) -> int:
+        """Return the number of hosts."""
         return math.ceil(self.chips / math.prod(self.host_shape))
 
     @property

@@ -35,6 +35,7 @@ class Layout:
 
     @property
     def chips(self) -> int:
+        """Return the number of chips of the mesh."""
         return self.data * self.fsdp * self.tensor
 
     def text(self) -> str:
@@ -64,6 +65,7 @@ class ResidentBytes:
 
     @property
     def total(self) -> int:
+        """Return the bytes of all of them."""
         return self.trainable + self.frozen + self.optimizer + self.batch
 
 

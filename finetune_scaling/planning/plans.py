@@ -33,6 +33,7 @@ class Plan:
 
     @property
     def training(self) -> Program:
+        """Return the program of the train step."""
         return self.programs[TRAINING]
 
     @property

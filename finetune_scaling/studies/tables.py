@@ -1,4 +1,4 @@
-"""From result records to the tables of a study: points.csv, bases.csv, and study.json for the report."""
+"""Tables of a study, made from its result records: points.csv, bases.csv, and study.json for the report."""
 
 import csv
 import functools

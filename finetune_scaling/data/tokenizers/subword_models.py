@@ -43,7 +43,7 @@ class FastModel:
 
     @functools.cached_property
     def continuation(self) -> "FastModel":
-        """The model without an added space in front of texts; this model if the file adds none."""
+        """Return the model without an added space in front of texts; this model if the file adds none."""
         changed = {
             **self._fields,
             "normalizer": _without_prefix_space(self._fields.get("normalizer")),
@@ -52,6 +52,7 @@ class FastModel:
         return self if changed == self._fields else FastModel(json.dumps(changed), self._name)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
         # Not the library's encode_batch: it starts threads, and forking afterwards prints warnings.
         try:
             return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
@@ -59,9 +60,11 @@ class FastModel:
             raise encoding_error(texts, error) from error
 
     def token_ends(self, text: str) -> list[int]:
+        """Return the number of characters of the text up to the end of each token."""
         return [end for _, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def token_bytes(self) -> list[bytes]:
@@ -86,6 +89,7 @@ class FastModel:
         ]
 
     def token_id(self, token: str) -> int | None:
+        """Return the id of a token; None if the vocabulary lacks it."""
         return self._tokenizer.token_to_id(token)
 
     def _find_prefix_ids(self) -> list[int] | None:
@@ -111,15 +115,18 @@ class SentencePieceModel:
 
     @functools.cached_property
     def continuation(self) -> "SentencePieceModel":
+        """Return the model without an added space in front of texts."""
         return SentencePieceModel(self._model + _KEEP_SPACES, self._name)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
         try:
             return self._processor.encode(list(texts), num_threads=1)
         except (TypeError, UnicodeEncodeError) as error:
             raise encoding_error(texts, error) from error
 
     def token_ends(self, text: str) -> list[int]:
+        """Return the number of characters of the text up to the end of each token."""
         return [end for _, end in self._processor.encode(text, out_type="offset_mapping")["offsets"]]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -128,10 +135,12 @@ class SentencePieceModel:
         return self._decoder.decode(pieces)
 
     def token_bytes(self) -> list[bytes]:
+        """Return the bytes of every token; special tokens have none."""
         pieces = [self._processor.id_to_piece(i) for i in range(self.size)]
         return [b"" if self._is_special(i) else _sentencepiece_bytes(piece) for i, piece in enumerate(pieces)]
 
     def token_id(self, token: str) -> int | None:
+        """Return the id of a token; None if the vocabulary lacks it."""
         token_id = self._processor.piece_to_id(token)
         return token_id if self._processor.id_to_piece(token_id) == token else None
 
