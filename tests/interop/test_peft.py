@@ -25,6 +25,7 @@ from finetune_scaling.interop.peft.low_rank import split_ranks, to_peft
 from finetune_scaling.interop.peft.modules import linear_modules
 from finetune_scaling.interop.run_export import RunExport, export_run
 from finetune_scaling.runs.checkpoints import checkpoint_steps
+from finetune_scaling.runs.config_template import run_config_template
 from finetune_scaling.runs.evaluators import TaskEvaluator
 from finetune_scaling.runs.run_config import read_run_config
 
@@ -71,6 +72,8 @@ def test_imported_adapter_has_the_logits_of_peft_and_is_exported_again(
     record_property("logits", float(np.abs(imported - expected).max()))  # read by benchmarks/peft_parity.py
     np.testing.assert_allclose(imported, expected, atol=1e-4)
     assert figures["method"]["name"] == KINDS[kind].method
+    continuing = {**run_config_template(KINDS[kind].method).method, **figures["method"]}
+    assert not configuration.differing_fields(CONFIG_OF_RUN(str(run)).method, continuing)
     export_run(RunExport(str(run), adapter=str(tmp_path / "out")))
     np.testing.assert_allclose(reference_logits(loaded(public_base, tmp_path / "out")), expected, atol=1e-4)
     if kind in ("lora", "lora, rank-stabilized", "dora", "ia3", "prompt", "prefix"):

@@ -124,7 +124,7 @@ def _run_config(
         given = {"sequence": {"length": length}, "limits": {"max_steps": 1}}
     return {
         **given,
-        "method": dict(adapter.method),
+        "method": _all_options(adapter.method),
         "base": {"run": str(absolute(base.directory)), "step": int(base.path.name)},
         "tokenizer": given.get("tokenizer") or base.run_config.tokenizer,
         "adapter": {
@@ -132,6 +132,13 @@ def _run_config(
             "weights_sha256": sha256(Path(request.adapter) / WEIGHTS),
         },
     }
+
+
+def _all_options(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `method` block completed with the defaults of the options that PEFT lacks, as configs list them."""
+    options = {name: value for name, value in method.items() if name != "name"}
+    complete = configuration.build(METHODS[method["name"]].options, options, "method")
+    return {"name": method["name"], **configuration.plain(complete)}
 
 
 def _checkpoint(
