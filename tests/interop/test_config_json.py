@@ -222,6 +222,7 @@ def test_unsupported_model_type_names_the_nearest_family(model_type, fields, mes
             "rope_theta = 1.0 must be above 1",
         ),
         ("Qwen 3 0.6B", {"quantization_config": {"bits": 4}}, "quantization_config = "),
+        ("Qwen 3 0.6B", {"partial_rotary_factor": 0}, "partial_rotary_factor = 0 is not supported"),
     ],
 )
 def test_unsupported_field_is_named(name, fields, message):

@@ -5,8 +5,8 @@ from typing import Any
 
 from finetune_scaling.errors import ConfigError
 
-# Fields that change what some family computes. A family's reader has to read such a field unless it is absent, null,
-# false or 0, or, for the second group, 1.
+# Fields that change what some family computes. A family's reader has to read such a field unless it is absent or null,
+# or has its neutral value: false or 0, of the second group 1.
 _OFF = (
     "attention_bias", "attention_chunk_size", "attention_multiplier", "attn_logit_softcapping", "clip_qkv",
     "final_logit_softcapping", "mlp_bias", "no_rope_layers", "num_experts", "num_local_experts", "quantization_config",
@@ -113,7 +113,7 @@ class Fields:
     def check_rest(self) -> None:
         """Raise ConfigError for an unread field that changes what is computed."""
         for name in (*_OFF, *_ONE):
-            neutral = (None, False, 1) if name in _ONE else (None, False)
+            neutral = (None, 1) if name in _ONE else (None, False)
             if not self.was_read(name) and self.get(name) not in neutral:
                 raise self.unsupported(name, self.values[name])
         if not self.was_read("layer_types") and any(kind != FULL for kind in self.items("layer_types") or ()):
