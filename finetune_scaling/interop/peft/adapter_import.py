@@ -137,7 +137,7 @@ def _run_config(
 def _all_options(method: Mapping[str, Any]) -> dict[str, Any]:
     """Return a `method` block completed with the defaults of the options that PEFT lacks, as configs list them."""
     options = {name: value for name, value in method.items() if name != "name"}
-    complete = configuration.build(METHODS[method["name"]].options, options, "method")
+    complete: Any = configuration.build(METHODS[method["name"]].options, options, "method")
     return {"name": method["name"], **configuration.plain(complete)}
 
 
