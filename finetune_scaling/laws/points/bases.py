@@ -20,6 +20,7 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
     size: which count of parameters the column `size` takes, total or non_embedding. Raises DataError as read_points.
     """
     text = read_text(source, REQUIRED)
+    check_units(text, "family")
     bases = pd.DataFrame({column: parse_filled(text, column) for column in ("family", "model")})
     for name, column in (("size", SIZE_COUNTS[SIZES.index(size)]), ("pretrain_tokens", "pretrain_tokens")):
         if column not in text.cells:
@@ -28,7 +29,6 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
         check_range(text, bases[name], column, 1, MAX_COUNT, "it is a raw count: 7B is 7e9")
     bases["loss"] = parse_losses(text)
     bases["held_out"] = parse_flags(text, "held_out")
-    check_units(text, "family")
     repeated = bases.duplicated(["family", "size", "pretrain_tokens"])
     text.reject(repeated, "loss", "this base model and number of tokens appear twice; keep one row")
     return bases.reset_index(drop=True)

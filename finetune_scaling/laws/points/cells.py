@@ -52,10 +52,13 @@ def check_range(table: TextTable, numbers: pd.Series, column: str, low: float, h
 
 
 def parse_losses(table: TextTable) -> pd.Series:
-    """Return the column loss in nats per token, converted from its loss_unit. Raises DataError at impossible losses."""
+    """Return the column loss in nats per token, converted from its loss_unit, which check_units has checked.
+
+    Raises DataError at impossible losses.
+    """
     loss = parse_numbers(table, "loss", positive=True)
     if LOSS_UNIT in table.cells:
-        unit = parse_choices(table, LOSS_UNIT, (NATS, BITS, PERPLEXITY), optional=True)
+        unit = table.cells[LOSS_UNIT]
         table.reject(
             (unit == PERPLEXITY) & (loss <= 1), "loss", "a perplexity is above 1; correct it or remove the row"
         )

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.laws.points.columns import LOSS_UNIT, SETTING, SIZE, TOKENIZER
+from finetune_scaling.laws.points.cells import parse_choices
+from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY, SETTING, SIZE, SIZES, TOKENIZER
 from finetune_scaling.laws.points.text import TextTable
 
+_CHOICES = {LOSS_UNIT: (NATS, BITS, PERPLEXITY), SIZE: SIZES}  # a tokenizer may have any name
 # Column -> what to do where rows of one group differ in it.
 _FIXES = {
     LOSS_UNIT: "write all of a task's losses in one unit",
@@ -18,34 +20,14 @@ _FIXES = {
 
 
 def check_units(text: TextTable, group: str = "task") -> None:
-    """Raise DataError where rows of one group (a task, or a family of base models) differ in what they count."""
+    """Raise DataError at an unknown unit, or where rows of one group (a task, a family) differ in what they count."""
     cells = text.cells
     for column, fix in _FIXES.items():
         if column in cells and (column != SIZE or "factor" in cells):
+            if column in _CHOICES:
+                parse_choices(text, column, _CHOICES[column], optional=True)
             rows = cells[cells["factor"] == "model"] if column == SIZE else cells
             _check_uniform(text, rows, [group], column, fix)
-
-
-def factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
-    """Return x of every run, with model sizes counted as `size` says (total or non_embedding).
-
-    For non_embedding, sizes come from the column parameters_non_embedding, except in rows whose column `size` says
-    that x counts so already. Raises DataError where the table lacks such counts.
-    """
-    rows = runs["factor"] == "model"
-    counted = runs[SIZE] == "non_embedding" if SIZE in runs else pd.Series(False, index=runs.index)
-    if size == "total":
-        fix = "x counts parameters without embeddings; fit with --size=non_embedding, or give total parameters"
-        text.reject(rows & counted, SIZE, fix)
-        return runs["x"]
-    rows &= ~counted
-    if not rows.any():
-        return runs["x"]
-    column = "parameters_non_embedding"
-    if column not in runs:
-        raise DataError(f"{text.header}: --size=non_embedding needs the column {column!r}; add it or use --size=total")
-    text.reject(rows & ~(runs[column] > 0), column, "--size=non_embedding takes x from it; give a number above zero")
-    return runs["x"].where(~rows, runs[column])
 
 
 def check_consistent(text: TextTable, runs: pd.DataFrame) -> None:

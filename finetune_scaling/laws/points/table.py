@@ -15,7 +15,7 @@ from finetune_scaling.laws.points.cells import (
     parse_losses,
     parse_numbers,
 )
-from finetune_scaling.laws.points.checks import check_consistent, check_units, factor_values
+from finetune_scaling.laws.points.checks import check_consistent, check_units
 from finetune_scaling.laws.points.columns import (
     COVARIATES,
     FACTOR_CHOICES,
@@ -25,7 +25,6 @@ from finetune_scaling.laws.points.columns import (
     SENSITIVITY_FACTOR,
     SETTING,
     SIZE,
-    SIZES,
     SWEPT_SIZE,
     UNIT_COLUMNS,
     Column,
@@ -82,9 +81,8 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = tu
     model. Raises DataError that names file, row, column and the fix.
     """
     text = read_text(source, REQUIRED)
-    parsed = _typed_runs(text, methods)
     check_units(text)
-    parsed["x"] = factor_values(text, parsed, size)
+    parsed = _typed_runs(text, methods, size)
     finished = _finished(text, parsed)
     check_consistent(text, finished)
     runs = finished.drop_duplicates([*SETTING, "seed"])
@@ -93,14 +91,15 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = tu
     return _table(text, parsed, finished, runs)
 
 
-def _typed_runs(text: TextTable, methods: Sequence[str]) -> pd.DataFrame:
-    """Return all rows with known methods and factors, numbers as floats, losses in nats and held_out as bool."""
+def _typed_runs(text: TextTable, methods: Sequence[str], size: str) -> pd.DataFrame:
+    """Return all rows with known methods and factors, numbers as floats, losses in nats and held_out as bool.
+
+    size: which parameters x counts where the factor is model; see read_points.
+    """
     runs = text.cells.copy()
     for column in ("task", "seed"):
         parse_filled(text, column)
     method, factor = parse_choices(text, "method", methods), parse_choices(text, "factor", FACTOR_CHOICES)
-    if SIZE in runs:
-        parse_choices(text, SIZE, SIZES, optional=True)
     sizeless = [name for name, spec in METHODS.items() if spec.size_field is None]
     no_pet = "the row's method has no PET size; correct the method or remove the row"
     text.reject(method.isin(sizeless) & (factor == "pet"), "factor", no_pet)
@@ -117,8 +116,31 @@ def _typed_runs(text: TextTable, methods: Sequence[str]) -> pd.DataFrame:
             runs[column] = parse_numbers(text, column, optional=True)
         if holds_generation_scores(column):
             check_range(text, runs[column], column, -MAX_SCORE, MAX_SCORE, "no score is so large; correct it")
+    runs["x"] = _factor_values(text, runs, size)
     runs[SWEPT_SIZE] = runs["parameters"].fillna(0).where(swept, 0.0) if "parameters" in runs else 0.0
     return runs
+
+
+def _factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
+    """Return x of every run, with model sizes counted as `size` says (total or non_embedding).
+
+    For non_embedding, sizes come from the column parameters_non_embedding, except in rows whose column `size` says
+    that x counts so already. Raises DataError where the table lacks such counts.
+    """
+    rows = runs["factor"] == "model"
+    counted = runs[SIZE] == "non_embedding" if SIZE in runs else pd.Series(False, index=runs.index)
+    if size == "total":
+        fix = "x counts parameters without embeddings; fit with --size=non_embedding, or give total parameters"
+        text.reject(rows & counted, SIZE, fix)
+        return runs["x"]
+    rows &= ~counted
+    if not rows.any():
+        return runs["x"]
+    column = "parameters_non_embedding"
+    if column not in runs:
+        raise DataError(f"{text.header}: --size=non_embedding needs the column {column!r}; add it or use --size=total")
+    text.reject(rows & ~(runs[column] > 0), column, "--size=non_embedding takes x from it; give a number above zero")
+    return runs["x"].where(~rows, runs[column])
 
 
 def _finished(text: TextTable, runs: pd.DataFrame) -> pd.DataFrame:
