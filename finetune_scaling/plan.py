@@ -7,9 +7,7 @@ that fits for each kind of chip, --study sums over a study, --json prints JSON o
 
 import dataclasses
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from absl import flags
@@ -17,23 +15,15 @@ from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.attention import check_attention
 from finetune_scaling.planning.chips import CHIPS, Chip, Slice, available_slices, find_chip, find_slice
-from finetune_scaling.planning.estimate import estimate_step
 from finetune_scaling.planning.formatting import format_plan, format_study
-from finetune_scaling.planning.layout import state_shapes
-from finetune_scaling.planning.plans import Plan, as_json, compiled_plan, configured_layout, estimated_plan
-from finetune_scaling.planning.prices import Prices, cost, price_of, read_prices
-from finetune_scaling.planning.search import best_plan, candidates
+from finetune_scaling.planning.prices import read_prices
+from finetune_scaling.planning.run_plan import plan_run, run_plan_as_json
+from finetune_scaling.planning.search import search_kinds
 from finetune_scaling.planning.study_totals import study_totals
-from finetune_scaling.planning.totals import run_totals
-from finetune_scaling.planning.workload import Workload, planned_model, read_workload
+from finetune_scaling.planning.workload import planned_model, read_workload
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.studies.grid import read_study
-from finetune_scaling.trees import parameter_count
-
-log = logging.getLogger(__name__)
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of the run; with --study, of the study.")
 _PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices per chip-hour.")
@@ -65,15 +55,21 @@ def main() -> None:
     config = command.read_config(_CONFIG)
     prices = read_prices(command.read_config(_PRICES))
     if _STUDY.value:
-        totals = study_totals(read_study(config), [chip for chip, _ in _slices()], prices, _UTILISATION.value)
+        totals = study_totals(read_study(config), list(_slices()), prices, _UTILISATION.value)
         print(json.dumps(totals) if _JSON.value else format_study(totals))
         return
     run_configs = _run_configs_by_batch(read_run_config(config))
     first = next(iter(run_configs.values()))
     model = planned_model(first, _MODEL.value, _VOCABULARY.value)
     workloads = [read_workload(run_config, model) for run_config in run_configs.values()]
-    found = search(workloads, first.sharding.axes) if _SEARCH.value else [plan_run(first, workloads[0])]
-    results = [_result(plan, run_configs[plan.workload.batch], prices) for plan in found]
+    if _SEARCH.value:
+        found = search_kinds(
+            workloads, _slices(), first.sharding.axes, smallest=_SMALLEST.value, analytic=_ANALYTIC.value
+        )
+    else:
+        slice_, analytic = find_slice(_TOPOLOGY.value), _ANALYTIC.value
+        found = [plan_run(first, workloads[0], slice_, analytic=analytic, training_only=_TRAINING_ONLY.value)]
+    results = [run_plan_as_json(one, run_configs[one.workload.batch], prices, _UTILISATION.value) for one in found]
     if _JSON.value:
         print(json.dumps(results if _SEARCH.value else results[0]))
     else:
@@ -96,7 +92,8 @@ def _check_flags() -> None:
             raise ConfigError(f"--study chooses a slice for each run; give only the kind of chip, --topology={kind}")
     if _BATCHES.value and (not _SEARCH.value or _BATCH.value is not None):
         raise ConfigError("--batches needs --search and excludes --batch; add --search, or remove one of the two")
-    if _TRAINING_ONLY.value and (_SEARCH.value or _STUDY.value or not _compiles(find_slice(_TOPOLOGY.value).chip)):
+    one_run = not (_SEARCH.value or _STUDY.value)
+    if _TRAINING_ONLY.value and not (one_run and find_slice(_TOPOLOGY.value).chip.compiles(_ANALYTIC.value)):
         raise ConfigError("--training-only is for one run compiled for a TPU slice; remove it")
 
 
@@ -130,75 +127,13 @@ def _with_batch(run_config: RunConfig, size: int, accumulation: int) -> RunConfi
     return dataclasses.replace(run_config, batch=batch)
 
 
-def plan_run(run_config: RunConfig, workload: Workload) -> Plan:
-    """Return the plan of the config's layout on the slice of --topology."""
-    slice_ = find_slice(_TOPOLOGY.value)
-    check_attention(workload.model, slice_.chip.platform)
-    layout = configured_layout(workload, slice_, run_config.sharding, run_config.batch.accumulation)
-    step = estimate_step(workload, slice_, layout)
-    return compiled_plan(step, _TRAINING_ONLY.value) if _compiles(slice_.chip) else estimated_plan(step)
-
-
-def _compiles(chip: Chip) -> bool:
-    return chip.is_tpu and not _ANALYTIC.value
-
-
-def search(workloads: Sequence[Workload], axes: AxisRules) -> list[Plan]:
-    """Return, for each kind of chip, the plan of the cheapest batch and layout that fit; workloads differ in batch."""
-    found: list[Plan] = []
-    for chip, slices in _slices():
-        try:
-            check_attention(workloads[0].model, chip.platform)
-        except ConfigError as error:
-            if _TOPOLOGY.value:
-                raise
-            log.warning("%s is omitted: %s", chip.kind, error)
-            continue
-        ranked = candidates(workloads, slices, axes)
-        plan = best_plan(ranked, smallest=_SMALLEST.value, compiling=_compiles(chip))
-        if plan is None:
-            log.warning("%s: no layout fits", chip.kind)
-        else:
-            found.append(plan)
-    if not found:
-        raise ConfigError("no layout fits; give a larger slice, a smaller batch or another kind of chip (--topology)")
-    return found
-
-
-def _slices() -> Iterator[tuple[Chip, tuple[Slice, ...]]]:
-    """Yield the kinds of chips that --topology allows, each with its slices."""
-    if ":" in _TOPOLOGY.value:
-        one = find_slice(_TOPOLOGY.value)
-        yield one.chip, (one,)
-        return
-    for chip in [find_chip(_TOPOLOGY.value)] if _TOPOLOGY.value else CHIPS.values():
-        yield chip, available_slices(chip)
-
-
-def _result(plan: Plan, run_config: RunConfig, prices: Prices) -> dict[str, Any]:
-    """Return the JSON of a plan: plan, model, totals and cost of the run, and plans that did not fit."""
-    workload = plan.workload
-    state, frozen = state_shapes(workload)
-    trainable = parameter_count(state.trainable)
-    return {
-        **as_json(plan),
-        "batch": workload.batch,
-        "length": workload.length,
-        "chip_seconds_per_sequence_bound": plan.chip_seconds / workload.batch,
-        "model": {"parameters": trainable + parameter_count(frozen), "trainable_parameters": trainable},
-        **_totals_and_cost(plan, run_config, prices),
-        **({"refused": list(map(as_json, plan.refused))} if plan.refused else {}),
-    }
-
-
-def _totals_and_cost(plan: Plan, run_config: RunConfig, prices: Prices) -> dict[str, Any]:
-    price = price_of(prices, plan.slice.chip.kind)
-    try:
-        totals = run_totals(run_config, plan.workload, plan.slice.chip, plan.chip_seconds, _UTILISATION.value)
-    except ConfigError as error:  # only the number of steps is unknown
-        return {"run": None, "run_unknown": str(error), "usd": None}
-    usd = {"bound": cost(price, totals.chip_hours_bound), "likely": cost(price, totals.chip_hours)}
-    return {"run": dataclasses.asdict(totals), "usd": {**usd, "price": dataclasses.asdict(price)}}
+def _slices() -> dict[Chip, tuple[Slice, ...]]:
+    """Return the slices that --topology allows, by kind of chip."""
+    topology = _TOPOLOGY.value
+    if ":" in topology:
+        one = find_slice(topology)
+        return {one.chip: (one,)}
+    return {chip: available_slices(chip) for chip in ([find_chip(topology)] if topology else CHIPS.values())}
 
 
 if __name__ == "__main__":

@@ -47,6 +47,10 @@ class Chip:
             return "tpu"
         return "cpu" if self.kind == "cpu" else "gpu"
 
+    def compiles(self, analytic: bool) -> bool:
+        """Return whether plans for it are compiled; analytic: estimate for TPUs too."""
+        return self.is_tpu and not analytic
+
 
 _SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _CUBES = (

@@ -9,12 +9,14 @@ a smaller estimate are compiled.
 import collections
 import dataclasses
 import itertools
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.attention import check_attention
 from finetune_scaling.models.model_sharding import check_fits
-from finetune_scaling.planning.chips import Slice
+from finetune_scaling.planning.chips import Chip, Slice
 from finetune_scaling.planning.estimate import EstimatedStep, estimate_step
 from finetune_scaling.planning.layout import Layout, Remat, resident_bytes
 from finetune_scaling.planning.plans import Plan, compiled_plan, estimated_plan
@@ -22,10 +24,51 @@ from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 
+log = logging.getLogger(__name__)
+
 REMAT: tuple[Remat, ...] = ("none", "dots", "full", "offload")
 MAX_COMPILED = 3  # per kind of chip
 ESTIMATE_TOLERANCE = 1.15  # candidates with up to this multiple of the memory are compiled
 SAFE_FRACTION = 0.9  # candidates with at most this fraction of the memory are expected to fit
+
+
+def search_kinds(
+    workloads: Sequence[Workload],
+    slices: Mapping[Chip, Sequence[Slice]],
+    axes: AxisRules,
+    *,
+    smallest: bool,
+    analytic: bool,
+) -> list[Plan]:
+    """Return, for each kind of chip, the plan of the cheapest batch and layout that fit.
+
+    Args:
+      workloads: the train step of a run with one batch size or several.
+      slices: the slices to search, by kind of chip.
+      smallest: whether to prefer the smallest slice that the run fits.
+      analytic: whether to estimate without compiling, for TPUs too.
+
+    Raises:
+      ConfigError: no layout fits, or the only kind of chip has no kernel of the model's attention.
+    """
+    found: list[Plan] = []
+    for chip, of_kind in slices.items():
+        try:
+            check_attention(workloads[0].model, chip.platform)
+        except ConfigError as error:
+            if len(slices) == 1:
+                raise
+            log.warning("%s is omitted: %s", chip.kind, error)
+            continue
+        ranked = candidates(workloads, of_kind, axes)
+        plan = best_plan(ranked, smallest=smallest, compiling=chip.compiles(analytic))
+        if plan is None:
+            log.warning("%s: no layout fits", chip.kind)
+        else:
+            found.append(plan)
+    if not found:
+        raise ConfigError("no layout fits; give a larger slice, a smaller batch or another kind of chip (--topology)")
+    return found
 
 
 def candidates(
