@@ -20,7 +20,6 @@ from finetune_scaling.runs.config_template import config_group, run_config_templ
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.studies.configs import Base, family_model, finetuning_config, pretraining_config
 from finetune_scaling.studies.grid import read_study, runs
-from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +68,7 @@ def test_finetuning_configs_fit_their_task_and_base(path, method):
     assert pretraining.model["name"] == size
     assert pretraining.tokenizer == run_config.tokenizer
     context = model_config(pretraining.model, 1000).max_length
-    assert run_config.sequence.length + configure(METHODS, run_config.method).prompt_length <= context
+    assert run_config.sequence.length + run_config.tuning.prompt_length <= context
     assert run_config.sequence.bidirectional_input == pretraining.objective.bidirectional_input
 
 
@@ -126,7 +125,7 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
         run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
         size = run.setting.size
         model = family_model(family, size) if family.public else model_config({**family.model, "name": size}, 1000)
-        prompt = configure(METHODS, run_config.method).prompt_length
+        prompt = run_config.tuning.prompt_length
         assert run_config.sequence.length + prompt <= model.max_length, run.directory
 
 
@@ -162,7 +161,7 @@ def test_an_unchanged_template_equals_the_defaults(method):
     with config.unlocked():
         config.update(MINIMAL)
     written, expected = read_run_config(plain(config)), read_run_config({**MINIMAL, "method": {"name": method}})
-    assert configure(METHODS, written.method) == configure(METHODS, expected.method)
+    assert written.tuning == expected.tuning
     assert plain(written) | {"method": None} == plain(expected) | {
         "method": None,
         "schedule": plain(written)["schedule"],
@@ -218,7 +217,7 @@ def test_overrides_of_any_depth_reach_the_experiment(monkeypatch):
     values(arguments)
     run_config = read_run_config(plain(holder.value))
 
-    tuning = configure(METHODS, run_config.method)
+    tuning = run_config.tuning
     assert (tuning.size, tuning.adapter.scale, tuning.adapter.targets) == (16, 2.0, ("query", "value"))
     assert run_config.schedule_config.learning_rate == 3e-3
     assert run_config.batch_size == 64

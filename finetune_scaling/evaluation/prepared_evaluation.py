@@ -21,8 +21,6 @@ from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.runs.model_loading import TunedModel, find_base
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_directory import lock_directory
-from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.registry import METHODS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +77,7 @@ def prepare_evaluators(
 
 def _check_length(evaluation: TaskEvaluation | TextEvaluation, run_config: RunConfig, model: ModelConfig) -> None:
     """Raise ConfigError if sequences and soft prompt together exceed the model's context length."""
-    prompt_length = configure(METHODS, run_config.method).prompt_length
+    prompt_length = run_config.tuning.prompt_length
     needed = evaluation.length + prompt_length
     if needed > model.max_length:
         raise ConfigError(

@@ -14,8 +14,7 @@ from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_data import task_and_format
 from finetune_scaling.training.optimizers import OptimizerConfig
-from finetune_scaling.tuning.method import TuningMethod, configure
-from finetune_scaling.tuning.registry import METHODS
+from finetune_scaling.tuning.method import TuningMethod
 
 _PAPER_SIZES = ("1b", "2b", "4b", "8b", "16b")  # their vocabulary is known without a tokenizer
 
@@ -55,7 +54,7 @@ class Workload:
 
 def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
     """Return the workload of a run. Raises ConfigError if rows are longer than the model's context."""
-    tuning = configure(METHODS, run_config.method)
+    tuning = run_config.tuning
     length = run_config.row_length
     check_length(model, tuning, length)
     return Workload(

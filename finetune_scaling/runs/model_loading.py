@@ -24,8 +24,7 @@ from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, flatten, parameter_count
 from finetune_scaling.tuning.attach import attach, cast
-from finetune_scaling.tuning.method import TuningMethod, configure
-from finetune_scaling.tuning.registry import METHODS
+from finetune_scaling.tuning.method import TuningMethod
 
 TOKENIZER = "tokenizer"  # folder in the directory of a converted model
 UNTUNED = TuningMethod(name="untuned", trainable="(?!)")  # a rule that matches no parameter: nothing is trainable
@@ -85,7 +84,7 @@ def initialize_model(run_config: RunConfig) -> TunedModel:
         base = load_base(run_config.base.run, run_config.base.step, run_config.sharding)
         config, params, metadata = with_model_changes(base.config, run_config.model), base.params, dict(base.metadata)
         _check_tokenizer(base, tokenizer, run_config.base.run, run_config.tokenizer)
-    tuning = configure(METHODS, run_config.method)
+    tuning = run_config.tuning
     check_length(config, tuning, run_config.sequence.length)
     sharding = make_model_sharding(config, run_config.sharding)
     rng = jax.random.key(run_config.seeds.parameters)

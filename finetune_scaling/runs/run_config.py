@@ -16,7 +16,7 @@ from finetune_scaling.models.ladder import model_config
 from finetune_scaling.runs.evaluators import Evaluator, read_evaluators
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
-from finetune_scaling.tuning.method import MethodSpec, configure
+from finetune_scaling.tuning.method import MethodSpec, TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 Kind = Literal["pretraining", "finetuning", "converted model", "imported adapter"]
@@ -280,6 +280,11 @@ class RunConfig:
         return configuration.choose(METHODS, self.method.get("name", ""), "method.name")
 
     @property
+    def tuning(self) -> TuningMethod:
+        """The method with the options of the method block. Raises ConfigError for an unknown one."""
+        return configure(METHODS, self.method)
+
+    @property
     def batch_size(self) -> int:
         """Sequences (packed: rows) per step."""
         return self.batch.size or self.method_declaration.defaults.batch_size
@@ -330,7 +335,7 @@ def read_run_config(config: Mapping[str, Any]) -> RunConfig:
         )
     # Fields of the open blocks are checked now, before anything slow starts.
     run_config.schedule_config  # noqa: B018
-    configure(METHODS, run_config.method)
+    run_config.tuning  # noqa: B018
     if run_config.base is None:
         model_config(run_config.model, vocab_size=1)
     return run_config

@@ -16,8 +16,6 @@ from finetune_scaling.runs.run_data import check_task_data
 from finetune_scaling.studies.configs import Base, bases, finetuning_config, pretraining_config, tuned_model
 from finetune_scaling.studies.grid import StudyConfig, StudyRun
 from finetune_scaling.studies.public_bases import check_source
-from finetune_scaling.tuning.method import configure
-from finetune_scaling.tuning.registry import METHODS
 
 
 def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> None:
@@ -39,7 +37,7 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> N
             run_config = read_run_config(finetuning_config(study, workdir, run))
             for size in sizes:  # public models may differ in context length
                 model = tuned_model(family, size, run_config)
-                check_length(model, configure(METHODS, run_config.method), run_config.sequence.length)
+                check_length(model, run_config.tuning, run_config.sequence.length)
             check_task_data(run_config)
             for name, evaluator in run_config.evaluation.named_evaluators.items():
                 with _within(f"evaluator {name}"):

@@ -18,7 +18,6 @@ from finetune_scaling.runs.model_loading import TOKENIZER, with_model_changes
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.studies.grid import FamilyConfig, Setting, StudyConfig, StudyRun, runs
 from finetune_scaling.training.flops import training_flops
-from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
 Config = dict[str, Any]
@@ -137,7 +136,7 @@ def expected_flops(run_config: RunConfig, model: ModelConfig, examples: float) -
     """Return the FLOPs of a finetuning run that stops at its limits."""
     row = run_config.row_length
     steps, _ = run_config.limits.last_step(examples / run_config.batch_size, run_config.batch_size * row)
-    tuning = configure(METHODS, run_config.method)
+    tuning = run_config.tuning
     return training_flops(model, tuning, steps, run_config.batch_size, row)
 
 

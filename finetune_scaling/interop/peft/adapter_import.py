@@ -145,7 +145,7 @@ def _checkpoint(
     run_config: RunConfig, model: ModelConfig, adapter: ConvertedAdapter, base: RunCheckpoint
 ) -> tuple[State, CheckpointMetadata]:
     """Return the checkpoint of step 0: the adapter with a fresh optimizer state, and its metadata."""
-    tuning = configure(METHODS, run_config.method)
+    tuning = run_config.tuning
     check_length(model, tuning, run_config.sequence.length)
     metadata = {
         "model": configuration.plain(model),
