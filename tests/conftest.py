@@ -36,8 +36,11 @@ for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 # Compilation dominates the run time of these tests; their models are too small to gain from optimized code. Without the
-# fusion emitters XLA:CPU compiles a train step in half the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# new fusion emitters XLA:CPU compiles a train step in half the time.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+)
 
 
 _LONGEST = (
