@@ -97,7 +97,8 @@ def numbers(out):
 def written_files(out):
     """Return the modification time of each file of the arrays, finished or not, by array and number."""
     files = [*out.glob(".conversion/0/state/*/[0-9]*"), *out.glob("checkpoints/0/state/*/[0-9]*")]
-    return {(file.parent.name, file.name): file.stat().st_mtime_ns for file in files}
+    # TensorStore writes to NAME.__lock, which a kill leaves, and renames it.
+    return {(f.parent.name, f.name): f.stat().st_mtime_ns for f in files if not f.name.endswith(".__lock")}
 
 
 def neox(directory):
