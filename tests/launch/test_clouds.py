@@ -165,7 +165,7 @@ class Clouds:
     def interrupt(self, number: int, when: Callable[[], bool], script: str, *arguments: str) -> tuple[int, str, str]:
         """Run a script and send it a signal once `when()` is true."""
         process = self.start(script, *arguments)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not when():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline, self.calls

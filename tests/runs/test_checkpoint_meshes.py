@@ -181,7 +181,7 @@ def test_two_processes_set_damage_aside_once_and_raise_the_same_error(tmp_path):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors for _, errors in outputs)
-    errors = [[json.loads(line) for line in out.splitlines() if line[0] == '"'] for out, _ in outputs]
+    errors = [[json.loads(line) for line in out.splitlines() if line.startswith('"')] for out, _ in outputs]
     assert "checkpoints/3: cannot be used; see the error of process 1" in errors[0][0]
     assert "cannot be read (Input/output error)" in errors[1][0]
     assert all("storage shared by all hosts" in lines[1] for lines in errors)
