@@ -93,10 +93,13 @@ def environment() -> dict[str, Any]:
 def _git_commit() -> str | None:
     """Return the commit of the checkout, with + if files differ from it; None outside a checkout or without git."""
     folder = Path(finetune_scaling.__file__).parent
-    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
     try:
-        return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain") else "")  # untracked modules are code, too
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(folder: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()

@@ -7,7 +7,7 @@ import torch
 EOS, PAD, NEW = 1, 0, 14
 HEADS = [(4, 4, False), (4, 2, True), (4, 1, False)]  # multi-head, grouped-query and tied, multi-query
 
-each_form = pytest.mark.parametrize("form", HEADS, ids=["mha", "gqa-tied", "mqa"])
+each_attention = pytest.mark.parametrize("heads", HEADS, ids=["mha", "gqa-tied", "mqa"])
 
 
 def hugging_face_texts(model, prompt, beams=1, n_best=1, **options):
@@ -23,9 +23,9 @@ def hugging_face_texts(model, prompt, beams=1, n_best=1, **options):
     return texts, output.sequences_scores.tolist() if beams > 1 else None
 
 
-@each_form
-def test_greedy_search(llama, fully_tuned, decode, prompts, form):
-    model = llama(*form)
+@each_attention
+def test_greedy_search(llama, fully_tuned, decode, prompts, heads):
+    model = llama(*heads)
     ours = decode(fully_tuned(model.config, model.params), prompts)
     expected = [hugging_face_texts(model.reference, prompt)[0] for prompt in prompts]
     assert [[best.tokens for best in texts] for texts in ours] == expected
@@ -35,9 +35,9 @@ def test_greedy_search(llama, fully_tuned, decode, prompts, form):
 PENALTIES = [(True, 1.0), ("never", 2.0), (False, 0.0), ("never", -0.5)]
 
 
-@each_form
-def test_beam_search(llama, fully_tuned, decode, prompts, form):
-    model = llama(*form)
+@each_attention
+def test_beam_search(llama, fully_tuned, decode, prompts, heads):
+    model = llama(*heads)
     check_beams(model, fully_tuned, decode, prompts, beams=4, n_best=4)
 
 
