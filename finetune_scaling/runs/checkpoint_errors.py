@@ -60,25 +60,37 @@ def damage_errors(path: Location) -> Iterator[None]:
 
 def _system_failure(path: Location, error: Exception) -> str | None:
     """Return how the system caused a reader's error; None if it did not. Raises MemoryError if memory is exhausted."""
-    chain, listing = list(causes(error)), _failure_to_list(path)
+    chain, reading = list(causes(error)), _failure_to_read(path)
     if any(isinstance(cause, MemoryError) for cause in chain):
         raise MemoryError from error
     if is_remote(path):  # readers raise the same errors for damage and for a store that does not answer
-        return next(map(remote_failure, listing), None)
-    codes = (_system_code(cause) for cause in (*chain, *listing))
+        return next(map(remote_failure, reading), None)
+    codes = (_system_code(cause) for cause in (*chain, *reading))
     return next((f"cannot be read ({os.strerror(code)})" for code in codes if code not in _DAMAGE_CODES), None)
 
 
-def _failure_to_list(path: Location) -> list[Exception]:
-    """Return the error of listing a checkpoint's folders, if any: Orbax treats an unreadable folder as an empty one."""
+def _failure_to_read(path: Location) -> list[Exception]:
+    """Return the error of reading a checkpoint's files again without decoding them, if any.
+
+    Readers hide such errors: Orbax treats a folder that cannot be listed as an empty one.
+    """
     try:
-        for folder in (path, path / "state", path / "facts"):
-            list(folder.iterdir())
+        _read_all(path)
     except FileNotFoundError:
         return []
     except Exception as error:
         return [error]
     return []
+
+
+def _read_all(folder: Location) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            _read_all(entry)
+            continue
+        with entry.open("rb") as file:
+            while file.read(1 << 20):
+                pass
 
 
 def _system_code(error: BaseException) -> int | None:

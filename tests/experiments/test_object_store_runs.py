@@ -27,7 +27,6 @@ from finetune_scaling.files import location, read_json, write_atomically
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.planning.workload import planned_model
 from finetune_scaling.reading import load_study
-from finetune_scaling.runs import checkpoint_errors
 from finetune_scaling.runs import checkpoints as checkpoints_module
 from finetune_scaling.runs import lease as lease_module
 from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps
@@ -210,19 +209,21 @@ def test_damaged_checkpoints_are_set_aside_and_incomplete_ones_ignored(bucket, c
     assert digest(Checkpoints(url).restore_newest(state(0)).state) == digest(state(4))
 
 
-def test_transient_read_errors_are_not_damage(bucket, monkeypatch):
+def test_read_errors_of_the_store_are_not_damage(bucket, monkeypatch):
+    """Listing still works, and the reader's own error does not name the cause."""
     url = f"{bucket}/unreachable"
     checkpoints = Checkpoints(url)
     checkpoints.save(1, state(1), {})
     checkpoints.wait()
 
-    reset = ConnectionResetError("connection reset")
+    def garbled(*_: Any) -> None:
+        raise ValueError("unexpected end of file")
 
-    def unreachable(where: Any) -> None:
-        raise reset
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError("connection reset")
 
-    monkeypatch.setattr(checkpoints_module, "_read_metadata", unreachable)
-    monkeypatch.setattr(checkpoint_errors, "_failure_to_list", lambda where: [reset])
+    monkeypatch.setattr(checkpoints_module, "_read_metadata", garbled)
+    monkeypatch.setattr(type(location(url)), "open", unreachable)
     with pytest.raises(WorkdirError, match=r"checkpoints/1: cannot be reached.*connection reset.*no file was changed"):
         checkpoints.restore_newest(state(0))
     monkeypatch.undo()
