@@ -44,8 +44,7 @@ RUNS = {  # options and learning rate; methods without an entry have DEFAULT_RUN
 }
 DEFAULT_RUN: tuple[dict, float] = ({}, 0.01)
 MESHES = [(1, 1), (8, 1), (1, 8), (2, 4), (4, 2), (2, 2)]  # fsdp, tensor; data is the rest
-# Full tuning runs on every mesh: each costs a compilation. The others share the sharding of the base's parameters.
-MESHES_OF = {"full": MESHES, "prompt": MESHES[-2:], "lora": MESHES[-2:]}
+EVERY_MESH = ("full", "prompt", "lora")  # the others run on one mesh, since each costs a compilation
 ALONG_LENGTH = AxisRules(length=("tensor",), heads=(), kv_heads=(), ffn=(), vocab=())
 
 
@@ -92,10 +91,10 @@ def main() -> None:
     found = {}
     for method in sys.argv[1:] or METHODS:
         found[method] = {"one device": losses(method, ShardingConfig(), jax.devices()[:1])}
-        for fsdp, tensor in MESHES_OF.get(method, MESHES[-1:]):
+        for fsdp, tensor in MESHES if method in EVERY_MESH else MESHES[-1:]:
             name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
             found[method][name] = losses(method, ShardingConfig(fsdp, tensor), jax.devices())
-        if method in MESHES_OF:
+        if method in EVERY_MESH:
             found[method]["long inputs"] = losses(method, ShardingConfig(2, 4, ALONG_LENGTH), jax.devices())
     json.dump(found, sys.stdout)
 

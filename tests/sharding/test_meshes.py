@@ -1,4 +1,4 @@
-"""Losses are equal on one device and on eight: full tuning in every mesh shape, other methods in some."""
+"""Losses are equal on one device and on eight: the main methods in every mesh shape, the others in one."""
 
 import json
 import os
