@@ -261,29 +261,39 @@ def test_the_first_cell_installs_a_missing_package(path, known, tmp_path, monkey
         assert Path.cwd() == tmp_path / "finetune-scaling" == Path(sys.path[0])
         assert shell.asked[1:] == ["pip install --quiet --editable ./finetune-scaling"]
     else:
-        with pytest.raises(FileNotFoundError, match=r"your--account.* cannot be fetched; give REPOSITORY your copy's"):
+        with pytest.raises(FileNotFoundError, match=r"REPOSITORY = '.*' cannot be fetched; give your copy's"):
             exec(program, {"get_ipython": lambda: shell})
         assert len(shell.asked) == 1
     assert shell.asked[0].startswith("GIT_TERMINAL_PROMPT=0 git clone ")  # else it would prompt for a password
 
 
-def test_all_files_have_the_same_address(tmp_path):
+def test_an_address_and_badges_are_written_into_all_notebooks_and_removed_from_them(tmp_path):
     address = runpy.run_path(str(FOLDER / "address.py"))
-    old, new = address["REPOSITORY"], "https://github.com/someone/a-fork"
     assert address["main"](["--check"]) == 0
-    copy = tmp_path / "repository"
-    shutil.copytree(FOLDER, copy / FOLDER.relative_to(ROOT))
-    script = copy / FOLDER.relative_to(ROOT) / "address.py"
-    script.write_text(script.read_text().replace(old, new))
-    changed = runpy.run_path(str(script))
-    assert changed["main"](["--check"]) == 1
-    assert changed["main"]([]) == 0
-    assert changed["main"](["--check"]) == 0
-    owner_and_name = old.removeprefix("https://github.com/")
-    for page in script.parent.glob("*.ipynb"):
-        text = page.read_text()
-        assert owner_and_name not in text
-        assert f"/github/someone/a-fork/blob/{address['BRANCH']}/launch/notebooks/" in text
-        assert f'REPOSITORY = \\"{new}\\"' in text
-        nbformat.validate(nbformat.reads(text, as_version=4))
-    assert changed["main"](["--all"]) == 2
+    copy = Path(shutil.copytree(FOLDER, tmp_path / "repository" / FOLDER.relative_to(ROOT)))
+    committed = {path: path.read_text() for path in copy.glob("*.ipynb")}
+    script = (copy / "address.py").read_text()
+    for owner in ("someone/a-fork", "another/finetune"):
+        configured = f'REPOSITORY = "https://github.com/{owner}"'
+        (copy / "address.py").write_text(re.sub('^REPOSITORY = ".*?"', configured, script, flags=re.MULTILINE))
+        main = runpy.run_path(str(copy / "address.py"))["main"]
+        assert [main(arguments) for arguments in (["--check"], [], ["--check"])] == [1, 0, 0]
+        for path in committed:
+            title, code = (nbformat.read(path, as_version=4).cells[number].source for number in (0, 2))
+            opened = f"https://colab.research.google.com/github/{owner}/blob/main/launch/notebooks/{path.name}"
+            heading, badge, _ = title.split("\n\n")
+            assert (heading[:2], badge[:2], badge.endswith(f"({opened})")) == ("# ", "[!", True)
+            assert f"\n{configured}\n" in code
+    assert main(["--all"]) == 2
+    (copy / "address.py").write_text(script)
+    assert runpy.run_path(str(copy / "address.py"))["main"]([]) == 0
+    assert {path: path.read_text() for path in committed} == committed
+
+
+def test_no_link_of_a_notebook_leads_to_a_placeholder():
+    repository = runpy.run_path(str(FOLDER / "address.py"))["REPOSITORY"]
+    for path in NOTEBOOKS:
+        links = re.findall(
+            r"https://(?:github|colab\.research\.google)\.com/(?:github/)?[^\"/)]+/[^\"/)]+", path.read_text()
+        )
+        assert all(repository and link.endswith(repository.removeprefix("https://github.com/")) for link in links)
