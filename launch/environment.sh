@@ -40,17 +40,20 @@ quoted() {
   echo "${line% }"
 }
 
-# 3.11 comes first because it is tested most. PYTHON=/path/to/python chooses another.
+# 3.11 comes first because it is tested most. PYTHON=/path/to/python chooses another. The candidates' own errors are shown,
+# as a shim of pyenv or asdf says there which version it lacks.
 find_python() {
-  local candidate
+  local candidate reason reasons="" wanted="Python 3.11 or newer with the venv module"
+  local check='import sys, ensurepip, venv; sys.version_info < (3, 11) and sys.exit("Python " + sys.version.split()[0])'
   for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3 python; do
-    if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+    if reason="$("$candidate" -c "$check" 2>&1)"; then
       echo "$candidate"
       return
     fi
-    [[ "$candidate" != "${PYTHON:-}" ]] || fail "PYTHON=$PYTHON is not Python 3.11 or newer with the venv module"
+    [[ "$candidate" != "${PYTHON:-}" ]] || fail "PYTHON=$PYTHON is not $wanted; its output: ${reason:-none}"
+    reasons+=$'\n'"$candidate: ${reason:-no output}"
   done
-  fail "no Python 3.11 or newer with the venv module was found; install one (on Debian and Ubuntu: apt-get install python3-venv) or name it: PYTHON=/path/to/python3.11 bash $0"
+  fail "no $wanted was found; install one (on Debian and Ubuntu: apt-get install python3-venv) or name it: PYTHON=/path/to/python3.11 bash $0$reasons"
 }
 
 make_venv() {

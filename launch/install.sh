@@ -29,7 +29,7 @@ read_arguments() {
 # uv's Python includes venv and pip and is installed in the home directory.
 fetch_python() {
   export PATH="$HOME/.local/bin:$PATH"
-  if (find_python >/dev/null 2>&1); then
+  if [[ -n "${PYTHON:-}" ]] || (find_python >/dev/null 2>&1); then
     return
   fi
   run python3 -m pip install --quiet --user uv

@@ -619,6 +619,23 @@ def test_python_is_installed_only_if_none_is_recent(clouds):
     assert "uv" not in clouds.run("install.sh", "--dry-run", "tpu")[1]
 
 
+def test_the_own_error_of_an_unsuitable_python_is_shown(clouds):
+    shim = "pyenv: {name}: command not found\nThe command exists in these Python versions:\n  3.11.9"
+    names = ("python3.11", "python3.12", "python3.13", "python3", "python")
+    for name in names:
+        clouds.program(f"bin/{name}", f"#!/usr/bin/env bash\necho '{shim.format(name=name)}' >&2\nexit 127\n")
+    clouds.environment["PYTHON"] = "python3.12"
+    for arguments in ([], ["--with-python"]):
+        code, _, errors = clouds.run("install.sh", *arguments)
+        assert (code, errors.count("pyenv: ")) == (1, 1)
+        assert errors.startswith("error: PYTHON=python3.12 is not")
+        assert errors.endswith(f"{shim.format(name='python3.12')}\n")
+    del clouds.environment["PYTHON"]
+    code, _, errors = clouds.run("install.sh")
+    assert code == 1
+    assert [f"{name}: {shim.format(name=name)}" in errors for name in names] == [True] * len(names)
+
+
 def test_a_missing_program_is_named(clouds):
     for name in ("gcloud", "sky"):
         (clouds.fake / "bin" / name).unlink()
