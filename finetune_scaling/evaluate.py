@@ -31,6 +31,7 @@ from finetune_scaling.files import local_path, location, write_json_atomically
 from finetune_scaling.metrics.corpus import read_corpus
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.registry import Scores, metrics_from_flag, score_corpus
+from finetune_scaling.names import check_file_names
 from finetune_scaling.runs.evaluators import (
     TEST_EVALUATOR,
     Evaluator,
@@ -200,6 +201,7 @@ def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator]) -> d
     known = configured or run_config.evaluation.named_evaluators
     if _EVALUATORS.value is None and not configured:
         splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
+        check_file_names(["+".join(splits or [TEST_EVALUATOR])], "--split")
         chosen: dict[str, Evaluator] = {
             "+".join(splits or [TEST_EVALUATOR]): TaskEvaluator(splits=splits, examples=None, generate=None)
         }

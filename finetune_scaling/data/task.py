@@ -15,6 +15,7 @@ from finetune_scaling.data.examples import Examples, Part, PartExamples
 from finetune_scaling.data.sources import prepare_source, source_from_config
 from finetune_scaling.data.tasks import TASKS, example_fields, files
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.names import check_file_names
 
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {
     "translation": {"template": templates.TRANSLATION, "max_source_tokens": 256, "max_target_tokens": 256},
@@ -28,7 +29,8 @@ class Task:
 
     train, dev and every test set are tuples of parts, one per language direction; their examples are concatenated.
     documentation: a note on how to get the data, which no code reads.
-    Raises ConfigError if a language code is unknown or a language direction does not fit the kind of task.
+    Raises ConfigError if a test set's name cannot name a file, a language code is unknown, or a language direction does
+    not fit the kind of task.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Task:
     documentation: str = ""
 
     def __post_init__(self) -> None:
+        check_file_names(self.test, f"task {self.name}: test")
         for split, parts in self.splits().items():
             for index, part in enumerate(parts):
                 _check_languages(part, self.kind, f"task {self.name}: {split}[{index}]")

@@ -20,6 +20,7 @@ from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.templates import placeholders
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.names import check_file_names
 
 DEFAULT_EXAMPLES, DEFAULT_GENERATED = 200, 100  # default numbers of held-out examples that are scored and decoded
 TEST_EVALUATOR = "test"  # evaluates the run's own test sets
@@ -106,11 +107,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pretraining": {"kind": "text"},
 }
 _FEW_SHOT = re.compile(r"few_shot_([1-9]\d*)")
-_NAME = re.compile(r"\w[\w-]*")  # used in file names, and in column names before a dot
+_NAME = re.compile(r"[\w-]+")  # used in column names before a dot
 
 
 def read_evaluators(blocks: Mapping[str, Any] | None, where: str = "evaluation.evaluators") -> dict[str, Evaluator]:
     """Return the evaluators of a config by name. Raises ConfigError that names the first wrong field."""
+    check_file_names(blocks or {}, where)
     return {name: _read(name, block, f"{where}.{name}") for name, block in (blocks or {}).items()}
 
 

@@ -9,7 +9,6 @@ be swept at every base size; no law is fitted to that factor.
 import dataclasses
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -18,9 +17,8 @@ from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
 from finetune_scaling.models.ladder import LADDER
+from finetune_scaling.names import check_file_names
 from finetune_scaling.tuning.registry import METHODS
-
-_DIRECTORY = re.compile(r"\w([\w.-]*\w)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +102,7 @@ class FamilyConfig:
             raise ConfigError(f"families.public.revisions has {given} entries; give one per entry of tokens")
         if len(set(self.sizes)) < len(self.sizes) or len(set(public.revisions)) < given:
             raise ConfigError("families.sizes and families.public.revisions must have no duplicates; remove them")
-        if invalid := [size for size in self.sizes if not _DIRECTORY.fullmatch(size)]:
-            raise ConfigError(
-                f"families.sizes: {invalid[0]!r} cannot name a directory; use letters, digits, and . - _ between them"
-            )
+        check_file_names(self.sizes, "families.sizes")
         if len(self.sizes) > 1 and "{size}" not in public.source:
             raise ConfigError(f"families.public.source = {public.source!r} names one model for all sizes; add {{size}}")
         if "{revision}" in public.source and not given:
@@ -198,6 +193,8 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.tasks or not all(task.methods for task in self.tasks.values()):
             raise ConfigError("tasks must have at least one task, and each task at least one method")
+        check_file_names(self.families, "families")
+        check_file_names(self.tasks, "tasks")
         for name, task in self.tasks.items():
             choose(self.families, task.family, f"tasks.{name}.family")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds or min(self.seeds) < 0:

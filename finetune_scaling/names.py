@@ -1,0 +1,24 @@
+"""Names in configs that become names of files and directories: test sets, evaluators, tasks, families, model sizes."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from finetune_scaling.errors import ConfigError
+
+MAX_BYTES = 100  # file systems allow 255, and a file's name may hold two such names
+_NAME = re.compile(r"\w([\w.+-]*\w)?")
+
+
+def check_file_names(names: Iterable[str], where: str) -> None:
+    """Raise ConfigError if a name cannot be part of a path on every file system, or two names are the same there."""
+    by_key: dict[str, str] = {}
+    for name in names:
+        if not _NAME.fullmatch(name) or len(name.encode()) > MAX_BYTES:
+            raise ConfigError(
+                f"{where}: {name!r} becomes the name of a file or directory. Fix: use at most {MAX_BYTES} letters, "
+                "digits, _ and, between them, . + -"
+            )
+        other = by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise ConfigError(f"{where}: {other!r} and {name!r} are one file on some systems. Fix: rename one of them")
