@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
-from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.fitting.requirements import SkippedFit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE

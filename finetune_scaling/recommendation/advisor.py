@@ -7,7 +7,7 @@ import numpy as np
 from finetune_scaling.analysis.joint_fits import Fits
 from finetune_scaling.analysis.model_selection import select_joint_laws
 from finetune_scaling.laws.fitting.fitted_law import MAX_LOG_RMSE
-from finetune_scaling.laws.fitting.joint_fit import SkippedFit
+from finetune_scaling.laws.fitting.requirements import SkippedFit
 from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.recommendation.advice import (

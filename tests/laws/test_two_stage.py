@@ -8,7 +8,8 @@ import pytest
 import synthetic_points
 from finetune_scaling.analysis.analysis import Analysis
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.fitting.requirements import SkippedFit
 from finetune_scaling.laws.fitting.two_stage import fit_joint
 from finetune_scaling.laws.forms.declared import Law, predict
 from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
@@ -110,8 +111,7 @@ def test_too_few_points_are_skipped_with_a_reason(tmp_path: Path) -> None:
     rows = [row for row in synthetic_points.rows(methods=("full",)) if row["x"] == synthetic_points.SIZES[0]]
     fitted, skipped = fit(tmp_path, rows)
     assert fitted is None
-    assert len(skipped) == 2
-    assert "factor model" in skipped[0].reason
+    assert [one.reason for one in skipped] == ["needs 2 model sizes to fit; there is 1"]
     few = [
         r
         for r in synthetic_points.rows(methods=("full",))
@@ -120,7 +120,7 @@ def test_too_few_points_are_skipped_with_a_reason(tmp_path: Path) -> None:
     few = [row for row in few if row["finetune_examples"] == 1e5]
     fitted, skipped = fit(tmp_path, few)
     assert fitted is None
-    assert "3 points" in skipped[0].reason
+    assert "there are 3" in skipped[0].reason
 
 
 @pytest.mark.parametrize(("law", "sizes"), [(MULTIPLICATIVE, 1), (ADDITIVE, 2)])
@@ -131,11 +131,11 @@ def test_too_few_dataset_sizes_determine_no_law(tmp_path: Path, law: Law, sizes:
     fitted, skipped = fit(tmp_path, few, law)
     assert fitted is None
     assert len(skipped) == 1
-    assert "of examples to fit" in skipped[0].reason
+    assert "dataset sizes to fit" in skipped[0].reason
 
 
 def test_two_sizes_determine_the_exponent_poorly(underdetermined: Analysis) -> None:
     for found in underdetermined.fits_of_law("multiplicative"):
         assert found.jackknife("alpha_model").standard_error is None
-        assert "2 values of x" in found.jackknife("alpha_model").reason
+        assert "2 model sizes" in found.jackknife("alpha_model").reason
         assert not found.is_well_determined("alpha_model")

@@ -82,13 +82,3 @@ class JointFit(FittedLaw):
         if error is None or error > largest_half_width(self.parameter(name), self.parameters[name]):
             return "it changes when one value of a factor or one number of examples is left out"
         return ""
-
-
-@dataclass(frozen=True)
-class SkippedFit:
-    """A law or a factor that was not fitted, and why."""
-
-    task: str
-    method: str
-    law: str
-    reason: str

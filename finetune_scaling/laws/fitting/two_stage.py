@@ -6,7 +6,6 @@ PET size included.
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,16 +21,16 @@ from finetune_scaling.laws.fitting.huber_fit import (
     multistart_fit,
     multistart_optima,
 )
-from finetune_scaling.laws.fitting.joint_fit import JointFit, SkippedFit
+from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.fitting.profile import profiles
 from finetune_scaling.laws.fitting.replicate_refits import refit_replicates
+from finetune_scaling.laws.fitting.requirements import SkippedFit, few_levels, joint_grid
 from finetune_scaling.laws.forms.declared import Law, ParameterLayout
 from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.bootstrap import BootstrapInput, Resampling, resample
 from finetune_scaling.laws.uncertainty.jackknife import leave_out_weights
 from finetune_scaling.laws.uncertainty.variance_components import VarianceComponents, variance_components
 
-FIRST_STAGE_FACTORS = ("model", "pretrain")
 # Optima of stage 1 from which the one-stage fit starts.
 ONE_STAGE_STARTS = 256
 
@@ -51,34 +50,15 @@ def fit_joint(
     one-stage fit.
     """
     task, method = rows["task"].iloc[0], rows["method"].iloc[0]
-    layout = ParameterLayout(law, FACTORS)
-    fitted = rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]]
-    values = fitted.groupby("factor")["x"].nunique()
-    factors = tuple(factor for factor in FACTORS if values.get(factor, 0) > 1)
-    reasons = [f"factor {f}: one value of x to fit, an exponent needs two" for f in FACTORS if values.get(f, 0) == 1]
-    first = tuple(f for f in factors if f in FIRST_STAGE_FACTORS) or factors
-    too_few = _why_too_few(layout, fitted[fitted["factor"].isin(first)], first)
-    skipped = [SkippedFit(task, method, law.name, reason) for reason in (*reasons, too_few) if reason]
-    if too_few:
+    grid, fitted = joint_grid(law, rows), rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]]
+    same = not grid.lacking and fitted.loc[fitted["factor"].isin(grid.first), "loss"].nunique() < 2
+    constant = ("all losses to fit are the same, so they determine no exponent",) if same else ()
+    skipped = [SkippedFit(task, method, law.name, one) for one in (*grid.left_out, *grid.lacking, *constant)]
+    if grid.lacking or constant:
         return None, skipped
-    rows = rows[rows["factor"].isin(factors)]
-    stages = _Stages(law, settings, rows[~rows["held_out"]], first, factors, pad_to)
+    rows = rows[rows["factor"].isin(grid.factors)]
+    stages = _Stages(law, settings, rows[~rows["held_out"]], grid.first, grid.factors, pad_to)
     return _fit_stages(stages, rows[rows["held_out"]], resampling or Resampling(), profile), skipped
-
-
-def _why_too_few(layout: ParameterLayout, first: pd.DataFrame, factors: Sequence[str]) -> str:
-    """Return why the points of stage 1 do not determine the law; empty where they do."""
-    if not factors:
-        return "no factor with two values of x"
-    parameters = int(layout.entries_of("", *factors).sum())
-    if len(first) < parameters:
-        return f"{len(first)} points to fit for {parameters} parameters"
-    if first["loss"].nunique() < 2:
-        return "all losses to fit are the same, so they determine no exponent"
-    sizes, needed = first["finetune_examples"].nunique(), layout.law.sizes_needed
-    if sizes < needed:  # infinitely many curves pass through these points
-        return f"{sizes} {'numbers' if sizes > 1 else 'number'} of examples to fit, the law needs {needed}"
-    return ""
 
 
 def _to_fit_points(rows: pd.DataFrame, pad_to: int = 0) -> FitPoints:
@@ -194,7 +174,7 @@ def _fit_stages(stages: _Stages, held_out: pd.DataFrame, resampling: Resampling,
         objective=objective_2,
         objective_stage_1=objective_1,
         factors=factors,
-        reasons=_few_levels(stages),
+        reasons=few_levels(stages.law, fitted),
         jackknife_refits=jackknife_refits,
         groupings=tuple(slices),
         left_out_errors=_left_out_errors(problem, left_out, jackknife_refits),
@@ -258,19 +238,6 @@ def _left_out_errors(problem: FitProblem, weights: np.ndarray, refits: np.ndarra
     """Return the mean absolute error of each refit [W] on the points that it left out."""
     errors = np.abs(problem.predictions(refits) - problem.points.loss)
     return np.array([error[weight == 0].mean() for error, weight in zip(errors, weights, strict=True)])
-
-
-def _few_levels(stages: _Stages) -> dict[str, str]:
-    """Return the reason for each entry with too few levels for a jackknife."""
-    reasons = {}
-    sizes, needed = stages.fitted["finetune_examples"].nunique(), stages.law.sizes_needed + 1
-    values = stages.fitted.groupby("factor")["x"].nunique()
-    for name, (_, group) in zip(stages.problem.layout.names, stages.problem.layout.slots, strict=True):
-        if not group and sizes < needed:
-            reasons[name] = f"{sizes} numbers of examples to fit; {needed} are needed to leave one out"
-        if group in stages.factors and values[group] < 3:
-            reasons[name] = f"{values[group]} values of x to fit for {group}; 3 are needed to leave one out"
-    return reasons
 
 
 def _deviations(problem: FitProblem, vectors: np.ndarray, rows: pd.DataFrame) -> dict[str, np.ndarray]:
