@@ -14,7 +14,7 @@ from finetune_scaling.laws.fitting.fitted_law import FittedLaw, mean_errors
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
 from finetune_scaling.laws.forms.declared import Law
-from finetune_scaling.laws.points.cells import parse_flags, parse_numbers
+from finetune_scaling.laws.points.cells import parse_flags, parse_groups, parse_numbers
 from finetune_scaling.laws.points.text import read_text
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import interval_ends
@@ -64,7 +64,7 @@ def _read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
     text = read_text(path, (*columns, *([by] if by else [])))
     table = pd.DataFrame({name: parse_numbers(text, name, positive=True) for name in columns})
     if by:
-        table[by] = text.cells[by]
+        table[by] = parse_groups(text, by)
     return table.assign(held_out=parse_flags(text, "held_out") if "held_out" in text.cells else False)
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location
-from finetune_scaling.laws.points.cells import check_range, parse_filled, parse_flags, parse_losses, parse_numbers
+from finetune_scaling.laws.points.cells import check_range, parse_flags, parse_losses, parse_names, parse_numbers
 from finetune_scaling.laws.points.checks import check_units
 from finetune_scaling.laws.points.columns import SIZE_COUNTS, SIZES
 from finetune_scaling.laws.points.text import Source, read_text
@@ -21,11 +21,11 @@ def read_bases(source: Source, size: str = "total") -> pd.DataFrame:
     """
     text = read_text(source, REQUIRED)
     check_units(text, "family")
-    bases = pd.DataFrame({column: parse_filled(text, column) for column in ("family", "model")})
+    bases = pd.DataFrame({column: parse_names(text, column) for column in ("family", "model")})
     for name, column in (("size", SIZE_COUNTS[SIZES.index(size)]), ("pretrain_tokens", "pretrain_tokens")):
         if column not in text.cells:
             raise DataError(f"{text.header}: column {column!r} is missing; add it or use --size=total")
-        bases[name] = parse_numbers(text, column, positive=True)
+        bases[name] = parse_numbers(text, column, positive=True, exact=True)
         check_range(text, bases[name], column, 1, MAX_COUNT, "it is a raw count: 7B is 7e9")
     bases["loss"] = parse_losses(text)
     bases["held_out"] = parse_flags(text, "held_out")

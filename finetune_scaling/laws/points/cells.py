@@ -1,16 +1,20 @@
-"""Parsing of a text table's columns into choices, numbers, flags and losses; errors name row, column and fix."""
+"""Parsing of a text table's columns into names, choices, numbers, flags and losses; errors name row, column and fix.
 
-import math
-from collections.abc import Sequence
+Every column is typed here once, for CSV, JSONL and frames alike, so that keys compare as what they mean: the seeds 0,
+00 and 0.0 are one.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY
-from finetune_scaling.laws.points.text import TextTable
+from finetune_scaling.laws.points.number_syntax import DECIMAL, is_exact, read_number, read_whole
+from finetune_scaling.laws.points.text import NotText, TextTable, has_control_characters
 
-FLAGS = {"true": "1", "false": "0", "1.0": "1", "0.0": "0"}  # as other programs write them
+FLAGS = {"true": True, "false": False}
 # Guessing uniformly among 70 billion tokens costs this much: no vocabulary is so large.
 MAX_LOSS = 25.0
 
@@ -21,27 +25,63 @@ def parse_choices(table: TextTable, column: str, known: Sequence[str], optional:
     return _check_known(table, column, cells, [*known, ""] if optional else known)
 
 
-def parse_filled(table: TextTable, column: str) -> pd.Series:
-    """Return a column of text. Raises DataError at an empty cell."""
-    table.reject(table.cells[column] == "", column, "fill it in or remove the row")
-    return table.cells[column]
+def parse_names(table: TextTable, column: str) -> pd.Series:
+    """Return a column of names. Raises DataError at a cell that is empty, is not text, or has control characters."""
+    cells = table.cells[column]
+    table.reject(cells == "", column, "fill it in or remove the row")
+    table.reject(cells.map(lambda cell: isinstance(cell, NotText)), column, "give a name as text")
+    table.reject(cells.map(has_control_characters), column, "names have no control characters; remove them")
+    return cells
+
+
+def parse_groups(table: TextTable, column: str) -> pd.Series:
+    """Return a column whose values name groups of rows: as numbers if all are numbers, as names otherwise."""
+    names = parse_names(table, column)
+    return parse_numbers(table, column) if names.map(lambda cell: bool(DECIMAL.fullmatch(cell))).all() else names
 
 
 def parse_flags(table: TextTable, column: str) -> pd.Series:
     """Return a column of 0 and 1 (or true and false) as booleans. Raises DataError at any other value."""
-    cells = table.cells[column].map(lambda value: FLAGS.get(value.lower(), value))
-    return _check_known(table, column, cells, ("0", "1")) == "1"
+
+    def read(cell: str) -> bool:
+        try:
+            value = FLAGS[cell.lower()] if cell.lower() in FLAGS else read_number(cell)
+        except ValueError:
+            value = -1
+        if value not in (0, 1):
+            raise ValueError("give 0 or 1")
+        return bool(value)
+
+    return _read(table, column, read).astype(bool)
 
 
-def parse_numbers(table: TextTable, column: str, *, positive: bool = False, optional: bool = False) -> pd.Series:
-    """Return the column as floats, NaN where empty and optional. Raises DataError at the first other value."""
+def parse_whole_numbers(table: TextTable, column: str) -> pd.Series:
+    """Return the column as integers. Raises DataError at any other value, and beyond 64 bits."""
     cells = table.cells[column]
-    numbers = cells.map(_number).astype(float)
-    given = (cells != "") | (not optional)
-    table.reject(~np.isfinite(numbers) & given, column, "give a finite number or remove the row")
+    table.reject(cells == "", column, "fill it in or remove the row")
+    numbers = _read(table, column, read_whole)
+    outside = numbers.map(lambda number: not -(2**63) <= number < 2**63)
+    table.reject(outside, column, "beyond 64 bits; give a smaller whole number")
+    return numbers.astype("int64")
+
+
+def parse_numbers(
+    table: TextTable, column: str, *, positive: bool = False, optional: bool = False, exact: bool = False
+) -> pd.Series:
+    """Return the column as floats, NaN where empty and optional. Raises DataError at the first other value.
+
+    exact: whether to refuse whole numbers that no float holds, so that different cells stay different.
+    """
+    cells = table.cells[column]
+    fix = "or leave it empty" if optional else "or remove the row"
+    if not optional:
+        table.reject(cells == "", column, "fill it in or remove the row")
+    numbers = _read(table, column, lambda cell: read_number(cell) if cell else np.nan, fix).astype(float)
     if positive:
         problem = "laws take logarithms, so it must be above zero; correct it or remove the row"
         table.reject(numbers <= 0, column, problem)
+    if exact:
+        table.reject(~cells.map(is_exact), column, "no float holds this whole number exactly; round it")
     return numbers
 
 
@@ -74,12 +114,17 @@ def parse_losses(table: TextTable) -> pd.Series:
 def _check_known(table: TextTable, column: str, cells: pd.Series, known: Sequence[str]) -> pd.Series:
     """Return the cells. Raises DataError at the first one that is not known, with the most similar known value."""
     unknown = ~cells.isin(known)
-    table.reject(unknown, column, f"unknown{suggestion(cells[unknown.idxmax()], known)}")
+    if unknown.any():
+        table.reject(unknown, column, f"unknown{suggestion(cells[unknown.idxmax()], known)}")
     return cells
 
 
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
+def _read(table: TextTable, column: str, read: Callable[[str], object], or_else: str = "") -> pd.Series:
+    """Return read(cell) of every cell. Raises DataError at the first ValueError, whose message says what to write."""
+    values = []
+    for row, cell in table.cells[column].items():
+        try:
+            values.append(read(cell))
+        except ValueError as error:
+            raise table.error(row, column, f"{error} {or_else}".strip()) from None
+    return pd.Series(values, index=table.cells.index, dtype=object)

@@ -7,7 +7,7 @@ import pandas as pd
 from finetune_scaling.errors import DataError
 from finetune_scaling.laws.points.cells import parse_choices
 from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY, SETTING, SIZE, SIZES, TOKENIZER
-from finetune_scaling.laws.points.text import TextTable
+from finetune_scaling.laws.points.text import TextTable, printable
 
 _CHOICES = {LOSS_UNIT: (NATS, BITS, PERPLEXITY), SIZE: SIZES}  # a tokenizer may have any name
 # Column -> what to do where rows of one group differ in it.
@@ -43,6 +43,6 @@ def _check_uniform(text: TextTable, rows: pd.DataFrame, by: Sequence[str], colum
     first = rows.index.to_series().groupby([rows[name] for name in by]).transform("first")
     wrong = rows[column] != rows[column].loc[first].to_numpy()
     if wrong.any():
-        values = [text.cells.at[row, column] or "empty" for row in (wrong.idxmax(), first[wrong.idxmax()])]
+        values = [printable(text.cells.at[row, column]) or "empty" for row in (wrong.idxmax(), first[wrong.idxmax()])]
         location, other = text.at(wrong.idxmax(), column), text.rows([first[wrong.idxmax()]])
         raise DataError(f"{location} is {values[0]}, but {values[1]} in {other}: {fix}")

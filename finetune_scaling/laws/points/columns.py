@@ -17,7 +17,8 @@ SWEPT_SIZE = "swept_size"  # parameters of the model of a learning rate sweep; 0
 SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]
 SIZE_COUNTS = ("parameters", "parameters_non_embedding")  # of the base model, in the order of SIZES
 COVARIATES = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", "learning_rate", "flops", "entropy")
-RECORD = ("model", "trainable_parameters", "steps", "best_step", "dev_loss")  # further columns that a study writes
+NUMBERS = ("trainable_parameters", "steps", "best_step", "dev_loss")
+RECORD = ("model", *NUMBERS)  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,
 # since a loss per token depends on it; size says which parameters x counts where the factor is model.

@@ -10,16 +10,18 @@ from finetune_scaling.files import Location
 from finetune_scaling.laws.points.cells import (
     check_range,
     parse_choices,
-    parse_filled,
     parse_flags,
     parse_losses,
+    parse_names,
     parse_numbers,
+    parse_whole_numbers,
 )
 from finetune_scaling.laws.points.checks import check_consistent, check_units
 from finetune_scaling.laws.points.columns import (
     COVARIATES,
     FACTOR_CHOICES,
     METRIC,
+    NUMBERS,
     RECORD,
     REQUIRED,
     SENSITIVITY_FACTOR,
@@ -31,7 +33,7 @@ from finetune_scaling.laws.points.columns import (
     evaluator_column,
     holds_generation_scores,
 )
-from finetune_scaling.laws.points.text import Source, TextTable, read_text
+from finetune_scaling.laws.points.text import Source, TextTable, clean, printable, read_text
 from finetune_scaling.laws.points.warnings import point_warnings
 from finetune_scaling.tuning.registry import METHODS
 
@@ -97,14 +99,16 @@ def _typed_runs(text: TextTable, methods: Sequence[str], size: str) -> pd.DataFr
     size: which parameters x counts where the factor is model; see read_points.
     """
     runs = text.cells.copy()
-    for column in ("task", "seed"):
-        parse_filled(text, column)
-    method, factor = parse_choices(text, "method", methods), parse_choices(text, "factor", FACTOR_CHOICES)
+    runs["task"], runs["seed"] = parse_names(text, "task"), parse_whole_numbers(text, "seed")
+    method, factor = (
+        parse_choices(text, "method", [*map(clean, methods)]),
+        parse_choices(text, "factor", FACTOR_CHOICES),
+    )
     sizeless = [name for name, spec in METHODS.items() if spec.size_field is None]
     no_pet = "the row's method has no PET size; correct the method or remove the row"
     text.reject(method.isin(sizeless) & (factor == "pet"), "factor", no_pet)
     for column in ("x", "finetune_examples"):
-        runs[column] = parse_numbers(text, column, positive=True)
+        runs[column] = parse_numbers(text, column, positive=True, exact=True)
     swept = factor == SENSITIVITY_FACTOR
     fix = "it is a raw count (of parameters, tokens, or a PET size): 7B is 7e9"
     check_range(text, runs.loc[~swept, "x"], "x", 1, MAX_COUNTS["x"], fix)
@@ -112,7 +116,7 @@ def _typed_runs(text: TextTable, methods: Sequence[str], size: str) -> pd.DataFr
     runs["loss"] = parse_losses(text)
     runs["held_out"] = parse_flags(text, "held_out")
     for column in runs.columns:
-        if column in COVARIATES or METRIC.fullmatch(column) or evaluator_column(column):
+        if column in (*COVARIATES, *NUMBERS) or METRIC.fullmatch(column) or evaluator_column(column):
             runs[column] = parse_numbers(text, column, optional=True)
         if holds_generation_scores(column):
             check_range(text, runs[column], column, -MAX_SCORE, MAX_SCORE, "no score is so large; correct it")
@@ -145,7 +149,7 @@ def _factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
 
 def _finished(text: TextTable, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that were not stopped by their budget."""
-    finished = runs[runs["stopped_by"] != STOPPED_BY_BUDGET] if "stopped_by" in runs else runs
+    finished = runs[runs["stopped_by"].str.lower() != STOPPED_BY_BUDGET] if "stopped_by" in runs else runs
     if finished.empty:
         raise DataError(
             f"{text.name}: every run was stopped by its budget; give the runs more steps, no law is fitted to these"
@@ -168,8 +172,8 @@ def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: 
         evaluations=evaluations,
         stopped_by_budget=len(parsed) - len(finished),
         repeated=len(finished) - len(runs),
-        ended_at_best=_ended_at_best(text.cells.loc[runs.index]),
-        ignored=tuple(c for c in names if c not in used),
+        ended_at_best=_ended_at_best(runs),
+        ignored=tuple(printable(c) for c in names if c not in used),
         warnings=tuple(point_warnings(text, runs)),
     )
 
@@ -185,7 +189,5 @@ def _settings(runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     return means.reset_index()
 
 
-def _ended_at_best(cells: pd.DataFrame) -> int:
-    if not {"steps", "best_step"} <= set(cells.columns):
-        return 0
-    return int(((cells["steps"] == cells["best_step"]) & (cells["steps"] != "")).sum())
+def _ended_at_best(runs: pd.DataFrame) -> int:
+    return int((runs["steps"] == runs["best_step"]).sum()) if {"steps", "best_step"} <= set(runs.columns) else 0

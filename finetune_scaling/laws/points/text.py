@@ -3,8 +3,12 @@
 import csv
 import io
 import json
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import pandas as pd
@@ -19,7 +23,14 @@ POINTS = "points.csv"  # in the directory of a study
 FRAME = "DataFrame"
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 OTHER_SEPARATORS = (";", "\t", "|")  # between columns, as some programs write them
+MAX_BITS = 1024  # of a float's largest whole number
 NAMED_ROWS = 5  # in one message
+# Characters without width that stay at the ends of cells when files are concatenated or copied from web pages.
+_INVISIBLE = re.compile("^[\\ufeff\\u200b\\u2060\\s]+|[\\ufeff\\u200b\\u2060\\s]+$")
+
+
+class NotText(str):
+    """What a cell of JSON or of a frame holds that is neither text, nor a number, a bool or missing."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,33 @@ class TextTable:
         """Return the location of a cell, with which messages begin."""
         return f"{self.name} {self.rows([row])}, column {column!r}"
 
+    def error(self, row: int, column: str, problem: str) -> DataError:
+        """Return the error about a cell: location, value, the problem and its fix."""
+        cell = printable(self.cells.at[row, column][:80]) or "empty"
+        return DataError(f"{self.at(row, column)} is {cell}: {problem}")
+
     def reject(self, wrong: pd.Series, column: str, problem: str) -> None:
-        """Raise DataError at the first row that is marked as wrong: location, value, the problem and its fix."""
+        """Raise DataError at the first row that is marked as wrong."""
         if wrong.any():
-            row = wrong.idxmax()
-            raise DataError(f"{self.at(row, column)} is {self.cells.at[row, column][:80] or 'empty'}: {problem}")
+            raise self.error(wrong.idxmax(), column, problem)
+
+
+def clean(text: str) -> str:
+    """Return text in Unicode's composed form (NFC), without blanks at its ends and with single ones inside.
+
+    Texts that look alike thus compare as equal, and none has a line break.
+    """
+    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
+
+
+def has_control_characters(text: str) -> bool:
+    """Return whether text has a control character or a lone surrogate, which XML or UTF-8 cannot hold."""
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def printable(text: str) -> str:
+    """Return text with escapes for characters that a terminal would interpret or could not print."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_text(source: Source, required: Sequence[str]) -> TextTable:
@@ -59,7 +92,7 @@ def read_text(source: Source, required: Sequence[str]) -> TextTable:
     Blank rows are dropped. Raises DataError where it is none of them, lacks a required column, or has no rows.
     """
     if isinstance(source, pd.DataFrame):
-        table = TextTable(FRAME, FRAME, _frame_cells(source), labels=dict(enumerate(source.index)))
+        table = TextTable(FRAME, FRAME, _frame_cells(source), labels=_labels(source.index))
     else:
         with disk_errors(given := location(source)):
             path = _find_file(given)
@@ -114,22 +147,25 @@ def _csv_cells(path: Location, text: str) -> pd.DataFrame:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines: dict[int, list[str]] = {}
     first_line = 1
+    header_line = text.lstrip().partition("\n")[0]
     try:
         for values in reader:
             if any(value.strip() for value in values):
-                lines[first_line] = [value.strip() for value in values]
+                lines[first_line] = [clean(value) for value in values]
             first_line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path} line {first_line}: not a row of CSV ({error}); fix or remove it") from None
     header = lines.pop(1, [])
     if not header:
         raise DataError(f"{path} line 1: is blank; the first line must name the columns")
-    other = next((mark for mark in OTHER_SEPARATORS if len(header) == 1 and mark in header[0]), None)
+    other = next((mark for mark in OTHER_SEPARATORS if len(header) == 1 and mark in header_line), None)
     if other:
         raise DataError(f"{path} line 1: columns are separated by {other!r}; save the table with commas")
     names = [name or f"(column {number})" for number, name in enumerate(header, 1)]
     _check_unique(f"{path} line 1", names)
     for line, values in lines.items():
+        if values == header:
+            raise DataError(f"{path} line {line}: repeats the header, as concatenated files do; remove this line")
         if any(values[len(names) :]):
             raise DataError(
                 f"{path} line {line}: {len(values)} values for {len(names)} columns; quote a value that has a comma, "
@@ -144,7 +180,9 @@ def _json_cells(path: Location, text: str) -> pd.DataFrame:
     lines: dict[int, dict[str, str]] = {}
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():
-            lines[line] = {key.strip(): _as_text(value) for key, value in _json_object(path, line, content).items()}
+            pairs = [(clean(key), _as_text(value)) for key, value in _json_object(path, line, content).items()]
+            _check_unique(f"{path} line {line}", [key for key, _ in pairs])
+            lines[line] = dict(pairs)
     names = list(dict.fromkeys(key for values in lines.values() for key in values))
     rows = [[values.get(name, "") for name in names] for values in lines.values()]
     return pd.DataFrame(rows, index=list(lines), columns=names, dtype=object)
@@ -165,25 +203,36 @@ def _json_object(path: Location, line: int, content: str) -> dict[str, Any]:
 
 
 def _frame_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    names = [str(name).strip() for name in frame.columns]
+    names = [clean(str(name)) for name in frame.columns]
     _check_unique(FRAME, names)
     columns = [[_as_text(value) for value in frame.iloc[:, i]] for i in range(len(names))]
     return pd.DataFrame(dict(zip(names, columns, strict=True)), index=range(len(frame)), dtype=object)
 
 
+def _labels(index: pd.Index) -> dict[int, Any]:
+    """Return position -> label of a frame's rows; labels that repeat are followed by the position."""
+    if index.is_unique:
+        return dict(enumerate(index))
+    return {position: f"{label} (iloc {position})" for position, label in enumerate(index)}
+
+
 def _as_text(value: Any) -> str:
     """Format a value of JSON or of a frame as CSV does: empty where missing, whole numbers without a decimal point."""
     if isinstance(value, str):
-        return value.strip()
+        return clean(value)
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return ""
     if pd.api.types.is_float(value):
         value = float(value)
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    return str(value)
+    if pd.api.types.is_integer(value) and int(value).bit_length() > MAX_BITS:
+        return NotText(f"an integer of {int(value).bit_length()} bits")  # Python refuses to print it
+    if pd.api.types.is_bool(value) or pd.api.types.is_integer(value) or isinstance(value, Decimal):
+        return str(value)
+    return NotText(clean(str(value)))
 
 
 def _check_unique(where: str, names: Sequence[str]) -> None:
-    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(f"{where}: column {repeated[0]!r} appears twice; remove or rename one of them")

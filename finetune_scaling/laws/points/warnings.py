@@ -30,6 +30,7 @@ MIN_LEVELS = 3  # of sizes and of dataset sizes; with fewer, one wrong row canno
 def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     """Yield sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
     yield from _counts(text, runs)
+    yield from _similar_tasks(runs)
     for (task, method), own in runs.groupby(["task", "method"], sort=False):
         for sentence in (*_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own), *_growth(own)):
             yield f"{task}, {method}: {sentence}"
@@ -43,6 +44,18 @@ def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"{text.rows(list(rows))}: x is {runs['x'][rows[0]]:g} {what}; it is a raw count, 7B being 7e9. "
                 "Exponents are right in any unit, sizes and costs are not."
+            )
+
+
+def _similar_tasks(runs: pd.DataFrame) -> Iterator[str]:
+    """Yield a warning about tasks whose names look alike."""
+    tasks = pd.Series(runs["task"].unique())
+    shapes = tasks.map(lambda task: "".join(c for c in task.casefold() if c.isprintable() and not c.isspace()))
+    for _, alike in tasks.groupby(shapes, sort=False):
+        if len(alike) > 1:
+            yield (
+                f"tasks {', '.join(map(ascii, alike))} differ only in case, blanks or invisible characters and are "
+                "analysed separately; if they are one task, give them one name."
             )
 
 
