@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
 from finetune_scaling.data.objectives import TokenSequence, prefix_lm
 from finetune_scaling.data.templates import Template
-from finetune_scaling.data.tokenizers.interface import Tokenizer
+from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.errors import ConfigError, DataError
 
 _BLOCK = 1024  # texts per call of the tokenizer
@@ -85,11 +86,16 @@ class RaggedArray(NamedTuple):
 
 
 class EncodedExamples(NamedTuple):
-    """Token ids of N examples: inputs, targets (without eos), has_eos (bool[N], False if truncated), statistics."""
+    """Token ids of N examples.
+
+    inputs, targets: without bos and eos. has_eos: bool[N], False if the target is truncated. special_tokens: the bos
+    and eos of the sequences.
+    """
 
     inputs: RaggedArray
     targets: RaggedArray
     has_eos: np.ndarray
+    special_tokens: SpecialTokens
     statistics: dict[str, Any]
 
     @property
@@ -97,12 +103,12 @@ class EncodedExamples(NamedTuple):
         """Number of tokens of each sequence, eos included, int64[N]."""
         return self.inputs.lengths + self.targets.lengths + self.has_eos
 
-    def sequence(self, index: int, tokenizer: Tokenizer, sequence_format: SequenceFormat) -> TokenSequence:
+    def sequence(self, index: int, sequence_format: SequenceFormat) -> TokenSequence:
         """Return the training sequence of one example."""
         return prefix_lm(
             self.inputs.item(index),
             self.targets.item(index),
-            tokenizer.special_tokens,
+            self.special_tokens,
             bidirectional=sequence_format.bidirectional_input,
             append_eos=bool(self.has_eos[index]),
         )
@@ -131,19 +137,22 @@ def encode_examples(
     """Render, encode and truncate all examples. Raises DataError if there are none."""
     if len(examples) == 0:
         raise DataError("there are no examples; check the task's files and split")
+    encoder = example_encoder(tokenizer, template)
     truncated_sources = truncated_targets = 0
     has_eos: list[bool] = []
     inputs, targets = [], []
     for block in _blocks(examples[i] for i in range(len(examples))):
-        block_inputs, block_truncated = _encode_inputs(block, tokenizer, template, sequence_format)
-        block_targets = tokenizer.continuation.encode_batch([template.render(example)[1] for example in block])
+        block_inputs, block_truncated = _encode_inputs(block, encoder, sequence_format)
+        block_targets = encoder.targets(block)
         fits = [len(ids) < sequence_format.max_target_tokens for ids in block_targets]
         inputs.append(RaggedArray.from_lists(block_inputs))
         targets.append(RaggedArray.from_lists(ids[: sequence_format.max_target_tokens] for ids in block_targets))
         has_eos.extend(fits)
         truncated_sources += block_truncated
         truncated_targets += fits.count(False)
-    encoded = EncodedExamples(_concatenate(inputs), _concatenate(targets), np.array(has_eos), {})
+    encoded = EncodedExamples(
+        _concatenate(inputs), _concatenate(targets), np.array(has_eos), encoder.special_tokens, statistics={}
+    )
     return encoded._replace(statistics=_example_statistics(encoded, truncated_sources, truncated_targets))
 
 
@@ -154,11 +163,12 @@ def encode_prompts(
 
     Raises DataError if a prompt is empty.
     """
-    bos = tokenizer.special_tokens.bos_id
+    encoder = example_encoder(tokenizer, template)
+    bos = encoder.special_tokens.bos_id
     prefix = [] if bos is None else [bos]
     prompts: list[list[int]] = []
     for block in _blocks(examples[i] for i in range(len(examples))):
-        prompts.extend([*prefix, *ids] for ids in _encode_inputs(block, tokenizer, template, sequence_format)[0])
+        prompts.extend([*prefix, *ids] for ids in _encode_inputs(block, encoder, sequence_format)[0])
     if [] in prompts:
         raise DataError(
             f"example {prompts.index([])}: the prompt is empty, because the input is and the tokenizer adds no bos; "
@@ -209,17 +219,17 @@ def quantiles(lengths: np.ndarray) -> dict[str, float]:
 
 
 def _encode_inputs(
-    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
+    examples: Sequence[Mapping[str, Any]], encoder: ExampleEncoder, sequence_format: SequenceFormat
 ) -> tuple[list[list[int]], int]:
     """Return the input ids of the examples, mode token included, and the number of truncated sources."""
-    sources = tokenizer.encode_batch([example["source"] for example in examples])
-    inputs = tokenizer.encode_batch([template.render(example)[0] for example in examples])
+    sources = encoder.tokenizer.encode_batch([example["source"] for example in examples])
+    inputs = encoder.inputs(examples)
     truncated = 0
     for i, (source, ids) in enumerate(zip(sources, inputs, strict=True)):
         if len(source) > sequence_format.max_source_tokens or len(ids) > sequence_format.max_input_tokens:
-            inputs[i] = _encode_truncated_input(examples[i], tokenizer, template, sequence_format)
+            inputs[i] = _encode_truncated_input(examples[i], encoder, sequence_format)
             truncated += 1
-    prefix = [_mode_id(tokenizer, sequence_format.mode)] if sequence_format.mode else []
+    prefix = [_mode_id(encoder.tokenizer, sequence_format.mode)] if sequence_format.mode else []
     return [prefix + ids for ids in inputs], truncated
 
 
@@ -233,13 +243,14 @@ def _mode_id(tokenizer: Tokenizer, mode: str) -> int:
 
 
 def _encode_truncated_input(
-    example: Mapping[str, Any], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
+    example: Mapping[str, Any], encoder: ExampleEncoder, sequence_format: SequenceFormat
 ) -> list[int]:
     """Truncate the source until it and the rendered input are within their limits."""
+    tokenizer = encoder.tokenizer
     budget = min(sequence_format.max_source_tokens, len(tokenizer.encode(example["source"])))
     while True:
         source = tokenizer.truncate(example["source"], budget)
-        ids = tokenizer.encode(template.render({**example, "source": source})[0])
+        ids = encoder.inputs([{**example, "source": source}])[0]
         excess = len(ids) - sequence_format.max_input_tokens
         if excess <= 0:
             return ids

@@ -109,13 +109,13 @@ def finetuning_batches(
     """
     encoded = encode_examples(examples, tokenizer, template, sequence_format)
     if pack:
-        rows = _packed_examples(encoded, tokenizer, sequence_format, row_length or sequence_format.length, seed)
+        rows = _packed_examples(encoded, sequence_format, row_length or sequence_format.length, seed)
         return rows.endless(batch_size)
     if row_length is not None:
         raise ConfigError("row_length is for packed rows; set pack, or remove row_length")
 
     def assemble(indices: Sequence[int]) -> Batch:
-        return pack_batch([[encoded.sequence(i, tokenizer, sequence_format)] for i in indices], sequence_format.length)
+        return pack_batch([[encoded.sequence(i, sequence_format)] for i in indices], sequence_format.length)
 
     order = _shuffled(len(encoded.has_eos), seed).batch(batch_size, batch_fn=list)
     return Batches(order, assemble, batch_size, len(encoded.has_eos), encoded.statistics)
@@ -165,7 +165,7 @@ def evaluation_batches(
     total = len(encoded.has_eos)
 
     def assemble(rows: Sequence[int | None]) -> Batch:
-        sequences = [[] if i is None else [encoded.sequence(i, tokenizer, sequence_format)] for i in rows]
+        sequences = [[] if i is None else [encoded.sequence(i, sequence_format)] for i in rows]
         example = np.array([-1 if i is None else i for i in rows], np.int32)
         return pack_batch(sequences, sequence_format.length) | {"example": example}
 
@@ -237,7 +237,7 @@ class _PackedRows:
 
 
 def _packed_examples(
-    encoded: EncodedExamples, tokenizer: Tokenizer, sequence_format: SequenceFormat, row_length: int, seed: int
+    encoded: EncodedExamples, sequence_format: SequenceFormat, row_length: int, seed: int
 ) -> _PackedRows:
     if row_length < sequence_format.length:
         raise ConfigError(
@@ -248,7 +248,7 @@ def _packed_examples(
         return sizes, np.zeros(len(sizes), np.int32)
 
     def sequence(item: int, denoiser: int, rng: np.random.Generator) -> TokenSequence:
-        return encoded.sequence(item, tokenizer, sequence_format)
+        return encoded.sequence(item, sequence_format)
 
     return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed, encoded.statistics)
 

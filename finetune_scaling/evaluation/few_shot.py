@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.example_encoder import example_encoder
 from finetune_scaling.data.examples import Example, Examples
 from finetune_scaling.data.task import Task
 from finetune_scaling.data.templates import Template
@@ -114,13 +115,14 @@ def _candidates(
 ) -> Iterator[Demonstration]:
     """Yield the examples of a direction that no limit truncates, in a seeded order."""
     indices = _indices(examples, languages)
+    encoder = example_encoder(tokenizer, task.template)
     order = np.random.default_rng(seed).choice(len(indices), min(_CANDIDATES, len(indices)), replace=False)
     for number in order.tolist():
         example = examples[indices[number]]
         own_input, target = task.template.render(example)
         text = evaluator.demonstration.format(input=own_input, target=target)
         source_ids, ids = tokenizer.encode_batch([example["source"], text])
-        target_ids = tokenizer.continuation.encode(target)
+        target_ids = encoder.targets([example])[0]
         if (
             0 < len(source_ids) <= sequence_format.max_source_tokens
             and 0 < len(target_ids) < sequence_format.max_target_tokens

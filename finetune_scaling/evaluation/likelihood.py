@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune_scaling.data.encoding import SequenceFormat, Template
+from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.example_encoder import example_encoder
+from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 
 
@@ -38,5 +40,5 @@ def covered_targets(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> list[str]:
     """Return the text of each target that its loss covers, truncated to sequence_format.max_target_tokens."""
-    targets = [template.render(example)[1] for example in examples]
+    targets = example_encoder(tokenizer, template).target_texts(examples)
     return [tokenizer.continuation.truncate(text, sequence_format.max_target_tokens) for text in targets]

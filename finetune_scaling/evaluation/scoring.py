@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
+from finetune_scaling.data.example_encoder import example_encoder
 from finetune_scaling.data.loader import Batches, evaluation_batches
 from finetune_scaling.data.task import Task
 from finetune_scaling.decoding.generation import generate, make_decoder
@@ -71,12 +72,13 @@ def generate_hypotheses(
 ) -> list[str]:
     """Return the best generated text for every example. Newlines are kept: rougeLsum treats lines as sentences."""
     tokenizer = model.tokenizer
+    special_tokens = example_encoder(tokenizer, task.template).special_tokens
     decoder = make_decoder(
         model.config,
         model.tuning,
         decoding,
         longest=decoding.limit(sequence_format.max_target_tokens),
-        eos_id=tokenizer.eos_id,
+        eos_id=special_tokens.eos_id,
         pad_id=tokenizer.pad_id,
         bidirectional_input=sequence_format.bidirectional_input,
         axes=model.sharding.rules,

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from finetune_scaling import configuration
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
 from finetune_scaling.data.examples import check_references
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import Task, load_task
@@ -154,14 +155,16 @@ def _prepare(
         sequence_format = trained.format(task.max_source_tokens, task.max_target_tokens)
     else:
         example = next(iter(splits.values())).examples[0]
-        template_tokens = len(tokenizer.encode(task.template.render({**example, "source": ""})[0]))
+        template_tokens = len(example_encoder(tokenizer, task.template).inputs([{**example, "source": ""}])[0])
         sequence_format = base_sequence_format(trained, task, template_tokens)
     chosen: dict[Direction, list[Demonstration]] = {}
     if evaluator.shots:
         directions = list(dict.fromkeys(direction(example) for one in splits.values() for example in one.examples))
         chosen = choose_demonstrations(evaluator, task, directions, tokenizer, sequence_format)
         task, sequence_format = with_demonstrations(task, sequence_format, chosen)
-    settings = _settings(evaluator, task, sequence_format, splits, tokenizer)
+    encoder = example_encoder(tokenizer, task.template)
+    encoder.check_stop_strings(decoding.stop)
+    settings = _settings(evaluator, task, sequence_format, splits, encoder)
     settings["decoding"] = configuration.plain(decoding)
     if decoding.stop:
         tokenizer.token_bytes()  # raises here, before anything is scored, if the bytes of tokens are unknown
@@ -204,7 +207,7 @@ def _settings(
     task: Task,
     sequence_format: SequenceFormat,
     splits: Mapping[str, EvaluatedSplit],
-    tokenizer: Tokenizer,
+    encoder: ExampleEncoder,
 ) -> dict[str, Any]:
     """Identify the evaluated data by content rather than by path, so that files may move."""
     return {
@@ -214,7 +217,8 @@ def _settings(
         "form": configuration.plain(sequence_format),
         "template": {"input": task.template.input, "target": task.template.target},
         "demonstration": evaluator.demonstration if evaluator.shots else None,
-        "tokenizer_sha256": tokenizer.digest,
+        "tokenizer_sha256": encoder.tokenizer.digest,
+        **({"encoding": encoder.identity} if encoder.identity else {}),
         "sets": {
             name: {"examples": len(one.examples), "generated": one.generate, "sha256": _digest(task, one.examples)}
             for name, one in splits.items()

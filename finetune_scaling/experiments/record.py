@@ -16,7 +16,7 @@ from finetune_scaling import configuration
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
-from finetune_scaling.runs.run_data import RunData
+from finetune_scaling.runs.run_data import RunData, task_encoder
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.trees import parameter_count
@@ -26,7 +26,9 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sen
 
 def checkpoint_metadata(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
     """Return the metadata of all checkpoints of a run: model, method, tokenizer and base model."""
+    encoder = task_encoder(run_config, model.tokenizer)
     return {
+        **({"encoding": encoder.identity} if encoder and encoder.identity else {}),
         "model": configuration.plain(model.config),
         "method": configuration.plain(run_config.method),
         "tokenizer_sha256": model.tokenizer.digest,

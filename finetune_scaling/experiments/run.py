@@ -24,7 +24,7 @@ from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_met
 from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.model_loading import TunedModel, check_matches_model, initialize_model
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.runs.run_data import RunData, prepare_run_data, test_examples
+from finetune_scaling.runs.run_data import RunData, check_same_encoding, prepare_run_data, test_examples
 from finetune_scaling.runs.run_directory import ENVIRONMENT, RunDirectory, lock_directory
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.sharding.batches import local_rows, shard_batch
@@ -100,7 +100,7 @@ def _train(
     checkpoints = Checkpoints(directory.path, settings.keep_steps)
     state = init_state(model.trainable, run_config.optimizer, model.sharding)
     _log_shardings(state, model)
-    state, progress = _resume(checkpoints, directory, model, state)
+    state, progress = _resume(checkpoints, directory, run_config, model, state)
     stopwatch.started -= progress.seconds
     run_on_primary(lambda: directory.rewind_metrics(progress.step))
     metrics = Metrics(directory.path, run_config.logging.writers, progress.step)
@@ -153,13 +153,14 @@ def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
 
 
 def _resume(
-    checkpoints: Checkpoints, directory: RunDirectory, model: TunedModel, initial: State
+    checkpoints: Checkpoints, directory: RunDirectory, run_config: RunConfig, model: TunedModel, initial: State
 ) -> tuple[State, TrainingProgress]:
     """Return state and progress of the newest intact checkpoint; the initial state without one."""
     restored = checkpoints.restore_newest(initial)
     if restored is None:
         return initial, TrainingProgress()
     check_matches_model(directory.path, restored.metadata, model)
+    check_same_encoding(directory.path, restored.metadata, run_config, model.tokenizer)
     log.info("resuming from step %d", restored.step)
     return restored.state, progress_from_metadata(restored.metadata)
 

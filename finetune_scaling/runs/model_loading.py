@@ -20,6 +20,7 @@ from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.model_sharding import ModelSharding, check_fits
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata, read_trainable
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
+from finetune_scaling.runs.run_data import check_same_encoding
 from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, flatten, parameter_count
@@ -102,6 +103,7 @@ def load_run_checkpoint(found: RunCheckpoint) -> TunedModel:
     model = initialize_model(found.run_config)
     trained, metadata = read_trainable(found.path, model.sharding.checkpoint)
     check_matches_model(found.directory, metadata, model)
+    check_same_encoding(found.directory, metadata, found.run_config, model.tokenizer)
     return dataclasses.replace(model, trainable=_with_structure_of(model.trainable, trained, found.directory))
 
 

@@ -3,11 +3,13 @@
 import functools
 import json
 import logging
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusTexts
 from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
 from finetune_scaling.data.examples import Examples, check_references, subset
 from finetune_scaling.data.loader import (
     Batches,
@@ -23,7 +25,8 @@ from finetune_scaling.data.preparation.prepared import open_prepared
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError
+from finetune_scaling.files import Location
 from finetune_scaling.runs.run_config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ def prepare_run_data(run_config: RunConfig) -> RunData:
             f"the adapter {run_config.adapter.name} was imported without a task. Fix: give a finetuning run's config"
         )
     tokenizer = load_tokenizer(run_config.tokenizer)
+    if (encoder := task_encoder(run_config, tokenizer)) is not None:
+        encoder.check_stop_strings(run_config.evaluation.decoding.stop)
     prepare = _pretraining_data if run_config.kind == "pretraining" else _finetuning_data
     return prepare(run_config, tokenizer)
 
@@ -98,6 +103,29 @@ def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
         evaluation.batch_size,
     )
     return RunData(train, dev, task, sequence_format)
+
+
+def task_encoder(run_config: RunConfig, tokenizer: Tokenizer) -> ExampleEncoder | None:
+    """Return the encoder of a run's examples; None if it has no task."""
+    if run_config.task is None:
+        return None
+    return example_encoder(tokenizer, _task(configuration.canonical_json(run_config.task)).template)
+
+
+def check_same_encoding(
+    directory: Location, metadata: Mapping[str, Any], run_config: RunConfig, tokenizer: Tokenizer
+) -> None:
+    """Raise CheckpointError if a checkpoint with this metadata was trained on other ids of the same examples."""
+    if metadata["position"]["step"] == 0:  # an imported adapter, which was not trained here
+        return
+    encoder = task_encoder(run_config, tokenizer)
+    current, trained = encoder.identity if encoder else "", metadata.get("encoding", "")
+    if trained != current:
+        raise CheckpointError(
+            f"{directory}: was trained on other token ids of the same examples ({trained or 'spaces in the prompt'}) "
+            f"than the current ones ({current or 'spaces in the prompt'}). Fix: restore the tokenizer's files, or "
+            "train it again in a new directory"
+        )
 
 
 def task_and_format(run_config: RunConfig) -> tuple[Task, SequenceFormat]:

@@ -28,7 +28,7 @@ def test_ids_are_those_of_the_rendered_texts(tokenizer):
     assert encoded.inputs.item(0).tolist() == tokenizer.encode("Question: abc def\nAnswer:")
     assert encoded.targets.item(0).tolist() == tokenizer.encode(" ghi")
     assert encoded.has_eos.tolist() == [True]
-    sequence = encoded.sequence(0, tokenizer, sequence_format)
+    sequence = encoded.sequence(0, sequence_format)
     assert sequence.targets[-1] == tokenizer.eos_id
     assert len(sequence.tokens) == encoded.lengths[0]
     assert sequence.weights.sum() == len(tokenizer.encode(" ghi")) + 1
@@ -58,7 +58,7 @@ def test_prompts_are_the_inputs_of_training(tokenizer):
     for i, prompt in enumerate(prompts):
         assert prompt == [tokenizer.bos_id, *encoded.inputs.item(i).tolist()]
         assert prompt[1] == tokenizer.special_tokens.mode_ids["S"]
-        assert prompt == encoded.sequence(i, tokenizer, sequence_format).tokens[: len(prompt)].tolist()
+        assert prompt == encoded.sequence(i, sequence_format).tokens[: len(prompt)].tolist()
 
 
 def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
@@ -66,7 +66,7 @@ def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
     fits = next(t for t in ("ab " * n for n in range(9)) if len(tokenizer.encode(" " + t)) == 4)
     examples = [_example(target=fits), _example(target="abc def ghi jkl mno"), _example(source="abc def " * 30)]
     encoded = encode_examples(examples, tokenizer, TEMPLATE, sequence_format)
-    complete, truncated, _ = (encoded.sequence(i, tokenizer, sequence_format) for i in range(3))
+    complete, truncated, _ = (encoded.sequence(i, sequence_format) for i in range(3))
     assert encoded.has_eos.tolist() == [True, False, True]
     assert complete.weights.sum() == truncated.weights.sum() == 5
     assert complete.targets[-1] == tokenizer.eos_id != truncated.targets[-1]
@@ -80,7 +80,7 @@ def test_a_truncated_target_has_no_eos_and_is_counted(tokenizer):
 def test_an_empty_target_is_its_eos(tokenizer):
     sequence_format = SequenceFormat(length=64, max_source_tokens=20, max_target_tokens=5)
     encoded = encode_examples([_example(target="")], tokenizer, Template("{source}"), sequence_format)
-    sequence = encoded.sequence(0, tokenizer, sequence_format)
+    sequence = encoded.sequence(0, sequence_format)
     assert sequence.weights.sum() == 1
     assert sequence.targets[-1] == tokenizer.eos_id
 

@@ -38,7 +38,7 @@ def sequences(evaluation: TaskEvaluation, tokenizer: SentencePieceTokenizer) -> 
     """Return the full sequences of the test examples as lists."""
     examples = evaluation.splits["test"].examples
     encoded = encode_examples(examples, tokenizer, evaluation.task.template, evaluation.sequence_format)
-    found = [encoded.sequence(i, tokenizer, evaluation.sequence_format) for i in range(len(examples))]
+    found = [encoded.sequence(i, evaluation.sequence_format) for i in range(len(examples))]
     return [{name: np.asarray(value).tolist() for name, value in one._asdict().items()} for one in found]
 
 

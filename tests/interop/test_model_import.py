@@ -35,7 +35,7 @@ from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.evaluators import TaskEvaluator
 from finetune_scaling.runs.model_loading import find_base, find_run, initialize_model, load_base
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.runs.run_data import prepare_run_data
+from finetune_scaling.runs.run_data import check_same_encoding, prepare_run_data, task_encoder
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.trees import path_name
 
@@ -360,7 +360,7 @@ def test_the_first_loss_is_transformers(public, config):
     encoded = encode_examples(data.task.examples("dev"), tokenizer, data.task.template, data.format)
     sums = []
     for i in range(8):
-        sequence = encoded.sequence(i, tokenizer, data.format)
+        sequence = encoded.sequence(i, data.format)
         ids = torch.from_numpy(np.asarray(sequence.tokens, np.int64))[None]
         with torch.no_grad():
             logits = torch.log_softmax(public[1](ids).logits[0], -1)
@@ -445,3 +445,17 @@ def test_imported_base_is_not_trained(base, tmp_path):
     config = json.loads((base / "config.json").read_text())
     with pytest.raises(ConfigError, match="public marks a converted model"):
         train(config, tmp_path)
+
+
+def test_checkpoint_of_other_token_ids_is_refused(config, tmp_path):
+    """Of runs that were trained when prompts still ended in a lone space."""
+    task = {**config("lora")["task"], "template": {"input": "{source_language}: {source}\n{target_language}: "}}
+    run_config = read_run_config(config("lora", task=task))
+    tokenizer = load_tokenizer(run_config.tokenizer)
+    trained, imported = {"position": {"step": 3}}, {"position": {"step": 0}}
+    same = {**trained, "encoding": task_encoder(run_config, tokenizer).identity}
+    for metadata in (imported, same):
+        check_same_encoding(tmp_path, metadata, run_config, tokenizer)
+    with pytest.raises(CheckpointError, match="other token ids of the same examples"):
+        check_same_encoding(tmp_path, trained, run_config, tokenizer)
+    check_same_encoding(tmp_path, trained, read_run_config(config("lora")), tokenizer)

@@ -33,6 +33,8 @@ class HuggingFaceTokenizer(Tokenizer):
     embedding_rows: number of ids that the language model predicts, which may be more than the tokenizer has.
     """
 
+    joins_space_to_word = True
+
     def __init__(self, model: SubwordModel, special_tokens: SpecialTokens, digest: str, embedding_rows: int):
         self._model, self._embedding_rows = model, embedding_rows
         self.special_tokens = special_tokens

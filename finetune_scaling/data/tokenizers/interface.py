@@ -28,9 +28,13 @@ class Tokenizer(abc.ABC):
 
     Two tokenizers are equal, with equal hashes, if their digests are.
     vocab_size: number of ids. digest: SHA-256 of everything that determines the ids. pad_id: padding, never read.
+    joins_space_to_word: Whether a target takes over the spaces at the end of its prompt where the tokenizer writes a
+      word with the space before it as one token. Tokenizers of this project keep them in the prompt: their models were
+      trained so.
     """
 
     pad_id = 0
+    joins_space_to_word = False
     vocab_size: int
     digest: str
     special_tokens: SpecialTokens
