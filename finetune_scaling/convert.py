@@ -9,7 +9,6 @@ An imported model is a base that finetuning starts from: --config.base.run=DIR -
 is unpickled, and no code of the model is run. The same command resumes an interrupted import.
 """
 
-import json
 from typing import Any
 
 from absl import flags
@@ -21,6 +20,7 @@ from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
 from finetune_scaling.interop.run_export import RunExport, export_run
 from finetune_scaling.sharding.mesh import ShardingConfig
+from finetune_scaling.strict_json import format_json
 
 _FROM_HF = flags.DEFINE_string(
     "from_hf", "", "Model in Hugging Face's format: a directory, or OWNER/NAME[@REVISION] on the hub."
@@ -61,7 +61,7 @@ _FLAGS: dict[str, tuple[flags.FlagHolder, ...]] = {
 def main() -> None:
     """Convert and print a summary as one JSON line."""
     convert = {"from_hf": _import_model, "from_peft": _import_adapter, "checkpoint": _export_run}[_direction()]
-    print(json.dumps(convert()))
+    print(format_json(convert()))
 
 
 def _direction() -> str:

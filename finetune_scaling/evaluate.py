@@ -11,7 +11,6 @@ Text files have one segment per line. A run's hypotheses and losses are written 
 per example. Existing records are not recomputed, so an interrupted command resumes when it is repeated.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +45,7 @@ from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.processes import run_on_primary
+from finetune_scaling.strict_json import format_json
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, read_recorded_study
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.tables import POINTS, write_points, write_study_metadata
@@ -113,7 +113,7 @@ def _score_texts() -> None:
     metrics = metrics_from_flag(_METRICS.value)
     scores = {"metrics": _score_rows(metrics) if _ROWS.value else _score_files(metrics)}
     run_on_primary(lambda: write_json_atomically(_OUT.value, scores))
-    print(json.dumps({"metrics": score_values(scores)}))
+    print(format_json({"metrics": score_values(scores)}))
 
 
 def _score_files(metrics: tuple[Metric, ...] | None) -> Scores:
@@ -223,7 +223,7 @@ def _print(job: EvaluationJob, prepared: PreparedEvaluation, record: Record) -> 
 
     compared = {"untuned": record.get("untuned"), **record.get("baselines", {})}
     others = {name: summary(scores) for name, scores in compared.items() if scores}
-    print(json.dumps({"run": job.name, "evaluator": prepared.name, **summary(record), **others}), flush=True)
+    print(format_json({"run": job.name, "evaluator": prepared.name, **summary(record), **others}), flush=True)
 
 
 if __name__ == "__main__":

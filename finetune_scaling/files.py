@@ -9,7 +9,6 @@ import fcntl
 import functools
 import glob
 import hashlib
-import json
 import logging
 import math
 import os
@@ -26,6 +25,7 @@ import fsspec
 from etils import epath
 
 from finetune_scaling.errors import UserError, WorkdirError
+from finetune_scaling.strict_json import format_json, parse_json
 
 Location: TypeAlias = Path | epath.Path
 Result = TypeVar("Result")
@@ -180,17 +180,17 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
-    """Write indented JSON atomically, with non-ASCII text unescaped."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write indented JSON atomically, with non-ASCII text unescaped and null for numbers that are not finite."""
+    write_atomically(path, format_json(value, indent=2) + "\n")
 
 
 def read_json(path: str | os.PathLike, *, fix: str = "delete it and run the command again") -> Any:
-    """Read a JSON file. Raises WorkdirError that names the file, the line of the mistake, and the fix."""
+    """Read a file of strict JSON. Raises WorkdirError that names the file, the line of the mistake, and the fix."""
     try:
-        return json.loads(location(path).read_text(encoding="utf-8"))
+        return parse_json(location(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WorkdirError(f"{path}: no such file; check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # JsonError or UnicodeDecodeError
         raise WorkdirError(f"{path}: not valid JSON ({error}); {fix}") from None
 
 

@@ -6,7 +6,6 @@ that fits for each kind of chip, --study sums over a study, --json prints JSON o
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 import jax
@@ -23,6 +22,7 @@ from finetune_scaling.planning.search import search_kinds
 from finetune_scaling.planning.study_totals import study_totals
 from finetune_scaling.planning.workload import planned_model, read_workload
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
+from finetune_scaling.strict_json import format_json
 from finetune_scaling.studies.grid import read_study
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of the run; with --study, of the study.")
@@ -56,7 +56,7 @@ def main() -> None:
     prices = read_prices(command.read_config(_PRICES))
     if _STUDY.value:
         totals = study_totals(read_study(config), list(_slices()), prices, _UTILISATION.value)
-        print(json.dumps(totals) if _JSON.value else format_study(totals))
+        print(format_json(totals) if _JSON.value else format_study(totals))
         return
     run_configs = _run_configs_by_batch(read_run_config(config))
     first = next(iter(run_configs.values()))
@@ -71,7 +71,7 @@ def main() -> None:
         found = [plan_run(first, workloads[0], slice_, analytic=analytic, training_only=_TRAINING_ONLY.value)]
     results = [run_plan_as_json(one, run_configs[one.workload.batch], prices, _UTILISATION.value) for one in found]
     if _JSON.value:
-        print(json.dumps(results if _SEARCH.value else results[0]))
+        print(format_json(results if _SEARCH.value else results[0]))
     else:
         print("\n\n".join(map(format_plan, found, results)))
 

@@ -7,7 +7,6 @@ probability that the choice is the best one, and its expected regret; or that th
 proposes the runs that improve the decision most for their cost. --json prints JSON only. Method: docs/guidance.md.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from finetune_scaling.recommendation.budget import FORMS, UTILISATION
 from finetune_scaling.recommendation.candidates import list_candidates
 from finetune_scaling.recommendation.question import NEXT_RUNS, Question, choose_task, make_question
 from finetune_scaling.recommendation.record import to_record
+from finetune_scaling.strict_json import format_json
 from finetune_scaling.tuning.registry import METHODS
 
 _PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")
@@ -61,7 +61,7 @@ def main() -> None:
     result = {"tasks": [to_record(answer) for answer in answers], "settings": _settings(question, answers)}
     if _OUT.value:
         write_json_atomically(Path(_OUT.value), result)
-    print(json.dumps(result) if _JSON.value else "\n\n".join(map(str, answers)))
+    print(format_json(result) if _JSON.value else "\n\n".join(map(str, answers)))
 
 
 def read_question() -> Question:

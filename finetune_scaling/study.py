@@ -5,7 +5,6 @@ I-th, so that N processes, machines or array jobs share a study. --list prints t
 --json prints only JSON.
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.runs import run_data
 from finetune_scaling.runs.run_directory import lock_directory
 from finetune_scaling.sharding.processes import run_on_primary
+from finetune_scaling.strict_json import format_json
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_runs
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
@@ -44,7 +44,7 @@ def main() -> None:
     _check_flags()
     if _LIST.value:
         rows = list_runs(study, workdir)
-        print(json.dumps(rows) if _JSON.value else format_listing(rows, list_bases(study, workdir), len(study.seeds)))
+        print(format_json(rows) if _JSON.value else format_listing(rows, list_bases(study, workdir), len(study.seeds)))
         return
     command.required(_WORKDIR)
     for module in (run, run_data):  # hide the tables of single runs

@@ -3,13 +3,12 @@
 Every field of the config can be overridden on the command line: --config.schedule.learning_rate=1e-2
 """
 
-import json
-
 from absl import flags
 from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.experiments.run import run
+from finetune_scaling.strict_json import format_json
 from finetune_scaling.training.compilations import compiled_programs
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -23,7 +22,7 @@ def main() -> None:
     record = run(command.read_config(_CONFIG), command.required(_WORKDIR))
     shown = ("loss", "dev_loss", "steps", "best_step", "stopped_by", "flops", "seconds", "metrics")
     figures = {name: record[name] for name in shown if name in record}
-    print(json.dumps({**figures, "programs_compiled": compiled_programs()}))
+    print(format_json({**figures, "programs_compiled": compiled_programs()}))
 
 
 if __name__ == "__main__":

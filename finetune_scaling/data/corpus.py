@@ -48,7 +48,7 @@ class CorpusConfig:
 def open_texts(part: CorpusPart, where: str) -> Sequence[str]:
     """Open the texts of one part; `where` names the part in errors."""
     records = open_source(source_from_config(part.source, f"{where}.source"), (part.field,))
-    return LazySequence(len(records), lambda index: text_field(records[index], part.field, f"record {index}"))
+    return LazySequence(len(records), lambda index: text_field(records[index], part.field, records.where(index)))
 
 
 class CorpusTexts(Sequence[str]):

@@ -1,6 +1,5 @@
 """Rows of scored examples: evaluation/SPLIT.jsonl in a run directory, one JSON object per example."""
 
-import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location, write_atomically
 from finetune_scaling.metrics.languages import base_language
+from finetune_scaling.strict_json import format_json, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 def write_rows(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as JSONL."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(path, "".join(format_json(row) + "\n" for row in rows))
 
 
 def read_rows(path: str | os.PathLike, required: Collection[str] = _REQUIRED) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def read_rows(path: str | os.PathLike, required: Collection[str] = _REQUIRED) ->
 
 def _read_row(where: str, line: bytes, required: Collection[str]) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line.decode())
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); score the run again") from None
     missing = [name for name in required if not isinstance(row, dict) or name not in row]

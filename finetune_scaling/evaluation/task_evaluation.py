@@ -11,7 +11,6 @@ from finetune_scaling import configuration
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
-from finetune_scaling.data.examples import check_references
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizers.interface import Tokenizer
@@ -185,7 +184,6 @@ def _open_splits(evaluator: TaskEvaluator, task: Task) -> dict[str, EvaluatedSpl
     for name in names:
         examples = list(held_out_subset(task.examples(name), evaluator.examples))
         generate = len(examples) if evaluator.generate is None else min(evaluator.generate, len(examples))
-        check_references(task.name, name, examples, generate)
         splits[name] = EvaluatedSplit(examples, generate)
     return splits
 

@@ -6,7 +6,7 @@ import jax
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.files import Location, file_size
+from finetune_scaling.files import Location, file_size, finite_or_none
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.runs.checkpoints import read_array_shapes, read_metadata
@@ -57,7 +57,7 @@ def _inspect(where: Location) -> dict[str, Any]:
         "tokens_computed": metadata["step"] * metadata["tokens_per_step"],
         "dev_loss": dev_losses.get(metadata["step"]),
         "best_step": position["best_step"],
-        "best_dev_loss": position["best_loss"] if position["best_step"] is not None else None,
+        "best_dev_loss": finite_or_none(position["best_loss"]),
         "stopped_by": position["stopped_by"],
         "digests": {
             "arrays": metadata["arrays_digest"],

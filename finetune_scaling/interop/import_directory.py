@@ -1,6 +1,5 @@
 """The directory that a model is imported into: checks that it is free or holds this import, and resumption."""
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from finetune_scaling.interop.import_source import ImportSource
 from finetune_scaling.runs.checkpoints import CHECKPOINTS
 from finetune_scaling.runs.model_loading import TOKENIZER
 from finetune_scaling.runs.run_directory import CONFIG, LOCK, RunDirectory
+from finetune_scaling.strict_json import format_json
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _copy_tokenizer(source: ImportSource, folder: Path) -> None:
     if source.tokenizer is not None:
         paths = [source.tokenizer_directory / name for name in TOKENIZER_FILES]
         files = {path.name: path.read_bytes() for path in paths if path.is_file()}
-        files[MODEL_FIELDS] = (json.dumps(read_model_fields(source.directory), indent=2) + "\n").encode()
+        files[MODEL_FIELDS] = (format_json(read_model_fields(source.directory), indent=2) + "\n").encode()
     for name, data in files.items():
         write_atomically(folder / name, data)
     for entry in folder.iterdir() if folder.is_dir() else ():

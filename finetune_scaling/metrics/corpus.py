@@ -87,11 +87,13 @@ def read_corpus(
 def read_segments(path: str | os.PathLike) -> list[str]:
     """Return the segments of a UTF-8 text file in order; an empty line is an empty segment.
 
-    Only "\\n" ends a segment. U+2028, U+0085, vertical tab, carriage return and similar characters are text: splitting
-    at them would shift every later line against its reference. A byte order mark at the start is dropped.
+    Only "\\n" and "\\r\\n" end a segment. U+2028, U+0085, vertical tab, carriage return and similar characters are
+    text: splitting at them would shift every later line against its reference. A byte order mark at the start is
+    dropped.
 
     Raises:
-      DataError: the file is missing, unreadable, empty, or not UTF-8 (the message names the line).
+      DataError: the file is missing, unreadable, empty, not UTF-8, or has a byte order mark at the start of another
+        line (the message names the line).
     """
     try:
         data = Path(path).read_bytes()
@@ -103,7 +105,16 @@ def read_segments(path: str | os.PathLike) -> list[str]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise DataError(
+            f"{path}, line {line}, byte {column}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+        ) from None
     if not text:
         raise DataError(f"{path}: the file is empty; give a text file with one segment per line")
-    return text.removesuffix("\n").split("\n")
+    segments = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    for line, segment in enumerate(segments, start=1):
+        if segment.startswith("\ufeff"):
+            raise DataError(
+                f"{path}, line {line}: begins with a byte order mark (U+FEFF), which joining files leaves; remove it"
+            )
+    return segments

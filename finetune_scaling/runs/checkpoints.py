@@ -33,6 +33,7 @@ from finetune_scaling.runs.checkpoint_errors import (
 )
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.run_directory import CHECKPOINTS
+from finetune_scaling.strict_json import json_value
 from finetune_scaling.training.step import State
 from finetune_scaling.trees import path_name, unflatten
 
@@ -84,7 +85,7 @@ class Checkpoints:
         arrays = _stored_arrays(state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
-            facts=ocp.args.JsonSave({**metadata, "step": step, "arrays_digest": digest(arrays)}),
+            facts=ocp.args.JsonSave(json_value({**metadata, "step": step, "arrays_digest": digest(arrays)})),
         )
         with storage_errors(self.directory):
             self._manager.save(step, args=items)

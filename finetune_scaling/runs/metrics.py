@@ -3,7 +3,6 @@
 import datetime
 import hashlib
 import importlib
-import json
 import logging
 import sys
 import time
@@ -15,6 +14,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location, absolute, disk_errors, is_remote, local_path, write_atomically
 from finetune_scaling.runs.run_directory import CONFIG, METRICS
 from finetune_scaling.sharding.processes import is_primary
+from finetune_scaling.strict_json import format_json
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class JsonLines(Writer):
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(format_json({"step": step, **values}) + "\n")
 
 
 class RemoteJsonLines(Writer):
@@ -56,7 +56,7 @@ class RemoteJsonLines(Writer):
             self._text = self._path.read_text() if self._path.exists() else ""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._text += json.dumps({"step": step, **values}) + "\n"
+        self._text += format_json({"step": step, **values}) + "\n"
 
     def flush(self) -> None:
         write_atomically(self._path, self._text)

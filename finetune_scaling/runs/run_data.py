@@ -10,7 +10,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusTexts
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
-from finetune_scaling.data.examples import Examples, check_references, subset
+from finetune_scaling.data.examples import Examples, check_examples, subset
 from finetune_scaling.data.loader import (
     Batches,
     Documents,
@@ -138,7 +138,7 @@ def check_task_data(run_config: RunConfig) -> None:
     """Open every split that a finetuning run reads, including test sets.
 
     Raises:
-        DataError: a split is missing, faulty or too small, or an example that will be decoded has no reference.
+        DataError: a split is missing, faulty or too small.
         ConfigError: the task has no test set.
     """
     task, _ = task_and_format(run_config)
@@ -149,10 +149,8 @@ def check_task_data(run_config: RunConfig) -> None:
     for name in ("dev", *task.test):
         if not _split(key, name):
             raise DataError(f"task {task.name}: its split {name} has no examples. Fix: give it another source")
-    evaluation = run_config.evaluation
     for name in task.test:
-        examples = test_examples(run_config, name, evaluation.test_examples)
-        check_references(task.name, name, examples, evaluation.generate_examples)
+        check_examples(test_examples(run_config, name, run_config.evaluation.test_examples))
 
 
 def finetuning_examples(run_config: RunConfig) -> Examples:

@@ -17,6 +17,7 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.files import Location, disk_errors, location, read_json, write_atomically, write_json_atomically
 from finetune_scaling.runs.lease import hold_lease
+from finetune_scaling.strict_json import format_json
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -95,7 +96,7 @@ class RunDirectory:
     def rewind_metrics(self, step: int) -> None:
         """Remove metrics of steps after `step`, which a resumed run writes again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
-        write_atomically(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+        write_atomically(self.path / METRICS, "".join(format_json(record) + "\n" for record in kept))
 
 
 def run_state(directory: Location) -> RunState:

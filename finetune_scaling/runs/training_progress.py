@@ -1,8 +1,9 @@
 """The progress of training, saved with every checkpoint so that a run resumes exactly where it stopped."""
 
 import dataclasses
-import math
 from typing import Any
+
+from finetune_scaling.files import finite_or_none
 
 
 @dataclasses.dataclass
@@ -11,7 +12,7 @@ class TrainingProgress:
 
     step: int = 0
     best_step: int | None = None
-    best_loss: float = math.inf
+    best_loss: float | None = None  # None before the first evaluation
     losses: list[float] = dataclasses.field(default_factory=list)  # of all dev evaluations so far
     steps_evaluated: list[int] = dataclasses.field(default_factory=list)
     target_tokens: int = 0  # that contributed to the training loss
@@ -24,7 +25,7 @@ class TrainingProgress:
         """Record a dev loss; return whether it is the best so far."""
         self.losses.append(loss)
         self.steps_evaluated.append(step)
-        if loss < self.best_loss:
+        if self.best_loss is None or loss < self.best_loss:
             self.best_step, self.best_loss = step, loss
             return True
         return False
@@ -37,4 +38,6 @@ class TrainingProgress:
 
 def progress_from_metadata(metadata: dict[str, Any]) -> TrainingProgress:
     """Return the progress that a checkpoint was saved with."""
-    return TrainingProgress(**metadata["position"])
+    position = metadata["position"]
+    # Older checkpoints have Infinity before the first evaluation.
+    return TrainingProgress(**{**position, "best_loss": finite_or_none(position["best_loss"])})

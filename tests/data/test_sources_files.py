@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from finetune_scaling.data.sources import FilesSource, open_source, source_from_config
 from finetune_scaling.data.sources.decompression import read_bytes
+from finetune_scaling.data.sources.records import text_field
 from finetune_scaling.errors import ConfigError, DataError
 
 COMPRESS = {
@@ -21,7 +22,11 @@ COMPRESS = {
     ".xz": lzma.compress,
     ".zst": zstandard.ZstdCompressor().compress,
 }
-ROWS = [{"en": "A house.", "de": "Ein Haus."}, {"en": "Yes\u2028no", "de": "Grüße 🙂"}, {"en": "", "de": "x"}]
+ROWS = [
+    {"en": "A house.", "de": "Ein Haus."},
+    {"en": "Yes\u2028no", "de": "Grüße 🙂"},
+    {"en": "one\fpage\x85\r", "de": "x"},
+]
 JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
 TSV = b"en\tde\nA house.\tEin Haus.\nYes\tJa\n"
 
@@ -91,7 +96,7 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", b"", r"a\.jsonl is empty"),
         ("a.jsonl", b"\n \n", r"a\.jsonl is empty"),
         ("a.jsonl.gz", b"", r"a\.jsonl\.gz is empty"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": }\n', r"a\.jsonl, line 4, column 19: invalid JSON"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": }\n', r"a\.jsonl, line 4: invalid JSON \(column 19: Expecting"),
         ("a.jsonl", JSONL + b'["x"]\n', r"a\.jsonl, line 4: expected a JSON object"),
         ("a.jsonl", JSONL + b"\n" + JSONL, r"a\.jsonl, line 4 is empty; remove it"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": "\xff"}\n', r"a\.jsonl, line 4, byte 20: not UTF-8"),
@@ -99,9 +104,26 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", JSONL + b'{"en": "x", "dee": "y"}\n', r"line 4: no field 'de'; did you mean 'dee'"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' must be text, not None"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": 3}\n', r"line 4: field 'de' must be text, not 3"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": "\\ud800"}\n', r"a\.jsonl, line 4: field 'de' is not valid Unicode"),
+        (
+            "a.jsonl",
+            JSONL + b'{"en": "x", "de": "\\ud800"}\n',
+            r"a\.jsonl, line 4: invalid JSON \(a text has a lone surr",
+        ),
         ("a.jsonl", JSONL + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl, line 4: .*digits"),
-        ("a.jsonl", JSONL + b'{"n": ' + b"[" * 10**5 + b"\n", r"a\.jsonl, line 4: .*recursion"),
+        ("a.jsonl", JSONL + b'{"n": ' + b"[" * 10**5 + b"\n", r"a\.jsonl, line 4: .*nested too deeply"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": "y", "en": "z"}\n', r"line 4: .*the key 'en' occurs twice"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": "y", "n": -Infinity}\n', r"line 4: .*-Infinity is not a number"),
+        ("a.jsonl", JSONL[:-1] + JSONL, r"line 3: .*another value follows; files that were joined"),
+        ("a.jsonl", JSONL + b"\xef\xbb\xbf" + JSONL, r"line 4 begins with a byte order mark .*; remove it"),
+        ("a.jsonl", json.dumps(ROWS).encode(), r"a\.jsonl is one JSON array, not .*`jq -c '\.\[\]'"),
+        ("a.jsonl", json.dumps(ROWS, indent=1).encode(), r"a\.jsonl is one JSON array, not JSON Lines"),
+        ("a.jsonl", json.dumps(ROWS[0], indent=1).encode(), r"a\.jsonl is JSON over several lines.*`jq -c '\.'"),
+        ("a.jsonl", JSONL + b'{"en": "", "de": "y"}\n', r"line 4: field 'en' is empty; fix or .*on_empty"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": " \\u2003"}\n', r"line 4: field 'de' is empty; fix or"),
+        ("a.tsv", TSV + b"a\t\n", r"a\.tsv, line 4: field 'de' is empty; fix or"),
+        ("a.tsv", TSV[:-1] + TSV, r"a\.tsv, line 3: 3 columns, expected 2 .*joining files"),
+        ("a.tsv", TSV + TSV, r"a\.tsv, line 4 has the names of the columns"),
+        ("a.tsv", TSV + b"\xef\xbb\xbfa\tb\n", r"a\.tsv, line 4 begins with a byte order mark"),
         ("a.tsv", b"en\tde\ten\nx\ty\tz\n", r"a\.tsv, line 1: column 'en' occurs twice"),
         ("a.tsv", TSV + b"only one\n", r"a\.tsv, line 4: 1 columns, expected 2 \(en, de\)"),
         ("a.tsv", TSV + b"a\tb\tc\n", r"a\.tsv, line 4: 3 columns, expected 2"),
@@ -130,10 +152,42 @@ def test_nested_fields(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"translation": {"en": "x", "de": "y"}, "id": "7"}\n')
     open_source(FilesSource(str(path)), ("translation.en", "translation.de"))
-    with pytest.raises(DataError, match=r"no field 'translation\.fr'; choose one of en, de"):
+    with pytest.raises(DataError, match=r"no field 'translation\.fr'; did you mean 'translation\.en'"):
         open_source(FilesSource(str(path)), ("translation.fr",))
-    with pytest.raises(DataError, match=r"field 'id\.en': expected a group of fields, not '7'"):
+    with pytest.raises(DataError, match=r"field 'id\.en': expected a group of fields in 'id', not '7'"):
         open_source(FilesSource(str(path)), ("id.en",))
+
+
+def test_a_key_with_a_dot_is_a_field(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("translation.en\ttranslation.de\nx\ty\n")
+    fields = ("translation.en", "translation.de")
+    assert [text_field(open_source(FilesSource(str(path)), fields)[0], field, "") for field in fields] == ["x", "y"]
+    record = {"a.b": "key", "a": {"b": "path", "c.d": "both"}}
+    assert text_field(record, "a.b", "") == "key"
+    with pytest.raises(DataError, match=r"no field 'a\.x'; did you mean 'a\.b'"):
+        text_field(record, "a.x", "here")
+
+
+def test_records_with_an_empty_text_are_dropped_and_counted_when_asked(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    rows = [{"en": "x", "de": "y"}, {"en": " ", "de": "y"}, {"en": "x", "de": ""}, {"en": "v", "de": "w"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = open_source(FilesSource(str(path), on_empty="drop"), ("en", "de"))
+    assert list(records) == [rows[0], rows[3]]
+    assert records.dropped == 2
+    assert records.where(1).endswith("a.jsonl, line 4")
+    assert "2 of 4 records have an empty text and are dropped" in caplog.text
+    assert len(open_source(FilesSource(str(path), on_empty="drop"), ("de",))) == 3
+    path.write_text(json.dumps(rows[1]))
+    with pytest.raises(DataError, match="every record has an empty text in en, de"):
+        open_source(FilesSource(str(path), on_empty="drop"), ("en", "de"))
+
+
+def test_joined_archives_are_one_file(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(JSONL) + gzip.compress(JSONL))
+    assert list(open_source(FilesSource(str(path)), ("en",))) == ROWS + ROWS
 
 
 def test_source_from_config_names_the_field():

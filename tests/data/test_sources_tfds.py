@@ -82,7 +82,7 @@ def test_slices_of_splits(data_dir):
         ("wmt14_translate/de-en", "train", (), "not prepared in .*finetune_scaling.prepare corpus --config=FILE"),
         ("toy_pairs", "trian", (), "unknown split; did you mean 'train'"),
         ("toy_pairs", "train[:x]", (), "unknown split"),
-        ("toy_pairs", "train", ("translation.fr",), "no field 'translation.fr'; choose one of"),
+        ("toy_pairs", "train", ("translation.fr",), "no field 'translation.fr'; did you mean 'translation.en'"),
         ("toy_pairs", "train", ("number",), "field 'number' must be text"),
     ],
 )

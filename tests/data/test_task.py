@@ -75,7 +75,9 @@ def test_target_nll_in_a_file_is_a_number_or_missing(news, tmp_path, nll, known)
     (tmp_path / "dev.jsonl").write_text(f'{{"en": "x", "de": "y", "target_nll": {nll}}}\n')
     dev = load_task(news).examples("dev")
     if known is None:
-        with pytest.raises(DataError, match=r"record 0: field 'target_nll' must be a number, not 'n/a'"):
+        with pytest.raises(
+            DataError, match=r"dev\.jsonl, line 1: field 'target_nll' must be a finite number, not 'n/a'"
+        ):
             dev[0]
     else:
         assert {name: value for name, value in dev[0].items() if name == "target_nll"} == known

@@ -25,7 +25,7 @@ from finetune_scaling.errors import (
 from finetune_scaling.evaluation.task_evaluation import check_evaluator_splits
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
-from finetune_scaling.runs.evaluators import TaskEvaluator, preset
+from finetune_scaling.runs.evaluators import preset
 from finetune_scaling.runs.model_loading import find_run, load_run_checkpoint
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import check_task_data
@@ -110,21 +110,19 @@ def test_a_task_that_cannot_be_scored_is_not_trained(tiny_runs, tmp_path):
 
 
 def test_test_examples_without_reference_raise_before_training(tiny_runs, tmp_path):
-    """An example without target has a loss, but generated text cannot be scored against it."""
     (tmp_path / "test.jsonl").write_text('{"source": "sili", "target": "bubo"}\n{"source": "sati", "target": " "}\n')
     found = {"source": {"kind": "files", "path": str(tmp_path / "test.jsonl")}, "source_field": "source"}
     config = tiny_runs.config("full", evaluation={"generate_examples": 2})
     config["task"]["test"] = {
         "test": [{**found, "target_field": "target", "source_language": "A", "target_language": "B"}]
     }
-    with pytest.raises(DataError, match=r"split test: the example with source 'sati' has an empty target"):
+    with pytest.raises(DataError, match=r"test\.jsonl, line 2: field 'target' is empty"):
         run(config, tmp_path / "run")
     assert list(checkpoint_steps(tmp_path / "run")) == []
     run_config = read_run_config(config)
-    with pytest.raises(DataError, match=r"split test: .*has an empty target"):
+    with pytest.raises(DataError, match=r"test\.jsonl, line 2: field 'target' is empty"):
         check_evaluator_splits(preset("test"), run_config)
-    check_evaluator_splits(TaskEvaluator(generate=1), run_config)
-    config["evaluation"]["generate_examples"] = 1
+    config["task"]["sources"] = {"on_empty": "drop"}
     check_task_data(read_run_config(config))
 
 

@@ -42,7 +42,7 @@ MALFORMED = {
     "negative shape": ({"a": tensor(0, 64, [-16])}, None, "invalid value"),
     "offsets beyond the file": ({"a": tensor(0, 128)}, None, "incomplete metadata"),
     "unknown dtype": ({"a": tensor(0, 64, [64], "I9")}, None, "unknown variant"),
-    "name twice": (TWICE, None, "'a' appears twice"),
+    "name twice": (TWICE, None, "'a' occurs twice"),
     "not an object": ("[" * 100_000, None, "invalid JSON"),
     "not UTF-8": (b"\xff" * 30, None, "invalid UTF-8"),
 }

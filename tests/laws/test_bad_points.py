@@ -75,7 +75,9 @@ def test_rows_of_a_frame_are_named_by_their_labels() -> None:
     [
         ("[1, 2]", "line 2: not a JSON object"),
         ("{'task': 1}", "line 2: not JSON"),
-        ('{"task": "t", "task": "u"}', "line 2: column 'task'"),
+        ('{"task": "t", "task": "u"}', "line 2: not JSON (the key 'task' occurs twice"),
+        ('{"task": "t", " task": "u"}', "line 2: column 'task' appears twice"),
+        ('{"loss": NaN}', "line 2: not JSON (NaN"),
         ('{"x": ' + "9" * 5000 + "}", "line 2: not JSON"),
         ("[" * 100_000, "line 2: not JSON"),
         ('{"task": "t"}', "line 2, column 'seed' is empty"),

@@ -25,16 +25,23 @@ def test_empty_lines_are_segments_and_the_last_line_feed_is_optional(tmp_path, t
     assert read_segments(path) == segments
 
 
-def test_byte_order_mark_is_dropped(tmp_path):
+def test_a_byte_order_mark_and_carriage_returns_of_windows_are_dropped(tmp_path):
     path = tmp_path / "segments.txt"
-    path.write_bytes("Wort\n".encode("utf-8-sig"))
-    assert read_segments(path) == ["Wort"]
+    path.write_bytes("Wort\r\n\r\nHaus\r\n".encode("utf-8-sig"))
+    assert read_segments(path) == ["Wort", "", "Haus"]
+
+
+def test_a_byte_order_mark_of_a_joined_file_is_an_error(tmp_path):
+    path = tmp_path / "joined.txt"
+    path.write_bytes(b"Wort\n" + "Haus\n".encode("utf-8-sig"))
+    with pytest.raises(DataError, match=r"joined\.txt, line 2: begins with a byte order mark"):
+        read_segments(path)
 
 
 def test_invalid_utf8_is_reported_with_file_and_line(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("gut\nschön\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.txt, line 2: not UTF-8"):
+    with pytest.raises(DataError, match=r"latin\.txt, line 2, byte 4: not UTF-8"):
         read_segments(path)
 
 

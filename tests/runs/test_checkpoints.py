@@ -1,5 +1,6 @@
 """Checkpoints: what is restored equals what was saved, or damage to the files is reported."""
 
+import dataclasses
 import errno
 import json
 import logging
@@ -23,8 +24,15 @@ import tensorstore as ts
 from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
 from finetune_scaling.experiments.run import run as run_to_end
 from finetune_scaling.runs import checkpoints as checkpoints_module
-from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read_checkpoint, read_trainable
+from finetune_scaling.runs.checkpoints import (
+    Checkpoints,
+    checkpoint_steps,
+    read_checkpoint,
+    read_metadata,
+    read_trainable,
+)
 from finetune_scaling.runs.digest import digest
+from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.training.step import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, about damaged files
@@ -72,6 +80,20 @@ def test_restored_equals_saved(run):
         assert restored.metadata == {"best_step": 1, "text": "ü", "step": step}
     assert list(checkpoint_steps(run)) == [3, 2, 1]
     checkpoints.close()
+
+
+def test_metadata_is_strict_json_before_the_first_evaluation(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    progress = TrainingProgress(step=1, unreported_loss=float("inf"))
+    checkpoints.save(1, state(1), {"best_step": None, "position": dataclasses.asdict(progress)})
+    checkpoints.close()
+    for file in (tmp_path / "checkpoints" / "1" / "facts").iterdir():
+        assert not re.search("Infinity|NaN", file.read_text())
+    metadata = read_metadata(tmp_path / "checkpoints" / "1")
+    assert metadata["position"]["unreported_loss"] is None
+    older = {**metadata["position"], "best_loss": float("inf"), "unreported_loss": 0.0}  # what commits before wrote
+    for position in (older, {**older, "best_loss": None}):
+        assert progress_from_metadata({"position": position}) == TrainingProgress(step=1)
 
 
 def test_checkpoints_that_a_killed_process_did_not_delete_are_deleted(run):

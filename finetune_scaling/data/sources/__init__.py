@@ -10,6 +10,7 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.data.sources.files_source import FilesSource, open_files
 from finetune_scaling.data.sources.grammar_source import GrammarSource, open_grammar
+from finetune_scaling.data.sources.records import Records, check_texts
 from finetune_scaling.data.sources.tfds_source import DebianSource, TfdsSource, open_tfds, prepare_tfds
 
 Source = FilesSource | TfdsSource | DebianSource | GrammarSource
@@ -28,14 +29,18 @@ def source_from_config(mapping: Mapping[str, Any], where: str) -> Source:
     return configuration.build(kind, mapping, where)
 
 
-def open_source(source: Source, fields: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
+def open_source(source: Source, fields: Sequence[str] = ()) -> Records:
     """Open a source as a sequence of records that have text in every one of `fields`.
 
-    A dot in a field name accesses a nested record: "translation.de". Raises DataError if the source is missing or
-    damaged, or a field is missing or not text.
+    All records of files are checked; of other sources the first one, and the others when `text_field` reads them (all,
+    if records with an empty text are dropped). A dot in a field name accesses a nested record unless the name itself is
+    a key: "translation.de". Raises DataError if the source is missing or damaged, or a field is missing, not text or
+    empty.
     """
     _, open_kind = SOURCE_KINDS[source.kind]
-    return open_kind(source, tuple(fields))
+    on_empty = "error" if isinstance(source, GrammarSource) else source.on_empty
+    is_file = isinstance(source, FilesSource)
+    return check_texts(open_kind(source, tuple(fields)), fields, str(source), on_empty, all_records=is_file)
 
 
 def prepare_source(source: Source) -> dict[str, Any]:

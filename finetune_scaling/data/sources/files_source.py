@@ -3,19 +3,19 @@
 The decompressed bytes stay in memory with the offset of each line; a record is parsed on access.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.sources.decompression import read_bytes, without_compression_suffix
-from finetune_scaling.data.sources.records import text_field
+from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.strict_json import JsonError, check_json_lines, parse_json
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
@@ -29,6 +29,7 @@ class FilesSource:
     format: Literal["jsonl", "tsv"] | None = None  # None: determined by the file's suffix
     columns: tuple[str, ...] = ()  # names of a TSV file's columns; empty: in its first line
     data_dir: str | None = None  # directory or URL that a relative path starts at
+    on_empty: OnEmpty = "error"  # what to do with records that have an empty or blank text
     kind: Literal["files"] = "files"
 
     def __str__(self) -> str:
@@ -36,10 +37,10 @@ class FilesSource:
         return os.path.join(self.data_dir or "", self.path) if relative else self.path
 
 
-class Lines(Sequence[dict[str, Any]]):
-    """The records of a file: record i is parsed from line `first_line + i`."""
+class Lines:
+    """The lines of a file: record i is parsed from line `first_line + i`."""
 
-    def __init__(self, path: str, data: bytes, first_line: int, parse: Callable[[str, str], dict[str, Any]]) -> None:
+    def __init__(self, path: str, data: bytes, first_line: int, parse: Callable[[str, str], Record]) -> None:
         self.path = path
         self._data, self._first_line, self._parse = data, first_line, parse
         self._offsets = _line_offsets(data)
@@ -47,33 +48,34 @@ class Lines(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._offsets) - self._first_line
 
-    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
-        line = self._line(index)
+    def record(self, index: int) -> Record:
+        """Parse a record."""
+        line = self._first_line + index
         raw = self._data[self._offsets[line - 1] : self._offsets[line]]
-        return self._parse(_decode(raw, self.path, line), self.where(index))
+        text = _decode(raw, self.path, line)
+        if text.startswith("\ufeff"):
+            raise DataError(
+                f"{self.where(index)} begins with a byte order mark (U+FEFF), which joining files leaves; remove it, "
+                f"for example with `sed 's/^\\xEF\\xBB\\xBF//' {self.path} > joined`"
+            )
+        return self._parse(text, self.where(index))
 
     def where(self, index: int) -> str:
         """Return the file and line of a record for error messages."""
-        return f"{self.path}, line {self._line(index)}"
-
-    def _line(self, index: int) -> int:
-        return range(self._first_line, self._first_line + len(self))[index]
+        return f"{self.path}, line {self._first_line + index}"
 
 
-def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Lines:
-    """Read a file and check each of its lines.
+def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Records:
+    """Read a file; its records are parsed when they are read.
 
-    Raises DataError with the file, line and field of the first error: not UTF-8, invalid JSON, a wrong number of
-    columns, or a field of `fields` that is missing or not text.
+    Raises DataError if the file is missing, empty or has another format; reading a record, if its line is not UTF-8 or
+    not a record.
     """
     path = str(source)
     format_ = source.format or _format_of(path)
     data = read_bytes(path).removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n")
-    lines = Lines(path, data, 1, _parse_json) if format_ == "jsonl" else _open_tsv(path, data, source.columns, fields)
-    for index, record in enumerate(lines):
-        for field in fields:
-            text_field(record, field, lines.where(index))
-    return lines
+    lines = _open_json(path, data) if format_ == "jsonl" else _open_tsv(path, data, source.columns, fields)
+    return Records(len(lines), lines.record, lines.where)
 
 
 def _format_of(path: str) -> str:
@@ -99,15 +101,22 @@ def _decode(raw: bytes, path: str, line: int) -> str:
         ) from None
 
 
-def _parse_json(text: str, where: str) -> dict[str, Any]:
+def _open_json(path: str, data: bytes) -> Lines:
+    first_line = data.lstrip().split(b"\n", 1)[0]
+    try:
+        check_json_lines(path, first_line.decode(errors="replace"))
+    except JsonError as error:
+        raise DataError(str(error)) from None
+    return Lines(path, data, 1, _parse_json)
+
+
+def _parse_json(text: str, where: str) -> Record:
     if not text.strip():
         raise DataError(f"{where} is empty; remove it")
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}, column {error.colno}: invalid JSON ({error.msg}); fix or remove it") from None
-    except (ValueError, RecursionError) as error:  # too many digits, or too deeply nested
-        raise DataError(f"{where}: {error}; fix or remove it") from None
+        record = parse_json(text)
+    except JsonError as error:
+        raise DataError(f"{where}: invalid JSON ({error}); fix or remove it") from None
     if not isinstance(record, dict):
         raise DataError(
             f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}; write one per line'
@@ -129,11 +138,16 @@ def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence
     return Lines(path, data, 1 if columns else 2, partial(_parse_tsv, names))
 
 
-def _parse_tsv(names: tuple[str, ...], text: str, where: str) -> dict[str, Any]:
+def _parse_tsv(names: tuple[str, ...], text: str, where: str) -> Record:
     cells = text.rstrip("\r\n").split("\t")
     if len(cells) != len(names):
         raise DataError(
-            f"{where}: {len(cells)} columns, expected {len(names)} ({', '.join(names)}); "
-            "replace tabs inside texts by spaces"
+            f"{where}: {len(cells)} columns, expected {len(names)} ({', '.join(names)}); replace tabs inside texts by "
+            "spaces, and separate lines that joining files without a last line feed has merged"
+        )
+    if tuple(cells) == names:
+        raise DataError(
+            f"{where} has the names of the columns, as where files with headers were joined; remove the line (if the "
+            "file has a header, omit the source's columns)"
         )
     return dict(zip(names, cells, strict=True))

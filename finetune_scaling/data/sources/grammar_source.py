@@ -8,7 +8,7 @@ from typing import Any, Literal
 from finetune_scaling.data.grammar.config import GrammarConfig
 from finetune_scaling.data.grammar.lexicon import TYPOLOGIES, make_grammar
 from finetune_scaling.data.grammar.records import monolingual_record, summarization_record, translation_record
-from finetune_scaling.data.sources.records import LazySequence, check_first_record
+from finetune_scaling.data.sources.records import Records
 from finetune_scaling.errors import ConfigError
 
 
@@ -46,8 +46,8 @@ class GrammarSource:
         return f"grammar {self.dataset} {'-'.join(self.languages)}, split {self.split!r}"
 
 
-def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> LazySequence[dict[str, Any]]:
-    """Open a split of `source.size` records. Raises DataError if they lack one of `fields`."""
+def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> Records:
+    """Open a split of `source.size` records."""
     makers: dict[str, Callable[..., dict[str, Any]]] = {
         "translation": translation_record,
         "summarization": summarization_record,
@@ -55,6 +55,5 @@ def open_grammar(source: GrammarSource, fields: Sequence[str] = ()) -> LazySeque
     }
     grammar = make_grammar(source.grammar)
     languages = [grammar.languages[name] for name in source.languages]
-    records = LazySequence(source.size, functools.partial(makers[source.dataset], grammar, languages, source.split))
-    check_first_record(records, fields, str(source))
-    return records
+    make = functools.partial(makers[source.dataset], grammar, languages, source.split)
+    return Records(source.size, make, lambda index: f"{source}, record {index}")

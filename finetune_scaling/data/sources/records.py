@@ -1,12 +1,20 @@
-"""Sequences of records, and access to their fields with errors that name the record and the field."""
+"""Records of a source with random access, and their text fields."""
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
 
 T = TypeVar("T")
+Record = dict[str, Any]
+OnEmpty = Literal["error", "drop"]  # what to do with records that have an empty or blank text
+
+log = logging.getLogger(__name__)
 
 
 class LazySequence(Sequence[T]):
@@ -22,20 +30,38 @@ class LazySequence(Sequence[T]):
         return self._item(self._indices[index])
 
 
-def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
-    """Return the text in `field` of a record; "translation.de" is `record["translation"]["de"]`.
+class Records(LazySequence[Record]):
+    """`size` records, each made by `item(index)` when it is read.
 
-    Raises DataError that begins with `where` (a file and line, or a dataset and index).
+    where: location of a record for error messages, such as a file and line. dropped: records that were left out because
+    a text is empty.
     """
-    value: Any = record
-    for name in field.split("."):
-        if not isinstance(value, Mapping):
-            raise DataError(
-                f"{where}: field {field!r}: expected a group of fields, not {value!r:.40}; correct the field's name"
-            )
-        if name not in value:
-            raise DataError(f"{where}: no field {field!r}{suggestion(name, value)}")
-        value = value[name]
+
+    def __init__(self, size: int, item: Callable[[int], Record], where: Callable[[int], str], dropped: int = 0):
+        super().__init__(size, item)
+        self._where, self.dropped = where, dropped
+
+    def where(self, index: int) -> str:
+        """Return the location of a record for error messages."""
+        return self._where(self._indices[index])
+
+    def select(self, indices: np.ndarray) -> "Records":
+        """Return the records at these indices, int64[n]; the others count as dropped."""
+        return Records(
+            len(indices),
+            lambda index: self[int(indices[index])],
+            lambda index: self.where(int(indices[index])),
+            len(self) - len(indices),
+        )
+
+
+def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
+    """Return the text in `field` of a record; "translation.de" is `record["translation"]["de"]` if no key has a dot.
+
+    Raises DataError that begins with `where` (a file and line, or a dataset and index) if it is missing, not text or
+    blank.
+    """
+    value = _value(record, field, where)
     if not isinstance(value, str):
         raise DataError(f"{where}: field {field!r} must be text, not {value!r:.40}; convert or remove that record")
     try:
@@ -44,6 +70,34 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
         raise DataError(
             f"{where}: field {field!r} is not valid Unicode (a lone surrogate); fix or remove that record"
         ) from None
+    if not value.strip():
+        raise EmptyTextError(
+            f"{where}: field {field!r} is empty; fix or remove that record, or set the source's field on_empty to "
+            "'drop' to leave out such records (--config.task.sources.on_empty=drop for a task)"
+        )
+    return value
+
+
+class EmptyTextError(DataError):
+    """A text is empty or blank."""
+
+
+def _value(record: Mapping[str, Any], field: str, where: str) -> Any:
+    """Return the value of a key, or along the path of keys that dots separate."""
+    if field in record:
+        return record[field]
+    value: Any = record
+    for depth, name in enumerate(path := field.split(".")):
+        if not isinstance(value, Mapping):
+            raise DataError(
+                f"{where}: field {field!r}: expected a group of fields in {'.'.join(path[:depth])!r}, not "
+                f"{value!r:.40}; correct the field's name"
+            )
+        if name not in value:
+            prefix = ".".join([*path[:depth], ""])
+            known = [f"{prefix}{key}" for key in value]
+            raise DataError(f"{where}: no field {field!r}{suggestion('.'.join(path[: depth + 1]), known)}")
+        value = value[name]
     return value
 
 
@@ -51,14 +105,41 @@ def optional_number(record: Mapping[str, Any], field: str, where: str) -> float 
     """Return the number in a field, or None if it is missing or null. Raises DataError like `text_field`."""
     value = record.get(field)
     try:
-        return None if value is None else float(value)
+        number = None if value is None else float(value)
     except (TypeError, ValueError):
-        raise DataError(f"{where}: field {field!r} must be a number, not {value!r:.40}; fix or remove it") from None
+        number = math.nan
+    if isinstance(value, bool) or (number is not None and not math.isfinite(number)):
+        raise DataError(f"{where}: field {field!r} must be a finite number, not {value!r:.40}; fix or remove it")
+    return number
 
 
-def check_first_record(records: Sequence[Mapping[str, Any]], fields: Sequence[str], where: str) -> None:
-    """Raise DataError if there are no records or the first one lacks text in one of `fields`."""
+def check_texts(records: Records, fields: Sequence[str], name: str, on_empty: OnEmpty, *, all_records: bool) -> Records:
+    """Return the records; with `on_empty="drop"` without those that have a blank text in one of `fields`.
+
+    Raises DataError if there are no records, or if the first one (`all_records`: any) lacks text in one of `fields`.
+    """
     if not len(records):
-        raise DataError(f"{where} is empty; choose another split or prepare it again")
-    for field in fields:
-        text_field(records[0], field, f"{where}, record 0")
+        raise DataError(f"{name} is empty; choose another split or prepare it again")
+    drop = on_empty == "drop"
+    checked = len(records) if all_records or (drop and fields) else 1
+    blank = [index for index in range(checked) if _has_blank(records, index, fields, drop)]
+    if not blank:
+        return records
+    kept = records.select(np.delete(np.arange(len(records)), blank))
+    log.warning("%s: %d of %d records have an empty text and are dropped", name, len(blank), len(records))
+    if not len(kept):
+        raise DataError(f"{name}: every record has an empty text in {', '.join(fields)}; choose other fields or data")
+    return kept
+
+
+def _has_blank(records: Records, index: int, fields: Sequence[str], drop: bool) -> bool:
+    """Check a record's texts; return whether one is blank if such records are dropped."""
+    record, where = records[index], records.where(index)
+    try:
+        for field in fields:
+            text_field(record, field, where)
+    except EmptyTextError:
+        if not drop:
+            raise
+        return True
+    return False

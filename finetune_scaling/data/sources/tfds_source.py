@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling.configuration import suggestion
-from finetune_scaling.data.sources.records import LazySequence, check_first_record
+from finetune_scaling.data.sources.records import OnEmpty, Records
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
 
@@ -36,6 +36,7 @@ class TfdsSource:
     name: str
     split: str
     data_dir: str | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
+    on_empty: OnEmpty = "error"  # what to do with records that have an empty or blank text; "drop" reads all of them
     kind: Literal["tfds"] = "tfds"
 
     def __str__(self) -> str:
@@ -52,6 +53,7 @@ class DebianSource:
     dataset: DebianDataset
     split: Literal["train", "validation", "test"]
     data_dir: str | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
+    on_empty: OnEmpty = "error"  # what to do with records that have an empty or blank text; "drop" reads all of them
     kind: Literal["debian"] = "debian"
 
     def __str__(self) -> str:
@@ -63,25 +65,28 @@ class DebianSource:
         return f"debian_{self.dataset}"
 
 
-def decode_records(records: Sequence[Any], name: str) -> LazySequence[dict[str, Any]]:
+def decode_records(records: Sequence[Any], name: str) -> Records:
     """Return the records of a TFDS data source, with text as str rather than bytes.
 
     Reading a record whose bytes are not UTF-8 raises DataError that begins with `name`.
     """
-    return LazySequence(len(records), lambda index: _text(records[index], f"{name}, record {index}"))
+
+    def where(index: int) -> str:
+        return f"{name}, record {index}"
+
+    return Records(len(records), lambda index: _text(records[index], where(index)), where)
 
 
-def open_tfds(source: TfdsSource | DebianSource, fields: Sequence[str] = ()) -> LazySequence[dict[str, Any]]:
+def open_tfds(source: TfdsSource | DebianSource, fields: Sequence[str] = ()) -> Records:
     """Open a prepared split.
 
-    Raises DataError if the dataset or split is unknown, the dataset is not prepared as array_record, or its first
-    record has no text in one of `fields`.
+    Raises DataError if the dataset or split is unknown, or the dataset is not prepared as array_record.
     """
     builder = _builder(source)
     if not builder.is_prepared():
         raise DataError(f"{source}: not prepared in {builder.data_dir}; {_PREPARE}")
     try:
-        records = decode_records(builder.as_data_source(source.split), str(source))
+        return decode_records(builder.as_data_source(source.split), str(source))
     except NotImplementedError:
         raise DataError(
             f"{source}: {builder.data_dir} has {builder.info.file_format.value} files, which have no random access; "
@@ -91,8 +96,6 @@ def open_tfds(source: TfdsSource | DebianSource, fields: Sequence[str] = ()) -> 
         raise DataError(
             f"{source}: unknown split{suggestion(source.split, builder.info.splits)} ({_first_line(error)})"
         ) from None
-    check_first_record(records, fields, str(source))
-    return records
 
 
 def prepare_tfds(source: TfdsSource | DebianSource) -> dict[str, Any]:

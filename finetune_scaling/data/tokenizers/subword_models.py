@@ -17,6 +17,7 @@ from tokenizers import decoders
 
 from finetune_scaling.data.tokenizers.interface import SPACE_SYMBOL, encoding_error
 from finetune_scaling.errors import DataError
+from finetune_scaling.strict_json import parse_json
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 # Protocol buffers merge a repeated message into the first. These bytes are ModelProto.normalizer_spec (field 3) with
@@ -30,7 +31,7 @@ class FastModel:
     def __init__(self, text: str, name: str):
         """Parse the file's text. Raises DataError, with `name`, if it is not a tokenizer.json."""
         try:
-            self._fields = json.loads(text)
+            self._fields = parse_json(text)
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"{name}: not a file of the tokenizers library ({error}); copy the model's own") from error

@@ -1,7 +1,6 @@
 """Tokenizer files of an exported model: a public tokenizer's own, or a SentencePiece model as tokenizer.json."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 
 from finetune_scaling.data.tokenizers.hugging_face import (
@@ -19,6 +18,7 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import (
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location
 from finetune_scaling.interop.tokenizers.sentencepiece_export import fast_tokenizer
+from finetune_scaling.strict_json import format_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,5 +69,5 @@ def _export(tokenizer: SentencePieceTokenizer) -> dict[str, bytes]:
         "split_special_tokens": True,  # no text is parsed as one
         "clean_up_tokenization_spaces": False,
     }
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    text = format_json(settings, indent=2) + "\n"
     return {FAST_FILE: fast.to_str(pretty=True).encode(), TOKENIZER_CONFIG_FILE: text.encode()}

@@ -4,10 +4,9 @@ Nothing is unpickled. The safetensors library validates the headers (length, ove
 rather than memory-mapped, which bounds memory to what is requested.
 """
 
-import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.files import read_json
+from finetune_scaling.strict_json import parse_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -115,7 +115,7 @@ def _header(file: Path) -> dict[str, Entry]:
             pass
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-            fields = json.loads(opened.read(length), object_pairs_hook=_unique)
+            fields = parse_json(opened.read(length).decode())  # a repeated name would hide another tensor
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file}: not a valid safetensors file ({error}). Fix: copy it again.") from error
     return {
@@ -123,12 +123,3 @@ def _header(file: Path) -> dict[str, Entry]:
         for name, entry in fields.items()
         if name != "__metadata__"
     }
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. Raises ValueError if a name is repeated: the last tensor would hide the others."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice in the header")
-    return fields

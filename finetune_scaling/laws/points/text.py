@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -16,6 +15,7 @@ import pandas as pd
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, disk_errors, location
+from finetune_scaling.strict_json import check_json_lines, parse_json
 
 Source: TypeAlias = str | Location | pd.DataFrame
 
@@ -178,7 +178,12 @@ def _csv_cells(path: Location, text: str) -> pd.DataFrame:
 def _json_cells(path: Location, text: str) -> pd.DataFrame:
     """Return the objects of a JSONL file, indexed by line; a missing key is an empty cell."""
     lines: dict[int, dict[str, str]] = {}
-    for line, content in enumerate(text.split("\n"), 1):
+    contents = text.split("\n")
+    try:
+        check_json_lines(path, next((content for content in contents if content.strip()), ""))
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    for line, content in enumerate(contents, 1):
         if content.strip():
             pairs = [(clean(key), _as_text(value)) for key, value in _json_object(path, line, content).items()]
             _check_unique(f"{path} line {line}", [key for key, _ in pairs])
@@ -189,13 +194,9 @@ def _json_cells(path: Location, text: str) -> pd.DataFrame:
 
 
 def _json_object(path: Location, line: int, content: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _check_unique(f"{path} line {line}", [key for key, _ in pairs])
-        return dict(pairs)
-
     try:
-        value = json.loads(content, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of thousands of digits
+        value = parse_json(content)
+    except ValueError as error:
         raise DataError(f"{path} line {line}: not JSON ({error}); write one object per line") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} line {line}: not a JSON object; write one object per line, with the columns as keys")

@@ -1,0 +1,61 @@
+"""Strict JSON: what the standard excludes is an error, and everything that is written can be read by any parser."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_scaling.strict_json import JsonError, check_json_lines, format_json, parse_json
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text()
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+def refuse(text: str) -> None:
+    raise ValueError(text)
+
+
+def without_infinities(value):
+    if isinstance(value, dict):
+        return {key: without_infinities(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_infinities(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@given(VALUES)
+def test_what_is_written_is_strict_and_read_back(value):
+    text = format_json(value)
+    assert parse_json(text) == json.loads(text, parse_constant=refuse) == without_infinities(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' occurs twice"),
+        ("[NaN]", "NaN is not a number"),
+        ("[-Infinity]", "-Infinity is not a number"),
+        ("[1e999]", "1e999 is out of range"),
+        ("9" * 4000, "4000 digits"),
+        ('["\\ud800"]', "lone surrogate"),
+        ("[" * 10**5, "nested too deeply"),
+        ('{"a": }', "^column 7: Expecting value"),
+        ('{\n "a": }', "^line 2, column 7: Expecting value"),
+        ('{"a": 1}{"a": 2}', "another value follows"),
+        ("", "column 1: Expecting value"),
+    ],
+)
+def test_what_is_not_strict_is_an_error(text, message):
+    with pytest.raises(JsonError, match=message):
+        parse_json(text)
+
+
+def test_pairs_of_surrogates_and_a_byte_order_mark_are_read():
+    assert parse_json('\ufeff{"a": "\\ud83d\\ude42"}') == {"a": "🙂"}
+
+
+@pytest.mark.parametrize("line", ['{"a": 1}', "", "text", "{}"])
+def test_first_lines_of_other_files_are_accepted(line):
+    check_json_lines("a.jsonl", line)
