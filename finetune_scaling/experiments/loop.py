@@ -1,6 +1,7 @@
 """The training loop: steps, dev loss, checkpoints, early stopping. Resuming is exact to the bit."""
 
 import dataclasses
+import logging
 import math
 import signal
 import threading
@@ -23,6 +24,7 @@ from finetune_scaling.training.optimizers import ScheduleConfig, learning_rate
 from finetune_scaling.training.step import State, StepMetrics, TrainStep, all_finite
 from finetune_scaling.trees import Tree
 
+log = logging.getLogger(__name__)
 DevLoss = Callable[[Tree], float]  # trainable parameters -> nats per token
 
 
@@ -161,7 +163,15 @@ class TrainingLoop:
             return "patience"
         if progress.step < settings.total_steps:
             return None
-        still_falling = len(progress.losses) > 1 and progress.losses[-2] - progress.losses[-1] > settings.tolerance
+        if len(progress.losses) < 2:
+            log.warning(
+                "%s reached %s with one dev loss: it is unknown whether it was still falling; set evaluation.times to "
+                "2 or more, or evaluation.every_steps to half the steps or fewer",
+                self.title,
+                settings.limit,
+            )
+            return settings.limit
+        still_falling = progress.losses[-2] - progress.losses[-1] > settings.tolerance
         return "budget" if still_falling else settings.limit
 
     def _save(self, state: State, progress: TrainingProgress, pending: list[StepMetrics]) -> None:

@@ -67,6 +67,7 @@ def training_record(
         "steps": progress.step,
         "best_step": progress.best_step,
         "dev_loss": progress.best_loss,
+        "dev_evaluations": len(progress.losses),
         "dev_losses": dict(zip(map(str, progress.steps_evaluated), progress.losses, strict=True)),
         "stopped_by": progress.stopped_by,
         "tokens_seen": progress.step * run_config.batch_size * row,

@@ -52,7 +52,7 @@ def fit_record(analysis: Analysis) -> dict[str, Any]:
             "fitted_settings": int((~table.settings["held_out"]).sum()),
             "held_out_settings": int(table.settings["held_out"].sum()),
             "ignored_columns": table.ignored,
-            **_fields(table, "stopped_by_budget", "repeated", "ended_at_best"),
+            **_fields(table, "stopped_by_budget", "repeated", "evaluated_once", "ended_at_best"),
         },
         "settings": {
             "objective": "sum of Huber losses",

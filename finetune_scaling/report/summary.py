@@ -80,6 +80,11 @@ def point_warnings(analysis: Analysis) -> list[str]:
     lines = list(table.warnings)
     if table.stopped_by_budget:
         lines.append(f"{table.stopped_by_budget} runs stopped at their budget before their optimum; no fit uses them.")
+    if table.evaluated_once:
+        lines.append(
+            f"{table.evaluated_once} of {len(table.runs)} used rows have one dev loss, measured after training; it is "
+            "unknown whether it was still falling. Set evaluation.times to 2 or more."
+        )
     if table.ended_at_best:
         lines.append(
             f"{table.ended_at_best} of {len(table.runs)} used rows had their lowest dev loss at the last step; more "

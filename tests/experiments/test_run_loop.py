@@ -134,6 +134,13 @@ def test_stopping_rules_and_best_checkpoint(losses, total, every, patience):
     )
 
 
+@pytest.mark.parametrize(("every", "warned"), [(20, True), (10, False)])
+def test_a_run_with_one_dev_loss_says_that_it_may_still_fall(every, warned, caplog):
+    progress = run(make_loop(dataclasses.replace(SETTINGS, evaluate_every=every), [3.0] * (20 // every)))
+    assert progress.stopped_by == "max_steps"
+    assert ("toy reached max_steps with one dev loss" in caplog.text) is warned
+
+
 def test_progress_reports_dev_loss_after_the_first_evaluation(monkeypatch):
     shown: list[set[str]] = []
     monkeypatch.setattr(

@@ -84,6 +84,17 @@ def test_seeds_are_averaged_and_runs_stopped_by_budget_are_dropped(tmp_path: Pat
     assert setting["seeds"] == 2
 
 
+def test_rows_evaluated_once_or_best_at_the_last_step_are_counted(tmp_path: Path) -> None:
+    ends = {"8,8,1": 2, "8,8,3": 1, "8,4,3": 1, "8,8,": 1, ",,": 1}  # steps, best_step, dev_evaluations: rows
+    rows = [end for end, count in ends.items() for _ in range(count)]
+    lines = [f"t,lora,model,1000,100,1.5,{seed},0,{end}" for seed, end in enumerate(rows)]
+    found = read_points(table(tmp_path, *lines, header=HEADER + ",steps,best_step,dev_evaluations"))
+    assert (found.evaluated_once, found.ended_at_best) == (2, 2)
+    without = read_points(table(tmp_path, "t,lora,model,1000,100,1.5,0,0,8,8", header=HEADER + ",steps,best_step"))
+    assert (without.evaluated_once, without.ended_at_best) == (0, 1)
+    assert read_points(table(tmp_path, GOOD)).ended_at_best == 0
+
+
 def test_metrics_and_unused_columns_are_distinguished(tmp_path: Path) -> None:
     header = HEADER + ",bleu,rougeL,chrf++,comment"
     found = read_points(table(tmp_path, GOOD + ",20.5,.4,,fine", header=header))

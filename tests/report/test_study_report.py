@@ -55,6 +55,8 @@ def rows() -> list[dict]:
             extra |= {"pretraining.loss": 2 + row["finetune_examples"] / 1e7, "pretraining.untuned.loss": 2}
             found.append({**row, "task": TASK, "held_out": held_out, **extra})
     found[-1]["stopped_by"] = "budget"
+    for row in found:
+        row["dev_evaluations"] = 1 if row is found[0] else 2
     return found
 
 
@@ -94,6 +96,8 @@ def test_fit_json_has_the_agreed_form(study: Path) -> None:
             else:
                 assert parameter["why"]
     assert record["data"]["stopped_by_budget"] == 1
+    assert record["data"]["evaluated_once"] == 1
+    assert sum("used rows have one dev loss" in line for line in record["reservations"]) == 1
     assert record["data"]["ignored_columns"] == ["remark"]
     assert {c["verdict"] for c in record["claims"]} <= {"supported", "not supported", "inconclusive"}
     for found in record["correlations"]:

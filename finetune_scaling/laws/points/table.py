@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
@@ -49,8 +50,8 @@ class PointsTable:
     source: the file's name, or DataFrame; path: the file, if any; runs: one row per run, without those stopped by their
     budget; settings: means over seeds, with `seeds` and `loss_sd`; metrics: metric columns of the task's own test sets;
     evaluations: columns of other evaluators; stopped_by_budget, repeated: how many rows were dropped for which reason;
-    ignored: columns not used; ended_at_best: how many rows had their lowest dev loss at the last step; warnings: on
-    suspicious rows, which are used.
+    ignored: columns not used; evaluated_once, ended_at_best: how many rows had one dev loss, or of several their lowest
+    at the last step; warnings: on suspicious rows, which are used.
     """
 
     source: str
@@ -61,6 +62,7 @@ class PointsTable:
     evaluations: tuple[Column, ...]
     stopped_by_budget: int
     repeated: int
+    evaluated_once: int
     ended_at_best: int
     ignored: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -162,6 +164,8 @@ def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: 
     metrics = tuple(c for c in names if METRIC.fullmatch(c))
     evaluations = tuple(filter(None, map(evaluator_column, names)))
     scores = (*metrics, *(column.name for column in evaluations))
+    evaluated_once = _column(runs, "dev_evaluations") == 1
+    ended_at_best = _column(runs, "steps") == _column(runs, "best_step")
     used = {*REQUIRED, *COVARIATES, *RECORD, *scores, *UNIT_COLUMNS, "stopped_by"}
     return PointsTable(
         source=text.name,
@@ -172,7 +176,8 @@ def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: 
         evaluations=evaluations,
         stopped_by_budget=len(parsed) - len(finished),
         repeated=len(finished) - len(runs),
-        ended_at_best=_ended_at_best(runs),
+        evaluated_once=int(evaluated_once.sum()),
+        ended_at_best=int((ended_at_best & ~evaluated_once).sum()),
         ignored=tuple(printable(c) for c in names if c not in used),
         warnings=tuple(point_warnings(text, runs)),
     )
@@ -189,5 +194,6 @@ def _settings(runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     return means.reset_index()
 
 
-def _ended_at_best(runs: pd.DataFrame) -> int:
-    return int((runs["steps"] == runs["best_step"]).sum()) if {"steps", "best_step"} <= set(runs.columns) else 0
+def _column(runs: pd.DataFrame, name: str) -> pd.Series:
+    """Return an optional column of numbers; nan, which equals no number, if the table does not have it."""
+    return runs[name] if name in runs else pd.Series(np.nan, index=runs.index)
