@@ -21,11 +21,11 @@ from finetune_scaling.evaluation.prepared_evaluation import (
 from finetune_scaling.evaluation.records import Record
 from finetune_scaling.evaluation.text_evaluation import check_public_model_evaluators
 from finetune_scaling.files import Location
-from finetune_scaling.interop.hugging_face_model import is_model
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.runs.evaluators import Evaluator
 from finetune_scaling.runs.model_loading import find_base
 from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.runs.run_directory import is_public_model
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def plan_evaluations(
 
 
 def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -> EvaluationJob:
-    public = is_model(directory)
+    public = is_public_model(directory)
     model, tokenizer = (_open_public if public else _open_run)(directory, options)
     evaluators = choose(directory, model.run_config)
     if public:

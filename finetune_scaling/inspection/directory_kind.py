@@ -8,14 +8,13 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import Location, call_with_timeout, disk_errors, location
 from finetune_scaling.laws.points.text import POINTS
-from finetune_scaling.runs.run_directory import CONFIG, RunDirectory
+from finetune_scaling.runs.run_directory import CONFIG, RunDirectory, is_public_model, public_model_error
 
 Kind = Literal["study", "run", "public model", "checkpoint", "corpus", "tokenizer", "tables"]
 
 HOW_TO_READ: dict[Kind, str] = {
     "study": "is a study. Fix: read it with load_study, and a run of it with its run(key)",
     "run": "is a run. Fix: read it with load_run",
-    "public model": "is a public model. Fix: convert it with python -m finetune_scaling.convert --from-hf",
     "checkpoint": "is a checkpoint. Fix: give the directory of its run, two levels up",
     "corpus": "is a prepared corpus. Fix: read it with python -m finetune_scaling.inspect",
     "tokenizer": "is a tokenizer. Fix: read it with python -m finetune_scaling.inspect",
@@ -28,6 +27,8 @@ def find_directory(path: str | os.PathLike, *kinds: Kind) -> tuple[Location, Kin
     where = location(os.path.expanduser(path))
     with disk_errors(where):
         kind = directory_kind(where)
+    if kind == "public model" and kind not in kinds:
+        raise public_model_error(where)
     if kind not in kinds:
         raise WorkdirError(f"{where}: {HOW_TO_READ[kind]}")
     return where, kind
@@ -40,10 +41,9 @@ def directory_kind(where: Location) -> Kind:
     """
     names = call_with_timeout(where, lambda: _names(where))
     if CONFIG in names:
-        config = RunDirectory(where).config
-        if "families" in config:
-            return "study"
-        return "public model" if "model_type" in config or "architectures" in config else "run"
+        if is_public_model(where):
+            return "public model"
+        return "study" if "families" in RunDirectory(where).config else "run"
     if {"state", "facts"} <= names:
         return "checkpoint"
     kinds: dict[str, Kind] = {SETTINGS: "corpus", MODEL_FILE: "tokenizer", POINTS: "tables"}

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.files import location, read_json, sha256
+from finetune_scaling.files import read_json, sha256
 from finetune_scaling.interop.families.family import Family, Tensor
 from finetune_scaling.interop.families.registry import parse_config
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, weight_files
@@ -63,13 +63,6 @@ def open_model(directory: Path) -> tuple[Family, ModelConfig, WeightFiles]:
     for tensor in tensors:
         _check_shapes(files, tensor, shapes[tensor.path].shape, config.layers)
     return family, config, files
-
-
-def is_model(directory: str | Path) -> bool:
-    """Return whether a directory's config.json describes a public model, supported or not."""
-    file = location(directory) / CONFIG
-    fields = read_json(file, fix="restore an intact copy") if file.is_file() else None
-    return isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
 
 
 def files_digest(directory: str | Path) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import absolute, check_new, local_path
 from finetune_scaling.interop.families.matching_family import families_for, match_family
-from finetune_scaling.interop.hugging_face_model import is_model
 from finetune_scaling.interop.model_export import write_model
 from finetune_scaling.interop.peft.adapter_export import plan_adapter, write_adapter
 from finetune_scaling.interop.tokenizers.tokenizer_files import tokenizer_files
@@ -97,8 +96,6 @@ def _base_fields(run: TrainedRun, model_out: Path | None) -> dict[str, str | Non
 def _find(request: RunExport) -> RunCheckpoint:
     """Find the run; the path of a checkpoint also gives the step."""
     path = absolute(request.source)
-    if is_model(path):
-        raise ConfigError(f"{path}: is a public model, not a run. Fix: import it first with --from-hf={path} --out=DIR")
     if path.parent.name != CHECKPOINTS or not path.name.isdigit():
         return find_run(request.source, request.step)
     if request.step not in (None, int(path.name)):

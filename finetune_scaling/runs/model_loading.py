@@ -21,7 +21,7 @@ from finetune_scaling.models.model_sharding import ModelSharding, check_fits
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata, read_trainable
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_data import check_same_encoding
-from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory
+from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory, is_public_model, public_model_error
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, flatten, parameter_count
 from finetune_scaling.tuning.attach import attach, cast
@@ -227,6 +227,8 @@ def _checkpoint_path(run: Location, step: int | None, *, prefer_best: bool) -> L
         step = _best_step(run, steps)
     if step is None and steps:
         step = steps[0]
+    if not steps and is_public_model(run):
+        raise public_model_error(run)
     if step not in steps:
         existing = f"there are {sorted(steps)}. Fix: give one" if steps else "there are none. Fix: train the run first"
         raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {existing}")

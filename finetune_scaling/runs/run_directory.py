@@ -52,7 +52,10 @@ class RunDirectory:
             raise WorkdirError(
                 f"{self.path}: not the directory of a run (it has no {CONFIG}). Fix: give a run directory"
             )
-        return read_json(self.path / CONFIG, fix="restore an intact copy, or choose another --workdir")
+        config = read_json(self.path / CONFIG, fix="restore an intact copy, or choose another --workdir")
+        if describes_public_model(config):
+            raise public_model_error(self.path)
+        return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`."""
@@ -65,6 +68,8 @@ class RunDirectory:
         For an imported adapter (adapter_import.py), whose checkpoint has step 0, only the method must match.
         """
         trained = any((self.path / name).exists() for name in (METRICS, RESULT))
+        if is_public_model(self.path):
+            raise public_model_error(self.path)
         if not trained and not (self.path / CHECKPOINTS / "0").is_dir():
             return
         if not (self.path / CONFIG).exists():
@@ -97,6 +102,25 @@ class RunDirectory:
         """Remove metrics of steps after `step`, which a resumed run writes again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         write_atomically(self.path / METRICS, "".join(format_json(record) + "\n" for record in kept))
+
+
+def is_public_model(directory: str | os.PathLike) -> bool:
+    """Return whether a directory's config.json describes a model in Hugging Face's format, supported or not."""
+    file = location(directory) / CONFIG
+    return file.is_file() and describes_public_model(read_json(file, fix="restore an intact copy"))
+
+
+def describes_public_model(config: Any) -> bool:
+    """Return whether the content of a config.json is that of a model in Hugging Face's format, not that of a run."""
+    return isinstance(config, Mapping) and ("model_type" in config or "architectures" in config)
+
+
+def public_model_error(directory: str | os.PathLike) -> WorkdirError:
+    """Return the error about a model in Hugging Face's format where a run is needed."""
+    return WorkdirError(
+        f"{directory}: is a public model, not a run. Fix: convert it with `python -m finetune_scaling.convert "
+        f"--from-hf={directory} --out=DIR`, and give DIR"
+    )
 
 
 def run_state(directory: Location) -> RunState:
