@@ -1,8 +1,8 @@
 """The tokenizer of a Hugging Face directory, or of a base converted from one: the same ids as AutoTokenizer.
 
-A text starts with bos if `add_bos_token` of tokenizer_config.json, or else tokenizer.json's post-processor, says so; if
-neither does, it starts with bos, as in Llama's own code. A text ends with `eos_token`. In contrast to transformers, no
-text can spell a special token.
+A text starts with bos if tokenizer.json's post-processor says so, or without that file `add_bos_token` of
+tokenizer_config.json, as in transformers 5. A text ends with `eos_token`. In contrast to transformers, no text can
+spell a special token.
 """
 
 import functools
@@ -11,19 +11,26 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from finetune_scaling.data.tokenizers.added_tokens import (
+    ADDED_TOKENS_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    AddedTokens,
+    read_added_tokens,
+)
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.data.tokenizers.subword_models import FastModel, SentencePieceModel, SubwordModel
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, read_json, sha256
 
 FAST_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 # All files that transformers reads a tokenizer from.
 TOKENIZER_FILES = (
-    FAST_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+    FAST_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, "vocab.json",
+    "merges.txt", "chat_template.jinja",
 )  # fmt: skip
 MODEL_FIELDS = "model_fields.json"  # the fields of a model's config that its tokenizer needs, next to copied files
+_MODEL_CONFIG = "config.json"
 _FIELDS = ("vocab_size", "bos_token_id", "eos_token_id")
 
 
@@ -68,10 +75,10 @@ def has_tokenizer(directory: Location) -> bool:
 
 def is_hugging_face_tokenizer(directory: Location) -> bool:
     """Return whether a directory's tokenizer is a public model's; ours has a digest record and no tokenizer config."""
+    if any((directory / name).is_file() for name in (MODEL_FIELDS, TOKENIZER_CONFIG_FILE, _MODEL_CONFIG)):
+        return True
     record = directory / FAST_FILE
-    if (directory / MODEL_FIELDS).is_file() or not record.is_file():
-        return (directory / TOKENIZER_CONFIG_FILE).is_file() or (directory / MODEL_FIELDS).is_file()
-    content = read_json(record)
+    content = read_json(record) if record.is_file() else None
     return isinstance(content, dict) and "model" in content
 
 
@@ -80,7 +87,7 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
 
     Raises DataError if the directory has neither.
     """
-    file = next((directory / name for name in (MODEL_FIELDS, "config.json") if (directory / name).is_file()), None)
+    file = next((directory / name for name in (MODEL_FIELDS, _MODEL_CONFIG) if (directory / name).is_file()), None)
     if file is None:
         raise DataError(
             f"{directory}: has the tokenizer of a public model without that model's config.json; give the directory of "
@@ -92,13 +99,15 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
 
 
 def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, Any]) -> HuggingFaceTokenizer:
-    """Read tokenizer.json, or else tokenizer.model, and tokenizer_config.json.
+    """Read tokenizer.json, or else tokenizer.model, and the files that name special and added tokens.
 
-    model_fields: config.json of the model; its bos_token_id and eos_token_id are used for tokens that
-    tokenizer_config.json does not name. Raises DataError, naming file and field, if there is no tokenizer, a special
-    token is unknown, or the model has fewer embeddings than the tokenizer has ids.
+    model_fields: config.json of the model; its bos_token_id and eos_token_id are used for tokens that the tokenizer's
+    files do not name. Raises DataError, naming file and field, if there is no tokenizer, a special token is unknown, or
+    the model has fewer embeddings than the tokenizer has ids.
     """
-    model, file = _read_model(directory)
+    added, config = read_added_tokens(directory)
+    model, file = _read_model(directory, added)
+    _check_class(directory, model, config)
     model_fields = {**model_fields, **model_fields.get("text_config", {})}  # text part of multimodal models
     embedding_rows = model_fields["vocab_size"]
     if embedding_rows < model.size:
@@ -106,46 +115,78 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
             f"{file}: has {model.size} ids, but the model has {embedding_rows} embeddings (vocab_size in its "
             "config.json); give the tokenizer of the same model"
         )
-    special_tokens = _special_tokens(directory, model, model_fields)
-    identity = json.dumps([sha256(file), special_tokens.bos_id, special_tokens.eos_id])
+    special_tokens = _special_tokens(directory, model, added, config, model_fields)
+    identity = json.dumps([sha256(file), special_tokens.bos_id, special_tokens.eos_id, *model.changes])
     digest = hashlib.sha256(identity.encode()).hexdigest()
     return HuggingFaceTokenizer(model, special_tokens, digest, embedding_rows)
 
 
-def _read_model(directory: Location) -> tuple[SubwordModel, Location]:
+def _read_model(directory: Location, added: AddedTokens) -> tuple[SubwordModel, Location]:
     fast, slow = directory / FAST_FILE, directory / SENTENCEPIECE_FILE
     if fast.is_file():
-        return FastModel(fast.read_text(encoding="utf-8"), str(fast)), fast
+        return FastModel(fast.read_text(encoding="utf-8"), str(fast), added), fast
     if slow.is_file():
-        return SentencePieceModel(slow.read_bytes(), str(slow)), slow
+        return SentencePieceModel(slow.read_bytes(), str(slow), added), slow
     raise DataError(
         f"{directory}: has no {FAST_FILE} and no {SENTENCEPIECE_FILE}; give the directory of the model's tokenizer: "
-        "--tokenizer=DIR"
+        "--tokenizer=DIR. From other files, such as vocab.json and merges.txt, transformers writes a "
+        f"{FAST_FILE}: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
     )
 
 
-def _special_tokens(directory: Location, model: SubwordModel, model_fields: Mapping[str, Any]) -> SpecialTokens:
-    """Look up bos, if a text starts with it, and eos in the tokenizer's config, else in the model's."""
-    file = directory / TOKENIZER_CONFIG_FILE
-    config = read_json(file) if file.is_file() else {}
+def _check_class(directory: Location, model: SubwordModel, config: Mapping[str, Any]) -> None:
+    """Raise DataError where the class that transformers 5 uses would split texts in another way than the file.
+
+    Its tokenizer classes keep a file's vocabulary but replace its normalizer and pre-tokenizer by their own.
+    """
+    name, file = str(config.get("tokenizer_class")).removesuffix("Fast"), directory / TOKENIZER_CONFIG_FILE
+    if isinstance(model, FastModel) and name in ("None", "PreTrainedTokenizer", "TokenizersBackend"):
+        return
+    asked, adds = config.get("add_prefix_space"), model.encode(["a"]) != model.continuation.encode(["a"])
+    if asked not in (None, adds):
+        raise DataError(
+            f"{file}: add_prefix_space = {asked}, but the tokenizer's file {'adds a' if adds else 'adds no'} space in "
+            "front of a text; copy both files from the same model, or set the field to what the model was trained with"
+        )
+    if isinstance(model, FastModel) and name == "LlamaTokenizer" and (token := model.split_with_prefix_space):
+        raise DataError(
+            f"{directory / FAST_FILE}: the normalizer adds a space after {token!r}, but {name} of transformers 5 does "
+            "not; write the file again with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        )
+
+
+def _special_tokens(
+    directory: Location,
+    model: SubwordModel,
+    added: AddedTokens,
+    config: Mapping[str, Any],
+    model_fields: Mapping[str, Any],
+) -> SpecialTokens:
+    """Look up bos, if a text starts with it, and eos in the tokenizer's files, else in the model's config."""
 
     def token_id(name: str) -> int:
-        value = config.get(name)
-        text = value.get("content") if isinstance(value, Mapping) else value
-        found = model_fields.get(f"{name}_id") if text is None else model.token_id(text)
+        token = added.named.get(name)
+        found = model_fields.get(f"{name}_id") if token is None else model.token_id(token.content)
         if not isinstance(found, int):
-            fault = "is missing" if text is None else f"= {text!r} is not a token of this tokenizer"
-            raise DataError(f"{file}: {name} {fault}; set it to the model's own")
+            raise DataError(f"{directory / TOKENIZER_CONFIG_FILE}: {name} is missing; set it to the model's own")
         return found
 
-    add_bos = config.get("add_bos_token")
-    if add_bos is not None or model.prefix_ids is None:
-        bos = None if add_bos is False else token_id("bos_token")
-    elif len(model.prefix_ids) <= 1:
-        bos = next(iter(model.prefix_ids), None)
-    else:
+    eos = token_id("eos_token")
+    if isinstance(model, FastModel):
+        return SpecialTokens(_bos_id(directory, model, eos), eos, {}, ())
+    if config.get("add_bos_token") is None:
         raise DataError(
-            f"{directory / FAST_FILE}: post_processor adds {len(model.prefix_ids)} tokens in front of a text; change "
-            "it to add at most one"
+            f"{directory / TOKENIZER_CONFIG_FILE}: add_bos_token is missing, so whether a text starts with bos is "
+            "unknown; set it to true or false, as the model was trained"
         )
-    return SpecialTokens(bos, token_id("eos_token"), {}, ())
+    return SpecialTokens(token_id("bos_token") if config["add_bos_token"] else None, eos, {}, ())
+
+
+def _bos_id(directory: Location, model: FastModel, eos: int) -> int | None:
+    """Return the id that the post-processor adds in front of a text; None if it adds none."""
+    if len(model.prefix_ids) > 1 or model.suffix_ids not in ([], [eos]):  # every text ends with eos here
+        raise DataError(
+            f"{directory / FAST_FILE}: post_processor adds {len(model.prefix_ids)} tokens in front of a text and "
+            f"{len(model.suffix_ids)} after it; change it to add at most one in front, and eos or none after it"
+        )
+    return next(iter(model.prefix_ids), None)

@@ -1,8 +1,8 @@
 """Subword models of public tokenizers: tokenizer.json (the `tokenizers` library) or a SentencePiece model file.
 
-Both encode texts without special tokens, and no text can spell one. size: number of ids. prefix_ids: the ids that the
-file adds in front of a text, None if it does not specify them. continuation: the model for a text that continues
-another one, without a space added in front.
+Both encode texts without special tokens, and no text can spell one. size: number of ids. changes: the added tokens that
+change it or the ids of texts. continuation: the model for a text that continues another one, without a space added in
+front.
 """
 
 import functools
@@ -13,8 +13,9 @@ from typing import Any
 
 import sentencepiece
 import tokenizers
-from tokenizers import decoders
+from tokenizers import AddedToken, decoders
 
+from finetune_scaling.data.tokenizers.added_tokens import AddedTokens, add_to
 from finetune_scaling.data.tokenizers.interface import SPACE_SYMBOL, encoding_error
 from finetune_scaling.errors import DataError
 from finetune_scaling.strict_json import parse_json
@@ -28,19 +29,20 @@ _KEEP_SPACES = bytes([3 << 3 | 2, 4, 3 << 3, 0, 4 << 3, 0])
 class FastModel:
     """A tokenizer.json of the `tokenizers` library."""
 
-    def __init__(self, text: str, name: str):
-        """Parse the file's text. Raises DataError, with `name`, if it is not a tokenizer.json."""
+    def __init__(self, text: str, name: str, added: AddedTokens):
+        """Parse the file's text, and add tokens. Raises DataError, with `name`, if it is not a tokenizer.json."""
         try:
             self._fields = parse_json(text)
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"{name}: not a file of the tokenizers library ({error}); copy the model's own") from error
-        self._name = name
+        self._name, self._added = name, added
+        self.changes = add_to(self._tokenizer, added)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # as text, which cannot spell them
         self.size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        self.prefix_ids = self._find_prefix_ids()
+        self.prefix_ids, self.suffix_ids = self._find_outer_ids()
 
     @functools.cached_property
     def continuation(self) -> "FastModel":
@@ -50,7 +52,7 @@ class FastModel:
             "normalizer": _without_prefix_space(self._fields.get("normalizer")),
             "pre_tokenizer": _without_prefix_space(self._fields.get("pre_tokenizer")),
         }
-        return self if changed == self._fields else FastModel(json.dumps(changed), self._name)
+        return self if changed == self._fields else FastModel(json.dumps(changed), self._name, self._added)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
@@ -93,31 +95,47 @@ class FastModel:
         """Return the id of a token; None if the vocabulary lacks it."""
         return self._tokenizer.token_to_id(token)
 
-    def _find_prefix_ids(self) -> list[int] | None:
-        if self._fields.get("post_processor") is None:
+    @property
+    def split_with_prefix_space(self) -> str | None:
+        """An added token within texts after which the normalizer adds a space, as in front of a text; None without."""
+        if '"Prepend"' not in json.dumps(self._fields.get("normalizer")):
             return None
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return next((token.content for token in added if not token.special), None)
+
+    def _find_outer_ids(self) -> tuple[list[int], list[int]]:
+        """Return the ids that the post-processor adds in front of a text and after it."""
         plain, full = (self._tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
         starts = range(len(full) - len(plain) + 1)
-        return next((full[:i] for i in starts if full[i : i + len(plain)] == plain), [])
+        start = next((i for i in starts if full[i : i + len(plain)] == plain), 0)
+        return full[:start], full[start + len(plain) :]
 
 
 class SentencePieceModel:
     """A tokenizer.model file of SentencePiece, as Llama 1 and 2 use."""
 
-    def __init__(self, model: bytes, name: str):
-        """Parse the file's bytes. Raises DataError, with `name`, if they are damaged."""
+    def __init__(self, model: bytes, name: str, added: AddedTokens):
+        """Parse the file's bytes, and add special tokens.
+
+        Raises DataError, with `name`, if they are damaged, or an added token is part of texts or has another id.
+        """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.size = self._processor.vocab_size()
         except RuntimeError as error:
             raise DataError(f"{name}: not a SentencePiece model, or damaged; copy it again") from error
-        self._model, self._name = model, name
-        self.prefix_ids: list[int] | None = None
+        self._model, self._name, self._added = model, name, added
+        self._special: dict[str, int] = {}  # tokens that no text contains, although the file may
+        for number, token in sorted(added.recorded.items()):
+            self._add(token, number)
+        for token in added.special:
+            self._add(token)
+        self.changes = [f"{i} {token}" for token, i in self._special.items() if i >= self._processor.vocab_size()]
 
     @functools.cached_property
     def continuation(self) -> "SentencePieceModel":
         """Return the model without an added space in front of texts."""
-        return SentencePieceModel(self._model + _KEEP_SPACES, self._name)
+        return SentencePieceModel(self._model + _KEEP_SPACES, self._name, self._added)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
@@ -137,16 +155,42 @@ class SentencePieceModel:
 
     def token_bytes(self) -> list[bytes]:
         """Return the bytes of every token; special tokens have none."""
-        pieces = [self._processor.id_to_piece(i) for i in range(self.size)]
-        return [b"" if self._is_special(i) else _sentencepiece_bytes(piece) for i, piece in enumerate(pieces)]
+        return [
+            b"" if self._is_special(i) else _sentencepiece_bytes(self._processor.id_to_piece(i))
+            for i in range(self.size)
+        ]
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token; None if the vocabulary lacks it."""
+        if token in self._special:
+            return self._special[token]
         token_id = self._processor.piece_to_id(token)
         return token_id if self._processor.id_to_piece(token_id) == token else None
 
+    def _add(self, token: AddedToken, recorded: int | None = None) -> None:
+        """Add a special token with the next id, unless the file has it."""
+        known = self.token_id(token.content)
+        token_id = self.size if known is None else known
+        if recorded not in (None, token_id):
+            raise DataError(
+                f"{self._name}: the files next to it give {token.content!r} the id {recorded}, but it would be "
+                f"{token_id}; copy them from the same model"
+            )
+        if not token.special and (known is None or not self._is_special(known)):
+            raise DataError(
+                f"{self._name}: the files next to it add {token.content!r} to texts, which the SentencePiece library "
+                "does not support; write a tokenizer.json with transformers: "
+                "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            )
+        self._special[token.content] = token_id
+        self.size = max(self.size, token_id + 1)
+
     def _is_special(self, token_id: int) -> bool:
-        return self._processor.is_control(token_id) or self._processor.is_unknown(token_id)
+        return (
+            token_id in self._special.values()
+            or self._processor.is_control(token_id)
+            or self._processor.is_unknown(token_id)
+        )
 
     @functools.cached_property
     def _decoder(self) -> decoders.Decoder:

@@ -1,0 +1,128 @@
+"""Special and added tokens that a Hugging Face directory names in the files next to its tokenizer file.
+
+Which file takes precedence follows transformers 5 (PreTrainedTokenizerBase._from_pretrained): `added_tokens_decoder` of
+tokenizer_config.json, or else special_tokens_map.json and added_tokens.json.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Tokenizer
+
+from finetune_scaling.errors import DataError
+from finetune_scaling.files import Location, read_json
+
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
+
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS = frozenset({"single_word", "lstrip", "rstrip", "normalized", "special"})
+_COPY = "copy it again"
+
+
+class AddedTokens(NamedTuple):
+    """The tokens that the files name.
+
+    recorded: tokens with their ids. named: special tokens by name, such as eos_token. extra: further special tokens.
+    """
+
+    recorded: Mapping[int, AddedToken]
+    named: Mapping[str, AddedToken]
+    extra: tuple[AddedToken, ...]
+
+    @property
+    def special(self) -> list[AddedToken]:
+        """Every token that the files name as special."""
+        return [*self.named.values(), *self.extra]
+
+
+def read_added_tokens(directory: Location) -> tuple[AddedTokens, Mapping[str, Any]]:
+    """Return the tokens that the files of a directory name, and the fields of tokenizer_config.json.
+
+    Raises DataError, naming file and field, for a token that is not one.
+    """
+    file = directory / TOKENIZER_CONFIG_FILE
+    config = _read_object(file)
+    settings = dict(config)
+    recorded: dict[int, AddedToken] = {}
+    if "added_tokens_decoder" in config:
+        for number, value in _object(config["added_tokens_decoder"], f"{file}: added_tokens_decoder").items():
+            recorded[_token_id(number, f"{file}: added_tokens_decoder")] = _token(
+                value, f"{file}: {number}", special=False
+            )
+    else:
+        settings |= _read_object(directory / SPECIAL_TOKENS_FILE)
+    named = {
+        name: _token(value, f"{file}: {name}")
+        for name, value in settings.items()
+        if value is not None and (name in _NAMES or (name.endswith("_token") and isinstance(value, str | Mapping)))
+    }
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
+    if isinstance(extra, Mapping):  # by name, such as image_token
+        named |= {name: _token(value, f"{file}: {name}") for name, value in extra.items()}
+        extra = ()
+    if not isinstance(extra, list | tuple):
+        raise DataError(f"{file}: extra_special_tokens = {extra!r} is not a list; {_COPY}")
+    tokens = AddedTokens(recorded, named, tuple(_token(value, f"{file}: extra_special_tokens") for value in extra))
+    if "added_tokens_decoder" not in config:
+        recorded |= _read_added(directory / ADDED_TOKENS_FILE, {token.content for token in tokens.special})
+    return tokens, config
+
+
+def add_to(tokenizer: Tokenizer, tokens: AddedTokens) -> list[str]:
+    """Add the tokens to a tokenizer of the tokenizers library, in the order and with the flags of transformers.
+
+    Returns a description of each token that changes the ids of a text or their number.
+    """
+    before = tokenizer.get_added_tokens_decoder()
+    existing = {repr(token) for token in before.values()}
+    missing = [token for _, token in sorted(tokens.recorded.items()) if repr(token) not in existing]
+    known = {token.content for token in (*before.values(), *missing)}
+    tokenizer.add_tokens([*missing, *(token for token in _unique(tokens.special) if token.content not in known)])
+    tokenizer.add_special_tokens(tokens.special)
+    after = tokenizer.get_added_tokens_decoder()
+    changed = {number: token for number, token in after.items() if repr(before.get(number)) != repr(token)}
+    return [f"{i} {token!r}" for i, token in changed.items() if not token.special or i not in before]
+
+
+def _unique(tokens: Iterable[AddedToken]) -> list[AddedToken]:
+    return list({token.content: token for token in tokens}.values())
+
+
+def _read_added(file: Location, special: set[str]) -> dict[int, AddedToken]:
+    """Return the tokens of an added_tokens.json by id; those that are not special are part of texts."""
+    return {
+        _token_id(number, f"{file}: {content}"): AddedToken(
+            content, normalized=content not in special, special=content in special
+        )
+        for content, number in _read_object(file).items()
+    }
+
+
+def _token(value: Any, where: str, *, special: bool = True) -> AddedToken:
+    """Return a token that is given as text or as an object with flags."""
+    if isinstance(value, str):
+        return AddedToken(value, special=special, normalized=False)
+    if not isinstance(value, Mapping) or not isinstance(value.get("content"), str):
+        raise DataError(f"{where} = {value!r} is not a token; {_COPY}")
+    flags = {name: flag for name, flag in value.items() if name not in ("__type", "content")}
+    if not flags.keys() <= _FLAGS or not all(isinstance(flag, bool) for flag in flags.values()):
+        raise DataError(f"{where} = {value!r} is not a token (flags: {', '.join(sorted(_FLAGS))}); {_COPY}")
+    return AddedToken(value["content"], **{"special": special, **flags})
+
+
+def _token_id(value: Any, where: str) -> int:
+    """Return the id of a token, which is a JSON object's name in one file and a number in the other."""
+    if isinstance(value, bool) or not str(value).isdecimal():
+        raise DataError(f"{where}: {value!r} is not the id of a token; {_COPY}")
+    return int(value)
+
+
+def _read_object(file: Location) -> dict[str, Any]:
+    return _object(read_json(file, fix=_COPY), str(file)) if file.is_file() else {}
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: not a JSON object; {_COPY}")
+    return value
