@@ -122,7 +122,7 @@ class Fitted(JointFits):
 
     def recommend_to(self, question: Question, task: str) -> Advice:
         """Return the advice on a question for a task that was fitted."""
-        return advise(self.table, self.fits, self.skipped, task, question)
+        return advise(self, task, question)
 
 
 def fit(

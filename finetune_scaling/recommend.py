@@ -4,7 +4,8 @@
 
 Prints per task the method, model size and PET size with the lowest expected loss within the budget, their cost, the
 probability that the choice is the best one, and its expected regret; or that the points are inconclusive. --next-run
-proposes the runs that improve the decision most for their cost. --json prints JSON only. Method: docs/guidance.md.
+proposes the runs that improve the decision most for their cost; --more-data predicts how much the loss and the metric
+improve with 2, 4 and 10 times the examples. --json prints JSON only. Method: docs/guidance.md.
 """
 
 import sys
@@ -36,6 +37,7 @@ _TASK = flags.DEFINE_string("task", None, "One of the points' tasks; default: al
 _BUDGET = flags.DEFINE_string("budget", None, f"Budget of one run: {FORMS}.")
 _METRIC = flags.DEFINE_string("metric", None, "Metric to predict, such as bleu; default: the points' first.")
 _NEXT_RUN = flags.DEFINE_boolean("next_run", False, "Propose the runs that improve the decision most for their cost.")
+_MORE_DATA = flags.DEFINE_boolean("more_data", False, "Predict loss and metric on 2, 4 and 10 times the examples.")
 _SIZES = flags.DEFINE_list("sizes", None, "Further model sizes to consider, as 1e9,2e9 parameters.")
 _METHODS = flags.DEFINE_list("methods", None, f"Method names in the points; default: {','.join(METHODS)}.")
 _TOKENS = flags.DEFINE_float("tokens_per_example", None, "Compute costs as 6 N or 4 N per token.")
@@ -76,6 +78,7 @@ def read_question() -> Question:
         epochs=_EPOCHS.value,
         metric=_METRIC.value,
         next_runs=NEXT_RUNS if _NEXT_RUN.value else 0,
+        more_data=_MORE_DATA.value,
     )
 
 

@@ -152,8 +152,9 @@ def _critical_sizes(joint: JointFits, task: str) -> Iterator[CriticalSize]:
 
 
 def _best_method_maps(joint: JointFits, task: str) -> Iterator[BestMethodMap]:
-    """Yield the maps of the main law over model and pretraining size."""
+    """Yield the maps of the law of comparisons over model and pretraining size."""
+    fits = joint.fits_by_method(task, joint.law_of_comparisons(task))
     for factor in SHARED_FACTORS:
-        found = best_method_map(joint.fits_by_method(task, joint.main_law), factor, joint.rows(task, factor=factor))
+        found = best_method_map(fits, factor, joint.rows(task, factor=factor))
         if found is not None:
             yield found

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from finetune_scaling.analysis.model_selection import law_of_comparisons
 from finetune_scaling.laws.fitting.huber_fit import FitSettings, padded_size
 from finetune_scaling.laws.fitting.joint_fit import JointFit
 from finetune_scaling.laws.fitting.requirements import SkippedFit
@@ -43,6 +44,10 @@ class JointFits:
     def main_law(self) -> str:
         """The law that figures and sentences use: the multiplicative one, or else the first that was fitted."""
         return MULTIPLICATIVE.name if MULTIPLICATIVE.name in self.laws else self.laws[0]
+
+    def law_of_comparisons(self, task: str) -> str:
+        """Return the law by which the methods of a task are compared: the one that model selection prefers, if any."""
+        return law_of_comparisons([fit for fit in self.fits.values() if fit.task == task], self.main_law)
 
     def fits_by_method(self, task: str, law: str) -> dict[str, JointFit]:
         """Return the fits of one task and law by method."""

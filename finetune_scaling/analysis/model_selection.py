@@ -126,6 +126,18 @@ def select_joint_laws(fits: Iterable[JointFit]) -> dict[tuple[str, str], Selecti
     return {key: select_law(own) for key, own in scores.items()}
 
 
+def law_of_comparisons(fits: Sequence[JointFit], default: str) -> str:
+    """Return the law by which the methods of one task are compared, in reports and recommendations alike.
+
+    It is the law that model selection prefers for some method, if it prefers no other law for any method and that law
+    was fitted to all the methods; else `default`. fits: joint fits of one task.
+    """
+    methods = {law: {fit.method for fit in fits if fit.law.name == law} for law in {fit.law.name for fit in fits}}
+    preferred = {one.preferred for one in select_joint_laws(fits).values() if one.preferred is not None}
+    complete = {law for law, own in methods.items() if own == set.union(*methods.values())}
+    return next(iter(preferred)) if len(preferred) == 1 and preferred <= complete else default
+
+
 def _compare(best: LawScore, other: LawScore) -> LawComparison:
     differences = other.left_out - best.left_out
     known = math.isfinite(best.criterion) and math.isfinite(other.criterion)

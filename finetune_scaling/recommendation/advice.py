@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.recommendation.candidates import CandidateSet, TuningCandidate
 from finetune_scaling.recommendation.decision import CandidateEstimate, Decision, Losses
 from finetune_scaling.recommendation.expected_score import ExpectedScore
 from finetune_scaling.recommendation.information_value import ProposedRun
 from finetune_scaling.recommendation.loss_predictions import LossPredictor
+from finetune_scaling.recommendation.more_data import MoreData
 from finetune_scaling.recommendation.storage import Storage
 
 CHOOSE, EQUIVALENT, INCONCLUSIVE = "choose", "several equally good", "inconclusive"
@@ -19,6 +21,7 @@ CONFIDENT = 0.8
 NEGLIGIBLE = 0.005
 
 LABEL_WIDTH = 14
+RANGE_NAMES = {"model": "model sizes", "examples": "dataset sizes", "pet": "PET sizes"}
 SHOWN = 6  # most probable candidates in the table
 
 
@@ -44,7 +47,7 @@ class Advice:
     verdict: CHOOSE, EQUIVALENT or INCONCLUSIVE; reasons: why it is inconclusive; preferred, other: decisions by the two
     laws, None if no method was fitted; other_regret: excess loss of the preferred law's choice by the other law (nats
     per token); storage: by candidate; score: the expected metric score; warnings: sentences; next_runs: None if none
-    were requested.
+    were requested; more_data: each method's best candidate on multiples of the examples, None if not requested.
     """
 
     candidates: CandidateSet
@@ -57,6 +60,7 @@ class Advice:
     score: ExpectedScore | None
     warnings: tuple[str, ...]
     next_runs: tuple[ProposedRun, ...] | None
+    more_data: tuple[MoreData, ...] | None
 
     @property
     def chosen(self) -> TuningCandidate | None:
@@ -94,6 +98,7 @@ def _lines(advice: Advice) -> Iterator[tuple[str, str]]:
         yield from _candidate_lines(advice, advice.preferred.decision)
         for text in advice.warnings:
             yield "warning", text
+        yield from _more_data_lines(advice)
         yield from _next_run_lines(advice)
 
 
@@ -162,6 +167,8 @@ def _probability(share: float) -> str:
 
 
 def _law_text(advice: Advice, preferred: LawDecision) -> str:
+    if preferred.law == SINGLE.name:
+        return f"{SINGLE.name}, over dataset size at each model size; no joint law could be fitted"
     if advice.other is None:
         return f"{preferred.law}; the other joint law could not be fitted"
     chosen = advice.other.decision.chosen.candidate
@@ -184,6 +191,20 @@ def _candidate_lines(advice: Advice, decision: Decision) -> Iterator[tuple[str, 
         cost = advice.candidates.costs[e.candidate]
         flops = "" if cost is None else f"  {cost.flops:>8.2g} FLOPs"
         yield "", f"{e.candidate!s:<{width}}  {_loss(e):<22} P(best) {_probability(e.probability_best):<5}{flops}"
+
+
+def _more_data_lines(advice: Advice) -> Iterator[tuple[str, str]]:
+    rows = advice.more_data or ()
+    for number, row in enumerate(rows):
+        if not number or row.candidate != rows[number - 1].candidate:
+            yield "" if number else "more data", str(row.candidate)
+        loss = f"{_short(row.loss)} {_interval(row.interval)}"
+        less = f"lower by {_short(row.reduction)} {_interval(row.reduction_interval)}" if row.multiple > 1 else ""
+        score = "" if row.score is None or row.score.score is None else f"{row.score.metric} {_score_text(row.score)}"
+        flops = "" if row.cost is None else f"{row.cost.flops:.2g} FLOPs"
+        outside = f"outside the fitted {', '.join(RANGE_NAMES[name] for name in row.outside)}" if row.outside else ""
+        notes = "; ".join(filter(None, (less, score, flops, outside)))
+        yield "", f"  x{row.multiple:<3} {row.examples:>12,.0f} examples  {loss:<22}  {notes}"
 
 
 def _next_run_lines(advice: Advice) -> Iterator[tuple[str, str]]:

@@ -68,7 +68,7 @@ def list_candidates(table: PointsTable, task: str, question: Question) -> Candid
         model = _cost_model(method, own, pets[method], question)
         if model is not None:
             models[method] = model
-        for size in sorted({*own.loc[own["factor"] == "model", "x"], *question.further_sizes}):
+        for size in _model_sizes(own, pets[method], question):
             for pet in pet_sizes(own, pets[method]):
                 cost = None if model is None else model(size, question.examples, pet)
                 costs[TuningCandidate(method, size, pet)] = cost
@@ -77,12 +77,22 @@ def list_candidates(table: PointsTable, task: str, question: Question) -> Candid
     return found
 
 
+def _model_sizes(rows: pd.DataFrame, pet: PetDefault, question: Question) -> list[float]:
+    """Return the measured sizes, or the one model on which PET sizes were varied, and further sizes."""
+    measured = {*rows.loc[rows["factor"] == "model", "x"]}
+    if not measured and pet.base is not None:
+        measured = {pet.base}
+    return sorted(measured | {*question.further_sizes})
+
+
 def pet_sizes(rows: pd.DataFrame, pet: PetDefault) -> list[float | None]:
     """Return the PET sizes whose losses the law predicts: the measured ones, or the default without a law over them.
 
     rows: settings of one task and method.
     """
     own = rows[rows["factor"] == "pet"]
+    if not (rows["factor"] == "model").any():
+        return sorted(set(own["x"])) or [None]
     fitted = own.loc[~own["held_out"], "x"].nunique()
     if pet.size is None or fitted < 2:
         return [pet.size]

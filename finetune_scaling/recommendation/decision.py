@@ -52,7 +52,7 @@ def decide(losses: Losses) -> Decision:
     joint = _joint_losses(losses)
     best = np.bincount(joint.argmin(axis=1), minlength=len(losses)) / len(joint)
     estimates = tuple(
-        CandidateEstimate(c, float(own.mean()), percentile_interval(paired), float(share))
+        CandidateEstimate(c, float(own.mean()), replicates_interval(paired), float(share))
         for (c, own), paired, share in zip(losses.items(), joint.T, best, strict=True)
     )
     chosen = min(estimates, key=lambda e: e.loss)
@@ -68,6 +68,11 @@ def decide(losses: Losses) -> Decision:
         regret_95=float(np.quantile(regret, 0.95)),
         joint_replicates=len(joint),
     )
+
+
+def replicates_interval(losses: np.ndarray) -> Interval:
+    """Return the 90 % interval over replicates [R]; open where they are all equal and so say nothing of the error."""
+    return percentile_interval(losses) if np.ptp(losses) else Interval(None, None)
 
 
 def _joint_losses(losses: Losses) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.analysis.metric_laws import fit_metric
+from finetune_scaling.analysis.metric_laws import MetricFinding, fit_metric
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 
 
@@ -22,11 +22,15 @@ class ExpectedScore:
 
 def expected_score(rows: pd.DataFrame, metric: str, losses: np.ndarray) -> ExpectedScore:
     """Predict the score at bootstrap losses [R] of a candidate; rows: settings of its task and method."""
-    found = fit_metric(rows, metric)
+    return score_at(fit_metric(rows, metric), losses)
+
+
+def score_at(found: MetricFinding, losses: np.ndarray) -> ExpectedScore:
+    """Predict the score at bootstrap losses [R] by the metric's law."""
     if found.used is None:
-        return ExpectedScore(metric, None, None, Interval(None, None), found.verdict)
+        return ExpectedScore(found.metric, None, None, Interval(None, None), found.verdict)
     # Replicates of the loss law and of the metric law are independent: pair them at random.
     replicates = found.used.predict_replicates({"L": losses})
     partners = np.resize(np.random.default_rng(0).permutation(len(replicates)), len(losses))
     scores = replicates[partners, np.arange(len(losses))]
-    return ExpectedScore(metric, found.used.law.name, float(scores.mean()), percentile_interval(scores), "")
+    return ExpectedScore(found.metric, found.used.law.name, float(scores.mean()), percentile_interval(scores), "")

@@ -74,7 +74,7 @@ def list_runs(found: CandidateSet, predictors: Mapping[str, LossPredictor]) -> l
             measured = set(rows[["factor", "x", "finetune_examples"]].itertuples(index=False, name=None))
             for factor, x, size, pet in _settings(rows, predictors[method].pet, found.question.further_sizes):
                 for examples in example_grid({*rows["finetune_examples"], found.question.examples}):
-                    if (factor, x, examples) not in measured:
+                    if (factor, x, examples) not in measured and predictors[method].covers(size, pet):
                         flops = model(size, examples, pet).flops
                         runs.append(PossibleRun(method, factor, x, examples, size, pet, flops))
     return runs

@@ -17,8 +17,10 @@ Refits that diverge along a flat valley would dominate the mean. So replicates a
 90 % interval around their median, which no normal sample reaches, and to MAX_LOSS.
 """
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,18 +35,21 @@ from finetune_scaling.recommendation.pet_defaults import PetDefault
 
 Range = tuple[float, float]
 OUTLIER = 3.0
+EXPONENTS = {"examples": "beta", "model": "alpha_model", "pet": "alpha_pet"}  # of the ranges
 
 
-@dataclass(frozen=True)
-class LossPredictor:
-    """One fitted law as a function of model size, PET size and dataset size.
+@dataclass(frozen=True, kw_only=True)
+class LossPredictor(ABC):
+    """The loss of one task and method as a function of model size, PET size and dataset size.
 
-    ranges: fitted range of model, examples, and pet where PET sizes were fitted; extrapolation_sd: the s of each range
-    (nats per token); deviates: standardized normal deviate of each replicate [R], per range; noise: standard deviation
-    of one new run around the law (nats per token).
+    law: name of the law; pet: the PET size of the points over model size; ranges: fitted range of model, examples and
+    pet, without those that were not varied; extrapolation_sd: the s of each range (nats per token); deviates:
+    standardized normal deviate of each replicate [R], per range; noise: standard deviation of one new run around the
+    law (nats per token).
     """
 
-    fit: JointFit
+    method: str
+    law: str
     pet: PetDefault
     ranges: Mapping[str, Range]
     extrapolation_sd: Mapping[str, float]
@@ -52,13 +57,30 @@ class LossPredictor:
     noise: float
 
     @property
-    def method(self) -> str:
-        """The tuning method."""
-        return self.fit.method
+    @abstractmethod
+    def doubts(self) -> Sequence[str]:
+        """Why its predictions do not suffice for a choice, wherever they are made."""
+
+    @abstractmethod
+    def covers(self, size: float, pet: float | None) -> bool:
+        """Return whether the law predicts a loss at this model size and PET size."""
+
+    @abstractmethod
+    def why_poorly_determined(self, name: str) -> str:
+        """Return why extrapolation outside a range is not supported; empty where it is."""
+
+    @abstractmethod
+    def _predict(self, size: float, pet: float | None, examples: float) -> tuple[float, np.ndarray]:
+        """Return the fitted law's loss, and the losses [R] of the bootstrap replicates."""
 
     def loss_replicates(self, size: float, pet: float | None, examples: float) -> np.ndarray:
-        """Return the loss [R] by every bootstrap replicate, with deviations outside the fitted range."""
-        found = clip_outliers(self._fitted_loss(size, pet, examples))
+        """Return the loss [R] by every bootstrap replicate, with deviations outside the fitted range.
+
+        The mean is the fitted law's loss, which reports show, so that reports and recommendations choose alike.
+        """
+        loss, replicates = self._predict(size, pet, examples)
+        found = clip_outliers(replicates)
+        found = found + (min(loss, MAX_LOSS) - found.mean())
         for name, distance in self.outside(size, pet, examples).items():
             found = found + distance * self.extrapolation_sd[name] * self.deviates[name]
         return found
@@ -69,8 +91,33 @@ class LossPredictor:
         found = {name: range_distance(x, self.ranges[name]) for name, x in values.items() if x and name in self.ranges}
         return {name: distance for name, distance in found.items() if distance}
 
-    def _fitted_loss(self, size: float, pet: float | None, examples: float) -> np.ndarray:
-        natural = self.fit.replicate_parameters
+
+@dataclass(frozen=True, kw_only=True)
+class JointPredictor(LossPredictor):
+    """A joint law over model size and dataset size, and over PET size where it was varied."""
+
+    fit: JointFit
+
+    @property
+    def doubts(self) -> Sequence[str]:
+        """Why the law describes none of its points."""
+        lack = f"the {self.law} law does not fit {self.method} (relative error {self.fit.log_rmse:.0%})"
+        return () if self.fit.fits_well else (lack,)
+
+    def covers(self, size: float, pet: float | None) -> bool:
+        """Return True: a joint law predicts every size."""
+        return True
+
+    def why_poorly_determined(self, name: str) -> str:
+        """Return why the exponent of a range is poorly determined."""
+        reason = self.fit.reasons.get(EXPONENTS[name])
+        return f"{EXPONENTS[name]} is poorly determined: {reason}" if reason else ""
+
+    def _predict(self, size: float, pet: float | None, examples: float) -> tuple[float, np.ndarray]:
+        estimate = self._loss(self.fit.parameters, size, pet, examples)
+        return float(estimate), self._loss(self.fit.replicate_parameters, size, pet, examples)
+
+    def _loss(self, natural: Mapping[str, Any], size: float, pet: float | None, examples: float) -> np.ndarray:
         loss = predict(self.fit.law, factor_parameters(natural, "model"), {"X": size, "D": examples})
         if pet is None or pet == self.pet.size:
             return loss
@@ -79,25 +126,27 @@ class LossPredictor:
         if self.fit.law.name == ADDITIVE.name:
             return loss + here - default
         offset = natural["E"]
-        return offset + (loss - offset) * (here - offset) / (default - offset)
+        return np.asarray(offset + (loss - offset) * (here - offset) / (default - offset))
 
 
-def loss_predictor(fit: JointFit, rows: pd.DataFrame, pet: PetDefault) -> LossPredictor:
+def loss_predictor(fit: JointFit, rows: pd.DataFrame, pet: PetDefault) -> JointPredictor:
     """Return the predictor of a fit over model size; rows: settings of its task and method."""
     fitted = rows[~rows["held_out"] & rows["factor"].isin(fit.factors)]
     model_rows, pet_rows = fitted[fitted["factor"] == "model"], fitted[fitted["factor"] == "pet"]
-    ranges = {"model": _range(model_rows["x"]), "examples": _range(model_rows["finetune_examples"])}
+    ranges = {"model": value_range(model_rows["x"]), "examples": value_range(model_rows["finetune_examples"])}
     if len(pet_rows):
-        ranges["pet"] = _range(pet_rows["x"])
+        ranges["pet"] = value_range(pet_rows["x"])
     groupings = ["examples", *fitted["factor"].unique()]  # in the order of fit.groupings
     left_out = dict(zip(groupings, fit.groupings, strict=True))
     effects = dict(zip(groupings, fit.components.levels, strict=True))
-    return LossPredictor(
+    return JointPredictor(
         fit=fit,
+        method=fit.method,
+        law=fit.law.name,
         pet=pet,
         ranges=ranges,
         extrapolation_sd={name: _extrapolation_sd(fit, name, left_out[name]) for name in ranges},
-        deviates={name: _deviates(len(fit.replicates), [fit.resampling.seed, i]) for i, name in enumerate(ranges)},
+        deviates=deviates(len(fit.replicates), ranges, fit.resampling.seed),
         noise=_noise(fit.components, (effects["examples"], effects["model"])),
     )
 
@@ -134,10 +183,15 @@ def _noise(components: VarianceComponents, effects: Sequence[RandomEffect | None
     return float(np.linalg.norm(deviations))
 
 
-def _range(values: pd.Series) -> Range:
+def value_range(values: pd.Series) -> Range:
+    """Return the smallest and the largest value."""
     return float(values.min()), float(values.max())
 
 
-def _deviates(count: int, seed: Sequence[int]) -> np.ndarray:
-    normal = np.random.default_rng(seed).normal(size=count)
-    return (normal - normal.mean()) / normal.std()
+def deviates(count: int, ranges: Iterable[str], seed: int) -> dict[str, np.ndarray]:
+    """Return a standardized normal deviate [count] for each range."""
+    return {name: _standardized(np.random.default_rng([seed, i]).normal(size=count)) for i, name in enumerate(ranges)}
+
+
+def _standardized(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / values.std()

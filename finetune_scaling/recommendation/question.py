@@ -20,7 +20,8 @@ class Question:
     examples: number of available finetuning examples; budget: of one run, None for no limit; rates: conversion of FLOPs
     to time and money; further_sizes: model sizes in addition to the measured ones; tokens_per_example, epochs: for
     analytic costs, None and 1 for costs fitted to the points' column flops; metric: the score to predict, None for the
-    points' first; next_runs: maximal number of runs to propose.
+    points' first; next_runs: maximal number of runs to propose; more_data: whether to predict the losses on
+    multiples of the examples.
 
     Raises ConfigError on numbers that are not positive and finite, and on counts outside 1 to FLAG_LIMITS.
     """
@@ -33,6 +34,7 @@ class Question:
     epochs: float = 1.0
     metric: str | None = None
     next_runs: int = 0
+    more_data: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (

@@ -9,6 +9,7 @@ from finetune_scaling.recommendation.cost import CostModel
 from finetune_scaling.recommendation.decision import CandidateEstimate
 from finetune_scaling.recommendation.expected_score import ExpectedScore
 from finetune_scaling.recommendation.information_value import ProposedRun
+from finetune_scaling.recommendation.more_data import MoreData
 
 
 def to_record(advice: Advice) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def to_record(advice: Advice) -> dict[str, Any]:
         "candidates": [_candidate(advice, c) for c in found.costs],
         "cost_sources": {m: _cost_source(found.cost_models.get(m)) for m in found.rows},
         "reservations": list(advice.warnings),
+        "more_data": None if advice.more_data is None else [_more_data(one) for one in advice.more_data],
         "next_runs": None if advice.next_runs is None else [_proposed_run(one) for one in advice.next_runs],
     }
 
@@ -80,6 +82,22 @@ def _score(score: ExpectedScore | None) -> dict[str, Any] | None:
         return None
     numbers = {"value": score.score, **asdict(score.interval)}
     return {"name": score.metric, "law": score.law, **numbers, "why_not": score.why or None}
+
+
+def _more_data(row: MoreData) -> dict[str, Any]:
+    return {
+        **_name(row.candidate),
+        "multiple": row.multiple,
+        "finetune_examples": row.examples,
+        "loss": row.loss,
+        **asdict(row.interval),
+        "reduction": row.reduction,
+        "reduction_low": row.reduction_interval.low,
+        "reduction_high": row.reduction_interval.high,
+        "metric": _score(row.score),
+        "cost": None if row.cost is None else asdict(row.cost),
+        "outside_fitted": list(row.outside),
+    }
 
 
 def _proposed_run(proposal: ProposedRun) -> dict[str, Any]:

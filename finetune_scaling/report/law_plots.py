@@ -68,7 +68,7 @@ def draw_methods(analysis: JointFits, task: str) -> ReportFigure:
     """Compare methods: loss against dataset size, a panel per model size, curves by the main law."""
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())
-    fits = analysis.fits_by_method(task, analysis.main_law)
+    fits = analysis.fits_by_method(task, analysis.law_of_comparisons(task))
     figure, grid = panels(len(sizes), len(sizes) if len(sizes) <= 5 else 4, width=2.45, height=2.6)
     for axes, size in zip(grid, sizes, strict=True):
         here = rows[rows["x"] == size]

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import synthetic_points
+from finetune_scaling.analysis.analysis import _best_method_maps
 from finetune_scaling.api import Fitted, fit, read_points
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.forms.library import ADDITIVE
@@ -130,6 +131,82 @@ def test_the_score_is_predicted_from_the_loss(fitted: Fitted, tmp_path: Path) ->
     assert found.score.score == pytest.approx(truth, rel=0.02)
 
 
+@pytest.mark.parametrize("law", ["multiplicative", "additive"])
+def test_the_report_and_the_recommendation_agree_everywhere(fitted: Fitted, additive: Fitted, law: str) -> None:
+    own = fitted if law == "multiplicative" else additive
+    assert_agreement(own, "simulated", 8e3, law)
+
+
+def test_the_report_and_the_recommendation_agree_on_measured_points() -> None:
+    points = read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv")
+    debian = fit(points, tasks=["summarization"], resampling=Resampling(resamples=10))
+    assert_agreement(debian, "summarization", 1000)
+
+
+def assert_agreement(own: Fitted, task: str, near: float, law: str | None = None) -> None:
+    """Compare the map of the best method with recommendations at the default PET size, at 5 x 6 of its points."""
+    (found,) = (one for one in _best_method_maps(own, task) if one.factor == "model")
+    assert law in (None, found.law)
+    columns = range(0, len(found.examples), 9)
+    assert min(found.examples) < near < max(found.examples)
+    for column in columns:
+        advice = own.recommend(found.examples[column], task=task, further_sizes=tuple(found.x[::12]))
+        assert advice.preferred.law == found.law
+        default = {m: pet.size for m, pet in advice.candidates.pets.items()}
+        for row in range(0, len(found.x), 12):
+            here = [
+                e
+                for e in advice.preferred.decision.estimates
+                if e.candidate.size == found.x[row] and e.candidate.pet == default[e.candidate.method]
+            ]
+            assert len(here) == len(found.methods)
+            best = min(here, key=lambda e: e.loss)
+            assert best.candidate.method == found.methods[found.best[row, column]]
+            for e in here:
+                shown = own.predict(e.candidate.method, found.x[row], found.examples[column], task=task, law=found.law)
+                assert e.loss == pytest.approx(shown.loss, rel=1e-9)
+
+
+def test_one_model_is_compared_over_dataset_size(tmp_path: Path) -> None:
+    rows = [r for r in simulated_rows(bleu=True) if r["x"] == MODELS[0]]
+    fitted = fit_rows(tmp_path, rows)
+    assert not fitted.fits
+    found = fitted.recommend(8e3, more_data=True, next_runs=1)
+    assert found.preferred.law == "single"
+    assert {c.size for c in found.candidates.costs} == {MODELS[0]}
+    for estimate in found.preferred.decision.estimates:
+        c = estimate.candidate
+        assert estimate.loss == pytest.approx(true_loss(c.method, c.size, 8e3, c.pet or 4.0), abs=0.005)
+    assert found.chosen.method == best(8e3, 6 * MODELS[0] * 8e3 * TOKENS)[0]
+    assert json.dumps(to_record(found), allow_nan=False)
+
+
+def test_more_data_lowers_the_loss_by_the_true_difference(fitted: Fitted) -> None:
+    found = fitted.recommend(2e3, more_data=True)
+    assert {(row.candidate.method, row.multiple) for row in found.more_data} == set(product(LAWS, (1, 2, 4, 10)))
+    for row in found.more_data:
+        c = row.candidate
+        truth = [true_loss(c.method, c.size, examples, c.pet or 4.0) for examples in (2e3, row.examples)]
+        assert row.loss == pytest.approx(truth[1], abs=0.01)
+        assert row.reduction == pytest.approx(truth[0] - truth[1], abs=0.01)
+        if row.multiple > 1:
+            assert 0 < row.reduction_interval.low < row.reduction < row.reduction_interval.high
+    assert [row.outside for row in found.more_data if row.multiple == 10] == [("examples",)] * len(LAWS)
+    text = str(found)
+    assert "more data" in text
+    assert "x10 " in text
+    assert json.loads(json.dumps(to_record(found), allow_nan=False))["more_data"][3]["multiple"] == 10
+
+
+@pytest.mark.parametrize(("sizes", "verdict"), [(3, "its error is unknown"), (2, "needs 3 dataset sizes to fit")])
+def test_few_dataset_sizes_of_one_model_are_named(tmp_path: Path, sizes: int, verdict: str) -> None:
+    rows = [r for r in simulated_rows(bleu=True) if r["x"] == MODELS[0] and r["finetune_examples"] in EXAMPLES[:sizes]]
+    found = fit_rows(tmp_path, rows).recommend(2e3, more_data=True)
+    assert found.verdict == INCONCLUSIVE
+    assert all(verdict in reason for reason in found.reasons)
+    assert verdict in str(found)
+
+
 def test_extrapolation_is_a_warning_and_widens_the_interval(fitted: Fitted) -> None:
     inside, beyond = fitted.recommend(16e3), fitted.recommend(64e3, further_sizes=(4e9,))
     assert not any("extrapolated" in text for text in inside.warnings)
@@ -172,8 +249,9 @@ def test_too_few_points_are_inconclusive_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_method_that_could_not_be_fitted_is_named(tmp_path: Path) -> None:
-    rows = [r for r in simulated_rows(bleu=True) if r["method"] == "lora" or r["x"] == MODELS[0]]
-    fitted = fit_rows(tmp_path, rows)
+    few = {"full": EXAMPLES[:2], "lora": EXAMPLES}
+    rows = [r for r in simulated_rows(bleu=True) if r["finetune_examples"] in few[r["method"]]]
+    fitted = fit_rows(tmp_path, [r for r in rows if r["method"] == "lora" or r["x"] == MODELS[0]])
     found = fitted.recommend(4e3)
     assert found.verdict == INCONCLUSIVE
     assert any(re.match(r"full\b", text) for text in found.reasons)
