@@ -1,8 +1,8 @@
 """Run a study and write its report: python -m finetune_scaling.study --config=configs/study/... --workdir=DIR
 
 After an interruption, the same command resumes. With --index=I --of=N a process takes every N-th run starting with the
-I-th, so that N processes, machines or array jobs share a study. --list prints the runs without running any; --list
---json prints only JSON.
+I-th, so that N processes, machines or array jobs share a study. --list prints the runs, and what their grid cannot
+determine, without running any; --list --json prints only JSON.
 """
 
 import logging
@@ -24,6 +24,7 @@ from finetune_scaling.strict_json import format_json
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_runs
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
+from finetune_scaling.studies.limits import format_limits, grid_limits
 from finetune_scaling.studies.listing import format_listing, list_bases, list_runs
 from finetune_scaling.studies.tables import POINTS, write_bases, write_points, write_study_metadata
 
@@ -42,13 +43,17 @@ def main() -> None:
     config, workdir = command.read_config(_CONFIG), local_path(_WORKDIR.value, "a study")
     study = read_study(config)
     _check_flags()
+    limits = format_limits(grid_limits(study))
     if _LIST.value:
         rows = list_runs(study, workdir)
-        print(format_json(rows) if _JSON.value else format_listing(rows, list_bases(study, workdir), len(study.seeds)))
+        text = format_listing(rows, list_bases(study, workdir), len(study.seeds))
+        print(format_json(rows) if _JSON.value else "\n".join(filter(None, (text, limits))))
         return
     command.required(_WORKDIR)
     for module in (run, run_data):  # hide the tables of single runs
         logging.getLogger(module.__name__).setLevel(logging.WARNING)
+    if limits:
+        log.warning("%s", limits)
     check_runs(study, workdir, pending_runs(study, workdir))
     summary = execute(study, config, workdir, _INDEX.value, _OF.value)
     run_on_primary(lambda: finish(study, workdir, summary))

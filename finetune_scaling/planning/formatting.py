@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_scaling.planning.chips import GIB
 from finetune_scaling.planning.plans import Plan
+from finetune_scaling.studies.limits import format_limits
 
 
 def format_plan(plan: Plan, extra: Mapping[str, Any]) -> str:
@@ -95,7 +96,7 @@ def format_study(result: Mapping[str, Any]) -> str:
         _row(f"{kind} US$ on demand", [_number(row["usd"][kind]["on_demand"]) for row in columns.values()])
         for kind in result["chips"]
     ]
-    return "\n".join(lines)
+    return "\n".join(filter(None, [*lines, format_limits(result["undetermined"])]))
 
 
 def _row(name: str, columns: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ from finetune_scaling.studies.configs import (
     tuned_model,
 )
 from finetune_scaling.studies.grid import StudyConfig, runs
+from finetune_scaling.studies.limits import grid_limits
 
 PRETRAINING = "pretraining"
 
@@ -49,7 +50,7 @@ class _PlannedRun:
 def study_totals(study: StudyConfig, chips: Sequence[Chip], prices: Prices, utilisation: float) -> dict[str, Any]:
     """Return runs, FLOPs, chip-hours and US dollars of a study by method, of pretraining, and in total.
 
-    chip_hours: by kind of chip; None if a run fits no slice of that kind.
+    chip_hours: by kind of chip; None if a run fits no slice of that kind. undetermined: what the grid cannot determine.
     """
     chip_seconds = functools.cache(functools.partial(_step_chip_seconds, utilisation=utilisation))
     table = pd.DataFrame(
@@ -67,6 +68,7 @@ def study_totals(study: StudyConfig, chips: Sequence[Chip], prices: Prices, util
         "chips": kinds,
         "methods": {name: _sums(rows, kinds, prices) for name, rows in table.groupby("group", sort=False)},
         "total": _sums(table, kinds, prices),
+        "undetermined": grid_limits(study),
     }
 
 
