@@ -1,12 +1,15 @@
 """A corpus of segments to score: hypotheses, references and sources, from memory or from text files."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.metrics.languages import base_language
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,13 +18,14 @@ class Corpus:
 
     Attributes:
       hypotheses: N texts. An empty text is a hypothesis like any other.
-      references: N sequences; references[i] holds the one or more references of hypotheses[i].
+      references: N sequences; references[i] holds the one or more references of hypotheses[i]. Blank ones count as
+        missing and are left out, as sacrebleu does with None.
       language: language code of hypotheses and references; it selects tokenizers and stemmers.
       sources: N source texts, or None if they are unknown.
 
     Raises:
-      DataError: there are no segments, counts differ, a segment has no reference or an empty one, or `language` is not
-        a language code.
+      DataError: there are no segments, counts differ, a segment has no reference that is not blank, or `language` is
+        not a language code.
     """
 
     hypotheses: Sequence[str]
@@ -43,8 +47,10 @@ class Corpus:
                 raise DataError(
                     f"references[{index}] is {references!r}; give a list of one or more references for every segment"
                 )
-            if not all(map(str.strip, references)):
-                raise DataError(f"references[{index}] has an empty reference; remove the reference or the segment")
+            if not any(map(str.strip, references)):
+                raise DataError(f"references[{index}] has only empty references; give one, or remove the segment")
+        present = [[text for text in references if text.strip()] for references in self.references]
+        object.__setattr__(self, "references", present)
         base_language(self.language)
 
     @property
@@ -62,9 +68,11 @@ def read_corpus(
 ) -> Corpus:
     """Read a corpus from text files with one segment per line; `references` names one or more files.
 
+    A blank line of one of several files of references is a missing reference; how many there are is logged.
+
     Raises:
       DataError: a file cannot be read, is empty, is not UTF-8, or has a different number of lines than the
-        hypotheses; or a reference is empty.
+        hypotheses; or all references of a segment are blank.
     """
     if not references:
         raise DataError("no file of references was given; name at least one")
@@ -76,11 +84,15 @@ def read_corpus(
                 f"{path}: {len(segments)} segments, but {hypotheses} has {len(texts)}; "
                 "line k of every file must belong to the same example"
             )
-    for path in references:
-        for line, text in enumerate(files[path], start=1):
-            if not text.strip():
-                raise DataError(f"{path}, line {line}: the reference is empty; remove this line from every file")
     per_segment = list(zip(*(files[path] for path in references), strict=True))
+    for line, own in enumerate(per_segment, start=1):
+        if not any(map(str.strip, own)):
+            where = " and ".join(map(str, references))
+            raise DataError(f"{where}, line {line}: the reference is empty; remove this line from every file")
+    for path in references:
+        missing = sum(not text.strip() for text in files[path])
+        if missing:
+            log.warning("%s: %d of %d references are empty; they count as missing", path, missing, len(texts))
     return Corpus(texts, per_segment, target_language, None if sources is None else files[sources])
 
 

@@ -18,6 +18,7 @@ _THREE_LETTER_CODES = {
     "yue": "zh",  # Cantonese, Wu and literary Chinese are written in the same characters
     "wuu": "zh",
     "lzh": "zh",
+    "nan": "zh",
     "kor": "ko",
     "tha": "th",
     "lao": "lo",
@@ -31,13 +32,17 @@ _THREE_LETTER_CODES = {
 def base_language(code: str) -> str:
     """Return the lower-case language of a code: "zh" for "zh", "zh_CN", "ZH-Hans" and "zho_Hans"; "a" for "A".
 
+    Languages without spaces have them in Latin script, so "zh-Latn" is "zh-latn", a language of words.
+
     Raises:
       DataError: `code` is not a language code, e.g. the name "German".
     """
-    language = re.split(r"[-_]", code)[0].lower()
+    language, *others = re.split(r"[-_]", code.lower())
     if not re.fullmatch(r"[a-z]{1,3}", language):
         raise DataError(f"target language {code!r} is not a language code; give one such as en, de or zh")
-    return _THREE_LETTER_CODES.get(language, language)
+    language = _THREE_LETTER_CODES.get(language, language)
+    romanized = "latn" in others[:1] and language in (*WRITTEN_WITHOUT_SPACES, *WITHOUT_TOKENIZER)
+    return f"{language}-latn" if romanized else language
 
 
 def check_tokenizer(metric: str, language: str) -> None:

@@ -11,7 +11,7 @@ from finetune_scaling.metrics.languages import WITHOUT_TOKENIZER, base_language
 from finetune_scaling.metrics.learned.metric import read_learned_metric
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.question_answering import exact_match, token_f1
-from finetune_scaling.metrics.rouge import ROUGE_METRICS, rouge
+from finetune_scaling.metrics.rouge import ROUGE_METRICS, rouge, rouge_of_sentences
 from finetune_scaling.metrics.sacrebleu_metrics import BLEU_TOKENIZERS, bleu, chrf, ter
 
 Scores = dict[str, dict[str, Any]]  # metric name -> {"score", "signature"}
@@ -23,7 +23,7 @@ def _metrics() -> Iterator[Metric]:
     yield from (bleu(tokenizer) for tokenizer in (None, *BLEU_TOKENIZERS))
     yield from (chrf(), chrf(word_order=2), ter())
     yield from (rouge(name, stemming) for stemming, name in itertools.product((None, True, False), ROUGE_METRICS))
-    yield from (exact_match(), token_f1())
+    yield from (rouge_of_sentences(), exact_match(), token_f1())
 
 
 # The metrics that are computed in this process; learned metrics run in separate processes.
@@ -44,7 +44,8 @@ def score(
       metrics: metrics, or their names (see `find_metric`); None selects the default metrics of the language.
 
     Returns:
-      {metric: {"score": unrounded score, "signature": how it was computed}}. Scores are between 0 and 100, except TER,
+      {metric: {"score": unrounded score, "signature": how it was computed}}; rougeLsum has a "note" where it cannot
+      differ from rougeL. Scores are between 0 and 100, except TER,
       which counts errors and may exceed 100, and learned metrics, which have their own scales.
 
     Raises:

@@ -9,8 +9,10 @@ Source: C.-Y. Lin, "ROUGE: a Package for Automatic Evaluation of Summaries", 200
 
 import functools
 import importlib.metadata
+import itertools
 import re
 import unicodedata
+from typing import Any
 
 import numpy as np
 from nltk.stem.cistem import Cistem
@@ -23,7 +25,14 @@ from finetune_scaling.metrics.metric import SegmentMetric
 
 ROUGE_METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
+SENTENCES = "rougeLsum-sentences"
+ONE_LINE = f"every segment has one line, so rougeLsum equals rougeL; {SENTENCES} splits sentences at their marks"
+
 _STEMMED = ("en", "de")
+_CLOSING = "[\"'\u201d\u2019\u00bb)\\]\u300d\u300f\uff09]*"
+_SENTENCE_END = re.compile(
+    f"([.!?\u2026\u061f\u06d4]+{_CLOSING}(?=\\s)|[\u3002\uff01\uff1f\uff0e\u0964\u0965\u1362]+{_CLOSING})"
+)
 
 # Characters that are tokens: kana, bopomofo, ideographs of all planes, and iteration marks.
 _IDEOGRAM = (
@@ -97,14 +106,49 @@ def unicode_tokenizer(language: str) -> UnicodeWords:
     return IdeogramsAndWords() if base_language(language) in WRITTEN_WITHOUT_SPACES else UnicodeWords()
 
 
+class RougeLsum(SegmentMetric):
+    """rougeLsum, which says so where it cannot differ from rougeL."""
+
+    def score(self, corpus: Corpus) -> dict[str, Any]:
+        """Return score and signature, and a note if no segment has several lines."""
+        texts = itertools.chain(corpus.hypotheses, *corpus.references)
+        note = {} if any("\n" in text.strip() for text in texts) else {"note": ONE_LINE}
+        return super().score(corpus) | note
+
+
 def rouge(metric: str, stemming: bool | None = None) -> SegmentMetric:
     """Return one of ROUGE_METRICS; with forced stemming its name is, e.g., "rougeL-stem" or "rougeL-nostem"."""
     suffix = "" if stemming is None else "-stem" if stemming else "-nostem"
-    return SegmentMetric(
+    return (RougeLsum if metric == "rougeLsum" else SegmentMetric)(
         f"{metric}{suffix}",
         lambda corpus: 100.0 * rouge_f1(metric, corpus, stemming),
         lambda corpus: rouge_signature(metric, corpus.language, corpus.reference_count, stemming),
     )
+
+
+def rouge_of_sentences() -> SegmentMetric:
+    """Return rougeLsum over sentences that `split_sentences` finds, for texts that are not split into lines."""
+
+    def split(corpus: Corpus) -> Corpus:
+        hypotheses = [split_sentences(text) for text in corpus.hypotheses]
+        references = [[split_sentences(text) for text in own] for own in corpus.references]
+        return Corpus(hypotheses, references, corpus.language)
+
+    def signature(corpus: Corpus) -> str:
+        own = rouge_signature("rougeLsum", corpus.language, corpus.reference_count)
+        return own.replace("|sent:lines|", "|sent:lines+marks|")
+
+    return SegmentMetric(SENTENCES, lambda corpus: 100.0 * rouge_f1("rougeLsum", split(corpus)), signature)
+
+
+def split_sentences(text: str) -> str:
+    """Return text with a line break after every sentence, as rouge-score's rougeLsum reads it.
+
+    A sentence ends at a full stop, exclamation mark, question mark or ellipsis, with the quotation marks and brackets
+    that follow, before white space; at the marks of Chinese, Japanese, Indic and Ethiopic scripts also without it.
+    Abbreviations before white space end sentences, too.
+    """
+    return _SENTENCE_END.sub(r"\1\n", text)
 
 
 def rouge_f1(metric: str, corpus: Corpus, stemming: bool | None = None) -> np.ndarray:

@@ -146,13 +146,30 @@ def test_any_text_has_a_score_in_every_metric(pairs):
         (["a"], [["a"]], ["x", "y"], "1 hypotheses, but 2 sources"),
         (["a", "b"], [["a"], []], None, r"references\[1\] is \[\]"),
         (["a", "b"], ["a", "b"], None, r"references\[0\] is 'a'"),
-        (["a", "b"], [["a", ""], ["b"]], None, r"references\[0\] has an empty reference; remove"),
-        (["a", "b"], [["a"], [" "]], None, r"references\[1\] has an empty reference"),
+        (["a", "b"], [["a"], [" "]], None, r"references\[1\] has only empty references"),
+        (["a", "b"], [["a", ""], ["", ""]], None, r"references\[1\] has only empty references"),
     ],
 )
 def test_invalid_corpora_are_errors(hypotheses, references, sources, message):
     with pytest.raises(DataError, match=message):
         score(hypotheses, references, "en", sources)
+
+
+@pytest.mark.parametrize("language", ["de", "zh"])
+def test_missing_references_are_left_out_as_by_sacrebleu(tmp_path, caplog, language):
+    first = ["the cat sat on a mat", "a dog barks at a cat", "", "one more"]
+    second = ["a cat was on the mat", "  ", "dogs bark", "one other more"]
+    hypotheses = [NEWS, "a dog", "a dog barks", "one more"]
+    files = [write(tmp_path / name, *own) for name, own in (("a", first), ("b", second), ("h", hypotheses))]
+    corpus = read_corpus(files[2], files[:2], None, language)
+    assert "b: 1 of 4 references are empty" in caplog.text
+    theirs = sacrebleu_scorers(language)
+    ours = score_corpus(corpus, [*theirs, "rouge1", "f1"])
+    streams = [[(text.strip() and text) or None for text in own] for own in (first, second)]
+    for name, metric in theirs.items():
+        assert ours[name]["score"] == metric.corpus_score(hypotheses, streams).score, name
+        assert ours[name]["signature"] == str(metric.get_signature())
+    assert all("nrefs:var" in entry["signature"] for entry in ours.values())
 
 
 def test_unknown_metrics_and_languages_are_errors():
@@ -191,6 +208,8 @@ def test_files_of_unequal_length_and_empty_references_are_errors(tmp_path):
         read_corpus(hypotheses, [hypotheses], tmp_path / "src.txt", "en")
     gap = write(tmp_path / "gap.txt", "a", "")
     with pytest.raises(DataError, match=r"gap\.txt, line 2: the reference is empty"):
-        read_corpus(hypotheses, [hypotheses, gap], None, "en")
+        read_corpus(hypotheses, [gap], None, "en")
+    with pytest.raises(DataError, match=r"gap\.txt and .*gap\.txt, line 2: the reference is empty"):
+        read_corpus(hypotheses, [gap, gap], None, "en")
     with pytest.raises(DataError, match="name at least one"):
         read_corpus(hypotheses, [], None, "en")

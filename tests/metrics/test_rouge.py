@@ -11,7 +11,16 @@ from rouge_score import rouge_scorer
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.rouge import ROUGE_METRICS, rouge, rouge_f1, rouge_signature, rouge_tokenizer
+from finetune_scaling.metrics.registry import score
+from finetune_scaling.metrics.rouge import (
+    ROUGE_METRICS,
+    SENTENCES,
+    rouge,
+    rouge_f1,
+    rouge_signature,
+    rouge_tokenizer,
+    split_sentences,
+)
 
 CHINESE = "这个软件包提供运行时库。"
 
@@ -79,6 +88,37 @@ def test_stemming_is_selected_by_name_and_needs_a_stemmer():
     assert mean_rouge("rouge1", german, stored, "de", False) == 0
     with pytest.raises(ConfigError, match="no stemmer is available for language 'zh'"):
         mean_rouge("rouge1", [CHINESE], [[CHINESE]], "zh", True)
+
+
+def test_equal_scores_of_one_line_segments_are_said_and_sentences_can_be_split():
+    one_line, lines = ["It rained. We left."], ["It rained.\nWe left."]
+    reference = [["We left. It rained."]]
+    names = ["rougeL", "rougeLsum", SENTENCES]
+    scores = score(one_line, reference, "en", metrics=names)
+    assert scores["rougeL"]["score"] == scores["rougeLsum"]["score"] == pytest.approx(50)
+    assert "equals rougeL" in scores["rougeLsum"]["note"]
+    assert "note" not in scores["rougeL"]
+    assert scores[SENTENCES]["score"] == pytest.approx(100)
+    assert "|sent:lines+marks|" in scores[SENTENCES]["signature"]
+    split = score(lines, [["We left.\nIt rained."]], "en", metrics=names)
+    assert "note" not in split["rougeLsum"]
+    assert split["rougeLsum"]["score"] == split[SENTENCES]["score"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One. Two! Three?", ["One.", "Two!", "Three?"]),
+        ('He said "go." Then 3.5 left…  Why?!', ['He said "go."', "Then 3.5 left…", "Why?!"]),
+        ("你好。你是谁?「我。」好", ["你好。", "你是谁?「我。」", "好"]),
+        ("他来了！我走了。", ["他来了！", "我走了。"]),
+        ("यह एक है।यह दो है।", ["यह एक है।", "यह दो है।"]),
+        ("no mark", ["no mark"]),
+        ("", []),
+    ],
+)
+def test_sentences_end_at_their_marks(text, sentences):
+    assert [line.strip() for line in split_sentences(text).split("\n") if line.strip()] == sentences
 
 
 def as_numbers(tokens, vocabulary):
