@@ -219,7 +219,8 @@ def _with_overrides(evaluator: Evaluator) -> Evaluator:
 def _print(job: EvaluationJob, prepared: PreparedEvaluation, record: Record) -> None:
     def summary(scores: Mapping[str, Any]) -> dict[str, Any]:
         metrics = {name: entry["score"] for name, entry in scores["metrics"].items()}
-        return {**score_values({**scores, "metrics": {}}), "metrics": metrics}
+        counts = {name: scores[name] for name in ("generated", "at_limit") if name in scores}
+        return {**score_values({**scores, "metrics": {}}), **counts, "metrics": metrics}
 
     compared = {"untuned": record.get("untuned"), **record.get("baselines", {})}
     others = {name: summary(scores) for name, scores in compared.items() if scores}

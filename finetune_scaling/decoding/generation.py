@@ -31,10 +31,11 @@ _MIN_CHUNK_SLOTS = 32  # with fewer, compiling a program costs more than it save
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A generated text: its new tokens without eos, and its score in beam search."""
+    """A generated text: its new tokens without eos, its score in beam search, and whether the length limit ended it."""
 
     tokens: list[int]
     score: float | None = None
+    at_limit: bool = False
 
 
 def make_decoder(
@@ -91,7 +92,8 @@ def generate(
     for group in log_progress(batches, len(batches), "decoded batches"):
         written = batch_decoder.decode(group, _batch(group, prompts, settings, decoder, sharding))
         for number, row_texts in written.items():
-            texts[number] = row_texts[: settings.n_best]
+            limit = _limit(len(prompts[number]), settings, decoder)
+            texts[number] = [_mark_limit(text, limit) for text in row_texts[: settings.n_best]]
     return texts
 
 
@@ -165,10 +167,19 @@ class _BatchDecoder:
 def _row_texts(texts: Outputs, row: int, eos_id: int) -> list[Generation]:
     scores = [None] * texts.lengths.shape[1] if texts.scores is None else map(float, texts.scores[row])
     return [
-        Generation(_without(tokens[:length].tolist(), eos_id), score)
+        Generation(_without(tokens[:length].tolist(), eos_id), score, not _ends(tokens[:length], eos_id))
         for tokens, length, score in zip(texts.tokens[row], texts.lengths[row], scores, strict=True)
     ]
 
 
+def _mark_limit(text: Generation, limit: int) -> Generation:
+    """Return a text that did not end with eos with at_limit only if it has as many tokens as allowed."""
+    return dataclasses.replace(text, at_limit=text.at_limit and len(text.tokens) >= limit)
+
+
+def _ends(tokens: Sequence[int], eos_id: int) -> bool:
+    return len(tokens) > 0 and int(tokens[-1]) == eos_id
+
+
 def _without(tokens: list[int], eos_id: int) -> list[int]:
-    return tokens[:-1] if tokens and tokens[-1] == eos_id else tokens
+    return tokens[:-1] if _ends(tokens, eos_id) else tokens

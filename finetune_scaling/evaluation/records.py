@@ -67,8 +67,9 @@ def scores_for_result(record: Mapping[str, Any]) -> Record:
 
 
 def model_scores(record: Mapping[str, Any]) -> Record:
-    """Return the model's own scores: losses, and metrics with their signatures."""
-    return {name: value for name, value in record.items() if name == "metrics" or isinstance(value, float)}
+    """Return the model's own scores: losses, metrics with their signatures, and how many texts were cut off."""
+    kept = ("metrics", "generated", "at_limit")
+    return {name: value for name, value in record.items() if name in kept or isinstance(value, float)}
 
 
 def score_values(record: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Scores of a model on examples: loss of every target, and metrics of generated text."""
 
 import itertools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.trees import Tree
+
+log = logging.getLogger(__name__)
 
 Example = Mapping[str, Any]
 GREEDY = DecodingConfig()
@@ -62,6 +65,13 @@ def example_losses(
     return Losses(*(values[: len(examples)] for values in row_losses(model, batches)))
 
 
+class Hypothesis(NamedTuple):
+    """A generated text, and whether it was cut off at the length limit before it ended."""
+
+    text: str
+    at_limit: bool
+
+
 def generate_hypotheses(
     model: TunedModel,
     task: Task,
@@ -69,7 +79,7 @@ def generate_hypotheses(
     examples: Sequence[Example],
     batch_size: int,
     decoding: DecodingConfig = GREEDY,
-) -> list[str]:
+) -> list[Hypothesis]:
     """Return the best generated text for every example. Newlines are kept: rougeLsum treats lines as sentences."""
     tokenizer = model.tokenizer
     special_tokens = example_encoder(tokenizer, task.template).special_tokens
@@ -94,7 +104,12 @@ def generate_hypotheses(
         sharding=model.sharding.batch(),
         multiple=model.sharding.batch_shards,
     )
-    return [cut(tokenizer.decode(texts[0].tokens), decoding.stop).strip() for texts in generations]
+    return [_hypothesis(tokenizer.decode(texts[0].tokens), texts[0].at_limit, decoding) for texts in generations]
+
+
+def _hypothesis(text: str, at_limit: bool, decoding: DecodingConfig) -> Hypothesis:
+    kept = cut(text, decoding.stop)
+    return Hypothesis(kept.strip(), at_limit and kept == text)
 
 
 def score_split(
@@ -112,13 +127,24 @@ def score_split(
 
     The summary has loss (nats per token), tokens, examples, bytes of the targets, the values of `likelihood`, entropy
     (true nats per token, if the data has it), and `metrics` (None: the default ones) of the first `generate_examples`
-    (None: all). Rows have index, source, reference, target_language, loss_sum, tokens, bytes and hypothesis.
+    (None: all), and at_limit, how many of these were cut off at the length limit. Rows have index, source, reference,
+    target_language, loss_sum, tokens, bytes, hypothesis and at_limit.
     """
     losses = example_losses(model, task, sequence_format, examples, batch_size)
     sizes = utf8_bytes(covered_targets(examples, model.tokenizer, task.template, sequence_format))
     count = len(examples) if generate_examples is None else min(generate_examples, len(examples))
     decoded = list(itertools.islice(examples, count))
-    texts = generate_hypotheses(model, task, sequence_format, decoded, batch_size, decoding) if count else []
+    written = generate_hypotheses(model, task, sequence_format, decoded, batch_size, decoding) if count else []
+    limited = sum(one.at_limit for one in written)
+    if limited:
+        limit = decoding.limit(sequence_format.max_target_tokens)
+        log.warning(
+            "%d of %d hypotheses reached the length limit of %d tokens before they ended, so their scores are those of "
+            "cut texts; raise the task's max_target_tokens or decoding.max_new_tokens if the references are as long",
+            limited,
+            count,
+            limit,
+        )
     summary: dict[str, Any] = {
         "loss": losses.mean,
         "tokens": int(losses.tokens.sum()),
@@ -127,9 +153,10 @@ def score_split(
         **likelihood(float(losses.sums.sum()), int(losses.tokens.sum()), int(sizes.sum())),
         **_entropy(examples, losses),
         "generated": count,
-        "metrics": text_scores(decoded, texts, metrics) if count else {},
+        "at_limit": limited,
+        "metrics": text_scores(decoded, [one.text for one in written], metrics) if count else {},
     }
-    return summary, [_row(example, losses, sizes, index, texts) for index, example in enumerate(examples)]
+    return summary, [_row(example, losses, sizes, index, written) for index, example in enumerate(examples)]
 
 
 def pooled_values(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -153,6 +180,8 @@ def pooled_scores(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         size = sum(test["bytes"] for test in tests.values())
         result["loss_per_byte"] = sum(test["loss_per_byte"] * test["bytes"] for test in tests.values()) / size
         result["perplexity_per_byte"] = perplexity(result["loss_per_byte"])
+    for name in ("generated", "at_limit"):
+        result[name] = sum(test.get(name, 0) for test in tests.values())
     return result | {"metrics": mean_scores([test["metrics"] for test in tests.values() if test["metrics"]])}
 
 
@@ -195,6 +224,11 @@ def _weighted_mean(name: str, parts: Sequence[tuple[int, Scores]]) -> dict[str, 
     return {
         "score": math.fsum(count * scores[name]["score"] for count, scores in parts) / total,
         "signature": " + ".join(dict.fromkeys(scores[name]["signature"] for _, scores in parts)),
+        **(
+            {"note": notes.pop()}
+            if len(notes := {scores[name].get("note") for _, scores in parts} - {None}) == 1
+            else {}
+        ),
     }
 
 
@@ -205,7 +239,9 @@ def _entropy(examples: Sequence[Example], losses: Losses) -> dict[str, float]:
     return {"entropy": math.fsum(entropies) / max(1, int(losses.tokens.sum()))}
 
 
-def _row(example: Example, losses: Losses, sizes: np.ndarray, index: int, texts: Sequence[str]) -> dict[str, Any]:
+def _row(
+    example: Example, losses: Losses, sizes: np.ndarray, index: int, written: Sequence[Hypothesis]
+) -> dict[str, Any]:
     row = {
         "index": index,
         "loss_sum": float(losses.sums[index]),
@@ -215,4 +251,6 @@ def _row(example: Example, losses: Losses, sizes: np.ndarray, index: int, texts:
         "reference": example["target"],
         "target_language": example["target_language"],
     }
-    return row | ({"hypothesis": texts[index]} if index < len(texts) else {})
+    if index < len(written):
+        row |= {"hypothesis": written[index].text, "at_limit": written[index].at_limit}
+    return row

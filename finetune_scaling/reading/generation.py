@@ -63,7 +63,8 @@ def generate(
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(run_config.evaluation.batch_size, len(texts))
     with model.sharding.use_mesh():
-        return generate_hypotheses(model, task, sequence_format, examples, size, decoding)
+        written = generate_hypotheses(model, task, sequence_format, examples, size, decoding)
+    return [one.text for one in written]
 
 
 def _checked(texts: Iterable[str]) -> list[str]:

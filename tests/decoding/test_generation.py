@@ -127,7 +127,9 @@ def test_a_row_ends_at_its_eos_while_others_go_on(method, decode, prompts):
     free = best(decode(decoder, prompts, longest=NEW, eos_id=-1))
     assert {len(output) for output in free} == {NEW}
     eos = next(token for token in free[1][2:] if 0 < sum(token in output for output in free) < len(free))
-    ended = best(decode(decoder, prompts, longest=NEW, eos_id=eos))
+    texts = decode(decoder, prompts, longest=NEW, eos_id=eos)
+    ended = best(texts)
+    assert [row[0].at_limit for row in texts] == [eos not in output for output in free]
     assert ended == [output[: output.index(eos)] if eos in output else output for output in free]
 
 
@@ -143,7 +145,9 @@ def test_rows_that_ended_leave_the_batch(method, decode, prompts, monkeypatch):
         return run(batch, decoding, owners, ended, width)
 
     monkeypatch.setattr(generation._BatchDecoder, "_resize", spied)
-    texts = best(decode(decoder, many, **options))
+    written = decode(decoder, many, **options)
+    assert all(row[0].at_limit for row in written)
+    texts = best(written)
     assert [len(text) for text in texts] == [9] * 6 + [77, 77]
     assert texts[:5] == texts[1:6]
     assert rows[0] == 8

@@ -12,6 +12,7 @@ import pytest
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.decoding.generation import Generation
+from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation import scoring
 from finetune_scaling.evaluation.scoring import pooled_values
@@ -93,7 +94,7 @@ def test_a_split_has_a_summary_and_a_row_per_example(base):
     texts = [row["hypothesis"] for row in rows if "hypothesis" in row]
     assert summary["metrics"] == scoring.text_scores(examples[:2], texts)
     without, rows = scoring.score_split(tuned, task, sequence_format, examples, batch_size=7, generate_examples=0)
-    assert without == {**summary, "generated": 0, "metrics": {}}
+    assert without == {**summary, "generated": 0, "at_limit": 0, "metrics": {}}
     assert not any("hypothesis" in row for row in rows)
 
 
@@ -109,11 +110,34 @@ def test_rouge_lsum_treats_lines_as_sentences(base, monkeypatch):
     lines = [*tuned.tokenizer.encode("d e\na b "), tuned.tokenizer.eos_id]
     monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[Generation(lines)], [Generation([])]])
     written = scoring.generate_hypotheses(tuned, task, sequence_format, examples[:2], 2)
-    assert written == ["d e\na b", ""]
+    assert [one.text for one in written] == ["d e\na b", ""]
     reference = [{"source": "a b", "target": "a b\nd e", "target_language": "en"}]
-    scores = scoring.text_scores(reference, written[:1])
+    scores = scoring.text_scores(reference, [written[0].text])
     assert scores["rougeLsum"]["score"] == pytest.approx(100)
     assert scores["rougeL"]["score"] == pytest.approx(50)
+    assert "note" not in scores["rougeLsum"]
+
+
+def test_hypotheses_that_the_length_limit_ends_are_counted(base, monkeypatch, caplog):
+    tuned, task, sequence_format, examples = base
+    words = tuned.tokenizer.encode("a b c d e")
+    texts = [Generation(words, at_limit=True), Generation(words), Generation(words, at_limit=True)]
+    monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[text] for text in texts])
+    decoding = DecodingConfig(stop=("nowhere",))
+    summary, rows = scoring.score_split(
+        tuned, task, sequence_format, examples[:3], batch_size=3, generate_examples=None, decoding=decoding
+    )
+    assert (summary["generated"], summary["at_limit"]) == (3, 2)
+    assert [row["at_limit"] for row in rows] == [True, False, True]
+    assert "2 of 3 hypotheses reached the length limit" in caplog.text
+    assert (pooled_values({"x": summary, "y": summary})["generated"], pooled_values({"x": summary})["at_limit"]) == (
+        6,
+        2,
+    )
+    stopped = DecodingConfig(stop=(tuned.tokenizer.decode(words[-1:]).strip(),))  # which ends at the limit by itself
+    assert not any(
+        one.at_limit for one in scoring.generate_hypotheses(tuned, task, sequence_format, examples, 3, stopped)
+    )
 
 
 def test_languages_are_scored_separately_and_weighted_by_examples():

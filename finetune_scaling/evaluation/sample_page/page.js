@@ -150,7 +150,8 @@ function hypothesisCell(run, row) {
   const best = score !== null && Math.max(...others) === score && Math.min(...others) < score;
   const figures = element("span", { class: "figures" },
     element(best ? "strong" : "span", {}, `${DATA.metric} ${number(score, 1)}`),
-    run.loss[row] === null ? "" : ` · loss ${number(run.loss[row], 2)}`);
+    run.loss[row] === null ? "" : ` · loss ${number(run.loss[row], 2)}`,
+    run.atLimit[row] ? " · cut off at the length limit" : "");
   const label = element("span", { class: "label" }, run.name);
   return element("td", { role: "cell" }, label, figures, ...hypothesisContent(run.hypothesis[row], row));
 }
@@ -247,7 +248,7 @@ function mean(values) {
 
 function showMeans() {
   const table = document.getElementById("means");
-  const heads = ["run", `mean ${DATA.metric}`, "mean loss of an example", "decoded", "equal to the reference", "empty"];
+  const heads = ["run", `mean ${DATA.metric}`, "mean loss of an example", "decoded", "equal to the reference", "empty", "cut off at the length limit"];
   table.tHead.replaceChildren(element("tr", {}, ...heads.map((name) => element("th", { scope: "col" }, name))));
   table.tBodies[0].replaceChildren(...RUNS.map((run) => {
     const count = (test) => String(filtered.filter((row) => run.hypothesis[row] !== null && test(row)).length);
@@ -257,6 +258,7 @@ function showMeans() {
       count(() => true),
       count((row) => run.hypothesis[row] === DATA.reference[row]),
       count((row) => run.hypothesis[row] === ""),
+      run.atLimit.some((known) => known !== null) ? count((row) => run.atLimit[row]) : "unknown",
     ];
     return element("tr", {}, element("th", { scope: "row" }, run.name), ...cells.map((cell) => element("td", {}, cell)));
   }));

@@ -66,6 +66,7 @@ def page_data(
             {
                 "name": run.name,
                 "hypothesis": [sample.hypotheses[number] for sample in samples],
+                "atLimit": [sample.at_limit[number] if sample.at_limit else None for sample in samples],
                 "score": [_rounded(row[number], 2) for row in scores.rows],
                 "loss": [_rounded(sample.losses[number], 3) for sample in samples],
             }

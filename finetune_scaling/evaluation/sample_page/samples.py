@@ -16,7 +16,8 @@ from finetune_scaling.runs.run_directory import RunDirectory
 class Sample:
     """One example with, per run, the hypothesis (None: not decoded) and the loss in nats per token (None: unknown).
 
-    target_language is None if neither the rows nor the task determine it.
+    at_limit: whether a hypothesis was cut off at the length limit (None: unknown). target_language is None if neither
+    the rows nor the task determine it.
     """
 
     index: int
@@ -25,6 +26,7 @@ class Sample:
     target_language: str | None
     hypotheses: tuple[str | None, ...]
     losses: tuple[float | None, ...]
+    at_limit: tuple[bool | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def align(runs: Sequence[RunSamples]) -> list[Sample]:
             target_language=rows[0].get("target_language", language),
             hypotheses=tuple(row.get("hypothesis") for row in rows),
             losses=tuple(_loss(row) for row in rows),
+            at_limit=tuple(row.get("at_limit") for row in rows),
         )
         for rows in zip(*(run.rows for run in runs), strict=True)
         if any("hypothesis" in row for row in rows)

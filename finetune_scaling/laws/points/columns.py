@@ -17,7 +17,7 @@ SWEPT_SIZE = "swept_size"  # parameters of the model of a learning rate sweep; 0
 SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]
 SIZE_COUNTS = ("parameters", "parameters_non_embedding")  # of the base model, in the order of SIZES
 COVARIATES = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", "learning_rate", "flops", "entropy")
-NUMBERS = ("trainable_parameters", "steps", "best_step", "dev_loss", "dev_evaluations")
+NUMBERS = ("trainable_parameters", "steps", "best_step", "dev_loss", "dev_evaluations", "generated", "at_limit")
 RECORD = ("model", *NUMBERS)  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,
