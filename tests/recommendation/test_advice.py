@@ -139,6 +139,7 @@ def test_the_report_and_the_recommendation_agree_everywhere(fitted: Fitted, addi
 
 def test_the_report_and_the_recommendation_agree_on_measured_points() -> None:
     points = read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv")
+    points = dataclasses.replace(points, metrics=())  # whose laws take seconds
     debian = fit(points, tasks=["summarization"], resampling=Resampling(resamples=10))
     assert_agreement(debian, "summarization", 1000)
 
