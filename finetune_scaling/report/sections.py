@@ -76,7 +76,8 @@ def _best_method(analysis: Analysis, tables: Tables) -> Section:
     for task in analysis.table.tasks:
         if len(analysis.rows(task, factor="model")):
             caption = (
-                f"Loss against finetuning examples at each model size; curves: {analysis.main_law} law. {LAW_CAPTION}"
+                "Loss against finetuning examples at each model size; curves: "
+                f"{analysis.law_of_comparisons(task)} law. {LAW_CAPTION}"
             )
             plots.append(_task_plot(analysis, task, "methods", "comparison of methods", caption, draw_methods))
         for found in analysis.best_method_maps:
@@ -186,8 +187,9 @@ def _critical_sizes(analysis: Analysis, tables: Tables) -> Section:
     )
     columns = ["task", "factor", "x", "methods", "critical_size", "share", "jackknife_range"]
     columns += ["better_below", "better_above", "extrapolated_methods", "H", "gamma", "why"]
+    compared = set(map(analysis.law_of_comparisons, analysis.table.tasks))
     shown = [
-        display(rows, "critical_sizes", f"{law} law", columns, folded=law != analysis.main_law)
+        display(rows, "critical_sizes", f"{law} law", columns, folded=law not in compared)
         for law, rows in frame.groupby("law", sort=False)
     ]
     return Section("critical", "Critical finetuning sizes", tables=shown)

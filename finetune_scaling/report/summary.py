@@ -52,7 +52,8 @@ def _best_method_lines(analysis: Analysis, task: str) -> Iterator[str]:
     for found in analysis.best_method_maps:
         if (found.task, found.factor) == (task, "model"):
             share = format_share(found.confident_share())
-            line += f"; at least 90 % of replicates agree on the best method in {share} of the measured range"
+            line += f"; by the {found.law} law at least 90 % of replicates agree on the best method in {share} of the "
+            line += "measured range"
     yield f"{line}."
 
 
@@ -61,7 +62,11 @@ def _selection_lines(analysis: Analysis) -> Iterator[str]:
         return
     verdicts = [f"the {one.preferred} law" if one.preferred else INCONCLUSIVE for one in analysis.selections.values()]
     tally = count_verdicts(verdicts, [*(f"the {law} law" for law in analysis.laws), INCONCLUSIVE])
-    yield f"Model selection: {tally} cases; results are by the {analysis.main_law} law."
+    compared = " and ".join(dict.fromkeys(map(analysis.law_of_comparisons, analysis.table.tasks)))
+    yield (
+        f"Model selection: {tally} cases; parameters are by the {analysis.main_law} law, comparisons of methods, as in "
+        f"recommendations, by the {compared} law."
+    )
 
 
 def _determined_lines(analysis: Analysis) -> Iterator[str]:
