@@ -53,11 +53,11 @@ def _exponents(task: str, rows: pd.DataFrame) -> Iterator[str]:
     few: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for method, own in rows.groupby("method", sort=False):
         for law in LAWS:
-            for name, reason in {} if joint_grid(law, own).lacking else few_levels(law, own).items():
-                few.setdefault((law.name, reason), []).append((str(method), name))
-    for (law, reason), found in few.items():
+            for parameter, reason in {} if joint_grid(law, own).lacking else few_levels(law, own).items():
+                few.setdefault((law.name, reason), []).append((str(method), parameter))
+    for (name, reason), found in few.items():
         methods, names = (", ".join(dict.fromkeys(column)) for column in zip(*found, strict=True))
-        yield f"{task}, {methods}: {names} of the {law} law will be poorly determined: {reason}"
+        yield f"{task}, {methods}: {names} of the {name} law will be poorly determined: {reason}"
 
 
 def _findings(task: str, rows: pd.DataFrame) -> Iterator[str]:
