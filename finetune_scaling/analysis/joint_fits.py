@@ -43,7 +43,8 @@ class JointFits:
     @property
     def main_law(self) -> str:
         """The law that figures and sentences use: the multiplicative one, or else the first that was fitted."""
-        return MULTIPLICATIVE.name if MULTIPLICATIVE.name in self.laws else self.laws[0]
+        laws = self.laws or (MULTIPLICATIVE.name,)
+        return MULTIPLICATIVE.name if MULTIPLICATIVE.name in laws else laws[0]
 
     def law_of_comparisons(self, task: str) -> str:
         """Return the law by which the methods of a task are compared: the one that model selection prefers, if any."""

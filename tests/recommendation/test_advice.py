@@ -137,9 +137,11 @@ def test_the_report_and_the_recommendation_agree_everywhere(fitted: Fitted, addi
     assert_agreement(own, "simulated", 8e3, law)
 
 
+@pytest.mark.slow
 def test_the_report_and_the_recommendation_agree_on_measured_points() -> None:
     points = read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv")
-    points = dataclasses.replace(points, metrics=())  # whose laws take seconds
+    settings = points.settings[points.settings["method"] != "prompt"]
+    points = dataclasses.replace(points, settings=settings, metrics=())  # laws of metrics take seconds
     debian = fit(points, tasks=["summarization"], resampling=Resampling(resamples=10))
     assert_agreement(debian, "summarization", 1000)
 
