@@ -85,7 +85,7 @@ class Decoder:
         common = list(range(min(5000, config.vocab_size)))
         self._parameters = attach(config, tuning, jax.random.key(0), tokens=common)
         self._decoder = make_decoder(
-            config, tuning, self._settings, longest=arguments.new_tokens, eos_id=NO_TOKEN, pad_id=0
+            config, tuning, self._settings, longest=arguments.new_tokens, end_ids=(NO_TOKEN,), pad_id=0
         )
         rng = np.random.default_rng(0)
         self._prompts = rng.integers(1, config.vocab_size, size=(arguments.batch, arguments.prompt)).tolist()

@@ -5,6 +5,7 @@ first K that end compete for the row's K finished texts by log-probability over 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -46,7 +47,7 @@ class BeamState(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """The 2 K best one-token continuations of a row, best first, [B, 2 K] each: log-probability, parent, token."""
+    """The best one-token continuations of a row, best first, [B, candidates] each: log-probability, parent, token."""
 
     scores: Array
     parent: Array
@@ -80,7 +81,7 @@ class Beam:
     def advance(
         self, state: BeamState, logits: Array, termination: Termination, written: Array
     ) -> tuple[BeamState, Array]:
-        best = continuations(logits, state.scores)
+        best = continuations(logits, state.scores, candidate_count(self.width, termination.end_ids))
         stop_states, is_last = termination.follow(
             _gather(state.stop_states, best.parent), best.token, state.row, written
         )
@@ -131,13 +132,18 @@ class Beam:
         return (base if self.form == "hf" else (5 + base) / 6) ** self.length_penalty
 
 
-def continuations(logits: Array, scores: Array) -> Continuations:
-    """Return the 2 K best continuations, from logits [B, K, V] and the texts' log-probabilities `scores` [B, K]."""
-    rows, width, vocabulary = logits.shape
-    count = min(2 * width, vocabulary)
+def candidate_count(width: int, end_ids: Sequence[int]) -> int:
+    """Return how many continuations K = width texts need, so that K of them do not end; as in transformers."""
+    return max(2, 1 + len(end_ids)) * width
+
+
+def continuations(logits: Array, scores: Array, candidates: int) -> Continuations:
+    """Return the best continuations, from logits [B, K, V] and the texts' log-probabilities `scores` [B, K]."""
+    rows, _, vocabulary = logits.shape
+    count = min(candidates, vocabulary)
     values, tokens = top_k(logits, count)  # per text: normalization does not change their order
     totals = values - jax.nn.logsumexp(logits, axis=-1, keepdims=True) + scores[..., None]
-    best, indices = jax.lax.top_k(totals.reshape(rows, -1), 2 * width)
+    best, indices = jax.lax.top_k(totals.reshape(rows, -1), candidates)
     return Continuations(best, indices // count, _gather(tokens.reshape(rows, -1), indices))
 
 

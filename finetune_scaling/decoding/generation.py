@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from finetune_scaling.decoding.beam import Beam
+from finetune_scaling.decoding.beam import Beam, candidate_count
 from finetune_scaling.decoding.buckets import Group, bucket, groups, rows_for
 from finetune_scaling.decoding.programs import Batch, Programs, TextDecoder, make_programs
 from finetune_scaling.decoding.search import Outputs, RowInputs, Search
@@ -31,7 +31,7 @@ _MIN_CHUNK_SLOTS = 32  # with fewer, compiling a program costs more than it save
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A generated text: its new tokens without eos, its score in beam search, and whether the length limit ended it."""
+    """A generated text: its tokens without the end, its score in beam search, and whether the length limit ended it."""
 
     tokens: list[int]
     score: float | None = None
@@ -44,15 +44,16 @@ def make_decoder(
     settings: DecodingConfig,
     *,
     longest: int,
-    eos_id: int,
+    end_ids: tuple[int, ...],
     pad_id: int,
     bidirectional_input: bool = False,
     axes: AxisRules = DEFAULT_RULES,
 ) -> TextDecoder:
     """Return a decoder with these settings. Raises ConfigError if the vocabulary is too small for the beams."""
-    if settings.method == "beam" and 2 * settings.beams > config.vocab_size:
+    candidates = candidate_count(settings.beams, end_ids)
+    if settings.method == "beam" and candidates > config.vocab_size:
         raise ConfigError(
-            f"decoding.beams = {settings.beams} needs a vocabulary of at least {2 * settings.beams} tokens, not "
+            f"decoding.beams = {settings.beams} needs a vocabulary of at least {candidates} tokens, not "
             f"{config.vocab_size}. Fix: lower it"
         )
     search: Search = SingleSequence(greedy, pad_id)
@@ -63,7 +64,7 @@ def make_decoder(
     elif settings.method == "sample":
         sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.seed)
         search = SingleSequence(sampling, pad_id)
-    return TextDecoder(config, tuning, search, longest, eos_id, bidirectional_input, axes)
+    return TextDecoder(config, tuning, search, longest, end_ids, bidirectional_input, axes)
 
 
 def generate(
@@ -143,7 +144,7 @@ class _BatchDecoder:
             texts = jax.tree.map(np.asarray, texts)
             for row, number in enumerate(owners):
                 if number is not None and texts.ended[row]:
-                    written[number] = _row_texts(texts, row, self.decoder.eos_id)
+                    written[number] = _row_texts(texts, row, self.decoder.end_ids)
             if texts.ended.all():
                 return written
             decoding, owners = self._resize(decoding, owners, texts.ended, group.width)
@@ -164,10 +165,10 @@ class _BatchDecoder:
         return min(bucket(used + max(_MIN_CHUNK_SLOTS, self.decoder.search.width)), most)
 
 
-def _row_texts(texts: Outputs, row: int, eos_id: int) -> list[Generation]:
+def _row_texts(texts: Outputs, row: int, end_ids: tuple[int, ...]) -> list[Generation]:
     scores = [None] * texts.lengths.shape[1] if texts.scores is None else map(float, texts.scores[row])
     return [
-        Generation(_without(tokens[:length].tolist(), eos_id), score, not _ends(tokens[:length], eos_id))
+        Generation(_without(tokens[:length].tolist(), end_ids), score, not _ends(tokens[:length], end_ids))
         for tokens, length, score in zip(texts.tokens[row], texts.lengths[row], scores, strict=True)
     ]
 
@@ -177,9 +178,9 @@ def _mark_limit(text: Generation, limit: int) -> Generation:
     return dataclasses.replace(text, at_limit=text.at_limit and len(text.tokens) >= limit)
 
 
-def _ends(tokens: Sequence[int], eos_id: int) -> bool:
-    return len(tokens) > 0 and int(tokens[-1]) == eos_id
+def _ends(tokens: Sequence[int], end_ids: tuple[int, ...]) -> bool:
+    return len(tokens) > 0 and int(tokens[-1]) in end_ids
 
 
-def _without(tokens: list[int], eos_id: int) -> list[int]:
-    return tokens[:-1] if _ends(tokens, eos_id) else tokens
+def _without(tokens: list[int], end_ids: tuple[int, ...]) -> list[int]:
+    return tokens[:-1] if _ends(tokens, end_ids) else tokens

@@ -66,14 +66,15 @@ class Decoding(NamedTuple):
 class TextDecoder:
     """A model, its tuning method and a decoding method. Hashable: it keys the compiled programs.
 
-    longest: maximal number of new tokens. bidirectional_input: attention within prompts is bidirectional.
+    longest: maximal number of new tokens. end_ids: ids that end a text. bidirectional_input: attention within prompts
+    is bidirectional.
     """
 
     config: ModelConfig
     tuning: TuningMethod
     search: Search
     longest: int
-    eos_id: int
+    end_ids: tuple[int, ...]
     bidirectional_input: bool = False
     axes: AxisRules = DEFAULT_RULES
 
@@ -156,7 +157,7 @@ def _prefill(
     logits = model.unembed(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1))  # [B, 1, V]
     logits = jnp.broadcast_to(logits, (rows, search.width, logits.shape[-1]))
     written = jnp.zeros((), jnp.int32)
-    termination = Termination(decoder.eos_id, table)
+    termination = Termination(decoder.end_ids, table)
     state, _ = search.advance(
         search.begin(batch.row, batch.lengths == 0, decoder.longest), logits, termination, written
     )
@@ -201,7 +202,7 @@ def _advance(decoder: TextDecoder, params: Params, table: Array | None, decoding
     embeddings = model.embed(params, tokens)
     hidden, cache = model.extend(params, embeddings, positions, visible, decoding.cache, decoding.end, visible_locally)
     logits = model.unembed(params, hidden)
-    termination = Termination(decoder.eos_id, table)
+    termination = Termination(decoder.end_ids, table)
     state, parent = decoder.search.advance(decoding.search, logits, termination, decoding.written)
     return Decoding(
         cache=cache,

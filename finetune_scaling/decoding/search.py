@@ -18,9 +18,9 @@ class RowInputs(NamedTuple):
 
 
 class Termination(NamedTuple):
-    """Termination of texts: the eos token and the transition table of the stop strings, if any."""
+    """Termination of texts: the ids that end a text and the transition table of the stop strings, if any."""
 
-    eos_id: int
+    end_ids: tuple[int, ...]
     table: Array | None
 
     def follow(self, stop_states: Array, tokens: Array, row: RowInputs, written: Array) -> tuple[Array, Array]:
@@ -31,7 +31,7 @@ class Termination(NamedTuple):
         if self.table is not None:
             stop_states = self.table[stop_states, tokens]
         is_last = (written + 1 >= row.limit)[:, None]
-        return stop_states, (tokens == self.eos_id) | (stop_states == FOUND) | is_last
+        return stop_states, jnp.isin(tokens, jnp.array(self.end_ids)) | (stop_states == FOUND) | is_last
 
 
 class Outputs(NamedTuple):

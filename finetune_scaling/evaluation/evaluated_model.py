@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizers.hugging_face import HuggingFaceTokenizer, load_hugging_face_tokenizer
+from finetune_scaling.data.tokenizers.hugging_face import (
+    HuggingFaceTokenizer,
+    load_hugging_face_tokenizer,
+    read_model_fields,
+)
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location, local_path
-from finetune_scaling.interop.hugging_face_model import files_digest, load_model, open_model, read_fields
+from finetune_scaling.interop.hugging_face_model import files_digest, load_model, open_model
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.model_loading import (
     RunCheckpoint,
@@ -109,7 +113,7 @@ def open_public_model(
         raise ConfigError(f"{directory}: a public model has no task; give a finetuning run's config with --config=FILE")
     _check_causal(finetuning.sequence)
     tokenizer_path = Path(tokenizer_directory or directory)
-    tokenizer = load_hugging_face_tokenizer(tokenizer_path, read_fields(directory))
+    tokenizer = load_hugging_face_tokenizer(tokenizer_path, read_model_fields(directory))
     run_config = dataclasses.replace(
         finetuning, base=None, model=configuration.plain(config), method={"name": "full"}, tokenizer=str(tokenizer_path)
     )

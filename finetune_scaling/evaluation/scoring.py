@@ -88,7 +88,7 @@ def generate_hypotheses(
         model.tuning,
         decoding,
         longest=decoding.limit(sequence_format.max_target_tokens),
-        eos_id=special_tokens.eos_id,
+        end_ids=special_tokens.end_ids,
         pad_id=tokenizer.pad_id,
         bidirectional_input=sequence_format.bidirectional_input,
         axes=model.sharding.rules,

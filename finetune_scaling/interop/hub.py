@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_scaling.data.tokenizers.hugging_face import TOKENIZER_FILES
+from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG, TOKENIZER_FILES
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.weights.safetensors_reader import INDEX, WEIGHTS, indexed_files, weight_files
 
@@ -35,7 +35,7 @@ def fetch_model(source: str) -> ModelLocation:
     Raises:
         CheckpointError: The model does not exist, is gated, has no safetensors, or cannot be reached.
     """
-    found = _find(source, [_CONFIG, INDEX, *TOKENIZER_FILES])
+    found = _find(source, [_CONFIG, GENERATION_CONFIG, INDEX, *TOKENIZER_FILES])
     if found.commit is not None:
         index = Path(found.directory) / INDEX  # some models have a second copy of their weights, which it does not name
         _fetch(found.name, found.commit, indexed_files(index) if index.is_file() else [WEIGHTS])

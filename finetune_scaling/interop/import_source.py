@@ -9,11 +9,12 @@ from finetune_scaling.data.tokenizers.hugging_face import (
     HuggingFaceTokenizer,
     has_tokenizer,
     load_hugging_face_tokenizer,
+    read_model_fields,
 )
 from finetune_scaling.files import sha256
 from finetune_scaling.interop.families.family import Family
 from finetune_scaling.interop.hub import ModelLocation, fetch_config, fetch_model
-from finetune_scaling.interop.hugging_face_model import CONFIG, open_model, read_family, read_fields
+from finetune_scaling.interop.hugging_face_model import CONFIG, open_model, read_family
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.sharding.processes import run_on_primary
@@ -71,7 +72,7 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
     family, config, files = open_model(directory)
     tokenizer_directory = Path(tokenizer or directory)
     if tokenizer or has_tokenizer(tokenizer_directory):
-        loaded = load_hugging_face_tokenizer(tokenizer_directory, read_fields(directory))
+        loaded = load_hugging_face_tokenizer(tokenizer_directory, read_model_fields(directory))
         return ImportSource(found, family, config, files, loaded, tokenizer_directory)
     log.warning(
         "%s: has no tokenizer. Fix: import it with --tokenizer=DIR, or give each run on this base "

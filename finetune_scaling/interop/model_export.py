@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import new_directory, write_json_atomically
 from finetune_scaling.interop.families.family import Tensor, to_file
@@ -24,7 +25,6 @@ from finetune_scaling.interop.weights.safetensors_writer import TensorSpec, writ
 from finetune_scaling.runs.metrics import ProgressReporter
 
 SHARD_BYTES = 5_000_000_000  # as transformers shards models
-GENERATION_CONFIG = "generation_config.json"
 
 
 def write_model(
@@ -55,7 +55,8 @@ def write_model(
     with new_directory(out, total) as directory:
         write_tensors(directory, specs, _values(match, groups, leaves, dtypes), SHARD_BYTES)
         run.weights.check()
-        for name, content in _json_files(match, set(dtypes.values()), tokenizer).items():
+        tuned = run.found.run_config.public is None
+        for name, content in _json_files(match, set(dtypes.values()), tokenizer, tuned=tuned).items():
             write_json_atomically(directory / name, content)
         write_json_atomically(directory / PROVENANCE, provenance(run))
         for name, data in tokenizer.files.items():
@@ -113,9 +114,18 @@ def _cast(name: str, value: np.ndarray, dtype: str) -> np.ndarray:
     return cast
 
 
-def _json_files(match: FamilyMatch, dtypes: set[str], tokenizer: TokenizerFiles) -> dict[str, Mapping[str, Any]]:
-    specials = {f"{name}_token_id": number for name, number in tokenizer.special_ids.items()}
+def _json_files(
+    match: FamilyMatch, dtypes: set[str], tokenizer: TokenizerFiles, *, tuned: bool
+) -> dict[str, Mapping[str, Any]]:
     # transformers loads all tensors in one dtype: name the widest, so that none is rounded.
     config = {**match.fields, "dtype": "float32" if "float32" in dtypes else min(dtypes)}
-    config |= {name: number for name, number in specials.items() if name != "pad_token_id"}
-    return {CONFIG: config, GENERATION_CONFIG: {"_from_model_config": True, **specials}}
+    return {CONFIG: {**config, **tokenizer.special_ids}, GENERATION_CONFIG: _generation_config(tokenizer, tuned)}
+
+
+def _generation_config(tokenizer: TokenizerFiles, tuned: bool) -> Mapping[str, Any]:
+    """Return the public model's own generation config; a tuned model also ends its texts with the tokenizer's eos."""
+    config = tokenizer.generation or {"_from_model_config": True, **tokenizer.special_ids}
+    ends = config.get("eos_token_id")
+    if tuned and not {*tokenizer.end_ids} <= {*(ends if isinstance(ends, list) else [ends])}:
+        return {**config, "eos_token_id": list(tokenizer.end_ids)}
+    return config

@@ -136,7 +136,7 @@ def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> Tr
         workload.tuning,
         decoding.settings,
         longest=decoding.new_tokens,
-        eos_id=1,
+        end_ids=(1,),
         pad_id=0,
         bidirectional_input=decoding.bidirectional_input,
         axes=layout.axes,

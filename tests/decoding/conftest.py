@@ -79,11 +79,12 @@ def decode():
     """decode((config, tuning, trainable, frozen), prompts, **settings) -> the n_best generations of every prompt."""
 
     def run(tuned: tuple, prompts: list, *, batch_size: int = 5, eos_id: int = EOS, longest: int = NEW,
-               bidirectional: bool = False, token_bytes: Any = (), **settings: Any) -> list:  # fmt: skip
+               other_end_ids: tuple = (), bidirectional: bool = False, token_bytes: Any = (),
+               **settings: Any) -> list:  # fmt: skip
         config, tuning, *parameters = tuned
         how = DecodingConfig(**settings)
         decoder = make_decoder(
-            config, tuning, how, longest=how.limit(longest), eos_id=eos_id, pad_id=PAD,
+            config, tuning, how, longest=how.limit(longest), end_ids=(eos_id, *other_end_ids), pad_id=PAD,
             bidirectional_input=bidirectional,
         )  # fmt: skip
         return generate(decoder, how, *parameters, prompts, batch_size=batch_size, token_bytes=token_bytes)

@@ -218,7 +218,7 @@ def prompts() -> list[list[int]]:
 def written(model: Model, **settings: Any) -> list[list[int]]:
     """Return what our model decodes after the prompts in one batch, by default greedily."""
     how, full = DecodingConfig(**settings), configure(METHODS, {"name": "full"})
-    decoder = make_decoder(model.config, full, how, longest=NEW, eos_id=EOS, pad_id=0)
+    decoder = make_decoder(model.config, full, how, longest=NEW, end_ids=(EOS,), pad_id=0)
     found = generate(decoder, how, *partition(model.params, full.trainable), prompts(), batch_size=3)
     return [best.tokens for (best,) in found]
 

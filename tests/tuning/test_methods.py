@@ -114,7 +114,7 @@ def tuned_on(config, block):
 def test_decoding_through_the_cache_is_the_full_forward_pass(tiny_config, tuned, block):
     """Greedy tokens are the full forward pass's argmax; a batch of unequal prompts decodes as each prompt alone."""
     method, trainable, frozen = tuned(**block)
-    decoder = make_decoder(tiny_config, method, DecodingConfig(), longest=NEW, eos_id=1, pad_id=0)
+    decoder = make_decoder(tiny_config, method, DecodingConfig(), longest=NEW, end_ids=(1,), pad_id=0)
     rows = {"batch_size": len(PROMPTS), "multiple": len(PROMPTS)}
     outputs = generate(decoder, DecodingConfig(), trainable, frozen, PROMPTS, **rows)
     alone = generate(decoder, DecodingConfig(), trainable, frozen, PROMPTS[1:2], **rows)

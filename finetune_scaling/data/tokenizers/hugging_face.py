@@ -29,9 +29,11 @@ TOKENIZER_FILES = (
     FAST_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, "vocab.json",
     "merges.txt", "chat_template.jinja",
 )  # fmt: skip
-MODEL_FIELDS = "model_fields.json"  # the fields of a model's config that its tokenizer needs, next to copied files
+GENERATION_CONFIG = "generation_config.json"
+MODEL_FIELDS = "model_fields.json"  # the fields of a model that its tokenizer and exports need, next to copied files
 _MODEL_CONFIG = "config.json"
-_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id")
+_GENERATION = "generation_config"  # field with the content of GENERATION_CONFIG
+_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", _GENERATION)
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -83,9 +85,10 @@ def is_hugging_face_tokenizer(directory: Location) -> bool:
 
 
 def read_model_fields(directory: Location) -> dict[str, Any]:
-    """Read the model fields that a tokenizer needs, from MODEL_FIELDS or the model's config.json in its directory.
+    """Read the fields of a model that its tokenizer and exports need.
 
-    Raises DataError if the directory has neither.
+    They are in MODEL_FIELDS, or in the model's config.json and GENERATION_CONFIG in its directory. Raises DataError if
+    the directory has neither.
     """
     file = next((directory / name for name in (MODEL_FIELDS, _MODEL_CONFIG) if (directory / name).is_file()), None)
     if file is None:
@@ -95,20 +98,23 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
         )
     fields = read_json(file, fix="copy it again")
     found = {**fields, **fields.get("text_config", {})}
+    if (generation := directory / GENERATION_CONFIG).is_file():
+        found[_GENERATION] = read_json(generation, fix="copy it again")
     return {name: found.get(name) for name in _FIELDS}
 
 
 def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, Any]) -> HuggingFaceTokenizer:
     """Read tokenizer.json, or else tokenizer.model, and the files that name special and added tokens.
 
-    model_fields: config.json of the model; its bos_token_id and eos_token_id are used for tokens that the tokenizer's
-    files do not name. Raises DataError, naming file and field, if there is no tokenizer, a special token is unknown, or
-    the model has fewer embeddings than the tokenizer has ids.
+    model_fields: as `read_model_fields` returns them; bos_token_id and eos_token_id are used for tokens that the
+    tokenizer's files do not name, and the ids at which transformers ends a text end it here, too.
+
+    Raises DataError, naming file and field, if there is no tokenizer, a special token is unknown, or the model has
+    fewer embeddings than the tokenizer has ids.
     """
     added, config = read_added_tokens(directory)
     model, file = _read_model(directory, added)
     _check_class(directory, model, config)
-    model_fields = {**model_fields, **model_fields.get("text_config", {})}  # text part of multimodal models
     embedding_rows = model_fields["vocab_size"]
     if embedding_rows < model.size:
         raise DataError(
@@ -116,6 +122,7 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
             "config.json); give the tokenizer of the same model"
         )
     special_tokens = _special_tokens(directory, model, added, config, model_fields)
+    special_tokens = special_tokens._replace(other_end_ids=_end_ids(directory, model_fields))
     identity = json.dumps([sha256(file), special_tokens.bos_id, special_tokens.eos_id, *model.changes])
     digest = hashlib.sha256(identity.encode()).hexdigest()
     return HuggingFaceTokenizer(model, special_tokens, digest, embedding_rows)
@@ -180,6 +187,21 @@ def _special_tokens(
             "unknown; set it to true or false, as the model was trained"
         )
     return SpecialTokens(token_id("bos_token") if config["add_bos_token"] else None, eos, {}, ())
+
+
+def _end_ids(directory: Location, model_fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the ids at which transformers' `generate` ends a text: of GENERATION_CONFIG, or else of config.json."""
+    generation = model_fields.get(_GENERATION)
+    if generation is not None and not isinstance(generation, Mapping):
+        raise DataError(f"{directory}: {GENERATION_CONFIG} is not a JSON object; copy it again")
+    found = (model_fields if generation is None else generation).get("eos_token_id")
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        file = _MODEL_CONFIG if generation is None else GENERATION_CONFIG
+        raise DataError(
+            f"{directory}: eos_token_id = {found!r} of {file} is neither an id nor a list of ids; correct it"
+        )
+    return tuple(ids)
 
 
 def _bos_id(directory: Location, model: FastModel, eos: int) -> int | None:

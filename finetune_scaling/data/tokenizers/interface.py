@@ -14,6 +14,7 @@ class SpecialTokens(NamedTuple):
     """The ids that objectives insert.
 
     bos_id: None where the model expects no token in front of a text. unk_id: None where the model has none.
+    other_end_ids: ids that end a generated text as eos does, such as the end of a turn of a chat model.
     """
 
     bos_id: int | None
@@ -21,6 +22,12 @@ class SpecialTokens(NamedTuple):
     mode_ids: dict[str, int]
     sentinel_ids: tuple[int, ...]
     unk_id: int | None = None
+    other_end_ids: tuple[int, ...] = ()
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """All ids that end a generated text, eos first."""
+        return (self.eos_id, *(i for i in self.other_end_ids if i != self.eos_id))
 
 
 class Tokenizer(abc.ABC):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from finetune_scaling.data.tokenizers.hugging_face import (
     FAST_FILE,
@@ -23,11 +24,21 @@ from finetune_scaling.strict_json import format_json
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """Files by name; ids of the special tokens bos, eos and pad that exist; the reason if there are no files."""
+    """The tokenizer's part of an exported model.
+
+    Attributes:
+        files: Files by name.
+        special_ids: Values of bos_token_id, eos_token_id and pad_token_id that exist; a public model's own.
+        reason: Why there are no files.
+        generation: Content of the public model's generation_config.json, if it has one.
+        end_ids: All ids that end a text.
+    """
 
     files: Mapping[str, bytes]
-    special_ids: Mapping[str, int]
+    special_ids: Mapping[str, Any]
     reason: str = ""
+    generation: Mapping[str, Any] | None = None
+    end_ids: tuple[int, ...] = ()
 
 
 def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
@@ -44,7 +55,7 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
     if is_hugging_face_tokenizer(source):
         return _copy(source, vocab_size)
     tokenizer = load_sentencepiece_tokenizer(directory)
-    specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    specials = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     try:
         return TokenizerFiles(_export(tokenizer), specials)
     except DataError as error:
@@ -52,10 +63,17 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
 
 
 def _copy(directory: Location, vocab_size: int) -> TokenizerFiles:
-    tokenizer = load_hugging_face_tokenizer(directory, {**read_model_fields(directory), "vocab_size": vocab_size})
+    fields = read_model_fields(directory)
+    tokenizer = load_hugging_face_tokenizer(directory, {**fields, "vocab_size": vocab_size})
     files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
-    specials = {"bos": tokenizer.special_tokens.bos_id, "eos": tokenizer.special_tokens.eos_id}
-    return TokenizerFiles(files, {name: i for name, i in specials.items() if i is not None})
+    own = {"bos_token_id": tokenizer.special_tokens.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": None}
+    specials = {name: i if fields[name] is None else fields[name] for name, i in own.items()}
+    return TokenizerFiles(
+        files,
+        {name: i for name, i in specials.items() if i is not None},
+        generation=fields["generation_config"],
+        end_ids=tokenizer.special_tokens.end_ids,
+    )
 
 
 def _export(tokenizer: SentencePieceTokenizer) -> dict[str, bytes]:
