@@ -47,8 +47,8 @@ from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.strict_json import format_json
 from finetune_scaling.studies.evaluate import StudyEvaluators, finished_runs, read_recorded_study
-from finetune_scaling.studies.grid import StudyConfig, read_study, runs
-from finetune_scaling.studies.tables import POINTS, write_points, write_study_metadata
+from finetune_scaling.studies.grid import read_study
+from finetune_scaling.studies.tables import POINTS, write_tables
 from finetune_scaling.training.compilations import compiled_programs
 
 _WORKDIR = flags.DEFINE_multi_string(
@@ -165,16 +165,11 @@ def _score_study(workdir: Path) -> None:
         raise ConfigError(f"{workdir}: no run has an evaluator; name some, e.g. --evaluators=few_shot_1,pretraining")
     errors = run_evaluations(jobs, options)
     with lock_directory(workdir, wait=True):
-        run_on_primary(lambda: _write_tables(study, workdir))
+        run_on_primary(lambda: write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
     summary = f"{count} evaluations of {len(jobs)} runs, {compiled_programs()} programs compiled"
     print(f"{summary}: {workdir / POINTS}", flush=True)
     _exit_on_errors(errors)
-
-
-def _write_tables(study: StudyConfig, workdir: Path) -> None:
-    if write_points(study, workdir) == len(runs(study)):
-        write_study_metadata(study, workdir)
 
 
 def _exit_on_errors(errors: list[Exception]) -> None:

@@ -7,6 +7,7 @@ determine, without running any; --list --json prints only JSON.
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -26,14 +27,17 @@ from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.limits import format_limits, grid_limits
 from finetune_scaling.studies.listing import format_listing, list_bases, list_runs
-from finetune_scaling.studies.tables import POINTS, write_bases, write_points, write_study_metadata
+from finetune_scaling.studies.tables import POINTS, is_settled, write_tables
 
 log = logging.getLogger(__name__)
+
+_NAMED_FAILURES = 10
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Path of a study's config file.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the study; finished runs in it are kept.")
 _INDEX = flags.DEFINE_integer("index", 0, "This process's share of the runs, counted from 0.", lower_bound=0)
 _OF = flags.DEFINE_integer("of", 1, "Number of shares that the runs are split into.", lower_bound=1)
+_RETRY = flags.DEFINE_boolean("retry_failed", False, "Also retry runs that failed by their config, data or training.")
 _LIST = flags.DEFINE_boolean("list", False, "Print the runs with states and costs; run nothing.")
 _JSON = flags.DEFINE_boolean("json", False, "With --list: print only a JSON array.")
 
@@ -54,8 +58,8 @@ def main() -> None:
         logging.getLogger(module.__name__).setLevel(logging.WARNING)
     if limits:
         log.warning("%s", limits)
-    check_runs(study, workdir, pending_runs(study, workdir))
-    summary = execute(study, config, workdir, _INDEX.value, _OF.value)
+    check_runs(study, workdir, pending_runs(study, workdir, retry_failed=_RETRY.value))
+    summary = execute(study, config, workdir, _INDEX.value, _OF.value, retry_failed=_RETRY.value)
     run_on_primary(lambda: finish(study, workdir, summary))
 
 
@@ -69,24 +73,31 @@ def _check_flags() -> None:
 
 
 def finish(study: StudyConfig, workdir: Path, summary: ExecutionSummary) -> None:
-    """Write the tables and, if all runs are finished, the report. Exits with 1 if runs failed."""
+    """Write the tables and, if no run is left to execute, the report. Exits with 1 if runs of this share failed."""
     total = len(runs(study))
     with lock_directory(workdir, wait=True):
-        finished = write_points(study, workdir)
-        write_bases(study, workdir)
+        finished, failures = write_tables(study, workdir)
         print(f"{finished} of {total} runs finished; this process: {summary.text()}", flush=True)
-        if finished == total:
-            write_study_metadata(study, workdir)
+        if failures:
+            _print_failures(failures)
+        if is_settled(study, finished, failures):
             fitted = fit_study(workdir / POINTS, workdir / "report", size=study.size, progress=log.info)
             print_summary(fitted)
-            print(f"report: {(workdir / 'report' / 'report.html').resolve()}", flush=True)
-    if summary.failed:
-        fit = f"python -m finetune_scaling.fit --points={workdir / POINTS} --out={workdir / 'report'}"
-        without = f"; to report without them: {fit}" if finished else ""
-        print(f"error: {summary.failed} runs failed; see failure.json in their directories{without}", file=sys.stderr)
+            missing = f" (without the {len(failures)} failed runs)" if failures else ""
+            print(f"report{missing}: {(workdir / 'report' / 'report.html').resolve()}", flush=True)
+        elif finished + len(failures) < total:
+            print("the report is written by the process that finishes the last run", flush=True)
+    if summary.failed or summary.skipped:
         sys.exit(EXIT_FAILED)
-    if finished < total:
-        print("the report is written by the process that finishes the last run", flush=True)
+
+
+def _print_failures(failures: Mapping[str, str]) -> None:
+    named = [f"  {directory}: {error}" for directory, error in list(failures.items())[:_NAMED_FAILURES]]
+    more = [f"  and {len(failures) - len(named)} more"] if len(failures) > len(named) else []
+    error = (
+        f"error: {len(failures)} runs failed; see failure.json in their directories; --retry-failed tries them again"
+    )
+    print(error, *named, *more, sep="\n", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

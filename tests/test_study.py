@@ -154,12 +154,16 @@ def test_failing_runs_make_the_exit_code_1_and_leave_the_points_of_the_others(un
     (line,) = (line for line in printed.splitlines() if "finished" in line)
     assert re.findall(r"\d+", line)[:4] == ["18", "21", "0", "3"]  # finished of all; trained and failed in this process
     (error,) = (line for line in errors.splitlines() if line.startswith("error: 3 "))
-    assert "failure.json" in error
-    assert error.endswith(f"python -m finetune_scaling.fit --points={workdir}/points.csv --out={workdir}/report")
-    assert len(list(workdir.rglob("failure.json"))) == 3
+    assert "--retry-failed" in error
+    names = {path.parent.relative_to(workdir).as_posix() for path in workdir.rglob("failure.json")}
+    assert {line.split(":")[0].strip() for line in errors.splitlines() if line.startswith("  runs/")} == names
+    assert len(names) == 3
     expected = (done / "points.csv").read_text().splitlines()
     assert (workdir / "points.csv").read_text().splitlines() == [line for line in expected if ",2560," not in line]
-    assert not (workdir / "report").exists()
+    assert (workdir / "report" / "report.html").exists()
+    (note,) = json.loads((workdir / "study.json").read_text())["notes"]
+    assert note.startswith("3 of 21 runs failed")
+    assert all(name.removeprefix("runs/") in note for name in names)
 
 
 @pytest.mark.slow

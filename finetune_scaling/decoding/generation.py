@@ -50,12 +50,7 @@ def make_decoder(
     axes: AxisRules = DEFAULT_RULES,
 ) -> TextDecoder:
     """Return a decoder with these settings. Raises ConfigError if the vocabulary is too small for the beams."""
-    candidates = candidate_count(settings.beams, end_ids)
-    if settings.method == "beam" and candidates > config.vocab_size:
-        raise ConfigError(
-            f"decoding.beams = {settings.beams} needs a vocabulary of at least {candidates} tokens, not "
-            f"{config.vocab_size}. Fix: lower it"
-        )
+    check_beams(settings, config, end_ids)
     search: Search = SingleSequence(greedy, pad_id)
     if settings.method == "beam":
         search = Beam(
@@ -65,6 +60,16 @@ def make_decoder(
         sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, settings.seed)
         search = SingleSequence(sampling, pad_id)
     return TextDecoder(config, tuning, search, longest, end_ids, bidirectional_input, axes)
+
+
+def check_beams(settings: DecodingConfig, config: ModelConfig, end_ids: Sequence[int] = (0,)) -> None:
+    """Raise ConfigError if the vocabulary is too small for the beams; by default, of texts with one end id."""
+    candidates = candidate_count(settings.beams, end_ids)
+    if settings.method == "beam" and candidates > config.vocab_size:
+        raise ConfigError(
+            f"decoding.beams = {settings.beams} needs a vocabulary of at least {candidates} tokens, not "
+            f"{config.vocab_size}. Fix: lower it"
+        )
 
 
 def generate(

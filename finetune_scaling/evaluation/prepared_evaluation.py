@@ -10,6 +10,7 @@ from typing import Any
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.evaluation import records
+from finetune_scaling.evaluation.context_checks import check_generation, check_sequences
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, base_model
 from finetune_scaling.evaluation.example_rows import EVALUATION
 from finetune_scaling.evaluation.task_evaluation import Rows, TaskEvaluation, prepare_task_evaluation
@@ -68,23 +69,13 @@ def prepare_evaluators(
                 evaluation = prepare_text_evaluation(evaluator, run_config, tokenizer, batch_size)
             else:
                 evaluation = prepare_task_evaluation(evaluator, run_config, tokenizer, finetuning, metrics)
-            _check_length(evaluation, run_config, model)
+            check_sequences(evaluation.length, model, run_config.tuning)
+            if isinstance(evaluation, TaskEvaluation) and evaluation.generates:
+                check_generation(evaluation.decoding, evaluation.sequence_format, model, run_config.tuning)
         except (ConfigError, DataError) as error:
             raise type(error)(f"evaluator {name}: {error}") from error
         prepared.append(PreparedEvaluation(name, evaluator, evaluation, batch_size))
     return prepared
-
-
-def _check_length(evaluation: TaskEvaluation | TextEvaluation, run_config: RunConfig, model: ModelConfig) -> None:
-    """Raise ConfigError if sequences and soft prompt together exceed the model's context length."""
-    prompt_length = run_config.tuning.prompt_length
-    needed = evaluation.length + prompt_length
-    if needed > model.max_length:
-        raise ConfigError(
-            f"sequences of {evaluation.length} tokens (with demonstrations) and a soft prompt of {prompt_length} make "
-            f"{needed} tokens, more than the model's context length, max_length = {model.max_length}; lower shots, "
-            "max_shot_tokens, length, or the task's max_source_tokens and max_target_tokens"
-        )
 
 
 def record_path(model: EvaluatedModel, prepared: PreparedEvaluation) -> Location:

@@ -74,6 +74,11 @@ class TaskEvaluation:
         """Tokens per sequence, without the soft prompt."""
         return self.sequence_format.length
 
+    @property
+    def generates(self) -> bool:
+        """Whether any example is decoded."""
+        return any(split.generate for split in self.splits.values())
+
     def score(self, model: TunedModel, batch_size: int) -> tuple[dict[str, Any], Rows]:
         """Return a summary, pooled and per split, and the rows of every split."""
         summaries, rows = {}, {}

@@ -44,6 +44,13 @@ def pretrain_tokens(base: Mapping[str, Any]) -> int | None:
     return base["position"]["step"] * base["tokens_per_step"]
 
 
+def _default_name(run_config: RunConfig, model: TunedModel) -> str:
+    """Return task, public base model and method of a run without a name."""
+    task = (run_config.task or {}).get("name", "")
+    public = model.base_metadata.get("public", {}).get("name", "")
+    return " ".join(filter(None, (task, Path(public).name, model.tuning.name)))
+
+
 def training_record(
     run_config: RunConfig, data: RunData, model: TunedModel, progress: TrainingProgress
 ) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def training_record(
     row = run_config.row_length
     base = model.base_metadata
     return {
-        "name": run_config.name,
+        "name": run_config.name or _default_name(run_config, model),
         "task": data.task.name if data.task else None,
         "method": model.tuning.name,
         "pet_size": model.tuning.size,

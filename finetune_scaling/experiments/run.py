@@ -10,25 +10,40 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling.data.loader import Batches
-from finetune_scaling.errors import ConfigError
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
 from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, evaluate, prepare_evaluators
 from finetune_scaling.evaluation.records import scores_for_result
 from finetune_scaling.evaluation.scoring import pooled_values, row_losses, score_split
+from finetune_scaling.experiments.checks import check_run, check_steps
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_metadata
 from finetune_scaling.runs.metrics import Metrics
-from finetune_scaling.runs.model_loading import TunedModel, check_matches_model, initialize_model
+from finetune_scaling.runs.model_loading import (
+    TunedModel,
+    check_matches_model,
+    configured_model,
+    initialize_model,
+    with_base_tokenizer,
+)
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
-from finetune_scaling.runs.run_data import RunData, check_same_encoding, prepare_run_data, test_examples
+from finetune_scaling.runs.run_data import (
+    RunData,
+    check_encoding,
+    check_is_trained,
+    check_same_encoding,
+    check_task_data,
+    finetuning_examples,
+    prepare_run_data,
+    test_examples,
+)
 from finetune_scaling.runs.run_directory import ENVIRONMENT, RunDirectory, lock_directory
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.sharding.batches import local_rows, shard_batch
-from finetune_scaling.sharding.mesh import check_batch, make_mesh
 from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.training.step import State, init_state, make_train_step
 from finetune_scaling.trees import Tree
@@ -43,6 +58,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     A finished run returns its record at once. All processes of a distributed run call this, and all get the record.
     Raises a UserError for everything that the user can fix.
     """
+    config = with_base_tokenizer(config)
     run_config = read_run_config(config)
     directory = RunDirectory(workdir)
     with lock_directory(workdir):
@@ -66,13 +82,10 @@ class Stopwatch:
 
 def _train_and_score(run_config: RunConfig, directory: RunDirectory) -> dict[str, Any]:
     stopwatch = Stopwatch(time.monotonic())
-    sharding = run_config.sharding
-    check_batch(run_config.batch_size, run_config.batch.accumulation, sharding, make_mesh(sharding))
+    prepared = _check(run_config)
     data = prepare_run_data(run_config)
     model = initialize_model(run_config)
     run_on_primary(functools.partial(write_json_atomically, directory.path / ENVIRONMENT, environment()))
-    evaluators = run_config.evaluation.named_evaluators
-    prepared = prepare_evaluators(evaluators, run_config, model.tokenizer, model.config)
     with model.sharding.use_mesh():
         model, progress = _train(
             run_config, directory, data, model, in_training_evaluations(prepared, model), stopwatch
@@ -84,6 +97,20 @@ def _train_and_score(run_config: RunConfig, directory: RunDirectory) -> dict[str
     record["seconds"] = round(stopwatch.seconds(), 2)
     run_on_primary(lambda: directory.write_result(record))
     return record
+
+
+def _check(run_config: RunConfig) -> list[PreparedEvaluation]:
+    """Check the run and open its evaluators before data is encoded and parameters are read."""
+    check_is_trained(run_config)
+    tokenizer = load_tokenizer(run_config.tokenizer)
+    model = configured_model(run_config, tokenizer)
+    examples = None
+    if run_config.task is not None:
+        check_task_data(run_config)
+        examples = len(finetuning_examples(run_config))
+    check_run(run_config, model, examples)
+    check_encoding(run_config, tokenizer)
+    return prepare_evaluators(run_config.evaluation.named_evaluators, run_config, tokenizer, model)
 
 
 def _train(
@@ -130,22 +157,16 @@ def _train(
 
 
 def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
-    """Return the settings of the training loop in steps. Raises ConfigError for keep_tokens out of range."""
-    per_step = run_config.tokens_per_step
-    total, limit = run_config.limits.last_step(batches.batches_per_epoch, per_step)
-    keep = {round(tokens / per_step) for tokens in run_config.checkpoint.keep_tokens}
-    if any(not 1 <= step <= total for step in keep):
-        raise ConfigError(
-            f"checkpoint.keep_tokens = {list(run_config.checkpoint.keep_tokens)} must be between one step "
-            f"({per_step:,} tokens) and the run's {total * per_step:,} tokens"
-        )
+    """Return the settings of the training loop in steps. Raises ConfigError as `check_steps` does."""
+    total, limit = run_config.limits.last_step(batches.batches_per_epoch, run_config.tokens_per_step)
+    keep = check_steps(run_config, total, limit)
     return LoopSettings(
         total_steps=total,
         limit=limit,
         evaluate_every=run_config.evaluation.interval(total),
         log_every=run_config.logging.every_steps,
         save_every=run_config.checkpoint.every_steps,
-        keep_steps=frozenset(keep),
+        keep_steps=keep,
         schedule=run_config.schedule_config,
         patience=run_config.limits.patience,
         tolerance=run_config.limits.tolerance,

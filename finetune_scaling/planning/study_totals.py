@@ -92,7 +92,7 @@ def _planned_runs(study: StudyConfig) -> Iterator[_PlannedRun]:
         model = tuned_model(study.families[setting.family], setting.size, run_config)
         yield _planned_run(setting.method, model, run_config, setting.finetune_examples / run_config.batch_size)
     for base in bases(study):
-        if base.tokens is None:  # public bases are not pretrained
+        if not base.is_public:
             run_config = read_run_config(pretraining_config(study, workdir, base))
             yield _planned_run(PRETRAINING, family_model(study.families[base.family], base.size), run_config, math.inf)
 

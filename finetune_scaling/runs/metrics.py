@@ -6,7 +6,7 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_scaling.configuration import choose
@@ -67,9 +67,11 @@ class RemoteJsonLines(Writer):
 class TensorBoard(Writer):
     """Writes event files to `directory`/tensorboard; those that a killed process wrote after `step` are hidden."""
 
+    package = "tensorboardX"
+
     def __init__(self, directory: Location, step: int):
         folder = local_path(directory, "the log of TensorBoard") / "tensorboard"
-        self._writer = _import("tensorboardX", "tensorboard").SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = _import(self.package, "tensorboard").SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -85,8 +87,10 @@ class WeightsAndBiases(Writer):
     W&B ignores steps that were already logged before a resume.
     """
 
+    package = "wandb"
+
     def __init__(self, directory: Location, step: int):
-        wandb = _import("wandb", "wandb")
+        wandb = _import(self.package, "wandb")
         folder = None if is_remote(directory) else str(directory)  # None: W&B's default
         self._run = wandb.init(name=directory.name, dir=folder, resume="allow", id=_run_id(directory))
 
@@ -103,14 +107,24 @@ def _run_id(directory: Location) -> str:
     return hashlib.sha256(str(absolute(directory)).encode() + b"\n" + config).hexdigest()[:32]
 
 
-WRITERS: dict[str, Callable[[Location, int], Writer]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+WRITERS: dict[str, type[TensorBoard] | type[WeightsAndBiases]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+}
+
+
+def check_writers(names: Sequence[str]) -> None:
+    """Raise ConfigError if a name of `logging.writers` is unknown, or its package is not installed."""
+    for name in names:
+        _import(choose(WRITERS, name, "logging.writers").package, name)
 
 
 class Metrics:
     """The writers of a run's metrics: metrics.jsonl, and those named in `writers`. step: the step to resume from."""
 
     def __init__(self, directory: Location, writers: Sequence[str] = (), step: int = 0):
-        kinds = [choose(WRITERS, name, "logging.writers") for name in writers]
+        check_writers(writers)
+        kinds = [WRITERS[name] for name in writers]
         self._writers: list[Writer] = []  # empty on processes other than the primary
         if is_primary():
             lines = RemoteJsonLines if is_remote(directory) else JsonLines

@@ -78,13 +78,12 @@ def initialize_model(run_config: RunConfig) -> TunedModel:
         ConfigError: soft prompt and sequence are longer than the model's context, or devices do not divide the model.
     """
     tokenizer = load_tokenizer(run_config.tokenizer)
+    config = configured_model(run_config, tokenizer)
     if run_config.base is None:
-        config = model_config(run_config.model, tokenizer.vocab_size)
         params, metadata = None, dict[str, Any]()
     else:
         base = load_base(run_config.base.run, run_config.base.step, run_config.sharding)
-        config, params, metadata = with_model_changes(base.config, run_config.model), base.params, dict(base.metadata)
-        _check_tokenizer(base, tokenizer, run_config.base.run, run_config.tokenizer)
+        params, metadata = base.params, dict(base.metadata)
     tuning = run_config.tuning
     check_length(config, tuning, run_config.sequence.length)
     sharding = make_model_sharding(config, run_config.sharding)
@@ -93,6 +92,33 @@ def initialize_model(run_config: RunConfig) -> TunedModel:
     tokens = tokens_by_frequency(tokenizer) if text is None else tokenizer.encode(text)
     trainable, frozen = attach(config, tuning, rng, params, tokens, sharding)
     return TunedModel(config, tuning, trainable, frozen, tokenizer, metadata, sharding)
+
+
+def configured_model(run_config: RunConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """Return the model of a run, without reading parameters.
+
+    Raises CheckpointError if the base's checkpoint is missing, or base, tokenizer and config do not match.
+    """
+    if run_config.base is None:
+        return model_config(run_config.model, tokenizer.vocab_size)
+    path = _base_checkpoint(run_config.base.run, run_config.base.step)
+    metadata = read_metadata(path)
+    config = _stored_model(path, metadata)
+    _check_tokenizer(config, metadata, tokenizer, run_config.base.run, run_config.tokenizer)
+    return with_model_changes(config, run_config.model)
+
+
+def with_base_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's config with the tokenizer of its base if it names none.
+
+    Raises CheckpointError if the base is not a run directory.
+    """
+    fields = configuration.plain(config)
+    base = (fields.get("base") or {}).get("run")
+    if base and not fields.get("tokenizer"):
+        with _base_errors(base):
+            fields["tokenizer"] = _read_config(location(base)).tokenizer
+    return fields
 
 
 def load_run_checkpoint(found: RunCheckpoint) -> TunedModel:
@@ -112,7 +138,7 @@ def load_untuned(
 ) -> TunedModel:
     """Return a base model without tuning. Raises CheckpointError if it is missing or has another tokenizer."""
     loaded = load_base(base.run, base.step, sharding)
-    _check_tokenizer(loaded, tokenizer, base.run, "the given one")
+    _check_tokenizer(loaded.config, loaded.metadata, tokenizer, base.run, "the given one")
     config = with_model_changes(loaded.config, model_changes)
     return untuned_model(config, loaded.params, tokenizer, loaded.metadata, make_model_sharding(config, sharding))
 
@@ -137,14 +163,22 @@ def load_base(directory: str | Path, step: int | None = None, sharding: Sharding
 
     Raises CheckpointError if the checkpoint is missing, damaged, or holds only what a PET method trained.
     """
-    with _base_errors(str(directory)):
-        path = _checkpoint_path(location(directory), step, prefer_best=False)
+    path = _base_checkpoint(directory, step)
     return _read_base(path, read_metadata(path)["arrays_digest"], sharding or ShardingConfig())
+
+
+def _base_checkpoint(directory: str | Path, step: int | None) -> Location:
+    with _base_errors(str(directory)):
+        return _checkpoint_path(location(directory), step, prefer_best=False)
+
+
+def _stored_model(path: Location, metadata: Mapping[str, Any]) -> ModelConfig:
+    return configuration.build(ModelConfig, metadata["model"], f"{path}: model")
 
 
 @functools.lru_cache(maxsize=2)
 def _read_base(path: Location, arrays_digest: str, sharding: ShardingConfig) -> BaseModel:
-    config = configuration.build(ModelConfig, read_metadata(path)["model"], f"{path}: model")
+    config = _stored_model(path, read_metadata(path))
     params, metadata = read_trainable(path, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
     if parameter_count(params) != count_parameters(config).total:  # missing ones would be initialized at random
         raise CheckpointError(
@@ -283,12 +317,15 @@ def check_matches_model(directory: Location, metadata: Mapping[str, Any], model:
             )
 
 
-def _check_tokenizer(base: BaseModel, tokenizer: Tokenizer, base_name: str, tokenizer_name: str) -> None:
-    digest = base.metadata["tokenizer_sha256"]
+def _check_tokenizer(
+    model: ModelConfig, metadata: Mapping[str, Any], tokenizer: Tokenizer, base_name: str, tokenizer_name: str
+) -> None:
+    """Raise CheckpointError if the tokenizer is not that of a base with this model and checkpoint metadata."""
+    digest = metadata["tokenizer_sha256"]
     if digest is None:  # a public model that was converted without a tokenizer
-        if tokenizer.vocab_size > base.config.vocab_size:
+        if tokenizer.vocab_size > model.vocab_size:
             raise CheckpointError(
-                f"the base {base_name} has embeddings of {base.config.vocab_size} ids and {tokenizer_name} has "
+                f"the base {base_name} has embeddings of {model.vocab_size} ids and {tokenizer_name} has "
                 f"{tokenizer.vocab_size}. Fix: give the base's own tokenizer"
             )
     elif digest != tokenizer.digest:

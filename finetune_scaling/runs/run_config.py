@@ -149,10 +149,14 @@ class LimitsConfig:
             raise ConfigError(f"limits.tolerance = {self.tolerance} must be at least 0")
 
     def last_step(self, steps_per_epoch: float, tokens_per_step: int) -> tuple[int, str]:
-        """Return the last step of training without early stopping, and the name of the limit that sets it."""
+        """Return the last step of training without early stopping, and the name of the limit that sets it.
+
+        steps_per_epoch: infinity where it is unknown, which needs another limit than max_epochs.
+        """
+        is_endless = self.max_epochs is None or math.isinf(steps_per_epoch)
         limits = {
             "max_steps": self.max_steps,
-            "max_epochs": None if self.max_epochs is None else math.ceil(self.max_epochs * steps_per_epoch),
+            "max_epochs": None if is_endless else math.ceil((self.max_epochs or 0) * steps_per_epoch),
             "max_tokens": None if self.max_tokens is None else round(self.max_tokens / tokens_per_step),
         }
         name, steps = min(((n, s) for n, s in limits.items() if s is not None), key=lambda limit: limit[1])
@@ -228,12 +232,12 @@ class RunConfig:
     public: a converted public model, which is not trained. adapter without task: an imported adapter of `base`.
 
     model: the name of a size of the ladder, or model fields; with a base, only the fields that differ from the base's.
-    schedule.learning_rate and batch.size default to the method's.
+    schedule.learning_rate and batch.size default to the method's. tokenizer: a directory; empty: the base's own.
     """
 
     sequence: SequenceConfig
     limits: LimitsConfig
-    tokenizer: str
+    tokenizer: str = ""
     name: str = ""
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     method: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})

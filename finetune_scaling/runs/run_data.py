@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusTexts
-from finetune_scaling.data.encoding import SequenceFormat
+from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
 from finetune_scaling.data.examples import Examples, check_examples, subset
 from finetune_scaling.data.loader import (
@@ -43,8 +43,8 @@ class RunData(NamedTuple):
     format: SequenceFormat | None = None
 
 
-def prepare_run_data(run_config: RunConfig) -> RunData:
-    """Open and check everything that the run reads. Raises ConfigError for a kind of run that is not trained."""
+def check_is_trained(run_config: RunConfig) -> None:
+    """Raise ConfigError for a kind of run that is not trained."""
     if run_config.kind == "converted model":
         raise ConfigError("public marks a converted model, which is not trained. Fix: finetune it with base.run=DIR")
     if run_config.kind == "imported adapter":
@@ -52,6 +52,11 @@ def prepare_run_data(run_config: RunConfig) -> RunData:
         raise ConfigError(
             f"the adapter {run_config.adapter.name} was imported without a task. Fix: give a finetuning run's config"
         )
+
+
+def prepare_run_data(run_config: RunConfig) -> RunData:
+    """Open and check everything that the run reads. Raises ConfigError for a kind of run that is not trained."""
+    check_is_trained(run_config)
     tokenizer = load_tokenizer(run_config.tokenizer)
     if (encoder := task_encoder(run_config, tokenizer)) is not None:
         encoder.check_stop_strings(run_config.evaluation.decoding.stop)
@@ -110,6 +115,13 @@ def task_encoder(run_config: RunConfig, tokenizer: Tokenizer) -> ExampleEncoder 
     if run_config.task is None:
         return None
     return example_encoder(tokenizer, _task(configuration.canonical_json(run_config.task)).template)
+
+
+def check_encoding(run_config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Encode one example. Raises ConfigError if the tokenizer lacks the mode, or the template leaves no room."""
+    if run_config.task is not None:
+        task, sequence_format = task_and_format(run_config)
+        encode_prompts([finetuning_examples(run_config)[0]], tokenizer, task.template, sequence_format)
 
 
 def check_same_encoding(

@@ -1,6 +1,7 @@
 """The run configs of a study: pretraining or conversion of its bases, finetuning of its settings."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,8 @@ from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerConfig
 from finetune_scaling.interop.families.registry import parse_config
+from finetune_scaling.interop.hub import UnreachableError
+from finetune_scaling.interop.import_source import read_source_config
 from finetune_scaling.interop.model_import import ModelImport
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
@@ -27,12 +30,13 @@ Config = dict[str, Any]
 class Base:
     """One directory below bases/: a pretraining run with all its checkpoints, or one revision of a public model.
 
-    tokens: pretraining tokens of the revision; None for a pretraining run.
+    tokens: pretraining tokens of the revision; None for a pretraining run, and where they are unknown.
     """
 
     family: str
     size: str
     tokens: int | None = None
+    is_public: bool = False
 
     @property
     def name(self) -> str:
@@ -46,8 +50,9 @@ class Base:
 
 def base_of(study: StudyConfig, setting: Setting) -> Base:
     """Return the base that a setting is finetuned from."""
-    public = study.families[setting.family].public
-    return Base(setting.family, setting.size, setting.tokens if public else None)
+    if study.families[setting.family].public is None:
+        return Base(setting.family, setting.size)
+    return Base(setting.family, setting.size, setting.tokens, is_public=True)
 
 
 def bases(study: StudyConfig, of_runs: Iterable[StudyRun] | None = None) -> list[Base]:
@@ -67,7 +72,6 @@ def conversion(study: StudyConfig, workdir: Path, base: Base) -> ModelImport:
     """Return the settings with which a public base is converted."""
     family = study.families[base.family]
     assert family.public is not None
-    assert base.tokens is not None
     source = family.public.base_source(base.size, family.revision(base.tokens))
     return ModelImport(source, str(base.directory(workdir)), pretrain_tokens=base.tokens)
 
@@ -107,24 +111,38 @@ def finetuning_config(study: StudyConfig, workdir: Path, run: StudyRun) -> Confi
     return merge(merge(configuration.plain(task.finetune), configuration.plain(grid.config)), setting_fields)
 
 
-def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int) -> int:
+def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int | None) -> int:
     """Return the step at which a base was trained on `tokens` tokens; 0 for a converted base, its only step."""
-    if base.tokens is not None:
+    if tokens is None or base.is_public:
         return 0
     run_config = read_run_config(pretraining_config(study, workdir, base))
     return round(tokens / (run_config.batch_size * run_config.sequence.length))
 
 
 def family_model(family: FamilyConfig, size: str) -> ModelConfig:
-    """Return the model of one size, without reading a tokenizer if the config gives its vocabulary size."""
-    if family.public:
+    """Return the model of one size, without reading a tokenizer if the config gives its vocabulary size.
+
+    A public model's shape is the one that the config lists, or else that of the config.json of its first revision.
+    Raises UnreachableError if it would have to be fetched, and cannot be.
+    """
+    if family.public and family.public.models:
         fields = family.public.models[family.sizes.index(size)]
         return parse_config(configuration.plain(fields), f"families.public.models, {size}")[1]
+    if family.public:
+        return _source_model(family.public.base_source(size, next(iter(family.public.revisions), None)))
     if isinstance(family.tokenizer, str):
         vocabulary = load_tokenizer(family.tokenizer).vocab_size
     else:
         vocabulary = configuration.build(TokenizerConfig, family.tokenizer, "families.tokenizer").vocab_size
     return model_config({**family.model, "name": size}, vocabulary)
+
+
+@functools.lru_cache(maxsize=64)
+def _source_model(source: str) -> ModelConfig:
+    try:
+        return read_source_config(source)
+    except UnreachableError as error:
+        raise UnreachableError(f"{error} Or list the model's shape in families.public.models.") from error
 
 
 def tuned_model(family: FamilyConfig, size: str, run_config: RunConfig) -> ModelConfig:
@@ -142,7 +160,7 @@ def expected_flops(run_config: RunConfig, model: ModelConfig, examples: float) -
 
 def pretraining_flops(study: StudyConfig, workdir: Path, base: Base) -> float:
     """Return the FLOPs of pretraining a base; 0 for a public base."""
-    if base.tokens is not None:
+    if base.is_public:
         return 0.0
     run_config = read_run_config(pretraining_config(study, workdir, base))
     model = family_model(study.families[base.family], base.size)

@@ -12,6 +12,7 @@ from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import (
     ConfigError,
+    DataError,
     InUseError,
     Preempted,
     TrainingError,
@@ -19,10 +20,11 @@ from finetune_scaling.errors import (
     WorkdirError,
 )
 from finetune_scaling.experiments.run import run as train
-from finetune_scaling.files import disk_errors, write_json_atomically
+from finetune_scaling.files import disk_errors, read_json, write_json_atomically
 from finetune_scaling.interop.model_import import import_model
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, lock_directory, run_state
 from finetune_scaling.sharding.processes import is_distributed, is_primary, run_on_primary
+from finetune_scaling.studies.check import check_with_tokenizers
 from finetune_scaling.studies.configs import (
     Base,
     base_of,
@@ -38,13 +40,20 @@ from finetune_scaling.training.compilations import compiled_programs
 
 log = logging.getLogger(__name__)
 
+_REPEATABLE = tuple(kind.__name__ for kind in (ConfigError, DataError, TrainingError))  # the same run fails alike
+
 
 @dataclasses.dataclass
 class ExecutionSummary:
-    """Counts of what one process did; in_use: runs that another process is executing."""
+    """Counts of what one process did.
+
+    skipped: runs that failed in an earlier call and were not tried again. in_use: runs that another process is
+    executing.
+    """
 
     done: int = 0
     failed: int = 0
+    skipped: int = 0
     in_use: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -53,21 +62,34 @@ class ExecutionSummary:
     def text(self) -> str:
         """Return the counts as one line."""
         rate = f", {self.steps / self.seconds:.1f} steps/s" if self.seconds else ""
-        return f"{self.done} runs trained{rate}, {self.failed} failed, {compiled_programs()} programs compiled"
+        skipped = f", {self.skipped} that failed before were skipped" if self.skipped else ""
+        return f"{self.done} runs trained{rate}, {self.failed} failed{skipped}, {compiled_programs()} programs compiled"
 
 
 def execute(
-    study: StudyConfig, config: Mapping[str, Any], workdir: Path, index: int = 0, of: int = 1
+    study: StudyConfig,
+    config: Mapping[str, Any],
+    workdir: Path,
+    index: int = 0,
+    of: int = 1,
+    *,
+    retry_failed: bool = False,
 ) -> ExecutionSummary:
     """Execute a process's share of the runs: every `of`-th run, starting with number `index`.
 
     Processes may share a study's directory without communication: runs in progress are locked, finished runs are
-    skipped, and runs whose base is being pretrained by another process are deferred. A run that fails is recorded and
-    skipped; the next call tries it again.
+    skipped, and runs whose base is being pretrained by another process are deferred. A run that fails is recorded, and
+    the others continue. The next call tries it again, except after an error of its config, data or training, which
+    would repeat: such runs are skipped unless `retry_failed`. Raises as check_with_tokenizers before any run or base is
+    trained.
     """
     run_on_primary(lambda: record_config(study, config, workdir))
-    summary = ExecutionSummary()
-    pending = pending_runs(study, workdir, index, of)
+    pending = pending_runs(study, workdir, index, of, retry_failed=retry_failed)
+    unfinished = pending_runs(study, workdir, index, of, retry_failed=True)
+    summary = ExecutionSummary(skipped=len(unfinished) - len(pending))
+    for base in {base.family: base for base in bases(study, pending)}.values():
+        ensure_tokenizer(study, workdir, base)
+    check_with_tokenizers(study, workdir, pending)
     deferred: list[StudyRun] = []
     start = time.monotonic()
     for title, share in (("run", pending), ("deferred run", deferred)):
@@ -85,11 +107,20 @@ def execute(
     return summary
 
 
-def pending_runs(study: StudyConfig, workdir: Path, index: int = 0, of: int = 1) -> list[StudyRun]:
-    """Return the unfinished runs of a share."""
+def pending_runs(
+    study: StudyConfig, workdir: Path, index: int = 0, of: int = 1, *, retry_failed: bool = False
+) -> list[StudyRun]:
+    """Return the unfinished runs of a share; without `retry_failed`, not those whose error would repeat."""
     share = runs(study)[index::of]
-    pending = run_on_primary(lambda: [i for i, run in enumerate(share) if run_state(workdir / run.directory) != "done"])
-    return [share[i] for i in pending]
+    wanted = run_on_primary(lambda: [_is_pending(workdir / run.directory, retry_failed) for run in share])
+    return [run for run, is_wanted in zip(share, wanted, strict=True) if is_wanted]
+
+
+def _is_pending(directory: Path, retry_failed: bool) -> bool:
+    state = run_state(directory)
+    if state == "failed" and not retry_failed:
+        return read_json(directory / FAILURE)["kind"] not in _REPEATABLE
+    return state != "done"
 
 
 class _BaseInUse(Exception):
@@ -105,7 +136,7 @@ def record_config(study: StudyConfig, config: Mapping[str, Any], workdir: Path) 
         workdir.mkdir(parents=True, exist_ok=True)
     with lock_directory(workdir, wait=True):
         for base in bases(study):
-            if base.tokens is None:  # conversions are compared with their source elsewhere
+            if not base.is_public:  # conversions are compared with their source elsewhere
                 RunDirectory(base.directory(workdir)).check_config(pretraining_config(study, workdir, base))
         for run in runs(study):
             if (workdir / run.directory).exists():
@@ -117,7 +148,7 @@ def ensure_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> None:
     """Train a family's tokenizer if it does not exist yet."""
     family = base.family
     settings, path = study.families[family].tokenizer, Path(tokenizer_path(study, workdir, base))
-    if isinstance(settings, str):
+    if study.families[family].public or isinstance(settings, str):
         return
     with lock_directory(path, wait=True):
         run_on_primary(lambda: _train_tokenizer(study, family, settings, path))
@@ -141,20 +172,23 @@ def ensure_base(study: StudyConfig, workdir: Path, base: Base, *, wait: bool = T
     ensure_tokenizer(study, workdir, base)
     with lock_directory(directory.with_name(f"{directory.name}.turn"), wait=wait):
         if not run_on_primary((directory / RESULT).exists):
-            if base.tokens is None:
+            if not base.is_public:
                 log.info("pretraining %s", base.name)
                 train(pretraining_config(study, workdir, base), directory)
             else:
                 check_source(study, workdir, base)
                 log.info("converting %s", base.name)
                 import_model(conversion(study, workdir, base))
-        if base.tokens is not None:
+        if base.is_public:
             check_converted_base(study, workdir, base)
 
 
 def _attempt(study: StudyConfig, workdir: Path, run: StudyRun, summary: ExecutionSummary, *, wait: bool) -> None:
     """Train one run; a failure is recorded in its directory and counted. Raises _BaseInUse unless `wait`."""
     directory = workdir / run.directory
+    if is_primary():
+        with disk_errors(directory):
+            (directory / FAILURE).unlink(missing_ok=True)  # of an earlier call
     try:
         _prepare_base(study, workdir, run, summary, wait=wait)
         record = train(finetuning_config(study, workdir, run), directory)
@@ -172,8 +206,6 @@ def _attempt(study: StudyConfig, workdir: Path, run: StudyRun, summary: Executio
             _record_failure(directory, error)
         summary.failed += 1
         return
-    if is_primary():
-        (directory / FAILURE).unlink(missing_ok=True)
     summary.done += 1
     summary.steps += record["steps"]
     summary.seconds += record["seconds"]

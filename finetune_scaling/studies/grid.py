@@ -28,12 +28,12 @@ class PublicLadder:
     source: a directory or a name on the Hugging Face hub, with placeholders {size} and {revision}; without the latter,
       the revision is appended after @.
     models: for each of the family's sizes, the fields of its config.json that determine its shape, so that listing and
-      planning a study need no download; a base with another shape is an error.
+      planning a study need no network; a base with another shape is an error. Empty: config.json is read or fetched.
     revisions: one for each of the family's tokens; empty: one base per size, of the newest revision.
     """
 
     source: str
-    models: tuple[Mapping[str, Any], ...]
+    models: tuple[Mapping[str, Any], ...] = ()
     revisions: tuple[str, ...] = ()
 
     def base_source(self, size: str, revision: str | None) -> str:
@@ -49,7 +49,8 @@ class FamilyConfig:
     """Bases that differ only in size and pretraining tokens; the study pretrains them, or they are public models.
 
     sizes: names of models of the ladder, or of the public models.
-    tokens: pretraining tokens at which a checkpoint is kept; the last is the end of pretraining.
+    tokens: pretraining tokens at which a checkpoint is kept; the last is the end of pretraining. Empty for public
+      models of which nobody knows them: pretraining is not a factor then.
     factor_size: the size at which pretraining tokens and PET sizes are varied.
     tokenizer: a directory, or the fields of a TokenizerConfig to train one on the corpus; none for public bases.
     pretrain: fields of the pretraining runs' configs, except model, tokenizer and limits.
@@ -57,8 +58,8 @@ class FamilyConfig:
     """
 
     sizes: tuple[str, ...]
-    tokens: tuple[int, ...]
     factor_size: str
+    tokens: tuple[int, ...] = ()
     tokenizer: str | Mapping[str, Any] = ""
     pretrain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     public: PublicLadder | None = None
@@ -76,7 +77,8 @@ class FamilyConfig:
                 f"families.factor_size = {self.factor_size!r} is not among its sizes {list(self.sizes)}; give one "
                 "of them"
             )
-        if list(self.tokens) != sorted(set(self.tokens)) or not self.tokens or self.tokens[0] < 1:
+        is_missing = not self.tokens and self.public is None
+        if is_missing or list(self.tokens) != sorted(set(self.tokens)) or min(self.tokens, default=1) < 1:
             raise ConfigError(
                 f"families.tokens = {list(self.tokens)} must be positive and increasing; the last ends pretraining"
             )
@@ -96,10 +98,14 @@ class FamilyConfig:
             if getattr(self, name):
                 raise ConfigError(f"families.{name} is for bases that the study pretrains; remove it, or remove public")
         given = len(public.revisions)
-        if len(public.models) != len(self.sizes):
-            raise ConfigError(f"families.public.models has {len(public.models)} entries; give one per entry of sizes")
-        if given != len(self.tokens) and (given or len(self.tokens) > 1):
-            raise ConfigError(f"families.public.revisions has {given} entries; give one per entry of tokens")
+        if public.models and len(public.models) != len(self.sizes):
+            raise ConfigError(
+                f"families.public.models has {len(public.models)} entries; give one per entry of sizes, or none"
+            )
+        if given != len(self.token_levels) and (given or len(self.token_levels) > 1):
+            raise ConfigError(
+                f"families.public.revisions has {given} entries; give one per entry of tokens, or one without tokens"
+            )
         if len(set(self.sizes)) < len(self.sizes) or len(set(public.revisions)) < given:
             raise ConfigError("families.sizes and families.public.revisions must have no duplicates; remove them")
         check_file_names(self.sizes, "families.sizes")
@@ -110,10 +116,15 @@ class FamilyConfig:
                 f"families.public.source = {public.source!r} contains {{revision}}; give families.public.revisions"
             )
 
-    def revision(self, tokens: int) -> str | None:
+    @property
+    def token_levels(self) -> tuple[int | None, ...]:
+        """The numbers of pretraining tokens; (None,) if they are unknown."""
+        return self.tokens or (None,)
+
+    def revision(self, tokens: int | None) -> str | None:
         """Return the revision of a public base pretrained on `tokens`; None if there is one base per size."""
         revisions = self.public.revisions if self.public else ()
-        return revisions[self.tokens.index(tokens)] if revisions else None
+        return revisions[self.token_levels.index(tokens)] if revisions else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +216,7 @@ class StudyConfig:
 class Setting:
     """One combination of factor levels.
 
+    tokens: None if unknown.
     factors: the factors that share this setting; it is listed under the first.
     learning_rate: a rate of a sweep; None: the rate of the method's config.
     """
@@ -213,7 +225,7 @@ class Setting:
     family: str
     method: str
     size: str
-    tokens: int
+    tokens: int | None
     pet_size: int | None
     finetune_examples: int
     factors: tuple[str, ...]
@@ -231,9 +243,10 @@ class StudyRun:
     def directory(self) -> str:
         """The run directory, relative to the study's directory."""
         s = self.setting
+        tokens = "" if s.tokens is None else f"_t{s.tokens}"
         pet = "" if s.pet_size is None else f"_p{s.pet_size}"
         rate = "" if s.learning_rate is None else f"_lr{s.learning_rate:g}"
-        return f"runs/{s.task}/{s.method}/{s.size}_t{s.tokens}{pet}_d{s.finetune_examples}{rate}_s{self.seed}"
+        return f"runs/{s.task}/{s.method}/{s.size}{tokens}{pet}_d{s.finetune_examples}{rate}_s{self.seed}"
 
 
 def read_study(config: Mapping[str, Any]) -> StudyConfig:
@@ -255,7 +268,7 @@ def settings(study: StudyConfig) -> list[Setting]:
     methods = list(METHODS)
 
     def order(s: Setting) -> tuple:
-        return s.family, size_order[s.family, s.size], s.task, methods.index(s.method), s.pet_size or 0, s.tokens
+        return s.family, size_order[s.family, s.size], s.task, methods.index(s.method), s.pet_size or 0, s.tokens or 0
 
     return sorted(found, key=order)
 
@@ -290,10 +303,10 @@ def _settings_of_factor(study: StudyConfig, task_name: str, method: str, factor:
     task = study.tasks[task_name]
     family, grid = study.families[task.family], task.methods[method]
     sizes = family.sizes if factor in ("model", SENSITIVITY_FACTOR) else (family.factor_size,)
-    tokens = family.tokens if factor == "pretrain" else family.tokens[-1:]
+    tokens = family.token_levels if factor == "pretrain" else family.token_levels[-1:]
     pet_sizes = (grid.pet_sizes or (grid.pet_size,)) if factor == "pet" else (grid.pet_size,)
-    if factor == "pet" and grid.pet_size is None:
-        return  # full tuning has no PET size to vary
+    if (factor == "pet" and grid.pet_size is None) or (factor == "pretrain" and not family.tokens):
+        return  # full tuning has no PET size to vary, and unknown tokens are no level
     rates: list[float | None] = [None]
     dataset_sizes = grid.finetune_examples
     if factor == SENSITIVITY_FACTOR:

@@ -12,11 +12,11 @@ from finetune_scaling import configuration
 from finetune_scaling.data.task import load_task
 from finetune_scaling.evaluation.records import best_checkpoint_records, score_values, table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
-from finetune_scaling.files import location, write_atomically, write_json_atomically
+from finetune_scaling.files import location, read_json, write_atomically, write_json_atomically
 from finetune_scaling.laws.points.columns import RECORD, REQUIRED
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import test_examples
-from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
 from finetune_scaling.studies.configs import Base, finetuning_config
 from finetune_scaling.studies.grid import StudyConfig, StudyRun, factor_value, held_out, runs
 
@@ -31,7 +31,32 @@ BASE_COLUMNS = (
     *("flops", "learning_rate", "tokenizer"),
 )
 
+_NAMED_FAILURES = 20
 _MAIN_METRIC = {"translation": "bleu", "summarization": "rougeL"}  # as in arXiv 2402.17193
+
+
+def write_tables(study: StudyConfig, workdir: Path) -> tuple[int, dict[str, str]]:
+    """Write points.csv, bases.csv, and, if no run is left to execute, study.json.
+
+    Returns the number of finished runs, and the errors of failed runs by directory.
+    """
+    finished = write_points(study, workdir)
+    write_bases(study, workdir)
+    failures = _failures(study, workdir)
+    if is_settled(study, finished, failures):
+        write_study_metadata(study, workdir)
+    return finished, failures
+
+
+def is_settled(study: StudyConfig, finished: int, failures: Mapping[str, str]) -> bool:
+    """Return whether every run is finished or failed, and there is something to report."""
+    return finished > 0 and finished + len(failures) == len(runs(study))
+
+
+def _failures(study: StudyConfig, workdir: Path) -> dict[str, str]:
+    directories = (run.directory for run in runs(study))
+    failed = [directory for directory in directories if run_state(workdir / directory) == "failed"]
+    return {directory: read_json(workdir / directory / FAILURE)["error"] for directory in failed}
 
 
 def write_points(study: StudyConfig, workdir: Path) -> int:
@@ -51,28 +76,44 @@ def write_points(study: StudyConfig, workdir: Path) -> int:
 def write_bases(study: StudyConfig, workdir: Path) -> int:
     """Write bases.csv: one row for every base and kept token count with a dev loss. Returns the number of rows.
 
-    Public models are omitted, because the data that they were pretrained on is not known.
+    Public models are omitted, because the data that they were pretrained on is not known. Without rows there is no
+    file: nothing can be fitted to it.
     """
     pretrained = (name for name, family in study.families.items() if family.public is None)
     rows = [row for name in pretrained for row in _base_rows(study, workdir, name)]
-    _write_csv(workdir / BASES, BASE_COLUMNS, rows)
+    if rows:
+        _write_csv(workdir / BASES, BASE_COLUMNS, rows)
+    else:
+        (workdir / BASES).unlink(missing_ok=True)
     return len(rows)
 
 
 def write_study_metadata(study: StudyConfig, workdir: Path) -> dict[str, Any]:
     """Write study.json for the report: name and notes, and the main metric and baselines of each task.
 
-    baselines: scores on the task's test sets. evaluator_baselines: scores on the examples of its evaluators.
+    baselines: scores on the task's test sets. evaluator_baselines: scores on the examples of its evaluators. failures:
+    the errors of failed runs, which a note names, too.
     """
+    failures = _failures(study, workdir)
     metadata = {
         "name": study.name,
-        "notes": list(study.notes),
+        "notes": [*study.notes, *([_failure_note(study, failures)] if failures else [])],
+        "failures": failures,
         "baselines": {name: _baseline(study, workdir, name) for name in study.tasks},
         "evaluator_baselines": {name: _evaluator_baselines(study, workdir, name) for name in study.tasks},
         "metrics": {name: _MAIN_METRIC[load_task(configuration.plain(t.task)).kind] for name, t in study.tasks.items()},
     }
     write_json_atomically(workdir / METADATA, metadata)
     return metadata
+
+
+def _failure_note(study: StudyConfig, failures: Mapping[str, str]) -> str:
+    names = [directory.removeprefix("runs/") for directory in failures]
+    more = f" and {len(names) - _NAMED_FAILURES} more" if len(names) > _NAMED_FAILURES else ""
+    return (
+        f"{len(names)} of {len(runs(study))} runs failed and are not among the points: "
+        f"{', '.join(names[:_NAMED_FAILURES])}{more}. Their errors are in study.json."
+    )
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

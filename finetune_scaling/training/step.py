@@ -72,6 +72,11 @@ def state_shardings(trainable: Tree, optimizer: OptimizerConfig, sharding: Model
     return State(sharding.parameters(shapes.trainable), sharding.optimizer(shapes.optimizer, shapes.trainable))
 
 
+def learning_rate_multipliers(optimizer: OptimizerConfig, tuning: TuningMethod) -> tuple[tuple[str, float], ...]:
+    """Return the (regular expression, factor) pairs of a run, its optimizer's before its method's."""
+    return optimizer.learning_rate_multipliers + tuning.learning_rate_multipliers
+
+
 @functools.cache
 def make_train_step(
     config: ModelConfig,
@@ -88,7 +93,7 @@ def make_train_step(
     """
     model = LanguageModel(config, tuning.adapter, axes)
     transformation = make_optimizer(optimizer)
-    multipliers = optimizer.learning_rate_multipliers + tuning.learning_rate_multipliers
+    multipliers = learning_rate_multipliers(optimizer, tuning)
 
     def losses(trainable: Tree, frozen: Tree, batch: Batch, dropout_rng: Array | None) -> tuple[Array, Array]:
         return loss_sum_and_count(model, tuning, combine(trainable, frozen), batch, dropout_rng)

@@ -23,6 +23,7 @@ from finetune_scaling.errors import (
     WorkdirError,
 )
 from finetune_scaling.evaluation.task_evaluation import check_evaluator_splits
+from finetune_scaling.experiments import run as experiment
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
 from finetune_scaling.runs.evaluators import preset
@@ -93,6 +94,49 @@ def test_config_errors_name_the_field(what, changes, kind, message, tiny_runs, t
     with pytest.raises(kind, match=message):
         run(tiny_runs.config(what, **changes), tmp_path / "run")
     assert list(checkpoint_steps(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "changes", "kind", "message"),
+    [
+        ("full", {"schedule": {"warmup_steps": 13}}, ConfigError, r"warmup_steps = 13 .* 12 steps"),
+        ("full", {"checkpoint": {"keep_tokens": (10**6,)}}, ConfigError, "keep_tokens = .* must be between"),
+        ("full", {"logging": {"writers": ("tensorbord",)}}, ConfigError, "did you mean 'tensorboard'"),
+        ("full", {"sharding": {"fsdp": 2}}, ConfigError, "does not divide the 1 devices"),
+        (
+            "lora", {"optimizer": {"learning_rate_multipliers": ((".*bias", 2.0),)}}, ConfigError,
+            r"multiplier '.\*bias' matches no trainable parameter",
+        ),
+        ("full", {"model": {"attention": "cudnn"}}, ConfigError, "needs a GPU"),
+        (
+            "full", {"evaluation": {"generate_examples": 1, "decoding": {"max_new_tokens": 45}}}, ConfigError,
+            "max_new_tokens = 45 after prompts of up to 20 tokens make 65",
+        ),
+        (
+            "full", {"evaluation": {"evaluators": {"few_shot_5": {"examples": 2, "generate": 0}}}}, ConfigError,
+            "evaluator few_shot_5: .* more than the model's context",
+        ),
+        (
+            "full", {"evaluation": {"evaluators": {"dev": {"generate": 1, "decoding": {"max_new_tokens": 45}}}}},
+            ConfigError, "evaluator dev: decoding.max_new_tokens = 45",
+        ),
+    ],
+)  # fmt: skip
+def test_errors_come_before_data_is_encoded_and_parameters_are_read(
+    what, changes, kind, message, tiny_runs, tmp_path, monkeypatch
+):
+    for name in ("prepare_run_data", "initialize_model"):
+        monkeypatch.setattr(experiment, name, lambda *_: pytest.fail("work before all checks"))
+    with pytest.raises(kind, match=message):
+        run(tiny_runs.config(what, **changes), tmp_path / "run")
+
+
+def test_a_base_with_another_tokenizer_is_an_error_before_data_is_encoded(
+    tiny_runs, other_tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experiment, "prepare_run_data", lambda *_: pytest.fail("work before all checks"))
+    with pytest.raises(CheckpointError, match="was pretrained with another tokenizer"):
+        run(tiny_runs.config("full", tokenizer=str(other_tokenizer)), tmp_path / "run")
 
 
 def test_a_task_that_cannot_be_scored_is_not_trained(tiny_runs, tmp_path):

@@ -3,8 +3,11 @@
 import pytest
 
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.studies.check import check_runs
+from finetune_scaling.studies.check import check_runs, check_with_tokenizers
 from finetune_scaling.studies.grid import read_study, runs
+
+# The smallest dataset has 10 examples: 3 epochs of 10 / 8 steps.
+WARM_UP = r"methods.lora: schedule.warmup_steps = 5 is more than the run's 4 steps \(set by limits.max_epochs\)"
 
 
 def check(config, workdir):
@@ -38,10 +41,50 @@ def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
         ("tasks.translation.methods", {}, ConfigError, "each task at least one method"),
         ("seeds", (0, -1), ConfigError, r"seeds = \[0, -1\] must be at least one, distinct and not negative"),
         ("families.grammar.model.max_length", 33, ConfigError, r"methods.prompt: .*soft prompt of 2 make 34 tokens"),
+        ("families.grammar.model.max_length", 31, ConfigError, r"families.grammar.pretrain: sequence.length = 32"),
+        (
+            "families.grammar.tokens", (2560, 2561, 5120), ConfigError,
+            r"families.grammar.pretrain: checkpoint.keep_tokens = .* are the same step",
+        ),
+        ("families.grammar.tokens", (1, 5120), ConfigError, r"families.grammar.pretrain: .*between one step \(256"),
+        (
+            "families.grammar.pretrain.schedule.warmup_steps", 21, ConfigError,
+            r"families.grammar.pretrain: schedule.warmup_steps = 21 is more than the run's 20 steps",
+        ),
+        (
+            "tasks.translation.methods.lora.config.limits", {"max_epochs": 3, "max_steps": None}, ConfigError, WARM_UP,
+        ),
+        (
+            "tasks.translation.finetune.sharding", {"fsdp": 2}, ConfigError,
+            r"methods.full: sharding.fsdp = 2 .* does not divide the 1 devices",
+        ),
+        ("tasks.translation.finetune.logging", {"writers": ("wandbb",)}, ConfigError, "did you mean 'wandb'"),
+        ("tasks.translation.finetune.model", {"attention": "flash"}, ConfigError, "methods.full: .* needs a TPU"),
+        (
+            "tasks.translation.finetune.optimizer", {"learning_rate_multipliers": ((r".*lora_a", 2.0),)}, ConfigError,
+            r"methods.full: learning-rate multiplier '.*lora_a' matches no trainable parameter",
+        ),
+        (
+            "tasks.translation.finetune.evaluation",
+            {"generate_examples": 2, "decoding": {"max_new_tokens": 44}}, ConfigError,
+            r"methods.prompt: decoding.max_new_tokens = 44 after prompts of up to 22 tokens",
+        ),
+        (
+            "tasks.translation.finetune.evaluation",
+            {"generate_examples": 2, "decoding": {"method": "beam", "beams": 129}}, ConfigError,
+            r"methods.full: decoding.beams = 129 needs a vocabulary of at least 258",
+        ),
+        (
+            "tasks.translation.finetune.evaluation",
+            {"evaluators": {"mine": {"kind": "text", "length": 63}}}, ConfigError,
+            r"methods.prompt: evaluator mine: sequences of 63 tokens .* soft prompt of 2 make 65",
+        ),
     ],
 )  # fmt: skip
 def test_an_error_names_the_field(tiny_runs, tmp_path, field_path, value, kind, message):
     config = tiny_runs.config("study")
+    if message == WARM_UP:
+        config["tasks"]["translation"]["finetune"]["schedule"] = {"warmup_steps": 5}
     *groups, name = field_path.split(".")
     block = config
     for group in groups:
@@ -62,3 +105,16 @@ def test_a_wrong_source_field_is_an_error(tiny_runs, tmp_path):
     config["families"]["grammar"]["pretrain"]["corpus"]["train"][0]["field"] = "txt"
     with pytest.raises((ConfigError, DataError), match=r"families.grammar.pretrain: .*txt"):
         check(config, tmp_path)
+
+
+def test_evaluators_without_room_are_an_error_once_the_tokenizer_exists(tiny_runs, tmp_path):
+    config = tiny_runs.config("study")
+    config["families"]["grammar"]["tokenizer"] = str(tiny_runs.tokenizer)
+    evaluators = {"few_shot_5": {"examples": 2, "generate": 0}}
+    config["tasks"]["translation"]["finetune"]["evaluation"] = {"evaluators": evaluators}
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"methods.full: evaluator few_shot_5: .*context length, max_length = 64"):
+        check_with_tokenizers(study, tmp_path, runs(study))
+    config["families"]["grammar"]["tokenizer"] = {"vocab_size": 256}  # not trained yet
+    study = read_study(config)
+    check_with_tokenizers(study, tmp_path, runs(study))

@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 
-from finetune_scaling.errors import Preempted, TrainingError, WorkdirError
+from finetune_scaling.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MetricError,
+    Preempted,
+    TrainingError,
+    WorkdirError,
+)
+from finetune_scaling.laws.points.bases import find_bases
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory, run_state
 from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies import listing, tables
-from finetune_scaling.studies.execute import execute, record_config
+from finetune_scaling.studies.execute import execute, pending_runs, record_config
 from finetune_scaling.studies.grid import read_study, runs
 from finetune_scaling.training.compilations import compiled_programs
 
@@ -88,7 +97,39 @@ def test_a_failed_run_is_recorded_and_the_others_continue(tiny_runs, started, ca
     assert "finetune_examples = 61" in caplog.text
     assert [row["state"] for row in listing.list_runs(study, started)] == ["done", "failed"]
     assert tables.write_points(study, started) == 1
-    assert execute(study, config, started).failed == 1  # tried again each time, because the cause may be fixed
+    again = execute(study, config, started)
+    assert (again.failed, again.skipped) == (0, 1)  # the same data would fail alike
+    assert execute(study, config, started, retry_failed=True).failed == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_repeated"),
+    [
+        (ConfigError("no such field"), False),
+        (DataError("no such file"), False),
+        (TrainingError("the loss is not finite"), False),
+        (CheckpointError("damaged"), True),
+        (MetricError("the program ended"), True),
+        (MemoryError("RESOURCE_EXHAUSTED"), True),
+        (OSError("connection lost"), True),
+    ],
+)
+def test_only_failures_that_may_pass_are_tried_again(error, is_repeated, tiny_runs, started, monkeypatch):
+    config = small(tiny_runs, examples=(10,), methods=("full",))
+    study = read_study(config)
+    calls = []
+
+    def train(*_: Any) -> None:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(execute_module, "train", train)
+    assert execute(study, config, started).failed == 1
+    second = execute(study, config, started)
+    assert (len(calls), second.failed, second.skipped) == ((2, 1, 0) if is_repeated else (1, 0, 1))
+    assert list(pending_runs(study, started)) == (runs(study) if is_repeated else [])
+    execute(study, config, started, retry_failed=True)
+    assert len(calls) == (3 if is_repeated else 2)
 
 
 def test_a_bug_is_recorded_with_its_traceback_until_fixed(tiny_runs, started, monkeypatch):
@@ -174,6 +215,15 @@ def test_a_failed_base_is_tried_once(tiny_runs, tmp_path, monkeypatch):
     assert execute(read_study(config), config, tmp_path).failed == 4
     assert len(tried) == 1
     assert len(list(tmp_path.rglob("failure.json"))) == 4
+
+
+def test_bases_without_a_dev_loss_have_no_table_that_the_fit_would_refuse(tiny_runs, done, tmp_path):
+    study, workdir = read_study(small(tiny_runs)), Path(shutil.copytree(done, tmp_path / "study"))
+    assert tables.write_bases(study, workdir) == len(find_bases(workdir / "points.csv", "total")) > 0
+    record = workdir / "bases" / "grammar" / "30k" / "result.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "dev_losses": {}}))
+    assert tables.write_tables(study, workdir) == (4, {})
+    assert find_bases(workdir / "points.csv", "total") is None
 
 
 def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):

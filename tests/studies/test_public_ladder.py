@@ -3,6 +3,8 @@
 import csv
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,11 @@ from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR
-from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.planning.study_totals import study_totals
-from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.studies import public_bases
 from finetune_scaling.studies.check import check_runs
@@ -26,7 +27,7 @@ from finetune_scaling.studies.configs import base_of, bases, conversion, family_
 from finetune_scaling.studies.execute import ensure_base, execute
 from finetune_scaling.studies.grid import read_study, runs, settings
 from finetune_scaling.studies.listing import list_bases, list_runs
-from finetune_scaling.studies.tables import write_points, write_study_metadata
+from finetune_scaling.studies.tables import write_tables
 from finetune_scaling.tuning.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def test_public_bases_cost_no_pretraining(tmp_path):
     [
         ({"revisions": ("step1",)}, "families.public.revisions has 1 entries"),
         ({"revisions": ()}, "families.public.revisions has 0 entries"),
-        ({"models": ()}, "families.public.models has 0 entries"),
+        ({"models": ({},)}, "families.public.models has 1 entries"),
         ({"revisions": ("step1", "step1")}, "families.public.revisions must have no duplicates"),
         ({"source": "same-{revision}"}, "families.public.source = .* add {size}"),
     ],
@@ -227,20 +228,41 @@ def ladder(tmp_path_factory) -> Path:
     return folder
 
 
+QUICK_STUDY = """
+import functools, runpy, sys
+from finetune_scaling.report import study_report
+study_report.Resampling = functools.partial(study_report.Resampling, resamples=40)
+sys.argv[0] = "study"  # absl names the flags of the command by it
+runpy.run_module("finetune_scaling.study", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
-def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
-    config = small_study(ladder)
-    study = read_study(config)
-    summary = execute(study, config, tmp_path)
-    assert (summary.failed, summary.done) == (0, len(runs(study)))
-    assert write_points(study, tmp_path) == len(runs(study))
-    write_study_metadata(study, tmp_path)
+def test_a_study_of_public_models_ends_with_its_report_even_if_runs_fail(ladder, shared_cache, tmp_path):
+    config, weights = small_study(ladder), ladder / "small-step1" / "model.safetensors"
+    study, workdir, file = read_study(config), tmp_path / "study", tmp_path / "config.py"
+    file.write_text(f"from ml_collections import ConfigDict\nget_config = lambda: ConfigDict(\n{config!r})\n")
+    moved = weights.rename(tmp_path / weights.name)
+    command = [sys.executable, "-c", QUICK_STUDY, f"--config={file}", f"--workdir={workdir}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    moved.rename(weights)
+    failed = [run.directory for run in runs(study) if run.setting.tokens == 1000]
+    assert done.returncode == 1, done.stderr
+    assert f"{len(runs(study)) - 2} of {len(runs(study))} runs finished" in done.stdout
+    assert not (workdir / "bases.csv").exists()
+    report = (workdir / "report" / "report.html").read_text()
+    assert len(failed) == 2
+    assert all(name in done.stderr and name.removeprefix("runs/") in report for name in failed)
+
+    assert execute(study, config, workdir).done == len(failed)  # the files are there again
+    assert write_tables(study, workdir) == (len(runs(study)), {})
+    assert json.loads((workdir / "study.json").read_text())["notes"] == []
     for run in runs(study):
-        base = RunDirectory(base_of(study, run.setting).directory(tmp_path)).result
-        record = RunDirectory(tmp_path / run.directory).result
+        base = RunDirectory(base_of(study, run.setting).directory(workdir)).result
+        record = RunDirectory(workdir / run.directory).result
         assert record["pretrain_tokens"] == run.setting.tokens
         assert record["parameters"] == base["parameters"]
-    rows = list(csv.DictReader((tmp_path / "points.csv").open()))
+    rows = list(csv.DictReader((workdir / "points.csv").open()))
     sweep = [row for row in rows if row["factor"] == SENSITIVITY_FACTOR]
     assert {(row["method"], row["model"], float(row["x"])) for row in sweep} == {
         (method, size, rate) for method in ("full", "lora") for size in WIDTHS for rate in (0.01, 0.1)
@@ -248,12 +270,67 @@ def test_a_small_public_ladder_runs_to_its_report(ladder, tmp_path):
     assert {float(row["x"]) for row in rows if row["factor"] == "pretrain"} == {1000.0, 2000.0}
     revisions = [r["loss"] for r in rows if r["factor"] == "pretrain" and r["finetune_examples"] == "16"]
     assert len(set(revisions)) == 2  # another base is another loss
-    assert execute(study, config, tmp_path).done == 0
-    few = Resampling(resamples=40)
-    fit_study(tmp_path / "points.csv", tmp_path / "report", resampling=few, progress=lambda _: None)
-    plot = json.loads((tmp_path / "report" / "plots" / "study-learning-rate.json").read_text())
+    plot = json.loads((workdir / "report" / "plots" / "study-learning-rate.json").read_text())
     assert all("parameters" in text for text in plot["points"]["text"])
     assert len(plot["points"]["x"]) == len(sweep) == 8
+
+
+def unlisted(folder: Path) -> dict[str, Any]:
+    """The study without shapes and pretraining tokens, which its directories hold or nobody knows; one method."""
+    config = small_study(folder)
+    family = config["families"]["tiny"]
+    del family["public"]["models"], family["tokens"]
+    family["public"]["revisions"] = ("step2",)
+    methods = config["tasks"]["translation"]["methods"]
+    config["tasks"]["translation"]["methods"] = {
+        "full": {"finetune_examples": (8,), "config": methods["full"]["config"]}
+    }
+    return config
+
+
+def test_shapes_come_from_config_json_and_unknown_tokens_are_no_factor(ladder, tmp_path):
+    study, listed = read_study(unlisted(ladder)), read_study(small_study(ladder))
+    for size in WIDTHS:
+        found, expected = (family_model(one.families["tiny"], size) for one in (study, listed))
+        assert count_parameters(found) == count_parameters(expected)
+    assert [(run.directory, run.setting.factors) for run in runs(study)] == [
+        (f"runs/translation/full/{size}_d8_s0", ("model",)) for size in WIDTHS
+    ]
+    assert {base.directory(tmp_path) for base in bases(study)} == {
+        tmp_path / "bases" / "tiny" / size for size in WIDTHS
+    }
+    assert conversion(study, tmp_path, bases(study)[0]).pretrain_tokens is None
+    assert [row["pretrain_tokens"] for row in list_runs(study, tmp_path)] == [None, None]
+    check_runs(study, tmp_path, runs(study))
+    with pytest.raises(ConfigError, match=r"families.tokens = "):
+        read_study({**tiny_pretraining(), "tasks": unlisted(ladder)["tasks"]})
+
+
+def tiny_pretraining() -> dict[str, Any]:
+    family = {"tokenizer": "somewhere", "sizes": ("30k",), "factor_size": "30k"}
+    return {"name": "without tokens", "families": {"tiny": family}}
+
+
+@pytest.mark.slow
+def test_a_study_of_models_with_unknown_tokens_has_points_without_them(ladder, tmp_path):
+    config = unlisted(ladder)
+    study = read_study(config)
+    assert execute(study, config, tmp_path).done == 2
+    assert write_tables(study, tmp_path) == (2, {})
+    table = read_points(tmp_path / "points.csv")
+    assert table.runs["pretrain_tokens"].isna().all()
+    assert set(table.runs["x"]) == {
+        count_parameters(family_model(study.families["tiny"], size)).total for size in WIDTHS
+    }
+
+
+def test_what_a_public_tokenizer_lacks_is_an_error_before_its_conversion(ladder, tmp_path):
+    config = small_study(ladder)
+    config["tasks"]["translation"]["finetune"]["sequence"]["mode"] = "S"
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"methods.full: sequence.mode = 'S', but the tokenizer has no mode tokens"):
+        execute(study, config, tmp_path)
+    assert not (tmp_path / "bases").exists()
 
 
 def test_a_base_with_another_shape_is_refused_before_download(ladder, tmp_path):
@@ -277,6 +354,17 @@ def test_the_context_length_of_each_size_is_checked_before_training(tmp_path):
     config["families"]["tiny"]["public"]["models"] = small, {**large, "max_position_embeddings": 47}
     study = read_study(config)
     with pytest.raises(ConfigError, match=r"methods.full: sequence.length = 48 .* max_length = 47"):
+        check_runs(study, tmp_path, runs(study))
+
+
+@pytest.mark.parametrize("size", ["total", "non_embedding"])
+def test_two_sizes_of_one_parameter_count_are_an_error_before_training(size, tmp_path):
+    config = small_study(tmp_path) | {"size": size}
+    public = config["families"]["tiny"]["public"]
+    small = public["models"][0]
+    public["models"] = small, {**small, "vocab_size": VOCABULARY + (size == "non_embedding")}
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"families.tiny.sizes: small and large both have .* parameters"):
         check_runs(study, tmp_path, runs(study))
 
 
