@@ -42,6 +42,15 @@ def name(path: Path) -> str:
     return path.stem
 
 
+@pytest.mark.parametrize("path", FINETUNE, ids=name)
+def test_a_finetuning_config_without_a_size_is_for_any_causal_base(path):
+    config = get_config(path, "lora")
+    config.base.run = "runs/public/llama"
+    run_config = read_run_config(plain(config))
+    assert (run_config.name, run_config.tokenizer, run_config.sequence.mode) == ("", "", "")
+    assert not run_config.sequence.bidirectional_input
+
+
 def pretraining_of(base: str) -> tuple[RunConfig, str]:
     """The shipped pretraining whose base a finetuning config names by default, and its config's argument but the size.
 
@@ -136,6 +145,8 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
         ("finetune/wmt14_en_de", "1bb,lora", "did you mean '1b'"),
         ("finetune/wmt14_en_de", "1b", "SIZE,METHOD"),
         ("finetune/jsonl", "300k,lora,4", "SIZE,METHOD"),
+        ("finetune/jsonl", "1.1b,lora", "For a base of another size write :lora and --config.base.run=DIR"),
+        ("finetune/jsonl", "lorra", "did you mean 'lora'"),
         ("pretrain/grammar", "101k", "did you mean '100k'"),
         ("pretrain/bilingual", "en_fr,1b", "en_de or en_zh"),
         ("pretrain/bilingual", "1b", "en_de or en_zh"),

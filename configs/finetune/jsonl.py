@@ -1,20 +1,22 @@
 """Finetune on your JSONL files; copy this file and change the task.
 
-Argument: size of the base and method, as in jsonl.py:800k,lora. --config.task.sources.data_dir=DIR is the directory
-of train.jsonl, dev.jsonl and test.jsonl, whose lines are objects such as {"en": "a house", "de": "ein Haus"}.
+Argument: method, as in jsonl.py:lora with the base --config.base.run=DIR, for example a converted public model; or size
+and method, as in jsonl.py:800k,lora, for a base that configs/pretrain/debian.py pretrained.
+--config.task.sources.data_dir=DIR is the directory of train.jsonl, dev.jsonl and test.jsonl, whose lines are objects
+such as {"en": "a house", "de": "ein Haus"}.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from finetune_scaling.data.task import jsonl_task
-from finetune_scaling.runs.config_template import short_finetuning_template, size_and_method
+from finetune_scaling.runs.config_template import set_base, short_finetuning_template, size_and_method
 
 
 def get_config(argument: str = "800k,lora") -> ConfigDict:
     size, method = size_and_method(argument)
     config = short_finetuning_template("jsonl", method)
-    config.name = f"jsonl {size} {method}"
+    config.name = "" if size is None else f"jsonl {size} {method}"
     config.task = jsonl_task(
         name="jsonl",
         kind="translation",  # or summarization, with equal languages
@@ -26,12 +28,9 @@ def get_config(argument: str = "800k,lora") -> ConfigDict:
         template={"input": "{source_language}: {source}\n{target_language}: ", "target": "{target}"},
         sources={"data_dir": placeholder(str)},
     )
-    config.base.run = f"runs/pretrain/debian/{size}"
-    config.tokenizer = "runs/tokenizers/debian"
+    set_base(config, "debian", size)
     config.sequence.length = 256
     config.sequence.max_source_tokens = 112
     config.sequence.max_target_tokens = 128
-    config.sequence.bidirectional_input = True  # as the base was pretrained
-    config.sequence.mode = "S"
     config.limits.max_steps = 800
     return config

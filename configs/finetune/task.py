@@ -1,4 +1,5 @@
-"""Finetune a base on a named task. Argument: task, size of the base and method, as in task.py:wmt14_en_de,1b,lora.
+"""Finetune a base on a named task. Argument: task, size of the base and method, as in task.py:wmt14_en_de,1b,lora; or
+task and method, as in task.py:wmt14_en_de,lora, with --config.base.run=DIR, for example a converted public model.
 
 TASK.py:SIZE,METHOD next to this file is the same config. Learning rate and batch size default to the method's;
 --config.finetune_examples=N trains on N examples. To add a task, add it to finetune_scaling/data/tasks.py and to a
@@ -10,7 +11,12 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from finetune_scaling.configuration import choose
-from finetune_scaling.runs.config_template import finetuning_template, short_finetuning_template, size_and_method
+from finetune_scaling.runs.config_template import (
+    finetuning_template,
+    set_base,
+    short_finetuning_template,
+    size_and_method,
+)
 
 
 class LargeTask(NamedTuple):
@@ -57,12 +63,9 @@ def task_config(task: str, argument: str = "") -> ConfigDict:
     small = isinstance(settings, SmallTask)
     size, method = size_and_method(argument or (f"{settings.size},lora" if small else "1b,lora"))
     config = _small_config(task, method, settings) if small else _large_config(task, method, settings)
-    config.name = f"{task} {size} {method}"
-    config.base.run = f"runs/pretrain/{settings.base}/{size}"
-    config.tokenizer = f"runs/tokenizers/{settings.base}"
+    config.name = "" if size is None else f"{task} {size} {method}"
+    set_base(config, settings.base, size)
     config.sequence.length = settings.length
-    config.sequence.bidirectional_input = True  # as the base was pretrained
-    config.sequence.mode = "S"
     return config
 
 

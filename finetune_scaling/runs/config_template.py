@@ -80,13 +80,33 @@ def short_finetuning_template(task: str, method: str) -> ConfigDict:
     return config
 
 
-def size_and_method(argument: str) -> tuple[str, str]:
-    """Parse a finetuning config's argument, "1b,lora". Raises ConfigError if it is not a model size and a method."""
-    parts = argument.split(",")
-    if len(parts) != 2:
+def size_and_method(argument: str) -> tuple[str | None, str]:
+    """Parse a finetuning config's argument, "1b,lora", or "lora" for a base that --config.base.run names.
+
+    Raises ConfigError if it is not a size of the ladder and a method.
+    """
+    *sizes, method = argument.split(",")
+    if len(sizes) > 1 or (not sizes and method in LADDER):
         raise ConfigError(f"the config's argument is {argument!r}; write :SIZE,METHOD, for example config.py:1b,lora")
-    configuration.choose(METHODS, parts[1], "the config's method")
-    return _known_size(parts[0]), parts[1]
+    configuration.choose(METHODS, method, "the config's method")
+    try:
+        return (_known_size(sizes[0]) if sizes else None), method
+    except ConfigError as error:
+        raise ConfigError(f"{error}. For a base of another size write :{method} and --config.base.run=DIR") from None
+
+
+def set_base(config: ConfigDict, family: str, size: str | None) -> None:
+    """Set the base of a finetuning config to a size of a family that is pretrained here, and the format of its prompts.
+
+    Without a size, the base is the one that --config.base.run names, with its own tokenizer, and causal as public
+    models are.
+    """
+    config.tokenizer = ""  # the base's own
+    if size is not None:
+        config.base.run = f"runs/pretrain/{family}/{size}"
+        config.tokenizer = f"runs/tokenizers/{family}"
+        config.sequence.bidirectional_input = True  # as the base was pretrained
+        config.sequence.mode = "S"
 
 
 def _known_size(size: str) -> str:
