@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_scaling.configuration import canonical_json
 from finetune_scaling.data.sources import open_source, source_from_config
-from finetune_scaling.data.sources.records import LazySequence, text_field
+from finetune_scaling.data.sources.records import LazySequence, Records, text_field
 from finetune_scaling.errors import ConfigError
 
 
@@ -45,10 +45,18 @@ class CorpusConfig:
             raise ConfigError("corpus.dev is the same text as corpus.train; use held-out text")
 
 
-def open_texts(part: CorpusPart, where: str) -> Sequence[str]:
+class PartTexts(LazySequence[str]):
+    """The texts of one part. dropped: number of records that were left out because their text is empty."""
+
+    def __init__(self, records: Records, field: str):
+        super().__init__(len(records), lambda index: text_field(records[index], field, records.where(index)))
+        self.dropped = records.dropped
+
+
+def open_texts(part: CorpusPart, where: str) -> PartTexts:
     """Open the texts of one part; `where` names the part in errors."""
     records = open_source(source_from_config(part.source, f"{where}.source"), (part.field,))
-    return LazySequence(len(records), lambda index: text_field(records[index], part.field, records.where(index)))
+    return PartTexts(records, part.field)
 
 
 class CorpusTexts(Sequence[str]):
@@ -57,6 +65,16 @@ class CorpusTexts(Sequence[str]):
     def __init__(self, parts: Sequence[CorpusPart], where: str = "corpus"):
         self._parts = [open_texts(part, f"{where}[{i}]") for i, part in enumerate(parts)]
         self.counts = _shares([len(texts) for texts in self._parts], parts, where)
+        self.kinds = [part.source["kind"] for part in parts]
+
+    @property
+    def dropped(self) -> int:
+        """Number of records that were left out because their text is empty."""
+        return sum(texts.dropped for texts in self._parts)
+
+    def part(self, index: int) -> Sequence[str]:
+        """Return the texts that a part contributes."""
+        return LazySequence(self.counts[index], self._parts[index].__getitem__)
 
     def __len__(self) -> int:
         return sum(self.counts)

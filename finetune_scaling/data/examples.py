@@ -73,6 +73,11 @@ class Examples(Sequence[Example]):
         """Numbers of examples of the parts, before selection."""
         return tuple(len(part) for part in self.parts)
 
+    @property
+    def dropped(self) -> int:
+        """Number of records of the parts that were left out because a text is empty."""
+        return sum(part.dropped for part in self.parts)
+
     def __len__(self) -> int:
         return sum(self.part_sizes) if self.indices is None else len(self.indices)
 

@@ -44,6 +44,7 @@ class EvaluatedModel:
       base: the base model whose scores are reported next to its own; None if there is none.
       load: reads the parameters.
       is_base: whether it is scored as a base model, without a tuning method.
+      split_digests: digests of the splits of its own task when it was trained.
     """
 
     directory: Location
@@ -53,6 +54,7 @@ class EvaluatedModel:
     base: BaseConfig | None
     load: Callable[[], TunedModel]
     is_base: bool = False
+    split_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_run(
@@ -67,7 +69,16 @@ def open_run(
     if run_config.is_base:
         return base_model(found, run_config.tokenizer, sharding, model_changes)
     load = functools.partial(load_run_checkpoint, found)
-    return EvaluatedModel(found.directory, run_config, _model_config(found), _checkpoint(found), run_config.base, load)
+    digests = found.metadata.get("split_digests", {})  # older checkpoints have none
+    return EvaluatedModel(
+        found.directory,
+        run_config,
+        _model_config(found),
+        _checkpoint(found),
+        run_config.base,
+        load,
+        split_digests=digests,
+    )
 
 
 def base_model(

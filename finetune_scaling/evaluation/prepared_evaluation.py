@@ -4,6 +4,7 @@ A base model's scores are computed once for all runs that start from it and are 
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,10 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.runs.model_loading import TunedModel, find_base
 from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.runs.run_data import split_digest
 from finetune_scaling.runs.run_directory import lock_directory
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,12 +118,31 @@ def evaluate(
     path = out or record_path(model, prepared)
     record = None if overwrite else records.matching_record(path, prepared.settings, model.checkpoint)
     if record is None:
+        changed = _changed_splits(model, prepared)
         record, rows = _score(prepared, model.checkpoint, model.load())
+        if changed:
+            record["changed_splits"] = changed
         records.write_record(path, record, rows)
     if _lacks_untuned(record, model, prepared):
         record["untuned"] = _base_scores(model, prepared)
         records.write_record(path, record, {})
     return record
+
+
+def _changed_splits(model: EvaluatedModel, prepared: PreparedEvaluation) -> list[str]:
+    """Return and log the scored splits of a run's own task whose data changed since the run was trained."""
+    evaluator = prepared.evaluator
+    if isinstance(evaluator, TextEvaluator) or evaluator.task or evaluator.directions == "zero_shot":
+        return []
+    assert isinstance(prepared.evaluation, TaskEvaluation)
+    trained = {name: model.split_digests[name] for name in prepared.evaluation.splits if name in model.split_digests}
+    changed = [name for name, digest in trained.items() if split_digest(model.run_config, name) != digest]
+    if changed:
+        log.warning(
+            "%s, evaluator %s: the data of %s changed since the run was trained; the scores are those of the new data",
+            *(model.directory, prepared.name, ", ".join(changed)),
+        )
+    return changed
 
 
 def _lacks_untuned(record: records.Record, model: EvaluatedModel, prepared: PreparedEvaluation) -> bool:

@@ -17,6 +17,7 @@ from finetune_scaling.models.config import count_parameters
 from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_data import RunData, task_encoder
+from finetune_scaling.runs.split_records import split_digests
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.trees import parameter_count
@@ -24,7 +25,7 @@ from finetune_scaling.trees import parameter_count
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "sacrebleu", "numpy")
 
 
-def checkpoint_metadata(run_config: RunConfig, model: TunedModel) -> dict[str, Any]:
+def checkpoint_metadata(run_config: RunConfig, data: RunData, model: TunedModel) -> dict[str, Any]:
     """Return the metadata of all checkpoints of a run: model, method, tokenizer and base model."""
     encoder = task_encoder(run_config, model.tokenizer)
     return {
@@ -34,6 +35,7 @@ def checkpoint_metadata(run_config: RunConfig, model: TunedModel) -> dict[str, A
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": model.base_metadata.get("arrays_digest"),
         "tokens_per_step": run_config.tokens_per_step,
+        "split_digests": split_digests(data.splits),
     }
 
 
@@ -82,6 +84,7 @@ def training_record(
         "flops": training_flops(model.config, model.tuning, progress.step, run_config.batch_size, row),
         "tokenizer_sha256": model.tokenizer.digest,
         "base_digest": base.get("arrays_digest"),
+        "splits": data.splits,
     }
 
 

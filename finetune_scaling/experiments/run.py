@@ -42,6 +42,7 @@ from finetune_scaling.runs.run_data import (
     test_examples,
 )
 from finetune_scaling.runs.run_directory import ENVIRONMENT, RunDirectory, lock_directory
+from finetune_scaling.runs.split_records import check_same_data, split_digests
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.sharding.processes import run_on_primary
@@ -127,7 +128,7 @@ def _train(
     checkpoints = Checkpoints(directory.path, settings.keep_steps)
     state = init_state(model.trainable, run_config.optimizer, model.sharding)
     _log_shardings(state, model)
-    state, progress = _resume(checkpoints, directory, run_config, model, state)
+    state, progress = _resume(checkpoints, directory, run_config, data, model, state)
     stopwatch.started -= progress.seconds
     run_on_primary(lambda: directory.rewind_metrics(progress.step))
     metrics = Metrics(directory.path, run_config.logging.writers, progress.step)
@@ -144,7 +145,7 @@ def _train(
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,
         checkpoints=checkpoints,
         metrics=metrics,
-        metadata=checkpoint_metadata(run_config, model),
+        metadata=checkpoint_metadata(run_config, data, model),
         seconds=stopwatch.seconds,
         evaluations=evaluations,
         dropout_seed=run_config.seeds.order if model.tuning.uses_dropout else None,
@@ -174,7 +175,12 @@ def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
 
 
 def _resume(
-    checkpoints: Checkpoints, directory: RunDirectory, run_config: RunConfig, model: TunedModel, initial: State
+    checkpoints: Checkpoints,
+    directory: RunDirectory,
+    run_config: RunConfig,
+    data: RunData,
+    model: TunedModel,
+    initial: State,
 ) -> tuple[State, TrainingProgress]:
     """Return state and progress of the newest intact checkpoint; the initial state without one."""
     restored = checkpoints.restore_newest(initial)
@@ -182,6 +188,7 @@ def _resume(
         return initial, TrainingProgress()
     check_matches_model(directory.path, restored.metadata, model)
     check_same_encoding(directory.path, restored.metadata, run_config, model.tokenizer)
+    check_same_data(directory.path, restored.metadata, split_digests(data.splits))
     log.info("resuming from step %d", restored.step)
     return restored.state, progress_from_metadata(restored.metadata)
 

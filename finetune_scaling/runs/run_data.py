@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from finetune_scaling import configuration
-from finetune_scaling.data.corpus import CorpusTexts
+from finetune_scaling.data.corpus import CorpusConfig, CorpusTexts
+from finetune_scaling.data.digests import corpus_digest, examples_digest, joint_digest
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
 from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
 from finetune_scaling.data.examples import Examples, check_examples, subset
@@ -21,13 +22,15 @@ from finetune_scaling.data.loader import (
     pretraining_evaluation_batches,
 )
 from finetune_scaling.data.objectives import max_text_tokens
-from finetune_scaling.data.preparation.prepared import open_prepared
+from finetune_scaling.data.overlap import Overlap
+from finetune_scaling.data.preparation.prepared import open_prepared, read_statistics
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.files import Location
 from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.runs.split_records import SplitRecords, example_overlap, split_records, text_overlap
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +38,11 @@ DEV_SEED = 0  # of the noise in pretraining's held-out text: the same for all ru
 
 
 class RunData(NamedTuple):
-    """Training and dev batches of a run; finetuning: its task and sequence format."""
+    """Training and dev batches of a run, and records of its splits; finetuning: its task and sequence format."""
 
     train: Batches
     dev: Batches
+    splits: SplitRecords
     task: Task | None = None
     format: SequenceFormat | None = None
 
@@ -67,6 +71,7 @@ def prepare_run_data(run_config: RunConfig) -> RunData:
 def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
     assert run_config.corpus is not None
     corpus, objective, length = run_config.corpus, run_config.objective, run_config.sequence.length
+    splits = _corpus_splits(configuration.canonical_json(corpus))
     documents: Documents
     if corpus.prepared is None:
         documents = encode_corpus(CorpusTexts(corpus.train, "corpus.train"), tokenizer, objective, length)
@@ -80,7 +85,7 @@ def _pretraining_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
         held_out, tokenizer, objective, batch_size=run_config.evaluation.batch_size, length=length, seed=DEV_SEED
     )
     log.info("pretraining text: %s", json.dumps(train.statistics))
-    return RunData(train, dev)
+    return RunData(train, dev, splits)
 
 
 def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
@@ -107,7 +112,7 @@ def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
         evaluation.dev_examples,
         evaluation.batch_size,
     )
-    return RunData(train, dev, task, sequence_format)
+    return RunData(train, dev, _task_splits(run_config, examples), task, sequence_format)
 
 
 def task_encoder(run_config: RunConfig, tokenizer: Tokenizer) -> ExampleEncoder | None:
@@ -165,6 +170,37 @@ def check_task_data(run_config: RunConfig) -> None:
         check_examples(test_examples(run_config, name, run_config.evaluation.test_examples))
 
 
+def task_digests(run_config: RunConfig) -> dict[str, str]:
+    """Return the digests of the complete splits of a run's task."""
+    return {name: split_digest(run_config, name) for name in task_and_format(run_config)[0].splits()}
+
+
+def split_digest(run_config: RunConfig, name: str) -> str:
+    """Return the digest of a complete split of a run's task."""
+    return _split_digest(configuration.canonical_json(run_config.task), name)
+
+
+def corpus_digests(corpus: CorpusConfig) -> dict[str, str]:
+    """Return the digests of pretraining text; of prepared text those of its shards."""
+    if corpus.prepared is None:
+        train = corpus_digest(CorpusTexts(corpus.train, "corpus.train"))
+    else:
+        train = joint_digest([shard["sha256"] for shard in read_statistics(corpus.prepared)["shards"]])
+    return {"train": train, "dev": corpus_digest(CorpusTexts(corpus.dev, "corpus.dev"))}
+
+
+def _task_splits(run_config: RunConfig, training: Examples) -> SplitRecords:
+    key, evaluation = configuration.canonical_json(run_config.task), run_config.evaluation
+    counts = {"dev": evaluation.dev_examples, **dict.fromkeys(_task(key).test, evaluation.test_examples)}
+    held_out = {name: held_out_subset(_split(key, name), count) for name, count in counts.items()}
+    overlap = _overlap(key, len(training), run_config.seeds.data, tuple(counts.items()))
+    splits = {"train": training, **held_out}
+    sizes = {name: len(examples) for name, examples in splits.items()}
+    return split_records(
+        task_digests(run_config), sizes, {name: examples.dropped for name, examples in splits.items()}, overlap
+    )
+
+
 def finetuning_examples(run_config: RunConfig) -> Examples:
     """Return the training examples: a prefix of the permutation that seeds.data determines."""
     examples = _split(configuration.canonical_json(run_config.task), "train")
@@ -195,6 +231,28 @@ def _task(key: str) -> Task:
 @functools.lru_cache(maxsize=32)
 def _split(key: str, split: str) -> Examples:
     return _task(key).examples(split)
+
+
+@functools.lru_cache(maxsize=32)
+def _split_digest(key: str, split: str) -> str:
+    return examples_digest(_split(key, split))
+
+
+@functools.lru_cache(maxsize=32)
+def _overlap(key: str, size: int, seed: int, counts: tuple[tuple[str, int | None], ...]) -> dict[str, Overlap]:
+    held_out = {name: held_out_subset(_split(key, name), count) for name, count in counts}
+    return example_overlap(subset(_split(key, "train"), size, seed), held_out)
+
+
+@functools.lru_cache(maxsize=4)
+def _corpus_splits(key: str) -> SplitRecords:
+    corpus = configuration.build(CorpusConfig, json.loads(key), "corpus")
+    digests, dev = corpus_digests(corpus), CorpusTexts(corpus.dev, "corpus.dev")
+    if corpus.prepared is not None:  # its text may be elsewhere
+        return split_records(digests, {"train": read_statistics(corpus.prepared)["documents"], "dev": len(dev)}, {}, {})
+    training = CorpusTexts(corpus.train, "corpus.train")
+    dropped = {"train": training.dropped, "dev": dev.dropped}
+    return split_records(digests, {"train": len(training), "dev": len(dev)}, dropped, text_overlap(training, dev))
 
 
 @functools.lru_cache(maxsize=8)

@@ -34,6 +34,7 @@ from finetune_scaling.studies.configs import (
     pretraining_config,
     tokenizer_path,
 )
+from finetune_scaling.studies.data_record import check_same_data
 from finetune_scaling.studies.grid import StudyConfig, StudyRun, runs
 from finetune_scaling.studies.public_bases import check_converted_base, check_source
 from finetune_scaling.training.compilations import compiled_programs
@@ -80,13 +81,14 @@ def execute(
     Processes may share a study's directory without communication: runs in progress are locked, finished runs are
     skipped, and runs whose base is being pretrained by another process are deferred. A run that fails is recorded, and
     the others continue. The next call tries it again, except after an error of its config, data or training, which
-    would repeat: such runs are skipped unless `retry_failed`. Raises as check_with_tokenizers before any run or base is
-    trained.
+    would repeat: such runs are skipped unless `retry_failed`. Raises as check_same_data and
+    check_with_tokenizers before any run or base is trained.
     """
     run_on_primary(lambda: record_config(study, config, workdir))
     pending = pending_runs(study, workdir, index, of, retry_failed=retry_failed)
     unfinished = pending_runs(study, workdir, index, of, retry_failed=True)
     summary = ExecutionSummary(skipped=len(unfinished) - len(pending))
+    check_same_data(study, workdir, pending)
     for base in {base.family: base for base in bases(study, pending)}.values():
         ensure_tokenizer(study, workdir, base)
     check_with_tokenizers(study, workdir, pending)

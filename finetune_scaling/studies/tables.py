@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.data.digests import joint_digest
 from finetune_scaling.data.task import load_task
 from finetune_scaling.evaluation.records import best_checkpoint_records, score_values, table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
@@ -130,6 +131,7 @@ def _point_rows(
     setting = run.setting
     shared = {
         **{name: record.get(name) for name in POINT_COLUMNS if name in record},
+        **_data_columns(record),
         "task": setting.task,
         "method": setting.method,
         "finetune_examples": setting.finetune_examples,
@@ -142,6 +144,21 @@ def _point_rows(
     }
     x = functools.partial(factor_value, setting, parameters=record["parameters"], learning_rate=record["learning_rate"])
     return [{**shared, "factor": factor, "x": x(factor)} for factor in setting.factors]
+
+
+def _data_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the digests of the splits, and the shares of held-out examples that are also in the training data."""
+    splits = dict(record.get("splits", {}))  # older runs have none
+    columns: dict[str, Any] = {}
+    if "train" in splits:
+        columns["train_digest"] = splits.pop("train")["digest"]
+    dev = {"dev": splits.pop("dev")} if "dev" in splits else {}
+    for name, found in (("dev", dev), ("test", splits)):
+        if found:
+            known = sum(split["in_training"] + (split["near_training"] or 0) for split in found.values())
+            columns[f"{name}_digest"] = joint_digest([split["digest"] for split in found.values()])
+            columns[f"{name}_in_training"] = known / sum(split["examples"] for split in found.values())
+    return columns
 
 
 def _base_rows(study: StudyConfig, workdir: Path, name: str) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,19 @@
 """Errors anywhere in a study's config are reported before training."""
 
+import json
+import runpy
+from pathlib import Path
+
 import pytest
 
+from finetune_scaling.configuration import merge
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.studies.check import check_runs, check_with_tokenizers
+from finetune_scaling.studies.data_record import check_same_data
 from finetune_scaling.studies.grid import read_study, runs
+
+TINY = runpy.run_path(str(Path(__file__).parents[1] / "tiny.py"))
+text, pairs = TINY["text"], TINY["pairs"]
 
 # The smallest dataset has 10 examples: 3 epochs of 10 / 8 steps.
 WARM_UP = r"methods.lora: schedule.warmup_steps = 5 is more than the run's 4 steps \(set by limits.max_epochs\)"
@@ -13,6 +22,29 @@ WARM_UP = r"methods.lora: schedule.warmup_steps = 5 is more than the run's 4 ste
 def check(config, workdir):
     study = read_study(config)
     check_runs(study, workdir, runs(study))
+
+
+def test_all_processes_of_a_study_train_on_the_data_that_was_first_read(tiny_runs, tmp_path):
+    config = tiny_runs.config("study")
+    study = read_study(config)
+    check_same_data(study, tmp_path, runs(study)[:1])
+    check_same_data(study, tmp_path, runs(study))
+    recorded = json.loads((tmp_path / "data.json").read_text())
+    assert {name: set(splits) for name, splits in recorded.items()} == {
+        "families.grammar": {"train", "dev"},
+        "tasks.translation": {"train", "dev", "test"},
+    }
+    changed = {
+        "families.grammar": merge(
+            config, {"families": {"grammar": {"pretrain": {"corpus": {"dev": [text("dev", 29)]}}}}}
+        ),
+        "tasks.translation": merge(config, {"tasks": {"translation": {"task": {"test": {"test": pairs("test", 19)}}}}}),
+    }
+    for field, other in changed.items():
+        split = "test" if field == "tasks.translation" else "dev"
+        with pytest.raises(DataError, match=rf"{field}: the data of split {split} changed .* Fix: restore"):
+            check_same_data(read_study(other), tmp_path, runs(study))
+    assert json.loads((tmp_path / "data.json").read_text()) == recorded
 
 
 def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):

@@ -17,8 +17,19 @@ SWEPT_SIZE = "swept_size"  # parameters of the model of a learning rate sweep; 0
 SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]
 SIZE_COUNTS = ("parameters", "parameters_non_embedding")  # of the base model, in the order of SIZES
 COVARIATES = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", "learning_rate", "flops", "entropy")
-NUMBERS = ("trainable_parameters", "steps", "best_step", "dev_loss", "dev_evaluations", "generated", "at_limit")
-RECORD = ("model", *NUMBERS)  # further columns that a study writes
+DIGESTS = {"train_digest": "training", "dev_digest": "dev", "test_digest": "test"}  # column -> data
+IN_TRAINING = {"dev_in_training": "dev", "test_in_training": "test"}  # share of examples that are also trained on
+NUMBERS = (
+    "trainable_parameters",
+    "steps",
+    "best_step",
+    "dev_loss",
+    "dev_evaluations",
+    "generated",
+    "at_limit",
+    *IN_TRAINING,
+)
+RECORD = ("model", *NUMBERS, *DIGESTS)  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,
 # since a loss per token depends on it; size says which parameters x counts where the factor is model.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from finetune_scaling.laws.points.columns import SETTING
+from finetune_scaling.laws.points.columns import DIGESTS, IN_TRAINING, SETTING
 from finetune_scaling.laws.points.text import TextTable
 
 OUTLIER_Z = 8.0
@@ -31,6 +31,8 @@ def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     """Yield sentences that name the rows of `text` that they are about. runs: PointsTable.runs, rows as in `text`."""
     yield from _counts(text, runs)
     yield from _similar_tasks(runs)
+    for task, own in runs.groupby("task", sort=False):
+        yield from (f"{task}: {sentence}" for sentence in (*_mixed_data(text, own), *_known_examples(text, own)))
     for (task, method), own in runs.groupby(["task", "method"], sort=False):
         for sentence in (*_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own), *_growth(own)):
             yield f"{task}, {method}: {sentence}"
@@ -56,6 +58,29 @@ def _similar_tasks(runs: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"tasks {', '.join(map(ascii, alike))} differ only in case, blanks or invisible characters and are "
                 "analysed separately; if they are one task, give them one name."
+            )
+
+
+def _mixed_data(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
+    """Yield a warning where the runs of one task have data of different digests."""
+    for column, data in DIGESTS.items():
+        digests = own[column][own[column] != ""] if column in own else pd.Series(dtype=object)
+        if digests.nunique() > 1:
+            groups = [text.rows(list(rows)) for rows in digests.groupby(digests, sort=False).groups.values()]
+            yield (
+                f"the {data} data differs between rows ({column}: {'; '.join(groups)}), so their losses are not "
+                "comparable; train these runs on the same data."
+            )
+
+
+def _known_examples(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
+    """Yield a warning where held-out examples are also in the training data."""
+    for column, data in IN_TRAINING.items():
+        rows = own.index[own[column] > 0] if column in own else ()
+        if len(rows):
+            yield (
+                f"{text.rows(list(rows))}: up to {own[column].max():.2%} of the {data} examples are also in the "
+                f"training data, exactly or nearly ({column}), so losses and scores may be too good."
             )
 
 

@@ -1,0 +1,78 @@
+"""What a run records about its splits: digest, number of examples, and how many of them are in the training data."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_scaling.data.corpus import CorpusTexts
+from finetune_scaling.data.examples import Examples
+from finetune_scaling.data.overlap import Overlap, Texts, find_overlap
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.files import Location
+
+log = logging.getLogger(__name__)
+
+SplitRecords = dict[str, dict[str, Any]]
+
+
+def example_overlap(training: Examples, held_out: Mapping[str, Examples]) -> dict[str, Overlap]:
+    """Count and log the held-out examples whose source and target are also in the training examples."""
+    return _logged_overlap(_texts(training), {name: _texts(examples) for name, examples in held_out.items()})
+
+
+def text_overlap(training: CorpusTexts, dev: CorpusTexts) -> dict[str, Overlap]:
+    """Count and log the dev texts that are also in the training texts."""
+    return _logged_overlap(((text,) for text in training), {"dev": [(text,) for text in dev]})
+
+
+def split_records(
+    digests: Mapping[str, str],
+    sizes: Mapping[str, int],
+    dropped: Mapping[str, int],
+    overlap: Mapping[str, Overlap],
+) -> SplitRecords:
+    """Return one record per split; sizes: numbers of texts that the run uses."""
+    records: SplitRecords = {}
+    for name, size in sizes.items():
+        records[name] = {"digest": digests[name], "examples": size, "dropped": dropped.get(name, 0)}
+        if name in overlap:
+            records[name] |= {"in_training": overlap[name].exact, "near_training": overlap[name].near}
+    return records
+
+
+def split_digests(records: SplitRecords) -> dict[str, str]:
+    """Return the digest of every split."""
+    return {name: record["digest"] for name, record in records.items()}
+
+
+def changed_splits(metadata: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:
+    """Return the splits whose digests differ from those in a checkpoint's metadata; older checkpoints have none."""
+    trained = metadata.get("split_digests", {})
+    return [name for name, digest in digests.items() if trained.get(name, digest) != digest]
+
+
+def check_same_data(directory: Location, metadata: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """Raise CheckpointError if a split changed since a checkpoint with this metadata was saved."""
+    if changed := changed_splits(metadata, digests):
+        name = changed[0]
+        raise CheckpointError(
+            f"{directory}: the data of {', '.join(changed)} changed since the run started ({name} was "
+            f"{metadata['split_digests'][name]} and is {digests[name]}). Fix: restore the data, or choose another "
+            "--workdir to train on the new one"
+        )
+
+
+def _texts(examples: Examples) -> Sequence[Texts]:
+    return [(example["source"], example["target"]) for example in examples]
+
+
+def _logged_overlap(training: Any, held_out: Mapping[str, Sequence[Texts]]) -> dict[str, Overlap]:
+    found = find_overlap(training, held_out)
+    for name, (exact, near) in found.items():
+        if exact or near:
+            nearly = "near duplicates not counted" if near is None else f"{near} nearly"
+            log.warning(
+                "split %s: %d of its %d examples are also in the training data (%d exactly, %s)",
+                *(name, exact + (near or 0), len(held_out[name]), exact, nearly),
+            )
+    return found
