@@ -149,16 +149,22 @@ def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(path.parent).free) < needed:
             raise WorkdirError(f"{path}: needs {needed:,} bytes, and the disk has {free:,} left; free some space")
-        _remove_abandoned(path)
-        prefix = f".{path.name}."
-        with tempfile.TemporaryDirectory(_UNFINISHED, prefix, path.parent) as folder, _locked(Path(folder)):
-            unfinished = Path(folder) / path.name
+        with unfinished_directory(path) as folder:
+            unfinished = folder / path.name
             unfinished.mkdir()
             yield unfinished
             unfinished.rename(path)
 
 
 _UNFINISHED = ".unfinished"
+
+
+@contextlib.contextmanager
+def unfinished_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory next to `path`, which is removed at the end with those that killed processes left."""
+    _remove_abandoned(path)
+    with tempfile.TemporaryDirectory(_UNFINISHED, f".{path.name}.", path.parent) as folder, _locked(Path(folder)):
+        yield Path(folder)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -148,7 +148,7 @@ class Study:
         with disk_errors(file):
             data = file.read_bytes()
         try:
-            return pd.read_csv(io.BytesIO(data), float_precision="round_trip")
+            return pd.read_csv(io.BytesIO(data), float_precision="round_trip", keep_default_na=False, na_values=[""])
         except ValueError as error:  # the base class of pandas' parser errors and of UnicodeDecodeError
             raise DataError(
                 f"{file}: is not a CSV table ({' '.join(str(error).split())}). Fix: run the study again"

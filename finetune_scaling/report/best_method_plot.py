@@ -14,6 +14,7 @@ from finetune_scaling.report.plots import (
     ReportFigure,
     add_legend,
     add_tooltips,
+    figure_name,
     label_counts,
     log_x,
     loss_texts,
@@ -99,7 +100,7 @@ def _draw_critical_size(axes: Axes, size: CriticalSize, analysis: Analysis) -> N
         if best:
             right = size.x > np.sqrt(np.prod(axes.get_xlim()))  # the label is on the side with more space
             axes.annotate(
-                " / ".join(size.methods),
+                " / ".join(map(figure_name, size.methods)),
                 (size.x, root.examples),
                 (-7 if right else 7, 5 if "full" in size.methods else -11),
                 textcoords="offset points",

@@ -26,6 +26,7 @@ from finetune_scaling.report.plots import (
     add_tooltips,
     draw_curve,
     draw_points,
+    figure_name,
     log_span,
     log_x,
     panels,
@@ -54,7 +55,7 @@ def draw_exponents(analysis: Analysis) -> ReportFigure:
     figure, grid = panels(len(names), width=2.2, height=0.9 + 0.28 * len(fits), share_y=True)
     for axes, name in zip(grid, names, strict=True):
         axes.set_title(name)
-        axes.set_yticks(range(len(fits)), [f"{f.task}, {f.method}" for f in fits])
+        axes.set_yticks(range(len(fits)), [f"{figure_name(f.task)}, {figure_name(f.method)}" for f in fits])
         axes.margins(x=0.15)
         if name == "E":  # E is below every loss, so larger upper ends are cut
             offsets = [f.parameters["E"] for f in fits]
@@ -97,7 +98,30 @@ def draw_metrics(analysis: Analysis, task: str, metrics: list[str]) -> ReportFig
             axes.axhline(baseline, color=GREY, lw=1, ls=":", label="copy baseline")
             axes.legend(loc="upper right")
         axes.set_xlabel(LOSS)
-        axes.set_ylabel(metric)
+        axes.set_ylabel(figure_name(metric))
+    add_legend(figure, analysis.methods)
+    return figure
+
+
+def draw_scores(analysis: Analysis, task: str, metric: str, factor: str) -> ReportFigure:
+    """Draw a metric against dataset size, a panel per value of a factor and a line per method."""
+    rows = analysis.rows(task, factor=factor).dropna(subset=[metric])
+    values = sorted(rows["x"].unique())
+    figure, grid = panels(len(values), FORGETTING_COLUMNS, width=2.7, height=2.6, share_y=True)
+    baseline = analysis.facts.get("baselines", {}).get(task, {}).get(metric)
+    for axes, value in zip(grid, values, strict=True):
+        for method in analysis.methods:
+            own = rows[(rows["method"] == method) & (rows["x"] == value)].sort_values("finetune_examples")
+            if len(own):
+                colour, marker = style(method, analysis.methods)
+                axes.plot(own["finetune_examples"], own[metric], color=colour, lw=0.8, alpha=0.6)
+                texts = [f"{metric} {score:.4g}" for score in own[metric]]
+                scatter(axes, own["finetune_examples"], own, metric, texts, colour, marker)
+        if isinstance(baseline, int | float):
+            axes.axhline(baseline, color=GREY, lw=1, ls=":")
+        axes.set_title(f"{format_count(value)} {X_LABELS[factor].partition(' (')[0]}")
+        log_x(axes, rows["finetune_examples"], EXAMPLES)
+    grid[0].set_ylabel(figure_name(metric))
     add_legend(figure, analysis.methods)
     return figure
 
@@ -127,7 +151,7 @@ def draw_forgetting(analysis: Analysis, task: str) -> ReportFigure:
         axes.axhspan(*worse, color="#D55E00", alpha=0.07, lw=0)
         axes.set_ylim(low, high)
         log_x(axes, own["finetune_examples"], EXAMPLES)
-        axes.set_title(score_name(column))
+        axes.set_title(figure_name(score_name(column)))
     figure.supylabel("tuned - untuned")
     add_legend(figure, analysis.methods, held_out=False)
     return figure
@@ -159,7 +183,7 @@ def draw_all_factors(analysis: Analysis, task: str, fits: dict[str, FittedLaw]) 
         axes.vlines(rows["loss"], *ends, color=colour, lw=0.8, alpha=0.6)
         own = rows.assign(predicted=found.loss)
         scatter(axes, rows["loss"], own, "predicted", point_texts(rows, found), colour, marker)
-        axes.set_title(method_name(method))
+        axes.set_title(figure_name(method_name(method)))
         axes.set_xlabel(f"measured {LOSS}")
     grid[0].set_ylabel("predicted")
     add_legend(figure)
@@ -187,8 +211,8 @@ def _draw_pretraining_fit(axes: Axes, found: PretrainingFit) -> None:
     margin = 0.25 * max(float(np.ptp(loss)), 0.05)  # a band may be much wider than the points
     axes.set_ylim(loss.min() - margin, loss.max() + margin)
     log_x(axes, x, label)
-    at = f"{format_count(found.at)} tokens" if isinstance(found.at, float) else found.at
-    axes.set_title(f"{found.family}, {at}")
+    at = f"{format_count(found.at)} tokens" if isinstance(found.at, float) else figure_name(found.at)
+    axes.set_title(f"{figure_name(found.family)}, {at}")
     texts = [
         f"{found.family}, {format_count(value)} {label}: loss {y:.4g}{', held out' if out else ''}"
         for value, y, out in zip(x, loss, held_out, strict=True)

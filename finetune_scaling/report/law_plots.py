@@ -5,11 +5,12 @@ A law that does not fit a method's points has no curve there.
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from finetune_scaling.analysis.analysis import Analysis
@@ -27,6 +28,7 @@ from finetune_scaling.report.plots import (
     ReportFigure,
     add_legend,
     draw_curve,
+    figure_name,
     log_span,
     log_x,
     log_y,
@@ -64,8 +66,11 @@ def point_texts(rows: pd.DataFrame, found: PredictedLoss | None) -> list[str]:
     return [f"{m}; law {value:.4g} ({low:.4g} to {high:.4g})" for m, value, low, high in ends]
 
 
-def draw_methods(analysis: JointFits, task: str) -> ReportFigure:
-    """Compare methods: loss against dataset size, a panel per model size, curves by the main law."""
+def draw_methods(analysis: JointFits, task: str, curve_fits: Sequence[CurveFit] = ()) -> ReportFigure:
+    """Compare methods: loss against dataset size, a panel per model size.
+
+    Curves are by the main law, or by those of `curve_fits` for methods to which it could not be fitted.
+    """
     rows = analysis.rows(task, factor="model")
     sizes = sorted(rows["x"].unique())
     fits = analysis.fits_by_method(task, analysis.law_of_comparisons(task))
@@ -76,7 +81,8 @@ def draw_methods(analysis: JointFits, task: str) -> ReportFigure:
             own = here[here["method"] == method]
             if len(own):
                 look = style(method, analysis.methods)
-                curve = functools.partial(_joint_loss, fits.get(method), "model")
+                joint = functools.partial(_joint_loss, fits.get(method), "model")
+                curve = joint if method in fits else _single_curve(curve_fits, task, method, "model")
                 _draw_settings(axes, own, "finetune_examples", log_span(own["finetune_examples"]), curve, *look)
         axes.set_title(f"{format_count(size)} parameters{' (held out)' if here['held_out'].all() else ''}")
         log_x(axes, rows["finetune_examples"], EXAMPLES)
@@ -103,7 +109,7 @@ def draw_law(analysis: Analysis, task: str, law: str, factor: str) -> ReportFigu
         log_y(line[0], LOSS)
         quantity_legend(line[-1], colours, legend)
     for axes, method in zip(grid, methods, strict=False):
-        axes.set_title(method_name(method))
+        axes.set_title(figure_name(method_name(method)))
     add_legend(figure)
     return figure
 
@@ -111,7 +117,11 @@ def draw_law(analysis: Analysis, task: str, law: str, factor: str) -> ReportFigu
 def _curve(analysis: Analysis, task: str, method: str, law: str, factor: str) -> Curve:
     if law != SINGLE.name:
         return functools.partial(_joint_loss, analysis.fits_by_method(task, law).get(method), factor)
-    fits = {s.x: s for s in analysis.curve_fits if (s.task, s.method, s.factor) == (task, method, factor)}
+    return _single_curve(analysis.curve_fits, task, method, factor)
+
+
+def _single_curve(curve_fits: Sequence[CurveFit], task: str, method: str, factor: str) -> Curve:
+    fits = {s.x: s for s in curve_fits if (s.task, s.method, s.factor) == (task, method, factor)}
     return functools.partial(_single_loss, fits)
 
 
@@ -157,7 +167,7 @@ def draw_residuals(analysis: Analysis, task: str) -> ReportFigure:
             pairs = zip(own["loss"], own["residual"], strict=True)
             texts = [f"loss {loss:.4g}, {law} law {residual:+.2g}" for loss, residual in pairs]
             scatter(axes, own["loss"], own, "residual", texts, *style(method, analysis.methods))
-        axes.set_title(f"{law} law")
+        axes.set_title(f"{figure_name(law)} law")
         axes.set_xlabel(f"measured {LOSS}")
     grid[0].set_ylabel("predicted - measured")
     add_legend(figure, analysis.methods)
@@ -176,8 +186,9 @@ def draw_learning_rates(analysis: Analysis, task: str) -> ReportFigure:
             colour = colours[size] if size > 0 else style(method, methods)[0]
             _draw_learning_rate(axes, own.sort_values("x"), colour, dashes[examples])
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axes.set_xlabel("learning rate")
-        axes.set_title(method_name(method))
+        axes.set_title(figure_name(method_name(method)))
     log_y(grid[0], LOSS)
     known = {size: colours[size] for size in sorted(rows[SWEPT_SIZE].unique()) if size > 0}
     if known:

@@ -14,6 +14,7 @@ from finetune_scaling.analysis.metric_laws import METRIC_LAWS, MIN_R_SQUARED
 from finetune_scaling.analysis.model_selection import DECISIVE
 from finetune_scaling.files import write_atomically
 from finetune_scaling.formatting import format_count, format_share
+from finetune_scaling.report.report_directory import PLOTS
 from finetune_scaling.report.sections import Section
 
 # Of the texts in introductions.html.
@@ -46,7 +47,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
         "cell_class": _cell_class,
         "as_count": format_count,
         "as_share": format_share,
-        "svg": lambda plot: _inline_svg(path.parent / "plots" / f"{plot.name}.svg"),
+        "svg": lambda plot: _inline_svg(path.parent / PLOTS / f"{plot.name}.svg"),
     }
     text = environment.get_template("report.html").render(title=title, lead=lead, sections=sections, **NUMBERS)
     write_atomically(path, text)

@@ -4,7 +4,9 @@ Methods have colours of Okabe and Ito, and two of Tol; quantities have viridis. 
 blindness and in grey. Each plot is written as PNG, as SVG whose points have tooltips (<title> elements), and as JSON.
 """
 
+import hashlib
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +58,9 @@ RC: dict[Any, Any] = {
     "hatch.linewidth": 0.5,
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "text.parse_math": False,  # names may have $ and backslashes
 }
+FIGURE_NAME = 36  # characters of a name in a figure
 
 
 class ReportFigure(Figure):
@@ -97,7 +101,8 @@ class Plot:
 def save(plot: Plot, folder: Path) -> None:
     """Write folder/NAME.png, NAME.svg and NAME.json (the points); raises WorkdirError if that fails."""
     # Ids are hashes of the salt, so those of different plots differ on one page.
-    with disk_errors(folder), mpl.rc_context(RC | {"svg.hashsalt": plot.name}):
+    with disk_errors(folder), mpl.rc_context(RC | {"svg.hashsalt": plot.name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a PNG then has boxes; SVGs contain the text
         folder.mkdir(parents=True, exist_ok=True)
         figure = plot.draw()
         figure.draw_without_rendering()
@@ -117,6 +122,14 @@ def add_tooltips(axes: Axes, x: Any, y: Any, texts: Sequence[str]) -> None:
     figure: Any = axes.get_figure(root=True)
     points = {"x": np.asarray(x, float), "y": np.asarray(y, float), "text": texts}
     figure.tooltips.append((axes, pd.DataFrame(points)))
+
+
+def figure_name(name: str) -> str:
+    """Return a name as figures show it: a long one is shortened in the middle, where a digest keeps it distinct."""
+    if len(name) <= FIGURE_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:4]
+    return f"{name[: FIGURE_NAME - 12]}…{digest}…{name[-6:]}"
 
 
 def style(method: str, methods: Sequence[str]) -> tuple[str, str]:
@@ -220,7 +233,7 @@ def log_span(values: Any) -> np.ndarray:
 def add_legend(figure: Figure, methods: Sequence[str] = (), held_out: bool = True) -> None:
     """Add a legend of methods, and of fitted and held-out points, below the axes."""
     handles = [
-        Line2D([], [], color=style(m, methods)[0], marker=style(m, methods)[1], ms=5, label=method_name(m))
+        Line2D([], [], color=style(m, methods)[0], marker=style(m, methods)[1], ms=5, label=figure_name(method_name(m)))
         for m in methods
     ]
     if held_out:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from finetune_scaling.report.finding_plots import (
     draw_forgetting,
     draw_metrics,
     draw_pretraining,
+    draw_scores,
     shown_parameters,
 )
 from finetune_scaling.report.law_plots import draw_law, draw_learning_rates, draw_methods, draw_residuals
@@ -36,6 +38,8 @@ LAW_CAPTION = (
     "curves; dashed: held out. Laws that do not fit a method's points have no curve."
 )
 RESIDUALS = {"linear": "predicted minus measured loss", "log": "log predicted minus log measured loss"}
+SCORES_CAPTION = "Hollow: held out; dotted: the score of copying the input, where it is known."
+MAX_MEASURED = 40  # settings in a table that is not folded
 Tables = Mapping[str, pd.DataFrame]
 
 
@@ -68,7 +72,9 @@ def _task_plot(
     """Return a plot of one task, which draw(analysis, task, *options) draws."""
     tasks = analysis.table.tasks
     tag = f"task{tasks.index(task) + 1}" if len(tasks) > 1 else "study"
-    return Plot(f"{tag}-{name}", f"{task}: {title}", caption, functools.partial(draw, analysis, task, *options))
+    return Plot(
+        f"{tag}-{quote(name, safe='')}", f"{task}: {title}", caption, functools.partial(draw, analysis, task, *options)
+    )
 
 
 def _best_method(analysis: Analysis, tables: Tables) -> Section:
@@ -77,9 +83,11 @@ def _best_method(analysis: Analysis, tables: Tables) -> Section:
         if len(analysis.rows(task, factor="model")):
             caption = (
                 "Loss against finetuning examples at each model size; curves: "
-                f"{analysis.law_of_comparisons(task)} law. {LAW_CAPTION}"
+                f"{analysis.law_of_comparisons(task)} law, or the {SINGLE.name} law for methods to which it could not be "
+                f"fitted. {LAW_CAPTION}"
             )
-            plots.append(_task_plot(analysis, task, "methods", "comparison of methods", caption, draw_methods))
+            title, curves = "comparison of methods", analysis.curve_fits
+            plots.append(_task_plot(analysis, task, "methods", title, caption, draw_methods, curves))
         for found in analysis.best_method_maps:
             if found.task == task:
                 title = f"best method over {FACTOR_NAMES[found.factor]}"
@@ -138,7 +146,8 @@ def _parameter_details(frame: pd.DataFrame, law: str) -> Table:
 
 def _law_plots(analysis: Analysis, laws: Sequence[str]) -> Iterator[Plot]:
     fitted = {(fit.task, fit.law.name, factor) for fit in analysis.fits.values() for factor in fit.factors}
-    fitted |= {(single.task, SINGLE.name, single.factor) for single in analysis.curve_fits}
+    rows = analysis.table.settings[["task", "factor"]].itertuples(index=False)
+    fitted |= {(task, SINGLE.name, factor) for task, factor in rows}
     for task, law, factor in product(analysis.table.tasks, laws, FACTORS):
         if (task, law, factor) in fitted:
             title = f"{law} law over {FACTOR_NAMES[factor]}"
@@ -290,6 +299,19 @@ def _forgetting(analysis: Analysis, tables: Tables) -> Section:
 def _further_laws(analysis: Analysis, tables: Tables) -> Section:
     others = [law for law in analysis.laws if law != analysis.main_law]
     shown = [_parameter_table(analysis, tables["laws"], law) for law in others]
+    return Section("more", "Further laws", tables=shown, plots=list(_law_plots(analysis, others)))
+
+
+def _measured(analysis: Analysis, tables: Tables) -> Section:
+    metrics = list(dict.fromkeys(filter(None, analysis.main_metrics.values())))
+    untuned = [c.name for c in analysis.table.evaluations if c.untuned and c.metric in ("loss", *metrics)]
+    columns = ["task", "method", "factor", "x", "finetune_examples", "held_out", "seeds", "loss", "loss_sd", *metrics]
+    frame = tables["points"]
+    columns += [c for c in (*untuned, "flops") if c in frame and frame[c].notna().any()]
+    caption = (
+        "Every setting: means over seeds, with the scores of the untuned base model and the cost of a run in FLOPs"
+    )
+    shown = [display(frame, "points", caption, columns, folded=len(frame) > MAX_MEASURED)]
     if "single_laws" in tables:
         frame = tables["single_laws"]
         names = list(analysis.curve_fits[0].parameters)
@@ -297,7 +319,21 @@ def _further_laws(analysis: Analysis, tables: Tables) -> Section:
         columns = ["task", "method", "factor", "x", "points", *names, "fitted_error", "held_out_error"]
         caption = f"{SINGLE.name} law over dataset size at each factor value: {SINGLE.formula}"
         shown.append(display(frame, "single_laws", caption, columns, folded=True))
-    return Section("more", "Further laws", tables=shown, plots=list(_law_plots(analysis, [*others, SINGLE.name])))
+    return Section("measured", "Measured settings", tables=shown, plots=list(_measured_plots(analysis)))
+
+
+def _measured_plots(analysis: Analysis) -> Iterator[Plot]:
+    """Yield loss and main metric over dataset size, the loss with the law over dataset size where it was fitted."""
+    yield from _law_plots(analysis, [SINGLE.name])
+    for task, metric in analysis.main_metrics.items():
+        rows = analysis.rows(task)
+        factor = next((factor for factor in FACTORS if (rows["factor"] == factor).any()), None)
+        if metric is not None and factor is not None:
+            title, caption = (
+                f"{metric} over finetuning examples",
+                f"A panel per {FACTOR_NAMES[factor]}. {SCORES_CAPTION}",
+            )
+            yield _task_plot(analysis, task, "scores-by-data", title, caption, draw_scores, metric, factor)
 
 
 def _all_factors(analysis: Analysis, tables: Tables) -> Section:
@@ -359,6 +395,7 @@ SECTIONS: tuple[tuple[str, Callable[[Analysis, Tables], Section]], ...] = (
     ("errors", _errors),
     ("critical_sizes", _critical_sizes),
     ("claims", _claims),
+    ("points", _measured),
     ("best_runs", _scores),
     ("correlation", _correlation),
     ("metric_laws", _metric_laws),

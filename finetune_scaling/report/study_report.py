@@ -15,15 +15,25 @@ from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law, Residual
 from finetune_scaling.laws.points.bases import find_bases
 from finetune_scaling.laws.points.table import read_points
-from finetune_scaling.laws.points.text import Source
+from finetune_scaling.laws.points.text import Source, clean, printable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.page import write_page
 from finetune_scaling.report.plots import save
 from finetune_scaling.report.records import fit_record
+from finetune_scaling.report.report_directory import (
+    PAGE,
+    PLOTS,
+    RECORD,
+    TABLES,
+    check_report_directory,
+    new_report,
+)
 from finetune_scaling.report.sections import report_sections
 from finetune_scaling.report.summary import parameter_lines, parameter_warnings, point_warnings, summary
 from finetune_scaling.report.tables import finding_tables, write_tables
 from finetune_scaling.tuning.registry import METHODS
+
+BY_TASK = ("metrics", "baselines", "evaluator_baselines")  # facts whose keys are tasks
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ def fit_study(
     Raises:
       DataError: The table cannot be fitted.
       ConfigError: A fact has the wrong type.
+      WorkdirError: `out` cannot be written, or holds a fit.json, report.html, tables or plots that no report wrote.
     """
     out = Path(out)
     started = time.perf_counter()
@@ -79,6 +90,7 @@ def fit_study(
     def log(text: str) -> None:
         progress(f"[{time.perf_counter() - started:5.1f} s] {text}")
 
+    check_report_directory(out)
     table = read_points(points, size, tuple(METHODS) if methods is None else methods)
     log(
         f"{table.source}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by "
@@ -104,27 +116,28 @@ def fit_study(
 
 
 def write_report(analysis: Analysis, out: Path, command: str, progress: Callable[[str], None]) -> None:
-    """Write fit.json, tables, plots and report.html; command: the one that reproduces the report."""
+    """Write fit.json, tables, plots and report.html, or leave all as it was; command: reproduces the report."""
     record = fit_record(analysis)
-    write_json_atomically(out / "fit.json", record)
     tables = finding_tables(analysis, record)
-    write_tables(tables, out / "tables")
     sections = report_sections(analysis, tables, command)
     plots = [plot for section in sections for plot in section.plots]
-    for plot in plots:
-        save(plot, out / "plots")
-    progress(f"{len(plots)} plots")
     name = str(analysis.facts.get("name") or Path(analysis.table.source).stem)
     lead = f"{len(analysis.table.runs)} runs of {len(analysis.table.settings)} settings"
-    write_page(out / "report.html", f"Finetuning scaling: {name}", lead, sections)
-    progress(f"report: {out / 'report.html'}")
+    with new_report(out) as folder:
+        write_json_atomically(folder / RECORD, record)
+        write_tables(tables, folder / TABLES)
+        for plot in plots:
+            save(plot, folder / PLOTS)
+        write_page(folder / PAGE, f"Finetuning scaling: {name}", lead, sections)
+    progress(f"{len(plots)} plots")
+    progress(f"report: {out / PAGE}")
 
 
 def print_summary(analysis: Analysis) -> None:
     """Print the main results, the estimated parameters of each task, and warnings."""
     warnings = [*point_warnings(analysis), *parameter_warnings(analysis)]
     blocks = [("Results", summary(analysis))]
-    blocks += [(task, list(parameter_lines(analysis, task))) for task in analysis.table.tasks]
+    blocks += [(task, lines) for task in analysis.table.tasks if (lines := list(parameter_lines(analysis, task)))]
     for heading, lines in [*blocks, *([("Warnings", warnings)] if warnings else [])]:
         print(heading, *lines, sep="\n  ", flush=True)
 
@@ -132,10 +145,10 @@ def print_summary(analysis: Analysis) -> None:
 def _command(points: Location | None, out: Path, **flags: Any) -> str:
     """Return the command that reproduces the report; flags that are None are omitted."""
     if points is None:
-        return f'fit_study(points, "{out}")  # points: the frame; tables/points.csv has its settings'
+        return f"fit_study(points, {str(out)!r})  # points: the frame; tables/points.csv has its settings"
     given = {"points": points, "out": out, **flags}
     typed = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    return shlex.join(["python", "-m", "finetune_scaling.fit", *typed])
+    return printable(shlex.join(["python", "-m", "finetune_scaling.fit", *typed]))
 
 
 def _facts(given: Mapping[str, Any] | None, points: Location | None) -> dict[str, Any]:
@@ -147,4 +160,6 @@ def _facts(given: Mapping[str, Any] | None, points: Location | None) -> dict[str
         raise DataError(f"{source}: must be a JSON object with name, baselines and notes. Fix: correct or delete it")
     names = {one.name for one in fields(Facts)}
     known = {name: value for name, value in facts.items() if name in names}
-    return configuration.plain(configuration.build(Facts, known, source))
+    facts = configuration.plain(configuration.build(Facts, known, source))
+    by_task = {name: {clean(task): value for task, value in facts[name].items()} for name in BY_TASK}
+    return facts | by_task | {"name": printable(facts["name"]), "notes": [*map(printable, facts["notes"])]}

@@ -3,14 +3,28 @@
 import html
 import json
 import re
+import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_scaling.report.page import write_page
-from finetune_scaling.report.plots import Plot, ReportFigure, add_tooltips, panels, save
+from finetune_scaling.report.plots import (
+    FIGURE_NAME,
+    Plot,
+    ReportFigure,
+    add_legend,
+    add_tooltips,
+    figure_name,
+    panels,
+    save,
+)
 from finetune_scaling.report.sections import Section
 
+NAMES = (r"$\frac{a$ \b$", r"\undefined$x$", "_hidden", "a%b^{c}_d", "a<b>&\"'", "日本語 العربية 🙂", "$", "\\", "#{}~")
 HOSTILE = "</script><script>alert(\"x\")</script><!-- \u2028 'quotes' & <b>"
 X, Y = [3.0, 1.0, 2.0, 50.0], [10.0, 100.0, 1000.0, 10.0]
 
@@ -46,6 +60,31 @@ def test_tooltips_are_over_the_markers_of_visible_points(folder: Path) -> None:
     assert [html.unescape(text) for _, _, text in circles] == points["text"]
     for x, y, _ in circles:
         assert min(abs(float(x) - u) + abs(float(y) - v) for u, v in markers) < 0.2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
+    def draw() -> ReportFigure:
+        figure, (axes,) = panels(1)
+        axes.set_title(figure_name(name))
+        axes.set_ylabel(figure_name(name))
+        axes.set_yticks([0.5], [figure_name(name)])
+        add_tooltips(axes, [0.5], [0.5], [name])
+        add_legend(figure, [name])
+        return figure
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(Plot("one", name, name, draw), tmp_path)
+    texts = [element.text for element in ElementTree.parse(tmp_path / "one.svg").iter() if element.text]
+    assert texts.count(name) == 5  # title, label, tick, legend and tooltip
+
+
+@given(st.lists(st.text(min_size=FIGURE_NAME), min_size=2, max_size=2, unique=True), st.text(max_size=FIGURE_NAME))
+def test_shortened_names_stay_distinct(long: list[str], short: str) -> None:
+    assert figure_name(short) == short
+    assert figure_name(long[0]) != figure_name(long[1])
+    assert all(len(figure_name(name)) <= FIGURE_NAME for name in long)
 
 
 def test_the_page_has_no_markup_from_data(folder: Path) -> None:

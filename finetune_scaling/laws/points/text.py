@@ -98,9 +98,9 @@ def read_text(source: Source, required: Sequence[str]) -> TextTable:
             path = _find_file(given)
             text = _read(path, required)
         if path.suffix.lower() in JSON_LINES:
-            table = TextTable(str(path), str(path), _json_cells(path, text), path)
+            table = TextTable(name := printable(str(path)), name, _json_cells(path, text), path)
         else:
-            table = TextTable(str(path), f"{path} line 1", _csv_cells(path, text), path)
+            table = TextTable(name := printable(str(path)), f"{name} line 1", _csv_cells(path, text), path)
     names = list(table.cells.columns)
     missing = [column for column in required if column not in names]
     if missing:
