@@ -25,10 +25,11 @@ from finetune_scaling.analysis.joint_fits import (
 from finetune_scaling.analysis.metric_laws import MetricFinding, metric_findings
 from finetune_scaling.analysis.model_selection import Selection, select_joint_laws
 from finetune_scaling.analysis.pretraining import PretrainingFit, fit_pretraining
-from finetune_scaling.errors import DataError
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.fitting.requirements import SkippedFit, why_no_curve
 from finetune_scaling.laws.forms.declared import Law
+from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
@@ -73,14 +74,13 @@ def analyse(
     """Fit every law to every task and method and draw the conclusions.
 
     laws: joint laws of X and D; profile: whether to profile every parameter; bases: table of read_bases, whose
-    pretraining laws are fitted too. Raises DataError where nothing could be fitted.
+    pretraining laws are fitted too. Laws that the points do not suffice for are in `skipped`.
     """
     facts, rows = facts or {}, table.settings
     joint = fit_joint_laws(table, settings, laws=laws, resampling=resampling, profile=profile, progress=progress)
-    if not joint.fits:
-        reasons = "; ".join(f"{s.task}, {s.method}: {s.reason}" for s in joint.skipped)
-        raise DataError(f"{table.source}: too few points to fit any law ({reasons}); add settings")
     curve_fits = [fit for _, _, own in rows_by_method(rows) for fit in fit_curves(own, settings)]
+    reasons = [(task, method, why_no_curve(own)) for task, method, own in rows_by_method(rows)]
+    without_curve = [SkippedFit(task, method, SINGLE.name, reason) for task, method, reason in reasons if reason]
     progress(f"single laws: {len(curve_fits)} fitted")
     all_factors = fit_all_factors(rows, settings, resampling, padded_points(rows))
     progress(f"laws of all factors: {len(all_factors)} fitted")
@@ -88,7 +88,7 @@ def analyse(
     progress(f"critical sizes: {sum(len(c.roots) for c in critical)} crossings")
     metrics = {task: _main_metric(table, task, facts.get("metrics", {}).get(task)) for task in table.tasks}
     return Analysis(
-        **vars(joint),
+        **vars(joint) | {"skipped": (*joint.skipped, *without_curve)},
         size=size,
         curve_fits=curve_fits,
         selections=select_joint_laws(joint.fits.values()),

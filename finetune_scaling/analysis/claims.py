@@ -9,6 +9,9 @@ two disagree, where a law does not fit its points, or where a factor, a method o
 A claim's probability is the share of replicates in which all its comparisons are above zero. A claim is supported where
 every comparison is and its probability is at least CONFIDENCE, not supported where any comparison is not supported, and
 inconclusive otherwise.
+
+Comparisons of what the points do not vary (a factor, the number of examples, methods) are left out, and claims without
+any comparison. Exponents need a varied factor.
 """
 
 from collections.abc import Sequence
@@ -33,6 +36,7 @@ from finetune_scaling.tuning.registry import METHODS
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 EXPONENTS = ("alpha_model", "alpha_pretrain")
+DATA = "finetune_examples"
 BETA_ORDER = ("full", "lora", "prompt")
 FLAT_EXPONENT = 0.01
 MIN_HELD_OUT = 3
@@ -105,35 +109,62 @@ def count_verdicts(verdicts: Sequence[str], order: Sequence[str]) -> str:
 
 
 def check_claims(fits: Fits, settings: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> list[Claim]:
-    """Check every finding; settings: PointsTable.settings; methods: those in the table."""
+    """Check every finding that the points can show; settings: PointsTable.settings; methods: those in the table."""
     pet = [m for m in methods if m in METHODS and METHODS[m].size_field]
-    return [
+    varied = _varied(settings)
+
+    def owners(names: Sequence[str], *needed: str) -> list[tuple[str, str]]:
+        return [own for own in product(tasks, names) if varied.get(own, set()) >= set(needed)]
+
+    pairs = [
+        (task, *pair)
+        for task, pair in product(tasks, pairwise(BETA_ORDER))
+        if all(method in methods and varied.get((task, method), set()) > {DATA} for method in pair)
+    ]
+    over = [(own, exponent) for exponent in EXPONENTS for own in owners(pet, exponent.removeprefix("alpha_"), DATA)]
+    held_out = set(settings.loc[settings["held_out"], ["task", "factor"]].itertuples(index=False, name=None))
+    claims = [
         Claim(
             "model_over_pretrain",
             "Model size vs pretraining data (alpha_model > alpha_pretrain)",
-            tuple(_parameters_comparison(fits, *own, *EXPONENTS) for own in product(tasks, methods)),
+            tuple(_parameters_comparison(fits, *own, *EXPONENTS) for own in owners(methods, "model", "pretrain")),
         ),
         Claim(
             "pet_size_is_flat",
             f"Little effect of PET size (|alpha_pet| < {FLAT_EXPONENT})",
-            tuple(_flat_comparison(fits, *own) for own in product(tasks, pet)),
+            tuple(_flat_comparison(fits, *own) for own in owners(pet, "pet")),
         ),
         Claim(
             "beta_order",
             "Finetuning data by method (beta of full tuning > LoRA > prompt tuning)",
-            tuple(_beta_comparison(fits, t, *pair) for t, pair in product(tasks, pairwise(BETA_ORDER))),
+            tuple(_beta_comparison(fits, *pair) for pair in pairs),
         ),
         Claim(
             "pet_prefers_model_and_pretraining",
             "PET: model size and pretraining data vs finetuning data (alpha_model, alpha_pretrain > beta)",
-            tuple(_parameters_comparison(fits, *own, "beta") for own in product(tasks, pet, EXPONENTS)),
+            tuple(_parameters_comparison(fits, *own, exponent, "beta") for own, exponent in over),
         ),
         Claim(
             "multiplicative_predicts_better",
             "Held-out error of the multiplicative vs the additive law (multiplicative < additive)",
-            tuple(_law_comparison(fits, settings, *own, methods) for own in product(tasks, FACTORS)),
+            tuple(
+                _law_comparison(fits, settings, *own, methods)
+                for own in product(tasks, FACTORS)
+                if own in held_out and any(own[1] in varied.get((own[0], m), ()) for m in methods)
+            ),
         ),
     ]
+    return [claim for claim in claims if claim.comparisons]
+
+
+def _varied(settings: pd.DataFrame) -> dict[tuple[str, str], set[str]]:
+    """Return by (task, method) which factors have several values, and DATA where the number of examples has."""
+    found = {}
+    for key, rows in settings[settings["factor"].isin(FACTORS)].groupby(["task", "method"], sort=False):
+        values = rows.groupby("factor")["x"].nunique()
+        data = {DATA} if rows["finetune_examples"].nunique() > 1 else set()
+        found[key] = {str(factor) for factor, count in values.items() if count > 1} | data
+    return found
 
 
 def judge(where: str, difference: float, jackknife: JackknifeEstimate, replicates: np.ndarray) -> Comparison:

@@ -88,7 +88,7 @@ def correlations(table: PointsTable, progress: Callable[[str], None] = lambda _:
             correlate(task, method, factor, metric, pair["loss"], pair[metric])
             for metric in table.score_columns
             for (method, factor), rows in groups
-            if len(pair := rows[["loss", metric]].dropna())
+            if len(pair := rows[["loss", metric]].dropna()) > 1
         ]
         if own:
             progress(f"correlations with loss, {task}: {len(own)} of {len({c.metric for c in own})} metrics")

@@ -4,9 +4,17 @@ from collections.abc import Iterator
 
 from finetune_scaling.analysis.analysis import Analysis, measured_best
 from finetune_scaling.analysis.claims import INCONCLUSIVE, Claim, count_verdicts
-from finetune_scaling.formatting import format_count, format_parameter, format_share, method_name
+from finetune_scaling.formatting import (
+    FACTOR_NAMES,
+    format_count,
+    format_estimate,
+    format_parameter,
+    format_share,
+    method_name,
+)
 
 MAX_TASKS = 3  # listed one by one
+MAX_CURVES = 6
 
 
 def summary(analysis: Analysis) -> list[str]:
@@ -41,6 +49,8 @@ def claim_line(claim: Claim) -> str:
 
 def _best_method_lines(analysis: Analysis, task: str) -> Iterator[str]:
     best = measured_best(analysis, task)
+    if analysis.rows(task)["method"].nunique() < 2:
+        return
     if best.empty:
         yield f"{task}: no setting was measured with two methods of different loss."
         return
@@ -71,12 +81,27 @@ def _selection_lines(analysis: Analysis) -> Iterator[str]:
 
 def _determined_lines(analysis: Analysis) -> Iterator[str]:
     fits = analysis.fits_of_law(analysis.main_law)
+    if not fits:
+        yield "No law over model size, pretraining tokens or PET size was fitted; the warnings say what is missing."
+        yield from _curve_lines(analysis)
+        return
     exponents = [(fit, n) for fit in fits for n in fit.parameters if n.startswith("alpha") or n == "beta"]
     count = sum(fit.is_well_determined(name) for fit, name in exponents)
     yield f"{count} of {len(exponents)} exponents are well determined by these points."
     missed = sorted({f"{fit.task}, {method_name(fit.method)}" for fit in fits if not fit.fits_well})
     if missed:
         yield f"The {analysis.main_law} law does not fit: {'; '.join(missed)}."
+
+
+def _curve_lines(analysis: Analysis) -> Iterator[str]:
+    """Yield the law over dataset size of each curve that shows its scatter."""
+    for curve in analysis.curve_fits[:MAX_CURVES]:
+        if curve.shows_scatter:
+            values = ", ".join(
+                f"{name} = {format_estimate(value, curve.interval(name))}" for name, value in curve.parameters.items()
+            )
+            where = f"{curve.task}, {method_name(curve.method)}, {FACTOR_NAMES[curve.factor]} {format_count(curve.x)}"
+            yield f"{where}: {curve.law.formula} with {values}."
 
 
 def point_warnings(analysis: Analysis) -> list[str]:
@@ -99,7 +124,13 @@ def point_warnings(analysis: Analysis) -> list[str]:
         lines.append(f"{table.repeated} rows are exact duplicates and are counted once.")
     if table.ignored:
         lines.append(f"Unused columns: {', '.join(table.ignored)}.")
-    return lines + [f"{s.task}, {method_name(s.method)}, {s.law} law: {s.reason}." for s in analysis.skipped]
+    laws: dict[tuple[str, str, str], list[str]] = {}
+    for one in analysis.skipped:
+        laws.setdefault((one.task, one.method, one.reason), []).append(one.law)
+    return lines + [
+        f"{task}, {method_name(method)}, {' and '.join(names)} law: {reason}."
+        for (task, method, reason), names in laws.items()
+    ]
 
 
 def parameter_warnings(analysis: Analysis) -> Iterator[str]:

@@ -16,6 +16,7 @@ MAX_ROWS = 40  # rows on one page; longer tables are set as longtable
 PREDICTED = ("", "_low", "_high")
 # Other glyphs in LaTeX's default font encoding; "[" after a line break would begin an optional argument.
 LATEX_CHARACTERS = str.maketrans({"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}"})
+LAW_COLUMNS = ("task", "method", "law", "parameter", "value", "low", "high", "identified", "why")  # without any fit
 CRITICAL_COLUMNS = (
     *("task", "law", "factor", "x", "first", "second", "crossings", "uncrossed_share"),
     *("finetune_examples", "low", "high", "probability", "leave_out_low", "leave_out_high"),
@@ -88,7 +89,7 @@ def laws_table(fits: Sequence[Record]) -> pd.DataFrame:
             one_stage, profile = row.pop("in_one_stage"), row.pop("profile") or {"low": None, "high": None}
             row |= {f"one_stage_{key}": value for key, value in one_stage.items()}
             rows.append(row | {f"profile_{end}": value for end, value in profile.items()})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else list(LAW_COLUMNS))
 
 
 def _errors(fits: Sequence[Record]) -> pd.DataFrame:

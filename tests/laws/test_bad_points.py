@@ -273,23 +273,6 @@ def test_no_bytes_cause_a_traceback(tmp_path_factory: pytest.TempPathFactory, da
         read_text(path, ("a",))
 
 
-TOO_FEW = (
-    ("one size", [r for r in grid() if r["x"] == 1e6], "one value of x"),
-    ("one number of examples", [r for r in grid() if r["finetune_examples"] == 100], "number of examples"),
-    ("two rows", grid()[:2], "too few points to fit any law"),
-    ("one row", grid()[:1], "too few points to fit any law"),
-    ("equal losses", [{**r, "loss": 1.0} for r in grid()], "all losses to fit are the same"),
-    ("learning rates alone", [{**r, "factor": "learning_rate"} for r in grid()], "too few points to fit any law"),
-)
-
-
-@pytest.mark.parametrize(("rows", "message"), [case[1:] for case in TOO_FEW], ids=[case[0] for case in TOO_FEW])
-def test_too_few_points_to_fit_are_an_error(tmp_path: Path, rows: list[dict], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        fit_study(pd.DataFrame(rows), tmp_path, progress=lambda _: None)
-    assert not list(tmp_path.iterdir())
-
-
 DEGENERATE = (
     ("equal losses of a method", [*grid(), *({**r, "method": "full", "loss": 1.0} for r in grid())], {"lora"}),
     ("random losses", [{**r, "loss": 10 ** random.Random(i).uniform(-300, 1)} for i, r in enumerate(grid())], set()),

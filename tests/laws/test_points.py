@@ -68,11 +68,10 @@ def test_files_that_are_not_tables_are_rejected(tmp_path: Path) -> None:
         read_points(table(tmp_path))
 
 
-def test_a_table_without_rows_to_fit_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="held_out is 1 in every row"):
-        read_points(table(tmp_path, GOOD[:-1] + "1"))
-    with pytest.raises(DataError, match="stopped by its budget"):
-        read_points(table(tmp_path, GOOD + ",budget", header=HEADER + ",stopped_by"))
+def test_rows_that_no_law_is_fitted_to_are_kept_as_held_out(tmp_path: Path) -> None:
+    assert read_points(table(tmp_path, GOOD[:-1] + "1")).settings["held_out"].all()
+    found = read_points(table(tmp_path, GOOD + ",budget", header=HEADER + ",stopped_by"))
+    assert (found.stopped_by_budget, found.settings["held_out"].tolist(), found.warnings) == (1, [True], ())
 
 
 def test_seeds_are_averaged_and_runs_stopped_by_budget_are_dropped(tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ class PointsTable:
     """Points of one file or data frame.
 
     source: the file's name, or DataFrame; path: the file, if any; runs: one row per run, without those stopped by their
-    budget; settings: means over seeds, with `seeds` and `loss_sd`; metrics: metric columns of the task's own test sets;
-    evaluations: columns of other evaluators; stopped_by_budget, repeated: how many rows were dropped for which reason;
-    ignored: columns not used; evaluated_once, ended_at_best: how many rows had one dev loss, or of several their lowest
-    at the last step; warnings: on suspicious rows, which are used.
+    budget (if all were, they are all held out); settings: means over seeds, with `seeds` and `loss_sd`; metrics: metric
+    columns of the task's own test sets; evaluations: columns of other evaluators; stopped_by_budget, repeated: how many
+    rows were stopped by their budget or repeat another; ignored: columns not used; evaluated_once, ended_at_best: how
+    many rows had one dev loss, or of several their lowest at the last step; warnings: on suspicious rows, which are
+    used.
     """
 
     source: str
@@ -87,12 +88,11 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = tu
     text = read_text(source, REQUIRED)
     check_units(text)
     parsed = _typed_runs(text, methods, size)
-    finished = _finished(text, parsed)
+    stopped = _is_stopped(parsed)
+    finished = parsed if stopped.all() else parsed[~stopped]
     check_consistent(text, finished)
     runs = finished.drop_duplicates([*SETTING, "seed"])
-    if runs["held_out"].all():
-        raise DataError(f"{text.name}: column held_out is 1 in every row; mark the points to fit with 0")
-    return _table(text, parsed, finished, runs)
+    return _table(text, stopped, finished, runs)
 
 
 def _typed_runs(text: TextTable, methods: Sequence[str], size: str) -> pd.DataFrame:
@@ -149,23 +149,23 @@ def _factor_values(text: TextTable, runs: pd.DataFrame, size: str) -> pd.Series:
     return runs["x"].where(~rows, runs[column])
 
 
-def _finished(text: TextTable, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that were not stopped by their budget."""
-    finished = runs[runs["stopped_by"].str.lower() != STOPPED_BY_BUDGET] if "stopped_by" in runs else runs
-    if finished.empty:
-        raise DataError(
-            f"{text.name}: every run was stopped by its budget; give the runs more steps, no law is fitted to these"
-        )
-    return finished
+def _is_stopped(runs: pd.DataFrame) -> pd.Series:
+    """Return which runs were stopped by their budget."""
+    if "stopped_by" not in runs:
+        return pd.Series(False, index=runs.index)
+    return runs["stopped_by"].str.lower() == STOPPED_BY_BUDGET
 
 
-def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: pd.DataFrame) -> PointsTable:
+def _table(text: TextTable, stopped: pd.Series, finished: pd.DataFrame, runs: pd.DataFrame) -> PointsTable:
     names = text.cells.columns
     metrics = tuple(c for c in names if METRIC.fullmatch(c))
     evaluations = tuple(filter(None, map(evaluator_column, names)))
     scores = (*metrics, *(column.name for column in evaluations))
     evaluated_once = _column(runs, "dev_evaluations") == 1
     ended_at_best = _column(runs, "steps") == _column(runs, "best_step")
+    warnings = tuple(point_warnings(text, runs))
+    if stopped.all():
+        runs = runs.assign(held_out=True)  # shown, and no law is fitted to them
     used = {*REQUIRED, *COVARIATES, *RECORD, *scores, *UNIT_COLUMNS, "stopped_by"}
     return PointsTable(
         source=text.name,
@@ -174,12 +174,12 @@ def _table(text: TextTable, parsed: pd.DataFrame, finished: pd.DataFrame, runs: 
         settings=_settings(runs, scores),
         metrics=metrics,
         evaluations=evaluations,
-        stopped_by_budget=len(parsed) - len(finished),
+        stopped_by_budget=int(stopped.sum()),
         repeated=len(finished) - len(runs),
         evaluated_once=int(evaluated_once.sum()),
         ended_at_best=int((ended_at_best & ~evaluated_once).sum()),
         ignored=tuple(printable(c) for c in names if c not in used),
-        warnings=tuple(point_warnings(text, runs)),
+        warnings=warnings,
     )
 
 

@@ -1,0 +1,87 @@
+"""Whatever the grid, there is a report: what was measured, the laws that can be fitted, and what other laws lack."""
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from finetune_scaling.analysis.analysis import Analysis, analyse
+from finetune_scaling.api import fit
+from finetune_scaling.laws.fitting.huber_fit import FitSettings
+from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.report.study_report import fit_study, print_summary
+from finetune_scaling.report.summary import point_warnings, summary
+
+FEW = Resampling(resamples=40)
+
+
+def grid(sizes: tuple[float, ...], data: tuple[int, ...], *methods: str, **columns: object) -> pd.DataFrame:
+    """Return one row per method, size and dataset size, with losses of a law."""
+    rows = [
+        {"task": "t", "method": method, "factor": "model", "x": x, "finetune_examples": d, "seed": 0, "held_out": 0}
+        | {"loss": 40 / x**0.2 / d**0.1 + 0.8 + 0.02 * (method == "full"), "bleu": 30.0 + 1e-3 * d, **columns}
+        for method in methods or ("lora",)
+        for x in sizes
+        for d in data
+    ]
+    return pd.DataFrame(rows)
+
+
+def analysed(rows: pd.DataFrame) -> Analysis:
+    return analyse(read_points(rows), FitSettings(), resampling=FEW, progress=lambda _: None)
+
+
+SMALL = {
+    "one row": (grid((1e6,), (100,)), "needs 2 model sizes to fit; there is 1"),
+    "one data size": (grid((1e6, 1e7), (100,)), "needs 2 dataset sizes to fit; there is 1"),
+    "held out": (grid((1e6,), (100, 300), held_out=1), "there are 0 and 1 held out"),
+    "budget": (grid((1e6,), (100, 300), stopped_by="budget"), "2 runs stopped at their budget"),
+    "equal losses": (grid((1e6, 1e7), (100, 300)).assign(loss=1.0), "all losses to fit are the same"),
+    "learning rates": (grid((1e6,), (100, 300), factor="learning_rate"), "no setting varies the model size"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_grids_without_any_law_are_analysed_with_reasons(name: str) -> None:
+    rows, reason = SMALL[name]
+    found = analysed(rows)
+    assert (found.fits, found.laws, found.critical_sizes, found.selections) == ({}, (), [], {})
+    assert any(reason in line for line in point_warnings(found))
+    assert {one.law for one in found.skipped} >= {"multiplicative", "additive"}
+    varied = rows["x"].nunique() > 1 and rows["finetune_examples"].nunique() > 1
+    assert [claim.name for claim in found.claims] == ["pet_prefers_model_and_pretraining"] * varied
+    assert any(line.startswith("No law over model size") for line in summary(found))
+
+
+def test_a_study_of_one_base_ends_in_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = grid((1e6,), (100, 300, 1000, 3000), "full", "lora", flops=1e15, **{"zero_shot.untuned.bleu": 3.25})
+    found = fit_study(rows, tmp_path, resampling=FEW, progress=lambda _: None)
+    assert [(curve.method, curve.points) for curve in found.curve_fits] == [("full", 4), ("lora", 4)]
+    assert all(curve.parameters["beta"] == pytest.approx(0.1, rel=1e-3) for curve in found.curve_fits)
+    record = json.loads((tmp_path / "fit.json").read_text())
+    assert (record["fits"], record["claims"]) == ([], [])
+    assert set(record["files"]) == {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    plots = {path.stem for path in (tmp_path / "plots").glob("*.svg")}
+    assert plots == {f"study-{name}" for name in ("methods", "metrics", "single-model", "scores-by-data")}
+    points = json.loads((tmp_path / "plots" / "study-methods.json").read_text())["points"]
+    assert all("; law " in text for text in points["text"])  # the law over dataset size, as no other was fitted
+    page = (tmp_path / "report.html").read_text()
+    for piece in ("needs 2 model sizes", "zero shot.untuned.bleu", "3.25", "1e+15", "L = A / D^beta + E"):
+        assert piece in page, piece
+    assert 'id="claims"' not in page
+    with (tmp_path / "tables" / "points.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 8
+    print_summary(found)
+    printed = capsys.readouterr().out
+    assert "lowest measured loss by LoRA in 4" in printed
+    assert "multiplicative and additive law: needs 2 model sizes" in printed
+
+
+def test_fitted_laws_may_be_none() -> None:
+    fitted = fit(read_points(grid((1e6,), (100, 300))))
+    assert fitted.parameters.empty
+    assert list(fitted.parameters)[:4] == ["task", "method", "law", "parameter"]
+    assert len(fitted.figure().axes) == 1
