@@ -82,9 +82,8 @@ def _best_method(analysis: Analysis, tables: Tables) -> Section:
     for task in analysis.table.tasks:
         if len(analysis.rows(task, factor="model")):
             caption = (
-                "Loss against finetuning examples at each model size; curves: "
-                f"{analysis.law_of_comparisons(task)} law, or the {SINGLE.name} law for methods to which it could not be "
-                f"fitted. {LAW_CAPTION}"
+                f"Loss against finetuning examples at each model size; curves: {analysis.law_of_comparisons(task)} law "
+                f"or the {SINGLE.name} law for methods to which it could not be fitted. {LAW_CAPTION}"
             )
             title, curves = "comparison of methods", analysis.curve_fits
             plots.append(_task_plot(analysis, task, "methods", title, caption, draw_methods, curves))
