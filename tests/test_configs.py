@@ -145,7 +145,7 @@ def test_study_configs_build_every_kind_of_run(path, tmp_path):
         ("finetune/wmt14_en_de", "1bb,lora", "did you mean '1b'"),
         ("finetune/wmt14_en_de", "1b", "SIZE,METHOD"),
         ("finetune/jsonl", "300k,lora,4", "SIZE,METHOD"),
-        ("finetune/jsonl", "1.1b,lora", "For a base of another size write :lora and --config.base.run=DIR"),
+        ("finetune/jsonl", "1.1b,lora", "write :lora and --config.base.run=DIR"),
         ("finetune/jsonl", "lorra", "did you mean 'lora'"),
         ("pretrain/grammar", "101k", "did you mean '100k'"),
         ("pretrain/bilingual", "en_fr,1b", "en_de or en_zh"),

@@ -92,7 +92,7 @@ def size_and_method(argument: str) -> tuple[str | None, str]:
     try:
         return (_known_size(sizes[0]) if sizes else None), method
     except ConfigError as error:
-        raise ConfigError(f"{error}. For a base of another size write :{method} and --config.base.run=DIR") from None
+        raise ConfigError(f"{error} (for any other base, write :{method} and --config.base.run=DIR)") from None
 
 
 def set_base(config: ConfigDict, family: str, size: str | None) -> None:

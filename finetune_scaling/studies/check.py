@@ -27,10 +27,11 @@ from finetune_scaling.studies.configs import (
     family_model,
     finetuning_config,
     pretraining_config,
+    tokenizer_path,
     tuned_model,
 )
 from finetune_scaling.studies.grid import StudyConfig, StudyRun
-from finetune_scaling.studies.public_bases import check_source
+from finetune_scaling.studies.public_bases import check_same_tokenizer, check_source
 
 
 def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> None:
@@ -65,10 +66,12 @@ def check_with_tokenizers(study: StudyConfig, workdir: Path, runs: Sequence[Stud
     Raises as check_runs.
     """
     load = functools.cache(load_tokenizer)
+    paths = {base: _existing_tokenizer(study, workdir, base) for base in bases(study, runs)}
+    check_same_tokenizer({base: load(path).digest for base, path in paths.items() if path})
     for group in _groups(runs, "size", "pet_size"):
         run = group[0]
         run_config = read_run_config(finetuning_config(study, workdir, run))
-        path = _existing_tokenizer(study, workdir, run, run_config)
+        path = paths[base_of(study, run.setting)]
         if path is None:
             continue
         evaluators = run_config.evaluation.named_evaluators
@@ -79,14 +82,13 @@ def check_with_tokenizers(study: StudyConfig, workdir: Path, runs: Sequence[Stud
             prepare_evaluators(tasks, run_config, load(path), model)
 
 
-def _existing_tokenizer(study: StudyConfig, workdir: Path, run: StudyRun, run_config: RunConfig) -> str | None:
-    """Return the directory of a run's tokenizer; None for a public model on the hub that is not converted yet."""
-    if location(run_config.tokenizer).exists():
-        return run_config.tokenizer
-    if study.families[run.setting.family].public is None:
-        return None
-    source = conversion(study, workdir, base_of(study, run.setting)).source
-    return source if Path(source).is_dir() else None
+def _existing_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> str | None:
+    """Return the directory of a base's tokenizer; None for a public model on the hub that is not converted yet."""
+    path = tokenizer_path(study, workdir, base)
+    if location(path).exists():
+        return path
+    source = conversion(study, workdir, base).source if base.is_public else ""
+    return source if source and Path(source).is_dir() else None
 
 
 def _check_sizes(study: StudyConfig, needed: Sequence[Base]) -> None:

@@ -30,7 +30,7 @@ def check_same_data(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun])
 def _digests(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> Digests:
     found: Digests = {}
     for base in bases(study, runs):
-        if base.tokens is None and f"families.{base.family}" not in found:
+        if not base.is_public and f"families.{base.family}" not in found:
             corpus = read_run_config(pretraining_config(study, workdir, base)).corpus
             assert corpus is not None
             found[f"families.{base.family}"] = corpus_digests(corpus)

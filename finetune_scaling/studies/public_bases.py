@@ -1,17 +1,18 @@
 """Comparison of public bases with the shapes that the study's config lists, before they are downloaded."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import CheckpointError
+from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import read_json
 from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.interop.import_source import read_source_config
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.runs.run_directory import CONFIG, RESULT
+from finetune_scaling.runs.run_directory import CONFIG, RESULT, RunDirectory
 from finetune_scaling.sharding.processes import run_on_primary
-from finetune_scaling.studies.configs import Base, conversion, family_model
+from finetune_scaling.studies.configs import Base, bases, conversion, family_model
 from finetune_scaling.studies.grid import StudyConfig
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,27 @@ def _check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
 
 
 def check_converted_base(study: StudyConfig, workdir: Path, base: Base) -> None:
-    """Compare a converted base, which may come from another study's config. Raises CheckpointError if it differs."""
+    """Compare a converted base, which may come from another study's config, with the listed shape and other bases.
+
+    Raises CheckpointError if its shape differs, ConfigError if its tokenizer differs from that of its family.
+    """
     directory = base.directory(workdir)
     fields = read_json(directory / CONFIG)["model"]
     _compare(study, base, configuration.build(ModelConfig, fields, f"{directory / CONFIG}: model"), str(directory))
+    records = ((other, RunDirectory(other.directory(workdir)).result) for other in bases(study))
+    check_same_tokenizer({other: record["tokenizer_sha256"] for other, record in records if record})
+
+
+def check_same_tokenizer(digests: Mapping[Base, str | None]) -> None:
+    """Raise ConfigError if public bases of one family have different tokenizers. digests: of the known ones."""
+    first: dict[str, Base] = {}
+    for base, digest in digests.items():
+        other = first.setdefault(base.family, base)
+        if base.is_public and digest != digests[other]:
+            raise ConfigError(
+                f"families.{base.family}: {other.name} and {base.name} have different tokenizers, so their losses per "
+                "token cannot be compared. Fix: give each tokenizer a family and a task of its own"
+            )
 
 
 def _compare(study: StudyConfig, base: Base, actual: ModelConfig, where: str) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -322,6 +323,21 @@ def test_a_study_of_models_with_unknown_tokens_has_points_without_them(ladder, t
     assert set(table.runs["x"]) == {
         count_parameters(family_model(study.families["tiny"], size)).total for size in WIDTHS
     }
+
+
+def test_bases_of_a_family_with_different_tokenizers_are_an_error_before_and_after_conversion(ladder, tmp_path):
+    models, config = Path(shutil.copytree(ladder, tmp_path / "models")), small_study(tmp_path / "models")
+    study, workdir = read_study(config), tmp_path / "study"
+    message = r"families.tiny: tiny/small/t1000 and tiny/large/t2000 have different tokenizers"
+    first, last = bases(study)[0], bases(study)[-1]
+    ensure_base(study, workdir, first)
+    changed = models / "large-step2" / "tokenizer.json"
+    changed.write_text(changed.read_text() + " ")
+    with pytest.raises(ConfigError, match=message):
+        execute(study, config, tmp_path / "other")
+    assert not (tmp_path / "other" / "bases").exists()
+    with pytest.raises(ConfigError, match=message):
+        ensure_base(study, workdir, last)
 
 
 def test_what_a_public_tokenizer_lacks_is_an_error_before_its_conversion(ladder, tmp_path):
