@@ -16,7 +16,7 @@ from finetune_scaling.analysis.correlation import RESAMPLES, proxy_verdicts
 from finetune_scaling.analysis.forgetting import main_factor, shown_columns
 from finetune_scaling.formatting import FACTOR_NAMES, format_count, method_name
 from finetune_scaling.laws.forms.library import ALL_FACTORS, SINGLE
-from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
+from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR, SETTING
 from finetune_scaling.report import best_method_plot
 from finetune_scaling.report.display import NONE, Table, display, estimates, format_cell, intervals
 from finetune_scaling.report.finding_plots import (
@@ -31,6 +31,7 @@ from finetune_scaling.report.finding_plots import (
 from finetune_scaling.report.law_plots import draw_law, draw_learning_rates, draw_methods, draw_residuals
 from finetune_scaling.report.plots import Plot, ReportFigure
 from finetune_scaling.report.summary import point_warnings, summary
+from finetune_scaling.report.training_runs import CURVES, TIMES, draw_learning_curves
 
 BASELINE = "Copying (a translation's source, a document's first sentence)"
 LAW_CAPTION = (
@@ -306,10 +307,10 @@ def _measured(analysis: Analysis, tables: Tables) -> Section:
     untuned = [c.name for c in analysis.table.evaluations if c.untuned and c.metric in ("loss", *metrics)]
     columns = ["task", "method", "factor", "x", "finetune_examples", "held_out", "seeds", "loss", "loss_sd", *metrics]
     frame = tables["points"]
-    columns += [c for c in (*untuned, "flops") if c in frame and frame[c].notna().any()]
-    caption = (
-        "Every setting: means over seeds, with the scores of the untuned base model and the cost of a run in FLOPs"
-    )
+    if TIMES in tables:
+        frame = frame.merge(tables[TIMES], "left", on=SETTING)
+    columns += [c for c in (*untuned, "flops", "seconds") if c in frame and frame[c].notna().any()]
+    caption = "Means over seeds, with scores of the untuned base model, and FLOPs and seconds of a run"
     shown = [display(frame, "points", caption, columns, folded=len(frame) > MAX_MEASURED)]
     if "single_laws" in tables:
         frame = tables["single_laws"]
@@ -321,6 +322,17 @@ def _measured(analysis: Analysis, tables: Tables) -> Section:
     return Section("measured", "Measured settings", tables=shown, plots=list(_measured_plots(analysis)))
 
 
+def _learning_curves(analysis: Analysis, tables: Tables) -> Section:
+    frame = tables[CURVES]
+    caption = "Dev loss of every run by step, coloured by dataset size."
+    plots = [
+        _task_plot(analysis, task, "learning-curves", "learning curves", caption, draw_learning_curves, frame)
+        for task in analysis.table.tasks
+        if (frame["task"] == task).any()
+    ]
+    return Section("curves", "Learning curves", plots=plots)
+
+
 def _measured_plots(analysis: Analysis) -> Iterator[Plot]:
     """Yield loss and main metric over dataset size, the loss with the law over dataset size where it was fitted."""
     yield from _law_plots(analysis, [SINGLE.name])
@@ -328,10 +340,8 @@ def _measured_plots(analysis: Analysis) -> Iterator[Plot]:
         rows = analysis.rows(task)
         factor = next((factor for factor in FACTORS if (rows["factor"] == factor).any()), None)
         if metric is not None and factor is not None:
-            title, caption = (
-                f"{metric} over finetuning examples",
-                f"A panel per {FACTOR_NAMES[factor]}. {SCORES_CAPTION}",
-            )
+            title = f"{metric} over finetuning examples"
+            caption = f"A panel per {FACTOR_NAMES[factor]}. {SCORES_CAPTION}"
             yield _task_plot(analysis, task, "scores-by-data", title, caption, draw_scores, metric, factor)
 
 
@@ -395,6 +405,7 @@ SECTIONS: tuple[tuple[str, Callable[[Analysis, Tables], Section]], ...] = (
     ("critical_sizes", _critical_sizes),
     ("claims", _claims),
     ("points", _measured),
+    (CURVES, _learning_curves),
     ("best_runs", _scores),
     ("correlation", _correlation),
     ("metric_laws", _metric_laws),

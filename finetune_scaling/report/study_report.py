@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from finetune_scaling import configuration
 from finetune_scaling.analysis.analysis import JOINT_LAWS, Analysis, analyse
 from finetune_scaling.errors import DataError
@@ -31,6 +33,7 @@ from finetune_scaling.report.report_directory import (
 from finetune_scaling.report.sections import report_sections
 from finetune_scaling.report.summary import parameter_lines, parameter_warnings, point_warnings, summary
 from finetune_scaling.report.tables import finding_tables, write_tables
+from finetune_scaling.report.training_runs import training_tables
 from finetune_scaling.tuning.registry import METHODS
 
 BY_TASK = ("metrics", "baselines", "evaluator_baselines")  # facts whose keys are tasks
@@ -96,6 +99,7 @@ def fit_study(
         f"{table.source}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by "
         "budget"
     )
+    training = training_tables(table.path, log)
     settings, bases = FitSettings(huber_delta, residual), find_bases(table.path, size)
     resampling = resampling or Resampling()
     analysis = analyse(table, settings, size, _facts(facts, table.path), log, laws, resampling, profile, bases)
@@ -111,14 +115,23 @@ def fit_study(
         resamples=resampling.resamples,
         profile=profile,
     )
-    write_report(analysis, out, command, log)
+    write_report(analysis, out, command, log, training)
     return analysis
 
 
-def write_report(analysis: Analysis, out: Path, command: str, progress: Callable[[str], None]) -> None:
-    """Write fit.json, tables, plots and report.html, or leave all as it was; command: reproduces the report."""
+def write_report(
+    analysis: Analysis,
+    out: Path,
+    command: str,
+    progress: Callable[[str], None],
+    training: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
+    """Write fit.json, tables, plots and report.html, or leave all as it was.
+
+    command: reproduces the report; training: see training_tables.
+    """
     record = fit_record(analysis)
-    tables = finding_tables(analysis, record)
+    tables = {**finding_tables(analysis, record), **(training or {})}
     sections = report_sections(analysis, tables, command)
     plots = [plot for section in sections for plot in section.plots]
     name = str(analysis.facts.get("name") or Path(analysis.table.source).stem)
