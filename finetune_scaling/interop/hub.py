@@ -37,8 +37,10 @@ def fetch_model(source: str) -> ModelLocation:
     """
     found = _find(source, [_CONFIG, GENERATION_CONFIG, INDEX, *TOKENIZER_FILES])
     if found.commit is not None:
+        _fetch(found.name, found.commit, [WEIGHTS])
         index = Path(found.directory) / INDEX  # some models have a second copy of their weights, which it does not name
-        _fetch(found.name, found.commit, indexed_files(index) if index.is_file() else [WEIGHTS])
+        if index.is_file() and not (index.parent / WEIGHTS).is_file():
+            _fetch(found.name, found.commit, indexed_files(index))
         weight_files(Path(found.directory))
     return found
 

@@ -8,7 +8,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def open_model(directory: Path) -> tuple[Family, ModelConfig, WeightFiles]:
     """
     family, config = read_family(directory)
     files, tensors, shapes = WeightFiles(directory), family.tensors(config), leaf_shapes(config)
+    files.rename(_names_of_transformers(files.names, family, config))
     _check_names(files, family, config, tensors)
     for tensor in tensors:
         _check_shapes(files, tensor, shapes[tensor.path].shape, config.layers)
@@ -124,13 +125,39 @@ def _check_shapes(files: WeightFiles, tensor: Tensor, leaf_shape: tuple[int, ...
             )
 
 
+def _names_of_transformers(stored: Set[str], family: Family, config: ModelConfig) -> dict[str, str]:
+    """Return the names that transformers gives to stored tensors with others.
+
+    It adds or removes the prefix of the model without its head, and takes the head for a tied embedding that is
+    missing.
+    """
+    untied = family.tensors(dataclasses.replace(config, tied_head=False))
+    needed = {name for tensor in untied for name in tensor.names(config.layers)}
+    embedding, head = (next(tensor.name for tensor in untied if tensor.path == path) for path in ("embedding", "head"))
+    prefix = embedding.partition(".")[0] + "."
+    names = {}
+    for name in stored - needed if embedding.count(".") == 2 else ():  # not within a multimodal model
+        other = name.removeprefix(prefix) if name.removeprefix(prefix) in needed else prefix + name
+        if other in needed:
+            names[name] = other
+    found = {names.get(name, name): name for name in stored}
+    if config.tied_head and embedding not in found and head in found:
+        names[found[head]] = embedding
+    return names
+
+
 def _check_names(files: WeightFiles, family: Family, config: ModelConfig, tensors: Sequence[Tensor]) -> None:
     """Raise CheckpointError where a tensor is missing or unexpected."""
     needed = {name for tensor in tensors for name in tensor.names(config.layers)}
     if missing := sorted(needed - files.names):
-        raise CheckpointError(
-            f"{files.directory}: tensor {missing[0]} is missing{_and_more(missing)}. Fix: copy all files again."
+        wrapped = next((name for name in sorted(files.names) if name.endswith(f".{missing[0]}")), None)
+        prefix = wrapped.removesuffix(missing[0]) if wrapped else ""
+        fix = (
+            f"the names begin with {prefix!r}, so save the model that is inside of this wrapper"
+            if prefix
+            else f"copy all files again, or {CONFIG} and the weights from the same model"
         )
+        raise CheckpointError(f"{files.directory}: tensor {missing[0]} is missing{_and_more(missing)}. Fix: {fix}.")
     extra = [name for name in sorted(files.names - needed) if not re.fullmatch(family.ignored, name)]
     untied = {tensor.path: tensor.name for tensor in family.tensors(dataclasses.replace(config, tied_head=False))}
     if config.tied_head and untied["head"] in extra:

@@ -211,6 +211,7 @@ def test_missing_or_damaged_files_are_named(saved, tmp_path):
 )
 def test_index_without_files(saved, content):
     _, directory = saved()
+    (directory / WEIGHTS).unlink()
     (directory / "model.safetensors.index.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"model.safetensors.index.json: has no weight_map"):
         load_model(directory)

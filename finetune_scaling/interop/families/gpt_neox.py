@@ -78,6 +78,8 @@ def _tensors(config: ModelConfig) -> tuple[Tensor, ...]:
 def _read_rope(fields: Fields) -> dict[str, Any]:
     group = rope_group(fields)
     theta, fraction = fields.number("rotary_emb_base", 10_000.0), fields.number("rotary_pct", 0.25)
+    if fields.get("rope_theta") not in (None, theta):
+        raise fields.unsupported("rope_theta", fields.get("rope_theta"), "transformers reads rotary_emb_base instead")
     if group is not None:
         fraction = group.number("partial_rotary_factor", fraction)
     return {**read_rope_group(fields, group, theta), "rope_fraction": fraction}
@@ -90,5 +92,5 @@ GPT_NEOX = Family(
     _write,
     _tensors,
     # Older files store the causal mask and the rotary frequencies.
-    ignored=r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",
+    ignored=r"(.+\.)?attention\.(bias|masked_bias)|(.+\.)?rotary_emb\.inv_freq",
 )

@@ -33,7 +33,7 @@ _DENSE = {
     "feed_forward/down": "mlp.down_proj",
 }
 _QK_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-_IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"  # computed from the config
+_IGNORED = r"(.+\.)?rotary_emb\.inv_freq"  # computed from the config
 
 
 def llama_family(

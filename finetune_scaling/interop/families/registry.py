@@ -4,6 +4,7 @@ The error about a model of another family names the nearest one and the differen
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,12 +44,23 @@ def parse_config(fields: Mapping[str, Any], where: str) -> tuple[Family, ModelCo
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise unsupported_model_type(fields, where)
+    _check_architectures(fields.get("architectures"), where)
     try:
         return FAMILIES[model_type], FAMILIES[model_type].read_config(fields, where)
     except ConfigError as error:
         if where in str(error):
             raise
         raise ConfigError(f"{where}: {error}") from error  # the message names a field of our config only
+
+
+def _check_architectures(architectures: Any, where: str) -> None:
+    """Raise ConfigError for a model with another head than that of a language model."""
+    for name in architectures if isinstance(architectures, list) else ():
+        if re.search(r"For(?!CausalLM|ConditionalGeneration)[A-Z]", str(name)):
+            raise ConfigError(
+                f"{where}: architectures = {architectures!r} is not supported: its head predicts no tokens. Fix: name "
+                "a language model (...ForCausalLM)."
+            )
 
 
 def unsupported_model_type(fields: Mapping[str, Any], where: str) -> ConfigError:

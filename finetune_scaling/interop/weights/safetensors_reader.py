@@ -5,6 +5,7 @@ rather than memory-mapped, which bounds memory to what is requested.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from finetune_scaling.strict_json import parse_json
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
+_OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5")
+_LFS = b"version https://git-lfs"  # begin of the text that stands in for a file that Git LFS did not fetch
 _LENGTH_BYTES = 8  # size of the field before the header that holds its length
 
 
@@ -47,6 +50,18 @@ class WeightFiles:
                     )
                 self._entries[name] = entry
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give tensors other names, by their names in the files. Raises CheckpointError where two get the same."""
+        renamed: dict[str, Entry] = {}
+        for name, entry in self._entries.items():
+            if names.get(name, name) in renamed:
+                raise CheckpointError(
+                    f"{entry.file}: tensor {names.get(name, name)} is stored under two names, one of them {name}. Fix: "
+                    "copy the model's files again."
+                )
+            renamed[names.get(name, name)] = entry
+        self._entries = renamed
+
     @property
     def names(self) -> set[str]:
         """The names of all tensors."""
@@ -71,7 +86,10 @@ class WeightFiles:
         return _DTYPES[dtype]
 
     def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """Return a tensor, or some rows of its first axis; raises as `dtype` does."""
+        """Return a tensor, or some rows of its first axis.
+
+        Raises as `dtype` does, and CheckpointError where a value is not finite.
+        """
         entry, dtype = self._entries[name], self.dtype(name)
         first, last, _ = rows.indices(entry.shape[0]) if entry.shape else (0, 1, 1)
         row_bytes = math.prod(entry.shape[1:]) * dtype.itemsize
@@ -79,22 +97,36 @@ class WeightFiles:
         data = np.fromfile(entry.file, np.uint8, size, offset=entry.start + first * row_bytes)
         if data.size < size:
             raise CheckpointError(f"{entry.file}: was truncated while being read. Fix: copy it again.")
-        return data.view(dtype).reshape((last - first, *entry.shape[1:]) if entry.shape else ())
+        values = data.view(dtype)
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{entry.file}: tensor {name} has values that are not finite (NaN or infinity). Fix: copy the file "
+                "again; if it is the same, the model itself is damaged."
+            )
+        return values.reshape((last - first, *entry.shape[1:]) if entry.shape else ())
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return a model's safetensors files. Raises CheckpointError where one is missing or there are none."""
+    """Return a model's safetensors files: one file before an index, as in transformers.
+
+    Raises CheckpointError where one is missing or there are none.
+    """
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
     index = directory / INDEX
     if index.is_file():
         files = [directory / Path(name).name for name in indexed_files(index)]
         if missing := [file for file in files if not file.is_file()]:
             raise CheckpointError(f"{missing[0]}: no such file, although {INDEX} names it. Fix: copy it too.")
         return files
-    if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
+    others = sorted(file.name for pattern in _OTHER_WEIGHTS for file in directory.glob(pattern))
     raise CheckpointError(
-        f"{directory}: has no {WEIGHTS} and no {INDEX}. Fix: save the model as safetensors. Pickled weights (.bin, "
-        ".pt) are not read, because unpickling executes code."
+        f"{directory}: has no {WEIGHTS} and no {INDEX}"
+        + (f", but {', '.join(others[:3])}" if others else "")
+        + ". Fix: save the model as safetensors, with transformers: "
+        f"AutoModelForCausalLM.from_pretrained({str(directory)!r}, dtype='auto').save_pretrained(DIR), where a variant "
+        "such as model.fp16.safetensors needs variant='fp16'. Pickled weights (.bin, .pt) are not read here, because "
+        "unpickling executes code."
     )
 
 
@@ -117,9 +149,20 @@ def _header(file: Path) -> dict[str, Entry]:
             length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
             fields = parse_json(opened.read(length).decode())  # a repeated name would hide another tensor
     except (SafetensorError, OSError, ValueError) as error:
+        if _is_lfs_pointer(file):
+            raise CheckpointError(
+                f"{file}: is a pointer of Git LFS. Fix: fetch the file with `git lfs pull`."
+            ) from error
         raise CheckpointError(f"{file}: not a valid safetensors file ({error}). Fix: copy it again.") from error
     return {
         name: Entry(file, tuple(entry["shape"]), entry["dtype"], _LENGTH_BYTES + length + entry["data_offsets"][0])
         for name, entry in fields.items()
         if name != "__metadata__"
     }
+
+
+def _is_lfs_pointer(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(_LFS)) == _LFS
