@@ -12,6 +12,7 @@ from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
 from finetune_scaling.data import templates
 from finetune_scaling.data.examples import Examples, Part, PartExamples
+from finetune_scaling.data.language_names import language_name
 from finetune_scaling.data.sources import prepare_source, source_from_config
 from finetune_scaling.data.tasks import TASKS, example_fields, files
 from finetune_scaling.errors import ConfigError, DataError
@@ -47,7 +48,7 @@ class Task:
         check_file_names(self.test, f"task {self.name}: test")
         for split, parts in self.splits().items():
             for index, part in enumerate(parts):
-                _check_languages(part, self.kind, f"task {self.name}: {split}[{index}]")
+                _check_languages(part, self.kind, self.template.languages, f"task {self.name}: {split}[{index}]")
         for name in ("max_source_tokens", "max_target_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"task {self.name}: {name} = {getattr(self, name)} must be at least 1")
@@ -121,9 +122,9 @@ def prepare_task(task: Task) -> list[dict[str, Any]]:
     return reports
 
 
-def _check_languages(part: Part, kind: str, where: str) -> None:
-    templates.language_name(part.source_language, f"{where}.source_language")
-    templates.language_name(part.target_language, f"{where}.target_language")
+def _check_languages(part: Part, kind: str, names: Mapping[str, str], where: str) -> None:
+    language_name(part.source_language, f"{where}.source_language", names)
+    language_name(part.target_language, f"{where}.target_language", names)
     same = part.source_language == part.target_language
     if kind == "translation" and same:
         raise ConfigError(f"{where} translates {part.source_language!r} into the same language; change one of the two")

@@ -1,31 +1,13 @@
-"""Templates that render the input and target text of an example, with names of languages."""
+"""Templates that render the input and target text of an example."""
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_scaling.configuration import suggestion
+from finetune_scaling.data.language_names import language_name
 from finetune_scaling.errors import ConfigError
-
-# English names by ISO code; A, B and C are the artificial languages of data/grammar.
-LANGUAGE_NAMES = {
-    "A": "A", "B": "B", "C": "C",
-    "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "az": "Azerbaijani", "be": "Belarusian", "bg": "Bulgarian",
-    "bn": "Bengali", "bs": "Bosnian", "ca": "Catalan", "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German",
-    "el": "Greek", "en": "English", "eo": "Esperanto", "es": "Spanish", "et": "Estonian", "eu": "Basque",
-    "fa": "Persian", "fi": "Finnish", "fr": "French", "ga": "Irish", "gl": "Galician", "gu": "Gujarati",
-    "ha": "Hausa", "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "hy": "Armenian",
-    "id": "Indonesian", "ig": "Igbo", "is": "Icelandic", "it": "Italian", "ja": "Japanese", "ka": "Georgian",
-    "kk": "Kazakh", "km": "Khmer", "kn": "Kannada", "ko": "Korean", "ky": "Kyrgyz", "lo": "Lao", "lt": "Lithuanian",
-    "lv": "Latvian", "mk": "Macedonian", "ml": "Malayalam", "mn": "Mongolian", "mr": "Marathi", "ms": "Malay",
-    "mt": "Maltese", "my": "Burmese", "ne": "Nepali", "nl": "Dutch", "no": "Norwegian", "pa": "Punjabi",
-    "pl": "Polish", "ps": "Pashto", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "si": "Sinhala",
-    "sk": "Slovak", "sl": "Slovenian", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "sv": "Swedish",
-    "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "tg": "Tajik", "th": "Thai", "tl": "Tagalog", "tr": "Turkish",
-    "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "xh": "Xhosa", "yo": "Yoruba",
-    "zh": "Chinese", "zu": "Zulu",
-}  # fmt: skip
 
 _PLACEHOLDERS = ("source", "target", "source_language", "target_language")
 
@@ -34,14 +16,18 @@ _PLACEHOLDERS = ("source", "target", "source_language", "target_language")
 class Template:
     """Two patterns with the placeholders {source}, {target}, {source_language} and {target_language}.
 
-    The model reads the input, and is trained and scored on the target. Raises ConfigError if a placeholder is
-    unknown or missing, or the input contains the target.
+    The model reads the input, and is trained and scored on the target. languages: English names by language code, which
+    replace or extend the known ones. Raises ConfigError if a placeholder is unknown or missing, the input contains the
+    target, or a code in `languages` is not a language code.
     """
 
     input: str
     target: str = "{target}"
+    languages: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
+        for code in self.languages:
+            language_name(code, "template.languages", self.languages)
         for name, pattern, needed in (("input", self.input, "source"), ("target", self.target, "target")):
             found = placeholders(pattern, f"template.{name}", _PLACEHOLDERS)
             if needed not in found:
@@ -54,19 +40,10 @@ class Template:
         values = {
             "source": example["source"],
             "target": example["target"],
-            "source_language": language_name(example["source_language"], "source_language"),
-            "target_language": language_name(example["target_language"], "target_language"),
+            "source_language": language_name(example["source_language"], "source_language", self.languages),
+            "target_language": language_name(example["target_language"], "target_language", self.languages),
         }
         return self.input.format_map(values), self.target.format_map(values)
-
-
-def language_name(code: str, where: str) -> str:
-    """Return the English name of a language code. Raises ConfigError, naming the field `where`, if it is unknown."""
-    if code not in LANGUAGE_NAMES:
-        hint = suggestion(code, LANGUAGE_NAMES)
-        fix = hint if "did you mean" in hint else "; add it to LANGUAGE_NAMES in templates.py"
-        raise ConfigError(f"{where} = {code!r} is not a language code{fix}")
-    return LANGUAGE_NAMES[code]
 
 
 def placeholders(pattern: str, where: str, known: Sequence[str]) -> list[str]:

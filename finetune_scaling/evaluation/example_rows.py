@@ -18,6 +18,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("source", "reference", "hypothesis"), str),
     **dict.fromkeys(("index", "tokens", "bytes"), int),
     "loss_sum": (int, float),
+    "at_limit": bool,
 }
 
 

@@ -99,7 +99,8 @@ def with_demonstrations(
     """Return the task with demonstrations in front of its inputs, and a format with room for them."""
     prefixes = {languages: "".join(one.text for one in found) for languages, found in chosen.items()}
     longest = max(sum(one.tokens for one in found) for found in chosen.values())
-    template = FewShotTemplate(task.template.input, task.template.target, prefixes)
+    own = task.template
+    template = FewShotTemplate(own.input, own.target, prefixes, languages=own.languages)
     longer = dataclasses.replace(sequence_format, length=sequence_format.length + longest)
     return dataclasses.replace(task, template=template), longer
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.data.templates import LANGUAGE_NAMES, SUMMARIZATION, TRANSLATION, Template
+from finetune_scaling.data.language_names import LANGUAGE_NAMES
+from finetune_scaling.data.templates import SUMMARIZATION, TRANSLATION, Template
 from finetune_scaling.errors import ConfigError
 
 
@@ -51,8 +52,19 @@ def test_errors_name_the_field(patterns, message):
 
 
 def test_unknown_language_is_an_error():
-    with pytest.raises(ConfigError, match="target_language = 'ger' is not a language code"):
+    with pytest.raises(ConfigError, match="target_language = 'ger' is a language without a known English name"):
         TRANSLATION.render(example(languages=("en", "ger")))
+    with pytest.raises(ConfigError, match=r"template\.languages = 'Old High German' is not a language code"):
+        Template("{source}", languages={"Old High German": "x"})
+
+
+def test_languages_are_named_by_any_code_or_by_the_config():
+    named = Template(TRANSLATION.input, languages={"goh_Latn": "Old High German", "de": "New High German"})
+    assert named.render(example(languages=("goh_Latn", "de")))[0] == "Old High German: A {house}.\nNew High German: "
+    assert TRANSLATION.render(example(languages=("pt-BR", "zho_Hans")))[0].splitlines() == [
+        "Portuguese (Brazil): A {house}.",
+        "Chinese (Simplified): ",
+    ]
 
 
 def test_language_names_are_distinct():

@@ -142,7 +142,7 @@ def test_the_report_and_the_recommendation_agree_on_measured_points() -> None:
     points = read_points(Path(__file__).parents[2] / "docs" / "debian_points.csv")
     settings = points.settings[points.settings["method"] != "prompt"]
     points = dataclasses.replace(points, settings=settings, metrics=())  # laws of metrics take seconds
-    debian = fit(points, tasks=["summarization"], resampling=Resampling(resamples=10))
+    debian = fit(points, tasks=["summarization"], resampling=Resampling(resamples=40))
     assert_agreement(debian, "summarization", 1000)
 
 

@@ -29,6 +29,11 @@ def test_examples_that_any_run_decoded_are_aligned(tmp_path, write_run):
     assert {example.target_language for example in examples} == {"de"}
 
 
+def test_whether_the_length_limit_cut_a_text_off_is_known_of_new_rows(tmp_path, write_run):
+    runs = [write_run(tmp_path / "a", rows(at_limit=True)), write_run(tmp_path / "b", rows())]
+    assert {example.at_limit for example in read(runs)} == {(True, None)}
+
+
 def test_a_limit_allows_runs_of_different_length(tmp_path, write_run):
     runs = [write_run(tmp_path / "a", rows(count=4)), write_run(tmp_path / "b", rows(count=6))]
     with pytest.raises(DataError, match=r"b.*: 6 rows, but .*a.* has 4"):
