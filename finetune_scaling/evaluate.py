@@ -113,7 +113,8 @@ def _score_texts() -> None:
     metrics = metrics_from_flag(_METRICS.value)
     scores = {"metrics": _score_rows(metrics) if _ROWS.value else _score_files(metrics)}
     run_on_primary(lambda: write_json_atomically(_OUT.value, scores))
-    print(format_json({"metrics": score_values(scores)}))
+    notes = {name: entry["note"] for name, entry in scores["metrics"].items() if "note" in entry}
+    print(format_json({"metrics": score_values(scores), **({"notes": notes} if notes else {})}))
 
 
 def _score_files(metrics: tuple[Metric, ...] | None) -> Scores:

@@ -104,6 +104,7 @@ def test_plain_files(tmp_path):
     assert "nrefs:2" in scores["bleu"]["signature"]
     assert 0 < scores["rougeL"]["score"] < 100  # the empty hypothesis counts
     assert json.loads(done.stdout)["metrics"]["ter"] == scores["ter"]["score"]
+    assert "equals rougeL" in json.loads(done.stdout)["notes"]["rougeLsum"]
 
 
 def test_selected_and_learned_metrics(tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ def score_split(
     limited = sum(one.at_limit for one in written)
     if limited:
         limit = decoding.limit(sequence_format.max_target_tokens)
-        log.warning(
+        log.info(
             "%d of %d hypotheses reached the length limit of %d tokens before they ended, so their scores are those of "
             "cut texts; raise the task's max_target_tokens or decoding.max_new_tokens if the references are as long",
             limited,

@@ -124,6 +124,7 @@ def test_hypotheses_that_the_length_limit_ends_are_counted(base, monkeypatch, ca
     texts = [Generation(words, at_limit=True), Generation(words), Generation(words, at_limit=True)]
     monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[text] for text in texts])
     decoding = DecodingConfig(stop=("nowhere",))
+    caplog.set_level("INFO")
     summary, rows = scoring.score_split(
         tuned, task, sequence_format, examples[:3], batch_size=3, generate_examples=None, decoding=decoding
     )
