@@ -51,7 +51,7 @@ def main() -> None:
     if _LIST.value:
         rows = list_runs(study, workdir)
         text = format_listing(rows, list_bases(study, workdir), len(study.seeds))
-        print(format_json(rows) if _JSON.value else "\n".join(filter(None, (text, limits))))
+        print(format_json(rows) if _JSON.value else "\n".join(filter(None, (limits, text))))
         return
     command.required(_WORKDIR)
     for module in (run, run_data):  # hide the tables of single runs

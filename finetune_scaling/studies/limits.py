@@ -30,7 +30,10 @@ def settings_table(study: StudyConfig) -> pd.DataFrame:
 
 
 def grid_limits(study: StudyConfig) -> list[str]:
-    """Return what the study will not determine, and what its grid lacks for it, a sentence each."""
+    """Return what the study will not determine, and what its grid lacks for it, a sentence each.
+
+    Findings about factors that no method varies are left out, as in the report.
+    """
     table = settings_table(study)
     if table.empty:
         return ["no law is fitted: no method varies model size, pretraining tokens or PET size"]
@@ -64,7 +67,8 @@ def _findings(task: str, rows: pd.DataFrame) -> Iterator[str]:
     factors = {str(m): joint_grid(MULTIPLICATIVE, own).factors for m, own in rows.groupby("method", sort=False)}
     if len(factors) == 1:
         yield f"{task}: no best method and no critical dataset sizes, which need two methods; there is 1"
-    if not any({"model", "pretrain"} <= {*own} for own in factors.values()):
+    varied = {factor for own in factors.values() for factor in own}
+    if varied >= {"model", "pretrain"} and not any({*own} >= {"model", "pretrain"} for own in factors.values()):
         yield f"{task}: no comparison of model size and pretraining data, since no method varies both"
     if not rows["held_out"].any():
         yield f"{task}: no errors of predictions, since nothing is held out"

@@ -27,6 +27,10 @@ def limits(**changes) -> list[str]:
     return grid_limits(read_study(config))
 
 
+def test_the_quickstarts_grid_determines_what_it_varies() -> None:
+    assert limits() == []
+
+
 def test_one_model_size_is_named_before_training() -> None:
     found = limits(sizes=("100k",))
     assert any("full, prompt, lora: the multiplicative law needs 2 model sizes to fit; there is 1" in x for x in found)
