@@ -92,6 +92,32 @@ def test_one_command_from_a_config_to_the_report(uninterrupted):
 
 
 @pytest.mark.slow
+def test_a_study_of_one_base_ends_with_its_report(uninterrupted, tmp_path):
+    """Its runs are a part of the finished study, so the command only reports. One of 3 dataset sizes is held out."""
+    workdir = Path(shutil.copytree(uninterrupted[0], tmp_path / "study"))
+    shutil.rmtree(workdir / "report")
+    change = (
+        "config.families.grammar.sizes = ('30k',); grids = config.tasks.translation.methods; "
+        "config.tasks.translation.methods = {m: {**grids[m], 'factors': ('model',)} for m in ('full', 'lora')}"
+    )
+    command = ("-m", "finetune_scaling.study")
+    code, printed, errors = result(study(changed(tmp_path, change), f"--workdir={workdir}", program=command))
+    assert code == 0, errors
+    lacks = "the multiplicative law needs 2 model sizes to fit; there is 1"
+    assert f"full, lora: {lacks}" in errors  # before the runs
+    assert "6 of 6 runs finished; this process: 0 runs trained" in printed
+    assert "needs 2 model sizes to fit" in (workdir / "report" / "fit.json").read_text()
+    assert "<html" in (workdir / "report" / "report.html").read_text()
+    rows = list(csv.DictReader((workdir / "points.csv").read_text().splitlines()))
+    assert Counter((row["method"], row["factor"]) for row in rows) == {("full", "model"): 3, ("lora", "model"): 3}
+    flags = (f"--points={workdir / 'points.csv'}", "--finetune-examples=20", "--more-data")
+    (advice,) = run_in_one_process("finetune_scaling.recommend", [flags])
+    assert advice.returncode == 0, advice.stderr
+    assert lacks in advice.stdout
+    assert "the single law needs 3 dataset sizes to fit; there are 2 and 1 held out" in advice.stdout
+
+
+@pytest.mark.slow
 def test_two_concurrent_processes_execute_every_run_once(uninterrupted, tmp_path):
     one_size = changed(tmp_path, "config.families.grammar.sizes = ('30k',)")
     workdir = tmp_path / "study"

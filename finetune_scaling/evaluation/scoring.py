@@ -1,7 +1,6 @@
 """Scores of a model on examples: loss of every target, and metrics of generated text."""
 
 import itertools
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,8 +22,6 @@ from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.trees import Tree
-
-log = logging.getLogger(__name__)
 
 Example = Mapping[str, Any]
 GREEDY = DecodingConfig()
@@ -136,15 +133,6 @@ def score_split(
     decoded = list(itertools.islice(examples, count))
     written = generate_hypotheses(model, task, sequence_format, decoded, batch_size, decoding) if count else []
     limited = sum(one.at_limit for one in written)
-    if limited:
-        limit = decoding.limit(sequence_format.max_target_tokens)
-        log.info(
-            "%d of %d hypotheses reached the length limit of %d tokens before they ended, so their scores are those of "
-            "cut texts; raise the task's max_target_tokens or decoding.max_new_tokens if the references are as long",
-            limited,
-            count,
-            limit,
-        )
     summary: dict[str, Any] = {
         "loss": losses.mean,
         "tokens": int(losses.tokens.sum()),
@@ -157,6 +145,17 @@ def score_split(
         "metrics": text_scores(decoded, [one.text for one in written], metrics) if count else {},
     }
     return summary, [_row(example, losses, sizes, index, written) for index, example in enumerate(examples)]
+
+
+def limit_warning(summary: Mapping[str, Any], limit: int) -> str:
+    """Return a sentence on the generated texts that were cut off at `limit` tokens; empty if there are none."""
+    if not summary["at_limit"]:
+        return ""
+    return (
+        f"{summary['at_limit']} of {summary['generated']} hypotheses reached the length limit of {limit} tokens before "
+        "they ended, so their scores are those of cut texts; raise the task's max_target_tokens or "
+        "decoding.max_new_tokens if the references are as long"
+    )
 
 
 def pooled_values(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

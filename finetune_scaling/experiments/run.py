@@ -15,7 +15,7 @@ from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
 from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, evaluate, prepare_evaluators
 from finetune_scaling.evaluation.records import scores_for_result
-from finetune_scaling.evaluation.scoring import pooled_values, row_losses, score_split
+from finetune_scaling.evaluation.scoring import limit_warning, pooled_values, row_losses, score_split
 from finetune_scaling.experiments.checks import check_run, check_steps
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
@@ -230,6 +230,8 @@ def _score_test_sets(
             generate_examples=evaluation.generate_examples,
             decoding=evaluation.decoding,
         )
+        if warning := limit_warning(tests[name], evaluation.decoding.limit(data.format.max_target_tokens)):
+            log.warning("%s: %s", name, warning)
         path = directory.path / EVALUATION / f"{name}.jsonl"
         run_on_primary(functools.partial(write_rows, path, rows))
     return {**pooled_values(tests), "tests": tests}

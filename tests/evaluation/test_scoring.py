@@ -118,19 +118,19 @@ def test_rouge_lsum_treats_lines_as_sentences(base, monkeypatch):
     assert "note" not in scores["rougeLsum"]
 
 
-def test_hypotheses_that_the_length_limit_ends_are_counted(base, monkeypatch, caplog):
+def test_hypotheses_that_the_length_limit_ends_are_counted(base, monkeypatch):
     tuned, task, sequence_format, examples = base
     words = tuned.tokenizer.encode("a b c d e")
     texts = [Generation(words, at_limit=True), Generation(words), Generation(words, at_limit=True)]
     monkeypatch.setattr(scoring, "generate", lambda *_, **__: [[text] for text in texts])
     decoding = DecodingConfig(stop=("nowhere",))
-    caplog.set_level("INFO")
     summary, rows = scoring.score_split(
         tuned, task, sequence_format, examples[:3], batch_size=3, generate_examples=None, decoding=decoding
     )
     assert (summary["generated"], summary["at_limit"]) == (3, 2)
     assert [row["at_limit"] for row in rows] == [True, False, True]
-    assert "2 of 3 hypotheses reached the length limit" in caplog.text
+    assert "2 of 3 hypotheses reached the length limit of 12 tokens" in scoring.limit_warning(summary, 12)
+    assert scoring.limit_warning({**summary, "at_limit": 0}, 12) == ""
     assert (pooled_values({"x": summary, "y": summary})["generated"], pooled_values({"x": summary})["at_limit"]) == (
         6,
         2,
