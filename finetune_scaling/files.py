@@ -196,8 +196,18 @@ def read_json(path: str | os.PathLike, *, fix: str = "delete it and run the comm
         return parse_json(location(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WorkdirError(f"{path}: no such file; check the path") from None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise WorkdirError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
     except ValueError as error:  # JsonError or UnicodeDecodeError
         raise WorkdirError(f"{path}: not valid JSON ({error}); {fix}") from None
+
+
+def read_json_object(path: str | os.PathLike, *, fix: str = "delete it and run the command again") -> dict[str, Any]:
+    """Read a file of one JSON object. Raises WorkdirError as `read_json` does, and for another value."""
+    found = read_json(path, fix=fix)
+    if not isinstance(found, dict):
+        raise WorkdirError(f"{path}: holds no JSON object but {str(found)[:40]}; {fix}")
+    return found
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -227,12 +237,35 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
         raise
 
 
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def record_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn errors of reading records that this project wrote into a WorkdirError: they were edited or damaged.
+
+    For blocks that only read the JSON files of the directory `path`, where a missing field or another type means this.
+    """
+    try:
+        with disk_errors(path):
+            yield
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise WorkdirError(
+            f"{os.fspath(path)}: a record in this directory is damaged or was edited ({cause}); restore an intact copy"
+        ) from error
+
+
 def _disk_failure(error: OSError) -> str | None:
     """Explain an error of the local file system and its fix; None for other errors."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space and run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"cannot be written ({error.strerror}); give a directory that you own"
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"is no usable path ({error.strerror}); choose another path"
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
         return "a part of the path is a file instead of a directory, or the reverse; choose another path"
     return None

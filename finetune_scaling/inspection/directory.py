@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_scaling.data.preparation.settings import SETTINGS, STATISTICS, shard_file
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import RECORD_FILE, load_sentencepiece_tokenizer
-from finetune_scaling.files import Location, disk_errors, read_json
+from finetune_scaling.files import Location, read_json, record_errors
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
 from finetune_scaling.inspection.directory_kind import Kind, find_directory
 from finetune_scaling.inspection.run import inspect_run
@@ -67,5 +67,5 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     Raises WorkdirError if it is not a directory that this project wrote, and the errors of damaged files.
     """
     where, kind = find_directory(path, *_INSPECT)
-    with disk_errors(where):
+    with record_errors(where):
         return _INSPECT[kind](where)

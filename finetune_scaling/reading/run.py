@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from finetune_scaling.evaluation.example_rows import EVALUATION, read_rows
-from finetune_scaling.files import Location, absolute, disk_errors
+from finetune_scaling.files import Location, absolute, record_errors
 from finetune_scaling.inspection.directory_kind import find_directory
 from finetune_scaling.runs.run_directory import RunDirectory, run_state
 
@@ -45,7 +45,8 @@ class Run:
         self._loaded: tuple[Mapping[str, Any], TunedModel] | None = None
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}): {self.state}" + ("" if self.loss is None else f", loss {self.loss:.4f}")
+        with record_errors(self.path):
+            return f"Run({str(self.path)!r}): {self.state}" + ("" if self.loss is None else f", loss {self.loss:.4f}")
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class Run:
     @functools.cached_property
     def result(self) -> dict[str, Any] | None:
         """The result record; None until the run is finished."""
-        with disk_errors(self.path):
+        with record_errors(self.path):
             return RunDirectory(self.path).result if self.state == "done" else None
 
     @property
@@ -66,18 +67,21 @@ class Run:
     @functools.cached_property
     def state(self) -> str:
         """done, failed (in a study), or started."""
-        with disk_errors(self.path):
+        with record_errors(self.path):
             return run_state(self.path)
 
     @property
     def method(self) -> dict[str, Any]:
         """The tuning method: its name and the options set in the config."""
-        return {name: value for name, value in self.config.get("method", {"name": "full"}).items() if value is not None}
+        with record_errors(self.path):
+            options = self.config.get("method", {"name": "full"})
+            return {name: value for name, value in options.items() if value is not None}
 
     @property
     def loss(self) -> float | None:
         """Test loss in nats per token (base model: on its held-out text); None until the run is finished."""
-        return None if self.result is None else self.result["loss"]
+        with record_errors(self.path):
+            return None if self.result is None else self.result["loss"]
 
     @functools.cached_property
     def base(self) -> "Run | None":
@@ -97,13 +101,13 @@ class Run:
 
         One row per logged step; NaN in the columns that were not logged at that step.
         """
-        with disk_errors(self.path):
+        with record_errors(self.path):
             lines = pd.DataFrame(RunDirectory(self.path).metrics())
-        if lines.empty:
-            return pd.DataFrame(columns=_CURVES, index=pd.Index([], name="step", dtype="int64"))
-        frame = lines.groupby("step").last()
-        if "time" in frame:
-            frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
+            if lines.empty:
+                return pd.DataFrame(columns=_CURVES, index=pd.Index([], name="step", dtype="int64"))
+            frame = lines.groupby("step").last()
+            if "time" in frame:
+                frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
         return frame.reindex(columns=[*_CURVES, *(c for c in frame if c not in _CURVES)])
 
     @functools.cached_property
@@ -116,23 +120,25 @@ class Run:
         """
         from finetune_scaling.evaluation.records import best_checkpoint_records, evaluation_records
 
-        with disk_errors(self.path):
+        with record_errors(self.path):
             result = self.result or {}
             records = best_checkpoint_records(self.path, result) if result else dict(evaluation_records(self.path))
-        rows = [row for split, scores in result.get("tests", {}).items() for row in _scores("result", split, scores)]
-        for name, record in records.items():
-            splits = record.get("splits", {})
-            for split, scores in {"all": record, **(splits if len(splits) > 1 else {})}.items():
-                rows += _scores(name, split, scores)
-            for other, scores in {"untuned": record.get("untuned"), **record.get("baselines", {})}.items():
-                rows += _scores(name, "all", scores or {}, other)
+            rows = [
+                row for split, scores in result.get("tests", {}).items() for row in _scores("result", split, scores)
+            ]
+            for name, record in records.items():
+                splits = record.get("splits", {})
+                for split, scores in {"all": record, **(splits if len(splits) > 1 else {})}.items():
+                    rows += _scores(name, split, scores)
+                for other, scores in {"untuned": record.get("untuned"), **record.get("baselines", {})}.items():
+                    rows += _scores(name, "all", scores or {}, other)
         return pd.DataFrame(rows, columns=_SCORES)
 
     @functools.cached_property
     def splits(self) -> list[str]:
         """Names of the sets that have samples: the task's test sets, and EVALUATOR.SET of evaluators."""
         folder = self.path / EVALUATION
-        with disk_errors(folder):
+        with record_errors(folder):
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         return sorted(name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
 
@@ -142,12 +148,13 @@ class Run:
         split: one of `splits`; by default the task's first test set. hypothesis is None if the example was not decoded;
         all texts are None for rows of running text. Raises DataError if the split is missing or a line is damaged.
         """
-        split = split or next(iter((self.result or {}).get("tests", self.splits)), "test")
-        file = self.path / EVALUATION / f"{split}.jsonl"
-        rows = pd.DataFrame(read_rows(file, ("index", "loss_sum", "tokens"))).set_index("index")
-        rows["loss"] = rows["loss_sum"] / rows["tokens"]
-        frame = rows.reindex(columns=["source", "reference", "hypothesis", "loss", "tokens", "target_language"])
-        frame[_TEXTS] = frame[_TEXTS].astype(object).where(frame[_TEXTS].notna(), None)
+        with record_errors(self.path):
+            split = split or next(iter((self.result or {}).get("tests", self.splits)), "test")
+            file = self.path / EVALUATION / f"{split}.jsonl"
+            rows = pd.DataFrame(read_rows(file, ("index", "loss_sum", "tokens"))).set_index("index")
+            rows["loss"] = rows["loss_sum"] / rows["tokens"]
+            frame = rows.reindex(columns=["source", "reference", "hypothesis", "loss", "tokens", "target_language"])
+            frame[_TEXTS] = frame[_TEXTS].astype(object).where(frame[_TEXTS].notna(), None)
         return frame
 
     @functools.cached_property
@@ -155,7 +162,7 @@ class Run:
         """The steps that have a complete checkpoint."""
         from finetune_scaling.runs.checkpoints import checkpoint_steps
 
-        with disk_errors(self.path):
+        with record_errors(self.path):
             return sorted(checkpoint_steps(self.path))
 
     def params(self, step: int | None = None) -> dict[str, Any]:

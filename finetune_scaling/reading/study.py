@@ -12,7 +12,7 @@ import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
-from finetune_scaling.files import Location, absolute, disk_errors, read_json
+from finetune_scaling.files import Location, absolute, disk_errors, read_json, read_json_object, record_errors
 from finetune_scaling.inspection.directory_kind import find_directory
 from finetune_scaling.laws.points.text import POINTS
 from finetune_scaling.reading.run import Run
@@ -81,7 +81,7 @@ class Study:
         """The content of study.json: notes, main metrics, scores of trivial baselines; empty until the study ends."""
         with disk_errors(self.path):
             file = self.path / "study.json"
-            return read_json(file) if file.exists() else {}
+            return read_json_object(file) if file.exists() else {}
 
     @property
     def name(self) -> str:
@@ -99,16 +99,9 @@ class Study:
         from finetune_scaling.inspection.study import inspect_runs
 
         grid = self._grid
-        with disk_errors(self.path):
+        with record_errors(self.path):
             rows = inspect_runs(self.path, grid)
-        frame = pd.DataFrame(rows).drop(columns=["directory", "metrics", "error"])
-        metrics = pd.DataFrame([row["metrics"] for row in rows])
-        frame = pd.concat([frame, metrics], axis=1).assign(
-            error=[row["error"] for row in rows], path=[str(self.path / row["directory"]) for row in rows]
-        )
-        frame.index = pd.Index([row["directory"].removeprefix(_RUNS) for row in rows], name="run")
-        floats = dict.fromkeys(("learning_rate", "loss", "dev_loss", "seconds"), "float64")
-        return frame.astype(floats | dict.fromkeys(("pet_size", "best_step"), "Int64"))
+            return _run_frame(self.path, rows)
 
     @functools.cached_property
     def bases(self) -> pd.DataFrame:
@@ -116,11 +109,11 @@ class Study:
         from finetune_scaling.inspection.study import inspect_bases
 
         grid = self._grid
-        with disk_errors(self.path):
+        with record_errors(self.path):
             frame = pd.DataFrame(inspect_bases(self.path, grid)).set_index("base")
-        frame["path"] = [str(self.path / _BASES / key) for key in frame.index]
-        counts = dict.fromkeys(("parameters", "parameters_non_embedding", "tokens_seen"), "Int64")
-        return frame.astype(dict.fromkeys(("dev_loss", "seconds"), "float64") | counts)
+            frame["path"] = [str(self.path / _BASES / key) for key in frame.index]
+            counts = dict.fromkeys(("parameters", "parameters_non_embedding", "tokens_seen"), "Int64")
+            return frame.astype(dict.fromkeys(("dev_loss", "seconds"), "float64") | counts)
 
     def run(self, key: str) -> Run:
         """Return a run by its key in `runs`; no other run is read.
@@ -206,3 +199,15 @@ class Study:
                     f"{self.path}: the {what} {key} failed before it started ({failure}). Fix that and run the study"
                 )
         return Run(where)
+
+
+def _run_frame(study: Location, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the frame of all runs from their contents; see Study.runs."""
+    frame = pd.DataFrame(rows).drop(columns=["directory", "metrics", "error"])
+    metrics = pd.DataFrame([row["metrics"] for row in rows])
+    frame = pd.concat([frame, metrics], axis=1).assign(
+        error=[row["error"] for row in rows], path=[str(study / row["directory"]) for row in rows]
+    )
+    frame.index = pd.Index([row["directory"].removeprefix(_RUNS) for row in rows], name="run")
+    floats = dict.fromkeys(("learning_rate", "loss", "dev_loss", "seconds"), "float64")
+    return frame.astype(floats | dict.fromkeys(("pet_size", "best_step"), "Int64"))

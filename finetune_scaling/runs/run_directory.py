@@ -15,7 +15,15 @@ from typing import Any, Literal
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
-from finetune_scaling.files import Location, disk_errors, location, read_json, write_atomically, write_json_atomically
+from finetune_scaling.files import (
+    Location,
+    disk_errors,
+    location,
+    read_json,
+    read_json_object,
+    write_atomically,
+    write_json_atomically,
+)
 from finetune_scaling.runs.lease import hold_lease
 from finetune_scaling.strict_json import format_json
 
@@ -43,7 +51,7 @@ class RunDirectory:
     @property
     def result(self) -> dict[str, Any] | None:
         """The result record; None until the run is finished."""
-        return read_json(self.path / RESULT) if (self.path / RESULT).exists() else None
+        return read_json_object(self.path / RESULT) if (self.path / RESULT).exists() else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -52,7 +60,7 @@ class RunDirectory:
             raise WorkdirError(
                 f"{self.path}: not the directory of a run (it has no {CONFIG}). Fix: give a run directory"
             )
-        config = read_json(self.path / CONFIG, fix="restore an intact copy, or choose another --workdir")
+        config = read_json_object(self.path / CONFIG, fix="restore an intact copy, or choose another --workdir")
         if describes_public_model(config):
             raise public_model_error(self.path)
         return config
@@ -95,7 +103,9 @@ class RunDirectory:
         records = []
         for line in path.read_bytes().splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError):  # of JSON or UTF-8
-                records.append(json.loads(line))
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    records.append(record)
         return records
 
     def rewind_metrics(self, step: int) -> None:
