@@ -15,9 +15,12 @@ RECORD, PAGE, TABLES, PLOTS = "fit.json", "report.html", "tables", "plots"
 
 
 def check_report_directory(out: Path) -> None:
-    """Raise WorkdirError if a report cannot be written to `out` without replacing what no report wrote."""
+    """Raise WorkdirError if a report cannot be written to `out`, or would replace there what no report wrote."""
     with disk_errors(out):
         _earlier_files(out)
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WorkdirError(f"{existing}: cannot be written; give a directory that you own for the report")
 
 
 @contextlib.contextmanager

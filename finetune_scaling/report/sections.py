@@ -40,7 +40,7 @@ LAW_CAPTION = (
 )
 RESIDUALS = {"linear": "predicted minus measured loss", "log": "log predicted minus log measured loss"}
 SCORES_CAPTION = "Hollow: held out; dotted: the score of copying the input, where it is known."
-MAX_MEASURED = 40  # settings in a table that is not folded
+MAX_MEASURED, MAX_SHOWN = 40, 1000  # settings in a table that is not folded, and in one on the page
 Tables = Mapping[str, pd.DataFrame]
 
 
@@ -311,7 +311,9 @@ def _measured(analysis: Analysis, tables: Tables) -> Section:
         frame = frame.merge(tables[TIMES], "left", on=SETTING)
     columns += [c for c in (*untuned, "flops", "seconds") if c in frame and frame[c].notna().any()]
     caption = "Means over seeds, with scores of the untuned base model, and FLOPs and seconds of a run"
-    shown = [display(frame, "points", caption, columns, folded=len(frame) > MAX_MEASURED)]
+    if len(frame) > MAX_SHOWN:
+        caption += f"; the first {MAX_SHOWN} of {len(frame)}"
+    shown = [display(frame[:MAX_SHOWN], "points", caption, columns, folded=len(frame) > MAX_MEASURED)]
     if "single_laws" in tables:
         frame = tables["single_laws"]
         names = list(analysis.curve_fits[0].parameters)

@@ -103,6 +103,16 @@ def test_what_no_report_wrote_is_never_replaced(tmp_path: Path, taken: str) -> N
         check_report_directory(file)
 
 
+def test_a_directory_that_cannot_be_written_is_said_before_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_report_directory(tmp_path / "a" / "b")
+    monkeypatch.setattr(report_directory.os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(WorkdirError, match="cannot be written; give"):
+        check_report_directory(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_manipulated_list_removes_nothing_outside(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     out = tmp_path / "out"
