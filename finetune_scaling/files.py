@@ -119,13 +119,17 @@ def _replace(path: Path, data: bytes) -> None:
         return
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # tempfile's would not have the umask's permissions
+    _remove_abandoned(path)
+    # Not tempfile's, which would not have the umask's permissions.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("xb") as file, _locked(temporary):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
+    except (BlockingIOError, FileNotFoundError):  # another writer took it for abandoned before it was locked
+        _replace(path, data)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -168,18 +172,25 @@ def unfinished_directory(path: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary directories that killed processes left; running processes lock theirs."""
+    """Remove temporary files and directories that killed processes left; running processes lock theirs."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"):
-        with contextlib.suppress(BlockingIOError), _locked(left):
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError), _locked(left, required=True):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Lock a directory for this process. Raises BlockingIOError if another process has locked it."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _locked(path: Path, *, required: bool = False) -> Iterator[None]:
+    """Lock a file or directory for this process. Raises BlockingIOError if another process has locked it.
+
+    required: raise OSError on a file system without locks, where the block is otherwise run without one.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if required or isinstance(error, BlockingIOError):
+                raise
         yield
     finally:
         os.close(descriptor)

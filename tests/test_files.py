@@ -1,6 +1,7 @@
 """Atomic writes survive kills and full disks; errors name the path and the fix."""
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -173,6 +175,27 @@ with new_directory(Path(sys.argv[1])) as directory:
     print("half", flush=True)
     time.sleep(600)
 """
+
+
+def test_only_the_temporary_files_of_killed_writers_are_removed(tmp_path):
+    killed, writing, other = (
+        tmp_path / name for name in (".a.json.1.unfinished", ".a.json.2.unfinished", ".b.json.1.unfinished")
+    )
+    for left in (killed, writing, other):
+        left.write_text("half")
+    with writing.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as its writer does
+        write_json_atomically(tmp_path / "a.json", [1])
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", writing.name, other.name}
+    assert read_json(tmp_path / "a.json") == [1]
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    texts = [str(n) * 1000 for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_atomically(tmp_path / "a", text), texts))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() in texts
 
 
 def test_only_the_unfinished_directory_of_a_killed_process_is_removed(tmp_path):
