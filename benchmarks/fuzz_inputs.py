@@ -69,6 +69,7 @@ def main(_: Sequence[str]) -> None:
             _show(known[name], int(number), seeds)
             return
         chosen = [known[name] for name in _TARGETS.value or known]
+        check_undamaged(chosen, seeds, Path(temporary))
         report = campaign(chosen, seeds, Path(temporary))
     if _OUT.value:
         Path(_OUT.value).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", errors="replace")
@@ -108,13 +109,24 @@ def campaign(chosen: Sequence[Target], seeds: Path, temporary: Path) -> dict[str
     }
 
 
-def run_case(target: Target, number: int, seeds: Path, case: Path) -> Outcome:
-    """Damage a copy of the target's inputs, run it and classify how it ended."""
-    rng = random.Random(f"{_SEED.value} {target.name} {number}")
+def check_undamaged(chosen: Sequence[Target], seeds: Path, temporary: Path) -> None:
+    """Exit unless every target accepts its undamaged inputs; otherwise refusals would show nothing."""
+    for target in chosen:
+        outcome = run_case(target, None, seeds, temporary / "case")
+        shutil.rmtree(temporary / "case", ignore_errors=True)
+        if outcome.verdict != ACCEPTED:
+            raise SystemExit(
+                f"error: {target.name} does not accept its undamaged inputs: {outcome.ended.errors[-2000:]}"
+            )
+
+
+def run_case(target: Target, number: int | None, seeds: Path, case: Path) -> Outcome:
+    """Damage a copy of the target's inputs, run it and classify how it ended. number: None leaves it undamaged."""
+    rng = None if number is None else random.Random(f"{_SEED.value} {target.name} {number}")
     case.mkdir(parents=True)
     for name in target.inputs:
         mutations.copy(seeds / name, case / name)
-    damage = damage_files(rng, target, case)
+    damage = "" if rng is None else damage_files(rng, target, case)
     before = contents(case)
     log = case.with_name(f"{case.name}.log")
     log.unlink(missing_ok=True)

@@ -29,34 +29,35 @@ class Target:
     """One way to read an input.
 
     inputs: seeds that are copied into the folder of a case; victims: patterns of their files that are damaged.
-    run: runs the command or library call on the folder, in a child. results: files and directories in the folder that
-    a success may replace or extend; rewritten: files that a refusal may replace, too; moved: directories whose files a
-    refusal may move elsewhere, but not change. weight: its share of the inputs.
+    run: runs the command or library call on the folder, in a child, with random arguments if it gets a generator.
+    results: files and directories in the folder that a success may replace or extend; rewritten: files that a refusal
+    may replace, too; moved: directories whose files a refusal may move elsewhere, but not change. weight: its share of
+    the inputs.
     """
 
     name: str
     weight: int
     inputs: tuple[str, ...]
     victims: tuple[str, ...]
-    run: Callable[[random.Random, Path], None]
+    run: Callable[[random.Random | None, Path], None]
     results: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
 
 
-def _command(name: str, *arguments: str) -> Callable[[random.Random, Path], None]:
+def _command(name: str, *arguments: str) -> Callable[[random.Random | None, Path], None]:
     """Return the run of a command; CASE in its arguments is the folder of the case."""
 
-    def run(_: random.Random, case: Path) -> None:
+    def run(_: random.Random | None, case: Path) -> None:
         forking.run_command(name, [argument.replace("CASE", str(case)) for argument in arguments])
 
     return run
 
 
-def _call(function: Callable[[Path], Any]) -> Callable[[random.Random, Path], None]:
+def _call(function: Callable[[Path], Any]) -> Callable[[random.Random | None, Path], None]:
     """Return the run of a library call, whose UserErrors end it as they end a command."""
 
-    def run(_: random.Random, case: Path) -> None:
+    def run(_: random.Random | None, case: Path) -> None:
         with exit_on_user_error():
             function(case)
 
@@ -98,13 +99,15 @@ def targets(seeds: Path) -> list[Target]:
         Target("inspection of a run", 8, ("run",), (*run_files, "run/checkpoints/*/*/*"), _command(
             "inspect", "CASE/run")),
         Target("reading of a run", 12, ("run",), run_files, _call(_read_run)),
-        Target("finished run", 3, ("run",), run_files, _command("train", *train, "--workdir=CASE/run"), ("run",)),
+        Target("finished run", 3, ("run",), run_files, _command(
+            "train", *train, "--config.evaluation.generate_examples=3", "--workdir=CASE/run"), ("run",)),
         Target("resumed run", 1, ("unfinished",), (
             "unfinished/*.json", "unfinished/*.jsonl", "unfinished/checkpoints/*/*/*"), _command(
             "train", *train, "--workdir=CASE/unfinished"), ("unfinished",), ("unfinished/config.json",),
             ("unfinished/checkpoints",)),
-        Target("export of a run", 2, ("run",), ("run/*.json", "run/checkpoints/*/*/*", "run/checkpoints/*/*/*/*"),
-            _command("convert", "--checkpoint=CASE/run", "--to-peft=CASE/out"), ("out",)),
+        Target("export of a run", 2, ("adapted",), (
+            "adapted/*.json", "adapted/checkpoints/*/*/*", "adapted/checkpoints/*/*/*/*"), _command(
+            "convert", "--checkpoint=CASE/adapted", "--to-peft=CASE/out"), ("out",)),
         Target("scores of texts", 6, ("hypotheses.txt", "references.txt", "scores.json"), (
             "hypotheses.txt", "references.txt"), _command("evaluate", *texts, "--out=CASE/scores.json"), (
             "scores.json",)),
@@ -114,8 +117,8 @@ def targets(seeds: Path) -> list[Target]:
         Target("samples", 4, ("run", "samples.html"), ("run/evaluation/*.jsonl", "run/*.json"), _command(
             "samples", "--runs=CASE/run", "--out=CASE/samples.html"), ("samples.html", "samples.json")),
         Target("comparison", 3, ("run", "scores.json"), ("run/evaluation/*.jsonl",), _command(
-            "compare", f"--runs=CASE/run,{seeds / 'run'}", "--target-language=de", "--samples=5", "--metrics=bleu,loss",
-            "--out=CASE/scores.json"), ("scores.json",)),
+            "compare", f"--runs=own=CASE/run,intact={seeds / 'run'}", "--target-language=de", "--samples=5",
+            "--metrics=bleu,loss", "--out=CASE/scores.json"), ("scores.json",)),
         Target("inspection of a study", 4, ("study",), (
             "study/*.json", "study/bases/*/*/*.json", "study/runs/*/*/*/*.json"), _command("inspect", "CASE/study")),
         Target("reading of a study", 5, ("study",), (
@@ -127,20 +130,24 @@ def _paths(seeds: Path) -> tuple[str, str]:
     return (f"--config.tokenizer={seeds / 'tokenizer'}", f"--config.base.run={seeds / 'base'}")
 
 
-def _overrides(name: str, arguments: Sequence[str], config: Path) -> Callable[[random.Random, Path], None]:
+def _overrides(name: str, arguments: Sequence[str], config: Path) -> Callable[[random.Random | None, Path], None]:
     """Return the run of a command whose config has one or two odd values on the command line."""
 
-    def run(rng: random.Random, case: Path) -> None:
+    def run(rng: random.Random | None, case: Path) -> None:
+        given = [argument.replace("CASE", str(case)) for argument in arguments]
+        if rng is None:
+            forking.run_command(name, given)
+            return
         fields = list(_dotted(json.loads(config.read_text())))
         odd = [f"--config.{rng.choice(fields)}={rng.choice(mutations.TEXTS)}" for _ in range(rng.choice((1, 1, 2)))]
         if rng.random() < 0.1:
             odd[0] = odd[0].replace("=", rng.choice((".x=", "x=", "")), 1)
-        forking.run_command(name, [*(argument.replace("CASE", str(case)) for argument in arguments), *odd])
+        forking.run_command(name, [*given, *odd])
 
     return run
 
 
-def _flags(seeds: Path) -> Callable[[random.Random, Path], None]:
+def _flags(seeds: Path) -> Callable[[random.Random | None, Path], None]:
     """Return the run of some command with a flag that has an odd value."""
     known = {
         "fit": ("points", "out", "law", "by", "laws", "bootstrap", "resamples", "huber_delta", "residual", "methods"),
@@ -169,7 +176,9 @@ def _flags(seeds: Path) -> Callable[[random.Random, Path], None]:
         "prepare": ["corpus", f"--config={seeds / 'configs' / 'none.py'}"],
     }
 
-    def run(rng: random.Random, case: Path) -> None:
+    def run(rng: random.Random | None, case: Path) -> None:
+        if rng is None:
+            return
         name = rng.choice(list(known))
         flag = rng.choice(known[name])
         kept = [one for one in given[name] if not one.startswith(f"--{flag}=") or rng.random() < 0.2]
@@ -271,6 +280,8 @@ def make_seeds(seeds: Path) -> None:
         lambda: forking.run_command(
             "convert", [f"--from-hf={seeds / 'model'}", f"--out={seeds / 'base_of_adapter'}"]
         ),
+        lambda: forking.run_command("convert", [
+            f"--from-peft={seeds / 'adapter'}", f"--base={seeds / 'base_of_adapter'}", f"--out={seeds / 'adapted'}"]),
         lambda: forking.run_command("fit", [
             f"--points={seeds / 'points.csv'}", f"--out={seeds / 'report'}", "--resamples=40", "--laws=additive"]),
     ]  # fmt: skip
