@@ -110,7 +110,7 @@ def test_every_field_may_be_absent_or_null(name):
                 continue
             check(fields)
             compared += 1
-    assert compared > 6
+    assert compared > 3
 
 
 @pytest.mark.parametrize(("row", "case"), [(row, case) for row, cases in REFUSED.items() for case in cases])

@@ -115,8 +115,11 @@ def read_peft_adapter(directory: Path) -> PeftAdapter:
 def _existing(file: Path) -> Path:
     if file.is_file():
         return file
-    pickled = file.with_suffix(".bin").is_file()
-    fix = "save it as safetensors; pickled weights (.bin) are not read" if pickled else "name the adapter's directory"
+    fix = "name the adapter's directory"
+    if adapters := sorted(entry.parent.name for entry in file.parent.glob(f"*/{CONFIG}")):
+        fix = f"name the directory of one adapter: {', '.join(adapters)}"
+    if file.with_suffix(".bin").is_file():
+        fix = "load it with peft and save it (save_pretrained writes safetensors); pickled weights (.bin) are not read"
     raise CheckpointError(f"{file}: no such file. Fix: {fix}.")
 
 

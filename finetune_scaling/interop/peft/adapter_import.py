@@ -19,12 +19,14 @@ from finetune_scaling.interop.peft.adapter_format import (
     read_peft_adapter,
 )
 from finetune_scaling.interop.peft.registry import import_peft_adapter
+from finetune_scaling.interop.peft.saved_embeddings import without_saved_embeddings
 from finetune_scaling.interop.weights.run_weights import PROVENANCE
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
 from finetune_scaling.runs.model_loading import RunCheckpoint, check_length, find_base
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
+from finetune_scaling.runs.streamed_checkpoint import StreamedCheckpoint
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.training.step import State, init_state
 from finetune_scaling.trees import unflatten
@@ -64,7 +66,9 @@ def import_adapter(request: AdapterImport) -> dict[str, Any]:
     base = find_base(BaseConfig(request.base, request.step))
     model = _base_model(base)
     source = read_peft_adapter(directory)
-    adapter = import_peft_adapter(source, match_family(model, families_for(base), str(base.directory)))
+    match = match_family(model, families_for(base), str(base.directory))
+    source = without_saved_embeddings(source, match, StreamedCheckpoint(base.path))
+    adapter = import_peft_adapter(source, match)
     _check_base(directory, source, base)
     config = _run_config(request, adapter, base, model)
     checkpoint = _checkpoint(read_run_config(config), model, adapter, base)

@@ -1,18 +1,19 @@
 """Linear layers of a Hugging Face model that adapters extend, and the names of their adapters' tensors in PEFT."""
 
+import re
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from finetune_scaling.errors import CheckpointError
+from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.families.family import LAYER, Tensor, to_file
 from finetune_scaling.interop.families.matching_family import FamilyMatch
 from finetune_scaling.interop.hugging_face_model import leaf_shapes
-from finetune_scaling.interop.peft.adapter_format import PeftAdapter
+from finetune_scaling.interop.peft.adapter_format import CONFIG, PeftAdapter
 from finetune_scaling.models.config import DENSE_LAYERS
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 
 
 class Module(NamedTuple):
@@ -33,7 +34,7 @@ class Module(NamedTuple):
 
     def keys(self, suffix: str) -> list[str]:
         """Return the names of an adapter tensor of each layer in the adapter's file."""
-        return [f"{_PREFIX}{name}.{suffix}" for name in self.names]
+        return [f"{PREFIX}{name}.{suffix}" for name in self.names]
 
     def by_layer(self, suffix: str, stacked: np.ndarray) -> dict[str, np.ndarray]:
         """Return the adapter tensors of all layers by name, from one array with a leading axis of layers."""
@@ -112,7 +113,46 @@ def extended_modules(adapter: PeftAdapter, match: FamilyMatch, suffixes: Collect
         )
     if not extended:
         raise CheckpointError(f"{adapter.weights}: has no tensors. Fix: copy the adapter again.")
+    for module in modules:
+        _check_target(adapter, module, suffixes, extended=module in extended)
     return extended
+
+
+def _check_target(adapter: PeftAdapter, module: Module, suffixes: Collection[str], *, extended: bool) -> None:
+    """Raise CheckpointError where a module has tensors but is no target, which PEFT would leave out, or the reverse."""
+    first = module.keys(min(suffixes))[0]
+    targets = [_is_target(adapter, name) for name in module.names]
+    if extended and not all(targets):
+        raise CheckpointError(
+            f"{adapter.weights}: tensor {first} belongs to a module that target_modules or exclude_modules of {CONFIG} "
+            "leaves out. Fix: copy both files from the same adapter."
+        )
+    if not extended and any(targets):
+        raise CheckpointError(
+            f"{adapter.weights}: tensor {first} is missing, although target_modules of {CONFIG} selects its module. "
+            "Fix: copy the adapter again."
+        )
+
+
+def _is_target(adapter: PeftAdapter, name: str) -> bool:
+    """Return whether target_modules and exclude_modules select a module, by the rules of PEFT."""
+    targets, excluded = adapter.fields.get("target_modules"), adapter.fields.get("exclude_modules")
+    if excluded and _selects(adapter, excluded, name):
+        return False
+    return targets in (None, "all-linear") or _selects(adapter, targets, name)
+
+
+def _selects(adapter: PeftAdapter, patterns: Any, name: str) -> bool:
+    """Return whether a regular expression of complete names, or a list of ends of names, selects a module."""
+    try:
+        if isinstance(patterns, str):
+            return re.fullmatch(patterns, name) is not None
+        return any(f".{name}".endswith(f".{end}") for end in patterns)
+    except (re.error, TypeError) as error:
+        raise ConfigError(
+            f"{adapter.where}/{CONFIG}: {patterns!r} is neither a regular expression nor a list of modules ({error}). "
+            "Fix: copy the adapter again."
+        ) from error
 
 
 def layer_names(folders: Collection[str]) -> list[str]:
