@@ -339,9 +339,11 @@ def _measured_plots(analysis: Analysis) -> Iterator[Plot]:
     """Yield loss and main metric over dataset size, the loss with the law over dataset size where it was fitted."""
     yield from _law_plots(analysis, [SINGLE.name])
     for task, metric in analysis.main_metrics.items():
-        rows = analysis.rows(task)
+        if metric is None:
+            continue
+        rows = analysis.rows(task).dropna(subset=[metric])
         factor = next((factor for factor in FACTORS if (rows["factor"] == factor).any()), None)
-        if metric is not None and factor is not None:
+        if factor is not None:
             title = f"{metric} over finetuning examples"
             caption = f"A panel per {FACTOR_NAMES[factor]}. {SCORES_CAPTION}"
             yield _task_plot(analysis, task, "scores-by-data", title, caption, draw_scores, metric, factor)

@@ -1,12 +1,13 @@
 """How the runs of a study trained: dev loss by step, and seconds; read from the study's directory, if there is one."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from finetune_scaling.analysis.analysis import Analysis
+from finetune_scaling.analysis.joint_fits import ordered_methods
 from finetune_scaling.errors import UserError
 from finetune_scaling.files import Location
 from finetune_scaling.formatting import format_count, method_name
@@ -54,6 +55,8 @@ def training_tables(points: Location | None, progress: Callable[[str], None]) ->
 def _curve(run: StudyRun, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     setting = run.setting
     for step, loss in record["dev_losses"].items():
+        if loss is None or not math.isfinite(loss):
+            continue
         yield {
             "run": run.directory,
             "task": setting.task,
@@ -81,10 +84,10 @@ def _times(run: StudyRun, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def draw_learning_curves(analysis: Analysis, task: str, curves: pd.DataFrame) -> ReportFigure:
+def draw_learning_curves(_: Analysis, task: str, curves: pd.DataFrame) -> ReportFigure:
     """Draw dev loss against step: a panel per method, a line per run, a colour per dataset size."""
-    rows = curves[(curves["task"] == task) & np.isfinite(curves["dev_loss"].astype(float))]
-    methods = [method for method in analysis.methods if (rows["method"] == method).any()]
+    rows = curves[curves["task"] == task]
+    methods = ordered_methods(rows["method"])
     colours = quantity_colours(rows["finetune_examples"])
     figure, grid = panels(len(methods), share_y=True)
     for axes, method in zip(grid, methods, strict=True):

@@ -12,6 +12,8 @@ from finetune_scaling.api import fit
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.report.plots import save
+from finetune_scaling.report.sections import _measured_plots
 from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.report.summary import point_warnings, summary
 
@@ -54,6 +56,15 @@ def test_grids_without_any_law_are_analysed_with_reasons(name: str) -> None:
     varied = rows["x"].nunique() > 1 and rows["finetune_examples"].nunique() > 1
     assert [claim.name for claim in found.claims] == ["pet_prefers_model_and_pretraining"] * varied
     assert any(line.startswith("No law over model size") for line in summary(found))
+
+
+def test_scores_of_some_settings_are_drawn_where_they_are(tmp_path: Path) -> None:
+    rows = grid((1e6,), (100, 300))
+    pretrain = grid((1e9,), (100, 300)).assign(factor="pretrain")
+    found = analysed(pd.concat([rows.assign(bleu=None), pretrain]))
+    (plot,) = (plot for plot in _measured_plots(found) if plot.name.endswith("scores-by-data"))
+    save(plot, tmp_path)
+    assert len(json.loads((tmp_path / f"{plot.name}.json").read_text())["points"]["y"]) == 2
 
 
 def test_a_study_of_one_base_ends_in_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     config = configuration.plain(runpy.run_path(str(TINY))["get_config"]("study"))
     (folder / "config.json").write_text(json.dumps(config))
-    points = {}
+    points: dict[tuple, dict] = {}
     for run in runs(read_study(config))[:-1]:
         setting, directory = run.setting, folder / run.directory
         directory.mkdir(parents=True)
-        record = {"parameters": 10**6, "learning_rate": 1e-3, "seconds": 12.5, "dev_losses": LOSSES}
+        record = {"parameters": 10**6, "learning_rate": 1e-3, "seconds": 12.5, "dev_losses": LOSSES | {"16": None}}
         (directory / "result.json").write_text(json.dumps(record))
         key = {"task": setting.task, "method": setting.method, "factor": "model", "x": 10**6}
         key |= {"finetune_examples": setting.finetune_examples, "seed": run.seed, "held_out": 0}
