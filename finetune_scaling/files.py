@@ -135,6 +135,17 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
+def check_writable(path: Location, fix: str) -> None:
+    """Raise WorkdirError with the fix if a local file or directory could not be written or created."""
+    if isinstance(path, Path):
+        with disk_errors(path):
+            whole = path.absolute()
+            existing = next(one for one in (whole, *whole.parents) if one.exists())
+            is_blocked = existing != whole and not existing.is_dir()
+            if is_blocked or not os.access(existing, os.W_OK):
+                raise WorkdirError(f"{path}: cannot be written; {fix}")
+
+
 def check_new(path: Path) -> None:
     """Raise WorkdirError if `path` exists and is not an empty directory."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

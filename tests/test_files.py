@@ -15,6 +15,7 @@ import pytest
 
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import (
+    check_writable,
     disk_errors,
     new_directory,
     read_json,
@@ -32,6 +33,18 @@ def test_written_values_are_read_back_and_no_other_file_is_left(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]
     write_atomically(path, b"\x00\xff")
     assert path.read_bytes() == b"\x00\xff"
+
+
+def test_a_path_that_cannot_be_written_is_known_without_writing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("text")
+    for writable in (tmp_path, tmp_path / "new" / "deep" / "file", tmp_path / "file"):
+        check_writable(writable, "give another")
+    with pytest.raises(WorkdirError, match=r"file/below: cannot be written; give another"):
+        check_writable(tmp_path / "file" / "below", "give another")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    with pytest.raises(WorkdirError, match=r"new/file: cannot be written; give another"):
+        check_writable(tmp_path / "new" / "file", "give another")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_non_ascii_text_is_not_escaped(tmp_path):

@@ -3,24 +3,23 @@
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import CheckpointError, ConfigError, DataError, WorkdirError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_public_model, open_run
 from finetune_scaling.evaluation.prepared_evaluation import (
     PreparedEvaluation,
+    check_base_writable,
     evaluate,
     existing_record,
     prepare_evaluators,
 )
 from finetune_scaling.evaluation.records import Record
 from finetune_scaling.evaluation.text_evaluation import check_public_model_evaluators
-from finetune_scaling.files import Location
+from finetune_scaling.files import Location, check_writable
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.runs.evaluators import Evaluator
 from finetune_scaling.runs.model_loading import find_base
@@ -101,15 +100,10 @@ def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -
     missing = frozenset(
         one.name for one in prepared if options.overwrite or existing_record(model, one, options.out) is None
     )
-    if missing and options.out is None:
-        _check_writable(model.directory)
+    if missing:
+        check_writable(options.out or model.directory, "give another --out=FILE.json, or score a copy of it")
+        check_base_writable([one.evaluator for one in prepared if one.name in missing], model.base)
     return EvaluationJob(directory, model, prepared, missing)
-
-
-def _check_writable(directory: Location) -> None:
-    """Raise WorkdirError if a local directory is not writable."""
-    if isinstance(directory, Path) and not os.access(directory, os.W_OK):
-        raise WorkdirError(f"{directory}: is not writable; give --out=FILE.json, or score a copy of it")
 
 
 def _open_run(directory: str, options: EvaluationOptions) -> tuple[EvaluatedModel, Tokenizer]:

@@ -5,7 +5,7 @@ A base model's scores are computed once for all runs that start from it and are 
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune_scaling.data.tokenizers.interface import Tokenizer
@@ -16,12 +16,12 @@ from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, base_mod
 from finetune_scaling.evaluation.example_rows import EVALUATION
 from finetune_scaling.evaluation.task_evaluation import Rows, TaskEvaluation, prepare_task_evaluation
 from finetune_scaling.evaluation.text_evaluation import TextEvaluation, prepare_text_evaluation
-from finetune_scaling.files import Location
+from finetune_scaling.files import Location, check_writable, location
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.runs.model_loading import TunedModel, find_base
-from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.runs.run_config import BaseConfig, RunConfig
 from finetune_scaling.runs.run_data import split_digest
 from finetune_scaling.runs.run_directory import lock_directory
 
@@ -80,6 +80,13 @@ def prepare_evaluators(
             raise type(error)(f"evaluator {name}: {error}") from error
         prepared.append(PreparedEvaluation(name, evaluator, evaluation, batch_size))
     return prepared
+
+
+def check_base_writable(evaluators: Iterable[Evaluator], base: BaseConfig | None) -> None:
+    """Raise WorkdirError if an evaluator scores the untuned base, whose directory keeps the scores, and cannot."""
+    if base is not None and any(evaluator.untuned for evaluator in evaluators):
+        fix = "score without the untuned base (untuned = False of the evaluator, or --no-untuned), or copy the base"
+        check_writable(location(base.run) / EVALUATION, fix)
 
 
 def record_path(model: EvaluatedModel, prepared: PreparedEvaluation) -> Location:

@@ -13,7 +13,12 @@ from finetune_scaling.data.loader import Batches
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
 from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
-from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation, evaluate, prepare_evaluators
+from finetune_scaling.evaluation.prepared_evaluation import (
+    PreparedEvaluation,
+    check_base_writable,
+    evaluate,
+    prepare_evaluators,
+)
 from finetune_scaling.evaluation.records import scores_for_result
 from finetune_scaling.evaluation.scoring import limit_warning, pooled_values, row_losses, score_split
 from finetune_scaling.experiments.checks import check_run, check_steps
@@ -111,6 +116,7 @@ def _check(run_config: RunConfig) -> list[PreparedEvaluation]:
         check_task_data(run_config)
         examples = len(finetuning_examples(run_config))
     check_run(run_config, model, examples)
+    check_base_writable(run_config.evaluation.named_evaluators.values(), run_config.base)
     check_encoding(run_config, tokenizer)
     return prepare_evaluators(run_config.evaluation.named_evaluators, run_config, tokenizer, model)
 

@@ -210,4 +210,4 @@ def _run_frame(study: Location, rows: list[dict[str, Any]]) -> pd.DataFrame:
     )
     frame.index = pd.Index([row["directory"].removeprefix(_RUNS) for row in rows], name="run")
     floats = dict.fromkeys(("learning_rate", "loss", "dev_loss", "seconds"), "float64")
-    return frame.astype(floats | dict.fromkeys(("pet_size", "best_step"), "Int64"))
+    return frame.astype(floats | dict.fromkeys(("pet_size", "best_step", "pretrain_tokens"), "Int64"))

@@ -131,6 +131,14 @@ def test_errors_come_before_data_is_encoded_and_parameters_are_read(
         run(tiny_runs.config(what, **changes), tmp_path / "run")
 
 
+def test_a_read_only_base_that_has_to_keep_scores_is_an_error_before_training(tiny_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(tiny_runs.base))
+    monkeypatch.setattr(experiment, "prepare_run_data", lambda *_: pytest.fail("work before all checks"))
+    config = tiny_runs.config("full", evaluation={"evaluators": {"dev": {"generate": 0}}})
+    with pytest.raises(WorkdirError, match=r"base/evaluation: cannot be written; score without the untuned base"):
+        run(config, tmp_path / "run")
+
+
 def test_a_base_with_another_tokenizer_is_an_error_before_data_is_encoded(
     tiny_runs, other_tokenizer, tmp_path, monkeypatch
 ):
