@@ -66,7 +66,9 @@ def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
     place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
     reason = error.msg
     if reason == "Extra data":
-        reason = "another value follows; files that were joined without a line feed between them look like this"
+        is_value = text[error.pos :].startswith(("{", "["))
+        joined = "another value follows; files that were joined without a line feed between them look like this"
+        reason = joined if is_value else "other text follows the value"
     return f"{place}: {reason}"
 
 

@@ -44,6 +44,7 @@ def test_what_is_written_is_strict_and_read_back(value):
         ('{"a": }', "^column 7: Expecting value"),
         ('{\n "a": }', "^line 2, column 7: Expecting value"),
         ('{"a": 1}{"a": 2}', "another value follows"),
+        ('{"a": 1},', "^column 9: other text follows"),
         ("", "column 1: Expecting value"),
     ],
 )

@@ -227,6 +227,19 @@ def test_bases_without_a_dev_loss_have_no_table_that_the_fit_would_refuse(tiny_r
     assert find_bases(workdir / "points.csv", "total") is None
 
 
+def test_points_have_the_digests_of_the_data_and_the_share_that_is_trained_on(tiny_runs, done):
+    study = read_study(tiny_runs.config("study"))
+    tables.write_points(study, done)
+    rows = list(csv.DictReader((done / "points.csv").open()))
+    results = [RunDirectory(done / run.directory).result for run in runs(study)]
+    records = [result["splits"] for result in results if result]
+    for name in ("train", "dev", "test"):
+        assert {row[f"{name}_digest"] for row in rows} == {record[name]["digest"] for record in records}
+    dev = [record["dev"] for record in records]
+    shares = {(one["in_training"] + one["near_training"]) / one["examples"] for one in dev}
+    assert {float(row["dev_in_training"]) for row in rows} == shares
+
+
 def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):
     study = read_study(small(tiny_runs))
     assert tables.write_points(study, done) == 4

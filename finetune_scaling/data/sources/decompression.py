@@ -15,11 +15,23 @@ import zstandard
 
 from finetune_scaling.errors import DataError
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_OTHER_FORMATS = {  # first bytes -> fix
+    b"\x1f\x8b": "it is compressed; add .gz to its name",
+    b"\xfd7zXZ\x00": "it is compressed; add .xz to its name",
+    b"\x28\xb5\x2f\xfd": "it is compressed; add .zst to its name",
+    b"PK\x03\x04": "it is a zip archive; unpack it",
+    b"PAR1": "it is a Parquet file; convert it to JSONL",
+    b"\xff\xfe": "it is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
+    b"\xfe\xff": "it is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
+}
+
 
 def read_bytes(path: str) -> bytes:
     """Return the decompressed content of a local path or URL; the suffix determines the compression.
 
-    Raises DataError if the file is missing, unreadable or empty, or its archive is truncated or damaged.
+    A byte order mark at the beginning is dropped. Raises DataError if the file is missing, unreadable, empty or in a
+    known format that is not UTF-8 text, or its archive is truncated or damaged.
     """
     data = _fetch(path)
     decompress = _DECOMPRESS.get(os.path.splitext(path)[1], bytes)
@@ -27,8 +39,11 @@ def read_bytes(path: str) -> bytes:
         data = decompress(data)
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         raise DataError(f"{path}: the archive is truncated or damaged ({error}); download the file again") from error
+    data = data.removeprefix(_BYTE_ORDER_MARK)
     if not data.strip():
         raise DataError(f"{path} is empty; download or write the file again")
+    if fix := next((fix for magic, fix in _OTHER_FORMATS.items() if data.startswith(magic)), None):
+        raise DataError(f"{path} is not a text file in UTF-8: {fix}")
     return data
 
 

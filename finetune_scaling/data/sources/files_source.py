@@ -17,7 +17,6 @@ from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.strict_json import JsonError, check_json_lines, parse_json
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
 
 
@@ -73,7 +72,11 @@ def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Records:
     """
     path = str(source)
     format_ = source.format or _format_of(path)
-    data = read_bytes(path).removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n")
+    data = read_bytes(path).rstrip(b"\r\n")
+    if b"\r" in data and b"\n" not in data:
+        raise DataError(
+            f"{path}: carriage returns end its lines; convert it, e.g. with `tr '\\r' '\\n' < {path} > converted`"
+        )
     lines = _open_json(path, data) if format_ == "jsonl" else _open_tsv(path, data, source.columns, fields)
     return Records(len(lines), lines.record, lines.where)
 
@@ -140,6 +143,8 @@ def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence
 
 def _parse_tsv(names: tuple[str, ...], text: str, where: str) -> Record:
     cells = text.rstrip("\r\n").split("\t")
+    if len(names) > 1 and not text.strip(" \r\n"):
+        raise DataError(f"{where} is empty; remove it")
     if len(cells) != len(names):
         raise DataError(
             f"{where}: {len(cells)} columns, expected {len(names)} ({', '.join(names)}); replace tabs inside texts by "

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -13,6 +13,8 @@ from finetune_scaling.errors import DataError
 T = TypeVar("T")
 Record = dict[str, Any]
 OnEmpty = Literal["error", "drop"]  # what to do with records that have an empty or blank text
+
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # zero-width characters, which str.strip() keeps
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
         raise DataError(
             f"{where}: field {field!r} is not valid Unicode (a lone surrogate); fix or remove that record"
         ) from None
-    if not value.strip():
+    if not value.strip().strip(_INVISIBLE):
         raise EmptyTextError(
             f"{where}: field {field!r} is empty; fix or remove that record, or set the source's field on_empty to "
             "'drop' to leave out such records (--config.task.sources.on_empty=drop for a task)"
@@ -94,11 +96,15 @@ def _value(record: Mapping[str, Any], field: str, where: str) -> Any:
                 f"{value!r:.40}; correct the field's name"
             )
         if name not in value:
-            prefix = ".".join([*path[:depth], ""])
-            known = [f"{prefix}{key}" for key in value]
-            raise DataError(f"{where}: no field {field!r}{suggestion('.'.join(path[: depth + 1]), known)}")
+            raise DataError(f"{where}: no field {field!r}{suggestion(field, list(dict.fromkeys(_fields(record))))}")
         value = value[name]
     return value
+
+
+def _fields(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of a record's fields, those of nested records with dots."""
+    for key, value in record.items():
+        yield from (f"{key}.{name}" for name in _fields(value)) if isinstance(value, Mapping) else (key,)
 
 
 def optional_number(record: Mapping[str, Any], field: str, where: str) -> float | None:
