@@ -4,7 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from finetune_scaling.formatting import FACTOR_NAMES, format_count, method_name
 from finetune_scaling.laws.forms.library import SINGLE
+from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.recommendation.candidates import CandidateSet, TuningCandidate
 from finetune_scaling.recommendation.decision import CandidateEstimate, Decision, Losses
@@ -67,6 +71,20 @@ class Advice:
         """The preferred law's choice."""
         return self.preferred.decision.chosen.candidate if self.preferred else None
 
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        """The measured setting of each method with the nearest dataset size, and of these the lowest loss."""
+        found = []
+        for method, rows in self.candidates.rows.items():
+            own = rows[rows["factor"].isin(FACTORS)]
+            distances = (np.log(own["finetune_examples"]) - np.log(self.candidates.question.examples)).abs()
+            nearest = own[distances <= distances.min() + 1e-9]
+            if len(nearest):
+                best = nearest.loc[nearest["loss"].idxmin()]
+                numbers = {name: float(best[name]) for name in ("x", "finetune_examples", "loss")}
+                found.append({"method": method, "factor": str(best["factor"]), **numbers})
+        return sorted(found, key=lambda row: row["loss"])
+
     def price(self, flops: float) -> dict[str, Any]:
         """Return chip-hours and US dollars of FLOPs on the question's chip; None without a chip or a price."""
         chip, rates = self.candidates.question.chip, self.candidates.question.rates
@@ -100,6 +118,11 @@ def _lines(advice: Advice) -> Iterator[tuple[str, str]]:
             yield "warning", text
         yield from _more_data_lines(advice)
         yield from _next_run_lines(advice)
+        return
+    for number, row in enumerate(advice.measured):  # instead of predictions
+        name, x = FACTOR_NAMES[row["factor"]], format_count(row["x"])
+        where = f"{method_name(row['method'])}, {name} {x}, {row['finetune_examples']:,.0f} examples"
+        yield "" if number else "measured", f"{where}: {_short(row['loss'])} nats per token"
 
 
 def _verdict_text(advice: Advice) -> str:

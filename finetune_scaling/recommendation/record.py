@@ -22,6 +22,7 @@ def to_record(advice: Advice) -> dict[str, Any]:
         "budget": None if budget is None else {"text": budget.text, "flops": budget.flops},
         "verdict": advice.verdict,
         "reasons": list(advice.reasons),
+        "measured": advice.measured,
         "law": advice.preferred.law if advice.preferred else None,
         "choice": _candidate(advice, advice.chosen) if advice.chosen else None,
         "decisions": {one.law: _law_decision(one) for one in laws},

@@ -12,6 +12,7 @@ from finetune_scaling.formatting import (
     format_share,
     method_name,
 )
+from finetune_scaling.report.more_data import more_data_line
 
 MAX_TASKS = 3  # listed one by one
 MAX_CURVES = 6
@@ -28,6 +29,7 @@ def summary(analysis: Analysis) -> list[str]:
     lines += [line for task in table.tasks[:MAX_TASKS] for line in _best_method_lines(analysis, task)]
     if len(table.tasks) > MAX_TASKS:
         lines.append(f"{len(table.tasks) - MAX_TASKS} further tasks: see the tables.")
+    lines += filter(None, (more_data_line(analysis, task) for task in table.tasks[:MAX_TASKS]))
     lines += map(claim_line, analysis.claims)
     return [*lines, *_selection_lines(analysis), *_determined_lines(analysis)]
 

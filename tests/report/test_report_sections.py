@@ -14,9 +14,11 @@ from finetune_scaling.analysis.all_factors import few_levels
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.analysis.claims import INCONCLUSIVE, SUPPORTED, Claim, Comparison
 from finetune_scaling.analysis.critical_sizes import critical_sizes
+from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.analysis.model_selection import LawScore, select_law
 from finetune_scaling.api import Fitted
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.formatting import format_count
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.profile import Profile
 from finetune_scaling.laws.points.table import read_points
@@ -24,6 +26,7 @@ from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval
 from finetune_scaling.report.finding_plots import draw_metrics
 from finetune_scaling.report.law_plots import draw_law, draw_methods
+from finetune_scaling.report.more_data import more_data_line
 from finetune_scaling.report.plots import ReportFigure, save
 from finetune_scaling.report.records import fit_record
 from finetune_scaling.report.sections import Section, report_sections
@@ -227,3 +230,21 @@ def test_every_prediction_of_a_law_that_fits_has_its_interval(noisy: Analysis) -
     without = predictions_table(replace(noisy, fits=poor))
     assert without.loc[own.index, "predicted_multiplicative"].notna().all()
     assert without.loc[own.index, "predicted_multiplicative_low"].isna().all()
+
+
+def test_the_summary_says_what_more_data_would_help_as_recommendations_do(noisy):
+    line = more_data_line(noisy, TASK)
+    examples = noisy.rows(TASK).query("~held_out")["finetune_examples"].max()
+    laws = Fitted(table=noisy.table, tasks=(TASK,), fits=noisy.fits, skipped=noisy.skipped, settings=noisy.settings)
+    advice = laws.recommend(examples, task=TASK, more_data=True)
+    reductions = {row.multiple: row.reduction for row in advice.more_data if row.candidate == advice.chosen}
+    assert f"{TASK}: more than {format_count(examples)} examples lower the loss of {advice.chosen}" in line
+    assert f"twice as many by {reductions[2]:.3g} (" in line
+    assert f"ten times as many by {reductions[10]:.3g} (" in line
+    assert line in summary(noisy)
+
+
+def test_no_law_predicts_no_help_of_more_data(noisy):
+    one_size = noisy.table.settings.query("factor == 'model'").groupby("method").head(1)
+    table = replace(noisy.table, settings=one_size)
+    assert more_data_line(JointFits(table=table, settings=noisy.settings, fits={}, skipped=()), TASK) == ""
