@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.metrics.languages import TWO_LETTER_CODES
 
 # By ISO 639-1 code; A, B and C are the artificial languages of data/grammar.
 LANGUAGE_NAMES = {
@@ -31,27 +32,6 @@ LANGUAGE_NAMES = {
     "tr": "Turkish", "ts": "Tsonga", "tt": "Tatar", "tw": "Twi", "ug": "Uyghur", "uk": "Ukrainian", "ur": "Urdu",
     "uz": "Uzbek", "vi": "Vietnamese", "wo": "Wolof", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba",
     "zh": "Chinese", "zu": "Zulu",
-}  # fmt: skip
-
-# ISO 639-3 codes of languages that have a code of two letters, and of macrolanguages' usual members.
-_TWO_LETTERS = {
-    "afr": "af", "amh": "am", "ara": "ar", "arb": "ar", "asm": "as", "aze": "az", "azj": "az", "bak": "ba", "bam": "bm",
-    "bel": "be", "ben": "bn", "bod": "bo", "bos": "bs", "bre": "br", "bul": "bg", "cat": "ca", "ces": "cs", "cmn": "zh",
-    "cym": "cy", "dan": "da", "deu": "de", "dzo": "dz", "ell": "el", "eng": "en", "epo": "eo", "est": "et", "eus": "eu",
-    "ewe": "ee", "fao": "fo", "fas": "fa", "fij": "fj", "fin": "fi", "fra": "fr", "gla": "gd", "gle": "ga", "glg": "gl",
-    "grn": "gn", "guj": "gu", "hat": "ht", "hau": "ha", "heb": "he", "hin": "hi", "hrv": "hr", "hun": "hu", "hye": "hy",
-    "ibo": "ig", "ind": "id", "isl": "is", "ita": "it", "jav": "jv", "jpn": "ja", "kan": "kn", "kat": "ka", "kaz": "kk",
-    "khk": "mn", "khm": "km", "kik": "ki", "kin": "rw", "kir": "ky", "kon": "kg", "kor": "ko", "lao": "lo", "lat": "la",
-    "lav": "lv", "lim": "li", "lin": "ln", "lit": "lt", "ltz": "lb", "lug": "lg", "lvs": "lv", "mal": "ml", "mar": "mr",
-    "mkd": "mk", "mlg": "mg", "mlt": "mt", "mon": "mn", "mri": "mi", "msa": "ms", "mya": "my", "nep": "ne", "nld": "nl",
-    "nno": "nn", "nob": "nb", "nor": "no", "npi": "ne", "nya": "ny", "oci": "oc", "ori": "or", "ory": "or", "pan": "pa",
-    "pbt": "ps", "pes": "fa", "plt": "mg", "pol": "pl", "por": "pt", "pus": "ps", "que": "qu", "ron": "ro", "run": "rn",
-    "rus": "ru", "sag": "sg", "san": "sa", "sin": "si", "slk": "sk", "slv": "sl", "smo": "sm", "sna": "sn", "snd": "sd",
-    "som": "so", "sot": "st", "spa": "es", "sqi": "sq", "srd": "sc", "srp": "sr", "ssw": "ss", "sun": "su", "swa": "sw",
-    "swe": "sv", "swh": "sw", "tam": "ta", "tat": "tt", "tel": "te", "tgk": "tg", "tgl": "tl", "tha": "th", "tir": "ti",
-    "tsn": "tn", "tso": "ts", "tuk": "tk", "tur": "tr", "twi": "tw", "uig": "ug", "ukr": "uk", "urd": "ur", "uzb": "uz",
-    "uzn": "uz", "vie": "vi", "wol": "wo", "xho": "xh", "ydd": "yi", "yor": "yo", "zho": "zh", "zsm": "ms", "zul": "zu",
-    "als": "sq", "gaz": "om", "kmr": "ku", "quy": "qu",
 }  # fmt: skip
 
 # Further languages of FLORES-200, by ISO 639-3 code.
@@ -114,7 +94,7 @@ def language_name(code: str, where: str, given: Mapping[str, str] | None = None)
         return given[code]
     language, script, region = parsed.groups(default="")
     if len(language) > 1:
-        language = _TWO_LETTERS.get(language.lower(), language.lower())
+        language = TWO_LETTER_CODES.get(language.lower(), language.lower())
     known = [LANGUAGE_NAMES.get(language) or _THREE_LETTERS.get(language), _script_name(language, script.title())]
     known.append(_REGIONS.get(region.upper()) if region else "")
     if None in known:

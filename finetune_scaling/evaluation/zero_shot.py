@@ -11,6 +11,7 @@ from finetune_scaling.data.examples import Part
 from finetune_scaling.data.sources import FilesSource, GrammarSource
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.metrics.languages import base_language
 
 _ARTIFICIAL_LANGUAGES = ("C", "B", "A")
 _FIX = "set the evaluator's task: evaluators.zero_shot.task"
@@ -60,12 +61,17 @@ def _flores(task: Task, parts: list[Part], target: str) -> Task:
         "sources": {"data_dir": folders[0] if folders else None},
     }
     flores = load_task(changes)
-    trained = {part.direction for part in parts}
+    trained = set(map(_languages, parts))
     tests = {
         name: test
         for name, test in flores.test.items()
-        if test[0].target_language == target and test[0].direction not in trained
+        if _languages(test[0])[1] == base_language(target) and _languages(test[0]) not in trained
     }
     if not tests:
         raise ConfigError(f"the task flores200 has no directions into {target!r}; {_FIX}")
     return dataclasses.replace(flores, test=tests)
+
+
+def _languages(part: Part) -> tuple[str, str]:
+    """Return source and target language, the same for de and deu_Latn."""
+    return base_language(part.source_language), base_language(part.target_language)

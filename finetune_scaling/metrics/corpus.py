@@ -18,8 +18,8 @@ class Corpus:
 
     Attributes:
       hypotheses: N texts. An empty text is a hypothesis like any other.
-      references: N sequences; references[i] holds the one or more references of hypotheses[i]. Blank ones count as
-        missing and are left out, as sacrebleu does with None.
+      references: N sequences; references[i] holds the one or more references of hypotheses[i]. Blank ones and None
+        count as missing and are left out, as sacrebleu does with None.
       language: language code of hypotheses and references; it selects tokenizers and stemmers.
       sources: N source texts, or None if they are unknown.
 
@@ -47,9 +47,9 @@ class Corpus:
                 raise DataError(
                     f"references[{index}] is {references!r}; give a list of one or more references for every segment"
                 )
-            if not any(map(str.strip, references)):
+            if not any(text and text.strip() for text in references):
                 raise DataError(f"references[{index}] has only empty references; give one, or remove the segment")
-        present = [[text for text in references if text.strip()] for references in self.references]
+        present = [[text for text in references if text and text.strip()] for references in self.references]
         object.__setattr__(self, "references", present)
         base_language(self.language)
 

@@ -198,6 +198,16 @@ def test_zero_shot_of_other_tasks_needs_a_task(run_config):
     assert "fr-de" not in zero_shot_task(load_task({"name": "wmt14_en_de", "test": everything})).test
 
 
+def test_zero_shot_compares_languages_and_not_the_form_of_their_codes():
+    part = {"source": {"kind": "files", "path": "x"}, "source_field": "a", "target_field": "b"}
+    task = {"name": "own", "kind": "translation", "train": [{**part, **languages("fra_Latn", "deu_Latn")}]}
+    assert list(zero_shot_task(load_task(task)).test) == ["zh-de", "hi-de", "tr-de", "pl-de"]
+
+
+def languages(source: str, target: str) -> dict[str, str]:
+    return {"source_language": source, "target_language": target}
+
+
 def test_an_en_zh_task_on_shared_data(shared_data, tokenizer, run_config):
     """An evaluator can name another task with another language pair."""
     part = {"source": {"kind": "files", "path": str(shared_data / "mt_news/en-zh.test.jsonl.xz")}}

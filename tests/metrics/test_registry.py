@@ -170,6 +170,8 @@ def test_missing_references_are_left_out_as_by_sacrebleu(tmp_path, caplog, langu
         assert ours[name]["score"] == metric.corpus_score(hypotheses, streams).score, name
         assert ours[name]["signature"] == str(metric.get_signature())
     assert all("nrefs:var" in entry["signature"] for entry in ours.values())
+    with_none = [list(own) for own in zip(*streams, strict=True)]
+    assert score(hypotheses, with_none, language, metrics=list(ours)) == ours
 
 
 def test_unknown_metrics_and_languages_are_errors():

@@ -211,7 +211,7 @@ def test_few_dataset_sizes_of_one_model_are_named(tmp_path: Path, sizes: int, ve
     measured = {row["method"]: row["loss"] for row in found.measured}
     at = [(r["method"], r["loss"]) for r in rows if r["finetune_examples"] == 2e3 and r["x"] == MODELS[0]]
     assert measured == pytest.approx({m: np.mean([loss for name, loss in at if name == m]) for m in LAWS})
-    assert ("measured " in str(found)) == (sizes == 2)
+    assert ("\n  measured " in str(found)) == (sizes == 2)
 
 
 def test_extrapolation_is_a_warning_and_widens_the_interval(fitted: Fitted) -> None:
