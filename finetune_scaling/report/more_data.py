@@ -6,14 +6,11 @@ from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.formatting import format_count, format_estimate
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.recommendation.advisor import advise
-from finetune_scaling.recommendation.more_data import MoreData
 from finetune_scaling.recommendation.question import Question
-
-MULTIPLES = {2: "twice", 10: "ten times"}
 
 
 def more_data_line(joint: JointFits, task: str) -> str:
-    """Return by how much more examples than the most that were fitted lower the loss; empty where no law predicts it.
+    """Return by how much more examples than the most that were fitted lower the loss; empty where no law shows it.
 
     The candidate is the one of lowest loss on those examples, at its PET size.
     """
@@ -25,15 +22,17 @@ def more_data_line(joint: JointFits, task: str) -> str:
     without_scores = replace(joint.table, metrics=())  # whose laws take seconds
     answer = advise(_with_table(joint, without_scores), task, question)
     found = {row.multiple: row for row in answer.more_data or () if row.candidate == answer.chosen}
-    if not found:
+    if (
+        answer.preferred is None
+        or answer.preferred.predictors[answer.preferred.decision.chosen.candidate.method].doubts
+    ):
         return ""
-    changes = ", ".join(f"with {name} as many by {_reduction(found[multiple])}" for multiple, name in MULTIPLES.items())
-    return f"{task}: more than {format_count(question.examples)} examples lower the loss of {answer.chosen} {changes}."
+    twice, tenfold = (format_estimate(found[m].reduction, found[m].reduction_interval) for m in (2, 10))
+    return (
+        f"{task}: twice the {format_count(question.examples)} examples would lower the loss of {answer.chosen} by "
+        f"{twice} nats per token, ten times as many by {tenfold}."
+    )
 
 
 def _with_table(joint: JointFits, table: PointsTable) -> JointFits:
     return JointFits(table=table, settings=joint.settings, fits=joint.fits, skipped=joint.skipped)
-
-
-def _reduction(row: MoreData) -> str:
-    return format_estimate(row.reduction, row.reduction_interval)

@@ -238,8 +238,8 @@ def test_the_summary_says_what_more_data_would_help_as_recommendations_do(noisy)
     laws = Fitted(table=noisy.table, tasks=(TASK,), fits=noisy.fits, skipped=noisy.skipped, settings=noisy.settings)
     advice = laws.recommend(examples, task=TASK, more_data=True)
     reductions = {row.multiple: row.reduction for row in advice.more_data if row.candidate == advice.chosen}
-    assert f"{TASK}: more than {format_count(examples)} examples lower the loss of {advice.chosen}" in line
-    assert f"twice as many by {reductions[2]:.3g} (" in line
+    assert f"twice the {format_count(examples)} examples would lower the loss of {advice.chosen}" in line
+    assert f"by {reductions[2]:.3g} (" in line
     assert f"ten times as many by {reductions[10]:.3g} (" in line
     assert line in summary(noisy)
 
