@@ -128,7 +128,7 @@ def encode_corpus(
 
     Raises DataError without text, ConfigError if the tokenizer has too few sentinels.
     """
-    _check_sentinels(tokenizer, objective, length)  # before the slow encoding
+    check_sentinels(tokenizer, objective, length)  # before the slow encoding
     return encode_documents(texts, tokenizer, max_text_tokens(length, objective))
 
 
@@ -253,7 +253,8 @@ def _packed_examples(
     return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed, encoded.statistics)
 
 
-def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
+def check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
+    """Raise ConfigError if the objective masks more spans of a row than the tokenizer has sentinels."""
     needed = required_sentinels(length, objective)
     if needed > len(tokenizer.special_tokens.sentinel_ids):
         raise ConfigError(
@@ -265,7 +266,7 @@ def _check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: i
 def _packed_documents(
     documents: Documents, tokenizer: Tokenizer, objective: ObjectiveConfig, length: int, seed: int
 ) -> _PackedRows:
-    _check_sentinels(tokenizer, objective, length)
+    check_sentinels(tokenizer, objective, length)
 
     def lengths(sizes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         denoisers = sample_denoisers(len(sizes), objective, rng)

@@ -15,6 +15,7 @@ from finetune_scaling.data.examples import Examples, check_examples, subset
 from finetune_scaling.data.loader import (
     Batches,
     Documents,
+    check_sentinels,
     encode_corpus,
     evaluation_batches,
     finetuning_batches,
@@ -123,7 +124,9 @@ def task_encoder(run_config: RunConfig, tokenizer: Tokenizer) -> ExampleEncoder 
 
 
 def check_encoding(run_config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Encode one example. Raises ConfigError if the tokenizer lacks the mode, or the template leaves no room."""
+    """Raise ConfigError if the tokenizer lacks sentinels or the mode, or an example's template leaves no room."""
+    if run_config.corpus is not None:
+        check_sentinels(tokenizer, run_config.objective, run_config.sequence.length)
     if run_config.task is not None:
         task, sequence_format = task_and_format(run_config)
         encode_prompts([finetuning_examples(run_config)[0]], tokenizer, task.template, sequence_format)

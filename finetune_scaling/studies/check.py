@@ -61,13 +61,17 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> N
 
 
 def check_with_tokenizers(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> None:
-    """Check what needs only a tokenizer, where it exists: an example's encoding, and evaluators of tasks.
+    """Check what needs only a tokenizer, where it exists: sentinels, an example's encoding, and evaluators of tasks.
 
     Raises as check_runs.
     """
     load = functools.cache(load_tokenizer)
     paths = {base: _existing_tokenizer(study, workdir, base) for base in bases(study, runs)}
     check_same_tokenizer({base: load(path).digest for base, path in paths.items() if path})
+    for base, path in paths.items():
+        if path and not base.is_public:
+            with _within(f"families.{base.family}.pretrain"):
+                check_encoding(read_run_config(pretraining_config(study, workdir, base)), load(path))
     for group in _groups(runs, "size", "pet_size"):
         run = group[0]
         run_config = read_run_config(finetuning_config(study, workdir, run))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_scaling.configuration import merge
+from finetune_scaling.data import loader
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.studies.check import check_runs, check_with_tokenizers
 from finetune_scaling.studies.data_record import check_same_data
@@ -139,7 +140,7 @@ def test_a_wrong_source_field_is_an_error(tiny_runs, tmp_path):
         check(config, tmp_path)
 
 
-def test_evaluators_without_room_are_an_error_once_the_tokenizer_exists(tiny_runs, tmp_path):
+def test_what_a_tokenizer_determines_is_an_error_once_the_tokenizer_exists(tiny_runs, tmp_path, monkeypatch):
     config = tiny_runs.config("study")
     config["families"]["grammar"]["tokenizer"] = str(tiny_runs.tokenizer)
     evaluators = {"few_shot_5": {"examples": 2, "generate": 0}}
@@ -147,6 +148,12 @@ def test_evaluators_without_room_are_an_error_once_the_tokenizer_exists(tiny_run
     study = read_study(config)
     with pytest.raises(ConfigError, match=r"methods.full: evaluator few_shot_5: .*context length, max_length = 64"):
         check_with_tokenizers(study, tmp_path, runs(study))
+    config["families"]["grammar"]["pretrain"]["objective"] = {"name": "ul2"}
+    study = read_study({**config, "tasks": tiny_runs.config("study")["tasks"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "required_sentinels", lambda *_: 17)
+        with pytest.raises(ConfigError, match=r"families.grammar.pretrain: ul2 .* the tokenizer has 16 sentinels"):
+            check_with_tokenizers(study, tmp_path, runs(study))
     config["families"]["grammar"]["tokenizer"] = {"vocab_size": 256}  # not trained yet
     study = read_study(config)
     check_with_tokenizers(study, tmp_path, runs(study))
