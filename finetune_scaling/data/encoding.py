@@ -3,12 +3,15 @@
 import array
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
+from finetune_scaling.data.encoders.interface import ExampleEncoder
+from finetune_scaling.data.encoders.make import make_encoder
+from finetune_scaling.data.encoders.special_tokens import spelled_special_tokens
 from finetune_scaling.data.objectives import TokenSequence, prefix_lm
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
@@ -137,7 +140,8 @@ def encode_examples(
     """Render, encode and truncate all examples. Raises DataError if there are none."""
     if len(examples) == 0:
         raise DataError("there are no examples; check the task's files and split")
-    encoder = example_encoder(tokenizer, template)
+    encoder = make_encoder(tokenizer, template)
+    spelled: Counter[str] = Counter()
     truncated_sources = truncated_targets = 0
     has_eos: list[bool] = []
     inputs, targets = [], []
@@ -148,12 +152,17 @@ def encode_examples(
         inputs.append(RaggedArray.from_lists(block_inputs))
         targets.append(RaggedArray.from_lists(ids[: sequence_format.max_target_tokens] for ids in block_targets))
         has_eos.extend(fits)
+        spelled.update(spelled_special_tokens(tokenizer, [f"{one['source']}\0{one['target']}" for one in block]))
         truncated_sources += block_truncated
         truncated_targets += fits.count(False)
     encoded = EncodedExamples(
         _concatenate(inputs), _concatenate(targets), np.array(has_eos), encoder.special_tokens, statistics={}
     )
-    return encoded._replace(statistics=_example_statistics(encoded, truncated_sources, truncated_targets))
+    statistics = _example_statistics(encoded, truncated_sources, truncated_targets)
+    if spelled:
+        encoder.warn_about_special_tokens(spelled, len(examples))
+        statistics["special_tokens"] = dict(spelled.most_common())
+    return encoded._replace(statistics=statistics)
 
 
 def encode_prompts(
@@ -163,7 +172,7 @@ def encode_prompts(
 
     Raises DataError if a prompt is empty.
     """
-    encoder = example_encoder(tokenizer, template)
+    encoder = make_encoder(tokenizer, template)
     bos = encoder.special_tokens.bos_id
     prefix = [] if bos is None else [bos]
     prompts: list[list[int]] = []

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
 from finetune_scaling.data import templates
+from finetune_scaling.data.chat_template import ChatTemplate
 from finetune_scaling.data.examples import Examples, Part, PartExamples
 from finetune_scaling.data.language_names import language_name
 from finetune_scaling.data.sources import prepare_source, source_from_config
@@ -18,6 +19,7 @@ from finetune_scaling.data.tasks import TASKS, example_fields, files
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.names import check_file_names
 
+CHAT = "chat"  # the template of the model's tokenizer
 KIND_DEFAULTS: dict[str, dict[str, Any]] = {
     "translation": {"template": templates.TRANSLATION, "max_source_tokens": 256, "max_target_tokens": 256},
     "summarization": {"template": templates.SUMMARIZATION, "max_source_tokens": 512, "max_target_tokens": 256},
@@ -84,7 +86,7 @@ def load_task(spec: str | Mapping[str, Any]) -> Task:
     mapping = {"name": spec} if isinstance(spec, str) else configuration.without_unset(spec)
     name = mapping.get("name", "")
     if name in TASKS:
-        mapping = merge(TASKS[name], mapping)
+        mapping = _merge(TASKS[name], mapping)
     elif "kind" not in mapping:
         raise ConfigError(f"task.name = {name!r} is unknown{configuration.suggestion(name, TASKS)}")
     return _build(mapping, f"task {name}")
@@ -138,7 +140,8 @@ def _check_languages(part: Part, kind: str, names: Mapping[str, str], where: str
 
 def _build(mapping: Mapping[str, Any], where: str) -> Task:
     kind = configuration.choose(KIND_DEFAULTS, mapping.get("kind", ""), f"{where}: kind")
-    fields = merge(configuration.plain(kind), mapping)
+    fields = _merge(configuration.plain(kind), mapping)
+    fields["template"] = _build_template(fields["template"], f"{where}: template")
     changes = fields.pop("sources", {})
     for split in ("train", "dev"):
         fields[split] = _build_parts(fields.get(split, ()), f"{where}: {split}", changes)
@@ -150,6 +153,28 @@ def _build(mapping: Mapping[str, Any], where: str) -> Task:
     if unused := changes.keys() - known:
         raise ConfigError(f"{where}: sources.{min(unused)} is not a field of any source of this task; remove it")
     return task
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the fields of a task; a chat template replaces the patterns of a text template."""
+    if _is_chat(changes.get("template")):
+        base = {name: value for name, value in base.items() if name != "template"}
+    return merge(base, changes)
+
+
+def _is_chat(template: Any) -> bool:
+    return template == CHAT or (isinstance(template, Mapping) and template.get("name") == CHAT)
+
+
+def _build_template(template: Any, where: str) -> templates.Template:
+    """Build a text template, or a chat template from "chat" or a mapping with this name."""
+    if _is_chat(template):
+        return configuration.build(ChatTemplate, {} if template == CHAT else template, where)
+    if isinstance(template, Mapping) and "name" in template:
+        raise ConfigError(f"{where}.name = {template['name']!r} is unknown; the only name is {CHAT!r}, or remove it")
+    if not isinstance(template, Mapping):
+        raise ConfigError(f"{where} = {template!r} is neither {CHAT!r} nor a group of fields such as input")
+    return configuration.build(templates.Template, template, where)
 
 
 def _build_parts(parts: Any, where: str, changes: Mapping[str, Any]) -> tuple[Part, ...]:

@@ -9,7 +9,8 @@ from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.language_names import language_name
 from finetune_scaling.errors import ConfigError
 
-_PLACEHOLDERS = ("source", "target", "source_language", "target_language")
+LANGUAGES = ("source_language", "target_language")
+_PLACEHOLDERS = ("source", "target", *LANGUAGES)
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,17 @@ class Template:
 
     def render(self, example: Mapping[str, Any]) -> tuple[str, str]:
         """Return the input text and the target text of an example."""
-        values = {
+        values = self._values(example)
+        return self.input.format_map(values), self.target.format_map(values)
+
+    def _values(self, example: Mapping[str, Any]) -> dict[str, str]:
+        """Return the texts of an example's placeholders."""
+        return {
             "source": example["source"],
             "target": example["target"],
             "source_language": language_name(example["source_language"], "source_language", self.languages),
             "target_language": language_name(example["target_language"], "target_language", self.languages),
         }
-        return self.input.format_map(values), self.target.format_map(values)
 
 
 def placeholders(pattern: str, where: str, known: Sequence[str]) -> list[str]:

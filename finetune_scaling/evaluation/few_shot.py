@@ -2,7 +2,8 @@
 
     input = demonstration 1 ... demonstration k, then the input that the task's template writes
 
-Demonstrations are part of the input: loss is computed on the example's own target only.
+Demonstrations are part of the input: loss is computed on the example's own target only. In a model's chat format they
+are earlier turns of the conversation.
 """
 
 import dataclasses
@@ -12,8 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from finetune_scaling.data.chat_template import ChatTemplate, Turn
+from finetune_scaling.data.encoders.interface import ExampleEncoder
+from finetune_scaling.data.encoders.make import make_encoder
 from finetune_scaling.data.encoding import SequenceFormat
-from finetune_scaling.data.example_encoder import example_encoder
 from finetune_scaling.data.examples import Example, Examples
 from finetune_scaling.data.task import Task
 from finetune_scaling.data.templates import Template
@@ -56,6 +59,16 @@ class FewShotTemplate(Template):
         return self.prefixes[direction(example)] + own_input, target
 
 
+@dataclasses.dataclass(frozen=True)
+class FewShotChatTemplate(ChatTemplate):
+    """A task's chat template with the turns of its demonstrations, by direction, in front of every example."""
+
+    turns: Mapping[Direction, tuple[Turn, ...]] = dataclasses.field(default_factory=dict)
+
+    def _earlier_turns(self, example: Mapping[str, Any]) -> Sequence[Turn]:
+        return self.turns[direction(example)]
+
+
 def direction(example: Mapping[str, Any]) -> Direction:
     """Return the source and target language of an example."""
     return example["source_language"], example["target_language"]
@@ -75,6 +88,11 @@ def choose_demonstrations(
     if evaluator.shots_from in (evaluator.splits or task.test):
         raise ConfigError(
             f"shots_from = {evaluator.shots_from!r} is also scored; draw demonstrations from another split"
+        )
+    if isinstance(task.template, ChatTemplate) and evaluator.demonstration != TaskEvaluator.demonstration:
+        raise ConfigError(
+            "demonstration is for text templates; in the model's chat format demonstrations are earlier turns. Fix: "
+            "remove demonstration"
         )
     examples = task.examples(evaluator.shots_from)
     chosen = {}
@@ -97,12 +115,18 @@ def with_demonstrations(
     task: Task, sequence_format: SequenceFormat, chosen: Mapping[Direction, Sequence[Demonstration]]
 ) -> tuple[Task, SequenceFormat]:
     """Return the task with demonstrations in front of its inputs, and a format with room for them."""
-    prefixes = {languages: "".join(one.text for one in found) for languages, found in chosen.items()}
     longest = max(sum(one.tokens for one in found) for found in chosen.values())
-    own = task.template
-    template = FewShotTemplate(own.input, own.target, prefixes, languages=own.languages)
+    template = _with_demonstrations(task.template, chosen)
     longer = dataclasses.replace(sequence_format, length=sequence_format.length + longest)
     return dataclasses.replace(task, template=template), longer
+
+
+def _with_demonstrations(template: Template, chosen: Mapping[Direction, Sequence[Demonstration]]) -> Template:
+    if isinstance(template, ChatTemplate):
+        turns = {languages: tuple(template.render(one.example) for one in found) for languages, found in chosen.items()}
+        return FewShotChatTemplate(**vars(template), turns=turns)
+    prefixes = {languages: "".join(one.text for one in found) for languages, found in chosen.items()}
+    return FewShotTemplate(template.input, template.target, prefixes, languages=template.languages)
 
 
 def _candidates(
@@ -116,20 +140,33 @@ def _candidates(
 ) -> Iterator[Demonstration]:
     """Yield the examples of a direction that no limit truncates, in a seeded order."""
     indices = _indices(examples, languages)
-    encoder = example_encoder(tokenizer, task.template)
+    encoder = make_encoder(tokenizer, task.template)
     order = np.random.default_rng(seed).choice(len(indices), min(_CANDIDATES, len(indices)), replace=False)
     for number in order.tolist():
         example = examples[indices[number]]
-        own_input, target = task.template.render(example)
-        text = evaluator.demonstration.format(input=own_input, target=target)
-        source_ids, ids = tokenizer.encode_batch([example["source"], text])
-        target_ids = encoder.targets([example])[0]
+        text = _text(evaluator, task.template, example)
+        one = Demonstration(evaluator.shots_from, indices[number], example, text, tokens=0)
+        tokens = _tokens(one, task.template, encoder)
+        source_ids, target_ids = tokenizer.encode(example["source"]), encoder.targets([example])[0]
         if (
             0 < len(source_ids) <= sequence_format.max_source_tokens
             and 0 < len(target_ids) < sequence_format.max_target_tokens
-            and len(ids) <= (evaluator.max_shot_tokens or len(ids))
+            and tokens <= (evaluator.max_shot_tokens or tokens)
         ):
-            yield Demonstration(evaluator.shots_from, indices[number], example, text, len(ids))
+            yield one._replace(tokens=tokens)
+
+
+def _text(evaluator: TaskEvaluator, template: Template, example: Example) -> str:
+    own_input, target = template.render(example)
+    return evaluator.demonstration.format(input=own_input, target=target)
+
+
+def _tokens(one: Demonstration, template: Template, encoder: ExampleEncoder) -> int:
+    """Return the number of tokens that a demonstration adds to a prompt."""
+    if not isinstance(template, ChatTemplate):
+        return len(encoder.tokenizer.encode(one.text))
+    longer = make_encoder(encoder.tokenizer, _with_demonstrations(template, {direction(one.example): [one]}))
+    return len(longer.inputs([one.example])[0]) - len(encoder.inputs([one.example])[0])
 
 
 def _indices(examples: Examples, languages: Direction) -> Sequence[int]:

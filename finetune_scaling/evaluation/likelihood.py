@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from finetune_scaling.data.encoders.make import make_encoder
 from finetune_scaling.data.encoding import SequenceFormat
-from finetune_scaling.data.example_encoder import example_encoder
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 
@@ -40,5 +40,5 @@ def covered_targets(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> list[str]:
     """Return the text of each target that its loss covers, truncated to sequence_format.max_target_tokens."""
-    targets = example_encoder(tokenizer, template).target_texts(examples)
+    targets = make_encoder(tokenizer, template).target_texts(examples)
     return [tokenizer.continuation.truncate(text, sequence_format.max_target_tokens) for text in targets]

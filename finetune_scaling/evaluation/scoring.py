@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from finetune_scaling.data.encoders.make import make_encoder
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
-from finetune_scaling.data.example_encoder import example_encoder
 from finetune_scaling.data.loader import Batches, evaluation_batches
 from finetune_scaling.data.task import Task
 from finetune_scaling.decoding.generation import generate, make_decoder
@@ -79,7 +79,7 @@ def generate_hypotheses(
 ) -> list[Hypothesis]:
     """Return the best generated text for every example. Newlines are kept: rougeLsum treats lines as sentences."""
     tokenizer = model.tokenizer
-    special_tokens = example_encoder(tokenizer, task.template).special_tokens
+    special_tokens = make_encoder(tokenizer, task.template).special_tokens
     decoder = make_decoder(
         model.config,
         model.tuning,

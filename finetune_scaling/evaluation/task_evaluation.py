@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from finetune_scaling import configuration
 from finetune_scaling.configuration import suggestion
+from finetune_scaling.data.encoders.interface import ExampleEncoder
+from finetune_scaling.data.encoders.make import make_encoder
 from finetune_scaling.data.encoding import SequenceFormat
-from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizers.interface import Tokenizer
@@ -159,14 +160,14 @@ def _prepare(
         sequence_format = trained.format(task.max_source_tokens, task.max_target_tokens)
     else:
         example = next(iter(splits.values())).examples[0]
-        template_tokens = len(example_encoder(tokenizer, task.template).inputs([{**example, "source": ""}])[0])
+        template_tokens = len(make_encoder(tokenizer, task.template).inputs([{**example, "source": ""}])[0])
         sequence_format = base_sequence_format(trained, task, template_tokens)
     chosen: dict[Direction, list[Demonstration]] = {}
     if evaluator.shots:
         directions = list(dict.fromkeys(direction(example) for one in splits.values() for example in one.examples))
         chosen = choose_demonstrations(evaluator, task, directions, tokenizer, sequence_format)
         task, sequence_format = with_demonstrations(task, sequence_format, chosen)
-    encoder = example_encoder(tokenizer, task.template)
+    encoder = make_encoder(tokenizer, task.template)
     encoder.check_stop_strings(decoding.stop)
     settings = _settings(evaluator, task, sequence_format, splits, encoder)
     settings["decoding"] = configuration.plain(decoding)
@@ -218,7 +219,11 @@ def _settings(
         "task": task.name,
         "shots": evaluator.shots,
         "form": configuration.plain(sequence_format),
-        "template": {"input": task.template.input, "target": task.template.target},
+        "template": {
+            name: value
+            for name, value in configuration.plain(task.template).items()
+            if name in ("name", "input", "target", "system", "variables")
+        },
         "demonstration": evaluator.demonstration if evaluator.shots else None,
         "tokenizer_sha256": encoder.tokenizer.digest,
         **({"encoding": encoder.identity} if encoder.identity else {}),

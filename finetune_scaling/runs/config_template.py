@@ -58,7 +58,7 @@ def finetuning_template(task: str, method: str) -> ConfigDict:
         "name": task,
         "max_source_tokens": FieldReference(None, field_type=int),
         "max_target_tokens": FieldReference(None, field_type=int),
-        "template": {name: FieldReference(None, field_type=str) for name in ("input", "target")},
+        "template": {name: FieldReference(None, field_type=str) for name in ("name", "input", "target", "system")},
         "sources": {"data_dir": FieldReference(None, field_type=str)},
     }
     config.base = config_group(BaseConfig)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from finetune_scaling import configuration
 from finetune_scaling.data.corpus import CorpusConfig, CorpusTexts
 from finetune_scaling.data.digests import corpus_digest, examples_digest, joint_digest
+from finetune_scaling.data.encoders.interface import ExampleEncoder
+from finetune_scaling.data.encoders.make import make_encoder
 from finetune_scaling.data.encoding import SequenceFormat, encode_prompts
-from finetune_scaling.data.example_encoder import ExampleEncoder, example_encoder
 from finetune_scaling.data.examples import Examples, check_examples, subset
 from finetune_scaling.data.loader import (
     Batches,
@@ -120,7 +121,7 @@ def task_encoder(run_config: RunConfig, tokenizer: Tokenizer) -> ExampleEncoder 
     """Return the encoder of a run's examples; None if it has no task."""
     if run_config.task is None:
         return None
-    return example_encoder(tokenizer, _task(configuration.canonical_json(run_config.task)).template)
+    return make_encoder(tokenizer, _task(configuration.canonical_json(run_config.task)).template)
 
 
 def check_encoding(run_config: RunConfig, tokenizer: Tokenizer) -> None:

@@ -15,7 +15,7 @@ from finetune_scaling.files import Location, read_json
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
 
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+STANDARD_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = frozenset({"single_word", "lstrip", "rstrip", "normalized", "special"})
 _COPY = "copy it again"
 
@@ -55,7 +55,8 @@ def read_added_tokens(directory: Location) -> tuple[AddedTokens, Mapping[str, An
     named = {
         name: _token(value, f"{file}: {name}")
         for name, value in settings.items()
-        if value is not None and (name in _NAMES or (name.endswith("_token") and isinstance(value, str | Mapping)))
+        if value is not None
+        and (name in STANDARD_TOKENS or (name.endswith("_token") and isinstance(value, str | Mapping)))
     }
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
     if isinstance(extra, Mapping):  # by name, such as image_token

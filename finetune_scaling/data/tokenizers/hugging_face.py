@@ -14,10 +14,12 @@ from typing import Any
 from finetune_scaling.data.tokenizers.added_tokens import (
     ADDED_TOKENS_FILE,
     SPECIAL_TOKENS_FILE,
+    STANDARD_TOKENS,
     TOKENIZER_CONFIG_FILE,
     AddedTokens,
     read_added_tokens,
 )
+from finetune_scaling.data.tokenizers.chat_format import CHAT_TEMPLATE_FILE, ChatFormat, read_chat_format
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.data.tokenizers.subword_models import FastModel, SentencePieceModel, SubwordModel
 from finetune_scaling.errors import DataError
@@ -27,7 +29,7 @@ FAST_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
 # All files that transformers reads a tokenizer from.
 TOKENIZER_FILES = (
     FAST_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, "vocab.json",
-    "merges.txt", "chat_template.jinja",
+    "merges.txt", CHAT_TEMPLATE_FILE,
 )  # fmt: skip
 GENERATION_CONFIG = "generation_config.json"
 MODEL_FIELDS = "model_fields.json"  # the fields of a model that its tokenizer and exports need, next to copied files
@@ -44,9 +46,17 @@ class HuggingFaceTokenizer(Tokenizer):
 
     joins_space_to_word = True
 
-    def __init__(self, model: SubwordModel, special_tokens: SpecialTokens, digest: str, embedding_rows: int):
+    def __init__(
+        self,
+        model: SubwordModel,
+        special_tokens: SpecialTokens,
+        digest: str,
+        embedding_rows: int,
+        chat_format: ChatFormat | None = None,
+    ):
         self._model, self._embedding_rows = model, embedding_rows
-        self.special_tokens = special_tokens
+        self.special_tokens, self.special_token_ids = special_tokens, model.special_token_ids
+        self.chat_format = chat_format
         self.digest = digest
         self.vocab_size = model.size
 
@@ -54,10 +64,14 @@ class HuggingFaceTokenizer(Tokenizer):
     def continuation(self) -> "HuggingFaceTokenizer":
         """The tokenizer without the space that Llama's tokenizer adds in front of a text (`add_prefix_space`)."""
         digest = f"{self.digest}, continuation"
-        return HuggingFaceTokenizer(self._model.continuation, self.special_tokens, digest, self._embedding_rows)
+        model = self._model.continuation
+        return HuggingFaceTokenizer(model, self.special_tokens, digest, self._embedding_rows, self.chat_format)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode(texts)
+
+    def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._model.encode_with_special_tokens(texts)
 
     def token_ends(self, text: str) -> list[int]:
         return self._model.token_ends(text)
@@ -125,7 +139,23 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
     special_tokens = special_tokens._replace(other_end_ids=_end_ids(directory, model_fields))
     identity = json.dumps([sha256(file), special_tokens.bos_id, special_tokens.eos_id, *model.changes])
     digest = hashlib.sha256(identity.encode()).hexdigest()
-    return HuggingFaceTokenizer(model, special_tokens, digest, embedding_rows)
+    return HuggingFaceTokenizer(
+        model, special_tokens, digest, embedding_rows, _chat_format(directory, model, special_tokens, added, config)
+    )
+
+
+def _chat_format(
+    directory: Location,
+    model: SubwordModel,
+    special_tokens: SpecialTokens,
+    added: AddedTokens,
+    config: Mapping[str, Any],
+) -> ChatFormat | None:
+    texts: dict[int | None, str] = {token_id: text for text, token_id in model.special_token_ids.items()}
+    own = {"bos_token": texts.get(special_tokens.bos_id), "eos_token": texts.get(special_tokens.eos_id)}
+    named = {name: token.content for name, token in added.named.items() if name in STANDARD_TOKENS}
+    texts_by_name = {name: text for name, text in own.items() if text is not None} | named
+    return read_chat_format(directory, config, texts_by_name)
 
 
 def _read_model(directory: Location, added: AddedTokens) -> tuple[SubwordModel, Location]:

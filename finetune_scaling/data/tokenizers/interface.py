@@ -1,9 +1,11 @@
 """The interface that data, evaluation and decoding need of a tokenizer."""
 
 import abc
-from collections.abc import Iterable, Sequence
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from finetune_scaling.data.tokenizers.chat_format import ChatFormat
 from finetune_scaling.errors import DataError
 
 MODES = ("R", "X", "S")  # UL2's mode tokens (Tay et al. 2022)
@@ -38,6 +40,7 @@ class Tokenizer(abc.ABC):
     joins_space_to_word: Whether a target takes over the spaces at the end of its prompt where the tokenizer writes a
       word with the space before it as one token. Tokenizers of this project keep them in the prompt: their models were
       trained so.
+    special_token_ids: The special tokens by their text. chat_format: The model's chat template, None if it has none.
     """
 
     pad_id = 0
@@ -45,6 +48,8 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     digest: str
     special_tokens: SpecialTokens
+    special_token_ids: Mapping[str, int] = types.MappingProxyType({})
+    chat_format: ChatFormat | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.digest == other.digest
@@ -69,6 +74,10 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return `encode` of every text."""
+
+    def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts in which special tokens are spelled, as a chat template does."""
+        raise NotImplementedError  # only tokenizers with a chat format need it
 
     @abc.abstractmethod
     def token_ends(self, text: str) -> list[int]:

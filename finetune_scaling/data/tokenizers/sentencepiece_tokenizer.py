@@ -43,6 +43,9 @@ class SentencePieceTokenizer(Tokenizer):
         self.vocab_size = len(pieces)
         self.digest = hashlib.sha256(model).hexdigest()
         self.special_tokens = _find_special_tokens(pieces, name)
+        self.special_token_ids = {
+            piece: i for i, piece in enumerate(pieces) if self._processor.is_control(i) or self._processor.is_unknown(i)
+        }
         self._space_symbol_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode()]
 
     def __reduce__(self) -> tuple[type["SentencePieceTokenizer"], tuple[bytes, str]]:

@@ -62,6 +62,28 @@ class FastModel:
         except (TypeError, UnicodeEncodeError) as error:
             raise encoding_error(texts, error) from error
 
+    def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts that spell special tokens. Raises DataError if one is not valid Unicode."""
+        try:
+            return [self._parsing_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise encoding_error(texts, error) from error
+
+    @functools.cached_property
+    def special_token_ids(self) -> dict[str, int]:
+        """The special tokens by their text."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: i for i, token in added.items() if token.special}
+
+    @functools.cached_property
+    def _parsing_tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer that parses special tokens."""
+        parsing = tokenizers.Tokenizer.from_str(json.dumps(self._fields))
+        add_to(parsing, self._added)
+        parsing.no_truncation()
+        parsing.no_padding()
+        return parsing
+
     def token_ends(self, text: str) -> list[int]:
         """Return the number of characters of the text up to the end of each token."""
         return [end for _, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
@@ -143,6 +165,19 @@ class SentencePieceModel:
             return self._processor.encode(list(texts), num_threads=1)
         except (TypeError, UnicodeEncodeError) as error:
             raise encoding_error(texts, error) from error
+
+    def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Raise DataError: which spaces surround a special token in a SentencePiece model is up to its loader."""
+        raise DataError(
+            f"{self._name}: a chat template needs tokenizer.json; write it with transformers: "
+            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        )
+
+    @functools.cached_property
+    def special_token_ids(self) -> dict[str, int]:
+        """The special tokens by their text."""
+        pieces = {self._processor.id_to_piece(i): i for i in range(self._processor.vocab_size()) if self._is_special(i)}
+        return pieces | self._special
 
     def token_ends(self, text: str) -> list[int]:
         """Return the number of characters of the text up to the end of each token."""

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_scaling.data.encoders.make import make_encoder
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples, encode_prompts
-from finetune_scaling.data.example_encoder import example_encoder
 from finetune_scaling.data.templates import SUMMARIZATION, TRANSLATION, Template
 from finetune_scaling.data.tokenizers.hugging_face import load_hugging_face_tokenizer
 from finetune_scaling.errors import ConfigError
@@ -77,13 +77,13 @@ def test_joined_ids_of_real_text(pair, shared_data):
 @given(st.text("ab c\u00e9\u4e2d\n.:", max_size=12), st.sampled_from(ENDS), st.sampled_from(WORDS))
 def test_tokenizers_of_this_project_keep_their_ids(tokenizer, source, end, target):
     template = Template("{source}" + end)
-    assert example_encoder(tokenizer, template).identity == ""
+    assert make_encoder(tokenizer, template).identity == ""
     ids = [tokenizer.bos_id, *tokenizer.encode(source + end), *tokenizer.encode(target)]
     assert joined_ids(tokenizer, template, example(source, target)) == ids
 
 
 def test_stop_strings_in_what_every_target_begins_with(pair):
-    encoder = example_encoder(pair[0], TRANSLATION)
+    encoder = make_encoder(pair[0], TRANSLATION)
     assert encoder.spaces == " "
     assert encoder.identity
     encoder.check_stop_strings(("\n", "x"))

@@ -1,4 +1,4 @@
-"""Token ids of prompts and targets: where the text of an example is cut in two, for training, scoring and decoding.
+"""Encoding of texts that a template writes: where the text of an example is cut into prompt and target.
 
 The ids of prompt and target together are those of the text in one piece, as the model read text in pretraining. A
 byte-level BPE tokenizer, for example, writes " Haus" as one token. A prompt "German: " with the target "Haus" would end
@@ -11,43 +11,36 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_scaling.data.encoders.interface import ExampleEncoder
+from finetune_scaling.data.encoders.special_tokens import check_patterns
 from finetune_scaling.data.templates import Template
-from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
-from finetune_scaling.errors import ConfigError
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 
 # Beginnings of targets for which a boundary must be right: letters, words, digits, punctuation, other scripts.
 _BEGINNINGS = (*string.ascii_letters, "the", "The", "Der", "in", "1", "(", "\u201e", "\u0412", "\u4f60")
 _WORD = "a"  # stands for the target where only the ids of the prompt are wanted
 
 
-@dataclasses.dataclass(frozen=True)
-class ExampleEncoder:
-    """Encodes the inputs and targets of examples, as a template writes them.
+class TextEncoder(ExampleEncoder):
+    """Encodes the texts that a template writes.
 
     Attributes:
-        tokenizer: The tokenizer.
-        template: The template, whose input does not end in spaces that belong to the target.
-        spaces: The spaces that were moved from the end of the input to the beginning of the target.
+        spaces: The spaces that were moved from the end of the template's input to the beginning of its target.
     """
 
-    tokenizer: Tokenizer
-    template: Template
-    spaces: str
-
-    @property
-    def special_tokens(self) -> SpecialTokens:
-        """The ids in front of a sequence and after a target."""
-        return self.tokenizer.special_tokens
-
-    @property
-    def identity(self) -> str:
-        """What changes the ids, in addition to the tokenizer and the patterns of the template; "" for nothing."""
-        return f"{len(self.spaces)} spaces in front of the target" if self.spaces else ""
+    def __init__(self, tokenizer: Tokenizer, template: Template):
+        check_patterns(tokenizer, {"input": template.input, "target": template.target})
+        self.tokenizer, self.special_tokens = tokenizer, tokenizer.special_tokens
+        self.spaces = _spaces_of_target(tokenizer, _constant_end(template.input))
+        self.identity = f"{len(self.spaces)} spaces in front of the target" if self.spaces else ""
+        self.beginning = self.spaces + template.target.partition("{")[0]
+        kept, moved = template.input.removesuffix(self.spaces), self.spaces + template.target
+        self._template = dataclasses.replace(template, input=kept, target=moved)
+        self._ends_in_space = _constant_end(kept)[-1:].isspace()
 
     def inputs(self, examples: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Return the ids of each example's input, without bos."""
-        texts = [self.template.render(example)[0] for example in examples]
-        if not (self.tokenizer.joins_space_to_word and _constant_end(self.template.input)[-1:].isspace()):
+        texts = [self._template.render(example)[0] for example in examples]
+        if not (self.tokenizer.joins_space_to_word and self._ends_in_space):
             return self.tokenizer.encode_batch(texts)
         # A run of line breaks at the end of a text may have other ids than before a word.
         word = self.tokenizer.continuation.encode(_WORD)
@@ -58,31 +51,10 @@ class ExampleEncoder:
         ]
 
     def targets(self, examples: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-        """Return the ids of each example's target, without eos."""
         return self.tokenizer.continuation.encode_batch(self.target_texts(examples))
 
     def target_texts(self, examples: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the text of each example's target."""
-        return [self.template.render(example)[1] for example in examples]
-
-    def check_stop_strings(self, stops: Sequence[str]) -> None:
-        """Raise ConfigError if a stop string is in what every target begins with, so that no text is generated."""
-        beginning = self.template.target.partition("{")[0]
-        for stop in stops:
-            if stop in beginning:
-                raise ConfigError(
-                    f"decoding.stop has {stop!r}, but every target begins with {beginning!r}, so that generation would "
-                    "stop at once; give another stop string"
-                )
-
-
-def example_encoder(tokenizer: Tokenizer, template: Template) -> ExampleEncoder:
-    """Return the encoder of a tokenizer and a template."""
-    spaces = _spaces_of_target(tokenizer, _constant_end(template.input))
-    if spaces:
-        kept, moved = template.input.removesuffix(spaces), spaces + template.target
-        template = dataclasses.replace(template, input=kept, target=moved)
-    return ExampleEncoder(tokenizer, template, spaces)
+        return [self._template.render(example)[1] for example in examples]
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,0 +1,1 @@
+"""Encoding of examples as token ids of prompt and target."""
