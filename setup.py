@@ -43,7 +43,7 @@ REQUIREMENTS = [
     "pandas>=2.3,<3.2",  # tables of points
     "scipy>=1.16,<1.18",  # root finding, statistical tests and intervals
     "matplotlib>=3.10,<3.12",  # plots of the report
-    "jinja2>=3.1,<4",  # page of the report, and pandas' LaTeX tables
+    "jinja2>=3.1.6,<4",  # page of the report, LaTeX tables, chat templates (older sandboxes can be escaped)
 ]
 
 # Reference implementation of the public model families: for tests, and a baseline of benchmarks.

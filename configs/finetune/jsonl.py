@@ -25,7 +25,8 @@ def get_config(argument: str = "800k,lora") -> ConfigDict:
         train="train.jsonl",  # .jsonl or .tsv; plain, .gz, .xz or .zst; local or a URL
         dev="dev.jsonl",
         test={"test": "test.jsonl"},
-        template={"input": "{source_language}: {source}\n{target_language}: ", "target": "{target}"},
+        # None: the default of the kind. With name="chat" the messages of the model's chat format (docs/data.md).
+        template={name: placeholder(str) for name in ("name", "input", "target", "system")},
         sources={"data_dir": placeholder(str)},
     )
     set_base(config, "debian", size)
