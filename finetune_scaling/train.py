@@ -20,7 +20,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Run directory; an unfinished run 
 def main() -> None:
     """Execute the run; print the main results and the number of compiled programs as one JSON line."""
     record = run(command.read_config(_CONFIG), command.required(_WORKDIR))
-    shown = ("loss", "dev_loss", "steps", "best_step", "stopped_by", "flops", "seconds", "metrics")
+    shown = ("loss", "loss_per_byte", "dev_loss", "steps", "best_step", "stopped_by", "flops", "seconds", "metrics")
     figures = {name: record[name] for name in shown if name in record}
     print(format_json({**figures, "programs_compiled": compiled_programs()}))
 

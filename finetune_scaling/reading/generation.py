@@ -44,11 +44,11 @@ def generate(
     options: Mapping[str, Any],
 ) -> list[str]:
     """Return a completion of each text; see Run.generate. load: loads the model, after options are checked."""
-    texts = _checked(texts)
+    texts = checked_texts(texts, "generate")
     decoding = _decoding(run_config, options)
     # Base models and adapters imported without a config have no task.
     task = None if run_config.task is None else load_task(run_config.task)
-    named = _languages(task, languages)
+    named = language_pair(run_config, languages)
     if not texts:
         return []
     model = load()
@@ -56,7 +56,7 @@ def generate(
     if task is None:
         lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
         longest_text = lengths.index(max(lengths))
-        task, sequence_format = _continuation(run_config, max(1, *lengths), decoding.limit(CONTINUATION))
+        task, sequence_format = continuation_task(run_config, max(1, *lengths), decoding.limit(CONTINUATION))
     else:
         sequence_format = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
     _check_context_length(model, sequence_format, decoding, longest_text)
@@ -67,13 +67,14 @@ def generate(
     return [one.text for one in written]
 
 
-def _checked(texts: Iterable[str]) -> list[str]:
+def checked_texts(texts: Iterable[str], method: str) -> list[str]:
+    """Return texts as a list. Raises ConfigError, naming the method of Run that got them, if they are not texts."""
     if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise ConfigError(f"generate takes a list of texts, not {texts!r}. Fix: put it in brackets")
+        raise ConfigError(f"{method} takes a list of texts, not {texts!r}. Fix: put it in brackets")
     texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ConfigError(f"generate: texts[{index}] is {text!r}, not a text. Fix: remove or convert it")
+            raise ConfigError(f"{method}: texts[{index}] is {text!r}, not a text. Fix: remove or convert it")
     return texts
 
 
@@ -85,19 +86,20 @@ def _decoding(run_config: RunConfig, options: Mapping[str, Any]) -> DecodingConf
     return configuration.build(DecodingConfig, {**dataclasses.asdict(own), **options}, "decoding")
 
 
-def _continuation(run_config: RunConfig, max_tokens: int, max_new_tokens: int) -> tuple[Task, SequenceFormat]:
+def continuation_task(run_config: RunConfig, max_tokens: int, max_new_tokens: int) -> tuple[Task, SequenceFormat]:
     """Return the task of continuing texts of at most `max_tokens` tokens."""
     task = Task("continuation", "summarization", Template("{source}"), max_tokens, max_new_tokens)
     return task, base_sequence_format(run_config.objective, task, template_tokens=0)
 
 
-def _languages(task: Task | None, requested: Languages) -> dict[str, str]:
-    """Return the source and target language of the task, or of the requested one of its language pairs."""
+def language_pair(run_config: RunConfig, requested: Languages) -> dict[str, str]:
+    """Return the source and target language of the run's task, or of the requested one of its language pairs."""
+    task = None if run_config.task is None else load_task(run_config.task)
     given = {name: code for name, code in zip(_FIELDS, requested, strict=True) if code}
     if task is None:
         if given:
             raise ConfigError("languages apply to runs with a task; this one continues the text. Fix: remove them")
-        return dict.fromkeys(_FIELDS, "en")  # not used by the template of _continuation
+        return dict.fromkeys(_FIELDS, "en")  # not used by the template of continuation_task
     pairs = {part.direction: part for split in task.splits().values() for part in split}
     matching = [part for part in pairs.values() if all(getattr(part, name) == code for name, code in given.items())]
     if len(matching) != 1:

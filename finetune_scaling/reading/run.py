@@ -15,6 +15,7 @@ from finetune_scaling.runs.run_directory import RunDirectory, run_state
 # Modules that import JAX are imported on demand, as config, curves and scores do not need it.
 if TYPE_CHECKING:
     from finetune_scaling.evaluation.evaluated_model import EvaluatedModel
+    from finetune_scaling.reading.predictions import Logits
     from finetune_scaling.runs.model_loading import TunedModel
 
 _SCORES = ["evaluation", "split", "of", "metric", "score", "signature"]
@@ -212,6 +213,52 @@ class Run:
 
         languages = (source_language, target_language)
         return generate(self._evaluated_model(step).run_config, lambda: self.model(step), texts, languages, decoding)
+
+    def losses(
+        self,
+        texts: Iterable[str],
+        targets: Iterable[str] | None = None,
+        step: int | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> pd.DataFrame:
+        """Return loss, loss_per_byte (nats), loss_sum, tokens and bytes of every text, one row per text.
+
+        A finetuned run takes each text as a source text and scores its target and the end token, as its test sets are
+        scored. A base model scores the tokens of each text after the first (after bos, where it has one), or with
+        `targets` each of them as the continuation of its text.
+
+        Args:
+            texts: a list or a column of texts.
+            targets: the target of each text.
+            step: the checkpoint, as in `params`.
+            source_language: language of the texts, if the task has several language pairs.
+            target_language: language of the targets, if the task has several language pairs.
+
+        Raises ConfigError for missing targets or a text that is too long, and the errors of `model`.
+        """
+        from finetune_scaling.reading.predictions import losses
+
+        languages = (source_language, target_language)
+        return losses(self._evaluated_model(step).run_config, lambda: self.model(step), texts, targets, languages)
+
+    def logits(
+        self,
+        text: str,
+        target: str | None = None,
+        step: int | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> "Logits":
+        """Return the ids of a text, int32[n], and its logits, float32[n, V]: logits[i] predict what follows ids[i].
+
+        A finetuned run takes the text as a source text, so the last logits are those of the first token of a
+        completion; `target` is appended to the prompt. The arguments are those of `losses`.
+        """
+        from finetune_scaling.reading.predictions import logits
+
+        languages = (source_language, target_language)
+        return logits(self._evaluated_model(step).run_config, lambda: self.model(step), text, target, languages)
 
     def _evaluated_model(self, step: int | None) -> "EvaluatedModel":
         from finetune_scaling.reading.generation import open_model

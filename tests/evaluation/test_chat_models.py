@@ -4,6 +4,7 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -15,6 +16,7 @@ from finetune_scaling.evaluation.task_evaluation import prepare_task_evaluation
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.interop.run_export import RunExport, export_run
+from finetune_scaling.reading import load_run
 from finetune_scaling.runs.evaluators import TaskEvaluator
 from finetune_scaling.runs.model_loading import find_run, load_run_checkpoint
 from finetune_scaling.runs.run_config import read_run_config
@@ -22,6 +24,7 @@ from finetune_scaling.runs.run_config import read_run_config
 CHAT = runpy.run_path(str(Path(__file__).parents[1] / "chat_models.py"))
 WORDS = ("the", "quick", "fox", "lazy", "dog", "jumps")
 ROWS, NEW = 360, 12
+TEXT = "the quick fox jumps"
 TEMPLATE = {"name": "chat", "input": "Into {target_language}: {source}", "system": "Be brief."}
 
 
@@ -112,7 +115,7 @@ def test_the_exported_run_is_the_chat_model_of_transformers(run, tmp_path):
                 tokens = torch.tensor([prompt])
                 written = model.generate(
                     tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False,
-                    eos_token_id=end, pad_token_id=0,
+                    eos_token_id=[end, 2], pad_token_id=0,
                 )[0, len(prompt) :]  # fmt: skip
                 assert row["hypothesis"] == tokenizer.decode(written, skip_special_tokens=True).strip()
 
@@ -139,3 +142,64 @@ def test_demonstrations_in_another_form_are_refused(config, run):
     evaluator = TaskEvaluator(shots=1, demonstration="{input}>{target}\n")
     with pytest.raises(ConfigError, match="demonstration is for text templates"):
         prepare_task_evaluation(evaluator, run_config, load_run_checkpoint(find_run(run)).tokenizer)
+
+
+def test_losses_and_logits_of_a_text_equal_those_of_transformers(config):
+    base = Path(config["base"]["run"])
+    model = AutoModelForCausalLM.from_pretrained(base.with_name("model")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base.with_name("model"))
+    loaded, texts = load_run(base), [TEXT, TEXT * 3, "\u4f60\u597d"]
+    for text, row in zip(texts, loaded.losses(texts).itertuples(), strict=True):
+        ids = tokenizer(text, return_tensors="pt").input_ids  # the tokenizer adds no bos
+        with torch.no_grad():
+            theirs = model(ids, labels=ids)
+        ours = loaded.logits(text)
+        assert ours.ids.tolist() == ids[0].tolist()
+        np.testing.assert_allclose(ours.logits, theirs.logits[0].numpy(), atol=2e-4)
+        assert row.tokens == len(ours.ids) - 1
+        assert row.loss == pytest.approx(float(theirs.loss), rel=1e-4)
+        assert row.loss_per_byte == pytest.approx(row.loss_sum / row.bytes)
+        if text.isascii():
+            assert row.bytes == len(text) - len(tokenizer.decode(ids[0][:1]))
+    prompt, ids = tokenizer(TEXT).input_ids, [*tokenizer(f"{TEXT} dog").input_ids, 2]
+    (row,) = loaded.losses([TEXT], targets=[" dog"]).itertuples()
+    assert row.loss_sum == pytest.approx(loss_sum(model, prompt, ids), rel=1e-4)
+
+
+def test_losses_of_a_tuned_run_are_those_of_its_test_set(run):
+    loaded = load_run(run)
+    samples = loaded.samples("test")
+    found = loaded.losses(samples["source"], samples["reference"])
+    np.testing.assert_allclose(found["loss"], samples["loss"], rtol=1e-5)
+    row = samples.iloc[0]
+    ids, logits = loaded.logits(row["source"], row["reference"])
+    target = row["tokens"] - 1  # without the end token
+    log_probabilities = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
+    predicted = log_probabilities[np.arange(len(ids) - target - 1, len(ids) - 1), ids[-target:]]
+    end = AutoTokenizer.from_pretrained(loaded.config["tokenizer"]).convert_tokens_to_ids("<|im_end|>")
+    assert -predicted.sum() - log_probabilities[-1, end] == pytest.approx(row["loss"] * row["tokens"], rel=1e-4)
+    prompt = loaded.logits(row["source"])
+    np.testing.assert_allclose(prompt.logits, logits[: len(prompt.ids)], atol=2e-4)
+    assert loaded.losses([], targets=[]).empty
+
+
+@pytest.mark.parametrize(
+    ("texts", "targets", "message"),
+    [
+        ("one", ["x"], "losses takes a list of texts"),
+        (["one"], None, "need targets"),
+        (["one", "two"], ["x"], "2 texts, but 1 targets"),
+        (["one"], [None], r"losses: texts\[0\] is None"),
+    ],
+)
+def test_losses_without_their_texts_are_refused(run, texts, targets, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run(run).losses(texts, targets)
+
+
+def test_texts_longer_than_the_context_are_refused(config):
+    base = load_run(config["base"]["run"])
+    with pytest.raises(ConfigError, match=r"more than the model's context of 512"):
+        base.logits("x " * 600)
+    with pytest.raises(ConfigError, match=r"texts\[0\] = '' has no token to predict"):
+        base.losses([""])

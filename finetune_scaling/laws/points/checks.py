@@ -13,8 +13,8 @@ _CHOICES = {LOSS_UNIT: (NATS, BITS, PERPLEXITY), SIZE: SIZES}  # a tokenizer may
 # Column -> what to do where rows of one group differ in it.
 _FIXES = {
     LOSS_UNIT: "write all of a task's losses in one unit",
-    TOKENIZER: "losses per token of different tokenizers cannot be compared: give them different tasks, or compare "
-    "losses per byte and remove the column",
+    TOKENIZER: "losses per token of different tokenizers cannot be compared: give them different tasks, or put losses "
+    "per byte (a study's column loss_per_byte) into the column loss and remove the column tokenizer",
     SIZE: "give x of all of a task's sizes with embeddings (total), or of all without (non_embedding)",
 }
 

@@ -27,6 +27,7 @@ NUMBERS = (
     "dev_evaluations",
     "generated",
     "at_limit",
+    "loss_per_byte",
     *IN_TRAINING,
 )
 RECORD = ("model", *NUMBERS, *DIGESTS)  # further columns that a study writes
