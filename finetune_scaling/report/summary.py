@@ -16,6 +16,7 @@ from finetune_scaling.report.more_data import more_data_line
 
 MAX_TASKS = 3  # listed one by one
 MAX_CURVES = 6
+MAX_NAMED = 20  # unused columns
 
 
 def summary(analysis: Analysis) -> list[str]:
@@ -125,7 +126,8 @@ def point_warnings(analysis: Analysis) -> list[str]:
     if table.repeated:
         lines.append(f"{table.repeated} rows are exact duplicates and are counted once.")
     if table.ignored:
-        lines.append(f"Unused columns: {', '.join(table.ignored)}.")
+        more = f" and {len(table.ignored) - MAX_NAMED} more" if len(table.ignored) > MAX_NAMED else ""
+        lines.append(f"Unused columns: {', '.join(table.ignored[:MAX_NAMED])}{more}.")
     laws: dict[tuple[str, str, str], list[str]] = {}
     for one in analysis.skipped:
         laws.setdefault((one.task, one.method, one.reason), []).append(one.law)

@@ -107,13 +107,14 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, column
     [
         ({"seed": "0.5"}, "column 'seed' is 0.5: give a whole number"),
         ({"seed": "a"}, "column 'seed' is a: give a finite number"),
-        ({"seed": "9223372036854775808"}, "beyond 64 bits"),
+        ({"seed": "9223372036854775808"}, "give a whole number of at most 64 bits"),
+        ({"seed": "1" + "0" * 40}, "give a whole number of at most 64 bits"),
         ({"seed": "1e17"}, "give a whole number"),
         ({"x": "9007199254740993"}, "no float holds this whole number exactly"),
         ({"held_out": "2"}, "give 0 or 1"),
         ({"task": "a\x00b"}, r"is a\x00b: names have no control characters"),
         ({"task": "a\ud800"}, "line 1: not JSON (a text has a lone surrogate"),
-        ({"bleu": "n/a"}, "give a finite number or leave it empty"),
+        ({"bleu": "n/a"}, "give a finite number, or leave it empty"),
         ({"loss": "a\x1b[31m\nb"}, r"is a\x1b[31m b: "),
     ],
 )
@@ -187,6 +188,21 @@ def test_columns_with_blanks_and_concatenated_files(tmp_path: Path) -> None:
     path.write_text(once + "\ufeff" + once)
     with pytest.raises(DataError, match="line 3: repeats the header"):
         read_points(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"PK\x03\x04\xff", "spreadsheet"),
+        (b"\x1f\x8b\x00", "compressed"),
+        (b"PAR1", "Parquet"),
+        ("task,method".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_files_of_other_programs_are_named(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "points.csv").write_bytes(data)
+    with pytest.raises(DataError, match=f"is .*{kind}.*; save the table as CSV"):
+        read_points(tmp_path / "points.csv")
 
 
 def test_tasks_that_look_alike_are_said() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY
-from finetune_scaling.laws.points.number_syntax import DECIMAL, is_exact, read_number, read_whole
+from finetune_scaling.laws.points.number_syntax import A_WHOLE, DECIMAL, is_exact, read_number, read_whole
 from finetune_scaling.laws.points.text import NotText, TextTable, has_control_characters
 
 FLAGS = {"true": True, "false": False}
@@ -60,8 +60,7 @@ def parse_whole_numbers(table: TextTable, column: str) -> pd.Series:
     cells = table.cells[column]
     table.reject(cells == "", column, "fill it in or remove the row")
     numbers = _read(table, column, read_whole)
-    outside = numbers.map(lambda number: not -(2**63) <= number < 2**63)
-    table.reject(outside, column, "beyond 64 bits; give a smaller whole number")
+    table.reject(numbers.map(lambda number: not -(2**63) <= number < 2**63), column, A_WHOLE)
     return numbers.astype("int64")
 
 
@@ -73,7 +72,7 @@ def parse_numbers(
     exact: whether to refuse whole numbers that no float holds, so that different cells stay different.
     """
     cells = table.cells[column]
-    fix = "or leave it empty" if optional else "or remove the row"
+    fix = ", or leave it empty" if optional else ", or remove the row"
     if not optional:
         table.reject(cells == "", column, "fill it in or remove the row")
     numbers = _read(table, column, lambda cell: read_number(cell) if cell else np.nan, fix).astype(float)
@@ -126,5 +125,5 @@ def _read(table: TextTable, column: str, read: Callable[[str], object], or_else:
         try:
             values.append(read(cell))
         except ValueError as error:
-            raise table.error(row, column, f"{error} {or_else}".strip()) from None
+            raise table.error(row, column, f"{error}{or_else}") from None
     return pd.Series(values, index=table.cells.index, dtype=object)

@@ -12,6 +12,7 @@ WHOLE = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
 MAX_EXACT = 2**53  # floats hold every whole number below it
 MAX_DIGITS = 30  # of a whole number that is converted exactly
 FINITE = "give a finite number"
+A_WHOLE = "give a whole number of at most 64 bits"
 
 # Cells that are numbers elsewhere, and what to write instead; the first match counts.
 _OTHER_FORMS = (
@@ -48,7 +49,7 @@ def read_whole(cell: str) -> int:
     if found and len(found[1]) <= MAX_DIGITS:
         return int(found[1])
     if not value.is_integer() or abs(value) >= MAX_EXACT:
-        raise ValueError("give a whole number")
+        raise ValueError(A_WHOLE)
     return int(value)
 
 

@@ -25,6 +25,13 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 OTHER_SEPARATORS = (";", "\t", "|")  # between columns, as some programs write them
 MAX_BITS = 1024  # of a float's largest whole number
 NAMED_ROWS = 5  # in one message
+_OTHER_FILES = {
+    b"PK\x03\x04": "a spreadsheet or a zip archive",
+    b"\x1f\x8b": "compressed",
+    b"PAR1": "Parquet",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 # Characters without width that stay at the ends of cells when files are concatenated or copied from web pages.
 _INVISIBLE = re.compile("^[\\ufeff\\u200b\\u2060\\s]+|[\\ufeff\\u200b\\u2060\\s]+$")
 
@@ -130,7 +137,10 @@ def _find_file(path: Location) -> Location:
 
 def _read(path: Location, required: Sequence[str]) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets begin CSV with a byte order mark
+        data = path.read_bytes()
+        if kind := next((kind for start, kind in _OTHER_FILES.items() if data.startswith(start)), None):
+            raise DataError(f"{path}: is {kind}; save the table as CSV in UTF-8")
+        text = data.decode("utf-8-sig")  # spreadsheets begin CSV with a byte order mark
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give a study's table ({POINTS}), or your own") from None
     except UnicodeDecodeError as error:
