@@ -13,6 +13,7 @@ from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps, rea
 from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_data import task_and_format
+from finetune_scaling.runs.run_directory import is_public_model, public_model_error
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.tuning.method import TuningMethod
 
@@ -97,6 +98,8 @@ def planned_model(run_config: RunConfig, size: str | None = None, vocabulary: in
         if newest is not None:
             metadata = read_metadata(run / CHECKPOINTS / str(newest))
             return model_config({**metadata["model"], **fields})
+        if is_public_model(run):
+            raise public_model_error(run)
         size = run.name
         if size not in LADDER:
             raise ConfigError(

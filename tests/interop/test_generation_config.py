@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 MAKE_TOKENIZER = runpy.run_path(str(TESTS / "public_tokenizers.py"))["KINDS"]["byte_level"]
 MAKE_MODEL = runpy.run_path(str(TESTS / "public_models.py"))["make"]
 DOCUMENTED = runpy.run_path(str(TESTS / "documented_rows.py"))["documented_rows"]("Generation")
-GENERATION, CONFIG = "generation_config.json", "config.json"
+GENERATION, CONFIG, CHAT = "generation_config.json", "config.json", "chat_template.jinja"
 
 # Content of generation_config.json (None: no such file), eos_token_id of config.json, and the ids that end a text.
 READ = {
@@ -37,6 +37,7 @@ REFUSED = {
 def public(tmp_path_factory):
     folder = tmp_path_factory.mktemp("public") / "llama"
     MAKE_TOKENIZER(folder)
+    (folder / CHAT).write_text("{{ messages }}\n")
     MAKE_MODEL("llama", vocab_size=352, eos_token_id=2, bos_token_id=1, pad_token_id=0).save_pretrained(folder)
     return folder
 
@@ -74,6 +75,7 @@ def test_ids_that_end_a_text_are_those_of_transformers_and_are_exported(row, cas
     before, after = (json.loads((place / CONFIG).read_text()) for place in (folder, tmp_path / "out"))
     assert {name: after[name] for name in ("bos_token_id", "pad_token_id")} == {"bos_token_id": 1, "pad_token_id": 0}
     assert after["eos_token_id"] == (2 if before["eos_token_id"] is None else before["eos_token_id"])
+    assert (tmp_path / "out" / CHAT).read_bytes() == (folder / CHAT).read_bytes()
     if generation is not None:
         assert json.loads((tmp_path / "out" / GENERATION).read_text()) == generation
     exported = GenerationConfig.from_pretrained(tmp_path / "out")

@@ -141,6 +141,7 @@ READ = {
 REFUSED = {
     "`tokenizer.model` without `add_bos_token`": [
         ("sentence_pieces", {}, edit(remove=["add_bos_token"]), "tokenizer_config.json: add_bos_token is missing"),
+        ("sentence_pieces", {}, edit(add_bos_token="yes"), "add_bos_token = 'yes' is neither"),
     ],
     "tokens added to texts next to `tokenizer.model`": [
         ("sentence_pieces", {}, write("added_tokens.json", {"<word>": 340}), "tokenizer.model: .* add '<word>'"),
@@ -252,3 +253,26 @@ def test_added_tokens_change_the_digest(change, changed):
     plain, other = (load_hugging_face_tokenizer(changed("byte_level", *what), FIELDS) for what in ((), (change,)))
     assert plain.digest != other.digest
     assert plain.digest == load_hugging_face_tokenizer(changed("byte_level", edit(legacy=True)), FIELDS).digest
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"model_type": "llama", "vocab_size": None, "text_config": None},
+            "vocab_size = None of the model is not a number",
+        ),
+        ({"model_type": "llama", "text_config": [3]}, "config.json: is not the config of a model"),
+        ({"model_type": "llama", "vocab_size": 340, "eos_token_id": {}}, "eos_token_id = {} of config.json is neither"),
+    ],
+)
+def test_model_fields_that_a_tokenizer_needs_are_checked(config, message, changed):
+    with pytest.raises(DataError, match=message):
+        load_tokenizer(changed("byte_level", write("config.json", config)))
+
+
+def test_directory_of_a_model_names_that_of_its_tokenizer(changed, tmp_path):
+    shutil.copytree(changed("byte_level"), tmp_path / "tokenizer")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=f"not of its tokenizer; give {tmp_path / 'tokenizer'}"):
+        load_tokenizer(tmp_path)

@@ -9,11 +9,16 @@ from finetune_scaling.errors import UserError
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
 from finetune_scaling.interop.run_export import RunExport, export_run
+from finetune_scaling.planning.workload import planned_model
 from finetune_scaling.reading.run import load_run
 from finetune_scaling.runs.model_loading import find_run, load_base
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 
 CONFIG_OF_RUN = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "run.py"))["get_config"]
+
+ADAPTER = {"name": "an adapter", "weights_sha256": ""}
+MINIMAL = {"sequence": {"length": 8}, "limits": {"max_steps": 1}, "tokenizer": "t", "adapter": ADAPTER}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +36,12 @@ def public(tmp_path_factory):
         lambda public, _: load_run(public),
         lambda public, _: inspect(public),
         lambda public, _: CONFIG_OF_RUN(str(public)),
+        lambda public, _: planned_model(read_run_config({**MINIMAL, "base": {"run": str(public)}})),
         lambda public, out: export_run(RunExport(str(public), model=str(out))),
         lambda public, out: import_adapter(AdapterImport(str(public), str(public), str(out))),
         lambda public, _: RunDirectory(public).write_config({"name": "mine"}),
     ],
-    ids=["base", "run", "load_run", "inspect", "configs/run.py", "export", "base of an adapter", "workdir"],
+    ids=["base", "run", "load_run", "inspect", "configs/run.py", "plan", "export", "base of an adapter", "workdir"],
 )
 def test_message_has_the_command(public, use, tmp_path):
     before = (public / "config.json").read_text()

@@ -91,11 +91,13 @@ def has_tokenizer(directory: Location) -> bool:
 
 def is_hugging_face_tokenizer(directory: Location) -> bool:
     """Return whether a directory's tokenizer is a public model's; ours has a digest record and no tokenizer config."""
-    if any((directory / name).is_file() for name in (MODEL_FIELDS, TOKENIZER_CONFIG_FILE, _MODEL_CONFIG)):
+    if any((directory / name).is_file() for name in (MODEL_FIELDS, TOKENIZER_CONFIG_FILE)):
         return True
-    record = directory / FAST_FILE
-    content = read_json(record) if record.is_file() else None
-    return isinstance(content, dict) and "model" in content
+    return any(  # config.json is also a file of runs, and tokenizer.json one of our tokenizers
+        isinstance(content := read_json(directory / name, fix="copy it again"), dict) and field in content
+        for name, field in ((_MODEL_CONFIG, "model_type"), (FAST_FILE, "model"))
+        if (directory / name).is_file()
+    )
 
 
 def read_model_fields(directory: Location) -> dict[str, Any]:
@@ -111,7 +113,10 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
             "the complete model, or DIR/tokenizer of a converted one"
         )
     fields = read_json(file, fix="copy it again")
-    found = {**fields, **fields.get("text_config", {})}
+    text = fields.get("text_config") if isinstance(fields, Mapping) else None  # of a multimodal model
+    if not isinstance(fields, Mapping) or not isinstance(text or {}, Mapping):
+        raise DataError(f"{file}: is not the config of a model; copy it again")
+    found = {**fields, **(text or {})}
     if (generation := directory / GENERATION_CONFIG).is_file():
         found[_GENERATION] = read_json(generation, fix="copy it again")
     return {name: found.get(name) for name in _FIELDS}
@@ -130,6 +135,10 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
     model, file = _read_model(directory, added)
     _check_class(directory, model, config)
     embedding_rows = model_fields["vocab_size"]
+    if not isinstance(embedding_rows, int):
+        raise DataError(
+            f"{directory}: vocab_size = {embedding_rows!r} of the model is not a number; copy its config.json"
+        )
     if embedding_rows < model.size:
         raise DataError(
             f"{file}: has {model.size} ids, but the model has {embedding_rows} embeddings (vocab_size in its "
@@ -211,12 +220,13 @@ def _special_tokens(
     eos = token_id("eos_token")
     if isinstance(model, FastModel):
         return SpecialTokens(_bos_id(directory, model, eos), eos, {}, ())
-    if config.get("add_bos_token") is None:
+    if not isinstance(add_bos := config.get("add_bos_token"), bool):
+        problem = "is missing" if add_bos is None else f"= {add_bos!r} is neither"
         raise DataError(
-            f"{directory / TOKENIZER_CONFIG_FILE}: add_bos_token is missing, so whether a text starts with bos is "
+            f"{directory / TOKENIZER_CONFIG_FILE}: add_bos_token {problem}, so whether a text starts with bos is "
             "unknown; set it to true or false, as the model was trained"
         )
-    return SpecialTokens(token_id("bos_token") if config["add_bos_token"] else None, eos, {}, ())
+    return SpecialTokens(token_id("bos_token") if add_bos else None, eos, {}, ())
 
 
 def _end_ids(directory: Location, model_fields: Mapping[str, Any]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import os
 
 from finetune_scaling.data.tokenizers.hugging_face import (
+    has_tokenizer,
     is_hugging_face_tokenizer,
     load_hugging_face_tokenizer,
     read_model_fields,
@@ -25,6 +26,9 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         )
     with disk_errors(path):
         directory = location(path)
+        own = directory / "tokenizer"  # of a converted public model
+        if own.is_dir() and not has_tokenizer(directory):
+            raise DataError(f"{directory}: is a directory of a model, not of its tokenizer; give {own}")
         if directory.is_dir() and is_hugging_face_tokenizer(directory):
             return load_hugging_face_tokenizer(directory, read_model_fields(directory))
     return load_sentencepiece_tokenizer(path)
