@@ -63,6 +63,17 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
     Raises DataError that begins with `where` (a file and line, or a dataset and index) if it is missing, not text or
     blank.
     """
+    text = _any_text(record, field, where)
+    if _is_blank(text):
+        raise DataError(
+            f"{where}: field {field!r} is empty; fix or remove that record, or set the source's field on_empty to "
+            "'drop' to leave out such records (--config.task.sources.on_empty=drop for a task)"
+        )
+    return text
+
+
+def _any_text(record: Mapping[str, Any], field: str, where: str) -> str:
+    """Return the text in `field` of a record, which may be blank."""
     value = _value(record, field, where)
     if not isinstance(value, str):
         raise DataError(f"{where}: field {field!r} must be text, not {value!r:.40}; convert or remove that record")
@@ -72,16 +83,11 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
         raise DataError(
             f"{where}: field {field!r} is not valid Unicode (a lone surrogate); fix or remove that record"
         ) from None
-    if not value.strip().strip(_INVISIBLE):
-        raise EmptyTextError(
-            f"{where}: field {field!r} is empty; fix or remove that record, or set the source's field on_empty to "
-            "'drop' to leave out such records (--config.task.sources.on_empty=drop for a task)"
-        )
     return value
 
 
-class EmptyTextError(DataError):
-    """A text is empty or blank."""
+def _is_blank(text: str) -> bool:
+    return not text.strip().strip(_INVISIBLE)
 
 
 def _value(record: Mapping[str, Any], field: str, where: str) -> Any:
@@ -141,11 +147,5 @@ def check_texts(records: Records, fields: Sequence[str], name: str, on_empty: On
 def _has_blank(records: Records, index: int, fields: Sequence[str], drop: bool) -> bool:
     """Check a record's texts; return whether one is blank if such records are dropped."""
     record, where = records[index], records.where(index)
-    try:
-        for field in fields:
-            text_field(record, field, where)
-    except EmptyTextError:
-        if not drop:
-            raise
-        return True
-    return False
+    read = _any_text if drop else text_field
+    return any(_is_blank(read(record, field, where)) for field in fields)
