@@ -169,3 +169,10 @@ def test_a_figure_needs_model_sizes(full_tuning):
     fitted = fit(read_points(other), resampling=FEW)
     with pytest.raises(DataError, match="no row of DataFrame has the factor 'model'"):
         fitted.figure()
+
+
+def test_names_that_spell_missing_values_stay_names(tmp_path):
+    (tmp_path / "points.csv").write_text("task,method,loss,bleu\nNA,lora,1.5,\nnull,full,1.25,31.5\n")
+    points = load_study(tmp_path).points
+    assert points["task"].tolist() == ["NA", "null"]
+    assert points["bleu"].isna().tolist() == [True, False]
