@@ -48,7 +48,7 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> N
     for base in {base.family: base for base in pretrained}.values():
         with _within(f"families.{base.family}.pretrain"):
             _open_corpus(study, workdir, base)
-    _check_sizes(study, needed)
+    _check_sizes(study, bases(study) if needed else [])  # also those of finished runs
     for group in _groups(runs, "size", "pet_size"):
         with _within_method(group):
             _check_shapes(study, workdir, group)

@@ -241,6 +241,7 @@ runpy.run_module("finetune_scaling.study", run_name="__main__", alter_sys=True)
 @pytest.mark.slow
 def test_a_study_of_public_models_ends_with_its_report_even_if_runs_fail(ladder, shared_cache, tmp_path):
     config, weights = small_study(ladder), ladder / "small-step1" / "model.safetensors"
+    del config["tasks"]["translation"]["methods"]["lora"]  # compiles as long as the other
     study, workdir, file = read_study(config), tmp_path / "study", tmp_path / "config.py"
     file.write_text(f"from ml_collections import ConfigDict\nget_config = lambda: ConfigDict(\n{config!r})\n")
     moved = weights.rename(tmp_path / weights.name)
@@ -266,14 +267,14 @@ def test_a_study_of_public_models_ends_with_its_report_even_if_runs_fail(ladder,
     rows = list(csv.DictReader((workdir / "points.csv").open()))
     sweep = [row for row in rows if row["factor"] == SENSITIVITY_FACTOR]
     assert {(row["method"], row["model"], float(row["x"])) for row in sweep} == {
-        (method, size, rate) for method in ("full", "lora") for size in WIDTHS for rate in (0.01, 0.1)
+        ("full", size, rate) for size in WIDTHS for rate in (0.01, 0.1)
     }
     assert {float(row["x"]) for row in rows if row["factor"] == "pretrain"} == {1000.0, 2000.0}
     revisions = [r["loss"] for r in rows if r["factor"] == "pretrain" and r["finetune_examples"] == "16"]
     assert len(set(revisions)) == 2  # another base is another loss
     plot = json.loads((workdir / "report" / "plots" / "study-learning-rate.json").read_text())
     assert all("parameters" in text for text in plot["points"]["text"])
-    assert len(plot["points"]["x"]) == len(sweep) == 8
+    assert len(plot["points"]["x"]) == len(sweep) == 4
 
 
 def unlisted(folder: Path) -> dict[str, Any]:
@@ -315,14 +316,14 @@ def tiny_pretraining() -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_study_of_models_with_unknown_tokens_has_points_without_them(ladder, tmp_path):
     config = unlisted(ladder)
+    config["families"]["tiny"]["sizes"] = ("small",)
     study = read_study(config)
-    assert execute(study, config, tmp_path).done == 2
-    assert write_tables(study, tmp_path) == (2, {})
+    assert execute(study, config, tmp_path).done == 1
+    assert write_tables(study, tmp_path) == (1, {})
     table = read_points(tmp_path / "points.csv")
     assert table.runs["pretrain_tokens"].isna().all()
-    assert set(table.runs["x"]) == {
-        count_parameters(family_model(study.families["tiny"], size)).total for size in WIDTHS
-    }
+    small = family_model(study.families["tiny"], "small")
+    assert set(table.runs["x"]) == {count_parameters(small).total}
 
 
 def test_bases_of_a_family_with_different_tokenizers_are_an_error_before_and_after_conversion(ladder, tmp_path):
@@ -380,8 +381,9 @@ def test_two_sizes_of_one_parameter_count_are_an_error_before_training(size, tmp
     small = public["models"][0]
     public["models"] = small, {**small, "vocab_size": VOCABULARY + (size == "non_embedding")}
     study = read_study(config)
-    with pytest.raises(ConfigError, match=r"families.tiny.sizes: small and large both have .* parameters"):
-        check_runs(study, tmp_path, runs(study))
+    for pending in (runs(study), runs(study)[-1:]):  # the others may be finished
+        with pytest.raises(ConfigError, match=r"families.tiny.sizes: small and large both have .* parameters"):
+            check_runs(study, tmp_path, pending)
 
 
 def test_missing_pretraining_text_of_a_public_model_is_an_error_before_download(ladder, tmp_path):
